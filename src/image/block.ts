@@ -1,0 +1,46 @@
+import type { Digest } from './digest.ts';
+
+/** Unit of transfer, caching and verification of a blob, in bytes. */
+export const BLOCK_SIZE_BYTES = 256 * 1024;
+
+/** Largest blob that is accepted, in bytes (1 TiB): bounds what a peer's or a registry's word can make us allocate. */
+export const BLOB_SIZE_BYTES_MAX = 2 ** 40;
+
+declare const blockIndexBrand: unique symbol;
+
+/** Number of a block in its blob, from 0. */
+export type BlockIndex = number & { readonly [blockIndexBrand]: true };
+
+export function blockIndex(value: number): BlockIndex {
+  return value as BlockIndex;
+}
+
+/** A blob as everything below an image knows it. */
+export interface BlobRef {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+}
+
+/** Where the origin keeps a blob: the registry as `host[:port]`, and the repository. */
+export interface BlobOrigin {
+  readonly registry: string;
+  readonly repository: string;
+}
+
+export function blockCount(sizeBytes: number): number {
+  return Math.ceil(sizeBytes / BLOCK_SIZE_BYTES);
+}
+
+/** Bytes in this block: a whole block, or less for the last one. */
+export function blockLength(sizeBytes: number, index: BlockIndex): number {
+  return Math.min(BLOCK_SIZE_BYTES, sizeBytes - index * BLOCK_SIZE_BYTES);
+}
+
+/** Blobs under this size are one tree. */
+const STRIPED_SIZE_BYTES_MIN = 64 * 1024 * 1024;
+const STRIPES_MAX = 8;
+
+/** Trees that share a blob of this size: block `i` belongs to stripe `i mod stripeCount`. */
+export function stripeCount(sizeBytes: number): number {
+  return sizeBytes < STRIPED_SIZE_BYTES_MIN ? 1 : STRIPES_MAX;
+}

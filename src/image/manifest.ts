@@ -1,0 +1,131 @@
+import { BLOB_SIZE_BYTES_MAX, type BlobOrigin, type BlobRef } from './block.ts';
+import { parseDigest, type Digest } from './digest.ts';
+import { CodedError } from '../util/errors.ts';
+
+export const MANIFEST_MEDIA_TYPES = [
+  'application/vnd.oci.image.manifest.v1+json',
+  'application/vnd.docker.distribution.manifest.v2+json',
+] as const;
+export const INDEX_MEDIA_TYPES = [
+  'application/vnd.oci.image.index.v1+json',
+  'application/vnd.docker.distribution.manifest.list.v2+json',
+] as const;
+
+/** Registries accept manifests up to 4 MiB (distribution spec, "Pushing Manifests"); larger ones are refused here too. */
+export const MANIFEST_SIZE_BYTES_MAX = 4 * 1024 * 1024;
+
+/** overlaybd stacks at most 255 layers (LSMT keeps the layer in one byte); other images stay far below. */
+export const LAYER_COUNT_MAX = 255;
+
+export const OVERLAYBD_ANNOTATION = 'containerd.io/snapshot/overlaybd/';
+
+export interface Descriptor {
+  readonly mediaType: string;
+  readonly digest: Digest;
+  readonly size: number;
+  readonly annotations: Readonly<Record<string, string>>;
+}
+
+/** An image manifest, checked. */
+export interface Manifest {
+  readonly mediaType: string;
+  readonly config: Descriptor;
+  /** Bottom first. */
+  readonly layers: readonly Descriptor[];
+  readonly annotations: Readonly<Record<string, string>>;
+}
+
+/** An image as a device mounts it. */
+export interface ResolvedImage {
+  /** As the user named it. */
+  readonly reference: string;
+  readonly digest: Digest;
+  readonly manifest: Manifest;
+  readonly origin: BlobOrigin;
+}
+
+export class ManifestError extends CodedError<
+  | { readonly code: 'not-json' }
+  | { readonly code: 'too-large'; readonly sizeBytes: number }
+  | { readonly code: 'invalid'; readonly field: string }
+> {}
+
+/** The layers that make the block device: all but an acceleration layer (a shipped trace), bottom first. */
+export function blockLayers(manifest: Manifest): readonly BlobRef[] {
+  return manifest.layers
+    .filter((layer) => layer.annotations[`${OVERLAYBD_ANNOTATION}acceleration-layer`] !== 'yes')
+    .map((layer) => ({ digest: layer.digest, sizeBytes: layer.size }));
+}
+
+/** Reads a manifest; never trusts a field of it. Throws ManifestError. */
+export function parseManifest(bytes: Uint8Array): Manifest {
+  if (bytes.length > MANIFEST_SIZE_BYTES_MAX) {
+    throw new ManifestError(
+      `manifest of ${bytes.length} bytes is larger than ${MANIFEST_SIZE_BYTES_MAX}`,
+      {
+        code: 'too-large',
+        sizeBytes: bytes.length,
+      },
+    );
+  }
+  let json: unknown;
+  try {
+    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch (cause) {
+    throw new ManifestError('manifest is not JSON', { code: 'not-json' }, { cause });
+  }
+  const root = objectAt(json, 'manifest');
+  const layers = root['layers'];
+  if (!Array.isArray(layers) || layers.length > LAYER_COUNT_MAX) {
+    throw invalid('layers', `must be a list of at most ${LAYER_COUNT_MAX} layers`);
+  }
+  return {
+    mediaType: typeof root['mediaType'] === 'string' ? root['mediaType'] : MANIFEST_MEDIA_TYPES[0],
+    config: descriptorAt(root['config'], 'config'),
+    layers: layers.map((layer, i) => descriptorAt(layer, `layers[${i}]`)),
+    annotations: annotationsAt(root['annotations'], 'annotations'),
+  };
+}
+
+function invalid(field: string, rule: string): ManifestError {
+  return new ManifestError(`manifest field ${field} ${rule}`, { code: 'invalid', field });
+}
+
+function objectAt(value: unknown, field: string): Record<string, unknown> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalid(field, 'must be an object');
+  }
+  return value as Record<string, unknown>;
+}
+
+function descriptorAt(value: unknown, field: string): Descriptor {
+  const object = objectAt(value, field);
+  const digest = typeof object['digest'] === 'string' ? parseDigest(object['digest']) : undefined;
+  if (digest === undefined) throw invalid(`${field}.digest`, `must be a sha256 digest`);
+  const size = object['size'];
+  if (
+    typeof size !== 'number' ||
+    !Number.isSafeInteger(size) ||
+    size < 0 ||
+    size > BLOB_SIZE_BYTES_MAX
+  ) {
+    throw invalid(`${field}.size`, `must be a count of bytes up to ${BLOB_SIZE_BYTES_MAX}`);
+  }
+  const mediaType = object['mediaType'];
+  if (typeof mediaType !== 'string') throw invalid(`${field}.mediaType`, 'must be a string');
+  return {
+    mediaType,
+    digest,
+    size,
+    annotations: annotationsAt(object['annotations'], `${field}.annotations`),
+  };
+}
+
+function annotationsAt(value: unknown, field: string): Record<string, string> {
+  if (value === undefined || value === null) return {};
+  const object = objectAt(value, field);
+  for (const [key, text] of Object.entries(object)) {
+    if (typeof text !== 'string') throw invalid(`${field}.${key}`, 'must be a string');
+  }
+  return object as Record<string, string>;
+}

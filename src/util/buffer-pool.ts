@@ -1,0 +1,82 @@
+import { assert } from './assert.ts';
+
+/** What a released buffer is filled with when the pool poisons: a reader that kept it shows up as a wrong byte. */
+const POISON = 0xdb;
+
+/**
+ * Payload of a block in a buffer of a pool, counted by its holders.
+ *
+ * Life: `BufferPool.acquire()` (one holder) -> `retain()`/`release()` in pairs -> at zero the slab goes back to the pool
+ * and `bytes` must not be touched again. Whoever keeps a reference past the current synchronous step retains it.
+ */
+export class PooledBytes {
+  #slab: Uint8Array | undefined;
+  readonly #pool: BufferPool | undefined;
+  readonly #length: number;
+  #holders = 1;
+
+  constructor(slab: Uint8Array, length: number, pool: BufferPool | undefined) {
+    assert(
+      length <= slab.length,
+      `a payload of ${length} bytes does not fit a slab of ${slab.length}`,
+    );
+    this.#slab = slab;
+    this.#length = length;
+    this.#pool = pool;
+  }
+
+  /** A payload outside any pool, for tests and small things. */
+  static unpooled(bytes: Uint8Array): PooledBytes {
+    return new PooledBytes(bytes, bytes.length, undefined);
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  /** A view of the payload, valid while the caller holds it. */
+  get bytes(): Uint8Array {
+    assert(this.#slab !== undefined, 'bytes of a released buffer were asked for');
+    return this.#slab.length === this.#length ? this.#slab : this.#slab.subarray(0, this.#length);
+  }
+
+  retain(): this {
+    assert(this.#holders > 0, 'a released buffer was retained');
+    this.#holders++;
+    return this;
+  }
+
+  release(): void {
+    assert(this.#holders > 0, 'a buffer was released twice');
+    if (--this.#holders > 0) return;
+    const slab = this.#slab;
+    this.#slab = undefined;
+    if (slab !== undefined) this.#pool?.takeBack(slab);
+  }
+}
+
+/** Slabs of one size, kept for reuse up to a bound; beyond it they are left to the garbage collector. */
+export class BufferPool {
+  readonly slabBytes: number;
+  readonly #freeMax: number;
+  readonly #poison: boolean;
+  readonly #free: Uint8Array[] = [];
+
+  constructor(init: { slabBytes: number; freeMax: number; poison?: boolean }) {
+    this.slabBytes = init.slabBytes;
+    this.#freeMax = init.freeMax;
+    this.#poison = init.poison ?? false;
+  }
+
+  /** A buffer of `length` bytes (at most a slab) with unspecified content and one holder. */
+  acquire(length: number): PooledBytes {
+    assert(length <= this.slabBytes, `asked for ${length} bytes of a pool of ${this.slabBytes}`);
+    return new PooledBytes(this.#free.pop() ?? new Uint8Array(this.slabBytes), length, this);
+  }
+
+  /** Called by `PooledBytes.release()` alone. */
+  takeBack(slab: Uint8Array): void {
+    if (this.#poison) slab.fill(POISON);
+    if (this.#free.length < this.#freeMax) this.#free.push(slab);
+  }
+}
