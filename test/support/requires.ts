@@ -1,0 +1,37 @@
+import { accessSync, constants, existsSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { describe } from 'vitest';
+
+/** Real overlaybd layers, beside the checkout; not part of the project. */
+export const FIXTURES = new URL('../../../shared/fixtures/overlaybd/', import.meta.url).pathname;
+
+/** Why a need of a test is not met here, or undefined when it is. */
+type Need = () => string | undefined;
+
+export const needs = {
+  fixtures: (): string | undefined => (existsSync(FIXTURES) ? undefined : 'no ../shared/fixtures'),
+  root: (): string | undefined => (process.getuid?.() === 0 ? undefined : 'not root'),
+  fuse: (): string | undefined => {
+    try {
+      accessSync('/dev/fuse', constants.R_OK | constants.W_OK);
+      return undefined;
+    } catch {
+      return '/dev/fuse cannot be opened';
+    }
+  },
+  program:
+    (name: string): Need =>
+    () =>
+      [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin'].some((folder) =>
+        existsSync(join(folder, name)),
+      )
+        ? undefined
+        : `no ${name} installed`,
+};
+
+/** A `describe` that is skipped, with the reasons in its name, where a need is not met. */
+export function describeWith(name: string, required: readonly Need[], body: () => void): void {
+  const missing = required.map((need) => need()).filter((reason) => reason !== undefined);
+  if (missing.length === 0) describe(name, body);
+  else describe.skip(`${name} [skipped: ${missing.join(', ')}]`, body);
+}
