@@ -10,6 +10,8 @@ import type {
   ReportRequest,
   ResolveReply,
   ResolveRequest,
+  StatReply,
+  StatRequest,
   TouchOrder,
 } from '../tree/messages.ts';
 import type { PooledBytes } from '../util/buffer-pool.ts';
@@ -90,6 +92,7 @@ export interface TreeServer {
   onLeave(peer: PeerId, request: LeaveRequest): Promise<void>;
   onReport(peer: PeerId, request: ReportRequest): Promise<ReportReply>;
   onResolve(peer: PeerId, request: ResolveRequest): Promise<ResolveReply>;
+  onStat(peer: PeerId, request: StatRequest): Promise<StatReply>;
 }
 
 /**
@@ -112,4 +115,5 @@ export interface Transport {
   leave(host: HostAddress, request: LeaveRequest, signal: AbortSignal): Promise<void>;
   report(host: HostAddress, request: ReportRequest, signal: AbortSignal): Promise<ReportReply>;
   resolve(host: HostAddress, request: ResolveRequest, signal: AbortSignal): Promise<ResolveReply>;
+  stat(host: HostAddress, request: StatRequest, signal: AbortSignal): Promise<StatReply>;
 }

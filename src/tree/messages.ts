@@ -92,3 +92,13 @@ export interface ResolveReply {
   readonly manifest: Uint8Array;
   readonly origin: BlobOrigin;
 }
+
+/** Child to root: how large a blob is, when only its address is known. The root asks the registry (HEAD). */
+export interface StatRequest {
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+}
+
+export interface StatReply {
+  readonly sizeBytes: number;
+}
