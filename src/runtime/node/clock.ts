@@ -1,0 +1,45 @@
+import type { Clock, Timer } from '../clock.ts';
+
+/** Longest delay that Node's timers take, in milliseconds (a signed 32-bit count, about 24.8 days); longer ones would fire at once. */
+const TIMER_DELAY_MS_MAX = 2 ** 31 - 1;
+
+/** The clock of this machine. Timers do not keep the process alive; `sleep()` does, since something waits for it. */
+export class SystemClock implements Clock {
+  nowMs(): number {
+    return performance.now();
+  }
+
+  wallMs(): number {
+    return Date.now();
+  }
+
+  setTimer(delayMs: number, callback: () => void): Timer {
+    const timeout = setTimeout(callback, clampedDelayMs(delayMs)).unref();
+    return { cancel: () => clearTimeout(timeout) };
+  }
+
+  sleep(delayMs: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted === true) return reject(asError(signal.reason));
+      const onAbort = (): void => {
+        clearTimeout(timeout);
+        reject(asError(signal?.reason));
+      };
+      const timeout = setTimeout(() => {
+        signal?.removeEventListener('abort', onAbort);
+        resolve();
+      }, clampedDelayMs(delayMs));
+      signal?.addEventListener('abort', onAbort, { once: true });
+    });
+  }
+}
+
+/** "At least `delayMs`": Node cuts a fraction off, which would fire early. */
+function clampedDelayMs(delayMs: number): number {
+  return Math.min(TIMER_DELAY_MS_MAX, Math.max(0, Math.ceil(delayMs)));
+}
+
+/** The abort reason as it is; wrapped only when somebody aborted with something that is no Error. */
+function asError(reason: unknown): Error {
+  return reason instanceof Error ? reason : new Error(`aborted: ${String(reason)}`);
+}
