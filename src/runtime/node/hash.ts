@@ -1,0 +1,46 @@
+import { createHash, createPublicKey, verify, type KeyObject } from 'node:crypto';
+import { blake3 } from '@napi-rs/blake-hash';
+import type { Hash, Hasher } from '../codec.ts';
+
+/** DER of a SubjectPublicKeyInfo for Ed25519 up to the key itself (RFC 8410, section 4). */
+const ED25519_SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
+const ED25519_KEY_BYTES = 32;
+
+/** Parsed public keys that are kept: there is one per root, and roots are few. The oldest goes first. */
+const KEYS_MAX = 64;
+
+/** SHA-256 and Ed25519 by node:crypto, BLAKE3 by a native add-on. */
+export class NodeHash implements Hash {
+  readonly #keys = new Map<string, KeyObject>();
+
+  sha256(data: Uint8Array): Uint8Array {
+    return createHash('sha256').update(data).digest();
+  }
+
+  sha256Stream(): Hasher {
+    const hash = createHash('sha256');
+    return { update: (data) => void hash.update(data), digest: () => hash.digest() };
+  }
+
+  blake3(data: Uint8Array): Uint8Array {
+    return blake3(data);
+  }
+
+  ed25519Verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
+    const key = this.#key(publicKey);
+    return key !== undefined && verify(null, message, key, signature);
+  }
+
+  #key(publicKey: Uint8Array): KeyObject | undefined {
+    if (publicKey.length !== ED25519_KEY_BYTES) return undefined;
+    const name = Buffer.from(publicKey).toString('hex');
+    const known = this.#keys.get(name);
+    if (known !== undefined) return known;
+    const der = Buffer.concat([ED25519_SPKI_PREFIX, publicKey]);
+    const key = createPublicKey({ key: der, format: 'der', type: 'spki' });
+    const [oldest] = this.#keys.keys();
+    if (this.#keys.size >= KEYS_MAX && oldest !== undefined) this.#keys.delete(oldest);
+    this.#keys.set(name, key);
+    return key;
+  }
+}
