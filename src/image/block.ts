@@ -44,3 +44,10 @@ const STRIPES_MAX = 8;
 export function stripeCount(sizeBytes: number): number {
   return sizeBytes < STRIPED_SIZE_BYTES_MIN ? 1 : STRIPES_MAX;
 }
+
+/** The blocks that a range of a blob touches, in order; `length` is at least 1. */
+export function blocksOfRange(offset: number, length: number): readonly BlockIndex[] {
+  const first = Math.floor(offset / BLOCK_SIZE_BYTES);
+  const last = Math.floor((offset + length - 1) / BLOCK_SIZE_BYTES);
+  return Array.from({ length: last - first + 1 }, (_, i) => blockIndex(first + i));
+}

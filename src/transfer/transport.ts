@@ -82,6 +82,8 @@ export interface BlockServer {
   onCancel(incoming: IncomingBlockRequest): void;
   /** The parent says in which order blocks are touched elsewhere. */
   onOrder(peer: PeerId, order: TouchOrder): void;
+  /** The peer, which we wait for, says that it is alive. */
+  onAlive(peer: PeerId): void;
   /** The last connection to the peer closed. */
   onPeerGone(peer: PeerId): void;
 }
@@ -109,7 +111,10 @@ export interface Transport {
   /** Multiaddrs to hand out, without the peer id. */
   addresses(): readonly string[];
   requestBlock(host: HostAddress, request: BlockRequest): PendingBlock;
-  sendOrder(host: HostAddress, order: TouchOrder): void;
+  /** Tells a peer that is connected the order of touches; nothing happens when it is not. */
+  sendOrder(peer: PeerId, order: TouchOrder): void;
+  /** Tells a peer that is connected, and waits for us, that we are alive; nothing happens when it is not. */
+  sendAlive(peer: PeerId): void;
   /** The tree calls reject with PeerError. */
   join(host: HostAddress, request: JoinRequest, signal: AbortSignal): Promise<JoinReply>;
   leave(host: HostAddress, request: LeaveRequest, signal: AbortSignal): Promise<void>;

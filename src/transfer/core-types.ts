@@ -1,0 +1,193 @@
+import type { BlobRef, BlockIndex } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { HostAddress } from '../tree/messages.ts';
+import type { HeapTimer } from '../util/timer-heap.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import type { ReadKind } from './blob-reader.ts';
+import type { AttemptId, BlockSource } from './effects.ts';
+
+/** How the reducer handles payloads that it never looks into. */
+export interface PayloadOps<P> {
+  length(block: P): number;
+  retain(block: P): void;
+  release(block: P): void;
+}
+
+/** A peer that may have a block, in the role that its tree gives it. */
+export interface PeerSource {
+  readonly host: HostAddress;
+  readonly role: 'parent' | 'alternate' | 'ancestor' | 'root';
+}
+
+/** What the reducer asks of the tree; answered in the same step. */
+export interface Routes {
+  /** Peers to ask, best first; never this host itself. */
+  sources(digest: Digest, stripe: number): readonly PeerSource[];
+  /** Whether this host is the root that reads the stripe from the registry. */
+  owns(digest: Digest, stripe: number): boolean;
+  /** Hosts that said they hold the block: asked before the registry by a root that has just become the owner. */
+  holders(digest: Digest, index: BlockIndex): readonly HostAddress[];
+  /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
+  depth(digest: Digest, stripe: number): number;
+}
+
+/** Limits and times of the reducer. Every one may be set; the defaults carry their reasons. */
+export interface CoreInit {
+  /** Bytes of the hot-block cache in memory. */
+  readonly cacheBytesMax: number;
+  /** Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8 MiB. */
+  readonly peerOutstandingMax: number;
+  /** Of these, prefetches: a demand read always finds room. */
+  readonly peerPrefetchMax: number;
+  /** Reads under way at the registry. */
+  readonly originOutstandingMax: number;
+  /** Reads of one peer that wait here; beyond it the peer is told to come back. */
+  readonly peerWaitersMax: number;
+  /** Reads that wait here in all, local ones included. */
+  readonly waitersMax: number;
+  /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
+  readonly egressPeerBytesMax: number;
+  readonly egressBytesMax: number;
+  /** A peer with requests of ours that says nothing for this long is lost. Three missed signs of life. */
+  readonly silentMs: number;
+  readonly aliveIntervalMs: number;
+  /** Bounds of the hedging delay around the peer's recent p95. */
+  readonly hedgeMsMin: number;
+  readonly hedgeMsMax: number;
+  /** A peer that is alive but has not answered a demand read for this long is given up for a while. */
+  readonly attemptMsMax: number;
+  /** Hedges per demand read, and how many may be saved up. */
+  readonly hedgeShare: number;
+  readonly hedgeSavedMax: number;
+  /** First pause when every source failed; doubles up to the second. */
+  readonly retryMsMin: number;
+  readonly retryMsMax: number;
+  /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
+  readonly banMsMin: number;
+  readonly banMsMax: number;
+  /** How long an unreachable peer is left alone. */
+  readonly downMs: number;
+  /** Prefetches under way in all; 0 turns prefetch off. */
+  readonly prefetchMax: number;
+  /** First-touched blocks are told to the children after this long, many at once. */
+  readonly orderDelayMs: number;
+}
+
+export const CORE_DEFAULTS: CoreInit = {
+  cacheBytesMax: 32 * 1024 * 1024,
+  peerOutstandingMax: 32,
+  peerPrefetchMax: 8,
+  originOutstandingMax: 32,
+  peerWaitersMax: 64,
+  waitersMax: 4096,
+  egressPeerBytesMax: 512 * 1024,
+  egressBytesMax: 2 * 1024 * 1024,
+  silentMs: 300,
+  aliveIntervalMs: 100,
+  hedgeMsMin: 50,
+  hedgeMsMax: 2000,
+  attemptMsMax: 5000,
+  hedgeShare: 0.05,
+  hedgeSavedMax: 10,
+  retryMsMin: 50,
+  retryMsMax: 1000,
+  banMsMin: 30_000,
+  banMsMax: 600_000,
+  downMs: 1000,
+  prefetchMax: 16,
+  orderDelayMs: 1,
+};
+
+/** Peers that a read may pass beyond its host's depth: room for detours over alternates. */
+export const HOPS_SLACK = 4;
+
+/** Longest hop budget on the wire: far above the depth of any tree (2^48 hosts with fan-out 2). */
+export const HOPS_MAX = 48;
+
+/** A read that waits for a block. */
+export interface Waiter<T> {
+  readonly token: T;
+  kind: ReadKind;
+  readonly deadlineMs: number;
+  readonly startedMs: number;
+  readonly hops: number;
+  /** The peer that asked; undefined for a local read. */
+  readonly peer: PeerId | undefined;
+  timer: HeapTimer<TimerAction<T>> | undefined;
+}
+
+/** A block that is being fetched once for all that wait for it. */
+export interface Fetch<T> {
+  readonly blob: BlobState<T>;
+  readonly index: BlockIndex;
+  readonly key: number;
+  kind: ReadKind;
+  stage: 'disk' | 'network' | 'done';
+  /** Hop budget: requests go out with one less. */
+  hops: number;
+  readonly waiters: Waiter<T>[];
+  readonly attempts: Attempt<T>[];
+  /** Asked in this round without success. */
+  readonly tried: Set<PeerId | 'origin'>;
+  /** Rounds in which every source failed. */
+  rounds: number;
+  /** The prefetcher wants the block, whether or not anybody waits. */
+  readonly wanted: boolean;
+  retry: HeapTimer<TimerAction<T>> | undefined;
+}
+
+/** One source asked for one fetch. */
+export interface Attempt<T> {
+  readonly id: AttemptId;
+  readonly fetch: Fetch<T>;
+  readonly window: SourceWindow<T>;
+  readonly source: BlockSource;
+  readonly hops: number;
+  state: 'queued' | 'asked' | 'verifying' | 'done';
+  kind: ReadKind;
+  startedMs: number;
+  hedge: HeapTimer<TimerAction<T>> | undefined;
+}
+
+export interface BlobState<T> {
+  readonly ref: BlobRef;
+  /** Numbers blobs densely: `id * 2^22 + index` is the key of a block. */
+  readonly id: number;
+  readonly stripes: number;
+  readonly fetches: Map<BlockIndex, Fetch<T>>;
+  /** Blocks that are in the order, known first touch or not. */
+  readonly ordered: Set<BlockIndex>;
+  /** Peers that asked for blocks of the blob lately: they are told the order. */
+  readonly children: Set<PeerId>;
+  /** First-touched blocks that the children have not been told yet. */
+  untold: BlockIndex[];
+}
+
+export type TimerAction<T> =
+  | { readonly type: 'hedge'; readonly attempt: Attempt<T> }
+  | { readonly type: 'retry'; readonly fetch: Fetch<T> }
+  | { readonly type: 'late'; readonly fetch: Fetch<T>; readonly waiter: Waiter<T> }
+  | { readonly type: 'deadline'; readonly fetch: Fetch<T>; readonly waiter: Waiter<T> }
+  | { readonly type: 'silent'; readonly window: SourceWindow<T> }
+  | { readonly type: 'alive'; readonly peer: PeerId }
+  | { readonly type: 'order'; readonly blob: BlobState<T> };
+
+/** Requests at one peer, or at the registry, and what is known of it. */
+export interface SourceWindow<T> {
+  /** Undefined for the registry. */
+  readonly host: HostAddress | undefined;
+  readonly asked: Set<Attempt<T>>;
+  prefetchAsked: number;
+  readonly demand: Attempt<T>[];
+  readonly prefetch: Attempt<T>[];
+  /** Recent times to an answer in milliseconds, a ring. */
+  readonly latenciesMs: Float64Array;
+  latencyCount: number;
+  lastHeardMs: number;
+  silent: HeapTimer<TimerAction<T>> | undefined;
+  /** Not asked before this time: banned, down or overloaded. */
+  bannedUntilMs: number;
+  bans: number;
+  downUntilMs: number;
+  overloadedUntilMs: number;
+}

@@ -1,0 +1,64 @@
+import { blockCount, type BlockIndex } from '../image/block.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import type { BlobState } from './core-types.ts';
+import type { FetcherHost } from './fetcher.ts';
+
+/** Peers of one blob that are told the order in which it is touched: far above any fan-out. */
+const CHILDREN_MAX = 256;
+
+/** Blocks told in one message. */
+const INDICES_MAX = 4096;
+
+/**
+ * The order in which containers first touch the blocks of a blob: the owner learns it from the demand reads that reach it,
+ * and every host passes what is new to the peers that read from it.
+ */
+export class OrderGossip<P, T> {
+  readonly #host: Pick<FetcherHost<P, T>, 'init' | 'routes' | 'timers' | 'emit'>;
+
+  constructor(host: Pick<FetcherHost<P, T>, 'init' | 'routes' | 'timers' | 'emit'>) {
+    this.#host = host;
+  }
+
+  /** The peer reads from this host: it is told from now on. */
+  addChild(blob: BlobState<T>, peer: PeerId): void {
+    if (blob.children.size < CHILDREN_MAX) blob.children.add(peer);
+  }
+
+  /** A demand read: the first one of a block counts, at the owner. */
+  noteTouch(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+    if (blob.ordered.has(index)) return;
+    if (!this.#host.routes.owns(blob.ref.digest, index % blob.stripes)) return;
+    blob.ordered.add(index);
+    this.#host.emit({ type: 'touched', digest: blob.ref.digest, index });
+    this.#tellLater(blob, index, nowMs);
+  }
+
+  /** What is new of an order that somebody told; the children are told it too. */
+  learn(blob: BlobState<T>, indices: readonly BlockIndex[], nowMs: number): readonly BlockIndex[] {
+    const count = blockCount(blob.ref.sizeBytes);
+    const fresh = indices.filter((index) => index < count && !blob.ordered.has(index));
+    for (const index of fresh) {
+      blob.ordered.add(index);
+      this.#tellLater(blob, index, nowMs);
+    }
+    return fresh;
+  }
+
+  /** Tells the children what they have not been told. */
+  tell(blob: BlobState<T>): void {
+    const untold = blob.untold;
+    blob.untold = [];
+    for (let start = 0; start < untold.length; start += INDICES_MAX) {
+      const order = { digest: blob.ref.digest, indices: untold.slice(start, start + INDICES_MAX) };
+      for (const peer of blob.children) this.#host.emit({ type: 'order', peer, order });
+    }
+  }
+
+  #tellLater(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+    if (blob.untold.length === 0) {
+      this.#host.timers.set(nowMs + this.#host.init.orderDelayMs, { type: 'order', blob });
+    }
+    blob.untold.push(index);
+  }
+}

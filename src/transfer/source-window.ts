@@ -1,0 +1,61 @@
+import type { HostAddress } from '../tree/messages.ts';
+import type { CoreInit, SourceWindow } from './core-types.ts';
+
+/** Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load. */
+const LATENCY_COUNT = 32;
+
+export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
+  return {
+    host,
+    asked: new Set(),
+    prefetchAsked: 0,
+    demand: [],
+    prefetch: [],
+    latenciesMs: new Float64Array(LATENCY_COUNT),
+    latencyCount: 0,
+    lastHeardMs: 0,
+    silent: undefined,
+    bannedUntilMs: 0,
+    bans: 0,
+    downUntilMs: 0,
+    overloadedUntilMs: 0,
+  };
+}
+
+export function noteLatency(window: SourceWindow<unknown>, latencyMs: number): void {
+  window.latenciesMs[window.latencyCount % LATENCY_COUNT] = latencyMs;
+  window.latencyCount++;
+}
+
+/** How long to wait for this source before the next one is asked too. */
+export function hedgeDelayMs(
+  window: SourceWindow<unknown>,
+  limits: Pick<CoreInit, 'hedgeMsMin' | 'hedgeMsMax'>,
+): number {
+  const count = Math.min(window.latencyCount, LATENCY_COUNT);
+  if (count < 4) return limits.hedgeMsMax / 4;
+  const sorted = window.latenciesMs.slice(0, count).sort();
+  const p95 = sorted[Math.min(count - 1, Math.floor(count * 0.95))] ?? limits.hedgeMsMax;
+  // Twice the p95: half of all hedges would otherwise lose to an answer already on its way.
+  return Math.min(limits.hedgeMsMax, Math.max(limits.hedgeMsMin, 2 * p95));
+}
+
+/** Whether the source may be asked at this time. */
+export function isUsable(window: SourceWindow<unknown>, nowMs: number): boolean {
+  return (
+    nowMs >= window.bannedUntilMs &&
+    nowMs >= window.downUntilMs &&
+    nowMs >= window.overloadedUntilMs
+  );
+}
+
+/** Leaves a peer alone that broke a rule; longer each time. */
+export function ban(
+  window: SourceWindow<unknown>,
+  nowMs: number,
+  limits: Pick<CoreInit, 'banMsMin' | 'banMsMax'>,
+): void {
+  const banMs = Math.min(limits.banMsMax, limits.banMsMin * 2 ** Math.min(window.bans, 16));
+  window.bans++;
+  window.bannedUntilMs = nowMs + banMs;
+}
