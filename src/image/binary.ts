@@ -1,0 +1,31 @@
+import { outOfRange } from './errors.ts';
+
+/** A view for reading and writing little-endian numbers of `bytes`. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
+/** The u64 at `offset` as a number; throws ImageError when it passes 2^53 - 1, which no real size does. */
+export function readU64(view: DataView, offset: number, part: string): number {
+  const value = view.getUint32(offset + 4, true) * 2 ** 32 + view.getUint32(offset, true);
+  if (!Number.isSafeInteger(value)) throw outOfRange(part, value, 'no size or offset passes 2^53');
+  return value;
+}
+
+/** Writes a non-negative safe integer as u64. */
+export function writeU64(view: DataView, offset: number, value: number): void {
+  view.setUint32(offset, value % 2 ** 32, true);
+  view.setUint32(offset + 4, Math.floor(value / 2 ** 32), true);
+}
+
+/** Whether `bytes` starts with `magic`. */
+export function startsWith(bytes: Uint8Array, magic: Uint8Array): boolean {
+  if (bytes.length < magic.length) return false;
+  for (let i = 0; i < magic.length; i++) if (bytes[i] !== magic[i]) return false;
+  return true;
+}
+
+/** `value` rounded up to a multiple of `unit`. */
+export function ceilTo(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit;
+}

@@ -1,0 +1,91 @@
+import { assert } from '../util/assert.ts';
+import { BLOCK_SIZE_BYTES } from './block.ts';
+import type { ByteSource } from './byte-source.ts';
+import { readPart } from './byte-source.ts';
+import type { DecodedCache } from './decoded-cache.ts';
+import { damaged } from './errors.ts';
+import type { Payload } from './tar.ts';
+
+/** Bytes [offset, offset + length) of the blob, when they are at hand: a view, used before the next call. */
+export type BytesAt = (offset: number, length: number) => Uint8Array | undefined;
+
+/** Called with a range of the blob. */
+export type RangeVisitor = (offset: number, length: number) => void;
+
+/** The uncompressed bytes of a layer, wherever they lie in its blob. */
+export interface LayerBody {
+  readonly sizeBytes: number;
+  /** Names the ranges of the blob that hold the uncompressed [offset, offset + length). */
+  visitRanges(offset: number, length: number, visit: RangeVisitor): void;
+  /**
+   * Fills `target` with the uncompressed bytes from `offset` on; false, with the target in an unknown state, when
+   * `bytesAt` lacks something. Throws ImageError when a block is damaged.
+   */
+  readInto(target: Uint8Array, offset: number, bytesAt: BytesAt, cache?: DecodedCache): boolean;
+}
+
+/** A layer without compression: its bytes are the blob's, from `payload.offset` on. */
+export class RawBody implements LayerBody {
+  readonly kind = 'raw';
+  readonly sizeBytes: number;
+  readonly #base: number;
+
+  constructor(payload: Payload) {
+    this.sizeBytes = payload.sizeBytes;
+    this.#base = payload.offset;
+  }
+
+  visitRanges(offset: number, length: number, visit: RangeVisitor): void {
+    if (length > 0) visit(this.#base + offset, length);
+  }
+
+  readInto(target: Uint8Array, offset: number, bytesAt: BytesAt): boolean {
+    for (let done = 0; done < target.length; ) {
+      const at = this.#base + offset + done;
+      const length = Math.min(target.length - done, BLOCK_SIZE_BYTES - (at % BLOCK_SIZE_BYTES));
+      const bytes = bytesAt(at, length);
+      if (bytes === undefined) return false;
+      target.set(bytes, done);
+      done += length;
+    }
+    return true;
+  }
+}
+
+/** Uncompressed bytes [offset, offset + length) of a body, for the parts that opening reads. Throws ImageError. */
+export async function readBody(
+  source: ByteSource,
+  body: LayerBody,
+  range: { offset: number; length: number },
+  part: string,
+): Promise<Uint8Array> {
+  const { offset, length } = range;
+  if (offset < 0 || offset + length > body.sizeBytes) {
+    throw damaged(part, `bytes ${offset} to ${offset + length} of a layer of ${body.sizeBytes}`);
+  }
+  const ranges: { offset: number; bytes: Uint8Array }[] = [];
+  const wanted: [number, number][] = [];
+  body.visitRanges(offset, length, (at, count) => wanted.push([at, count]));
+  for (const [at, count] of wanted) {
+    ranges.push({ offset: at, bytes: await readPart(source, at, count, part) });
+  }
+  const target = new Uint8Array(length);
+  const whole = body.readInto(target, offset, (at, count) => bytesIn(ranges, at, count));
+  assert(whole, 'a body asked for bytes that it had not named');
+  return target;
+}
+
+/** The part [offset, offset + length) of the fetched ranges, when one of them holds it. */
+export function bytesIn(
+  ranges: readonly { offset: number; bytes: Uint8Array }[],
+  offset: number,
+  length: number,
+): Uint8Array | undefined {
+  for (const range of ranges) {
+    const start = offset - range.offset;
+    if (start >= 0 && start + length <= range.bytes.length) {
+      return range.bytes.subarray(start, start + length);
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,122 @@
+import { rawCrc32c } from './checksum.ts';
+import type { Codec } from '../runtime/codec.ts';
+import { viewOf } from './binary.ts';
+import { readPart, type ByteSource } from './byte-source.ts';
+import { damaged, outOfRange } from './errors.ts';
+import { BLOCK_CRC_BYTES, hex32, type ZFileHeader } from './zfile-header.ts';
+
+/** A stored position every so many blocks: a look-up adds up at most 31 lengths, and costs 1/4 byte a block. */
+const CHECKPOINT_BLOCKS = 32;
+
+/** Most blocks of a ZFile: 256 GiB at 4 KiB. Bounds the table in memory at 150 MB. */
+const BLOCK_COUNT_MAX = 2 ** 26;
+
+/** Read of the table at a time, so that a lie about its length is found before memory is spent on it. */
+const CHUNK_BYTES = 1024 * 1024;
+
+/**
+ * Where the blocks of a ZFile lie. In the file: one u32 a block, its stored bytes with their CRC. Here: those
+ * lengths in 16 bits where they fit, and a position every 32 blocks.
+ */
+export class JumpTable {
+  readonly blockCount: number;
+  readonly #lengths: Uint16Array | Uint32Array;
+  readonly #checkpoints: Float64Array;
+
+  constructor(lengths: Uint16Array | Uint32Array, dataOffset: number) {
+    this.blockCount = lengths.length;
+    this.#lengths = lengths;
+    this.#checkpoints = new Float64Array(Math.ceil((lengths.length + 1) / CHECKPOINT_BLOCKS));
+    let offset = dataOffset;
+    for (let block = 0; block <= lengths.length; block++) {
+      if (block % CHECKPOINT_BLOCKS === 0) this.#checkpoints[block / CHECKPOINT_BLOCKS] = offset;
+      offset += lengths[block] ?? 0;
+    }
+  }
+
+  /** Byte offset of a block in the ZFile; of its end of all blocks when `block` is the block count. */
+  offsetOf(block: number): number {
+    const checkpoint = Math.floor(block / CHECKPOINT_BLOCKS);
+    let offset = this.#checkpoints[checkpoint] ?? 0;
+    for (let i = checkpoint * CHECKPOINT_BLOCKS; i < block; i++) offset += this.#lengths[i] ?? 0;
+    return offset;
+  }
+
+  /** Stored bytes of a block, its CRC included. */
+  lengthOf(block: number): number {
+    return this.#lengths[block] ?? 0;
+  }
+}
+
+/** Reads and checks the jump table of a ZFile that starts at byte `base` of the source. Throws ImageError. */
+export async function readJumpTable(
+  source: ByteSource,
+  base: number,
+  header: ZFileHeader,
+  codec: Codec,
+): Promise<JumpTable> {
+  const { blockCount, blockSizeBytes } = header;
+  if (blockCount > BLOCK_COUNT_MAX) {
+    throw outOfRange('ZFile index_size', blockCount, `at most ${BLOCK_COUNT_MAX} blocks are read`);
+  }
+  const longest = storedBytesMax(blockSizeBytes);
+  const shortest = header.verify ? BLOCK_CRC_BYTES + 1 : 1;
+  const lengths = longest < 2 ** 16 ? new Uint16Array(blockCount) : new Uint32Array(blockCount);
+  let sum = header.dataOffset;
+  let inverted = 0xffff_ffff;
+  for (let block = 0; block < blockCount; ) {
+    const count = Math.min(CHUNK_BYTES / 4, blockCount - block);
+    const at = base + header.indexOffset + block * 4;
+    const bytes = await readPart(source, at, count * 4, 'ZFile jump table');
+    inverted = codec.crc32c(bytes, inverted);
+    const view = viewOf(bytes);
+    for (let i = 0; i < count; i++, block++) {
+      const length = view.getUint32(i * 4, true);
+      if (length < shortest || length > longest) {
+        throw outOfRange(
+          `ZFile jump table entry ${block}`,
+          length,
+          `a stored block has ${shortest} to ${longest} bytes`,
+        );
+      }
+      lengths[block] = length;
+      sum += length;
+    }
+  }
+  checkTable(header, sum, ~inverted >>> 0);
+  return new JumpTable(lengths, header.dataOffset);
+}
+
+/** Lengths as the file keeps them, and their checksum. */
+export function encodeJumpTable(
+  lengths: Uint32Array,
+  codec: Codec,
+): { bytes: Uint8Array; crc: number } {
+  const bytes = new Uint8Array(lengths.length * 4);
+  const view = viewOf(bytes);
+  lengths.forEach((length, block) => view.setUint32(block * 4, length, true));
+  return { bytes, crc: rawCrc32c(codec, bytes, 0) };
+}
+
+function checkTable(header: ZFileHeader, sum: number, crc: number): void {
+  if (header.indexCrc !== undefined && header.indexCrc !== crc) {
+    throw damaged(
+      'ZFile jump table',
+      `the header gives its CRC as ${hex32(header.indexCrc)}, its bytes give ${hex32(crc)}`,
+    );
+  }
+  if (sum !== header.indexOffset) {
+    throw damaged(
+      'ZFile jump table',
+      `its blocks end at ${sum}, but the table is said to begin at ${header.indexOffset}`,
+    );
+  }
+}
+
+/**
+ * Most bytes that a block can take. Incompressible data grows by 1/255 + 16 bytes in LZ4 (lz4_Block_format), by less
+ * in ZSTD (`ZSTD_COMPRESSBOUND`: 1/256 + 64 for blocks this small); the larger terms of both, and the CRC.
+ */
+function storedBytesMax(blockSizeBytes: number): number {
+  return blockSizeBytes + Math.ceil(blockSizeBytes / 255) + 64 + BLOCK_CRC_BYTES;
+}

@@ -1,0 +1,115 @@
+import { readU64, startsWith, viewOf, writeU64 } from './binary.ts';
+import { damaged, outOfRange } from './errors.ts';
+
+/** Block that holds an LSMT header, and another its trailer. */
+export const LSMT_HEADER_BYTES = 4096;
+
+/** Unit of every position in LSMT. */
+export const SECTOR_BYTES = 512;
+
+/** Largest block device of an image, in bytes (1 TiB). */
+export const IMAGE_SIZE_BYTES_MAX = 2 ** 40;
+
+/** Bytes of an index entry. */
+export const SEGMENT_BYTES = 16;
+
+const STRUCT_BYTES = 390;
+const MAGIC = Uint8Array.from([
+  0x4c, 0x53, 0x4d, 0x54, 0x00, 0x01, 0x02, 0x00, 0x65, 0x7e, 0x63, 0xd2, 0x94, 0x44, 0x08, 0x4c, 0xa2, 0xd2,
+  0xc8, 0xec, 0x4f, 0xcf, 0xae, 0x8a,
+]);
+const FLAG = { header: 1, data: 2, sealed: 4, sparse: 16 } as const;
+const UUID = /^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$/;
+
+/**
+ * Header or trailer of an LSMT file: 390 bytes, zero padded to 4096.
+ *
+ *      0 magic (24) | 24 size u32 = 390 | 28 flags u32 | 32 index_offset u64 | 40 index_size u64 | 48 virtual_size u64
+ *     56 uuid (37) | 93 parent uuid (37) | 132 version u8 | 133 sub_version u8 | 134 user_tag (256)
+ */
+export interface LsmtHeader {
+  readonly isHeader: boolean;
+  readonly isData: boolean;
+  /** Whether the layer is committed; a writable one keeps its index in another file. */
+  readonly isSealed: boolean;
+  readonly isSparse: boolean;
+  readonly indexOffset: number;
+  /** Index entries, padding included. */
+  readonly segmentCount: number;
+  /** Bytes of the block device; 0 when this layer does not say. */
+  readonly virtualSizeBytes: number;
+  /** Upper-case 8-4-4-4-12; empty when the file has none. */
+  readonly uuid: string;
+  readonly parentUuid: string;
+}
+
+export type LsmtPart = 'LSMT header' | 'LSMT trailer' | 'LSMT index header';
+
+/** Whether the bytes start like an LSMT file. */
+export function isLsmt(bytes: Uint8Array): boolean {
+  return startsWith(bytes, MAGIC);
+}
+
+/** Reads a header or trailer. Throws ImageError. */
+export function parseLsmtHeader(bytes: Uint8Array, part: LsmtPart): LsmtHeader {
+  if (!isLsmt(bytes)) throw damaged(part, 'its magic number is wrong');
+  const view = viewOf(bytes);
+  const size = view.getUint32(24, true);
+  if (size !== STRUCT_BYTES) throw damaged(part, `its size is ${size}, not ${STRUCT_BYTES}`);
+  const flags = view.getUint32(28, true);
+  const virtualSizeBytes = readU64(view, 48, `${part} virtual_size`);
+  if (virtualSizeBytes > IMAGE_SIZE_BYTES_MAX || virtualSizeBytes % SECTOR_BYTES !== 0) {
+    throw outOfRange(
+      `${part} virtual_size`,
+      virtualSizeBytes,
+      `it is a multiple of ${SECTOR_BYTES} up to ${IMAGE_SIZE_BYTES_MAX}`,
+    );
+  }
+  return {
+    isHeader: (flags & FLAG.header) !== 0,
+    isData: (flags & FLAG.data) !== 0,
+    isSealed: (flags & FLAG.sealed) !== 0,
+    isSparse: (flags & FLAG.sparse) !== 0,
+    indexOffset: readU64(view, 32, `${part} index_offset`),
+    segmentCount: readU64(view, 40, `${part} index_size`),
+    virtualSizeBytes,
+    uuid: parseUuid(bytes, 56),
+    parentUuid: parseUuid(bytes, 93),
+  };
+}
+
+/** What the writer puts into a header or trailer. */
+export interface LsmtFields {
+  readonly indexOffset: number;
+  readonly segmentCount: number;
+  readonly virtualSizeBytes: number;
+  readonly uuid: string;
+}
+
+/** Header (its index fields are 0) or trailer of a committed layer without parent. */
+export function encodeLsmtHeader(fields: LsmtFields, which: 'header' | 'trailer'): Uint8Array {
+  const bytes = new Uint8Array(LSMT_HEADER_BYTES);
+  const view = viewOf(bytes);
+  bytes.set(MAGIC, 0);
+  view.setUint32(24, STRUCT_BYTES, true);
+  view.setUint32(28, (which === 'header' ? FLAG.header : 0) | FLAG.data | FLAG.sealed, true);
+  writeU64(view, 32, which === 'header' ? 0 : fields.indexOffset);
+  writeU64(view, 40, which === 'header' ? 0 : fields.segmentCount);
+  writeU64(view, 48, fields.virtualSizeBytes);
+  bytes.set(new TextEncoder().encode(fields.uuid), 56);
+  bytes[132] = 1;
+  bytes[133] = 1;
+  return bytes;
+}
+
+/** A uuid as LSMT keeps it, of the first 32 hex digits of a digest. */
+export function uuidOfHex(hex: string): string {
+  const at = (from: number, to: number): string => hex.slice(from, to).toUpperCase();
+  return [at(0, 8), at(8, 12), at(12, 16), at(16, 20), at(20, 32)].join('-');
+}
+
+/** Identification only: whatever is not a uuid counts as none. */
+function parseUuid(bytes: Uint8Array, offset: number): string {
+  const text = String.fromCharCode(...bytes.subarray(offset, offset + 36));
+  return UUID.test(text) && /[1-9A-F]/.test(text) ? text : '';
+}

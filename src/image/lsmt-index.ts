@@ -1,0 +1,132 @@
+import { ceilTo, viewOf, writeU64 } from './binary.ts';
+import { damaged, outOfRange } from './errors.ts';
+import {
+  IMAGE_SIZE_BYTES_MAX,
+  LSMT_HEADER_BYTES,
+  SECTOR_BYTES,
+  SEGMENT_BYTES,
+} from './lsmt-header.ts';
+import { overlayAll, SegmentMapBuilder, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
+
+/** Most index entries of one layer: bounds the index at 64 MiB. ext4 images have a few hundred per GiB. */
+export const SEGMENT_COUNT_MAX = 2 ** 22;
+
+/** Longest range of one entry on disk, in sectors: 14 bits. */
+export const SEGMENT_SECTORS_MAX = 2 ** 14 - 1;
+
+/** Offset of the entries that pad an index: all 50 bits. */
+const PADDING_OFFSET = 2 ** 50 - 1;
+
+/** Bit 55 of an entry's second word, in its upper half. */
+const ZEROED = 2 ** 23;
+
+/** What the entries of an index must stay within, in sectors. */
+export interface IndexLimits {
+  /** End of the block device; 0 when the layer does not say. */
+  readonly virtualSectors: number;
+  /** End of the data in the layer's uncompressed bytes. */
+  readonly dataEndSectors: number;
+}
+
+/** One entry as it stands on disk, in sectors. */
+interface Entry {
+  readonly offset: number;
+  readonly length: number;
+  readonly moffset: number;
+  readonly zeroed: boolean;
+}
+
+/** Reads the index of a committed layer: sorted, without overlaps. Throws ImageError. */
+export function parseIndex(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
+  const out = new SegmentMapBuilder();
+  forEachEntry(bytes, limits, (entry, number) => {
+    if (entry.offset < out.end) {
+      throw damaged(
+        `LSMT index entry ${number}`,
+        `it begins at sector ${entry.offset}, before the end ${out.end} of the one in front`,
+      );
+    }
+    out.push(entry.offset, entry.length, placeOf(entry));
+  });
+  return out.build();
+}
+
+/** Reads the index of a writable layer: in the order of the writes, the later one wins. Throws ImageError. */
+export function parseIndexLog(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
+  const writes: SegmentMap[] = [];
+  forEachEntry(bytes, limits, (entry) => {
+    const one = new SegmentMapBuilder();
+    one.push(entry.offset, entry.length, placeOf(entry));
+    writes.push(one.build());
+  });
+  return overlayAll(writes);
+}
+
+/** The index as it stands on disk: rows cut to the longest length, padded to 4096 bytes. */
+export function encodeIndex(map: SegmentMap): Uint8Array {
+  let count = 0;
+  for (const length of map.lengths) count += Math.ceil(length / SEGMENT_SECTORS_MAX);
+  const bytes = new Uint8Array(ceilTo(count * SEGMENT_BYTES, LSMT_HEADER_BYTES));
+  const view = viewOf(bytes);
+  let at = 0;
+  for (let row = 0; row < map.count; row++) {
+    for (let done = 0; done < (map.lengths[row] ?? 0); done += SEGMENT_SECTORS_MAX) {
+      const length = Math.min(SEGMENT_SECTORS_MAX, (map.lengths[row] ?? 0) - done);
+      writeU64(view, at, (map.offsets[row] ?? 0) + done);
+      view.setUint32(at + 4, view.getUint32(at + 4, true) + length * 2 ** 18, true);
+      if (map.layers[row] === ZERO_LAYER) view.setUint32(at + 12, ZEROED, true);
+      else writeU64(view, at + 8, (map.moffsets[row] ?? 0) + done);
+      at += SEGMENT_BYTES;
+    }
+  }
+  for (; at < bytes.length; at += SEGMENT_BYTES) {
+    writeU64(view, at, PADDING_OFFSET % 2 ** 32);
+    view.setUint32(at + 4, Math.floor(PADDING_OFFSET / 2 ** 32), true);
+  }
+  return bytes;
+}
+
+function placeOf(entry: Entry): { moffset: number; layer: number } {
+  return entry.zeroed ? { moffset: 0, layer: ZERO_LAYER } : { moffset: entry.moffset, layer: 0 };
+}
+
+function forEachEntry(
+  bytes: Uint8Array,
+  limits: IndexLimits,
+  visit: (entry: Entry, number: number) => void,
+): void {
+  const view = viewOf(bytes);
+  for (let at = 0; at + SEGMENT_BYTES <= bytes.length; at += SEGMENT_BYTES) {
+    const [low, high] = [view.getUint32(at, true), view.getUint32(at + 4, true)];
+    const offset = (high % 2 ** 18) * 2 ** 32 + low;
+    if (offset === PADDING_OFFSET) continue;
+    const high1 = view.getUint32(at + 12, true);
+    const entry: Entry = {
+      offset,
+      length: high >>> 18,
+      moffset: (high1 % 2 ** 23) * 2 ** 32 + view.getUint32(at + 8, true),
+      zeroed: (high1 & ZEROED) !== 0,
+    };
+    checkEntry(entry, at / SEGMENT_BYTES, limits);
+    visit(entry, at / SEGMENT_BYTES);
+  }
+}
+
+function checkEntry(entry: Entry, number: number, limits: IndexLimits): void {
+  const name = `LSMT index entry ${number}`;
+  if (entry.length === 0) throw outOfRange(`${name} length`, 0, 'an entry covers a sector at least');
+  const end = entry.offset + entry.length;
+  const device = limits.virtualSectors || IMAGE_SIZE_BYTES_MAX / SECTOR_BYTES;
+  if (end > device) {
+    throw outOfRange(`${name} end`, end, `the block device ends at sector ${device}`);
+  }
+  if (entry.zeroed) return;
+  const first = LSMT_HEADER_BYTES / SECTOR_BYTES;
+  if (entry.moffset < first || entry.moffset + entry.length > limits.dataEndSectors) {
+    throw outOfRange(
+      `${name} moffset`,
+      entry.moffset,
+      `its ${entry.length} sectors must lie in the data of the layer, sectors ${first} to ${limits.dataEndSectors}`,
+    );
+  }
+}
