@@ -516,6 +516,8 @@ export class BlockCore<P, T> {
     this.#forget(waiter);
     if (waiter.peer !== undefined) this.#peerDone(waiter.peer);
     if (fetch.waiters.length > 0 || fetch.wanted || fetch.stage === 'done') return;
+    // What the registry has begun to send is kept: the next reader must not cost the registry the same block again.
+    if (fetch.attempts.some((attempt) => attempt.source === 'origin')) return;
     fetch.blob.fetches.delete(fetch.index);
     this.#fetcher.abandon(fetch, this.#nowMs);
   }
