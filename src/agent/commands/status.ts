@@ -1,0 +1,70 @@
+import type { Command } from 'commander';
+import { formatSizeBytes } from '../../util/sizes.ts';
+import { askAgent } from '../admin-client.ts';
+import type { AgentStatus, TreeStatus } from '../ports.ts';
+import { adminOption, columns, jsonOption, printFacts } from './output.ts';
+
+interface Options {
+  readonly admin: string;
+  readonly json?: boolean;
+}
+
+/** `xylem status` and `xylem tree`: facts of a running agent. */
+export function registerStatus(program: Command): void {
+  program
+    .command('status')
+    .description('show what a running agent is and does')
+    .addOption(adminOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  xylem status\n  xylem status --admin http://10.0.0.7:19146\n  xylem status --json | jq .store',
+    )
+    .action(async (options: Options) => {
+      const status = await askAgent(options.admin, { method: 'GET', path: '/api/v1/status' });
+      printFacts(options.json, status, statusText(status as AgentStatus));
+    });
+  program
+    .command('tree')
+    .description("show an agent's places in the trees of the blobs that it holds")
+    .argument('[digest]', 'only the trees of this blob (sha256:...)')
+    .addOption(adminOption())
+    .addOption(jsonOption())
+    .addHelpText('after', '\nExamples:\n  xylem tree\n  xylem tree --json | jq .trees[0].path')
+    .action(async (digest: string | undefined, options: Options) => {
+      const query = digest === undefined ? '' : `?digest=${encodeURIComponent(digest)}`;
+      const answer = await askAgent(options.admin, { method: 'GET', path: `/api/v1/tree${query}` });
+      printFacts(options.json, answer, treeText((answer as { trees: TreeStatus[] }).trees));
+    });
+}
+
+function statusText(status: AgentStatus): string {
+  const { store } = status;
+  const rows: (readonly [string, string])[] = [
+    ['agent', `xylem ${status.version}, ${status.role} in zone ${status.zone}`],
+    ['state', status.notReady === undefined ? 'ready' : `not ready: ${status.notReady}`],
+    ['up', `${Math.floor(status.uptimeSeconds)} s`],
+    ['peer', status.peer],
+    ['addresses', status.addresses.join(' ') || 'none'],
+    ['connections', `${status.peers.length} peers`],
+    [
+      'store',
+      `${formatSizeBytes(store.sizeBytes)} of ${formatSizeBytes(store.quotaBytes)} in ${store.dir}: ${store.blockCount} blocks of ${store.blobCount} blobs`,
+    ],
+    ...Object.entries(status.bytesBySource).map(
+      ([source, bytes]) => [`from ${source}`, formatSizeBytes(bytes)] as const,
+    ),
+  ];
+  return columns(rows);
+}
+
+function treeText(trees: readonly TreeStatus[]): string {
+  if (trees.length === 0) return 'This agent is in no tree: nothing is mounted or read here.';
+  return trees
+    .map((tree) => {
+      const path = tree.path.length === 0 ? 'the owner' : `below ${tree.path.join(' < ')}`;
+      const children = tree.children.length === 0 ? 'no children' : tree.children.join(' ');
+      return `${tree.digest} stripe ${tree.stripe} epoch ${tree.epoch}: ${path}; children: ${children}`;
+    })
+    .join('\n');
+}

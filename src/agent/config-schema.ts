@@ -1,0 +1,184 @@
+import { z } from 'zod';
+import { parseSizeBytes } from '../util/sizes.ts';
+import {
+  isDialMultiaddr,
+  isDnsRoot,
+  isListenMultiaddr,
+  isRegistryHost,
+  parseListenAddress,
+} from './addresses.ts';
+
+/** Entries in any list of the configuration. */
+const LIST_LENGTH_MAX = 64;
+
+/** A store smaller than one large layer's working set evicts what it has just fetched. */
+const QUOTA_BYTES_MIN = 64 * 2 ** 20;
+const QUOTA_BYTES_MAX = 2 ** 50;
+
+/** Linux: PATH_MAX. */
+const PATH_LENGTH_MAX = 4096;
+
+/** What a person reads about a key: in docs/CONFIGURATION.md, in `xylem agent --help` and in error lines. */
+interface Words {
+  readonly description: string;
+  /** Completes "must be ...". */
+  readonly rule: string;
+}
+
+function key<S extends z.ZodType>(schema: S, words: Words): S {
+  return schema.meta({ ...words });
+}
+
+function text(accepts: (value: string) => boolean): z.ZodString {
+  return z.string().refine(accepts);
+}
+
+function list<S extends z.ZodType>(element: S): z.ZodArray<S> {
+  return z.array(element).max(LIST_LENGTH_MAX);
+}
+
+const path = text(
+  (value) => value.length > 0 && value.length <= PATH_LENGTH_MAX && !value.includes('\0'),
+);
+const listenAddress = text((value) => parseListenAddress(value) !== undefined);
+const PATH_RULE = `a path of 1 to ${PATH_LENGTH_MAX} characters; a relative one starts at the working directory`;
+const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
+
+const size = z
+  .union([z.string(), z.number()])
+  .transform((value) => (typeof value === 'number' ? value : parseSizeBytes(value)))
+  .pipe(z.int().min(QUOTA_BYTES_MIN).max(QUOTA_BYTES_MAX));
+
+const registry = z.strictObject({
+  host: key(text(isRegistryHost), {
+    description: 'The registry as image references name it.',
+    rule: 'HOST or HOST:PORT',
+  }),
+  insecure: key(z.boolean().default(false), {
+    description: 'Speak plain HTTP to it.',
+    rule: 'true or false',
+  }),
+  caFile: key(path.optional(), {
+    description: 'PEM file of the authorities that sign its certificate, beside the usual ones.',
+    rule: PATH_RULE,
+  }),
+  credentialsFile: key(path.optional(), {
+    description: 'File with one line `user:password`, readable by the agent alone.',
+    rule: PATH_RULE,
+  }),
+  mirrors: key(list(text(isMirrorUrl)).default([]), {
+    description: 'Servers to ask before it, in this order.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]`,
+  }),
+});
+
+function isMirrorUrl(value: string): boolean {
+  const match = /^https?:\/\/([^/?#@]+)\/?$/.exec(value);
+  return match !== null && isRegistryHost(match[1] ?? '');
+}
+
+/**
+ * The configuration of an agent: every key with its default, its description and its rule.
+ * The YAML file, the flags, the XYLEM_* variables, docs/CONFIGURATION.md and the error lines all follow from here.
+ */
+export const configSchema = z.strictObject({
+  role: key(z.enum(['root', 'child']).default('child'), {
+    description:
+      'A `root` reads from registries and keeps the trees; a `child` fetches from its parents in them.',
+    rule: '"root" or "child"',
+  }),
+  identity: z.strictObject({
+    keyFile: key(path.default('/var/lib/xylem/identity.key'), {
+      description:
+        'The key that names this host to others. Made at the first start; keep it, and never copy it to another host.',
+      rule: PATH_RULE,
+    }),
+  }),
+  cluster: z.strictObject({
+    keyFile: key(path.default('/etc/xylem/cluster.key'), {
+      description:
+        'The secret that admits agents to the cluster, the same on every host: 32 to 4096 bytes, for instance from `openssl rand -hex 32`.',
+      rule: PATH_RULE,
+    }),
+  }),
+  zone: key(text((value) => /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(value)).default('default'), {
+    description:
+      'Failure and bandwidth domain of this host, such as its rack or its availability zone. A block crosses into a zone once.',
+    rule: '1 to 63 letters, digits, ".", "_" or "-", the first a letter or digit',
+  }),
+  p2p: z.strictObject({
+    listen: key(list(text(isListenMultiaddr)).min(1).default(['/ip4/0.0.0.0/tcp/19147']), {
+      description: 'Where other agents reach this one.',
+      rule: `a list of 1 to ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
+    }),
+    announce: key(list(text(isDialMultiaddr)).default([]), {
+      description:
+        'Addresses to tell others instead of those listened on, where they differ (address translation, several networks).',
+      rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`,
+    }),
+  }),
+  roots: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
+    description:
+      'The root agents. A `dns:` entry stands for every address of the name, such as a headless Kubernetes service.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; a child needs one at least`,
+  }),
+  store: z.strictObject({
+    dir: key(path.default('/var/lib/xylem/store'), {
+      description: 'Folder of the blocks that this host keeps.',
+      rule: PATH_RULE,
+    }),
+    quota: key(size.default(20 * 2 ** 30), {
+      description: 'Most bytes that the store keeps; beyond it the blocks used least recently go.',
+      rule: 'a size from 64MiB to 1PiB, such as 20GiB or a count of bytes',
+    }),
+  }),
+  local: z.strictObject({
+    listen: key(listenAddress.default('127.0.0.1:19145'), {
+      description:
+        'Where programs of this host (overlaybd, containerd) read blobs. Keep it on a loopback address.',
+      rule: LISTEN_RULE,
+    }),
+    prefix: key(text((value) => /^[A-Za-z0-9._-]{0,64}$/.test(value)).default('dadip2p'), {
+      description:
+        "First part of the paths of overlaybd's requests, as in its `p2pConfig.address`. May be empty.",
+      rule: '0 to 64 letters, digits, ".", "_" or "-", without a slash',
+    }),
+  }),
+  admin: z.strictObject({
+    listen: key(listenAddress.default('0.0.0.0:19146'), {
+      description:
+        'Where probes, Prometheus and `xylem status` ask. Requests that change something are answered on loopback alone.',
+      rule: LISTEN_RULE,
+    }),
+  }),
+  registries: key(
+    list(registry)
+      .refine((entries) => new Set(entries.map((entry) => entry.host)).size === entries.length)
+      .default([]),
+    {
+      description:
+        'What a registry needs beyond its name; those not listed are asked over HTTPS, anonymously.',
+      rule: `a list of at most ${LIST_LENGTH_MAX} entries {host, insecure, caFile, credentialsFile, mirrors}, each host once`,
+    },
+  ),
+  device: z.strictObject({
+    enabled: key(z.boolean().default(false), {
+      description:
+        "Serve the block devices from the agent's own process, for development: containers on them die with it.",
+      rule: 'true or false',
+    }),
+    stateDir: key(path.default('/run/xylem/device'), {
+      description: 'Folder of the records of what is mounted, and of the FUSE mounts.',
+      rule: PATH_RULE,
+    }),
+  }),
+  log: z.strictObject({
+    level: key(z.enum(['debug', 'info', 'warn', 'error']).default('info'), {
+      description: 'Least severe lines to log.',
+      rule: '"debug", "info", "warn" or "error"',
+    }),
+  }),
+});
+
+/** A checked configuration, defaults filled in. Sizes are bytes; addresses and paths are as they were given. */
+export type Config = z.output<typeof configSchema>;

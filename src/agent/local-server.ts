@@ -1,0 +1,93 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { Clock } from '../runtime/clock.ts';
+import { httpAddress, type ListenAddress } from './addresses.ts';
+import { boundAddress, listenError } from './listen.ts';
+
+/** One of the things that the local endpoint serves. */
+export interface LocalRoute {
+  /** Whether the request is for this route; if so it answers, now or later, and never throws. */
+  handle(request: IncomingMessage, response: ServerResponse): boolean;
+}
+
+/** Programs of this host: a few connections per container. Beyond it new ones are closed. */
+const CONNECTIONS_MAX = 4096;
+
+/** A program of this host that needs longer to send a head is stuck. */
+const HEAD_TIMEOUT_MS = 10_000;
+
+/** overlaybd keeps connections for as long as it is let; reads of a container come in bursts seconds apart. */
+const KEEP_ALIVE_MS = 60_000;
+
+/** Silence on a socket, in either direction; above the 25 s that an answer may take. */
+const SOCKET_IDLE_MS = 60_000;
+
+/** How long answers under way may go on at a stop. */
+const DRAIN_MS = 5_000;
+
+/**
+ * The HTTP server for programs of this host. Routes see the raw request target, since origin URLs in it must not be tidied.
+ *
+ * Life: constructed -> `start()` (listens; rejects with AgentError) -> `stop()` (no new connections, answers under way get 5 s, then all is closed).
+ */
+export class LocalServer {
+  readonly #clock: Clock;
+  readonly #listen: ListenAddress;
+  readonly #server: Server;
+
+  constructor(
+    components: { readonly routes: readonly LocalRoute[]; readonly clock: Clock },
+    init: { readonly listen: ListenAddress },
+  ) {
+    this.#clock = components.clock;
+    this.#listen = init.listen;
+    this.#server = createServer(
+      {
+        headersTimeout: HEAD_TIMEOUT_MS,
+        requestTimeout: HEAD_TIMEOUT_MS,
+        keepAliveTimeout: KEEP_ALIVE_MS,
+        noDelay: true,
+      },
+      (request, response) => {
+        if (!components.routes.some((route) => route.handle(request, response))) notFound(response);
+      },
+    );
+    this.#server.timeout = SOCKET_IDLE_MS;
+    this.#server.maxConnections = CONNECTIONS_MAX;
+  }
+
+  /** `http://host:port`, with the port that the system chose; valid while it listens. */
+  get url(): string {
+    return httpAddress(boundAddress(this.#server.address()));
+  }
+
+  start(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const onError = (error: Error): void =>
+        reject(listenError(this.#listen, 'local.listen', error));
+      this.#server.once('error', onError);
+      this.#server.listen(this.#listen.port, this.#listen.host, () => {
+        this.#server.off('error', onError);
+        resolve();
+      });
+    });
+  }
+
+  async stop(): Promise<void> {
+    if (!this.#server.listening) return;
+    const timer = this.#clock.setTimer(DRAIN_MS, () => this.#server.closeAllConnections());
+    await new Promise<void>((resolve) => {
+      this.#server.close(() => resolve());
+      this.#server.closeIdleConnections();
+    });
+    timer.cancel();
+  }
+}
+
+function notFound(response: ServerResponse): void {
+  const text = `${JSON.stringify({ error: 'nothing is served at this path', code: 'not-found' })}\n`;
+  response.writeHead(404, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+  });
+  response.end(text);
+}

@@ -1,0 +1,111 @@
+import type { EventEmitter } from 'node:events';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+
+/** For peers and containers to be told, mounts to go and the store to be durable. Kubernetes kills after 30 s. */
+const STOP_MS_MAX = 10_000;
+
+/** What still keeps the process alive this long after a stop is a leak, and must not hold up a restart. */
+const LINGER_MS_MAX = 2_000;
+
+const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
+
+/** Exit codes that shells give to processes ended by these signals: 128 + number. */
+const EXIT_CODES = { SIGTERM: 143, SIGINT: 130 } as const;
+
+/** What runs until it is told to stop. `stop()` may be called at any time, also while `start()` is under way. */
+export interface Service {
+  start(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+interface RunComponents {
+  readonly logger: Logger;
+  readonly clock: Clock;
+  /** Emits the signals and `uncaughtException`: the process. */
+  readonly events: EventEmitter;
+  /** Ends the process at once. */
+  readonly exit: (code: number) => void;
+}
+
+/**
+ * Starts the service and runs it until SIGTERM or SIGINT, then stops it within 10 s; gives the exit code.
+ * A second signal, or the 10 s over, ends the process at once. A programmer's error that nobody caught is logged and stops it too, with code 1.
+ * Rejects when the service cannot start.
+ */
+export async function runUntilSignal(service: Service, components: RunComponents): Promise<number> {
+  const { logger } = components;
+  const stopping = watch(components);
+  const started = service.start().then(() => {
+    if (!stopping.requested) logger.info({ pid: process.pid }, 'ready');
+  });
+  try {
+    // A stop that comes during the start does not wait for it.
+    await Promise.race([started, stopping.code]);
+    const code = await stopping.code;
+    return (await stopWithin(service, components)) ? code : 1;
+  } catch (error) {
+    await stopWithin(service, components);
+    throw error;
+  } finally {
+    stopping.unwatch();
+  }
+}
+
+/** Resolves with the exit code at the first reason to stop, and ends the process at the second. */
+function watch(components: RunComponents) {
+  const { logger, events, exit } = components;
+  const { promise, resolve } = Promise.withResolvers<number>();
+  const state = { requested: false };
+  const request = (code: number, codeAgain: number): void => {
+    if (state.requested) exit(codeAgain);
+    state.requested = true;
+    resolve(code);
+  };
+  const handlers = SIGNALS.map((signal) => {
+    const handler = (): void => {
+      logger.info({ signal }, state.requested ? 'ending at once' : 'stopping');
+      request(0, EXIT_CODES[signal]);
+    };
+    events.on(signal, handler);
+    return [signal, handler] as const;
+  });
+  const onError = (error: unknown): void => {
+    logger.error({ error }, 'a defect: this error was not expected anywhere; stopping');
+    request(1, 1);
+  };
+  events.on('uncaughtException', onError);
+  return {
+    code: promise,
+    get requested(): boolean {
+      return state.requested;
+    },
+    unwatch: (): void => {
+      for (const [signal, handler] of handlers) events.off(signal, handler);
+      events.off('uncaughtException', onError);
+    },
+  };
+}
+
+/** Stops the service, however it goes; whether it went well. */
+async function stopWithin(service: Service, components: RunComponents): Promise<boolean> {
+  const { logger, clock, exit } = components;
+  const timer = clock.setTimer(STOP_MS_MAX, () => {
+    logger.error({ timeoutMs: STOP_MS_MAX }, 'the stop took too long: ending at once');
+    exit(1);
+  });
+  try {
+    await service.stop();
+    logger.info({}, 'stopped');
+    return true;
+  } catch (error) {
+    logger.error({ error }, 'the stop failed');
+    return false;
+  } finally {
+    timer.cancel();
+    clock.setTimer(LINGER_MS_MAX, () => {
+      logger.warn({}, 'something still ran after the stop');
+      exit(Number(process.exitCode ?? 0));
+    });
+  }
+}
