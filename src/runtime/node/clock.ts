@@ -34,9 +34,9 @@ export class SystemClock implements Clock {
   }
 }
 
-/** "At least `delayMs`": Node cuts a fraction off, which would fire early. */
+/** "At least `delayMs`": Node counts whole milliseconds from a start cut to one, so up to one too few. */
 function clampedDelayMs(delayMs: number): number {
-  return Math.min(TIMER_DELAY_MS_MAX, Math.max(0, Math.ceil(delayMs)));
+  return delayMs > 0 ? Math.min(TIMER_DELAY_MS_MAX, Math.ceil(delayMs) + 1) : 0;
 }
 
 /** The abort reason as it is; wrapped only when somebody aborted with something that is no Error. */

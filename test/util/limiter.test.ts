@@ -1,0 +1,44 @@
+import { describe, expect, it } from 'vitest';
+import { Limiter } from '../../src/util/limiter.ts';
+
+describe('Limiter', () => {
+  it('Limiter.run() keeps the bound and the order', async () => {
+    const limiter = new Limiter({ runningMax: 2, waitingMax: 10 });
+    const gates = Array.from({ length: 5 }, () => Promise.withResolvers<void>());
+    const started: number[] = [];
+    const done = gates.map((gate, i) =>
+      limiter.run(async () => {
+        started.push(i);
+        await gate.promise;
+        return i;
+      }),
+    );
+    expect(started).toEqual([0, 1]);
+    gates[1]?.resolve();
+    await done[1];
+    await Promise.resolve();
+    expect(started).toEqual([0, 1, 2]);
+    for (const gate of gates) gate.resolve();
+    expect(await Promise.all(done.map(async (each) => await each))).toEqual([0, 1, 2, 3, 4]);
+    expect(started).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  it('Limiter.run() gives undefined when the line is full, and recovers', async () => {
+    const limiter = new Limiter({ runningMax: 1, waitingMax: 1 });
+    const gate = Promise.withResolvers<void>();
+    const first = limiter.run(() => gate.promise);
+    const second = limiter.run(() => Promise.resolve('second'));
+    expect(limiter.full).toBe(true);
+    expect(limiter.run(() => Promise.resolve())).toBeUndefined();
+    gate.resolve();
+    await first;
+    expect(await second).toBe('second');
+    expect(limiter.full).toBe(false);
+  });
+
+  it('Limiter.run() frees the place of a task that failed', async () => {
+    const limiter = new Limiter({ runningMax: 1, waitingMax: 0 });
+    await expect(limiter.run(() => Promise.reject(new Error('no')))).rejects.toThrow('no');
+    expect(await limiter.run(() => Promise.resolve(1))).toBe(1);
+  });
+});
