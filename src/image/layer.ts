@@ -43,9 +43,7 @@ export async function openLayer(source: ByteSource, codec: Codec): Promise<Layer
   const payload = await findPayload(headed);
   const start = await readPart(headed, payload.offset, Math.min(24, payload.sizeBytes), 'layer');
   if (!isZFile(start) && !isLsmt(start)) throw notALayer(start);
-  const body = isZFile(start)
-    ? await ZFileBody.open(headed, payload, codec)
-    : new RawBody(payload);
+  const body = isZFile(start) ? await ZFileBody.open(headed, payload, codec) : new RawBody(payload);
   const { trailer, segments } = await readCommitted(headed, body);
   return {
     source,
@@ -127,7 +125,11 @@ async function readCommitted(
 
 function checkIndexPlace(indexOffset: number, segmentCount: number, limit: number): void {
   if (segmentCount > SEGMENT_COUNT_MAX) {
-    throw outOfRange('LSMT index_size', segmentCount, `at most ${SEGMENT_COUNT_MAX} entries are read`);
+    throw outOfRange(
+      'LSMT index_size',
+      segmentCount,
+      `at most ${SEGMENT_COUNT_MAX} entries are read`,
+    );
   }
   if (indexOffset < LSMT_HEADER_BYTES || indexOffset + segmentCount * SEGMENT_BYTES > limit) {
     throw outOfRange(

@@ -47,7 +47,10 @@ export class LayeredImage {
 
   /** Layers bottom first, at most 255. Throws ImageError when none of them says how large the device is. */
   constructor(layers: readonly Layer[], init: { decodedBytesMax?: number } = {}) {
-    assert(layers.length <= LAYER_COUNT_MAX, `${layers.length} layers are more than a manifest has`);
+    assert(
+      layers.length <= LAYER_COUNT_MAX,
+      `${layers.length} layers are more than a manifest has`,
+    );
     const size = layers.findLast((layer) => layer.virtualSizeBytes > 0)?.virtualSizeBytes;
     if (size === undefined) {
       throw new ImageError(
@@ -101,7 +104,8 @@ export class LayeredImage {
       }
       const body = this.layers[layer]?.body;
       assert(body !== undefined, `the map names layer ${layer}`);
-      const bytesAt = (at: number, count: number): Uint8Array | undefined => bytesOf(layer, at, count);
+      const bytesAt = (at: number, count: number): Uint8Array | undefined =>
+        bytesOf(layer, at, count);
       return body.readInto(part, segment.moffset, bytesAt, this.#caches[layer]);
     });
   }

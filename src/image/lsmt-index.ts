@@ -114,7 +114,8 @@ function forEachEntry(
 
 function checkEntry(entry: Entry, number: number, limits: IndexLimits): void {
   const name = `LSMT index entry ${number}`;
-  if (entry.length === 0) throw outOfRange(`${name} length`, 0, 'an entry covers a sector at least');
+  if (entry.length === 0)
+    throw outOfRange(`${name} length`, 0, 'an entry covers a sector at least');
   const end = entry.offset + entry.length;
   const device = limits.virtualSectors || IMAGE_SIZE_BYTES_MAX / SECTOR_BYTES;
   if (end > device) {

@@ -46,9 +46,18 @@ export async function findTarPayload(source: ByteSource): Promise<Payload> {
   let header = await readHeader(source, offset);
   if (header.type === 'x') {
     if (header.sizeBytes > PAX_SIZE_BYTES_MAX) {
-      throw outOfRange('tar PAX header size', header.sizeBytes, `at most ${PAX_SIZE_BYTES_MAX} is read`);
+      throw outOfRange(
+        'tar PAX header size',
+        header.sizeBytes,
+        `at most ${PAX_SIZE_BYTES_MAX} is read`,
+      );
     }
-    const records = await readPart(source, offset + RECORD_BYTES, header.sizeBytes, 'tar PAX header');
+    const records = await readPart(
+      source,
+      offset + RECORD_BYTES,
+      header.sizeBytes,
+      'tar PAX header',
+    );
     paxSize = sizeRecord(records);
     offset += RECORD_BYTES + ceilTo(header.sizeBytes, RECORD_BYTES);
     header = await readHeader(source, offset);

@@ -18,8 +18,8 @@ export const LAYER_SIZE_BYTES_MAX = 2 ** 32 * 512;
 
 const STRUCT_BYTES = 96;
 const MAGIC = Uint8Array.from([
-  0x5a, 0x46, 0x69, 0x6c, 0x65, 0x00, 0x01, 0x00, 0x74, 0x75, 0x6a, 0x69, 0x2e, 0x79, 0x79, 0x66, 0x40,
-  0x41, 0x6c, 0x69, 0x62, 0x61, 0x62, 0x61,
+  0x5a, 0x46, 0x69, 0x6c, 0x65, 0x00, 0x01, 0x00, 0x74, 0x75, 0x6a, 0x69, 0x2e, 0x79, 0x79, 0x66,
+  0x40, 0x41, 0x6c, 0x69, 0x62, 0x61, 0x62, 0x61,
 ]);
 const FLAG = { header: 1, data: 2, sealed: 4, overwritten: 8, digest: 16 } as const;
 const ALGORITHMS = { 1: 'lz4', 2: 'zstd' } as const;
@@ -112,7 +112,11 @@ export function parseZFileHeader(
 export function checkZFileGeometry(header: ZFileHeader, fileBytes: number): void {
   const { sizeBytes, blockCount, blockSizeBytes, indexOffset } = header;
   if (sizeBytes > LAYER_SIZE_BYTES_MAX) {
-    throw outOfRange('ZFile original_file_size', sizeBytes, `at most ${LAYER_SIZE_BYTES_MAX} is read`);
+    throw outOfRange(
+      'ZFile original_file_size',
+      sizeBytes,
+      `at most ${LAYER_SIZE_BYTES_MAX} is read`,
+    );
   }
   const expected = Math.ceil(sizeBytes / blockSizeBytes);
   if (blockCount !== expected) {

@@ -34,7 +34,10 @@ export class ZFileBody implements LayerBody {
   readonly #table: JumpTable;
   readonly #codec: Codec;
 
-  constructor(components: { codec: Codec }, init: { header: ZFileHeader; table: JumpTable; base: number }) {
+  constructor(
+    components: { codec: Codec },
+    init: { header: ZFileHeader; table: JumpTable; base: number },
+  ) {
     this.#codec = components.codec;
     this.header = init.header;
     this.sizeBytes = init.header.sizeBytes;
@@ -90,7 +93,11 @@ export class ZFileBody implements LayerBody {
    * Blocks from `block` on that are asked for together: they are used whole and lie in one transfer block of the
    * blob, so that a view of it will do. A block that crosses the border, or is used in part, goes alone.
    */
-  #runOf(block: number, stored: number, use: { offset: number; end: number }): { count: number; lengthBytes: number } {
+  #runOf(
+    block: number,
+    stored: number,
+    use: { offset: number; end: number },
+  ): { count: number; lengthBytes: number } {
     const border = (Math.floor(stored / BLOCK_SIZE_BYTES) + 1) * BLOCK_SIZE_BYTES;
     const { blockSizeBytes } = this.header;
     const { offset, end } = use;
@@ -153,6 +160,9 @@ export class ZFileBody implements LayerBody {
     const start = block * this.header.blockSizeBytes;
     const from = Math.max(0, offset - start);
     const to = Math.min(decoded.length, offset + target.length - start);
-    target.set(from === 0 && to === decoded.length ? decoded : decoded.subarray(from, to), start + from - offset);
+    target.set(
+      from === 0 && to === decoded.length ? decoded : decoded.subarray(from, to),
+      start + from - offset,
+    );
   }
 }
