@@ -1,0 +1,266 @@
+import { execFileSync } from 'node:child_process';
+import { networkInterfaces } from 'node:os';
+import { request } from 'node:http';
+import { once } from 'node:events';
+import type { IncomingMessage } from 'node:http';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { AdminServer } from '../../src/agent/admin-server.ts';
+import { PromMetrics } from '../../src/agent/prom-metrics.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { describeWith, needs } from '../support/requires.ts';
+import { ManualClock } from './manual-clock.ts';
+import { DIGEST, Failure, MountTwin, StatusTwin } from './twins.ts';
+
+let status: StatusTwin;
+let mounts: MountTwin;
+let clock: ManualClock;
+let server: AdminServer;
+
+function createServer(init: { host: string; port?: number; mounts?: MountTwin }): AdminServer {
+  const metrics = new PromMetrics({ processMetrics: true });
+  return new AdminServer(
+    { status, metrics, clock, logger: silentLogger, ...(init.mounts && { mounts: init.mounts }) },
+    { listen: { host: init.host, port: init.port ?? 0 } },
+  );
+}
+
+beforeEach(async () => {
+  status = new StatusTwin();
+  mounts = new MountTwin();
+  clock = new ManualClock();
+  server = createServer({ host: '127.0.0.1', mounts });
+  await server.start();
+});
+afterEach(() => server.stop());
+
+async function ask(path: string, init: { method?: string; body?: unknown; base?: string } = {}) {
+  const response = await fetch((init.base ?? server.url) + path, {
+    method: init.method ?? 'GET',
+    ...(init.body !== undefined && {
+      headers: { 'content-type': 'application/json' },
+      body: typeof init.body === 'string' ? init.body : JSON.stringify(init.body),
+    }),
+  });
+  return { status: response.status, json: (await response.json()) as Record<string, unknown> };
+}
+
+const IMAGE = 'docker://r.example/app:1';
+
+describe('AdminServer probes', () => {
+  it('/livez is 200 from the start; /readyz gives the reason until ready', async () => {
+    expect(await ask('/livez')).toEqual({ status: 200, json: { live: true } });
+    expect(await ask('/readyz')).toEqual({
+      status: 503,
+      json: { error: 'no root answered yet', code: 'not-ready' },
+    });
+    status.reason = undefined;
+    expect(await ask('/readyz')).toEqual({ status: 200, json: { ready: true } });
+  });
+
+  it('answers unknown paths with JSON', async () => {
+    expect(await ask('/nothing')).toMatchObject({ status: 404, json: { code: 'not-found' } });
+    expect(await ask('/livez', { method: 'POST' })).toMatchObject({ status: 404 });
+  });
+});
+
+describeWith('AdminServer and promtool', [needs.program('promtool')], () => {
+  it('/metrics passes promtool check metrics', async () => {
+    const response = await fetch(`${server.url}/metrics`);
+    expect(response.headers.get('content-type')).toMatch(/^text\/plain; version=0.0.4/);
+    const output = execFileSync('promtool', ['check', 'metrics'], { input: await response.text() });
+    expect(output.toString()).toBe('');
+  });
+});
+
+describe('AdminServer facts', () => {
+  it('/api/v1/status gives the status', async () => {
+    expect(await ask('/api/v1/status')).toEqual({
+      status: 200,
+      json: JSON.parse(JSON.stringify(status.status())),
+    });
+  });
+
+  it('/api/v1/tree gives all trees, those of a blob, or a clear refusal', async () => {
+    expect((await ask('/api/v1/tree')).json['trees']).toHaveLength(1);
+    expect((await ask(`/api/v1/tree?digest=${DIGEST}`)).json['trees']).toHaveLength(1);
+    const other = `sha256:${'00'.repeat(32)}`;
+    expect((await ask(`/api/v1/tree?digest=${other}`)).json['trees']).toEqual([]);
+    for (const query of ['digest=x', 'digest=', `digest=${DIGEST}&digest=${DIGEST}`]) {
+      expect(await ask(`/api/v1/tree?${query}`)).toMatchObject({
+        status: 400,
+        json: { code: 'bad-request' },
+      });
+    }
+  });
+});
+
+describe('AdminServer mounts', () => {
+  const path = '/api/v1/mounts';
+
+  it('mounts, lists and unmounts', async () => {
+    const posted = await ask(path, {
+      method: 'POST',
+      body: { image: IMAGE, dir: '/mnt/../mnt/a//' },
+    });
+    expect(posted).toMatchObject({
+      status: 200,
+      json: { image: IMAGE, dir: '/mnt/a', device: '/dev/loop3' },
+    });
+    expect((await ask(path)).json).toEqual({ mounts: [posted.json] });
+    const deleted = await ask(path, { method: 'DELETE', body: { dir: '/mnt/a' } });
+    expect(deleted).toEqual({ status: 200, json: { dir: '/mnt/a' } });
+    expect((await ask(path)).json).toEqual({ mounts: [] });
+  });
+
+  it.each<[string, unknown]>([
+    ['no body', undefined],
+    ['broken JSON', '{'],
+    ['a list', []],
+    ['null', 'null'],
+    ['no image', { dir: '/a' }],
+    ['another scheme', { image: 'oci:a:b', dir: '/a' }],
+    ['an image with a space', { image: 'docker://a/b c', dir: '/a' }],
+    ['a relative directory', { image: IMAGE, dir: 'a' }],
+    ['a directory with NUL', { image: IMAGE, dir: '/a\0b' }],
+    ['a number', { image: IMAGE, dir: 5 }],
+    ['an inherited field', { image: IMAGE, __proto__: { dir: '/a' } }],
+  ])('refuses %s', async (_, body) => {
+    const answer = await ask(path, { method: 'POST', body });
+    expect(answer).toMatchObject({ status: 400, json: { code: 'bad-request' } });
+    expect(mounts.list()).toEqual([]);
+  });
+
+  it('refuses a body that is large, or of another type', async () => {
+    const large = { image: IMAGE, dir: `/${'a'.repeat(100_000)}` };
+    expect((await ask(path, { method: 'POST', body: large })).status).toBe(413);
+    const text = await fetch(server.url + path, {
+      method: 'POST',
+      body: JSON.stringify({ image: IMAGE, dir: '/a' }),
+    });
+    expect(text.status).toBe(415);
+    await text.body?.cancel();
+  });
+
+  it.each([
+    ['already-mounted', 409],
+    ['not-permitted', 403],
+    ['not-found', 404],
+    ['whatever', 500],
+  ])('hands on the reason of a failure: %s is %i', async (code, expected) => {
+    mounts.onMount = async () => {
+      throw new Failure(code);
+    };
+    const answer = await ask(path, { method: 'POST', body: { image: IMAGE, dir: '/a' } });
+    expect(answer).toEqual({
+      status: expected,
+      json: { error: `the twin fails with ${code}`, code },
+    });
+  });
+
+  it('hides what other errors say', async () => {
+    mounts.onMount = async () => {
+      throw new Error('secret');
+    };
+    const answer = await ask(path, { method: 'POST', body: { image: IMAGE, dir: '/a' } });
+    expect(answer.status).toBe(500);
+    expect(JSON.stringify(answer.json)).not.toContain('secret');
+  });
+
+  it('tells the service when its time is over', async () => {
+    mounts.onMount = (signal) => {
+      const over = new Promise<void>((_, reject) =>
+        signal.addEventListener('abort', () => reject(signal.reason as Error)),
+      );
+      expect(clock.delays).toEqual([120_000]);
+      clock.fireAll();
+      return over;
+    };
+    const answer = await ask(path, { method: 'POST', body: { image: IMAGE, dir: '/a' } });
+    expect(answer).toMatchObject({ status: 504, json: { code: 'timeout' } });
+  });
+
+  it('tells the service when the client went away', async () => {
+    const mounting = Promise.withResolvers<void>();
+    const gone = Promise.withResolvers<void>();
+    mounts.onMount = async (signal) => {
+      signal.addEventListener('abort', () => gone.resolve());
+      mounting.resolve();
+      await gone.promise;
+      throw signal.reason as Error;
+    };
+    const { hostname, port } = new URL(server.url);
+    const sent = request({
+      hostname,
+      port,
+      path,
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+    });
+    sent.on('error', () => {});
+    sent.end(JSON.stringify({ image: IMAGE, dir: '/a' }));
+    await mounting.promise;
+    sent.destroy();
+    await gone.promise;
+  });
+
+  it('says so where there are no devices', async () => {
+    const bare = createServer({ host: '127.0.0.1' });
+    await bare.start();
+    expect(await ask(path, { base: bare.url })).toMatchObject({
+      status: 501,
+      json: { code: 'no-devices' },
+    });
+    await bare.stop();
+  });
+
+  it('refuses changes asked for under another name, as a web page of a rebound name would', async () => {
+    const { hostname, port } = new URL(server.url);
+    for (const [host, expected] of [
+      ['evil.example', 403],
+      ['127.evil.example:19146', 403],
+      ['localhost:19146', 200],
+      ['[::1]:19146', 200],
+    ] as const) {
+      const headers = { 'content-type': 'application/json', host };
+      const sent = request({ hostname, port, path, method: 'POST', headers });
+      sent.end(JSON.stringify({ image: IMAGE, dir: '/a' }));
+      const [response] = (await once(sent, 'response')) as [IncomingMessage];
+      response.resume();
+      expect(response.statusCode, host).toBe(expected);
+    }
+  });
+
+  const outside = Object.values(networkInterfaces())
+    .flat()
+    .find((address) => address?.family === 'IPv4' && !address.internal)?.address;
+  it.skipIf(outside === undefined)(
+    'refuses changes from other addresses, but tells facts',
+    async () => {
+      const open = createServer({ host: '0.0.0.0', mounts });
+      await open.start();
+      const base = `http://${outside}:${new URL(open.url).port}`;
+      expect((await ask('/api/v1/status', { base })).status).toBe(200);
+      const body = { image: IMAGE, dir: '/a' };
+      expect(await ask(path, { base, method: 'POST', body })).toMatchObject({
+        status: 403,
+        json: { code: 'loopback-only' },
+      });
+      expect((await ask(path, { base, method: 'DELETE', body })).status).toBe(403);
+      await open.stop();
+    },
+  );
+});
+
+describe('AdminServer life', () => {
+  it('start() names the key when the port is taken', async () => {
+    const second = createServer({ host: '127.0.0.1', port: Number(new URL(server.url).port) });
+    await expect(second.start()).rejects.toThrow(
+      /cannot listen on .*\(admin.listen\): another process/,
+    );
+    await second.stop();
+  });
+
+  it('stop() may come before start()', async () => {
+    await createServer({ host: '127.0.0.1' }).stop();
+  });
+});

@@ -1,0 +1,421 @@
+import { once } from 'node:events';
+import { Agent, request, type IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { BlobEndpoint } from '../../src/agent/blob-endpoint.ts';
+import { LocalServer } from '../../src/agent/local-server.ts';
+import type { BlobAddress, BlobDirectory } from '../../src/agent/ports.ts';
+import { PromMetrics } from '../../src/agent/prom-metrics.ts';
+import type { BlobRef } from '../../src/image/block.ts';
+import type { Digest } from '../../src/image/digest.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import type { BlobReader } from '../../src/transfer/blob-reader.ts';
+import { ManualClock } from './manual-clock.ts';
+import { Failure } from './twins.ts';
+
+const HEX = 'ab'.repeat(32);
+const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
+const MIB = 1024 * 1024;
+
+/** One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are asked. */
+class Twin implements BlobDirectory, BlobReader {
+  bytes: Buffer = pattern(10_000);
+  cached = false;
+  onOpen: (signal: AbortSignal) => Promise<void> = async () => {};
+  onRead: (offset: number, signal: AbortSignal | undefined) => Promise<void> = async () => {};
+  readonly opened: { address: BlobAddress; authorization: string | undefined }[] = [];
+  readonly reads: { offset: number; length: number }[] = [];
+
+  async open(
+    digest: Digest,
+    address: BlobAddress,
+    options: { authorization?: string; signal: AbortSignal },
+  ): Promise<BlobRef> {
+    this.opened.push({ address, authorization: options.authorization });
+    await this.onOpen(options.signal);
+    return { digest, sizeBytes: this.bytes.length };
+  }
+
+  async read(
+    _: BlobRef,
+    offset: number,
+    length: number,
+    options: { signal?: AbortSignal },
+  ): Promise<Uint8Array> {
+    this.reads.push({ offset, length });
+    await this.onRead(offset, options.signal);
+    return new Uint8Array(this.bytes.subarray(offset, offset + length));
+  }
+
+  readCached(_: BlobRef, offset: number, length: number): Uint8Array | undefined {
+    return this.cached ? this.bytes.subarray(offset, offset + length) : undefined;
+  }
+}
+
+function pattern(length: number): Buffer {
+  const bytes = Buffer.alloc(length);
+  for (let i = 0; i < length; i++) bytes[i] = (i * 31 + (i >> 8)) & 0xff;
+  return bytes;
+}
+
+let twin: Twin;
+let clock: ManualClock;
+let metrics: PromMetrics;
+let server: LocalServer;
+let agent: Agent;
+
+async function startServer(prefix: string): Promise<void> {
+  const endpoint = new BlobEndpoint(
+    { directory: twin, reader: twin, clock, logger: silentLogger, metrics },
+    { prefix },
+  );
+  server = new LocalServer(
+    { routes: [endpoint], clock },
+    { listen: { host: '127.0.0.1', port: 0 } },
+  );
+  await server.start();
+}
+
+beforeEach(async () => {
+  twin = new Twin();
+  clock = new ManualClock();
+  metrics = new PromMetrics({ processMetrics: false });
+  agent = new Agent({ keepAlive: true });
+  await startServer('dadip2p');
+});
+afterEach(async () => {
+  agent.destroy();
+  await server.stop();
+});
+
+interface Ask {
+  readonly method?: string;
+  readonly headers?: Record<string, string>;
+}
+
+async function open(path: string, ask: Ask = {}): Promise<IncomingMessage> {
+  const { hostname, port } = new URL(server.url);
+  const sent = request({
+    hostname,
+    port,
+    path,
+    agent,
+    method: ask.method ?? 'GET',
+    headers: ask.headers ?? {},
+  });
+  sent.end();
+  const [response] = (await once(sent, 'response')) as [IncomingMessage];
+  return response;
+}
+
+async function get(path: string, ask: Ask = {}) {
+  const response = await open(path, ask);
+  const pieces: Buffer[] = [];
+  for await (const piece of response) pieces.push(piece as Buffer);
+  return { status: response.statusCode, headers: response.headers, body: Buffer.concat(pieces) };
+}
+
+/** Sends the text as it is on a connection of its own, and gives all that comes back. */
+async function raw(text: string): Promise<string> {
+  const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+  socket.write(text);
+  const pieces: Buffer[] = [];
+  for await (const piece of socket) pieces.push(piece as Buffer);
+  return Buffer.concat(pieces).toString('latin1');
+}
+
+describe('BlobEndpoint answers', () => {
+  it.each([
+    ['bytes=0-99', 0, 100],
+    ['bytes=9000-', 9000, 1000],
+    ['bytes=-7', 9993, 7],
+    ['bytes=9999-20000', 9999, 1],
+  ])('206 to %s, with exactly those bytes', async (range, offset, length) => {
+    for (const cached of [false, true]) {
+      twin.cached = cached;
+      const answer = await get(TARGET, { headers: { range } });
+      expect(answer.status).toBe(206);
+      expect(answer.headers['content-range']).toBe(
+        `bytes ${offset}-${offset + length - 1}/${twin.bytes.length}`,
+      );
+      expect(answer.headers['content-length']).toBe(String(length));
+      expect(answer.body.equals(twin.bytes.subarray(offset, offset + length))).toBe(true);
+    }
+    expect(twin.reads).toEqual([{ offset, length }]);
+  });
+
+  it('200 with the whole blob, in pieces of 1 MiB at most', async () => {
+    twin.bytes = pattern(3 * MIB + 5);
+    const answer = await get(TARGET);
+    expect(answer.status).toBe(200);
+    expect(answer.headers['content-range']).toBeUndefined();
+    expect(answer.headers.etag).toBe(`"sha256:${HEX}"`);
+    expect(answer.body.equals(twin.bytes)).toBe(true);
+    expect(twin.reads.map((read) => read.length)).toEqual([MIB, MIB, MIB, 5]);
+  });
+
+  it('206 to a range of more than a piece', async () => {
+    twin.bytes = pattern(3 * MIB);
+    const answer = await get(TARGET, { headers: { range: 'bytes=1-' } });
+    expect(answer.status).toBe(206);
+    expect(answer.body.equals(twin.bytes.subarray(1))).toBe(true);
+  });
+
+  it('an empty blob', async () => {
+    twin.bytes = Buffer.alloc(0);
+    expect(await get(TARGET)).toMatchObject({ status: 200, headers: { 'content-length': '0' } });
+    const answer = await get(TARGET, { headers: { range: 'bytes=0-0' } });
+    expect(answer).toMatchObject({ status: 416, headers: { 'content-range': 'bytes */0' } });
+  });
+
+  it('HEAD without reading, whatever the range', async () => {
+    const answer = await get(TARGET, { method: 'HEAD', headers: { range: 'bytes=0-1' } });
+    expect(answer).toMatchObject({
+      status: 200,
+      headers: { 'content-length': '10000', 'accept-ranges': 'bytes' },
+    });
+    expect(answer.body).toHaveLength(0);
+    expect(twin.reads).toEqual([]);
+  });
+
+  it('several requests on one connection', async () => {
+    const sockets = new Set<unknown>();
+    for (let i = 0; i < 3; i++) {
+      const response = await open(TARGET, { headers: { range: 'bytes=0-9' } });
+      sockets.add(response.socket);
+      response.resume();
+      await once(response, 'end');
+      // The agent takes the socket back after the end.
+      await new Promise((resolve) => process.nextTick(resolve));
+    }
+    expect(sockets.size).toBe(1);
+  });
+
+  it('416 to what is not one range of the blob', async () => {
+    for (const range of ['bytes=10000-', 'bytes=0-1,5-6', 'bytes=x']) {
+      const answer = await get(TARGET, { headers: { range } });
+      expect(answer).toMatchObject({ status: 416, headers: { 'content-range': 'bytes */10000' } });
+      expect(JSON.parse(answer.body.toString())).toMatchObject({ code: 'range' });
+    }
+  });
+});
+
+describe('BlobEndpoint targets', () => {
+  it('hands the origin URL and the credentials on as they came', async () => {
+    const url = `https:/s3.example/sha256/ab/${HEX}/data?X-Sig=a%2Fb%3D&e=%20`;
+    await get(`/dadip2p/${url}`, { headers: { authorization: 'Bearer t', range: 'bytes=0-0' } });
+    await get(TARGET, { headers: { range: 'bytes=0-0' } });
+    expect(twin.opened).toEqual([
+      {
+        address: {
+          scheme: 'https',
+          registry: 's3.example',
+          repository: '',
+          url: url.replace(':/', '://'),
+        },
+        authorization: 'Bearer t',
+      },
+      {
+        address: {
+          scheme: 'https',
+          registry: 'r.example',
+          repository: 'team/app',
+          url: TARGET.slice(9),
+        },
+        authorization: undefined,
+      },
+    ]);
+  });
+
+  it('answers under the empty prefix', async () => {
+    await server.stop();
+    await startServer('');
+    expect(
+      (await get(TARGET.slice('/dadip2p'.length), { headers: { range: 'bytes=0-0' } })).status,
+    ).toBe(206);
+    expect((await get('/v2/')).status).toBe(404);
+  });
+
+  it.each([
+    ['/', 404, 'not-found'],
+    ['/dadip2p/', 404, 'no-url'],
+    ['/dadip2p/https://r.example/v2/app/manifests/latest', 502, 'no-digest'],
+  ])('says why %s is no blob', async (path, status, code) => {
+    const answer = await get(path);
+    expect(answer.status).toBe(status);
+    expect(JSON.parse(answer.body.toString())).toMatchObject({ code });
+  });
+
+  it('refuses other methods', async () => {
+    const answer = await get(TARGET, { method: 'POST' });
+    expect(answer).toMatchObject({ status: 405, headers: { allow: 'GET, HEAD' } });
+  });
+
+  it('survives odd requests on the wire', async () => {
+    const rest = 'Host: x\r\nConnection: close\r\n\r\n';
+    expect(await raw(`GET ${TARGET}?a=%zz|"\xe9 HTTP/1.1\r\nRange: bytes=0-0\r\n${rest}`)).toMatch(
+      /^HTTP\/1.1 (206|400) /,
+    );
+    expect(await raw(`GET http://127.0.0.1${TARGET} HTTP/1.1\r\n${rest}`)).toMatch(
+      /^HTTP\/1.1 404 /,
+    );
+    expect(await raw(`OPTIONS * HTTP/1.1\r\n${rest}`)).toMatch(/^HTTP\/1.1 404 /);
+    expect(await raw(`GET ${TARGET} HTTP/1.0\r\nRange: bytes=0-0\r\n\r\n`)).toMatch(
+      /^HTTP\/1.1 206 /,
+    );
+    expect(
+      await raw(`GET ${TARGET} HTTP/1.1\r\nRange: bytes=0-0\r\nRange: bytes=1-1\r\n${rest}`),
+    ).toMatch(/^HTTP\/1.1 (206|416) /);
+    expect(await raw(`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${rest}`)).toMatch(/^HTTP\/1.1 431 /);
+    expect(await raw('\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n')).toMatch(/^HTTP\/1.1 400 /);
+    expect((await get(TARGET, { headers: { range: 'bytes=0-0' } })).status).toBe(206);
+  });
+});
+
+describe('BlobEndpoint failures', () => {
+  it.each([
+    ['unauthorized', 401],
+    ['denied', 403],
+    ['not-found', 404],
+    ['overloaded', 503],
+    ['timeout', 504],
+    ['unavailable', 502],
+  ])('before the first byte: %s is a clean %i', async (code, status) => {
+    twin.onOpen = async () => {
+      throw new Failure(code);
+    };
+    expect((await get(TARGET)).status).toBe(status);
+    twin.onOpen = async () => {};
+    twin.onRead = async () => {
+      throw new Failure(code);
+    };
+    const answer = await get(TARGET, { headers: { range: 'bytes=0-99' } });
+    expect(answer.status).toBe(status);
+    expect(answer.headers['content-range']).toBeUndefined();
+    expect(JSON.parse(answer.body.toString())).toEqual({
+      error: `the twin fails with ${code}`,
+      code,
+    });
+  });
+
+  it('says nothing of the inside of other errors', async () => {
+    twin.onRead = async () => {
+      throw new Error('secret');
+    };
+    const answer = await get(TARGET);
+    expect(answer.status).toBe(500);
+    expect(answer.body.toString()).not.toContain('secret');
+  });
+
+  it('is a 504 when nothing comes until the deadline, below the 30 s of overlaybd', async () => {
+    const aborted: unknown[] = [];
+    twin.onRead = async (_, signal) => {
+      signal?.addEventListener('abort', () => aborted.push(signal.reason));
+      queueMicrotask(() => {
+        expect(clock.delays).toEqual([25_000]);
+        clock.fireAll();
+      });
+      await new Promise(() => {});
+    };
+    const answer = await get(TARGET, { headers: { range: 'bytes=0-9' } });
+    expect(answer.status).toBe(504);
+    expect(JSON.parse(answer.body.toString())).toMatchObject({ code: 'timeout' });
+    expect(aborted).toHaveLength(1);
+  });
+
+  it('cuts the connection when a later piece fails', async () => {
+    twin.bytes = pattern(3 * MIB);
+    twin.onRead = async (offset) => {
+      if (offset >= 2 * MIB) throw new Failure('unavailable');
+    };
+    const response = await open(TARGET, { headers: { range: 'bytes=0-' } });
+    expect(response.statusCode).toBe(206);
+    let received = 0;
+    const whole = (async () => {
+      for await (const piece of response) received += (piece as Buffer).length;
+    })();
+    await expect(whole).rejects.toThrow(/aborted/);
+    expect(received).toBeLessThanOrEqual(2 * MIB);
+  });
+
+  it('gives up when the client goes away', async () => {
+    const gone = Promise.withResolvers<unknown>();
+    const reading = Promise.withResolvers<void>();
+    twin.onRead = async (_, signal) => {
+      signal?.addEventListener('abort', () => gone.resolve(signal.reason));
+      reading.resolve();
+      await new Promise(() => {});
+    };
+    const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
+    socket.write(`GET ${TARGET} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await reading.promise;
+    socket.destroy();
+    expect(await gone.promise).toBeInstanceOf(Error);
+  });
+
+  it('reads no further than the client takes', async () => {
+    // The sockets of both sides hold some MiB; without backpressure the lead would be the whole blob at once.
+    twin.bytes = Buffer.alloc(64 * MIB);
+    let received = 0;
+    let leadMax = 0;
+    twin.onRead = async (offset) => {
+      leadMax = Math.max(leadMax, offset - received);
+    };
+    const response = await open(TARGET);
+    for await (const piece of response) received += (piece as Buffer).length;
+    expect(received).toBe(64 * MIB);
+    expect(leadMax).toBeLessThan(32 * MIB);
+  });
+});
+
+describe('BlobEndpoint and its surroundings', () => {
+  it('counts requests and bytes', async () => {
+    await get(TARGET, { headers: { range: 'bytes=0-99' } });
+    await get('/dadip2p/nothing');
+    const text = await metrics.text();
+    expect(text).toContain('xylem_local_requests_total{status="206"} 1');
+    expect(text).toContain('xylem_local_requests_total{status="404"} 1');
+    expect(text).toContain('xylem_local_response_bytes_total 100');
+    expect(text).toContain('xylem_local_first_byte_seconds_count 1');
+  });
+
+  it('LocalServer.stop() lets an answer under way finish', async () => {
+    const reading = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    twin.onRead = async () => {
+      reading.resolve();
+      await goOn.promise;
+    };
+    const answer = get(TARGET, { headers: { range: 'bytes=0-9' } });
+    await reading.promise;
+    const stopped = server.stop();
+    goOn.resolve();
+    expect((await answer).status).toBe(206);
+    agent.destroy();
+    await stopped;
+  });
+
+  it('LocalServer.stop() cuts what does not finish in its time', async () => {
+    const reading = Promise.withResolvers<void>();
+    twin.onRead = async () => {
+      reading.resolve();
+      await new Promise(() => {});
+    };
+    const answer = get(TARGET, { headers: { range: 'bytes=0-9' } });
+    await reading.promise;
+    const stopped = server.stop();
+    expect(clock.delays).toContain(5_000);
+    clock.fireAll();
+    await stopped;
+    await Promise.allSettled([answer]);
+  });
+
+  it('LocalServer.start() names the key when the port is taken', async () => {
+    const port = Number(new URL(server.url).port);
+    const second = new LocalServer({ routes: [], clock }, { listen: { host: '127.0.0.1', port } });
+    await expect(second.start()).rejects.toThrow(
+      /cannot listen on http:\/\/127.0.0.1:\d+ \(local.listen\): another process/,
+    );
+    await second.stop();
+  });
+});

@@ -1,0 +1,58 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { parseByteRange } from '../../src/agent/byte-range.ts';
+
+describe('parseByteRange()', () => {
+  it.each([
+    ['bytes=0-0', { offset: 0, length: 1 }],
+    ['bytes=10-19', { offset: 10, length: 10 }],
+    ['bytes=90-1000', { offset: 90, length: 10 }],
+    ['bytes=90-', { offset: 90, length: 10 }],
+    ['bytes=-10', { offset: 90, length: 10 }],
+    ['bytes=-1000', { offset: 0, length: 100 }],
+    ['Bytes=1-2', { offset: 1, length: 2 }],
+  ])('reads %s of 100 bytes', (header, range) => {
+    expect(parseByteRange(header, 100)).toEqual(range);
+  });
+
+  it.each([
+    'bytes=100-',
+    'bytes=100-200',
+    'bytes=-0',
+    'bytes=5-4',
+    'bytes=-',
+    'bytes=',
+    'bytes=a-b',
+    'bytes=0-1,3-4',
+    'bytes=0-1, 3-4',
+    'bytes=1-2x',
+    `bytes=${'9'.repeat(20)}-`,
+    'bytes=- 1',
+    'bytes=0x1-2',
+  ])('cannot satisfy %s of 100 bytes', (header) => {
+    expect(parseByteRange(header, 100)).toBe('unsatisfiable');
+  });
+
+  it.each([undefined, '', 'items=0-1', 'byte=0-1'])('ignores %s', (header) => {
+    expect(parseByteRange(header, 100)).toBe('whole');
+  });
+
+  it('satisfies nothing of an empty body', () => {
+    for (const header of ['bytes=0-', 'bytes=0-0', 'bytes=-1'])
+      expect(parseByteRange(header, 0)).toBe('unsatisfiable');
+  });
+
+  it('gives a range within the body, or none', () => {
+    fc.assert(
+      fc.property(fc.nat(), fc.nat(), fc.nat(2000), (first, last, size) => {
+        const range = parseByteRange(`bytes=${first}-${last}`, size);
+        if (typeof range === 'string') {
+          expect(first >= size || last < first).toBe(true);
+          return;
+        }
+        expect(range.offset).toBe(first);
+        expect(range.length).toBe(Math.min(last, size - 1) - first + 1);
+      }),
+    );
+  });
+});

@@ -1,0 +1,251 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { stringify } from 'yaml';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { configDocs } from '../../src/agent/config-docs.ts';
+import { configKeys, type ConfigKey } from '../../src/agent/config-keys.ts';
+import {
+  ConfigError,
+  formatConfig,
+  loadConfig,
+  type ConfigSources,
+} from '../../src/agent/config.ts';
+
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'xylem-config-'));
+});
+afterAll(() => rmSync(dir, { recursive: true }));
+
+function fileOf(text: string): string {
+  const file = join(dir, 'agent.yaml');
+  writeFileSync(file, text);
+  return file;
+}
+
+/** The one line with which these sources are refused. */
+function refusal(sources: ConfigSources): string {
+  try {
+    loadConfig(sources);
+  } catch (error) {
+    if (error instanceof ConfigError) return error.message;
+    throw error;
+  }
+  throw new Error('the configuration was accepted');
+}
+
+/** What makes any configuration complete. */
+const ROOT = { role: 'root' } as const;
+
+function nested(key: ConfigKey, value: unknown): object {
+  return key.path.reduceRight<unknown>((inner, part) => ({ [part]: inner }), value) as object;
+}
+
+describe('loadConfig()', () => {
+  it('fills in the defaults', () => {
+    const config = loadConfig({ flags: ROOT });
+    expect(config.store).toEqual({ dir: '/var/lib/xylem/store', quota: 20 * 2 ** 30 });
+    expect(config.p2p).toEqual({ listen: ['/ip4/0.0.0.0/tcp/19147'], announce: [] });
+    expect(config.local).toEqual({ listen: '127.0.0.1:19145', prefix: 'dadip2p' });
+    expect(config.device.enabled).toBe(false);
+  });
+
+  it('reads the file, lets variables win over it and flags over both', () => {
+    const file = fileOf('role: root\nzone: file\nstore: {dir: /file, quota: 1GiB}\n');
+    const variables = { XYLEM_ZONE: 'variable', XYLEM_STORE_QUOTA: '2GiB', HOME: '/root' };
+    const config = loadConfig({ file, variables, flags: { zone: 'flag' } });
+    expect(config.zone).toBe('flag');
+    expect(config.store).toEqual({ dir: '/file', quota: 2 * 2 ** 30 });
+  });
+
+  it('takes a file that says nothing', () => {
+    expect(loadConfig({ file: fileOf('# all defaults\n'), flags: ROOT }).zone).toBe('default');
+  });
+
+  it('reads lists and entries from one text', () => {
+    const variables = {
+      XYLEM_ROOTS: 'dns:roots:19147, /ip4/10.0.0.1/tcp/19147',
+      XYLEM_REGISTRIES: '[{host: "localhost:5000", insecure: true}]',
+      XYLEM_P2P_ANNOUNCE: '',
+      XYLEM_DEVICE_ENABLED: 'true',
+    };
+    const config = loadConfig({ variables });
+    expect(config.roots).toEqual(['dns:roots:19147', '/ip4/10.0.0.1/tcp/19147']);
+    expect(config.registries).toEqual([{ host: 'localhost:5000', insecure: true, mirrors: [] }]);
+    expect(config.p2p.announce).toEqual([]);
+    expect(config.device.enabled).toBe(true);
+    expect(loadConfig({ flags: { ...ROOT, 'device.enabled': true } }).device.enabled).toBe(true);
+  });
+
+  it("lets alone what Kubernetes sets for a service called xylem, and other programs' variables", () => {
+    const variables = {
+      XYLEM_SERVICE_HOST: '10.0.0.1',
+      XYLEM_SERVICE_PORT_P2P: '19147',
+      XYLEM_PORT: 'tcp://10.0.0.1:19147',
+      XYLEM_PORT_19147_TCP_ADDR: '10.0.0.1',
+      XYLEM_ROOTS_SERVICE_PORT: '19147',
+      XYLEM_DEBUG: '1',
+      PATH: '/bin',
+    };
+    expect(loadConfig({ variables, flags: ROOT }).role).toBe('root');
+  });
+
+  it.each<[string, ConfigSources, string]>([
+    ['a child without roots', {}, 'roots is [] (by default)'],
+    [
+      'a slip in a key',
+      { variables: { XYLEM_STORE_QOUTA: '1' } },
+      'did you mean XYLEM_STORE_QUOTA?',
+    ],
+    [
+      'a size of another grammar',
+      { flags: { 'store.quota': '20GB' } },
+      'store.quota is "20GB" (in the flag --store.quota), but must be a size',
+    ],
+    ['an entry of a list', { flags: { roots: 'dns:a:1,b' } }, 'roots[1] is "b"'],
+    [
+      'a slip in an entry',
+      { flags: { registries: '[{host: a, mirors: []}]' } },
+      'registries[0].mirors (in the flag --registries) is not a known key: did you mean registries[0].mirrors?',
+    ],
+    [
+      'an entry without its name',
+      { flags: { registries: '[{insecure: true}]' } },
+      'registries[0].host is missing',
+    ],
+    ['a host twice', { flags: { registries: '[{host: a}, {host: a}]' } }, 'each host once'],
+    [
+      'a mirror with a password',
+      { flags: { registries: '[{host: a, mirrors: ["https://u:p@b"]}]' } },
+      'registries[0].mirrors[0]',
+    ],
+    ['a list that is no YAML', { flags: { roots: '[a' } }, 'roots is "[a"'],
+    ['a slash in the prefix', { flags: { 'local.prefix': '/dadip2p' } }, 'local.prefix'],
+  ])('refuses %s', (_, sources, part) => {
+    expect(refusal(sources)).toContain(part);
+  });
+
+  it.each([
+    ['a key in the wrong place', 'quota: 1GiB', 'did you mean store.quota?'],
+    ['a section that is a value', 'store: 5', 'store is 5'],
+    ['a section that is nothing', 'store:', 'store is null'],
+    ['a list at the top', '- role: root', 'the whole file is [{"role":"root"}]'],
+    ['a text at the top', 'root', 'the whole file is "root"'],
+    ['broken YAML', 'role: [root', 'is not valid YAML'],
+    ['a key twice', 'role: root\nrole: child', 'is not valid YAML'],
+    [
+      'a list that holds itself',
+      'roots: &a [*a]',
+      'roots[0] is a list or mapping that cannot be shown',
+    ],
+    ['a number for a name', 'zone: 5', 'zone is 5'],
+    [
+      'a quota of half a byte',
+      'role: root\nstore: {quota: 70000000.5}',
+      'store.quota is 70000000.5',
+    ],
+  ])('refuses a file with %s', (_, text, part) => {
+    const line = refusal({ file: fileOf(text) });
+    expect(line).toContain(part);
+    expect(line).not.toContain('\n');
+  });
+
+  it('names the file that cannot be read', () => {
+    expect(refusal({ file: join(dir, 'missing.yaml') })).toMatch(/missing\.yaml: ENOENT/);
+    expect(refusal({ file: dir })).toMatch(/EISDIR/);
+  });
+
+  it('refuses any one wrong value with one line that names the key and the place', () => {
+    const wrongFor = {
+      text: [null, true, 7.5, {}, [], 'a\0b'],
+      boolean: [null, 1, 'yes', []],
+      list: [null, 'x', 5, {}, [5], [null], [{ a: 1 }]],
+    };
+    const cases = configKeys.flatMap((key) => wrongFor[key.kind].map((value) => ({ key, value })));
+    for (const { key, value } of cases) {
+      const file = fileOf(stringify({ ...ROOT, ...nested(key, value) }));
+      const line = refusal({ file });
+      expect(line.split('\n')).toHaveLength(1);
+      expect(line).toContain(`configuration: ${key.name}`);
+      expect(line).toContain(`in ${file}`);
+    }
+    for (const key of configKeys) {
+      const line = refusal({ variables: { XYLEM_ROLE: 'root', [key.variable]: '\0\n"{' } });
+      expect(line.split('\n')).toHaveLength(1);
+      expect(line).toContain(`configuration: ${key.name}`);
+      expect(line).toContain(key.variable);
+    }
+  });
+
+  it('answers any file with a configuration or a ConfigError of one line', () => {
+    const name = fc.oneof(
+      fc.constantFrom(
+        'store',
+        'p2p',
+        'quota',
+        'listen',
+        'registries',
+        'host',
+        '__proto__',
+        'constructor',
+        'toString',
+      ),
+      fc.string({ maxLength: 8 }),
+    );
+    const { value } = fc.letrec((tie) => ({
+      value: fc.oneof(
+        { maxDepth: 4 },
+        fc.constant(null),
+        fc.string(),
+        fc.integer(),
+        fc.boolean(),
+        tie('list'),
+        tie('map'),
+      ),
+      list: fc.array(tie('value'), { maxLength: 3 }),
+      map: fc.dictionary(name, tie('value'), { maxKeys: 4 }),
+    }));
+    fc.assert(
+      fc.property(value, (content) => {
+        try {
+          loadConfig({ file: fileOf(stringify(content)) });
+        } catch (error) {
+          expect(error).toBeInstanceOf(ConfigError);
+          expect((error as Error).message).not.toContain('\n');
+        }
+      }),
+      { numRuns: 500 },
+    );
+    expect(Object.hasOwn(Object.prototype, 'quota')).toBe(false);
+  });
+});
+
+describe('formatConfig()', () => {
+  it('gives a file that says the same', () => {
+    const config = loadConfig({
+      flags: {
+        ...ROOT,
+        'store.quota': '70000000',
+        registries: '[{host: a, caFile: /ca.pem}]',
+        'local.prefix': '',
+      },
+    });
+    expect(loadConfig({ file: fileOf(formatConfig(config)) })).toEqual(config);
+  });
+});
+
+describe('configDocs()', () => {
+  it('is what docs/CONFIGURATION.md holds', () => {
+    const page = new URL('../../docs/CONFIGURATION.md', import.meta.url);
+    expect(readFileSync(page, 'utf8')).toBe(configDocs());
+  });
+
+  it('describes every key', () => {
+    for (const key of configKeys) {
+      expect(key.description.length, key.name).toBeGreaterThan(10);
+      expect(key.rule.length, key.name).toBeGreaterThan(5);
+    }
+  });
+});

@@ -1,0 +1,19 @@
+import { describe, expect, it } from 'vitest';
+import { nearest } from '../../src/util/nearest.ts';
+
+describe('nearest()', () => {
+  const known = ['store.dir', 'store.quota', 'zone'];
+
+  it.each([
+    ['store.qouta', 'store.quota'],
+    ['stor.dir', 'store.dir'],
+    ['ZONE', 'zone'],
+    ['zones', 'zone'],
+  ])('takes %s for %s', (name, meant) => {
+    expect(nearest(name, known)).toBe(meant);
+  });
+
+  it.each(['', 'replicas', 'x'.repeat(10_000)])('has no idea for %.20s', (name) => {
+    expect(nearest(name, known)).toBeUndefined();
+  });
+});
