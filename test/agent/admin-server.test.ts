@@ -11,6 +11,9 @@ import { describeWith, needs } from '../support/requires.ts';
 import { ManualClock } from './manual-clock.ts';
 import { DIGEST, Failure, MountTwin, StatusTwin } from './twins.ts';
 
+/** Of the Debian package prometheus. */
+const PROMTOOL = 'promtool';
+
 let status: StatusTwin;
 let mounts: MountTwin;
 let clock: ManualClock;
@@ -63,11 +66,11 @@ describe('AdminServer probes', () => {
   });
 });
 
-describeWith('AdminServer and promtool', [needs.program('promtool')], () => {
+describeWith('AdminServer and promtool', [needs.program(PROMTOOL)], () => {
   it('/metrics passes promtool check metrics', async () => {
     const response = await fetch(`${server.url}/metrics`);
     expect(response.headers.get('content-type')).toMatch(/^text\/plain; version=0.0.4/);
-    const output = execFileSync('promtool', ['check', 'metrics'], { input: await response.text() });
+    const output = execFileSync(PROMTOOL, ['check', 'metrics'], { input: await response.text() });
     expect(output.toString()).toBe('');
   });
 });

@@ -3,6 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import { describeWith, needs } from '../support/requires.ts';
 
+/** Of the Debian package prometheus. */
+const PROMTOOL = 'promtool';
+
 describe('PromMetrics', () => {
   it('counts, sets and observes with labels', async () => {
     const metrics = new PromMetrics({ processMetrics: false });
@@ -53,11 +56,11 @@ describe('PromMetrics', () => {
   });
 });
 
-describeWith('PromMetrics and promtool', [needs.program('promtool')], () => {
+describeWith('PromMetrics and promtool', [needs.program(PROMTOOL)], () => {
   it('PromMetrics.text() passes promtool check metrics', async () => {
     const metrics = new PromMetrics({ processMetrics: true });
     metrics.counter({ name: 'xylem_reads_total', help: 'Reads.' }).inc({});
-    const output = execFileSync('promtool', ['check', 'metrics'], { input: await metrics.text() });
+    const output = execFileSync(PROMTOOL, ['check', 'metrics'], { input: await metrics.text() });
     expect(output.toString()).toBe('');
   });
 });
