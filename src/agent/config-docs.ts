@@ -1,5 +1,4 @@
-import { configKeys, entryKeys, type ConfigKey } from './config-keys.ts';
-import { formatSizeBytes } from '../util/sizes.ts';
+import { configKeys, defaultText, entryKeys, type ConfigKey } from './config-keys.ts';
 
 const OPENING = `# Configuration of \`xylem agent\`
 
@@ -39,7 +38,7 @@ Both need the same secret in \`/etc/xylem/cluster.key\`.
 /** docs/CONFIGURATION.md, whole. */
 export function configDocs(): string {
   const entries = entryKeys('registries').map((key) =>
-    row([`\`${key.name}\``, shownDefault(key), key.description, key.rule]),
+    row([`\`${key.name}\``, defaultCell(key), key.description, key.rule]),
   );
   return [
     OPENING,
@@ -63,7 +62,7 @@ function keyRow(key: ConfigKey): string {
   return row([
     `\`${key.name}\``,
     `\`${key.variable}\``,
-    shownDefault(key),
+    defaultCell(key),
     key.description,
     key.rule,
   ]);
@@ -73,10 +72,7 @@ function row(cells: readonly string[]): string {
   return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 }
 
-function shownDefault(key: ConfigKey): string {
-  const value = key.defaultValue;
-  if (value === undefined) return '';
-  if (typeof value === 'string') return `\`${value}\``;
-  // The one kind of number in the configuration is a size.
-  return `\`${typeof value === 'number' ? formatSizeBytes(value) : JSON.stringify(value)}\``;
+function defaultCell(key: ConfigKey): string {
+  const text = defaultText(key);
+  return text === undefined ? '' : `\`${text}\``;
 }

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { formatSizeBytes } from '../util/sizes.ts';
 import { configSchema } from './config-schema.ts';
 
 /** One key of the configuration, as its three spellings and its words. */
@@ -20,6 +21,14 @@ export interface ConfigKey {
 
 /** Every key of the configuration, in the order of the schema. */
 export const configKeys: readonly ConfigKey[] = keysOf(configSchema, []);
+
+/** The default of a key as a person would write it; undefined when there is none. */
+export function defaultText(key: ConfigKey): string | undefined {
+  const value = key.defaultValue;
+  if (value === undefined || typeof value === 'string') return value;
+  // The one kind of number in the configuration is a size.
+  return typeof value === 'number' ? formatSizeBytes(value) : JSON.stringify(value);
+}
 
 /** The keys of one entry of a list of entries (`registries`), named within the entry. */
 export function entryKeys(name: string): readonly ConfigKey[] {

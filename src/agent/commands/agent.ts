@@ -3,7 +3,7 @@ import { SystemClock } from '../../runtime/node/clock.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { SystemRandom } from '../../runtime/node/random.ts';
 import { configDocs } from '../config-docs.ts';
-import { configKeys } from '../config-keys.ts';
+import { configKeys, defaultText } from '../config-keys.ts';
 import type { Config } from '../config-schema.ts';
 import { formatConfig, loadConfig } from '../config.ts';
 import { runUntilSignal } from '../run.ts';
@@ -31,7 +31,8 @@ export function registerAgent(program: Command): void {
     );
   for (const key of configKeys) {
     const value = key.kind === 'boolean' ? '[true|false]' : '<value>';
-    command.addOption(new Option(`${key.flag} ${value}`, key.rule).helpGroup('Configuration:'));
+    const words = `${key.rule} (default: ${defaultText(key) ?? 'none'})`;
+    command.addOption(new Option(`${key.flag} ${value}`, words).helpGroup('Configuration:'));
   }
   command.action(async (options: Options) => {
     if (options.printConfigDocs === true) {
