@@ -1,0 +1,109 @@
+import { open, type FileHandle } from 'node:fs/promises';
+import type { ByteSink, ByteSource } from '../image/byte-source.ts';
+import { errorText } from '../util/errors.ts';
+import { ConvertError } from './errors.ts';
+
+/** A local file as a source and a sink of bytes. Errors are ConvertErrors that name the file. Whoever opened it closes it. */
+export class LocalFile implements ByteSource, ByteSink {
+  readonly path: string;
+  readonly #handle: FileHandle;
+  #sizeBytes: number;
+
+  constructor(init: { path: string; handle: FileHandle; sizeBytes: number }) {
+    this.path = init.path;
+    this.#handle = init.handle;
+    this.#sizeBytes = init.sizeBytes;
+  }
+
+  /** Opens a regular file: an existing one to read or to change, or a new one. */
+  static async open(path: string, mode: 'read' | 'change' | 'create'): Promise<LocalFile> {
+    const flags = { read: 'r', change: 'r+', create: 'wx+' }[mode];
+    const handle = await failing(path, 'open', () => open(path, flags));
+    const stat = await failing(path, 'examine', () => handle.stat());
+    if (stat.isFile()) return new LocalFile({ path, handle, sizeBytes: stat.size });
+    await handle.close();
+    throw new ConvertError(`cannot use ${path}: it is not a regular file`, { code: 'file', path });
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    const bytes = Buffer.allocUnsafe(length);
+    let done = 0;
+    while (done < length) {
+      const from = done;
+      const { bytesRead } = await failing(this.path, 'read', () =>
+        this.#handle.read(bytes, from, length - from, offset + from),
+      );
+      if (bytesRead === 0) break;
+      done += bytesRead;
+    }
+    return bytes.subarray(0, done);
+  }
+
+  async write(offset: number, bytes: Uint8Array): Promise<void> {
+    for (let done = 0; done < bytes.length; ) {
+      const from = done;
+      const { bytesWritten } = await failing(this.path, 'write', () =>
+        this.#handle.write(bytes, from, bytes.length - from, offset + from),
+      );
+      done += bytesWritten;
+    }
+    this.#sizeBytes = Math.max(this.#sizeBytes, offset + bytes.length);
+  }
+
+  /** Cuts or extends the file with a hole. */
+  async truncate(sizeBytes: number): Promise<void> {
+    await failing(this.path, 'resize', () => this.#handle.truncate(sizeBytes));
+    this.#sizeBytes = sizeBytes;
+  }
+
+  async sync(): Promise<void> {
+    await failing(this.path, 'write', () => this.#handle.sync());
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+}
+
+/** Opens a file, uses it, and closes it whatever happens. */
+export async function withFile<T>(
+  path: string,
+  mode: 'read' | 'change' | 'create',
+  use: (file: LocalFile) => Promise<T>,
+): Promise<T> {
+  const file = await LocalFile.open(path, mode);
+  try {
+    return await use(file);
+  } finally {
+    await file.close();
+  }
+}
+
+/** Does something with the file system; its errors become a ConvertError that says what could not be done to what. */
+export async function failing<T>(path: string, verb: string, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (cause) {
+    const reason = systemReason(cause);
+    throw new ConvertError(`cannot ${verb} ${path}: ${reason}`, { code: 'file', path }, { cause });
+  }
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file or directory',
+  EACCES: 'permission denied',
+  EEXIST: 'it exists already',
+  ENOSPC: 'the disk is full',
+  EISDIR: 'it is a directory',
+  ENOTDIR: 'a part of the path is not a directory',
+  EROFS: 'the file system is read-only',
+};
+
+function systemReason(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  return REASONS[code] ?? errorText(error);
+}

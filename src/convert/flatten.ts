@@ -1,0 +1,79 @@
+import { rename, rm } from 'node:fs/promises';
+import type { Codec } from '../runtime/codec.ts';
+import { LayeredImage } from '../image/layered-image.ts';
+import { openLayer, type Layer } from '../image/layer.ts';
+import { failing, LocalFile, withFile } from './files.ts';
+import type { ProgressOptions } from './layer-blob.ts';
+
+/** Bytes of the device that are read and written at a time. */
+const CHUNK_BYTES = 1024 * 1024;
+
+/** What came out of flattening. */
+export interface FlattenedImage {
+  /** Bytes of the block device, and of the file, which has holes where nothing is mapped. */
+  readonly sizeBytes: number;
+  readonly writtenBytes: number;
+}
+
+/**
+ * Writes the block device that local layer blobs make together, bottom first, as one sparse file. It has its name only when it is
+ * whole; what was there before is replaced. Throws ImageError, ConvertError, or the signal's reason.
+ */
+export async function flattenLayers(
+  components: { codec: Codec },
+  layerPaths: readonly string[],
+  outPath: string,
+  options: ProgressOptions = {},
+): Promise<FlattenedImage> {
+  const files: LocalFile[] = [];
+  try {
+    const layers: Layer[] = [];
+    for (const path of layerPaths) {
+      const file = await LocalFile.open(path, 'read');
+      files.push(file);
+      layers.push(await openLayer(file, components.codec));
+    }
+    return await writeFlat(new LayeredImage(layers), outPath, options);
+  } finally {
+    for (const file of files) await file.close();
+  }
+}
+
+async function writeFlat(
+  image: LayeredImage,
+  outPath: string,
+  options: ProgressOptions,
+): Promise<FlattenedImage> {
+  const part = `${outPath}.part-${process.pid}`;
+  try {
+    const writtenBytes = await withFile(part, 'create', async (file) => {
+      const written = await copyMapped(image, file, options);
+      await file.truncate(image.sizeBytes);
+      await file.sync();
+      return written;
+    });
+    await failing(outPath, 'write', () => rename(part, outPath));
+    return { sizeBytes: image.sizeBytes, writtenBytes };
+  } finally {
+    await rm(part, { force: true });
+  }
+}
+
+async function copyMapped(
+  image: LayeredImage,
+  file: LocalFile,
+  options: ProgressOptions,
+): Promise<number> {
+  let written = 0;
+  for (const { offset, length, layer } of image.segmentsIn(0, image.sizeBytes)) {
+    if (layer === undefined) continue;
+    for (let done = 0; done < length; done += CHUNK_BYTES) {
+      options.signal?.throwIfAborted();
+      const count = Math.min(CHUNK_BYTES, length - done);
+      await file.write(offset + done, await image.read(offset + done, count));
+      written += count;
+      options.onProgress?.('writing', offset + done + count, image.sizeBytes);
+    }
+  }
+  return written;
+}

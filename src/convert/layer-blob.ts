@@ -1,0 +1,88 @@
+import type { Codec, Hash } from '../runtime/codec.ts';
+import { toHex } from '../util/bytes.ts';
+import { defined } from '../util/assert.ts';
+import { readPart, type ByteSource } from '../image/byte-source.ts';
+import { parseDigest, type Digest } from '../image/digest.ts';
+import { dataRuns } from '../image/disk-runs.ts';
+import { LayerWriter } from '../image/layer-writer.ts';
+import { uuidOfHex } from '../image/lsmt-header.ts';
+import type { LocalFile } from './files.ts';
+
+/** Bytes hashed at a time. */
+const CHUNK_BYTES = 1024 * 1024;
+
+export interface ProgressOptions {
+  readonly signal?: AbortSignal;
+  /** Told how far the step is. */
+  readonly onProgress?: (step: string, doneBytes: number, totalBytes: number) => void;
+}
+
+/** A layer blob as a manifest names it. */
+export interface LayerBlob {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+}
+
+/**
+ * Writes a disk as one layer blob, zeros left out. The uuid in it is made of the sha256 of the disk's data: the digest of the
+ * blob, which other tools derive it from, would have to contain itself.
+ */
+export async function writeLayerBlob(
+  components: { codec: Codec; hash: Hash },
+  disk: ByteSource,
+  blob: LocalFile,
+  options: ProgressOptions,
+): Promise<LayerBlob> {
+  const { signal, onProgress } = options;
+  const uuid = await contentUuid(components.hash, disk, signal);
+  const writer = new LayerWriter(
+    { codec: components.codec, sink: blob },
+    { virtualSizeBytes: disk.sizeBytes, uuid },
+  );
+  for await (const run of dataRuns(disk, signal)) {
+    await writer.write(run.offset, run.bytes);
+    onProgress?.('compressing', run.offset, disk.sizeBytes);
+  }
+  const sizeBytes = await writer.finish();
+  await blob.sync();
+  return { digest: await sha256Of(components.hash, blob, options), sizeBytes };
+}
+
+/** Digest of bytes in memory. */
+export function digestOf(hash: Hash, bytes: Uint8Array): Digest {
+  return asDigest(hash.sha256(bytes));
+}
+
+async function sha256Of(hash: Hash, source: ByteSource, options: ProgressOptions): Promise<Digest> {
+  const stream = hash.sha256Stream();
+  for (let offset = 0; offset < source.sizeBytes; offset += CHUNK_BYTES) {
+    options.signal?.throwIfAborted();
+    const length = Math.min(CHUNK_BYTES, source.sizeBytes - offset);
+    stream.update(await readPart(source, offset, length, 'layer blob'));
+    options.onProgress?.('hashing', offset + length, source.sizeBytes);
+  }
+  return asDigest(stream.digest());
+}
+
+async function contentUuid(
+  hash: Hash,
+  disk: ByteSource,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  const stream = hash.sha256Stream();
+  const place = new Uint8Array(16);
+  const view = new DataView(place.buffer);
+  view.setFloat64(0, disk.sizeBytes, true);
+  stream.update(place);
+  for await (const { offset, bytes } of dataRuns(disk, signal)) {
+    view.setFloat64(0, offset, true);
+    view.setFloat64(8, bytes.length, true);
+    stream.update(place);
+    stream.update(bytes);
+  }
+  return uuidOfHex(toHex(stream.digest()));
+}
+
+function asDigest(sha256: Uint8Array): Digest {
+  return defined(parseDigest(`sha256:${toHex(sha256)}`), 'a sha256 has 64 hex digits');
+}

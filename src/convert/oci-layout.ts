@@ -1,0 +1,118 @@
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { digestHex, type Digest } from '../image/digest.ts';
+import {
+  INDEX_MEDIA_TYPES,
+  MANIFEST_MEDIA_TYPES,
+  MANIFEST_SIZE_BYTES_MAX,
+} from '../image/manifest.ts';
+import { ConvertError } from './errors.ts';
+import { failing } from './files.ts';
+
+const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
+
+/** Tags as registries take them (OCI distribution spec, "Pulling manifests"). */
+const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
+
+interface IndexEntry {
+  readonly mediaType: string;
+  readonly digest: string;
+  readonly size: number;
+  readonly annotations?: Readonly<Record<string, string>>;
+}
+
+/** A place in an OCI image layout: `oci:DIR:tag`. */
+export interface LayoutTarget {
+  readonly directory: string;
+  readonly tag: string;
+}
+
+/** Reads `oci:DIR:tag`. Throws ConvertError. */
+export function parseLayoutTarget(text: string): LayoutTarget {
+  const colon = text.lastIndexOf(':');
+  const directory = text.slice('oci:'.length, colon);
+  const tag = text.slice(colon + 1);
+  if (!text.startsWith('oci:') || directory === '' || !TAG.test(tag)) {
+    throw new ConvertError(
+      `${JSON.stringify(text)} is not a place for an image: it must be oci:DIR:tag, ` +
+        'for instance oci:/tmp/images:app-1.4',
+      { code: 'argument' },
+    );
+  }
+  return { directory, tag };
+}
+
+/** Where a blob of the layout lies. */
+export function blobPath(directory: string, digest: Digest): string {
+  return join(directory, 'blobs', 'sha256', digestHex(digest));
+}
+
+/** Makes the layout, or takes the one that is there. Throws ConvertError. */
+export async function prepareLayout(directory: string): Promise<void> {
+  const blobs = join(directory, 'blobs', 'sha256');
+  await failing(blobs, 'make', () => mkdir(blobs, { recursive: true }));
+  const marker = join(directory, 'oci-layout');
+  const text = JSON.stringify({ imageLayoutVersion: '1.0.0' });
+  await failing(marker, 'write', () => writeFile(marker, text));
+}
+
+/** Keeps a small blob (a config or a manifest) in the layout. Throws ConvertError. */
+export async function putBlob(directory: string, digest: Digest, bytes: Uint8Array): Promise<void> {
+  await replaceFile(blobPath(directory, digest), bytes);
+}
+
+/** Points the tag at a manifest that is in the layout; other tags stay. Throws ConvertError. */
+export async function tagManifest(
+  target: LayoutTarget,
+  manifest: { digest: Digest; size: number },
+): Promise<void> {
+  const path = join(target.directory, 'index.json');
+  const others = (await readIndex(path)).filter(
+    (entry) => entry.annotations?.[TAG_ANNOTATION] !== target.tag,
+  );
+  const entry: IndexEntry = {
+    mediaType: MANIFEST_MEDIA_TYPES[0],
+    ...manifest,
+    annotations: { [TAG_ANNOTATION]: target.tag },
+  };
+  const index = {
+    schemaVersion: 2,
+    mediaType: INDEX_MEDIA_TYPES[0],
+    manifests: [...others, entry],
+  };
+  await replaceFile(path, new TextEncoder().encode(JSON.stringify(index)));
+}
+
+async function readIndex(path: string): Promise<readonly IndexEntry[]> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    return failing(path, 'read', () => Promise.reject(error as Error));
+  }
+  try {
+    if (bytes.length > MANIFEST_SIZE_BYTES_MAX) throw new Error('it is too large');
+    const { manifests } = JSON.parse(bytes.toString('utf8')) as { manifests: IndexEntry[] };
+    if (!Array.isArray(manifests)) throw new Error('it lists no manifests');
+    return manifests;
+  } catch (cause) {
+    throw new ConvertError(
+      `${path} is not the index of an OCI layout; name another directory`,
+      {
+        code: 'layout',
+        path,
+      },
+      { cause },
+    );
+  }
+}
+
+/** The file is there whole, or as it was. */
+async function replaceFile(path: string, bytes: Uint8Array): Promise<void> {
+  const part = `${path}.part-${process.pid}`;
+  await failing(path, 'write', async () => {
+    await writeFile(part, bytes);
+    await rename(part, path);
+  });
+}
