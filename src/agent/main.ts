@@ -1,13 +1,28 @@
 import { Command, CommanderError } from 'commander';
 import { CodedError, errorText } from '../util/errors.ts';
 import { registerAgent } from './commands/agent.ts';
+import { registerConvert } from './commands/convert.ts';
+import { registerFlatten } from './commands/flatten.ts';
+import { registerInspect } from './commands/inspect.ts';
 import { registerMount } from './commands/mount.ts';
 import { registerStatus } from './commands/status.ts';
+import { registerVerify } from './commands/verify.ts';
 import { packageVersion } from './version.ts';
 
 /** Usage errors, as shells and most programs number them. */
 const EXIT_USAGE = 2;
 const EXIT_FAILURE = 1;
+
+/** In the order of the help: running, using, making. */
+const COMMANDS = [
+  registerAgent,
+  registerStatus,
+  registerMount,
+  registerInspect,
+  registerVerify,
+  registerFlatten,
+  registerConvert,
+] as const;
 
 /**
  * Runs the command line `xylem ARGV...` and gives its exit code: 0, 1 for a failure, 2 for wrong usage.
@@ -33,7 +48,7 @@ function createProgram(): Command {
       'after',
       '\nExamples:\n  xylem agent --config /etc/xylem/agent.yaml\n  xylem mount docker://registry.example/app:1.4 /mnt/app\n  xylem status',
     );
-  for (const register of [registerAgent, registerStatus, registerMount]) register(program);
+  for (const register of COMMANDS) register(program);
   adapt(program, 'xylem');
   return program;
 }

@@ -11,6 +11,10 @@ import { ManualClock } from './manual-clock.ts';
 import { MountTwin, StatusTwin } from './twins.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
+const COMMANDS = [
+  ...['agent', 'status', 'tree', 'mount', 'unmount'],
+  ...['inspect', 'verify', 'flatten', 'convert'],
+];
 const NOTHING_THERE = 'http://127.0.0.1:1';
 
 let server: AdminServer;
@@ -53,18 +57,14 @@ describe('main() usage', () => {
     expect(version).toEqual({ code: 0, out: expect.stringMatching(/^\d+\.\d+\.\d+\n$/), err: '' });
     const help = await xylem(['--help']);
     expect(help.code).toBe(0);
-    for (const command of ['agent', 'status', 'tree', 'mount', 'unmount'])
-      expect(help.out).toContain(`\n  ${command} `);
+    for (const command of COMMANDS) expect(help.out).toContain(`\n  ${command} `);
   });
 
-  it.each(['agent', 'status', 'tree', 'mount', 'unmount'])(
-    '%s --help has examples',
-    async (command) => {
-      const help = await xylem([command, '--help']);
-      expect(help.code).toBe(0);
-      expect(help.out).toContain(`Examples:\n  xylem ${command}`);
-    },
-  );
+  it.each(COMMANDS)('%s --help has examples', async (command) => {
+    const help = await xylem([command, '--help']);
+    expect(help.code).toBe(0);
+    expect(help.out).toContain(`Examples:\n  xylem ${command}`);
+  });
 
   it.each<[string[], string]>([
     [['statu'], "xylem: unknown command 'statu' (Did you mean status?)\nTry `xylem --help`.\n"],
