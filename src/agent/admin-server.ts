@@ -41,8 +41,7 @@ class AdminError extends CodedError<
 const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   'bad-request': 400,
   'invalid-reference': 400,
-  'not-directory': 400,
-  'not-empty': 409,
+  'target-not-usable': 400,
   'already-mounted': 409,
   busy: 409,
   'loopback-only': 403,
@@ -50,9 +49,10 @@ const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   unauthorized: 403,
   denied: 403,
   'not-found': 404,
-  'not-mounted': 404,
   'unsupported-filesystem': 422,
   'no-devices': 501,
+  stopped: 503,
+  'too-many-mounts': 503,
   timeout: 504,
 };
 
