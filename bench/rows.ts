@@ -1,0 +1,10 @@
+/** One measured number. */
+export interface BenchRow {
+  /** Name of the benchmark, such as `codecs`. */
+  readonly bench: string;
+  /** What was measured. */
+  readonly what: string;
+  readonly value: number;
+  readonly unit: string;
+  readonly note?: string;
+}
