@@ -284,6 +284,7 @@ function statusOf(error: unknown): number {
     case 'not-found':
       return 404;
     case 'timeout':
+    case 'deadline':
       return 504;
     case 'overloaded':
       return 503;

@@ -279,6 +279,7 @@ describe('BlobEndpoint failures', () => {
     ['not-found', 404],
     ['overloaded', 503],
     ['timeout', 504],
+    ['deadline', 504],
     ['unavailable', 502],
   ])('before the first byte: %s is a clean %i', async (code, status) => {
     twin.onOpen = async () => {
