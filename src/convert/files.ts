@@ -1,7 +1,15 @@
+import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import type { ByteSink, ByteSource } from '../image/byte-source.ts';
 import { errorText } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
+
+/** Without waiting for the other end of a named pipe, which is refused right after. */
+const OPEN_FLAGS = {
+  read: constants.O_RDONLY | constants.O_NONBLOCK,
+  change: 'r+',
+  create: 'wx+',
+} as const;
 
 /** A local file as a source and a sink of bytes. Errors are ConvertErrors that name the file. Whoever opened it closes it. */
 export class LocalFile implements ByteSource, ByteSink {
@@ -17,7 +25,7 @@ export class LocalFile implements ByteSource, ByteSink {
 
   /** Opens a regular file: an existing one to read or to change, or a new one. */
   static async open(path: string, mode: 'read' | 'change' | 'create'): Promise<LocalFile> {
-    const flags = { read: 'r', change: 'r+', create: 'wx+' }[mode];
+    const flags = OPEN_FLAGS[mode];
     const handle = await failing(path, 'open', () => open(path, flags));
     const stat = await failing(path, 'examine', () => handle.stat());
     if (stat.isFile()) return new LocalFile({ path, handle, sizeBytes: stat.size });

@@ -12,7 +12,7 @@ import { overlayAll, SegmentMapBuilder, ZERO_LAYER, type SegmentMap } from './se
 export const SEGMENT_COUNT_MAX = 2 ** 22;
 
 /** Longest range of one entry on disk, in sectors: 14 bits. */
-export const SEGMENT_SECTORS_MAX = 2 ** 14 - 1;
+const SEGMENT_SECTORS_MAX = 2 ** 14 - 1;
 
 /** Offset of the entries that pad an index: all 50 bits. */
 const PADDING_OFFSET = 2 ** 50 - 1;

@@ -131,7 +131,7 @@ export class SegmentMapBuilder {
 }
 
 /** One map on another: where both cover a sector, `top` wins. Linear in the rows of both. */
-export function overlay(bottom: SegmentMap, top: SegmentMap): SegmentMap {
+function overlay(bottom: SegmentMap, top: SegmentMap): SegmentMap {
   const out = new SegmentMapBuilder();
   let row = 0;
   let from = bottom.offsets[0] ?? 0;

@@ -11,7 +11,7 @@ const RECORD_BYTES = 24;
 const OPS = { R: 'read', W: 'write' } as const;
 
 /** Largest trace that is read: 2 Mi accesses, far more than the start of a container makes. */
-export const TRACE_SIZE_BYTES_MAX = HEADER_BYTES + RECORD_BYTES * 2 ** 21;
+const TRACE_SIZE_BYTES_MAX = HEADER_BYTES + RECORD_BYTES * 2 ** 21;
 
 /** One access of a container: bytes [offset, offset + length) of a layer's uncompressed bytes. */
 export interface TraceAccess {

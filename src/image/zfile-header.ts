@@ -8,7 +8,7 @@ export const ZFILE_HEADER_BYTES = 512;
 
 /** Block sizes that exist, in bytes (FORMATS section 2). */
 export const ZFILE_BLOCK_BYTES_MIN = 4 * 1024;
-export const ZFILE_BLOCK_BYTES_MAX = 64 * 1024;
+const ZFILE_BLOCK_BYTES_MAX = 64 * 1024;
 
 /** CRC after a block. */
 export const BLOCK_CRC_BYTES = 4;
