@@ -1,0 +1,108 @@
+import { BLOCK_SIZE_BYTES } from '../image/block.ts';
+import { KIB, MIB } from '../util/bytes.ts';
+
+/** Longest payload of an ANSWER. */
+export const PAYLOAD_BYTES_MAX = BLOCK_SIZE_BYTES;
+
+/** Blocks told in one ORDER frame (16 KiB of indices); longer orders are cut into several frames. */
+export const ORDER_INDICES_MAX = 4096;
+
+/** Milliseconds that a REQUEST may say its asker waits: ten minutes, far above any read. */
+export const REQUEST_TIMEOUT_MS_MAX = 600_000;
+
+/** Milliseconds that a peer may tell us to stay away. */
+export const RETRY_AFTER_MS_MAX = 60_000;
+
+/**
+ * Block requests in flight per connection and direction: 32 x 256 KiB = 8 MiB that a peer can make either side hold.
+ * The asker keeps to it; the answerer refuses what is over with `overloaded`.
+ */
+export const REQUESTS_IN_FLIGHT_MAX = 32;
+
+/** Of these, prefetches that the asker sends: a quarter stays free for demand reads. */
+export const PREFETCHES_IN_FLIGHT_MAX = 24;
+
+/** Requests to one peer that wait here for credit, per kind; beyond it the caller gets `overloaded`. */
+export const REQUESTS_QUEUED_MAX = 256;
+
+/** What a caller is told to wait when the local queue is full, and a peer when it asks beyond its credit. */
+export const OVERLOADED_RETRY_MS = 100;
+
+/** Peers with requests of ours at a time: parents, alternates and roots are a handful, the bound is for defects. */
+export const PEERS_ASKED_MAX = 4096;
+
+/** Small frames (errors, pongs, orders) that wait for a peer that reads slowly; beyond it the peer is cut off. */
+export const SMALL_FRAMES_QUEUED_MAX = 1024;
+
+/** Streams of a requester on `/xylem/block/1`: one for demand, one for the rest. */
+export const BLOCK_STREAMS_IN_MAX = 2;
+
+/** Tree calls of one peer that run here at a time, and calls of ours to one peer. */
+export const TREE_CALLS_MAX = 8;
+
+/** Largest message of `/xylem/tree/1`: a manifest (4 MiB) or the places of an image of 255 layers, with room. */
+export const TREE_MESSAGE_BYTES_MAX = 8 * MIB;
+
+/** Pieces in which a tree message goes to its stream. */
+export const TREE_CHUNK_BYTES = 64 * KIB;
+
+/** Milliseconds for a tree call when its caller's signal says nothing shorter. A root may have to ask the registry first. */
+export const TREE_CALL_MS_MAX = 30_000;
+
+/** Milliseconds in which a stream must be agreed on: two round trips. */
+export const STREAM_OPEN_MS = 3_000;
+
+/** Milliseconds for a dial with all its addresses and tries; a listener in a storm takes 90 connections a second and core. */
+export const DIAL_MS = 5_000;
+
+/** Milliseconds for one address, so that a dead one does not use up the dial. */
+export const ADDRESS_DIAL_MS = 2_000;
+
+/** Tries within one dial: a full listener cuts a connection, which looks like a reset and passes. */
+export const DIAL_TRIES = 3;
+
+/** Pause between tries, and after a dial that failed; doubles with every failure up to the second. */
+export const BACKOFF_MS_MIN = 100;
+export const BACKOFF_MS_MAX = 10_000;
+
+/** Peers whose failures are remembered; the oldest is forgotten first. */
+export const BACKOFF_PEERS_MAX = 4096;
+
+/** Addresses of one host that are tried or handed out. */
+export const ADDRESSES_MAX = 8;
+
+/** Connections at one agent: every host of a 10,000-host cluster may hang on one root. About 80-190 KiB each. */
+export const CONNECTIONS_MAX = 12_288;
+
+/** Connections to one peer: two when both dial at once; more are a defect or an attack. */
+export const CONNECTIONS_PER_PEER_MAX = 4;
+
+/** New connections per second from one address: a NAT, or many agents on one machine. libp2p's default of 5 starves both. */
+export const INBOUND_PER_SECOND_MAX = 100;
+
+/** Inbound connections in their handshake: 10 ms of CPU each, so the last one still makes it within a dial. */
+export const INBOUND_PENDING_MAX = 256;
+
+/** Milliseconds for an inbound handshake. */
+export const INBOUND_UPGRADE_MS = 10_000;
+
+/** Milliseconds without a byte from a peer that we wait for, until it is asked for a sign of life. */
+export const PING_AFTER_MS = 2_000;
+
+/** The same when nothing is asked of it: a root with 10,000 idle hosts then answers 667 pings a second. */
+export const PING_AFTER_IDLE_MS = 15_000;
+
+/** Milliseconds for that sign; then the connection is given up. So a dead host is noticed within 6 s by who waits for it. */
+export const PONG_MS = 4_000;
+
+/** An inbound requester that sent nothing for this long is gone: three of its idle pings and their wait. */
+export const INBOUND_SILENT_MS = 60_000;
+
+/** How often inbound requesters are looked over. */
+export const INBOUND_SWEEP_MS = 10_000;
+
+/** A request given up that is not answered, not even with `cancelled`, for this long: the peer breaks the protocol. */
+export const ABANDONED_MS_MAX = 10_000;
+
+/** Milliseconds in which `stop()` has closed everything. */
+export const STOP_MS = 3_000;

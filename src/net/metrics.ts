@@ -1,0 +1,82 @@
+import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
+
+/** What the transport counts. Labels are fixed sets. */
+export interface NetMetrics {
+  /** Open connections. */
+  readonly connections: Gauge;
+  /** Connections that were made, by `direction`: inbound or outbound. */
+  readonly connected: Counter;
+  /** Dials that failed after all tries. */
+  readonly dialFailed: Counter;
+  /** Inbound connections that were not taken, by `reason`: limit, per-peer or handshake. */
+  readonly refused: Counter;
+  /** Times that a peer broke the wire protocol, by `protocol`: block or tree. */
+  readonly violations: Counter;
+  /** Connections given up because the peer showed no sign of life. */
+  readonly silent: Counter;
+  /** Requests of peers refused because they exceeded their credit. */
+  readonly overCredit: Counter;
+  /** Our requests that ended, by `kind` and `outcome`: ok or a code of PeerError. */
+  readonly requests: Counter;
+  /** Seconds from asking for a block to its answer, by `kind`; answered ones only. */
+  readonly answerSeconds: Histogram;
+  /** Tree calls of ours that ended, by `call` and `outcome`. */
+  readonly treeCalls: Counter;
+}
+
+/** From a memory hit over loopback (RUNTIME: 0.25 ms for 64 KiB) to a read that the registry answers late. */
+const ANSWER_SECONDS_BUCKETS = [
+  0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10,
+];
+
+export function netMetrics(metrics: Metrics): NetMetrics {
+  return {
+    connections: metrics.gauge({
+      name: 'xylem_net_connections',
+      help: 'Open connections to other agents.',
+    }),
+    connected: metrics.counter({
+      name: 'xylem_net_connected_total',
+      help: 'Connections made with other agents.',
+      labelNames: ['direction'],
+    }),
+    dialFailed: metrics.counter({
+      name: 'xylem_net_dial_failed_total',
+      help: 'Dials that failed after all their tries.',
+    }),
+    refused: metrics.counter({
+      name: 'xylem_net_refused_total',
+      help: 'Inbound connections that were not taken.',
+      labelNames: ['reason'],
+    }),
+    violations: metrics.counter({
+      name: 'xylem_net_violations_total',
+      help: 'Times that a peer broke the wire protocol.',
+      labelNames: ['protocol'],
+    }),
+    silent: metrics.counter({
+      name: 'xylem_net_silent_total',
+      help: 'Connections given up because the peer showed no sign of life.',
+    }),
+    overCredit: metrics.counter({
+      name: 'xylem_net_over_credit_total',
+      help: 'Block requests of peers refused because they exceeded their credit.',
+    }),
+    requests: metrics.counter({
+      name: 'xylem_net_requests_total',
+      help: 'Block requests to peers that ended.',
+      labelNames: ['kind', 'outcome'],
+    }),
+    answerSeconds: metrics.histogram({
+      name: 'xylem_net_answer_seconds',
+      help: 'Time from asking a peer for a block to its answer.',
+      labelNames: ['kind'],
+      buckets: ANSWER_SECONDS_BUCKETS,
+    }),
+    treeCalls: metrics.counter({
+      name: 'xylem_net_tree_calls_total',
+      help: 'Tree calls to peers that ended.',
+      labelNames: ['call', 'outcome'],
+    }),
+  };
+}

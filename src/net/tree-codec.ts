@@ -1,0 +1,297 @@
+import { LAYER_COUNT_MAX, MANIFEST_SIZE_BYTES_MAX } from '../image/manifest.ts';
+import { BLOB_SIZE_BYTES_MAX, blockCount } from '../image/block.ts';
+import type {
+  BlockRun,
+  JoinReply,
+  JoinRequest,
+  LeaveRequest,
+  Place,
+  ReportReply,
+  ReportRequest,
+  ResolveReply,
+  ResolveRequest,
+  StatReply,
+  StatRequest,
+  TouchOrder,
+  WantedBlob,
+} from '../tree/messages.ts';
+import { ByteReader } from './byte-reader.ts';
+import { ByteWriter } from './byte-writer.ts';
+import { badValue, overLimit } from './errors.ts';
+import * as fields from './fields.ts';
+import { HostTableReader, HostTableWriter, readHost, writeHost } from './hosts.ts';
+import { TREE_MESSAGE_BYTES_MAX } from './limits.ts';
+
+/** Stripes that any blob has (src/image/block.ts), with room for a later rule. */
+const STRIPES_MAX = 64;
+
+/** Runs of held blocks told of one blob: beyond it the rest is left out, since they are a hint to a new owner. */
+export const HELD_RUNS_MAX = 1024;
+
+/** Places in one reply: 255 layers with 8 stripes each. */
+const PLACES_MAX = 2048;
+
+/** Ancestors of a place: a binary tree of 10,000 hosts in 100 zones is 20 deep. */
+const PATH_MAX = 64;
+const ALTERNATES_MAX = 64;
+
+/** Blobs that a host leaves or reports at a time (src/transfer keeps 16,384). */
+const BLOBS_MAX = 16_384;
+const HELD_PLACES_MAX = 65_535;
+const LOST_MAX = 255;
+
+/** Indices of one order in a reply: 2^17 blocks are 32 GiB touched. */
+const ORDER_MAX = 2 ** 17;
+
+const REFERENCE_BYTES_MAX = 1024;
+const HOLDS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
+
+/** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
+export interface MessageCodec<T> {
+  encode(message: T): Uint8Array;
+  decode(bytes: Uint8Array): T;
+}
+
+function messageCodec<T>(
+  write: (writer: ByteWriter, message: T) => void,
+  read: (reader: ByteReader) => T,
+): MessageCodec<T> {
+  return {
+    encode: (message) => {
+      const writer = new ByteWriter(TREE_MESSAGE_BYTES_MAX);
+      write(writer, message);
+      return writer.finish();
+    },
+    decode: (bytes) => {
+      if (bytes.length > TREE_MESSAGE_BYTES_MAX) {
+        throw overLimit('message', bytes.length, TREE_MESSAGE_BYTES_MAX);
+      }
+      const reader = new ByteReader(bytes);
+      const message = read(reader);
+      reader.end();
+      return message;
+    },
+  };
+}
+
+function writeRuns(writer: ByteWriter, runs: readonly BlockRun[]): void {
+  fields.writeList(
+    writer,
+    { field: 'held', countMax: HELD_RUNS_MAX, items: runs.slice(0, HELD_RUNS_MAX) },
+    ([first, count]) => {
+      writer.u32(first);
+      writer.u32(count);
+    },
+  );
+}
+
+/** Runs ascend and are not empty, so that no list of them holds a block twice. */
+function readRuns(reader: ByteReader): readonly BlockRun[] {
+  let free = 0;
+  return fields.readList(reader, 'held', HELD_RUNS_MAX, () => {
+    const first = reader.u32();
+    const count = reader.u32();
+    if (first < free || count === 0 || first + count > HOLDS_MAX) {
+      throw badValue('held', `a run of blocks from ${free} on`, `${first}+${count}`);
+    }
+    free = first + count;
+    return [first, count] as const;
+  });
+}
+
+function writeWanted(writer: ByteWriter, wanted: WantedBlob): void {
+  fields.writeDigest(writer, wanted.blob.digest);
+  fields.writeSize(writer, wanted.blob.sizeBytes);
+  fields.writeOrigin(writer, wanted.origin);
+  fields.writeList(
+    writer,
+    { field: 'stripes', countMax: STRIPES_MAX, items: wanted.stripes },
+    (stripe) => writer.u8(stripe),
+  );
+  writeRuns(writer, wanted.held);
+}
+
+function readWanted(reader: ByteReader): WantedBlob {
+  return {
+    blob: { digest: fields.readDigest(reader), sizeBytes: fields.readSize(reader) },
+    origin: fields.readOrigin(reader),
+    stripes: fields.readList(reader, 'stripes', STRIPES_MAX, () => readStripe(reader)),
+    held: readRuns(reader),
+  };
+}
+
+function readStripe(reader: ByteReader): number {
+  const stripe = reader.u8();
+  if (stripe >= STRIPES_MAX) throw badValue('stripe', `below ${STRIPES_MAX}`, stripe);
+  return stripe;
+}
+
+/** Places behind the table of the hosts that they name. */
+function writePlaces(writer: ByteWriter, places: readonly Place[]): void {
+  const table = new HostTableWriter();
+  for (const place of places) {
+    for (const host of [...place.path, ...place.alternates]) table.add(host);
+  }
+  table.write(writer);
+  fields.writeList(writer, { field: 'places', countMax: PLACES_MAX, items: places }, (place) => {
+    fields.writeDigest(writer, place.digest);
+    writer.u8(place.stripe);
+    writer.u64(place.epoch);
+    fields.writeList(writer, { field: 'path', countMax: PATH_MAX, items: place.path }, (host) =>
+      writer.u16(table.indexOf(host)),
+    );
+    fields.writeList(
+      writer,
+      { field: 'alternates', countMax: ALTERNATES_MAX, items: place.alternates },
+      (host) => writer.u16(table.indexOf(host)),
+    );
+  });
+}
+
+function readPlaces(reader: ByteReader): readonly Place[] {
+  const table = HostTableReader.read(reader);
+  const places = fields.readList(reader, 'places', PLACES_MAX, () => ({
+    digest: fields.readDigest(reader),
+    stripe: readStripe(reader),
+    epoch: reader.u64('epoch'),
+    path: fields.readList(reader, 'path', PATH_MAX, () => table.host(reader.u16())),
+    alternates: fields.readList(reader, 'alternates', ALTERNATES_MAX, () =>
+      table.host(reader.u16()),
+    ),
+  }));
+  table.end();
+  return places;
+}
+
+function writeOrder(writer: ByteWriter, order: TouchOrder): void {
+  fields.writeDigest(writer, order.digest);
+  fields.writeIndices(writer, order.indices.slice(0, ORDER_MAX), ORDER_MAX);
+}
+
+function readOrder(reader: ByteReader): TouchOrder {
+  return { digest: fields.readDigest(reader), indices: fields.readIndices(reader, ORDER_MAX) };
+}
+
+export const joinRequest = messageCodec<JoinRequest>(
+  (writer, { host, blobs }) => {
+    writeHost(writer, host);
+    fields.writeName(writer, 'zone', host.zone);
+    writer.u16(host.capacity);
+    fields.writeList(
+      writer,
+      { field: 'blobs', countMax: LAYER_COUNT_MAX, items: blobs },
+      (wanted) => writeWanted(writer, wanted),
+    );
+  },
+  (reader) => ({
+    host: {
+      ...readHost(reader),
+      zone: fields.readName(reader, 'zone'),
+      capacity: reader.u16(),
+    },
+    blobs: fields.readList(reader, 'blobs', LAYER_COUNT_MAX, () => readWanted(reader)),
+  }),
+);
+
+export const joinReply = messageCodec<JoinReply>(
+  (writer, { places, orders }) => {
+    writePlaces(writer, places);
+    fields.writeList(
+      writer,
+      { field: 'orders', countMax: LAYER_COUNT_MAX, items: orders },
+      (order) => writeOrder(writer, order),
+    );
+  },
+  (reader) => ({
+    places: readPlaces(reader),
+    orders: fields.readList(reader, 'orders', LAYER_COUNT_MAX, () => readOrder(reader)),
+  }),
+);
+
+export const leaveRequest = messageCodec<LeaveRequest>(
+  (writer, { digests }) =>
+    fields.writeList(writer, { field: 'digests', countMax: BLOBS_MAX, items: digests }, (digest) =>
+      fields.writeDigest(writer, digest),
+    ),
+  (reader) => ({
+    digests: fields.readList(reader, 'digests', BLOBS_MAX, () => fields.readDigest(reader)),
+  }),
+);
+
+export const leaveReply = messageCodec<void>(
+  () => {},
+  () => {},
+);
+
+export const reportRequest = messageCodec<ReportRequest>(
+  (writer, { lost, held }) => {
+    fields.writeList(writer, { field: 'lost', countMax: LOST_MAX, items: lost }, (peer) =>
+      fields.writePeer(writer, peer),
+    );
+    fields.writeList(writer, { field: 'held', countMax: HELD_PLACES_MAX, items: held }, (place) => {
+      fields.writeDigest(writer, place.digest);
+      writer.u8(place.stripe);
+      writer.u64(place.epoch);
+    });
+  },
+  (reader) => ({
+    lost: fields.readList(reader, 'lost', LOST_MAX, () => fields.readPeer(reader)),
+    held: fields.readList(reader, 'held', HELD_PLACES_MAX, () => ({
+      digest: fields.readDigest(reader),
+      stripe: readStripe(reader),
+      epoch: reader.u64('epoch'),
+    })),
+  }),
+);
+
+export const reportReply = messageCodec<ReportReply>(
+  (writer, { places, unknown }) => {
+    writePlaces(writer, places);
+    fields.writeList(writer, { field: 'unknown', countMax: BLOBS_MAX, items: unknown }, (digest) =>
+      fields.writeDigest(writer, digest),
+    );
+  },
+  (reader) => ({
+    places: readPlaces(reader),
+    unknown: fields.readList(reader, 'unknown', BLOBS_MAX, () => fields.readDigest(reader)),
+  }),
+);
+
+export const resolveRequest = messageCodec<ResolveRequest>(
+  (writer, { reference }) => fields.writeText(writer, 'reference', reference, REFERENCE_BYTES_MAX),
+  (reader) => ({ reference: fields.readText(reader, 'reference', REFERENCE_BYTES_MAX) }),
+);
+
+export const resolveReply = messageCodec<ResolveReply>(
+  (writer, { manifestDigest, manifest, origin }) => {
+    if (manifest.length > MANIFEST_SIZE_BYTES_MAX) {
+      throw overLimit('manifest', manifest.length, MANIFEST_SIZE_BYTES_MAX);
+    }
+    fields.writeDigest(writer, manifestDigest);
+    fields.writeOrigin(writer, origin);
+    writer.u32(manifest.length);
+    writer.raw(manifest);
+  },
+  (reader) => {
+    const manifestDigest = fields.readDigest(reader);
+    const origin = fields.readOrigin(reader);
+    const length = reader.u32();
+    if (length > MANIFEST_SIZE_BYTES_MAX) {
+      throw overLimit('manifest', length, MANIFEST_SIZE_BYTES_MAX);
+    }
+    return { manifestDigest, manifest: reader.raw(length).slice(), origin };
+  },
+);
+
+export const statRequest = messageCodec<StatRequest>(
+  (writer, { digest, origin }) => {
+    fields.writeDigest(writer, digest);
+    fields.writeOrigin(writer, origin);
+  },
+  (reader) => ({ digest: fields.readDigest(reader), origin: fields.readOrigin(reader) }),
+);
+
+export const statReply = messageCodec<StatReply>(
+  (writer, { sizeBytes }) => fields.writeSize(writer, sizeBytes),
+  (reader) => ({ sizeBytes: fields.readSize(reader) }),
+);
