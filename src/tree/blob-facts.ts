@@ -1,0 +1,135 @@
+import { type BlockIndex, blockIndex } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { defined } from '../util/assert.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import {
+  BLOBS_REMEMBERED_MAX,
+  HOLDERS_ANSWERED_MAX,
+  HOLDERS_PER_BLOB_MAX,
+  ORDER_BLOCKS_MAX,
+  RUNS_PER_HOLDER_MAX,
+} from './limits.ts';
+import type { BlockRun } from './messages.ts';
+
+interface Facts {
+  readonly holders: Map<PeerId, { readonly runs: readonly BlockRun[]; readonly blocks: number }>;
+  readonly touched: Set<BlockIndex>;
+  /** `touched` as an array, made when asked for. */
+  order: readonly BlockIndex[] | undefined;
+}
+
+/** What an owner remembers of blobs besides their trees: who holds which blocks, and in which order they are first touched. */
+export class BlobFacts {
+  /** Least recently used first. */
+  readonly #blobs = new Map<Digest, Facts>();
+  readonly #holdings = new Map<PeerId, Set<Digest>>();
+
+  #of(digest: Digest): Facts {
+    let facts = this.#blobs.get(digest);
+    if (facts === undefined) {
+      if (this.#blobs.size >= BLOBS_REMEMBERED_MAX) {
+        this.#forget(defined(this.#blobs.keys().next().value, 'the map is full, not empty'));
+      }
+      facts = { holders: new Map(), touched: new Set(), order: undefined };
+    } else {
+      this.#blobs.delete(digest);
+    }
+    this.#blobs.set(digest, facts);
+    return facts;
+  }
+
+  #forget(digest: Digest): void {
+    for (const peer of this.#blobs.get(digest)?.holders.keys() ?? []) this.#unlink(peer, digest);
+    this.#blobs.delete(digest);
+  }
+
+  #unlink(peer: PeerId, digest: Digest): void {
+    const digests = this.#holdings.get(peer);
+    digests?.delete(digest);
+    if (digests?.size === 0) this.#holdings.delete(peer);
+  }
+
+  /** The peer holds these blocks (ascending runs), in place of what it was known to hold. */
+  setHeld(peer: PeerId, digest: Digest, runs: readonly BlockRun[]): void {
+    if (runs.length === 0) return;
+    const facts = this.#of(digest);
+    const kept = runs.slice(0, RUNS_PER_HOLDER_MAX);
+    const blocks = kept.reduce((sum, [, count]) => sum + count, 0);
+    if (!facts.holders.has(peer) && facts.holders.size >= HOLDERS_PER_BLOB_MAX) {
+      let poorest: PeerId | undefined;
+      let fewest = blocks;
+      for (const [other, holding] of facts.holders) {
+        if (holding.blocks >= fewest) continue;
+        poorest = other;
+        fewest = holding.blocks;
+      }
+      if (poorest === undefined) return;
+      facts.holders.delete(poorest);
+      this.#unlink(poorest, digest);
+    }
+    facts.holders.set(peer, { runs: kept, blocks });
+    const digests = this.#holdings.get(peer);
+    if (digests === undefined) this.#holdings.set(peer, new Set([digest]));
+    else digests.add(digest);
+  }
+
+  /** The peer is gone, or no longer keeps this blob. */
+  drop(peer: PeerId, digest?: Digest): void {
+    const digests = digest === undefined ? [...(this.#holdings.get(peer) ?? [])] : [digest];
+    for (const each of digests) {
+      this.#blobs.get(each)?.holders.delete(peer);
+      this.#unlink(peer, each);
+    }
+  }
+
+  /** Peers that said they hold the block, the first to say so first, at most HOLDERS_ANSWERED_MAX. */
+  holders(digest: Digest, index: BlockIndex): PeerId[] {
+    const found: PeerId[] = [];
+    for (const [peer, { runs }] of this.#blobs.get(digest)?.holders ?? []) {
+      if (found.length === HOLDERS_ANSWERED_MAX) break;
+      if (covers(runs, index)) found.push(peer);
+    }
+    return found;
+  }
+
+  /** A block was asked for; only its first time counts, and only the first ORDER_BLOCKS_MAX blocks of a blob. */
+  touch(digest: Digest, index: BlockIndex): void {
+    const facts = this.#of(digest);
+    if (facts.touched.size >= ORDER_BLOCKS_MAX || facts.touched.has(index)) return;
+    facts.touched.add(index);
+    facts.order = undefined;
+  }
+
+  /** A trace says the order; what was learned and is not in it follows. */
+  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
+    const facts = this.#of(digest);
+    const learned = [...facts.touched];
+    facts.touched.clear();
+    facts.order = undefined;
+    for (const index of [...indices, ...learned]) {
+      if (facts.touched.size >= ORDER_BLOCKS_MAX) return;
+      facts.touched.add(index);
+    }
+  }
+
+  orderOf(digest: Digest): readonly BlockIndex[] {
+    const facts = this.#blobs.get(digest);
+    if (facts === undefined) return [];
+    facts.order ??= [...facts.touched];
+    return facts.order;
+  }
+}
+
+/** Whether one of the ascending runs holds the block. */
+function covers(runs: readonly BlockRun[], index: BlockIndex): boolean {
+  let low = 0;
+  let high = runs.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    const [first, count] = defined(runs[middle], 'the middle lies between the ends');
+    if (index < first) high = middle;
+    else if (index >= blockIndex(first + count)) low = middle + 1;
+    else return true;
+  }
+  return false;
+}

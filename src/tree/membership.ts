@@ -1,0 +1,486 @@
+import { type BlobOrigin, type BlobRef, stripeCount } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { Random } from '../runtime/random.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import {
+  ACK_DELAY_MS,
+  BLOBS_PER_JOIN_MAX,
+  LOST_COOL_DOWN_MS,
+  LOST_DELAY_MS,
+  LOST_PER_REPORT_MAX,
+  LOST_REMEMBERED_MAX,
+  PLACES_PER_REPORT_MAX,
+  REPORT_INTERVAL_MS,
+  RETRY_MS,
+} from './limits.ts';
+import type {
+  BlockRun,
+  HostAddress,
+  HostCard,
+  JoinReply,
+  JoinRequest,
+  LeaveRequest,
+  Place,
+  ReportReply,
+  ReportRequest,
+  WantedBlob,
+} from './messages.ts';
+import { RootRing } from './rendezvous.ts';
+import { jitter, RootLink } from './root-link.ts';
+import { rankSources, Seat, type Refusal, type Source } from './seat.ts';
+
+/**
+ * A request for the caller to send. Its outcome comes back with the ticket: `joinReply` or `joinFailed`, `reportReply` or
+ * `reportFailed`, `leaveDone`; exactly one of them, within a deadline that the caller keeps. Further ones are ignored.
+ */
+export type MembershipEffect =
+  | {
+      readonly kind: 'join';
+      readonly owner: HostAddress;
+      readonly request: JoinRequest;
+      readonly ticket: number;
+    }
+  | {
+      readonly kind: 'report';
+      readonly owner: HostAddress;
+      readonly request: ReportRequest;
+      readonly ticket: number;
+    }
+  | {
+      readonly kind: 'leave';
+      readonly owner: HostAddress;
+      readonly request: LeaveRequest;
+      readonly ticket: number;
+    };
+
+export interface MembershipInit {
+  readonly self: HostCard;
+  /** This host is a root too: it owns the stripes that it comes first for, and is a child in the others. */
+  readonly isRoot?: boolean;
+  readonly random: Random;
+  /** Milliseconds between reports. */
+  readonly reportIntervalMs?: number;
+}
+
+type Pending =
+  | { readonly kind: 'join' | 'report'; readonly link: RootLink; readonly seats: readonly Seat[] }
+  | { readonly kind: 'leave'; readonly link: RootLink; readonly digests: readonly Digest[] };
+
+/**
+ * A host's side of the trees that it is in, as a synchronous reducer: each call is an event at `nowMs` and returns the
+ * requests to send. `tick()` is due at `nextWakeMs`.
+ *
+ * Per stripe: the owner is the first root in rendezvous order that is not down. A host joins there, reports now and then, and
+ * takes the places that the answers bring. When its parent is lost it uses the next ancestor of its path at once and reports;
+ * when the owner is down it keeps its place and joins at the next root, telling what it holds. When a root that comes earlier in
+ * the order is back, new joins go to it, and the stripes joined elsewhere move to it when their next report is due.
+ */
+export class Membership {
+  readonly #self: HostCard;
+  readonly #isRoot: boolean;
+  readonly #random: Random;
+  readonly #reportIntervalMs: number;
+  /** The live roots but this host. */
+  readonly #links = new Map<PeerId, RootLink>();
+  #ring = new RootRing([]);
+  readonly #seats = new Map<Digest, Seat[]>();
+  /** Seats for which no root is up, and those that this host owns in place of a root that is down. */
+  readonly #unsettled = new Set<Seat>();
+  readonly #lost = new Map<PeerId, number>();
+  readonly #pending = new Map<number, Pending>();
+  readonly #refused: Record<Refusal, number> = { cycle: 0, stale: 0, malformed: 0 };
+  #effects: MembershipEffect[] = [];
+  #generation = 0;
+  #ticket = 0;
+  /** Time of the last event. */
+  #nowMs = 0;
+
+  constructor(init: MembershipInit) {
+    this.#self = init.self;
+    this.#isRoot = init.isRoot ?? false;
+    this.#random = init.random;
+    this.#reportIntervalMs = init.reportIntervalMs ?? REPORT_INTERVAL_MS;
+    this.#ring = new RootRing(this.#isRoot ? [init.self.peer] : []);
+  }
+
+  /** The roots that are thought to be alive (this host need not be among them). */
+  rootsChanged(roots: readonly HostAddress[], nowMs: number): readonly MembershipEffect[] {
+    const others = new Map(
+      roots.filter(({ peer }) => peer !== this.#self.peer).map((root) => [root.peer, root]),
+    );
+    for (const [peer, root] of others) {
+      const link = this.#links.get(peer);
+      if (link === undefined) this.#links.set(peer, new RootLink(root));
+      else link.host = root;
+    }
+    for (const peer of [...this.#links.keys()]) if (!others.has(peer)) this.#links.delete(peer);
+    this.#ring = new RootRing([...others.keys(), ...(this.#isRoot ? [this.#self.peer] : [])]);
+    this.#generation++;
+    for (const seats of this.#seats.values()) {
+      for (const seat of seats) {
+        seat.order = this.#ring.order(seat.digest, seat.stripe);
+        const link = seat.link;
+        const stays = link !== undefined && this.#links.get(link.host.peer) === link;
+        if (!stays) this.#assign(seat, nowMs);
+      }
+    }
+    return this.#pump(nowMs);
+  }
+
+  /** The host wants the blob: it takes part in the trees of its stripes. Again: `held` is replaced. */
+  want(
+    blob: BlobRef,
+    origin: BlobOrigin,
+    init: { readonly held: () => readonly BlockRun[]; readonly nowMs: number },
+  ): readonly MembershipEffect[] {
+    const wanted = { blob, origin, held: init.held };
+    const known = this.#seats.get(blob.digest);
+    if (known !== undefined) {
+      for (const seat of known) seat.wanted = wanted;
+      return [];
+    }
+    const seats: Seat[] = [];
+    for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) {
+      const seat = new Seat(blob.digest, stripe, wanted);
+      seat.order = this.#ring.order(blob.digest, stripe);
+      this.#assign(seat, init.nowMs);
+      seats.push(seat);
+    }
+    this.#seats.set(blob.digest, seats);
+    return this.#pump(init.nowMs);
+  }
+
+  unwant(digest: Digest, nowMs: number): readonly MembershipEffect[] {
+    const seats = this.#seats.get(digest) ?? [];
+    this.#seats.delete(digest);
+    const left = new Set<RootLink>();
+    for (const seat of seats) {
+      const link = seat.link;
+      if (link !== undefined && !link.waiting.has(seat)) left.add(link);
+      if (seat.left !== undefined) left.add(seat.left);
+      this.#unlink(seat);
+    }
+    for (const link of left) this.#leave(link, digest);
+    return this.#pump(nowMs);
+  }
+
+  joinReply(ticket: number, reply: JoinReply, nowMs: number): readonly MembershipEffect[] {
+    const pending = this.#settle(ticket, 'join');
+    if (pending === undefined) return [];
+    const { link, seats } = pending;
+    link.succeed();
+    const places = new Map(reply.places.map((place) => [`${place.digest}/${place.stripe}`, place]));
+    for (const seat of seats) {
+      if (!link.asked.delete(seat)) continue;
+      const place = places.get(`${seat.digest}/${seat.stripe}`);
+      if (place === undefined || !this.#take(seat, place, link, nowMs)) {
+        seat.drop();
+        link.waiting.add(seat);
+        link.joinNotBeforeMs = nowMs + jitter(this.#random, RETRY_MS, 0.5);
+        continue;
+      }
+      link.seated.add(seat);
+      seat.owned = false;
+      this.#partFromLeft(seat);
+    }
+    if (link.seated.size > 0) this.#reportBy(link, nowMs + this.#interval());
+    return this.#pump(nowMs);
+  }
+
+  joinFailed(ticket: number, nowMs: number): readonly MembershipEffect[] {
+    const pending = this.#settle(ticket, 'join');
+    if (pending === undefined) return [];
+    for (const seat of pending.seats) {
+      if (pending.link.asked.delete(seat)) pending.link.waiting.add(seat);
+    }
+    this.#failed(pending.link, nowMs);
+    return this.#pump(nowMs);
+  }
+
+  reportReply(ticket: number, reply: ReportReply, nowMs: number): readonly MembershipEffect[] {
+    const pending = this.#settle(ticket, 'report');
+    if (pending === undefined) return [];
+    const { link, seats } = pending;
+    link.succeed();
+    for (const place of reply.places) {
+      const seat = this.#seats.get(place.digest)?.[place.stripe];
+      if (seat !== undefined && link.seated.has(seat)) this.#take(seat, place, link, nowMs);
+    }
+    const unknown = new Set(reply.unknown);
+    for (const seat of seats) {
+      if (!unknown.has(seat.digest) || !link.seated.delete(seat)) continue;
+      // The owner may place others below us without knowing of our parent: it is given up before we ask again.
+      seat.drop();
+      link.waiting.add(seat);
+    }
+    return this.#pump(nowMs);
+  }
+
+  reportFailed(ticket: number, nowMs: number): readonly MembershipEffect[] {
+    const pending = this.#settle(ticket, 'report');
+    if (pending === undefined) return [];
+    this.#failed(pending.link, nowMs);
+    return this.#pump(nowMs);
+  }
+
+  /** A LEAVE was answered, or failed: either way the owner hears no more of it. */
+  leaveDone(ticket: number, nowMs: number): readonly MembershipEffect[] {
+    const pending = this.#pending.get(ticket);
+    if (pending?.kind !== 'leave') return [];
+    this.#pending.delete(ticket);
+    for (const digest of pending.digests) pending.link.leaving.delete(digest);
+    return this.#pump(nowMs);
+  }
+
+  /** The peer does not answer, or the connection to it broke. */
+  peerLost(peer: PeerId, nowMs: number): readonly MembershipEffect[] {
+    this.#markLost(peer, nowMs);
+    const root = this.#links.get(peer);
+    if (root !== undefined) {
+      root.suspect();
+      if (root.seated.size > 0) this.#reportBy(root, nowMs);
+    }
+    for (const link of this.#links.values()) {
+      if (link === root || link.lost.has(peer)) continue;
+      for (const seat of link.seated) {
+        if (seat.place?.path.some((ancestor) => ancestor.peer === peer) !== true) continue;
+        link.lost.add(peer);
+        this.#reportBy(link, nowMs + LOST_DELAY_MS * this.#random.float());
+        break;
+      }
+    }
+    return this.#pump(nowMs);
+  }
+
+  /** The peer answers again. */
+  peerBack(peer: PeerId): void {
+    if (!this.#lost.delete(peer)) return;
+    for (const link of this.#links.values()) link.lost.delete(peer);
+    this.#generation++;
+  }
+
+  tick(nowMs: number): readonly MembershipEffect[] {
+    for (const [peer, untilMs] of this.#lost) {
+      if (untilMs > nowMs) break;
+      this.peerBack(peer);
+    }
+    for (const seat of [...this.#unsettled]) this.#assign(seat, nowMs);
+    return this.#pump(nowMs);
+  }
+
+  /** When `tick()` is due next, in milliseconds of the same clock; undefined while nothing is to happen by itself. */
+  get nextWakeMs(): number | undefined {
+    let wake = this.#lost.values().next().value ?? Number.POSITIVE_INFINITY;
+    for (const link of this.#links.values()) {
+      if (link.reportTicket === undefined && link.seated.size > 0) {
+        wake = Math.min(wake, link.reportDueMs);
+      }
+      const joins = [...link.waiting].some(({ digest }) => !link.leaving.has(digest));
+      if (link.joinTicket === undefined && joins) {
+        wake = Math.min(wake, link.joinNotBeforeMs);
+      }
+      if (this.#unsettled.size > 0 && link.isDown(this.#nowMs)) {
+        wake = Math.min(wake, link.downUntilMs);
+      }
+    }
+    return wake === Number.POSITIVE_INFINITY ? undefined : wake;
+  }
+
+  /** Whom to ask for blocks of the stripe, best first; empty for its owner, and when no root is known. */
+  sources(digest: Digest, stripe: number): readonly Source[] {
+    const seat = this.#seats.get(digest)?.[stripe];
+    if (seat === undefined || seat.owned) return [];
+    if (seat.sources?.generation !== this.#generation) {
+      const list = rankSources(seat, this.#links, this.#self.peer, (peer) => this.#lost.has(peer));
+      seat.sources = { generation: this.#generation, list };
+    }
+    return seat.sources.list;
+  }
+
+  /** Whether this host, a root, is the owner of the stripe as far as it knows; for blobs not wanted here as well. */
+  isOwner(digest: Digest, stripe: number): boolean {
+    const seat = this.#seats.get(digest)?.[stripe];
+    return seat?.owned ?? this.#ring.order(digest, stripe)[0] === this.#self.peer;
+  }
+
+  /** The place held in the tree of the stripe. */
+  placeOf(digest: Digest, stripe: number): Place | undefined {
+    return this.#seats.get(digest)?.[stripe]?.place;
+  }
+
+  /** Places that were offered and not taken, by reason. */
+  get refused(): Readonly<Record<Refusal, number>> {
+    return this.#refused;
+  }
+
+  #interval(): number {
+    return jitter(this.#random, this.#reportIntervalMs, 0.1);
+  }
+
+  #reportBy(link: RootLink, dueMs: number): void {
+    link.reportDueMs = Math.min(link.reportDueMs, dueMs);
+  }
+
+  #markLost(peer: PeerId, nowMs: number): void {
+    this.#lost.delete(peer);
+    const first = this.#lost.keys().next().value;
+    if (first !== undefined && this.#lost.size >= LOST_REMEMBERED_MAX) this.#lost.delete(first);
+    this.#lost.set(peer, nowMs + LOST_COOL_DOWN_MS);
+    this.#generation++;
+  }
+
+  #take(seat: Seat, place: Place, link: RootLink, nowMs: number): boolean {
+    const before = seat.place?.path[0]?.peer;
+    const refusal = seat.take(place, link.host.peer, this.#self.peer);
+    if (refusal !== undefined) {
+      this.#refused[refusal]++;
+      // A stale place is no loss: a newer one is held.
+      return refusal === 'stale';
+    }
+    if (before !== undefined && before !== place.path[0]?.peer) {
+      this.#reportBy(link, nowMs + jitter(this.#random, ACK_DELAY_MS / 2, 1));
+    }
+    return true;
+  }
+
+  /** Sends the seat to the first root in its order that is up; to none when that is this host, or all are down. */
+  #assign(seat: Seat, nowMs: number): void {
+    const target = this.#rightful(seat, nowMs);
+    if (target !== undefined && target === seat.link) return;
+    if (seat.link?.seated.has(seat) === true) seat.left = seat.link;
+    this.#unlink(seat);
+    if (target === 'self') {
+      seat.owned = true;
+      seat.drop();
+      this.#partFromLeft(seat);
+      if (seat.order[0] !== this.#self.peer) this.#unsettled.add(seat);
+    } else if (target === undefined) {
+      this.#unsettled.add(seat);
+    } else {
+      // An owner stays one until the root that it steps back for has taken it in.
+      seat.link = target;
+      target.waiting.add(seat);
+    }
+  }
+
+  #rightful(seat: Seat, nowMs: number): RootLink | 'self' | undefined {
+    for (const peer of seat.order) {
+      if (peer === this.#self.peer) return 'self';
+      const link = this.#links.get(peer);
+      if (link !== undefined && !link.isDown(nowMs)) return link;
+    }
+    return undefined;
+  }
+
+  #unlink(seat: Seat): void {
+    const link = seat.link;
+    link?.waiting.delete(seat);
+    link?.asked.delete(seat);
+    link?.seated.delete(seat);
+    seat.link = undefined;
+    this.#unsettled.delete(seat);
+  }
+
+  /** Tells the root that the seat was joined to before, once no stripe of the blob is joined there any more. */
+  #partFromLeft(seat: Seat): void {
+    const left = seat.left;
+    seat.left = undefined;
+    if (left === undefined || left === seat.link) return;
+    const seats = this.#seats.get(seat.digest) ?? [];
+    if (!seats.some((other) => other.link === left || other.left === left)) {
+      this.#leave(left, seat.digest);
+    }
+  }
+
+  #leave(link: RootLink, digest: Digest): void {
+    if (this.#links.get(link.host.peer) !== link) return;
+    const ticket = ++this.#ticket;
+    const digests = [digest];
+    link.leaving.add(digest);
+    this.#pending.set(ticket, { kind: 'leave', link, digests });
+    this.#effects.push({ kind: 'leave', owner: link.host, request: { digests }, ticket });
+  }
+
+  #settle(
+    ticket: number,
+    kind: 'join' | 'report',
+  ): { link: RootLink; seats: readonly Seat[] } | undefined {
+    const pending = this.#pending.get(ticket);
+    if (pending?.kind !== kind) return undefined;
+    this.#pending.delete(ticket);
+    if (kind === 'join') pending.link.joinTicket = undefined;
+    else pending.link.reportTicket = undefined;
+    return pending;
+  }
+
+  #failed(link: RootLink, nowMs: number): void {
+    const down = link.fail(nowMs, this.#random);
+    if (!down || this.#links.get(link.host.peer) !== link) return;
+    this.#markLost(link.host.peer, nowMs);
+    for (const seat of [...link.waiting, ...link.asked, ...link.seated]) this.#assign(seat, nowMs);
+  }
+
+  /** Makes the requests that are due. */
+  #pump(nowMs: number): readonly MembershipEffect[] {
+    this.#nowMs = nowMs;
+    for (const link of this.#links.values()) {
+      if (link.reportTicket === undefined && nowMs >= link.reportDueMs) this.#report(link, nowMs);
+    }
+    for (const link of this.#links.values()) {
+      if (link.joinTicket === undefined && nowMs >= link.joinNotBeforeMs) this.#join(link);
+    }
+    const effects = this.#effects;
+    this.#effects = [];
+    return effects;
+  }
+
+  #join(link: RootLink): void {
+    const byBlob = new Map<Digest, { wanted: Seat['wanted']; stripes: number[] }>();
+    const seats: Seat[] = [];
+    for (const seat of link.waiting) {
+      if (link.leaving.has(seat.digest)) continue;
+      const blob = byBlob.get(seat.digest);
+      if (blob !== undefined) blob.stripes.push(seat.stripe);
+      else if (byBlob.size === BLOBS_PER_JOIN_MAX) continue;
+      else byBlob.set(seat.digest, { wanted: seat.wanted, stripes: [seat.stripe] });
+      seats.push(seat);
+    }
+    if (seats.length === 0) return;
+    for (const seat of seats) {
+      link.waiting.delete(seat);
+      link.asked.add(seat);
+    }
+    const blobs: WantedBlob[] = [...byBlob.values()].map(({ wanted, stripes }) => ({
+      blob: wanted.blob,
+      origin: wanted.origin,
+      stripes,
+      held: wanted.held(),
+    }));
+    const ticket = ++this.#ticket;
+    link.joinTicket = ticket;
+    this.#pending.set(ticket, { kind: 'join', link, seats });
+    const request: JoinRequest = { host: this.#self, blobs };
+    this.#effects.push({ kind: 'join', owner: link.host, request, ticket });
+  }
+
+  #report(link: RootLink, nowMs: number): void {
+    link.reportDueMs = Number.POSITIVE_INFINITY;
+    for (const seat of [...link.seated]) this.#assign(seat, nowMs);
+    if (link.seated.size === 0) return;
+    const seats = [...link.seated].slice(0, PLACES_PER_REPORT_MAX);
+    const held = seats.map(({ digest, stripe, place }) => ({
+      digest,
+      stripe,
+      epoch: place?.epoch ?? 0,
+    }));
+    const lost = [...link.lost]
+      .filter((peer) => this.#lost.has(peer))
+      .slice(0, LOST_PER_REPORT_MAX);
+    link.lost.clear();
+    link.reportDueMs = nowMs + this.#interval();
+    const ticket = ++this.#ticket;
+    link.reportTicket = ticket;
+    this.#pending.set(ticket, { kind: 'report', link, seats });
+    this.#effects.push({ kind: 'report', owner: link.host, request: { lost, held }, ticket });
+  }
+}

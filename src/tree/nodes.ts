@@ -1,0 +1,299 @@
+import type { HostAddress } from './messages.ts';
+
+/** "There is none below here", where a distance in hops is asked for. Small, so that sums stay small integers. */
+export const NONE = 1 << 20;
+
+/** Saturated hosts that a zone passes on its way to a place for a foreign head. Hosts of capacity 1 make it long. */
+const TRUNK_MAX = 16;
+
+/** What a tree asks of a host; one object per host, shared by its members in all trees. */
+export interface HostState {
+  address: HostAddress;
+  /** Children that it is willing to serve in one tree. */
+  capacity: number;
+  /** Children that it serves, over all trees. */
+  load: number;
+  /** Sequence number of its first JOIN: the last tie-break. */
+  readonly order: number;
+  suspected: boolean;
+}
+
+/** The chain of hosts from one up to the owner, as it was handed out. Shared by all that hang below it. */
+export interface PathCell {
+  readonly member: Member;
+  readonly address: HostAddress;
+  readonly up: PathCell | undefined;
+}
+
+/**
+ * A host in one tree. `kin` are its children of its own zone, `guests` those that are heads of other zones.
+ *
+ * Each member sums up its kin subtree (`near` to `pick`), so that the way down to a free slot, to the deepest host and the
+ * like is one comparison per level, and so that a subtree can change its place without a visit to what hangs below.
+ */
+export class Member {
+  readonly host: HostState;
+  zone: Zone;
+  parent: Member | undefined;
+  readonly kin: Member[] = [];
+  readonly guests: Member[] = [];
+  /** Children that it may have here; 0 while it is suspected or astray. */
+  limit: number;
+  /** Subtree is out of bounds for the placement under way. */
+  blocked = false;
+  gone = false;
+
+  /** Hops to the nearest free slot in the kin subtree. */
+  near: number;
+  /** Hops to the deepest kin. */
+  height = 0;
+  /** Hops to the deepest childless host fit to have children, -1 when there is none. */
+  spare: number;
+  /** Hops to the nearest childless host without capacity. */
+  weak: number;
+  /** Of the nearest free slots, the one on the least loaded host. */
+  pick: Member;
+
+  /** Path from here up; made anew when it is asked for and something above has changed. */
+  cell: PathCell | undefined;
+  /** Path that the host is known to hold, and the one sent last; the same when that was acknowledged. */
+  acked: PathCell | undefined;
+  issued: PathCell | undefined;
+  issuedEpoch = 0;
+  /** A path sent before `issued` was never acknowledged, and may be the one in use. */
+  unsure = false;
+  /** Last JOIN or report that named this tree. */
+  seenMs: number;
+  /** Walk that came by last. */
+  mark = 0;
+
+  /** With a name for a zone it is the head of a new one. */
+  constructor(host: HostState, limit: number, init: { nowMs: number; zone: Zone | string }) {
+    this.host = host;
+    this.limit = limit;
+    this.seenMs = init.nowMs;
+    this.near = limit > 0 ? 0 : NONE;
+    this.spare = limit >= 2 ? 0 : -1;
+    this.weak = limit === 0 ? 0 : NONE;
+    this.pick = this;
+    this.zone = typeof init.zone === 'string' ? new Zone(init.zone, this) : init.zone;
+  }
+}
+
+/**
+ * The members of one zone in one tree: a tree of kin under `head`. Zones form a tree of their own, each hanging by its head
+ * from a host of another zone. A host that finds no slot in its zone is a zone by itself for a while (`stray`).
+ */
+export class Zone {
+  readonly name: string;
+  head: Member;
+  /** Members, without the owner. */
+  size = 0;
+  /** Zones whose heads are guests here. */
+  readonly kids: Zone[] = [];
+  /** Zone that this one hangs from. */
+  up: Zone | undefined;
+  /** Most guests at a time. */
+  quota = 0;
+  stray = false;
+  /** The zone of the owner, which is its head. */
+  home = false;
+  /** Hangs from the owner beyond its limit, since there is no slot anywhere; `up` and the owner's guests do not list it. */
+  forced = false;
+  /** One of its members is blocked: guests at or below that one do not count. */
+  hasBlocked = false;
+  /** Not moved back into its zone (or off the owner) before this time. */
+  holdUntilMs = 0;
+
+  /** Host that takes the next guest. */
+  port: Member | undefined;
+  /** Hops from the head to the nearest place for a guest, here or in a zone below. */
+  near = NONE;
+  /** Hops from the head to the deepest head below. */
+  reach = 0;
+  /** Hops to the nearest zone below that can take no guest and has none. */
+  weak = NONE;
+
+  constructor(name: string, head: Member) {
+    this.name = name;
+    this.head = head;
+  }
+}
+
+export function freeSlots(member: Member): number {
+  return Math.max(0, member.limit - member.kin.length - member.guests.length);
+}
+
+/** Whether `a` serves fewer children than `b`, or as many and joined earlier. */
+export function lighter(a: Member, b: Member): boolean {
+  const [x, y] = [a.host, b.host];
+  return x.load !== y.load ? x.load < y.load : x.order < y.order;
+}
+
+/** Hops from the member up to the head of its zone. */
+function depthInZone(member: Member): number {
+  let depth = 0;
+  for (let at = member; at !== at.zone.head && at.parent !== undefined; at = at.parent) depth++;
+  return depth;
+}
+
+/** Whether a placement may not use this host, nor what hangs below it. */
+function isOutOfBounds(member: Member): boolean {
+  for (let at: Member | undefined = member; at !== undefined; at = at.parent) {
+    if (at.blocked) return true;
+    if (at === at.zone.head) return false;
+  }
+  return false;
+}
+
+/** Hops from the head of the zone to the head of one that hangs from it. */
+function hopsTo(kid: Zone): number {
+  return kid.head.parent === undefined ? 1 : depthInZone(kid.head.parent) + 1;
+}
+
+/** Sums the member up again; whether anything came out different. */
+function summarize(member: Member): boolean {
+  const childless = member.kin.length === 0 && member.guests.length === 0;
+  let near = freeSlots(member) > 0 ? 0 : NONE;
+  let height = 0;
+  let spare = childless && member.limit >= 2 ? 0 : -1;
+  let weak = childless && member.limit === 0 ? 0 : NONE;
+  let pick = member;
+  for (const kid of member.kin) {
+    const hops = kid.near + 1;
+    if (hops < near || (hops === near && lighter(kid.pick, pick))) {
+      near = hops;
+      pick = kid.pick;
+    }
+    if (kid.height >= height) height = kid.height + 1;
+    if (kid.spare >= 0 && kid.spare >= spare) spare = kid.spare + 1;
+    if (kid.weak + 1 < weak) weak = kid.weak + 1;
+  }
+  if (member.blocked) {
+    near = NONE;
+    spare = -1;
+    weak = NONE;
+  }
+  if (
+    near === member.near &&
+    height === member.height &&
+    spare === member.spare &&
+    weak === member.weak &&
+    pick === member.pick
+  ) {
+    return false;
+  }
+  member.near = near;
+  member.height = height;
+  member.spare = spare;
+  member.weak = weak;
+  member.pick = pick;
+  return true;
+}
+
+/** Whether a slot for one more guest is free, or can be freed by moving kin further down. */
+function canRoom(member: Member): boolean {
+  if (freeSlots(member) > 0) return true;
+  return member.kin.length >= 2 && member.kin.some((kid) => kid.near < NONE);
+}
+
+/**
+ * The host of the zone that takes the next guest: the head while it keeps one slot for its own zone, then the one host
+ * under it, and so on. A host that is alone in its zone gives all its slots.
+ */
+function findPort(zone: Zone): Member | undefined {
+  if (zone.kids.length >= zone.quota) return undefined;
+  let at: Member | undefined = zone.head;
+  for (let step = 0; step < TRUNK_MAX && at !== undefined; step++) {
+    if (at.blocked) return undefined;
+    const kept = at.kin.length > 0 || at !== zone.head ? 1 : 0;
+    if (at.guests.length < at.limit - kept && canRoom(at)) return at;
+    at = at.kin.length === 1 ? at.kin[0] : undefined;
+  }
+  return undefined;
+}
+
+function summarizeZone(zone: Zone): boolean {
+  const port = findPort(zone);
+  let near = port === undefined ? NONE : depthInZone(port) + 1;
+  let reach = 0;
+  let weak = port === undefined && zone.kids.length === 0 && !zone.home ? 0 : NONE;
+  for (const kid of zone.kids) {
+    const hops = hopsTo(kid);
+    if (kid.reach + hops > reach) reach = kid.reach + hops;
+    if (zone.hasBlocked && kid.head.parent !== undefined && isOutOfBounds(kid.head.parent))
+      continue;
+    if (kid.near + hops < near) near = kid.near + hops;
+    if (kid.weak + hops < weak) weak = kid.weak + hops;
+  }
+  const same =
+    port === zone.port && near === zone.near && reach === zone.reach && weak === zone.weak;
+  zone.port = port;
+  zone.near = near;
+  zone.reach = reach;
+  zone.weak = weak;
+  return !same;
+}
+
+/** To be called after a change of the member's slots or children: brings the sums above it up to date. */
+export function refresh(member: Member): void {
+  let at: Member | undefined = member;
+  while (at !== undefined && summarize(at)) at = at === at.zone.head ? undefined : at.parent;
+  refreshZone(member.zone);
+}
+
+export function refreshZone(zone: Zone): void {
+  let at: Zone | undefined = zone;
+  while (at !== undefined && summarizeZone(at)) at = at.up;
+}
+
+/** The nearest free slot below a member that has one (`near < NONE`); the least loaded of equals. */
+export function descend(from: Member): Member {
+  let at = from;
+  while (at.near > 0) {
+    let best: Member | undefined;
+    for (const kid of at.kin) {
+      if (kid.near !== at.near - 1) continue;
+      if (best === undefined || lighter(kid.pick, best.pick)) best = kid;
+    }
+    if (best === undefined) break;
+    at = best;
+  }
+  return at;
+}
+
+/** The deepest host below `from`; with `by` = `spare` the deepest childless one fit to have children. */
+export function deepest(from: Member, by: 'height' | 'spare'): Member {
+  let at = from;
+  for (;;) {
+    const next = at.kin.find((kid) => at[by] > 0 && kid[by] === at[by] - 1);
+    if (next === undefined) return at;
+    at = next;
+  }
+}
+
+/** The nearest childless host without capacity below a member that has one (`weak < NONE`). */
+export function nearestWeak(from: Member): Member {
+  let at = from;
+  for (;;) {
+    const next = at.weak > 0 ? at.kin.find((kid) => kid.weak === at.weak - 1) : undefined;
+    if (next === undefined) return at;
+    at = next;
+  }
+}
+
+/** The zone below `from` that `near`, `reach` or `weak` counts the hops to. */
+export function descendZone(from: Zone, by: 'near' | 'reach' | 'weak'): Zone {
+  let at = from;
+  for (;;) {
+    if (by === 'near' && at.port !== undefined && at.near === depthInZone(at.port) + 1) return at;
+    if (by !== 'near' && at[by] === 0) return at;
+    const next = at.kids.find(
+      (kid) =>
+        hopsTo(kid) + kid[by] === at[by] &&
+        !(at.hasBlocked && kid.head.parent !== undefined && isOutOfBounds(kid.head.parent)),
+    );
+    if (next === undefined) return at;
+    at = next;
+  }
+}

@@ -1,0 +1,72 @@
+import type { Digest } from '../image/digest.ts';
+import type { Random } from '../runtime/random.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import { FAILURES_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from './limits.ts';
+import type { HostAddress } from './messages.ts';
+import type { Seat } from './seat.ts';
+
+/** `base` milliseconds, up to `spread` (a share of it) more or less. */
+export function jitter(random: Random, base: number, spread: number): number {
+  return base * (1 - spread + 2 * spread * random.float());
+}
+
+/**
+ * What a host knows of a root and has under way with it.
+ *
+ * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the next failure is enough.
+ */
+export class RootLink {
+  host: HostAddress;
+  /** Seats to be joined here, seats named in the JOIN under way, and seats held here. */
+  readonly waiting = new Set<Seat>();
+  readonly asked = new Set<Seat>();
+  readonly seated = new Set<Seat>();
+  /** Peers to be reported as lost. */
+  readonly lost = new Set<PeerId>();
+  /** Blobs whose LEAVE is under way: a new JOIN waits for it, so that they arrive in this order. */
+  readonly leaving = new Set<Digest>();
+  joinTicket: number | undefined;
+  reportTicket: number | undefined;
+  reportDueMs = Number.POSITIVE_INFINITY;
+  joinNotBeforeMs = 0;
+  #failures = 0;
+  #downs = 0;
+  #downUntilMs = 0;
+
+  constructor(host: HostAddress) {
+    this.host = host;
+  }
+
+  isDown(nowMs: number): boolean {
+    return nowMs < this.#downUntilMs;
+  }
+
+  get downUntilMs(): number {
+    return this.#downUntilMs;
+  }
+
+  /** The root answered. */
+  succeed(): void {
+    this.#failures = 0;
+    this.#downs = 0;
+    this.#downUntilMs = 0;
+  }
+
+  /** The connection broke: the next failed request is enough to call it down. */
+  suspect(): void {
+    this.#failures = Math.max(this.#failures, FAILURES_MAX - 1);
+  }
+
+  /** A request failed; whether the root counts as down now. */
+  fail(nowMs: number, random: Random): boolean {
+    this.#failures++;
+    this.joinNotBeforeMs = nowMs + jitter(random, RETRY_MS, 0.5);
+    this.reportDueMs = Math.min(this.reportDueMs, this.joinNotBeforeMs);
+    if (this.#failures < FAILURES_MAX) return false;
+    const base = Math.min(ROOT_DOWN_MS_MAX, ROOT_DOWN_MS * 2 ** Math.min(this.#downs, 10));
+    this.#downUntilMs = nowMs + jitter(random, base, 0.5);
+    this.#downs++;
+    this.#failures = FAILURES_MAX - 1;
+    return true;
+  }
+}

@@ -1,0 +1,100 @@
+import type { BlobOrigin, BlobRef } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import { PATH_MAX } from './limits.ts';
+import type { BlockRun, HostAddress, Place } from './messages.ts';
+import type { RootLink } from './root-link.ts';
+
+/** A blob that this host wants. */
+export interface Wanted {
+  readonly blob: BlobRef;
+  readonly origin: BlobOrigin;
+  /** The blocks held now, ascending runs; asked when a JOIN is made. */
+  readonly held: () => readonly BlockRun[];
+}
+
+/** Who to ask for a block of a stripe, and what it is to this host. */
+export interface Source {
+  readonly host: HostAddress;
+  readonly role: 'parent' | 'alternate' | 'ancestor' | 'root';
+}
+
+/** Why a place was not taken. */
+export type Refusal = 'cycle' | 'stale' | 'malformed';
+
+/** This host's part in one stripe. */
+export class Seat {
+  readonly digest: Digest;
+  readonly stripe: number;
+  wanted: Wanted;
+  /** Live roots, the rightful owner first. */
+  order: readonly PeerId[] = [];
+  /** Root that it is joined to or joins; undefined while none answers, and when this host owns the stripe. */
+  link: RootLink | undefined;
+  /** Root that it was joined to before. */
+  left: RootLink | undefined;
+  owned = false;
+  place: Place | undefined;
+  /** Answer to the last `sources()`, good while the membership's generation is this one. */
+  sources: { readonly generation: number; readonly list: readonly Source[] } | undefined;
+
+  constructor(digest: Digest, stripe: number, wanted: Wanted) {
+    this.digest = digest;
+    this.stripe = stripe;
+    this.wanted = wanted;
+  }
+
+  drop(): void {
+    this.place = undefined;
+    this.sources = undefined;
+  }
+
+  /**
+   * Takes a place from `owner`, or says why not: the path must lead to that owner and not through this host, and of two
+   * places from one owner the one with the higher epoch is right.
+   */
+  take(place: Place, owner: PeerId, self: PeerId): Refusal | undefined {
+    const { path, epoch } = place;
+    if (path.length === 0 || path.length > PATH_MAX || path.at(-1)?.peer !== owner) {
+      return 'malformed';
+    }
+    if (path.some(({ peer }) => peer === self)) return 'cycle';
+    const held = this.place;
+    if (held !== undefined && held.path.at(-1)?.peer === owner && epoch < held.epoch) {
+      return 'stale';
+    }
+    this.place = place;
+    this.sources = undefined;
+    return undefined;
+  }
+}
+
+/**
+ * Whom to ask, in this order: the nearest ancestor that is not lost, the alternates, the ancestors above, the roots as they
+ * would take over. Lost peers are left out, unless there are no others.
+ */
+export function rankSources(
+  seat: Seat,
+  roots: ReadonlyMap<PeerId, RootLink>,
+  self: PeerId,
+  isLost: (peer: PeerId) => boolean,
+): readonly Source[] {
+  const path = seat.place?.path ?? [];
+  const parent = path.find(({ peer }) => !isLost(peer)) ?? path[0];
+  const ranked: Source[] = [];
+  const known = new Set<PeerId>([self]);
+  const add = (host: HostAddress, role: Source['role']): void => {
+    if (known.has(host.peer)) return;
+    known.add(host.peer);
+    ranked.push({ host, role });
+  };
+  if (parent !== undefined) add(parent, 'parent');
+  for (const host of seat.place?.alternates ?? []) add(host, 'alternate');
+  for (const host of path) add(host, roots.has(host.peer) ? 'root' : 'ancestor');
+  for (const peer of seat.order) {
+    const link = roots.get(peer);
+    if (link !== undefined) add(link.host, 'root');
+  }
+  const live = ranked.filter(({ host }) => !isLost(host.peer));
+  return live.length > 0 ? live : ranked;
+}

@@ -1,0 +1,423 @@
+import type { Digest } from '../image/digest.ts';
+import { assert, defined } from '../util/assert.ts';
+import { depthBound, headDepthBound } from './depth.ts';
+import {
+  attachGuest,
+  attachKin,
+  detach,
+  inherit,
+  makeRoom,
+  scatter,
+  setLimit,
+  substitute,
+  successorOf,
+} from './links.ts';
+import {
+  deepest,
+  descend,
+  descendZone,
+  freeSlots,
+  Member,
+  nearestWeak,
+  NONE,
+  refresh,
+  refreshZone,
+  Zone,
+  type HostState,
+} from './nodes.ts';
+
+export interface StripeTreeInit {
+  readonly digest: Digest;
+  readonly stripe: number;
+  readonly owner: HostState;
+  readonly ownerZone: string;
+  readonly fanOut: number;
+  readonly rootFanOut: number;
+}
+
+/** Keeps placements away from the member and all below it, or lets them in again. */
+function block(member: Member, on: boolean): void {
+  member.blocked = on;
+  member.zone.hasBlocked = on;
+  refresh(member);
+  refreshZone(member.zone);
+}
+
+/**
+ * The tree of one stripe: who hangs under whom.
+ *
+ *     owner (home zone)
+ *       |-- kin: hosts of the owner's zone, a tree
+ *       `-- guests: heads of other zones, each with a tree of its own zone below it, whose hosts take further heads as guests
+ *
+ * In a zone a newcomer takes the shallowest free slot; a new zone takes the nearest place for a guest. A zone keeps one slot of
+ * each host that has guests for itself, so it can always grow; it takes as many guests as a host takes children, near its
+ * head. A host that leaves is replaced by a child with room or by the deepest leaf, so nobody sinks when hosts go, and
+ * what is too deep after many have gone moves up one by one. Nothing else moves.
+ *
+ * No operation visits more than the way to the root and back, times the fan-out, per member moved.
+ */
+export class StripeTree {
+  readonly digest: Digest;
+  readonly stripe: number;
+  readonly root: Member;
+  readonly #fanOut: number;
+  readonly #home: Zone;
+  readonly #zones = new Map<string, Zone>();
+  /** Hosts that their zone has no slot for, oldest first. */
+  readonly #strays = new Map<string, Set<Zone>>();
+  /** Zones that hang from the owner beyond its limit, oldest first. */
+  readonly #forced = new Set<Zone>();
+  #strayCount = 0;
+  #memberCount = 0;
+
+  constructor(init: StripeTreeInit) {
+    this.digest = init.digest;
+    this.stripe = init.stripe;
+    this.#fanOut = init.fanOut;
+    this.root = new Member(init.owner, init.rootFanOut, { nowMs: 0, zone: init.ownerZone });
+    this.#home = this.root.zone;
+    this.#home.home = true;
+    this.#home.quota = Math.max(init.fanOut, init.rootFanOut);
+    this.#zones.set(init.ownerZone, this.#home);
+    refresh(this.root);
+  }
+
+  /** Without the owner. */
+  get memberCount(): number {
+    return this.#memberCount;
+  }
+
+  /** Zones beside the owner's, strays included, that hang from a slot. */
+  get zoneCount(): number {
+    return this.#zones.size - 1 + this.#strayCount - this.#forced.size;
+  }
+
+  /** Children that the host may have: what it is willing to serve, up to the fan-out; none while it is suspected. */
+  #limitOf(host: HostState): number {
+    return host.suspected ? 0 : Math.min(host.capacity, this.#fanOut);
+  }
+
+  add(host: HostState, zoneName: string, nowMs: number): Member {
+    const zone = this.#zones.get(zoneName);
+    const member = new Member(host, this.#limitOf(host), { nowMs, zone: zone ?? zoneName });
+    this.#memberCount++;
+    if (zone === undefined) this.#open(member.zone);
+    else this.#enter(zone, member);
+    this.#relieve(nowMs);
+    return member;
+  }
+
+  remove(member: Member, nowMs: number): void {
+    member.gone = true;
+    this.#memberCount--;
+    this.#vacate(member);
+    this.#relieve(nowMs);
+  }
+
+  /** Its host's capacity or standing changed; when it has too many children, they go to another and it becomes a leaf. */
+  relimit(member: Member, nowMs: number): void {
+    const limit = this.#limitOf(member.host);
+    if (member.zone.stray || member.limit === limit) return;
+    if (member.kin.length + member.guests.length <= limit) {
+      setLimit(member, limit);
+    } else {
+      const zone = member.zone;
+      if (zone.size === 1 && !zone.home) {
+        this.#handOver(member, limit);
+      } else {
+        this.#vacate(member);
+        setLimit(member, limit);
+        this.#enter(zone, member);
+      }
+    }
+    this.#relieve(nowMs);
+  }
+
+  /** Takes the member, with what hangs below it, from under `lost`; where no other slot is, it hangs from the owner. */
+  flee(member: Member, lost: Member, nowMs: number, holdMs: number): void {
+    const wholeZone = member.zone.head === member;
+    if (wholeZone) {
+      detach(member);
+      this.#forced.delete(member.zone);
+      block(lost, true);
+      this.#hang(member.zone);
+      block(lost, false);
+      if (member.zone.forced) member.zone.holdUntilMs = nowMs + holdMs;
+    } else {
+      this.#fleeInZone(member, lost, nowMs + holdMs);
+    }
+    this.#settle(member.zone);
+    this.#relieve(nowMs);
+  }
+
+  #fleeInZone(member: Member, lost: Member, holdUntilMs: number): void {
+    const zone = member.zone;
+    detach(member);
+    block(lost, true);
+    const found = zone.head.near < NONE;
+    if (found) attachKin(descend(zone.head), member);
+    block(lost, false);
+    if (found) return;
+    // Only its own kin or the lost one have slots: its kin stays with the zone, and it goes astray alone.
+    const parts = scatter(member);
+    zone.size -= parts.members.length;
+    for (const part of parts.members) if (part !== member) this.#enter(zone, part);
+    for (const kid of parts.zones) this.#hangNear(zone, kid);
+    this.#stray(zone.name, member);
+    member.zone.holdUntilMs = holdUntilMs;
+  }
+
+  /** Hangs a zone of one, new or back from the strays. */
+  #open(zone: Zone): void {
+    zone.stray = false;
+    zone.quota = this.#fanOut;
+    zone.size = 1;
+    this.#zones.set(zone.name, zone);
+    refreshZone(zone);
+    this.#hang(zone);
+  }
+
+  /** Finds a place in its zone for a member without parent and children. */
+  #enter(zone: Zone, member: Member): void {
+    const head = zone.head;
+    member.zone = zone;
+    zone.size++;
+    if (this.#supplants(zone, member)) {
+      const weak = nearestWeak(head);
+      substitute(weak, member);
+      attachKin(member, weak);
+    } else if (head.near < NONE) {
+      attachKin(descend(head), member);
+    } else if (zone.kids.length > 0) {
+      this.#splice(zone, member);
+    } else {
+      zone.size--;
+      this.#stray(zone.name, member);
+      return;
+    }
+    this.#settle(zone);
+  }
+
+  /** Whether the newcomer takes the place of a host without capacity: there is no slot, or only one that is too deep. */
+  #supplants(zone: Zone, member: Member): boolean {
+    const { near, weak } = zone.head;
+    if (weak === NONE || member.limit < 1) return false;
+    if (near === NONE) return true;
+    const deepestGood = depthBound(zone.size, this.#fanOut) - 1;
+    return member.limit >= 2 && weak <= near && near + 1 > deepestGood;
+  }
+
+  /** Takes the slot of a guest, which goes on under the newcomer. */
+  #splice(zone: Zone, member: Member): void {
+    const guest = defined(zone.kids.at(-1), 'a zone without guests has none to displace');
+    const parent = defined(guest.head.parent, 'a guest hangs from a host');
+    detach(guest.head);
+    attachKin(parent, member);
+    if (freeSlots(member) > 0) attachGuest(member, guest);
+    else this.#hangNear(zone, guest);
+  }
+
+  #stray(name: string, member: Member): void {
+    const zone = new Zone(name, member);
+    zone.stray = true;
+    zone.size = 1;
+    member.zone = zone;
+    setLimit(member, 0);
+    const others = this.#strays.get(name);
+    if (others === undefined) this.#strays.set(name, new Set([zone]));
+    else others.add(zone);
+    this.#strayCount++;
+    this.#hang(zone);
+  }
+
+  #dropStray(zone: Zone): void {
+    const all = this.#strays.get(zone.name);
+    assert(all?.delete(zone) === true, 'a stray is not listed');
+    if (all.size === 0) this.#strays.delete(zone.name);
+    this.#strayCount--;
+    this.#forced.delete(zone);
+  }
+
+  /** Finds a place for a detached zone: the nearest one, else that of a zone without capacity, else the owner's. */
+  #hang(zone: Zone): void {
+    const home = this.#home;
+    if (home.near < NONE) {
+      this.#host(descendZone(home, 'near'), zone);
+    } else if (home.weak < NONE && zone.port !== undefined) {
+      const weak = descendZone(home, 'weak');
+      const parent = defined(weak.head.parent, 'a zone that was found hangs from a host');
+      detach(weak.head);
+      attachGuest(parent, zone);
+      this.#hang(weak);
+    } else if (zone.port !== undefined && this.#evictFor(zone)) {
+      return;
+    } else {
+      zone.forced = true;
+      zone.head.parent = this.root;
+      this.root.host.load++;
+      this.#forced.add(zone);
+      return;
+    }
+    this.#settleZones();
+  }
+
+  /** Gives a zone the slot of a host of the owner's zone that has no capacity; that one finds a place below. */
+  #evictFor(zone: Zone): boolean {
+    const root = this.root;
+    const weak = root.kin.find((kid) => kid.limit === 0);
+    if (weak === undefined || root.guests.length >= root.limit - 1) return false;
+    detach(weak);
+    this.#home.size--;
+    attachGuest(root, zone);
+    this.#stray(this.#home.name, weak);
+    return true;
+  }
+
+  #host(zone: Zone, guest: Zone): void {
+    const port = defined(zone.port, 'a zone without a port was to take a guest');
+    if (freeSlots(port) === 0) makeRoom(port);
+    attachGuest(port, guest);
+  }
+
+  #hangNear(zone: Zone, guest: Zone): void {
+    if (zone.port !== undefined) this.#host(zone, guest);
+    else this.#hang(guest);
+  }
+
+  /** Takes a member out of the tree; its children go to a successor, in its place. */
+  #vacate(member: Member): void {
+    const zone = member.zone;
+    if (zone.stray) {
+      detach(member);
+      this.#dropStray(zone);
+      return;
+    }
+    zone.size--;
+    if (zone.head === member && member.kin.length === 0) {
+      this.#close(zone);
+      return;
+    }
+    const successor = successorOf(member);
+    if (successor === undefined) {
+      const guests = member.guests.map((guest) => guest.zone);
+      for (const guest of guests) detach(guest.head);
+      detach(member);
+      for (const guest of guests) this.#hangNear(zone, guest);
+    } else if (member.kin.length === 0 && member.guests.length === 0) {
+      detach(member);
+    } else {
+      detach(successor);
+      substitute(member, successor);
+      const left = inherit(member, successor);
+      for (const kin of left.kin) this.#enterWhole(zone, kin);
+      for (const kid of left.zones) this.#hangNear(zone, kid);
+    }
+    this.#settle(zone);
+  }
+
+  /** Places a member with its kin. */
+  #enterWhole(zone: Zone, top: Member): void {
+    if (zone.head.near < NONE) {
+      attachKin(descend(zone.head), top);
+      return;
+    }
+    const parts = scatter(top);
+    zone.size -= parts.members.length;
+    for (const member of parts.members) this.#enter(zone, member);
+    for (const kid of parts.zones) this.#hangNear(zone, kid);
+  }
+
+  /** The last member of a zone goes: a guest with room takes its place and the other guests. */
+  #close(zone: Zone): void {
+    const head = zone.head;
+    const parent = zone.forced ? undefined : head.parent;
+    const guests = head.guests.map((guest) => guest.zone);
+    for (const guest of guests) detach(guest.head);
+    detach(head);
+    this.#forced.delete(zone);
+    this.#zones.delete(zone.name);
+    const heir = guests.find((guest) => guest.port !== undefined) ?? guests[0];
+    if (heir !== undefined) {
+      if (parent !== undefined && freeSlots(parent) > 0) attachGuest(parent, heir);
+      else this.#hang(heir);
+      for (const guest of guests) if (guest !== heir) this.#hangNear(heir, guest);
+    }
+    this.#reopen(zone.name);
+    this.#settleZones();
+  }
+
+  /** The only host of a zone keeps its place but gives up its guests. */
+  #handOver(member: Member, limit: number): void {
+    const guests = member.guests.map((guest) => guest.zone);
+    for (const guest of guests) detach(guest.head);
+    setLimit(member, limit);
+    for (const guest of guests) this.#hang(guest);
+  }
+
+  /** A stray of a zone that has lost all its members becomes its head. */
+  #reopen(name: string): void {
+    const stray = this.#strays.get(name)?.values().next().value;
+    if (stray === undefined) return;
+    detach(stray.head);
+    this.#dropStray(stray);
+    setLimit(stray.head, this.#limitOf(stray.head.host));
+    this.#open(stray);
+  }
+
+  /** Moves up what is too deep in a zone, one leaf at a time. */
+  #settle(zone: Zone): void {
+    const head = zone.head;
+    for (let move = 0; move < zone.size; move++) {
+      if (head !== zone.head || head.height <= depthBound(zone.size, this.#fanOut)) return;
+      if (head.near + 1 < head.height) {
+        const leaf = deepest(head, 'height');
+        detach(leaf);
+        attachKin(descend(head), leaf);
+      } else if (head.weak + 1 < head.spare && nearestWeak(head) !== head) {
+        const weak = nearestWeak(head);
+        const strong = deepest(head, 'spare');
+        detach(strong);
+        substitute(weak, strong);
+        attachKin(strong, weak);
+      } else return;
+    }
+  }
+
+  /** Moves up the heads that are too deep, with all that hangs below them. */
+  #settleZones(): void {
+    for (let move = 0; move < this.zoneCount; move++) {
+      const reach = this.#home.reach;
+      if (reach <= 2 || reach <= headDepthBound(this.zoneCount, this.#fanOut)) return;
+      const low = descendZone(this.#home, 'reach');
+      const parent = defined(low.head.parent, 'a zone that was found hangs from a host');
+      detach(low.head);
+      if (this.#home.near >= reach) {
+        attachGuest(parent, low);
+        return;
+      }
+      this.#host(descendZone(this.#home, 'near'), low);
+    }
+  }
+
+  /** Brings strays back to their zone and forced zones off the owner, as far as slots are free. */
+  #relieve(nowMs: number): void {
+    for (const [name, strays] of this.#strays) {
+      const zone = this.#zones.get(name);
+      for (const stray of strays) {
+        if (zone === undefined || zone.head.near === NONE || stray.holdUntilMs > nowMs) break;
+        detach(stray.head);
+        this.#dropStray(stray);
+        setLimit(stray.head, this.#limitOf(stray.head.host));
+        this.#enter(zone, stray.head);
+      }
+    }
+    for (const zone of this.#forced) {
+      if (this.#home.near === NONE || zone.holdUntilMs > nowMs) break;
+      detach(zone.head);
+      this.#forced.delete(zone);
+      this.#hang(zone);
+    }
+    this.#settleZones();
+  }
+}

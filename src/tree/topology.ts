@@ -1,0 +1,438 @@
+import { type BlockIndex, stripeCount } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { assert } from '../util/assert.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import { BlobFacts } from './blob-facts.ts';
+import { TreeError } from './errors.ts';
+import {
+  BLOBS_PER_JOIN_MAX,
+  FAN_OUT,
+  HOSTS_MAX,
+  LOST_PER_REPORT_MAX,
+  LOST_WINDOW_MS,
+  MEMBER_EXPIRY_MS,
+  MEMBERS_PER_TREE_MAX,
+  PLACES_PER_REPORT_MAX,
+  TREES_MAX,
+  UNLISTED_MS,
+} from './limits.ts';
+import type {
+  HostCard,
+  JoinReply,
+  JoinRequest,
+  LeaveRequest,
+  Place,
+  ReportReply,
+  ReportRequest,
+  TouchOrder,
+} from './messages.ts';
+import type { HostState, Member } from './nodes.ts';
+import { mayUse, PlaceIssuer } from './places.ts';
+import { StripeTree } from './stripe-tree.ts';
+
+export interface TopologyInit {
+  /** The owner: the root of all its trees. */
+  readonly self: HostCard;
+  /** Children of a host in one tree, at least 2. */
+  readonly fanOut?: number;
+  /** Children of the owner in one tree; `fanOut` when absent. */
+  readonly rootFanOut?: number;
+  /** Silence after which a host is taken out of its trees, in milliseconds. */
+  readonly expiryMs?: number;
+  /** Alternate parents named in a place. */
+  readonly alternatesMax?: number;
+  /** Epochs start above this. A restarted owner must pass more than it ever gave out: wall-clock milliseconds do. */
+  readonly epochBase?: number;
+  /** Bounds, smaller in tests. */
+  readonly hostsMax?: number;
+  readonly treesMax?: number;
+  readonly membersPerTreeMax?: number;
+}
+
+/** A host known to the owner. */
+interface Host extends HostState {
+  card: HostCard;
+  heardMs: number;
+  /** Children that did not reach it, and when they said so. */
+  readonly lostBy: Map<PeerId, number>;
+  readonly members: Map<StripeTree, Member>;
+}
+
+/** One edge of a tree, for people and tests. */
+export interface TreeEdge {
+  readonly peer: PeerId;
+  readonly parent: PeerId;
+  readonly zone: string;
+  /** Hops to the owner. */
+  readonly depth: number;
+}
+
+export interface TreeSummary {
+  readonly digest: Digest;
+  readonly stripe: number;
+  readonly memberCount: number;
+}
+
+/**
+ * The owner's side of its trees, as a synchronous reducer: each call is one event at `nowMs` (any monotonic milliseconds) and
+ * returns the reply. Nothing happens between calls; `tick()` is due now and then (a minute is fine).
+ *
+ * What hosts are told is in `PlaceIssuer`, who hangs where in `StripeTree`, holders and touch order in `BlobFacts`.
+ * Errors: TreeError; a call that throws has changed nothing.
+ */
+export class Topology {
+  readonly #self: HostState;
+  readonly #card: HostCard;
+  readonly #fanOut: number;
+  readonly #rootFanOut: number;
+  readonly #expiryMs: number;
+  readonly #hostsMax: number;
+  readonly #treesMax: number;
+  readonly #membersMax: number;
+  readonly #issuer: PlaceIssuer;
+  readonly #facts = new BlobFacts();
+  /** Heard least recently first. */
+  readonly #hosts = new Map<PeerId, Host>();
+  readonly #trees = new Map<Digest, Map<number, StripeTree>>();
+  #treeCount = 0;
+  #hostsSeen = 0;
+
+  constructor(init: TopologyInit) {
+    const { peer, addresses } = init.self;
+    this.#card = init.self;
+    this.#fanOut = init.fanOut ?? FAN_OUT;
+    this.#rootFanOut = init.rootFanOut ?? this.#fanOut;
+    assert(this.#fanOut >= 2, `a fan-out of ${this.#fanOut} is below 2`);
+    assert(
+      this.#rootFanOut >= this.#fanOut,
+      `the owner's fan-out ${this.#rootFanOut} is below that of hosts, ${this.#fanOut}`,
+    );
+    this.#self = {
+      address: { peer, addresses },
+      capacity: this.#rootFanOut,
+      load: 0,
+      order: 0,
+      suspected: false,
+    };
+    this.#expiryMs = init.expiryMs ?? MEMBER_EXPIRY_MS;
+    this.#hostsMax = init.hostsMax ?? HOSTS_MAX;
+    this.#treesMax = init.treesMax ?? TREES_MAX;
+    this.#membersMax = init.membersPerTreeMax ?? MEMBERS_PER_TREE_MAX;
+    this.#issuer = new PlaceIssuer({
+      alternatesMax: init.alternatesMax ?? 2,
+      epochBase: init.epochBase ?? 0,
+    });
+  }
+
+  /** Gives `peer` its places. Asking again for a place held gives the same one. */
+  join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
+    this.#checkJoin(peer, request);
+    const host = this.#admit(peer, request.host, nowMs);
+    const places: Place[] = [];
+    const orders: TouchOrder[] = [];
+    for (const wanted of request.blobs) {
+      const digest = wanted.blob.digest;
+      this.#facts.setHeld(peer, digest, wanted.held);
+      for (const stripe of wanted.stripes) {
+        const tree = this.#treeOf(digest, stripe);
+        let member = host.members.get(tree);
+        if (member === undefined) {
+          member = tree.add(host, host.card.zone, nowMs);
+          host.members.set(tree, member);
+        }
+        member.seenMs = nowMs;
+        places.push(this.#issuer.issue(tree, member));
+      }
+      const indices = this.#facts.orderOf(digest);
+      if (indices.length > 0) orders.push({ digest, indices });
+    }
+    return { places, orders };
+  }
+
+  leave(peer: PeerId, request: LeaveRequest, nowMs: number): void {
+    const host = this.#hosts.get(peer);
+    if (host === undefined) return;
+    this.#heard(host, nowMs);
+    for (const digest of request.digests) {
+      this.#facts.drop(peer, digest);
+      for (const tree of [...(this.#trees.get(digest)?.values() ?? [])]) {
+        this.#remove(host, tree, nowMs);
+      }
+    }
+    if (host.members.size > 0) return;
+    this.#hosts.delete(peer);
+    this.#facts.drop(peer);
+  }
+
+  /** Takes a report: who did not answer, and which places the host holds. Replies with what it should hold instead. */
+  report(peer: PeerId, request: ReportRequest, nowMs: number): ReportReply {
+    if (request.held.length > PLACES_PER_REPORT_MAX) {
+      throw new TreeError(
+        `the report of ${peer} lists ${request.held.length} places; at most ${PLACES_PER_REPORT_MAX} are taken`,
+        { code: 'invalid', field: 'held' },
+      );
+    }
+    const host = this.#hosts.get(peer);
+    const unknown = new Set<Digest>();
+    if (host === undefined) {
+      for (const { digest } of request.held) unknown.add(digest);
+      return { places: [], unknown: [...unknown] };
+    }
+    this.#heard(host, nowMs);
+    for (const lost of request.lost.slice(0, LOST_PER_REPORT_MAX)) this.#lost(host, lost, nowMs);
+    const places: Place[] = [];
+    for (const { digest, stripe, epoch } of request.held) {
+      const tree = this.#trees.get(digest)?.get(stripe);
+      const member = tree === undefined ? undefined : host.members.get(tree);
+      if (tree === undefined || member === undefined) {
+        unknown.add(digest);
+        continue;
+      }
+      member.seenMs = nowMs;
+      const place = this.#issuer.review(tree, member, epoch);
+      if (place !== undefined) places.push(place);
+    }
+    for (const [tree, member] of host.members) {
+      if (nowMs - member.seenMs > UNLISTED_MS) this.#remove(host, tree, nowMs);
+    }
+    return { places, unknown: [...unknown] };
+  }
+
+  /** Time passes: hosts that were silent for too long are taken out. */
+  tick(nowMs: number): void {
+    for (const [peer, host] of this.#hosts) {
+      if (nowMs - host.heardMs <= this.#expiryMs) return;
+      for (const tree of [...host.members.keys()]) this.#remove(host, tree, nowMs);
+      this.#facts.drop(peer);
+      this.#hosts.delete(peer);
+    }
+  }
+
+  /** Records that someone asked for the block; the order of first touches goes out with the replies to JOIN. */
+  touch(digest: Digest, index: BlockIndex): void {
+    this.#facts.touch(digest, index);
+  }
+
+  /** Sets the order from a trace shipped with the image; what was learned otherwise follows it. */
+  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
+    this.#facts.presetOrder(digest, indices);
+  }
+
+  orderOf(digest: Digest): readonly BlockIndex[] {
+    return this.#facts.orderOf(digest);
+  }
+
+  /** Hosts that said at their JOIN that they hold the block and are still here: asked before the registry. At most 8. */
+  holders(digest: Digest, index: BlockIndex): PeerId[] {
+    return this.#facts.holders(digest, index);
+  }
+
+  /** Where a known host is reached. */
+  addressOf(peer: PeerId): HostCard | undefined {
+    return this.#hosts.get(peer)?.card;
+  }
+
+  get hostCount(): number {
+    return this.#hosts.size;
+  }
+
+  trees(): TreeSummary[] {
+    const found: TreeSummary[] = [];
+    for (const [digest, stripes] of this.#trees) {
+      for (const [stripe, tree] of stripes) {
+        found.push({ digest, stripe, memberCount: tree.memberCount });
+      }
+    }
+    return found;
+  }
+
+  /** All edges of a tree, members in the order of their first JOIN to this owner. Costs a visit to every known host. */
+  edges(digest: Digest, stripe: number): TreeEdge[] {
+    const tree = this.#trees.get(digest)?.get(stripe);
+    if (tree === undefined) return [];
+    const found: { edge: TreeEdge; order: number }[] = [];
+    for (const [peer, host] of this.#hosts) {
+      const member = host.members.get(tree);
+      if (member?.parent === undefined) continue;
+      let depth = 0;
+      for (let at = member; at.parent !== undefined; at = at.parent) depth++;
+      const parent = member.parent.host.address.peer;
+      found.push({ edge: { peer, parent, zone: host.card.zone, depth }, order: host.order });
+    }
+    return found.sort((a, b) => a.order - b.order).map(({ edge }) => edge);
+  }
+
+  #checkJoin(peer: PeerId, request: JoinRequest): void {
+    const refuse = (field: string, text: string): never => {
+      throw new TreeError(`the JOIN of ${peer} is refused: ${text}`, { code: 'invalid', field });
+    };
+    const { host, blobs } = request;
+    if (host.peer !== peer) refuse('host', `it introduces itself as ${host.peer}`);
+    if (peer === this.#card.peer) refuse('host', 'the owner is no member of its own trees');
+    if (!Number.isInteger(host.capacity) || host.capacity < 0) {
+      refuse('capacity', `a capacity is a whole number from 0, not ${host.capacity}`);
+    }
+    if (blobs.length > BLOBS_PER_JOIN_MAX) {
+      refuse('blobs', `it lists ${blobs.length} blobs; at most ${BLOBS_PER_JOIN_MAX} are taken`);
+    }
+    let newTrees = 0;
+    for (const { blob, stripes } of blobs) {
+      const count = stripeCount(blob.sizeBytes);
+      const known = this.#trees.get(blob.digest);
+      if (stripes.length > count) {
+        refuse('stripes', `${blob.digest} has ${count} stripes, not ${stripes.length}`);
+      }
+      for (const stripe of stripes) {
+        if (!Number.isInteger(stripe) || stripe < 0 || stripe >= count) {
+          refuse('stripes', `${blob.digest} has stripes 0 to ${count - 1}, not ${stripe}`);
+        }
+        const tree = known?.get(stripe);
+        if (tree === undefined) newTrees++;
+        else if (tree.memberCount >= this.#membersMax) {
+          const joined = this.#hosts.get(peer)?.members.has(tree) === true;
+          if (!joined) this.#full('members', this.#membersMax, peer);
+        }
+      }
+    }
+    if (this.#treeCount + newTrees > this.#treesMax) this.#full('trees', this.#treesMax, peer);
+    if (!this.#hosts.has(peer) && this.#hosts.size >= this.#hostsMax) {
+      this.#full('hosts', this.#hostsMax, peer);
+    }
+  }
+
+  #full(what: 'hosts' | 'trees' | 'members', limit: number, peer: PeerId): never {
+    throw new TreeError(
+      `the JOIN of ${peer} is refused: this owner keeps at most ${limit} ${what}; add roots, or wait until hosts leave`,
+      { code: 'full', what, limit },
+    );
+  }
+
+  /** The host of a JOIN, new or known; a known one may come with another card. */
+  #admit(peer: PeerId, card: HostCard, nowMs: number): Host {
+    const known = this.#hosts.get(peer);
+    if (known === undefined) {
+      const host: Host = {
+        card,
+        address: { peer, addresses: card.addresses },
+        capacity: card.capacity,
+        load: 0,
+        order: ++this.#hostsSeen,
+        suspected: false,
+        heardMs: nowMs,
+        lostBy: new Map(),
+        members: new Map(),
+      };
+      this.#hosts.set(peer, host);
+      return host;
+    }
+    const old = known.card;
+    known.card = card;
+    known.capacity = card.capacity;
+    if (old.addresses.join() !== card.addresses.join()) {
+      known.address = { peer, addresses: card.addresses };
+    }
+    this.#heard(known, nowMs);
+    if (old.zone !== card.zone) {
+      for (const tree of [...known.members.keys()]) this.#rezone(known, tree, nowMs);
+    } else if (old.capacity !== card.capacity) {
+      for (const [tree, member] of known.members) tree.relimit(member, nowMs);
+    }
+    return known;
+  }
+
+  #rezone(host: Host, tree: StripeTree, nowMs: number): void {
+    const member = host.members.get(tree);
+    if (member === undefined) return;
+    tree.remove(member, nowMs);
+    const next = tree.add(host, host.card.zone, nowMs);
+    // The host still holds its old path: what it may use goes on being counted.
+    next.issued = member.issued;
+    next.issuedEpoch = member.issuedEpoch;
+    next.acked = member.acked;
+    next.unsure = member.unsure;
+    host.members.set(tree, next);
+  }
+
+  #heard(host: Host, nowMs: number): void {
+    const peer = host.card.peer;
+    host.heardMs = nowMs;
+    this.#hosts.delete(peer);
+    this.#hosts.set(peer, host);
+    if (!host.suspected) return;
+    host.suspected = false;
+    host.lostBy.clear();
+    for (const [tree, member] of host.members) tree.relimit(member, nowMs);
+  }
+
+  #treeOf(digest: Digest, stripe: number): StripeTree {
+    let stripes = this.#trees.get(digest);
+    if (stripes === undefined) {
+      stripes = new Map();
+      this.#trees.set(digest, stripes);
+    }
+    let tree = stripes.get(stripe);
+    if (tree === undefined) {
+      tree = new StripeTree({
+        digest,
+        stripe,
+        owner: this.#self,
+        ownerZone: this.#card.zone,
+        fanOut: this.#fanOut,
+        rootFanOut: this.#rootFanOut,
+      });
+      stripes.set(stripe, tree);
+      this.#treeCount++;
+    }
+    return tree;
+  }
+
+  #remove(host: Host, tree: StripeTree, nowMs: number): void {
+    const member = host.members.get(tree);
+    if (member === undefined) return;
+    host.members.delete(tree);
+    tree.remove(member, nowMs);
+    if (tree.memberCount > 0) return;
+    const stripes = this.#trees.get(tree.digest);
+    stripes?.delete(tree.stripe);
+    if (stripes?.size === 0) this.#trees.delete(tree.digest);
+    this.#treeCount--;
+  }
+
+  /**
+   * A child did not reach a host. When two children say so, or all that it has, the host is suspected: it becomes a leaf
+   * everywhere, until it is heard from. Otherwise only that child moves away from it.
+   */
+  #lost(reporter: Host, peer: PeerId, nowMs: number): void {
+    const host = this.#hosts.get(peer);
+    if (host === undefined || host === reporter) return;
+    const uses = [...reporter.members.values()].some((member) => mayUse(member, peer));
+    if (!uses) return;
+    for (const [other, atMs] of host.lostBy) {
+      if (nowMs - atMs > LOST_WINDOW_MS) host.lostBy.delete(other);
+    }
+    host.lostBy.set(reporter.card.peer, nowMs);
+    if (host.suspected) return;
+    if (host.lostBy.size >= 2 || this.#allLost(host)) {
+      host.suspected = true;
+      for (const [tree, member] of host.members) tree.relimit(member, nowMs);
+      return;
+    }
+    for (const [tree, member] of reporter.members) {
+      const lost = host.members.get(tree);
+      if (lost !== undefined && member.parent === lost) {
+        tree.flee(member, lost, nowMs, LOST_WINDOW_MS);
+      }
+    }
+  }
+
+  /** Whether every child of the host, in every tree, has reported it. */
+  #allLost(host: Host): boolean {
+    if (host.load === 0) return false;
+    for (const member of host.members.values()) {
+      for (const child of [...member.kin, ...member.guests]) {
+        if (!host.lostBy.has(child.host.address.peer)) return false;
+      }
+    }
+    return true;
+  }
+}
