@@ -366,7 +366,7 @@ export class BlockCore<P, T> {
       return;
     }
     const held = this.#held(blob.ref.digest, index);
-    if (!held && waiter.peer !== undefined && waiter.hops === 0) {
+    if (!held && this.#lacksHops(blob, index, waiter)) {
       this.#refuse(waiter, { code: 'hops' });
       return;
     }
@@ -401,7 +401,7 @@ export class BlockCore<P, T> {
 
   #join(fetch: Fetch<T>, waiter: Waiter<T>): void {
     if (waiter.peer !== undefined && fetch.stage === 'network') {
-      if (waiter.hops === 0) {
+      if (this.#lacksHops(fetch.blob, fetch.index, waiter)) {
         this.#refuse(waiter, { code: 'hops' });
         return;
       }
@@ -413,6 +413,12 @@ export class BlockCore<P, T> {
     if (waiter.kind === 'demand' && fetch.kind === 'prefetch') {
       this.#fetcher.promote(fetch, this.#nowMs);
     }
+  }
+
+  /** Whether the budget of a peer's read does not reach the owner from here: it has gone astray, or in a circle. */
+  #lacksHops(blob: BlobState<T>, index: BlockIndex, waiter: Waiter<T>): boolean {
+    if (waiter.peer === undefined) return false;
+    return waiter.hops <= this.#routes.depth(blob.ref.digest, index % blob.stripes);
   }
 
   #await(fetch: Fetch<T>, waiter: Waiter<T>): void {
