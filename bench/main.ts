@@ -1,0 +1,60 @@
+/**
+ * `npm run bench [NAME...]`: measures and prints one table; `--smoke` runs everything once at the smallest size, `--json` prints rows.
+ */
+import { cpus, release } from 'node:os';
+import { benchCodecs } from './codecs.ts';
+import { benchDevice } from './device.ts';
+import { benchNet } from './net.ts';
+import type { BenchRow } from './rows.ts';
+import { benchStore } from './store.ts';
+
+const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[]>> = {
+  codecs: benchCodecs,
+  store: benchStore,
+  net: benchNet,
+  device: benchDevice,
+};
+
+const NOTES = `
+How it was measured: one process per benchmark side, on loopback and on this machine's own disk; nothing else should run.
+codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
+store   256 KiB blocks through the store, against plain files written and read the same way.
+net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
+device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
+`;
+
+async function main(): Promise<void> {
+  const args = process.argv.slice(2);
+  const smoke = args.includes('--smoke');
+  const names = args.filter((arg) => !arg.startsWith('--'));
+  const unknown = names.find((name) => benches[name] === undefined);
+  if (unknown !== undefined) {
+    process.stderr.write(`no benchmark ${unknown}: there are ${Object.keys(benches).join(', ')}\n`);
+    process.exitCode = 2;
+    return;
+  }
+  const rows: BenchRow[] = [];
+  for (const [name, bench] of Object.entries(benches)) {
+    if (names.length > 0 && !names.includes(name)) continue;
+    process.stderr.write(`running ${name}\n`);
+    rows.push(...(await bench({ smoke })));
+  }
+  if (args.includes('--json')) {
+    process.stdout.write(`${JSON.stringify(rows)}\n`);
+    return;
+  }
+  process.stdout.write(
+    `Node ${process.version}, Linux ${release()}, ${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
+  );
+  const width = Math.max(...rows.map((row) => row.what.length));
+  for (const row of rows) {
+    const value = row.value >= 100 ? row.value.toFixed(0) : row.value.toPrecision(3);
+    const note = row.note === undefined ? '' : `  (${row.note})`;
+    process.stdout.write(
+      `${row.bench.padEnd(7)} ${row.what.padEnd(width)} ${value.padStart(9)} ${row.unit}${note}\n`,
+    );
+  }
+  process.stdout.write(NOTES);
+}
+
+await main();

@@ -1,0 +1,331 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { stringify } from 'yaml';
+import { convertDirectory } from '../../convert/convert-directory.ts';
+import { askAgent } from '../admin-client.ts';
+import { EmbeddedRegistry } from '../embedded-registry.ts';
+import { peerIdOf } from '../../net/identity.ts';
+import { NodeCodec } from '../../runtime/node/codec.ts';
+import { NodeHash } from '../../runtime/node/hash.ts';
+import { ed25519Signer } from '../../runtime/node/signer.ts';
+import {
+  difference,
+  distinctBytes,
+  roundFigures,
+  type BytesBySource,
+  type HeldBlob,
+  type HostFigures,
+  type RoundFigures,
+} from './figures.ts';
+import { DemoError, startAgent, waitReady, type AgentProcess } from './processes.ts';
+import { buildRootfs, PROGRAM } from './rootfs.ts';
+
+/** Longest wait for a program in the image to report, and for an image to be mounted. */
+const REPORT_MS_MAX = 120_000;
+
+/** What the demo found; the object that `--json` prints. */
+export interface DemoResult {
+  readonly hosts: number;
+  /** Hosts on which the image was mounted; 0 where that is impossible, and the image was read without. */
+  readonly mounted: number;
+  readonly depthMax: number;
+  readonly imageBytes: number;
+  /** Bytes of the distinct blocks that any host read. */
+  readonly touchedBytes: number;
+  readonly failedReads: number;
+  readonly cold: RoundFigures;
+  readonly warm: RoundFigures;
+}
+
+export interface DemoRound {
+  readonly title: string;
+  readonly hosts: readonly HostFigures[];
+}
+
+interface Host {
+  readonly name: string;
+  readonly process: AgentProcess;
+  readonly logFile: string;
+  readonly mountDir: string;
+}
+
+/**
+ * One real image on several hosts: an embedded registry, a root and child agents in processes of their own, the image mounted
+ * by each child at the same time, and a program started out of each mount that reports back over HTTP; then the same again, warm.
+ *
+ * Life: constructed -> `run()` -> `stop()`, which also undoes a run that failed half-way.
+ */
+export class Demo {
+  readonly #hostCount: number;
+  readonly #say: (line: string) => void;
+  readonly #signal: AbortSignal;
+  readonly #hosts: Host[] = [];
+  readonly #reports = new Map<string, () => void>();
+  #dir: string | undefined;
+  #registry: EmbeddedRegistry | undefined;
+  #reportServer: Server | undefined;
+
+  constructor(
+    components: { say: (line: string) => void },
+    init: { hosts: number; signal: AbortSignal },
+  ) {
+    this.#say = components.say;
+    this.#hostCount = init.hosts;
+    this.#signal = init.signal;
+  }
+
+  async run(): Promise<{ result: DemoResult; rounds: readonly DemoRound[] }> {
+    const dir = await mkdtemp(join(tmpdir(), 'xylem-demo-'));
+    this.#dir = dir;
+    const registry = await this.#publish(dir);
+    const reportUrl = await this.#listenForReports();
+    await this.#startAgents(dir, registry.address);
+    const image = `docker://${registry.address}/demo:latest`;
+    const cold = await this.#round('cold start', image, reportUrl);
+    const depthMax = await this.#depthMax();
+    const held = await Promise.all(this.#hosts.map((host) => this.#held(host)));
+    const warm = await this.#round('warm start', image, reportUrl);
+    const result: DemoResult = {
+      hosts: this.#hostCount,
+      mounted: cold.mounted,
+      depthMax,
+      imageBytes: registry.imageBytes,
+      touchedBytes: distinctBytes(held),
+      failedReads: await this.#failedReads(),
+      cold: cold.figures,
+      warm: warm.figures,
+    };
+    return { result, rounds: [cold, warm] };
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#hosts.map((host) => host.process.stop()));
+    this.#reportServer?.close();
+    this.#reportServer?.closeAllConnections();
+    await this.#registry?.stop();
+    if (this.#dir !== undefined) await rm(this.#dir, { recursive: true, force: true });
+  }
+
+  /** Where the live pages and the metrics of the agents are, for people. */
+  addresses(): readonly string[] {
+    return this.#hosts.map((host) => `${host.name}: ${host.process.admin}/api/v1/status`);
+  }
+
+  /** Builds the image and serves it. */
+  async #publish(dir: string): Promise<PublishedRegistry> {
+    const rootfs = join(dir, 'rootfs');
+    const layout = join(dir, 'oci');
+    this.#say('building a root file system from the running Node and two packages');
+    await buildRootfs(rootfs);
+    this.#say('converting it to a block image');
+    const converted = await convertDirectory(
+      { codec: new NodeCodec(), hash: new NodeHash() },
+      rootfs,
+      { directory: layout, tag: 'latest' },
+      { signal: this.#signal },
+    );
+    const imageBytes = converted.layer.sizeBytes;
+    await rm(rootfs, { recursive: true, force: true });
+    this.#registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'demo' });
+    await this.#registry.start();
+    const mib = (imageBytes / 2 ** 20).toFixed(0);
+    this.#say(`image of ${mib} MiB served at ${this.#registry.address}`);
+    return { address: this.#registry.address, imageBytes };
+  }
+
+  async #startAgents(dir: string, registry: string): Promise<void> {
+    this.#say(`starting a root and ${this.#hostCount} agents`);
+    const clusterKey = join(dir, 'cluster.key');
+    await writeFile(clusterKey, randomBytes(32).toString('hex'), { mode: 0o600 });
+    const ports = await freePorts(3 * (this.#hostCount + 1));
+    const names = ['root', ...Array.from({ length: this.#hostCount }, (_, i) => `host-${i + 1}`)];
+    const rootKey = join(dir, 'root.key');
+    const root = `/ip4/127.0.0.1/tcp/${ports[0]}/p2p/${await makeIdentity(rootKey)}`;
+    for (const [i, name] of names.entries()) {
+      const [p2p = 0, local = 0, admin = 0] = ports.slice(3 * i, 3 * i + 3);
+      const hostDir = join(dir, name);
+      await mkdir(hostDir);
+      const config = {
+        role: i === 0 ? 'root' : 'child',
+        identity: { keyFile: i === 0 ? rootKey : join(hostDir, 'identity.key') },
+        cluster: { keyFile: clusterKey },
+        p2p: { listen: [`/ip4/127.0.0.1/tcp/${p2p}`] },
+        roots: [root],
+        store: { dir: join(hostDir, 'store'), quota: '4GiB' },
+        local: { listen: `127.0.0.1:${local}` },
+        admin: { listen: `127.0.0.1:${admin}` },
+        registries: [{ host: registry, insecure: true }],
+        device: { enabled: i > 0, stateDir: join(hostDir, 'device') },
+      };
+      const configFile = join(hostDir, 'agent.yaml');
+      await writeFile(configFile, stringify(config));
+      const logFile = join(hostDir, 'agent.log');
+      const process = startAgent({
+        name,
+        configFile,
+        admin: `http://127.0.0.1:${admin}`,
+        logFile,
+      });
+      this.#hosts.push({ name, process, logFile, mountDir: join(hostDir, 'mnt') });
+    }
+    await Promise.all(this.#hosts.map((host) => waitReady(host.process, host.logFile)));
+  }
+
+  /** Mounts the image on every child at once, starts the program in each, and takes everything down again. */
+  async #round(
+    title: string,
+    image: string,
+    reportUrl: string,
+  ): Promise<DemoRound & { mounted: number; figures: RoundFigures }> {
+    this.#signal.throwIfAborted();
+    this.#say(
+      `${title}: mounting the image on ${this.#hostCount} hosts and starting a program in each`,
+    );
+    const bytesBefore = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
+    const originBefore = this.#originBytes();
+    const children = this.#hosts.slice(1);
+    const reports = await Promise.all(
+      children.map((host) =>
+        this.#startProgram(host, { image, reportUrl: `${reportUrl}${title[0]}-${host.name}` }),
+      ),
+    );
+    const bytesAfter = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
+    await Promise.all(children.map((host) => this.#unmount(host)));
+    const hosts = this.#hosts.map((host, i) => ({
+      name: host.name,
+      reportMs: reports[i - 1] ?? 0,
+      bytes: difference(bytesAfter[i] ?? {}, bytesBefore[i] ?? {}),
+    }));
+    const originBytes = this.#originBytes() - originBefore;
+    return {
+      title,
+      hosts,
+      mounted: children.length,
+      figures: roundFigures(hosts.slice(1), originBytes),
+    };
+  }
+
+  /** Milliseconds from the request to mount until the program said that it runs. */
+  async #startProgram(host: Host, what: { image: string; reportUrl: string }): Promise<number> {
+    const startMs = performance.now();
+    await mkdir(host.mountDir, { recursive: true });
+    await askAgent(host.process.admin, {
+      method: 'POST',
+      path: '/api/v1/mounts',
+      body: { image: what.image, dir: host.mountDir },
+      timeoutMs: REPORT_MS_MAX,
+    });
+    const reported = new Promise<void>((resolve) => {
+      this.#reports.set(new URL(what.reportUrl).pathname, resolve);
+    });
+    const program = spawn('chroot', [host.mountDir, PROGRAM.node, PROGRAM.script, what.reportUrl], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let words = '';
+    program.stderr.on('data', (text: Buffer) => {
+      words = (words + text.toString()).slice(-2000);
+    });
+    const ended = once(program, 'exit');
+    const timer = setTimeout(() => program.kill('SIGKILL'), REPORT_MS_MAX);
+    const outcome = await Promise.race([
+      reported.then(() => undefined),
+      ended.then(([code, signal]: unknown[]) => `it ended with ${String(code ?? signal)}`),
+    ]);
+    const reportMs = performance.now() - startMs;
+    await ended;
+    clearTimeout(timer);
+    if (outcome !== undefined) {
+      throw new DemoError(
+        `the program on ${host.name} did not report: ${outcome}: ${words.trim()}`,
+        { code: 'no-report', host: host.name },
+      );
+    }
+    return reportMs;
+  }
+
+  async #unmount(host: Host): Promise<void> {
+    await askAgent(host.process.admin, {
+      method: 'DELETE',
+      path: '/api/v1/mounts',
+      body: { dir: host.mountDir },
+      timeoutMs: REPORT_MS_MAX,
+    });
+  }
+
+  /** Takes the reports of the programs; resolves with the URL that a name is appended to. */
+  async #listenForReports(): Promise<string> {
+    const server = createServer((request, response) => {
+      this.#reports.get(request.url ?? '')?.();
+      response.end();
+    });
+    this.#reportServer = server;
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    return `http://127.0.0.1:${(server.address() as AddressInfo).port}/report/`;
+  }
+
+  #originBytes(): number {
+    return this.#registry?.stats().blobBytes ?? 0;
+  }
+
+  async #bytes(host: Host): Promise<BytesBySource> {
+    const status = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/status' });
+    return (status as { bytesBySource: BytesBySource }).bytesBySource;
+  }
+
+  async #held(host: Host): Promise<readonly HeldBlob[]> {
+    const answer = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/blobs' });
+    return (answer as { blobs: readonly HeldBlob[] }).blobs;
+  }
+
+  async #depthMax(): Promise<number> {
+    const depths = await Promise.all(
+      this.#hosts.slice(1).map(async (host) => {
+        const tree = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/tree' });
+        const { places } = tree as { places: readonly { path: readonly string[] }[] };
+        return places.map((place) => place.path.length);
+      }),
+    );
+    return Math.max(0, ...depths.flat());
+  }
+
+  async #failedReads(): Promise<number> {
+    const counts = await Promise.all(
+      this.#hosts.map(async (host) => {
+        const status = await askAgent(host.process.admin, {
+          method: 'GET',
+          path: '/api/v1/status',
+        });
+        return (status as { failedReads: number }).failedReads;
+      }),
+    );
+    return counts.reduce((sum, count) => sum + count, 0);
+  }
+}
+
+interface PublishedRegistry {
+  readonly address: string;
+  readonly imageBytes: number;
+}
+
+/** Writes a fresh identity key and gives the peer id that goes with it. */
+async function makeIdentity(file: string): Promise<string> {
+  const seed = randomBytes(32);
+  await writeFile(file, seed.toString('hex'), { mode: 0o600 });
+  return peerIdOf({ seed, publicKey: ed25519Signer(seed).publicKey });
+}
+
+/** Ports that are free now: bound all at once, then let go. */
+async function freePorts(count: number): Promise<readonly number[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
+  await Promise.all(servers.map((server) => once(server, 'listening')));
+  const ports = servers.map((server) => (server.address() as AddressInfo).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}

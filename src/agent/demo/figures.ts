@@ -1,0 +1,99 @@
+import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../../image/block.ts';
+
+/** Block bytes by source on one host. */
+export type BytesBySource = Readonly<Record<string, number>>;
+
+/** What one host did in one round. */
+export interface HostFigures {
+  readonly name: string;
+  /** From the request to mount until the program in the image reported back. */
+  readonly reportMs: number;
+  readonly bytes: BytesBySource;
+}
+
+/** A round in one line of numbers. */
+export interface RoundFigures {
+  /** Blob bytes that the registry sent. */
+  readonly originBytes: number;
+  /** Block bytes that agents got from each other. */
+  readonly peerBytes: number;
+  readonly ms: { readonly p50: number; readonly p99: number; readonly max: number };
+}
+
+/** Blocks of a blob that a host holds: runs of [first, count]. */
+export interface HeldBlob {
+  readonly digest: string;
+  readonly sizeBytes: number;
+  readonly blocks: readonly (readonly [first: number, count: number])[];
+}
+
+const PEER_SOURCES = ['parent', 'alternate', 'root'] as const;
+
+/** Bytes that came from other agents. */
+export function peerBytes(bytes: BytesBySource): number {
+  return PEER_SOURCES.reduce((sum, source) => sum + (bytes[source] ?? 0), 0);
+}
+
+/** What was added between two readings of a counter. */
+export function difference(after: BytesBySource, before: BytesBySource): BytesBySource {
+  return Object.fromEntries(
+    Object.entries(after).map(([source, bytes]) => [source, bytes - (before[source] ?? 0)]),
+  );
+}
+
+/** Nearest-rank percentile: the smallest value that this share of all values does not exceed. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
+}
+
+export function roundFigures(hosts: readonly HostFigures[], originBytes: number): RoundFigures {
+  const ms = hosts.map((host) => host.reportMs);
+  const rounded = (share: number): number => Math.round(percentile(ms, share));
+  return {
+    originBytes,
+    peerBytes: hosts.reduce((sum, host) => sum + peerBytes(host.bytes), 0),
+    ms: { p50: rounded(0.5), p99: rounded(0.99), max: rounded(1) },
+  };
+}
+
+/** Bytes of the distinct blocks that any of the hosts holds. */
+export function distinctBytes(hosts: readonly (readonly HeldBlob[])[]): number {
+  const seen = new Set<string>();
+  let bytes = 0;
+  for (const { digest, sizeBytes, blocks } of hosts.flat()) {
+    for (const [first, count] of blocks) {
+      for (let index = first; index < first + count; index++) {
+        const name = `${digest}/${index}`;
+        if (seen.has(name)) continue;
+        seen.add(name);
+        bytes += blockLength(sizeBytes, blockIndex(index));
+      }
+    }
+  }
+  return bytes;
+}
+
+const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
+
+/** The table of one round: a line per host, MiB by source. */
+export function roundTable(title: string, hosts: readonly HostFigures[]): string {
+  const sources = ['memory', 'disk', 'parent', 'alternate', 'root', 'origin', 'fallback'];
+  const header = ['host', ...sources, 'report ms'];
+  const rows = hosts.map((host) => [
+    host.name,
+    ...sources.map((source) => mib(host.bytes[source] ?? 0)),
+    host.reportMs > 0 ? String(Math.round(host.reportMs)) : '-',
+  ]);
+  const widths = header.map((name, i) =>
+    Math.max(name.length, ...rows.map((row) => row[i]?.length ?? 0)),
+  );
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
+      .join('  ');
+  return [`${title} (MiB of blocks by source)`, line(header), ...rows.map(line)].join('\n');
+}
+
+/** Block size, for the legend under the table. */
+export const BLOCK_KIB = BLOCK_SIZE_BYTES / 1024;

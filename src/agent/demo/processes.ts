@@ -1,0 +1,79 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { createWriteStream } from 'node:fs';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { CodedError } from '../../util/errors.ts';
+
+const CLI = fileURLToPath(new URL('../../../bin/xylem.js', import.meta.url));
+
+/** Longest wait for an agent to be ready, and for it to end after SIGTERM before it is killed. */
+const READY_MS_MAX = 30_000;
+const STOP_MS_MAX = 15_000;
+const POLL_MS = 50;
+
+export class DemoError extends CodedError<
+  | { readonly code: 'not-ready'; readonly host: string }
+  | { readonly code: 'no-report'; readonly host: string }
+  | { readonly code: 'interrupted' }
+> {}
+
+/** An agent in a process of its own. */
+export interface AgentProcess {
+  readonly name: string;
+  /** Base URL of its admin endpoint. */
+  readonly admin: string;
+  readonly pid: number;
+  /** Sends SIGTERM, waits, and kills when it takes too long. */
+  stop(): Promise<void>;
+}
+
+/** Starts `xylem agent` with a configuration file; its log goes to `logFile`. Resolves at once: see `waitReady()`. */
+export function startAgent(init: {
+  name: string;
+  configFile: string;
+  admin: string;
+  logFile: string;
+}): AgentProcess {
+  const child = spawn(process.execPath, [CLI, 'agent', '--config', init.configFile], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const log = createWriteStream(init.logFile, { flags: 'a' });
+  child.stdout.pipe(log, { end: false });
+  child.stderr.pipe(log, { end: false });
+  return {
+    name: init.name,
+    admin: init.admin,
+    pid: child.pid ?? -1,
+    stop: () => stopProcess(child),
+  };
+}
+
+async function stopProcess(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = once(child, 'exit');
+  child.kill('SIGCONT');
+  child.kill('SIGTERM');
+  const killer = setTimeout(() => child.kill('SIGKILL'), STOP_MS_MAX);
+  await ended;
+  clearTimeout(killer);
+}
+
+/** Waits until the agent says that it is ready. Throws DemoError with its last words when it does not. */
+export async function waitReady(agent: AgentProcess, logFile: string): Promise<void> {
+  const deadlineMs = performance.now() + READY_MS_MAX;
+  let reason = 'it did not answer';
+  while (performance.now() < deadlineMs) {
+    try {
+      const response = await fetch(`${agent.admin}/readyz`, { signal: AbortSignal.timeout(2000) });
+      if (response.ok) return;
+      reason = await response.text();
+    } catch {
+      // Not listening yet.
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+  throw new DemoError(
+    `agent ${agent.name} was not ready after ${READY_MS_MAX} ms: ${reason}; its log is ${logFile}`,
+    { code: 'not-ready', host: agent.name },
+  );
+}

@@ -1,0 +1,169 @@
+import { once } from 'node:events';
+import { createReadStream } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
+import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
+import { parseByteRange } from './byte-range.ts';
+
+/** What the registry has sent since its start. */
+export interface RegistryStats {
+  readonly blobBytes: number;
+  readonly blobRequests: number;
+}
+
+const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
+
+/**
+ * Serves the images of an OCI layout folder read-only over plain HTTP on loopback, as one repository, and counts what it sends:
+ * the registry of the demo and of tests that count.
+ *
+ * Life: constructed -> `start()` (listens on a free port) -> `stop()`.
+ */
+export class EmbeddedRegistry {
+  readonly #layoutDir: string;
+  readonly #repository: string;
+  readonly #server: Server;
+  #blobBytes = 0;
+  #blobRequests = 0;
+
+  constructor(init: { layoutDir: string; repository: string }) {
+    this.#layoutDir = init.layoutDir;
+    this.#repository = init.repository;
+    this.#server = createServer((request, response) => {
+      this.#handle(request, response).catch(() => response.destroy());
+    });
+  }
+
+  /** `host:port`, once started. */
+  get address(): string {
+    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  stats(): RegistryStats {
+    return { blobBytes: this.#blobBytes, blobRequests: this.#blobRequests };
+  }
+
+  async start(): Promise<void> {
+    this.#server.listen(0, '127.0.0.1');
+    await once(this.#server, 'listening');
+  }
+
+  async stop(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const path = (request.url ?? '').split('?')[0] ?? '';
+    const match = /^\/v2\/(.+)\/(manifests|blobs)\/([^/]+)$/.exec(path);
+    if (path === '/v2/') {
+      response.end('{}');
+    } else if (request.method !== 'GET' && request.method !== 'HEAD') {
+      refuse(response, 405, 'UNSUPPORTED');
+    } else if (match === null || match[1] !== this.#repository) {
+      refuse(response, 404, 'NAME_UNKNOWN');
+    } else if (match[2] === 'manifests') {
+      await this.#sendManifest(match[3] ?? '', request, response);
+    } else {
+      await this.#sendBlob(match[3] ?? '', request, response);
+    }
+  }
+
+  async #sendManifest(
+    reference: string,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
+    const digest = parseDigest(reference) ?? (await this.#digestOfTag(reference));
+    const body = digest === undefined ? undefined : await this.#read(digest);
+    if (digest === undefined || body === undefined) {
+      refuse(response, 404, 'MANIFEST_UNKNOWN');
+      return;
+    }
+    const { mediaType } = JSON.parse(body.toString()) as { mediaType?: string };
+    response.writeHead(200, {
+      'content-type': mediaType ?? MANIFEST_MEDIA_TYPES[0],
+      'content-length': body.length,
+      'docker-content-digest': digest,
+    });
+    response.end(request.method === 'HEAD' ? undefined : body);
+  }
+
+  async #digestOfTag(tag: string): Promise<Digest | undefined> {
+    const index = JSON.parse(await readFile(join(this.#layoutDir, 'index.json'), 'utf8')) as {
+      manifests: { digest: string; annotations?: Record<string, string> }[];
+    };
+    const found = index.manifests.find((entry) => entry.annotations?.[TAG_ANNOTATION] === tag);
+    return found === undefined ? undefined : parseDigest(found.digest);
+  }
+
+  async #read(digest: Digest): Promise<Buffer | undefined> {
+    try {
+      return await readFile(this.#pathOf(digest));
+    } catch {
+      return undefined;
+    }
+  }
+
+  async #sendBlob(
+    reference: string,
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
+    const digest = parseDigest(reference);
+    const size = digest === undefined ? undefined : await this.#sizeOf(digest);
+    if (digest === undefined || size === undefined) {
+      refuse(response, 404, 'BLOB_UNKNOWN');
+      return;
+    }
+    const range = parseByteRange(request.headers.range, size);
+    if (range === 'unsatisfiable') {
+      response.setHeader('content-range', `bytes */${size}`);
+      refuse(response, 416, 'RANGE_INVALID');
+      return;
+    }
+    const { offset, length } = range === 'whole' ? { offset: 0, length: size } : range;
+    const end = offset + length - 1;
+    response.writeHead(range === 'whole' ? 200 : 206, {
+      'content-type': 'application/octet-stream',
+      'content-length': length,
+      'docker-content-digest': digest,
+      'accept-ranges': 'bytes',
+      ...(range !== 'whole' && { 'content-range': `bytes ${offset}-${end}/${size}` }),
+    });
+    if (request.method === 'HEAD' || size === 0) {
+      response.end();
+      return;
+    }
+    this.#blobRequests++;
+    const file = createReadStream(this.#pathOf(digest), { start: offset, end });
+    file.on('data', (piece) => {
+      this.#blobBytes += piece.length;
+    });
+    await pipeline(file, response);
+  }
+
+  async #sizeOf(digest: Digest): Promise<number | undefined> {
+    try {
+      return (await stat(this.#pathOf(digest))).size;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #pathOf(digest: Digest): string {
+    return join(this.#layoutDir, 'blobs', 'sha256', digestHex(digest));
+  }
+}
+
+function refuse(response: ServerResponse, status: number, code: string): void {
+  response.writeHead(status, { 'content-type': 'application/json' });
+  response.end(JSON.stringify({ errors: [{ code, message: code.toLowerCase() }] }));
+}

@@ -1,0 +1,58 @@
+import { resolve } from 'node:path';
+import type { DeviceService } from '../device/device-service.ts';
+import { blockLayers, type ResolvedImage } from '../image/manifest.ts';
+import type { Digest } from '../image/digest.ts';
+import type { TransferEngine } from '../transfer/engine.ts';
+import type { MountedImage, MountService } from './ports.ts';
+
+/** Mounts images on this host: resolves them, joins their trees, and gives them to the device service. */
+export class ImageMounts implements MountService {
+  readonly #engine: TransferEngine;
+  readonly #devices: DeviceService;
+  readonly #opened = new Map<string, readonly Digest[]>();
+
+  constructor(components: { engine: TransferEngine; devices: DeviceService }) {
+    this.#engine = components.engine;
+    this.#devices = components.devices;
+  }
+
+  async mount(image: string, dir: string, signal: AbortSignal): Promise<MountedImage> {
+    const path = resolve(dir);
+    const resolved = await this.#engine.tree.resolve(image.replace(/^docker:\/\//, ''));
+    signal.throwIfAborted();
+    const digests = await this.#open(resolved, signal);
+    try {
+      const mounted = await this.#devices.mount(resolved, path);
+      this.#opened.set(path, digests);
+      return toMountedImage(image, mounted);
+    } catch (error) {
+      this.#engine.tree.close(digests);
+      throw error;
+    }
+  }
+
+  async unmount(dir: string): Promise<void> {
+    const path = resolve(dir);
+    await this.#devices.unmount(path);
+    this.#engine.tree.close(this.#opened.get(path) ?? []);
+    this.#opened.delete(path);
+  }
+
+  list(): readonly MountedImage[] {
+    return this.#devices.list().map((mounted) => toMountedImage(mounted.reference, mounted));
+  }
+
+  async #open(image: ResolvedImage, signal: AbortSignal): Promise<readonly Digest[]> {
+    const blobs = blockLayers(image.manifest).map((blob) => ({ blob, origin: image.origin }));
+    await this.#engine.tree.open(blobs, signal);
+    return blobs.map(({ blob }) => blob.digest);
+  }
+}
+
+function toMountedImage(
+  image: string,
+  mounted: { digest: Digest; dir: string; device: string; sizeBytes: number },
+): MountedImage {
+  const { digest, dir, device, sizeBytes } = mounted;
+  return { image, digest, dir, device, sizeBytes };
+}
