@@ -31,16 +31,16 @@ export function httpAddress(address: ListenAddress): string {
   return `http://${isIPv6(address.host) ? `[${address.host}]` : address.host}:${address.port}`;
 }
 
-/** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: something to listen on. Port 0 lets the system choose. */
+/** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: something to listen on, and to tell others, so that port 0 will not do. */
 export function isListenMultiaddr(text: string): boolean {
   const parts = text.split('/');
-  return parts.length === 5 && /^ip[46]$/.test(parts[1] ?? '') && isTcpMultiaddr(parts, 0);
+  return parts.length === 5 && /^ip[46]$/.test(parts[1] ?? '') && isTcpMultiaddr(parts);
 }
 
 /** Whether the text is `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`, perhaps followed by `/p2p/PEER`: something to dial. */
 export function isDialMultiaddr(text: string): boolean {
   const parts = text.split('/');
-  if (!isTcpMultiaddr(parts, 1)) return false;
+  if (!isTcpMultiaddr(parts)) return false;
   if (parts.length === 5) return true;
   return parts.length === 7 && parts[5] === 'p2p' && PEER.test(parts[6] ?? '');
 }
@@ -63,10 +63,10 @@ export function isLoopback(address: string): boolean {
   return address === '::1' || /^(::ffff:)?127\.[0-9.]+$/.test(address);
 }
 
-function isTcpMultiaddr(parts: readonly string[], portMin: number): boolean {
+function isTcpMultiaddr(parts: readonly string[]): boolean {
   const [empty, protocol = '', host = '', tcp, portText = ''] = parts;
   const port = parsePort(portText);
-  if (empty !== '' || tcp !== 'tcp' || port === undefined || port < portMin) return false;
+  if (empty !== '' || tcp !== 'tcp' || port === undefined || port === 0) return false;
   if (protocol === 'ip4') return isIPv4(host);
   if (protocol === 'ip6') return isIPv6(host);
   return /^dns[46]?$/.test(protocol) && isIP(host) === 0 && HOST_NAME.test(host);

@@ -137,6 +137,7 @@ export class AdminServer {
   #addFacts(): void {
     const { status } = this.#components;
     this.#app.get('/api/v1/status', () => status.status());
+    this.#app.get('/api/v1/blobs', () => ({ blobs: status.blobs() }));
     this.#app.get<{ Querystring: { digest?: unknown } }>('/api/v1/tree', (request) => {
       const text = request.query.digest;
       if (text === undefined) return { trees: status.tree() };

@@ -21,6 +21,8 @@ export interface AgentStatus {
     readonly blobCount: number;
     readonly blockCount: number;
   };
+  /** Reads of this host that failed since the start. */
+  readonly failedReads: number;
   /** Bytes by source (memory, disk, parent, alternate, root, origin, fallback) since the start. */
   readonly bytesBySource: Readonly<Record<string, number>>;
 }
@@ -36,6 +38,14 @@ export interface TreeStatus {
   readonly children: readonly string[];
 }
 
+/** Blocks of a blob in the store of this host. */
+export interface HeldBlob {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  /** Runs of [first index, count], ascending. */
+  readonly blocks: readonly (readonly [first: number, count: number])[];
+}
+
 /** What the admin endpoint tells about the agent. Answers at once, from memory. */
 export interface StatusSource {
   /** Why the agent cannot serve yet, or undefined when it can. One line. */
@@ -43,6 +53,8 @@ export interface StatusSource {
   status(): AgentStatus;
   /** Of one blob, or of all. */
   tree(digest?: Digest): readonly TreeStatus[];
+  /** What the store holds. */
+  blobs(): readonly HeldBlob[];
 }
 
 /** An image mounted on this host. */

@@ -147,6 +147,11 @@ export class BlockCore<P, T> {
     return this.#blobs.get(digest)?.ref;
   }
 
+  /** Peers that read the blob from this host lately. */
+  childrenOf(digest: Digest): readonly PeerId[] {
+    return [...(this.#blobs.get(digest)?.children ?? [])];
+  }
+
   /** The block when it is in memory now; the reference stays the cache's. */
   peek(digest: Digest, index: BlockIndex): P | undefined {
     const blob = this.#blobs.get(digest);

@@ -24,7 +24,7 @@ import {
   type BlockSource,
   type TransferErrorDetail,
 } from './effects.ts';
-import { HostCore, type HostCoreInit, type HostEffect } from './host-core.ts';
+import { HostCore, type HostCoreInit, type HostEffect, type TreeSeat } from './host-core.ts';
 import { transferMetrics, type TransferMetrics } from './metrics.ts';
 import { OriginError, type Origin } from './origin.ts';
 import {
@@ -82,6 +82,7 @@ export class TransferEngine implements BlobReader {
   readonly #bytesBySource = new Map<BlockSource, number>();
   readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
+  #failedReads = 0;
   #running = false;
   #stopped = false;
 
@@ -131,6 +132,18 @@ export class TransferEngine implements BlobReader {
       onAlive: (peer) => this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs)),
       onPeerGone: (peer) => this.#run((nowMs) => this.#core.peerGone(peer, nowMs)),
     };
+  }
+
+  /** Trees that this host takes part in, with the peers that read from it in each. */
+  trees(): readonly (TreeSeat & { readonly children: readonly PeerId[] })[] {
+    return this.#core
+      .trees()
+      .map((seat) => ({ ...seat, children: this.#core.blocks.childrenOf(seat.digest) }));
+  }
+
+  /** Reads of this host that failed since the start. */
+  get failedReads(): number {
+    return this.#failedReads;
   }
 
   /** Bytes by source since the start. */
@@ -280,6 +293,7 @@ export class TransferEngine implements BlobReader {
         }
         return asLocal(effect.token).resolve(effect.block);
       case 'fail':
+        this.#failedReads++;
         this.#metrics.failed.inc({ code: effect.detail.code });
         return asLocal(effect.token).reject(
           new TransferError(`block was not read: ${effect.detail.code}`, effect.detail),

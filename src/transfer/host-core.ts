@@ -38,6 +38,13 @@ export interface OpenBlob {
   readonly origin: BlobOrigin;
 }
 
+/** A tree that a host takes part in; without a place at its owner, and until the owner has answered. */
+export interface TreeSeat {
+  readonly digest: Digest;
+  readonly stripe: number;
+  readonly place?: Place;
+}
+
 export interface HostCoreInit {
   readonly self: HostCard;
   readonly isRoot: boolean;
@@ -62,6 +69,7 @@ export class HostCore<P, T> {
   readonly #membership: Membership;
   readonly #topology: Topology | undefined;
   readonly #blocksOf: (digest: Digest) => readonly BlockIndex[];
+  readonly #wanted = new Map<Digest, BlobRef>();
   /** Trees that children joined here, by `digest/stripe`: this root answers for them whoever else thinks it does. */
   readonly #joined = new Set<string>();
   #effects: HostEffect<P, T>[] = [];
@@ -141,7 +149,10 @@ export class HostCore<P, T> {
   /** This host wants to read the blobs: joins their trees. */
   want(blobs: readonly OpenBlob[], nowMs: number): void {
     this.#nowMs = nowMs;
-    for (const { blob } of blobs) this.blocks.addBlob(blob);
+    for (const { blob } of blobs) {
+      this.blocks.addBlob(blob);
+      this.#wanted.set(blob.digest, blob);
+    }
     for (const { blob, origin } of blobs) {
       const held = (): readonly BlockRun[] => runsOf(this.#blocksOf(blob.digest));
       this.#tree(this.#membership.want(blob, origin, { held, nowMs }));
@@ -150,7 +161,10 @@ export class HostCore<P, T> {
 
   unwant(digests: readonly Digest[], nowMs: number): void {
     this.#nowMs = nowMs;
-    for (const digest of digests) this.#tree(this.#membership.unwant(digest, nowMs));
+    for (const digest of digests) {
+      this.#wanted.delete(digest);
+      this.#tree(this.#membership.unwant(digest, nowMs));
+    }
   }
 
   /** Whether the blob has a place in the tree of each of its stripes, or is owned here. */
@@ -162,9 +176,19 @@ export class HostCore<P, T> {
     return true;
   }
 
-  /** The place of this host in the tree of the stripe, if it has one. */
-  placeOf(digest: Digest, stripe: number): Place | undefined {
-    return this.#membership.placeOf(digest, stripe);
+  /** The trees that this host takes part in: as a child with a place, or as the owner. */
+  trees(): readonly TreeSeat[] {
+    const seats: TreeSeat[] = [];
+    for (const { digest, sizeBytes } of this.#wanted.values()) {
+      for (let stripe = 0; stripe < stripeCount(sizeBytes); stripe++) {
+        const place = this.#membership.placeOf(digest, stripe);
+        seats.push({ digest, stripe, ...(place !== undefined && { place }) });
+      }
+    }
+    for (const { digest, stripe } of this.#topology?.trees() ?? []) {
+      if (!this.#wanted.has(digest)) seats.push({ digest, stripe });
+    }
+    return seats;
   }
 
   /** The trees that this root keeps; undefined on a host that is no root. */

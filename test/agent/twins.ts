@@ -1,5 +1,6 @@
 import type {
   AgentStatus,
+  HeldBlob,
   MountedImage,
   MountService,
   StatusSource,
@@ -42,8 +43,13 @@ export class StatusTwin implements StatusSource {
         blobCount: 1,
         blockCount: 12,
       },
+      failedReads: 0,
       bytesBySource: { parent: 2 ** 20, origin: 0 },
     };
+  }
+
+  blobs(): readonly HeldBlob[] {
+    return [{ digest: DIGEST, sizeBytes: 3 * 2 ** 20, blocks: [[0, 12]] }];
   }
 
   tree(digest?: Digest): readonly TreeStatus[] {

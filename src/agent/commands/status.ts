@@ -51,6 +51,7 @@ function statusText(status: AgentStatus): string {
       'store',
       `${formatSizeBytes(store.sizeBytes)} of ${formatSizeBytes(store.quotaBytes)} in ${store.dir}: ${store.blockCount} blocks of ${store.blobCount} blobs`,
     ],
+    ['failed reads', String(status.failedReads)],
     ...Object.entries(status.bytesBySource).map(
       ([source, bytes]) => [`from ${source}`, formatSizeBytes(bytes)] as const,
     ),

@@ -19,10 +19,10 @@ import {
   distinctBytes,
   roundFigures,
   type BytesBySource,
-  type HeldBlob,
   type HostFigures,
   type RoundFigures,
 } from './figures.ts';
+import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
 import { DemoError, startAgent, waitReady, type AgentProcess } from './processes.ts';
 import { buildRootfs, PROGRAM } from './rootfs.ts';
 
@@ -276,7 +276,7 @@ export class Demo {
 
   async #bytes(host: Host): Promise<BytesBySource> {
     const status = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/status' });
-    return (status as { bytesBySource: BytesBySource }).bytesBySource;
+    return (status as AgentStatus).bytesBySource;
   }
 
   async #held(host: Host): Promise<readonly HeldBlob[]> {
@@ -288,8 +288,7 @@ export class Demo {
     const depths = await Promise.all(
       this.#hosts.slice(1).map(async (host) => {
         const tree = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/tree' });
-        const { places } = tree as { places: readonly { path: readonly string[] }[] };
-        return places.map((place) => place.path.length);
+        return (tree as { trees: readonly TreeStatus[] }).trees.map(({ path }) => path.length);
       }),
     );
     return Math.max(0, ...depths.flat());
@@ -302,7 +301,7 @@ export class Demo {
           method: 'GET',
           path: '/api/v1/status',
         });
-        return (status as { failedReads: number }).failedReads;
+        return (status as AgentStatus).failedReads;
       }),
     );
     return counts.reduce((sum, count) => sum + count, 0);

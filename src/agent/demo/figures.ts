@@ -1,3 +1,4 @@
+import type { HeldBlob } from '../ports.ts';
 import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../../image/block.ts';
 
 /** Block bytes by source on one host. */
@@ -18,13 +19,6 @@ export interface RoundFigures {
   /** Block bytes that agents got from each other. */
   readonly peerBytes: number;
   readonly ms: { readonly p50: number; readonly p99: number; readonly max: number };
-}
-
-/** Blocks of a blob that a host holds: runs of [first, count]. */
-export interface HeldBlob {
-  readonly digest: string;
-  readonly sizeBytes: number;
-  readonly blocks: readonly (readonly [first: number, count: number])[];
 }
 
 const PEER_SOURCES = ['parent', 'alternate', 'root'] as const;
