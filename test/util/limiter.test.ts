@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { defined } from '../../src/util/assert.ts';
 import { Limiter } from '../../src/util/limiter.ts';
 
 describe('Limiter', () => {
@@ -6,20 +7,21 @@ describe('Limiter', () => {
     const limiter = new Limiter({ runningMax: 2, waitingMax: 10 });
     const gates = Array.from({ length: 5 }, () => Promise.withResolvers<void>());
     const started: number[] = [];
-    const done = gates.map((gate, i) =>
-      limiter.run(async () => {
+    const done = gates.map((gate, i) => {
+      const task = limiter.run(async () => {
         started.push(i);
         await gate.promise;
         return i;
-      }),
-    );
+      });
+      return defined(task, 'the line is not full');
+    });
     expect(started).toEqual([0, 1]);
     gates[1]?.resolve();
     await done[1];
     await Promise.resolve();
     expect(started).toEqual([0, 1, 2]);
     for (const gate of gates) gate.resolve();
-    expect(await Promise.all(done.map(async (each) => await each))).toEqual([0, 1, 2, 3, 4]);
+    expect(await Promise.all(done)).toEqual([0, 1, 2, 3, 4]);
     expect(started).toEqual([0, 1, 2, 3, 4]);
   });
 

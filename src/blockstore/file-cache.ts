@@ -1,0 +1,83 @@
+import type { Disk, DiskFile, OpenMode } from '../runtime/disk.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { errorText } from '../util/errors.ts';
+
+interface CachedFile {
+  readonly file: Promise<DiskFile>;
+  users: number;
+}
+
+/**
+ * Open files, kept for reuse. Beyond the bound those that nobody uses are closed, least recently used first;
+ * files in use are never closed, and who uses them is bounded elsewhere.
+ */
+export class FileCache {
+  readonly #disk: Disk;
+  readonly #logger: Logger;
+  readonly #openMax: number;
+  /** By mode and path, least recently used first. */
+  readonly #files = new Map<string, CachedFile>();
+  readonly #closing = new Set<Promise<void>>();
+
+  constructor(components: { disk: Disk; logger: Logger }, init: { openMax: number }) {
+    this.#disk = components.disk;
+    this.#logger = components.logger;
+    this.#openMax = init.openMax;
+  }
+
+  /** Runs the action on the file, open for as long as it runs. Rejects with DiskError when it cannot be opened. */
+  async use<T>(path: string, mode: OpenMode, action: (file: DiskFile) => Promise<T>): Promise<T> {
+    const key = `${mode}:${path}`;
+    const cached = this.#take(key, path, mode);
+    try {
+      return await action(await cached.file);
+    } finally {
+      cached.users--;
+      this.#closeIdle(this.#openMax);
+    }
+  }
+
+  /** Closes every file, when nobody uses them any more. */
+  async closeAll(): Promise<void> {
+    this.#closeIdle(0);
+    await Promise.all(this.#closing);
+  }
+
+  #take(key: string, path: string, mode: OpenMode): CachedFile {
+    const known = this.#files.get(key);
+    const cached = known ?? { file: this.#disk.open(path, mode), users: 0 };
+    cached.users++;
+    // Into the last place: the most recently used.
+    this.#files.delete(key);
+    this.#files.set(key, cached);
+    if (known === undefined) {
+      cached.file.catch(() => {
+        if (this.#files.get(key) === cached) this.#files.delete(key);
+      });
+    }
+    return cached;
+  }
+
+  #closeIdle(openMax: number): void {
+    if (this.#files.size <= openMax) return;
+    for (const [key, cached] of this.#files) {
+      if (cached.users > 0) continue;
+      this.#files.delete(key);
+      const closing = this.#close(key, cached);
+      this.#closing.add(closing);
+      void closing.then(() => this.#closing.delete(closing));
+      if (this.#files.size <= openMax) return;
+    }
+  }
+
+  async #close(key: string, cached: CachedFile): Promise<void> {
+    try {
+      await (await cached.file).close();
+    } catch (error) {
+      this.#logger.warn(
+        { file: key, error: errorText(error) },
+        'a file of the store did not close',
+      );
+    }
+  }
+}

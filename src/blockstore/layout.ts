@@ -1,0 +1,175 @@
+import {
+  ATTESTATION_SIGNATURE_BYTES,
+  ATTESTATION_SIGNER_BYTES,
+  type Attestation,
+} from '../image/attestation.ts';
+import {
+  BLOB_SIZE_BYTES_MAX,
+  BLOCK_SIZE_BYTES,
+  blockLength,
+  type BlobRef,
+  type BlockIndex,
+} from '../image/block.ts';
+import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
+import type { Codec } from '../runtime/codec.ts';
+import { assert, defined } from '../util/assert.ts';
+import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
+
+/** The bytes of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
+export const STORE_VERSION = 1;
+
+/** Content of the file `version` at the root of a store. */
+export const VERSION_TEXT = `xylem-store ${STORE_VERSION}\n`;
+
+/** First bytes of a records file. */
+const MAGIC = new TextEncoder().encode('xylemrec');
+
+export const HEADER_BYTES = 64;
+const HEADER_CRC_OFFSET = 60;
+export const RECORD_BYTES = 144;
+
+/** A slot that holds no block: also what a hole of the file reads as. */
+export const EMPTY_RECORD: Uint8Array = new Uint8Array(RECORD_BYTES);
+
+const FLAG_PRESENT = 1;
+
+/** Names, below the root of the store, of what is kept of a blob. */
+export interface BlobPaths {
+  readonly shard: string;
+  readonly folder: string;
+  readonly data: string;
+  readonly records: string;
+}
+
+export const BLOBS_FOLDER = 'blobs';
+export const VERSION_FILE = 'version';
+
+export function blobPaths(digest: Digest): BlobPaths {
+  const hex = digestHex(digest);
+  const shard = `${BLOBS_FOLDER}/${hex.slice(0, 2)}`;
+  const folder = `${shard}/${hex}`;
+  return { shard, folder, data: `${folder}/data`, records: `${folder}/records` };
+}
+
+/** The digest whose blob is kept in `blobs/<shard>/<name>`; undefined when no blob would be. */
+export function digestOfFolder(shard: string, name: string): Digest | undefined {
+  return name.startsWith(shard) && shard.length === 2 ? parseDigest(`sha256:${name}`) : undefined;
+}
+
+export function dataOffset(index: BlockIndex): number {
+  return index * BLOCK_SIZE_BYTES;
+}
+
+export function recordOffset(index: BlockIndex): number {
+  return HEADER_BYTES + index * RECORD_BYTES;
+}
+
+type Crc = Pick<Codec, 'crc32c'>;
+
+/**
+ * Header of a records file, 64 bytes.
+ *
+ *     magic "xylemrec" (8) | version u32 | block size u32 | blob size u64 | blob sha256 (32) | zero (4) | CRC-32C of all before, u32
+ */
+export function encodeHeader(codec: Crc, blob: BlobRef): Uint8Array {
+  const bytes = new Uint8Array(HEADER_BYTES);
+  const view = new DataView(bytes.buffer);
+  bytes.set(MAGIC, 0);
+  view.setUint32(8, STORE_VERSION, true);
+  view.setUint32(12, BLOCK_SIZE_BYTES, true);
+  view.setBigUint64(16, BigInt(blob.sizeBytes), true);
+  bytes.set(defined(fromHex(digestHex(blob.digest)), 'a digest is hex'), 24);
+  view.setUint32(HEADER_CRC_OFFSET, codec.crc32c(bytes.subarray(0, HEADER_CRC_OFFSET)), true);
+  return bytes;
+}
+
+/** The blob that a header names; undefined when it is damaged, of another version or of another block size. */
+export function decodeHeader(codec: Crc, bytes: Uint8Array): BlobRef | undefined {
+  if (bytes.length !== HEADER_BYTES || !bytesEqual(bytes.subarray(0, 8), MAGIC)) return undefined;
+  const view = viewOf(bytes);
+  const crc = codec.crc32c(bytes.subarray(0, HEADER_CRC_OFFSET));
+  if (view.getUint32(HEADER_CRC_OFFSET, true) !== crc) return undefined;
+  if (view.getUint32(8, true) !== STORE_VERSION) return undefined;
+  if (view.getUint32(12, true) !== BLOCK_SIZE_BYTES) return undefined;
+  const sizeBytes = Number(view.getBigUint64(16, true));
+  if (sizeBytes > BLOB_SIZE_BYTES_MAX) return undefined;
+  const digest = parseDigest(`sha256:${toHex(bytes.subarray(24, 56))}`);
+  return digest === undefined ? undefined : { digest, sizeBytes };
+}
+
+/** What is kept of a block beside its bytes. */
+export interface BlockRecord {
+  readonly lengthBytes: number;
+  /** BLAKE3 of the bytes, 32 bytes. */
+  readonly blockDigest: Uint8Array;
+  readonly attestation: Attestation;
+}
+
+/**
+ * Reads and writes the records of one blob.
+ *
+ * Record of block `i`, 144 bytes at 64 + 144 * i; all zero when the block is absent:
+ *
+ *     CRC-32C u32 | block index u32 | length u32 | flags u32 (1 = present) | BLAKE3 (32) | signer (32) | signature (64)
+ *
+ * The CRC continues that of the header over the rest of the record, so that a record counts in its own file alone.
+ */
+export class RecordCodec {
+  readonly #codec: Crc;
+  readonly #blob: BlobRef;
+  readonly #seed: number;
+
+  constructor(components: { codec: Crc }, init: { blob: BlobRef }) {
+    this.#codec = components.codec;
+    this.#blob = init.blob;
+    // Without the header's own CRC: over the two together every CRC-32C comes to the same constant.
+    const header = encodeHeader(components.codec, init.blob).subarray(0, HEADER_CRC_OFFSET);
+    this.#seed = components.codec.crc32c(header);
+  }
+
+  encode(index: BlockIndex, record: BlockRecord): Uint8Array {
+    const { signer, signature } = record.attestation;
+    assert(record.blockDigest.length === 32, 'a BLAKE3 digest has 32 bytes');
+    assert(signer.length === ATTESTATION_SIGNER_BYTES, 'a signer has 32 bytes');
+    assert(signature.length === ATTESTATION_SIGNATURE_BYTES, 'a signature has 64 bytes');
+    const bytes = new Uint8Array(RECORD_BYTES);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(4, index, true);
+    view.setUint32(8, record.lengthBytes, true);
+    view.setUint32(12, FLAG_PRESENT, true);
+    bytes.set(record.blockDigest, 16);
+    bytes.set(signer, 48);
+    bytes.set(signature, 80);
+    view.setUint32(0, this.#codec.crc32c(bytes.subarray(4), this.#seed), true);
+    return bytes;
+  }
+
+  /** What a slot holds, without making a record of it. */
+  check(index: BlockIndex, bytes: Uint8Array): 'present' | 'empty' | 'damaged' {
+    if (bytes.length !== RECORD_BYTES) return 'damaged';
+    const view = viewOf(bytes);
+    const crc = view.getUint32(0, true);
+    // A record whose CRC happens to be 0 is told from an empty slot by its flags.
+    if (crc === 0 && view.getUint32(12, true) === 0) return 'empty';
+    const sound =
+      crc === this.#codec.crc32c(bytes.subarray(4), this.#seed) &&
+      view.getUint32(4, true) === index &&
+      view.getUint32(8, true) === blockLength(this.#blob.sizeBytes, index) &&
+      view.getUint32(12, true) === FLAG_PRESENT;
+    return sound ? 'present' : 'damaged';
+  }
+
+  /** The record in a slot, with bytes of its own; undefined when there is none that holds. */
+  decode(index: BlockIndex, bytes: Uint8Array): BlockRecord | undefined {
+    if (this.check(index, bytes) !== 'present') return undefined;
+    return {
+      lengthBytes: viewOf(bytes).getUint32(8, true),
+      blockDigest: bytes.slice(16, 48),
+      attestation: { signer: bytes.slice(48, 80), signature: bytes.slice(80, 144) },
+    };
+  }
+}
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

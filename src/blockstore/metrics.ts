@@ -1,0 +1,46 @@
+import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
+
+/** What the store counts. */
+export interface StoreMetrics {
+  /** Labels: `event` = written | hit | miss | damaged | dropped. */
+  readonly blocks: Counter;
+  /** Calls that rejected. Labels: `operation` = put | get | drop | sync, `code` of BlockStoreError. */
+  readonly errors: Counter;
+  readonly present: Gauge;
+  readonly sizeBytes: Gauge;
+  readonly queuedBytes: Gauge;
+  readonly syncSeconds: Histogram;
+}
+
+export function storeMetrics(metrics: Metrics): StoreMetrics {
+  return {
+    blocks: metrics.counter({
+      name: 'xylem_store_blocks_total',
+      help: 'Blocks written to, found in, missed in, found damaged in and dropped from the store.',
+      labelNames: ['event'],
+    }),
+    errors: metrics.counter({
+      name: 'xylem_store_errors_total',
+      help: 'Operations of the store that failed, by operation and reason.',
+      labelNames: ['operation', 'code'],
+    }),
+    present: metrics.gauge({
+      name: 'xylem_store_present_blocks',
+      help: 'Blocks present in the store.',
+    }),
+    sizeBytes: metrics.gauge({
+      name: 'xylem_store_size_bytes',
+      help: 'Bytes of the blocks present in the store.',
+    }),
+    queuedBytes: metrics.gauge({
+      name: 'xylem_store_write_queue_bytes',
+      help: 'Bytes accepted by the store and not written yet.',
+    }),
+    syncSeconds: metrics.histogram({
+      name: 'xylem_store_sync_seconds',
+      help: 'Time to make everything that was written durable.',
+      // From a cheap sync on flash (1 ms) to a disk that is in trouble (10 s).
+      buckets: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
+    }),
+  };
+}

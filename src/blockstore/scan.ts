@@ -1,0 +1,149 @@
+import { blockCount, blockIndex, type BlobRef } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { Codec } from '../runtime/codec.ts';
+import type { Disk, DiskFile } from '../runtime/disk.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { BitSet } from '../util/bit-set.ts';
+import { errorText } from '../util/errors.ts';
+import { readFully } from './read-fully.ts';
+import {
+  BLOBS_FOLDER,
+  blobPaths,
+  decodeHeader,
+  digestOfFolder,
+  HEADER_BYTES,
+  RECORD_BYTES,
+  RecordCodec,
+  recordOffset,
+} from './layout.ts';
+
+/** Blobs read at a time: as many as Node has threads for files. */
+const SCANS_RUNNING = 4;
+
+/** Records read at a time: about 1 MiB, so that each of the scans holds that much. */
+const RECORDS_PER_READ = 7 * 1024;
+
+/** What an earlier run kept of a blob. */
+export interface FoundBlob {
+  readonly blob: BlobRef;
+  readonly present: BitSet;
+}
+
+interface ScanComponents {
+  readonly disk: Disk;
+  readonly codec: Pick<Codec, 'crc32c'>;
+  readonly logger: Logger;
+}
+
+/**
+ * Finds what earlier runs kept. Reads the records alone, never the data: a byte of records stands for 1,800 of data.
+ * Whatever is damaged or not ours is left as it is, with a line in the log. Blobs beyond `blobsMax` are not looked at.
+ */
+export async function scanStore(
+  components: ScanComponents,
+  init: { blobsMax: number },
+): Promise<FoundBlob[]> {
+  const digests = await listBlobs(components);
+  if (digests.length > init.blobsMax) {
+    const fields = { blobCount: digests.length, blobsMax: init.blobsMax };
+    components.logger.warn(fields, 'the store holds more blobs than it takes; the rest is ignored');
+    digests.length = init.blobsMax;
+  }
+  const found: FoundBlob[] = [];
+  const queue = digests.values();
+  const worker = async (): Promise<void> => {
+    const buffer = new Uint8Array(RECORDS_PER_READ * RECORD_BYTES);
+    for (const digest of queue) {
+      const blob = await scanBlob(components, digest, buffer);
+      if (blob !== undefined) found.push(blob);
+    }
+  };
+  await Promise.all(Array.from({ length: SCANS_RUNNING }, worker));
+  return found;
+}
+
+async function listBlobs({ disk, logger }: ScanComponents): Promise<Digest[]> {
+  const digests: Digest[] = [];
+  for (const shard of await disk.list(BLOBS_FOLDER)) {
+    const path = `${BLOBS_FOLDER}/${shard.name}`;
+    let foreignCount = 0;
+    try {
+      for (const entry of await disk.list(path)) {
+        const digest = digestOfFolder(shard.name, entry.name);
+        if (digest !== undefined && entry.kind === 'folder') digests.push(digest);
+        else foreignCount++;
+      }
+    } catch (error) {
+      // A file where a folder should be, or a folder that the disk does not give: the rest is still good.
+      logger.warn({ path, error: errorText(error) }, 'a part of the store is unreadable');
+    }
+    if (foreignCount > 0) {
+      logger.warn({ path, foreignCount }, 'the store ignores what it did not make');
+    }
+  }
+  // In the order of their names, whatever the order in which the disk lists them.
+  return digests.sort();
+}
+
+async function scanBlob(
+  components: ScanComponents,
+  digest: Digest,
+  buffer: Uint8Array,
+): Promise<FoundBlob | undefined> {
+  const path = blobPaths(digest).records;
+  try {
+    const file = await components.disk.open(path, 'read');
+    try {
+      return await readBlob(components, { digest, file, path }, buffer);
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    components.logger.warn({ path, error: errorText(error) }, 'a blob in the store is unreadable');
+    return undefined;
+  }
+}
+
+async function readBlob(
+  { codec, disk, logger }: ScanComponents,
+  { digest, file, path }: { digest: Digest; file: DiskFile; path: string },
+  buffer: Uint8Array,
+): Promise<FoundBlob | undefined> {
+  const header = buffer.subarray(0, HEADER_BYTES);
+  const headerBytes = await readFully(file, header, 0);
+  const blob = decodeHeader(codec, header.subarray(0, headerBytes));
+  if (blob === undefined || blob.digest !== digest) {
+    logger.warn({ path }, 'a blob in the store has a header that does not hold and is ignored');
+    return undefined;
+  }
+  const found = { blob, present: new BitSet(blockCount(blob.sizeBytes)) };
+  const damaged = await readRecords(new RecordCodec({ codec }, { blob }), { file, found }, buffer);
+  if (damaged > 0) logger.warn({ path, blockCount: damaged }, 'records in the store are damaged');
+  if (found.present.count > 0) return found;
+  // Its first block was never recorded, or its last one was dropped: nothing in there can be served.
+  await disk.remove(blobPaths(digest).folder);
+  return undefined;
+}
+
+/** Marks what is present; the count of damaged records. */
+async function readRecords(
+  records: RecordCodec,
+  { file, found }: { file: DiskFile; found: FoundBlob },
+  buffer: Uint8Array,
+): Promise<number> {
+  let damaged = 0;
+  for (let first = 0; first < found.present.length; first += RECORDS_PER_READ) {
+    const wanted = Math.min(RECORDS_PER_READ, found.present.length - first) * RECORD_BYTES;
+    const target = buffer.subarray(0, wanted);
+    const count = await readFully(file, target, recordOffset(blockIndex(first)));
+    // A record that the end of the file cuts off is not looked at.
+    for (let i = 0; (i + 1) * RECORD_BYTES <= count; i++) {
+      const slot = target.subarray(i * RECORD_BYTES, (i + 1) * RECORD_BYTES);
+      const state = records.check(blockIndex(first + i), slot);
+      if (state === 'present') found.present.add(first + i);
+      else if (state === 'damaged') damaged++;
+    }
+    if (count < wanted) break;
+  }
+  return damaged;
+}
