@@ -1,4 +1,4 @@
-import { LAYER_COUNT_MAX, MANIFEST_SIZE_BYTES_MAX } from '../image/manifest.ts';
+import { MANIFEST_SIZE_BYTES_MAX } from '../image/manifest.ts';
 import { BLOB_SIZE_BYTES_MAX, blockCount } from '../image/block.ts';
 import type {
   BlockRun,
@@ -15,6 +15,12 @@ import type {
   TouchOrder,
   WantedBlob,
 } from '../tree/messages.ts';
+import {
+  BLOBS_PER_JOIN_MAX,
+  LOST_PER_REPORT_MAX,
+  PATH_MAX,
+  PLACES_PER_REPORT_MAX,
+} from '../tree/limits.ts';
 import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';
 import { badValue, overLimit } from './errors.ts';
@@ -28,17 +34,12 @@ const STRIPES_MAX = 64;
 /** Runs of held blocks told of one blob: beyond it the rest is left out, since they are a hint to a new owner. */
 export const HELD_RUNS_MAX = 1024;
 
-/** Places in one reply: 255 layers with 8 stripes each. */
-const PLACES_MAX = 2048;
-
-/** Ancestors of a place: a binary tree of 10,000 hosts in 100 zones is 20 deep. */
-const PATH_MAX = 64;
+/** Places in one reply: what one request can ask for. */
+const PLACES_MAX = PLACES_PER_REPORT_MAX;
 const ALTERNATES_MAX = 64;
 
-/** Blobs that a host leaves or reports at a time (src/transfer keeps 16,384). */
-const BLOBS_MAX = 16_384;
-const HELD_PLACES_MAX = 65_535;
-const LOST_MAX = 255;
+/** Blobs left or unknown at a time: the places of a report may all be of different blobs. */
+const BLOBS_MAX = PLACES_PER_REPORT_MAX;
 
 /** Indices of one order in a reply: 2^17 blocks are 32 GiB touched. */
 const ORDER_MAX = 2 ** 17;
@@ -179,7 +180,7 @@ export const joinRequest = messageCodec<JoinRequest>(
     writer.u16(host.capacity);
     fields.writeList(
       writer,
-      { field: 'blobs', countMax: LAYER_COUNT_MAX, items: blobs },
+      { field: 'blobs', countMax: BLOBS_PER_JOIN_MAX, items: blobs },
       (wanted) => writeWanted(writer, wanted),
     );
   },
@@ -189,7 +190,7 @@ export const joinRequest = messageCodec<JoinRequest>(
       zone: fields.readName(reader, 'zone'),
       capacity: reader.u16(),
     },
-    blobs: fields.readList(reader, 'blobs', LAYER_COUNT_MAX, () => readWanted(reader)),
+    blobs: fields.readList(reader, 'blobs', BLOBS_PER_JOIN_MAX, () => readWanted(reader)),
   }),
 );
 
@@ -198,13 +199,13 @@ export const joinReply = messageCodec<JoinReply>(
     writePlaces(writer, places);
     fields.writeList(
       writer,
-      { field: 'orders', countMax: LAYER_COUNT_MAX, items: orders },
+      { field: 'orders', countMax: BLOBS_PER_JOIN_MAX, items: orders },
       (order) => writeOrder(writer, order),
     );
   },
   (reader) => ({
     places: readPlaces(reader),
-    orders: fields.readList(reader, 'orders', LAYER_COUNT_MAX, () => readOrder(reader)),
+    orders: fields.readList(reader, 'orders', BLOBS_PER_JOIN_MAX, () => readOrder(reader)),
   }),
 );
 
@@ -225,18 +226,24 @@ export const leaveReply = messageCodec<void>(
 
 export const reportRequest = messageCodec<ReportRequest>(
   (writer, { lost, held }) => {
-    fields.writeList(writer, { field: 'lost', countMax: LOST_MAX, items: lost }, (peer) =>
-      fields.writePeer(writer, peer),
+    fields.writeList(
+      writer,
+      { field: 'lost', countMax: LOST_PER_REPORT_MAX, items: lost },
+      (peer) => fields.writePeer(writer, peer),
     );
-    fields.writeList(writer, { field: 'held', countMax: HELD_PLACES_MAX, items: held }, (place) => {
-      fields.writeDigest(writer, place.digest);
-      writer.u8(place.stripe);
-      writer.u64(place.epoch);
-    });
+    fields.writeList(
+      writer,
+      { field: 'held', countMax: PLACES_PER_REPORT_MAX, items: held },
+      (place) => {
+        fields.writeDigest(writer, place.digest);
+        writer.u8(place.stripe);
+        writer.u64(place.epoch);
+      },
+    );
   },
   (reader) => ({
-    lost: fields.readList(reader, 'lost', LOST_MAX, () => fields.readPeer(reader)),
-    held: fields.readList(reader, 'held', HELD_PLACES_MAX, () => ({
+    lost: fields.readList(reader, 'lost', LOST_PER_REPORT_MAX, () => fields.readPeer(reader)),
+    held: fields.readList(reader, 'held', PLACES_PER_REPORT_MAX, () => ({
       digest: fields.readDigest(reader),
       stripe: readStripe(reader),
       epoch: reader.u64('epoch'),

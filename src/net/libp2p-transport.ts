@@ -1,0 +1,291 @@
+import type { Connection, PeerId as Libp2pPeerId, Stream } from '@libp2p/interface';
+import { CODE_P2P } from '@multiformats/multiaddr';
+import type { Libp2p } from 'libp2p';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Metrics } from '../runtime/metrics.ts';
+import type { Random } from '../runtime/random.ts';
+import type {
+  BlockRequest,
+  BlockServer,
+  PendingBlock,
+  Transport,
+  TreeServer,
+} from '../transfer/transport.ts';
+import type * as messages from '../tree/messages.ts';
+import { assert, defined } from '../util/assert.ts';
+import type { BufferPool } from '../util/buffer-pool.ts';
+import { peerId, type PeerId } from '../util/peer-id.ts';
+import { BlockCall, peerError } from './block-call.ts';
+import { Connections } from './connections.ts';
+import { peerIdOf, privateKeyOf, type Identity } from './identity.ts';
+import { createNode } from './libp2p-node.ts';
+import {
+  ADDRESSES_MAX,
+  BLOCK_STREAMS_IN_MAX,
+  CONNECTIONS_PER_PEER_MAX,
+  OVERLOADED_RETRY_MS,
+  PAYLOAD_BYTES_MAX,
+  PEERS_ASKED_MAX,
+  STOP_MS,
+  TREE_CALLS_MAX,
+} from './limits.ts';
+import { netMetrics, type NetMetrics } from './metrics.ts';
+import { Requester } from './requester.ts';
+import { BLOCK_PROTOCOL } from './requester-link.ts';
+import { Responders } from './responders.ts';
+import * as tree from './tree-calls.ts';
+
+export interface Libp2pTransportInit {
+  readonly identity: Identity;
+  /** Multiaddrs to listen on; none makes a host that only asks. */
+  readonly listen: readonly string[];
+  /** Multiaddrs to hand out instead of those that it listens on. */
+  readonly announce?: readonly string[];
+}
+
+interface Components {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  /** Where the payloads of answers go; its slabs hold a block. */
+  readonly pool: BufferPool;
+}
+
+/** What exists from `start()` on. */
+interface Running {
+  readonly node: Libp2p;
+  readonly connections: Connections;
+  readonly responders: Responders;
+  readonly treeClient: tree.TreeClient;
+  readonly treeResponder: tree.TreeResponder;
+}
+
+/**
+ * Talks to other agents over libp2p: TCP, Noise and yamux, `/xylem/block/1` and `/xylem/tree/1` (docs/WIRE_PROTOCOL.md).
+ * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
+ */
+export class Libp2pTransport implements Transport {
+  readonly self: PeerId;
+  readonly #components: Components;
+  readonly #init: Libp2pTransportInit;
+  readonly #metrics: NetMetrics;
+  readonly #requesters = new Map<PeerId, Requester>();
+  #servers: { readonly block: BlockServer; readonly tree?: TreeServer } | undefined;
+  #running: Running | undefined;
+
+  constructor(components: Components, init: Libp2pTransportInit) {
+    const { slabBytes } = components.pool;
+    assert(slabBytes >= PAYLOAD_BYTES_MAX, `slabs of ${slabBytes} bytes do not hold a block`);
+    this.#components = components;
+    this.#init = init;
+    this.#metrics = netMetrics(components.metrics);
+    this.self = peerIdOf(init.identity);
+  }
+
+  serve(servers: { block: BlockServer; tree?: TreeServer }): void {
+    assert(this.#servers === undefined, 'serve() is called once');
+    this.#servers = servers;
+  }
+
+  async start(): Promise<void> {
+    assert(this.#running === undefined, 'a transport is started once');
+    const { block, tree: treeServer } = defined(this.#servers, 'serve() comes before start()');
+    const { clock, random, logger } = this.#components;
+    const metrics = this.#metrics;
+    const { listen, announce = [] } = this.#init;
+    const privateKey = privateKeyOf(this.#init.identity);
+    const node = await createNode({ privateKey, listen, announce, metrics });
+    const connections = new Connections({ clock, random, metrics, node });
+    const connect = connections.connect.bind(connections);
+    const running: Running = {
+      node,
+      connections,
+      responders: new Responders({ clock, metrics, server: block }),
+      treeClient: new tree.TreeClient({ clock, metrics, connect }),
+      treeResponder: new tree.TreeResponder({ clock, logger, metrics, server: treeServer }),
+    };
+    this.#listenTo(running, block);
+    await this.#handle(running);
+    await node.start();
+    this.#running = running;
+  }
+
+  async stop(): Promise<void> {
+    const running = this.#running;
+    if (running === undefined) return;
+    this.#running = undefined;
+    running.connections.stop();
+    running.treeClient.stop();
+    running.treeResponder.stop();
+    for (const requester of [...this.#requesters.values()]) requester.stop();
+    running.responders.stop();
+    const stopped = new AbortController();
+    const limit = this.#components.clock.setTimer(STOP_MS, () => stopped.abort());
+    stopped.signal.addEventListener('abort', () => {
+      for (const connection of running.node.getConnections()) {
+        connection.abort(new Error('the transport stops'));
+      }
+    });
+    await running.node.stop();
+    limit.cancel();
+  }
+
+  addresses(): readonly string[] {
+    const all = (this.#running?.node.getMultiaddrs() ?? []).map((address) =>
+      address.decapsulateCode(CODE_P2P).toString(),
+    );
+    const distinct = [...new Set(all)];
+    const remote = distinct.filter((address) => !/^\/ip4\/127\.|^\/ip6\/::1\//.test(address));
+    return (remote.length > 0 ? remote : distinct).slice(0, ADDRESSES_MAX);
+  }
+
+  requestBlock(host: messages.HostAddress, request: BlockRequest): PendingBlock {
+    const requester = this.#requesterOf(host.peer);
+    if (requester !== undefined) return requester.request(host, request);
+    const { clock } = this.#components;
+    const owner = { onPromoted: () => {}, onGivenUp: () => {} };
+    const call = new BlockCall(
+      { clock, metrics: this.#metrics },
+      { owner, peer: host.peer, request },
+    );
+    call.reject(
+      this.#running === undefined
+        ? { code: 'unreachable' }
+        : { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS },
+    );
+    return call;
+  }
+
+  sendOrder(peer: PeerId, order: messages.TouchOrder): void {
+    this.#running?.responders.of(peer)?.sendOrder(order);
+  }
+
+  sendAlive(peer: PeerId): void {
+    this.#running?.responders.of(peer)?.sendAlive();
+  }
+
+  join(
+    host: messages.HostAddress,
+    request: messages.JoinRequest,
+    signal: AbortSignal,
+  ): Promise<messages.JoinReply> {
+    return this.#call(tree.JOIN, host, request, signal);
+  }
+
+  leave(
+    host: messages.HostAddress,
+    request: messages.LeaveRequest,
+    signal: AbortSignal,
+  ): Promise<void> {
+    return this.#call(tree.LEAVE, host, request, signal);
+  }
+
+  report(
+    host: messages.HostAddress,
+    request: messages.ReportRequest,
+    signal: AbortSignal,
+  ): Promise<messages.ReportReply> {
+    return this.#call(tree.REPORT, host, request, signal);
+  }
+
+  resolve(
+    host: messages.HostAddress,
+    request: messages.ResolveRequest,
+    signal: AbortSignal,
+  ): Promise<messages.ResolveReply> {
+    return this.#call(tree.RESOLVE, host, request, signal);
+  }
+
+  stat(
+    host: messages.HostAddress,
+    request: messages.StatRequest,
+    signal: AbortSignal,
+  ): Promise<messages.StatReply> {
+    return this.#call(tree.STAT, host, request, signal);
+  }
+
+  async #call<Q, R>(
+    kind: tree.TreeCall<Q, R>,
+    host: messages.HostAddress,
+    request: Q,
+    signal: AbortSignal,
+  ): Promise<R> {
+    if (this.#running === undefined) throw peerError(host.peer, { code: 'unreachable' });
+    return this.#running.treeClient.call(kind, host, request, signal);
+  }
+
+  /** Undefined when the transport does not run, or asks too many peers already. */
+  #requesterOf(peer: PeerId): Requester | undefined {
+    const running = this.#running;
+    if (running === undefined) return undefined;
+    const known = this.#requesters.get(peer);
+    if (known !== undefined) return known;
+    if (this.#requesters.size >= PEERS_ASKED_MAX) return undefined;
+    const { clock, pool } = this.#components;
+    const connect = running.connections.connect.bind(running.connections);
+    const { block: server } = defined(this.#servers, 'a transport that runs has its servers');
+    const requester: Requester = new Requester(
+      { clock, pool, metrics: this.#metrics, server, connect },
+      {
+        peer,
+        onUnused: () => {
+          if (this.#requesters.get(peer) === requester) this.#requesters.delete(peer);
+        },
+      },
+    );
+    this.#requesters.set(peer, requester);
+    return requester;
+  }
+
+  async #handle({ node, responders, treeResponder }: Running): Promise<void> {
+    await node.handle(
+      BLOCK_PROTOCOL,
+      (stream, connection) => {
+        const peer = this.#admitted(stream, connection);
+        if (peer !== undefined) responders.add(peer, stream, connection);
+      },
+      // The streams of a link that was closed may still be counted when those of the next one come.
+      { maxInboundStreams: 2 * BLOCK_STREAMS_IN_MAX, maxOutboundStreams: 2 * BLOCK_STREAMS_IN_MAX },
+    );
+    await node.handle(
+      tree.TREE_PROTOCOL,
+      (stream, connection) => {
+        const peer = this.#admitted(stream, connection);
+        if (peer !== undefined) void treeResponder.serve(peer, stream);
+      },
+      { maxInboundStreams: 2 * TREE_CALLS_MAX, maxOutboundStreams: 2 * TREE_CALLS_MAX },
+    );
+  }
+
+  /**
+   * The peer behind an inbound stream, or undefined when it may not speak to us, its stream then being reset. The one place
+   * that every inbound stream passes before a byte of it is looked at. Today every authenticated peer passes.
+   */
+  #admitted(stream: Stream, connection: Connection): PeerId | undefined {
+    if (stream.status !== 'open') return undefined;
+    return peerId(connection.remotePeer.toString());
+  }
+
+  #listenTo({ node }: Running, server: BlockServer): void {
+    // Counted here: the node builds a list of all connections whenever it is asked.
+    let openCount = 0;
+    const count = (change: number): void => {
+      openCount += change;
+      this.#metrics.connections.set({}, openCount);
+    };
+    node.addEventListener('connection:open', ({ detail }: CustomEvent<Connection>) => {
+      this.#metrics.connected.inc({ direction: detail.direction });
+      count(1);
+      const siblings = node.getConnections(detail.remotePeer);
+      if (siblings.length <= CONNECTIONS_PER_PEER_MAX) return;
+      this.#metrics.refused.inc({ reason: 'per-peer' });
+      detail.abort(new Error(`more than ${CONNECTIONS_PER_PEER_MAX} connections of one peer`));
+    });
+    node.addEventListener('connection:close', () => count(-1));
+    node.addEventListener('peer:disconnect', ({ detail }: CustomEvent<Libp2pPeerId>) =>
+      server.onPeerGone(peerId(detail.toString())),
+    );
+  }
+}
