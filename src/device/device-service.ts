@@ -1,0 +1,319 @@
+import { resolve } from 'node:path';
+import { digestHex, type Digest } from '../image/digest.ts';
+import type { ResolvedImage } from '../image/manifest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Codec } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Metrics } from '../runtime/metrics.ts';
+import type { DiskLock } from '../runtime/disk.ts';
+import { lockFolder } from '../runtime/node/disk-lock.ts';
+import type { BlobReader } from '../transfer/blob-reader.ts';
+import { errorText } from '../util/errors.ts';
+import { DeviceError } from './errors.ts';
+import { FuseServer } from './fuse-server.ts';
+import { ImageDisk } from './image-disk.ts';
+import { MNT_FORCE, unmount } from './linux.ts';
+import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
+import { requireExt4, requireMounted, takeTarget } from './mount-checks.ts';
+import { runInHelper } from './mount-process.ts';
+import { MountRecords, type MountRecord } from './mount-records.ts';
+import type { MountResult } from './mount-steps.ts';
+
+/** Images mounted at once on a host: each has a thread of some MB. Hosts run at most some hundred containers. */
+const MOUNTS_MAX = 256;
+
+/** Longest mount, in milliseconds: some dozen reads one after the other, of which each has the reader's own deadline. */
+const MOUNT_TIMEOUT_MS = 120_000;
+
+/** Longest unmount: no reads, but a machine that swaps. */
+const UNMOUNT_TIMEOUT_MS = 10_000;
+
+/** How long the FUSE thread may take to see that its filesystem is gone. */
+const END_TIMEOUT_MS = 5_000;
+
+/** Unmounts under way at once when everything is taken down: each is a process. */
+const TEARDOWN_PARALLEL_MAX = 4;
+
+/** Longest stop(). */
+const STOP_TIMEOUT_MS = 30_000;
+
+/** An image that is mounted. */
+export interface MountInfo {
+  /** As the user named it. */
+  readonly reference: string;
+  readonly digest: Digest;
+  /** Where its files are. */
+  readonly dir: string;
+  /** The loop device under it, such as `/dev/loop3`. */
+  readonly device: string;
+  /** Of the block device. */
+  readonly sizeBytes: number;
+}
+
+interface Mount {
+  readonly disk: ImageDisk;
+  readonly server: FuseServer;
+  readonly record: MountRecord;
+  readonly info: MountInfo;
+  unmounting: Promise<void> | undefined;
+}
+
+/**
+ * Mounts images as block devices: ext4 on a loop device on a FUSE file whose bytes arrive as they are touched.
+ *
+ * Life: `start()`, which takes away what a killed process left -> `mount()` and `unmount()` -> `stop()`, which unmounts all,
+ * at most 30 s. A process that ends without it leaves mounts whose reads fail; the next `start()` clears them. Two services
+ * never share a state folder: `start()` rejects with DiskError `locked`. May be stopped without having been started.
+ */
+export class DeviceService {
+  readonly #reader: BlobReader;
+  readonly #codec: Codec;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #metrics: DeviceMetrics;
+  readonly #records: MountRecords;
+  readonly #stateDir: string;
+  /** By target; undefined while it is being made. */
+  readonly #mounts = new Map<string, Mount | undefined>();
+  readonly #making = new Set<Promise<unknown>>();
+  #stopping = new AbortController();
+  #lock: DiskLock | undefined;
+
+  constructor(
+    components: {
+      reader: BlobReader;
+      codec: Codec;
+      clock: Clock;
+      logger: Logger;
+      metrics: Metrics;
+    },
+    init: { stateDir: string },
+  ) {
+    this.#reader = components.reader;
+    this.#codec = components.codec;
+    this.#clock = components.clock;
+    this.#logger = components.logger;
+    this.#metrics = deviceMetrics(components.metrics);
+    this.#stateDir = resolve(init.stateDir);
+    this.#records = new MountRecords({ stateDir: this.#stateDir });
+  }
+
+  /** Takes the state folder and clears what an earlier process left. Rejects with DiskError `locked`. */
+  async start(): Promise<void> {
+    this.#stopping = new AbortController();
+    this.#records.open();
+    this.#lock = await lockFolder(this.#stateDir);
+    await inParallel(this.#records.list(), async (record) => {
+      this.#logger.warn({ ...record }, 'clearing a mount that an earlier process left');
+      await this.#forceAway(record);
+    });
+  }
+
+  /**
+   * Mounts an image at `dir`: an empty folder, or one that is made and goes with the mount. Rejects with DeviceError, or with
+   * the reader's error or ImageError when the layers cannot be opened; nothing is left then.
+   */
+  async mount(image: ResolvedImage, dir: string): Promise<MountInfo> {
+    const target = resolve(dir);
+    if (this.#lock === undefined || this.#stopping.signal.aborted) throw notRunning();
+    if (this.#mounts.has(target)) {
+      throw new DeviceError(
+        `${dir} already has an image mounted by this process; unmount it first`,
+        {
+          code: 'already-mounted',
+          dir,
+        },
+      );
+    }
+    if (this.#mounts.size >= MOUNTS_MAX) {
+      throw new DeviceError(
+        `cannot mount ${image.reference}: ${MOUNTS_MAX} images are mounted, which is the limit; unmount some`,
+        { code: 'too-many-mounts', limit: MOUNTS_MAX },
+      );
+    }
+    this.#mounts.set(target, undefined);
+    const making = this.#make(image, target);
+    this.#making.add(making);
+    try {
+      const mount = await making;
+      this.#mounts.set(target, mount);
+      this.#logger.info({ ...mount.info }, 'image mounted');
+      return mount.info;
+    } catch (error) {
+      this.#mounts.delete(target);
+      throw error;
+    } finally {
+      this.#making.delete(making);
+      this.#metrics.mounts.set({}, this.list().length);
+    }
+  }
+
+  /**
+   * Unmounts what is at `dir`; does nothing when that is nothing of ours. Rejects with DeviceError `busy` while something
+   * uses it, upon which all goes on as before.
+   */
+  async unmount(dir: string): Promise<void> {
+    const target = resolve(dir);
+    if (!this.#mounts.has(target)) return;
+    const mount = this.#mounts.get(target);
+    if (mount === undefined) throw busy(dir, 'it is still being mounted');
+    mount.unmounting ??= this.#unmake(mount, false).finally(() => {
+      mount.unmounting = undefined;
+    });
+    await mount.unmounting;
+  }
+
+  /** What is mounted now, in the order in which it was asked for. */
+  list(): readonly MountInfo[] {
+    return [...this.#mounts.values()].flatMap((mount) => (mount === undefined ? [] : [mount.info]));
+  }
+
+  /** Unmounts all. What is busy is detached with a warning: whoever still uses it gets EIO. Never rejects. */
+  async stop(): Promise<void> {
+    this.#stopping.abort(notRunning());
+    const giveUp = new AbortController();
+    const late = this.#clock.sleep(STOP_TIMEOUT_MS, giveUp.signal).catch(() => {});
+    await Promise.race([this.#unmakeAll(), late]);
+    giveUp.abort();
+    for (const mount of this.#mounts.values()) {
+      // Fails all reads, without which this process could not exit.
+      if (mount !== undefined) unmount(mount.record.fuseDir, MNT_FORCE);
+    }
+    await this.#lock?.release();
+    this.#lock = undefined;
+  }
+
+  async #unmakeAll(): Promise<void> {
+    await Promise.allSettled(this.#making);
+    const mounts = [...this.#mounts.values()].filter((mount) => mount !== undefined);
+    await inParallel(mounts, async (mount) => {
+      try {
+        await mount.unmounting?.catch(() => {});
+        if (this.#mounts.has(mount.info.dir)) await this.#unmake(mount, false);
+      } catch (error) {
+        const { dir } = mount.info;
+        this.#logger.warn({ dir, error: errorText(error) }, 'detaching a mount by force');
+        await this.#unmake(mount, true).catch((failure: unknown) =>
+          this.#logger.error({ dir, error: errorText(failure) }, 'a mount could not be detached'),
+        );
+      }
+    });
+  }
+
+  async #make(image: ResolvedImage, dir: string): Promise<Mount> {
+    requireExt4(image);
+    const { signal } = this.#stopping;
+    const components = { reader: this.#reader, codec: this.#codec };
+    const disk = await ImageDisk.open(components, image.manifest, signal);
+    const onStop = (): void => disk.close(); // The reads of the mount fail, and with them the mount.
+    signal.addEventListener('abort', onStop);
+    try {
+      const name = digestHex(image.digest).slice(0, 12);
+      const record = this.#records.add(name, takeTarget(dir));
+      const { server, device } = await this.#mountDisk(disk, record);
+      const { reference, digest } = image;
+      const info = { reference, digest, dir, device, sizeBytes: disk.sizeBytes };
+      return { disk, server, record, info, unmounting: undefined };
+    } catch (error) {
+      disk.close();
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', onStop);
+    }
+  }
+
+  async #mountDisk(
+    disk: ImageDisk,
+    record: MountRecord,
+  ): Promise<{ server: FuseServer; device: string }> {
+    const { fuseDir, target } = record;
+    const components = {
+      disk,
+      clock: this.#clock,
+      logger: this.#logger,
+      metrics: this.#metrics,
+    };
+    const server = new FuseServer(components, { path: fuseDir });
+    try {
+      server.mount();
+      const result = await this.#help({ do: 'mount', fuseDir, target }, MOUNT_TIMEOUT_MS);
+      return { server, device: requireMounted(result, target) };
+    } catch (error) {
+      await this.#forceAway(record);
+      throw error;
+    }
+  }
+
+  async #unmake(mount: Mount, force: boolean): Promise<void> {
+    const { record, info, server, disk } = mount;
+    const { fuseDir, target } = record;
+    const request = { do: 'unmount', fuseDir, target, force } as const;
+    const result = await this.#help(request, UNMOUNT_TIMEOUT_MS);
+    if (result.kind === 'busy') {
+      throw busy(info.dir, `${result.what} is in use, perhaps through a bind mount or an overlay`);
+    }
+    if (result.kind === 'failed') {
+      throw new DeviceError(
+        `cannot unmount ${info.dir}: ${result.step} failed with ${result.errno}`,
+        { code: 'failed', step: result.step },
+      );
+    }
+    await this.#endOf(server);
+    disk.close();
+    this.#records.remove(record);
+    this.#mounts.delete(info.dir);
+    this.#metrics.mounts.set({}, this.list().length);
+    this.#logger.info({ ...info }, 'image unmounted');
+  }
+
+  async #endOf(server: FuseServer): Promise<void> {
+    const giveUp = new AbortController();
+    const isEnded = await Promise.race([
+      server.ended.then(() => true),
+      this.#clock.sleep(END_TIMEOUT_MS, giveUp.signal).then(
+        () => false,
+        () => false,
+      ),
+    ]);
+    giveUp.abort();
+    if (!isEnded) this.#logger.warn({ path: server.path }, 'the FUSE thread has not ended');
+  }
+
+  /** Takes a mount away whose server is gone or whose making failed. Never rejects; what stays is tried again by the next start. */
+  async #forceAway(record: MountRecord): Promise<void> {
+    const { fuseDir, target } = record;
+    try {
+      const request = { do: 'unmount', fuseDir, target, force: true } as const;
+      const result = await this.#help(request, UNMOUNT_TIMEOUT_MS);
+      if (result.kind === 'unmounted') return this.#records.remove(record);
+      this.#logger.error({ ...record, result }, 'what is left of a mount could not be taken away');
+    } catch (error) {
+      const text = errorText(error);
+      this.#logger.error({ ...record, error: text }, 'clearing what is left of a mount failed');
+    }
+  }
+
+  #help(request: Parameters<typeof runInHelper>[1], timeoutMs: number): Promise<MountResult> {
+    return runInHelper({ clock: this.#clock }, request, timeoutMs);
+  }
+}
+
+function notRunning(): DeviceError {
+  return new DeviceError('the device service is not running', { code: 'not-running' });
+}
+
+function busy(dir: string, why: string): DeviceError {
+  return new DeviceError(`${dir} cannot be unmounted: ${why}; end what uses it and try again`, {
+    code: 'busy',
+    dir,
+  });
+}
+
+/** Runs the work for all items, a few at a time; the work must not reject. */
+async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  const rest = items.values();
+  const runner = async (): Promise<void> => {
+    for (const item of rest) await work(item);
+  };
+  await Promise.all(Array.from({ length: TEARDOWN_PARALLEL_MAX }, runner));
+}

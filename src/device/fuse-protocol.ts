@@ -1,0 +1,151 @@
+/**
+ * The part of the FUSE protocol that a read-only file needs: numbers and structures of include/uapi/linux/fuse.h.
+ * All integers are of the machine, which is little-endian wherever Node runs on Linux today (x86-64, arm64).
+ *
+ *     request  len u32 | opcode u32 | unique u64 | nodeid u64 | uid, gid, pid u32 | extlen u16, pad u16 | body
+ *     answer   len u32 | -errno i32 | unique u64 | body
+ */
+export const FUSE_MAJOR = 7;
+
+/** The minor version we speak; the kernel speaks the lower of both. 38 is Linux 6.3. */
+export const FUSE_MINOR = 38;
+
+/** The first minor version whose INIT answer has today's size (64 bytes); Linux 3.15. */
+export const FUSE_MINOR_MIN = 23;
+
+export const IN_HEADER_BYTES = 40;
+export const OUT_HEADER_BYTES = 16;
+
+/** The kernel refuses to hand out requests to a buffer smaller than 8 KiB (FUSE_MIN_READ_BUFFER). */
+export const REQUEST_BYTES_MAX = 8192;
+
+/** Largest read, in bytes: max_pages 256 pages of 4 KiB. One answer then covers four blocks of a blob. */
+export const READ_BYTES_MAX = 256 * 4096;
+
+/**
+ * Direct reads count as background requests, of which the kernel sends this many at once before it queues the rest
+ * (default 12). 64 reads of 1 MiB bound the memory of one mount to 64 MiB; more brings nothing beyond queue depth 32.
+ */
+export const BACKGROUND_MAX = 64;
+
+export const OP = {
+  lookup: 1,
+  forget: 2,
+  getattr: 3,
+  setattr: 4,
+  symlink: 6,
+  mknod: 8,
+  mkdir: 9,
+  unlink: 10,
+  rmdir: 11,
+  rename: 12,
+  link: 13,
+  open: 14,
+  read: 15,
+  write: 16,
+  statfs: 17,
+  release: 18,
+  fsync: 20,
+  setxattr: 21,
+  removexattr: 24,
+  flush: 25,
+  init: 26,
+  opendir: 27,
+  readdir: 28,
+  releasedir: 29,
+  fsyncdir: 30,
+  access: 34,
+  create: 35,
+  interrupt: 36,
+  destroy: 38,
+  batchForget: 42,
+  fallocate: 43,
+  rename2: 45,
+  copyFileRange: 47,
+  tmpfile: 51,
+} as const;
+
+export const ERRNO = {
+  ENOENT: 2,
+  EINTR: 4,
+  EIO: 5,
+  EISDIR: 21,
+  EINVAL: 22,
+  EROFS: 30,
+  ENOSYS: 38,
+  EPROTO: 71,
+} as const;
+
+/** Number of a request: u64 in the kernel, kept in halves, since only equality matters. */
+export interface Unique {
+  readonly low: number;
+  readonly high: number;
+}
+
+/** The header of a request, and its body as a view. */
+export interface FuseRequest {
+  readonly opcode: number;
+  readonly unique: Unique;
+  readonly nodeId: number;
+  readonly body: DataView;
+}
+
+/** Takes a request apart; undefined when its length field does not fit what was read. */
+export function decodeRequest(bytes: Uint8Array): FuseRequest | undefined {
+  if (bytes.length < IN_HEADER_BYTES) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (view.getUint32(0, true) !== bytes.length) return undefined;
+  return {
+    opcode: view.getUint32(4, true),
+    unique: { low: view.getUint32(8, true), high: view.getUint32(12, true) },
+    nodeId: readU64(view, 16),
+    body: new DataView(
+      bytes.buffer,
+      bytes.byteOffset + IN_HEADER_BYTES,
+      bytes.length - IN_HEADER_BYTES,
+    ),
+  };
+}
+
+/** Writes the header of an answer with a body of `bodyBytes` bytes that follows it. `errno` is positive, 0 for success. */
+export function writeOutHeader(
+  target: Uint8Array,
+  unique: Unique,
+  answer: { errno: number; bodyBytes: number },
+): void {
+  const view = new DataView(target.buffer, target.byteOffset, OUT_HEADER_BYTES);
+  view.setUint32(0, OUT_HEADER_BYTES + answer.bodyBytes, true);
+  view.setInt32(4, -answer.errno, true);
+  view.setUint32(8, unique.low, true);
+  view.setUint32(12, unique.high, true);
+}
+
+/** An answer that is only an error, or with 0 only a success. */
+export function encodeStatus(unique: Unique, errno: number): Uint8Array {
+  const bytes = new Uint8Array(OUT_HEADER_BYTES);
+  writeOutHeader(bytes, unique, { errno, bodyBytes: 0 });
+  return bytes;
+}
+
+/** A successful answer whose body is filled in by the caller. */
+export function encodeBody(
+  unique: Unique,
+  bodyBytes: number,
+  fill: (body: DataView) => void,
+): Uint8Array {
+  const bytes = new Uint8Array(OUT_HEADER_BYTES + bodyBytes);
+  writeOutHeader(bytes, unique, { errno: 0, bodyBytes });
+  fill(new DataView(bytes.buffer, OUT_HEADER_BYTES, bodyBytes));
+  return bytes;
+}
+
+/** A u64 as a number: exact below 2^53, and above it still larger than any device. */
+export function readU64(view: DataView, at: number): number {
+  return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
+}
+
+/** Writes a whole number below 2^53 as u64. */
+export function writeU64(view: DataView, at: number, value: number): void {
+  view.setUint32(at, value >>> 0, true);
+  view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
+}

@@ -1,0 +1,230 @@
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { MessageChannel, Worker } from 'node:worker_threads';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { assert } from '../util/assert.ts';
+import { errorText } from '../util/errors.ts';
+import type { ReadOnlyDisk } from './disk.ts';
+import { DeviceError } from './errors.ts';
+import {
+  encodeStatus,
+  ERRNO,
+  OUT_HEADER_BYTES,
+  READ_BYTES_MAX,
+  writeOutHeader,
+  type Unique,
+} from './fuse-protocol.ts';
+import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from './linux.ts';
+import type { DeviceMetrics } from './metrics.ts';
+import { RequestRing, type RingEntry } from './request-ring.ts';
+
+/** Reads that wait for their bytes at once, in one mount; the rest stays in the ring. The kernel sends at most 64 direct ones. */
+const PENDING_MAX = 256;
+
+/** Reads answered from memory before the thread looks after its network again: about 0.5 ms of 4 KiB reads. */
+const BATCH_MAX = 64;
+
+/** What the worker thread is given. */
+export interface FuseWorkerInit {
+  readonly fd: number;
+  readonly sizeBytes: number;
+  readonly ring: SharedArrayBuffer;
+}
+
+/** What the worker thread says: that the ring has something for a sleeper, or that the connection is over. */
+export type FuseWorkerMessage =
+  | { readonly kind: 'wake' }
+  | { readonly kind: 'ended'; readonly reason: string };
+
+/**
+ * Serves a disk as the file `image` of a FUSE filesystem, over /dev/fuse without libfuse.
+ *
+ * Life: construct -> `mount()` once, after which reads are served -> somebody unmounts `path` -> `ended` resolves and all
+ * is released. This process must never touch a path below `path` from a thread that it cannot spare, and cannot exit
+ * before the unmount: a thread sits in a read of /dev/fuse. When it is killed the kernel fails all reads with EIO or ENOTCONN.
+ */
+export class FuseServer {
+  readonly path: string;
+  /** Resolves when the filesystem is gone and everything is released. */
+  readonly ended: Promise<void>;
+  readonly #disk: ReadOnlyDisk;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #metrics: DeviceMetrics;
+  readonly #shared = new SharedArrayBuffer(RequestRing.sizeBytes);
+  readonly #ring = new RequestRing(this.#shared);
+  readonly #again = new MessageChannel();
+  /** Header and bytes of an answer that is written before anything else happens. */
+  readonly #scratch = new Uint8Array(OUT_HEADER_BYTES + READ_BYTES_MAX);
+  readonly #pending = new Map<number, { interrupted: boolean }>();
+  #resolveEnded: () => void = () => {};
+  #fd = -1;
+  #isStalled = false;
+
+  constructor(
+    components: { disk: ReadOnlyDisk; clock: Clock; logger: Logger; metrics: DeviceMetrics },
+    init: { path: string },
+  ) {
+    this.#disk = components.disk;
+    this.#clock = components.clock;
+    this.#logger = components.logger;
+    this.#metrics = components.metrics;
+    this.path = init.path;
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
+  }
+
+  /** Mounts at `path`, an empty folder, and begins to serve. Throws DeviceError. */
+  mount(): void {
+    assert(this.#fd === -1, 'a FUSE server mounts once');
+    this.#fd = openFuse();
+    const data = `fd=${this.#fd},rootmode=40000,user_id=0,group_id=0`;
+    const failure = mount({ source: 'xylem', target: this.path }, 'fuse.xylem', {
+      flags: MS_RDONLY | MS_NOSUID | MS_NODEV,
+      data,
+    });
+    if (failure !== undefined) {
+      closeSync(this.#fd);
+      throw notPermitted(`mounting FUSE at ${this.path}`, failure.name);
+    }
+    this.#startWorker();
+  }
+
+  #startWorker(): void {
+    // The sources run as they are under Node's type stripping, and as .js when built.
+    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+    const workerData: FuseWorkerInit = {
+      fd: this.#fd,
+      sizeBytes: this.#disk.sizeBytes,
+      ring: this.#shared,
+    };
+    const worker = new Worker(new URL(`./fuse-worker.${extension}`, import.meta.url), {
+      workerData,
+      execArgv: ['--no-warnings'],
+    });
+    worker.on('message', (message: FuseWorkerMessage) => {
+      if (message.kind === 'wake') this.#drain();
+      else this.#logger.debug({ path: this.path, reason: message.reason }, 'FUSE connection over');
+    });
+    worker.on('error', (error) =>
+      this.#logger.error({ path: this.path, error: errorText(error) }, 'FUSE thread failed'),
+    );
+    worker.on('exit', () => this.#release());
+    this.#again.port2.on('message', () => this.#drain());
+    this.#again.port2.unref();
+    this.#ring.sleep();
+  }
+
+  #release(): void {
+    closeSync(this.#fd);
+    this.#again.port1.close();
+    this.#resolveEnded();
+  }
+
+  /** Takes requests from the ring: a batch, then the rest in a later turn of the event loop. */
+  #drain(): void {
+    for (let count = 0; count < BATCH_MAX; count++) {
+      if (this.#pending.size >= PENDING_MAX) {
+        this.#isStalled = true;
+        return;
+      }
+      const entry = this.#ring.take();
+      if (entry !== undefined) this.#serve(entry);
+      else if (this.#ring.sleep()) return;
+    }
+    this.#again.port1.postMessage(0);
+  }
+
+  #serve(entry: RingEntry): void {
+    const { unique, offset, length } = entry;
+    if (length === 0) {
+      const read = this.#pending.get(keyOf(unique));
+      if (read !== undefined && !read.interrupted) {
+        read.interrupted = true;
+        this.#write(encodeStatus(unique, ERRNO.EINTR));
+      }
+      return;
+    }
+    const target = this.#scratch.subarray(OUT_HEADER_BYTES, OUT_HEADER_BYTES + length);
+    let isServed: boolean;
+    try {
+      isServed = this.#disk.readSync(target, offset);
+    } catch (error) {
+      return this.#fail(entry, error);
+    }
+    if (!isServed) return void this.#fetch(entry);
+    this.#metrics.readBytes.inc({ from: 'memory' }, length);
+    this.#answer(this.#scratch, entry);
+  }
+
+  /** Never rejects. */
+  async #fetch(entry: RingEntry): Promise<void> {
+    const { unique, offset, length } = entry;
+    const state = { interrupted: false };
+    const startMs = this.#clock.nowMs();
+    this.#pending.set(keyOf(unique), state);
+    const buffer = new Uint8Array(OUT_HEADER_BYTES + length);
+    try {
+      await this.#disk.read(buffer.subarray(OUT_HEADER_BYTES), offset);
+      this.#metrics.readBytes.inc({ from: 'fetched' }, length);
+      if (!state.interrupted) this.#answer(buffer, entry);
+    } catch (error) {
+      if (!state.interrupted) this.#fail(entry, error);
+    }
+    this.#metrics.waitSeconds.observe({}, (this.#clock.nowMs() - startMs) / 1000);
+    this.#pending.delete(keyOf(unique));
+    if (this.#isStalled) {
+      this.#isStalled = false;
+      this.#drain();
+    }
+  }
+
+  #answer(buffer: Uint8Array, { unique, length }: RingEntry): void {
+    writeOutHeader(buffer, unique, { errno: 0, bodyBytes: length });
+    this.#write(buffer, OUT_HEADER_BYTES + length);
+  }
+
+  #fail({ unique, offset, length }: RingEntry, error: unknown): void {
+    this.#metrics.readErrors.inc({});
+    this.#logger.error(
+      { path: this.path, offset, length, error: errorText(error) },
+      'device read failed: the reader gets EIO',
+    );
+    this.#write(encodeStatus(unique, ERRNO.EIO));
+  }
+
+  #write(bytes: Uint8Array, length = bytes.length): void {
+    try {
+      writeSync(this.#fd, bytes, 0, length);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      // Interrupted, aborted or unmounted meanwhile: nobody waits for it.
+      if (code === 'ENOENT' || code === 'ENODEV' || code === 'ECONNABORTED') return;
+      this.#logger.error({ path: this.path, error: errorText(error) }, 'answer to FUSE failed');
+    }
+  }
+}
+
+/** The kernel counts requests up from 2: below 2^53 for any life of a host, so a number will do as a key. */
+function keyOf(unique: Unique): number {
+  return unique.high * 2 ** 32 + unique.low;
+}
+
+function openFuse(): number {
+  try {
+    return openSync('/dev/fuse', 'r+');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw notPermitted('opening /dev/fuse', code ?? String(error));
+  }
+}
+
+/** For what needs rights or kernel features that are not there. */
+export function notPermitted(step: string, found: string): DeviceError {
+  return new DeviceError(
+    `cannot mount images here: ${step} failed with ${found}. It needs root (CAP_SYS_ADMIN), /dev/fuse and loop ` +
+      `devices; in a container run it privileged. Images can be read without a mount`,
+    { code: 'not-permitted', step },
+  );
+}

@@ -1,0 +1,68 @@
+import koffi from 'koffi';
+import { constants } from 'node:os';
+
+/** A system call that failed. */
+export interface CallFailure {
+  /** Positive number of the error, as in errno(3). */
+  readonly errno: number;
+  /** Its name, such as `EBUSY`. */
+  readonly name: string;
+}
+
+export const MS_RDONLY = 1;
+export const MS_NOSUID = 2;
+export const MS_NODEV = 4;
+export const MS_NOATIME = 1024;
+export const MNT_FORCE = 1;
+export const MNT_DETACH = 2;
+const PR_SET_PDEATHSIG = 1;
+
+/** The C library that Node itself runs on: glibc or musl. */
+const libc = koffi.load(null);
+const cMount = libc.func(
+  'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
+);
+const cUmount2 = libc.func('int umount2(const char *target, int flags)');
+const cIoctl = libc.func('int ioctl(int fd, unsigned long request, uint8_t *argument)');
+const cPrctl = libc.func(
+  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
+);
+
+const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
+  Object.entries(constants.errno).map(([name, value]) => [value, name]),
+);
+
+function failure(): CallFailure {
+  const errno = koffi.errno();
+  return { errno, name: ERRNO_NAMES.get(errno) ?? `errno ${errno}` };
+}
+
+/** mount(2); undefined when it succeeded. Waits for the filesystem's first reads. */
+export function mount(
+  place: { source: string; target: string },
+  type: string,
+  options: { flags: number; data: string },
+): CallFailure | undefined {
+  const result = cMount(place.source, place.target, type, options.flags, options.data) as number;
+  return result === 0 ? undefined : failure();
+}
+
+/** umount2(2); undefined when it succeeded. */
+export function unmount(target: string, flags: number): CallFailure | undefined {
+  return (cUmount2(target, flags) as number) === 0 ? undefined : failure();
+}
+
+/** ioctl(2) with a structure, or none; its result, which is not negative. */
+export function ioctl(
+  fd: number,
+  request: number,
+  argument: Uint8Array | null,
+): number | CallFailure {
+  const result = cIoctl(fd, request, argument) as number;
+  return result >= 0 ? result : failure();
+}
+
+/** Has the kernel kill this process when the thread that started it ends. */
+export function dieWithParent(): void {
+  cPrctl(PR_SET_PDEATHSIG, constants.signals.SIGKILL, 0, 0, 0);
+}

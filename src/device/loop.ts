@@ -1,0 +1,127 @@
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { ioctl, type CallFailure } from './linux.ts';
+
+/** Requests and flags of include/uapi/linux/loop.h. */
+const LOOP_CLR_FD = 0x4c01;
+const LOOP_CONFIGURE = 0x4c0a;
+const LOOP_CTL_GET_FREE = 0x4c82;
+const LO_FLAGS_READ_ONLY = 1;
+const LO_FLAGS_AUTOCLEAR = 4;
+const LO_FLAGS_DIRECT_IO = 16;
+
+/** struct loop_config: fd u32, block_size u32, loop_info64 (232 bytes, lo_flags at 52), 64 reserved. */
+const CONFIG_BYTES = 304;
+const CONFIG_FLAGS_AT = 8 + 52;
+const CONFIG_NAME_AT = 8 + 56;
+const CONFIG_NAME_BYTES = 64;
+
+/** Sector size of the device: that of a page, so that direct I/O is never split below it. */
+const LOOP_BLOCK_BYTES = 4096;
+
+/** Somebody else may take the free device between our asking and our taking it; more racers than this are not believed in. */
+const CLAIM_ATTEMPTS_MAX = 64;
+
+/** A loop device that was made; it stays while `fd` or a mount of it is open. */
+export interface LoopDevice {
+  readonly path: string;
+  readonly fd: number;
+}
+
+/** A step that failed, and how. */
+export interface StepFailure {
+  readonly step: string;
+  readonly failure: CallFailure;
+}
+
+/**
+ * Makes a read-only loop device over an open file: direct I/O, so that pages are cached once, in the filesystem above;
+ * and autoclear, so that it goes with the last user whatever becomes of us.
+ */
+export function attachLoop(backingFd: number, backingPath: string): LoopDevice | StepFailure {
+  let last: StepFailure = {
+    step: 'claiming a loop device',
+    failure: { errno: 16, name: 'EBUSY' },
+  };
+  for (let attempt = 0; attempt < CLAIM_ATTEMPTS_MAX; attempt++) {
+    const number = freeLoopNumber();
+    if (typeof number !== 'number') return number;
+    const path = `/dev/loop${number}`;
+    let fd: number;
+    try {
+      fd = openSync(path, 'r');
+    } catch (error) {
+      return thrown(`opening ${path}`, error);
+    }
+    const result = ioctl(fd, LOOP_CONFIGURE, loopConfig(backingFd, backingPath));
+    if (typeof result === 'number') return { path, fd };
+    closeSync(fd);
+    last = { step: `configuring ${path}`, failure: result };
+    if (result.name !== 'EBUSY') break;
+  }
+  return last;
+}
+
+/** Loop devices whose backing file is this one, as /dev paths. Reads sysfs alone. */
+export function loopsOver(backingPath: string): string[] {
+  return readdirSync('/sys/block')
+    .filter((name) => /^loop\d+$/.test(name) && backingFileOf(name) === backingPath)
+    .map((name) => `/dev/${name}`);
+}
+
+/** Detaches a loop device now, or when its last user goes. */
+export function detachLoop(path: string): CallFailure | undefined {
+  const fd = openSync(path, 'r');
+  try {
+    const result = ioctl(fd, LOOP_CLR_FD, null);
+    return typeof result === 'number' ? undefined : result;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function freeLoopNumber(): number | StepFailure {
+  let fd: number;
+  try {
+    fd = openSync('/dev/loop-control', 'r+');
+  } catch (error) {
+    return thrown('opening /dev/loop-control', error);
+  }
+  try {
+    const result = ioctl(fd, LOOP_CTL_GET_FREE, null);
+    return typeof result === 'number'
+      ? result
+      : { step: 'asking for a free loop device', failure: result };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function loopConfig(backingFd: number, backingPath: string): Uint8Array {
+  const config = new Uint8Array(CONFIG_BYTES);
+  const view = new DataView(config.buffer);
+  view.setUint32(0, backingFd, true);
+  view.setUint32(4, LOOP_BLOCK_BYTES, true);
+  view.setUint32(
+    CONFIG_FLAGS_AT,
+    LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
+    true,
+  );
+  const name = new TextEncoder().encode(backingPath).subarray(0, CONFIG_NAME_BYTES - 1);
+  config.set(name, CONFIG_NAME_AT);
+  return config;
+}
+
+function backingFileOf(loopName: string): string | undefined {
+  try {
+    const text = readFileSync(`/sys/block/${loopName}/loop/backing_file`, 'utf8').trimEnd();
+    // The kernel says so of a file whose name or mount is gone.
+    return text.replace(/ \(deleted\)$/, '');
+  } catch {
+    return undefined; // Not attached.
+  }
+}
+
+function thrown(step: string, error: unknown): StepFailure {
+  const { code, errno } = error as NodeJS.ErrnoException;
+  return { step, failure: { errno: Math.abs(errno ?? 0), name: code ?? String(error) } };
+}

@@ -1,0 +1,34 @@
+import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
+
+/** What the devices of a host count, all mounts together. */
+export interface DeviceMetrics {
+  readonly mounts: Gauge;
+  readonly readBytes: Counter;
+  readonly readErrors: Counter;
+  readonly waitSeconds: Histogram;
+}
+
+/** Registers the metrics of the folder. */
+export function deviceMetrics(metrics: Metrics): DeviceMetrics {
+  return {
+    mounts: metrics.gauge({
+      name: 'xylem_device_mounts',
+      help: 'Images that are mounted now.',
+    }),
+    readBytes: metrics.counter({
+      name: 'xylem_device_read_bytes_total',
+      help: 'Bytes that block devices were asked for, by whether they were in memory.',
+      labelNames: ['from'],
+    }),
+    readErrors: metrics.counter({
+      name: 'xylem_device_read_errors_total',
+      help: 'Reads of block devices that failed with EIO.',
+    }),
+    waitSeconds: metrics.histogram({
+      name: 'xylem_device_read_wait_seconds',
+      help: 'How long a read waited for bytes that were not in memory.',
+      // From a block on the local disk (1 ms) over a fetch from a parent (10 ms) to the deadline of a read.
+      buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    }),
+  };
+}

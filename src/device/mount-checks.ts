@@ -1,0 +1,90 @@
+import { mkdirSync, readdirSync, realpathSync } from 'node:fs';
+import { blockLayers, OVERLAYBD_ANNOTATION, type ResolvedImage } from '../image/manifest.ts';
+import { DeviceError } from './errors.ts';
+import { notPermitted } from './fuse-server.ts';
+import { readMountTable } from './mount-table.ts';
+import type { MountResult } from './mount-steps.ts';
+
+/** Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what. */
+export function requireExt4(image: ResolvedImage): void {
+  const digests = new Set(blockLayers(image.manifest).map((layer) => layer.digest));
+  const other = image.manifest.layers
+    .filter((layer) => digests.has(layer.digest))
+    .map((layer) => layer.annotations[`${OVERLAYBD_ANNOTATION}blob-fs-type`] ?? '')
+    .find((type) => type !== '' && type !== 'ext4');
+  if (other !== undefined) {
+    throw new DeviceError(
+      `cannot mount ${image.reference}: its layers hold ${other} (annotation blob-fs-type), and only ext4 is mounted; ` +
+        `convert the image again with ext4`,
+      { code: 'unsupported-filesystem', filesystem: other },
+    );
+  }
+}
+
+/**
+ * Checks that an image can be mounted at `dir`, and makes it where it is missing. The path without symbolic links, as the
+ * kernel lists it, and whether it was made. Throws DeviceError.
+ */
+export function takeTarget(dir: string): { target: string; ownsTarget: boolean } {
+  const names = namesIn(dir);
+  const target = realpathSync(dir);
+  if (readMountTable().some((entry) => entry.mountPoint === target)) {
+    throw new DeviceError(`${dir} already has something mounted on it; unmount that first`, {
+      code: 'already-mounted',
+      dir,
+    });
+  }
+  if (names === undefined) return { target, ownsTarget: true };
+  if (names.length > 0) {
+    throw new DeviceError(
+      `${dir} is not empty (it holds ${names[0]}): an image is mounted on an empty folder, or on one to be made`,
+      { code: 'target-not-usable', dir },
+    );
+  }
+  return { target, ownsTarget: false };
+}
+
+/** Names in a folder; undefined when it was missing and has been made. */
+function namesIn(dir: string): string[] | undefined {
+  try {
+    return readdirSync(dir);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw unusable(dir, error);
+  }
+  try {
+    mkdirSync(dir, { recursive: true });
+    return undefined;
+  } catch (error) {
+    throw unusable(dir, error);
+  }
+}
+
+function unusable(dir: string, error: unknown): DeviceError {
+  const { code } = error as NodeJS.ErrnoException;
+  return new DeviceError(
+    `${dir} cannot be mounted on (${code ?? String(error)}): name an empty folder, or one that can be made`,
+    { code: 'target-not-usable', dir },
+    { cause: error },
+  );
+}
+
+/** Errors that speak of the process or the kernel, and not of the image. */
+const REFUSALS: ReadonlySet<string> = new Set(['EPERM', 'EACCES', 'ENOENT', 'ENODEV', 'ENXIO']);
+
+/** The loop device of a mount that succeeded; throws DeviceError for one that did not. */
+export function requireMounted(result: MountResult, target: string): string {
+  if (result.kind === 'mounted') return result.loop;
+  if (result.kind !== 'failed') {
+    throw new DeviceError(`mounting ${target} ended as ${result.kind}`, {
+      code: 'failed',
+      step: 'mount',
+    });
+  }
+  const { step, errno } = result;
+  if (REFUSALS.has(errno)) throw notPermitted(step, errno);
+  const hint =
+    errno === 'EINVAL'
+      ? ': its content is not ext4, or is damaged (see the log of the kernel)'
+      : '';
+  throw new DeviceError(`${step} failed with ${errno}${hint}`, { code: 'failed', step });
+}

@@ -1,0 +1,77 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import type { Clock } from '../runtime/clock.ts';
+import { DeviceError } from './errors.ts';
+import type { MountRequest, MountResult } from './mount-steps.ts';
+
+/** Output of the helper that is kept; a result is some hundred bytes. */
+const OUTPUT_BYTES_MAX = 64 * 1024;
+
+/**
+ * Runs one request in a helper process, and kills that when it takes longer than `timeoutMs`. Throws DeviceError
+ * `timeout`, or `failed` when the helper itself broke; everything else is in the result.
+ */
+export async function runInHelper(
+  components: { clock: Clock },
+  request: MountRequest,
+  timeoutMs: number,
+): Promise<MountResult> {
+  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+  const helper = fileURLToPath(new URL(`./mount-helper.${extension}`, import.meta.url));
+  const child = spawn(
+    process.execPath,
+    ['--no-warnings', '--max-semi-space-size=1', helper, JSON.stringify(request)],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
+  );
+  const output = { stdout: '', stderr: '' };
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].setEncoding('utf8');
+    child[name].on('data', (text: string) => {
+      if (output[name].length < OUTPUT_BYTES_MAX) output[name] += text;
+    });
+  }
+  const step = `${request.do} of ${request.target}`;
+  const code = await ended(components.clock, child, { step, timeoutMs });
+  if (code !== 0) {
+    const text = output.stderr.trim().slice(0, 500);
+    throw new DeviceError(`${step}: the helper process ended with ${code}: ${text}`, {
+      code: 'failed',
+      step,
+    });
+  }
+  return JSON.parse(output.stdout) as MountResult;
+}
+
+/** Exit code of the child. When it is late it is killed and not waited for: it may sit in a read that only a forced unmount ends. */
+function ended(
+  clock: Clock,
+  child: ChildProcess,
+  limit: { step: string; timeoutMs: number },
+): Promise<number | null> {
+  const { step, timeoutMs } = limit;
+  return new Promise((resolve, reject) => {
+    const timer = clock.setTimer(timeoutMs, () => {
+      child.kill('SIGKILL');
+      reject(
+        new DeviceError(`${step} did not end within ${timeoutMs} ms and was given up`, {
+          code: 'timeout',
+          step,
+        }),
+      );
+    });
+    child.on('error', (cause) => {
+      timer.cancel();
+      reject(
+        new DeviceError(
+          `${step}: the helper process did not start`,
+          { code: 'failed', step },
+          { cause },
+        ),
+      );
+    });
+    child.on('close', (code) => {
+      timer.cancel();
+      resolve(code);
+    });
+  });
+}

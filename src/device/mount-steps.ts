@@ -1,0 +1,124 @@
+import { closeSync, openSync } from 'node:fs';
+import { MNT_DETACH, MNT_FORCE, MS_NOATIME, MS_NODEV, MS_RDONLY, mount, unmount } from './linux.ts';
+import { attachLoop, detachLoop, loopsOver, type StepFailure } from './loop.ts';
+import { IMAGE_FILE } from './fuse-filesystem.ts';
+import { readMountTable } from './mount-table.ts';
+
+/** What the helper process is asked for. `fuseDir` is where the disk's file is served, `target` where its filesystem goes. */
+export type MountRequest =
+  | { readonly do: 'mount'; readonly fuseDir: string; readonly target: string }
+  /** `force`: fail all reads first and detach what is busy; for mounts whose server is gone or has to go. */
+  | {
+      readonly do: 'unmount';
+      readonly fuseDir: string;
+      readonly target: string;
+      readonly force: boolean;
+    };
+
+/** What became of it. */
+export type MountResult =
+  | { readonly kind: 'mounted'; readonly loop: string }
+  | { readonly kind: 'unmounted' }
+  /** The target, or the loop device through another mount of it, is in use. */
+  | { readonly kind: 'busy'; readonly what: string }
+  | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
+
+/**
+ * noload: a journal cannot be replayed on a read-only device. errors=continue: an image's superblock may ask for a panic
+ * of the host on the first damaged block, which is not for an image to decide.
+ */
+const EXT4_OPTIONS = 'noload,errors=continue';
+
+/** Waits for a loop device to clear itself and for the kernel to let go of the FUSE file: 100 x 10 ms. */
+const RELEASE_ATTEMPTS_MAX = 100;
+const RELEASE_WAIT_MS = 10;
+
+/**
+ * Makes or unmakes the loop device and the mount over a FUSE file.
+ *
+ * Everything here blocks on reads that the serving process answers, so it must run in another process: were the server killed
+ * while a thread of its own sat in such a call, the kernel could never close /dev/fuse, and the mount would hang for good.
+ */
+export function runMountRequest(request: MountRequest): MountResult {
+  return request.do === 'mount' ? mountImage(request) : unmountImage(request);
+}
+
+function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): MountResult {
+  const imagePath = `${fuseDir}/${IMAGE_FILE}`;
+  let backingFd: number;
+  try {
+    backingFd = openSync(imagePath, 'r');
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return { kind: 'failed', step: `opening ${imagePath}`, errno: code ?? String(error) };
+  }
+  try {
+    const loop = attachLoop(backingFd, imagePath);
+    if ('step' in loop) return failed(loop);
+    const flags = MS_RDONLY | MS_NODEV | MS_NOATIME;
+    const failure = mount({ source: loop.path, target }, 'ext4', { flags, data: EXT4_OPTIONS });
+    closeSync(loop.fd); // Autoclear: without a mount this detaches it.
+    if (failure === undefined) return { kind: 'mounted', loop: loop.path };
+    return failed({ step: `mounting ${loop.path} as ext4 at ${target}`, failure });
+  } finally {
+    closeSync(backingFd);
+  }
+}
+
+function failed({ step, failure }: StepFailure): MountResult {
+  return { kind: 'failed', step, errno: failure.name };
+}
+
+function unmountImage(request: { fuseDir: string; target: string; force: boolean }): MountResult {
+  const { fuseDir, target, force } = request;
+  if (force) unmount(fuseDir, MNT_FORCE);
+  const loops = loopsOver(`${fuseDir}/${IMAGE_FILE}`);
+  const places = readMountTable()
+    .filter((entry) => loops.includes(entry.source) && (force || entry.mountPoint === target))
+    .map((entry) => entry.mountPoint);
+  for (const place of places) {
+    const failure = unmount(place, force ? MNT_DETACH : 0);
+    if (failure?.name === 'EBUSY') return { kind: 'busy', what: place };
+    if (failure !== undefined) return failed({ step: `unmounting ${place}`, failure });
+  }
+  if (!areLoopsGone(fuseDir, force)) return { kind: 'busy', what: loops.join(', ') };
+  return unmountFuse(fuseDir);
+}
+
+/** Autoclear is not instant in every kernel, and a bind mount or a namespace may hold the device for long. */
+function areLoopsGone(fuseDir: string, force: boolean): boolean {
+  const backing = `${fuseDir}/${IMAGE_FILE}`;
+  for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
+    const loops = loopsOver(backing);
+    if (loops.length === 0) return true;
+    if (force) {
+      for (const loop of loops) detachLoop(loop);
+      return true;
+    }
+    pause();
+  }
+  return false;
+}
+
+/** A reader of the bare file, such as a scan of the disk, does not keep the filesystem: it is detached from it. */
+function unmountFuse(fuseDir: string): MountResult {
+  for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
+    if (!isFuseMounted(fuseDir)) return { kind: 'unmounted' };
+    const failure = unmount(fuseDir, 0);
+    if (failure !== undefined && failure.name !== 'EBUSY') {
+      return failed({ step: `unmounting ${fuseDir}`, failure });
+    }
+    if (failure !== undefined) pause();
+  }
+  unmount(fuseDir, MNT_FORCE);
+  unmount(fuseDir, MNT_DETACH);
+  return { kind: 'unmounted' };
+}
+
+function isFuseMounted(fuseDir: string): boolean {
+  return readMountTable().some((entry) => entry.mountPoint === fuseDir);
+}
+
+function pause(): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RELEASE_WAIT_MS);
+}

@@ -1,0 +1,35 @@
+import { readFileSync } from 'node:fs';
+
+/** A line of the table of mounts that this process sees. */
+export interface MountEntry {
+  readonly mountPoint: string;
+  readonly type: string;
+  readonly source: string;
+}
+
+/**
+ * Reads the text of /proc/self/mountinfo (proc(5)): `id parent maj:min root MOUNT-POINT options [tags] - TYPE SOURCE super`,
+ * with blanks, tabs, line ends and backslashes in octal. Lines of another form are passed over.
+ */
+export function parseMountTable(text: string): MountEntry[] {
+  const entries: MountEntry[] = [];
+  for (const line of text.split('\n')) {
+    const [before, after] = line.split(' - ', 2);
+    const mountPoint = before?.split(' ')[4];
+    const [type, source] = after?.split(' ') ?? [];
+    if (mountPoint === undefined || type === undefined || source === undefined) continue;
+    entries.push({ mountPoint: unescape(mountPoint), type, source: unescape(source) });
+  }
+  return entries;
+}
+
+/** The mounts of now. Touches none of them. */
+export function readMountTable(): MountEntry[] {
+  return parseMountTable(readFileSync('/proc/self/mountinfo', 'utf8'));
+}
+
+function unescape(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, octal: string) =>
+    String.fromCharCode(Number.parseInt(octal, 8)),
+  );
+}

@@ -1,0 +1,83 @@
+import { assert } from '../util/assert.ts';
+import type { Unique } from './fuse-protocol.ts';
+
+/** What the thread that reads the kernel's requests hands on. A length of 0 says that the request was interrupted. */
+export interface RingEntry {
+  readonly unique: Unique;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** Requests on their way between the threads; a power of two, far above what the kernel sends at once. */
+const SLOT_COUNT = 1024;
+const SLOT_WORDS = 8;
+const HEADER_WORDS = 16;
+const HEAD = 0;
+const TAIL = 1;
+const ASLEEP = 2;
+
+/**
+ * A queue with one producer and one consumer in memory that two threads share.
+ *
+ *     words 0-15: head (taken so far), tail (put so far), 1 while the consumer sleeps | 1024 slots of 8 words:
+ *     unique low, unique high, offset low, offset high, length, 3 unused
+ *
+ * The producer waits when it is full. The consumer never waits: it says that it goes to sleep, and the `put()` that finds
+ * it asleep returns true, upon which the producer wakes it by other means.
+ */
+export class RequestRing {
+  readonly #words: Int32Array;
+
+  constructor(shared: SharedArrayBuffer) {
+    assert(shared.byteLength === RequestRing.sizeBytes, 'a ring has one size');
+    this.#words = new Int32Array(shared);
+  }
+
+  /** Bytes of the memory that a ring is made over. */
+  static readonly sizeBytes = (HEADER_WORDS + SLOT_COUNT * SLOT_WORDS) * 4;
+
+  /** Producer: adds an entry; true when the consumer has to be woken. */
+  put(entry: RingEntry): boolean {
+    const words = this.#words;
+    const tail = Atomics.load(words, TAIL);
+    for (;;) {
+      const head = Atomics.load(words, HEAD);
+      if (((tail - head) | 0) < SLOT_COUNT) break;
+      Atomics.wait(words, HEAD, head);
+    }
+    const at = HEADER_WORDS + (tail & (SLOT_COUNT - 1)) * SLOT_WORDS;
+    words[at] = entry.unique.low;
+    words[at + 1] = entry.unique.high;
+    words[at + 2] = entry.offset | 0;
+    words[at + 3] = Math.floor(entry.offset / 2 ** 32);
+    words[at + 4] = entry.length;
+    Atomics.store(words, TAIL, (tail + 1) | 0);
+    return Atomics.exchange(words, ASLEEP, 0) === 1;
+  }
+
+  /** Consumer: the oldest entry, or undefined when there is none. */
+  take(): RingEntry | undefined {
+    const words = this.#words;
+    const head = Atomics.load(words, HEAD);
+    const tail = Atomics.load(words, TAIL);
+    if (head === tail) return undefined;
+    const at = HEADER_WORDS + (head & (SLOT_COUNT - 1)) * SLOT_WORDS;
+    const entry = {
+      unique: { low: (words[at] ?? 0) >>> 0, high: (words[at + 1] ?? 0) >>> 0 },
+      offset: ((words[at + 2] ?? 0) >>> 0) + (words[at + 3] ?? 0) * 2 ** 32,
+      length: words[at + 4] ?? 0,
+    };
+    Atomics.store(words, HEAD, (head + 1) | 0);
+    const wasFull = ((tail - head) | 0) === SLOT_COUNT;
+    if (wasFull) Atomics.notify(words, HEAD);
+    return entry;
+  }
+
+  /** Consumer: goes to sleep; false when something came meanwhile and it has to stay up. */
+  sleep(): boolean {
+    const words = this.#words;
+    Atomics.store(words, ASLEEP, 1);
+    if (Atomics.load(words, HEAD) === Atomics.load(words, TAIL)) return true;
+    return Atomics.exchange(words, ASLEEP, 0) === 0;
+  }
+}
