@@ -1,0 +1,612 @@
+import type { BlobOrigin } from '../image/block.ts';
+import type { Random } from '../runtime/random.ts';
+import type { AttemptId } from '../transfer/effects.ts';
+import { HostCore, type HostCoreInit, type HostEffect } from '../transfer/host-core.ts';
+import type { PeerErrorDetail } from '../transfer/transport.ts';
+import { TreeError } from '../tree/errors.ts';
+import type { MembershipEffect } from '../tree/membership.ts';
+import type { JoinReply, ReportReply } from '../tree/messages.ts';
+import { assert, defined, unreachable } from '../util/assert.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import type { SimBlock, BlockLibrary } from './blocks.ts';
+import type { Checker } from './checker.ts';
+import * as costs from './costs.ts';
+import type { EventHeap } from './event-heap.ts';
+import type {
+  Body,
+  Delivery,
+  HostNumber,
+  Item,
+  LocalToken,
+  PeerToken,
+  SimEvent,
+  TreeAnswer,
+} from './events.ts';
+import type { Network, Port } from './network.ts';
+import type { Registry } from './registry.ts';
+import type { SimStore } from './store.ts';
+import type { SimBlob } from './workload.ts';
+
+/** Longest wait of a local read: what the device and overlaybd wait. */
+export const READ_TIMEOUT_MS = 30_000;
+
+/** Longest wait for a root's answer, as in the agent's own driver. */
+const TREE_CALL_MS_MAX = 3_000;
+
+/** A mute liar says that it is alive this often, for so many times per request. */
+const MUTE_ALIVE_MS = 100;
+const MUTE_ALIVE_COUNT = 50;
+
+/** Who hears of what the agent did for its host. */
+export interface AgentListener {
+  answered(token: LocalToken, block: SimBlock, atMs: number): void;
+  failed(token: LocalToken, code: string, atMs: number): void;
+  /** The owner gave places. */
+  placed(reply: JoinReply | ReportReply, atMs: number): void;
+}
+
+/** The world around the agents. */
+export interface AgentWorld {
+  readonly events: EventHeap<SimEvent>;
+  readonly network: Network;
+  readonly registry: Registry;
+  readonly library: BlockLibrary;
+  readonly checker: Checker;
+  readonly originName: BlobOrigin;
+  /** Blocks that anything on any host wanted. */
+  readonly touched: Set<SimBlock>;
+  numberOf(peer: PeerId): HostNumber;
+  peerOf(host: HostNumber): PeerId;
+}
+
+/** What a host asks of another one. */
+interface Ask {
+  readonly to: HostNumber;
+  readonly block: SimBlock;
+}
+
+/** How an agent misbehaves. */
+export type Lie = 'corrupt' | 'not-found' | 'mute';
+
+/**
+ * An agent of the simulated world: the production reducer, and a driver that carries out its effects on the world's network, store
+ * and registry. One thread: what arrives while it works waits.
+ *
+ * Fault model: it sends wrong bytes; it answers every request with "not found"; it says that it is alive and never answers
+ * (these three to others; its own reads go on). Its clock differs from that of the others, and jumps forward.
+ */
+export class AgentHost {
+  readonly #world: AgentWorld;
+  readonly #port: Port;
+  readonly #store: SimStore;
+  readonly #core: HostCore<SimBlock, LocalToken | PeerToken>;
+  readonly #listener: AgentListener;
+  readonly #asked = new Map<AttemptId, Ask>();
+  readonly #originAsked = new Map<AttemptId, SimBlock>();
+  readonly #incoming = new Map<number, PeerToken>();
+  readonly #calls = new Map<number, MembershipEffect>();
+  #inbox: Item[] = [];
+  #inboxNext = 0;
+  #running = false;
+  #wakeMs = Number.POSITIVE_INFINITY;
+  #tickMs = Number.POSITIVE_INFINITY;
+  #callCount = 0;
+  /** Its clock, ahead of the world's. */
+  clockAheadMs: number;
+  lie: Lie | undefined;
+
+  constructor(
+    components: {
+      world: AgentWorld;
+      port: Port;
+      store: SimStore;
+      listener: AgentListener;
+      random: Random;
+    },
+    init: { core: HostCoreInit; clockAheadMs: number },
+  ) {
+    const { world, port, store, random } = components;
+    this.#world = world;
+    this.#port = port;
+    this.#store = store;
+    this.#listener = components.listener;
+    this.clockAheadMs = init.clockAheadMs;
+    this.#core = new HostCore<SimBlock, LocalToken | PeerToken>(
+      {
+        ops: { length: (block) => block.lengthBytes, retain: () => {}, release: () => {} },
+        random,
+        held: (digest, index) => store.has(digest, index),
+        blocksOf: (digest) => store.blocksOf(digest),
+      },
+      init.core,
+    );
+  }
+
+  get core(): HostCore<SimBlock, LocalToken | PeerToken> {
+    return this.#core;
+  }
+
+  /** Gives the agent something to do; it does it now if its thread is free. */
+  post(item: Item, nowMs: number): void {
+    const free = this.#inbox.length === 0 && this.#port.processors.agentFreeMs <= nowMs;
+    if (!free || this.#running) {
+      this.#inbox.push(item);
+    } else {
+      this.#run(item, nowMs);
+    }
+    this.#arm(nowMs);
+  }
+
+  /** The thread may be free. */
+  onFree(nowMs: number): void {
+    if (nowMs < this.#wakeMs) return;
+    this.#wakeMs = Number.POSITIVE_INFINITY;
+    while (this.#inboxNext < this.#inbox.length && this.#port.processors.agentFreeMs <= nowMs) {
+      this.#run(this.#inbox[this.#inboxNext++] as Item, nowMs);
+    }
+    if (this.#inboxNext === this.#inbox.length) {
+      this.#inbox = [];
+      this.#inboxNext = 0;
+    }
+    this.#arm(nowMs);
+  }
+
+  /** A timer of the reducer may be due. */
+  onTick(nowMs: number): void {
+    if (nowMs < this.#tickMs) return;
+    // Until the thread gets to it, no other one is due.
+    this.#tickMs = Number.NEGATIVE_INFINITY;
+    this.post({ kind: 'tick' }, nowMs);
+  }
+
+  /** Blocks that it asks of the peer now. */
+  askedOf(peer: HostNumber): readonly SimBlock[] {
+    const blocks: SimBlock[] = [];
+    for (const { to, block } of this.#asked.values()) if (to === peer) blocks.push(block);
+    return blocks;
+  }
+
+  /** Forgets what it asked: the host went down. */
+  crash(): void {
+    for (const attempt of [...this.#asked.keys(), ...this.#originAsked.keys()])
+      this.#unask(attempt);
+  }
+
+  #arm(nowMs: number): void {
+    const freeMs = Math.max(nowMs, this.#port.processors.agentFreeMs);
+    if (this.#inbox.length > 0 && freeMs < this.#wakeMs) {
+      this.#wakeMs = freeMs;
+      this.#world.events.push(freeMs, { type: 'agent', host: this.#port.number });
+    }
+    const dueMs = this.#core.nextWakeMs;
+    if (dueMs === undefined) return;
+    // A nanosecond more, so that rounding never brings the reducer its own past.
+    const tickMs = Math.max(nowMs, dueMs - this.clockAheadMs + 1e-6);
+    if (tickMs >= this.#tickMs) return;
+    this.#tickMs = tickMs;
+    this.#world.events.push(tickMs, { type: 'tick', host: this.#port.number });
+  }
+
+  #run(item: Item, nowMs: number): void {
+    this.#running = true;
+    this.#spend(costOf(item), nowMs);
+    this.#handle(item, nowMs);
+    for (let effects = this.#core.take(); effects.length > 0; effects = this.#core.take()) {
+      for (const effect of effects) this.#carryOut(effect, nowMs);
+    }
+    this.#running = false;
+  }
+
+  #spend(costMs: number, nowMs: number): void {
+    if (costMs > 0) this.#port.processors.runAgent(nowMs, costMs);
+  }
+
+  /** What the agent does next leaves it when its thread has got that far. */
+  #doneMs(nowMs: number): number {
+    return Math.max(nowMs, this.#port.processors.agentFreeMs);
+  }
+
+  #handle(item: Item, nowMs: number): void {
+    const localMs = nowMs + this.clockAheadMs;
+    const { blocks } = this.#core;
+    switch (item.kind) {
+      case 'message':
+        return this.#onMessage(item.delivery, nowMs);
+      case 'sent':
+        return blocks.sent(item.token, this.#world.peerOf(item.token.from), localMs);
+      case 'gone':
+        return this.#onGone(item.peer, localMs);
+      case 'undelivered':
+        return this.#onUndelivered(item.body, localMs);
+      case 'read':
+        return this.#read(item.token, localMs);
+      case 'stored': {
+        const { blob, index } = item.block;
+        const found = item.found ? item.block : undefined;
+        return blocks.diskRead(blob.digest, index, found, localMs);
+      }
+      case 'origin':
+        return this.#onOrigin(item, localMs);
+      case 'want': {
+        const origin = this.#world.originName;
+        return this.#core.want(
+          item.blobs.map((blob) => ({ blob, origin })),
+          localMs,
+        );
+      }
+      case 'orders':
+        for (const order of item.orders) blocks.order(order, localMs);
+        return;
+      case 'call-late':
+        return this.#callFailed(item.id, localMs);
+      case 'mute':
+        return this.#sayAlive(item.token, item.left, nowMs);
+      case 'tick':
+        this.#tickMs = Number.POSITIVE_INFINITY;
+        return this.#core.tick(localMs);
+      default:
+        return unreachable(item);
+    }
+  }
+
+  #read(token: LocalToken, localMs: number): void {
+    const { blob, index } = token.block;
+    const { digest } = blob;
+    const read = { token, digest, index, kind: token.readKind, timeoutMs: READ_TIMEOUT_MS };
+    this.#core.blocks.read(read, localMs);
+  }
+
+  #onMessage({ body, from, link }: Delivery, nowMs: number): void {
+    const localMs = nowMs + this.clockAheadMs;
+    const peer = this.#world.peerOf(from);
+    const { blocks } = this.#core;
+    switch (body.kind) {
+      case 'ask': {
+        const token: PeerToken = { kind: 'peer', from, link, attempt: body.attempt };
+        if (this.lie === 'mute') return this.#sayAlive(token, MUTE_ALIVE_COUNT, nowMs);
+        if (this.lie === 'not-found') return this.#refuse(token, { code: 'not-found' }, nowMs);
+        this.#incoming.set(incomingKey(from, body.attempt), token);
+        return blocks.readForPeer(token, peer, body.request, localMs);
+      }
+      case 'block':
+        this.#unask(body.attempt);
+        return blocks.received(body.attempt, body.block, localMs);
+      case 'refuse':
+        this.#unask(body.attempt);
+        return blocks.failed(body.attempt, body.detail, localMs);
+      case 'promote': {
+        const token = this.#incoming.get(incomingKey(from, body.attempt));
+        return token === undefined ? undefined : blocks.promote(token, localMs);
+      }
+      case 'cancel': {
+        const token = this.#takeIncoming(from, body.attempt);
+        return token === undefined ? undefined : blocks.cancelForPeer(token, peer, localMs);
+      }
+      case 'alive':
+        return blocks.alive(peer, localMs);
+      case 'order':
+        return this.#core.orderFrom(peer, body.order, localMs);
+      case 'call':
+        return this.#onCall(body, from, nowMs);
+      case 'result':
+        return this.#onResult(body.id, body.answer, nowMs);
+      default:
+        return unreachable(body);
+    }
+  }
+
+  #onCall({ id, call }: Extract<Body, { kind: 'call' }>, from: HostNumber, nowMs: number): void {
+    const localMs = nowMs + this.clockAheadMs;
+    const peer = this.#world.peerOf(from);
+    const answer = ((): TreeAnswer => {
+      try {
+        switch (call.kind) {
+          case 'join':
+            return { type: 'join', reply: this.#core.join(peer, call.request, localMs) };
+          case 'report':
+            return { type: 'report', reply: this.#core.report(peer, call.request, localMs) };
+          case 'leave':
+            this.#core.leave(peer, call.request, localMs);
+            return { type: 'leave' };
+          default:
+            return unreachable(call);
+        }
+      } catch (error) {
+        if (error instanceof TreeError) return { type: 'refused' };
+        throw error;
+      }
+    })();
+    this.#reply(from, { kind: 'result', id, answer }, nowMs);
+  }
+
+  #onResult(id: number, answer: TreeAnswer, nowMs: number): void {
+    const call = this.#calls.get(id);
+    if (call === undefined) return;
+    const localMs = nowMs + this.clockAheadMs;
+    switch (answer.type) {
+      case 'join':
+        this.#calls.delete(id);
+        this.#core.joinReply(call.ticket, answer.reply, localMs);
+        return this.#listener.placed(answer.reply, nowMs);
+      case 'report':
+        this.#calls.delete(id);
+        this.#core.reportReply(call.ticket, answer.reply, localMs);
+        return this.#listener.placed(answer.reply, nowMs);
+      case 'leave':
+        this.#calls.delete(id);
+        return this.#core.leaveDone(call.ticket, localMs);
+      case 'refused':
+        return this.#callFailed(id, localMs);
+      default:
+        return unreachable(answer);
+    }
+  }
+
+  #callFailed(id: number, localMs: number): void {
+    const call = this.#calls.get(id);
+    if (call === undefined) return;
+    this.#calls.delete(id);
+    switch (call.kind) {
+      case 'join':
+        return this.#core.joinFailed(call.ticket, localMs);
+      case 'report':
+        return this.#core.reportFailed(call.ticket, localMs);
+      case 'leave':
+        return this.#core.leaveDone(call.ticket, localMs);
+      default:
+        return unreachable(call);
+    }
+  }
+
+  #onOrigin(item: Extract<Item, { kind: 'origin' }>, localMs: number): void {
+    this.#unask(item.attempt);
+    const { attempt, block, detail } = item;
+    if (block !== undefined) this.#core.blocks.received(attempt, block, localMs);
+    else this.#core.blocks.failed(attempt, defined(detail, 'an answer or a failure'), localMs);
+  }
+
+  #onGone(host: HostNumber, localMs: number): void {
+    for (const [key, token] of this.#incoming) {
+      if (token.from === host && token.link.state === 'closed') this.#incoming.delete(key);
+    }
+    const peer = this.#world.peerOf(host);
+    for (const [id, call] of [...this.#calls]) {
+      if (call.owner.peer === peer) this.#callFailed(id, localMs);
+    }
+    for (const [attempt, ask] of [...this.#asked]) {
+      if (ask.to !== host) continue;
+      this.#unask(attempt);
+      this.#core.blocks.failed(attempt, { code: 'unreachable' }, localMs);
+    }
+    this.#core.peerGone(peer, localMs);
+  }
+
+  #onUndelivered(body: Body, localMs: number): void {
+    if (body.kind === 'ask') {
+      this.#unask(body.attempt);
+      this.#core.blocks.failed(body.attempt, { code: 'unreachable' }, localMs);
+    } else if (body.kind === 'call') {
+      this.#callFailed(body.id, localMs);
+    }
+  }
+
+  #carryOut(effect: HostEffect<SimBlock, LocalToken | PeerToken>, nowMs: number): void {
+    const { checker } = this.#world;
+    const { number } = this.#port;
+    switch (effect.type) {
+      case 'answer':
+        return this.#listener.answered(asLocal(effect.token), effect.block, this.#doneMs(nowMs));
+      case 'fail':
+        return this.#listener.failed(
+          asLocal(effect.token),
+          effect.detail.code,
+          this.#doneMs(nowMs),
+        );
+      case 'send':
+        return this.#send(asPeer(effect.token), effect.block, nowMs);
+      case 'refuse':
+        return this.#refuse(asPeer(effect.token), effect.detail, nowMs);
+      case 'disk-read':
+        return this.#diskRead(this.#blockOf(effect), nowMs);
+      case 'disk-write':
+        checker.accepted(number, effect.block, 'stored');
+        this.#port.processors.charge(nowMs, effect.block.lengthBytes * costs.STORE_MS_PER_BYTE);
+        return this.#store.put(effect.block, nowMs);
+      case 'ask':
+        return this.#ask(effect, this.#world.numberOf(effect.host.peer), nowMs);
+      case 'ask-origin':
+        return this.#askOrigin(effect, nowMs);
+      case 'promote':
+        return this.#tell(effect.attempt, 'promote', nowMs);
+      case 'cancel':
+        this.#tell(effect.attempt, 'cancel', nowMs);
+        return this.#unask(effect.attempt);
+      case 'verify': {
+        const hashMs = effect.block.lengthBytes * costs.HASH_MS_PER_BYTE + costs.SIGNATURE_MS;
+        this.#spend(hashMs, nowMs);
+        const { attempt, block } = effect;
+        return this.#core.blocks.verified(attempt, block.genuine, nowMs + this.clockAheadMs);
+      }
+      case 'alive':
+        return this.#reply(this.#world.numberOf(effect.peer), { kind: 'alive' }, nowMs);
+      case 'order':
+        return this.#reply(
+          this.#world.numberOf(effect.peer),
+          { kind: 'order', order: effect.order },
+          nowMs,
+        );
+      case 'tree':
+        return this.#callTree(effect.effect, nowMs);
+      case 'fetched':
+      case 'lost':
+        return;
+      default:
+        return unreachable(effect);
+    }
+  }
+
+  #blockOf({
+    blob,
+    index,
+  }: {
+    blob: { digest: SimBlob['digest'] };
+    index: SimBlock['index'];
+  }): SimBlock {
+    const { library } = this.#world;
+    return library.block(library.blob(blob.digest), index);
+  }
+
+  #ask(
+    effect: Extract<HostEffect<SimBlock, PeerToken>, { type: 'ask' }>,
+    to: HostNumber,
+    nowMs: number,
+  ): void {
+    const { attempt, request } = effect;
+    const { library, checker, network } = this.#world;
+    const block = library.block(library.blob(request.digest), request.index);
+    this.#asked.set(attempt, { to, block });
+    checker.asks(this.#port.number, block, to);
+    this.#spend(costs.MESSAGE_MS / 2, nowMs);
+    const from = this.#port.number;
+    network.send({ from, to, atMs: this.#doneMs(nowMs) }, { kind: 'ask', attempt, request });
+  }
+
+  #askOrigin(
+    effect: Extract<HostEffect<SimBlock, PeerToken>, { type: 'ask-origin' }>,
+    nowMs: number,
+  ): void {
+    const block = this.#blockOf(effect);
+    const { attempt, fallback } = effect;
+    this.#originAsked.set(attempt, block);
+    this.#world.checker.asksOrigin(this.#port.number, block);
+    this.#spend(costs.MESSAGE_MS / 2, nowMs);
+    this.#world.registry.read(this.#port, { attempt, block, fallback }, this.#doneMs(nowMs));
+  }
+
+  /** Says something about a request under way; nothing when it is at the registry. */
+  #tell(attempt: AttemptId, kind: 'promote' | 'cancel', nowMs: number): void {
+    const ask = this.#asked.get(attempt);
+    if (ask !== undefined) this.#reply(ask.to, { kind, attempt }, nowMs);
+  }
+
+  #unask(attempt: AttemptId): void {
+    const { checker } = this.#world;
+    const ask = this.#asked.get(attempt);
+    if (ask !== undefined && this.#asked.delete(attempt)) {
+      checker.asked(this.#port.number, ask.block, ask.to);
+    }
+    const block = this.#originAsked.get(attempt);
+    if (block !== undefined && this.#originAsked.delete(attempt)) {
+      checker.askedOrigin(this.#port.number, block);
+    }
+  }
+
+  #callTree(effect: MembershipEffect, nowMs: number): void {
+    const id = ++this.#callCount;
+    this.#calls.set(id, effect);
+    const { network, events } = this.#world;
+    const { number, incarnation } = this.#port;
+    const atMs = this.#doneMs(nowMs);
+    const body: Body = { kind: 'call', id, call: effect };
+    network.send({ from: number, to: this.#world.numberOf(effect.owner.peer), atMs }, body);
+    const item: Item = { kind: 'call-late', id };
+    events.push(atMs + TREE_CALL_MS_MAX, { type: 'item', host: number, incarnation, item });
+  }
+
+  /** Sends on the connection that is there; without one, nobody waits for it. */
+  #reply(to: HostNumber, body: Body, nowMs: number): void {
+    const { network } = this.#world;
+    const from = this.#port.number;
+    const link = this.#port.links.get(to);
+    if (link === undefined) return;
+    this.#spend(costs.MESSAGE_MS / 2, nowMs);
+    network.send({ from, to, atMs: this.#doneMs(nowMs) }, body);
+  }
+
+  #refuse(token: PeerToken, detail: PeerErrorDetail, nowMs: number): void {
+    this.#takeIncoming(token.from, token.attempt);
+    if (token.link.state !== 'open') return;
+    this.#reply(token.from, { kind: 'refuse', attempt: token.attempt, detail }, nowMs);
+  }
+
+  #send(token: PeerToken, block: SimBlock, nowMs: number): void {
+    const { network, events, checker, library } = this.#world;
+    checker.accepted(this.#port.number, block, 'sent');
+    this.#takeIncoming(token.from, token.attempt);
+    this.#spend(block.lengthBytes * costs.SEND_MS_PER_BYTE, nowMs);
+    const atMs = this.#doneMs(nowMs);
+    if (token.link.state !== 'open') {
+      events.push(atMs, { type: 'sent', host: this.#port.number, token });
+      return;
+    }
+    const sent = this.lie === 'corrupt' ? library.corrupt(block) : block;
+    const route = { from: this.#port.number, to: token.from, atMs };
+    network.send(route, { kind: 'block', attempt: token.attempt, block: sent }, token);
+  }
+
+  #diskRead(block: SimBlock, nowMs: number): void {
+    const found = this.#store.has(block.blob.digest, block.index);
+    const doneMs = this.#store.readDoneMs(block, nowMs);
+    const { number, incarnation } = this.#port;
+    const item: Item = { kind: 'stored', block, found };
+    this.#world.events.push(doneMs, { type: 'item', host: number, incarnation, item });
+  }
+
+  /** Says that it is alive, without ever answering. */
+  #sayAlive(token: PeerToken, left: number, nowMs: number): void {
+    if (left === 0 || token.link.state !== 'open') return;
+    this.#reply(token.from, { kind: 'alive' }, nowMs);
+    const { number, incarnation } = this.#port;
+    const item: Item = { kind: 'mute', token, left: left - 1 };
+    this.#world.events.push(nowMs + MUTE_ALIVE_MS, {
+      type: 'item',
+      host: number,
+      incarnation,
+      item,
+    });
+  }
+
+  #takeIncoming(from: HostNumber, attempt: AttemptId): PeerToken | undefined {
+    const key = incomingKey(from, attempt);
+    const token = this.#incoming.get(key);
+    this.#incoming.delete(key);
+    return token;
+  }
+}
+
+/** CPU of the agent's thread for taking the item in, in milliseconds. */
+function costOf(item: Item): number {
+  switch (item.kind) {
+    case 'message': {
+      const { body } = item.delivery;
+      if (body.kind === 'block') return body.block.lengthBytes * costs.RECEIVE_MS_PER_BYTE;
+      if (body.kind === 'call' && body.call.kind === 'join') return costs.JOIN_MS;
+      return costs.MESSAGE_MS / 2;
+    }
+    case 'origin':
+      return (item.block?.lengthBytes ?? 0) * costs.RECEIVE_MS_PER_BYTE;
+    case 'read':
+      return costs.MESSAGE_MS;
+    case 'sent':
+    case 'mute':
+    case 'call-late':
+      return 0;
+    default:
+      return costs.MESSAGE_MS / 5;
+  }
+}
+
+/** A number for a request of a peer: 2^30 requests per host. */
+function incomingKey(from: HostNumber, attempt: AttemptId): number {
+  return from * 2 ** 30 + attempt;
+}
+
+function asLocal(token: LocalToken | PeerToken): LocalToken {
+  assert(token.kind === 'local', 'a read of this host was answered to a peer');
+  return token;
+}
+
+function asPeer(token: LocalToken | PeerToken): PeerToken {
+  assert(token.kind === 'peer', 'a read of a peer was answered here');
+  return token;
+}

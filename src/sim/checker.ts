@@ -1,0 +1,112 @@
+import type { SimBlock } from './blocks.ts';
+import type { HostNumber } from './events.ts';
+
+/** Violations kept with their text; further ones are only counted. */
+const KEPT_MAX = 20;
+
+/** Sources that one host may ask for one block at a time: the first, its hedges, and the registry as a last resort. */
+const ATTEMPTS_MAX = 6;
+
+/** What must never happen. */
+export type Rule =
+  | 'wrong-bytes'
+  | 'unverified'
+  | 'failed-read'
+  | 'cycle'
+  | 'depth'
+  | 'fan-out'
+  | 'single-flight'
+  | 'amplification'
+  | 'stuck';
+
+export interface Violation {
+  readonly rule: Rule;
+  readonly atMs: number;
+  readonly text: string;
+}
+
+/** Watches every step of the world. A violation does not stop the run: all of it is reported, with the time in the world. */
+export class Checker {
+  readonly violations: Violation[] = [];
+  readonly counts = new Map<Rule, number>();
+  nowMs = 0;
+  /** Peers that each host asks for each block now, by `keyOf()`. */
+  readonly #asked = new Map<number, HostNumber[]>();
+  /** Reads of the registry under way. */
+  readonly #owned = new Set<number>();
+
+  count(rule: Rule): number {
+    return this.counts.get(rule) ?? 0;
+  }
+
+  get total(): number {
+    let sum = 0;
+    for (const count of this.counts.values()) sum += count;
+    return sum;
+  }
+
+  violate(rule: Rule, text: string): void {
+    this.counts.set(rule, this.count(rule) + 1);
+    if (this.violations.length < KEPT_MAX) this.violations.push({ rule, atMs: this.nowMs, text });
+  }
+
+  /** A container, or a preheater, was given a block. */
+  answered(host: HostNumber, wanted: SimBlock, got: SimBlock): void {
+    if (got.genuine && got.blob === wanted.blob && got.index === wanted.index) return;
+    const what = got.genuine ? `block ${got.index} of blob ${got.blob.number}` : 'wrong bytes';
+    this.violate('wrong-bytes', `host ${host} read ${what} as ${nameOf(wanted)}`);
+  }
+
+  /** A block was kept, or is passed on. */
+  accepted(host: HostNumber, block: SimBlock, what: 'stored' | 'sent'): void {
+    if (block.genuine) return;
+    this.violate('unverified', `host ${host} ${what} wrong bytes as ${nameOf(block)}`);
+  }
+
+  asks(host: HostNumber, block: SimBlock, peer: HostNumber): void {
+    const key = keyOf(host, block);
+    const peers = this.#asked.get(key);
+    if (peers === undefined) {
+      this.#asked.set(key, [peer]);
+      return;
+    }
+    if (peers.includes(peer)) {
+      this.violate('single-flight', `host ${host} asks host ${peer} twice for ${nameOf(block)}`);
+    }
+    peers.push(peer);
+    if (peers.length > ATTEMPTS_MAX) {
+      this.violate('single-flight', `host ${host} asks ${peers.length} hosts for ${nameOf(block)}`);
+    }
+  }
+
+  /** The host no longer asks that peer: it answered, failed, or was given up. */
+  asked(host: HostNumber, block: SimBlock, peer: HostNumber): void {
+    const key = keyOf(host, block);
+    const peers = this.#asked.get(key);
+    if (peers === undefined) return;
+    if (peers.includes(peer)) peers.splice(peers.indexOf(peer), 1);
+    if (peers.length === 0) this.#asked.delete(key);
+  }
+
+  /** A host asks the registry. */
+  asksOrigin(host: HostNumber, block: SimBlock): void {
+    const key = keyOf(host, block);
+    if (this.#owned.has(key)) {
+      this.violate('single-flight', `host ${host} reads ${nameOf(block)} twice at a time`);
+    }
+    this.#owned.add(key);
+  }
+
+  askedOrigin(host: HostNumber, block: SimBlock): void {
+    this.#owned.delete(keyOf(host, block));
+  }
+}
+
+function nameOf(block: SimBlock): string {
+  return `block ${block.index} of blob ${block.blob.number}`;
+}
+
+/** A number for a host and a block: 2^10 blobs of 2^22 blocks leave room for 2^21 hosts. */
+function keyOf(host: HostNumber, block: SimBlock): number {
+  return (host * 2 ** 10 + block.blob.number) * 2 ** 22 + block.index;
+}

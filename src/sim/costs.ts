@@ -1,0 +1,44 @@
+/**
+ * What work costs in the simulated world. CPU costs are in milliseconds of one core of the machines that this project is
+ * built on; measured 2026-11 on Node 22 with the real libraries, and to be kept in step with what `bench/` prints.
+ */
+
+const GIB = 2 ** 30;
+
+/** Receiving a block over Noise and yamux: 1.65 CPU s/GiB. */
+export const RECEIVE_MS_PER_BYTE = (1.65 * 1000) / GIB;
+
+/** Sending a block over Noise and yamux: 1.8 CPU s/GiB. */
+export const SEND_MS_PER_BYTE = (1.8 * 1000) / GIB;
+
+/** Checking a block: BLAKE3 at 5 GB/s, and one Ed25519 verification. */
+export const HASH_MS_PER_BYTE = 1000 / 5e9;
+export const SIGNATURE_MS = 0.1;
+
+/** Writing a block to the store: 0.5 CPU s/GiB, off the network thread. */
+export const STORE_MS_PER_BYTE = (0.5 * 1000) / GIB;
+
+/** A small message, received and handled, or made and sent: half each. */
+export const MESSAGE_MS = 0.05;
+
+/** A JOIN of the 8 layers of an image at the owner, codec included. */
+export const JOIN_MS = 0.2;
+
+/** A new connection (dial, Noise, yamux). */
+export const DIAL_MS = 13;
+export const LISTEN_MS = 10;
+
+/** Round trips of a new connection before the first request can leave: TCP, and Noise XX. */
+export const HANDSHAKE_ROUND_TRIPS = 1.5;
+
+/** Decoding ZFile blocks (LZ4, 4 KiB): 730 MB/s, charged to whoever reads first. */
+export const DECODE_MS_PER_BYTE = 1000 / 730e6;
+
+/** CPU of a container from its start to its readiness, in milliseconds. */
+export const CONTAINER_CPU_MS = 1100;
+
+/** Of it, before the first read: namespaces, mounts, the runtime's own work. */
+export const CONTAINER_SETUP_CPU_MS = 300;
+
+/** Wire bytes of a small message. */
+export const MESSAGE_BYTES = 160;

@@ -1,0 +1,124 @@
+import type { ReadKind } from '../transfer/blob-reader.ts';
+import type { AttemptId } from '../transfer/effects.ts';
+import type { BlockRequest, PeerErrorDetail } from '../transfer/transport.ts';
+import type { MembershipEffect } from '../tree/membership.ts';
+import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
+import type { SimBlock } from './blocks.ts';
+import type { Link } from './network.ts';
+import type { SimBlob } from './workload.ts';
+
+/** Number of a host in the world. */
+export type HostNumber = number;
+
+/** A tree call between a child and an owner; the ticket and the address in it are the child's own. */
+export type TreeCall = MembershipEffect;
+
+export type TreeAnswer =
+  | { readonly type: 'join'; readonly reply: JoinReply }
+  | { readonly type: 'report'; readonly reply: ReportReply }
+  | { readonly type: 'leave' }
+  | { readonly type: 'refused' };
+
+/** What one agent says to another: the messages of docs/WIRE_PROTOCOL.md, without their bytes. */
+export type Body =
+  | { readonly kind: 'ask'; readonly attempt: AttemptId; readonly request: BlockRequest }
+  | { readonly kind: 'block'; readonly attempt: AttemptId; readonly block: SimBlock }
+  | { readonly kind: 'refuse'; readonly attempt: AttemptId; readonly detail: PeerErrorDetail }
+  | { readonly kind: 'promote'; readonly attempt: AttemptId }
+  | { readonly kind: 'cancel'; readonly attempt: AttemptId }
+  | { readonly kind: 'alive' }
+  | { readonly kind: 'order'; readonly order: TouchOrder }
+  | { readonly kind: 'call'; readonly id: number; readonly call: TreeCall }
+  | { readonly kind: 'result'; readonly id: number; readonly answer: TreeAnswer };
+
+/** A message on its way. */
+export interface Delivery {
+  readonly type: 'deliver';
+  readonly link: Link;
+  readonly from: HostNumber;
+  readonly to: HostNumber;
+  readonly body: Body;
+  readonly sizeBytes: number;
+  /** Whose answer it is; the sender is told when it has left. Undefined when nobody wants to know. */
+  readonly parcel: PeerToken | undefined;
+}
+
+/** Something that happens in the world at its time. */
+export type SimEvent =
+  | Delivery
+  /** A message left its sender. */
+  | { readonly type: 'sent'; readonly host: HostNumber; readonly token: PeerToken }
+  | { readonly type: 'dialled'; readonly link: Link; readonly startedMs: number }
+  | { readonly type: 'open'; readonly link: Link }
+  | { readonly type: 'dial-failed'; readonly link: Link }
+  | { readonly type: 'stalled'; readonly link: Link }
+  | { readonly type: 'gone'; readonly host: HostNumber; readonly peer: HostNumber }
+  /** The agent's thread is free, or a timer of its reducer is due. */
+  | { readonly type: 'agent'; readonly host: HostNumber }
+  | { readonly type: 'tick'; readonly host: HostNumber }
+  /** A burst of CPU of a container may be done. */
+  | { readonly type: 'cpu'; readonly host: HostNumber; readonly version: number }
+  | {
+      readonly type: 'container';
+      readonly host: HostNumber;
+      readonly container: number;
+      readonly incarnation: number;
+    }
+  | {
+      readonly type: 'item';
+      readonly host: HostNumber;
+      readonly incarnation: number;
+      readonly item: Item;
+    }
+  | {
+      readonly type: 'read-done';
+      readonly host: HostNumber;
+      readonly incarnation: number;
+      readonly read: number;
+      readonly ok: boolean;
+    }
+  | { readonly type: 'fault'; readonly number: number; readonly end: boolean }
+  /** The places have not come; begin without the shipped order. */
+  | { readonly type: 'places-late'; readonly host: HostNumber; readonly incarnation: number }
+  | { readonly type: 'sample' };
+
+/** What an agent's thread is given to do. */
+export type Item =
+  | { readonly kind: 'message'; readonly delivery: Delivery }
+  | { readonly kind: 'sent'; readonly token: PeerToken }
+  | { readonly kind: 'gone'; readonly peer: HostNumber }
+  | { readonly kind: 'undelivered'; readonly body: Body }
+  | { readonly kind: 'read'; readonly token: LocalToken }
+  | { readonly kind: 'stored'; readonly block: SimBlock; readonly found: boolean }
+  | {
+      readonly kind: 'origin';
+      readonly attempt: AttemptId;
+      readonly block: SimBlock | undefined;
+      readonly detail: PeerErrorDetail | undefined;
+    }
+  | { readonly kind: 'want'; readonly blobs: readonly SimBlob[] }
+  | { readonly kind: 'orders'; readonly orders: readonly TouchOrder[] }
+  | { readonly kind: 'call-late'; readonly id: number }
+  /** A mute liar's sign of life. */
+  | { readonly kind: 'mute'; readonly token: PeerToken; readonly left: number }
+  | { readonly kind: 'tick' };
+
+/** A read of one block by a container, or by the preheater of a host. */
+export interface LocalToken {
+  readonly kind: 'local';
+  readonly block: SimBlock;
+  readonly readKind: ReadKind;
+  /** The read of the trace that it belongs to; undefined for others. */
+  readonly read: number | undefined;
+  readonly startedMs: number;
+  /** When the source died at which its fetch was pending; undefined when none did. */
+  stalledFromMs: number | undefined;
+}
+
+/** A read by a peer. */
+export interface PeerToken {
+  readonly kind: 'peer';
+  readonly from: HostNumber;
+  readonly link: Link;
+  readonly attempt: AttemptId;
+}

@@ -1,0 +1,130 @@
+import type { Random } from '../runtime/random.ts';
+import type { PeerErrorDetail } from '../transfer/transport.ts';
+import type { SimBlock } from './blocks.ts';
+import type { EventHeap } from './event-heap.ts';
+import type { HostNumber, SimEvent } from './events.ts';
+import type { Port } from './network.ts';
+
+/** One way to the registry, in milliseconds. */
+const LATENCY_MS = 0.5;
+
+/** Time to the first byte of a range at a registry on object storage, in milliseconds: this much, and up to half more. */
+const SERVICE_MS = 4;
+
+/** The same when the registry is slow. */
+const SLOW_SERVICE_MS = 400;
+
+/** Share of the requests that a failing registry refuses. */
+const FAILING_SHARE = 0.5;
+
+/** A new token: a request to the token service and the request again. */
+const TOKEN_MS = 40;
+
+/** A connection to a registry that cannot be reached is given up after this long. */
+const UNREACHABLE_MS = 5_000;
+
+/** How the registry behaves; `expired`: every host needs a new token once. */
+export type RegistryMode = 'healthy' | 'throttled' | 'failing' | 'slow' | 'expired';
+
+/**
+ * The registry: one fast link, a bound on requests per second, and credentials.
+ *
+ * Fault model: it answers half of the requests with 429 or with 5xx; it takes a hundred times as long; it ends everybody's
+ * credentials; it is out of reach of the hosts of another group (partition). What it answers is never wrong: what it sends is
+ * what is attested.
+ */
+export class Registry {
+  mode: RegistryMode = 'healthy';
+  /** The partition that it is in. */
+  group = 0;
+  servedBytes = 0;
+  fallbackBytes = 0;
+  requests = 0;
+  refused = 0;
+  readonly #events: EventHeap<SimEvent>;
+  readonly #random: Random;
+  readonly #bytesPerMs: number;
+  readonly #requestsPerMs: number;
+  readonly #renewed = new Set<HostNumber>();
+  #sendFreeMs = 0;
+  /** Requests that the bound allows now: a bucket that fills at the rate and holds a second of it. */
+  #allowed: number;
+  #allowedAtMs = 0;
+
+  constructor(
+    components: { events: EventHeap<SimEvent>; random: Random },
+    init: { bytesPerMs: number; requestsPerSecond: number },
+  ) {
+    this.#events = components.events;
+    this.#random = components.random;
+    this.#bytesPerMs = init.bytesPerMs;
+    this.#requestsPerMs = init.requestsPerSecond / 1000;
+    this.#allowed = init.requestsPerSecond;
+  }
+
+  /** Whether a host could read from it now. */
+  serves(port: Port): boolean {
+    return port.group === this.group && this.mode === 'healthy';
+  }
+
+  setMode(mode: RegistryMode): void {
+    this.mode = mode;
+    this.#renewed.clear();
+  }
+
+  /** A host asks for a block; an `item` event brings the answer. */
+  read(
+    port: Port,
+    ask: { attempt: number; block: SimBlock; fallback: boolean },
+    atMs: number,
+  ): void {
+    this.requests++;
+    if (port.group !== this.group) {
+      this.#fail(port, ask.attempt, atMs + UNREACHABLE_MS);
+      return;
+    }
+    if (this.#refuses(atMs)) {
+      this.refused++;
+      this.#fail(port, ask.attempt, atMs + 2 * LATENCY_MS);
+      return;
+    }
+    const service = this.mode === 'slow' ? SLOW_SERVICE_MS : SERVICE_MS;
+    const renewMs = this.mode === 'expired' && !this.#renewed.has(port.number) ? TOKEN_MS : 0;
+    if (renewMs > 0) this.#renewed.add(port.number);
+    const readyMs = atMs + LATENCY_MS + renewMs + service * (1 + 0.5 * this.#random.float());
+    const { lengthBytes } = ask.block;
+    this.servedBytes += lengthBytes;
+    if (ask.fallback) this.fallbackBytes += lengthBytes;
+    this.#sendFreeMs = Math.max(readyMs, this.#sendFreeMs) + lengthBytes / this.#bytesPerMs;
+    const freeMs = port.receiveFreeMs + lengthBytes / port.receiveBytesPerMs;
+    port.receiveFreeMs = Math.max(this.#sendFreeMs + LATENCY_MS, freeMs);
+    this.#events.push(port.receiveFreeMs, {
+      type: 'item',
+      host: port.number,
+      incarnation: port.incarnation,
+      item: { kind: 'origin', attempt: ask.attempt, block: ask.block, detail: undefined },
+    });
+  }
+
+  #refuses(atMs: number): boolean {
+    const second = this.#requestsPerMs * 1000;
+    const earned = Math.max(0, atMs - this.#allowedAtMs) * this.#requestsPerMs;
+    this.#allowed = Math.min(second, this.#allowed + earned);
+    this.#allowedAtMs = Math.max(atMs, this.#allowedAtMs);
+    const failing = this.mode === 'throttled' || this.mode === 'failing';
+    if (failing && this.#random.float() < FAILING_SHARE) return true;
+    if (this.#allowed < 1) return true;
+    this.#allowed -= 1;
+    return false;
+  }
+
+  #fail(port: Port, attempt: number, atMs: number): void {
+    const detail: PeerErrorDetail = { code: 'unreachable' };
+    this.#events.push(atMs, {
+      type: 'item',
+      host: port.number,
+      incarnation: port.incarnation,
+      item: { kind: 'origin', attempt, block: undefined, detail },
+    });
+  }
+}

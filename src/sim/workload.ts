@@ -1,0 +1,159 @@
+import {
+  BLOCK_SIZE_BYTES,
+  blockCount,
+  blockIndex,
+  blockLength,
+  stripeCount,
+  type BlobRef,
+  type BlockIndex,
+} from '../image/block.ts';
+import { parseDigest } from '../image/digest.ts';
+import { assert, defined } from '../util/assert.ts';
+import { CONTAINER_CPU_MS, CONTAINER_SETUP_CPU_MS } from './costs.ts';
+import { SeededRandom } from './seeded-random.ts';
+
+/** A blob of the simulated registry. `number` is its place in `Image.blobs`. */
+export interface SimBlob extends BlobRef {
+  readonly number: number;
+  readonly stripes: number;
+}
+
+/** One block of one blob. */
+export interface BlockName {
+  readonly blob: SimBlob;
+  readonly index: BlockIndex;
+}
+
+/** One read of the recorded container: the blocks it needs, what it costs to decode, and the CPU used before it. */
+export interface TraceRead {
+  readonly blocks: readonly BlockName[];
+  readonly lengthBytes: number;
+  readonly cpuBeforeMs: number;
+}
+
+/** What a container does: reads with CPU between them. */
+export interface Trace {
+  readonly reads: readonly TraceRead[];
+  readonly cpuAfterMs: number;
+  /** Every block that the reads touch, in the order of first touch. */
+  readonly touched: readonly BlockName[];
+  /** The blob of one block that carries the order of touches, when it is shipped with the image. */
+  readonly shipped: SimBlob;
+}
+
+export interface Image {
+  readonly blobs: readonly SimBlob[];
+  readonly sizeBytes: number;
+}
+
+/** Layers of the default image, in units of 10^6 bytes, bottom first: 894 MB, shaped like an application on a distribution. */
+const LAYER_MB = [238, 312, 164, 96, 47, 24, 11, 2] as const;
+
+/** The default container reads so much, in so many reads: the published shape of a start (15 MB of an image of 894 MB). */
+const READ_BYTES = 15_000_000;
+const READ_COUNT = 300;
+
+/** Places where the sequential runs begin: about eight reads each, as when one file after the other is loaded. */
+const RUN_COUNT = 36;
+
+/** Size of the trace layer: 300 records of 24 bytes in a tar. */
+const TRACE_LAYER_BYTES = 10_240;
+
+export function makeBlob(number: number, sizeBytes: number): SimBlob {
+  const hex = number.toString(16).padStart(4, '0').repeat(16);
+  const digest = defined(parseDigest(`sha256:${hex}`), 'hex digits');
+  return { number, digest, sizeBytes, stripes: stripeCount(sizeBytes) };
+}
+
+/** The default image; `layersMb` are the sizes of its layers in units of 10^6 bytes. */
+export function makeImage(layersMb: readonly number[] = LAYER_MB): Image {
+  const blobs = layersMb.map((mb, number) => makeBlob(number, mb * 1e6));
+  return { blobs, sizeBytes: blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0) };
+}
+
+/** All blocks of the image, layer by layer. */
+export function blocksOf(image: Image): readonly BlockName[] {
+  return image.blobs.flatMap((blob) =>
+    Array.from({ length: blockCount(blob.sizeBytes) }, (_, i) => ({ blob, index: blockIndex(i) })),
+  );
+}
+
+/** Bytes of the blocks named, each once. */
+export function bytesOf(blocks: Iterable<BlockName>): number {
+  let sum = 0;
+  for (const { blob, index } of blocks) sum += blockLength(blob.sizeBytes, index);
+  return sum;
+}
+
+/** The default trace: the same for every seed, so that runs with different seeds differ in the world and not in the work. */
+export function makeTrace(
+  image: Image,
+  size: { readBytes: number; readCount: number } = { readBytes: READ_BYTES, readCount: READ_COUNT },
+): Trace {
+  const random = new SeededRandom('the default container');
+  const lengths = shares(random, size.readCount).map((share) => Math.ceil(share * size.readBytes));
+  const cpuMs = shares(random, size.readCount).map(
+    (share) => share * (CONTAINER_CPU_MS - CONTAINER_SETUP_CPU_MS),
+  );
+  const runStarts = new Set<number>([0]);
+  const runCount = Math.min(size.readCount, Math.ceil((RUN_COUNT * size.readCount) / READ_COUNT));
+  while (runStarts.size < runCount) runStarts.add(random.below(size.readCount));
+  let at = { blob: defined(image.blobs[0], 'an image has a layer'), offset: 0 };
+  const reads = lengths.map((lengthBytes, i) => {
+    if (runStarts.has(i) || at.offset + lengthBytes > at.blob.sizeBytes) {
+      at = somewhere(random, image, lengthBytes);
+    }
+    const read = { blob: at.blob, offset: at.offset, lengthBytes, cpuBeforeMs: cpuMs[i] ?? 0 };
+    at = { blob: at.blob, offset: at.offset + lengthBytes };
+    return read;
+  });
+  return makeRecordedTrace(image, reads);
+}
+
+/** A trace from a list of reads, in order; `offset` and `lengthBytes` lie in the blob as the registry has it. */
+export function makeRecordedTrace(
+  image: Image,
+  reads: readonly { blob: SimBlob; offset: number; lengthBytes: number; cpuBeforeMs: number }[],
+): Trace {
+  const touched = new Map<number, BlockName>();
+  const named = reads.map(({ blob, offset, lengthBytes, cpuBeforeMs }, i) => {
+    assert(offset + lengthBytes <= blob.sizeBytes, 'a read of the trace lies outside its blob');
+    const blocks: BlockName[] = [];
+    const last = Math.floor((offset + lengthBytes - 1) / BLOCK_SIZE_BYTES);
+    for (let index = Math.floor(offset / BLOCK_SIZE_BYTES); index <= last; index++) {
+      const key = blob.number * 2 ** 22 + index;
+      const name = touched.get(key) ?? { blob, index: blockIndex(index) };
+      touched.set(key, name);
+      blocks.push(name);
+    }
+    const setupMs = i === 0 ? CONTAINER_SETUP_CPU_MS : 0;
+    return { blocks, lengthBytes, cpuBeforeMs: cpuBeforeMs + setupMs };
+  });
+  return {
+    reads: named,
+    cpuAfterMs: 0,
+    touched: [...touched.values()],
+    shipped: makeBlob(image.blobs.length, TRACE_LAYER_BYTES),
+  };
+}
+
+/** Positive numbers that sum to 1, exponentially spread: a few large ones, many small ones. */
+function shares(random: SeededRandom, count: number): number[] {
+  const weights = Array.from({ length: count }, () => 0.1 - Math.log(1 - random.float()));
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  return weights.map((weight) => weight / sum);
+}
+
+/** A place in the image, weighted by half by the sizes of the layers: upper layers are small but hot. */
+function somewhere(
+  random: SeededRandom,
+  image: Image,
+  lengthBytes: number,
+): { blob: SimBlob; offset: number } {
+  const fitting = image.blobs.filter((blob) => blob.sizeBytes > 2 * lengthBytes);
+  let left = random.float() * image.sizeBytes;
+  const bySize = fitting.find((blob) => (left -= blob.sizeBytes) < 0);
+  const even = fitting[random.below(fitting.length)];
+  const blob = defined((random.float() < 0.5 ? bySize : undefined) ?? even, 'a layer fits a read');
+  return { blob, offset: random.below(blob.sizeBytes - 2 * lengthBytes) };
+}

@@ -1,0 +1,446 @@
+import type { HostCoreInit } from '../transfer/host-core.ts';
+import type { HostAddress, JoinReply, Place, ReportReply } from '../tree/messages.ts';
+import { FAN_OUT } from '../tree/limits.ts';
+import { defined, unreachable } from '../util/assert.ts';
+import { peerId, type PeerId } from '../util/peer-id.ts';
+import type { AgentHost, AgentWorld } from './agent-host.ts';
+import { BlockLibrary, type SimBlock } from './blocks.ts';
+import { Checker } from './checker.ts';
+import type { Container } from './containers.ts';
+import { EventHeap } from './event-heap.ts';
+import type { HostNumber, LocalToken, SimEvent } from './events.ts';
+import { FaultDriver } from './fault-driver.ts';
+import { FAULT_WINDOW_MS, planFaults, type FaultName } from './faults.ts';
+import { Network, type Link } from './network.ts';
+import { spreadOf, type Spread } from './quantiles.ts';
+import { Registry } from './registry.ts';
+import { SeededRandom } from './seeded-random.ts';
+import { SimHost, type HostListener, type HostPlan } from './sim-host.ts';
+import { checkPlaces, checkTrees, treeDepthBound } from './tree-checks.ts';
+import { blocksOf, bytesOf, makeImage, makeTrace, type Image } from './workload.ts';
+
+/** 1.5 Gbit/s and 10 Gbit/s in bytes per millisecond. */
+const NIC_BYTES_PER_MS = 1.5e9 / 8 / 1000;
+const REGISTRY_BYTES_PER_MS = 10e9 / 8 / 1000;
+
+/** How often the owners' trees are checked while things go wrong. */
+const SAMPLE_MS = 500;
+
+/** After the heal everything must be done within this time: twice the deadline of a read. */
+const LIVENESS_MS = 60_000;
+
+/** By then every host that returns is back: the fault window and the longest absence. */
+const HEALED_MS = FAULT_WINDOW_MS + 3_000;
+
+/** A source that was reachable for less does not count: a read needs a few round trips to find it. */
+const MOMENT_MS = 2_000;
+
+/** Events between two reports of progress. */
+const PROGRESS_EVENTS = 1_000_000;
+
+/** What a run is like. Everything follows from it. */
+export interface WorldInit {
+  readonly hosts: number;
+  readonly containersPerHost: number;
+  readonly roots: number;
+  readonly zones: number;
+  readonly seed: number;
+  readonly faults: readonly FaultName[];
+  readonly workload: 'start' | 'full';
+  readonly trace: 'shipped' | 'none';
+  readonly vcpus: number;
+  readonly nicBytesPerMs?: number;
+  readonly latencyMs: number;
+  readonly registryRequestsPerSecond: number;
+  /** Sizes of the layers in units of 10^6 bytes; the default image when absent. */
+  readonly layersMb?: readonly number[];
+  /** Limits of the agents' reducer and of their trees, for experiments and planted defects. */
+  readonly core?: Pick<HostCoreInit, 'blocks' | 'topology'>;
+}
+
+export const WORLD_DEFAULTS: WorldInit = {
+  hosts: 100,
+  containersPerHost: 10,
+  roots: 4,
+  zones: 1,
+  seed: 1,
+  faults: [],
+  workload: 'start',
+  trace: 'shipped',
+  vcpus: 4,
+  latencyMs: 0.25,
+  registryRequestsPerSecond: 5_000,
+};
+
+/** What came of a run; times in milliseconds of the world. */
+export interface WorldResult {
+  readonly hosts: number;
+  readonly containers: number;
+  readonly seed: number;
+  readonly failedReads: number;
+  readonly failedReadsWithoutSource: number;
+  readonly wrongBytes: number;
+  readonly cycles: number;
+  readonly violations: number;
+  readonly depthMax: number;
+  readonly depthBound: number;
+  readonly originAmplification: number;
+  readonly coldMs: Spread;
+  readonly warmMs: Spread;
+  readonly stallMs: Spread;
+  readonly fullMs?: { readonly max: number; readonly ideal: number };
+  readonly crossZoneBytes: number;
+  readonly touchedBytes: number;
+  readonly originBytes: number;
+  readonly fallbackBytes: number;
+  readonly peerBytes: number;
+  readonly connections: number;
+  readonly messages: number;
+  readonly events: number;
+}
+
+/**
+ * The simulated world: hosts, network, registry, faults and checkers around the production reducers, in discrete time. One seed,
+ * one result. A run has a cold phase (faults in it), and a warm one in which the same containers run again.
+ */
+export class World implements HostListener {
+  readonly checker = new Checker();
+  readonly #init: WorldInit;
+  readonly #image: Image;
+  readonly #events = new EventHeap<SimEvent>();
+  readonly #hosts: SimHost[] = [];
+  readonly #network: Network;
+  readonly #registry: Registry;
+  readonly #faults: FaultDriver;
+  readonly #touched = new Set<SimBlock>();
+  readonly #numbers = new Map<PeerId, HostNumber>();
+  readonly #roots: readonly HostAddress[];
+  readonly #plan: HostPlan;
+  readonly #times: { cold: number[]; warm: number[]; stall: number[]; full: number[] };
+  #phase: 'cold' | 'warm' = 'cold';
+  #busy = 0;
+  #nowMs = 0;
+  #failedWithoutSource = 0;
+  #depthMax = 0;
+  #onProgress: ((nowMs: number, busy: number) => void) | undefined;
+
+  constructor(init: WorldInit) {
+    this.#init = init;
+    const random = new SeededRandom(`world ${init.seed}`);
+    this.#image = makeImage(init.layersMb);
+    const trace = makeTrace(this.#image);
+    this.#times = { cold: [], warm: [], stall: [], full: [] };
+    const full = init.workload === 'full';
+    this.#plan = {
+      trace,
+      containers: full ? 0 : init.containersPerHost,
+      shipped: !full && init.trace === 'shipped',
+      blobs: this.#image.blobs,
+      preheat: full ? blocksOf(this.#image) : undefined,
+    };
+    this.#registry = new Registry(
+      { events: this.#events, random: random.split('registry') },
+      {
+        bytesPerMs: REGISTRY_BYTES_PER_MS,
+        requestsPerSecond: init.registryRequestsPerSecond,
+      },
+    );
+    this.#roots = Array.from({ length: init.roots }, (_, i) => {
+      const peer = peerId(`root-${init.hosts + i}`);
+      return { peer, addresses: [`/dns4/${peer}/tcp/19147`] };
+    });
+    const ports: SimHost['port'][] = [];
+    this.#network = new Network(
+      { events: this.#events, random: random.split('network'), ports },
+      { latencyMs: init.latencyMs },
+    );
+    const world = this.#agentWorld();
+    for (let number = 0; number < init.hosts + init.roots; number++) {
+      const host = this.#makeHost(number, world, random.split(`host ${number}`));
+      this.#hosts.push(host);
+      ports.push(host.port);
+    }
+    this.#faults = new FaultDriver(
+      {
+        hosts: this.#hosts,
+        network: this.#network,
+        registry: this.#registry,
+        events: this.#events,
+        random: random.split('loss'),
+      },
+      planFaults(random.split('faults'), init.faults, {
+        workers: this.#hosts.filter(({ isRoot }) => !isRoot).map(({ number }) => number),
+        roots: this.#hosts.filter(({ isRoot }) => isRoot).map(({ number }) => number),
+      }),
+    );
+  }
+
+  /** Runs the world to its end. `onProgress` hears now and then how far it is. */
+  run(onProgress?: (nowMs: number, busy: number) => void): WorldResult {
+    this.#onProgress = onProgress;
+    for (const host of this.#hosts.toReversed()) host.boot(0);
+    for (const host of this.#hosts) this.#begin(host);
+    this.#faults.schedule();
+    if (this.#init.faults.length > 0) this.#events.push(SAMPLE_MS, { type: 'sample' });
+    const healedMs = this.#init.faults.length > 0 ? HEALED_MS : 0;
+    this.#runUntil(healedMs, 'cold');
+    if (this.#init.workload === 'start') {
+      this.#phase = 'warm';
+      for (const host of this.#hosts) {
+        if (!host.port.up || host.isRoot || host.busy) continue;
+        host.startContainers(this.#nowMs);
+      }
+      this.#runUntil(0, 'warm');
+    }
+    this.#checkTrees();
+    checkPlaces(this.#hosts, this.checker);
+    return this.#result();
+  }
+
+  // HostListener
+
+  containerDone(_host: SimHost, container: Container, nowMs: number): void {
+    this.#busy--;
+    if (!container.failed) this.#times[this.#phase].push(nowMs - container.startMs);
+  }
+
+  preheated(_host: SimHost, nowMs: number): void {
+    this.#busy--;
+    this.#times.full.push(nowMs);
+  }
+
+  abandoned(_host: SimHost, count: number): void {
+    this.#busy -= count;
+  }
+
+  begun(_host: SimHost, count: number): void {
+    this.#busy += count;
+  }
+
+  stallEnded(stallMs: number): void {
+    this.#times.stall.push(stallMs);
+  }
+
+  readFailed(host: SimHost, token: LocalToken, code: string, nowMs: number): void {
+    if (!this.#hadSource(host, token, nowMs)) {
+      this.#failedWithoutSource++;
+      return;
+    }
+    const { blob, index } = token.block;
+    const waitedMs = Math.round(nowMs - token.startedMs);
+    this.checker.violate(
+      'failed-read',
+      `host ${host.number} failed to read block ${index} of blob ${blob.number}: ${code} after ${waitedMs} ms`,
+    );
+  }
+
+  placed(host: SimHost, reply: JoinReply | ReportReply): void {
+    for (const place of reply.places) this.#checkPlace(host, place);
+  }
+
+  #checkPlace(host: SimHost, place: Place): void {
+    const depth = place.path.length;
+    this.#depthMax = Math.max(this.#depthMax, depth);
+    if (place.path.some(({ peer }) => peer === host.peer)) {
+      this.checker.violate('cycle', `${host.peer} was placed below itself`);
+    }
+    if (depth <= this.#depthBound) return;
+    this.checker.violate('depth', `${host.peer} was placed at depth ${depth}`);
+  }
+
+  get #depthBound(): number {
+    const { hosts, roots, zones, core } = this.#init;
+    const fanOut = core?.topology?.fanOut ?? FAN_OUT;
+    // A root is a member of the trees that it does not own.
+    const zoneHosts = Math.ceil(hosts / zones) + Math.ceil(roots / zones);
+    return treeDepthBound({ hosts: zoneHosts, zones, fanOut });
+  }
+
+  /** Whether a healthy source was within reach for longer than a moment before the read failed. */
+  #hadSource(host: SimHost, token: LocalToken, nowMs: number): boolean {
+    if (nowMs - this.#faults.changedMs < MOMENT_MS) return false;
+    if (this.#registry.serves(host.port)) return true;
+    const { blob, index } = token.block;
+    return this.#hosts.some(
+      (root) =>
+        root.isRoot &&
+        root.port.up &&
+        this.#network.reaches(root.number, host.number) &&
+        root.store.has(blob.digest, index),
+    );
+  }
+
+  #begin(host: SimHost): void {
+    host.begin(this.#nowMs);
+  }
+
+  #runUntil(leastMs: number, phase: string): void {
+    const endMs = Math.max(leastMs, this.#nowMs) + LIVENESS_MS;
+    let steps = 0;
+    while (this.#busy > 0 || this.#nowMs < leastMs) {
+      const atMs = this.#events.nextMs;
+      if (atMs === undefined || atMs > endMs) {
+        this.checker.violate('stuck', `${this.#busy} of the ${phase} run are not done`);
+        return;
+      }
+      this.#nowMs = atMs;
+      this.checker.nowMs = atMs;
+      this.#dispatch(this.#events.pop() as SimEvent);
+      if (++steps % PROGRESS_EVENTS === 0) this.#onProgress?.(atMs, this.#busy);
+    }
+  }
+
+  #dispatch(event: SimEvent): void {
+    const nowMs = this.#nowMs;
+    switch (event.type) {
+      case 'deliver':
+        if (event.link.state === 'closed') return;
+        return this.#agent(event.to)?.post({ kind: 'message', delivery: event }, nowMs);
+      case 'sent':
+        return this.#agent(event.host)?.post({ kind: 'sent', token: event.token }, nowMs);
+      case 'cpu':
+        return this.#host(event.host).onProcessors(event.version, nowMs);
+      case 'agent':
+        return this.#agent(event.host)?.onFree(nowMs);
+      case 'tick':
+        return this.#agent(event.host)?.onTick(nowMs);
+      case 'item':
+        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
+        return this.#agent(event.host)?.post(event.item, nowMs);
+      case 'read-done':
+        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
+        return this.#host(event.host).onReadDone(event.read, event.ok, nowMs);
+      case 'container':
+        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
+        return this.#host(event.host).onContainer(event.container, nowMs);
+      case 'places-late':
+        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
+        return this.#host(event.host).onPlacesLate(nowMs);
+      case 'dialled':
+        return this.#network.dialled(event.link, event.startedMs, nowMs);
+      case 'open':
+        return this.#network.opened(event.link, nowMs);
+      case 'dial-failed':
+        return this.#dialFailed(event.link, nowMs);
+      case 'stalled':
+        return this.#network.stallEnded(event.link, nowMs);
+      case 'gone':
+        return this.#agent(event.host)?.post({ kind: 'gone', peer: event.peer }, nowMs);
+      case 'fault':
+        return this.#faults.onEvent(event.number, event.end, nowMs);
+      case 'sample':
+        return this.#sample();
+      default:
+        return unreachable(event);
+    }
+  }
+
+  #dialFailed(link: Link, nowMs: number): void {
+    for (const { body, from, parcel } of this.#network.dialFailed(link)) {
+      this.#agent(from)?.post({ kind: 'undelivered', body }, nowMs);
+      if (parcel !== undefined) this.#agent(from)?.post({ kind: 'sent', token: parcel }, nowMs);
+    }
+  }
+
+  #sample(): void {
+    this.#checkTrees();
+    if (this.#nowMs < HEALED_MS) {
+      this.#events.push(this.#nowMs + SAMPLE_MS, { type: 'sample' });
+    }
+  }
+
+  #checkTrees(): void {
+    const fanOut = this.#init.core?.topology?.fanOut ?? FAN_OUT;
+    const rootFanOut = this.#init.core?.topology?.rootFanOut ?? fanOut;
+    for (const host of this.#hosts) {
+      if (host.isRoot) checkTrees(host, { fanOut, rootFanOut }, this.checker);
+    }
+  }
+
+  #host(number: HostNumber): SimHost {
+    return defined(this.#hosts[number], 'a host of this world');
+  }
+
+  #agent(number: HostNumber): AgentHost | undefined {
+    return this.#hosts[number]?.agent;
+  }
+
+  #agentWorld(): AgentWorld {
+    const blobs = [...this.#image.blobs, this.#plan.trace.shipped];
+    return {
+      events: this.#events,
+      network: this.#network,
+      registry: this.#registry,
+      library: new BlockLibrary(blobs),
+      checker: this.checker,
+      originName: { registry: 'registry.example', repository: 'app' },
+      touched: this.#touched,
+      peerOf: (host) => this.#host(host).peer,
+      numberOf: (peer) => defined(this.#numbers.get(peer), 'a peer of this world'),
+    };
+  }
+
+  #makeHost(number: HostNumber, world: AgentWorld, random: SeededRandom): SimHost {
+    const { hosts, zones, vcpus, nicBytesPerMs } = this.#init;
+    const isRoot = number >= hosts;
+    const zone = (isRoot ? number - hosts : number) % zones;
+    const peer = peerId(`${isRoot ? 'root' : 'host'}-${number}`);
+    this.#numbers.set(peer, number);
+    return new SimHost(
+      { world, listener: this, random, core: () => this.#coreInit(peer, zone, isRoot) },
+      {
+        number,
+        peer,
+        zone,
+        isRoot,
+        vcpus,
+        nicBytesPerMs: nicBytesPerMs ?? NIC_BYTES_PER_MS,
+        plan: this.#plan,
+      },
+    );
+  }
+
+  #coreInit(peer: PeerId, zone: number, isRoot: boolean): HostCoreInit {
+    const { core } = this.#init;
+    return {
+      self: { peer, addresses: [`/dns4/${peer}/tcp/19147`], zone: `zone-${zone}`, capacity: 1000 },
+      isRoot,
+      roots: this.#roots,
+      ...core,
+      topology: { ...core?.topology, epochBase: this.#nowMs * 1000 },
+    };
+  }
+
+  #result(): WorldResult {
+    const { hosts, containersPerHost, seed, workload } = this.#init;
+    const { checker } = this;
+    const touchedBytes = bytesOf(this.#touched);
+    const nic = this.#init.nicBytesPerMs ?? NIC_BYTES_PER_MS;
+    const full = { max: spreadOf(this.#times.full).max, ideal: this.#image.sizeBytes / nic };
+    return {
+      hosts,
+      containers: workload === 'full' ? 0 : hosts * containersPerHost,
+      seed,
+      failedReads: checker.count('failed-read'),
+      failedReadsWithoutSource: this.#failedWithoutSource,
+      wrongBytes: checker.count('wrong-bytes') + checker.count('unverified'),
+      cycles: checker.count('cycle'),
+      violations: checker.total,
+      depthMax: this.#depthMax,
+      depthBound: this.#depthBound,
+      originAmplification: touchedBytes === 0 ? 0 : this.#registry.servedBytes / touchedBytes,
+      coldMs: spreadOf(this.#times.cold),
+      warmMs: spreadOf(this.#times.warm),
+      stallMs: spreadOf(this.#times.stall),
+      ...(workload === 'full' && { fullMs: full }),
+      crossZoneBytes: this.#network.counts.crossZoneBytes,
+      touchedBytes,
+      originBytes: this.#registry.servedBytes,
+      fallbackBytes: this.#registry.fallbackBytes,
+      peerBytes: this.#network.counts.blockBytes,
+      connections: this.#network.counts.connections,
+      messages: this.#network.counts.messages,
+      events: this.#events.scheduled,
+    };
+  }
+}
