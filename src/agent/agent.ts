@@ -4,7 +4,7 @@ import type { Digest } from '../image/digest.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
 import { DeviceService } from '../device/device-service.ts';
 import { peerIdOf, publicKeyOf } from '../net/identity.ts';
-import { Libp2pTransport } from '../net/transport.ts';
+import { Libp2pTransport } from '../net/libp2p-transport.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
@@ -83,8 +83,8 @@ class Agent implements Service, StatusSource {
     const disk = new NodeDisk({ root: config.store.dir });
     this.#store = new DiskStore({ disk, clock, codec, hash, pool, logger, metrics });
     this.#transport = new Libp2pTransport(
-      { identity, pool, clock, random, logger, metrics },
-      { listen: config.p2p.listen, announce: config.p2p.announce },
+      { pool, clock, random, logger, metrics },
+      { identity, listen: config.p2p.listen, announce: config.p2p.announce },
     );
     const roots = config.roots.map(parseRoot);
     const origin = new RegistryOrigin({ clock, random, logger, hash }, config);

@@ -141,6 +141,11 @@ export class Libp2pTransport implements Transport {
     return (remote.length > 0 ? remote : distinct).slice(0, ADDRESSES_MAX);
   }
 
+  /** Peers that there is a connection to. */
+  peers(): readonly PeerId[] {
+    return (this.#running?.node.getPeers() ?? []).map((peer) => peerId(peer.toString()));
+  }
+
   requestBlock(host: messages.HostAddress, request: BlockRequest): PendingBlock {
     const requester = this.#requesterOf(host.peer);
     if (requester !== undefined) return requester.request(host, request);

@@ -77,6 +77,8 @@ export class TransferEngine implements BlobReader {
   readonly #trusted: readonly Uint8Array[];
   readonly #core: HostCore<BlockAnswer, ReadToken>;
   readonly #metrics: TransferMetrics;
+  /** Reads of this host that have not ended. */
+  readonly #reads = new Set<LocalToken>();
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #originReads = new Map<AttemptId, AbortController>();
   readonly #bytesBySource = new Map<BlockSource, number>();
@@ -160,6 +162,9 @@ export class TransferEngine implements BlobReader {
     this.#stopped = true;
     this.#wake?.timer.cancel();
     await this.#tree.stop();
+    for (const token of [...this.#reads]) {
+      token.reject(new TransferError('the agent stops', { code: 'cancelled' }));
+    }
     for (const pending of this.#pending.values()) pending.cancel();
     for (const read of this.#originReads.values()) read.abort();
     this.#core.blocks.clearCache();
@@ -227,19 +232,24 @@ export class TransferEngine implements BlobReader {
         return;
       }
       const { signal } = options;
+      const end = (): void => {
+        this.#reads.delete(token);
+        signal?.removeEventListener('abort', onAbort);
+      };
       const token: LocalToken = {
         resolve: (block) => {
-          signal?.removeEventListener('abort', onAbort);
+          end();
           resolve(block);
         },
         reject: (error) => {
-          signal?.removeEventListener('abort', onAbort);
+          end();
           reject(error);
         },
       };
+      this.#reads.add(token);
       const onAbort = (): void => {
         this.#run((nowMs) => this.#core.blocks.cancel(token, nowMs));
-        reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
+        token.reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
       };
       signal?.addEventListener('abort', onAbort, { once: true });
       const timeoutMs = options.timeoutMs ?? READ_TIMEOUT_MS;
