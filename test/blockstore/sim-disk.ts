@@ -1,0 +1,255 @@
+import type { Random } from '../../src/runtime/random.ts';
+import {
+  DiskError,
+  type Disk,
+  type DiskEntry,
+  type DiskErrorDetail,
+  type DiskFile,
+  type DiskLock,
+  type OpenMode,
+} from '../../src/runtime/disk.ts';
+
+/** What is done to a disk, as a fault sees it. */
+export type DiskOperation = 'open' | 'read' | 'write' | 'truncate' | 'sync' | 'list' | 'lock';
+
+/** Called before each operation: throws to make it fail, waits to make it slow. */
+export type Fault = (operation: DiskOperation, path: string) => void | Promise<void>;
+
+/** What tears: the unit that a disk writes whole. */
+const SECTOR_BYTES = 512;
+
+interface SimFile {
+  /** What a loss of power leaves for certain. */
+  durable: Uint8Array;
+  /** What everybody reads. */
+  current: Uint8Array;
+  /** Changes since the last sync, in their order. */
+  unsynced: Change[];
+  /** Whether the name survives: the folders above it were synced since it was made. */
+  named: boolean;
+}
+
+type Change =
+  | { readonly kind: 'write'; readonly offset: number; readonly bytes: Uint8Array }
+  | { readonly kind: 'truncate'; readonly sizeBytes: number };
+
+/**
+ * A disk in memory that loses power.
+ *
+ * Fault model: a read may be short. What was written but not synced survives by whole sectors of 512 bytes, each by the toss of
+ * a coin and so in any order; so does a change of size. A file whose name was not synced may be gone as a whole. After `kill()`
+ * (the process died, the kernel lives) everything written is there. After `failAfter(n)` the n-th operation from then on and all
+ * that follow never come back, as for a process that dies in the midst; of a write that it dies in, a part is done. Not modelled: lost syncs, hard links, times.
+ */
+export class SimDisk implements Disk {
+  readonly #files: Map<string, SimFile>;
+  readonly #folders: Set<string>;
+  readonly #random: Random;
+  #fault: Fault = () => {};
+  #operationsLeft = Number.POSITIVE_INFINITY;
+  #locked = false;
+  freeSpaceBytes = 2 ** 40;
+  /** Operations that were begun. */
+  operationCount = 0;
+
+  constructor(init: { random: Random; files?: Map<string, SimFile>; folders?: Set<string> }) {
+    this.#random = init.random;
+    this.#files = init.files ?? new Map();
+    this.#folders = init.folders ?? new Set();
+  }
+
+  setFault(fault: Fault): void {
+    this.#fault = fault;
+  }
+
+  failAfter(operationCount: number): void {
+    this.#operationsLeft = operationCount;
+  }
+
+  /** The disk as the next process finds it when this one was killed; this one answers nothing more. */
+  kill(): SimDisk {
+    this.failAfter(0);
+    return new SimDisk({ random: this.#random, files: this.#files, folders: this.#folders });
+  }
+
+  /** The disk as it is found after a loss of power; this one answers nothing more. */
+  losePower(): SimDisk {
+    this.failAfter(0);
+    const files = new Map<string, SimFile>();
+    for (const [path, file] of this.#files) {
+      if (!file.named && this.#random.below(2) === 0) continue;
+      const current = this.#survivor(file);
+      files.set(path, { durable: current, current, unsynced: [], named: true });
+    }
+    return new SimDisk({ random: this.#random, files, folders: this.#folders });
+  }
+
+  /** Flips a bit of what is kept. */
+  rot(path: string, offset: number): void {
+    const file = this.#files.get(path);
+    if (file !== undefined) file.current[offset]! ^= 0x10;
+  }
+
+  paths(): string[] {
+    return [...this.#files.keys()];
+  }
+
+  async open(path: string, mode: OpenMode): Promise<DiskFile> {
+    await this.#step('open', path);
+    let file = this.#files.get(path);
+    if (file === undefined) {
+      const parent = path.slice(0, Math.max(0, path.lastIndexOf('/')));
+      if (mode === 'read' || !this.#folders.has(parent)) throw simError('not-found', path);
+      const empty = new Uint8Array(0);
+      file = { durable: empty, current: empty, unsynced: [], named: false };
+      this.#files.set(path, file);
+    }
+    return this.#handle(file, path);
+  }
+
+  async makeFolder(path: string): Promise<void> {
+    const parts = path.split('/');
+    for (let i = 0; i <= parts.length; i++) this.#folders.add(parts.slice(0, i).join('/'));
+  }
+
+  async list(path: string): Promise<readonly DiskEntry[]> {
+    await this.#step('list', path);
+    if (!this.#folders.has(path)) throw simError('not-found', path);
+    const below = (other: string): string | undefined => {
+      const prefix = path === '' ? '' : `${path}/`;
+      const name = other.slice(prefix.length);
+      return other.startsWith(prefix) && name !== '' && !name.includes('/') ? name : undefined;
+    };
+    const entries: DiskEntry[] = [];
+    for (const [kind, names] of [
+      ['file', this.#files.keys()],
+      ['folder', this.#folders],
+    ] as const) {
+      for (const other of names) {
+        const name = below(other);
+        if (name !== undefined) entries.push({ name, kind });
+      }
+    }
+    return entries;
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    const file = this.#files.get(from);
+    if (file === undefined) throw simError('not-found', from);
+    this.#files.delete(from);
+    this.#files.set(to, file);
+  }
+
+  async remove(path: string): Promise<void> {
+    this.#folders.delete(path);
+    for (const other of [...this.#files.keys()]) {
+      if (other === path || other.startsWith(`${path}/`)) this.#files.delete(other);
+    }
+  }
+
+  async syncFolder(path: string): Promise<void> {
+    await this.#step('sync', path);
+    for (const [other, file] of this.#files) {
+      if (other.slice(0, Math.max(0, other.lastIndexOf('/'))) === path) file.named = true;
+    }
+  }
+
+  async freeBytes(): Promise<number> {
+    return this.freeSpaceBytes;
+  }
+
+  async lock(path: string): Promise<DiskLock> {
+    await this.#step('lock', path);
+    if (this.#locked) throw simError('locked', path);
+    this.#locked = true;
+    return {
+      release: async () => {
+        this.#locked = false;
+      },
+    };
+  }
+
+  #handle(file: SimFile, path: string): DiskFile {
+    return {
+      read: async (target, offset) => {
+        await this.#step('read', path);
+        const most = Math.min(target.length, file.current.length - offset);
+        if (most <= 0) return 0;
+        const count = this.#random.below(4) === 0 ? 1 + this.#random.below(most) : most;
+        target.set(file.current.subarray(offset, offset + count));
+        return count;
+      },
+      write: async (source, offset) => {
+        if (this.#operationsLeft === 0) {
+          const part = source.slice(0, this.#random.below(source.length + 1));
+          this.#change(file, { kind: 'write', offset, bytes: part });
+        }
+        await this.#step('write', path);
+        this.#change(file, { kind: 'write', offset, bytes: source.slice() });
+      },
+      truncate: async (sizeBytes) => {
+        await this.#step('truncate', path);
+        this.#change(file, { kind: 'truncate', sizeBytes });
+      },
+      sync: async () => {
+        const covered = file.unsynced.length;
+        await this.#step('sync', path);
+        for (const change of file.unsynced.splice(0, covered)) {
+          file.durable = applied(file.durable, change);
+        }
+      },
+      close: async () => {},
+    };
+  }
+
+  #change(file: SimFile, change: Change): void {
+    file.current = applied(file.current, change);
+    file.unsynced.push(change);
+  }
+
+  #survivor(file: SimFile): Uint8Array {
+    const bytes = new Uint8Array(Math.max(file.durable.length, file.current.length));
+    bytes.set(file.durable);
+    let size = file.durable.length;
+    for (const change of file.unsynced) {
+      if (change.kind === 'truncate') {
+        if (this.#random.below(2) === 0) continue;
+        bytes.fill(0, change.sizeBytes);
+        size = change.sizeBytes;
+        continue;
+      }
+      const end = change.offset + change.bytes.length;
+      for (let at = change.offset; at < end; ) {
+        const next = Math.min((Math.floor(at / SECTOR_BYTES) + 1) * SECTOR_BYTES, end);
+        if (this.#random.below(2) === 0) {
+          bytes.set(change.bytes.subarray(at - change.offset, next - change.offset), at);
+          size = Math.max(size, next);
+        }
+        at = next;
+      }
+    }
+    return bytes.slice(0, size);
+  }
+
+  async #step(operation: DiskOperation, path: string): Promise<void> {
+    this.operationCount++;
+    if (this.#operationsLeft-- <= 0) await new Promise(() => {});
+    await this.#fault(operation, path);
+  }
+}
+
+export function simError(code: DiskErrorDetail['code'], path: string): DiskError {
+  return new DiskError(`the simulated disk says ${code} of ${path}`, { code, path });
+}
+
+/** The bytes after the change, in an array of their own when the size changed. */
+function applied(bytes: Uint8Array, change: Change): Uint8Array {
+  const size =
+    change.kind === 'truncate'
+      ? change.sizeBytes
+      : Math.max(bytes.length, change.offset + change.bytes.length);
+  const result = new Uint8Array(size);
+  result.set(bytes.subarray(0, size));
+  if (change.kind === 'write') result.set(change.bytes, change.offset);
+  return result;
+}
