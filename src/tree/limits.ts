@@ -22,6 +22,9 @@ export const TREES_MAX = 16_384;
 /** Members of one tree. */
 export const MEMBERS_PER_TREE_MAX = 65_536;
 
+/** Hosts remembered that were taken out of a tree without their word; a forgotten one costs a hop budget at worst. */
+export const GHOSTS_MAX = 16_384;
+
 /** Blobs in one JOIN: an image has at most 255 layers (LAYER_COUNT_MAX); a batch may hold those of two. */
 export const BLOBS_PER_JOIN_MAX = 512;
 

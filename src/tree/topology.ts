@@ -7,6 +7,7 @@ import { TreeError } from './errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   FAN_OUT,
+  GHOSTS_MAX,
   HOSTS_MAX,
   LOST_PER_REPORT_MAX,
   LOST_WINDOW_MS,
@@ -58,6 +59,10 @@ interface Host extends HostState {
   readonly members: Map<StripeTree, Member>;
 }
 
+function ghostKey(peer: PeerId, tree: StripeTree): string {
+  return `${peer} ${tree.digest}/${tree.stripe}`;
+}
+
 /** One edge of a tree, for people and tests. */
 export interface TreeEdge {
   readonly peer: PeerId;
@@ -89,11 +94,13 @@ export class Topology {
   readonly #hostsMax: number;
   readonly #treesMax: number;
   readonly #membersMax: number;
-  readonly #issuer: PlaceIssuer;
+  readonly #issuer: PlaceIssuer<StripeTree>;
   readonly #facts = new BlobFacts();
   /** Heard least recently first. */
   readonly #hosts = new Map<PeerId, Host>();
   readonly #trees = new Map<Digest, Map<number, StripeTree>>();
+  /** Hosts taken out of a tree without their word, as `peer digest/stripe`: they may hold a place. Oldest first. */
+  readonly #ghosts = new Set<string>();
   #treeCount = 0;
   #hostsSeen = 0;
 
@@ -121,6 +128,7 @@ export class Topology {
     this.#issuer = new PlaceIssuer({
       alternatesMax: init.alternatesMax ?? 2,
       epochBase: init.epochBase ?? 0,
+      memberOf: (tree, member) => this.#hosts.get(member)?.members.get(tree),
     });
   }
 
@@ -138,6 +146,8 @@ export class Topology {
         let member = host.members.get(tree);
         if (member === undefined) {
           member = tree.add(host, host.card.zone, nowMs);
+          // Until it says that it has the new place, nobody is placed below it.
+          member.unsure = this.#ghosts.delete(ghostKey(peer, tree));
           host.members.set(tree, member);
         }
         member.seenMs = nowMs;
@@ -193,7 +203,7 @@ export class Topology {
       if (place !== undefined) places.push(place);
     }
     for (const [tree, member] of host.members) {
-      if (nowMs - member.seenMs > UNLISTED_MS) this.#remove(host, tree, nowMs);
+      if (nowMs - member.seenMs > UNLISTED_MS) this.#evict(host, tree, nowMs);
     }
     return { places, unknown: [...unknown] };
   }
@@ -202,7 +212,7 @@ export class Topology {
   tick(nowMs: number): void {
     for (const [peer, host] of this.#hosts) {
       if (nowMs - host.heardMs <= this.#expiryMs) return;
-      for (const tree of [...host.members.keys()]) this.#remove(host, tree, nowMs);
+      for (const tree of [...host.members.keys()]) this.#evict(host, tree, nowMs);
       this.#facts.drop(peer);
       this.#hosts.delete(peer);
     }
@@ -384,6 +394,14 @@ export class Topology {
       this.#treeCount++;
     }
     return tree;
+  }
+
+  /** Takes a host out that did not say that it leaves. */
+  #evict(host: Host, tree: StripeTree, nowMs: number): void {
+    const oldest = this.#ghosts.values().next().value;
+    if (oldest !== undefined && this.#ghosts.size >= GHOSTS_MAX) this.#ghosts.delete(oldest);
+    this.#ghosts.add(ghostKey(host.card.peer, tree));
+    this.#remove(host, tree, nowMs);
   }
 
   #remove(host: Host, tree: StripeTree, nowMs: number): void {
