@@ -44,7 +44,7 @@ const READS_WAITING_MAX = 4096;
 /** Blobs kept: some hundred bytes of memory each, and one bit a block. A put that would begin another is refused. */
 const BLOBS_MAX = 65_536;
 
-export const DISK_STORE_DEFAULTS = {
+const DISK_STORE_DEFAULTS = {
   /** Bytes accepted and not written yet: a second of writing at the speed of a slow disk. */
   queueBytesMax: 64 * MIB,
   /** Files held open, idle ones included; half of the usual limit of 1,024 descriptors stays for connections. */

@@ -16,7 +16,7 @@ import { assert, defined } from '../util/assert.ts';
 import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
 
 /** The bytes of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
-export const STORE_VERSION = 1;
+const STORE_VERSION = 1;
 
 /** Content of the file `version` at the root of a store. */
 export const VERSION_TEXT = `xylem-store ${STORE_VERSION}\n`;
