@@ -1,0 +1,79 @@
+import { parseDigest } from '../../src/image/digest.ts';
+import { blockIndex } from '../../src/image/block.ts';
+import * as frames from '../../src/net/frames.ts';
+import * as codec from '../../src/net/tree-codec.ts';
+import { TREE, encodeTreeError, messageChunks } from '../../src/net/tree-message.ts';
+import { defined } from '../../src/util/assert.ts';
+import { toHex } from '../../src/util/bytes.ts';
+import { peerId } from '../../src/util/peer-id.ts';
+
+const digest = defined(parseDigest(`sha256:${'0123456789abcdef'.repeat(4)}`), 'a digest');
+const peer = peerId('12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5');
+const host = { peer, addresses: ['/ip4/10.0.0.1/tcp/19147'] };
+const origin = { registry: 'r.io', repository: 'a/b' };
+const place = { digest, stripe: 2, epoch: 5, path: [host], alternates: [host] };
+
+function message(type: number, body: Uint8Array): Uint8Array {
+  return new Uint8Array([...messageChunks({ type, body })].flatMap((piece) => [...piece]));
+}
+
+/** One of every message, as it crosses the wire: in hex here, in the tests, and in docs/WIRE_PROTOCOL.md. */
+export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
+  OPEN: frames.encodeOpen('bulk'),
+  REQUEST: frames.encodeRequest(7, {
+    digest,
+    index: blockIndex(258),
+    kind: 'prefetch',
+    hops: 3,
+    timeoutMs: 5000,
+  }),
+  'ANSWER (without its payload of 3 bytes)': frames.encodeAnswerHead(
+    7,
+    { signer: new Uint8Array(32).fill(0xaa), signature: new Uint8Array(64).fill(0xbb) },
+    3,
+  ),
+  ERROR: frames.encodeError(7, { code: 'overloaded', retryAfterMs: 100 }),
+  CANCEL: frames.encodeIdFrame(frames.FRAME.CANCEL, 7),
+  PROMOTE: frames.encodeIdFrame(frames.FRAME.PROMOTE, 7),
+  ORDER: frames.encodeOrder({ digest, indices: [blockIndex(4), blockIndex(1)] }),
+  PING: frames.encodeSignal(frames.FRAME.PING),
+  PONG: frames.encodeSignal(frames.FRAME.PONG),
+  ALIVE: frames.encodeSignal(frames.FRAME.ALIVE),
+  JOIN: message(
+    TREE.JOIN,
+    codec.joinRequest.encode({
+      host: { ...host, zone: 'z1', capacity: 2 },
+      blobs: [{ blob: { digest, sizeBytes: 1_000_000 }, origin, stripes: [0], held: [[1, 2]] }],
+    }),
+  ),
+  'JOIN reply': message(
+    TREE.OK,
+    codec.joinReply.encode({ places: [place], orders: [{ digest, indices: [blockIndex(3)] }] }),
+  ),
+  LEAVE: message(TREE.LEAVE, codec.leaveRequest.encode({ digests: [digest] })),
+  'LEAVE reply': message(TREE.OK, codec.leaveReply.encode()),
+  REPORT: message(
+    TREE.REPORT,
+    codec.reportRequest.encode({ lost: [peer], held: [{ digest, stripe: 2, epoch: 5 }] }),
+  ),
+  'REPORT reply': message(TREE.OK, codec.reportReply.encode({ places: [], unknown: [digest] })),
+  RESOLVE: message(TREE.RESOLVE, codec.resolveRequest.encode({ reference: 'r.io/a/b:1' })),
+  'RESOLVE reply': message(
+    TREE.OK,
+    codec.resolveReply.encode({
+      manifestDigest: digest,
+      manifest: new Uint8Array([123, 125]),
+      origin,
+    }),
+  ),
+  STAT: message(TREE.STAT, codec.statRequest.encode({ digest, origin })),
+  'STAT reply': message(TREE.OK, codec.statReply.encode({ sizeBytes: 2 ** 40 })),
+  'any failure': message(TREE.ERROR, encodeTreeError({ code: 'not-found', retryAfterMs: 0 })),
+};
+
+/** The examples as the document shows them. */
+export function goldenText(): string {
+  return Object.entries(EXAMPLES)
+    .map(([name, bytes]) => `${name}\n${toHex(bytes).replace(/(.{64})(?=.)/g, '$1\n')}`)
+    .join('\n\n');
+}
