@@ -1,0 +1,29 @@
+import type { Counter, Metrics } from '../runtime/metrics.ts';
+
+/** What the registry client counts. Labels are fixed sets. */
+export interface RegistryMetrics {
+  /** `method`: of HTTP; `outcome`: 2xx, 3xx, 4xx, 5xx, 401, 429 or error. */
+  readonly requests: Counter;
+  readonly receivedBytes: Counter;
+  /** Attempts that were made again, by `code` of the RegistryError. */
+  readonly retries: Counter;
+}
+
+export function registryMetrics(metrics: Metrics): RegistryMetrics {
+  return {
+    requests: metrics.counter({
+      name: 'xylem_registry_requests_total',
+      help: 'Requests to registries, token servers and the storage behind them.',
+      labelNames: ['method', 'outcome'],
+    }),
+    receivedBytes: metrics.counter({
+      name: 'xylem_registry_received_bytes_total',
+      help: 'Bytes of bodies that registries sent.',
+    }),
+    retries: metrics.counter({
+      name: 'xylem_registry_retries_total',
+      help: 'Requests made again after a passing failure.',
+      labelNames: ['code'],
+    }),
+  };
+}

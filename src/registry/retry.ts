@@ -1,0 +1,102 @@
+import type { Clock } from '../runtime/clock.ts';
+import type { Random } from '../runtime/random.ts';
+import { RegistryError } from './errors.ts';
+import { isCertificateError } from './http.ts';
+import type { RegistryMetrics } from './metrics.ts';
+
+/** Attempts at one operation, the first included. (tunable) */
+const ATTEMPTS_MAX = 5;
+
+/** Delay before the second attempt; doubled before each further one up to the cap, then drawn from [half, whole]. (tunable) */
+const BACKOFF_MS = 200;
+const BACKOFF_MS_MAX = 5_000;
+
+/** A server may ask for this much patience at most; when it asks for more, or for more than the deadline leaves, the caller is told at once. */
+const RETRY_AFTER_MS_MAX = 60_000;
+
+/** Longest that one operation takes, retries and waits included, when the caller names nothing. (tunable) */
+const TIMEOUT_MS = 30_000;
+
+/** Bounds of one operation. */
+export interface OperationOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Total, in milliseconds. */
+  readonly timeoutMs?: number | undefined;
+}
+
+interface RetryComponents {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly metrics: RegistryMetrics;
+}
+
+/**
+ * Runs an operation within its deadline: the attempt gets a signal that aborts at the deadline and with the caller's signal.
+ * Rejects with RegistryError (`timeout` at the deadline), or with the reason of the caller's signal.
+ */
+export async function withDeadline<T>(
+  { clock }: { clock: Clock },
+  options: OperationOptions,
+  run: (signal: AbortSignal, deadlineMs: number) => Promise<T>,
+): Promise<T> {
+  const { signal, timeoutMs = TIMEOUT_MS } = options;
+  signal?.throwIfAborted();
+  const limit = new AbortController();
+  const timer = clock.setTimer(timeoutMs, () => {
+    const what = `the registry did not answer within ${timeoutMs} ms`;
+    limit.abort(new RegistryError(what, { code: 'timeout', timeoutMs }));
+  });
+  const onAbort = (): void => limit.abort(signal?.reason);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await run(limit.signal, clock.nowMs() + timeoutMs);
+  } finally {
+    timer.cancel();
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up; rejects with the last failure. */
+export async function withRetries<T>(
+  { clock, random, metrics }: RetryComponents,
+  limits: { readonly signal: AbortSignal; readonly deadlineMs: number },
+  attempt: () => Promise<T>,
+): Promise<T> {
+  for (let failures = 1; ; failures++) {
+    try {
+      return await attempt();
+    } catch (error) {
+      limits.signal.throwIfAborted();
+      if (!(error instanceof RegistryError) || failures === ATTEMPTS_MAX) throw error;
+      const delayMs = retryDelayMs(error, failures, random);
+      if (delayMs === undefined || clock.nowMs() + delayMs >= limits.deadlineMs) throw error;
+      metrics.retries.inc({ code: error.code });
+      await clock.sleep(delayMs, limits.signal);
+    }
+  }
+}
+
+/** Milliseconds to wait after this many failures, the last being `error`; undefined when another attempt is in vain. */
+function retryDelayMs(error: RegistryError, failures: number, random: Random): number | undefined {
+  const { detail } = error;
+  if (!isPassing(error)) return undefined;
+  const wholeMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (failures - 1));
+  const backoffMs = wholeMs * (0.5 + random.float() / 2);
+  const afterMs = 'retryAfterMs' in detail ? (detail.retryAfterMs ?? 0) : 0;
+  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(backoffMs, afterMs);
+}
+
+function isPassing(error: RegistryError): boolean {
+  const { detail } = error;
+  switch (detail.code) {
+    case 'rate-limited':
+    case 'timeout':
+      return true;
+    case 'unavailable':
+      return !isCertificateError(error.cause);
+    case 'protocol':
+      return detail.fault === 'short-body';
+    default:
+      return false;
+  }
+}

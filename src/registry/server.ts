@@ -1,0 +1,190 @@
+import type { Digest } from '../image/digest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { Authorizer, type CredentialsSource } from './auth.ts';
+import { parseChallenges } from './challenge.ts';
+import { protocolError, RegistryError } from './errors.ts';
+import { safeUrl, type BodySink, type HttpAnswer, type HttpHead, type HttpSender } from './http.ts';
+import { ExcerptSink } from './sinks.ts';
+import { statusError } from './status.ts';
+
+/** Clients of the field follow 5 to 20; registries need one or two. */
+const REDIRECTS_MAX = 5;
+
+/** Of the body of an answer that is no success; its first part may say what is wrong. */
+const EXCERPT_BYTES_MAX = 4096;
+
+/**
+ * Where storage keeps a blob is asked of the registry again after this long: signed URLs live for minutes. (tunable)
+ * In between each range costs one request instead of two.
+ */
+const LOCATION_MS_MAX = 60_000;
+const LOCATIONS_MAX = 1024;
+
+export interface ServerRequest<S> {
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
+  /** Relative to the server, or (of an upload) absolute. */
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  /** `repository:NAME:ACTIONS` */
+  readonly scope: string;
+  readonly body?: Uint8Array | undefined;
+  /** Of the blob that is read: its redirection is remembered. */
+  readonly blob?: Digest | undefined;
+  /** Called for a success (2xx). */
+  readonly open: (head: HttpHead) => S;
+}
+
+interface Hop<S> {
+  readonly answer: HttpAnswer<S | ExcerptSink>;
+  /** What answered. */
+  readonly url: URL;
+  /** Every hop so far was the registry itself. */
+  readonly isServer: boolean;
+}
+
+interface ServerComponents {
+  readonly clock: Clock;
+  readonly http: HttpSender;
+}
+
+/** One server that speaks the distribution API: answers its challenges, follows its redirects. */
+export class RegistryServer {
+  readonly base: URL;
+  readonly #clock: Clock;
+  readonly #http: HttpSender;
+  readonly #authorizer: Authorizer;
+  /** Redirections of blobs, by path. */
+  readonly #locations = new Map<string, { readonly url: URL; readonly untilMs: number }>();
+
+  constructor(components: ServerComponents, init: { base: URL; credentials: CredentialsSource }) {
+    this.base = init.base;
+    this.#clock = components.clock;
+    this.#http = components.http;
+    this.#authorizer = new Authorizer(components, {
+      server: init.base,
+      credentials: init.credentials,
+    });
+  }
+
+  /** Sends the request; resolves for a success alone. Rejects with RegistryError or the signal's reason. */
+  async request<S extends BodySink>(
+    request: ServerRequest<S>,
+    signal: AbortSignal,
+  ): Promise<HttpAnswer<S>> {
+    const short = await this.#requestKnown(request, signal);
+    if (short !== undefined) return short;
+    const authorization = await this.#authorizer.header(request.scope, signal);
+    let hop = await this.#follow(request, authorization, signal);
+    if (hop.answer.head.status === 401 && hop.isServer) {
+      const challenges = parseChallenges(hop.answer.head.headers['www-authenticate']);
+      await this.#authorizer.learn(challenges, request.scope, authorization, signal);
+      const better = await this.#authorizer.header(request.scope, signal);
+      hop = await this.#follow(request, better, signal);
+    }
+    const answer = this.#successOf(hop, request);
+    if (request.blob !== undefined && !hop.isServer) this.#remember(request.path, hop.url);
+    return answer;
+  }
+
+  /** Asks where the blob was last time; undefined when that is not known or refuses now. */
+  async #requestKnown<S extends BodySink>(
+    request: ServerRequest<S>,
+    signal: AbortSignal,
+  ): Promise<HttpAnswer<S> | undefined> {
+    if (request.blob === undefined) return undefined;
+    const known = this.#locations.get(request.path);
+    if (known === undefined) return undefined;
+    if (this.#clock.nowMs() < known.untilMs) {
+      try {
+        const answer = await this.#send(request, known.url, undefined, signal);
+        return this.#successOf({ answer, url: known.url, isServer: false }, request);
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!(error instanceof RegistryError)) throw error;
+        // Signed for too short a time, or gone: the registry knows better. Other failures may be of the registry's storage too.
+      }
+    }
+    this.#locations.delete(request.path);
+    return undefined;
+  }
+
+  #remember(path: string, url: URL): void {
+    const [oldest] = this.#locations.keys();
+    if (this.#locations.size >= LOCATIONS_MAX && oldest !== undefined) {
+      this.#locations.delete(oldest);
+    }
+    this.#locations.set(path, { url, untilMs: this.#clock.nowMs() + LOCATION_MS_MAX });
+  }
+
+  /** Credentials go to the registry alone, by scheme, host and port, and not after a redirection led away from it. */
+  async #follow<S extends BodySink>(
+    request: ServerRequest<S>,
+    authorization: string | undefined,
+    signal: AbortSignal,
+  ): Promise<Hop<S>> {
+    let url = new URL(request.path, this.base);
+    let isServer = url.origin === this.base.origin;
+    for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
+      const answer = await this.#send(request, url, isServer ? authorization : undefined, signal);
+      if (!isRedirection(request.method, answer.head.status)) return { answer, url, isServer };
+      url = redirectTarget(url, answer.head);
+      isServer &&= url.origin === this.base.origin;
+    }
+    throw protocolError(
+      'too-many-redirects',
+      `${request.method} ${request.path} at ${this.base.host}: more than ${REDIRECTS_MAX} redirections`,
+    );
+  }
+
+  #send<S extends BodySink>(
+    request: ServerRequest<S>,
+    url: URL,
+    authorization: string | undefined,
+    signal: AbortSignal,
+  ): Promise<HttpAnswer<S | ExcerptSink>> {
+    const { method, body } = request;
+    const headers =
+      authorization === undefined ? request.headers : { ...request.headers, authorization };
+    return this.#http.send<S | ExcerptSink>(
+      { method, url, headers, body },
+      (head) =>
+        isSuccess(head.status)
+          ? request.open(head)
+          : new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
+      signal,
+    );
+  }
+
+  #successOf<S extends BodySink>({ answer, url }: Hop<S>, request: ServerRequest<S>) {
+    const { head, sink } = answer;
+    if (isSuccess(head.status)) return { head, sink: sink as S };
+    const text = sink instanceof ExcerptSink ? sink.text() : '';
+    const what = `${request.method} ${safeUrl(url)}`;
+    throw statusError({ head, what, text, wallMs: this.#clock.wallMs() });
+  }
+}
+
+function isSuccess(status: number): boolean {
+  return status >= 200 && status < 300;
+}
+
+/** Of what is written, nothing is sent on to elsewhere. */
+function isRedirection(method: string, status: number): boolean {
+  return (method === 'GET' || method === 'HEAD') && [301, 302, 303, 307, 308].includes(status);
+}
+
+/** A redirection may change the host, never to plain HTTP: what comes back is not always checked against a digest at once. */
+function redirectTarget(from: URL, head: HttpHead): URL {
+  const { location } = head.headers;
+  const to =
+    location !== undefined && URL.canParse(location, from.href)
+      ? new URL(location, from)
+      : undefined;
+  const isAllowed =
+    to?.protocol === 'https:' || (to?.protocol === 'http:' && from.protocol === 'http:');
+  if (to === undefined || !isAllowed || to.username !== '' || to.password !== '') {
+    const where = to === undefined ? 'nowhere' : safeUrl(to);
+    throw protocolError('bad-location', `${safeUrl(from)} redirects to ${where}, which is refused`);
+  }
+  return to;
+}

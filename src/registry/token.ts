@@ -1,0 +1,77 @@
+import type { Clock } from '../runtime/clock.ts';
+import { protocolError } from './errors.ts';
+import { safeUrl, type HttpSender } from './http.ts';
+import { CollectingSink } from './sinks.ts';
+import { statusError } from './status.ts';
+
+/** Tokens of the big registries have 1 to 6 KiB; servers refuse headers of more than 8 or 16 KiB. */
+const TOKEN_ANSWER_BYTES_MAX = 64 * 1024;
+const TOKEN_LENGTH_MAX = 16 * 1024;
+
+/** Life of a token whose answer names none (distribution's token specification), and the longest life that is believed. */
+const TOKEN_LIFE_SECONDS = 60;
+const TOKEN_LIFE_SECONDS_MAX = 24 * 3600;
+
+/** A token is renewed this long before its end, or after three quarters of its life when that is later. (tunable) */
+const RENEW_MS_BEFORE = 15_000;
+
+/** Scopes that one challenge may name; real ones name one or two. */
+const SCOPES_MAX = 8;
+
+/** What a registry said about getting tokens. */
+export interface Bearer {
+  readonly realm: URL;
+  readonly service: string | undefined;
+  /** One or several, with spaces between. */
+  readonly scope: string;
+}
+
+export interface Token {
+  readonly value: string;
+  /** Of the clock. */
+  readonly renewAtMs: number;
+}
+
+/** Asks a token server (distribution's token specification, GET); undefined when it refuses the credentials, or wants some. */
+export async function fetchToken(
+  { clock, http }: { readonly clock: Clock; readonly http: HttpSender },
+  { bearer, basic }: { readonly bearer: Bearer; readonly basic: string | undefined },
+  signal: AbortSignal,
+): Promise<Token | undefined> {
+  const url = new URL(bearer.realm);
+  if (bearer.service !== undefined) url.searchParams.set('service', bearer.service);
+  const scopes = bearer.scope.split(' ').filter((scope) => scope !== '');
+  for (const scope of scopes.slice(0, SCOPES_MAX)) url.searchParams.append('scope', scope);
+  const what = `the answer of the token server ${safeUrl(url)}`;
+  const { head, sink } = await http.send(
+    { method: 'GET', url, headers: basic === undefined ? {} : { authorization: basic } },
+    () => new CollectingSink({ what, sizeBytesMax: TOKEN_ANSWER_BYTES_MAX }),
+    signal,
+  );
+  const text = new TextDecoder().decode(sink.bytes());
+  if (head.status === 401) return undefined;
+  if (head.status !== 200) throw statusError({ head, what, text, wallMs: clock.wallMs() });
+  const { value, lifeMs } = readToken(text, what);
+  return {
+    value,
+    renewAtMs: clock.nowMs() + Math.max(lifeMs - RENEW_MS_BEFORE, (lifeMs * 3) / 4),
+  };
+}
+
+function readToken(text: string, what: string): { value: string; lifeMs: number } {
+  let answer: Record<string, unknown>;
+  try {
+    answer = Object(JSON.parse(text)) as Record<string, unknown>;
+  } catch {
+    // The parser's words quote the text, which may hold a token.
+    throw protocolError('bad-token', `${what} is not JSON`);
+  }
+  const value = answer['token'] ?? answer['access_token'];
+  if (typeof value !== 'string' || value.length > TOKEN_LENGTH_MAX || !/^[!-~]+$/.test(value)) {
+    const rule = `1 to ${TOKEN_LENGTH_MAX} visible characters`;
+    throw protocolError('bad-token', `${what} holds no token that can be sent: ${rule}`);
+  }
+  const named = answer['expires_in'];
+  const lifeSeconds = typeof named === 'number' && named > 0 ? named : TOKEN_LIFE_SECONDS;
+  return { value, lifeMs: Math.min(lifeSeconds, TOKEN_LIFE_SECONDS_MAX) * 1000 };
+}
