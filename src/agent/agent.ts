@@ -3,7 +3,6 @@ import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
 import { DeviceService } from '../device/device-service.ts';
-import { peerIdOf, publicKeyOf } from '../net/identity.ts';
 import { Libp2pTransport } from '../net/libp2p-transport.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -14,13 +13,10 @@ import { NodeHash } from '../runtime/node/hash.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/host-core.ts';
 import { TransferEngine } from '../transfer/engine.ts';
-import type { HostAddress } from '../tree/messages.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
-import { peerId, type PeerId } from '../util/peer-id.ts';
 import { parseListenAddress } from './addresses.ts';
 import { AdminServer } from './admin-server.ts';
-import { AgentError } from './errors.ts';
 import { BlobEndpoint } from './blob-endpoint.ts';
 import type { Config } from './config-schema.ts';
 import { EngineDirectory } from './engine-directory.ts';
@@ -30,6 +26,7 @@ import { LocalServer } from './local-server.ts';
 import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
 import { PromMetrics } from './prom-metrics.ts';
 import { RegistryOrigin } from './registry-origin.ts';
+import { RootFinder, type FoundRoot } from './root-finder.ts';
 import type { Service } from './run.ts';
 import { packageVersion } from './version.ts';
 
@@ -38,6 +35,8 @@ const POOL_FREE_MAX = 32;
 
 /** Children that a host serves in one tree. */
 const CAPACITY = 2;
+
+const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
 
 interface AgentComponents {
   readonly logger: Logger;
@@ -50,82 +49,91 @@ export async function createAgent(config: Config, components: AgentComponents): 
   return new Agent(config, components);
 }
 
+/** What moves blocks. */
+interface DataPlane {
+  readonly self: FoundRoot;
+  readonly store: DiskStore;
+  readonly transport: Libp2pTransport;
+  readonly engine: TransferEngine;
+  readonly codec: NodeCodec;
+  readonly metrics: PromMetrics;
+}
+
+function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
+  const { logger, random } = components;
+  loadClusterKey(config.cluster.keyFile, { logger });
+  const seed = loadIdentitySeed(config.identity.keyFile, { logger, random });
+  const signer = ed25519Signer(seed);
+  const { publicKey } = signer;
+  const metrics = new PromMetrics({ processMetrics: true });
+  const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: POOL_FREE_MAX });
+  const [codec, hash] = [new NodeCodec(), new NodeHash()];
+  const shared = { ...components, metrics, pool, hash };
+  const disk = new NodeDisk({ root: config.store.dir });
+  const store = new DiskStore({ ...shared, disk, codec });
+  const transport = new Libp2pTransport(shared, {
+    identity: { seed, publicKey },
+    listen: config.p2p.listen,
+    announce: config.p2p.announce,
+  });
+  const origin = new RegistryOrigin(shared, config);
+  const isRoot = config.role === 'root';
+  const host = { peer: transport.self, addresses: addressesToTell(config) };
+  const engine = new TransferEngine(
+    { ...shared, transport, store, origin, signer },
+    {
+      self: { ...host, zone: config.zone, capacity: CAPACITY },
+      isRoot,
+      roots: [],
+      rootKeys: [],
+    },
+  );
+  transport.serve({ block: engine.blockServer, ...(isRoot && { tree: engine.tree.server }) });
+  return { self: { ...host, publicKey }, store, transport, engine, codec, metrics };
+}
+
 /**
  * An agent. Life: constructed -> `start()`: store, network, block logic, devices, local and admin endpoints, in this order
  * -> `stop()`: the reverse; each part stops whether or not the others run.
  */
 class Agent implements Service, StatusSource {
   readonly #config: Config;
-  readonly #parts: AgentComponents;
-  readonly #peer: PeerId;
-  readonly #store: DiskStore;
-  readonly #transport: Libp2pTransport;
-  readonly #engine: TransferEngine;
+  readonly #logger: Logger;
+  readonly #clock: Clock;
+  readonly #plane: DataPlane;
+  readonly #roots: RootFinder;
   readonly #devices: DeviceService | undefined;
   readonly #local: LocalServer;
   readonly #admin: AdminServer;
   readonly #startedMs: number;
-  #notReady: string | undefined = 'starting';
+  #starting = true;
+  #notReady: string | undefined = NO_ROOT;
 
   constructor(config: Config, components: AgentComponents) {
-    const { logger, clock, random } = components;
+    const { logger, clock } = components;
     this.#config = config;
-    this.#parts = components;
     this.#startedMs = clock.nowMs();
-    loadClusterKey(config.cluster.keyFile, { logger });
-    const seed = loadIdentitySeed(config.identity.keyFile, { logger, random });
-    const signer = ed25519Signer(seed);
-    const identity = { seed, publicKey: signer.publicKey };
-    this.#peer = peerIdOf(identity);
-    const metrics = new PromMetrics({ processMetrics: true });
-    const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: POOL_FREE_MAX });
-    const [codec, hash] = [new NodeCodec(), new NodeHash()];
-    const disk = new NodeDisk({ root: config.store.dir });
-    this.#store = new DiskStore({ disk, clock, codec, hash, pool, logger, metrics });
-    this.#transport = new Libp2pTransport(
-      { pool, clock, random, logger, metrics },
-      { identity, listen: config.p2p.listen, announce: config.p2p.announce },
-    );
-    const roots = config.roots.map(parseRoot);
-    const origin = new RegistryOrigin({ clock, random, logger, hash }, config);
-    this.#engine = new TransferEngine(
+    this.#logger = logger;
+    this.#clock = clock;
+    const plane = makeDataPlane(config, components);
+    this.#plane = plane;
+    const { engine, transport, metrics, self } = plane;
+    this.#roots = new RootFinder(
+      { transport, clock, logger },
       {
-        transport: this.#transport,
-        store: this.#store,
-        origin,
-        hash,
-        signer,
-        clock,
-        random,
-        pool,
-        logger,
-        metrics,
-      },
-      {
-        self: {
-          peer: this.#peer,
-          addresses: addressesToTell(config),
-          zone: config.zone,
-          capacity: CAPACITY,
-        },
-        isRoot: config.role === 'root',
-        roots,
-        trusted: roots.map((root) => defined(publicKeyOf(root.peer), 'a root has a public key')),
+        entries: config.roots,
+        self: config.role === 'root' ? self : undefined,
+        onChange: (roots) => this.#onRoots(roots),
       },
     );
-    this.#transport.serve({
-      block: this.#engine.blockServer,
-      ...(config.role === 'root' && { tree: this.#engine.tree.server }),
-    });
     this.#devices = config.device.enabled
       ? new DeviceService(
-          { reader: this.#engine, codec, clock, logger, metrics },
+          { reader: engine, codec: plane.codec, clock, logger, metrics },
           { stateDir: config.device.stateDir },
         )
       : undefined;
-    const directory = new EngineDirectory({ engine: this.#engine, clock });
     const endpoint = new BlobEndpoint(
-      { directory, reader: this.#engine, clock, logger, metrics },
+      { directory: new EngineDirectory({ engine, clock }), reader: engine, clock, logger, metrics },
       { prefix: config.local.prefix },
     );
     this.#local = new LocalServer(
@@ -133,9 +141,7 @@ class Agent implements Service, StatusSource {
       { listen: listenAddress(config.local.listen) },
     );
     const mounts =
-      this.#devices === undefined
-        ? undefined
-        : new ImageMounts({ engine: this.#engine, devices: this.#devices });
+      this.#devices === undefined ? undefined : new ImageMounts({ engine, devices: this.#devices });
     this.#admin = new AdminServer(
       { status: this, metrics, clock, logger, ...(mounts !== undefined && { mounts }) },
       { listen: listenAddress(config.admin.listen) },
@@ -143,50 +149,69 @@ class Agent implements Service, StatusSource {
   }
 
   async start(): Promise<void> {
+    const { store, transport, engine, self } = this.#plane;
     await this.#admin.start();
-    await this.#store.start();
-    await this.#transport.start();
-    this.#engine.start();
+    await store.start();
+    await transport.start();
+    engine.start();
+    await this.#roots.start();
     await this.#devices?.start();
     await this.#local.start();
-    this.#notReady = undefined;
-    const { logger } = this.#parts;
-    logger.info({ peer: this.#peer, role: this.#config.role, admin: this.#admin.url }, 'started');
+    this.#starting = false;
+    const fields = { peer: self.peer, role: this.#config.role, admin: this.#admin.url };
+    this.#logger.info(fields, 'started');
   }
 
   async stop(): Promise<void> {
+    this.#starting = false;
     this.#notReady = 'stopping';
+    this.#roots.stop();
     await this.#local.stop();
     await this.#devices?.stop();
-    await this.#engine.stop();
-    await this.#transport.stop();
-    await this.#store.stop();
+    await this.#plane.engine.stop();
+    await this.#plane.transport.stop();
+    await this.#plane.store.stop();
     await this.#admin.stop();
   }
 
   notReady(): string | undefined {
-    return this.#notReady;
+    return this.#starting ? 'starting' : this.#notReady;
+  }
+
+  #onRoots(roots: readonly FoundRoot[]): void {
+    this.#logger.info({ roots: roots.map((root) => root.peer) }, 'roots');
+    this.#plane.engine.setRoots(
+      roots,
+      roots.map((root) => root.publicKey),
+    );
+    if (this.#notReady === NO_ROOT) this.#notReady = undefined;
   }
 
   status(): AgentStatus {
-    const { store, role, zone } = this.#config;
+    const { role, zone } = this.#config;
+    const { store, transport, engine, self } = this.#plane;
+    const notReady = this.notReady();
     return {
       version: packageVersion(),
       role,
-      peer: this.#peer,
+      peer: self.peer,
       zone,
-      addresses: addressesToTell(this.#config),
-      uptimeSeconds: (this.#parts.clock.nowMs() - this.#startedMs) / 1000,
-      ...(this.#notReady !== undefined && { notReady: this.#notReady }),
-      peers: this.#transport.peers(),
-      store: { dir: store.dir, quotaBytes: store.quota, ...this.#store.stats() },
-      failedReads: this.#engine.failedReads,
-      bytesBySource: this.#engine.bytesBySource(),
+      addresses: self.addresses,
+      uptimeSeconds: (this.#clock.nowMs() - this.#startedMs) / 1000,
+      ...(notReady !== undefined && { notReady }),
+      peers: transport.peers(),
+      store: {
+        dir: this.#config.store.dir,
+        quotaBytes: this.#config.store.quota,
+        ...store.stats(),
+      },
+      failedReads: engine.failedReads,
+      bytesBySource: engine.bytesBySource(),
     };
   }
 
   tree(digest?: Digest): readonly TreeStatus[] {
-    return this.#engine
+    return this.#plane.engine
       .trees()
       .filter((seat) => digest === undefined || seat.digest === digest)
       .map(({ place, children, ...seat }) => ({
@@ -199,23 +224,10 @@ class Agent implements Service, StatusSource {
   }
 
   blobs(): readonly HeldBlob[] {
-    return this.#store
+    return this.#plane.store
       .blobs()
-      .map((blob) => ({ ...blob, blocks: runsOf(this.#store.blocksOf(blob.digest)) }));
+      .map((blob) => ({ ...blob, blocks: runsOf(this.#plane.store.blocksOf(blob.digest)) }));
   }
-}
-
-/** A root from its multiaddr, which ends in `/p2p/PEER`: the key that its attestations are checked with. */
-function parseRoot(text: string): HostAddress {
-  const match = /^(.+)\/p2p\/([^/]+)$/.exec(text);
-  const [, address, peer] = match ?? [];
-  if (address === undefined || peer === undefined) {
-    throw new AgentError(
-      `root ${text} cannot be used: it must end in /p2p/PEER, the id that \`xylem status\` prints on that host`,
-      { code: 'root', root: text },
-    );
-  }
-  return { peer: peerId(peer), addresses: [address] };
 }
 
 /** What other agents are told to dial: a wildcard stands for every address of this host that is not loopback. */

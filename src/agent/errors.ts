@@ -4,7 +4,6 @@ import { CodedError } from '../util/errors.ts';
 export class AgentError extends CodedError<
   | { readonly code: 'listen'; readonly key: string }
   | { readonly code: 'local-read' }
-  | { readonly code: 'root'; readonly root: string }
   | { readonly code: 'admin-unreachable'; readonly url: string }
   | { readonly code: 'admin-timeout'; readonly url: string }
   | { readonly code: 'admin-protocol'; readonly url: string }

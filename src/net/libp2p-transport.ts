@@ -1,5 +1,5 @@
 import type { Connection, PeerId as Libp2pPeerId, Stream } from '@libp2p/interface';
-import { CODE_P2P } from '@multiformats/multiaddr';
+import { CODE_P2P, multiaddr } from '@multiformats/multiaddr';
 import type { Libp2p } from 'libp2p';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -139,6 +139,13 @@ export class Libp2pTransport implements Transport {
     const distinct = [...new Set(all)];
     const remote = distinct.filter((address) => !/^\/ip4\/127\.|^\/ip6\/::1\//.test(address));
     return (remote.length > 0 ? remote : distinct).slice(0, ADDRESSES_MAX);
+  }
+
+  /** Who answers at a multiaddr: for hosts that are known by address alone. Rejects with any error. */
+  async identify(address: string, signal: AbortSignal): Promise<PeerId> {
+    const { node } = defined(this.#running, 'the transport runs');
+    const connection = await node.dial(multiaddr(address), { signal });
+    return peerId(connection.remotePeer.toString());
   }
 
   /** Peers that there is a connection to. */

@@ -13,8 +13,10 @@ import type { Hash, Signer } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
+import type { HostAddress } from '../tree/messages.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../util/buffer-pool.ts';
+import { bytesEqual } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import type { BlobReader, ReadOptions } from './blob-reader.ts';
@@ -41,6 +43,9 @@ import { TreeDriver } from './tree-driver.ts';
 /** Default deadline of a read: what real clients wait (overlaybd gives up after 30 s). */
 const READ_TIMEOUT_MS = 30_000;
 
+/** Keys of roots that are believed: far more than there are roots, over many replacements. */
+const TRUSTED_MAX = 64;
+
 /** A read of one block by this host, or by a peer. */
 type ReadToken = LocalToken | IncomingBlockRequest;
 
@@ -63,8 +68,8 @@ export interface EngineComponents {
 }
 
 export interface EngineInit extends HostCoreInit {
-  /** Ed25519 public keys of the roots whose attestations are believed. */
-  readonly trusted: readonly Uint8Array[];
+  /** Ed25519 public keys of the roots, whose attestations are believed. */
+  readonly rootKeys: readonly Uint8Array[];
 }
 
 /**
@@ -74,7 +79,7 @@ export interface EngineInit extends HostCoreInit {
  */
 export class TransferEngine implements BlobReader {
   readonly #parts: EngineComponents;
-  readonly #trusted: readonly Uint8Array[];
+  #trusted: readonly Uint8Array[];
   readonly #core: HostCore<BlockAnswer, ReadToken>;
   readonly #metrics: TransferMetrics;
   /** Reads of this host that have not ended. */
@@ -90,7 +95,7 @@ export class TransferEngine implements BlobReader {
 
   constructor(components: EngineComponents, init: EngineInit) {
     this.#parts = components;
-    this.#trusted = [...init.trusted, components.signer.publicKey];
+    this.#trusted = [...init.rootKeys, components.signer.publicKey];
     this.#metrics = transferMetrics(components.metrics);
     const { store, random } = components;
     this.#core = new HostCore<BlockAnswer, ReadToken>(
@@ -118,6 +123,19 @@ export class TransferEngine implements BlobReader {
   /** Joins trees and resolves images, for this host and (on a root) for peers. */
   get tree(): TreeDriver<BlockAnswer, ReadToken> {
     return this.#tree;
+  }
+
+  /**
+   * The roots that exist now, with their keys. The keys of roots that are gone stay trusted: what they attested is still held
+   * by hosts. At most `TRUSTED_MAX` keys, the oldest go first.
+   */
+  setRoots(roots: readonly HostAddress[], rootKeys: readonly Uint8Array[]): void {
+    const fresh = rootKeys.filter((key) => !this.#trusted.some((known) => bytesEqual(known, key)));
+    const own = this.#parts.signer.publicKey;
+    const others = [...this.#trusted.filter((key) => key !== own), ...fresh];
+    this.#trusted = [...others.slice(-TRUSTED_MAX), own];
+    this.#tree.setRoots(roots);
+    this.#run((nowMs) => this.#core.rootsChanged(roots, nowMs));
   }
 
   /** What the transport calls when peers ask for blocks. */

@@ -37,7 +37,7 @@ interface TreeComponents {
 export class TreeDriver<P, T> {
   readonly #parts: TreeComponents;
   readonly #core: HostCore<P, T>;
-  readonly #roots: readonly HostAddress[];
+  #roots: readonly HostAddress[];
   readonly #run: (change: (nowMs: number) => void) => void;
   readonly #origins = new Map<Digest, BlobOrigin>();
   readonly #openers = new Map<Digest, number>();
@@ -59,6 +59,10 @@ export class TreeDriver<P, T> {
     this.#core = init.core;
     this.#roots = init.roots;
     this.#run = init.run;
+  }
+
+  setRoots(roots: readonly HostAddress[]): void {
+    this.#roots = roots;
   }
 
   /** What a root answers. */

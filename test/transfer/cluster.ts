@@ -107,7 +107,7 @@ export class Cluster {
         self: init.card,
         isRoot,
         roots: init.roots,
-        trusted: init.roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
+        rootKeys: init.roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
       },
     );
     transport.serve({ block: engine.blockServer, ...(isRoot && { tree: engine.tree.server }) });

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -11,6 +11,8 @@ import { convertDirectory } from '../../convert/convert-directory.ts';
 import { askAgent } from '../admin-client.ts';
 import { EmbeddedRegistry } from '../embedded-registry.ts';
 import { peerIdOf } from '../../net/identity.ts';
+import { digestHex } from '../../image/digest.ts';
+import { parseManifest, type Manifest } from '../../image/manifest.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
 import { ed25519Signer } from '../../runtime/node/signer.ts';
@@ -25,9 +27,12 @@ import {
 import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
 import { DemoError, startAgent, waitReady, type AgentProcess } from './processes.ts';
 import { buildRootfs, PROGRAM } from './rootfs.ts';
+import { readUnmounted, whyNotMountable } from './unmounted.ts';
 
 /** Longest wait for a program in the image to report, and for an image to be mounted. */
 const REPORT_MS_MAX = 120_000;
+
+const REPOSITORY = 'demo';
 
 /** What the demo found; the object that `--json` prints. */
 export interface DemoResult {
@@ -50,6 +55,8 @@ export interface DemoRound {
 
 interface Host {
   readonly name: string;
+  /** Its local endpoint with the prefix. */
+  readonly local: string;
   readonly process: AgentProcess;
   readonly logFile: string;
   readonly mountDir: string;
@@ -67,6 +74,9 @@ export class Demo {
   readonly #signal: AbortSignal;
   readonly #hosts: Host[] = [];
   readonly #reports = new Map<string, () => void>();
+  /** Why images cannot be mounted here. */
+  readonly #unmountable = whyNotMountable();
+  #sha256: string | undefined;
   #dir: string | undefined;
   #registry: EmbeddedRegistry | undefined;
   #reportServer: Server | undefined;
@@ -81,16 +91,23 @@ export class Demo {
   }
 
   async run(): Promise<{ result: DemoResult; rounds: readonly DemoRound[] }> {
+    if (this.#unmountable !== undefined) {
+      this.#say(`images cannot be mounted here (${this.#unmountable}): reading without mounting`);
+    }
     const dir = await mkdtemp(join(tmpdir(), 'xylem-demo-'));
     this.#dir = dir;
     const registry = await this.#publish(dir);
     const reportUrl = await this.#listenForReports();
     await this.#startAgents(dir, registry.address);
-    const image = `docker://${registry.address}/demo:latest`;
-    const cold = await this.#round('cold start', image, reportUrl);
+    const image = {
+      reference: `docker://${registry.address}/${REPOSITORY}:latest`,
+      reportUrl,
+      ...registry,
+    };
+    const cold = await this.#round('cold start', image);
     const depthMax = await this.#depthMax();
     const held = await Promise.all(this.#hosts.map((host) => this.#held(host)));
-    const warm = await this.#round('warm start', image, reportUrl);
+    const warm = await this.#round('warm start', image);
     const result: DemoResult = {
       hosts: this.#hostCount,
       mounted: cold.mounted,
@@ -112,11 +129,6 @@ export class Demo {
     if (this.#dir !== undefined) await rm(this.#dir, { recursive: true, force: true });
   }
 
-  /** Where the live pages and the metrics of the agents are, for people. */
-  addresses(): readonly string[] {
-    return this.#hosts.map((host) => `${host.name}: ${host.process.admin}/api/v1/status`);
-  }
-
   /** Builds the image and serves it. */
   async #publish(dir: string): Promise<PublishedRegistry> {
     const rootfs = join(dir, 'rootfs');
@@ -132,11 +144,13 @@ export class Demo {
     );
     const imageBytes = converted.layer.sizeBytes;
     await rm(rootfs, { recursive: true, force: true });
-    this.#registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'demo' });
+    this.#registry = new EmbeddedRegistry({ layoutDir: layout, repository: REPOSITORY });
     await this.#registry.start();
     const mib = (imageBytes / 2 ** 20).toFixed(0);
     this.#say(`image of ${mib} MiB served at ${this.#registry.address}`);
-    return { address: this.#registry.address, imageBytes };
+    const manifestFile = join(layout, 'blobs', 'sha256', digestHex(converted.manifestDigest));
+    const manifest = parseManifest(await readFile(manifestFile));
+    return { address: this.#registry.address, imageBytes, manifest };
   }
 
   async #startAgents(dir: string, registry: string): Promise<void> {
@@ -161,7 +175,10 @@ export class Demo {
         local: { listen: `127.0.0.1:${local}` },
         admin: { listen: `127.0.0.1:${admin}` },
         registries: [{ host: registry, insecure: true }],
-        device: { enabled: i > 0, stateDir: join(hostDir, 'device') },
+        device: {
+          enabled: i > 0 && this.#unmountable === undefined,
+          stateDir: join(hostDir, 'device'),
+        },
       };
       const configFile = join(hostDir, 'agent.yaml');
       await writeFile(configFile, stringify(config));
@@ -172,7 +189,13 @@ export class Demo {
         admin: `http://127.0.0.1:${admin}`,
         logFile,
       });
-      this.#hosts.push({ name, process, logFile, mountDir: join(hostDir, 'mnt') });
+      this.#hosts.push({
+        name,
+        local: `http://127.0.0.1:${local}/dadip2p`,
+        process,
+        logFile,
+        mountDir: join(hostDir, 'mnt'),
+      });
     }
     await Promise.all(this.#hosts.map((host) => waitReady(host.process, host.logFile)));
   }
@@ -180,23 +203,28 @@ export class Demo {
   /** Mounts the image on every child at once, starts the program in each, and takes everything down again. */
   async #round(
     title: string,
-    image: string,
-    reportUrl: string,
+    image: DemoImage,
   ): Promise<DemoRound & { mounted: number; figures: RoundFigures }> {
     this.#signal.throwIfAborted();
-    this.#say(
-      `${title}: mounting the image on ${this.#hostCount} hosts and starting a program in each`,
-    );
+    const what =
+      this.#unmountable === undefined
+        ? `mounting the image on ${this.#hostCount} hosts and starting a program in each`
+        : `reading the image on ${this.#hostCount} hosts`;
+    this.#say(`${title}: ${what}`);
     const bytesBefore = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
     const originBefore = this.#originBytes();
     const children = this.#hosts.slice(1);
     const reports = await Promise.all(
       children.map((host) =>
-        this.#startProgram(host, { image, reportUrl: `${reportUrl}${title[0]}-${host.name}` }),
+        this.#unmountable === undefined
+          ? this.#startProgram(host, image, `${image.reportUrl}${title[0]}-${host.name}`)
+          : this.#readImage(host, image),
       ),
     );
     const bytesAfter = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
-    await Promise.all(children.map((host) => this.#unmount(host)));
+    if (this.#unmountable === undefined) {
+      await Promise.all(children.map((host) => this.#unmount(host)));
+    }
     const hosts = this.#hosts.map((host, i) => ({
       name: host.name,
       reportMs: reports[i - 1] ?? 0,
@@ -206,25 +234,25 @@ export class Demo {
     return {
       title,
       hosts,
-      mounted: children.length,
+      mounted: this.#unmountable === undefined ? children.length : 0,
       figures: roundFigures(hosts.slice(1), originBytes),
     };
   }
 
   /** Milliseconds from the request to mount until the program said that it runs. */
-  async #startProgram(host: Host, what: { image: string; reportUrl: string }): Promise<number> {
+  async #startProgram(host: Host, image: DemoImage, reportUrl: string): Promise<number> {
     const startMs = performance.now();
     await mkdir(host.mountDir, { recursive: true });
     await askAgent(host.process.admin, {
       method: 'POST',
       path: '/api/v1/mounts',
-      body: { image: what.image, dir: host.mountDir },
+      body: { image: image.reference, dir: host.mountDir },
       timeoutMs: REPORT_MS_MAX,
     });
     const reported = new Promise<void>((resolve) => {
-      this.#reports.set(new URL(what.reportUrl).pathname, resolve);
+      this.#reports.set(new URL(reportUrl).pathname, resolve);
     });
-    const program = spawn('chroot', [host.mountDir, PROGRAM.node, PROGRAM.script, what.reportUrl], {
+    const program = spawn('chroot', [host.mountDir, PROGRAM.node, PROGRAM.script, reportUrl], {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     let words = '';
@@ -247,6 +275,21 @@ export class Demo {
       );
     }
     return reportMs;
+  }
+
+  /** Milliseconds that reading a part of the image took; every host must read the same bytes. */
+  async #readImage(host: Host, image: DemoImage): Promise<number> {
+    const startMs = performance.now();
+    const origin = { registry: image.address, repository: REPOSITORY };
+    const sha256 = await readUnmounted(host.local, { manifest: image.manifest, origin });
+    this.#sha256 ??= sha256;
+    if (sha256 !== this.#sha256) {
+      throw new DemoError(`${host.name} read other bytes than the first host`, {
+        code: 'wrong-bytes',
+        host: host.name,
+      });
+    }
+    return performance.now() - startMs;
   }
 
   async #unmount(host: Host): Promise<void> {
@@ -311,6 +354,12 @@ export class Demo {
 interface PublishedRegistry {
   readonly address: string;
   readonly imageBytes: number;
+  readonly manifest: Manifest;
+}
+
+interface DemoImage extends PublishedRegistry {
+  readonly reference: string;
+  readonly reportUrl: string;
 }
 
 /** Writes a fresh identity key and gives the peer id that goes with it. */

@@ -14,6 +14,7 @@ const POLL_MS = 50;
 export class DemoError extends CodedError<
   | { readonly code: 'not-ready'; readonly host: string }
   | { readonly code: 'no-report'; readonly host: string }
+  | { readonly code: 'wrong-bytes'; readonly host: string }
   | { readonly code: 'interrupted' }
 > {}
 

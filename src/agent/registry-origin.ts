@@ -1,0 +1,98 @@
+import type { BlobOrigin, BlobRef } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Hash } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Metrics } from '../runtime/metrics.ts';
+import type { Random } from '../runtime/random.ts';
+import { RegistryClient } from '../registry/client.ts';
+import { RegistryError } from '../registry/errors.ts';
+import { hostPlatform } from '../registry/platform.ts';
+import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
+import type { ResolveReply } from '../tree/messages.ts';
+import { unreachable } from '../util/assert.ts';
+import { errorText } from '../util/errors.ts';
+import type { Config } from './config-schema.ts';
+import { registryConfigs } from './registry-access.ts';
+
+interface RegistryOriginComponents {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly hash: Hash;
+  readonly logger: Logger;
+  readonly metrics?: Metrics;
+}
+
+/**
+ * The registries of the configuration, and any other over HTTPS, as the origin of blocks and images.
+ * Images are those for the platform of this host. Life: constructed (reads the files that the configuration names; throws
+ * RegistryFileError) -> used -> `close()`, which breaks off what is under way.
+ */
+export class RegistryOrigin implements Origin {
+  readonly #client: RegistryClient;
+  readonly #logger: Logger;
+
+  constructor(components: RegistryOriginComponents, init: Pick<Config, 'registries'>) {
+    this.#client = new RegistryClient(components, { registries: registryConfigs(init.registries) });
+    this.#logger = components.logger;
+  }
+
+  readInto(
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    offset: number,
+    target: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
+    return this.#ask(() => this.#client.readBlobInto(blob, offset, target, { signal }));
+  }
+
+  resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
+    return this.#ask(async () => {
+      const found = await this.#client.resolve(reference, hostPlatform(), { signal });
+      this.#logger.info({ reference, digest: found.digest }, 'image resolved at the registry');
+      return { manifestDigest: found.digest, manifest: found.bytes, origin: found.origin };
+    });
+  }
+
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
+    return this.#ask(() => this.#client.blobSize(origin, digest, { signal }));
+  }
+
+  close(): Promise<void> {
+    return this.#client.close();
+  }
+
+  async #ask<T>(call: () => Promise<T>): Promise<T> {
+    try {
+      return await call();
+    } catch (cause) {
+      throw new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
+    }
+  }
+}
+
+function originCode(error: unknown): OriginErrorDetail['code'] {
+  // What is not of the registry is the abort of the caller.
+  if (!(error instanceof RegistryError)) return 'unavailable';
+  const { code } = error;
+  switch (code) {
+    case 'invalid-reference':
+    case 'no-platform':
+    case 'not-found':
+      return 'not-found';
+    case 'unauthorized':
+    case 'denied':
+      return 'refused';
+    case 'rate-limited':
+    case 'unavailable':
+    case 'timeout':
+    case 'protocol':
+    case 'digest-mismatch':
+    case 'too-large':
+    case 'overloaded':
+    case 'closed':
+      return 'unavailable';
+    default:
+      return unreachable(code);
+  }
+}

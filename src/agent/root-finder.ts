@@ -1,0 +1,148 @@
+import { Resolver } from 'node:dns/promises';
+import { isIPv6 } from 'node:net';
+import { publicKeyOf } from '../net/identity.ts';
+import type { Clock, Timer } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { HostAddress } from '../tree/messages.ts';
+import { errorText } from '../util/errors.ts';
+import { peerId, type PeerId } from '../util/peer-id.ts';
+
+/** How often names are looked up again, and addresses asked who answers there; sooner while no root is known. */
+const REFRESH_MS = 30_000;
+const REFRESH_MS_UNKNOWN = 1_000;
+
+/** For a connection and its handshake. */
+const IDENTIFY_MS_MAX = 5_000;
+
+/** Addresses that one name may stand for. */
+const ADDRESSES_MAX = 64;
+
+/** A root, with the key that its attestations are checked with. */
+export interface FoundRoot extends HostAddress {
+  readonly publicKey: Uint8Array;
+}
+
+interface Identifier {
+  /** Who answers at a multiaddr. */
+  identify(address: string, signal: AbortSignal): Promise<PeerId>;
+}
+
+/**
+ * Finds the roots of the configuration: those named with their peer id at once; those known by address by asking who answers
+ * there; `dns:NAME:PORT` by all addresses of the name. A root known by address alone is whoever answers there.
+ *
+ * Life: constructed -> `start()` -> `onChange` is called whenever the set differs -> `stop()`.
+ */
+export class RootFinder {
+  readonly #parts: { transport: Identifier; clock: Clock; logger: Logger };
+  readonly #entries: readonly string[];
+  readonly #self: FoundRoot | undefined;
+  readonly #onChange: (roots: readonly FoundRoot[]) => void;
+  readonly #stop = new AbortController();
+  readonly #resolver = new Resolver({ timeout: 2_000, tries: 2 });
+  /** Found once at this address, and believed until another answers there. */
+  readonly #found = new Map<string, FoundRoot>();
+  #known = '';
+  #timer: Timer | undefined;
+
+  constructor(
+    components: { transport: Identifier; clock: Clock; logger: Logger },
+    init: {
+      /** As in the configuration. */
+      entries: readonly string[];
+      /** This host, when it is a root itself. */
+      self: FoundRoot | undefined;
+      onChange: (roots: readonly FoundRoot[]) => void;
+    },
+  ) {
+    this.#parts = components;
+    this.#entries = init.entries;
+    this.#self = init.self;
+    this.#onChange = init.onChange;
+  }
+
+  /** The first look; later ones follow by themselves. */
+  async start(): Promise<void> {
+    await this.#refresh();
+  }
+
+  stop(): void {
+    this.#stop.abort();
+    this.#timer?.cancel();
+    this.#resolver.cancel();
+  }
+
+  async #refresh(): Promise<void> {
+    const lists = await Promise.all(this.#entries.map((entry) => this.#rootsOf(entry)));
+    if (this.#stop.signal.aborted) return;
+    const roots = new Map<PeerId, FoundRoot>();
+    if (this.#self !== undefined) roots.set(this.#self.peer, this.#self);
+    for (const root of lists.flat()) {
+      const same = roots.get(root.peer);
+      if (root.peer === this.#self?.peer) continue;
+      const addresses = [...new Set([...(same?.addresses ?? []), ...root.addresses])];
+      roots.set(root.peer, { ...root, addresses });
+    }
+    const sorted = [...roots.values()].sort((a, b) => (a.peer < b.peer ? -1 : 1));
+    const text = JSON.stringify(sorted.map(({ peer, addresses }) => [peer, addresses]));
+    // A name that resolves to nothing for a moment does not take the roots away.
+    if (text !== this.#known && sorted.length > 0) {
+      this.#known = text;
+      this.#onChange(sorted);
+    }
+    const delayMs = sorted.length === 0 ? REFRESH_MS_UNKNOWN : REFRESH_MS;
+    const fixed = this.#entries.every((entry) => entry.includes('/p2p/'));
+    if (fixed) return;
+    this.#timer = this.#parts.clock.setTimer(delayMs, () => void this.#refresh());
+  }
+
+  async #rootsOf(entry: string): Promise<readonly FoundRoot[]> {
+    const match = /^(.+)\/p2p\/([^/]+)$/.exec(entry);
+    if (match !== null) {
+      const root = foundRoot(peerId(match[2] ?? ''), match[1] ?? '');
+      if (root === undefined) this.#warn(entry, 'its peer id is not that of an Ed25519 key');
+      return root === undefined ? [] : [root];
+    }
+    const addresses = entry.startsWith('dns:') ? await this.#lookUp(entry) : [entry];
+    const roots = await Promise.all(addresses.map((address) => this.#identify(address)));
+    return roots.filter((root) => root !== undefined);
+  }
+
+  async #lookUp(entry: string): Promise<readonly string[]> {
+    const [, name = '', port = ''] = entry.split(':');
+    const lookUps = [this.#resolver.resolve4(name), this.#resolver.resolve6(name)];
+    const results = await Promise.allSettled(lookUps);
+    const hosts = results.flatMap((result) => (result.status === 'fulfilled' ? result.value : []));
+    if (hosts.length === 0) this.#warn(entry, 'the name has no address now');
+    return hosts
+      .slice(0, ADDRESSES_MAX)
+      .map((host) => `/${isIPv6(host) ? 'ip6' : 'ip4'}/${host}/tcp/${port}`);
+  }
+
+  async #identify(address: string): Promise<FoundRoot | undefined> {
+    const limit = new AbortController();
+    const timer = this.#parts.clock.setTimer(IDENTIFY_MS_MAX, () => limit.abort());
+    try {
+      const signal = AbortSignal.any([limit.signal, this.#stop.signal]);
+      const root = foundRoot(await this.#parts.transport.identify(address, signal), address);
+      if (root !== undefined) this.#found.set(address, root);
+      return root;
+    } catch (error) {
+      this.#warn(address, errorText(error));
+      // It may only be restarting: the trees find out who is alive.
+      return this.#found.get(address);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  #warn(root: string, reason: string): void {
+    if (this.#stop.signal.aborted) return;
+    this.#parts.logger.warn({ root, reason }, 'a root of the configuration was not found');
+  }
+}
+
+function foundRoot(peer: PeerId, address: string): FoundRoot | undefined {
+  const publicKey = publicKeyOf(peer);
+  return publicKey === undefined ? undefined : { peer, addresses: [address], publicKey };
+}
