@@ -11,6 +11,18 @@ export interface Platform {
   readonly variant?: string;
 }
 
+/** Node's names of architectures where the OCI image specification (Go) has others. */
+const ARCHITECTURES: Readonly<Record<string, string>> = {
+  x64: 'amd64',
+  ia32: '386',
+  ppc64: 'ppc64le',
+};
+
+/** What images must be made for to run on this host: Linux always. */
+export function hostPlatform(): Platform {
+  return { os: 'linux', architecture: ARCHITECTURES[process.arch] ?? process.arch };
+}
+
 /** Entries of an index that are looked at. */
 const ENTRIES_MAX = 4096;
 
