@@ -59,8 +59,7 @@ export class RequestRing {
   take(): RingEntry | undefined {
     const words = this.#words;
     const head = Atomics.load(words, HEAD);
-    const tail = Atomics.load(words, TAIL);
-    if (head === tail) return undefined;
+    if (head === Atomics.load(words, TAIL)) return undefined;
     const at = HEADER_WORDS + (head & (SLOT_COUNT - 1)) * SLOT_WORDS;
     const entry = {
       unique: { low: (words[at] ?? 0) >>> 0, high: (words[at + 1] ?? 0) >>> 0 },
@@ -68,7 +67,8 @@ export class RequestRing {
       length: words[at + 4] ?? 0,
     };
     Atomics.store(words, HEAD, (head + 1) | 0);
-    const wasFull = ((tail - head) | 0) === SLOT_COUNT;
+    // Looked at after the head has moved: a producer that filled the last slot meanwhile may already wait for it to move.
+    const wasFull = ((Atomics.load(words, TAIL) - head) | 0) === SLOT_COUNT;
     if (wasFull) Atomics.notify(words, HEAD);
     return entry;
   }
