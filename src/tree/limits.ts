@@ -28,6 +28,9 @@ export const GHOSTS_MAX = 16_384;
 /** Blobs in one JOIN: an image has at most 255 layers (LAYER_COUNT_MAX); a batch may hold those of two. */
 export const BLOBS_PER_JOIN_MAX = 512;
 
+/** JOINs to one owner at a time; what is wanted beyond that goes together with the next. */
+export const JOINS_UNDER_WAY_MAX = 4;
+
 /** Places listed in one report: 512 blobs of 8 stripes. */
 export const PLACES_PER_REPORT_MAX = 4_096;
 

@@ -1,10 +1,11 @@
-import { type BlobOrigin, type BlobRef, stripeCount } from '../image/block.ts';
+import { stripeCount } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Random } from '../runtime/random.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import {
   ACK_DELAY_MS,
   BLOBS_PER_JOIN_MAX,
+  JOINS_UNDER_WAY_MAX,
   LOST_COOL_DOWN_MS,
   LOST_DELAY_MS,
   LOST_PER_REPORT_MAX,
@@ -14,7 +15,6 @@ import {
   RETRY_MS,
 } from './limits.ts';
 import type {
-  BlockRun,
   HostAddress,
   HostCard,
   JoinReply,
@@ -27,7 +27,7 @@ import type {
 } from './messages.ts';
 import { RootRing } from './rendezvous.ts';
 import { jitter, RootLink } from './root-link.ts';
-import { rankSources, Seat, type Refusal, type Source } from './seat.ts';
+import { rankSources, Seat, type Refusal, type Source, type Wanted } from './seat.ts';
 
 /**
  * A request for the caller to send. Its outcome comes back with the ticket: `joinReply` or `joinFailed`, `reportReply` or
@@ -127,27 +127,26 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
-  /** The host wants the blob: it takes part in the trees of its stripes. Again: `held` is replaced. */
-  want(
-    blob: BlobRef,
-    origin: BlobOrigin,
-    init: { readonly held: () => readonly BlockRun[]; readonly nowMs: number },
-  ): readonly MembershipEffect[] {
-    const wanted = { blob, origin, held: init.held };
-    const known = this.#seats.get(blob.digest);
-    if (known !== undefined) {
-      for (const seat of known) seat.wanted = wanted;
-      return [];
+  /**
+   * The host wants these blobs: it takes part in the trees of their stripes. The layers of an image come in one call, and so
+   * cost one JOIN per owner. For a blob wanted already, `held` is replaced.
+   */
+  want(blobs: readonly Wanted[], nowMs: number): readonly MembershipEffect[] {
+    for (const wanted of blobs) {
+      const { digest, sizeBytes } = wanted.blob;
+      const known = this.#seats.get(digest);
+      for (const seat of known ?? []) seat.wanted = wanted;
+      if (known !== undefined) continue;
+      const seats: Seat[] = [];
+      for (let stripe = 0; stripe < stripeCount(sizeBytes); stripe++) {
+        const seat = new Seat(digest, stripe, wanted);
+        seat.order = this.#ring.order(digest, stripe);
+        this.#assign(seat, nowMs);
+        seats.push(seat);
+      }
+      this.#seats.set(digest, seats);
     }
-    const seats: Seat[] = [];
-    for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) {
-      const seat = new Seat(blob.digest, stripe, wanted);
-      seat.order = this.#ring.order(blob.digest, stripe);
-      this.#assign(seat, init.nowMs);
-      seats.push(seat);
-    }
-    this.#seats.set(blob.digest, seats);
-    return this.#pump(init.nowMs);
+    return this.#pump(nowMs);
   }
 
   unwant(digest: Digest, nowMs: number): readonly MembershipEffect[] {
@@ -276,7 +275,7 @@ export class Membership {
         wake = Math.min(wake, link.reportDueMs);
       }
       const joins = [...link.waiting].some(({ digest }) => !link.leaving.has(digest));
-      if (link.joinTicket === undefined && joins) {
+      if (link.joinsUnderWay < JOINS_UNDER_WAY_MAX && joins) {
         wake = Math.min(wake, link.joinNotBeforeMs);
       }
       if (this.#unsettled.size > 0 && link.isDown(this.#nowMs)) {
@@ -408,7 +407,7 @@ export class Membership {
     const pending = this.#pending.get(ticket);
     if (pending?.kind !== kind) return undefined;
     this.#pending.delete(ticket);
-    if (kind === 'join') pending.link.joinTicket = undefined;
+    if (kind === 'join') pending.link.joinsUnderWay--;
     else pending.link.reportTicket = undefined;
     return pending;
   }
@@ -427,14 +426,17 @@ export class Membership {
       if (link.reportTicket === undefined && nowMs >= link.reportDueMs) this.#report(link, nowMs);
     }
     for (const link of this.#links.values()) {
-      if (link.joinTicket === undefined && nowMs >= link.joinNotBeforeMs) this.#join(link);
+      while (link.joinsUnderWay < JOINS_UNDER_WAY_MAX && nowMs >= link.joinNotBeforeMs) {
+        if (!this.#join(link)) break;
+      }
     }
     const effects = this.#effects;
     this.#effects = [];
     return effects;
   }
 
-  #join(link: RootLink): void {
+  /** Sends a JOIN for what waits; whether there was anything. */
+  #join(link: RootLink): boolean {
     const byBlob = new Map<Digest, { wanted: Seat['wanted']; stripes: number[] }>();
     const seats: Seat[] = [];
     for (const seat of link.waiting) {
@@ -445,7 +447,7 @@ export class Membership {
       else byBlob.set(seat.digest, { wanted: seat.wanted, stripes: [seat.stripe] });
       seats.push(seat);
     }
-    if (seats.length === 0) return;
+    if (seats.length === 0) return false;
     for (const seat of seats) {
       link.waiting.delete(seat);
       link.asked.add(seat);
@@ -457,10 +459,11 @@ export class Membership {
       held: wanted.held(),
     }));
     const ticket = ++this.#ticket;
-    link.joinTicket = ticket;
+    link.joinsUnderWay++;
     this.#pending.set(ticket, { kind: 'join', link, seats });
     const request: JoinRequest = { host: this.#self, blobs };
     this.#effects.push({ kind: 'join', owner: link.host, request, ticket });
+    return true;
   }
 
   #report(link: RootLink, nowMs: number): void {

@@ -25,7 +25,7 @@ export class RootLink {
   readonly lost = new Set<PeerId>();
   /** Blobs whose LEAVE is under way: a new JOIN waits for it, so that they arrive in this order. */
   readonly leaving = new Set<Digest>();
-  joinTicket: number | undefined;
+  joinsUnderWay = 0;
   reportTicket: number | undefined;
   reportDueMs = Number.POSITIVE_INFINITY;
   joinNotBeforeMs = 0;

@@ -293,7 +293,7 @@ class World {
     this.#count('want');
     node.wants.add(which);
     const held = (): [number, number][] => [[which, 1]];
-    this.#send(node, node.membership.want(blob, ORIGIN, { held, nowMs: this.nowMs }));
+    this.#send(node, node.membership.want([{ blob, origin: ORIGIN, held }], this.nowMs));
   }
 
   #unwant(node: Node): void {
