@@ -1,0 +1,220 @@
+import type { Stream } from '@libp2p/interface';
+import { afterEach, describe, expect, it } from 'vitest';
+import { blockIndex } from '../../src/image/block.ts';
+import * as frames from '../../src/net/frames.ts';
+import { REQUESTS_IN_FLIGHT_MAX, SMALL_FRAMES_QUEUED_MAX } from '../../src/net/limits.ts';
+import { BLOCK_PROTOCOL } from '../../src/net/requester-link.ts';
+import { TREE_PROTOCOL } from '../../src/net/tree-calls.ts';
+import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './raw-peer.ts';
+import { answerNow, blockRequest, bytesOf, startAgent, stopAgents, type Agent } from './support.ts';
+
+afterEach(async () => {
+  await stopRaws();
+  await stopAgents();
+});
+
+const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(64) };
+const VIOLATIONS = 'xylem_net_violations_total{protocol=block}';
+
+function head(type: number, length: number): Uint8Array {
+  const bytes = new Uint8Array(5);
+  new DataView(bytes.buffer).setUint32(0, length, true);
+  bytes[4] = type;
+  return bytes;
+}
+
+/** An agent and a stream to it on which anything can be said. */
+async function rawRequester(): Promise<{ agent: Agent; stream: Stream }> {
+  const agent = await startAgent(1);
+  const connection = await dialRaw(await startRaw(), agent.host);
+  return { agent, stream: await connection.newStream(BLOCK_PROTOCOL) };
+}
+
+/** An agent whose request goes to a peer that answers with these bytes. */
+async function rawResponder(say: (stream: Stream) => void): Promise<{
+  agent: Agent;
+  outcome: Promise<unknown>;
+}> {
+  const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+  await raw.handle(BLOCK_PROTOCOL, (stream) => {
+    void received(stream, (bytes) => {
+      if (bytes.length > 6) say(stream);
+      return bytes.length > 6;
+    });
+  });
+  await raw.start();
+  const agent = await startAgent(1);
+  const outcome = agent.transport
+    .requestBlock(hostOf(raw), blockRequest({ timeoutMs: 8_000 }))
+    .answer.catch((error: unknown) => error);
+  return { agent, outcome };
+}
+
+describe('Responder', () => {
+  const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {
+    'a first frame that is no OPEN': [frames.encodeSignal(frames.FRAME.PING)],
+    'a lane that does not exist': [new Uint8Array([2, 0, 0, 0, 1, 9])],
+    'a second OPEN': [frames.encodeOpen('demand'), frames.encodeOpen('bulk')],
+    'a frame of 4 GiB': [frames.encodeOpen('demand'), head(frames.FRAME.REQUEST, 0xffff_ffff)],
+    'an ANSWER': [frames.encodeOpen('demand'), head(frames.FRAME.ANSWER, 1000)],
+    'an unknown type': [frames.encodeOpen('demand'), head(99, 1)],
+    'an id that is in use': [
+      frames.encodeOpen('demand'),
+      frames.encodeRequest(1, blockRequest()),
+      frames.encodeRequest(1, blockRequest()),
+    ],
+  };
+  for (const [name, said] of Object.entries(wrong)) {
+    it(`Responder resets the streams of a peer that sends ${name}`, async () => {
+      const { agent, stream } = await rawRequester();
+      for (const bytes of said) stream.send(bytes);
+      await closed(stream);
+      expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
+      // What it had asked is given up.
+      expect(agent.server.cancelled).toEqual(agent.server.requests);
+    });
+  }
+
+  it('Responder resets both streams when two say the same lane', async () => {
+    const agent = await startAgent(1);
+    const connection = await dialRaw(await startRaw(), agent.host);
+    const streams = [
+      await connection.newStream(BLOCK_PROTOCOL),
+      await connection.newStream(BLOCK_PROTOCOL),
+    ];
+    for (const stream of streams) stream.send(frames.encodeOpen('demand'));
+    await Promise.all(streams.map(closed));
+    expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
+  });
+
+  it('Responder refuses what is over the credit with overloaded, and goes on', async () => {
+    const { agent, stream } = await rawRequester();
+    stream.send(frames.encodeOpen('demand'));
+    const errorBytes = frames.encodeError(0, { code: 'refused', retryAfterMs: 0 }).length;
+    const answers = received(stream, (bytes) => bytes.length >= 5 * errorBytes);
+    for (let id = 0; id < REQUESTS_IN_FLIGHT_MAX + 5; id++) {
+      stream.send(frames.encodeRequest(id, blockRequest()));
+    }
+    const refused = frames.encodeError(REQUESTS_IN_FLIGHT_MAX, {
+      code: 'overloaded',
+      retryAfterMs: 100,
+    });
+    expect((await answers).subarray(0, errorBytes)).toEqual(Buffer.from(refused));
+    expect(agent.server.requests.length).toBe(REQUESTS_IN_FLIGHT_MAX);
+    expect(agent.metrics.values.get('xylem_net_over_credit_total{}')).toBe(5);
+    expect(stream.status).toBe('open');
+  });
+
+  it('Responder cuts off a peer that asks for signs of life and never reads them', async () => {
+    const { agent, stream } = await rawRequester();
+    agent.server.handle = (incoming) => answerNow(incoming);
+    stream.send(frames.encodeOpen('demand'));
+    // The stream's window is closed from here on: the peer holds nothing that it does not read.
+    stream.pause();
+    for (let id = 0; id < 30; id++) stream.send(frames.encodeRequest(id, blockRequest()));
+    const ping = frames.encodeSignal(frames.FRAME.PING);
+    for (let i = 0; i < SMALL_FRAMES_QUEUED_MAX + 10; i++) stream.send(ping);
+    await closed(stream);
+    expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
+  });
+
+  it('Responder takes any split of frames', async () => {
+    const { agent, stream } = await rawRequester();
+    const bytes = Buffer.concat([
+      frames.encodeOpen('demand'),
+      frames.encodeRequest(5, blockRequest({ index: blockIndex(3) })),
+    ]);
+    for (const byte of bytes) stream.send(new Uint8Array([byte]));
+    await agent.server.until(() => agent.server.requests.length === 1);
+    expect(agent.server.requests[0]?.request.index).toBe(3);
+  });
+});
+
+describe('Requester', () => {
+  const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {
+    'an answer to no request': [frames.encodeAnswerHead(9, ATTESTATION, 10)],
+    'an error to no request': [frames.encodeError(9, { code: 'hops', retryAfterMs: 0 })],
+    'a payload of 1 GiB': [head(frames.FRAME.ANSWER, 1 + frames.ANSWER_HEAD_BYTES + 2 ** 30)],
+    'a REQUEST': [frames.encodeRequest(1, blockRequest())],
+    'an error code that does not exist': [
+      new Uint8Array([10, 0, 0, 0, 4, 0, 0, 0, 0, 77, 0, 0, 0, 0]),
+    ],
+    'an order that is longer than it says': [
+      frames
+        .encodeOrder({ digest: blockRequest().digest, indices: [blockIndex(1), blockIndex(2)] })
+        .with(37, 1),
+    ],
+  };
+  for (const [name, said] of Object.entries(wrong)) {
+    it(`Requester rejects with protocol when the peer sends ${name}`, async () => {
+      const { agent, outcome } = await rawResponder((stream) => {
+        for (const bytes of said) stream.send(bytes);
+      });
+      expect(await outcome).toMatchObject({ code: 'protocol' });
+      expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
+    });
+  }
+
+  it('Requester rejects with protocol when an answer comes twice', async () => {
+    const payload = bytesOf(1, 50);
+    const twice = [frames.encodeAnswerHead(0, ATTESTATION, 50), payload];
+    const { agent, outcome } = await rawResponder((stream) => {
+      for (const bytes of [...twice, ...twice]) stream.send(bytes);
+    });
+    const answer = (await outcome) as { payload: { bytes: Uint8Array } };
+    expect(answer.payload.bytes).toEqual(payload);
+    expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
+  });
+
+  it('Requester rejects with unreachable when a stream is reset in the middle of a payload', async () => {
+    const { agent, outcome } = await rawResponder((stream) => {
+      stream.send(frames.encodeAnswerHead(0, ATTESTATION, 1000));
+      stream.send(bytesOf(1, 500));
+      stream.abort(new Error('gone'));
+    });
+    expect(await outcome).toMatchObject({ code: 'unreachable' });
+    expect(agent.metrics.values.get(VIOLATIONS)).toBe(undefined);
+  });
+
+  it('Requester rejects with unreachable when the peer does not speak the protocol', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    await raw.start();
+    const agent = await startAgent(1);
+    const { answer } = agent.transport.requestBlock(hostOf(raw), blockRequest());
+    await expect(answer).rejects.toMatchObject({ code: 'unreachable' });
+  });
+
+  it('Requester rejects with unreachable when new streams are reset at once', async () => {
+    // libp2p: newStream() resolves all the same, with a stream that is reset already.
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    await raw.handle(BLOCK_PROTOCOL, () => {}, { maxInboundStreams: 1 });
+    await raw.start();
+    const agent = await startAgent(1);
+    const { answer } = agent.transport.requestBlock(hostOf(raw), blockRequest());
+    await expect(answer).rejects.toMatchObject({ code: 'unreachable' });
+  });
+});
+
+describe('TreeResponder', () => {
+  for (const [name, bytes] of Object.entries({
+    'a message of 4 GiB': head(1, 0xffff_ffff),
+    'a message that does not decode': new Uint8Array([...head(2, 3), 7, 0]),
+  })) {
+    it(`TreeResponder resets a stream that brings ${name}`, async () => {
+      const never = (): Promise<never> => Promise.reject(new Error('not asked'));
+      const server = {
+        onJoin: never,
+        onLeave: never,
+        onReport: never,
+        onResolve: never,
+        onStat: never,
+      };
+      const agent = await startAgent(1, server);
+      const connection = await dialRaw(await startRaw(), agent.host);
+      const stream = await connection.newStream(TREE_PROTOCOL);
+      stream.send(bytes);
+      await closed(stream);
+      expect(agent.metrics.values.get('xylem_net_violations_total{protocol=tree}')).toBe(1);
+    });
+  }
+});
