@@ -1,17 +1,20 @@
-import type { BlobOrigin } from '../image/block.ts';
 import type { Random } from '../runtime/random.ts';
 import type { AttemptId } from '../transfer/effects.ts';
 import { HostCore, type HostCoreInit, type HostEffect } from '../transfer/host-core.ts';
 import type { PeerErrorDetail } from '../transfer/transport.ts';
 import { TreeError } from '../tree/errors.ts';
 import type { MembershipEffect } from '../tree/membership.ts';
-import type { JoinReply, ReportReply } from '../tree/messages.ts';
-import { assert, defined, unreachable } from '../util/assert.ts';
-import type { PeerId } from '../util/peer-id.ts';
-import type { SimBlock, BlockLibrary } from './blocks.ts';
-import type { Checker } from './checker.ts';
+import { defined, unreachable } from '../util/assert.ts';
+import {
+  asLocal,
+  asPeer,
+  costOf,
+  incomingKey,
+  type AgentListener,
+  type AgentWorld,
+} from './agent-world.ts';
+import type { SimBlock } from './blocks.ts';
 import * as costs from './costs.ts';
-import type { EventHeap } from './event-heap.ts';
 import type {
   Body,
   Delivery,
@@ -19,11 +22,9 @@ import type {
   Item,
   LocalToken,
   PeerToken,
-  SimEvent,
   TreeAnswer,
 } from './events.ts';
-import type { Network, Port } from './network.ts';
-import type { Registry } from './registry.ts';
+import type { Port } from './network.ts';
 import type { SimStore } from './store.ts';
 import type { SimBlob } from './workload.ts';
 
@@ -36,28 +37,6 @@ const TREE_CALL_MS_MAX = 3_000;
 /** A mute liar says that it is alive this often, for so many times per request. */
 const MUTE_ALIVE_MS = 100;
 const MUTE_ALIVE_COUNT = 50;
-
-/** Who hears of what the agent did for its host. */
-export interface AgentListener {
-  answered(token: LocalToken, block: SimBlock, atMs: number): void;
-  failed(token: LocalToken, code: string, atMs: number): void;
-  /** The owner gave places. */
-  placed(reply: JoinReply | ReportReply, atMs: number): void;
-}
-
-/** The world around the agents. */
-export interface AgentWorld {
-  readonly events: EventHeap<SimEvent>;
-  readonly network: Network;
-  readonly registry: Registry;
-  readonly library: BlockLibrary;
-  readonly checker: Checker;
-  readonly originName: BlobOrigin;
-  /** Blocks that anything on any host wanted. */
-  readonly touched: Set<SimBlock>;
-  numberOf(peer: PeerId): HostNumber;
-  peerOf(host: HostNumber): PeerId;
-}
 
 /** What a host asks of another one. */
 interface Ask {
@@ -572,41 +551,4 @@ export class AgentHost {
     this.#incoming.delete(key);
     return token;
   }
-}
-
-/** CPU of the agent's thread for taking the item in, in milliseconds. */
-function costOf(item: Item): number {
-  switch (item.kind) {
-    case 'message': {
-      const { body } = item.delivery;
-      if (body.kind === 'block') return body.block.lengthBytes * costs.RECEIVE_MS_PER_BYTE;
-      if (body.kind === 'call' && body.call.kind === 'join') return costs.JOIN_MS;
-      return costs.MESSAGE_MS / 2;
-    }
-    case 'origin':
-      return (item.block?.lengthBytes ?? 0) * costs.RECEIVE_MS_PER_BYTE;
-    case 'read':
-      return costs.MESSAGE_MS;
-    case 'sent':
-    case 'mute':
-    case 'call-late':
-      return 0;
-    default:
-      return costs.MESSAGE_MS / 5;
-  }
-}
-
-/** A number for a request of a peer: 2^30 requests per host. */
-function incomingKey(from: HostNumber, attempt: AttemptId): number {
-  return from * 2 ** 30 + attempt;
-}
-
-function asLocal(token: LocalToken | PeerToken): LocalToken {
-  assert(token.kind === 'local', 'a read of this host was answered to a peer');
-  return token;
-}
-
-function asPeer(token: LocalToken | PeerToken): PeerToken {
-  assert(token.kind === 'peer', 'a read of a peer was answered here');
-  return token;
 }

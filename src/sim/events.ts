@@ -77,6 +77,8 @@ export type SimEvent =
       readonly read: number;
       readonly ok: boolean;
     }
+  /** Its containers start for the first time. */
+  | { readonly type: 'begin'; readonly host: HostNumber }
   | { readonly type: 'fault'; readonly number: number; readonly end: boolean }
   /** The places have not come; begin without the shipped order. */
   | { readonly type: 'places-late'; readonly host: HostNumber; readonly incarnation: number }

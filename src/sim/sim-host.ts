@@ -2,7 +2,8 @@ import { blockIndex, type BlockIndex } from '../image/block.ts';
 import type { HostCoreInit } from '../transfer/host-core.ts';
 import type { JoinReply, ReportReply } from '../tree/messages.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import { AgentHost, type AgentListener, type AgentWorld } from './agent-host.ts';
+import { AgentHost } from './agent-host.ts';
+import type { AgentListener, AgentWorld } from './agent-world.ts';
 import type { SimBlock } from './blocks.ts';
 import { Containers, type Container, type ContainerHost } from './containers.ts';
 import type { HostNumber, LocalToken, SimEvent } from './events.ts';
@@ -64,6 +65,7 @@ export class SimHost implements ContainerHost, AgentListener {
   readonly #blocksLeft = new Map<number, number>();
   #cpuVersion = 0;
   #cpuAtMs = Number.POSITIVE_INFINITY;
+  #begun = false;
   #ordered = false;
   #preheatNext = 0;
   #preheatLeft = 0;
@@ -132,7 +134,8 @@ export class SimHost implements ContainerHost, AgentListener {
 
   /** Containers start, or the preheater; the agent joins the trees first. */
   begin(nowMs: number): void {
-    if (this.isRoot || this.#agent === undefined) return;
+    if (this.isRoot || this.#begun || this.#agent === undefined) return;
+    this.#begun = true;
     const { shipped, blobs, trace, preheat } = this.#plan;
     this.#ordered = !shipped;
     this.#agent.post({ kind: 'want', blobs: shipped ? [...blobs, trace.shipped] : blobs }, nowMs);
@@ -179,6 +182,7 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#cpuVersion++;
     this.#cpuAtMs = Number.POSITIVE_INFINITY;
     this.#preheatLeft = 0;
+    this.#begun = false;
   }
 
   /** The host comes back with what its disk kept. */

@@ -8,6 +8,7 @@ import {
   type BlockIndex,
 } from '../image/block.ts';
 import { parseDigest } from '../image/digest.ts';
+import type { TraceAccess } from '../image/trace.ts';
 import { assert, defined } from '../util/assert.ts';
 import { CONTAINER_CPU_MS, CONTAINER_SETUP_CPU_MS } from './costs.ts';
 import { SeededRandom } from './seeded-random.ts';
@@ -85,19 +86,20 @@ export function bytesOf(blocks: Iterable<BlockName>): number {
   return sum;
 }
 
-/** The default trace: the same for every seed, so that runs with different seeds differ in the world and not in the work. */
-export function makeTrace(
-  image: Image,
-  size: { readBytes: number; readCount: number } = { readBytes: READ_BYTES, readCount: READ_COUNT },
-): Trace {
-  const random = new SeededRandom('the default container');
-  const lengths = shares(random, size.readCount).map((share) => Math.ceil(share * size.readBytes));
-  const cpuMs = shares(random, size.readCount).map(
-    (share) => share * (CONTAINER_CPU_MS - CONTAINER_SETUP_CPU_MS),
+/**
+ * The default trace: the same for every seed, so that runs with different seeds differ in the world and not in the work. Other
+ * variants read other parts of the image; `share` makes the trace shorter, with the same CPU.
+ */
+export function makeTrace(image: Image, { variant = 0, share = 1 } = {}): Trace {
+  const random = new SeededRandom(`container ${variant}`);
+  const readCount = Math.ceil(READ_COUNT * share);
+  const lengths = shares(random, readCount).map((part) => Math.ceil(part * share * READ_BYTES));
+  const cpuMs = shares(random, readCount).map(
+    (part) => part * (CONTAINER_CPU_MS - CONTAINER_SETUP_CPU_MS),
   );
   const runStarts = new Set<number>([0]);
-  const runCount = Math.min(size.readCount, Math.ceil((RUN_COUNT * size.readCount) / READ_COUNT));
-  while (runStarts.size < runCount) runStarts.add(random.below(size.readCount));
+  const runCount = Math.ceil(RUN_COUNT * share);
+  while (runStarts.size < runCount) runStarts.add(random.below(readCount));
   let at = { blob: defined(image.blobs[0], 'an image has a layer'), offset: 0 };
   const reads = lengths.map((lengthBytes, i) => {
     if (runStarts.has(i) || at.offset + lengthBytes > at.blob.sizeBytes) {
@@ -107,13 +109,35 @@ export function makeTrace(
     at = { blob: at.blob, offset: at.offset + lengthBytes };
     return read;
   });
-  return makeRecordedTrace(image, reads);
+  return makeRecordedTrace(image, reads, variant);
+}
+
+/**
+ * A trace as overlaybd records it. Its offsets count uncompressed bytes of the layers of another image: they are scaled into the
+ * layers of this one, by the largest offset that the trace has in each. The CPU of a container is spread evenly.
+ */
+export function traceOf(image: Image, accesses: readonly TraceAccess[], variant = 0): Trace {
+  const reads = accesses.filter(({ op, length }) => op === 'read' && length > 0);
+  assert(reads.length > 0, 'the trace has no reads');
+  const ends = new Map<number, number>();
+  for (const { layer, offset, length } of reads) {
+    ends.set(layer, Math.max(ends.get(layer) ?? 0, offset + length));
+  }
+  const cpuBeforeMs = (CONTAINER_CPU_MS - CONTAINER_SETUP_CPU_MS) / reads.length;
+  const scaled = reads.map(({ layer, offset, length }) => {
+    const blob = defined(image.blobs[layer % image.blobs.length], 'an image has a layer');
+    const scale = Math.min(1, blob.sizeBytes / (ends.get(layer) ?? 1));
+    const lengthBytes = Math.max(1, Math.floor(length * scale));
+    return { blob, offset: Math.floor(offset * scale), lengthBytes, cpuBeforeMs };
+  });
+  return makeRecordedTrace(image, scaled, variant);
 }
 
 /** A trace from a list of reads, in order; `offset` and `lengthBytes` lie in the blob as the registry has it. */
-export function makeRecordedTrace(
+function makeRecordedTrace(
   image: Image,
   reads: readonly { blob: SimBlob; offset: number; lengthBytes: number; cpuBeforeMs: number }[],
+  variant = 0,
 ): Trace {
   const touched = new Map<number, BlockName>();
   const named = reads.map(({ blob, offset, lengthBytes, cpuBeforeMs }, i) => {
@@ -133,7 +157,7 @@ export function makeRecordedTrace(
     reads: named,
     cpuAfterMs: 0,
     touched: [...touched.values()],
-    shipped: makeBlob(image.blobs.length, TRACE_LAYER_BYTES),
+    shipped: makeBlob(image.blobs.length + variant, TRACE_LAYER_BYTES),
   };
 }
 

@@ -1,9 +1,11 @@
+import type { TraceAccess } from '../image/trace.ts';
 import type { HostCoreInit } from '../transfer/host-core.ts';
 import type { HostAddress, JoinReply, Place, ReportReply } from '../tree/messages.ts';
 import { FAN_OUT } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
-import type { AgentHost, AgentWorld } from './agent-host.ts';
+import type { AgentHost } from './agent-host.ts';
+import type { AgentWorld } from './agent-world.ts';
 import { BlockLibrary, type SimBlock } from './blocks.ts';
 import { Checker } from './checker.ts';
 import type { Container } from './containers.ts';
@@ -17,7 +19,7 @@ import { Registry } from './registry.ts';
 import { SeededRandom } from './seeded-random.ts';
 import { SimHost, type HostListener, type HostPlan } from './sim-host.ts';
 import { checkPlaces, checkTrees, treeDepthBound } from './tree-checks.ts';
-import { blocksOf, bytesOf, makeImage, makeTrace, type Image } from './workload.ts';
+import { blocksOf, bytesOf, makeImage, makeTrace, traceOf, type Image } from './workload.ts';
 
 /** 1.5 Gbit/s and 10 Gbit/s in bytes per millisecond. */
 const NIC_BYTES_PER_MS = 1.5e9 / 8 / 1000;
@@ -35,6 +37,13 @@ const HEALED_MS = FAULT_WINDOW_MS + 3_000;
 /** A source that was reachable for less does not count: a read needs a few round trips to find it. */
 const MOMENT_MS = 2_000;
 
+/** Kinds of containers in a run with faults, and how much each reads in relation to the default one. */
+const FAULT_VARIANTS = 8;
+const FAULT_SHARE = 1 / 8;
+
+/** With faults, hosts begin one after the other all through this time. */
+const ROLLOUT_MS = 0.8 * FAULT_WINDOW_MS;
+
 /** Events between two reports of progress. */
 const PROGRESS_EVENTS = 1_000_000;
 
@@ -47,7 +56,10 @@ export interface WorldInit {
   readonly seed: number;
   readonly faults: readonly FaultName[];
   readonly workload: 'start' | 'full';
+  /** Whether the order of touches is shipped with the image, or learned on the fly. */
   readonly trace: 'shipped' | 'none';
+  /** What the containers do instead of the default trace. */
+  readonly accesses?: readonly TraceAccess[];
   readonly vcpus: number;
   readonly nicBytesPerMs?: number;
   readonly latencyMs: number;
@@ -71,6 +83,14 @@ export const WORLD_DEFAULTS: WorldInit = {
   latencyMs: 0.25,
   registryRequestsPerSecond: 5_000,
 };
+
+/** Raw times in milliseconds of the world. */
+export interface WorldTimes {
+  readonly cold: number[];
+  readonly warm: number[];
+  readonly stall: number[];
+  readonly full: number[];
+}
 
 /** What came of a run; times in milliseconds of the world. */
 export interface WorldResult {
@@ -115,8 +135,9 @@ export class World implements HostListener {
   readonly #touched = new Set<SimBlock>();
   readonly #numbers = new Map<PeerId, HostNumber>();
   readonly #roots: readonly HostAddress[];
-  readonly #plan: HostPlan;
-  readonly #times: { cold: number[]; warm: number[]; stall: number[]; full: number[] };
+  /** What hosts do, in turn. */
+  readonly #plans: readonly HostPlan[];
+  readonly #times: WorldTimes;
   #phase: 'cold' | 'warm' = 'cold';
   #busy = 0;
   #nowMs = 0;
@@ -128,16 +149,8 @@ export class World implements HostListener {
     this.#init = init;
     const random = new SeededRandom(`world ${init.seed}`);
     this.#image = makeImage(init.layersMb);
-    const trace = makeTrace(this.#image);
     this.#times = { cold: [], warm: [], stall: [], full: [] };
-    const full = init.workload === 'full';
-    this.#plan = {
-      trace,
-      containers: full ? 0 : init.containersPerHost,
-      shipped: !full && init.trace === 'shipped',
-      blobs: this.#image.blobs,
-      preheat: full ? blocksOf(this.#image) : undefined,
-    };
+    this.#plans = this.#makePlans();
     this.#registry = new Registry(
       { events: this.#events, random: random.split('registry') },
       {
@@ -179,7 +192,7 @@ export class World implements HostListener {
   run(onProgress?: (nowMs: number, busy: number) => void): WorldResult {
     this.#onProgress = onProgress;
     for (const host of this.#hosts.toReversed()) host.boot(0);
-    for (const host of this.#hosts) this.#begin(host);
+    this.#begin();
     this.#faults.schedule();
     if (this.#init.faults.length > 0) this.#events.push(SAMPLE_MS, { type: 'sample' });
     const healedMs = this.#init.faults.length > 0 ? HEALED_MS : 0;
@@ -195,6 +208,11 @@ export class World implements HostListener {
     this.#checkTrees();
     checkPlaces(this.#hosts, this.checker);
     return this.#result();
+  }
+
+  /** Times of all containers, stalls and whole-image reads, in the order in which they ended. */
+  get times(): Readonly<WorldTimes> {
+    return this.#times;
   }
 
   // HostListener
@@ -270,8 +288,17 @@ export class World implements HostListener {
     );
   }
 
-  #begin(host: SimHost): void {
-    host.begin(this.#nowMs);
+  #begin(): void {
+    const rolling = this.#init.faults.length > 0;
+    this.#hosts.forEach((host, i) => {
+      if (host.isRoot) return;
+      if (rolling) {
+        const atMs = (i * ROLLOUT_MS) / this.#init.hosts;
+        this.#events.push(atMs, { type: 'begin', host: host.number });
+      } else {
+        host.begin(0);
+      }
+    });
   }
 
   #runUntil(leastMs: number, phase: string): void {
@@ -313,6 +340,8 @@ export class World implements HostListener {
       case 'container':
         if (this.#host(event.host).port.incarnation !== event.incarnation) return;
         return this.#host(event.host).onContainer(event.container, nowMs);
+      case 'begin':
+        return this.#host(event.host).begin(nowMs);
       case 'places-late':
         if (this.#host(event.host).port.incarnation !== event.incarnation) return;
         return this.#host(event.host).onPlacesLate(nowMs);
@@ -366,7 +395,7 @@ export class World implements HostListener {
   }
 
   #agentWorld(): AgentWorld {
-    const blobs = [...this.#image.blobs, this.#plan.trace.shipped];
+    const blobs = [...this.#image.blobs, ...this.#plans.map(({ trace }) => trace.shipped)];
     return {
       events: this.#events,
       network: this.#network,
@@ -378,6 +407,30 @@ export class World implements HostListener {
       peerOf: (host) => this.#host(host).peer,
       numberOf: (peer) => defined(this.#numbers.get(peer), 'a peer of this world'),
     };
+  }
+
+  /**
+   * Without faults every host runs the same container at the same time. With faults, half of the hosts learn the order on the fly
+   * and the containers differ, so that blocks are touched for the first time all through the window.
+   */
+  #makePlans(): readonly HostPlan[] {
+    const { workload, containersPerHost, trace, faults, accesses } = this.#init;
+    const blobs = this.#image.blobs;
+    const full = workload === 'full';
+    const preheat = full ? blocksOf(this.#image) : undefined;
+    const containers = full ? 0 : containersPerHost;
+    const variants = faults.length === 0 ? 1 : FAULT_VARIANTS;
+    const share = faults.length === 0 ? 1 : FAULT_SHARE;
+    return Array.from({ length: variants }, (_, variant) => ({
+      trace:
+        accesses === undefined
+          ? makeTrace(this.#image, { variant, share })
+          : traceOf(this.#image, accesses, variant),
+      containers,
+      shipped: !full && trace === 'shipped' && variant % 2 === 0,
+      blobs,
+      preheat,
+    }));
   }
 
   #makeHost(number: HostNumber, world: AgentWorld, random: SeededRandom): SimHost {
@@ -395,7 +448,7 @@ export class World implements HostListener {
         isRoot,
         vcpus,
         nicBytesPerMs: nicBytesPerMs ?? NIC_BYTES_PER_MS,
-        plan: this.#plan,
+        plan: defined(this.#plans[number % this.#plans.length], 'a plan'),
       },
     );
   }
