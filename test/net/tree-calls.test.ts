@@ -1,0 +1,186 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { blockIndex } from '../../src/image/block.ts';
+import { MANIFEST_SIZE_BYTES_MAX } from '../../src/image/manifest.ts';
+import { PeerError, type TreeServer } from '../../src/transfer/transport.ts';
+import type { JoinRequest } from '../../src/tree/messages.ts';
+import { TreeError } from '../../src/tree/errors.ts';
+import { OriginError } from '../../src/transfer/origin.ts';
+import { DIGEST, startAgent, stopAgents } from './support.ts';
+
+afterEach(stopAgents);
+
+const ORIGIN = { registry: 'r.io', repository: 'a/b' };
+const NO_SIGNAL = new AbortController().signal;
+
+function serverWith(changes: Partial<TreeServer>): TreeServer {
+  const never = (): Promise<never> => Promise.reject(new Error('secret text'));
+  return {
+    onJoin: never,
+    onLeave: never,
+    onReport: never,
+    onResolve: never,
+    onStat: never,
+    ...changes,
+  };
+}
+
+describe('TreeClient', () => {
+  it('TreeClient.call() carries every call and its reply', async () => {
+    const heard: unknown[] = [];
+    const root = await startAgent(
+      2,
+      serverWith({
+        onJoin: (peer, request) => {
+          heard.push(peer, request);
+          const place = {
+            digest: DIGEST,
+            stripe: 0,
+            epoch: 1,
+            path: [request.host],
+            alternates: [],
+          };
+          const { peer: name, addresses } = request.host;
+          return Promise.resolve({
+            places: [{ ...place, path: [{ peer: name, addresses }] }],
+            orders: [{ digest: DIGEST, indices: [blockIndex(3)] }],
+          });
+        },
+        onLeave: (_peer, request) => {
+          heard.push(request);
+          return Promise.resolve();
+        },
+        onReport: () => Promise.resolve({ places: [], unknown: [DIGEST] }),
+        onResolve: () =>
+          Promise.resolve({
+            manifestDigest: DIGEST,
+            manifest: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(7),
+            origin: ORIGIN,
+          }),
+        onStat: () => Promise.resolve({ sizeBytes: 12_345 }),
+      }),
+    );
+    const child = await startAgent(1);
+    const join: JoinRequest = {
+      host: { ...child.host, zone: 'z', capacity: 2 },
+      blobs: [
+        { blob: { digest: DIGEST, sizeBytes: 9 }, origin: ORIGIN, stripes: [0], held: [[0, 1]] },
+      ],
+    };
+    const joined = await child.transport.join(root.host, join, NO_SIGNAL);
+    expect(joined.places[0]?.path).toEqual([child.host]);
+    expect(joined.orders).toEqual([{ digest: DIGEST, indices: [3] }]);
+    await child.transport.leave(root.host, { digests: [DIGEST] }, NO_SIGNAL);
+    expect(heard).toEqual([child.transport.self, join, { digests: [DIGEST] }]);
+    const held = [{ digest: DIGEST, stripe: 0, epoch: 1 }];
+    expect(
+      await child.transport.report(root.host, { lost: [root.host.peer], held }, NO_SIGNAL),
+    ).toEqual({ places: [], unknown: [DIGEST] });
+    const resolved = await child.transport.resolve(root.host, { reference: 'x' }, NO_SIGNAL);
+    expect(resolved.manifest.length).toBe(MANIFEST_SIZE_BYTES_MAX);
+    expect(resolved.manifest.every((byte) => byte === 7)).toBe(true);
+    expect(
+      await child.transport.stat(root.host, { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
+    ).toEqual({ sizeBytes: 12_345 });
+  });
+
+  it('TreeClient.call() runs many calls at once, more than a peer takes', async () => {
+    let open = 0;
+    let openMax = 0;
+    const root = await startAgent(
+      2,
+      serverWith({
+        onStat: async () => {
+          openMax = Math.max(openMax, ++open);
+          await new Promise((resolve) => setImmediate(resolve));
+          open--;
+          return { sizeBytes: 1 };
+        },
+      }),
+    );
+    const child = await startAgent(1);
+    const request = { digest: DIGEST, origin: ORIGIN };
+    const calls = Array.from({ length: 60 }, () =>
+      child.transport.stat(root.host, request, NO_SIGNAL),
+    );
+    expect(await Promise.all(calls)).toHaveLength(60);
+    expect(openMax).toBeLessThanOrEqual(8);
+  });
+
+  it('TreeClient.call() rejects with a code and never with the text of the other side', async () => {
+    const errors: readonly [Error, object][] = [
+      [new Error('secret text'), { code: 'refused' }],
+      [new PeerError('x', { code: 'unknown-blob' }), { code: 'unknown-blob' }],
+      [new OriginError('x', { code: 'not-found' }), { code: 'not-found' }],
+      [
+        new TreeError('x', { code: 'full', what: 'hosts', limit: 1 }),
+        { code: 'overloaded', retryAfterMs: 100 },
+      ],
+    ];
+    const queue = errors.map(([error]) => error);
+    const root = await startAgent(
+      2,
+      serverWith({ onLeave: () => Promise.reject(queue.shift() ?? new Error('none left')) }),
+    );
+    const child = await startAgent(1);
+    for (const [, detail] of errors) {
+      const failure: unknown = await child.transport
+        .leave(root.host, { digests: [] }, NO_SIGNAL)
+        .catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(PeerError);
+      expect((failure as PeerError).detail).toEqual(detail);
+      expect(String(failure)).not.toContain('secret');
+    }
+  });
+
+  it('TreeClient.call() rejects with refused at a host that is no root', async () => {
+    const [child, other] = [await startAgent(1), await startAgent(2)];
+    await expect(
+      child.transport.resolve(other.host, { reference: 'x' }, NO_SIGNAL),
+    ).rejects.toMatchObject({ code: 'refused' });
+  });
+
+  it('TreeClient.call() rejects with refused when the request breaks a bound', async () => {
+    const [child, other] = [await startAgent(1), await startAgent(2)];
+    const reference = 'x'.repeat(2000);
+    await expect(
+      child.transport.resolve(other.host, { reference }, NO_SIGNAL),
+    ).rejects.toMatchObject({ code: 'refused' });
+  });
+
+  it('TreeClient.call() rejects with cancelled when the signal aborts', async () => {
+    const abort = new AbortController();
+    const root = await startAgent(
+      2,
+      serverWith({
+        onResolve: () => {
+          abort.abort();
+          return new Promise(() => {});
+        },
+      }),
+    );
+    const child = await startAgent(1);
+    const call = child.transport.resolve(root.host, { reference: 'x' }, abort.signal);
+    await expect(call).rejects.toMatchObject({ code: 'cancelled' });
+  });
+
+  it('TreeClient.call() rejects with unreachable when either side stops, or never started', async () => {
+    const asked = Promise.withResolvers<void>();
+    const root = await startAgent(
+      2,
+      serverWith({
+        onResolve: () => {
+          asked.resolve();
+          return new Promise(() => {});
+        },
+      }),
+    );
+    const child = await startAgent(1);
+    const call = child.transport.resolve(root.host, { reference: 'x' }, NO_SIGNAL);
+    await asked.promise;
+    await Promise.all([expect(call).rejects.toMatchObject({ code: 'unreachable' }), root.stop()]);
+    await child.stop();
+    await expect(
+      child.transport.resolve(root.host, { reference: 'x' }, NO_SIGNAL),
+    ).rejects.toMatchObject({ code: 'unreachable' });
+  });
+});
