@@ -62,9 +62,11 @@ export interface MembershipInit {
   readonly reportIntervalMs?: number;
 }
 
+type Link = RootLink<Seat>;
+
 type Pending =
-  | { readonly kind: 'join' | 'report'; readonly link: RootLink; readonly seats: readonly Seat[] }
-  | { readonly kind: 'leave'; readonly link: RootLink; readonly digests: readonly Digest[] };
+  | { readonly kind: 'join' | 'report'; readonly link: Link; readonly seats: readonly Seat[] }
+  | { readonly kind: 'leave'; readonly link: Link; readonly digests: readonly Digest[] };
 
 /**
  * A host's side of the trees that it is in, as a synchronous reducer: each call is an event at `nowMs` and returns the
@@ -81,7 +83,7 @@ export class Membership {
   readonly #random: Random;
   readonly #reportIntervalMs: number;
   /** The live roots but this host. */
-  readonly #links = new Map<PeerId, RootLink>();
+  readonly #links = new Map<PeerId, Link>();
   #ring = new RootRing([]);
   readonly #seats = new Map<Digest, Seat[]>();
   /** Seats for which no root is up, and those that this host owns in place of a root that is down. */
@@ -110,7 +112,7 @@ export class Membership {
     );
     for (const [peer, root] of others) {
       const link = this.#links.get(peer);
-      if (link === undefined) this.#links.set(peer, new RootLink(root));
+      if (link === undefined) this.#links.set(peer, new RootLink<Seat>(root));
       else link.host = root;
     }
     for (const peer of [...this.#links.keys()]) if (!others.has(peer)) this.#links.delete(peer);
@@ -152,7 +154,7 @@ export class Membership {
   unwant(digest: Digest, nowMs: number): readonly MembershipEffect[] {
     const seats = this.#seats.get(digest) ?? [];
     this.#seats.delete(digest);
-    const left = new Set<RootLink>();
+    const left = new Set<Link>();
     for (const seat of seats) {
       const link = seat.link;
       if (link !== undefined && !link.waiting.has(seat)) left.add(link);
@@ -316,7 +318,7 @@ export class Membership {
     return jitter(this.#random, this.#reportIntervalMs, 0.1);
   }
 
-  #reportBy(link: RootLink, dueMs: number): void {
+  #reportBy(link: Link, dueMs: number): void {
     link.reportDueMs = Math.min(link.reportDueMs, dueMs);
   }
 
@@ -328,7 +330,7 @@ export class Membership {
     this.#generation++;
   }
 
-  #take(seat: Seat, place: Place, link: RootLink, nowMs: number): boolean {
+  #take(seat: Seat, place: Place, link: Link, nowMs: number): boolean {
     const before = seat.place?.path[0]?.peer;
     const refusal = seat.take(place, link.host.peer, this.#self.peer);
     if (refusal !== undefined) {
@@ -362,7 +364,7 @@ export class Membership {
     }
   }
 
-  #rightful(seat: Seat, nowMs: number): RootLink | 'self' | undefined {
+  #rightful(seat: Seat, nowMs: number): Link | 'self' | undefined {
     for (const peer of seat.order) {
       if (peer === this.#self.peer) return 'self';
       const link = this.#links.get(peer);
@@ -391,7 +393,7 @@ export class Membership {
     }
   }
 
-  #leave(link: RootLink, digest: Digest): void {
+  #leave(link: Link, digest: Digest): void {
     if (this.#links.get(link.host.peer) !== link) return;
     const ticket = ++this.#ticket;
     const digests = [digest];
@@ -403,7 +405,7 @@ export class Membership {
   #settle(
     ticket: number,
     kind: 'join' | 'report',
-  ): { link: RootLink; seats: readonly Seat[] } | undefined {
+  ): { link: Link; seats: readonly Seat[] } | undefined {
     const pending = this.#pending.get(ticket);
     if (pending?.kind !== kind) return undefined;
     this.#pending.delete(ticket);
@@ -412,7 +414,7 @@ export class Membership {
     return pending;
   }
 
-  #failed(link: RootLink, nowMs: number): void {
+  #failed(link: Link, nowMs: number): void {
     const down = link.fail(nowMs, this.#random);
     if (!down || this.#links.get(link.host.peer) !== link) return;
     this.#markLost(link.host.peer, nowMs);
@@ -436,7 +438,7 @@ export class Membership {
   }
 
   /** Sends a JOIN for what waits; whether there was anything. */
-  #join(link: RootLink): boolean {
+  #join(link: Link): boolean {
     const byBlob = new Map<Digest, { wanted: Seat['wanted']; stripes: number[] }>();
     const seats: Seat[] = [];
     for (const seat of link.waiting) {
@@ -466,7 +468,7 @@ export class Membership {
     return true;
   }
 
-  #report(link: RootLink, nowMs: number): void {
+  #report(link: Link, nowMs: number): void {
     link.reportDueMs = Number.POSITIVE_INFINITY;
     for (const seat of [...link.seated]) this.#assign(seat, nowMs);
     if (link.seated.size === 0) return;

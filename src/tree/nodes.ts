@@ -125,7 +125,7 @@ export function freeSlots(member: Member): number {
 }
 
 /** Whether `a` serves fewer children than `b`, or as many and joined earlier. */
-export function lighter(a: Member, b: Member): boolean {
+function lighter(a: Member, b: Member): boolean {
   const [x, y] = [a.host, b.host];
   return x.load !== y.load ? x.load < y.load : x.order < y.order;
 }

@@ -3,7 +3,6 @@ import type { Random } from '../runtime/random.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { FAILURES_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from './limits.ts';
 import type { HostAddress } from './messages.ts';
-import type { Seat } from './seat.ts';
 
 /** `base` milliseconds, up to `spread` (a share of it) more or less. */
 export function jitter(random: Random, base: number, spread: number): number {
@@ -11,16 +10,16 @@ export function jitter(random: Random, base: number, spread: number): number {
 }
 
 /**
- * What a host knows of a root and has under way with it.
+ * What a host knows of a root and has under way with it; `S` is its part in a stripe.
  *
  * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the next failure is enough.
  */
-export class RootLink {
+export class RootLink<S> {
   host: HostAddress;
   /** Seats to be joined here, seats named in the JOIN under way, and seats held here. */
-  readonly waiting = new Set<Seat>();
-  readonly asked = new Set<Seat>();
-  readonly seated = new Set<Seat>();
+  readonly waiting = new Set<S>();
+  readonly asked = new Set<S>();
+  readonly seated = new Set<S>();
   /** Peers to be reported as lost. */
   readonly lost = new Set<PeerId>();
   /** Blobs whose LEAVE is under way: a new JOIN waits for it, so that they arrive in this order. */

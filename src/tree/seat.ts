@@ -30,9 +30,9 @@ export class Seat {
   /** Live roots, the rightful owner first. */
   order: readonly PeerId[] = [];
   /** Root that it is joined to or joins; undefined while none answers, and when this host owns the stripe. */
-  link: RootLink | undefined;
+  link: RootLink<Seat> | undefined;
   /** Root that it was joined to before. */
-  left: RootLink | undefined;
+  left: RootLink<Seat> | undefined;
   owned = false;
   place: Place | undefined;
   /** Answer to the last `sources()`, good while the membership's generation is this one. */
@@ -75,7 +75,7 @@ export class Seat {
  */
 export function rankSources(
   seat: Seat,
-  roots: ReadonlyMap<PeerId, RootLink>,
+  roots: ReadonlyMap<PeerId, RootLink<Seat>>,
   self: PeerId,
   isLost: (peer: PeerId) => boolean,
 ): readonly Source[] {
