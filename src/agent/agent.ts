@@ -84,6 +84,8 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     {
       self: { ...host, zone: config.zone, capacity: CAPACITY },
       isRoot,
+      // Above every epoch that an earlier run of this root gave out.
+      topology: { epochBase: components.clock.wallMs() },
       roots: [],
       rootKeys: [],
     },

@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { CodedError, errorText } from '../util/errors.ts';
 import { registerAgent } from './commands/agent.ts';
 import { registerConvert } from './commands/convert.ts';
+import { registerDemo } from './commands/demo.ts';
 import { registerFlatten } from './commands/flatten.ts';
 import { registerInspect } from './commands/inspect.ts';
 import { registerMount } from './commands/mount.ts';
@@ -22,6 +23,7 @@ const COMMANDS = [
   registerVerify,
   registerFlatten,
   registerConvert,
+  registerDemo,
 ] as const;
 
 /**

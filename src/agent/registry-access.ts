@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { Credentials } from '../registry/auth.ts';
-import type { RegistryConfig } from '../registry/client.ts';
+import type { RegistryConfig } from '../registry/registries.ts';
 import type { Config } from './config-schema.ts';
 
 type RegistryEntry = Config['registries'][number];

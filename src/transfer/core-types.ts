@@ -62,6 +62,8 @@ export interface CoreInit {
   /** First pause when every source failed; doubles up to the second. */
   readonly retryMsMin: number;
   readonly retryMsMax: number;
+  /** Rounds in which every peer failed before a host that is no owner reads the registry itself: 50 + 100 + 200 ms at least. */
+  readonly fallbackRounds: number;
   /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
   readonly banMsMin: number;
   readonly banMsMax: number;
@@ -91,6 +93,7 @@ export const CORE_DEFAULTS: CoreInit = {
   hedgeSavedMax: 10,
   retryMsMin: 50,
   retryMsMax: 1000,
+  fallbackRounds: 3,
   banMsMin: 30_000,
   banMsMax: 600_000,
   downMs: 1000,

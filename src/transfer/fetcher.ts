@@ -205,8 +205,11 @@ export class Fetcher<P, T> {
   }
 
   onSilent(window: SourceWindow<T>, nowMs: number): void {
+    const lateMs = nowMs - (window.silent?.atMs ?? nowMs);
     window.silent = undefined;
     if (window.asked.size === 0) return;
+    // It was this host that stood still: whatever the peer said meanwhile has not been read yet.
+    if (lateMs > this.#host.init.silentMs / 2) window.lastHeardMs = nowMs;
     if (nowMs - window.lastHeardMs >= this.#host.init.silentMs) this.#lose(window, 'silent', nowMs);
     else this.#armSilent(window);
   }
@@ -220,14 +223,13 @@ export class Fetcher<P, T> {
     return window;
   }
 
+  /** A peer that was given up lately is tried all the same once every other source has failed. */
   #mayAsk(fetch: Fetch<T>, host: HostAddress, nowMs: number): boolean {
     if (fetch.tried.has(host.peer)) return false;
     if (fetch.waiters.some((waiter) => waiter.peer === host.peer)) return false;
-    if (isUsable(this.#window(host), nowMs)) {
-      fetch.tried.add(host.peer);
-      return true;
-    }
-    return false;
+    if (!isUsable(this.#window(host), nowMs, fetch.rounds > 0)) return false;
+    fetch.tried.add(host.peer);
+    return true;
   }
 
   #routeOwned(fetch: Fetch<T>, nowMs: number, hedge: boolean): boolean {
@@ -249,7 +251,7 @@ export class Fetcher<P, T> {
     return false;
   }
 
-  /** No peer is left to ask now: wait for one that is only busy, else fall back, else end the round. */
+  /** No peer is left to ask now: wait for one that is only busy, else end the round; after a few, fall back. */
   #outOfPeers(fetch: Fetch<T>, nowMs: number): void {
     if (fetch.attempts.length > 0 || fetch.retry !== undefined) return;
     const { digest } = fetch.blob.ref;
@@ -264,7 +266,8 @@ export class Fetcher<P, T> {
       return;
     }
     const local = fetch.waiters.some((w) => w.peer === undefined && w.kind === 'demand');
-    if (local && !fetch.tried.has('origin')) this.fallBack(fetch, nowMs);
+    const mayFallBack = local && fetch.rounds >= this.#host.init.fallbackRounds;
+    if (mayFallBack && !fetch.tried.has('origin')) this.fallBack(fetch, nowMs);
     else this.#roundFailed(fetch, false, nowMs);
   }
 

@@ -153,10 +153,12 @@ export class HostCore<P, T> {
       this.blocks.addBlob(blob);
       this.#wanted.set(blob.digest, blob);
     }
-    for (const { blob, origin } of blobs) {
-      const held = (): readonly BlockRun[] => runsOf(this.#blocksOf(blob.digest));
-      this.#tree(this.#membership.want(blob, origin, { held, nowMs }));
-    }
+    const wanted = blobs.map(({ blob, origin }) => ({
+      blob,
+      origin,
+      held: () => runsOf(this.#blocksOf(blob.digest)),
+    }));
+    this.#tree(this.#membership.want(wanted, nowMs));
   }
 
   unwant(digests: readonly Digest[], nowMs: number): void {

@@ -40,13 +40,14 @@ export function hedgeDelayMs(
   return Math.min(limits.hedgeMsMax, Math.max(limits.hedgeMsMin, 2 * p95));
 }
 
-/** Whether the source may be asked at this time. */
-export function isUsable(window: SourceWindow<unknown>, nowMs: number): boolean {
-  return (
-    nowMs >= window.bannedUntilMs &&
-    nowMs >= window.downUntilMs &&
-    nowMs >= window.overloadedUntilMs
-  );
+/** Whether the source may be asked at this time; with `evenIfDown`, also when it was given up lately. */
+export function isUsable(
+  window: SourceWindow<unknown>,
+  nowMs: number,
+  evenIfDown: boolean,
+): boolean {
+  if (nowMs < window.bannedUntilMs || nowMs < window.overloadedUntilMs) return false;
+  return evenIfDown || nowMs >= window.downUntilMs;
 }
 
 /** Leaves a peer alone that broke a rule; longer each time. */

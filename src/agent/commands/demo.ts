@@ -9,6 +9,7 @@ const HOSTS_MAX = 64;
 
 interface Options {
   readonly hosts: number;
+  readonly keep?: boolean;
   readonly json?: boolean;
 }
 
@@ -20,6 +21,7 @@ export function registerDemo(program: Command): void {
       'mount a real image on several agents of this machine, and show who got what from whom',
     )
     .option('--hosts <n>', 'agents beside the root', parseHosts, 6)
+    .option('--keep', 'leave the logs and the stores of the agents, and say where')
     .addOption(jsonOption())
     .addHelpText('after', '\nExamples:\n  xylem demo\n  xylem demo --hosts 16 --json')
     .action(runDemo);
@@ -42,7 +44,10 @@ async function runDemo(options: Options): Promise<void> {
     const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
     process.stderr.write(`[${seconds.padStart(5)} s] ${line}\n`);
   };
-  const demo = new Demo({ say }, { hosts: options.hosts, signal: abort.signal });
+  const demo = new Demo(
+    { say },
+    { hosts: options.hosts, keep: options.keep === true, signal: abort.signal },
+  );
   try {
     const { result, rounds } = await demo.run();
     if (options.json !== true) process.stdout.write(`${report(result, rounds)}\n`);

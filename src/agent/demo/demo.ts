@@ -70,12 +70,16 @@ interface Host {
  */
 export class Demo {
   readonly #hostCount: number;
+  /** Leave the folder with the logs and stores. */
+  readonly #keep: boolean;
   readonly #say: (line: string) => void;
   readonly #signal: AbortSignal;
   readonly #hosts: Host[] = [];
   readonly #reports = new Map<string, () => void>();
   /** Why images cannot be mounted here. */
   readonly #unmountable = whyNotMountable();
+  /** Largest number of hops to the root seen. */
+  #depth = 0;
   #sha256: string | undefined;
   #dir: string | undefined;
   #registry: EmbeddedRegistry | undefined;
@@ -83,10 +87,11 @@ export class Demo {
 
   constructor(
     components: { say: (line: string) => void },
-    init: { hosts: number; signal: AbortSignal },
+    init: { hosts: number; keep: boolean; signal: AbortSignal },
   ) {
     this.#say = components.say;
     this.#hostCount = init.hosts;
+    this.#keep = init.keep;
     this.#signal = init.signal;
   }
 
@@ -105,13 +110,12 @@ export class Demo {
       ...registry,
     };
     const cold = await this.#round('cold start', image);
-    const depthMax = await this.#depthMax();
     const held = await Promise.all(this.#hosts.map((host) => this.#held(host)));
     const warm = await this.#round('warm start', image);
     const result: DemoResult = {
       hosts: this.#hostCount,
       mounted: cold.mounted,
-      depthMax,
+      depthMax: this.#depth,
       imageBytes: registry.imageBytes,
       touchedBytes: distinctBytes(held),
       failedReads: await this.#failedReads(),
@@ -126,14 +130,17 @@ export class Demo {
     this.#reportServer?.close();
     this.#reportServer?.closeAllConnections();
     await this.#registry?.stop();
-    if (this.#dir !== undefined) await rm(this.#dir, { recursive: true, force: true });
+    if (this.#dir === undefined) return;
+    if (this.#keep) this.#say(`logs and stores are in ${this.#dir}`);
+    else await rm(this.#dir, { recursive: true, force: true });
+    this.#dir = undefined;
   }
 
   /** Builds the image and serves it. */
   async #publish(dir: string): Promise<PublishedRegistry> {
     const rootfs = join(dir, 'rootfs');
     const layout = join(dir, 'oci');
-    this.#say('building a root file system from the running Node and two packages');
+    this.#say('building a root file system from the running Node and its packages');
     await buildRootfs(rootfs);
     this.#say('converting it to a block image');
     const converted = await convertDirectory(
@@ -222,6 +229,7 @@ export class Demo {
       ),
     );
     const bytesAfter = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
+    this.#depth = Math.max(this.#depth, await this.#depthMax());
     if (this.#unmountable === undefined) {
       await Promise.all(children.map((host) => this.#unmount(host)));
     }
