@@ -88,8 +88,18 @@ export class Authorizer {
       throw protocolError('bad-challenge', what);
     }
     const basic = basicHeader(await this.#credentials());
-    if (basic === undefined || basic === refused) throw this.#unauthorized(basic);
+    if (basic === undefined || basic === refused) throw this.unauthorized(basic);
     this.#basic = basic;
+  }
+
+  /** For a request that is refused with the best that there is: `sent`. */
+  unauthorized(sent: string | undefined): RegistryError {
+    const { host } = this.#server;
+    const what =
+      sent === undefined
+        ? `${host} wants credentials, and none are given: name a file in registries[].credentialsFile`
+        : `${host} refuses the credentials: check the file in registries[].credentialsFile`;
+    return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 
   #grant(scope: string, bearer: Bearer): Granted {
@@ -128,20 +138,11 @@ export class Authorizer {
     try {
       const basic = basicHeader(await this.#credentials());
       const token = await fetchToken(this.#components, { bearer, basic }, limit.signal);
-      if (token === undefined) throw this.#unauthorized(basic);
+      if (token === undefined) throw this.unauthorized(basic);
       return token;
     } finally {
       timer.cancel();
     }
-  }
-
-  #unauthorized(basic: string | undefined): RegistryError {
-    const { host } = this.#server;
-    const what =
-      basic === undefined
-        ? `${host} wants credentials, and none are given: name a file in registries[].credentialsFile`
-        : `${host} refuses the credentials: check the file in registries[].credentialsFile`;
-    return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 }
 

@@ -28,6 +28,11 @@ class Scanner {
     return this.position >= this.#text.length;
   }
 
+  /** Whether a space, a comma or the end comes next. */
+  get atGap(): boolean {
+    return this.ended || ' \t,'.includes(this.#text[this.position] ?? '');
+  }
+
   take(pattern: RegExp): string | undefined {
     pattern.lastIndex = this.position;
     const match = pattern.exec(this.#text);
@@ -67,7 +72,7 @@ function parseHeader(text: string): Challenge[] {
       continue;
     }
     const scheme = scanner.take(TOKEN);
-    if (scheme === undefined) return challenges;
+    if (scheme === undefined || !scanner.atGap) return challenges;
     parameters = new Map();
     challenges.push({ scheme: scheme.toLowerCase(), parameters });
     skipToken68(scanner);

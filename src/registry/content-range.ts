@@ -1,6 +1,3 @@
-import { protocolError } from './errors.ts';
-import type { HttpHead } from './http.ts';
-
 /** Part of a body (RFC 9110, section 14.4). */
 export interface ContentRange {
   readonly first: number;
@@ -21,27 +18,4 @@ export function parseContentRange(header: string | undefined): ContentRange | un
     last: Number(last),
     total: total === '*' ? undefined : Number(total),
   };
-}
-
-/** Refuses an answer that is not exactly the range of the blob that was asked for. Throws RegistryError. */
-export function checkContentRange(
-  head: HttpHead,
-  wanted: { readonly offset: number; readonly length: number; readonly sizeBytes: number },
-  what: string,
-): void {
-  const header = head.headers['content-range'];
-  const range = parseContentRange(header);
-  const { offset, length, sizeBytes } = wanted;
-  const contentLength = head.headers['content-length'];
-  if (
-    range?.first !== offset ||
-    range.last !== offset + length - 1 ||
-    (range.total !== undefined && range.total !== sizeBytes) ||
-    (contentLength !== undefined && contentLength !== String(length))
-  ) {
-    throw protocolError(
-      'bad-content-range',
-      `${what}, a blob of ${sizeBytes} bytes: answered with Content-Range ${JSON.stringify(header)} and Content-Length ${contentLength}`,
-    );
-  }
 }

@@ -27,6 +27,8 @@ export interface BodySink {
   write(piece: Uint8Array): boolean;
   /** The body is complete. */
   end(): void;
+  /** The connection broke within the body. True when what has come will do. */
+  cut(): boolean;
 }
 
 export interface HttpAnswer<S> {
@@ -153,7 +155,9 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    this.#fail(this.#failure(error));
+    const answer = this.#answer;
+    if (!this.settled && answer?.sink.cut() === true) this.#succeed(answer);
+    else this.#fail(this.#failure(error));
   }
 
   #guard(action: () => void): void {

@@ -47,17 +47,26 @@ interface ServerComponents {
   readonly http: HttpSender;
 }
 
+interface ServerInit {
+  readonly base: URL;
+  readonly credentials: CredentialsSource;
+  /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
+  readonly namespace?: string;
+}
+
 /** One server that speaks the distribution API: answers its challenges, follows its redirects. */
 export class RegistryServer {
   readonly base: URL;
   readonly #clock: Clock;
   readonly #http: HttpSender;
   readonly #authorizer: Authorizer;
+  readonly #namespace: string | undefined;
   /** Redirections of blobs, by path. */
   readonly #locations = new Map<string, { readonly url: URL; readonly untilMs: number }>();
 
-  constructor(components: ServerComponents, init: { base: URL; credentials: CredentialsSource }) {
+  constructor(components: ServerComponents, init: ServerInit) {
     this.base = init.base;
+    this.#namespace = init.namespace;
     this.#clock = components.clock;
     this.#http = components.http;
     this.#authorizer = new Authorizer(components, {
@@ -80,6 +89,9 @@ export class RegistryServer {
       await this.#authorizer.learn(challenges, request.scope, authorization, signal);
       const better = await this.#authorizer.header(request.scope, signal);
       hop = await this.#follow(request, better, signal);
+      if (hop.answer.head.status === 401 && hop.isServer) {
+        throw this.#authorizer.unauthorized(better);
+      }
     }
     const answer = this.#successOf(hop, request);
     if (request.blob !== undefined && !hop.isServer) this.#remember(request.path, hop.url);
@@ -123,6 +135,7 @@ export class RegistryServer {
     signal: AbortSignal,
   ): Promise<Hop<S>> {
     let url = new URL(request.path, this.base);
+    if (this.#namespace !== undefined) url.searchParams.set('ns', this.#namespace);
     let isServer = url.origin === this.base.origin;
     for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
       const answer = await this.#send(request, url, isServer ? authorization : undefined, signal);

@@ -27,6 +27,10 @@ export class CollectingSink implements BodySink {
 
   end(): void {}
 
+  cut(): boolean {
+    return false;
+  }
+
   bytes(): Uint8Array {
     const bytes = new Uint8Array(this.#length);
     let at = 0;
@@ -53,6 +57,10 @@ export class ExcerptSink implements BodySink {
   }
 
   end(): void {}
+
+  cut(): boolean {
+    return true;
+  }
 
   text(): string {
     return Buffer.from(this.#text.slice(0, this.#sizeBytesMax), 'latin1').toString('utf8');
@@ -98,5 +106,8 @@ export class TargetSink implements BodySink {
     if (this.#filled === this.#target.length) return;
     const found = `${this.#filled} of ${this.#target.length} bytes`;
     throw protocolError('short-body', `${this.#what}: the body ended after ${found}`);
+  }
+  cut(): boolean {
+    return false;
   }
 }

@@ -1,0 +1,32 @@
+import { execFileSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+export interface Certificates {
+  /** PEM of the authority. */
+  readonly ca: string;
+  readonly caFile: string;
+  /** Of a server at 127.0.0.1, signed by the authority. */
+  readonly certificateFile: string;
+  readonly keyFile: string;
+}
+
+/** A fresh authority and a server's certificate for 127.0.0.1, made by openssl in the folder. */
+export function makeCertificates(folder: string): Certificates {
+  const path = (name: string): string => join(folder, name);
+  const openssl = (...args: string[]): void => {
+    execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' });
+  };
+  const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+  openssl('req', '-x509', ...newKey, '-keyout', 'ca.key', '-out', 'ca.pem', '-subj', '/CN=test');
+  openssl('req', ...newKey, '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=server');
+  writeFileSync(path('names'), 'subjectAltName=IP:127.0.0.1');
+  const signer = ['-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-extfile', 'names'];
+  openssl('x509', '-req', '-in', 'server.csr', ...signer, '-out', 'server.pem');
+  return {
+    ca: readFileSync(path('ca.pem'), 'utf8'),
+    caFile: path('ca.pem'),
+    certificateFile: path('server.pem'),
+    keyFile: path('server.key'),
+  };
+}

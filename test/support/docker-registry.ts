@@ -1,0 +1,78 @@
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { onTestFinished } from 'vitest';
+import type { Certificates } from './certificates.ts';
+import { tempFolder } from './temp-folder.ts';
+
+interface DockerRegistryOptions {
+  /** Where it keeps what it has; a fresh folder when not given. Two registries may share one. */
+  readonly storage?: string;
+  readonly htpasswd?: { readonly username: string; readonly password: string };
+  readonly tls?: Certificates;
+  /** As of the registry's configuration, `auth.token`. */
+  readonly token?: {
+    readonly realm: string;
+    readonly service: string;
+    readonly issuer: string;
+    readonly rootcertbundle: string;
+  };
+}
+
+/** Starts the registry of Debian's package docker-registry on a free port; it ends with the running test. Gives `host:port`. */
+export async function startDockerRegistry(options: DockerRegistryOptions = {}): Promise<string> {
+  const folder = tempFolder();
+  const file = join(folder, 'config.json');
+  // JSON is YAML too.
+  writeFileSync(file, JSON.stringify(configuration(folder, options)));
+  const child = spawn('docker-registry', ['serve', file], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+    env: { PATH: process.env['PATH'], OTEL_TRACES_EXPORTER: 'none' },
+  });
+  onTestFinished(() => end(child));
+  return addressOf(child);
+}
+
+function configuration(folder: string, options: DockerRegistryOptions): object {
+  const { storage = join(folder, 'storage'), htpasswd, tls, token } = options;
+  const passwords = join(folder, 'htpasswd');
+  if (htpasswd !== undefined) {
+    const { username, password } = htpasswd;
+    writeFileSync(passwords, execFileSync('htpasswd', ['-Bbn', username, password]));
+  }
+  return {
+    version: '0.1',
+    log: { level: 'info', formatter: 'json', accesslog: { disabled: true } },
+    storage: { filesystem: { rootdirectory: storage } },
+    http: {
+      addr: '127.0.0.1:0',
+      ...(tls && { tls: { certificate: tls.certificateFile, key: tls.keyFile } }),
+    },
+    ...(htpasswd && { auth: { htpasswd: { realm: 'tests', path: passwords } } }),
+    ...(token && { auth: { token } }),
+  };
+}
+
+/** The registry logs where it listens once it does. */
+async function addressOf(child: ChildProcess): Promise<string> {
+  const { stderr } = child;
+  if (stderr === null) throw new Error('the registry has no standard error');
+  const lines: string[] = [];
+  for await (const line of createInterface({ input: stderr })) {
+    lines.push(line);
+    const address = /listening on (127\.0\.0\.1:[0-9]+)/.exec(line)?.[1];
+    if (address === undefined) continue;
+    stderr.resume();
+    return address;
+  }
+  throw new Error(`docker-registry did not start:\n${lines.join('\n')}`);
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const exited = once(child, 'exit');
+  child.kill('SIGKILL');
+  await exited;
+}
