@@ -78,7 +78,7 @@ const ERROR_CODES = [
   'refused',
   'cancelled',
 ] as const;
-export type WireErrorCode = (typeof ERROR_CODES)[number];
+type WireErrorCode = (typeof ERROR_CODES)[number];
 
 /** An error as it crosses the wire; `retryAfterMs` is 0 unless the code is `overloaded`. */
 export interface ErrorFrame {

@@ -46,7 +46,7 @@ export class CountingMetrics implements Metrics {
 }
 
 /** Keeps what it is asked, for the test to answer. */
-export class FakeServer implements BlockServer {
+class FakeServer implements BlockServer {
   readonly requests: IncomingBlockRequest[] = [];
   readonly promoted: IncomingBlockRequest[] = [];
   readonly cancelled: IncomingBlockRequest[] = [];
