@@ -1,0 +1,108 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
+import { RegistryOrigin } from '../../src/agent/registry-origin.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { SystemRandom } from '../../src/runtime/node/random.ts';
+import { makeCertificates } from '../support/certificates.ts';
+import { startDockerRegistry } from '../support/docker-registry.ts';
+import { sampleBytes } from '../support/layers.ts';
+import { putLayout } from '../support/oci-layout.ts';
+import { digestOf, putImage } from '../support/registry-content.ts';
+import { describeWith, needs } from '../support/requires.ts';
+import { tempFolder } from '../support/temp-folder.ts';
+
+type Entries = ConstructorParameters<typeof RegistryOrigin>[1]['registries'];
+
+const layer = sampleBytes(600_000, 4);
+const { signal } = new AbortController();
+
+function makeOrigin(entry: Partial<Entries[number]> & { host: string }): RegistryOrigin {
+  const components = {
+    clock: new SystemClock(),
+    random: new SystemRandom(),
+    hash: new NodeHash(),
+    logger: silentLogger,
+  };
+  const registries = [{ insecure: false, mirrors: [], ...entry }];
+  const origin = new RegistryOrigin(components, { registries });
+  onTestFinished(() => origin.close());
+  return origin;
+}
+
+async function startEmbedded() {
+  const layoutDir = tempFolder();
+  const image = await putLayout(layoutDir, '1', [layer]);
+  const registry = new EmbeddedRegistry({ layoutDir, repository: 'team/app' });
+  await registry.start();
+  onTestFinished(() => registry.stop());
+  return { image, host: registry.address, registry };
+}
+
+test('RegistryOrigin resolves an image, tells the size of its blob and reads parts of it', async () => {
+  const { image, host, registry } = await startEmbedded();
+  const origin = makeOrigin({ host, insecure: true });
+  const found = await origin.resolve(`${host}/team/app:1`, signal);
+  expect(found.manifestDigest).toBe(image.digest);
+  expect(digestOf(found.manifest)).toBe(image.digest);
+  expect(found.origin).toEqual({ registry: host, repository: 'team/app' });
+  const digest = digestOf(layer);
+  const sizeBytes = await origin.stat(digest, found.origin, signal);
+  expect(sizeBytes).toBe(layer.length);
+  const target = new Uint8Array(262_144);
+  await origin.readInto({ digest, sizeBytes, origin: found.origin }, 262_144, target, signal);
+  expect(Buffer.from(target).equals(layer.subarray(262_144, 524_288))).toBe(true);
+  expect(registry.stats()).toEqual({ blobBytes: 262_144, blobRequests: 1 });
+});
+
+test('RegistryOrigin tells what will not change from what may', async () => {
+  const { host } = await startEmbedded();
+  const origin = makeOrigin({ host, insecure: true });
+  for (const reference of [`${host}/team/app:2`, `${host}/other/app:1`, `${host}/Team:1`]) {
+    await expect(origin.resolve(reference, signal)).rejects.toMatchObject({
+      name: 'OriginError',
+      code: 'not-found',
+    });
+  }
+  const where = { registry: '127.0.0.1:1', repository: 'app' };
+  const aborted = AbortSignal.abort(new Error('no longer wanted'));
+  await expect(origin.stat(digestOf(layer), where, aborted)).rejects.toMatchObject({
+    name: 'OriginError',
+    code: 'unavailable',
+  });
+});
+
+test('RegistryOrigin refuses files that do not hold what they should', () => {
+  const file = join(tempFolder(), 'file');
+  const host = 'registry.example';
+  const missing = () => makeOrigin({ host, credentialsFile: file });
+  expect(missing).toThrow(
+    /registries\[host=registry.example\].credentialsFile is ".*cannot be read/,
+  );
+  writeFileSync(file, 'password alone\n');
+  expect(missing).toThrow(/must hold one line user:password/);
+  expect(() => makeOrigin({ host, caFile: file })).toThrow(/caFile is .*PEM/);
+});
+
+const programs = ['docker-registry', 'htpasswd', 'openssl'].map((name) => needs.program(name));
+describeWith('with a real registry', programs, () => {
+  test('RegistryOrigin uses the authority and the credentials of the configuration', async () => {
+    const storage = tempFolder();
+    const open = await startDockerRegistry({ storage });
+    const image = await putImage(`http://${open}/v2/team/app`, '1', [layer]);
+    const tls = makeCertificates(tempFolder());
+    const htpasswd = { username: 'reader', password: 'pass:word' };
+    const host = await startDockerRegistry({ storage, tls, htpasswd });
+    const credentialsFile = join(tempFolder(), 'credentials');
+    writeFileSync(credentialsFile, 'reader:wrong\n');
+    const origin = makeOrigin({ host, caFile: tls.caFile, credentialsFile });
+    const resolve = () => origin.resolve(`docker://${host}/team/app:1`, signal);
+    await expect(resolve()).rejects.toMatchObject({ code: 'refused' });
+    // A file that changes is read again.
+    writeFileSync(credentialsFile, 'reader:pass:word\n');
+    expect((await resolve()).manifestDigest).toBe(image.digest);
+  });
+});
