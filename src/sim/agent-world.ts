@@ -18,6 +18,12 @@ export interface AgentListener {
   placed(reply: JoinReply | ReportReply, atMs: number): void;
 }
 
+/**
+ * Defects that tests plant: agents take any bytes as verified; owners place a host below itself; owners give twice as many
+ * children as the bound says.
+ */
+export type Planted = 'unverified' | 'cycle' | 'wide';
+
 /** The world around the agents. */
 export interface AgentWorld {
   readonly events: EventHeap<SimEvent>;
@@ -28,6 +34,7 @@ export interface AgentWorld {
   readonly originName: BlobOrigin;
   /** Blocks that anything on any host wanted. */
   readonly touched: Set<SimBlock>;
+  readonly planted: Planted | undefined;
   numberOf(peer: PeerId): HostNumber;
   peerOf(host: HostNumber): PeerId;
 }

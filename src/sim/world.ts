@@ -5,7 +5,7 @@ import { FAN_OUT } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import type { AgentHost } from './agent-host.ts';
-import type { AgentWorld } from './agent-world.ts';
+import type { AgentWorld, Planted } from './agent-world.ts';
 import { BlockLibrary, type SimBlock } from './blocks.ts';
 import { Checker } from './checker.ts';
 import type { Container } from './containers.ts';
@@ -68,6 +68,8 @@ export interface WorldInit {
   readonly layersMb?: readonly number[];
   /** Limits of the agents' reducer and of their trees, for experiments and planted defects. */
   readonly core?: Pick<HostCoreInit, 'blocks' | 'topology'>;
+  /** A defect of the agents, for the tests of the checkers. */
+  readonly planted?: Planted;
 }
 
 export const WORLD_DEFAULTS: WorldInit = {
@@ -380,7 +382,8 @@ export class World implements HostListener {
 
   #checkTrees(): void {
     const fanOut = this.#init.core?.topology?.fanOut ?? FAN_OUT;
-    const rootFanOut = this.#init.core?.topology?.rootFanOut ?? fanOut;
+    const withFaults = this.#init.faults.length > 0;
+    const rootFanOut = withFaults ? undefined : (this.#init.core?.topology?.rootFanOut ?? fanOut);
     for (const host of this.#hosts) {
       if (host.isRoot) checkTrees(host, { fanOut, rootFanOut }, this.checker);
     }
@@ -404,6 +407,7 @@ export class World implements HostListener {
       checker: this.checker,
       originName: { registry: 'registry.example', repository: 'app' },
       touched: this.#touched,
+      planted: this.#init.planted,
       peerOf: (host) => this.#host(host).peer,
       numberOf: (peer) => defined(this.#numbers.get(peer), 'a peer of this world'),
     };
@@ -454,13 +458,14 @@ export class World implements HostListener {
   }
 
   #coreInit(peer: PeerId, zone: number, isRoot: boolean): HostCoreInit {
-    const { core } = this.#init;
+    const { core, planted } = this.#init;
+    const wide = planted === 'wide' ? { fanOut: 2 * FAN_OUT, rootFanOut: 2 * FAN_OUT } : undefined;
     return {
       self: { peer, addresses: [`/dns4/${peer}/tcp/19147`], zone: `zone-${zone}`, capacity: 1000 },
       isRoot,
       roots: this.#roots,
       ...core,
-      topology: { ...core?.topology, epochBase: this.#nowMs * 1000 },
+      topology: { ...core?.topology, ...wide, epochBase: this.#nowMs * 1000 },
     };
   }
 
