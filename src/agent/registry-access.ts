@@ -13,7 +13,7 @@ const CA_FILE_BYTES_MAX = 4 * 1024 * 1024;
 const CREDENTIALS_FILE_BYTES_MAX = 64 * 1024;
 
 /** A file that a registry's entry names cannot be used. */
-export class RegistryFileError extends CodedError<
+class RegistryFileError extends CodedError<
   | { readonly code: 'unreadable'; readonly key: string; readonly path: string }
   | { readonly code: 'invalid'; readonly key: string; readonly path: string }
 > {}

@@ -10,7 +10,7 @@ export function digestOf(bytes: Uint8Array): Digest {
 }
 
 /** Puts a blob into a registry that lets everybody write; `base` is `http://host:port/v2/name`. */
-export async function putBlob(base: string, bytes: Uint8Array): Promise<Digest> {
+async function putBlob(base: string, bytes: Uint8Array): Promise<Digest> {
   const digest = digestOf(bytes);
   const begun = await fetch(`${base}/blobs/uploads/`, { method: 'POST' });
   const location = new URL(begun.headers.get('location') ?? '', base);

@@ -15,7 +15,7 @@ import { OriginError, type Origin } from '../../src/transfer/origin.ts';
 import type { HostAddress, HostCard, ResolveReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
-import { freePorts } from '../support/free-ports.ts';
+import { freePorts } from '../../src/agent/demo/free-ports.ts';
 
 export const ORIGIN: BlobOrigin = { registry: 'registry.test', repository: 'app' };
 

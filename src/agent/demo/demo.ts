@@ -1,31 +1,26 @@
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { stringify } from 'yaml';
 import { convertDirectory } from '../../convert/convert-directory.ts';
 import { askAgent } from '../admin-client.ts';
 import { EmbeddedRegistry } from '../embedded-registry.ts';
-import { peerIdOf } from '../../net/identity.ts';
 import { digestHex } from '../../image/digest.ts';
 import { parseManifest, type Manifest } from '../../image/manifest.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
-import { ed25519Signer } from '../../runtime/node/signer.ts';
+import { AgentCluster, type ClusterHost } from './agent-cluster.ts';
 import {
   difference,
   distinctBytes,
   roundFigures,
-  type BytesBySource,
   type HostFigures,
   type RoundFigures,
 } from './figures.ts';
-import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
-import { DemoError, startAgent, waitReady, type AgentProcess } from './processes.ts';
+import { DemoError } from './processes.ts';
 import { buildRootfs, PROGRAM } from './rootfs.ts';
 import { readUnmounted, whyNotMountable } from './unmounted.ts';
 
@@ -53,15 +48,6 @@ export interface DemoRound {
   readonly hosts: readonly HostFigures[];
 }
 
-interface Host {
-  readonly name: string;
-  /** Its local endpoint with the prefix. */
-  readonly local: string;
-  readonly process: AgentProcess;
-  readonly logFile: string;
-  readonly mountDir: string;
-}
-
 /**
  * One real image on several hosts: an embedded registry, a root and child agents in processes of their own, the image mounted
  * by each child at the same time, and a program started out of each mount that reports back over HTTP; then the same again, warm.
@@ -74,7 +60,6 @@ export class Demo {
   readonly #keep: boolean;
   readonly #say: (line: string) => void;
   readonly #signal: AbortSignal;
-  readonly #hosts: Host[] = [];
   readonly #reports = new Map<string, () => void>();
   /** Why images cannot be mounted here. */
   readonly #unmountable = whyNotMountable();
@@ -82,6 +67,7 @@ export class Demo {
   #depth = 0;
   #sha256: string | undefined;
   #dir: string | undefined;
+  #cluster: AgentCluster | undefined;
   #registry: EmbeddedRegistry | undefined;
   #reportServer: Server | undefined;
 
@@ -103,22 +89,24 @@ export class Demo {
     this.#dir = dir;
     const registry = await this.#publish(dir);
     const reportUrl = await this.#listenForReports();
-    await this.#startAgents(dir, registry.address);
+    const cluster = await this.#startAgents(dir, registry.address);
     const image = {
+      cluster,
       reference: `docker://${registry.address}/${REPOSITORY}:latest`,
       reportUrl,
       ...registry,
     };
     const cold = await this.#round('cold start', image);
-    const held = await Promise.all(this.#hosts.map((host) => this.#held(host)));
+    const held = await Promise.all(cluster.hosts.map((host) => cluster.blobs(host)));
     const warm = await this.#round('warm start', image);
+    const statuses = await Promise.all(cluster.hosts.map((host) => cluster.status(host)));
     const result: DemoResult = {
       hosts: this.#hostCount,
       mounted: cold.mounted,
       depthMax: this.#depth,
       imageBytes: registry.imageBytes,
       touchedBytes: distinctBytes(held),
-      failedReads: await this.#failedReads(),
+      failedReads: statuses.reduce((sum, status) => sum + status.failedReads, 0),
       cold: cold.figures,
       warm: warm.figures,
     };
@@ -126,7 +114,7 @@ export class Demo {
   }
 
   async stop(): Promise<void> {
-    await Promise.all(this.#hosts.map((host) => host.process.stop()));
+    await this.#cluster?.stop();
     this.#reportServer?.close();
     this.#reportServer?.closeAllConnections();
     await this.#registry?.stop();
@@ -160,51 +148,18 @@ export class Demo {
     return { address: this.#registry.address, imageBytes, manifest };
   }
 
-  async #startAgents(dir: string, registry: string): Promise<void> {
+  async #startAgents(dir: string, registry: string): Promise<AgentCluster> {
     this.#say(`starting a root and ${this.#hostCount} agents`);
-    const clusterKey = join(dir, 'cluster.key');
-    await writeFile(clusterKey, randomBytes(32).toString('hex'), { mode: 0o600 });
-    const ports = await freePorts(3 * (this.#hostCount + 1));
-    const names = ['root', ...Array.from({ length: this.#hostCount }, (_, i) => `host-${i + 1}`)];
-    const rootKey = join(dir, 'root.key');
-    const root = `/ip4/127.0.0.1/tcp/${ports[0]}/p2p/${await makeIdentity(rootKey)}`;
-    for (const [i, name] of names.entries()) {
-      const [p2p = 0, local = 0, admin = 0] = ports.slice(3 * i, 3 * i + 3);
-      const hostDir = join(dir, name);
-      await mkdir(hostDir);
-      const config = {
-        role: i === 0 ? 'root' : 'child',
-        identity: { keyFile: i === 0 ? rootKey : join(hostDir, 'identity.key') },
-        cluster: { keyFile: clusterKey },
-        p2p: { listen: [`/ip4/127.0.0.1/tcp/${p2p}`] },
-        roots: [root],
-        store: { dir: join(hostDir, 'store'), quota: '4GiB' },
-        local: { listen: `127.0.0.1:${local}` },
-        admin: { listen: `127.0.0.1:${admin}` },
-        registries: [{ host: registry, insecure: true }],
-        device: {
-          enabled: i > 0 && this.#unmountable === undefined,
-          stateDir: join(hostDir, 'device'),
-        },
-      };
-      const configFile = join(hostDir, 'agent.yaml');
-      await writeFile(configFile, stringify(config));
-      const logFile = join(hostDir, 'agent.log');
-      const process = startAgent({
-        name,
-        configFile,
-        admin: `http://127.0.0.1:${admin}`,
-        logFile,
-      });
-      this.#hosts.push({
-        name,
-        local: `http://127.0.0.1:${local}/dadip2p`,
-        process,
-        logFile,
-        mountDir: join(hostDir, 'mnt'),
-      });
-    }
-    await Promise.all(this.#hosts.map((host) => waitReady(host.process, host.logFile)));
+    const devices = this.#unmountable === undefined;
+    this.#cluster = new AgentCluster({
+      dir,
+      roots: 1,
+      children: this.#hostCount,
+      registry,
+      devices,
+    });
+    await this.#cluster.start();
+    return this.#cluster;
   }
 
   /** Mounts the image on every child at once, starts the program in each, and takes everything down again. */
@@ -218,9 +173,10 @@ export class Demo {
         ? `mounting the image on ${this.#hostCount} hosts and starting a program in each`
         : `reading the image on ${this.#hostCount} hosts`;
     this.#say(`${title}: ${what}`);
-    const bytesBefore = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
+    const { cluster } = image;
+    const before = await Promise.all(cluster.hosts.map((host) => cluster.status(host)));
     const originBefore = this.#originBytes();
-    const children = this.#hosts.slice(1);
+    const { children } = cluster;
     const reports = await Promise.all(
       children.map((host) =>
         this.#unmountable === undefined
@@ -228,15 +184,15 @@ export class Demo {
           : this.#readImage(host, image),
       ),
     );
-    const bytesAfter = await Promise.all(this.#hosts.map((host) => this.#bytes(host)));
-    this.#depth = Math.max(this.#depth, await this.#depthMax());
+    const after = await Promise.all(cluster.hosts.map((host) => cluster.status(host)));
+    this.#depth = Math.max(this.#depth, await cluster.depthMax());
     if (this.#unmountable === undefined) {
       await Promise.all(children.map((host) => this.#unmount(host)));
     }
-    const hosts = this.#hosts.map((host, i) => ({
+    const hosts = cluster.hosts.map((host, i) => ({
       name: host.name,
       reportMs: reports[i - 1] ?? 0,
-      bytes: difference(bytesAfter[i] ?? {}, bytesBefore[i] ?? {}),
+      bytes: difference(after[i]?.bytesBySource ?? {}, before[i]?.bytesBySource ?? {}),
     }));
     const originBytes = this.#originBytes() - originBefore;
     return {
@@ -248,7 +204,7 @@ export class Demo {
   }
 
   /** Milliseconds from the request to mount until the program said that it runs. */
-  async #startProgram(host: Host, image: DemoImage, reportUrl: string): Promise<number> {
+  async #startProgram(host: ClusterHost, image: DemoImage, reportUrl: string): Promise<number> {
     const startMs = performance.now();
     await mkdir(host.mountDir, { recursive: true });
     await askAgent(host.process.admin, {
@@ -286,7 +242,7 @@ export class Demo {
   }
 
   /** Milliseconds that reading a part of the image took; every host must read the same bytes. */
-  async #readImage(host: Host, image: DemoImage): Promise<number> {
+  async #readImage(host: ClusterHost, image: DemoImage): Promise<number> {
     const startMs = performance.now();
     const origin = { registry: image.address, repository: REPOSITORY };
     const sha256 = await readUnmounted(host.local, { manifest: image.manifest, origin });
@@ -300,7 +256,7 @@ export class Demo {
     return performance.now() - startMs;
   }
 
-  async #unmount(host: Host): Promise<void> {
+  async #unmount(host: ClusterHost): Promise<void> {
     await askAgent(host.process.admin, {
       method: 'DELETE',
       path: '/api/v1/mounts',
@@ -324,39 +280,6 @@ export class Demo {
   #originBytes(): number {
     return this.#registry?.stats().blobBytes ?? 0;
   }
-
-  async #bytes(host: Host): Promise<BytesBySource> {
-    const status = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/status' });
-    return (status as AgentStatus).bytesBySource;
-  }
-
-  async #held(host: Host): Promise<readonly HeldBlob[]> {
-    const answer = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/blobs' });
-    return (answer as { blobs: readonly HeldBlob[] }).blobs;
-  }
-
-  async #depthMax(): Promise<number> {
-    const depths = await Promise.all(
-      this.#hosts.slice(1).map(async (host) => {
-        const tree = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/tree' });
-        return (tree as { trees: readonly TreeStatus[] }).trees.map(({ path }) => path.length);
-      }),
-    );
-    return Math.max(0, ...depths.flat());
-  }
-
-  async #failedReads(): Promise<number> {
-    const counts = await Promise.all(
-      this.#hosts.map(async (host) => {
-        const status = await askAgent(host.process.admin, {
-          method: 'GET',
-          path: '/api/v1/status',
-        });
-        return (status as AgentStatus).failedReads;
-      }),
-    );
-    return counts.reduce((sum, count) => sum + count, 0);
-  }
 }
 
 interface PublishedRegistry {
@@ -366,22 +289,7 @@ interface PublishedRegistry {
 }
 
 interface DemoImage extends PublishedRegistry {
+  readonly cluster: AgentCluster;
   readonly reference: string;
   readonly reportUrl: string;
-}
-
-/** Writes a fresh identity key and gives the peer id that goes with it. */
-async function makeIdentity(file: string): Promise<string> {
-  const seed = randomBytes(32);
-  await writeFile(file, seed.toString('hex'), { mode: 0o600 });
-  return peerIdOf({ seed, publicKey: ed25519Signer(seed).publicKey });
-}
-
-/** Ports that are free now: bound all at once, then let go. */
-async function freePorts(count: number): Promise<readonly number[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
-  await Promise.all(servers.map((server) => once(server, 'listening')));
-  const ports = servers.map((server) => (server.address() as AddressInfo).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
 }

@@ -24,6 +24,9 @@ export interface AgentProcess {
   /** Base URL of its admin endpoint. */
   readonly admin: string;
   readonly pid: number;
+  readonly logFile: string;
+  /** Sends a signal, for instance to stop it short. */
+  signal(name: NodeJS.Signals): void;
   /** Sends SIGTERM, waits, and kills when it takes too long. */
   stop(): Promise<void>;
 }
@@ -45,6 +48,8 @@ export function startAgent(init: {
     name: init.name,
     admin: init.admin,
     pid: child.pid ?? -1,
+    logFile: init.logFile,
+    signal: (name) => void child.kill(name),
     stop: () => stopProcess(child),
   };
 }
@@ -60,7 +65,7 @@ async function stopProcess(child: ChildProcess): Promise<void> {
 }
 
 /** Waits until the agent says that it is ready. Throws DemoError with its last words when it does not. */
-export async function waitReady(agent: AgentProcess, logFile: string): Promise<void> {
+export async function waitReady(agent: AgentProcess): Promise<void> {
   const deadlineMs = performance.now() + READY_MS_MAX;
   let reason = 'it did not answer';
   while (performance.now() < deadlineMs) {
@@ -74,7 +79,7 @@ export async function waitReady(agent: AgentProcess, logFile: string): Promise<v
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
   throw new DemoError(
-    `agent ${agent.name} was not ready after ${READY_MS_MAX} ms: ${reason}; its log is ${logFile}`,
+    `agent ${agent.name} was not ready after ${READY_MS_MAX} ms: ${reason}; its log is ${agent.logFile}`,
     { code: 'not-ready', host: agent.name },
   );
 }

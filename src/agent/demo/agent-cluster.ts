@@ -1,0 +1,165 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { stringify } from 'yaml';
+import { peerIdOf } from '../../net/identity.ts';
+import { ed25519Signer } from '../../runtime/node/signer.ts';
+import { askAgent } from '../admin-client.ts';
+import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
+import { freePorts } from './free-ports.ts';
+import { startAgent, waitReady, type AgentProcess } from './processes.ts';
+
+/** An agent of the cluster. */
+export interface ClusterHost {
+  readonly name: string;
+  readonly isRoot: boolean;
+  readonly peer: string;
+  /** Its local endpoint with the prefix. */
+  readonly local: string;
+  readonly process: AgentProcess;
+  readonly mountDir: string;
+  readonly storeDir: string;
+}
+
+export interface ClusterInit {
+  /** Folder for keys, configurations, logs and stores; the caller removes it. */
+  readonly dir: string;
+  readonly roots: number;
+  readonly children: number;
+  /** Registry that is asked over plain HTTP, as `host:port`. */
+  readonly registry: string;
+  /** Whether the children serve block devices. */
+  readonly devices: boolean;
+}
+
+/**
+ * Roots and children in processes of their own on loopback, each with its own ports, keys and store.
+ *
+ * Life: constructed -> `start()` (resolves when all are ready) -> `stop()`.
+ */
+export class AgentCluster {
+  readonly #init: ClusterInit;
+  readonly #hosts: ClusterHost[] = [];
+
+  constructor(init: ClusterInit) {
+    this.#init = init;
+  }
+
+  /** Roots first. */
+  get hosts(): readonly ClusterHost[] {
+    return this.#hosts;
+  }
+
+  get roots(): readonly ClusterHost[] {
+    return this.#hosts.filter((host) => host.isRoot);
+  }
+
+  get children(): readonly ClusterHost[] {
+    return this.#hosts.filter((host) => !host.isRoot);
+  }
+
+  async start(): Promise<void> {
+    const { dir, roots, children } = this.#init;
+    const clusterKey = join(dir, 'cluster.key');
+    await writeFile(clusterKey, randomBytes(32).toString('hex'), { mode: 0o600 });
+    const names = [
+      ...Array.from({ length: roots }, (_, i) => (roots === 1 ? 'root' : `root-${i + 1}`)),
+      ...Array.from({ length: children }, (_, i) => `host-${i + 1}`),
+    ];
+    const ports = await freePorts(3 * names.length);
+    const plans = await Promise.all(names.map((name, i) => this.#plan(name, ports.slice(3 * i))));
+    const rootAddresses = plans.slice(0, roots).map((plan) => `${plan.listen}/p2p/${plan.peer}`);
+    for (const [i, plan] of plans.entries()) {
+      const isRoot = i < roots;
+      const config = this.#config(plan, { isRoot, roots: rootAddresses, clusterKey });
+      const configFile = join(plan.dir, 'agent.yaml');
+      await writeFile(configFile, stringify(config));
+      const process = startAgent({ ...plan, configFile, logFile: join(plan.dir, 'agent.log') });
+      this.#hosts.push({
+        name: plan.name,
+        isRoot,
+        peer: plan.peer,
+        local: `http://127.0.0.1:${plan.local}/dadip2p`,
+        process,
+        mountDir: join(plan.dir, 'mnt'),
+        storeDir: join(plan.dir, 'store'),
+      });
+    }
+    await Promise.all(this.#hosts.map((host) => waitReady(host.process)));
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#hosts.map((host) => host.process.stop()));
+  }
+
+  async status(host: ClusterHost): Promise<AgentStatus> {
+    const path = '/api/v1/status';
+    return (await askAgent(host.process.admin, { method: 'GET', path })) as AgentStatus;
+  }
+
+  async blobs(host: ClusterHost): Promise<readonly HeldBlob[]> {
+    const answer = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/blobs' });
+    return (answer as { blobs: readonly HeldBlob[] }).blobs;
+  }
+
+  async trees(host: ClusterHost): Promise<readonly TreeStatus[]> {
+    const answer = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/tree' });
+    return (answer as { trees: readonly TreeStatus[] }).trees;
+  }
+
+  /** Largest number of hops from a child to a root, now. */
+  async depthMax(): Promise<number> {
+    const trees = await Promise.all(this.children.map((host) => this.trees(host)));
+    return Math.max(0, ...trees.flat().map(({ path }) => path.length));
+  }
+
+  async #plan(name: string, [p2p = 0, local = 0, admin = 0]: readonly number[]): Promise<Plan> {
+    const dir = join(this.#init.dir, name);
+    await mkdir(dir);
+    const seed = randomBytes(32);
+    const keyFile = join(dir, 'identity.key');
+    await writeFile(keyFile, seed.toString('hex'), { mode: 0o600 });
+    const peer = peerIdOf({ seed, publicKey: ed25519Signer(seed).publicKey });
+    return {
+      name,
+      dir,
+      keyFile,
+      peer,
+      listen: `/ip4/127.0.0.1/tcp/${p2p}`,
+      local,
+      admin: `http://127.0.0.1:${admin}`,
+    };
+  }
+
+  #config(
+    plan: Plan,
+    init: { isRoot: boolean; roots: readonly string[]; clusterKey: string },
+  ): object {
+    return {
+      role: init.isRoot ? 'root' : 'child',
+      identity: { keyFile: plan.keyFile },
+      cluster: { keyFile: init.clusterKey },
+      p2p: { listen: [plan.listen] },
+      roots: init.roots,
+      store: { dir: join(plan.dir, 'store'), quota: '4GiB' },
+      local: { listen: `127.0.0.1:${plan.local}` },
+      admin: { listen: plan.admin.slice('http://'.length) },
+      registries: [{ host: this.#init.registry, insecure: true }],
+      device: {
+        enabled: !init.isRoot && this.#init.devices,
+        stateDir: join(plan.dir, 'device'),
+      },
+    };
+  }
+}
+
+interface Plan {
+  readonly name: string;
+  readonly dir: string;
+  readonly keyFile: string;
+  readonly peer: string;
+  readonly listen: string;
+  readonly local: number;
+  /** Base URL. */
+  readonly admin: string;
+}
