@@ -16,9 +16,16 @@ import { RegistryError } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
-import { checkOrigin, parseReference } from './reference.ts';
-import { Registries, type RegistryConfig } from './registries.ts';
-import { withDeadline, withRetries, type OperationOptions } from './retry.ts';
+import { putBlob, putManifest, type BlobOpener, type NewManifest } from './push.ts';
+import { checkOrigin, checkTag, parseReference } from './reference.ts';
+import { Registries, type Registry, type RegistryConfig } from './registries.ts';
+import {
+  TIMEOUT_MS,
+  withDeadline,
+  withRetries,
+  type OperationLimits,
+  type OperationOptions,
+} from './retry.ts';
 import type { RegistryServer, ServerRequest } from './server.ts';
 import { CollectingSink, TargetSink } from './sinks.ts';
 
@@ -27,6 +34,9 @@ const INDEX_DEPTH_MAX = 3;
 
 /** Operations under way at a time, those in line for a connection included; one more is refused (`overloaded`). */
 const OPERATIONS_MAX = 1024;
+
+/** Slowest upload that is waited for; adds to the deadline of a push. (tunable) */
+const PUSH_BYTES_PER_SECOND_MIN = 1024 * 1024;
 
 /** A mirror that could not be reached is left alone for this long. (tunable) */
 const MIRROR_AWAY_MS = 30_000;
@@ -52,7 +62,7 @@ interface RegistryClientComponents {
 type PullRequest<S> = Omit<ServerRequest<S>, 'scope'>;
 
 /**
- * Reads from registries by the OCI distribution API. Everything rejects with RegistryError, or with the reason of the caller's
+ * Reads from registries, and writes to them, by the OCI distribution API. Everything rejects with RegistryError, or with the reason of the caller's
  * signal; every operation has a deadline (30 s unless the caller names one).
  *
  * Life: constructed -> used -> `close()`, which breaks off what is under way. Opens no connection before it is needed.
@@ -168,6 +178,35 @@ export class RegistryClient {
     return sizeOfRange(probed.head, what);
   }
 
+  /** Puts a blob into a repository, unless it is there; whether it was sent. */
+  pushBlob(
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    open: BlobOpener,
+    options: OperationOptions = {},
+  ): Promise<boolean> {
+    const timeoutMs = TIMEOUT_MS + (blob.sizeBytes / PUSH_BYTES_PER_SECOND_MIN) * 1000;
+    return this.#operate(blob.origin, { timeoutMs, ...options }, ({ server }, limits) =>
+      this.#retry(limits, () => putBlob(server, blob, open, limits.signal)),
+    );
+  }
+
+  /** Puts a manifest into a repository that has its blobs, and tags it. Gives its digest. */
+  async pushManifest(
+    target: { readonly origin: BlobOrigin; readonly tag: string },
+    manifest: { readonly mediaType: string; readonly bytes: Uint8Array },
+    options: OperationOptions = {},
+  ): Promise<Digest> {
+    const { origin, tag } = target;
+    checkTag(tag);
+    const what = `manifest ${tag} of ${origin.registry}/${origin.repository}`;
+    const digest = this.#digestOf(manifest.bytes, undefined, what);
+    const pushed: NewManifest = { ...manifest, digest };
+    await this.#operate(origin, options, ({ server }, limits) =>
+      this.#retry(limits, () => putManifest(server, target, pushed, limits.signal)),
+    );
+    return digest;
+  }
+
   /** Breaks off what is under way, and closes the connections. */
   async close(): Promise<void> {
     await this.#registries.close();
@@ -184,40 +223,45 @@ export class RegistryClient {
     });
   }
 
-  async #pull<S extends BodySink>(
+  /** Asks the mirrors, once each, and then the registry itself, all within one deadline. */
+  #pull<S extends BodySink>(
     origin: BlobOrigin,
     options: OperationOptions,
     pull: PullRequest<S>,
   ): Promise<HttpAnswer<S>> {
+    const request = { ...pull, scope: `repository:${origin.repository}:pull` };
+    return this.#operate(origin, options, async ({ mirrors, server }, limits) => {
+      for (const mirror of mirrors) {
+        const answer = await this.#askMirror(mirror, request, limits.signal);
+        if (answer !== undefined) return answer;
+      }
+      return this.#retry(limits, () => server.request(request, limits.signal));
+    });
+  }
+
+  /** Runs an operation at the registry within its deadline and the bound on operations. */
+  async #operate<T>(
+    origin: BlobOrigin,
+    options: OperationOptions,
+    run: (registry: Registry, limits: OperationLimits) => Promise<T>,
+  ): Promise<T> {
     checkOrigin(origin);
+    const registry = this.#registries.get(origin.registry);
     if (this.#operations >= OPERATIONS_MAX) {
-      const what = `${pull.method} ${pull.path} was not sent: ${OPERATIONS_MAX} others are under way`;
+      const what = `${origin.registry} was not asked: ${OPERATIONS_MAX} requests are under way already`;
       throw new RegistryError(what, { code: 'overloaded' });
     }
-    const request = { ...pull, scope: `repository:${origin.repository}:pull` };
     this.#operations++;
     try {
-      return await this.#askServers(origin, options, request);
+      return await withDeadline({ clock: this.#clock }, options, (limits) => run(registry, limits));
     } finally {
       this.#operations--;
     }
   }
 
-  /** Asks the mirrors, once each, and then the registry itself, all within one deadline. */
-  #askServers<S extends BodySink>(
-    origin: BlobOrigin,
-    options: OperationOptions,
-    request: ServerRequest<S>,
-  ): Promise<HttpAnswer<S>> {
+  #retry<T>(limits: OperationLimits, attempt: () => Promise<T>): Promise<T> {
     const components = { clock: this.#clock, random: this.#random, metrics: this.#metrics };
-    const { mirrors, server } = this.#registries.get(origin.registry);
-    return withDeadline(components, options, async (signal, deadlineMs) => {
-      for (const mirror of mirrors) {
-        const answer = await this.#askMirror(mirror, request, signal);
-        if (answer !== undefined) return answer;
-      }
-      return withRetries(components, { signal, deadlineMs }, () => server.request(request, signal));
-    });
+    return withRetries(components, limits, attempt);
   }
 
   /** Undefined whatever is wrong with the mirror: the registry itself is still there. */

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
+import { Readable } from 'node:stream';
 import { errors, type Dispatcher } from 'undici';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import { errorText } from '../util/errors.ts';
@@ -12,8 +13,11 @@ export interface HttpRequest {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
   readonly url: URL;
   readonly headers: Readonly<Record<string, string>>;
-  readonly body?: Uint8Array | undefined;
+  readonly body?: HttpBody | undefined;
 }
+
+/** What is sent: a piece, or pieces from the start. Its length stands in the headers. */
+export type HttpBody = Uint8Array | AsyncIterable<Uint8Array>;
 
 export interface HttpHead {
   readonly status: number;
@@ -71,17 +75,20 @@ export class HttpSender {
     return promise;
   }
 
-  #dispatch(request: HttpRequest, handler: Dispatcher.DispatchHandler): void {
-    const { url } = request;
+  #dispatch<S extends BodySink>(request: HttpRequest, exchange: Exchange<S>): void {
+    const { url, body } = request;
     this.#dispatcher.dispatch(
       {
         origin: url.origin,
         path: `${url.pathname}${url.search}`,
         method: request.method,
         headers: { 'user-agent': 'xylem', 'accept-encoding': 'identity', ...request.headers },
-        body: request.body ?? null,
+        body:
+          body === undefined || body instanceof Uint8Array
+            ? (body ?? null)
+            : Readable.from(exchange.watched(body)),
       },
-      handler,
+      exchange,
     );
   }
 }
@@ -110,6 +117,14 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#init = init;
     if (init.signal.aborted) this.#onAbort();
     else init.signal.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  /** The pieces; a server that takes them is not silent. */
+  async *watched(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const piece of body) {
+      this.#heardMs = this.#init.clock.nowMs();
+      yield piece;
+    }
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {

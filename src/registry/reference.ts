@@ -20,6 +20,7 @@ const DEFAULT_TAG = 'latest';
 /** One part of a <name>, and a tag (distribution spec, version 1.1, "Pulling manifests"). */
 const NAME_PART = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/;
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
+const TAG_RULE = 'a tag is 1 to 128 letters, digits, "_", "." and "-", not first "." or "-"';
 
 /** A DNS name, an IPv4 address or an IPv6 address in brackets, perhaps with a port; in lower case. */
 const HOST =
@@ -65,6 +66,11 @@ export function checkOrigin(origin: BlobOrigin): void {
   const why = originFault(origin);
   if (why === undefined) return;
   throw invalid(`${origin.registry}/${origin.repository}`.slice(0, REFERENCE_LENGTH_MAX), why);
+}
+
+/** Checks a tag before it stands in a URL. Throws RegistryError. */
+export function checkTag(tag: string): void {
+  if (!TAG.test(tag)) throw invalid(tag.slice(0, REFERENCE_LENGTH_MAX), TAG_RULE);
 }
 
 /** The one name of a registry that may be called by several, in lower case. */

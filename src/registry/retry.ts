@@ -15,13 +15,21 @@ const BACKOFF_MS_MAX = 5_000;
 const RETRY_AFTER_MS_MAX = 60_000;
 
 /** Longest that one operation takes, retries and waits included, when the caller names nothing. (tunable) */
-const TIMEOUT_MS = 30_000;
+export const TIMEOUT_MS = 30_000;
 
 /** Bounds of one operation. */
 export interface OperationOptions {
   readonly signal?: AbortSignal | undefined;
   /** Total, in milliseconds. */
   readonly timeoutMs?: number | undefined;
+}
+
+/** The same bounds, once an operation has begun. */
+export interface OperationLimits {
+  /** Aborts at the deadline and with the caller's signal. */
+  readonly signal: AbortSignal;
+  /** Of the clock. */
+  readonly deadlineMs: number;
 }
 
 interface RetryComponents {
@@ -31,13 +39,13 @@ interface RetryComponents {
 }
 
 /**
- * Runs an operation within its deadline: the attempt gets a signal that aborts at the deadline and with the caller's signal.
+ * Runs an operation within its deadline.
  * Rejects with RegistryError (`timeout` at the deadline), or with the reason of the caller's signal.
  */
 export async function withDeadline<T>(
   { clock }: { clock: Clock },
   options: OperationOptions,
-  run: (signal: AbortSignal, deadlineMs: number) => Promise<T>,
+  run: (limits: OperationLimits) => Promise<T>,
 ): Promise<T> {
   const { signal, timeoutMs = TIMEOUT_MS } = options;
   signal?.throwIfAborted();
@@ -49,7 +57,7 @@ export async function withDeadline<T>(
   const onAbort = (): void => limit.abort(signal?.reason);
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
-    return await run(limit.signal, clock.nowMs() + timeoutMs);
+    return await run({ signal: limit.signal, deadlineMs: clock.nowMs() + timeoutMs });
   } finally {
     timer.cancel();
     signal?.removeEventListener('abort', onAbort);
@@ -59,7 +67,7 @@ export async function withDeadline<T>(
 /** Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up; rejects with the last failure. */
 export async function withRetries<T>(
   { clock, random, metrics }: RetryComponents,
-  limits: { readonly signal: AbortSignal; readonly deadlineMs: number },
+  limits: OperationLimits,
   attempt: () => Promise<T>,
 ): Promise<T> {
   for (let failures = 1; ; failures++) {

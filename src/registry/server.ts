@@ -3,7 +3,15 @@ import type { Clock } from '../runtime/clock.ts';
 import { Authorizer, type CredentialsSource } from './auth.ts';
 import { parseChallenges } from './challenge.ts';
 import { protocolError, RegistryError } from './errors.ts';
-import { safeUrl, type BodySink, type HttpAnswer, type HttpHead, type HttpSender } from './http.ts';
+import {
+  safeUrl,
+  type BodySink,
+  type HttpAnswer,
+  type HttpBody,
+  type HttpHead,
+  type HttpSender,
+} from './http.ts';
+import { readLocation } from './location.ts';
 import { ExcerptSink } from './sinks.ts';
 import { statusError } from './status.ts';
 
@@ -27,7 +35,8 @@ export interface ServerRequest<S> {
   readonly headers: Readonly<Record<string, string>>;
   /** `repository:NAME:ACTIONS` */
   readonly scope: string;
-  readonly body?: Uint8Array | undefined;
+  /** Called for each time that the request is sent. */
+  readonly body?: (() => HttpBody) | undefined;
   /** Of the blob that is read: its redirection is remembered. */
   readonly blob?: Digest | undefined;
   /** Called for a success (2xx). */
@@ -140,7 +149,7 @@ export class RegistryServer {
     for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
       const answer = await this.#send(request, url, isServer ? authorization : undefined, signal);
       if (!isRedirection(request.method, answer.head.status)) return { answer, url, isServer };
-      url = redirectTarget(url, answer.head);
+      url = readLocation(answer.head, url);
       isServer &&= url.origin === this.base.origin;
     }
     throw protocolError(
@@ -155,7 +164,8 @@ export class RegistryServer {
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S | ExcerptSink>> {
-    const { method, body } = request;
+    const { method } = request;
+    const body = request.body?.();
     const headers =
       authorization === undefined ? request.headers : { ...request.headers, authorization };
     return this.#http.send<S | ExcerptSink>(
@@ -184,20 +194,4 @@ function isSuccess(status: number): boolean {
 /** Of what is written, nothing is sent on to elsewhere. */
 function isRedirection(method: string, status: number): boolean {
   return (method === 'GET' || method === 'HEAD') && [301, 302, 303, 307, 308].includes(status);
-}
-
-/** A redirection may change the host, never to plain HTTP: what comes back is not always checked against a digest at once. */
-function redirectTarget(from: URL, head: HttpHead): URL {
-  const { location } = head.headers;
-  const to =
-    location !== undefined && URL.canParse(location, from.href)
-      ? new URL(location, from)
-      : undefined;
-  const isAllowed =
-    to?.protocol === 'https:' || (to?.protocol === 'http:' && from.protocol === 'http:');
-  if (to === undefined || !isAllowed || to.username !== '' || to.password !== '') {
-    const where = to === undefined ? 'nowhere' : safeUrl(to);
-    throw protocolError('bad-location', `${safeUrl(from)} redirects to ${where}, which is refused`);
-  }
-  return to;
 }

@@ -1,6 +1,7 @@
 import { createSign, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { makeCertificates, type Certificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
@@ -82,6 +83,36 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       await pull(address, { insecure: true, credentials: async () => user });
     });
 
+    test('RegistryClient puts an image into a registry, and sends no blob twice', async () => {
+      const host = await startDockerRegistry({ htpasswd: user });
+      const registries = [{ host, insecure: true, credentials: async () => user }];
+      const client = makeClient(registries);
+      const origin = { registry: host, repository: 'team/app' };
+      const config = Buffer.from('{}');
+      for (const bytes of [layer, config]) {
+        const blob = { digest: digestOf(bytes), sizeBytes: bytes.length, origin };
+        expect(await client.pushBlob(blob, () => pieces(bytes))).toBe(true);
+        expect(await client.pushBlob(blob, () => pieces(bytes))).toBe(false);
+      }
+      const bytes = Buffer.from(JSON.stringify(manifestOf(config, layer)));
+      const mediaType = MANIFEST_MEDIA_TYPES[0];
+      const digest = await client.pushManifest({ origin, tag: '1' }, { mediaType, bytes });
+      expect((await client.resolve(`${host}/team/app:1`, amd64)).digest).toBe(digest);
+      await pull(host, { insecure: true, credentials: async () => user });
+    });
+
+    test('RegistryClient.pushBlob() fails when the bytes are others than the digest says', async () => {
+      const host = await startDockerRegistry({ htpasswd: user });
+      const client = makeClient([{ host, insecure: true, credentials: async () => user }]);
+      const origin = { registry: host, repository: 'team/app' };
+      const blob = { digest: digestOf(layer), sizeBytes: 100, origin };
+      const pushed = client.pushBlob(blob, () => pieces(layer.subarray(0, 100)));
+      await expect(pushed).rejects.toMatchObject({
+        detail: { code: 'protocol', fault: 'unexpected-status' },
+        message: expect.stringContaining('DIGEST_INVALID') as string,
+      });
+    });
+
     test('RegistryClient tells missing credentials from wrong ones', async () => {
       const address = await startDockerRegistry({ htpasswd: user });
       await expect(pull(address, { insecure: true })).rejects.toMatchObject({
@@ -120,6 +151,24 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
     });
   });
 });
+
+async function* pieces(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += 65_536) yield bytes.subarray(at, at + 65_536);
+}
+
+function manifestOf(config: Uint8Array, data: Uint8Array): object {
+  const describe = (bytes: Uint8Array, mediaType: string): object => ({
+    mediaType,
+    digest: digestOf(bytes),
+    size: bytes.length,
+  });
+  return {
+    schemaVersion: 2,
+    mediaType: MANIFEST_MEDIA_TYPES[0],
+    config: describe(config, 'application/vnd.oci.image.config.v1+json'),
+    layers: [describe(data, 'application/vnd.oci.image.layer.v1.tar')],
+  };
+}
 
 /** A token server for `reader`, as the token specification of distribution has it. */
 async function startTokenServer(certificates: Certificates) {

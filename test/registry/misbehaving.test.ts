@@ -1,8 +1,8 @@
 import { once } from 'node:events';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
+import { createServer, type AddressInfo } from 'node:net';
 import type { RequestListener } from 'node:http';
 import { expect, onTestFinished, test } from 'vitest';
+import { readLocation } from '../../src/registry/location.ts';
 import { digestOf } from '../support/registry-content.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { sampleBytes } from '../support/layers.ts';
@@ -404,6 +404,51 @@ test('RegistryClient asks mirrors first, without credentials, and the registry a
   await client.readBlobInto(blob, 100, new Uint8Array(50));
   expect(asked).toBe(1);
   expect(seen).toEqual(Array(2).fill(`undefined ns=${encodeURIComponent(host)}`));
+});
+
+test('RegistryClient leaves a mirror alone for 30 s when it cannot be reached', async () => {
+  const clock = new FakeClock();
+  let mirrored = 0;
+  const mirror = await startServer((_request, response) => {
+    mirrored++;
+    response.writeHead(503).end();
+  });
+  const host = await startServer(answer);
+  const mirrors = [`http://${mirror}`];
+  const client = makeClient([{ host, insecure: true, mirrors }], clock);
+  const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
+  const target = new Uint8Array(50);
+  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, target);
+  expect(mirrored).toBe(1);
+  clock.advance(30_000);
+  await client.readBlobInto(blob, 100, target);
+  expect(mirrored).toBe(2);
+});
+
+test.each([
+  ['http://storage.example/x', 'https://registry.example/', undefined],
+  ['/elsewhere', 'https://registry.example/x', 'https://registry.example/elsewhere'],
+  ['https://storage.example/x?s=1', 'http://registry/', 'https://storage.example/x?s=1'],
+  ['//storage.example/x', 'https://registry.example/', 'https://storage.example/x'],
+  [undefined, 'https://registry.example/', undefined],
+])('readLocation() of %s from %s is %s', (location, from, expected) => {
+  const headers = location === undefined ? {} : { location };
+  const go = () => readLocation({ status: 307, headers }, new URL(from)).href;
+  if (expected === undefined) expect(go).toThrow(/refused/);
+  else expect(go()).toBe(expected);
+});
+
+test('RegistryClient refuses an operation when very many are under way', async () => {
+  const clock = new FakeClock();
+  const host = await startServer(() => {});
+  const client = makeClient([{ host, insecure: true }], clock);
+  const origin = { registry: host, repository: 'app' };
+  const waiting = Array.from({ length: 1024 }, () => client.blobSize(origin, digest));
+  await expect(client.blobSize(origin, digest)).rejects.toMatchObject({ code: 'overloaded' });
+  clock.advance(30_000);
+  const codes = await Promise.all(waiting.map((size) => size.catch((error) => error.code)));
+  expect(new Set(codes)).toEqual(new Set(['timeout']));
 });
 
 test('RegistryClient refuses names that are no part of a URL, and works no more once closed', async () => {
