@@ -6,6 +6,7 @@ import { registerDemo } from './commands/demo.ts';
 import { registerFlatten } from './commands/flatten.ts';
 import { registerInspect } from './commands/inspect.ts';
 import { registerMount } from './commands/mount.ts';
+import { registerSim } from './commands/sim.ts';
 import { registerStatus } from './commands/status.ts';
 import { registerVerify } from './commands/verify.ts';
 import { packageVersion } from './version.ts';
@@ -24,6 +25,7 @@ const COMMANDS = [
   registerFlatten,
   registerConvert,
   registerDemo,
+  registerSim,
 ] as const;
 
 /**
