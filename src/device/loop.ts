@@ -15,9 +15,6 @@ const CONFIG_FLAGS_AT = 8 + 52;
 const CONFIG_NAME_AT = 8 + 56;
 const CONFIG_NAME_BYTES = 64;
 
-/** Sector size of the device: that of a page, so that direct I/O is never split below it. */
-const LOOP_BLOCK_BYTES = 4096;
-
 /** Somebody else may take the free device between our asking and our taking it; more racers than this are not believed in. */
 const CLAIM_ATTEMPTS_MAX = 64;
 
@@ -37,7 +34,12 @@ export interface StepFailure {
  * Makes a read-only loop device over an open file: direct I/O, so that pages are cached once, in the filesystem above;
  * and autoclear, so that it goes with the last user whatever becomes of us.
  */
-export function attachLoop(backingFd: number, backingPath: string): LoopDevice | StepFailure {
+export function attachLoop(
+  backingFd: number,
+  backingPath: string,
+  blockBytes: number,
+): LoopDevice | StepFailure {
+  const config = loopConfig(backingFd, backingPath, blockBytes);
   let last: StepFailure = {
     step: 'claiming a loop device',
     failure: { errno: 16, name: 'EBUSY' },
@@ -52,7 +54,7 @@ export function attachLoop(backingFd: number, backingPath: string): LoopDevice |
     } catch (error) {
       return thrown(`opening ${path}`, error);
     }
-    const result = ioctl(fd, LOOP_CONFIGURE, loopConfig(backingFd, backingPath));
+    const result = ioctl(fd, LOOP_CONFIGURE, config);
     if (typeof result === 'number') return { path, fd };
     closeSync(fd);
     last = { step: `configuring ${path}`, failure: result };
@@ -96,11 +98,11 @@ function freeLoopNumber(): number | StepFailure {
   }
 }
 
-function loopConfig(backingFd: number, backingPath: string): Uint8Array {
+function loopConfig(backingFd: number, backingPath: string, blockBytes: number): Uint8Array {
   const config = new Uint8Array(CONFIG_BYTES);
   const view = new DataView(config.buffer);
   view.setUint32(0, backingFd, true);
-  view.setUint32(4, LOOP_BLOCK_BYTES, true);
+  view.setUint32(4, blockBytes, true);
   view.setUint32(
     CONFIG_FLAGS_AT,
     LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,

@@ -74,6 +74,12 @@ const REFUSALS: ReadonlySet<string> = new Set(['EPERM', 'EACCES', 'ENOENT', 'ENO
 /** The loop device of a mount that succeeded; throws DeviceError for one that did not. */
 export function requireMounted(result: MountResult, target: string): string {
   if (result.kind === 'mounted') return result.loop;
+  if (result.kind === 'not-ext4') {
+    throw new DeviceError(
+      `cannot mount at ${target}: the block device of the image holds no ext4, and only ext4 is mounted`,
+      { code: 'unsupported-filesystem', filesystem: 'unknown' },
+    );
+  }
   if (result.kind !== 'failed') {
     throw new DeviceError(`mounting ${target} ended as ${result.kind}`, {
       code: 'failed',

@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readSync } from 'node:fs';
 import { MNT_DETACH, MNT_FORCE, MS_NOATIME, MS_NODEV, MS_RDONLY, mount, unmount } from './linux.ts';
 import { attachLoop, detachLoop, loopsOver, type StepFailure } from './loop.ts';
 import { IMAGE_FILE } from './fuse-filesystem.ts';
@@ -19,6 +19,7 @@ export type MountRequest =
 export type MountResult =
   | { readonly kind: 'mounted'; readonly loop: string }
   | { readonly kind: 'unmounted' }
+  | { readonly kind: 'not-ext4' }
   /** The target, or the loop device through another mount of it, is in use. */
   | { readonly kind: 'busy'; readonly what: string }
   | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
@@ -28,6 +29,19 @@ export type MountResult =
  * of the host on the first damaged block, which is not for an image to decide.
  */
 const EXT4_OPTIONS = 'noload,errors=continue';
+
+/** The superblock of ext4: its place on the disk, and fields of struct ext4_super_block. Blocks have 1 to 64 KiB. */
+const EXT4_SUPERBLOCK_AT = 1024;
+const EXT4_LOG_BLOCK_SIZE_AT = 24;
+const EXT4_LOG_BLOCK_SIZE_MAX = 6;
+const EXT4_MAGIC_AT = 56;
+const EXT4_MAGIC = 0xef53;
+
+/**
+ * Sector size of the loop device: that of a page, so that direct I/O is never split below it. A filesystem of smaller blocks
+ * (mke2fs gives small disks 1 KiB) does not mount on larger sectors, and gets sectors of its block size.
+ */
+const LOOP_BLOCK_BYTES_MAX = 4096;
 
 /** Waits for a loop device to clear itself and for the kernel to let go of the FUSE file: 100 x 10 ms. */
 const RELEASE_ATTEMPTS_MAX = 100;
@@ -53,16 +67,32 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
     return { kind: 'failed', step: `opening ${imagePath}`, errno: code ?? String(error) };
   }
   try {
-    const loop = attachLoop(backingFd, imagePath);
+    const blockBytes = ext4BlockBytes(backingFd);
+    if (blockBytes === undefined) return { kind: 'not-ext4' };
+    const loopBlockBytes = Math.min(LOOP_BLOCK_BYTES_MAX, blockBytes);
+    const loop = attachLoop(backingFd, imagePath, loopBlockBytes);
     if ('step' in loop) return failed(loop);
     const flags = MS_RDONLY | MS_NODEV | MS_NOATIME;
     const failure = mount({ source: loop.path, target }, 'ext4', { flags, data: EXT4_OPTIONS });
     closeSync(loop.fd); // Autoclear: without a mount this detaches it.
     if (failure === undefined) return { kind: 'mounted', loop: loop.path };
     return failed({ step: `mounting ${loop.path} as ext4 at ${target}`, failure });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    return { kind: 'failed', step: `reading ${imagePath}`, errno: code ?? String(error) };
   } finally {
     closeSync(backingFd);
   }
+}
+
+/** Block size of the ext4 on a disk; undefined when that is none. Throws when the disk cannot be read. */
+function ext4BlockBytes(fd: number): number | undefined {
+  const bytes = new Uint8Array(2048);
+  if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return undefined;
+  const view = new DataView(bytes.buffer, EXT4_SUPERBLOCK_AT);
+  if (view.getUint16(EXT4_MAGIC_AT, true) !== EXT4_MAGIC) return undefined;
+  const exponent = view.getUint32(EXT4_LOG_BLOCK_SIZE_AT, true);
+  return exponent <= EXT4_LOG_BLOCK_SIZE_MAX ? 1024 << exponent : undefined;
 }
 
 function failed({ step, failure }: StepFailure): MountResult {

@@ -9,7 +9,7 @@ import type { ResolvedImage } from '../../src/image/manifest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
-import { codec, sampleBytes } from '../support/layers.ts';
+import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
 import { describeWith, needs } from '../support/requires.ts';
 import { tempFolder } from '../support/temp-folder.ts';
 import { makeExt4Layer } from './ext4-image.ts';
@@ -45,22 +45,23 @@ async function startWithImage(): Promise<
   return { ...started, image, files, dir: join(started.folder, 'mnt') };
 }
 
+/** What makes Node mount the file `layer` of the folder in a process of its own. */
+function childArguments(folder: string): string[] {
+  const program = fileURLToPath(new URL('./serve-child.ts', import.meta.url));
+  return ['--no-warnings', program, ...['state', 'layer', 'mnt'].map((name) => join(folder, name))];
+}
+
 /** A child process that serves a mount and answers no read any more. */
 async function startChild(folder: string): Promise<{ child: ChildProcess; dir: string }> {
   const { layer } = await makeExt4Layer(folder);
-  const layerFile = join(folder, 'layer');
-  writeFileSync(layerFile, layer);
-  const dir = join(folder, 'mnt');
-  const program = fileURLToPath(new URL('./serve-child.ts', import.meta.url));
-  const child = spawn(
-    process.execPath,
-    ['--no-warnings', program, join(folder, 'state'), layerFile, dir],
-    { stdio: ['ignore', 'pipe', 'inherit'] },
-  );
+  writeFileSync(join(folder, 'layer'), layer);
+  const child = spawn(process.execPath, childArguments(folder), {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   onTestFinished(() => void child.kill('SIGKILL'));
   const [said] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
   expect(said.toString()).toBe('mounted\n');
-  return { child, dir };
+  return { child, dir: join(folder, 'mnt') };
 }
 
 const NEEDS = [needs.root, needs.fuse, needs.program('mke2fs')];
@@ -109,6 +110,37 @@ describeWith('DeviceService', NEEDS, () => {
       detail: { code: 'unsupported-filesystem', filesystem: 'erofs' },
     });
     expect(service.list()).toHaveLength(1);
+  });
+
+  it('mount() takes an ext4 of blocks smaller than a page', async () => {
+    const { service, reader, folder } = await startService();
+    const { layer, files } = await makeExt4Layer(folder, 1024);
+    const dir = join(folder, 'mnt');
+    await service.mount(imageOf([reader.add(layer)]), dir);
+    await run('diff', ['-r', '--exclude=lost+found', files, dir]);
+  });
+
+  it('mount() says so when the device holds no ext4', async () => {
+    const { service, reader, folder } = await startService();
+    const bytes = sampleBytes(65_536, 3);
+    const layer = await makeLayer({
+      virtualSizeBytes: 65_536,
+      ranges: [{ offset: 0, bytes }],
+    });
+    const mounting = service.mount(imageOf([reader.add(layer)]), join(folder, 'mnt'));
+    await expect(mounting).rejects.toMatchObject({ code: 'unsupported-filesystem' });
+  });
+
+  it('mount() says what is needed where this process may not mount', async () => {
+    const folder = tempFolder();
+    const { layer } = await makeExt4Layer(folder);
+    writeFileSync(join(folder, 'layer'), layer);
+    const drop = ['--bounding-set=-sys_admin', '--inh-caps=-sys_admin', process.execPath];
+    const failing = run('setpriv', [...drop, ...childArguments(folder)]);
+    await expect(failing).rejects.toThrow(/CAP_SYS_ADMIN.*not-permitted/s);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(readdirSync(join(folder, 'state', 'mounts'))).toEqual([]);
+    expect(existsSync(join(folder, 'mnt'))).toBe(false);
   });
 
   it('mount() of an image whose bytes cannot be read fails and leaves nothing', async () => {

@@ -4,7 +4,10 @@ import { makeLayer, sampleBytes } from '../support/layers.ts';
 import { run } from './support.ts';
 
 /** A block layer that holds an ext4 of 16 MiB, and the folder of files that was put into it. */
-export async function makeExt4Layer(folder: string): Promise<{ layer: Uint8Array; files: string }> {
+export async function makeExt4Layer(
+  folder: string,
+  blockBytes = 4096,
+): Promise<{ layer: Uint8Array; files: string }> {
   const files = join(folder, 'files');
   mkdirSync(join(files, 'deep', 'er'), { recursive: true });
   writeFileSync(join(files, 'small.txt'), 'xylem\n');
@@ -13,7 +16,18 @@ export async function makeExt4Layer(folder: string): Promise<{ layer: Uint8Array
     writeFileSync(join(files, 'deep', `file-${i}`), sampleBytes(i * 997, i));
   }
   const device = join(folder, 'device.ext4');
-  const options = ['-q', '-F', '-t', 'ext4', '-b', '4096', '-O', '^has_journal', '-d', files];
+  const options = [
+    '-q',
+    '-F',
+    '-t',
+    'ext4',
+    '-b',
+    `${blockBytes}`,
+    '-O',
+    '^has_journal',
+    '-d',
+    files,
+  ];
   await run('/usr/sbin/mke2fs', [...options, device, '16M']);
   const bytes = readFileSync(device);
   return {
