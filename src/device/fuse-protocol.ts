@@ -13,7 +13,7 @@ export const FUSE_MINOR = 38;
 /** The first minor version whose INIT answer has today's size (64 bytes); Linux 3.15. */
 export const FUSE_MINOR_MIN = 23;
 
-export const IN_HEADER_BYTES = 40;
+const IN_HEADER_BYTES = 40;
 export const OUT_HEADER_BYTES = 16;
 
 /** The kernel refuses to hand out requests to a buffer smaller than 8 KiB (FUSE_MIN_READ_BUFFER). */

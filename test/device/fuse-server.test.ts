@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { memoryDisk, type ReadOnlyDisk } from '../../src/device/disk.ts';
@@ -55,7 +55,7 @@ async function read(file: string, offset: number, length: number): Promise<Buffe
   return result.stdout;
 }
 
-describeWith('FuseServer', [needs.root, needs.fuse], () => {
+describeWith('FuseServer', [needs.root, needs.fuse, needs.program('fio')], () => {
   it('serves one file of the size of the disk, with its bytes, read-only', async () => {
     const bytes = sampleBytes(3 * MIB, 3);
     const { file, path } = serve(memoryDisk(bytes));
@@ -83,6 +83,28 @@ describeWith('FuseServer', [needs.root, needs.fuse], () => {
       return Buffer.compare(got, bytes.subarray(offset, offset + 4 * MIB));
     });
     expect(await Promise.all(readers)).toEqual(Array(8).fill(0));
+  });
+
+  it('gives fio the checksummed blocks that it wrote, at depth, from memory and not', async () => {
+    const source = join(tempFolder(), 'source');
+    const verify = ['--name=v', '--bs=4k', '--size=16m', '--verify=crc32c', '--randseed=1'];
+    await run('fio', [...verify, `--filename=${source}`, '--rw=write', '--do_verify=0']);
+    const bytes = readFileSync(source);
+    const warm = memoryDisk(bytes);
+    let reads = 0;
+    const { file } = serve({
+      ...warm,
+      readSync: (...at) => ++reads % 3 !== 0 && warm.readSync(...at),
+    });
+    const load = [
+      '--rw=randread',
+      '--ioengine=libaio',
+      '--direct=1',
+      '--iodepth=32',
+      '--numjobs=4',
+    ];
+    await run('fio', [...verify, ...load, `--filename=${file}`, '--readonly', '--verify_fatal=1']);
+    expect(reads).toBeGreaterThanOrEqual(4 * 4096);
   });
 
   it('gives EIO for a range that cannot be read, and goes on', async () => {
