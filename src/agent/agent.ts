@@ -54,6 +54,7 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
+  readonly origin: RegistryOrigin;
   readonly engine: TransferEngine;
   readonly codec: NodeCodec;
   readonly metrics: PromMetrics;
@@ -91,7 +92,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     },
   );
   transport.serve({ block: engine.blockServer, ...(isRoot && { tree: engine.tree.server }) });
-  return { self: { ...host, publicKey }, store, transport, engine, codec, metrics };
+  return { self: { ...host, publicKey }, store, transport, origin, engine, codec, metrics };
 }
 
 /**
@@ -171,6 +172,7 @@ class Agent implements Service, StatusSource {
     await this.#local.stop();
     await this.#devices?.stop();
     await this.#plane.engine.stop();
+    await this.#plane.origin.close();
     await this.#plane.transport.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();
