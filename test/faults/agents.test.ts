@@ -49,6 +49,7 @@ describeWith(
     afterEach(async () => {
       await cluster.stop();
       await registry.stop();
+      await rm(dir, { recursive: true, force: true });
     }, 60_000);
 
     /** Reads pieces all over the blob on one host; `onRead` is called after each. Throws at a wrong byte. */
