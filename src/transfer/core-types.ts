@@ -50,6 +50,11 @@ export interface CoreInit {
   readonly egressBytesMax: number;
   /** A peer with requests of ours that says nothing for this long is lost. Three missed signs of life. */
   readonly silentMs: number;
+  /**
+   * The same for a peer that has said nothing yet: its connection may still be in the making, at 23 ms of CPU each, and in a burst
+   * of starts many are (`xylem sim --hosts 1000`: with 300 ms here hosts give each other up and dial others without end).
+   */
+  readonly firstSilentMs: number;
   readonly aliveIntervalMs: number;
   /** Bounds of the hedging delay around the peer's recent p95. */
   readonly hedgeMsMin: number;
@@ -85,6 +90,7 @@ export const CORE_DEFAULTS: CoreInit = {
   egressPeerBytesMax: 512 * 1024,
   egressBytesMax: 2 * 1024 * 1024,
   silentMs: 300,
+  firstSilentMs: 1000,
   aliveIntervalMs: 100,
   hedgeMsMin: 50,
   hedgeMsMax: 2000,
@@ -187,6 +193,8 @@ export interface SourceWindow<T> {
   readonly latenciesMs: Float64Array;
   latencyCount: number;
   lastHeardMs: number;
+  /** Whether it has said anything since it was last lost. */
+  heard: boolean;
   silent: HeapTimer<TimerAction<T>> | undefined;
   /** Not asked before this time: banned, down or overloaded. */
   bannedUntilMs: number;

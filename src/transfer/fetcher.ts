@@ -13,7 +13,14 @@ import type {
   TimerAction,
 } from './core-types.ts';
 import type { AttemptId, BlockSource, Effect, LostReason } from './effects.ts';
-import { ban, hedgeDelayMs, isUsable, makeWindow, noteLatency } from './source-window.ts';
+import {
+  ban,
+  hedgeDelayMs,
+  isUsable,
+  makeWindow,
+  noteHeard,
+  noteLatency,
+} from './source-window.ts';
 import type { PeerErrorDetail } from './transport.ts';
 
 /** Hops of an attempt that waits for no peer: the registry, or a holder that answers from what it holds. */
@@ -131,7 +138,7 @@ export class Fetcher<P, T> {
     entry.block = block;
     attempt.state = 'verifying';
     noteLatency(attempt.window, nowMs - attempt.startedMs);
-    attempt.window.lastHeardMs = nowMs;
+    noteHeard(attempt.window, nowMs);
     this.#leaveWindow(attempt, nowMs);
     const { blob, index } = attempt.fetch;
     this.#host.emit({ type: 'verify', attempt: id, blob: blob.ref, index, block });
@@ -168,7 +175,7 @@ export class Fetcher<P, T> {
   /** Any sign of life of a peer. */
   alive(peer: PeerId, nowMs: number): void {
     const window = this.#windows.get(peer);
-    if (window !== undefined) window.lastHeardMs = nowMs;
+    if (window !== undefined) noteHeard(window, nowMs);
   }
 
   /** The last connection to the peer closed: what was asked of it is asked elsewhere. */
@@ -210,7 +217,8 @@ export class Fetcher<P, T> {
     if (window.asked.size === 0) return;
     // It was this host that stood still: whatever the peer said meanwhile has not been read yet.
     if (lateMs > this.#host.init.silentMs / 2) window.lastHeardMs = nowMs;
-    if (nowMs - window.lastHeardMs >= this.#host.init.silentMs) this.#lose(window, 'silent', nowMs);
+    // As `#armSilent()` adds: the difference of the times may round to less, and the timer would fire for ever.
+    if (nowMs >= window.lastHeardMs + this.#silentMs(window)) this.#lose(window, 'silent', nowMs);
     else this.#armSilent(window);
   }
 
@@ -363,14 +371,22 @@ export class Fetcher<P, T> {
   }
 
   #armSilent(window: SourceWindow<T>): void {
-    if (window.silent !== undefined) return;
-    const atMs = window.lastHeardMs + this.#host.init.silentMs;
+    const atMs = window.lastHeardMs + this.#silentMs(window);
+    if (window.silent !== undefined) {
+      if (window.silent.atMs <= atMs) return;
+      // It was set for the first word of the peer, which has come.
+      window.silent.action = undefined;
+    }
     window.silent = this.#host.timers.set(atMs, { type: 'silent', window });
   }
 
   #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
     const { window } = attempt;
     if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
+  #silentMs(window: SourceWindow<T>): number {
+    return window.heard ? this.#host.init.silentMs : this.#host.init.firstSilentMs;
+  }
+
     attempt.hedge = undefined;
     if (!window.asked.delete(attempt)) return;
     if (attempt.kind === 'prefetch') window.prefetchAsked--;
@@ -417,7 +433,7 @@ export class Fetcher<P, T> {
   ): void {
     switch (detail.code) {
       case 'overloaded':
-        window.lastHeardMs = nowMs;
+        noteHeard(window, nowMs);
         window.overloadedUntilMs = nowMs + detail.retryAfterMs;
         if (window.host !== undefined) fetch.tried.delete(window.host.peer);
         break;
@@ -430,7 +446,7 @@ export class Fetcher<P, T> {
         this.#punish(window, 'protocol', nowMs);
         break;
       case 'unknown-blob':
-        window.lastHeardMs = nowMs;
+        noteHeard(window, nowMs);
         if (window.host !== undefined) {
           this.#host.emit({ type: 'lost', peer: window.host.peer, reason: 'unknown-blob' });
         }
@@ -438,7 +454,7 @@ export class Fetcher<P, T> {
       case 'not-found':
       case 'hops':
       case 'cancelled':
-        window.lastHeardMs = nowMs;
+        noteHeard(window, nowMs);
         break;
       default:
         unreachable(detail);
@@ -456,6 +472,7 @@ export class Fetcher<P, T> {
     window.downUntilMs = Math.max(window.downUntilMs, nowMs + this.#host.init.downMs);
     if (window.host !== undefined) {
       this.#host.emit({ type: 'lost', peer: window.host.peer, reason });
+    window.heard = false;
     }
     const orphans = [...window.demand, ...window.asked, ...window.prefetch];
     window.demand.length = 0;

@@ -14,12 +14,19 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
     latenciesMs: new Float64Array(LATENCY_COUNT),
     latencyCount: 0,
     lastHeardMs: 0,
+    heard: false,
     silent: undefined,
     bannedUntilMs: 0,
     bans: 0,
     downUntilMs: 0,
     overloadedUntilMs: 0,
   };
+}
+
+/** A sign of life. */
+export function noteHeard(window: SourceWindow<unknown>, nowMs: number): void {
+  window.lastHeardMs = nowMs;
+  window.heard = true;
 }
 
 export function noteLatency(window: SourceWindow<unknown>, latencyMs: number): void {

@@ -77,9 +77,21 @@ describe('BlockCore.read()', () => {
 
   it('goes elsewhere when the parent is silent, within the silence that is allowed', () => {
     const { world, b, c } = chain();
+    world.read(c, 'first', 2);
+    world.run(100);
+    b.state = 'stopped';
+    world.read(c, 'r', 1);
+    world.run(500);
+    expect(c.answers.get('r')?.good).toBe(true);
+  });
+
+  it('waits longer for the first word of a parent: the connection may still be in the making', () => {
+    const { world, b, c } = chain();
     b.state = 'stopped';
     world.read(c, 'r', 1);
     world.run(400);
+    expect(c.lost).toEqual([]);
+    world.run(1100);
     expect(c.answers.get('r')?.good).toBe(true);
   });
 
