@@ -3,6 +3,7 @@ import { Libp2pTransport } from '../src/net/libp2p-transport.ts';
 import { silentLogger } from '../src/runtime/logger.ts';
 import { silentMetrics } from '../src/runtime/metrics.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
+import { NodeMac } from '../src/runtime/node/mac.ts';
 import { SystemRandom } from '../src/runtime/node/random.ts';
 import { ed25519Signer } from '../src/runtime/node/signer.ts';
 import type { BlockServer } from '../src/transfer/transport.ts';
@@ -11,7 +12,7 @@ import { BufferPool, PooledBytes } from '../src/util/buffer-pool.ts';
 /** Block index from which on the peer answers with a small payload: its size in bytes is what is over. */
 export const SMALL_FROM = 1_000_000;
 
-const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(64) };
+const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(164) };
 
 const server: BlockServer = {
   onRequest: (incoming) => {
@@ -29,8 +30,11 @@ const server: BlockServer = {
 };
 const block = new Uint8Array(BLOCK_SIZE_BYTES).fill(blockIndex(7));
 
+const CLUSTER_KEY = new Uint8Array(32).fill(7);
+
 /** A transport that answers every request from memory at once. */
-export function benchTransport(): Libp2pTransport {
+export function benchTransport(clusterKey: Uint8Array = CLUSTER_KEY): Libp2pTransport {
+  const clusterKeys = [clusterKey];
   const random = new SystemRandom();
   const seed = random.bytes(32);
   const transport = new Libp2pTransport(
@@ -39,11 +43,13 @@ export function benchTransport(): Libp2pTransport {
       random,
       logger: silentLogger,
       metrics: silentMetrics,
+      mac: new NodeMac(),
       pool: new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 64 }),
     },
     {
       identity: { seed, publicKey: ed25519Signer(seed).publicKey },
       listen: ['/ip4/127.0.0.1/tcp/0'],
+      clusterKeys: () => clusterKeys,
     },
   );
   transport.serve({ block: server });

@@ -9,7 +9,9 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import { NodeCodec } from '../runtime/node/codec.ts';
 import { NodeDisk } from '../runtime/node/disk.ts';
+import { NodeBackgroundHash } from '../runtime/node/background-hash.ts';
 import { NodeHash } from '../runtime/node/hash.ts';
+import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/host-core.ts';
 import { TransferEngine } from '../transfer/engine.ts';
@@ -21,7 +23,7 @@ import { BlobEndpoint } from './blob-endpoint.ts';
 import type { Config } from './config-schema.ts';
 import { EngineDirectory } from './engine-directory.ts';
 import { ImageMounts } from './image-mounts.ts';
-import { loadClusterKey, loadIdentitySeed } from './key-files.ts';
+import { ClusterKeyFile, loadIdentitySeed } from './key-files.ts';
 import { LocalServer } from './local-server.ts';
 import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
 import { PromMetrics } from './prom-metrics.ts';
@@ -62,26 +64,27 @@ interface DataPlane {
 
 function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   const { logger, random } = components;
-  loadClusterKey(config.cluster.keyFile, { logger });
+  const clusterKeys = new ClusterKeyFile(components, { file: config.cluster.keyFile });
   const seed = loadIdentitySeed(config.identity.keyFile, { logger, random });
   const signer = ed25519Signer(seed);
   const { publicKey } = signer;
   const metrics = new PromMetrics({ processMetrics: true });
   const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: POOL_FREE_MAX });
-  const [codec, hash] = [new NodeCodec(), new NodeHash()];
-  const shared = { ...components, metrics, pool, hash };
+  const [codec, hash, mac] = [new NodeCodec(), new NodeHash(), new NodeMac()];
+  const shared = { ...components, metrics, pool, hash, mac };
   const disk = new NodeDisk({ root: config.store.dir });
   const store = new DiskStore({ ...shared, disk, codec });
   const transport = new Libp2pTransport(shared, {
     identity: { seed, publicKey },
     listen: config.p2p.listen,
     announce: config.p2p.announce,
+    clusterKeys: () => clusterKeys.keys(),
   });
   const origin = new RegistryOrigin(shared, config);
   const isRoot = config.role === 'root';
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
-    { ...shared, transport, store, origin, signer },
+    { ...shared, transport, store, origin, signer, backgroundHash: new NodeBackgroundHash() },
     {
       self: { ...host, zone: config.zone, capacity: CAPACITY },
       isRoot,

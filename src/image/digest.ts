@@ -14,3 +14,18 @@ export function parseDigest(text: string): Digest | undefined {
 export function digestHex(digest: Digest): string {
   return digest.slice('sha256:'.length);
 }
+
+/** The 32 bytes of a digest. */
+export function digestBytes(digest: Digest): Uint8Array {
+  const bytes = new Uint8Array(32);
+  for (let i = 0; i < 32; i++) {
+    const at = 'sha256:'.length + 2 * i;
+    bytes[i] = nibble(digest.charCodeAt(at)) * 16 + nibble(digest.charCodeAt(at + 1));
+  }
+  return bytes;
+}
+
+/** Value of a lower-case hex digit: 0-9 are 48-57, a-f 97-102. */
+function nibble(code: number): number {
+  return code < 58 ? code - 48 : code - 87;
+}

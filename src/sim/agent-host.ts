@@ -411,8 +411,9 @@ export class AgentHost {
         const hashMs = effect.block.lengthBytes * costs.HASH_MS_PER_BYTE + costs.SIGNATURE_MS;
         this.#spend(hashMs, nowMs);
         const { attempt, block } = effect;
-        const ok = block.genuine || this.#world.planted === 'unverified';
-        return this.#core.blocks.verified(attempt, ok, nowMs + this.clockAheadMs);
+        const isTaken = block.genuine || this.#world.planted === 'unverified';
+        const verdict = isTaken ? 'good' : 'bad';
+        return this.#core.blocks.verified(attempt, verdict, nowMs + this.clockAheadMs);
       }
       case 'alive':
         return this.#reply(this.#world.numberOf(effect.peer), { kind: 'alive' }, nowMs);

@@ -1,3 +1,4 @@
+import type { Verdict } from '../image/attestation.ts';
 import { blockCount, stripeCount, type BlobRef, type BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Random } from '../runtime/random.ts';
@@ -277,9 +278,9 @@ export class BlockCore<P, T> {
   }
 
   /** The result of `verify`. */
-  verified(attempt: AttemptId, ok: boolean, nowMs: number): void {
+  verified(attempt: AttemptId, verdict: Verdict, nowMs: number): void {
     this.#nowMs = nowMs;
-    this.#fetcher.verified(attempt, ok, nowMs);
+    this.#fetcher.verified(attempt, verdict, nowMs);
   }
 
   failed(attempt: AttemptId, detail: PeerErrorDetail, nowMs: number): void {
@@ -319,6 +320,14 @@ export class BlockCore<P, T> {
     ) {
       this.#onTimer(action);
     }
+  }
+
+  /** Lets go of the blob's blocks in memory: what is read next comes from the store, or from its sources. */
+  forget(digest: Digest): void {
+    const blob = this.#blobs.get(digest);
+    if (blob === undefined) return;
+    for (let i = 0; i < blockCount(blob.ref.sizeBytes); i++)
+      this.#cache.delete(blob.id * BLOCKS_MAX + i);
   }
 
   /** Lets go of every block in memory. */

@@ -1,5 +1,6 @@
 import type { BlockStore } from '../blockstore/store.ts';
-import { attestBlock, verifyBlock, type Attestation } from '../image/attestation.ts';
+import { NO_ATTESTATION } from '../image/attestation.ts';
+import type { BlockDigests } from '../image/block-digests.ts';
 import {
   BLOCK_SIZE_BYTES,
   blockLength,
@@ -8,6 +9,7 @@ import {
   type BlockIndex,
 } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import type { BackgroundHash } from '../runtime/background-hash.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Hash, Signer } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -16,9 +18,9 @@ import type { Random } from '../runtime/random.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../util/buffer-pool.ts';
-import { bytesEqual } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
+import { Attestor } from './attestor.ts';
 import type { BlobReader, ReadOptions } from './blob-reader.ts';
 import {
   TransferError,
@@ -39,12 +41,17 @@ import {
   type Transport,
 } from './transport.ts';
 import { TreeDriver } from './tree-driver.ts';
+import { BlockVerifier } from './verifier.ts';
+import { WholeBlobCheck } from './whole-blob-check.ts';
 
 /** Default deadline of a read: what real clients wait (overlaybd gives up after 30 s). */
 const READ_TIMEOUT_MS = 30_000;
 
-/** Keys of roots that are believed: far more than there are roots, over many replacements. */
-const TRUSTED_MAX = 64;
+/** A read of one block from the registry; `fallback`: for this host alone. */
+type OriginRead = Pick<
+  Extract<HostEffect<BlockAnswer, ReadToken>, { type: 'ask-origin' }>,
+  'attempt' | 'blob' | 'index' | 'fallback'
+>;
 
 /** A read of one block by this host, or by a peer. */
 type ReadToken = LocalToken | IncomingBlockRequest;
@@ -59,6 +66,7 @@ export interface EngineComponents {
   readonly store: BlockStore;
   readonly origin: Origin;
   readonly hash: Hash;
+  readonly backgroundHash: BackgroundHash;
   readonly signer: Signer;
   readonly clock: Clock;
   readonly random: Random;
@@ -79,7 +87,12 @@ export interface EngineInit extends HostCoreInit {
  */
 export class TransferEngine implements BlobReader {
   readonly #parts: EngineComponents;
-  #trusted: readonly Uint8Array[];
+  readonly #verifier: BlockVerifier;
+  readonly #attestor: Attestor;
+  readonly #wholeBlobs: WholeBlobCheck;
+  /** Blocks that this host read from the registry itself. */
+  readonly #ownReads = new WeakSet<BlockAnswer>();
+  #originReading = 0;
   readonly #core: HostCore<BlockAnswer, ReadToken>;
   readonly #metrics: TransferMetrics;
   /** Reads of this host that have not ended. */
@@ -95,9 +108,14 @@ export class TransferEngine implements BlobReader {
 
   constructor(components: EngineComponents, init: EngineInit) {
     this.#parts = components;
-    this.#trusted = [...init.rootKeys, components.signer.publicKey];
     this.#metrics = transferMetrics(components.metrics);
-    const { store, random } = components;
+    const { store, random, signer } = components;
+    const own = signer.publicKey;
+    this.#verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
+    this.#attestor = new Attestor(components);
+    this.#wholeBlobs = new WholeBlobCheck(components, {
+      onBad: (digest) => this.#core.blocks.forget(digest),
+    });
     this.#core = new HostCore<BlockAnswer, ReadToken>(
       {
         ops: {
@@ -125,17 +143,17 @@ export class TransferEngine implements BlobReader {
     return this.#tree;
   }
 
-  /**
-   * The roots that exist now, with their keys. The keys of roots that are gone stay trusted: what they attested is still held
-   * by hosts. At most `TRUSTED_MAX` keys, the oldest go first.
-   */
+  /** The roots that exist now, with their keys; those of earlier ones stay believed for what they attested. */
   setRoots(roots: readonly HostAddress[], rootKeys: readonly Uint8Array[]): void {
-    const fresh = rootKeys.filter((key) => !this.#trusted.some((known) => bytesEqual(known, key)));
-    const own = this.#parts.signer.publicKey;
-    const others = [...this.#trusted.filter((key) => key !== own), ...fresh];
-    this.#trusted = [...others.slice(-TRUSTED_MAX), own];
+    this.#verifier.trust(rootKeys);
     this.#tree.setRoots(roots);
     this.#run((nowMs) => this.#core.rootsChanged(roots, nowMs));
+  }
+
+  /** From here on the blocks of the blob are those with these digests, whoever attests others. */
+  addDigests(blob: BlobRef, digests: BlockDigests): void {
+    // What is in memory was taken on a root's word; in the store it is checked when it is read.
+    if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
   }
 
   /** What the transport calls when peers ask for blocks. */
@@ -185,6 +203,8 @@ export class TransferEngine implements BlobReader {
     }
     for (const pending of this.#pending.values()) pending.cancel();
     for (const read of this.#originReads.values()) read.abort();
+    this.#attestor.stop();
+    await this.#wholeBlobs.stop();
     this.#core.blocks.clearCache();
   }
 
@@ -339,7 +359,7 @@ export class TransferEngine implements BlobReader {
         return this.#await(effect.attempt, pending);
       }
       case 'ask-origin':
-        return this.#askOrigin(effect.attempt, effect.blob, effect.index);
+        return this.#askOrigin(effect);
       case 'promote':
         return this.#pending.get(effect.attempt)?.promote();
       case 'cancel':
@@ -370,10 +390,20 @@ export class TransferEngine implements BlobReader {
   }
 
   #send(incoming: IncomingBlockRequest, peer: PeerId, block: BlockAnswer): void {
-    void incoming.answer(block).finally(() => {
-      this.#metrics.sentBytes.inc({}, block.payload.length);
+    const { digest, index } = incoming.request;
+    const attestation = this.#attestor.latest(digest, index) ?? block.attestation;
+    const done = (): void => {
       block.payload.release();
       this.#run((nowMs) => this.#core.blocks.sent(incoming, peer, nowMs));
+    };
+    if (!this.#verifier.mayPassOn(digest, index, block)) {
+      incoming.fail({ code: 'not-found' });
+      queueMicrotask(done);
+      return;
+    }
+    void incoming.answer({ payload: block.payload, attestation }).finally(() => {
+      this.#metrics.sentBytes.inc({}, block.payload.length);
+      done();
     });
   }
 
@@ -394,30 +424,34 @@ export class TransferEngine implements BlobReader {
   }
 
   #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
-    const { hash, logger } = this.#parts;
-    const { payload, attestation } = block;
-    const ok =
-      payload.length === blockLength(blob.sizeBytes, index) &&
-      verifyBlock({ hash, trusted: this.#trusted }, blob.digest, index, {
-        bytes: payload.bytes,
-        attestation,
-      });
-    if (!ok) {
-      this.#metrics.rejected.inc({});
-      logger.warn(
-        { blob: blob.digest, block: index },
-        'block refused: its attestation is not valid',
-      );
+    const verdict = this.#ownReads.has(block)
+      ? this.#verifier.checkOwn(blob, index, block)
+      : this.#verifier.check(blob, index, block);
+    if (verdict !== 'good') {
+      this.#metrics.rejected.inc({ reason: verdict });
+      this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
     }
-    this.#core.blocks.verified(attempt, ok, this.#parts.clock.nowMs());
+    this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs());
   }
 
   #diskRead(blob: BlobRef, index: BlockIndex): void {
+    const { store, logger } = this.#parts;
+    const fields = { blob: blob.digest, block: index };
     const done = (block: BlockAnswer | undefined): void =>
       this.#run((nowMs) => this.#core.blocks.diskRead(blob.digest, index, block, nowMs));
-    this.#parts.store.get(blob, index).then(done, (error: unknown) => {
-      const fields = { blob: blob.digest, block: index, error: errorText(error) };
-      this.#parts.logger.warn(fields, 'block could not be read from the store');
+    const read = async (): Promise<BlockAnswer | undefined> => {
+      const block = await store.get(blob, index);
+      if (block === undefined) return undefined;
+      if (this.#verifier.checkOwn(blob, index, block) === 'good') return block;
+      block.payload.release();
+      this.#metrics.rejected.inc({ reason: 'bad' });
+      logger.warn(fields, 'block in the store is not that of the image: dropped');
+      await store.drop(blob.digest, index);
+      return undefined;
+    };
+    read().then(done, (error: unknown) => {
+      const why = { ...fields, error: errorText(error) };
+      logger.warn(why, 'block could not be read from the store');
       done(undefined);
     });
   }
@@ -425,6 +459,7 @@ export class TransferEngine implements BlobReader {
   #diskWrite(blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
     this.#parts.store
       .put(blob, index, block)
+      .then(() => this.#wholeBlobs.stored(blob))
       .catch((error: unknown) => {
         const code = error instanceof CodedError ? error.code : 'unknown';
         this.#metrics.unstored.inc({ code });
@@ -435,10 +470,10 @@ export class TransferEngine implements BlobReader {
       .catch(() => {});
   }
 
-  #askOrigin(attempt: AttemptId, blob: BlobRef, index: BlockIndex): void {
+  #askOrigin({ attempt, blob, index, fallback }: OriginRead): void {
     const abort = new AbortController();
     this.#originReads.set(attempt, abort);
-    this.#readOrigin(blob, index, abort.signal).then(
+    this.#readOrigin({ attempt, blob, index, fallback }, abort.signal).then(
       (block) => {
         this.#originReads.delete(attempt);
         this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
@@ -454,8 +489,11 @@ export class TransferEngine implements BlobReader {
     );
   }
 
-  async #readOrigin(blob: BlobRef, index: BlockIndex, signal: AbortSignal): Promise<BlockAnswer> {
-    const { pool, origin, hash, signer } = this.#parts;
+  async #readOrigin(
+    { blob, index, fallback }: OriginRead,
+    signal: AbortSignal,
+  ): Promise<BlockAnswer> {
+    const { pool, origin } = this.#parts;
     const where = this.#tree.originOf(blob.digest);
     if (where === undefined) {
       throw new OriginError(`no registry is known for blob ${blob.digest}`, { code: 'not-found' });
@@ -463,18 +501,26 @@ export class TransferEngine implements BlobReader {
     const payload: PooledBytes = pool.acquire(blockLength(blob.sizeBytes, index));
     try {
       const offset = index * BLOCK_SIZE_BYTES;
-      await origin.readInto({ ...blob, origin: where }, offset, payload.bytes, signal);
-      const attestation: Attestation = attestBlock(
-        { hash, signer },
-        blob.digest,
-        index,
-        payload.bytes,
-      );
-      return { payload, attestation };
+      this.#originReading++;
+      await origin
+        .readInto({ ...blob, origin: where }, offset, payload.bytes, signal)
+        .finally(() => this.#originReading--);
     } catch (error) {
       payload.release();
       throw error;
     }
+    const block = fallback
+      ? { payload, attestation: NO_ATTESTATION }
+      : await this.#attested(blob, index, payload);
+    this.#ownReads.add(block);
+    return block;
+  }
+
+  async #attested(blob: BlobRef, index: BlockIndex, payload: PooledBytes): Promise<BlockAnswer> {
+    const blockDigest = this.#parts.hash.blake3(payload.bytes);
+    const claim = { blob: blob.digest, index, blockDigest };
+    const attestation = await this.#attestor.attest(claim, this.#originReading === 0);
+    return { payload, attestation, blockDigest };
   }
 }
 

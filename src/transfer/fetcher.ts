@@ -1,3 +1,4 @@
+import type { Verdict } from '../image/attestation.ts';
 import type { Random } from '../runtime/random.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
@@ -144,19 +145,21 @@ export class Fetcher<P, T> {
     this.#host.emit({ type: 'verify', attempt: id, blob: blob.ref, index, block });
   }
 
-  verified(id: AttemptId, ok: boolean, nowMs: number): void {
+  verified(id: AttemptId, verdict: Verdict, nowMs: number): void {
     const entry = this.#attempts.get(id);
     if (entry?.block === undefined) return;
     const { attempt, block } = entry;
     entry.block = undefined;
     this.#end(attempt, nowMs, false);
-    if (ok) {
+    if (verdict === 'good') {
       this.abandon(attempt.fetch, nowMs);
       this.#host.onBlock(attempt.fetch, block, attempt.source);
       return;
     }
     this.#host.ops.release(block);
-    if (attempt.window.host !== undefined) this.#punish(attempt.window, 'corrupt', nowMs);
+    // A root that only the peer knows is no fault of the peer's: it has not got the block, that is all.
+    const isFault = verdict === 'bad' && attempt.window.host !== undefined;
+    if (isFault) this.#punish(attempt.window, 'corrupt', nowMs);
     this.#next(attempt.fetch, nowMs);
   }
 
@@ -380,13 +383,13 @@ export class Fetcher<P, T> {
     window.silent = this.#host.timers.set(atMs, { type: 'silent', window });
   }
 
-  #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
-    const { window } = attempt;
-    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
   #silentMs(window: SourceWindow<T>): number {
     return window.heard ? this.#host.init.silentMs : this.#host.init.firstSilentMs;
   }
 
+  #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
+    const { window } = attempt;
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
     attempt.hedge = undefined;
     if (!window.asked.delete(attempt)) return;
     if (attempt.kind === 'prefetch') window.prefetchAsked--;
@@ -469,10 +472,10 @@ export class Fetcher<P, T> {
 
   /** Gives a peer up for a while; everything asked of it goes elsewhere. */
   #lose(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {
+    window.heard = false;
     window.downUntilMs = Math.max(window.downUntilMs, nowMs + this.#host.init.downMs);
     if (window.host !== undefined) {
       this.#host.emit({ type: 'lost', peer: window.host.peer, reason });
-    window.heard = false;
     }
     const orphans = [...window.demand, ...window.asked, ...window.prefetch];
     window.demand.length = 0;

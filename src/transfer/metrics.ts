@@ -4,7 +4,7 @@ import type { Counter, Gauge, Metrics } from '../runtime/metrics.ts';
 export interface TransferMetrics {
   /** `source`: BlockSource; `kind`: demand or prefetch. */
   readonly blockBytes: Counter;
-  /** Blocks refused for a wrong or missing attestation. */
+  /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation) or `unknown-signer`. */
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
   readonly lost: Counter;
@@ -26,7 +26,8 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     }),
     rejected: metrics.counter({
       name: 'xylem_block_rejected_total',
-      help: 'Blocks from peers whose attestation was not valid.',
+      help: 'Blocks that were refused: wrong bytes or attestation, or a root that this host does not know.',
+      labelNames: ['reason'],
     }),
     lost: metrics.counter({
       name: 'xylem_peer_lost_total',

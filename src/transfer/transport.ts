@@ -33,6 +33,8 @@ export interface BlockRequest {
 export interface BlockAnswer {
   readonly payload: PooledBytes;
   readonly attestation: Attestation;
+  /** BLAKE3 of the payload, once this host has computed it. */
+  blockDigest?: Uint8Array;
 }
 
 /**

@@ -7,7 +7,7 @@ import { PAYLOAD_BYTES_MAX } from '../../src/net/limits.ts';
 import { bytesOf } from './support.ts';
 
 const ALL = new Set(Object.values(frames.FRAME));
-const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(64) };
+const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(164) };
 
 interface Heard {
   readonly frames: { type: number; body: Uint8Array }[];

@@ -29,7 +29,7 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   }),
   'ANSWER (without its payload of 3 bytes)': frames.encodeAnswerHead(
     7,
-    { signer: new Uint8Array(32).fill(0xaa), signature: new Uint8Array(64).fill(0xbb) },
+    { signer: new Uint8Array(32).fill(0xaa), signature: new Uint8Array(164).fill(0xbb) },
     3,
   ),
   ERROR: frames.encodeError(7, { code: 'overloaded', retryAfterMs: 100 }),

@@ -13,7 +13,7 @@ afterEach(async () => {
   await stopAgents();
 });
 
-const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(64) };
+const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(164) };
 const VIOLATIONS = 'xylem_net_violations_total{protocol=block}';
 
 function head(type: number, length: number): Uint8Array {

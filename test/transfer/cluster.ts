@@ -7,7 +7,9 @@ import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { NodeBackgroundHash } from '../../src/runtime/node/background-hash.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import { TransferEngine } from '../../src/transfer/engine.ts';
@@ -18,6 +20,8 @@ import { BufferPool } from '../../src/util/buffer-pool.ts';
 import { freePorts } from '../../src/agent/demo/free-ports.ts';
 
 export const ORIGIN: BlobOrigin = { registry: 'registry.test', repository: 'app' };
+
+const CLUSTER_KEYS = [new Uint8Array(32).fill(7)];
 
 /** A registry in memory that counts what it gives. */
 export class CountingOrigin implements Origin {
@@ -93,16 +97,26 @@ export class Cluster {
       random: new SystemRandom(),
       logger: silentLogger,
       metrics: silentMetrics,
+      mac: new NodeMac(),
       pool,
     };
     const transport = new Libp2pTransport(parts, {
       identity: { seed, publicKey: signer.publicKey },
       listen: init.card.addresses,
+      clusterKeys: () => CLUSTER_KEYS,
     });
     const store = new MemoryStore();
     const isRoot = init.roots.includes(init.card);
     const engine = new TransferEngine(
-      { ...parts, transport, store, origin: this.origin, hash: new NodeHash(), signer },
+      {
+        ...parts,
+        transport,
+        store,
+        origin: this.origin,
+        hash: new NodeHash(),
+        backgroundHash: new NodeBackgroundHash(),
+        signer,
+      },
       {
         self: init.card,
         isRoot,

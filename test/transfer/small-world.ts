@@ -245,7 +245,11 @@ export class SmallWorld {
         this.#askOrigin(host, effect.attempt, effect.index);
         return;
       case 'verify':
-        this.deliver(host, () => core.verified(effect.attempt, effect.block.good, this.nowMs), 0.1);
+        this.deliver(
+          host,
+          () => core.verified(effect.attempt, effect.block.good ? 'good' : 'bad', this.nowMs),
+          0.1,
+        );
         return;
       case 'lost':
         host.lost.push(`${effect.peer}:${effect.reason}`);
