@@ -23,7 +23,7 @@ export class NodeHash implements Hash {
   }
 
   blake3(data: Uint8Array): Uint8Array {
-    return blake3(data);
+    return blake3(Buffer.from(data.buffer, data.byteOffset, data.length));
   }
 
   ed25519Verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean {
