@@ -147,7 +147,9 @@ class Agent implements Service, StatusSource {
       { listen: listenAddress(config.local.listen) },
     );
     const mounts =
-      this.#devices === undefined ? undefined : new ImageMounts({ engine, devices: this.#devices });
+      this.#devices === undefined
+        ? undefined
+        : new ImageMounts({ engine, devices: this.#devices, hash: new NodeHash() });
     this.#admin = new AdminServer(
       { status: this, metrics, clock, logger, ...(mounts !== undefined && { mounts }) },
       { listen: listenAddress(config.admin.listen) },

@@ -1,26 +1,29 @@
 import { resolve } from 'node:path';
 import type { DeviceService } from '../device/device-service.ts';
-import { blockLayers, type ResolvedImage } from '../image/manifest.ts';
 import type { Digest } from '../image/digest.ts';
+import type { Hash } from '../runtime/codec.ts';
 import type { TransferEngine } from '../transfer/engine.ts';
+import { openImage } from '../transfer/open-image.ts';
 import type { MountedImage, MountService } from './ports.ts';
 
 /** Mounts images on this host: resolves them, joins their trees, and gives them to the device service. */
 export class ImageMounts implements MountService {
   readonly #engine: TransferEngine;
   readonly #devices: DeviceService;
+  readonly #hash: Hash;
   readonly #opened = new Map<string, readonly Digest[]>();
 
-  constructor(components: { engine: TransferEngine; devices: DeviceService }) {
+  constructor(components: { engine: TransferEngine; devices: DeviceService; hash: Hash }) {
     this.#engine = components.engine;
     this.#devices = components.devices;
+    this.#hash = components.hash;
   }
 
   async mount(image: string, dir: string, signal: AbortSignal): Promise<MountedImage> {
     const path = resolve(dir);
     const resolved = await this.#engine.tree.resolve(image.replace(/^docker:\/\//, ''));
     signal.throwIfAborted();
-    const digests = await this.#open(resolved, signal);
+    const digests = await openImage({ engine: this.#engine, hash: this.#hash }, resolved, signal);
     try {
       const mounted = await this.#devices.mount(resolved, path);
       this.#opened.set(path, digests);
@@ -40,12 +43,6 @@ export class ImageMounts implements MountService {
 
   list(): readonly MountedImage[] {
     return this.#devices.list().map((mounted) => toMountedImage(mounted.reference, mounted));
-  }
-
-  async #open(image: ResolvedImage, signal: AbortSignal): Promise<readonly Digest[]> {
-    const blobs = blockLayers(image.manifest).map((blob) => ({ blob, origin: image.origin }));
-    await this.#engine.tree.open(blobs, signal);
-    return blobs.map(({ blob }) => blob.digest);
   }
 }
 

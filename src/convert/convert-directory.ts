@@ -6,7 +6,14 @@ import { MANIFEST_MEDIA_TYPES, OVERLAYBD_ANNOTATION } from '../image/manifest.ts
 import { ConvertError } from './errors.ts';
 import { makeExt4 } from './ext4.ts';
 import { failing, withFile } from './files.ts';
-import { digestOf, writeLayerBlob, type LayerBlob, type ProgressOptions } from './layer-blob.ts';
+import { embedDigests } from './embed-digests.ts';
+import {
+  digestOf,
+  writeLayerBlob,
+  type LayerBlob,
+  type ProgressOptions,
+  type WrittenLayer,
+} from './layer-blob.ts';
 import { blobPath, prepareLayout, putBlob, tagManifest, type LayoutTarget } from './oci-layout.ts';
 
 const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
@@ -28,6 +35,8 @@ export interface ConvertedImage {
   readonly layer: LayerBlob;
   /** Bytes of the block device. */
   readonly virtualSizeBytes: number;
+  /** The blob with the digests of the layer's blocks. */
+  readonly digestBlob: LayerBlob;
 }
 
 /**
@@ -57,14 +66,14 @@ export async function convertDirectory(
     await makeExt4(directory, diskPath, options.signal);
     const made = await withFile(diskPath, 'read', (disk) =>
       withFile(layerPath, 'create', async (blob) => {
-        const layer = await writeLayerBlob(components, disk, blob, options);
-        return { layer, virtualSizeBytes: disk.sizeBytes };
+        const written = await writeLayerBlob(components, disk, blob, options);
+        return { ...written, virtualSizeBytes: disk.sizeBytes };
       }),
     );
     const path = blobPath(target.directory, made.layer.digest);
     await failing(path, 'write', () => rename(layerPath, path));
-    const manifestDigest = await writeManifest(components.hash, target, made);
-    return { manifestDigest, ...made };
+    const { layer, virtualSizeBytes } = made;
+    return { ...(await writeManifest(components.hash, target, made)), layer, virtualSizeBytes };
   } finally {
     await rm(work, { recursive: true, force: true });
   }
@@ -73,8 +82,8 @@ export async function convertDirectory(
 async function writeManifest(
   hash: Hash,
   target: LayoutTarget,
-  made: { layer: LayerBlob; virtualSizeBytes: number },
-): Promise<Digest> {
+  made: WrittenLayer & { virtualSizeBytes: number },
+): Promise<Pick<ConvertedImage, 'manifestDigest' | 'digestBlob'>> {
   const { digest, sizeBytes } = made.layer;
   const config = await putJson(hash, target, {
     created: CREATED,
@@ -84,21 +93,30 @@ async function writeManifest(
     rootfs: { type: 'layers', diff_ids: [digest] },
     history: [{ created: CREATED, created_by: 'xylem convert' }],
   });
+  const embedded = await embedDigests({ hash }, target.directory, made.blockDigests);
   const annotations = {
     [`${OVERLAYBD_ANNOTATION}blob-digest`]: digest,
     [`${OVERLAYBD_ANNOTATION}blob-size`]: String(sizeBytes),
     [`${OVERLAYBD_ANNOTATION}version`]: '0.1.0',
     [`${OVERLAYBD_ANNOTATION}blob-fs-type`]: 'ext4',
     [`${OVERLAYBD_ANNOTATION}vsize`]: String(made.virtualSizeBytes),
+    ...embedded.layerAnnotations,
   };
   const manifest = await putJson(hash, target, {
     schemaVersion: 2,
     mediaType: MANIFEST_MEDIA_TYPES[0],
     config: { mediaType: CONFIG_MEDIA_TYPE, ...config },
-    layers: [{ mediaType: LAYER_MEDIA_TYPE, digest, size: sizeBytes, annotations }],
+    layers: [
+      { mediaType: LAYER_MEDIA_TYPE, digest, size: sizeBytes, annotations },
+      embedded.descriptor,
+    ],
   });
   await tagManifest(target, manifest);
-  return manifest.digest;
+  const { descriptor } = embedded;
+  return {
+    manifestDigest: manifest.digest,
+    digestBlob: { digest: descriptor.digest, sizeBytes: descriptor.size },
+  };
 }
 
 async function putJson(

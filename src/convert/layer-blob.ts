@@ -1,6 +1,8 @@
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { toHex } from '../util/bytes.ts';
 import { defined } from '../util/assert.ts';
+import { BLOCK_SIZE_BYTES, blockCount } from '../image/block.ts';
+import { BlockDigests } from '../image/block-digests.ts';
 import { readPart, type ByteSource } from '../image/byte-source.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
 import { dataRuns } from '../image/disk-runs.ts';
@@ -8,8 +10,8 @@ import { LayerWriter } from '../image/layer-writer.ts';
 import { uuidOfHex } from '../image/lsmt-header.ts';
 import type { LocalFile } from './files.ts';
 
-/** Bytes hashed at a time. */
-const CHUNK_BYTES = 1024 * 1024;
+/** Bytes hashed at a time: whole blocks. */
+const CHUNK_BYTES = 4 * BLOCK_SIZE_BYTES;
 
 export interface ProgressOptions {
   readonly signal?: AbortSignal;
@@ -23,6 +25,12 @@ export interface LayerBlob {
   readonly sizeBytes: number;
 }
 
+/** A layer blob that was written, with the digests of its blocks. */
+export interface WrittenLayer {
+  readonly layer: LayerBlob;
+  readonly blockDigests: BlockDigests;
+}
+
 /**
  * Writes a disk as one layer blob, zeros left out. The uuid in it is made of the sha256 of the disk's data: the digest of the
  * blob, which other tools derive it from, would have to contain itself.
@@ -32,7 +40,7 @@ export async function writeLayerBlob(
   disk: ByteSource,
   blob: LocalFile,
   options: ProgressOptions,
-): Promise<LayerBlob> {
+): Promise<WrittenLayer> {
   const { signal, onProgress } = options;
   const uuid = await contentUuid(components.hash, disk, signal);
   const writer = new LayerWriter(
@@ -45,7 +53,9 @@ export async function writeLayerBlob(
   }
   const sizeBytes = await writer.finish();
   await blob.sync();
-  return { digest: await sha256Of(components.hash, blob, options), sizeBytes };
+  const { digest, blockDigests } = await digestsOf(components.hash, blob, options);
+  const layer = { digest, sizeBytes };
+  return { layer, blockDigests: BlockDigests.make(layer, blockDigests) };
 }
 
 /** Digest of bytes in memory. */
@@ -53,15 +63,26 @@ export function digestOf(hash: Hash, bytes: Uint8Array): Digest {
   return asDigest(hash.sha256(bytes));
 }
 
-async function sha256Of(hash: Hash, source: ByteSource, options: ProgressOptions): Promise<Digest> {
+/** Digest of a blob, and those of its blocks one after another. */
+async function digestsOf(
+  hash: Hash,
+  source: ByteSource,
+  options: ProgressOptions,
+): Promise<{ digest: Digest; blockDigests: Uint8Array }> {
   const stream = hash.sha256Stream();
+  const blockDigests = new Uint8Array(32 * blockCount(source.sizeBytes));
   for (let offset = 0; offset < source.sizeBytes; offset += CHUNK_BYTES) {
     options.signal?.throwIfAborted();
     const length = Math.min(CHUNK_BYTES, source.sizeBytes - offset);
-    stream.update(await readPart(source, offset, length, 'layer blob'));
+    const chunk = await readPart(source, offset, length, 'layer blob');
+    stream.update(chunk);
+    for (let start = 0; start < length; start += BLOCK_SIZE_BYTES) {
+      const block = chunk.subarray(start, start + BLOCK_SIZE_BYTES);
+      blockDigests.set(hash.blake3(block), 32 * ((offset + start) / BLOCK_SIZE_BYTES));
+    }
     options.onProgress?.('hashing', offset + length, source.sizeBytes);
   }
-  return asDigest(stream.digest());
+  return { digest: asDigest(stream.digest()), blockDigests };
 }
 
 async function contentUuid(
