@@ -7,9 +7,12 @@ import {
   linkSync,
   readSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
+import { CLUSTER_KEYS_MAX } from '../net/limits.ts';
+import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import { fromHex, toHex } from '../util/bytes.ts';
@@ -21,6 +24,11 @@ const SEED_BYTES = 32;
 /** 128 bits of entropy even when the secret is written in hex. */
 const CLUSTER_KEY_BYTES_MIN = 32;
 const CLUSTER_KEY_BYTES_MAX = 4096;
+
+/** How often the file of the cluster keys is looked at. */
+const CLUSTER_KEY_CHECK_MS = 2_000;
+
+const EMPTY = new Uint8Array();
 
 /** Why a key file cannot be used. Messages name the file, never its content. */
 export class KeyFileError extends CodedError<
@@ -54,8 +62,14 @@ export function loadIdentitySeed(
   );
 }
 
-/** The secret of the cluster, without line ends around it. Never made here: it must be the same on every host. Throws KeyFileError. */
-export function loadClusterKey(file: string, components: { readonly logger: Logger }): Uint8Array {
+/**
+ * The secrets of the cluster, without line ends: one, or two on a line each while the key changes, the new one first.
+ * Never made here: they must be the same on every host. Throws KeyFileError.
+ */
+export function loadClusterKeys(
+  file: string,
+  components: { readonly logger: Logger },
+): readonly Uint8Array[] {
   const found = readKeyFile(file, 'cluster.keyFile', components.logger);
   if (found === undefined) {
     throw new KeyFileError(
@@ -63,17 +77,91 @@ export function loadClusterKey(file: string, components: { readonly logger: Logg
       { code: 'missing', file },
     );
   }
-  const key = Buffer.from(found.toString('latin1').replace(/^[\r\n]+|[\r\n]+$/g, ''), 'latin1');
-  if (key.length >= CLUSTER_KEY_BYTES_MIN && key.length <= CLUSTER_KEY_BYTES_MAX) {
-    return new Uint8Array(key);
+  const lines = found
+    .toString('latin1')
+    .split(/[\r\n]+/)
+    .filter((line) => line !== '');
+  if (lines.length > CLUSTER_KEYS_MAX || new Set(lines).size < lines.length) {
+    throw new KeyFileError(
+      `the cluster key file ${file} must hold one key, or the new and the old one on a line each, but has ${lines.length} lines`,
+      { code: 'damaged', file },
+    );
+  }
+  const wrong = lines.find(
+    ({ length }) => length < CLUSTER_KEY_BYTES_MIN || length > CLUSTER_KEY_BYTES_MAX,
+  );
+  if (wrong === undefined && lines.length > 0) {
+    return lines.map((line) => new Uint8Array(Buffer.from(line, 'latin1')));
   }
   throw new KeyFileError(
-    `the cluster key in ${file} must have ${CLUSTER_KEY_BYTES_MIN} to ${CLUSTER_KEY_BYTES_MAX} bytes, but has ${key.length}; make one with \`openssl rand -hex 32\``,
+    `a cluster key in ${file} must have ${CLUSTER_KEY_BYTES_MIN} to ${CLUSTER_KEY_BYTES_MAX} bytes, but has ${wrong?.length ?? 0}; make one with \`openssl rand -hex 32\``,
     { code: 'damaged', file },
   );
 }
 
-/** Content of the file (cut off a byte past the largest valid key), or undefined when there is none. */
+/**
+ * The cluster keys of a file that may change while the agent runs. A change that cannot be used is told once and
+ * the keys from before stay valid.
+ */
+export class ClusterKeyFile {
+  readonly #file: string;
+  readonly #components: { readonly logger: Logger; readonly clock: Clock };
+  #keys: readonly Uint8Array[];
+  #stamp: string;
+  #checkedMs: number;
+
+  /** Reads the file. Throws KeyFileError. */
+  constructor(
+    components: { readonly logger: Logger; readonly clock: Clock },
+    init: { readonly file: string },
+  ) {
+    this.#components = components;
+    this.#file = init.file;
+    this.#stamp = stampOf(init.file);
+    this.#checkedMs = components.clock.nowMs();
+    this.#keys = loadClusterKeys(init.file, components);
+  }
+
+  /** The keys that are valid now; the same list until they change. Looks at the file every `CLUSTER_KEY_CHECK_MS` at most. */
+  keys(): readonly Uint8Array[] {
+    const nowMs = this.#components.clock.nowMs();
+    if (nowMs < this.#checkedMs + CLUSTER_KEY_CHECK_MS) return this.#keys;
+    this.#checkedMs = nowMs;
+    const stamp = stampOf(this.#file);
+    if (stamp !== this.#stamp) this.#reload(stamp);
+    return this.#keys;
+  }
+
+  #reload(stamp: string): void {
+    this.#stamp = stamp;
+    const { logger } = this.#components;
+    const file = this.#file;
+    try {
+      const keys = loadClusterKeys(file, { logger });
+      if (sameKeys(keys, this.#keys)) return;
+      this.#keys = keys;
+      logger.info({ file, count: keys.length }, 'took the changed cluster keys');
+    } catch (error) {
+      logger.error({ file, error: errorText(error) }, 'kept the cluster keys from before');
+    }
+  }
+}
+
+function sameKeys(a: readonly Uint8Array[], b: readonly Uint8Array[]): boolean {
+  return a.length === b.length && a.every((key, i) => Buffer.compare(key, b[i] ?? EMPTY) === 0);
+}
+
+/** Differs when the file was written or replaced, by a symbolic link too, as Kubernetes does. */
+function stampOf(file: string): string {
+  try {
+    const { ino, size, mtimeNs, ctimeNs } = statSync(file, { bigint: true });
+    return `${ino} ${size} ${mtimeNs} ${ctimeNs}`;
+  } catch (error) {
+    return errorText(error);
+  }
+}
+
+/** Content of the file (cut off past the largest that is valid), or undefined when there is none. */
 function readKeyFile(file: string, key: string, logger: Logger): Buffer | undefined {
   let descriptor: number;
   try {
@@ -90,7 +178,7 @@ function readKeyFile(file: string, key: string, logger: Logger): Buffer | undefi
         `others on this host can reach the ${key}: run \`chmod 600 ${file}\``,
       );
     }
-    const content = Buffer.alloc(CLUSTER_KEY_BYTES_MAX + 3);
+    const content = Buffer.alloc(CLUSTER_KEYS_MAX * (CLUSTER_KEY_BYTES_MAX + 2) + 1);
     return content.subarray(0, readSync(descriptor, content));
   } catch (cause) {
     throw unreadable(file, key, cause);

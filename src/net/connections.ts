@@ -5,7 +5,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import { deadline } from './deadline.ts';
+import { deadline, unlessAborted } from './deadline.ts';
 import {
   ADDRESSES_MAX,
   BACKOFF_MS_MAX,
@@ -22,6 +22,13 @@ export interface DialingNode {
   dial(addresses: Multiaddr[], options: { signal: AbortSignal }): Promise<Connection>;
 }
 
+/** What is needed of the admission: connections are of no use before it. */
+export interface Admitter {
+  isAdmitted(connection: Connection): boolean;
+  /** Resolves when the connection is admitted; rejects when it will not be, or with the signal's reason. */
+  admitted(connection: Connection, signal: AbortSignal): Promise<void>;
+}
+
 /** Failures of the network itself: trying the same address again at once does not help. */
 const FINAL_CODES: ReadonlySet<string> = new Set([
   'ECONNREFUSED',
@@ -34,7 +41,7 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Connections to peers: made on demand, shared by all who ask, kept. After a failed dial a peer is left alone for a while that
+ * Admitted connections to peers: made on demand, shared by all who ask, kept. After a failed dial or admission a peer is left alone for a while that
  * doubles with each failure, half more or less; who asks meanwhile is told at once, since it has other sources.
  */
 export class Connections {
@@ -43,6 +50,7 @@ export class Connections {
     readonly random: Random;
     readonly metrics: NetMetrics;
     readonly node: DialingNode;
+    readonly admission: Admitter;
   };
   readonly #stopping = new AbortController();
   readonly #dials = new Map<PeerId, Promise<Connection>>();
@@ -53,15 +61,19 @@ export class Connections {
     readonly random: Random;
     readonly metrics: NetMetrics;
     readonly node: DialingNode;
+    readonly admission: Admitter;
   }) {
     this.#components = components;
   }
 
-  /** An open connection to the host. Rejects with any error when none can be had, or with the signal's reason. */
+  /** An open and admitted connection to the host. Rejects with any error when none can be had, or with the signal's reason. */
   async connect(host: HostAddress, signal: AbortSignal): Promise<Connection> {
     signal.throwIfAborted();
     const id = peerIdFromString(host.peer);
-    const open = this.#components.node.getConnections(id).find(({ status }) => status === 'open');
+    const { node, admission } = this.#components;
+    const open = node
+      .getConnections(id)
+      .find((connection) => connection.status === 'open' && admission.isAdmitted(connection));
     if (open !== undefined) return open;
     let dial = this.#dials.get(host.peer);
     if (dial === undefined) {
@@ -89,7 +101,9 @@ export class Connections {
   async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
     const limit = deadline(this.#components.clock, DIAL_MS, this.#stopping.signal);
     try {
+      // The node returns the connection that is there, when the peer dialled and is not admitted yet.
       const connection = await this.#tryDials(dialAddresses(host, id), limit.signal);
+      await this.#components.admission.admitted(connection, limit.signal);
       this.#failures.delete(host.peer);
       return connection;
     } catch (error) {
@@ -150,12 +164,4 @@ function isFinal(error: unknown): boolean {
   const { code, name } = error as { code?: unknown; name?: unknown };
   if (name === 'TimeoutError' || name === 'AbortError') return true;
   return typeof code === 'string' && FINAL_CODES.has(code);
-}
-
-function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason as Error);
-    signal.addEventListener('abort', onAbort, { once: true });
-    promise.finally(() => signal.removeEventListener('abort', onAbort)).then(resolve, reject);
-  });
 }

@@ -1,11 +1,17 @@
 import { noise } from '@chainsafe/libp2p-noise';
-import type { CounterGroup, Metrics as Libp2pMetrics, PrivateKey } from '@libp2p/interface';
+import type {
+  ConnectionGater,
+  CounterGroup,
+  Metrics as Libp2pMetrics,
+  PrivateKey,
+} from '@libp2p/interface';
 import { tcp } from '@libp2p/tcp';
 import { yamux } from '@libp2p/yamux';
 import { createLibp2p, type Libp2p } from 'libp2p';
 import {
   ADDRESS_DIAL_MS,
   ADDRESSES_MAX,
+  ADMISSION_STREAMS_MAX,
   BLOCK_STREAMS_IN_MAX,
   CONNECTIONS_MAX,
   DIAL_MS,
@@ -18,7 +24,7 @@ import {
 import type { NetMetrics } from './metrics.ts';
 
 /** Streams of one connection in one direction, twice what the protocols need: closed ones linger until both sides agree. */
-const MUXED_STREAMS_MAX = 2 * (2 * BLOCK_STREAMS_IN_MAX + TREE_CALLS_MAX);
+const MUXED_STREAMS_MAX = 2 * (2 * BLOCK_STREAMS_IN_MAX + TREE_CALLS_MAX + ADMISSION_STREAMS_MAX);
 
 /** Only measures the round trip, by which yamux sizes its windows; signs of life are asked for by `Liveness`. */
 const RTT_INTERVAL_MS = 30_000;
@@ -36,6 +42,8 @@ export function createNode(init: {
   readonly listen: readonly string[];
   readonly announce: readonly string[];
   readonly metrics: NetMetrics;
+  /** Whom the node takes connections of. */
+  readonly gater: ConnectionGater;
 }): Promise<Libp2p> {
   return createLibp2p({
     start: false,
@@ -43,6 +51,7 @@ export function createNode(init: {
     addresses: { listen: [...init.listen], announce: [...init.announce] },
     transports: [tcp({ backlog: BACKLOG })],
     connectionEncrypters: [noise()],
+    connectionGater: init.gater,
     streamMuxers: [
       yamux({
         enableKeepAlive: true,
@@ -74,8 +83,9 @@ function refusals(metrics: NetMetrics): Libp2pMetrics {
   const inboundErrors = {
     ...nothing,
     increment: (names: Record<string, unknown>) => {
-      const denied = 'ConnectionDeniedError' in names;
-      metrics.refused.inc({ reason: denied ? 'limit' : 'handshake' });
+      if ('ConnectionDeniedError' in names) metrics.refused.inc({ reason: 'limit' });
+      else if ('ConnectionInterceptedError' in names) metrics.refused.inc({ reason: 'admission' });
+      else metrics.refused.inc({ reason: 'handshake' });
     },
   };
   const counterGroup = (name: string): CounterGroup =>

@@ -1,8 +1,9 @@
-import type { Connection, PeerId as Libp2pPeerId, Stream } from '@libp2p/interface';
+import type { Connection } from '@libp2p/interface';
 import { CODE_P2P, multiaddr } from '@multiformats/multiaddr';
 import type { Libp2p } from 'libp2p';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
+import type { Mac } from '../runtime/mac.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import type {
@@ -16,12 +17,15 @@ import type * as messages from '../tree/messages.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
+import { ADMISSION_PROTOCOL, Admission } from './admission.ts';
 import { BlockCall, peerError } from './block-call.ts';
 import { Connections } from './connections.ts';
+import { Door } from './door.ts';
 import { peerIdOf, privateKeyOf, type Identity } from './identity.ts';
 import { createNode } from './libp2p-node.ts';
 import {
   ADDRESSES_MAX,
+  ADMISSION_STREAMS_MAX,
   BLOCK_STREAMS_IN_MAX,
   CONNECTIONS_PER_PEER_MAX,
   OVERLOADED_RETRY_MS,
@@ -42,6 +46,11 @@ export interface Libp2pTransportInit {
   readonly listen: readonly string[];
   /** Multiaddrs to hand out instead of those that it listens on. */
   readonly announce?: readonly string[];
+  /**
+   * Secrets of the cluster: one, or two while the key changes, the one to prove first. Asked every few seconds; must return the
+   * same list as long as they are the same.
+   */
+  readonly clusterKeys: () => readonly Uint8Array[];
 }
 
 interface Components {
@@ -49,6 +58,7 @@ interface Components {
   readonly random: Random;
   readonly logger: Logger;
   readonly metrics: Metrics;
+  readonly mac: Mac;
   /** Where the payloads of answers go; its slabs hold a block. */
   readonly pool: BufferPool;
 }
@@ -56,6 +66,7 @@ interface Components {
 /** What exists from `start()` on. */
 interface Running {
   readonly node: Libp2p;
+  readonly admission: Admission;
   readonly connections: Connections;
   readonly responders: Responders;
   readonly treeClient: tree.TreeClient;
@@ -63,7 +74,8 @@ interface Running {
 }
 
 /**
- * Talks to other agents over libp2p: TCP, Noise and yamux, `/xylem/block/1` and `/xylem/tree/1` (docs/WIRE_PROTOCOL.md).
+ * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/1` first, then `/xylem/block/1` and
+ * `/xylem/tree/1` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
  * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport {
@@ -92,21 +104,27 @@ export class Libp2pTransport implements Transport {
   async start(): Promise<void> {
     assert(this.#running === undefined, 'a transport is started once');
     const { block, tree: treeServer } = defined(this.#servers, 'serve() comes before start()');
-    const { clock, random, logger } = this.#components;
+    const { clock, random, logger, mac } = this.#components;
     const metrics = this.#metrics;
-    const { listen, announce = [] } = this.#init;
+    const { listen, announce = [], clusterKeys } = this.#init;
     const privateKey = privateKeyOf(this.#init.identity);
-    const node = await createNode({ privateKey, listen, announce, metrics });
-    const connections = new Connections({ clock, random, metrics, node });
+    const door = new Door({ clock, logger, metrics });
+    const node = await createNode({ privateKey, listen, announce, metrics, gater: door.gater });
+    const admission = new Admission(
+      { clock, random, logger, mac, metrics, door },
+      { self: this.self, clusterKeys, onPeerGone: (peer) => block.onPeerGone(peer) },
+    );
+    const connections = new Connections({ clock, random, metrics, node, admission });
     const connect = connections.connect.bind(connections);
     const running: Running = {
       node,
+      admission,
       connections,
       responders: new Responders({ clock, metrics, server: block }),
       treeClient: new tree.TreeClient({ clock, metrics, connect }),
       treeResponder: new tree.TreeResponder({ clock, logger, metrics, server: treeServer }),
     };
-    this.#listenTo(running, block);
+    this.#listenTo(running);
     await this.#handle(running);
     await node.start();
     this.#running = running;
@@ -116,6 +134,7 @@ export class Libp2pTransport implements Transport {
     const running = this.#running;
     if (running === undefined) return;
     this.#running = undefined;
+    running.admission.stop();
     running.connections.stop();
     running.treeClient.stop();
     running.treeResponder.stop();
@@ -141,16 +160,17 @@ export class Libp2pTransport implements Transport {
     return (remote.length > 0 ? remote : distinct).slice(0, ADDRESSES_MAX);
   }
 
-  /** Who answers at a multiaddr: for hosts that are known by address alone. Rejects with any error. */
+  /** Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by address alone. Rejects with any error. */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
-    const { node } = defined(this.#running, 'the transport runs');
+    const { node, admission } = defined(this.#running, 'the transport runs');
     const connection = await node.dial(multiaddr(address), { signal });
+    await admission.admitted(connection, signal);
     return peerId(connection.remotePeer.toString());
   }
 
-  /** Peers that there is a connection to. */
+  /** Peers that there is an admitted connection to. */
   peers(): readonly PeerId[] {
-    return (this.#running?.node.getPeers() ?? []).map((peer) => peerId(peer.toString()));
+    return this.#running?.admission.peers() ?? [];
   }
 
   requestBlock(host: messages.HostAddress, request: BlockRequest): PendingBlock {
@@ -251,11 +271,16 @@ export class Libp2pTransport implements Transport {
     return requester;
   }
 
-  async #handle({ node, responders, treeResponder }: Running): Promise<void> {
+  async #handle({ node, admission, responders, treeResponder }: Running): Promise<void> {
+    await node.handle(
+      ADMISSION_PROTOCOL,
+      (stream, connection) => void admission.serve(stream, connection),
+      { maxInboundStreams: ADMISSION_STREAMS_MAX, maxOutboundStreams: ADMISSION_STREAMS_MAX },
+    );
     await node.handle(
       BLOCK_PROTOCOL,
       (stream, connection) => {
-        const peer = this.#admitted(stream, connection);
+        const peer = admission.pass(stream, connection);
         if (peer !== undefined) responders.add(peer, stream, connection);
       },
       // The streams of a link that was closed may still be counted when those of the next one come.
@@ -264,23 +289,14 @@ export class Libp2pTransport implements Transport {
     await node.handle(
       tree.TREE_PROTOCOL,
       (stream, connection) => {
-        const peer = this.#admitted(stream, connection);
+        const peer = admission.pass(stream, connection);
         if (peer !== undefined) void treeResponder.serve(peer, stream);
       },
       { maxInboundStreams: 2 * TREE_CALLS_MAX, maxOutboundStreams: 2 * TREE_CALLS_MAX },
     );
   }
 
-  /**
-   * The peer behind an inbound stream, or undefined when it may not speak to us, its stream then being reset. The one place
-   * that every inbound stream passes before a byte of it is looked at. Today every authenticated peer passes.
-   */
-  #admitted(stream: Stream, connection: Connection): PeerId | undefined {
-    if (stream.status !== 'open') return undefined;
-    return peerId(connection.remotePeer.toString());
-  }
-
-  #listenTo({ node }: Running, server: BlockServer): void {
+  #listenTo({ node, admission }: Running): void {
     // Counted here: the node builds a list of all connections whenever it is asked.
     let openCount = 0;
     const count = (change: number): void => {
@@ -290,14 +306,15 @@ export class Libp2pTransport implements Transport {
     node.addEventListener('connection:open', ({ detail }: CustomEvent<Connection>) => {
       this.#metrics.connected.inc({ direction: detail.direction });
       count(1);
+      admission.onOpen(detail);
       const siblings = node.getConnections(detail.remotePeer);
       if (siblings.length <= CONNECTIONS_PER_PEER_MAX) return;
       this.#metrics.refused.inc({ reason: 'per-peer' });
       detail.abort(new Error(`more than ${CONNECTIONS_PER_PEER_MAX} connections of one peer`));
     });
-    node.addEventListener('connection:close', () => count(-1));
-    node.addEventListener('peer:disconnect', ({ detail }: CustomEvent<Libp2pPeerId>) =>
-      server.onPeerGone(peerId(detail.toString())),
-    );
+    node.addEventListener('connection:close', ({ detail }: CustomEvent<Connection>) => {
+      count(-1);
+      admission.onClose(detail);
+    });
   }
 }

@@ -81,10 +81,51 @@ export const CONNECTIONS_PER_PEER_MAX = 4;
 export const INBOUND_PER_SECOND_MAX = 100;
 
 /** Inbound connections in their handshake: 10 ms of CPU each, so the last one still makes it within a dial. */
-export const INBOUND_PENDING_MAX = 256;
+export const INBOUND_PENDING_MAX = 512;
 
-/** Milliseconds for an inbound handshake. */
-export const INBOUND_UPGRADE_MS = 10_000;
+/** Milliseconds for an inbound handshake: who dialled waits no longer. */
+export const INBOUND_UPGRADE_MS = DIAL_MS;
+
+/** Cluster keys valid at once: one, or two while the key changes. */
+export const CLUSTER_KEYS_MAX = 2;
+
+/** How often the cluster keys are looked at. */
+export const CLUSTER_KEYS_CHECK_MS = 5_000;
+
+/** Milliseconds from an open connection to its admission: three round trips, behind the handshakes of a storm. */
+export const ADMISSION_MS = 5_000;
+
+/** Streams of an admission in each direction: one under way, one that is closing. */
+export const ADMISSION_STREAMS_MAX = 2;
+
+/** Milliseconds in which a refused peer may read that it is. */
+export const REFUSED_LINGER_MS = 250;
+
+/** Inbound connections that are not admitted yet, from the first packet on: all that may be in their handshake. */
+export const UNADMITTED_MAX = INBOUND_PENDING_MAX;
+
+/** Of these, from one address: many agents on one machine, or behind one NAT, that start at once. */
+export const UNADMITTED_PER_ADDRESS_MAX = 128;
+
+/** Bytes that a peer may send between its handshake and its admission, which takes about 300. */
+export const UNADMITTED_BYTES_MAX = 16 * KIB;
+
+/** Handshakes under way at a time when a key was taken away and the others are proved anew. */
+export const RENEWALS_MAX = 32;
+
+/** Failed admissions of one address that are borne, one forgotten per second: a scanner, a probe, a host with a wrong key. */
+export const ADDRESS_FAILURES_MAX = 16;
+export const FAILURE_FORGOTTEN_MS = 1_000;
+
+/** How long a peer is turned away after a failed proof, and an address after too many; doubles with each time up to the second. */
+export const BAN_MS_MIN = 1_000;
+export const BAN_MS_MAX = 30_000;
+
+/** A time after a ban without failures, after which the next ban is short again. */
+export const BAN_FORGOTTEN_MS = 300_000;
+
+/** Peers, and addresses, whose failures are remembered; the one that failed longest ago is forgotten first. */
+export const BANS_MAX = 4096;
 
 /** Milliseconds without a byte from a peer that we wait for, until it is asked for a sign of life. */
 export const PING_AFTER_MS = 2_000;

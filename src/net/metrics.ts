@@ -8,8 +8,12 @@ export interface NetMetrics {
   readonly connected: Counter;
   /** Dials that failed after all tries. */
   readonly dialFailed: Counter;
-  /** Inbound connections that were not taken, by `reason`: limit, per-peer or handshake. */
+  /** Inbound connections that were not taken, by `reason`: limit, per-peer, admission or handshake. */
   readonly refused: Counter;
+  /** Handshakes of admission that ended, and connections turned away before theirs, by `result`: see AdmissionResult. */
+  readonly admission: Counter;
+  /** Cluster keys that are valid now. */
+  readonly clusterKeys: Gauge;
   /** Times that a peer broke the wire protocol, by `protocol`: block or tree. */
   readonly violations: Counter;
   /** Connections given up because the peer showed no sign of life. */
@@ -48,6 +52,15 @@ export function netMetrics(metrics: Metrics): NetMetrics {
       name: 'xylem_net_refused_total',
       help: 'Inbound connections that were not taken.',
       labelNames: ['reason'],
+    }),
+    admission: metrics.counter({
+      name: 'xylem_admission_total',
+      help: 'Connections admitted by the cluster key, or why they were not.',
+      labelNames: ['result'],
+    }),
+    clusterKeys: metrics.gauge({
+      name: 'xylem_admission_keys',
+      help: 'Cluster keys that are valid now: two while the key changes.',
     }),
     violations: metrics.counter({
       name: 'xylem_net_violations_total',

@@ -4,6 +4,7 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
+  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -11,7 +12,13 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { KeyFileError, loadClusterKey, loadIdentitySeed } from '../../src/agent/key-files.ts';
+import {
+  ClusterKeyFile,
+  KeyFileError,
+  loadClusterKeys,
+  loadIdentitySeed,
+} from '../../src/agent/key-files.ts';
+import { ManualClock } from '../net/manual-clock.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { silentLogger, type Logger } from '../../src/runtime/logger.ts';
 
@@ -67,22 +74,99 @@ describe('loadIdentitySeed()', () => {
   });
 });
 
-describe('loadClusterKey()', () => {
-  it('takes the line ends away and nothing else', () => {
+describe('loadClusterKeys()', () => {
+  const load = (content: string): string[] => {
     const file = join(dir, 'cluster.key');
-    writeFileSync(file, ` ${'k'.repeat(40)} \r\n`, { mode: 0o600 });
-    expect(Buffer.from(loadClusterKey(file, quiet)).toString()).toBe(` ${'k'.repeat(40)} `);
+    writeFileSync(file, content, { mode: 0o600 });
+    return loadClusterKeys(file, quiet).map((key) => Buffer.from(key).toString());
+  };
+
+  it('takes the line ends away and nothing else', () => {
+    expect(load(` ${'k'.repeat(40)} \r\n`)).toEqual([` ${'k'.repeat(40)} `]);
+  });
+
+  it('takes two keys of one line each, in their order', () => {
+    expect(load(`\n${'n'.repeat(32)}\n\n${'o'.repeat(4096)}`)).toEqual([
+      'n'.repeat(32),
+      'o'.repeat(4096),
+    ]);
   });
 
   it.each([0, 31, 4097])('refuses %i bytes', (length) => {
-    const file = join(dir, 'cluster.key');
-    writeFileSync(file, 'k'.repeat(length), { mode: 0o600 });
-    expect(() => loadClusterKey(file, quiet)).toThrow(/must have 32 to 4096 bytes/);
+    expect(() => load('k'.repeat(length))).toThrow(/must have 32 to 4096 bytes/);
+    expect(() => load(`${'k'.repeat(40)}\n${'o'.repeat(length || 1)}`)).toThrow(/must have 32/);
+  });
+
+  it('refuses three keys, and one twice, without telling them', () => {
+    const [a, b, c] = ['a', 'b', 'c'].map((letter) => letter.repeat(32));
+    for (const content of [`${a}\n${b}\n${c}`, `${a}\n${a}`]) {
+      expect(() => load(content)).toThrow(/must hold one key, or the new and the old one/);
+      expect(() => load(content)).not.toThrow(/aaa/);
+    }
   });
 
   it('never makes a missing one, and says how to', () => {
     const file = join(dir, 'cluster.key');
-    expect(() => loadClusterKey(file, quiet)).toThrow(/does not exist: make one with `openssl/);
+    expect(() => loadClusterKeys(file, quiet)).toThrow(/does not exist: make one with `openssl/);
     expect(existsSync(file)).toBe(false);
+  });
+});
+
+describe('ClusterKeyFile', () => {
+  const [old, fresh] = ['o'.repeat(64), 'n'.repeat(64)];
+
+  function opened(): {
+    file: string;
+    keys: ClusterKeyFile;
+    clock: ManualClock;
+    lines: string[];
+  } {
+    const file = join(dir, 'cluster.key');
+    writeFileSync(file, `${old}\n`, { mode: 0o600 });
+    const clock = new ManualClock();
+    const lines: string[] = [];
+    const tell = (fields: object, text: string): void =>
+      void lines.push(`${text} ${JSON.stringify(fields)}`);
+    const logger = { ...silentLogger, info: tell, error: tell };
+    return { file, clock, lines, keys: new ClusterKeyFile({ clock, logger }, { file }) };
+  }
+
+  const textOf = (keys: readonly Uint8Array[]): string[] =>
+    keys.map((key) => Buffer.from(key).toString());
+
+  it('ClusterKeyFile.keys() returns the same list until the file changes, then the new keys', () => {
+    const { file, keys, clock, lines } = opened();
+    const before = keys.keys();
+    clock.advance(10_000);
+    expect(keys.keys()).toBe(before);
+    writeFileSync(file, `${fresh}\n${old}\n`);
+    expect(keys.keys()).toBe(before);
+    clock.advance(2_000);
+    expect(textOf(keys.keys())).toEqual([fresh, old]);
+    // Replaced, as a mounted secret is.
+    writeFileSync(`${file}.new`, `${fresh}\n`, { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+    clock.advance(2_000);
+    expect(textOf(keys.keys())).toEqual([fresh]);
+    expect(lines).toHaveLength(2);
+    expect(lines.join()).not.toMatch(/ooo|nnn/);
+  });
+
+  it('ClusterKeyFile.keys() keeps the keys when the file is damaged or gone, and tells it once', () => {
+    const { file, keys, clock, lines } = opened();
+    const before = keys.keys();
+    writeFileSync(file, 'short');
+    for (let i = 0; i < 3; i++) {
+      clock.advance(2_000);
+      expect(keys.keys()).toBe(before);
+    }
+    expect(lines).toEqual([expect.stringMatching(/kept the cluster keys .* must have 32 to 4096/)]);
+    rmSync(file);
+    clock.advance(2_000);
+    expect(keys.keys()).toBe(before);
+    expect(lines).toHaveLength(2);
+    writeFileSync(file, `${fresh}\n`, { mode: 0o600 });
+    clock.advance(2_000);
+    expect(textOf(keys.keys())).toEqual([fresh]);
   });
 });

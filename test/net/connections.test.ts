@@ -37,6 +37,7 @@ function connectionsWith(outcome: FakeNode['outcome']): {
     clock,
     random: MIDDLE,
     metrics: netMetrics(new CountingMetrics()),
+    admission: { isAdmitted: () => true, admitted: () => Promise.resolve() },
     node: {
       getConnections: () => node.open,
       dial: (addresses: Multiaddr[], { signal }) => {

@@ -1,7 +1,9 @@
-import { silentLogger } from '../../src/runtime/logger.ts';
+import type { Clock } from '../../src/runtime/clock.ts';
+import { silentLogger, type Logger } from '../../src/runtime/logger.ts';
 import type { Counter, Metrics } from '../../src/runtime/metrics.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../src/image/block.ts';
@@ -105,20 +107,32 @@ export interface Agent {
 
 const running = new Set<Agent>();
 
+/** Secrets of the cluster that agents are in when nothing else is said. */
+export const CLUSTER_KEYS: readonly Uint8Array[] = [new Uint8Array(32).fill(7)];
+
 /** A started transport on a free loopback port. */
-export async function startAgent(number: number, tree?: TreeServer): Promise<Agent> {
+export async function startAgent(
+  number: number,
+  tree?: TreeServer,
+  init: { clusterKeys?: () => readonly Uint8Array[]; clock?: Clock; logger?: Logger } = {},
+): Promise<Agent> {
   const server = new FakeServer();
   const metrics = new CountingMetrics();
   const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 64, poison: true });
   const transport = new Libp2pTransport(
     {
-      clock: new SystemClock(),
+      clock: init.clock ?? new SystemClock(),
       random: new SystemRandom(),
-      logger: silentLogger,
+      logger: init.logger ?? silentLogger,
       metrics,
+      mac: new NodeMac(),
       pool,
     },
-    { identity: identity(number), listen: ['/ip4/127.0.0.1/tcp/0'] },
+    {
+      identity: identity(number),
+      listen: ['/ip4/127.0.0.1/tcp/0'],
+      clusterKeys: init.clusterKeys ?? (() => CLUSTER_KEYS),
+    },
   );
   transport.serve(tree === undefined ? { block: server } : { block: server, tree });
   await transport.start();
@@ -165,7 +179,7 @@ export function blockAnswer(index: number, length = BLOCK_SIZE_BYTES): BlockAnsw
     payload: PooledBytes.unpooled(bytesOf(index, length)),
     attestation: {
       signer: new Uint8Array(32).fill(index),
-      signature: new Uint8Array(64).fill(index + 1),
+      signature: new Uint8Array(164).fill(index + 1),
     },
   };
 }
