@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { DiskStore } from '../src/blockstore/disk-store.ts';
 import {
   blobPaths,
+  dataPath,
   encodeHeader,
+  GROUP_BLOCKS,
   RecordCodec,
   recordOffset,
   VERSION_FILE,
@@ -83,7 +85,7 @@ function benchBlob(number: number, blocks: number): BlobRef {
 function benchBlock(): StoredBlock {
   return {
     payload: PooledBytes.unpooled(new SystemRandom().bytes(BLOCK_SIZE_BYTES)),
-    attestation: { signer: new Uint8Array(32).fill(1), signature: new Uint8Array(64).fill(2) },
+    attestation: { signer: new Uint8Array(32).fill(1), signature: new Uint8Array(164).fill(2) },
   };
 }
 
@@ -203,7 +205,7 @@ async function writeText(disk: Disk, path: string, text: string): Promise<void> 
   await file.close();
 }
 
-/** The records file of a blob that is present as a whole, without its data. */
+/** The records file of a blob that is present as a whole, with empty data files. */
 async function writeRecords(disk: Disk, blob: BlobRef): Promise<void> {
   const codec = new NodeCodec();
   const records = new RecordCodec({ codec }, { blob });
@@ -215,8 +217,12 @@ async function writeRecords(disk: Disk, blob: BlobRef): Promise<void> {
   for (let i = 0; i < count; i++) {
     bytes.set(records.encode(blockIndex(i), record), recordOffset(blockIndex(i)));
   }
-  const { folder, records: path } = blobPaths(blob.digest);
+  const paths = blobPaths(blob.digest);
+  const { folder, records: path } = paths;
   await disk.makeFolder(folder);
+  for (let group = 0; group * GROUP_BLOCKS < count; group++) {
+    await (await disk.open(dataPath(paths, group), 'write')).close();
+  }
   const file = await disk.open(path, 'write');
   await file.write(bytes, 0);
   await file.close();

@@ -1,5 +1,4 @@
 import {
-  BLOCK_SIZE_BYTES,
   blockCount,
   blockIndex,
   blockLength,
@@ -8,15 +7,21 @@ import {
 } from '../image/block.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { DiskError, type Disk } from '../runtime/disk.ts';
+import type { Logger } from '../runtime/logger.ts';
 import { BitSet } from '../util/bit-set.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { bytesEqual } from '../util/bytes.ts';
+import { errorText } from '../util/errors.ts';
 import type { FileCache } from './file-cache.ts';
 import {
   blobPaths,
+  BLOBS_FOLDER,
+  blocksOfGroup,
   dataOffset,
+  dataPath,
   EMPTY_RECORD,
   encodeHeader,
+  groupOf,
   RECORD_BYTES,
   RecordCodec,
   recordOffset,
@@ -31,47 +36,74 @@ export interface BlobFilesComponents {
   readonly codec: Pick<Codec, 'crc32c'>;
   readonly hash: Pick<Hash, 'blake3'>;
   readonly pool: BufferPool;
+  readonly logger: Logger;
 }
 
-/** The two files of a blob: blocks go in and come out whole or not at all. Knows nothing of who else uses them. */
+/**
+ * The files of a blob: blocks go in and come out whole or not at all; groups of them go together.
+ *
+ * Making and removing of files follow one another in the order of the calls, and a write waits for those before it. Who calls sees to
+ * it that no group is removed while one of its blocks is read, written or erased.
+ */
 export class BlobFiles implements SyncTarget {
   readonly blob: BlobRef;
-  readonly paths;
   /** Blocks that can be read. Kept by the store. */
   readonly present: BitSet;
-  namesUnsynced = false;
+  readonly #paths;
   readonly #components: BlobFilesComponents;
   readonly #records: RecordCodec;
-  #made: Promise<void> | undefined;
+  /** Groups that have a data file. */
+  readonly #groups = new Set<number>();
+  /** Groups written since the last sync. */
+  readonly #dirty = new Set<number>();
+  /** Names made since the last sync: in the blob's folder, and the folder itself. */
+  readonly #newNames = { inFolder: false, folder: false };
+  /** Syncs of this blob's files under way: no file is removed before they end. */
+  #syncing: Promise<void> = Promise.resolve();
+  #made: boolean;
+  /** The last making or removing of files. Never rejects. */
+  #last: Promise<void> = Promise.resolve();
 
   /** `found` when the files exist; otherwise they are made by the first `write()`. */
   constructor(components: BlobFilesComponents, init: { blob: BlobRef; found?: BitSet }) {
     this.#components = components;
     this.blob = init.blob;
-    this.paths = blobPaths(init.blob.digest);
+    this.#paths = blobPaths(init.blob.digest);
     this.present = init.found ?? new BitSet(blockCount(init.blob.sizeBytes));
     this.#records = new RecordCodec({ codec: components.codec }, { blob: init.blob });
-    if (init.found !== undefined) this.#made = Promise.resolve();
+    this.#made = init.found !== undefined;
+    for (const index of this.indices()) this.#groups.add(groupOf(index));
   }
 
   /** Writes the bytes, then the record that makes them count. Rejects with DiskError. */
   async write(index: BlockIndex, block: StoredBlock): Promise<void> {
     const { files, hash } = this.#components;
-    await this.#make();
+    await this.#last;
+    if (!this.#made) await this.#inTurn(() => this.#make());
     const { bytes } = block.payload;
     const record = this.#records.encode(index, {
       lengthBytes: bytes.length,
-      blockDigest: hash.blake3(bytes),
+      blockDigest: block.blockDigest ?? hash.blake3(bytes),
       attestation: block.attestation,
     });
-    await files.use(this.paths.data, 'write', (file) => file.write(bytes, dataOffset(index)));
-    await this.#writeRecord(index, record);
+    const group = groupOf(index);
+    if (!this.#groups.has(group)) {
+      this.#groups.add(group);
+      this.#newNames.inFolder = true;
+    }
+    this.#dirty.add(group);
+    await files.use(dataPath(this.#paths, group), 'write', (file) =>
+      file.write(bytes, dataOffset(index)),
+    );
+    await this.#writeRecords(index, record);
   }
 
   /** Unmakes the record; the bytes stay where they are and count for nothing. Rejects with DiskError. */
   async erase(index: BlockIndex): Promise<void> {
-    await this.#make();
-    await this.#writeRecord(index, EMPTY_RECORD);
+    await this.#last;
+    if (!this.#made) return;
+    if (this.#groups.has(groupOf(index))) this.#dirty.add(groupOf(index));
+    await this.#writeRecords(index, EMPTY_RECORD);
   }
 
   /** The block, whose payload the caller releases; `damaged` when what is there is not what was written. Rejects with DiskError. */
@@ -80,10 +112,11 @@ export class BlobFiles implements SyncTarget {
     const lengthBytes = blockLength(this.blob.sizeBytes, index);
     const payload = pool.acquire(lengthBytes);
     const slot = new Uint8Array(RECORD_BYTES);
+    const path = dataPath(this.#paths, groupOf(index));
     // Both at once; and both must be over before the buffer can go back.
     const [data, record] = await Promise.allSettled([
-      this.#fill(this.paths.data, payload.bytes, dataOffset(index)),
-      this.#fill(this.paths.records, slot, recordOffset(index)),
+      this.#fill(path, payload.bytes, dataOffset(index)),
+      this.#fill(this.#paths.records, slot, recordOffset(index)),
     ]);
     const failed = data.status === 'rejected' ? data : record.status === 'rejected' ? record : null;
     if (failed !== null) {
@@ -92,10 +125,34 @@ export class BlobFiles implements SyncTarget {
     }
     const found = this.#records.decode(index, slot);
     if (found !== undefined && bytesEqual(hash.blake3(payload.bytes), found.blockDigest)) {
-      return { payload, attestation: found.attestation };
+      return { payload, attestation: found.attestation, blockDigest: found.blockDigest };
     }
     payload.release();
     return 'damaged';
+  }
+
+  /**
+   * Unmakes the records of the group, then removes its data and so frees their space; of the whole folder, when nothing else of the
+   * blob is kept. Rejects with DiskError when nothing was changed. What cannot be removed any more after the records is logged, and
+   * removed by the next start.
+   */
+  removeGroup(group: number, init: { erase: boolean; whole: boolean }): Promise<void> {
+    return this.#inTurn(async () => {
+      if (!this.#made) return;
+      if (init.erase) await this.#eraseGroup(group);
+      this.#dirty.delete(group);
+      this.#groups.delete(group);
+      if (init.whole) this.#made = false;
+      await this.#syncing;
+      try {
+        await this.#removeFiles(init.whole ? [...this.#groups, group] : [group], init.whole);
+      } catch (error) {
+        this.#components.logger.warn(
+          { digest: this.blob.digest, group, error: errorText(error) },
+          'the store could not remove what it evicted; the next start will',
+        );
+      }
+    });
   }
 
   /** Indices of the present blocks, ascending. */
@@ -103,17 +160,49 @@ export class BlobFiles implements SyncTarget {
     return Array.from(this.present.values(), blockIndex);
   }
 
-  /** Bytes of the present blocks: all are whole but the last of the blob. */
-  presentBytes(): number {
-    const { count, length } = this.present;
-    const lastIsPresent = length > 0 && this.present.has(length - 1);
-    const cutBytes = lastIsPresent ? length * BLOCK_SIZE_BYTES - this.blob.sizeBytes : 0;
-    return count * BLOCK_SIZE_BYTES - cutBytes;
+  /** Present blocks of a group, ascending. */
+  indicesOf(group: number): BlockIndex[] {
+    const [first, count] = blocksOfGroup(group, this.present.length);
+    return Array.from({ length: count }, (_, i) => blockIndex(first + i)).filter((index) =>
+      this.present.has(index),
+    );
   }
 
-  #writeRecord(index: BlockIndex, record: Uint8Array): Promise<void> {
-    return this.#components.files.use(this.paths.records, 'write', (file) =>
-      file.write(record, recordOffset(index)),
+  /** Makes durable what was written before the call. Tries everything and rejects with the first DiskError. */
+  sync(): Promise<void> {
+    const done = this.#syncing.then(() => this.#sync());
+    this.#syncing = done.catch(() => {});
+    return done;
+  }
+
+  async #sync(): Promise<void> {
+    if (!this.#made) return;
+    const { disk, files } = this.#components;
+    const { folder, shard, records } = this.#paths;
+    const names = { ...this.#newNames };
+    const groups = [...this.#dirty];
+    this.#dirty.clear();
+    const steps = [
+      ...(names.folder ? [() => disk.syncFolder(BLOBS_FOLDER)] : []),
+      ...groups.map((group) => () => this.#syncFile(dataPath(this.#paths, group))),
+      ...(groups.length > 0 ? [() => files.use(records, 'write', (file) => file.sync())] : []),
+      ...(names.inFolder ? [() => disk.syncFolder(folder)] : []),
+      ...(names.folder ? [() => disk.syncFolder(shard)] : []),
+    ];
+    const errors: unknown[] = [];
+    for (const step of steps) await step().catch((error: unknown) => errors.push(error));
+    if (errors.length > 0) throw errors[0];
+    if (names.inFolder) this.#newNames.inFolder = false;
+    if (names.folder) this.#newNames.folder = false;
+  }
+
+  #syncFile(path: string): Promise<void> {
+    return this.#components.files.use(path, 'write', (file) => file.sync());
+  }
+
+  #writeRecords(first: BlockIndex, records: Uint8Array): Promise<void> {
+    return this.#components.files.use(this.#paths.records, 'write', (file) =>
+      file.write(records, recordOffset(first)),
     );
   }
 
@@ -127,23 +216,42 @@ export class BlobFiles implements SyncTarget {
     }
   }
 
-  #make(): Promise<void> {
-    this.#made ??= this.#makeFiles().catch((error: unknown) => {
-      this.#made = undefined;
-      throw error;
-    });
-    return this.#made;
+  async #eraseGroup(group: number): Promise<void> {
+    const [first, count] = blocksOfGroup(group, this.present.length);
+    try {
+      await this.#writeRecords(blockIndex(first), new Uint8Array(count * RECORD_BYTES));
+    } catch (error) {
+      // A disk so full that not even zeros can be written needs the removal most; the start drops records without data.
+      if (!(error instanceof DiskError && error.code === 'no-space')) throw error;
+    }
   }
 
-  async #makeFiles(): Promise<void> {
+  async #removeFiles(groups: readonly number[], whole: boolean): Promise<void> {
+    const { disk, files } = this.#components;
+    for (const group of groups) await files.forget(dataPath(this.#paths, group));
+    if (whole) await files.forget(this.#paths.records);
+    for (const group of groups) await disk.remove(dataPath(this.#paths, group));
+    if (whole) await disk.remove(this.#paths.folder);
+  }
+
+  /** Runs it after all that were asked for before. */
+  #inTurn(action: () => Promise<void>): Promise<void> {
+    const done = this.#last.then(action);
+    this.#last = done.catch(() => {});
+    return done;
+  }
+
+  async #make(): Promise<void> {
+    if (this.#made) return;
     const { disk, files, codec } = this.#components;
-    await disk.makeFolder(this.paths.folder);
-    this.namesUnsynced = true;
-    await files.use(this.paths.data, 'write', (file) => file.truncate(this.blob.sizeBytes));
-    await files.use(this.paths.records, 'write', async (file) => {
-      // Records of an earlier life, of which nothing is known any more.
-      await file.truncate(0);
-      await file.write(encodeHeader(codec, this.blob), 0);
-    });
+    const { folder, records } = this.#paths;
+    // Of an earlier life, of which nothing is known any more.
+    await files.forget(records);
+    await disk.remove(folder);
+    await disk.makeFolder(folder);
+    await files.use(records, 'write', (file) => file.write(encodeHeader(codec, this.blob), 0));
+    Object.assign(this.#newNames, { inFolder: true, folder: true });
+    this.#groups.clear();
+    this.#made = true;
   }
 }

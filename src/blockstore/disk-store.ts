@@ -1,14 +1,13 @@
-import { blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
+import { blockIndex, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { DiskError, type Disk, type DiskLock } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
-import { assert } from '../util/assert.ts';
+import { assert, defined } from '../util/assert.ts';
 import type { BitSet } from '../util/bit-set.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
-import { MIB } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import { BlobFiles } from './blob-files.ts';
@@ -17,50 +16,33 @@ import {
   busyError,
   checkBlock,
   checkSize,
+  quotaError,
   stoppedError,
   storeError,
+  tooManyPins,
 } from './errors.ts';
+import { Evictor } from './evictor.ts';
 import { FileCache } from './file-cache.ts';
+import { GroupTable, type Group } from './group-table.ts';
 import { BLOBS_FOLDER } from './layout.ts';
+import { Ledger, PINS_MAX } from './ledger.ts';
+import {
+  BLOBS_MAX,
+  DISK_STORE_DEFAULTS,
+  READS_RUNNING_MAX,
+  READS_WAITING_MAX,
+  WRITES_RUNNING_MAX,
+  WRITES_WAITING_MAX,
+  type DiskStoreInit,
+} from './limits.ts';
 import { storeMetrics, type StoreMetrics } from './metrics.ts';
-import { scanStore } from './scan.ts';
-import type { BlockStore, BlockStoreStats, StoredBlock } from './store.ts';
+import { scanStore, type FoundBlob } from './scan.ts';
+import type { BlobUsage, BlockStore, BlockStoreStats, Evicted, StoredBlock } from './store.ts';
 import { SpaceGuard } from './space-guard.ts';
 import { Syncer } from './syncer.ts';
+import { usageOf } from './usage.ts';
 import { checkVersion } from './version.ts';
-
-/** Blocks written at a time. Node has four threads for files: half of them stay for reads, which something waits for. */
-const WRITES_RUNNING_MAX = 2;
-
-/** Puts and drops that wait for their turn; puts are bounded by `queueBytesMax` too. Beyond it they reject with `busy`. */
-const WRITES_WAITING_MAX = 4096;
-
-/** Blocks read at a time: 4 MiB of buffers, more than enough for the threads that there are. */
-const READS_RUNNING_MAX = 16;
-
-/** Gets that wait for their turn; beyond it they reject with `busy`. */
-const READS_WAITING_MAX = 4096;
-
-/** Blobs kept: some hundred bytes of memory each, and one bit a block. A put that would begin another is refused. */
-const BLOBS_MAX = 65_536;
-
-const DISK_STORE_DEFAULTS = {
-  /** Bytes accepted and not written yet: a second of writing at the speed of a slow disk. */
-  queueBytesMax: 64 * MIB,
-  /** Files held open, idle ones included; half of the usual limit of 1,024 descriptors stays for connections. */
-  filesOpenMax: 256,
-  /** Time from a write to the sync that covers it, in milliseconds: half of the second that durability may lag. */
-  syncIntervalMs: 500,
-  /** Free bytes of the file system below which nothing more is written: the host needs a disk that is not full. */
-  freeBytesMin: 512 * MIB,
-} as const;
-
-interface DiskStoreInit {
-  readonly queueBytesMax?: number;
-  readonly filesOpenMax?: number;
-  readonly syncIntervalMs?: number;
-  readonly freeBytesMin?: number;
-}
+import { WriteHealth } from './write-health.ts';
 
 interface DiskStoreComponents {
   readonly disk: Disk;
@@ -73,6 +55,16 @@ interface DiskStoreComponents {
   readonly metrics: Metrics;
 }
 
+type Operation = 'put' | 'get' | 'drop' | 'pin' | 'evict';
+
+const WORDS: Readonly<Record<Operation, string>> = {
+  put: 'put a block',
+  get: 'get a block',
+  drop: 'drop a block',
+  pin: 'note what is pinned',
+  evict: 'evict blocks',
+};
+
 /** The latest change of a block under way. Changes of one block follow one another. */
 interface Change {
   readonly kind: 'put' | 'drop';
@@ -82,6 +74,8 @@ interface Change {
 interface Entry {
   readonly files: BlobFiles;
   readonly changes: Map<BlockIndex, Change>;
+  /** Removals of its files under way: another entry would work on the same files. */
+  removals: number;
 }
 
 /**
@@ -91,6 +85,9 @@ interface Entry {
  * later, or after `stop()`. Every get checks the bytes against their digest: a block that was torn or has rotted is dropped, counted
  * and reported as absent. An unreadable block (EIO) is dropped as well, and the get rejects. Nothing here is worth more than
  * fetching it again, so that errors of the disk cost blocks and never stop the host.
+ *
+ * With a quota, groups of blocks go when it is nearly full: one at a time, beside puts and gets, in the order of src/blockstore/eviction.ts.
+ * They also go while the disk has less free than it must have.
  */
 export class DiskStore implements BlockStore {
   readonly #components: DiskStoreComponents;
@@ -99,6 +96,10 @@ export class DiskStore implements BlockStore {
   readonly #files: FileCache;
   readonly #syncer: Syncer;
   readonly #space: SpaceGuard;
+  readonly #health: WriteHealth;
+  readonly #table = new GroupTable();
+  readonly #ledger: Ledger;
+  readonly #evictor: Evictor;
   readonly #blobs = new Map<Digest, Entry>();
   readonly #reads = new Limiter({ runningMax: READS_RUNNING_MAX, waitingMax: READS_WAITING_MAX });
   readonly #writes = new Limiter({
@@ -111,23 +112,38 @@ export class DiskStore implements BlockStore {
   #state: 'stopped' | 'starting' | 'running' | 'stopping' = 'stopped';
   #stopping: Promise<void> = Promise.resolve();
   #queuedBytes = 0;
-  #blockCount = 0;
-  #sizeBytes = 0;
+  /** Evicted, and not freed yet. */
+  #leavingBytes = 0;
 
   constructor(components: DiskStoreComponents, init: DiskStoreInit = {}) {
     const { disk, logger, clock } = components;
     this.#components = components;
     this.#init = { ...DISK_STORE_DEFAULTS, ...init };
     this.#metrics = storeMetrics(components.metrics);
+    const { quotaBytes } = this.#init;
+    this.#metrics.quotaBytes.set({}, Number.isFinite(quotaBytes) ? quotaBytes : 0);
+    this.#metrics.writesFailing.set({}, 0);
     this.#files = new FileCache({ disk, logger }, { openMax: this.#init.filesOpenMax });
     this.#syncer = new Syncer(
-      { disk, files: this.#files, clock, logger, metrics: this.#metrics },
+      { clock, logger, metrics: this.#metrics },
       { intervalMs: this.#init.syncIntervalMs },
     );
+    const heldBytes = (): number => this.#table.sizeBytes;
     this.#space = new SpaceGuard(
-      { disk, clock, logger },
+      { disk, clock, logger, usedBytes: heldBytes },
       { freeBytesMin: this.#init.freeBytesMin },
     );
+    this.#health = new WriteHealth({ logger, failing: this.#metrics.writesFailing });
+    this.#ledger = new Ledger({ ...components, table: this.#table });
+    this.#evictor = new Evictor({
+      clock,
+      logger,
+      heldBytes,
+      usedBytes: () => this.#usedBytes(),
+      limitBytes: () => Math.min(this.#init.quotaBytes, this.#space.limitBytes),
+      victim: (keepMax) => this.#table.victim(keepMax),
+      evict: (group) => this.#track(this.#evict(group)),
+    });
   }
 
   /** Rejects with `version`, `locked`, or the disk's word; then nothing is held. */
@@ -141,11 +157,10 @@ export class DiskStore implements BlockStore {
       await checkVersion(disk);
       await disk.makeFolder(BLOBS_FOLDER);
       await this.#space.check();
-      for (const found of await scanStore(this.#components, { blobsMax: BLOBS_MAX })) {
-        const { files } = this.#adopt(found.blob, found.present);
-        this.#count(files.present.count, files.presentBytes());
-      }
+      await this.#restore(await scanStore(this.#components, { blobsMax: BLOBS_MAX }));
       this.#state = 'running';
+      this.#evictor.start();
+      this.#evictor.consider('plain');
     } catch (error) {
       await this.#leave();
       throw storeError('cannot start the block store', error);
@@ -170,9 +185,16 @@ export class DiskStore implements BlockStore {
         return undefined;
       }
       checkSize(entry.files.blob, blob);
-      const read = this.#reads.run(() => this.#read(entry, index));
-      if (read === undefined) throw busyError('read a block', `${READS_WAITING_MAX} reads wait`);
-      return read;
+      const group = this.#table.hold(blob.digest, index);
+      try {
+        const read = this.#reads.run(() => this.#read(entry, index));
+        if (read === undefined) throw busyError('read a block', `${READS_WAITING_MAX} reads wait`);
+        const block = await read;
+        if (block !== undefined) this.#noteUse(group);
+        return block;
+      } finally {
+        this.#letGo(entry, group);
+      }
     });
   }
 
@@ -214,20 +236,64 @@ export class DiskStore implements BlockStore {
   stats(): BlockStoreStats {
     return {
       blobCount: this.blobs().length,
-      blockCount: this.#blockCount,
-      sizeBytes: this.#sizeBytes,
+      blockCount: this.#table.blockCount,
+      sizeBytes: this.#table.sizeBytes,
     };
+  }
+
+  usage(): readonly BlobUsage[] {
+    return this.#state === 'running' ? usageOf(this.#table, this.blobs()) : [];
+  }
+
+  pin(digest: Digest): Promise<void> {
+    return this.#operation('pin', async () => {
+      if (this.#table.pins.has(digest)) return;
+      if (this.#table.pins.size >= PINS_MAX) throw tooManyPins(digest, PINS_MAX);
+      this.#table.pin(digest);
+      await this.#ledger.savePins();
+    });
+  }
+
+  unpin(digest: Digest): Promise<void> {
+    return this.#operation('pin', async () => {
+      this.#table.unpin(digest);
+      await this.#ledger.savePins();
+    });
+  }
+
+  retain(digests: readonly Digest[]): void {
+    for (const digest of digests) this.#table.retain(digest);
+  }
+
+  release(digests: readonly Digest[]): void {
+    for (const digest of digests) this.#table.release(digest);
+  }
+
+  gc(options: { readonly targetBytes?: number } = {}): Promise<Evicted> {
+    return this.#operation('evict', () => this.#evictor.gc(options.targetBytes));
+  }
+
+  async #restore(found: readonly FoundBlob[]): Promise<void> {
+    const { pins, uses } = await this.#ledger.load();
+    for (const digest of pins) this.#table.pin(digest);
+    for (const { blob, present } of found) this.#adopt(blob, present);
+    this.#table.restore(blocksOf(found), { uses, nowMs: this.#components.clock.wallMs() });
+    this.#showSize();
   }
 
   async #stop(): Promise<void> {
     this.#state = 'stopping';
-    await Promise.allSettled(this.#underWay);
+    await this.#evictor.stop();
+    // What ends may begin the removal of what it emptied.
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
     this.#syncer.stop();
+    this.#ledger.stop();
     try {
       await this.#syncer.flush();
     } catch (error) {
       throw storeError('cannot make all blocks durable', error);
     } finally {
+      await this.#ledger.saveUses();
       await this.#leave();
     }
   }
@@ -235,41 +301,42 @@ export class DiskStore implements BlockStore {
   async #leave(): Promise<void> {
     await this.#files.closeAll();
     this.#blobs.clear();
-    this.#count(-this.#blockCount, -this.#sizeBytes);
+    this.#table.clear();
+    this.#showSize();
     await this.#lock?.release();
     this.#lock = undefined;
     this.#state = 'stopped';
   }
 
   /** Runs a call of the store: counted when it fails, waited for by `stop()`. */
-  #operation<T>(operation: 'put' | 'get' | 'drop', action: () => Promise<T>): Promise<T> {
-    const result = this.#attempt(operation, action);
+  #operation<T>(operation: Operation, action: () => Promise<T>): Promise<T> {
+    return this.#track(this.#attempt(operation, action));
+  }
+
+  #track<T>(result: Promise<T>): Promise<T> {
     this.#underWay.add(result);
     const over = (): void => void this.#underWay.delete(result);
     result.then(over, over);
     return result;
   }
 
-  async #attempt<T>(operation: 'put' | 'get' | 'drop', action: () => Promise<T>): Promise<T> {
+  async #attempt<T>(operation: Operation, action: () => Promise<T>): Promise<T> {
     if (this.#state !== 'running') throw stoppedError();
     try {
       return await action();
     } catch (cause) {
-      const error = storeError(`the block store cannot ${operation} a block`, cause);
+      const error = storeError(`the block store cannot ${WORDS[operation]}`, cause);
       const code = error instanceof BlockStoreError ? error.code : 'io';
       this.#metrics.errors.inc({ operation, code });
       throw error;
     }
   }
 
-  async #write(
-    entry: Entry,
-    index: BlockIndex,
-    { payload, attestation }: StoredBlock,
-  ): Promise<void> {
+  async #write(entry: Entry, index: BlockIndex, block: StoredBlock): Promise<void> {
+    const { payload } = block;
     const lengthBytes = payload.length;
     try {
-      this.#checkRoom(lengthBytes);
+      this.#checkRoom(entry, lengthBytes);
     } catch (error) {
       this.#forgetIfEmpty(entry);
       throw error;
@@ -278,10 +345,14 @@ export class DiskStore implements BlockStore {
     this.#queue(lengthBytes);
     try {
       await this.#change(entry, index, 'put', async () => {
-        await entry.files.write(index, { payload, attestation });
+        await entry.files.write(index, block);
         this.#syncer.touch(entry.files);
         this.#metrics.blocks.inc({ event: 'written' });
       });
+      this.#health.succeeded();
+    } catch (error) {
+      this.#health.failed(error);
+      throw error;
     } finally {
       payload.release();
       this.#queue(-lengthBytes);
@@ -296,6 +367,7 @@ export class DiskStore implements BlockStore {
     work: () => Promise<void>,
   ): Promise<void> {
     const before = entry.changes.get(index)?.done;
+    const group = this.#table.hold(entry.files.blob.digest, index);
     const run = async (): Promise<void> => {
       await before?.catch(() => {});
       try {
@@ -305,10 +377,12 @@ export class DiskStore implements BlockStore {
         }
         await written;
         // A drop that came meanwhile has the last word.
-        if (kind === 'put' && entry.changes.get(index) === change) this.#setPresent(entry, index);
+        if (kind === 'put' && entry.changes.get(index) === change) {
+          this.#setPresent(entry, index, group);
+        }
       } finally {
         if (entry.changes.get(index) === change) entry.changes.delete(index);
-        this.#forgetIfEmpty(entry);
+        this.#letGo(entry, group);
       }
     };
     const change: Change = { kind, done: Promise.resolve().then(run) };
@@ -347,24 +421,90 @@ export class DiskStore implements BlockStore {
   }
 
   #forgetBlock(entry: Entry, index: BlockIndex): Promise<void> {
-    if (entry.files.present.delete(index)) {
-      this.#count(-1, -blockLength(entry.files.blob.sizeBytes, index));
+    const { blob, present } = entry.files;
+    const group = this.#table.hold(blob.digest, index);
+    if (present.delete(index)) {
+      this.#table.removeBlock(group, blockLength(blob.sizeBytes, index));
+      this.#showSize();
     }
     this.#metrics.blocks.inc({ event: 'dropped' });
-    return this.#change(entry, index, 'drop', async () => {
+    const dropped = this.#change(entry, index, 'drop', async () => {
       await entry.files.erase(index);
       this.#syncer.touch(entry.files);
     });
+    // The change holds it now.
+    this.#table.letGo(group);
+    return dropped;
   }
 
-  #setPresent(entry: Entry, index: BlockIndex): void {
-    if (!entry.files.present.add(index)) return;
-    this.#count(1, blockLength(entry.files.blob.sizeBytes, index));
+  #setPresent(entry: Entry, index: BlockIndex, group: Group): void {
+    const { blob, present } = entry.files;
+    if (!present.add(index)) return;
+    const lengthBytes = blockLength(blob.sizeBytes, index);
+    this.#table.addBlock(group, lengthBytes, this.#components.clock.wallMs());
+    this.#showSize();
   }
 
-  #checkRoom(lengthBytes: number): void {
-    const { queueBytesMax, freeBytesMin } = this.#init;
-    if (!this.#space.hasRoom()) {
+  #noteUse(group: Group): void {
+    this.#table.use(group, this.#components.clock.wallMs());
+    this.#ledger.touch();
+  }
+
+  /** Ends a use of a group; what is empty then frees its space. */
+  #letGo(entry: Entry, group: Group): void {
+    if (!this.#table.letGo(group)) return;
+    void this.#track(this.#removeEmpty(entry, group));
+  }
+
+  async #removeEmpty(entry: Entry, group: Group): Promise<void> {
+    const whole = !this.#table.has(group.digest);
+    entry.removals++;
+    await entry.files.removeGroup(group.index, { erase: false, whole });
+    entry.removals--;
+    this.#forgetIfEmpty(entry);
+  }
+
+  /** Takes a group out of memory at once, then off the disk. Rejects when the disk refuses; then it is back. */
+  async #evict(group: Group): Promise<void> {
+    const entry = defined(this.#blobs.get(group.digest), 'a group belongs to a blob');
+    const { blob, present } = entry.files;
+    const { sizeBytes } = group;
+    const indices = entry.files.indicesOf(group.index);
+    for (const index of indices) present.delete(index);
+    this.#table.evict(group);
+    this.#leavingBytes += sizeBytes;
+    this.#showSize();
+    const whole = !this.#table.has(blob.digest);
+    const beforeMs = this.#components.clock.nowMs();
+    entry.removals++;
+    try {
+      await entry.files.removeGroup(group.index, { erase: true, whole });
+      this.#metrics.blocks.inc({ event: 'evicted' }, indices.length);
+      this.#metrics.evictSeconds.observe({}, (this.#components.clock.nowMs() - beforeMs) / 1000);
+    } catch (error) {
+      for (const index of indices) {
+        const held = this.#table.hold(blob.digest, index);
+        this.#setPresent(entry, index, held);
+        this.#table.letGo(held);
+      }
+      throw error;
+    } finally {
+      this.#leavingBytes -= sizeBytes;
+      entry.removals--;
+      this.#forgetIfEmpty(entry);
+    }
+  }
+
+  #usedBytes(): number {
+    return this.#table.sizeBytes + this.#queuedBytes + this.#leavingBytes;
+  }
+
+  #checkRoom(entry: Entry, lengthBytes: number): void {
+    const { queueBytesMax, freeBytesMin, quotaBytes } = this.#init;
+    const { blob } = entry.files;
+    const hasRoom = this.#space.hasRoom();
+    this.#evictor.consider(this.#table.keepOf(blob.digest));
+    if (!hasRoom) {
       throw new BlockStoreError(
         `the block store keeps no more blocks: less than ${freeBytesMin} bytes of the disk are free`,
         { code: 'no-space' },
@@ -374,6 +514,7 @@ export class DiskStore implements BlockStore {
       const limit = `${this.#queuedBytes} of ${queueBytesMax} bytes wait to be written`;
       throw busyError(`put ${lengthBytes} bytes`, limit);
     }
+    if (this.#usedBytes() + lengthBytes > quotaBytes) throw quotaError(blob, quotaBytes);
   }
 
   /** An entry for a blob of which nothing is kept yet. */
@@ -388,20 +529,19 @@ export class DiskStore implements BlockStore {
   }
 
   #adopt(blob: BlobRef, found?: BitSet): Entry {
-    const { disk, codec, hash, pool } = this.#components;
     const files = new BlobFiles(
-      { disk, codec, hash, pool, files: this.#files },
+      { ...this.#components, files: this.#files },
       found === undefined ? { blob } : { blob, found },
     );
-    const entry = { files, changes: new Map() };
+    const entry: Entry = { files, changes: new Map(), removals: 0 };
     this.#blobs.set(blob.digest, entry);
     return entry;
   }
 
-  /** What is left of it on disk counts for nothing: a later put begins anew, and the next start removes it. */
+  /** What may be left of it on disk counts for nothing: a later put begins anew, and the next start removes it. */
   #forgetIfEmpty(entry: Entry): void {
-    const { blob, present } = entry.files;
-    if (present.count > 0 || entry.changes.size > 0) return;
+    const { blob } = entry.files;
+    if (this.#table.has(blob.digest) || entry.removals > 0) return;
     if (this.#blobs.get(blob.digest) === entry) this.#blobs.delete(blob.digest);
   }
 
@@ -410,10 +550,17 @@ export class DiskStore implements BlockStore {
     this.#metrics.queuedBytes.set({}, this.#queuedBytes);
   }
 
-  #count(blocks: number, bytes: number): void {
-    this.#blockCount += blocks;
-    this.#sizeBytes += bytes;
-    this.#metrics.present.set({}, this.#blockCount);
-    this.#metrics.sizeBytes.set({}, this.#sizeBytes);
+  #showSize(): void {
+    this.#metrics.present.set({}, this.#table.blockCount);
+    this.#metrics.sizeBytes.set({}, this.#table.sizeBytes);
+  }
+}
+
+function* blocksOf(found: readonly FoundBlob[]) {
+  for (const { blob, present } of found) {
+    for (const value of present.values()) {
+      const block = blockIndex(value);
+      yield { digest: blob.digest, block, lengthBytes: blockLength(blob.sizeBytes, block) };
+    }
   }
 }

@@ -8,9 +8,10 @@ import { CodedError, errorText } from '../util/errors.ts';
  *
  * - `busy`: as much is waiting to be written or read as the store takes; go on without it.
  * - `no-space`, `read-only`, `io`: the disk's word. What is present can still be read.
+ * - `quota`: full of what is in use, or of a higher class than the block.
  * - `size-mismatch`: the blob is kept with another size: of two sources one is wrong.
  * - `invalid-block`: no block of this blob has that index or that length.
- * - `too-many-blobs`: the store keeps no more of them.
+ * - `too-many-blobs`, `too-many-pins`: the store keeps no more of them.
  * - `stopped`: used before `start()` or after `stop()`.
  * - `version`: the folder was written by a version that this one does not know; `locked`: another process uses it.
  */
@@ -19,9 +20,11 @@ export type BlockStoreErrorDetail =
   | { readonly code: 'no-space' }
   | { readonly code: 'read-only' }
   | { readonly code: 'io' }
+  | { readonly code: 'quota'; readonly quotaBytes: number }
   | { readonly code: 'size-mismatch'; readonly digest: Digest; readonly knownSizeBytes: number }
   | { readonly code: 'invalid-block' }
   | { readonly code: 'too-many-blobs' }
+  | { readonly code: 'too-many-pins' }
   | { readonly code: 'stopped' }
   | { readonly code: 'version'; readonly found: string }
   | { readonly code: 'locked' };
@@ -74,6 +77,19 @@ export function checkSize(known: BlobRef, asked: BlobRef): void {
 
 export function busyError(what: string, limit: string): BlockStoreError {
   return new BlockStoreError(`the block store is busy: cannot ${what}, ${limit}`, { code: 'busy' });
+}
+
+export function quotaError(blob: BlobRef, quotaBytes: number): BlockStoreError {
+  return new BlockStoreError(
+    `cannot keep a block of ${blob.digest}: the quota of ${quotaBytes} bytes (store.quota) is full of blocks that are kept longer`,
+    { code: 'quota', quotaBytes },
+  );
+}
+
+export function tooManyPins(digest: Digest, pinsMax: number): BlockStoreError {
+  return new BlockStoreError(`cannot pin ${digest}: ${pinsMax} blobs are pinned; unpin some`, {
+    code: 'too-many-pins',
+  });
 }
 
 function sizeMismatch(digest: Digest, knownSizeBytes: number, sizeBytes: number): BlockStoreError {

@@ -1,5 +1,6 @@
 import type { Disk, DiskFile, OpenMode } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { assert } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 
 interface CachedFile {
@@ -35,6 +36,20 @@ export class FileCache {
       cached.users--;
       this.#closeIdle(this.#openMax);
     }
+  }
+
+  /** Closes a file that nobody uses, so that removing it frees its space. */
+  async forget(path: string): Promise<void> {
+    const closing: Promise<void>[] = [];
+    for (const mode of ['read', 'write'] as const) {
+      const key = `${mode}:${path}`;
+      const cached = this.#files.get(key);
+      if (cached === undefined) continue;
+      assert(cached.users === 0, `${path} is forgotten while it is in use`);
+      this.#files.delete(key);
+      closing.push(this.#close(key, cached));
+    }
+    await Promise.all(closing);
   }
 
   /** Closes every file, when nobody uses them any more. */

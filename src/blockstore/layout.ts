@@ -16,7 +16,7 @@ import { assert, defined } from '../util/assert.ts';
 import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
 
 /** The bytes of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
-const STORE_VERSION = 1;
+export const STORE_VERSION = 2;
 
 /** Content of the file `version` at the root of a store. */
 export const VERSION_TEXT = `xylem-store ${STORE_VERSION}\n`;
@@ -26,29 +26,58 @@ const MAGIC = new TextEncoder().encode('xylemrec');
 
 export const HEADER_BYTES = 64;
 const HEADER_CRC_OFFSET = 60;
-export const RECORD_BYTES = 144;
+/** Up to the signature: CRC, index, length, flags, digest, signer. */
+const RECORD_SIGNATURE_AT = 80;
+export const RECORD_BYTES = RECORD_SIGNATURE_AT + ATTESTATION_SIGNATURE_BYTES;
 
 /** A slot that holds no block: also what a hole of the file reads as. */
 export const EMPTY_RECORD: Uint8Array = new Uint8Array(RECORD_BYTES);
 
 const FLAG_PRESENT = 1;
 
+/**
+ * Blocks that share a data file and are evicted together: 16 MiB. Node cannot punch holes, so that only the removal of a file frees
+ * space. 100 GB are 6,000 files; the store forgets 64 blocks for one that it needs room for, at most.
+ */
+export const GROUP_BLOCKS = 64;
+
 /** Names, below the root of the store, of what is kept of a blob. */
 export interface BlobPaths {
   readonly shard: string;
   readonly folder: string;
-  readonly data: string;
   readonly records: string;
 }
 
 export const BLOBS_FOLDER = 'blobs';
 export const VERSION_FILE = 'version';
+export const PINS_FILE = 'pins';
+export const USAGE_FILE = 'usage';
 
 export function blobPaths(digest: Digest): BlobPaths {
   const hex = digestHex(digest);
   const shard = `${BLOBS_FOLDER}/${hex.slice(0, 2)}`;
   const folder = `${shard}/${hex}`;
-  return { shard, folder, data: `${folder}/data`, records: `${folder}/records` };
+  return { shard, folder, records: `${folder}/records` };
+}
+
+/** Number of the group that a block belongs to. */
+export function groupOf(index: BlockIndex): number {
+  return Math.floor(index / GROUP_BLOCKS);
+}
+
+/** The blocks of a group in a blob of this many: first index and count. */
+export function blocksOfGroup(group: number, blocks: number): readonly [number, number] {
+  const first = group * GROUP_BLOCKS;
+  return [first, Math.min(GROUP_BLOCKS, blocks - first)];
+}
+
+export function dataPath(paths: BlobPaths, group: number): string {
+  return `${paths.folder}/data.${group}`;
+}
+
+/** The group whose data a file of a blob's folder holds; undefined for any other name. */
+export function groupOfFile(name: string): number | undefined {
+  return /^data\.(0|[1-9][0-9]{0,5})$/.test(name) ? Number(name.slice(5)) : undefined;
 }
 
 /** The digest whose blob is kept in `blobs/<shard>/<name>`; undefined when no blob would be. */
@@ -56,8 +85,9 @@ export function digestOfFolder(shard: string, name: string): Digest | undefined 
   return name.startsWith(shard) && shard.length === 2 ? parseDigest(`sha256:${name}`) : undefined;
 }
 
+/** Where a block is in the data file of its group. */
 export function dataOffset(index: BlockIndex): number {
-  return index * BLOCK_SIZE_BYTES;
+  return (index % GROUP_BLOCKS) * BLOCK_SIZE_BYTES;
 }
 
 export function recordOffset(index: BlockIndex): number {
@@ -108,9 +138,9 @@ export interface BlockRecord {
 /**
  * Reads and writes the records of one blob.
  *
- * Record of block `i`, 144 bytes at 64 + 144 * i; all zero when the block is absent:
+ * Record of block `i`, 244 bytes at 64 + 244 * i; all zero when the block is absent:
  *
- *     CRC-32C u32 | block index u32 | length u32 | flags u32 (1 = present) | BLAKE3 (32) | signer (32) | signature (64)
+ *     CRC-32C u32 | block index u32 | length u32 | flags u32 (1 = present) | BLAKE3 (32) | signer (32) | signature (164)
  *
  * The CRC continues that of the header over the rest of the record, so that a record counts in its own file alone.
  */
@@ -131,7 +161,10 @@ export class RecordCodec {
     const { signer, signature } = record.attestation;
     assert(record.blockDigest.length === 32, 'a BLAKE3 digest has 32 bytes');
     assert(signer.length === ATTESTATION_SIGNER_BYTES, 'a signer has 32 bytes');
-    assert(signature.length === ATTESTATION_SIGNATURE_BYTES, 'a signature has 64 bytes');
+    assert(
+      signature.length === ATTESTATION_SIGNATURE_BYTES,
+      `a signature has ${ATTESTATION_SIGNATURE_BYTES} bytes`,
+    );
     const bytes = new Uint8Array(RECORD_BYTES);
     const view = new DataView(bytes.buffer);
     view.setUint32(4, index, true);
@@ -139,7 +172,7 @@ export class RecordCodec {
     view.setUint32(12, FLAG_PRESENT, true);
     bytes.set(record.blockDigest, 16);
     bytes.set(signer, 48);
-    bytes.set(signature, 80);
+    bytes.set(signature, RECORD_SIGNATURE_AT);
     view.setUint32(0, this.#codec.crc32c(bytes.subarray(4), this.#seed), true);
     return bytes;
   }
@@ -165,7 +198,10 @@ export class RecordCodec {
     return {
       lengthBytes: viewOf(bytes).getUint32(8, true),
       blockDigest: bytes.slice(16, 48),
-      attestation: { signer: bytes.slice(48, 80), signature: bytes.slice(80, 144) },
+      attestation: {
+        signer: bytes.slice(48, RECORD_SIGNATURE_AT),
+        signature: bytes.slice(RECORD_SIGNATURE_AT, RECORD_BYTES),
+      },
     };
   }
 }

@@ -1,7 +1,11 @@
 import type { BlobRef, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import { defined } from '../util/assert.ts';
 import { checkBlock, checkSize, stoppedError } from './errors.ts';
-import type { BlockStore, BlockStoreStats, StoredBlock } from './store.ts';
+import { GroupTable } from './group-table.ts';
+import { groupOf } from './layout.ts';
+import type { BlobUsage, BlockStore, BlockStoreStats, Evicted, StoredBlock } from './store.ts';
+import { usageOf } from './usage.ts';
 
 interface MemoryBlob {
   readonly blob: BlobRef;
@@ -9,14 +13,14 @@ interface MemoryBlob {
 }
 
 /**
- * The store in memory: for the simulator and for tests. Keeps its blocks over `stop()` and `start()`, as a disk would; it is
- * bounded by nothing but the memory.
+ * The store in memory: for the simulator and for tests. Keeps its blocks over `stop()` and `start()`, as a disk would; it has no
+ * quota and no clock, and counts its uses instead.
  */
 export class MemoryStore implements BlockStore {
   readonly #blobs = new Map<Digest, MemoryBlob>();
+  readonly #table = new GroupTable();
   #running = false;
-  #sizeBytes = 0;
-  #blockCount = 0;
+  #useCount = 0;
 
   start(): Promise<void> {
     this.#running = true;
@@ -33,16 +37,17 @@ export class MemoryStore implements BlockStore {
   }
 
   async get(blob: BlobRef, index: BlockIndex): Promise<StoredBlock | undefined> {
-    if (!this.#running) throw stoppedError();
+    this.#check();
     const known = this.#blobs.get(blob.digest);
     const block = known?.blocks.get(index);
     if (known === undefined || block === undefined) return undefined;
     checkSize(known.blob, blob);
+    this.#withGroup(blob.digest, index, (group) => this.#table.use(group, ++this.#useCount));
     return { payload: block.payload.retain(), attestation: block.attestation };
   }
 
   async put(blob: BlobRef, index: BlockIndex, block: StoredBlock): Promise<void> {
-    if (!this.#running) throw stoppedError();
+    this.#check();
     checkBlock(blob, index, block.payload.length);
     const known = this.#blobs.get(blob.digest) ?? { blob, blocks: new Map() };
     checkSize(known.blob, blob);
@@ -52,19 +57,16 @@ export class MemoryStore implements BlockStore {
       attestation: block.attestation,
     });
     this.#blobs.set(blob.digest, known);
-    this.#blockCount++;
-    this.#sizeBytes += block.payload.length;
+    this.#withGroup(blob.digest, index, (group) =>
+      this.#table.addBlock(group, block.payload.length, ++this.#useCount),
+    );
   }
 
   async drop(digest: Digest, index: BlockIndex): Promise<void> {
-    if (!this.#running) throw stoppedError();
-    const known = this.#blobs.get(digest);
-    const block = known?.blocks.get(index);
-    if (known === undefined || block === undefined) return;
-    known.blocks.delete(index);
-    if (known.blocks.size === 0) this.#blobs.delete(digest);
-    this.#blockCount--;
-    this.#sizeBytes -= block.payload.length;
+    this.#check();
+    const block = this.#take(digest, index);
+    if (block === undefined) return;
+    this.#withGroup(digest, index, (group) => this.#table.removeBlock(group, block.payload.length));
     block.payload.release();
   }
 
@@ -79,10 +81,68 @@ export class MemoryStore implements BlockStore {
 
   stats(): BlockStoreStats {
     if (!this.#running) return { blobCount: 0, blockCount: 0, sizeBytes: 0 };
-    return {
-      blobCount: this.#blobs.size,
-      blockCount: this.#blockCount,
-      sizeBytes: this.#sizeBytes,
-    };
+    const { blockCount, sizeBytes } = this.#table;
+    return { blobCount: this.#blobs.size, blockCount, sizeBytes };
+  }
+
+  usage(): readonly BlobUsage[] {
+    return this.#running ? usageOf(this.#table, this.blobs()) : [];
+  }
+
+  async pin(digest: Digest): Promise<void> {
+    this.#check();
+    this.#table.pin(digest);
+  }
+
+  async unpin(digest: Digest): Promise<void> {
+    this.#check();
+    this.#table.unpin(digest);
+  }
+
+  retain(digests: readonly Digest[]): void {
+    for (const digest of digests) this.#table.retain(digest);
+  }
+
+  release(digests: readonly Digest[]): void {
+    for (const digest of digests) this.#table.release(digest);
+  }
+
+  async gc(options: { readonly targetBytes?: number } = {}): Promise<Evicted> {
+    this.#check();
+    let [blockCount, sizeBytes] = [0, 0];
+    const { targetBytes = Number.POSITIVE_INFINITY } = options;
+    while (this.#table.sizeBytes > targetBytes) {
+      const group = this.#table.victim('plain');
+      if (group === undefined) break;
+      this.#table.evict(group);
+      blockCount += group.blockCount;
+      sizeBytes += group.sizeBytes;
+      const { blocks } = defined(this.#blobs.get(group.digest), 'a group belongs to a blob');
+      const indices = [...blocks.keys()].filter((index) => groupOf(index) === group.index);
+      for (const index of indices) this.#take(group.digest, index)?.payload.release();
+    }
+    return { blockCount, sizeBytes };
+  }
+
+  #take(digest: Digest, index: BlockIndex): StoredBlock | undefined {
+    const known = this.#blobs.get(digest);
+    const block = known?.blocks.get(index);
+    known?.blocks.delete(index);
+    if (known?.blocks.size === 0) this.#blobs.delete(digest);
+    return block;
+  }
+
+  #withGroup(
+    digest: Digest,
+    index: BlockIndex,
+    action: (group: ReturnType<GroupTable['hold']>) => void,
+  ): void {
+    const group = this.#table.hold(digest, index);
+    action(group);
+    this.#table.letGo(group);
+  }
+
+  #check(): void {
+    if (!this.#running) throw stoppedError();
   }
 }

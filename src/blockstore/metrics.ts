@@ -2,21 +2,25 @@ import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
 
 /** What the store counts. */
 export interface StoreMetrics {
-  /** Labels: `event` = written | hit | miss | damaged | dropped. */
+  /** Labels: `event` = written | hit | miss | damaged | dropped | evicted. */
   readonly blocks: Counter;
-  /** Calls that rejected. Labels: `operation` = put | get | drop | sync, `code` of BlockStoreError. */
+  /** Calls that rejected. Labels: `operation` = put | get | drop | sync | evict, `code` of BlockStoreError. */
   readonly errors: Counter;
   readonly present: Gauge;
   readonly sizeBytes: Gauge;
   readonly queuedBytes: Gauge;
+  readonly quotaBytes: Gauge;
+  /** 1 while the disk takes no writes. */
+  readonly writesFailing: Gauge;
   readonly syncSeconds: Histogram;
+  readonly evictSeconds: Histogram;
 }
 
 export function storeMetrics(metrics: Metrics): StoreMetrics {
   return {
     blocks: metrics.counter({
       name: 'xylem_store_blocks_total',
-      help: 'Blocks written to, found in, missed in, found damaged in and dropped from the store.',
+      help: 'Blocks written to, found in, missed in, found damaged in, dropped and evicted from the store.',
       labelNames: ['event'],
     }),
     errors: metrics.counter({
@@ -35,6 +39,20 @@ export function storeMetrics(metrics: Metrics): StoreMetrics {
     queuedBytes: metrics.gauge({
       name: 'xylem_store_write_queue_bytes',
       help: 'Bytes accepted by the store and not written yet.',
+    }),
+    quotaBytes: metrics.gauge({
+      name: 'xylem_store_quota_bytes',
+      help: 'Most bytes of blocks that the store keeps; 0 without a limit.',
+    }),
+    writesFailing: metrics.gauge({
+      name: 'xylem_store_writes_failing',
+      help: '1 while the disk refuses writes and blocks are passed on without being stored, else 0.',
+    }),
+    evictSeconds: metrics.histogram({
+      name: 'xylem_store_evict_seconds',
+      help: 'Time to remove one group of blocks from the disk.',
+      // From an unlink in memory to a disk that is in trouble.
+      buckets: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3],
     }),
     syncSeconds: metrics.histogram({
       name: 'xylem_store_sync_seconds',

@@ -14,3 +14,19 @@ export async function readFully(
   }
   return done;
 }
+
+/** First guess at the size of a small file; it grows by doubling. */
+const WHOLE_BYTES_FIRST = 4096;
+
+/** All of a file, or its first `sizeBytesMax` bytes. */
+export async function readWhole(file: DiskFile, sizeBytesMax: number): Promise<Uint8Array> {
+  let bytes = new Uint8Array(Math.min(WHOLE_BYTES_FIRST, sizeBytesMax));
+  for (let done = 0; ; ) {
+    const count = await readFully(file, bytes.subarray(done), done);
+    done += count;
+    if (done < bytes.length || done === sizeBytesMax) return bytes.subarray(0, done);
+    const larger = new Uint8Array(Math.min(2 * bytes.length, sizeBytesMax));
+    larger.set(bytes);
+    bytes = larger;
+  }
+}

@@ -1,7 +1,7 @@
 import { blockCount, blockIndex, type BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Codec } from '../runtime/codec.ts';
-import type { Disk, DiskFile } from '../runtime/disk.ts';
+import { DiskError, type Disk, type DiskFile } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { BitSet } from '../util/bit-set.ts';
 import { errorText } from '../util/errors.ts';
@@ -9,8 +9,12 @@ import { readFully } from './read-fully.ts';
 import {
   BLOBS_FOLDER,
   blobPaths,
+  blocksOfGroup,
+  dataPath,
   decodeHeader,
   digestOfFolder,
+  groupOf,
+  groupOfFile,
   HEADER_BYTES,
   RECORD_BYTES,
   RecordCodec,
@@ -37,7 +41,8 @@ interface ScanComponents {
 
 /**
  * Finds what earlier runs kept. Reads the records alone, never the data: a byte of records stands for 1,800 of data.
- * Whatever is damaged or not ours is left as it is, with a line in the log. Blobs beyond `blobsMax` are not looked at.
+ * Repairs what a crash left, so that nothing takes space that is not counted: data without records, records without data, blobs
+ * whose header does not hold. What is not ours stays, with a line in the log. Blobs beyond `blobsMax` are not looked at.
  */
 export async function scanStore(
   components: ScanComponents,
@@ -91,21 +96,27 @@ async function scanBlob(
   buffer: Uint8Array,
 ): Promise<FoundBlob | undefined> {
   const path = blobPaths(digest).records;
+  let found: FoundBlob | undefined;
   try {
     const file = await components.disk.open(path, 'read');
     try {
-      return await readBlob(components, { digest, file, path }, buffer);
+      found = await readBlob(components, { digest, file, path }, buffer);
     } finally {
       await file.close();
     }
+    if (found !== undefined) await repairGroups(components, found);
   } catch (error) {
     components.logger.warn({ path, error: errorText(error) }, 'a blob in the store is unreadable');
-    return undefined;
+    if (!(error instanceof DiskError && error.code === 'not-found')) return undefined;
   }
+  if (found !== undefined && found.present.count > 0) return found;
+  // Never recorded, damaged, or dropped to the last block: nothing in there can be served.
+  await attempt(components, path, () => components.disk.remove(blobPaths(digest).folder));
+  return undefined;
 }
 
 async function readBlob(
-  { codec, disk, logger }: ScanComponents,
+  { codec, logger }: ScanComponents,
   { digest, file, path }: { digest: Digest; file: DiskFile; path: string },
   buffer: Uint8Array,
 ): Promise<FoundBlob | undefined> {
@@ -113,16 +124,61 @@ async function readBlob(
   const headerBytes = await readFully(file, header, 0);
   const blob = decodeHeader(codec, header.subarray(0, headerBytes));
   if (blob === undefined || blob.digest !== digest) {
-    logger.warn({ path }, 'a blob in the store has a header that does not hold and is ignored');
+    logger.warn({ path }, 'a blob in the store has a header that does not hold and is removed');
     return undefined;
   }
   const found = { blob, present: new BitSet(blockCount(blob.sizeBytes)) };
   const damaged = await readRecords(new RecordCodec({ codec }, { blob }), { file, found }, buffer);
   if (damaged > 0) logger.warn({ path, blockCount: damaged }, 'records in the store are damaged');
-  if (found.present.count > 0) return found;
-  // Its first block was never recorded, or its last one was dropped: nothing in there can be served.
-  await disk.remove(blobPaths(digest).folder);
-  return undefined;
+  return found;
+}
+
+/** Brings data files and records into accord: a crash may leave either without the other. */
+async function repairGroups(components: ScanComponents, found: FoundBlob): Promise<void> {
+  const { disk, logger } = components;
+  const { present } = found;
+  const paths = blobPaths(found.blob.digest);
+  const recorded = new Set<number>();
+  for (const index of present.values()) recorded.add(groupOf(blockIndex(index)));
+  for (const { name } of await disk.list(paths.folder)) {
+    const group = groupOfFile(name);
+    if (group === undefined || recorded.delete(group)) continue;
+    await attempt(components, paths.folder, () => disk.remove(`${paths.folder}/${name}`));
+  }
+  // What is left are groups whose data is gone.
+  for (const group of recorded) {
+    const [first, count] = blocksOfGroup(group, present.length);
+    for (let i = first; i < first + count; i++) present.delete(i);
+    const path = dataPath(paths, group);
+    logger.warn({ path }, 'blocks in the store were lost: their data is gone');
+    await attempt(components, path, () => eraseRecords(disk, paths.records, [first, count]));
+  }
+}
+
+async function eraseRecords(
+  disk: Disk,
+  path: string,
+  [first, count]: readonly [number, number],
+): Promise<void> {
+  const file = await disk.open(path, 'write');
+  try {
+    await file.write(new Uint8Array(count * RECORD_BYTES), recordOffset(blockIndex(first)));
+  } finally {
+    await file.close();
+  }
+}
+
+/** A repair that the disk refuses is tried again by the next start. */
+async function attempt(
+  { logger }: ScanComponents,
+  path: string,
+  action: () => Promise<void>,
+): Promise<void> {
+  try {
+    await action();
+  } catch (error) {
+    logger.warn({ path, error: errorText(error) }, 'a part of the store could not be repaired');
+  }
 }
 
 /** Marks what is present; the count of damaged records. */

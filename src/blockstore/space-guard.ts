@@ -10,6 +10,8 @@ interface SpaceGuardComponents {
   readonly disk: Disk;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** What the store takes of the disk now. */
+  readonly usedBytes: () => number;
 }
 
 /** Knows whether the file system has room, from an answer that is a second old at most while anybody asks. */
@@ -19,6 +21,7 @@ export class SpaceGuard {
   #checkedMs = Number.NEGATIVE_INFINITY;
   #checking: Promise<void> | undefined;
   #hasRoom = true;
+  #limitBytes = Number.POSITIVE_INFINITY;
 
   constructor(components: SpaceGuardComponents, init: { freeBytesMin: number }) {
     this.#components = components;
@@ -29,6 +32,11 @@ export class SpaceGuard {
   hasRoom(): boolean {
     if (this.#components.clock.nowMs() - this.#checkedMs >= CHECK_INTERVAL_MS) void this.check();
     return this.#hasRoom;
+  }
+
+  /** What the store may take at most so that the disk has room again; no limit while it has. */
+  get limitBytes(): number {
+    return this.#limitBytes;
   }
 
   /** Asks the disk. Never rejects: a disk that does not tell is one that tells when it is full. */
@@ -48,9 +56,13 @@ export class SpaceGuard {
         logger.warn(fields, 'the disk is full: no more blocks are kept');
       if (!this.#hasRoom && hasRoom) logger.info(fields, 'the disk has room again');
       this.#hasRoom = hasRoom;
+      const missingBytes = this.#freeBytesMin - freeBytes;
+      const usedBytes = this.#components.usedBytes();
+      this.#limitBytes = hasRoom ? Number.POSITIVE_INFINITY : Math.max(0, usedBytes - missingBytes);
     } catch (error) {
       logger.warn({ error: errorText(error) }, 'the free space of the disk is unknown');
       this.#hasRoom = true;
+      this.#limitBytes = Number.POSITIVE_INFINITY;
     }
   }
 }

@@ -1,21 +1,15 @@
 import type { Clock, Timer } from '../runtime/clock.ts';
-import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { errorText } from '../util/errors.ts';
-import type { FileCache } from './file-cache.ts';
-import { BLOBS_FOLDER, type BlobPaths } from './layout.ts';
 import type { StoreMetrics } from './metrics.ts';
 
-/** Files of a blob that hold writes which a loss of power would take. */
+/** Files that hold writes which a loss of power would take. */
 export interface SyncTarget {
-  readonly paths: BlobPaths;
-  /** Its folders were made and not synced yet. */
-  namesUnsynced: boolean;
+  /** Makes durable what was written before the call. Rejects with DiskError. */
+  sync(): Promise<void>;
 }
 
 interface SyncerComponents {
-  readonly disk: Disk;
-  readonly files: FileCache;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: StoreMetrics;
@@ -71,10 +65,7 @@ export class Syncer {
     if (targets.length === 0) return;
     const errors: unknown[] = [];
     const beforeMs = clock.nowMs();
-    if (targets.some((target) => target.namesUnsynced)) {
-      await this.#attempt(errors, () => this.#components.disk.syncFolder(BLOBS_FOLDER));
-    }
-    for (const target of targets) await this.#attempt(errors, () => this.#sync(target));
+    for (const target of targets) await this.#attempt(errors, () => target.sync());
     metrics.syncSeconds.observe({}, (clock.nowMs() - beforeMs) / 1000);
     if (errors.length > 0) throw errors[0];
   }
@@ -90,16 +81,5 @@ export class Syncer {
         'the store could not make blocks durable; a loss of power may take them',
       );
     }
-  }
-
-  async #sync(target: SyncTarget): Promise<void> {
-    const { disk, files } = this.#components;
-    const { data, records, folder, shard } = target.paths;
-    await files.use(data, 'write', (file) => file.sync());
-    await files.use(records, 'write', (file) => file.sync());
-    if (!target.namesUnsynced) return;
-    await disk.syncFolder(folder);
-    await disk.syncFolder(shard);
-    target.namesUnsynced = false;
   }
 }

@@ -33,7 +33,7 @@ export function testBlock(blob: BlobRef, index: BlockIndex): StoredBlock {
     payload: PooledBytes.unpooled(testBytes(blob, index)),
     attestation: {
       signer: new Uint8Array(32).fill(index + 1),
-      signature: new Uint8Array(64).fill(index + 2),
+      signature: new Uint8Array(164).fill(index + 2),
     },
   };
 }

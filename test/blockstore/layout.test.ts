@@ -2,11 +2,15 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   blobPaths,
+  blocksOfGroup,
   dataOffset,
+  dataPath,
   decodeHeader,
   digestOfFolder,
   EMPTY_RECORD,
   encodeHeader,
+  groupOf,
+  groupOfFile,
   HEADER_BYTES,
   RECORD_BYTES,
   RecordCodec,
@@ -26,20 +30,20 @@ const record = {
   blockDigest: new Uint8Array(32).fill(0x11),
   attestation: {
     signer: new Uint8Array(32).fill(0x22),
-    signature: new Uint8Array(64).fill(0x33),
+    signature: new Uint8Array(164).fill(0x33),
   },
 };
 
 describe('store layout', () => {
   it('the version file has the golden text', () => {
-    expect(VERSION_TEXT).toBe('xylem-store 1\n');
+    expect(VERSION_TEXT).toBe('xylem-store 2\n');
   });
 
   it('encodeHeader() gives the golden bytes', () => {
     expect(toHex(encodeHeader(codec, blob))).toBe(
       [
-        '78796c656d726563010000000000040064000c0000000000abe7e7e7e7e7e7e7',
-        'e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7000000008c0b0f63',
+        '78796c656d726563020000000000040064000c0000000000abe7e7e7e7e7e7e7',
+        'e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7000000008360508a',
       ].join(''),
     );
   });
@@ -47,11 +51,14 @@ describe('store layout', () => {
   it('RecordCodec.encode() gives the golden bytes', () => {
     expect(toHex(records.encode(blockIndex(3), record))).toBe(
       [
-        'c1cf31a303000000640000000100000011111111111111111111111111111111',
+        '51696b5f03000000640000000100000011111111111111111111111111111111',
         '1111111111111111111111111111111122222222222222222222222222222222',
         '2222222222222222222222222222222233333333333333333333333333333333',
         '3333333333333333333333333333333333333333333333333333333333333333',
-        '33333333333333333333333333333333',
+        '3333333333333333333333333333333333333333333333333333333333333333',
+        '3333333333333333333333333333333333333333333333333333333333333333',
+        '3333333333333333333333333333333333333333333333333333333333333333',
+        '3333333333333333333333333333333333333333',
       ].join(''),
     );
   });
@@ -61,7 +68,6 @@ describe('store layout', () => {
     expect(blobPaths(blob.digest)).toEqual({
       shard: 'blobs/ab',
       folder: `blobs/ab/${hex}`,
-      data: `blobs/ab/${hex}/data`,
       records: `blobs/ab/${hex}/records`,
     });
     expect(digestOfFolder('ab', hex)).toBe(blob.digest);
@@ -73,9 +79,17 @@ describe('store layout', () => {
     ] as const) {
       expect(digestOfFolder(shard, name)).toBeUndefined();
     }
-    expect(dataOffset(blockIndex(3))).toBe(3 * 262_144);
-    expect(recordOffset(blockIndex(3))).toBe(64 + 3 * 144);
-    expect([HEADER_BYTES, RECORD_BYTES]).toEqual([64, 144]);
+    expect(dataPath(blobPaths(blob.digest), 7)).toBe(`blobs/ab/${hex}/data.7`);
+    expect([groupOf(blockIndex(63)), groupOf(blockIndex(64))]).toEqual([0, 1]);
+    expect(dataOffset(blockIndex(64 + 3))).toBe(3 * 262_144);
+    expect(groupOfFile('data.12')).toBe(12);
+    for (const name of ['data', 'data.', 'data.01', 'data.x', 'records', 'data.1234567']) {
+      expect(groupOfFile(name)).toBeUndefined();
+    }
+    expect(blocksOfGroup(0, 10)).toEqual([0, 10]);
+    expect(blocksOfGroup(1, 200)).toEqual([64, 64]);
+    expect(recordOffset(blockIndex(3))).toBe(64 + 3 * 244);
+    expect([HEADER_BYTES, RECORD_BYTES]).toEqual([64, 244]);
   });
 });
 
@@ -109,7 +123,7 @@ describe('decodeHeader', () => {
       ),
     ).toEqual(blob);
     for (const change of [
-      (view: DataView) => view.setUint32(8, 2, true),
+      (view: DataView) => view.setUint32(8, 1, true),
       (view: DataView) => view.setUint32(12, 4096, true),
       (view: DataView) => view.setBigUint64(16, 2n ** 40n + 1n, true),
     ]) {

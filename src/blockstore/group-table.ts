@@ -1,0 +1,246 @@
+import type { BlockIndex } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { assert } from '../util/assert.ts';
+import { EvictionOrder, type Standing } from './eviction.ts';
+import { groupOf } from './layout.ts';
+import type { KeepClass } from './store.ts';
+
+/** Neighbouring blocks of a blob that go together. Only the table changes it. */
+export interface Group {
+  readonly digest: Digest;
+  /** Number of the group in its blob, from 0. */
+  readonly index: number;
+  readonly blockCount: number;
+  readonly sizeBytes: number;
+}
+
+/** A group with its uses, as it is remembered over a restart. */
+export interface GroupUse extends Standing {
+  readonly digest: Digest;
+  readonly index: number;
+}
+
+/** What the groups of a blob come to. */
+interface BlobTotals {
+  readonly blockCount: number;
+  readonly sizeBytes: number;
+  readonly lastUseMs: number | undefined;
+}
+
+class CountedGroup implements Group {
+  readonly digest: Digest;
+  readonly index: number;
+  blockCount = 0;
+  sizeBytes = 0;
+  users = 0;
+
+  constructor(digest: Digest, index: number) {
+    this.digest = digest;
+    this.index = index;
+  }
+}
+
+/**
+ * Which groups of blocks a store holds, how much is in them, who uses them and which go first. Holds no bytes.
+ *
+ * A group is there while it has a block or a user. It goes only as a whole, and never while it has a user.
+ */
+export class GroupTable {
+  readonly #order = new EvictionOrder<CountedGroup>();
+  readonly #blobs = new Map<Digest, Map<number, CountedGroup>>();
+  readonly #pins = new Set<Digest>();
+  /** How often each blob is retained. */
+  readonly #mounts = new Map<Digest, number>();
+  #blockCount = 0;
+  #sizeBytes = 0;
+
+  get blockCount(): number {
+    return this.#blockCount;
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  get pins(): ReadonlySet<Digest> {
+    return this.#pins;
+  }
+
+  /** Whether any group of the blob is there. */
+  has(digest: Digest): boolean {
+    return this.#blobs.has(digest);
+  }
+
+  /** Uses the group of a block until `letGo()`. */
+  hold(digest: Digest, block: BlockIndex): Group {
+    const group = this.#make(digest, groupOf(block));
+    group.users++;
+    return group;
+  }
+
+  /** Ends one `hold()`. True when nothing is left of the group. */
+  letGo(held: Group): boolean {
+    const group = this.#own(held);
+    assert(group.users > 0, 'a group was let go that nobody held');
+    group.users--;
+    if (group.users > 0 || group.blockCount > 0) return false;
+    this.#remove(group);
+    return true;
+  }
+
+  /** Counts a block that came into a group that the caller holds, which is a use of it. */
+  addBlock(held: Group, lengthBytes: number, nowMs: number): void {
+    const group = this.#own(held);
+    this.#count(group, 1, lengthBytes);
+    if (this.#order.has(group)) this.#order.use(group, nowMs);
+    else this.#order.add(group, this.keepOf(group.digest), { proven: false, lastUseMs: nowMs });
+  }
+
+  /** Counts a block that went from a group that the caller holds. */
+  removeBlock(held: Group, lengthBytes: number): void {
+    const group = this.#own(held);
+    this.#count(group, -1, -lengthBytes);
+    if (group.blockCount === 0) this.#order.remove(group);
+  }
+
+  /** Notes that a block of the group was read. */
+  use(held: Group, nowMs: number): void {
+    const group = this.#own(held);
+    if (this.#order.has(group)) this.#order.use(group, nowMs);
+  }
+
+  /** Takes over the blocks of an earlier life with what is remembered of their uses; groups without a memory count as used now. */
+  restore(
+    found: Iterable<{ digest: Digest; block: BlockIndex; lengthBytes: number }>,
+    init: { uses: Iterable<GroupUse>; nowMs: number },
+  ): void {
+    const groups = new Map<CountedGroup, Standing>();
+    for (const { digest, block, lengthBytes } of found) {
+      const group = this.#make(digest, groupOf(block));
+      this.#count(group, 1, lengthBytes);
+      groups.set(group, { proven: false, lastUseMs: init.nowMs });
+    }
+    for (const { digest, index, ...standing } of init.uses) {
+      const group = this.#blobs.get(digest)?.get(index);
+      if (group !== undefined) groups.set(group, standing);
+    }
+    const byUse = [...groups].sort(([, a], [, b]) => a.lastUseMs - b.lastUseMs);
+    for (const [group, standing] of byUse) {
+      this.#order.add(group, this.keepOf(group.digest), standing);
+    }
+  }
+
+  /** What is to be remembered of the uses, least recently used first within each class. */
+  *uses(): IterableIterator<GroupUse> {
+    for (const group of this.#order.candidates('pinned')) {
+      const { proven, lastUseMs } = this.#order.standing(group);
+      yield { digest: group.digest, index: group.index, proven, lastUseMs };
+    }
+  }
+
+  /** The first group to go, up to this class, of those that nobody uses. */
+  victim(keepMax: KeepClass): Group | undefined {
+    for (const group of this.#order.candidates(keepMax)) if (group.users === 0) return group;
+    return undefined;
+  }
+
+  /** Takes out a group with all that is in it. */
+  evict(victim: Group): void {
+    const group = this.#own(victim);
+    assert(group.users === 0, 'a group in use cannot be evicted');
+    this.#order.remove(group);
+    this.#remove(group);
+    this.#blockCount -= group.blockCount;
+    this.#sizeBytes -= group.sizeBytes;
+  }
+
+  keepOf(digest: Digest): KeepClass {
+    if (this.#pins.has(digest)) return 'pinned';
+    return this.#mounts.has(digest) ? 'mounted' : 'plain';
+  }
+
+  isMounted(digest: Digest): boolean {
+    return this.#mounts.has(digest);
+  }
+
+  pin(digest: Digest): void {
+    this.#pins.add(digest);
+    this.#move(digest);
+  }
+
+  unpin(digest: Digest): void {
+    this.#pins.delete(digest);
+    this.#move(digest);
+  }
+
+  retain(digest: Digest): void {
+    this.#mounts.set(digest, (this.#mounts.get(digest) ?? 0) + 1);
+    this.#move(digest);
+  }
+
+  release(digest: Digest): void {
+    const count = this.#mounts.get(digest);
+    assert(count !== undefined, `${digest} was released and not retained`);
+    if (count > 1) this.#mounts.set(digest, count - 1);
+    else this.#mounts.delete(digest);
+    this.#move(digest);
+  }
+
+  totals(digest: Digest): BlobTotals {
+    let [blockCount, sizeBytes] = [0, 0];
+    let lastUseMs: number | undefined;
+    for (const group of this.#groupsOf(digest)) {
+      blockCount += group.blockCount;
+      sizeBytes += group.sizeBytes;
+      if (!this.#order.has(group)) continue;
+      lastUseMs = Math.max(lastUseMs ?? 0, this.#order.standing(group).lastUseMs);
+    }
+    return { blockCount, sizeBytes, lastUseMs };
+  }
+
+  /** Forgets the groups; pins and mounts stay. */
+  clear(): void {
+    for (const groups of this.#blobs.values()) {
+      for (const group of groups.values()) this.#order.remove(group);
+    }
+    this.#blobs.clear();
+    [this.#blockCount, this.#sizeBytes] = [0, 0];
+  }
+
+  #move(digest: Digest): void {
+    const inOrder = [...this.#groupsOf(digest)].filter((group) => this.#order.has(group));
+    const lastUse = (group: CountedGroup): number => this.#order.standing(group).lastUseMs;
+    inOrder.sort((a, b) => lastUse(a) - lastUse(b));
+    for (const group of inOrder) this.#order.move(group, this.keepOf(digest));
+  }
+
+  #groupsOf(digest: Digest): Iterable<CountedGroup> {
+    return this.#blobs.get(digest)?.values() ?? [];
+  }
+
+  #make(digest: Digest, index: number): CountedGroup {
+    let groups = this.#blobs.get(digest);
+    if (groups === undefined) this.#blobs.set(digest, (groups = new Map()));
+    let group = groups.get(index);
+    if (group === undefined) groups.set(index, (group = new CountedGroup(digest, index)));
+    return group;
+  }
+
+  #own(group: Group): CountedGroup {
+    assert(group instanceof CountedGroup, 'a group comes from the table');
+    return group;
+  }
+
+  #remove(group: CountedGroup): void {
+    const groups = this.#blobs.get(group.digest);
+    groups?.delete(group.index);
+    if (groups?.size === 0) this.#blobs.delete(group.digest);
+  }
+
+  #count(group: CountedGroup, blocks: number, bytes: number): void {
+    group.blockCount += blocks;
+    group.sizeBytes += bytes;
+    this.#blockCount += blocks;
+    this.#sizeBytes += bytes;
+  }
+}

@@ -1,0 +1,39 @@
+import { MIB } from '../util/bytes.ts';
+
+/** Blocks written at a time. Node has four threads for files: half of them stay for reads, which something waits for. */
+export const WRITES_RUNNING_MAX = 2;
+
+/** Puts and drops that wait for their turn; puts are bounded by `queueBytesMax` too. Beyond it they reject with `busy`. */
+export const WRITES_WAITING_MAX = 4096;
+
+/** Blocks read at a time: 4 MiB of buffers, more than enough for the threads that there are. */
+export const READS_RUNNING_MAX = 16;
+
+/** Gets that wait for their turn; beyond it they reject with `busy`. */
+export const READS_WAITING_MAX = 4096;
+
+/** Blobs kept: some hundred bytes of memory each, and one bit a block. A put that would begin another is refused. */
+export const BLOBS_MAX = 65_536;
+
+/** What a store does unless told otherwise. */
+export const DISK_STORE_DEFAULTS = {
+  /** Bytes accepted and not written yet: a second of writing at the speed of a slow disk. */
+  queueBytesMax: 64 * MIB,
+  /** Files held open, idle ones included; half of the usual limit of 1,024 descriptors stays for connections. */
+  filesOpenMax: 256,
+  /** Time from a write to the sync that covers it, in milliseconds: half of the second that durability may lag. */
+  syncIntervalMs: 500,
+  /** Free bytes of the file system below which nothing more is written: the host needs a disk that is not full. */
+  freeBytesMin: 512 * MIB,
+  /** Bytes of blocks kept at most. */
+  quotaBytes: Number.POSITIVE_INFINITY,
+} as const;
+
+/** What a store may be given, in the units and with the meaning of `DISK_STORE_DEFAULTS`. */
+export interface DiskStoreInit {
+  readonly queueBytesMax?: number;
+  readonly filesOpenMax?: number;
+  readonly syncIntervalMs?: number;
+  readonly freeBytesMin?: number;
+  readonly quotaBytes?: number;
+}
