@@ -25,7 +25,7 @@ import { buildRootfs, PROGRAM } from './rootfs.ts';
 import { readUnmounted, whyNotMountable } from './unmounted.ts';
 
 /** Longest wait for a program in the image to report, and for an image to be mounted. */
-const REPORT_MS_MAX = 120_000;
+const REPORT_MS_MAX = 180_000;
 
 const REPOSITORY = 'demo';
 

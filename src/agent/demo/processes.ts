@@ -7,7 +7,7 @@ import { CodedError } from '../../util/errors.ts';
 const CLI = fileURLToPath(new URL('../../../bin/xylem.js', import.meta.url));
 
 /** Longest wait for an agent to be ready, and for it to end after SIGTERM before it is killed. */
-const READY_MS_MAX = 30_000;
+const READY_MS_MAX = 90_000;
 const STOP_MS_MAX = 15_000;
 const POLL_MS = 50;
 
