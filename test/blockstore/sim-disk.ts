@@ -208,7 +208,10 @@ export class SimDisk implements Disk {
   }
 
   #survivor(file: SimFile): Uint8Array {
-    const bytes = new Uint8Array(Math.max(file.durable.length, file.current.length));
+    const ends = file.unsynced.map((change) =>
+      change.kind === 'truncate' ? change.sizeBytes : change.offset + change.bytes.length,
+    );
+    const bytes = new Uint8Array(Math.max(file.durable.length, file.current.length, ...ends));
     bytes.set(file.durable);
     let size = file.durable.length;
     for (const change of file.unsynced) {
