@@ -3,10 +3,10 @@ import { join } from 'node:path';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Digest } from '../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES, OVERLAYBD_ANNOTATION } from '../image/manifest.ts';
+import { makeAccelerationLayer } from './acceleration-layer.ts';
 import { ConvertError } from './errors.ts';
 import { makeExt4 } from './ext4.ts';
 import { failing, withFile } from './files.ts';
-import { embedDigests } from './embed-digests.ts';
 import {
   digestOf,
   writeLayerBlob,
@@ -35,8 +35,8 @@ export interface ConvertedImage {
   readonly layer: LayerBlob;
   /** Bytes of the block device. */
   readonly virtualSizeBytes: number;
-  /** The blob with the digests of the layer's blocks. */
-  readonly digestBlob: LayerBlob;
+  /** The topmost layer, with the digests of the other's blocks. */
+  readonly accelerationLayer: LayerBlob;
 }
 
 /**
@@ -73,49 +73,50 @@ export async function convertDirectory(
     const path = blobPath(target.directory, made.layer.digest);
     await failing(path, 'write', () => rename(layerPath, path));
     const { layer, virtualSizeBytes } = made;
-    return { ...(await writeManifest(components.hash, target, made)), layer, virtualSizeBytes };
+    return { ...(await writeManifest(components, target, made)), layer, virtualSizeBytes };
   } finally {
     await rm(work, { recursive: true, force: true });
   }
 }
 
 async function writeManifest(
-  hash: Hash,
+  components: { codec: Codec; hash: Hash },
   target: LayoutTarget,
   made: WrittenLayer & { virtualSizeBytes: number },
-): Promise<Pick<ConvertedImage, 'manifestDigest' | 'digestBlob'>> {
+): Promise<Pick<ConvertedImage, 'manifestDigest' | 'accelerationLayer'>> {
+  const { hash } = components;
   const { digest, sizeBytes } = made.layer;
+  const top = await makeAccelerationLayer(components, target.directory, { layers: [made] });
   const config = await putJson(hash, target, {
     created: CREATED,
     architecture: ARCHITECTURES[process.arch] ?? process.arch,
     os: 'linux',
     config: { Env: ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'] },
-    rootfs: { type: 'layers', diff_ids: [digest] },
-    history: [{ created: CREATED, created_by: 'xylem convert' }],
+    rootfs: { type: 'layers', diff_ids: [digest, top.descriptor.digest] },
+    history: [
+      { created: CREATED, created_by: 'xylem convert' },
+      { created: CREATED, created_by: 'xylem convert', comment: 'block digests' },
+    ],
   });
-  const embedded = await embedDigests({ hash }, target.directory, made.blockDigests);
   const annotations = {
     [`${OVERLAYBD_ANNOTATION}blob-digest`]: digest,
     [`${OVERLAYBD_ANNOTATION}blob-size`]: String(sizeBytes),
     [`${OVERLAYBD_ANNOTATION}version`]: '0.1.0',
     [`${OVERLAYBD_ANNOTATION}blob-fs-type`]: 'ext4',
     [`${OVERLAYBD_ANNOTATION}vsize`]: String(made.virtualSizeBytes),
-    ...embedded.layerAnnotations,
+    ...top.layerAnnotations[0],
   };
   const manifest = await putJson(hash, target, {
     schemaVersion: 2,
     mediaType: MANIFEST_MEDIA_TYPES[0],
     config: { mediaType: CONFIG_MEDIA_TYPE, ...config },
-    layers: [
-      { mediaType: LAYER_MEDIA_TYPE, digest, size: sizeBytes, annotations },
-      embedded.descriptor,
-    ],
+    layers: [{ mediaType: LAYER_MEDIA_TYPE, digest, size: sizeBytes, annotations }, top.descriptor],
   });
   await tagManifest(target, manifest);
-  const { descriptor } = embedded;
+  const { descriptor } = top;
   return {
     manifestDigest: manifest.digest,
-    digestBlob: { digest: descriptor.digest, sizeBytes: descriptor.size },
+    accelerationLayer: { digest: descriptor.digest, sizeBytes: descriptor.size },
   };
 }
 

@@ -3,29 +3,26 @@ import { assert } from '../util/assert.ts';
 import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
 import { readU64, startsWith, viewOf, writeU64 } from './binary.ts';
 import { blockCount, BLOCK_SIZE_BYTES, type BlobRef, type BlockIndex } from './block.ts';
-import { digestBytes, parseDigest, type Digest } from './digest.ts';
+import { digestBytes, type Digest } from './digest.ts';
 import { damaged } from './errors.ts';
 import type { Descriptor, Manifest } from './manifest.ts';
 
-/** Of the descriptor of a digest blob: no layer to any other tool, so that containerd unpacks nothing and copies it all the same. */
-export const BLOCK_DIGESTS_MEDIA_TYPE = 'application/vnd.xylem.block-digests.v1';
-
-/** Annotation of a layer: the sha256 of its digest blob, which the manifest lists too. */
-export const BLOCK_DIGESTS_ANNOTATION = 'io.xylem.block-digests';
-/** Annotation of a layer: `blake3:` and the hex root digest, BLAKE3 over the whole digest blob. */
-export const BLOCK_DIGESTS_ROOT_ANNOTATION = 'io.xylem.block-digests.root';
+/** Annotations of a layer: which blob holds its digests (`sha256:...`), from which byte on, and the BLAKE3 over them (`blake3:...`). */
+const HOLDER_ANNOTATION = 'io.xylem.block-digests';
+const OFFSET_ANNOTATION = 'io.xylem.block-digests.offset';
+const ROOT_ANNOTATION = 'io.xylem.block-digests.root';
 
 const MAGIC = new TextEncoder().encode('xylemdig');
 const VERSION = 1;
 const HEADER_BYTES = 64;
 const HASH_BYTES = 32;
 const ROOT = /^blake3:[0-9a-f]{64}$/;
-const PART = 'digest blob';
+const PART = 'block digests';
 
 /**
  * The digests of all blocks of a layer blob, made with the image and shipped in it: who has the manifest needs no root's word for a block.
  *
- * Digest blob, integers little-endian:
+ * As shipped, in the acceleration layer of the image (src/convert/acceleration-layer.ts); integers little-endian:
  *
  *     magic "xylemdig" (8) | version u32 = 1 | block size u32 | layer blob size u64 | block count u32 | zero (4) | layer blob sha256 (32)
  *     BLAKE3 of block 0 (32) | BLAKE3 of block 1 (32) | ...
@@ -33,7 +30,7 @@ const PART = 'digest blob';
 export class BlockDigests {
   readonly #bytes: Uint8Array;
 
-  /** `bytes`: a digest blob whose header was checked. */
+  /** `bytes`: digests whose header was checked. */
   private constructor(bytes: Uint8Array) {
     this.#bytes = bytes;
   }
@@ -42,7 +39,7 @@ export class BlockDigests {
   static make(blob: BlobRef, digests: Uint8Array): BlockDigests {
     const count = blockCount(blob.sizeBytes);
     assert(digests.length === count * HASH_BYTES, `${digests.length} bytes of ${count} digests`);
-    const bytes = new Uint8Array(digestBlobSizeBytes(blob.sizeBytes));
+    const bytes = new Uint8Array(digestsSizeBytes(blob.sizeBytes));
     const view = viewOf(bytes);
     bytes.set(MAGIC, 0);
     view.setUint32(8, VERSION, true);
@@ -54,15 +51,15 @@ export class BlockDigests {
     return new BlockDigests(bytes);
   }
 
-  /** Reads the digest blob of a layer and checks it against the layer's annotation. Throws ImageError. */
+  /** Reads the digests of a layer and checks them against its annotations. Throws ImageError. */
   static parse(hash: Pick<Hash, 'blake3'>, layer: DigestedLayer, bytes: Uint8Array): BlockDigests {
     const { blob, root } = layer;
-    const sizeBytes = digestBlobSizeBytes(blob.sizeBytes);
+    const sizeBytes = digestsSizeBytes(blob.sizeBytes);
     if (bytes.length !== sizeBytes) {
-      throw damaged(PART, `it has ${bytes.length} bytes, not the ${sizeBytes} of its layer`);
+      throw damaged(PART, `there are ${bytes.length} bytes, not the ${sizeBytes} of its layer`);
     }
     if (!bytesEqual(hash.blake3(bytes), root)) {
-      throw damaged(PART, `its BLAKE3 is not the ${toHex(root)} that the manifest names`);
+      throw damaged(PART, `their BLAKE3 is not the ${toHex(root)} that the manifest names`);
     }
     const view = viewOf(bytes);
     const isOfLayer =
@@ -74,12 +71,12 @@ export class BlockDigests {
       view.getUint32(28, true) === 0 &&
       bytesEqual(bytes.subarray(32, HEADER_BYTES), digestBytes(blob.digest));
     if (!isOfLayer) {
-      throw damaged(PART, `it is not one of version ${VERSION} for layer ${blob.digest}`);
+      throw damaged(PART, `they are not of version ${VERSION} for layer ${blob.digest}`);
     }
     return new BlockDigests(bytes);
   }
 
-  /** The digest blob. */
+  /** As they are shipped. */
   get bytes(): Uint8Array {
     return this.#bytes;
   }
@@ -91,51 +88,68 @@ export class BlockDigests {
   }
 }
 
-/** Size of the digest blob of a layer blob, in bytes: 1/8,192 of it. */
-export function digestBlobSizeBytes(layerSizeBytes: number): number {
+/** Size of the digests of a layer blob, in bytes: 1/8,192 of it. */
+function digestsSizeBytes(layerSizeBytes: number): number {
   return HEADER_BYTES + blockCount(layerSizeBytes) * HASH_BYTES;
 }
 
 /** A layer whose block digests are in the image. */
 export interface DigestedLayer {
   readonly blob: BlobRef;
-  readonly digestBlob: BlobRef;
-  /** BLAKE3 of the digest blob, 32 bytes. */
+  /** The blob of the image that holds them, and where in it. */
+  readonly holder: BlobRef;
+  readonly offset: number;
+  readonly sizeBytes: number;
+  /** BLAKE3 over them, 32 bytes. */
   readonly root: Uint8Array;
 }
 
-/** Annotations of a layer that name its digest blob. */
-export function blockDigestsAnnotations(
+/** Annotations of a layer that say where its digests are. */
+export function digestsAnnotations(
   hash: Pick<Hash, 'blake3'>,
-  digestBlob: { digest: Digest; bytes: Uint8Array },
+  digests: BlockDigests,
+  place: { holder: Digest; offset: number },
 ): Readonly<Record<string, string>> {
   return {
-    [BLOCK_DIGESTS_ANNOTATION]: digestBlob.digest,
-    [BLOCK_DIGESTS_ROOT_ANNOTATION]: `blake3:${toHex(hash.blake3(digestBlob.bytes))}`,
+    [HOLDER_ANNOTATION]: place.holder,
+    [OFFSET_ANNOTATION]: String(place.offset),
+    [ROOT_ANNOTATION]: `blake3:${toHex(hash.blake3(digests.bytes))}`,
   };
 }
 
-/** The digest blob that a layer's annotations name; undefined when they name none. Throws ImageError when they make no sense. */
-export function digestedLayer(layer: Descriptor): DigestedLayer | undefined {
-  const name = layer.annotations[BLOCK_DIGESTS_ANNOTATION];
-  const root = layer.annotations[BLOCK_DIGESTS_ROOT_ANNOTATION];
-  if (name === undefined && root === undefined) return undefined;
-  const digest = parseDigest(name ?? '');
-  const rootBytes = ROOT.test(root ?? '') ? fromHex((root ?? '').slice(7)) : undefined;
-  if (digest === undefined || rootBytes === undefined) {
+/** The layers of an image that ship their block digests. Throws ImageError when what is said of them makes no sense. */
+export function digestedLayers(manifest: Manifest): readonly DigestedLayer[] {
+  return manifest.layers
+    .map((layer) => digestedLayer(manifest, layer))
+    .filter((layer) => layer !== undefined);
+}
+
+function digestedLayer(manifest: Manifest, layer: Descriptor): DigestedLayer | undefined {
+  const {
+    [HOLDER_ANNOTATION]: name,
+    [OFFSET_ANNOTATION]: at,
+    [ROOT_ANNOTATION]: root,
+  } = layer.annotations;
+  if (name === undefined && at === undefined && root === undefined) return undefined;
+  const holder = manifest.layers.find(({ digest }) => digest === name);
+  const offset = /^(0|[1-9][0-9]{0,12})$/.test(at ?? '') ? Number(at) : -1;
+  const rootBytes = ROOT.test(root ?? '')
+    ? fromHex((root ?? '').slice('blake3:'.length))
+    : undefined;
+  const sizeBytes = digestsSizeBytes(layer.size);
+  const fits = holder !== undefined && offset >= 0 && offset + sizeBytes <= holder.size;
+  if (!fits || rootBytes === undefined) {
+    const said = JSON.stringify([name, at, root]);
     throw damaged(
-      'annotations',
-      `layer ${layer.digest} names its digest blob as ${JSON.stringify(name)} with root ${JSON.stringify(root)}`,
+      'manifest',
+      `no block digests of layer ${layer.digest} can be where it says: ${said}`,
     );
   }
   return {
     blob: { digest: layer.digest, sizeBytes: layer.size },
-    digestBlob: { digest, sizeBytes: digestBlobSizeBytes(layer.size) },
+    holder: { digest: holder.digest, sizeBytes: holder.size },
+    offset,
+    sizeBytes,
     root: rootBytes,
   };
-}
-
-/** The layers of an image that ship their block digests. Throws ImageError. */
-export function digestedLayers(manifest: Manifest): readonly DigestedLayer[] {
-  return manifest.layers.map(digestedLayer).filter((layer) => layer !== undefined);
 }

@@ -1,3 +1,4 @@
+import { assert } from '../util/assert.ts';
 import { ceilTo } from './binary.ts';
 import type { ByteSource } from './byte-source.ts';
 import { readPart } from './byte-source.ts';
@@ -86,7 +87,7 @@ export function tarPrefix(sizeBytes: number): Uint8Array {
   const bytes = new Uint8Array(TAR_PREFIX_BYTES);
   bytes.set(paxHeader(record.length), 0);
   bytes.set(record, RECORD_BYTES);
-  bytes.set(layerHeader(), 2 * RECORD_BYTES);
+  bytes.set(fileHeader(LAYER_NAME, 0), 2 * RECORD_BYTES);
   return bytes;
 }
 
@@ -94,6 +95,31 @@ export function tarPrefix(sizeBytes: number): Uint8Array {
 export function tarSuffix(sizeBytes: number): Uint8Array {
   const end = TAR_PREFIX_BYTES + sizeBytes;
   return new Uint8Array(ceilTo(end, RECORD_BYTES) - end + 2 * RECORD_BYTES);
+}
+
+/** A file to be put into a tar. */
+export interface TarEntry {
+  /** Path in it: ASCII, at most 100 characters. */
+  readonly name: string;
+  readonly bytes: Uint8Array;
+}
+
+/** A small tar of regular files in this order, and where the bytes of each begin. The same files give the same tar. */
+export function tarOf(entries: readonly TarEntry[]): { bytes: Uint8Array; offsets: number[] } {
+  const offsets: number[] = [];
+  let end = 0;
+  for (const { name, bytes } of entries) {
+    assert(/^[!-~]{1,100}$/.test(name), `${JSON.stringify(name)} is no name for a tar entry`);
+    offsets.push(end + RECORD_BYTES);
+    end += RECORD_BYTES + ceilTo(bytes.length, RECORD_BYTES);
+  }
+  const tar = new Uint8Array(end + 2 * RECORD_BYTES);
+  for (const [i, { name, bytes }] of entries.entries()) {
+    const offset = offsets[i] ?? 0;
+    tar.set(fileHeader(name, bytes.length), offset - RECORD_BYTES);
+    tar.set(bytes, offset);
+  }
+  return { bytes: tar, offsets };
 }
 
 async function readHeader(source: ByteSource, offset: number): Promise<TarHeader> {
@@ -137,12 +163,13 @@ function paxHeader(recordLength: number): Uint8Array {
   return sealed(header, 'x');
 }
 
-function layerHeader(): Uint8Array {
+function fileHeader(name: string, sizeBytes: number): Uint8Array {
   const header = new Uint8Array(RECORD_BYTES);
-  put(header, 0, LAYER_NAME);
+  put(header, 0, name);
   put(header, 100, '100644 ');
   for (const offset of [108, 116]) put(header, offset, '     0 ');
-  for (const offset of [124, 136]) put(header, offset, '0'.padStart(11) + ' ');
+  put(header, 124, sizeBytes.toString(8).padStart(11) + ' ');
+  put(header, 136, '0'.padStart(11) + ' ');
   for (const offset of [265, 297]) put(header, offset, 'root');
   return sealed(header, '0');
 }

@@ -29,16 +29,16 @@ export async function openImage(
   const { origin } = image;
   const layers = blockLayers(image.manifest).map((blob) => ({ blob, origin }));
   const digested = digestedLayers(image.manifest);
-  const digestBlobs = digested.map(({ digestBlob }) => ({ blob: digestBlob, origin }));
+  const holders = [...new Map(digested.map(({ holder }) => [holder.digest, holder])).values()];
   const digests = layers.map(({ blob }) => blob.digest);
-  await engine.tree.open([...layers, ...digestBlobs], signal);
+  await engine.tree.open([...layers, ...holders.map((blob) => ({ blob, origin }))], signal);
   try {
     await Promise.all(digested.map((layer) => takeDigests(components, layer, signal)));
   } catch (error) {
     engine.tree.close(digests);
     throw error;
   } finally {
-    engine.tree.close(digestBlobs.map(({ blob }) => blob.digest));
+    engine.tree.close(holders.map(({ digest }) => digest));
   }
   return digests;
 }
@@ -48,8 +48,7 @@ async function takeDigests(
   layer: DigestedLayer,
   signal: AbortSignal,
 ): Promise<void> {
-  const { digestBlob } = layer;
   const options = { kind: 'demand', signal } as const;
-  const bytes = await engine.read(digestBlob, 0, digestBlob.sizeBytes, options);
+  const bytes = await engine.read(layer.holder, layer.offset, layer.sizeBytes, options);
   engine.addDigests(layer.blob, BlockDigests.parse(hash, layer, bytes));
 }

@@ -81,7 +81,11 @@ describeWith('convertDirectory()', [needs.program('mke2fs'), needs.program('debu
     const config = JSON.parse(readFileSync(blobPath(layout, manifest.config.digest), 'utf8')) as {
       rootfs: unknown;
     };
-    expect(config.rootfs).toEqual({ type: 'layers', diff_ids: [image.layer.digest] });
+    const { accelerationLayer } = image;
+    expect(config.rootfs).toEqual({
+      type: 'layers',
+      diff_ids: [image.layer.digest, accelerationLayer.digest],
+    });
     const file = await LocalFile.open(blobPath(layout, image.layer.digest), 'read');
     try {
       const layer = await openLayer(file, codec);

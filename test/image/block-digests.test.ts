@@ -1,15 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  BLOCK_DIGESTS_ANNOTATION,
-  BLOCK_DIGESTS_ROOT_ANNOTATION,
-  BlockDigests,
-  blockDigestsAnnotations,
-  digestBlobSizeBytes,
-  digestedLayer,
-} from '../../src/image/block-digests.ts';
+import { BlockDigests, digestedLayers, digestsAnnotations } from '../../src/image/block-digests.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../src/image/block.ts';
 import { parseDigest } from '../../src/image/digest.ts';
+import type { Manifest } from '../../src/image/manifest.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { defined } from '../../src/util/assert.ts';
 import { toHex } from '../../src/util/bytes.ts';
@@ -21,11 +15,16 @@ const digests = new Uint8Array(64);
 digests.fill(0x11, 0, 32);
 digests.fill(0x22, 32);
 const { bytes } = BlockDigests.make(blob, digests);
-const digestBlob = { digest, sizeBytes: digestBlobSizeBytes(blob.sizeBytes) };
-const layer = { blob, digestBlob, root: new Uint8Array(hash.blake3(bytes)) };
+const layer = {
+  blob,
+  holder: { digest: defined(parseDigest(`sha256:${'f'.repeat(64)}`), 'a digest'), sizeBytes: 2048 },
+  offset: 512,
+  sizeBytes: bytes.length,
+  root: new Uint8Array(hash.blake3(bytes)),
+};
 
 describe('BlockDigests', () => {
-  it('BlockDigests.make() gives the golden bytes of docs/BLOCK_DIGESTS.md', () => {
+  it('BlockDigests.make() gives the golden bytes of docs/ON_DISK_FORMAT.md', () => {
     expect(toHex(bytes)).toBe(
       [
         '78796c656d646967010000000000040005000400000000000200000000000000',
@@ -52,7 +51,7 @@ describe('BlockDigests', () => {
         (at, xor) => {
           const changed = bytes.slice();
           changed[at]! ^= xor;
-          expect(() => BlockDigests.parse(hash, layer, changed)).toThrow(/its BLAKE3 is not/);
+          expect(() => BlockDigests.parse(hash, layer, changed)).toThrow(/their BLAKE3 is not/);
         },
       ),
     );
@@ -64,32 +63,39 @@ describe('BlockDigests', () => {
       const changed = bytes.slice();
       changed[at]! ^= 1;
       const own = { ...layer, root: hash.blake3(changed) };
-      expect(() => BlockDigests.parse(hash, own, changed)).toThrow(/not one of version 1 for/);
+      expect(() => BlockDigests.parse(hash, own, changed)).toThrow(/not of version 1 for/);
     }
   });
 });
 
-describe('digestedLayer()', () => {
-  const descriptor = { mediaType: 'm', digest, size: blob.sizeBytes };
+describe('digestedLayers()', () => {
+  const holderDigest = defined(parseDigest(`sha256:${'f'.repeat(64)}`), 'a digest');
+  const holder = { mediaType: 'm', digest: holderDigest, size: 2048, annotations: {} };
 
-  it('reads what blockDigestsAnnotations() says', () => {
-    const annotations = blockDigestsAnnotations(hash, { digest, bytes });
-    expect(digestedLayer({ ...descriptor, annotations })).toEqual(layer);
-    expect(digestedLayer({ ...descriptor, annotations: {} })).toBeUndefined();
+  function manifest(annotations: Record<string, string>): Manifest {
+    const of = { mediaType: 'm', digest, size: blob.sizeBytes, annotations };
+    return { mediaType: 'm', config: holder, layers: [of, holder], annotations: {} };
+  }
+
+  const said = digestsAnnotations(hash, BlockDigests.make(blob, digests), {
+    holder: holderDigest,
+    offset: 512,
+  });
+
+  it('reads what digestsAnnotations() says', () => {
+    expect(digestedLayers(manifest(said))).toEqual([layer]);
+    expect(digestedLayers(manifest({}))).toEqual([]);
   });
 
   it.each([
-    { [BLOCK_DIGESTS_ANNOTATION]: digest },
-    { [BLOCK_DIGESTS_ROOT_ANNOTATION]: `blake3:${'0'.repeat(64)}` },
-    {
-      [BLOCK_DIGESTS_ANNOTATION]: 'x',
-      [BLOCK_DIGESTS_ROOT_ANNOTATION]: `blake3:${'0'.repeat(64)}`,
-    },
-    {
-      [BLOCK_DIGESTS_ANNOTATION]: digest,
-      [BLOCK_DIGESTS_ROOT_ANNOTATION]: `sha256:${'0'.repeat(64)}`,
-    },
-  ])('refuses %j', (annotations) => {
-    expect(() => digestedLayer({ ...descriptor, annotations })).toThrow(/names its digest blob as/);
+    ['no root', { 'io.xylem.block-digests.root': '' }],
+    ['a root of another kind', { 'io.xylem.block-digests.root': `sha256:${'0'.repeat(64)}` }],
+    ['a holder that is not listed', { 'io.xylem.block-digests': `sha256:${'0'.repeat(64)}` }],
+    ['no offset', { 'io.xylem.block-digests.offset': '' }],
+    ['an offset past the end', { 'io.xylem.block-digests.offset': '1921' }],
+    ['an offset that is no number', { 'io.xylem.block-digests.offset': '-1' }],
+  ])('refuses %s', (_, change) => {
+    const changed = manifest({ ...said, ...change });
+    expect(() => digestedLayers(changed)).toThrow(/can be where it says/);
   });
 });

@@ -1,0 +1,63 @@
+import { digestsAnnotations } from '../image/block-digests.ts';
+import { digestHex } from '../image/digest.ts';
+import { OVERLAYBD_ANNOTATION, type Descriptor } from '../image/manifest.ts';
+import { tarOf } from '../image/tar.ts';
+import { encodeTrace } from '../image/trace.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
+import { defined } from '../util/assert.ts';
+import { digestOf, type WrittenLayer } from './layer-blob.ts';
+import { putBlob } from './oci-layout.ts';
+
+const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
+
+/** What is made of the layers of an image beside their blobs. */
+export interface AccelerationLayer {
+  /** Topmost layer of the manifest; its digest is its diff id too. */
+  readonly descriptor: Descriptor;
+  /** For each layer, bottom first: what its annotations say beside the usual. */
+  readonly layerAnnotations: readonly Readonly<Record<string, string>>[];
+}
+
+/**
+ * Makes the acceleration layer of an image in an OCI layout: a tar with the trace of a start and the block digests of each layer.
+ *
+ *     trace                      an empty one when none is given
+ *     block-digests/<sha256>     of the layer with this digest, as in src/image/block-digests.ts
+ *
+ * It is a layer as any other to registries and to containerd, which wants as many layers as there are diff ids, and unpacks it without
+ * harm. overlaybd takes the topmost layer with this annotation out of the stack, and looks for `trace` in it. So a trace is always
+ * there: one of no accesses prefetches nothing. Throws ConvertError.
+ */
+export async function makeAccelerationLayer(
+  components: { codec: Codec; hash: Hash },
+  directory: string,
+  content: { layers: readonly WrittenLayer[]; trace?: Uint8Array },
+): Promise<AccelerationLayer> {
+  const { codec, hash } = components;
+  const { layers, trace = encodeTrace([], codec) } = content;
+  const { bytes, offsets } = tarOf([
+    { name: 'trace', bytes: trace },
+    ...layers.map(({ layer, blockDigests }) => ({
+      name: `block-digests/${digestHex(layer.digest)}`,
+      bytes: blockDigests.bytes,
+    })),
+  ]);
+  const digest = digestOf(hash, bytes);
+  await putBlob(directory, digest, bytes);
+  return {
+    descriptor: {
+      mediaType: LAYER_MEDIA_TYPE,
+      digest,
+      size: bytes.length,
+      annotations: {
+        [`${OVERLAYBD_ANNOTATION}acceleration-layer`]: 'yes',
+        [`${OVERLAYBD_ANNOTATION}blob-digest`]: digest,
+        [`${OVERLAYBD_ANNOTATION}blob-size`]: String(bytes.length),
+      },
+    },
+    layerAnnotations: layers.map(({ blockDigests }, i) => {
+      const offset = defined(offsets[i + 1], 'there is an entry for each layer');
+      return digestsAnnotations(hash, blockDigests, { holder: digest, offset });
+    }),
+  };
+}
