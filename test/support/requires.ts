@@ -29,9 +29,13 @@ export const needs = {
         : `no ${name} installed`,
 };
 
-/** A `describe` that is skipped, with the reasons in its name, where a need is not met. */
+/** A `describe` that is skipped where a need is not met; the reasons are printed and stand in its name. */
 export function describeWith(name: string, required: readonly Need[], body: () => void): void {
   const missing = required.map((need) => need()).filter((reason) => reason !== undefined);
-  if (missing.length === 0) describe(name, body);
-  else describe.skip(`${name} [skipped: ${missing.join(', ')}]`, body);
+  if (missing.length === 0) {
+    describe(name, body);
+    return;
+  }
+  console.info(`skipped: ${name}: ${missing.join(', ')}`);
+  describe.skip(`${name} [skipped: ${missing.join(', ')}]`, body);
 }
