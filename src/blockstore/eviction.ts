@@ -8,8 +8,8 @@ import type { KeepClass } from './store.ts';
 export const REUSE_GAP_MS = 60_000;
 
 /**
- * Share of the groups of a class that may be proven. The rest is where new ones show whether they are used again: with less than
- * a fifth, a container's start would push out its own first blocks. (The usual split of a segmented LRU.)
+ * Share of the groups of a class that may be proven when one has to go. The rest is where new ones show whether they are used again:
+ * with less than a fifth, a container's start would push out its own first blocks. (The usual split of a segmented LRU.)
  */
 const PROVEN_SHARE_MAX = 0.8;
 
@@ -63,10 +63,8 @@ export class EvictionOrder<G extends object> {
     const place = this.#placeOf(group);
     place.lastUseMs = nowMs;
     this.#segment(place.keep, place.proven).delete(group);
-    const proves = !place.proven && nowMs - place.firstUseMs >= REUSE_GAP_MS;
-    if (proves) place.proven = true;
+    if (nowMs - place.firstUseMs >= REUSE_GAP_MS) place.proven = true;
     this.#segment(place.keep, place.proven).add(group);
-    if (proves) this.#demote(place.keep);
   }
 
   /** Gives the group another class; there it counts as the most recently used. */
@@ -76,7 +74,6 @@ export class EvictionOrder<G extends object> {
     this.#segment(place.keep, place.proven).delete(group);
     place.keep = keep;
     this.#segment(keep, place.proven).add(group);
-    this.#demote(keep);
   }
 
   remove(group: G): void {
@@ -94,12 +91,21 @@ export class EvictionOrder<G extends object> {
     return this.#placeOf(group);
   }
 
-  /** Groups of this class and those below it, first to go first. */
+  /** Groups of this class and those below it, first to go first. Proven ones beyond their share have to prove themselves again. */
   *candidates(keepMax: KeepClass): IterableIterator<G> {
     for (const keep of KEEP_CLASSES) {
+      this.#demote(keep);
       yield* this.#classes[keep].fresh;
       yield* this.#classes[keep].proven;
       if (keep === keepMax) return;
+    }
+  }
+
+  /** All groups: class by class, fresh before proven, least recently used first. */
+  *groups(): IterableIterator<G> {
+    for (const keep of KEEP_CLASSES) {
+      yield* this.#classes[keep].fresh;
+      yield* this.#classes[keep].proven;
     }
   }
 

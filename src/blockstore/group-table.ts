@@ -130,9 +130,9 @@ export class GroupTable {
     }
   }
 
-  /** What is to be remembered of the uses, least recently used first within each class. */
+  /** What is to be remembered of the uses, class by class. */
   *uses(): IterableIterator<GroupUse> {
-    for (const group of this.#order.candidates('pinned')) {
+    for (const group of this.#order.groups()) {
       const { proven, lastUseMs } = this.#order.standing(group);
       yield { digest: group.digest, index: group.index, proven, lastUseMs };
     }

@@ -160,6 +160,63 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await next.stop();
     });
 
+    it('BlockStore.gc() keeps what is pinned or mounted, until it is not', async () => {
+      const store = await started();
+      const blobs = [1, 2, 3].map((number) => testBlob(number, BLOCK_SIZE_BYTES));
+      const [plain, pinned, mounted] = blobs.map(({ digest }) => digest);
+      for (const each of blobs) await store.put(each, first, testBlock(each, first));
+      await store.pin(pinned!);
+      store.retain([mounted!, plain!]);
+      store.retain([mounted!]);
+      store.release([mounted!, plain!]);
+      expect(store.usage().find(({ digest }) => digest === mounted)).toMatchObject({
+        sizeBytes: BLOCK_SIZE_BYTES,
+        heldBytes: BLOCK_SIZE_BYTES,
+        blockCount: 1,
+        keep: 'mounted',
+        mounted: true,
+        pinned: false,
+        lastUseMs: expect.any(Number),
+      });
+      expect(await store.gc()).toEqual({ blockCount: 0, sizeBytes: 0 });
+      const freed = { blockCount: 1, sizeBytes: BLOCK_SIZE_BYTES };
+      expect(await store.gc({ targetBytes: 0 })).toEqual(freed);
+      expect(blobs.map(({ digest }) => store.has(digest, first))).toEqual([false, true, true]);
+      expect(await store.get(blobs[0]!, first)).toBeUndefined();
+      store.release([mounted!]);
+      await store.unpin(pinned!);
+      expect(await store.gc({ targetBytes: BLOCK_SIZE_BYTES })).toEqual(freed);
+      expect(await store.gc({ targetBytes: 0 })).toEqual(freed);
+      expect(store.stats()).toEqual({ blobCount: 0, blockCount: 0, sizeBytes: 0 });
+      await store.put(blobs[0]!, first, testBlock(blobs[0]!, first));
+      expect(store.has(plain!, first)).toBe(true);
+      await store.stop();
+    });
+
+    it('BlockStore.pin() holds for what is not there yet, and over a restart', async () => {
+      const { store, reopen } = rig.open();
+      await store.start();
+      await store.pin(blob.digest);
+      await store.pin(blob.digest);
+      expect(store.usage()).toEqual([
+        {
+          digest: blob.digest,
+          heldBytes: 0,
+          blockCount: 0,
+          keep: 'pinned',
+          pinned: true,
+          mounted: false,
+        },
+      ]);
+      await store.stop();
+      const next = reopen();
+      await next.start();
+      await next.put(blob, first, testBlock(blob, first));
+      expect(await next.gc({ targetBytes: 0 })).toEqual({ blockCount: 0, sizeBytes: 0 });
+      expect(next.usage()).toMatchObject([{ keep: 'pinned', blockCount: 1 }]);
+      await next.stop();
+    });
+
     it('BlockStore holds nothing and refuses all before start() and after stop()', async () => {
       const store = rig.open().store;
       const refusesAll = async (): Promise<void> => {
@@ -167,6 +224,10 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
         await expect(store.put(blob, first, testBlock(blob, first))).rejects.toMatchObject(refused);
         await expect(store.get(blob, first)).rejects.toMatchObject(refused);
         await expect(store.drop(blob.digest, first)).rejects.toMatchObject(refused);
+        await expect(store.pin(blob.digest)).rejects.toMatchObject(refused);
+        await expect(store.unpin(blob.digest)).rejects.toMatchObject(refused);
+        await expect(store.gc()).rejects.toMatchObject(refused);
+        expect(store.usage()).toEqual([]);
         expect(store.has(blob.digest, first)).toBe(false);
         expect(store.blobs()).toEqual([]);
         expect(store.blocksOf(blob.digest)).toEqual([]);

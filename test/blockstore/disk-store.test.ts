@@ -91,7 +91,7 @@ function failing(operation: DiskOperation, suffix: string, code: 'no-space' | 'i
 describe('DiskStore on a disk that fails', () => {
   for (const code of ['no-space', 'read-only', 'io'] as const) {
     it(`DiskStore.put() rejects with ${code} when the disk says so, and the rest goes on`, async () => {
-      const { disk, store, put, counts } = await simStore();
+      const { disk, store, put, counts, lines } = await simStore();
       await put(zero);
       for (const suffix of ['/data.0', '/records']) {
         disk.setFault(failing('write', suffix, code));
@@ -101,9 +101,15 @@ describe('DiskStore on a disk that fails', () => {
         expect(Buffer.compare(found!.payload.bytes, testBytes(blob, zero))).toBe(0);
         found?.payload.release();
       }
+      expect(counts['writes_failing']).toBe(1);
       disk.setFault(() => {});
       await put(one);
       expect(store.blocksOf(blob.digest)).toEqual([zero, one]);
+      expect(counts['writes_failing']).toBe(0);
+      expect(lines).toEqual([
+        'the disk takes no blocks: they are passed on without being stored',
+        'the disk takes blocks again',
+      ]);
       expect(counts).toMatchObject({ [`errors_total put ${code}`]: 2, write_queue_bytes: 0 });
       await store.stop();
     });

@@ -10,7 +10,15 @@ import {
 } from '../../src/runtime/disk.ts';
 
 /** What is done to a disk, as a fault sees it. */
-export type DiskOperation = 'open' | 'read' | 'write' | 'truncate' | 'sync' | 'list' | 'lock';
+export type DiskOperation =
+  | 'open'
+  | 'read'
+  | 'write'
+  | 'truncate'
+  | 'sync'
+  | 'list'
+  | 'lock'
+  | 'remove';
 
 /** Called before each operation: throws to make it fail, waits to make it slow. */
 export type Fault = (operation: DiskOperation, path: string) => void | Promise<void>;
@@ -37,7 +45,8 @@ type Change =
  * A disk in memory that loses power.
  *
  * Fault model: a read may be short. What was written but not synced survives by whole sectors of 512 bytes, each by the toss of
- * a coin and so in any order; so does a change of size. A file whose name was not synced may be gone as a whole. After `kill()`
+ * a coin and so in any order; so does a change of size. A file whose name was not synced may be gone as a whole, and one whose removal was not
+ * synced may be back. After `kill()`
  * (the process died, the kernel lives) everything written is there. After `failAfter(n)` the n-th operation from then on and all
  * that follow never come back, as for a process that dies in the midst; of a write that it dies in, a part is done. Not modelled: lost syncs, hard links, times.
  */
@@ -45,6 +54,8 @@ export class SimDisk implements Disk {
   readonly #files: Map<string, SimFile>;
   readonly #folders: Set<string>;
   readonly #random: Random;
+  /** Removed, and the folder not synced since. */
+  readonly #removed = new Map<string, SimFile>();
   #fault: Fault = () => {};
   #operationsLeft = Number.POSITIVE_INFINITY;
   #locked = false;
@@ -81,6 +92,12 @@ export class SimDisk implements Disk {
       const current = this.#survivor(file);
       files.set(path, { durable: current, current, unsynced: [], named: true });
     }
+    for (const [path, file] of this.#removed) {
+      if (files.has(path) || !file.named || this.#random.below(2) === 0) continue;
+      const current = this.#survivor(file);
+      files.set(path, { durable: current, current, unsynced: [], named: true });
+      this.#folders.add(folderOf(path));
+    }
     return new SimDisk({ random: this.#random, files, folders: this.#folders });
   }
 
@@ -98,8 +115,7 @@ export class SimDisk implements Disk {
     await this.#step('open', path);
     let file = this.#files.get(path);
     if (file === undefined) {
-      const parent = path.slice(0, Math.max(0, path.lastIndexOf('/')));
-      if (mode === 'read' || !this.#folders.has(parent)) throw simError('not-found', path);
+      if (mode === 'read' || !this.#folders.has(folderOf(path))) throw simError('not-found', path);
       const empty = new Uint8Array(0);
       file = { durable: empty, current: empty, unsynced: [], named: false };
       this.#files.set(path, file);
@@ -141,16 +157,20 @@ export class SimDisk implements Disk {
   }
 
   async remove(path: string): Promise<void> {
+    await this.#step('remove', path);
     this.#folders.delete(path);
-    for (const other of [...this.#files.keys()]) {
-      if (other === path || other.startsWith(`${path}/`)) this.#files.delete(other);
+    for (const [other, file] of [...this.#files]) {
+      if (other !== path && !other.startsWith(`${path}/`)) continue;
+      this.#files.delete(other);
+      this.#removed.set(other, file);
     }
   }
 
   async syncFolder(path: string): Promise<void> {
     await this.#step('sync', path);
-    for (const [other, file] of this.#files) {
-      if (other.slice(0, Math.max(0, other.lastIndexOf('/'))) === path) file.named = true;
+    for (const [other, file] of this.#files) if (folderOf(other) === path) file.named = true;
+    for (const other of [...this.#removed.keys()]) {
+      if (folderOf(other) === path) this.#removed.delete(other);
     }
   }
 
@@ -239,6 +259,10 @@ export class SimDisk implements Disk {
     if (this.#operationsLeft-- <= 0) await new Promise(() => {});
     await this.#fault(operation, path);
   }
+}
+
+function folderOf(path: string): string {
+  return path.slice(0, Math.max(0, path.lastIndexOf('/')));
 }
 
 export function simError(code: DiskErrorDetail['code'], path: string): DiskError {
