@@ -104,7 +104,8 @@ export class RootFinder {
       return root === undefined ? [] : [root];
     }
     const addresses = entry.startsWith('dns:') ? await this.#lookUp(entry) : [entry];
-    const roots = await Promise.all(addresses.map((address) => this.#identify(address)));
+    const others = addresses.filter((address) => this.#self?.addresses.includes(address) !== true);
+    const roots = await Promise.all(others.map((address) => this.#identify(address)));
     return roots.filter((root) => root !== undefined);
   }
 
