@@ -8,6 +8,7 @@ import type { ReadKind } from '../src/transfer/blob-reader.ts';
 import type { HostAddress } from '../src/tree/messages.ts';
 import { defined } from '../src/util/assert.ts';
 import { GIB, KIB, MIB } from '../src/util/bytes.ts';
+import type { Libp2pTransport } from '../src/net/libp2p-transport.ts';
 import { benchTransport, SMALL_FROM } from './net-peer.ts';
 import type { BenchRow } from './rows.ts';
 
@@ -19,6 +20,11 @@ const READS = {
 
 /** Reads before the first measurement: the windows of yamux and the compiler have then settled. */
 const WARM_READS = { full: 500, smoke: 8 };
+
+/** Connections that are refused; one more by the key and the address is turned away (ADDRESS_FAILURES_MAX). */
+const REFUSALS = { full: { key: 16, door: 60 }, smoke: { key: 2, door: 2 } };
+
+const WRONG_KEY = new Uint8Array(32).fill(8);
 
 /** Reads in flight where several are: what the credit of the protocol allows. */
 const DEPTH = 32;
@@ -38,6 +44,30 @@ interface Setup {
 /** Reads of blocks between two processes over loopback, with encryption. */
 export async function benchNet(options: { smoke: boolean }): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
+  return withPeer(size, async (setup) => [
+    ...(await benchLatency(setup, READS[size].latency)),
+    ...(await benchSmall(setup, READS[size].small)),
+    ...(await benchBulk(setup, READS[size].bulk)),
+    ...(await benchMixed(setup, READS[size].latency)),
+  ]);
+}
+
+/** CPU of receiving and of sending one block of 256 KiB, in microseconds. */
+export async function blockCost(options: {
+  smoke: boolean;
+}): Promise<{ receiveUs: number; sendUs: number }> {
+  const size = options.smoke ? 'smoke' : 'full';
+  return withPeer(size, async (setup) => {
+    const count = READS[size].bulk;
+    const { receiveSeconds, sendSeconds } = await bulkCpu(setup, count);
+    return { receiveUs: (receiveSeconds / count) * 1e6, sendUs: (sendSeconds / count) * 1e6 };
+  });
+}
+
+async function withPeer<T>(
+  size: keyof typeof READS,
+  use: (setup: Setup) => Promise<T>,
+): Promise<T> {
   const peer = fork(fileURLToPath(new URL('net-peer.ts', import.meta.url)), ['--bench-peer']);
   const transport = benchTransport();
   try {
@@ -45,12 +75,7 @@ export async function benchNet(options: { smoke: boolean }): Promise<BenchRow[]>
     await transport.start();
     const setup = { transport, host, peer };
     await readMany(setup, WARM_READS[size], BULK_DEPTH, request('demand', BLOCK_SIZE_BYTES));
-    return [
-      ...(await benchLatency(setup, READS[size].latency)),
-      ...(await benchSmall(setup, READS[size].small)),
-      ...(await benchBulk(setup, READS[size].bulk)),
-      ...(await benchMixed(setup, READS[size].latency)),
-    ];
+    return await use(setup);
   } finally {
     await transport.stop();
     peer.disconnect();
@@ -77,19 +102,28 @@ async function benchSmall(setup: Setup, count: number): Promise<BenchRow[]> {
 }
 
 async function benchBulk(setup: Setup, count: number): Promise<BenchRow[]> {
+  const { seconds, receiveSeconds, sendSeconds } = await bulkCpu(setup, count);
+  const bytes = count * BLOCK_SIZE_BYTES;
+  return [
+    row(`256 KiB reads, ${BULK_DEPTH} in flight`, count / seconds, 'reads/s'),
+    row('bulk', bytes / MIB / seconds, 'MiB/s'),
+    row('bulk, receiver', receiveSeconds / (bytes / GIB), 'CPU s/GiB'),
+    row('bulk, sender', sendSeconds / (bytes / GIB), 'CPU s/GiB'),
+  ];
+}
+
+/** Wall and CPU seconds of reading this many blocks. */
+async function bulkCpu(
+  setup: Setup,
+  count: number,
+): Promise<{ seconds: number; receiveSeconds: number; sendSeconds: number }> {
   const before = { own: ownCpuSeconds(), peer: await peerCpuSeconds(setup.peer) };
   const startMs = performance.now();
   await readMany(setup, count, BULK_DEPTH, request('demand', BLOCK_SIZE_BYTES));
   const seconds = (performance.now() - startMs) / 1000;
-  const bytes = count * BLOCK_SIZE_BYTES;
-  const receive = ownCpuSeconds() - before.own;
-  const send = (await peerCpuSeconds(setup.peer)) - before.peer;
-  return [
-    row(`256 KiB reads, ${BULK_DEPTH} in flight`, count / seconds, 'reads/s'),
-    row('bulk', bytes / MIB / seconds, 'MiB/s'),
-    row('bulk, receiver', receive / (bytes / GIB), 'CPU s/GiB'),
-    row('bulk, sender', send / (bytes / GIB), 'CPU s/GiB'),
-  ];
+  const receiveSeconds = ownCpuSeconds() - before.own;
+  const sendSeconds = (await peerCpuSeconds(setup.peer)) - before.peer;
+  return { seconds, receiveSeconds, sendSeconds };
 }
 
 /** Demand reads while prefetches take all the bandwidth that they get. */
@@ -104,6 +138,40 @@ async function benchMixed(setup: Setup, count: number): Promise<BenchRow[]> {
   return [
     row('256 KiB demand read under full prefetch, p50', quantile(times, 0.5), 'ms'),
     row('256 KiB demand read under full prefetch, p99', quantile(times, 0.99), 'ms'),
+  ];
+}
+
+/** What strangers cost the listener. */
+async function benchRefused(
+  setup: Setup,
+  counts: { readonly key: number; readonly door: number },
+): Promise<BenchRow[]> {
+  const address = defined(setup.host.addresses[0], 'the peer listens');
+  const knock = async (stranger: Libp2pTransport): Promise<void> => {
+    const signal = AbortSignal.timeout(10_000);
+    await stranger.identify(address, signal).catch(() => {});
+  };
+  const costOf = async (count: number, run: () => Promise<void>): Promise<number> => {
+    const before = await peerCpuSeconds(setup.peer);
+    for (let i = 0; i < count; i++) await run();
+    return ((await peerCpuSeconds(setup.peer)) - before) / count;
+  };
+  const key = await costOf(counts.key, async () => {
+    // A new peer each time, or it would be turned away as one.
+    const stranger = benchTransport(WRONG_KEY);
+    await stranger.start();
+    await knock(stranger);
+    await stranger.stop();
+  });
+  const stranger = benchTransport(WRONG_KEY);
+  await stranger.start();
+  // From the second on it is a peer that is turned away, and soon an address.
+  await knock(stranger);
+  const door = await costOf(counts.door, () => knock(stranger));
+  await stranger.stop();
+  return [
+    row('refused connection, wrong key', 1000 * key, 'CPU ms'),
+    row('refused connection, turned away', 1000 * door, 'CPU ms'),
   ];
 }
 

@@ -83,8 +83,8 @@ export const INBOUND_PER_SECOND_MAX = 100;
 /** Inbound connections in their handshake: 10 ms of CPU each, so the last one still makes it within a dial. */
 export const INBOUND_PENDING_MAX = 512;
 
-/** Milliseconds for an inbound handshake: who dialled waits no longer. */
-export const INBOUND_UPGRADE_MS = DIAL_MS;
+/** Milliseconds for an inbound handshake: as long as who dialled waits. */
+export const INBOUND_UPGRADE_MS = 5_000;
 
 /** Cluster keys valid at once: one, or two while the key changes. */
 export const CLUSTER_KEYS_MAX = 2;
@@ -101,8 +101,8 @@ export const ADMISSION_STREAMS_MAX = 2;
 /** Milliseconds in which a refused peer may read that it is. */
 export const REFUSED_LINGER_MS = 250;
 
-/** Inbound connections that are not admitted yet, from the first packet on: all that may be in their handshake. */
-export const UNADMITTED_MAX = INBOUND_PENDING_MAX;
+/** Inbound connections that are not admitted yet, from the first packet on: as many as may be in their handshake. */
+export const UNADMITTED_MAX = 512;
 
 /** Of these, from one address: many agents on one machine, or behind one NAT, that start at once. */
 export const UNADMITTED_PER_ADDRESS_MAX = 128;

@@ -3,6 +3,6 @@ import { benchNet } from '../../bench/net.ts';
 
 it('benchNet() measures every row at smoke size', async () => {
   const rows = await benchNet({ smoke: true });
-  expect(rows).toHaveLength(11);
+  expect(rows).toHaveLength(13);
   for (const { value } of rows) expect(value).toBeGreaterThan(0);
 });

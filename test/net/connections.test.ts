@@ -2,6 +2,7 @@ import type { Connection } from '@libp2p/interface';
 import type { Multiaddr } from '@multiformats/multiaddr';
 import { describe, expect, it } from 'vitest';
 import { Connections } from '../../src/net/connections.ts';
+import { unlessAborted } from '../../src/net/deadline.ts';
 import { peerIdOf } from '../../src/net/identity.ts';
 import { BACKOFF_MS_MAX, DIAL_MS } from '../../src/net/limits.ts';
 import { netMetrics } from '../../src/net/metrics.ts';
@@ -19,10 +20,12 @@ const MIDDLE: Random = {
 const REFUSED = Object.assign(new Error('refused'), { code: 'ECONNREFUSED' });
 const RESET = Object.assign(new Error('reset'), { code: 'ECONNRESET' });
 const OPEN = { status: 'open' } as Connection;
+const STRANGER = { status: 'open' } as Connection;
 
 interface FakeNode {
   readonly dialled: string[][];
   open: Connection[];
+  admitted: () => Promise<void>;
   outcome: (signal: AbortSignal) => Promise<Connection>;
 }
 
@@ -32,12 +35,20 @@ function connectionsWith(outcome: FakeNode['outcome']): {
   connections: Connections;
 } {
   const clock = new ManualClock();
-  const node: FakeNode = { dialled: [], open: [], outcome };
+  const node: FakeNode = {
+    dialled: [],
+    open: [],
+    outcome,
+    admitted: () => Promise.resolve(),
+  };
   const connections = new Connections({
     clock,
     random: MIDDLE,
     metrics: netMetrics(new CountingMetrics()),
-    admission: { isAdmitted: () => true, admitted: () => Promise.resolve() },
+    admission: {
+      isAdmitted: (connection) => connection !== STRANGER,
+      admitted: (_connection, signal) => unlessAborted(node.admitted(), signal),
+    },
     node: {
       getConnections: () => node.open,
       dial: (addresses: Multiaddr[], { signal }) => {
@@ -54,9 +65,9 @@ async function settle(): Promise<void> {
 }
 
 describe('Connections', () => {
-  it('Connections.connect() uses an open connection', async () => {
+  it('Connections.connect() uses an open connection that is admitted', async () => {
     const { node, connections } = connectionsWith(() => Promise.reject(REFUSED));
-    node.open = [{ status: 'closing' } as Connection, OPEN];
+    node.open = [{ status: 'closing' } as Connection, STRANGER, OPEN];
     expect(await connections.connect(HOST, NO_SIGNAL)).toBe(OPEN);
     expect(node.dialled).toEqual([]);
   });
@@ -136,5 +147,22 @@ describe('Connections', () => {
     await expect(one).rejects.toThrow('enough');
     dial.resolve(OPEN);
     expect(await other).toBe(OPEN);
+  });
+
+  it('Connections.connect() rejects and backs off when the host is not admitted', async () => {
+    const { node, connections } = connectionsWith(() => Promise.resolve(OPEN));
+    node.admitted = () => Promise.reject(new Error('wrong-key'));
+    await expect(connections.connect(HOST, NO_SIGNAL)).rejects.toThrow('wrong-key');
+    await expect(connections.connect(HOST, NO_SIGNAL)).rejects.toThrow(/another 100 ms/);
+    expect(node.dialled).toHaveLength(1);
+  });
+
+  it('Connections.connect() gives an admission up with the dial', async () => {
+    const { clock, node, connections } = connectionsWith(() => Promise.resolve(OPEN));
+    node.admitted = () => new Promise(() => {});
+    const connecting = connections.connect(HOST, NO_SIGNAL);
+    await settle();
+    clock.advance(DIAL_MS);
+    await expect(connecting).rejects.toThrow(/not done within 5000 ms/);
   });
 });

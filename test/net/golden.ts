@@ -1,8 +1,16 @@
 import { parseDigest } from '../../src/image/digest.ts';
 import { blockIndex } from '../../src/image/block.ts';
+import { ADMISSION, encodeAdmission } from '../../src/net/admission-codec.ts';
+import {
+  InitiatorHandshake,
+  ResponderHandshake,
+  clusterKey,
+} from '../../src/net/admission-handshake.ts';
 import * as frames from '../../src/net/frames.ts';
 import * as codec from '../../src/net/tree-codec.ts';
 import { TREE, encodeTreeError, messageChunks } from '../../src/net/tree-message.ts';
+import { NodeMac } from '../../src/runtime/node/mac.ts';
+import type { Random } from '../../src/runtime/random.ts';
 import { defined } from '../../src/util/assert.ts';
 import { toHex } from '../../src/util/bytes.ts';
 import { peerId } from '../../src/util/peer-id.ts';
@@ -17,8 +25,39 @@ function message(type: number, body: Uint8Array): Uint8Array {
   return new Uint8Array([...messageChunks({ type, body })].flatMap((piece) => [...piece]));
 }
 
+const other = peerId('12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X');
+const mac = new NodeMac();
+
+/** The messages of an admission of `peer` by `other`, whose key is 32 bytes 07 and whose nonces are bytes aa and bb. */
+function admission(): readonly (Uint8Array | undefined)[] {
+  const keys = [clusterKey(mac, new Uint8Array(32).fill(7))];
+  const sides = { initiator: peer, responder: other, keys };
+  const random = (byte: number): Random => ({
+    float: () => 0,
+    below: () => 0,
+    bytes: (count) => new Uint8Array(count).fill(byte),
+  });
+  const one = new InitiatorHandshake({ mac, random: random(0xaa) }, sides);
+  const two = new ResponderHandshake({ mac, random: random(0xbb) }, sides);
+  const said = [one.first];
+  for (const side of [two, one, two]) {
+    const [type = 0] = said.at(-1)?.subarray(4) ?? [];
+    said.push(
+      side.accept({ type, body: said.at(-1)?.subarray(5) ?? new Uint8Array() }).send as Uint8Array,
+    );
+  }
+  return said;
+}
+
+const [hello, challenge, proof, admitted] = admission();
+
 /** One of every message, as it crosses the wire: in hex here, in the tests, and in docs/WIRE_PROTOCOL.md. */
 export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
+  HELLO: defined(hello, 'said'),
+  CHALLENGE: defined(challenge, 'said'),
+  PROOF: defined(proof, 'said'),
+  ADMITTED: defined(admitted, 'said'),
+  REFUSED: encodeAdmission({ type: ADMISSION.REFUSED, body: new Uint8Array() }),
   OPEN: frames.encodeOpen('bulk'),
   REQUEST: frames.encodeRequest(7, {
     digest,

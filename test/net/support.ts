@@ -32,6 +32,14 @@ export function identity(number: number): Identity {
 /** Counters by `name{label=value,...}`. */
 export class CountingMetrics implements Metrics {
   readonly values = new Map<string, number>();
+  readonly #waiting = new Set<() => void>();
+
+  /** Resolves when the count has come to the value. */
+  async until(name: string, value: number): Promise<void> {
+    while ((this.values.get(name) ?? 0) < value) {
+      await new Promise<void>((resolve) => this.#waiting.add(resolve));
+    }
+  }
 
   counter(init: { name: string }): Counter {
     return {
@@ -39,6 +47,8 @@ export class CountingMetrics implements Metrics {
         const text = Object.entries(labels).map(([key, label]) => `${key}=${label}`);
         const name = `${init.name}{${text.join(',')}}`;
         this.values.set(name, (this.values.get(name) ?? 0) + value);
+        for (const resolve of this.#waiting) resolve();
+        this.#waiting.clear();
       },
     };
   }

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { WireError } from '../../src/net/errors.ts';
+import * as admission from '../../src/net/admission-codec.ts';
 import * as frames from '../../src/net/frames.ts';
 import { ADDRESSES_MAX } from '../../src/net/limits.ts';
 import * as codec from '../../src/net/tree-codec.ts';
@@ -32,6 +33,9 @@ const CODECS: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
       return [name, (bytes: Uint8Array) => encode(decode(bytes))];
     }),
   ),
+  hello: (body) => admission.encodeHello(admission.decodeHello(body)),
+  challenge: (body) => admission.encodeChallenge(admission.decodeChallenge(body)),
+  proof: (body) => admission.decodeProof(body),
   open: (body) => frames.encodeOpen(frames.decodeOpen(body)).subarray(frames.FRAME_HEAD_BYTES),
   request: (body) => {
     const { id, request } = frames.decodeRequest(body);
@@ -66,6 +70,9 @@ const VALID: Readonly<Record<string, Uint8Array>> = {
   resolveReply: bodyOf('RESOLVE reply'),
   statRequest: bodyOf('STAT'),
   statReply: bodyOf('STAT reply'),
+  hello: bodyOf('HELLO'),
+  challenge: bodyOf('CHALLENGE'),
+  proof: bodyOf('PROOF'),
   open: bodyOf('OPEN'),
   request: bodyOf('REQUEST'),
   answer: bodyOf('ANSWER (without its payload of 3 bytes)'),
