@@ -4,9 +4,10 @@ import { parseDigest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { CodedError, errorText } from '../util/errors.ts';
+import { parseSizeBytes } from '../util/sizes.ts';
 import { httpAddress, isLoopback, parseListenAddress, type ListenAddress } from './addresses.ts';
 import { boundAddress, errorBody, listenError } from './listen.ts';
-import type { MountService, StatusSource } from './ports.ts';
+import type { MountService, StatusSource, StoreService } from './ports.ts';
 import type { PromMetrics } from './prom-metrics.ts';
 
 /** An image reference and a path fit many times over. */
@@ -34,6 +35,7 @@ class AdminError extends CodedError<
   | { readonly code: 'bad-request' }
   | { readonly code: 'loopback-only' }
   | { readonly code: 'no-devices' }
+  | { readonly code: 'no-store' }
   | { readonly code: 'timeout' }
 > {}
 
@@ -51,6 +53,8 @@ const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   'not-found': 404,
   'unsupported-filesystem': 422,
   'no-devices': 501,
+  'no-store': 501,
+  'too-many-pins': 409,
   stopped: 503,
   'too-many-mounts': 503,
   timeout: 504,
@@ -61,6 +65,8 @@ interface AdminComponents {
   readonly metrics: Pick<PromMetrics, 'text' | 'contentType'>;
   /** Absent where this process serves no block devices. */
   readonly mounts?: MountService;
+  /** Absent where this process keeps no blocks. */
+  readonly store?: StoreService;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -102,6 +108,7 @@ export class AdminServer {
     this.#addProbes();
     this.#addFacts();
     this.#addMounts();
+    this.#addStore();
   }
 
   /** `http://host:port`, with the port that the system chose; valid while it listens. */
@@ -164,6 +171,23 @@ export class AdminServer {
     });
   }
 
+  #addStore(): void {
+    const path = '/api/v1/store';
+    this.#app.get(path, () => ({ blobs: this.#store().usage() }));
+    this.#app.post(`${path}/pins`, async (request) => {
+      requireLoopback(request);
+      return { digests: await this.#store().pin(pinOf(request.body)) };
+    });
+    this.#app.delete(`${path}/pins`, async (request) => {
+      requireLoopback(request);
+      return { digests: await this.#store().unpin(pinOf(request.body)) };
+    });
+    this.#app.post(`${path}/gc`, (request) => {
+      requireLoopback(request);
+      return this.#store().gc(targetOf(request.body));
+    });
+  }
+
   async #mount(image: string, dir: string, reply: FastifyReply): Promise<object> {
     const mounts = this.#mounts();
     const abort = new AbortController();
@@ -192,6 +216,13 @@ export class AdminServer {
       'this agent serves no block devices: set device.enabled, or ask the `xylem device` process of this host',
       { code: 'no-devices' },
     );
+  }
+
+  #store(): StoreService {
+    if (this.#components.store !== undefined) return this.#components.store;
+    throw new AdminError('this process keeps no blocks: ask the agent of this host', {
+      code: 'no-store',
+    });
   }
 
   #fail(error: unknown, reply: FastifyReply): FastifyReply {
@@ -233,6 +264,25 @@ function dirOf(body: unknown): string {
   const dir = textOf(body, 'dir');
   if (!isAbsolute(dir) || dir.includes('\0')) throw badRequest('dir', dir, 'an absolute path');
   return normalize(dir).replace(/(?<=.)\/+$/, '');
+}
+
+function pinOf(body: unknown): string {
+  const what = textOf(body, 'what');
+  if (parseDigest(what) !== undefined || IMAGE.test(what)) return what;
+  throw badRequest(
+    'what',
+    what,
+    'sha256: and 64 lower-case hex digits, or docker://HOST[:PORT]/NAME:TAG',
+  );
+}
+
+/** Bytes that a collection is to leave; undefined when the request names none. */
+function targetOf(body: unknown): number | undefined {
+  if (typeof body !== 'object' || body === null || !Object.hasOwn(body, 'to')) return undefined;
+  const to = textOf(body, 'to');
+  const bytes = parseSizeBytes(to);
+  if (bytes === undefined) throw badRequest('to', to, 'a size such as 10GiB, or a count of bytes');
+  return bytes;
 }
 
 function textOf(body: unknown, field: string): string {

@@ -30,6 +30,7 @@ import { PromMetrics } from './prom-metrics.ts';
 import { RegistryOrigin } from './registry-origin.ts';
 import { RootFinder, type FoundRoot } from './root-finder.ts';
 import type { Service } from './run.ts';
+import { StoreAdmin } from './store-service.ts';
 import { packageVersion } from './version.ts';
 
 /** Slabs kept for reuse beyond those in use: 32 x 256 KiB = 8 MiB. */
@@ -73,7 +74,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   const [codec, hash, mac] = [new NodeCodec(), new NodeHash(), new NodeMac()];
   const shared = { ...components, metrics, pool, hash, mac };
   const disk = new NodeDisk({ root: config.store.dir });
-  const store = new DiskStore({ ...shared, disk, codec });
+  const store = new DiskStore({ ...shared, disk, codec }, { quotaBytes: config.store.quota });
   const transport = new Libp2pTransport(shared, {
     identity: { seed, publicKey },
     listen: config.p2p.listen,
@@ -149,9 +150,18 @@ class Agent implements Service, StatusSource {
     const mounts =
       this.#devices === undefined
         ? undefined
-        : new ImageMounts({ engine, devices: this.#devices, hash: new NodeHash() });
+        : new ImageMounts({
+            engine,
+            devices: this.#devices,
+            hash: new NodeHash(),
+            store: plane.store,
+          });
+    const store = new StoreAdmin({
+      store: plane.store,
+      resolve: (reference) => engine.tree.resolve(reference),
+    });
     this.#admin = new AdminServer(
-      { status: this, metrics, clock, logger, ...(mounts !== undefined && { mounts }) },
+      { status: this, metrics, clock, logger, store, ...(mounts !== undefined && { mounts }) },
       { listen: listenAddress(config.admin.listen) },
     );
   }

@@ -8,6 +8,7 @@ import { registerInspect } from './commands/inspect.ts';
 import { registerMount } from './commands/mount.ts';
 import { registerSim } from './commands/sim.ts';
 import { registerStatus } from './commands/status.ts';
+import { registerStore } from './commands/store.ts';
 import { registerVerify } from './commands/verify.ts';
 import { packageVersion } from './version.ts';
 
@@ -20,6 +21,7 @@ const COMMANDS = [
   registerAgent,
   registerStatus,
   registerMount,
+  registerStore,
   registerInspect,
   registerVerify,
   registerFlatten,

@@ -1,3 +1,4 @@
+import type { BlobUsage, Evicted } from '../blockstore/store.ts';
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 
@@ -76,6 +77,16 @@ export interface MountService {
   /** Does nothing when nothing of ours is mounted there. */
   unmount(dir: string): Promise<void>;
   list(): readonly MountedImage[];
+}
+
+/** What `xylem store` shows and changes. Rejects with BlockStoreError, and with what resolving an image rejects with. */
+export interface StoreService {
+  usage(): readonly BlobUsage[];
+  /** `what` is a blob's digest, or `docker://host[:port]/name:tag` for the layers of an image; the blobs that it came to. */
+  pin(what: string): Promise<readonly Digest[]>;
+  unpin(what: string): Promise<readonly Digest[]>;
+  /** Evicts down to `targetBytes`, or to the low watermark of the quota. */
+  gc(targetBytes: number | undefined): Promise<Evicted>;
 }
 
 /** A blob as a URL of its origin names it. */

@@ -5,10 +5,10 @@ import type { Group } from './group-table.ts';
 import type { Evicted, KeepClass } from './store.ts';
 
 /** Share of the limit beyond which groups go. What is between it and the limit is room for writes while they do. */
-export const HIGH_WATERMARK = 0.95;
+const HIGH_WATERMARK = 0.95;
 
 /** Share down to which they go then: lower ones forget more at once, higher ones evict at every other write. */
-export const LOW_WATERMARK = 0.9;
+const LOW_WATERMARK = 0.9;
 
 /** Pause after a group that the disk would not let go, in milliseconds. */
 const RETRY_MS = 1000;

@@ -14,7 +14,7 @@ const CRC_BYTES = 4;
 const FLAG_PROVEN = 1;
 
 /** Groups whose uses are remembered: 4 TiB of full ones, in 11 MiB. Of more, those used least recently are forgotten. */
-export const USES_MAX = 262_144;
+const USES_MAX = 262_144;
 
 /** Largest usage file. */
 export const USAGE_BYTES_MAX: number = HEADER_BYTES + USES_MAX * ENTRY_BYTES + CRC_BYTES;

@@ -1,0 +1,124 @@
+import { InvalidArgumentError, type Command } from 'commander';
+import type { BlobUsage, Evicted } from '../../blockstore/store.ts';
+import { formatSizeBytes, parseSizeBytes } from '../../util/sizes.ts';
+import { askAgent } from '../admin-client.ts';
+import { adminOption, jsonOption, printFacts } from './output.ts';
+
+const PATH = '/api/v1/store';
+
+/** For an image to be found at the registry, or a disk to remove a full store. */
+const TIMEOUT_MS = 120_000;
+
+const WHAT = 'sha256:... of a blob, or docker://host[:port]/name:tag for all layers of an image';
+
+interface Options {
+  readonly admin: string;
+  readonly json?: boolean;
+}
+
+/** `xylem store`: what a running agent keeps on its disk. */
+export function registerStore(program: Command): void {
+  const store = program.command('store').description('show and change what an agent keeps on disk');
+  addLs(store);
+  addPin(store, 'pin', 'keep a blob or an image longest, whatever else comes');
+  addPin(store, 'unpin', 'keep a blob or an image no longer than others');
+  addGc(store);
+}
+
+function addLs(store: Command): void {
+  store
+    .command('ls')
+    .description('list the blobs, most recently used first')
+    .addOption(adminOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      "\nExamples:\n  xylem store ls\n  xylem store ls --json | jq '.blobs[] | select(.pinned).digest'",
+    )
+    .action(async (options: Options) => {
+      const answer = await askAgent(options.admin, { method: 'GET', path: PATH });
+      printFacts(options.json, answer, listText((answer as { blobs: BlobUsage[] }).blobs));
+    });
+}
+
+function addPin(store: Command, name: 'pin' | 'unpin', description: string): void {
+  store
+    .command(name)
+    .description(description)
+    .argument('<what>', WHAT)
+    .addOption(adminOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      `\nExamples:\n  xylem store ${name} docker://registry.example/app:1.4\n  xylem store ${name} sha256:0123...`,
+    )
+    .action(async (what: string, options: Options) => {
+      const answer = await askAgent(options.admin, {
+        method: name === 'pin' ? 'POST' : 'DELETE',
+        path: `${PATH}/pins`,
+        body: { what },
+        timeoutMs: TIMEOUT_MS,
+      });
+      const { digests } = answer as { digests: string[] };
+      const verb = name === 'pin' ? 'pinned' : 'no longer pinned';
+      printFacts(options.json, answer, digests.map((digest) => `${digest} ${verb}`).join('\n'));
+    });
+}
+
+function addGc(store: Command): void {
+  store
+    .command('gc')
+    .description('evict what is neither mounted, pinned nor in use, least recently used first')
+    .option('--to <size>', 'until at most this much is held (default: 90 % of the quota)', sizeOf)
+    .addOption(adminOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  xylem store gc\n  xylem store gc --to 10GiB\n  xylem store gc --to 0',
+    )
+    .action(async (options: Options & { readonly to?: string }) => {
+      const answer = await askAgent(options.admin, {
+        method: 'POST',
+        path: `${PATH}/gc`,
+        body: options.to === undefined ? {} : { to: options.to },
+        timeoutMs: TIMEOUT_MS,
+      });
+      const { sizeBytes, blockCount } = answer as Evicted;
+      printFacts(
+        options.json,
+        answer,
+        `freed ${formatSizeBytes(sizeBytes)} in ${blockCount} blocks`,
+      );
+    });
+}
+
+function sizeOf(text: string): string {
+  if (parseSizeBytes(text) !== undefined) return text;
+  throw new InvalidArgumentError('It must be a size such as 10GiB, or a count of bytes.');
+}
+
+function listText(blobs: readonly BlobUsage[]): string {
+  if (blobs.length === 0) return 'The store is empty.';
+  const header = ['BLOB', 'HELD', 'OF', 'BLOCKS', 'KEPT AS', 'LAST USE'];
+  const rows = blobs.map((blob) => [
+    blob.digest,
+    formatSizeBytes(blob.heldBytes),
+    blob.sizeBytes === undefined ? '-' : formatSizeBytes(blob.sizeBytes),
+    String(blob.blockCount),
+    blob.pinned && blob.mounted ? 'pinned, mounted' : blob.keep,
+    blob.lastUseMs === undefined
+      ? 'never'
+      : new Date(blob.lastUseMs).toISOString().slice(0, 19) + 'Z',
+  ]);
+  const widths = header.map((name, i) =>
+    Math.max(name.length, ...rows.map((row) => row[i]?.length ?? 0)),
+  );
+  return [header, ...rows]
+    .map((row) =>
+      row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
