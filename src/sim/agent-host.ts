@@ -30,7 +30,7 @@ import type { SimStore } from './store.ts';
 import type { SimBlob } from './workload.ts';
 
 /** Longest wait of a local read: what the device and overlaybd wait. */
-export const READ_TIMEOUT_MS = 30_000;
+const READ_TIMEOUT_MS = 30_000;
 
 /** Longest wait for a root's answer, as in the agent's own driver. */
 const TREE_CALL_MS_MAX = 3_000;

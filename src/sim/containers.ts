@@ -5,7 +5,7 @@ import type { Processors } from './processors.ts';
 import type { Trace } from './workload.ts';
 
 /** Containers of a host start within this many milliseconds of each other. */
-export const START_SPREAD_MS = 20;
+const START_SPREAD_MS = 20;
 
 /** A container's CPU differs from the trace's by up to this share. */
 const CPU_SPREAD = 0.02;

@@ -4,14 +4,13 @@ import type { BlockRequest, PeerErrorDetail } from '../transfer/transport.ts';
 import type { MembershipEffect } from '../tree/membership.ts';
 import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
 import type { SimBlock } from './blocks.ts';
-import type { Link } from './network.ts';
 import type { SimBlob } from './workload.ts';
 
 /** Number of a host in the world. */
 export type HostNumber = number;
 
 /** A tree call between a child and an owner; the ticket and the address in it are the child's own. */
-export type TreeCall = MembershipEffect;
+type TreeCall = MembershipEffect;
 
 export type TreeAnswer =
   | { readonly type: 'join'; readonly reply: JoinReply }
@@ -30,6 +29,20 @@ export type Body =
   | { readonly kind: 'order'; readonly order: TouchOrder }
   | { readonly kind: 'call'; readonly id: number; readonly call: TreeCall }
   | { readonly kind: 'result'; readonly id: number; readonly answer: TreeAnswer };
+
+/** A connection between two agents; shared by all that they say to each other. */
+export interface Link {
+  readonly low: HostNumber;
+  readonly high: HostNumber;
+  readonly dialler: HostNumber;
+  state: 'dialling' | 'open' | 'closed';
+  /** Messages that wait for the handshake, or for a partition to heal. */
+  waiting: Delivery[];
+  /** When the last message arrives: TCP keeps the order, low to high and high to low. */
+  upArrivalMs: number;
+  downArrivalMs: number;
+  stalled: boolean;
+}
 
 /** A message on its way. */
 export interface Delivery {

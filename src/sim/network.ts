@@ -3,7 +3,7 @@ import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
 import { DIAL_MS, HANDSHAKE_ROUND_TRIPS, LISTEN_MS, MESSAGE_BYTES } from './costs.ts';
 import type { EventHeap } from './event-heap.ts';
-import type { Body, Delivery, HostNumber, PeerToken, SimEvent } from './events.ts';
+import type { Body, Delivery, HostNumber, Link, PeerToken, SimEvent } from './events.ts';
 import type { Processors } from './processors.ts';
 
 /** A connection that cannot get through is given up after this long: Linux' TCP_USER_TIMEOUT as agents set it. */
@@ -41,20 +41,7 @@ export interface Port {
   receiveFreeMs: number;
 }
 
-/** A connection between two agents; shared by all that they say to each other. */
-export interface Link {
-  readonly low: HostNumber;
-  readonly high: HostNumber;
-  readonly dialler: HostNumber;
-  state: 'dialling' | 'open' | 'closed';
-  /** Messages that wait for the handshake, or for a partition to heal. */
-  waiting: Delivery[];
-  /** When the last message arrives: TCP keeps the order, low to high and high to low. */
-  upArrivalMs: number;
-  downArrivalMs: number;
-  stalled: boolean;
-}
-
+/** What passed the network so far; bytes of blocks without their frames. */
 export interface NetworkCounts {
   connections: number;
   messages: number;

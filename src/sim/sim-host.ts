@@ -16,7 +16,7 @@ import type { BlockName, SimBlob, Trace } from './workload.ts';
 /** Blocks that a preheater has under way at a time: what the bandwidth-delay product of a deep tree needs, and more. */
 const PREHEAT_WINDOW = 64;
 
-/** How long a host waits for its places before it begins without the shipped order. */
+/** How long a host waits for its places before it preheats from the roots, or begins without the shipped order. */
 const PLACES_MS_MAX = 2_000;
 
 /** What a host does in a run. */
@@ -66,7 +66,7 @@ export class SimHost implements ContainerHost, AgentListener {
   #cpuVersion = 0;
   #cpuAtMs = Number.POSITIVE_INFINITY;
   #begun = false;
-  #ordered = false;
+  #waitsForPlaces = false;
   #preheatNext = 0;
   #preheatLeft = 0;
 
@@ -137,20 +137,19 @@ export class SimHost implements ContainerHost, AgentListener {
     if (this.isRoot || this.#begun || this.#agent === undefined) return;
     this.#begun = true;
     const { shipped, blobs, trace, preheat } = this.#plan;
-    this.#ordered = !shipped;
+    // Until its places are known a host asks the roots, so a preheater that does not wait would load them with all that it wants.
+    this.#waitsForPlaces = shipped || preheat !== undefined;
     this.#agent.post({ kind: 'want', blobs: shipped ? [...blobs, trace.shipped] : blobs }, nowMs);
     if (preheat !== undefined) {
       this.#preheatNext = 0;
       this.#preheatLeft = preheat.length;
       this.#listener.begun(this, 1);
-      this.#preheat(nowMs);
-      return;
     }
-    if (shipped) {
+    if (this.#waitsForPlaces) {
       const event = { type: 'places-late', host: this.number, incarnation: this.port.incarnation };
       this.#world.events.push(nowMs + PLACES_MS_MAX, event as SimEvent);
     }
-    this.startContainers(nowMs);
+    if (preheat === undefined) this.startContainers(nowMs);
   }
 
   /** Runs all containers once. */
@@ -213,7 +212,7 @@ export class SimHost implements ContainerHost, AgentListener {
   }
 
   onPlacesLate(nowMs: number): void {
-    this.#readShipped(nowMs);
+    this.#placesKnown(nowMs);
   }
 
   /** A source has died: reads whose fetch is pending there are stalled from now on. */
@@ -262,15 +261,19 @@ export class SimHost implements ContainerHost, AgentListener {
   placed(reply: JoinReply | ReportReply, atMs: number): void {
     this.#listener.placed(this, reply);
     const { agent } = this;
-    if (this.#ordered || agent === undefined) return;
-    const { blobs, trace } = this.#plan;
-    const isPlaced = [...blobs, trace.shipped].every((blob) => agent.core.isPlaced(blob));
-    if (isPlaced) this.#readShipped(atMs);
+    if (!this.#waitsForPlaces || agent === undefined) return;
+    const { blobs, trace, shipped } = this.#plan;
+    const wanted = shipped ? [...blobs, trace.shipped] : blobs;
+    if (wanted.every((blob) => agent.core.isPlaced(blob))) this.#placesKnown(atMs);
   }
 
-  #readShipped(nowMs: number): void {
-    if (this.#ordered || this.#agent === undefined) return;
-    this.#ordered = true;
+  #placesKnown(nowMs: number): void {
+    if (!this.#waitsForPlaces || this.#agent === undefined) return;
+    this.#waitsForPlaces = false;
+    if (this.#plan.preheat !== undefined) {
+      this.#preheat(nowMs);
+      return;
+    }
     const blob = this.#plan.trace.shipped;
     this.#readBlock({ blob, index: blockIndex(0) }, { read: undefined, kind: 'demand' }, nowMs);
   }

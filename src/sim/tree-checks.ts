@@ -6,7 +6,10 @@ import type { SimHost } from './sim-host.ts';
 
 /** Bounds of the trees that are checked. */
 export interface TreeLimits {
+  /** Children that every host takes: the depth follows from it. */
   readonly fanOut: number;
+  /** Children of a host in the trees of its colour. */
+  readonly innerFanOut: number;
   readonly rootFanOut: number | undefined;
 }
 
@@ -47,7 +50,7 @@ function checkTree(
     }
   }
   for (const [peer, count] of children) {
-    const most = parents.has(peer) ? limits.fanOut : limits.rootFanOut;
+    const most = parents.has(peer) ? limits.innerFanOut : limits.rootFanOut;
     if (most === undefined || count <= most) continue;
     checker.violate('fan-out', `${peer} has ${count} children in tree ${limits.name}, not ${most}`);
   }

@@ -26,7 +26,7 @@ export interface BlockName {
 }
 
 /** One read of the recorded container: the blocks it needs, what it costs to decode, and the CPU used before it. */
-export interface TraceRead {
+interface TraceRead {
   readonly blocks: readonly BlockName[];
   readonly lengthBytes: number;
   readonly cpuBeforeMs: number;
@@ -72,11 +72,13 @@ export function makeImage(layersMb: readonly number[] = LAYER_MB): Image {
   return { blobs, sizeBytes: blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0) };
 }
 
-/** All blocks of the image, layer by layer. */
+/** All blocks of the image, all layers at the same pace, so that all their trees carry at the same time. */
 export function blocksOf(image: Image): readonly BlockName[] {
-  return image.blobs.flatMap((blob) =>
-    Array.from({ length: blockCount(blob.sizeBytes) }, (_, i) => ({ blob, index: blockIndex(i) })),
-  );
+  const all = image.blobs.flatMap((blob) => {
+    const count = blockCount(blob.sizeBytes);
+    return Array.from({ length: count }, (_, i) => ({ blob, index: blockIndex(i), at: i / count }));
+  });
+  return all.sort((a, b) => a.at - b.at).map(({ blob, index }) => ({ blob, index }));
 }
 
 /** Bytes of the blocks named, each once. */

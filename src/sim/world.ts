@@ -1,7 +1,8 @@
 import type { TraceAccess } from '../image/trace.ts';
 import type { HostCoreInit } from '../transfer/host-core.ts';
 import type { HostAddress, JoinReply, Place, ReportReply } from '../tree/messages.ts';
-import { FAN_OUT } from '../tree/limits.ts';
+import { innerFanOut } from '../tree/colours.ts';
+import { COLOURS, FAN_OUT } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import type { AgentHost } from './agent-host.ts';
@@ -10,10 +11,10 @@ import { BlockLibrary, type SimBlock } from './blocks.ts';
 import { Checker } from './checker.ts';
 import type { Container } from './containers.ts';
 import { EventHeap } from './event-heap.ts';
-import type { HostNumber, LocalToken, SimEvent } from './events.ts';
+import type { HostNumber, Link, LocalToken, SimEvent } from './events.ts';
 import { FaultDriver } from './fault-driver.ts';
 import { FAULT_WINDOW_MS, planFaults, type FaultName } from './faults.ts';
-import { Network, type Link } from './network.ts';
+import { Network } from './network.ts';
 import { spreadOf, type Spread } from './quantiles.ts';
 import { Registry } from './registry.ts';
 import { SeededRandom } from './seeded-random.ts';
@@ -381,11 +382,17 @@ export class World implements HostListener {
   }
 
   #checkTrees(): void {
-    const fanOut = this.#init.core?.topology?.fanOut ?? FAN_OUT;
+    const topology = this.#init.core?.topology;
+    const fanOut = topology?.fanOut ?? FAN_OUT;
+    const widest = innerFanOut(fanOut, topology?.colours ?? COLOURS);
     const withFaults = this.#init.faults.length > 0;
-    const rootFanOut = withFaults ? undefined : (this.#init.core?.topology?.rootFanOut ?? fanOut);
+    const limits = {
+      fanOut,
+      innerFanOut: widest,
+      rootFanOut: withFaults ? undefined : (topology?.rootFanOut ?? widest),
+    };
     for (const host of this.#hosts) {
-      if (host.isRoot) checkTrees(host, { fanOut, rootFanOut }, this.checker);
+      if (host.isRoot) checkTrees(host, limits, this.checker);
     }
   }
 
