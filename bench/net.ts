@@ -49,6 +49,7 @@ export async function benchNet(options: { smoke: boolean }): Promise<BenchRow[]>
     ...(await benchSmall(setup, READS[size].small)),
     ...(await benchBulk(setup, READS[size].bulk)),
     ...(await benchMixed(setup, READS[size].latency)),
+    ...(await benchRefused(setup, REFUSALS[size])),
   ]);
 }
 
