@@ -7,11 +7,13 @@ import { benchDevice } from './device.ts';
 import { benchNet } from './net.ts';
 import type { BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
+import { benchVerify } from './verify.ts';
 
 const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[]>> = {
   codecs: benchCodecs,
   store: benchStore,
   net: benchNet,
+  verify: benchVerify,
   device: benchDevice,
 };
 
@@ -20,6 +22,7 @@ How it was measured: one process per benchmark side, on loopback and on this mac
 codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
 store   256 KiB blocks through the store, against plain files written and read the same way.
 net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
+verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
 `;
 

@@ -10,17 +10,18 @@ import { digestBytes, type Digest } from './digest.ts';
  *
  * One Ed25519 signature holds for a batch of up to eight blocks, of any blobs, by a Merkle tree over them:
  *
- *     leaf      BLAKE3("xylem-block-attestation-2" (25) | blob sha256 (32) | block index u32 LE (4) | BLAKE3 of the block (32))
- *     node      BLAKE3(1 (1) | left (32) | right (32))
+ *     leaf      SHA-256("xylem-block-attestation-2" (25) | blob sha256 (32) | block index u32 LE (4) | BLAKE3 of the block (32))
+ *     node      SHA-256(1 (1) | left (32) | right (32))
  *     signed    "xylem-batch-attestation-2" (25) | root of the tree (32)
  *
  * A batch is filled up with zero leaves to 1, 2, 4 or 8. `signature`, 164 bytes:
  *
  *     Ed25519 signature (64) | depth u8, 0 to 3 | position of the leaf u8 | zero (2) | the nodes beside the way up (3 * 32), zeros beyond the depth
  *
- * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto, bench/verify.ts), a block of 256 KiB 850 us to
- * receive and send on. Signed one by one that is 13 % at every host; by eight, with the batches that were found good
- * remembered, 14 us and four short hashes (7 us). Eight is where it stops to matter; 16 would cost every block 32 bytes more.
+ * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto), a block of 256 KiB some 850 us to receive and send on:
+ * 13 % at every host when each block has a signature of its own. Batches that were found good are remembered, so that a block of
+ * a batch of eight costs an eighth of a check and four small hashes, 20 us or 2.4 %; of four 33 us or 3.9 %. Sixteen would save
+ * 5 us more and cost every block 32 bytes on the wire and on disk. `npm run bench verify` prints the figures of a machine.
  */
 export interface Attestation {
   /** Ed25519 public key of the root that signed, 32 bytes. */
@@ -70,23 +71,23 @@ export interface BlockClaim {
  */
 export type Verdict = 'good' | 'bad' | 'unknown-signer';
 
-type Blake3 = Pick<Hash, 'blake3'>;
+type Sha256 = Pick<Hash, 'sha256'>;
 
 /** Signs up to `BATCH_BLOCKS_MAX` blocks that were read from the registry; an attestation for each, in order. */
 export function attestBatch(
-  components: { hash: Blake3; signer: Signer },
+  components: { hash: Sha256; signer: Signer },
   claims: readonly BlockClaim[],
 ): readonly Attestation[] {
   assert(claims.length > 0 && claims.length <= BATCH_BLOCKS_MAX, `${claims.length} in a batch`);
-  const { hash, signer } = components;
+  const { signer } = components;
+  const tree = new TreeHash(components.hash);
   const depth = Math.ceil(Math.log2(claims.length));
-  const leaves = claims.map((claim) => leafOf(hash, claim));
+  const leaves = claims.map((claim) => tree.leaf(claim));
   while (leaves.length < 2 ** depth) leaves.push(EMPTY_LEAF);
   const levels = [leaves];
   for (let below = leaves; below.length > 1; ) {
     const above: Uint8Array[] = [];
-    for (let i = 0; i < below.length; i += 2)
-      above.push(nodeOf(hash, at(below, i), at(below, i + 1)));
+    for (let i = 0; i < below.length; i += 2) above.push(tree.node(at(below, i), at(below, i + 1)));
     levels.push(above);
     below = above;
   }
@@ -117,16 +118,18 @@ interface Batch {
 
 /** Checks attestations against the keys of the roots that are believed; remembers batches, so that a signature is checked once. */
 export class AttestationChecker {
-  readonly #hash: Pick<Hash, 'blake3' | 'ed25519Verify'>;
+  readonly #hash: Pick<Hash, 'sha256' | 'ed25519Verify'>;
+  readonly #tree: TreeHash;
   #trusted: readonly Uint8Array[];
   /** Batches found good, by the first six bytes of their roots; another one in the same place only costs a check. */
   readonly #batches = new Map<number, Batch>();
 
   constructor(
-    components: { hash: Pick<Hash, 'blake3' | 'ed25519Verify'> },
+    components: { hash: Pick<Hash, 'sha256' | 'ed25519Verify'> },
     init: { trusted: readonly Uint8Array[] },
   ) {
     this.#hash = components.hash;
+    this.#tree = new TreeHash(components.hash);
     this.#trusted = init.trusted;
   }
 
@@ -170,33 +173,43 @@ export class AttestationChecker {
     for (let i = PATH_AT + depth * HASH_BYTES; i < signature.length; i++) {
       if (signature[i] !== 0) return undefined;
     }
-    let node = leafOf(this.#hash, claim);
+    let node = this.#tree.leaf(claim);
     for (let level = 0; level < depth; level++) {
       const start = PATH_AT + level * HASH_BYTES;
       const beside = signature.subarray(start, start + HASH_BYTES);
       const isLeft = ((position >> level) & 1) === 0;
-      node = isLeft ? nodeOf(this.#hash, node, beside) : nodeOf(this.#hash, beside, node);
+      node = isLeft ? this.#tree.node(node, beside) : this.#tree.node(beside, node);
     }
     return node;
   }
 }
 
-function leafOf(hash: Blake3, { blob, index, blockDigest }: BlockClaim): Uint8Array {
-  assert(blockDigest.length === HASH_BYTES, 'a BLAKE3 digest has 32 bytes');
-  const message = new Uint8Array(LEAF_CONTEXT.length + 32 + 4 + HASH_BYTES);
-  message.set(LEAF_CONTEXT, 0);
-  message.set(digestBytes(blob), LEAF_CONTEXT.length);
-  viewOf(message).setUint32(LEAF_CONTEXT.length + 32, index, true);
-  message.set(blockDigest, LEAF_CONTEXT.length + 36);
-  return hash.blake3(message);
-}
+/** Hashes of the tree. SHA-256 of node:crypto takes half the time of native BLAKE3 for inputs as small as these (0.8 us). */
+class TreeHash {
+  readonly #hash: Sha256;
+  readonly #leaf = new Uint8Array(LEAF_CONTEXT.length + 32 + 4 + HASH_BYTES);
+  readonly #leafView = viewOf(this.#leaf);
+  readonly #node = new Uint8Array(1 + 2 * HASH_BYTES);
 
-function nodeOf(hash: Blake3, left: Uint8Array, right: Uint8Array): Uint8Array {
-  const message = new Uint8Array(1 + 2 * HASH_BYTES);
-  message[0] = NODE_MARK;
-  message.set(left, 1);
-  message.set(right, 1 + HASH_BYTES);
-  return hash.blake3(message);
+  constructor(hash: Sha256) {
+    this.#hash = hash;
+    this.#leaf.set(LEAF_CONTEXT, 0);
+    this.#node[0] = NODE_MARK;
+  }
+
+  leaf({ blob, index, blockDigest }: BlockClaim): Uint8Array {
+    assert(blockDigest.length === HASH_BYTES, 'a BLAKE3 digest has 32 bytes');
+    this.#leaf.set(digestBytes(blob), LEAF_CONTEXT.length);
+    this.#leafView.setUint32(LEAF_CONTEXT.length + 32, index, true);
+    this.#leaf.set(blockDigest, LEAF_CONTEXT.length + 36);
+    return this.#hash.sha256(this.#leaf);
+  }
+
+  node(left: Uint8Array, right: Uint8Array): Uint8Array {
+    this.#node.set(left, 1);
+    this.#node.set(right, 1 + HASH_BYTES);
+    return this.#hash.sha256(this.#node);
+  }
 }
 
 function batchMessage(root: Uint8Array): Uint8Array {

@@ -59,10 +59,6 @@ export class BlockVerifier {
     return true;
   }
 
-  removeDigests(digest: Digest): void {
-    this.#known.delete(digest);
-  }
-
   /** A block that a peer sent. */
   check(blob: BlobRef, index: BlockIndex, block: BlockAnswer): Verdict {
     const { payload } = block;

@@ -122,6 +122,20 @@ describe('BlockCore.read()', () => {
     expect(c.asked.at(-1)).toMatch(/^a:4/);
   });
 
+  it('takes a block of a root that it does not know from another peer, and blames nobody', () => {
+    const { world, b, c } = chain();
+    b.strange = true;
+    world.read(c, 'r', 1);
+    world.run();
+    expect(c.answers.get('r')).toMatchObject({ good: true });
+    expect(c.lost).toEqual([]);
+    expect(c.asked[0]).toMatch(/^b:1/);
+    b.strange = false;
+    world.read(c, 's', 2);
+    world.run();
+    expect(c.asked.at(-1)).toMatch(/^b:2/);
+  });
+
   it('reads the registry itself when every peer has failed, and keeps that block to itself', () => {
     const { world, root, a, b, c } = chain();
     for (const host of [root, a, b]) world.kill(host);

@@ -4,6 +4,7 @@ import {
   type BlobRef,
   type BlockIndex,
 } from '../../src/image/block.ts';
+import type { Verdict } from '../../src/image/attestation.ts';
 import { parseDigest, type Digest } from '../../src/image/digest.ts';
 import type { Random } from '../../src/runtime/random.ts';
 import { BlockCore } from '../../src/transfer/core.ts';
@@ -22,6 +23,8 @@ export const BLOB: BlobRef = {
 export interface Payload {
   readonly name: string;
   readonly good: boolean;
+  /** Attested by a root that nobody knows. */
+  readonly strange?: boolean;
   holders: number;
 }
 
@@ -71,6 +74,7 @@ export class SmallHost {
   readonly pendingTokens = new Map<AttemptId, Token>();
   state: 'up' | 'stopped' | 'dead' = 'up';
   corrupt = false;
+  strange = false;
   mute = false;
 
   constructor(world: SmallWorld, name: string, setup: HostInit) {
@@ -247,7 +251,7 @@ export class SmallWorld {
       case 'verify':
         this.deliver(
           host,
-          () => core.verified(effect.attempt, effect.block.good ? 'good' : 'bad', this.nowMs),
+          () => core.verified(effect.attempt, verdictOf(effect.block), this.nowMs),
           0.1,
         );
         return;
@@ -311,7 +315,12 @@ export class SmallWorld {
     block.holders--;
     this.deliver(host, () => host.core.sent(token, peer, this.nowMs), 0.5);
     if (other === undefined || other.state === 'dead') return;
-    const copy = { name: block.name, good: block.good && !host.corrupt, holders: 1 };
+    const copy = {
+      name: block.name,
+      good: block.good && !host.corrupt,
+      strange: host.strange,
+      holders: 1,
+    };
     this.payloads.push(copy);
     this.deliver(other, () => other.core.received(asker.attempt, copy, this.nowMs), 1);
   }
@@ -328,6 +337,11 @@ export class SmallWorld {
       3,
     );
   }
+}
+
+function verdictOf({ good, strange }: Payload): Verdict {
+  if (strange === true) return 'unknown-signer';
+  return good ? 'good' : 'bad';
 }
 
 export const DIGEST: Digest = BLOB.digest;

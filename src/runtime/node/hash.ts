@@ -1,4 +1,4 @@
-import { createHash, createPublicKey, verify, type KeyObject } from 'node:crypto';
+import { createHash, createPublicKey, hash, verify, type KeyObject } from 'node:crypto';
 import { blake3 } from '@napi-rs/blake-hash';
 import type { Hash, Hasher } from '../codec.ts';
 
@@ -14,12 +14,12 @@ export class NodeHash implements Hash {
   readonly #keys = new Map<string, KeyObject>();
 
   sha256(data: Uint8Array): Uint8Array {
-    return createHash('sha256').update(data).digest();
+    return hash('sha256', data, 'buffer');
   }
 
   sha256Stream(): Hasher {
-    const hash = createHash('sha256');
-    return { update: (data) => void hash.update(data), digest: () => hash.digest() };
+    const stream = createHash('sha256');
+    return { update: (data) => void stream.update(data), digest: () => stream.digest() };
   }
 
   blake3(data: Uint8Array): Uint8Array {
