@@ -36,8 +36,12 @@ export function blockLength(sizeBytes: number, index: BlockIndex): number {
   return Math.min(BLOCK_SIZE_BYTES, sizeBytes - index * BLOCK_SIZE_BYTES);
 }
 
-/** Blobs under this size are one tree. */
-const STRIPED_SIZE_BYTES_MIN = 64 * 1024 * 1024;
+/**
+ * Blobs under this size are one tree, larger ones `STRIPES_MAX`. Chosen in docs/TREES.md: a host sends on a part of the trees only, so
+ * they must be many and of like sizes; two for each colour of trees at each of four roots are. What a host shares between its
+ * trees (connections, reports) does not grow with their number.
+ */
+const STRIPED_SIZE_BYTES_MIN = 8 * 1024 * 1024;
 const STRIPES_MAX = 8;
 
 /** Trees that share a blob of this size: block `i` belongs to stripe `i mod stripeCount`. */

@@ -3,6 +3,21 @@ import type { HostAddress } from './messages.ts';
 /** "There is none below here", where a distance in hops is asked for. Small, so that sums stay small integers. */
 export const NONE = 1 << 20;
 
+/**
+ * Slots for children: `any`; `inner`: those of inner members; `outer`: of these, what an inner member does not keep for children
+ * that are inner ones as well.
+ */
+const SLOT_KINDS = ['any', 'inner', 'outer'] as const;
+export type SlotKind = (typeof SLOT_KINDS)[number];
+
+/** Where the free slots of a kind are in a kin subtree. */
+interface Slots {
+  /** Hops to the nearest. */
+  hops: number;
+  /** Of the nearest, the one on the least loaded host. */
+  pick: Member;
+}
+
 /** Saturated hosts that a zone passes on its way to a place for a foreign head. Hosts of capacity 1 make it long. */
 const TRUNK_MAX = 16;
 
@@ -15,6 +30,8 @@ export interface HostState {
   load: number;
   /** Sequence number of its first JOIN: the last tie-break. */
   readonly order: number;
+  /** It is an inner member of the trees of this colour. */
+  colour: number;
   suspected: boolean;
 }
 
@@ -28,7 +45,7 @@ export interface PathCell {
 /**
  * A host in one tree. `kin` are its children of its own zone, `guests` those that are heads of other zones.
  *
- * Each member sums up its kin subtree (`near` to `pick`), so that the way down to a free slot, to the deepest host and the
+ * Each member sums up its kin subtree (`slots` to `weak`), so that the way down to a free slot, to the deepest host and the
  * like is one comparison per level, and so that a subtree can change its place without a visit to what hangs below.
  */
 export class Member {
@@ -37,22 +54,23 @@ export class Member {
   parent: Member | undefined;
   readonly kin: Member[] = [];
   readonly guests: Member[] = [];
+  /** It is here to have children; others have some only where no inner member has a slot near enough. */
+  readonly isInner: boolean;
+  /** Children that are not inner ones, at most, while others have slots. */
+  readonly outerMax: number;
   /** Children that it may have here; 0 while it is suspected or astray. */
   limit: number;
   /** Subtree is out of bounds for the placement under way. */
   blocked = false;
   gone = false;
 
-  /** Hops to the nearest free slot in the kin subtree. */
-  near: number;
+  readonly slots: Readonly<Record<SlotKind, Slots>>;
   /** Hops to the deepest kin. */
   height = 0;
   /** Hops to the deepest childless host fit to have children, -1 when there is none. */
   spare: number;
   /** Hops to the nearest childless host without capacity. */
   weak: number;
-  /** Of the nearest free slots, the one on the least loaded host. */
-  pick: Member;
 
   /** Path from here up; made anew when it is asked for and something above has changed. */
   cell: PathCell | undefined;
@@ -68,15 +86,33 @@ export class Member {
   mark = 0;
 
   /** With a name for a zone it is the head of a new one. */
-  constructor(host: HostState, limit: number, init: { nowMs: number; zone: Zone | string }) {
+  constructor(
+    host: HostState,
+    init: {
+      limit: number;
+      isInner: boolean;
+      outerMax: number;
+      nowMs: number;
+      zone: Zone | string;
+    },
+  ) {
+    const { limit } = init;
     this.host = host;
     this.limit = limit;
+    this.isInner = init.isInner;
+    this.outerMax = init.outerMax;
     this.seenMs = init.nowMs;
-    this.near = limit > 0 ? 0 : NONE;
+    const slots = (): Slots => ({ hops: NONE, pick: this });
+    this.slots = { any: slots(), inner: slots(), outer: slots() };
+    for (const kind of SLOT_KINDS) this.slots[kind].hops = hasSlot(this, kind) ? 0 : NONE;
     this.spare = limit >= 2 ? 0 : -1;
     this.weak = limit === 0 ? 0 : NONE;
-    this.pick = this;
     this.zone = typeof init.zone === 'string' ? new Zone(init.zone, this) : init.zone;
+  }
+
+  /** Hops to the nearest free slot of any kind in the kin subtree. */
+  get near(): number {
+    return this.slots.any.hops;
   }
 }
 
@@ -124,6 +160,13 @@ export function freeSlots(member: Member): number {
   return Math.max(0, member.limit - member.kin.length - member.guests.length);
 }
 
+function hasSlot(member: Member, kind: SlotKind): boolean {
+  if (member.blocked || freeSlots(member) === 0) return false;
+  if (kind === 'any') return true;
+  if (!member.isInner || kind === 'inner') return member.isInner;
+  return member.kin.reduce((sum, kid) => sum + (kid.isInner ? 0 : 1), 0) < member.outerMax;
+}
+
 /** Whether `a` serves fewer children than `b`, or as many and joined earlier. */
 function lighter(a: Member, b: Member): boolean {
   const [x, y] = [a.host, b.host];
@@ -131,7 +174,7 @@ function lighter(a: Member, b: Member): boolean {
 }
 
 /** Hops from the member up to the head of its zone. */
-function depthInZone(member: Member): number {
+export function depthInZone(member: Member): number {
   let depth = 0;
   for (let at = member; at !== at.zone.head && at.parent !== undefined; at = at.parent) depth++;
   return depth;
@@ -151,44 +194,47 @@ function hopsTo(kid: Zone): number {
   return kid.head.parent === undefined ? 1 : depthInZone(kid.head.parent) + 1;
 }
 
+/** Looks for free slots of the kind again; whether anything came out different. */
+function countSlots(member: Member, kind: SlotKind): boolean {
+  let hops = hasSlot(member, kind) ? 0 : NONE;
+  let pick = member;
+  if (!member.blocked) {
+    for (const kid of member.kin) {
+      const below = kid.slots[kind];
+      if (below.hops + 1 > hops) continue;
+      if (below.hops + 1 === hops && !lighter(below.pick, pick)) continue;
+      hops = below.hops + 1;
+      pick = below.pick;
+    }
+  }
+  const slots = member.slots[kind];
+  const same = slots.hops === hops && slots.pick === pick;
+  slots.hops = hops;
+  slots.pick = pick;
+  return !same;
+}
+
 /** Sums the member up again; whether anything came out different. */
 function summarize(member: Member): boolean {
   const childless = member.kin.length === 0 && member.guests.length === 0;
-  let near = freeSlots(member) > 0 ? 0 : NONE;
   let height = 0;
   let spare = childless && member.limit >= 2 ? 0 : -1;
   let weak = childless && member.limit === 0 ? 0 : NONE;
-  let pick = member;
   for (const kid of member.kin) {
-    const hops = kid.near + 1;
-    if (hops < near || (hops === near && lighter(kid.pick, pick))) {
-      near = hops;
-      pick = kid.pick;
-    }
     if (kid.height >= height) height = kid.height + 1;
     if (kid.spare >= 0 && kid.spare >= spare) spare = kid.spare + 1;
     if (kid.weak + 1 < weak) weak = kid.weak + 1;
   }
   if (member.blocked) {
-    near = NONE;
     spare = -1;
     weak = NONE;
   }
-  if (
-    near === member.near &&
-    height === member.height &&
-    spare === member.spare &&
-    weak === member.weak &&
-    pick === member.pick
-  ) {
-    return false;
-  }
-  member.near = near;
+  const same = height === member.height && spare === member.spare && weak === member.weak;
   member.height = height;
   member.spare = spare;
   member.weak = weak;
-  member.pick = pick;
-  return true;
+  const counts = SLOT_KINDS.map((kind) => countSlots(member, kind));
+  return !same || counts.includes(true);
 }
 
 /** Whether a slot for one more guest is free, or can be freed by moving kin further down. */
@@ -247,14 +293,14 @@ export function refreshZone(zone: Zone): void {
   while (at !== undefined && summarizeZone(at)) at = at.up;
 }
 
-/** The nearest free slot below a member that has one (`near < NONE`); the least loaded of equals. */
-export function descend(from: Member): Member {
+/** The nearest free slot below a member that has one of the kind; the least loaded of equals. */
+export function descend(from: Member, kind: SlotKind = 'any'): Member {
   let at = from;
-  while (at.near > 0) {
+  while (at.slots[kind].hops > 0) {
     let best: Member | undefined;
     for (const kid of at.kin) {
-      if (kid.near !== at.near - 1) continue;
-      if (best === undefined || lighter(kid.pick, best.pick)) best = kid;
+      if (kid.slots[kind].hops !== at.slots[kind].hops - 1) continue;
+      if (best === undefined || lighter(kid.slots[kind].pick, best.slots[kind].pick)) best = kid;
     }
     if (best === undefined) break;
     at = best;

@@ -48,6 +48,21 @@ export class RootRing {
   }
 
   order(digest: Digest, stripe: number): PeerId[] {
+    const owned = new Map<PeerId, number>();
+    const fewest = (peers: readonly PeerId[]): PeerId | undefined => {
+      const counts = peers.map((peer) => owned.get(peer) ?? 0);
+      return peers[counts.indexOf(Math.min(...counts))];
+    };
+    for (let before = 0; before < stripe; before++) {
+      const owner = fewest(this.#byWeight(digest, before));
+      if (owner !== undefined) owned.set(owner, (owned.get(owner) ?? 0) + 1);
+    }
+    const order = this.#byWeight(digest, stripe);
+    const owner = fewest(order);
+    return owner === undefined ? [] : [owner, ...order.filter((peer) => peer !== owner)];
+  }
+
+  #byWeight(digest: Digest, stripe: number): PeerId[] {
     const key = wideHash(`${digest}/${stripe}`);
     return this.#roots
       .map(({ peer, seed }) => ({ peer, weight: weight(seed, key) }))

@@ -14,6 +14,7 @@ import {
 } from './links.ts';
 import {
   deepest,
+  depthInZone,
   descend,
   descendZone,
   freeSlots,
@@ -24,11 +25,18 @@ import {
   refreshZone,
   Zone,
   type HostState,
+  type SlotKind,
 } from './nodes.ts';
 
 export interface StripeTreeInit {
   readonly digest: Digest;
   readonly stripe: number;
+  /** What the tree carries to each member. */
+  readonly sizeBytes: number;
+  /** Hosts of this colour are inner members. */
+  readonly colour: number;
+  /** How many colours there are. */
+  readonly colours: number;
   readonly owner: HostState;
   readonly ownerZone: string;
   readonly fanOut: number;
@@ -50,7 +58,11 @@ function block(member: Member, on: boolean): void {
  *       |-- kin: hosts of the owner's zone, a tree
  *       `-- guests: heads of other zones, each with a tree of its own zone below it, whose hosts take further heads as guests
  *
- * In a zone a newcomer takes the shallowest free slot; a new zone takes the nearest place for a guest. A zone keeps one slot of
+ * Hosts of the tree's colour are its inner members: they have the children, `fanOut` of their own colour and one of each other,
+ * so that a host has children in some trees and none in others. Every other host keeps `fanOut` slots in reserve, for when the slots
+ * of inner members are too deep, or none is free: this keeps the bound on the depth, whatever the mixture of colours.
+ *
+ * In a zone a newcomer takes the shallowest free slot of its kind; a new zone takes the nearest place for a guest. A zone keeps one slot of
  * each host that has guests for itself, so it can always grow; it takes as many guests as a host takes children, near its
  * head. A host that leaves is replaced by a child with room or by the deepest leaf, so nobody sinks when hosts go, and
  * what is too deep after many have gone moves up one by one. Nothing else moves.
@@ -60,7 +72,10 @@ function block(member: Member, on: boolean): void {
 export class StripeTree {
   readonly digest: Digest;
   readonly stripe: number;
+  readonly sizeBytes: number;
+  readonly colour: number;
   readonly root: Member;
+  readonly #outerMax: number;
   readonly #fanOut: number;
   readonly #home: Zone;
   readonly #zones = new Map<string, Zone>();
@@ -74,8 +89,17 @@ export class StripeTree {
   constructor(init: StripeTreeInit) {
     this.digest = init.digest;
     this.stripe = init.stripe;
+    this.sizeBytes = init.sizeBytes;
+    this.colour = init.colour;
+    this.#outerMax = init.colours - 1;
     this.#fanOut = init.fanOut;
-    this.root = new Member(init.owner, init.rootFanOut, { nowMs: 0, zone: init.ownerZone });
+    this.root = new Member(init.owner, {
+      limit: init.rootFanOut,
+      isInner: true,
+      outerMax: this.#outerMax,
+      nowMs: 0,
+      zone: init.ownerZone,
+    });
     this.#home = this.root.zone;
     this.#home.home = true;
     this.#home.quota = Math.max(init.fanOut, init.rootFanOut);
@@ -94,16 +118,25 @@ export class StripeTree {
   }
 
   /** Children that the host may have: what it is willing to serve, up to the fan-out; none while it is suspected. */
-  #limitOf(host: HostState): number {
-    return host.suspected ? 0 : Math.min(host.capacity, this.#fanOut);
+  #limitOf(host: HostState, isInner: boolean): number {
+    const most = isInner ? this.#fanOut + this.#outerMax : this.#fanOut;
+    return host.suspected ? 0 : Math.min(host.capacity, most);
   }
 
-  add(host: HostState, zoneName: string, nowMs: number): Member {
-    const zone = this.#zones.get(zoneName);
-    const member = new Member(host, this.#limitOf(host), { nowMs, zone: zone ?? zoneName });
+  /** `liked` becomes the parent if it has one of the nearest slots. */
+  add(host: HostState, place: { zone: string; liked?: Member | undefined }, nowMs: number): Member {
+    const zone = this.#zones.get(place.zone);
+    const isInner = host.colour === this.colour;
+    const member = new Member(host, {
+      limit: this.#limitOf(host, isInner),
+      isInner,
+      outerMax: this.#outerMax,
+      nowMs,
+      zone: zone ?? place.zone,
+    });
     this.#memberCount++;
     if (zone === undefined) this.#open(member.zone);
-    else this.#enter(zone, member);
+    else this.#enter(zone, member, place.liked);
     this.#relieve(nowMs);
     return member;
   }
@@ -117,7 +150,7 @@ export class StripeTree {
 
   /** Its host's capacity or standing changed; when it has too many children, they go to another and it becomes a leaf. */
   relimit(member: Member, nowMs: number): void {
-    const limit = this.#limitOf(member.host);
+    const limit = this.#limitOf(member.host, member.isInner);
     if (member.zone.stray || member.limit === limit) return;
     if (member.kin.length + member.guests.length <= limit) {
       setLimit(member, limit);
@@ -156,7 +189,7 @@ export class StripeTree {
     detach(member);
     block(lost, true);
     const found = zone.head.near < NONE;
-    if (found) attachKin(descend(zone.head), member);
+    if (found) attachKin(this.#slotFor(zone, member), member);
     block(lost, false);
     if (found) return;
     // Only its own kin or the lost one have slots: its kin stays with the zone, and it goes astray alone.
@@ -179,7 +212,7 @@ export class StripeTree {
   }
 
   /** Finds a place in its zone for a member without parent and children. */
-  #enter(zone: Zone, member: Member): void {
+  #enter(zone: Zone, member: Member, liked?: Member): void {
     const head = zone.head;
     member.zone = zone;
     zone.size++;
@@ -188,7 +221,7 @@ export class StripeTree {
       substitute(weak, member);
       attachKin(member, weak);
     } else if (head.near < NONE) {
-      attachKin(descend(head), member);
+      attachKin(this.#slotFor(zone, member, liked), member);
     } else if (zone.kids.length > 0) {
       this.#splice(zone, member);
     } else {
@@ -197,6 +230,22 @@ export class StripeTree {
       return;
     }
     this.#settle(zone);
+  }
+
+  /**
+   * The host of the zone that takes a member with what hangs below it, when there is a slot: the nearest inner one that has a slot
+   * for its like, unless that is too deep; of equals the liked one, then the least loaded.
+   */
+  #slotFor(zone: Zone, member: Member, liked?: Member): Member {
+    const { head } = zone;
+    const hopsMax = depthBound(zone.size, this.#fanOut) - 1 - member.height;
+    const kinds: readonly SlotKind[] = member.isInner ? ['inner'] : ['outer', 'inner'];
+    const kind = kinds.find((each) => head.slots[each].hops <= hopsMax) ?? 'any';
+    const isAsNear =
+      liked?.zone === zone &&
+      liked.slots[kind].hops === 0 &&
+      depthInZone(liked) === head.slots[kind].hops;
+    return isAsNear ? liked : descend(head, kind);
   }
 
   /** Whether the newcomer takes the place of a host without capacity: there is no slot, or only one that is too deep. */
@@ -319,7 +368,7 @@ export class StripeTree {
   /** Places a member with its kin. */
   #enterWhole(zone: Zone, top: Member): void {
     if (zone.head.near < NONE) {
-      attachKin(descend(zone.head), top);
+      attachKin(this.#slotFor(zone, top), top);
       return;
     }
     const parts = scatter(top);
@@ -361,7 +410,7 @@ export class StripeTree {
     if (stray === undefined) return;
     detach(stray.head);
     this.#dropStray(stray);
-    setLimit(stray.head, this.#limitOf(stray.head.host));
+    setLimit(stray.head, this.#limitOf(stray.head.host, stray.head.isInner));
     this.#open(stray);
   }
 
@@ -408,7 +457,7 @@ export class StripeTree {
         if (zone === undefined || zone.head.near === NONE || stray.holdUntilMs > nowMs) break;
         detach(stray.head);
         this.#dropStray(stray);
-        setLimit(stray.head, this.#limitOf(stray.head.host));
+        setLimit(stray.head, this.#limitOf(stray.head.host, stray.head.isInner));
         this.#enter(zone, stray.head);
       }
     }

@@ -1,11 +1,13 @@
-import { type BlockIndex, stripeCount } from '../image/block.ts';
+import { type BlobRef, type BlockIndex, stripeCount } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { assert } from '../util/assert.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { BlobFacts } from './blob-facts.ts';
+import { Colours, innerFanOut } from './colours.ts';
 import { TreeError } from './errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
+  COLOURS,
   FAN_OUT,
   GHOSTS_MAX,
   HOSTS_MAX,
@@ -34,9 +36,11 @@ import { StripeTree } from './stripe-tree.ts';
 export interface TopologyInit {
   /** The owner: the root of all its trees. */
   readonly self: HostCard;
-  /** Children of a host in one tree, at least 2. */
+  /** Children of a host in one tree, at least 2; with colours, one more for each colour but one in the trees of its own. */
   readonly fanOut?: number;
-  /** Children of the owner in one tree; `fanOut` when absent. */
+  /** Colours of trees, at least 1. */
+  readonly colours?: number;
+  /** Children of the owner in one tree; those of a host in the trees of its colour when absent. */
   readonly rootFanOut?: number;
   /** Silence after which a host is taken out of its trees, in milliseconds. */
   readonly expiryMs?: number;
@@ -54,6 +58,8 @@ export interface TopologyInit {
 interface Host extends HostState {
   card: HostCard;
   heardMs: number;
+  /** Parent that it was given last, by colour of the tree. */
+  readonly parents: (HostState | undefined)[];
   /** Children that did not reach it, and when they said so. */
   readonly lostBy: Map<PeerId, number>;
   readonly members: Map<StripeTree, Member>;
@@ -90,6 +96,7 @@ export class Topology {
   readonly #card: HostCard;
   readonly #fanOut: number;
   readonly #rootFanOut: number;
+  readonly #colours: Colours;
   readonly #expiryMs: number;
   readonly #hostsMax: number;
   readonly #treesMax: number;
@@ -108,7 +115,8 @@ export class Topology {
     const { peer, addresses } = init.self;
     this.#card = init.self;
     this.#fanOut = init.fanOut ?? FAN_OUT;
-    this.#rootFanOut = init.rootFanOut ?? this.#fanOut;
+    this.#colours = new Colours({ count: init.colours ?? COLOURS });
+    this.#rootFanOut = init.rootFanOut ?? innerFanOut(this.#fanOut, this.#colours.count);
     assert(this.#fanOut >= 2, `a fan-out of ${this.#fanOut} is below 2`);
     assert(
       this.#rootFanOut >= this.#fanOut,
@@ -119,6 +127,7 @@ export class Topology {
       capacity: this.#rootFanOut,
       load: 0,
       order: 0,
+      colour: 0,
       suspected: false,
     };
     this.#expiryMs = init.expiryMs ?? MEMBER_EXPIRY_MS;
@@ -142,10 +151,10 @@ export class Topology {
       const digest = wanted.blob.digest;
       this.#facts.setHeld(peer, digest, wanted.held);
       for (const stripe of wanted.stripes) {
-        const tree = this.#treeOf(digest, stripe);
+        const tree = this.#treeOf(wanted.blob, stripe);
         let member = host.members.get(tree);
         if (member === undefined) {
-          member = tree.add(host, host.card.zone, nowMs);
+          member = this.#add(host, tree, nowMs);
           // Until it says that it has the new place, nobody is placed below it.
           member.unsure = this.#ghosts.delete(ghostKey(peer, tree));
           host.members.set(tree, member);
@@ -169,9 +178,7 @@ export class Topology {
         this.#remove(host, tree, nowMs);
       }
     }
-    if (host.members.size > 0) return;
-    this.#hosts.delete(peer);
-    this.#facts.drop(peer);
+    if (host.members.size === 0) this.#forget(host);
   }
 
   /** Takes a report: who did not answer, and which places the host holds. Replies with what it should hold instead. */
@@ -210,11 +217,10 @@ export class Topology {
 
   /** Time passes: hosts that were silent for too long are taken out. */
   tick(nowMs: number): void {
-    for (const [peer, host] of this.#hosts) {
+    for (const host of this.#hosts.values()) {
       if (nowMs - host.heardMs <= this.#expiryMs) return;
       for (const tree of [...host.members.keys()]) this.#evict(host, tree, nowMs);
-      this.#facts.drop(peer);
-      this.#hosts.delete(peer);
+      this.#forget(host);
     }
   }
 
@@ -327,6 +333,8 @@ export class Topology {
         capacity: card.capacity,
         load: 0,
         order: ++this.#hostsSeen,
+        colour: this.#colours.paintHost(card.zone),
+        parents: [],
         suspected: false,
         heardMs: nowMs,
         lostBy: new Map(),
@@ -343,6 +351,8 @@ export class Topology {
     }
     this.#heard(known, nowMs);
     if (old.zone !== card.zone) {
+      this.#colours.dropHost(old.zone, known.colour);
+      known.colour = this.#colours.paintHost(card.zone);
       for (const tree of [...known.members.keys()]) this.#rezone(known, tree, nowMs);
     } else if (old.capacity !== card.capacity) {
       for (const [tree, member] of known.members) tree.relimit(member, nowMs);
@@ -350,11 +360,31 @@ export class Topology {
     return known;
   }
 
+  #forget(host: Host): void {
+    const { peer, zone } = host.card;
+    this.#hosts.delete(peer);
+    this.#facts.drop(peer);
+    this.#colours.dropHost(zone, host.colour);
+  }
+
+  /** Adds a host to a tree; if it can, under the parent that it has in another tree of the colour: one connection serves both. */
+  #add(host: Host, tree: StripeTree, nowMs: number): Member {
+    const parent = host.parents[tree.colour];
+    const liked = parent === this.#self ? tree.root : this.#memberOf(tree, parent);
+    const member = tree.add(host, { zone: host.card.zone, liked }, nowMs);
+    host.parents[tree.colour] = member.parent?.host;
+    return member;
+  }
+
+  #memberOf(tree: StripeTree, host: HostState | undefined): Member | undefined {
+    return host === undefined ? undefined : this.#hosts.get(host.address.peer)?.members.get(tree);
+  }
+
   #rezone(host: Host, tree: StripeTree, nowMs: number): void {
     const member = host.members.get(tree);
     if (member === undefined) return;
     tree.remove(member, nowMs);
-    const next = tree.add(host, host.card.zone, nowMs);
+    const next = this.#add(host, tree, nowMs);
     // The host still holds its old path: what it may use goes on being counted.
     next.issued = member.issued;
     next.issuedEpoch = member.issuedEpoch;
@@ -374,7 +404,7 @@ export class Topology {
     for (const [tree, member] of host.members) tree.relimit(member, nowMs);
   }
 
-  #treeOf(digest: Digest, stripe: number): StripeTree {
+  #treeOf({ digest, sizeBytes }: BlobRef, stripe: number): StripeTree {
     let stripes = this.#trees.get(digest);
     if (stripes === undefined) {
       stripes = new Map();
@@ -382,9 +412,13 @@ export class Topology {
     }
     let tree = stripes.get(stripe);
     if (tree === undefined) {
+      const stripeBytes = sizeBytes / stripeCount(sizeBytes);
       tree = new StripeTree({
         digest,
         stripe,
+        sizeBytes: stripeBytes,
+        colour: this.#colours.paintTree(stripeBytes),
+        colours: this.#colours.count,
         owner: this.#self,
         ownerZone: this.#card.zone,
         fanOut: this.#fanOut,
@@ -414,6 +448,7 @@ export class Topology {
     stripes?.delete(tree.stripe);
     if (stripes?.size === 0) this.#trees.delete(tree.digest);
     this.#treeCount--;
+    this.#colours.dropTree(tree.colour, tree.sizeBytes);
   }
 
   /**

@@ -18,12 +18,19 @@ test('rendezvousOrder() gives each root about the same share of the stripes', ()
   for (const count of owned.values()) expect(Math.abs(count - 1_000)).toBeLessThan(120);
 });
 
-test('rendezvousOrder() spreads the stripes of one blob', () => {
-  const owners = new Set<string>();
-  for (let stripe = 0; stripe < 8; stripe++) {
-    owners.add(rendezvousOrder(digestOf(7), stripe, roots(4))[0] ?? '');
-  }
-  expect(owners.size).toBeGreaterThan(1);
+test('rendezvousOrder() deals out the stripes of one blob evenly', () => {
+  const property = fc.property(fc.nat(), fc.integer({ min: 1, max: 9 }), (n, count) => {
+    const owned = new Map<string, number>(roots(count).map((root) => [root, 0]));
+    for (let stripe = 0; stripe < 8; stripe++) {
+      const order = rendezvousOrder(digestOf(n), stripe, roots(count));
+      expect(new Set(order).size).toBe(count);
+      const owner = order[0] ?? '';
+      owned.set(owner, (owned.get(owner) ?? 0) + 1);
+    }
+    expect(Math.max(...owned.values())).toBe(Math.ceil(8 / count));
+    expect(Math.min(...owned.values())).toBe(Math.floor(8 / count));
+  });
+  fc.assert(property);
 });
 
 test('rendezvousOrder() keeps the order of the others when a root goes', () => {
@@ -54,5 +61,5 @@ test('rendezvousOrder() is the same in every version of the agent', () => {
       .map((root) => root.slice(-1))
       .join(''),
   );
-  expect(orders).toEqual(['2130', '0321', '3102']);
+  expect(orders).toEqual(['2130', '2031', '2310']);
 });

@@ -2,6 +2,7 @@ import { argv } from 'node:process';
 import { pathToFileURL } from 'node:url';
 import type { Digest } from '../../src/image/digest.ts';
 import type { Random } from '../../src/runtime/random.ts';
+import { innerFanOut } from '../../src/tree/colours.ts';
 import { depthBound, depthBoundZoned } from '../../src/tree/depth.ts';
 import { Membership, type MembershipEffect } from '../../src/tree/membership.ts';
 import type { HostCard, JoinReply, ReportReply } from '../../src/tree/messages.ts';
@@ -19,6 +20,8 @@ export interface SoakInit {
   readonly zones?: number;
   /** Share of hosts without capacity, 0 to 1. The depth is checked only when it is 0 (and nobody is suspected). */
   readonly weak?: number;
+  /** Colours of trees; 1 when absent. */
+  readonly colours?: number;
   /** Lost, repeated and late messages, crashes, false reports. Without, hosts only come and go. */
   readonly faults?: boolean;
 }
@@ -68,6 +71,7 @@ class World {
   readonly nodes: Node[] = [];
   readonly #random: Random;
   readonly #faults: boolean;
+  readonly #colours: number;
   readonly #strict: boolean;
   readonly #byPeer = new Map<PeerId, Node>();
   #queue: Message[] = [];
@@ -79,6 +83,7 @@ class World {
     const base = seeded(init.seed);
     this.#random = { ...base, bytes: (count) => new Uint8Array(count) };
     this.#faults = init.faults ?? true;
+    this.#colours = init.colours ?? 1;
     this.#strict = (init.weak ?? 0) === 0 && !this.#faults;
     const [roots, hosts, zones] = [init.roots ?? 2, init.hosts ?? 24, init.zones ?? 3];
     for (let i = 0; i < roots + hosts; i++) {
@@ -118,6 +123,7 @@ class World {
       node.topology = new Topology({
         self: node.card,
         fanOut: FAN_OUT,
+        colours: this.#colours,
         epochBase: node.epochBase,
       });
     }
@@ -342,12 +348,14 @@ class World {
     this.depthMax = Math.max(this.depthMax, shape.depthMax);
     for (const [peer, children] of shape.children) {
       if (peer === owner.card.peer) continue;
-      const most = Math.min(FAN_OUT, this.#byPeer.get(peer)?.card.capacity ?? 0);
+      const widest = innerFanOut(FAN_OUT, this.#colours);
+      const most = Math.min(widest, this.#byPeer.get(peer)?.card.capacity ?? 0);
       if (children.length > most) throw new Error(`${peer} has ${children.length} children`);
     }
     if (!this.#faults) this.#checkStrays(owner, shape, edges);
     if (this.#strict) {
-      if ((shape.children.get(owner.card.peer)?.length ?? 0) > FAN_OUT) {
+      const most = innerFanOut(FAN_OUT, this.#colours);
+      if ((shape.children.get(owner.card.peer)?.length ?? 0) > most) {
         throw new Error('the owner has too many children');
       }
       this.#checkStrict(owner, shape);
@@ -526,6 +534,7 @@ function main(): void {
       hosts: 4 + (seed % 40),
       roots: 1 + (seed % 3),
       zones: 1 + (seed % 7),
+      colours: seed % 2 === 0 ? 4 : 1,
       weak: seed % 4 === 0 ? 0.4 : 0,
       faults: seed % 5 !== 0,
     });

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { innerFanOut } from '../../src/tree/colours.ts';
 import { depthBound, depthBoundZoned } from '../../src/tree/depth.ts';
 import { Topology, type TreeEdge } from '../../src/tree/topology.ts';
 import { card, digestOf, joinOf, seeded, shapeOf } from './support.ts';
@@ -17,6 +18,7 @@ type Op =
 interface Case {
   readonly ops: readonly Op[];
   readonly fanOut: number;
+  readonly colours: number;
   readonly zones: number;
   readonly ownerZone: number;
   readonly seed: number;
@@ -41,6 +43,7 @@ const op: fc.Arbitrary<Op> = fc.oneof(
 const scenario: fc.Arbitrary<Case> = fc.record({
   ops: fc.array(op, { minLength: 4, maxLength: 16, size: 'max' }),
   fanOut: fc.integer({ min: 2, max: 4 }),
+  colours: fc.constantFrom(1, 1, 2, 4, 7),
   zones: fc.constantFrom(1, 2, 3, 12, 60, HOSTS),
   ownerZone: fc.constantFrom(0, 999),
   seed: fc.nat(),
@@ -51,6 +54,8 @@ class Run {
   readonly owner;
   readonly topology;
   readonly #fanOut: number;
+  /** Children of a host in the trees of its colour. */
+  readonly #widest: number;
   readonly #hosts;
   readonly #random;
 
@@ -58,11 +63,13 @@ class Run {
     this.#random = seeded(init.seed);
     this.#fanOut = init.fanOut;
     this.owner = card('owner', { zone: `z${init.ownerZone}` });
-    this.topology = new Topology({ self: this.owner, fanOut: init.fanOut });
+    this.#widest = innerFanOut(init.fanOut, init.colours);
+    const { fanOut, colours } = init;
+    this.topology = new Topology({ self: this.owner, fanOut, colours });
     this.#hosts = Array.from({ length: HOSTS }, (_, i) =>
       card(`host${i}`, {
         zone: `z${this.#random.below(init.zones)}`,
-        capacity: this.#random.float() < weakShare ? 0 : init.fanOut + this.#random.below(2),
+        capacity: this.#random.float() < weakShare ? 0 : init.fanOut + this.#random.below(7),
       }),
     );
   }
@@ -122,14 +129,14 @@ class Run {
     for (const [peer, children] of this.shape().children) {
       const host = this.#hosts.find((each) => each.peer === peer);
       if (host === undefined) continue;
-      expect(children.length).toBeLessThanOrEqual(Math.min(host.capacity, this.#fanOut));
+      expect(children.length).toBeLessThanOrEqual(Math.min(host.capacity, this.#widest));
     }
   }
 
   checkShape(): void {
     const shape = this.shape();
     const home = this.owner.zone;
-    expect(shape.children.get(this.owner.peer)?.length ?? 0).toBeLessThanOrEqual(this.#fanOut);
+    expect(shape.children.get(this.owner.peer)?.length ?? 0).toBeLessThanOrEqual(this.#widest);
     for (const [zone, count] of shape.crossings)
       expect([zone, count]).toEqual([zone, zone === home ? 0 : 1]);
     const zoneCount = [...shape.zoneSizes.keys()].filter((zone) => zone !== home).length;

@@ -9,6 +9,8 @@ import { peerId } from '../../src/util/peer-id.ts';
 import { card, digestOf, joinOf, seeded, shapeOf, wanted } from './support.ts';
 
 const OWNER = card('owner');
+/** Every host has `fanOut` children in every tree. */
+const PLAIN = { colours: 1 } as const;
 const D1 = digestOf(1);
 
 function join(topology: Topology, host: HostCard, nowMs = 0): Place {
@@ -38,7 +40,7 @@ function tree(topology: Topology): string {
 
 /** Hosts a, b, c, ... joined in this order. */
 function joined(names: string, init: { topology?: Topology; zone?: string } = {}) {
-  const topology = init.topology ?? new Topology({ self: OWNER });
+  const topology = init.topology ?? new Topology({ ...PLAIN, self: OWNER });
   const hosts = new Map<string, HostCard>();
   const places = new Map<string, Place>();
   for (const name of names) {
@@ -59,12 +61,25 @@ describe('Topology.join()', () => {
   });
 
   test('Topology.join() spreads children over hosts by their load in all trees', () => {
-    const topology = new Topology({ self: OWNER });
-    const names = ['a', 'b', 'c'].map((name) => card(name));
-    for (const host of names) topology.join(host.peer, joinOf(host, wanted(1), wanted(2)), 0);
-    // c hangs under a in the first tree, so under b in the second.
-    expect(topology.edges(digestOf(1), 0)[2]?.parent).toBe('a');
-    expect(topology.edges(digestOf(2), 0)[2]?.parent).toBe('b');
+    const topology = new Topology({ ...PLAIN, self: OWNER });
+    for (const name of 'abc') join(topology, card(name));
+    // c hangs under a in the first tree; a host that was not in it goes under b in the second.
+    for (const name of 'abd') topology.join(peerId(name), joinOf(card(name), wanted(2)), 0);
+    expect(topology.edges(digestOf(2), 0).map(({ parent }) => parent)).toEqual([
+      'owner',
+      'owner',
+      'b',
+    ]);
+  });
+
+  test('Topology.join() gives a host one parent in all trees of a colour', () => {
+    const topology = new Topology({ ...PLAIN, self: OWNER });
+    const blobs = [wanted(1), wanted(2), wanted(3)];
+    const hosts = Array.from({ length: 50 }, (_, i) => card(`h${i}`));
+    for (const host of hosts) topology.join(host.peer, joinOf(host, ...blobs), 0);
+    for (const n of [2, 3]) {
+      expect(topology.edges(digestOf(n), 0)).toEqual(topology.edges(digestOf(1), 0));
+    }
   });
 
   test('Topology.join() again gives the same place with the same epoch', () => {
@@ -80,7 +95,7 @@ describe('Topology.join()', () => {
   });
 
   test('Topology.join() hangs each zone by one head and gives the head a place near the owner', () => {
-    const topology = new Topology({ self: OWNER });
+    const topology = new Topology({ ...PLAIN, self: OWNER });
     const random = seeded(4);
     for (let i = 0; i < 500; i++) join(topology, card(`h${i}`, { zone: `z${random.below(6)}` }));
     const shape = shapeOf(topology.edges(D1, 0), OWNER);
@@ -92,7 +107,7 @@ describe('Topology.join()', () => {
   });
 
   test('Topology.join() lets a host with capacity take the place of one without', () => {
-    const topology = new Topology({ self: OWNER });
+    const topology = new Topology({ ...PLAIN, self: OWNER });
     for (const name of ['x', 'y', 'z']) join(topology, card(name, { capacity: 0 }));
     expect(tree(topology)).toBe('x<owner y<owner z<owner');
     join(topology, card('a'));
@@ -101,13 +116,19 @@ describe('Topology.join()', () => {
 
   test('Topology.join() gives a larger fan-out to the owner when told', () => {
     const { topology } = joined('abcde', {
-      topology: new Topology({ self: OWNER, rootFanOut: 4 }),
+      topology: new Topology({ ...PLAIN, self: OWNER, rootFanOut: 4 }),
     });
     expect(tree(topology)).toBe('a<owner b<owner c<owner d<owner e<a');
   });
 
   test('Topology.join() refuses what breaks the rules and changes nothing', () => {
-    const topology = new Topology({ self: OWNER, membersPerTreeMax: 2, treesMax: 2, hostsMax: 3 });
+    const topology = new Topology({
+      ...PLAIN,
+      self: OWNER,
+      membersPerTreeMax: 2,
+      treesMax: 2,
+      hostsMax: 3,
+    });
     const codeOf = (run: () => unknown): string => {
       try {
         run();
@@ -161,7 +182,7 @@ describe('Topology.leave()', () => {
   });
 
   test('Topology.leave() of a head gives the zone another head', () => {
-    const topology = new Topology({ self: OWNER });
+    const topology = new Topology({ ...PLAIN, self: OWNER });
     for (const name of 'abcdefg') join(topology, card(name, { zone: 'far' }));
     topology.leave(peerId('a'), { digests: [D1] }, 0);
     const edges = topology.edges(D1, 0);
@@ -177,7 +198,7 @@ describe('Topology.leave()', () => {
   });
 
   test('Topology.leave() of nearly all hosts leaves a tree within the bound', () => {
-    const topology = new Topology({ self: OWNER });
+    const topology = new Topology({ ...PLAIN, self: OWNER });
     for (let i = 0; i < 1_000; i++) join(topology, card(`h${i}`));
     for (let i = 0; i < 990; i++)
       topology.leave(peerId(`h${(i * 7) % 1_000}`), { digests: [D1] }, 0);
@@ -278,7 +299,7 @@ describe('Topology.report()', () => {
 
 describe('Topology.tick()', () => {
   test('Topology.tick() takes out hosts that were silent for longer than the expiry', () => {
-    const topology = new Topology({ self: OWNER, expiryMs: 1_000 });
+    const topology = new Topology({ ...PLAIN, self: OWNER, expiryMs: 1_000 });
     const place = join(topology, card('a'), 0);
     join(topology, card('b'), 0);
     report(topology, { host: card('a'), epoch: place.epoch }, 900);
@@ -297,7 +318,7 @@ describe('Topology.holders()', () => {
   };
 
   test('Topology.holders() names the hosts that said they hold the block, while they are here', () => {
-    const topology = new Topology({ self: OWNER, expiryMs: 1_000 });
+    const topology = new Topology({ ...PLAIN, self: OWNER, expiryMs: 1_000 });
     joinHolding(topology, 'a', [
       [0, 3],
       [10, 1],
@@ -313,7 +334,7 @@ describe('Topology.holders()', () => {
   });
 
   test('Topology.holders() keeps the richest 64 hosts and answers with 8', () => {
-    const topology = new Topology({ self: OWNER });
+    const topology = new Topology({ ...PLAIN, self: OWNER });
     for (let i = 0; i < 70; i++) joinHolding(topology, `h${i}`, [[0, 1 + i]]);
     expect(topology.holders(D1, block(0))).toHaveLength(8);
     expect(topology.holders(D1, block(0))[0]).toBe('h6');

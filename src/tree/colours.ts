@@ -1,0 +1,58 @@
+import { assert } from '../util/assert.ts';
+
+/** The colour with the least; the first of equals. */
+function least(amounts: readonly number[]): number {
+  return amounts.indexOf(Math.min(...amounts));
+}
+
+/**
+ * Gives out the colours of the hosts and the trees of one owner. A host is an inner member of the trees of its colour, so both are
+ * kept even: hosts by number, in each zone; trees by bytes. Owners need not agree: each is even by itself.
+ */
+export class Colours {
+  readonly count: number;
+  readonly #treeBytes: number[];
+  readonly #hosts = new Map<string, number[]>();
+
+  /** `count` 1: every host is an inner member everywhere. */
+  constructor(init: { count: number }) {
+    assert(Number.isInteger(init.count) && init.count >= 1, `${init.count} colours of trees`);
+    this.count = init.count;
+    this.#treeBytes = this.#zeros();
+  }
+
+  paintHost(zone: string): number {
+    const counts = this.#hosts.get(zone) ?? this.#zeros();
+    this.#hosts.set(zone, counts);
+    const colour = least(counts);
+    counts[colour] = (counts[colour] ?? 0) + 1;
+    return colour;
+  }
+
+  dropHost(zone: string, colour: number): void {
+    const counts = this.#hosts.get(zone);
+    if (counts === undefined) return;
+    counts[colour] = (counts[colour] ?? 0) - 1;
+    if (counts.every((count) => count === 0)) this.#hosts.delete(zone);
+  }
+
+  /** `sizeBytes`: what the tree carries to each member. */
+  paintTree(sizeBytes: number): number {
+    const colour = least(this.#treeBytes);
+    this.#treeBytes[colour] = (this.#treeBytes[colour] ?? 0) + sizeBytes;
+    return colour;
+  }
+
+  dropTree(colour: number, sizeBytes: number): void {
+    this.#treeBytes[colour] = (this.#treeBytes[colour] ?? 0) - sizeBytes;
+  }
+
+  #zeros(): number[] {
+    return Array.from({ length: this.count }, () => 0);
+  }
+}
+
+/** Children of a host in the trees of its colour: `fanOut` of its own colour, and one of each other. */
+export function innerFanOut(fanOut: number, colourCount: number): number {
+  return fanOut + colourCount - 1;
+}
