@@ -97,7 +97,7 @@ export const configSchema = z.strictObject({
   cluster: z.strictObject({
     keyFile: key(path.default('/etc/xylem/cluster.key'), {
       description:
-        'The secret that admits agents to the cluster, the same on every host: 32 to 4096 bytes, for instance from `openssl rand -hex 32`.',
+        'The secret that admits agents to the cluster, the same on every host: 32 to 4096 bytes, for instance from `openssl rand -hex 32`. While it is being replaced, the new one and the old one, a line each; read again when it changes.',
       rule: PATH_RULE,
     }),
   }),

@@ -44,7 +44,7 @@ export interface ResolvedImage {
   readonly origin: BlobOrigin;
 }
 
-export class ManifestError extends CodedError<
+class ManifestError extends CodedError<
   | { readonly code: 'not-json' }
   | { readonly code: 'too-large'; readonly sizeBytes: number }
   | { readonly code: 'invalid'; readonly field: string }

@@ -4,7 +4,7 @@ export function assert(condition: unknown, message: string): asserts condition {
 }
 
 /** A broken assumption: a defect of ours, never an operating error. Nobody catches it to go on. */
-export class AssertionError extends Error {
+class AssertionError extends Error {
   override name = 'AssertionError';
 }
 

@@ -24,7 +24,7 @@ export interface RoundFigures {
 const PEER_SOURCES = ['parent', 'alternate', 'root'] as const;
 
 /** Bytes that came from other agents. */
-export function peerBytes(bytes: BytesBySource): number {
+function peerBytes(bytes: BytesBySource): number {
   return PEER_SOURCES.reduce((sum, source) => sum + (bytes[source] ?? 0), 0);
 }
 
@@ -36,7 +36,7 @@ export function difference(after: BytesBySource, before: BytesBySource): BytesBy
 }
 
 /** Nearest-rank percentile: the smallest value that this share of all values does not exceed. */
-export function percentile(values: readonly number[], share: number): number {
+function percentile(values: readonly number[], share: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
 }
