@@ -4,8 +4,11 @@ import type { HostNumber } from './events.ts';
 /** Violations kept with their text; further ones are only counted. */
 const KEPT_MAX = 20;
 
-/** Sources that one host may ask for one block at a time: the first, its hedges, and the registry as a last resort. */
-const ATTEMPTS_MAX = 6;
+/**
+ * Sources that one host may ask for one block at a time: a place names a parent, two alternates and up to a dozen ancestors and
+ * roots, and a read that is late for seconds hedges from one to the next.
+ */
+const ATTEMPTS_MAX = 16;
 
 /** What must never happen. */
 export type Rule =
@@ -19,6 +22,7 @@ export type Rule =
   | 'amplification'
   | 'stuck';
 
+/** A rule that was broken, and when in the world. */
 export interface Violation {
   readonly rule: Rule;
   readonly atMs: number;

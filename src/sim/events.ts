@@ -12,6 +12,7 @@ export type HostNumber = number;
 /** A tree call between a child and an owner; the ticket and the address in it are the child's own. */
 type TreeCall = MembershipEffect;
 
+/** What the owner answers. */
 export type TreeAnswer =
   | { readonly type: 'join'; readonly reply: JoinReply }
   | { readonly type: 'report'; readonly reply: ReportReply }

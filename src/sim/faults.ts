@@ -16,6 +16,7 @@ export const FAULTS = {
   clock: "the hosts' clocks jump forward by up to 5 s",
 } as const;
 
+/** Name of a fault on the command line. */
 export type FaultName = keyof typeof FAULTS;
 
 /** Faults happen in this window; then everything heals. Reads go on for about as long in a cold run. */
@@ -28,6 +29,7 @@ export interface Fault {
   readonly act: FaultAct;
 }
 
+/** What is done to the world. */
 export type FaultAct =
   | { readonly type: 'crash'; readonly host: number; readonly returns: boolean }
   | { readonly type: 'partition'; readonly away: readonly number[]; readonly registryAway: boolean }

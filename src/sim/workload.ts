@@ -42,6 +42,7 @@ export interface Trace {
   readonly shipped: SimBlob;
 }
 
+/** An image, bottom layer first. */
 export interface Image {
   readonly blobs: readonly SimBlob[];
   readonly sizeBytes: number;
@@ -60,6 +61,7 @@ const RUN_COUNT = 36;
 /** Size of the trace layer: 300 records of 24 bytes in a tar. */
 const TRACE_LAYER_BYTES = 10_240;
 
+/** A blob whose digest spells its number. */
 export function makeBlob(number: number, sizeBytes: number): SimBlob {
   const hex = number.toString(16).padStart(4, '0').repeat(16);
   const digest = defined(parseDigest(`sha256:${hex}`), 'hex digits');

@@ -73,6 +73,7 @@ export interface WorldInit {
   readonly planted?: Planted;
 }
 
+/** The hosts of the published measurements: 4 vCPUs, 1.5 Gbit/s, 0.25 ms. */
 export const WORLD_DEFAULTS: WorldInit = {
   hosts: 100,
   containersPerHost: 10,
