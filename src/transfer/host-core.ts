@@ -104,7 +104,7 @@ export class HostCore<P, T> {
       },
       init.blocks,
     );
-    this.#tree(this.#membership.rootsChanged(init.roots, 0));
+    this.rootsChanged(init.roots, 0);
   }
 
   /** The effects since the last call, in order. */
@@ -143,6 +143,7 @@ export class HostCore<P, T> {
   /** The roots that exist now: called when their names resolve to others. */
   rootsChanged(roots: readonly HostAddress[], nowMs: number): void {
     this.#nowMs = nowMs;
+    this.#topology?.rootsChanged(roots.length);
     this.#tree(this.#membership.rootsChanged(roots, nowMs));
   }
 

@@ -56,3 +56,11 @@ export class Colours {
 export function innerFanOut(fanOut: number, colourCount: number): number {
   return fanOut + colourCount - 1;
 }
+
+/**
+ * Children of the owner in each of its trees: of `rootCount` roots each sends its share of the blobs that often, so that it sends
+ * about as much as a host does, and with few roots no more often than it must.
+ */
+export function ownerFanOut(fanOut: number, colourCount: number, rootCount: number): number {
+  return Math.min(innerFanOut(fanOut, colourCount), Math.max(fanOut, rootCount + 1));
+}

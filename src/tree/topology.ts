@@ -3,7 +3,7 @@ import type { Digest } from '../image/digest.ts';
 import { assert } from '../util/assert.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { BlobFacts } from './blob-facts.ts';
-import { Colours, innerFanOut } from './colours.ts';
+import { Colours, innerFanOut, ownerFanOut } from './colours.ts';
 import { TreeError } from './errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
@@ -40,7 +40,7 @@ export interface TopologyInit {
   readonly fanOut?: number;
   /** Colours of trees, at least 1. */
   readonly colours?: number;
-  /** Children of the owner in one tree; those of a host in the trees of its colour when absent. */
+  /** Children of the owner in one tree; when absent it follows from the number of roots. */
   readonly rootFanOut?: number;
   /** Silence after which a host is taken out of its trees, in milliseconds. */
   readonly expiryMs?: number;
@@ -95,7 +95,8 @@ export class Topology {
   readonly #self: HostState;
   readonly #card: HostCard;
   readonly #fanOut: number;
-  readonly #rootFanOut: number;
+  #rootFanOut: number;
+  readonly #isRootFanOutSet: boolean;
   readonly #colours: Colours;
   readonly #expiryMs: number;
   readonly #hostsMax: number;
@@ -116,6 +117,7 @@ export class Topology {
     this.#card = init.self;
     this.#fanOut = init.fanOut ?? FAN_OUT;
     this.#colours = new Colours({ count: init.colours ?? COLOURS });
+    this.#isRootFanOutSet = init.rootFanOut !== undefined;
     this.#rootFanOut = init.rootFanOut ?? innerFanOut(this.#fanOut, this.#colours.count);
     assert(this.#fanOut >= 2, `a fan-out of ${this.#fanOut} is below 2`);
     assert(
@@ -139,6 +141,12 @@ export class Topology {
       epochBase: init.epochBase ?? 0,
       memberOf: (tree, member) => this.#hosts.get(member)?.members.get(tree),
     });
+  }
+
+  /** So many roots share the stripes: bounds the children of the owner in the trees made from now on. */
+  rootsChanged(count: number): void {
+    if (this.#isRootFanOutSet) return;
+    this.#rootFanOut = ownerFanOut(this.#fanOut, this.#colours.count, count);
   }
 
   /** Gives `peer` its places. Asking again for a place held gives the same one. */

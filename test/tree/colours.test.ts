@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { Colours, innerFanOut } from '../../src/tree/colours.ts';
+import { Colours, innerFanOut, ownerFanOut } from '../../src/tree/colours.ts';
 import { depthBound } from '../../src/tree/depth.ts';
 import { Topology } from '../../src/tree/topology.ts';
 import { card, digestOf, joinOf, shapeOf, wanted } from './support.ts';
@@ -66,4 +66,18 @@ test('Topology with colours keeps the depth of a plain tree of fan-out 2, and on
       expect([...shape.crossings.values()]).toEqual(Array.from({ length: zones - 1 }, () => 1));
     }
   }
+});
+
+test('Topology.rootsChanged() bounds the children of an owner that shares the stripes with few roots', () => {
+  const topology = new Topology({ self: card('owner'), fanOut: 2, colours: COUNT });
+  for (const [rootCount, most] of [1, 2, 3, 4, 9].map((n) => [n, ownerFanOut(2, COUNT, n)])) {
+    topology.rootsChanged(rootCount ?? 0);
+    for (let i = 0; i < 60; i++) {
+      const host = card(`h${i}`, { capacity: 100 });
+      topology.join(host.peer, joinOf(host, wanted(rootCount ?? 0)), 0);
+    }
+    const edges = topology.edges(digestOf(rootCount ?? 0), 0);
+    expect(edges.filter(({ parent }) => parent === 'owner').length).toBe(most);
+  }
+  expect([1, 2, 3, 4, 9].map((n) => ownerFanOut(2, COUNT, n))).toEqual([2, 3, 4, 5, 5]);
 });
