@@ -63,8 +63,8 @@ export function digestOf(hash: Hash, bytes: Uint8Array): Digest {
   return asDigest(hash.sha256(bytes));
 }
 
-/** Digest of a blob, and those of its blocks one after another. */
-async function digestsOf(
+/** Digest of a blob, and those of its blocks one after another, 32 bytes each. */
+export async function digestsOf(
   hash: Hash,
   source: ByteSource,
   options: ProgressOptions,

@@ -1,10 +1,12 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { digestHex, type Digest } from '../image/digest.ts';
+import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
 import {
   INDEX_MEDIA_TYPES,
   MANIFEST_MEDIA_TYPES,
   MANIFEST_SIZE_BYTES_MAX,
+  parseManifest,
+  type Manifest,
 } from '../image/manifest.ts';
 import { ConvertError } from './errors.ts';
 import { failing } from './files.ts';
@@ -81,6 +83,21 @@ export async function tagManifest(
     manifests: [...others, entry],
   };
   await replaceFile(path, new TextEncoder().encode(JSON.stringify(index)));
+}
+
+/** The manifest that a tag of the layout points at. Throws ConvertError, and ManifestError when it is not an image's. */
+export async function readTag(target: LayoutTarget): Promise<Manifest> {
+  const { directory, tag } = target;
+  const path = join(directory, 'index.json');
+  const entry = (await readIndex(path)).find(
+    ({ annotations }) => annotations?.[TAG_ANNOTATION] === tag,
+  );
+  const digest = entry === undefined ? undefined : parseDigest(entry.digest);
+  if (digest === undefined) {
+    throw new ConvertError(`${path} has no image with the tag ${tag}`, { code: 'layout', path });
+  }
+  const manifest = blobPath(directory, digest);
+  return parseManifest(await failing(manifest, 'read', () => readFile(manifest)));
 }
 
 async function readIndex(path: string): Promise<readonly IndexEntry[]> {

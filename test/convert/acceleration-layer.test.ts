@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
 import { blobPath } from '../../src/convert/oci-layout.ts';
+import { verifyImage } from '../../src/convert/verify-image.ts';
 import { BlockDigests, digestedLayers } from '../../src/image/block-digests.ts';
 import { BLOCK_SIZE_BYTES, blockCount, blockIndex } from '../../src/image/block.ts';
 import { digestHex, type Digest } from '../../src/image/digest.ts';
@@ -57,6 +58,22 @@ describeWith('makeAccelerationLayer()', programs, () => {
     expect(list).toBe(`trace\nblock-digests/${digestHex(blob.digest)}\n`);
     const trace = execFileSync('tar', ['-xOf', path, 'trace']);
     expect(parseTrace(trace, codec)).toEqual([]);
+  });
+
+  it('is checked by verifyImage()', async () => {
+    const { layout, manifestDigest } = await convert();
+    const target = { directory: layout, tag: 'a' };
+    const [good] = await verifyImage({ codec, hash }, target);
+    expect(good).toMatchObject({ hasBlockDigests: true, result: { isCovered: true } });
+    const manifest = parseManifest(readFileSync(blobPath(layout, manifestDigest)));
+    const { holder, offset } = defined(digestedLayers(manifest)[0], 'a layer with digests');
+    const path = blobPath(layout, holder.digest);
+    const tar = readFileSync(path);
+    tar[offset + 64]! ^= 1;
+    writeFileSync(path, tar);
+    const [bad] = await verifyImage({ codec, hash }, target);
+    expect(bad).toMatchObject({ result: { code: 'damaged' } });
+    expect(String(bad?.result)).toMatch(/their BLAKE3 is not/);
   });
 
   it('survives skopeo to a registry and back', async () => {

@@ -1,9 +1,14 @@
 import type { Command } from 'commander';
 import { withFile } from '../../convert/files.ts';
+import { parseLayoutTarget, readTag } from '../../convert/oci-layout.ts';
+import { digestedLayers } from '../../image/block-digests.ts';
+import type { Digest } from '../../image/digest.ts';
 import { openLayer, type Layer } from '../../image/layer.ts';
 import { SECTOR_BYTES } from '../../image/lsmt-header.ts';
+import { blockLayers, type Manifest } from '../../image/manifest.ts';
 import { ZERO_LAYER } from '../../image/segment-map.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
+import { toHex } from '../../util/bytes.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { columns, jsonOption, printFacts } from './output.ts';
 
@@ -36,17 +41,52 @@ export function registerInspect(program: Command): void {
   program
     .command('inspect')
     .description('show what a layer blob is made of; reads its headers and index alone')
-    .argument('<blob>', 'file of a block layer: tar, ZFile or LSMT')
+    .argument('<blob>', 'file of a block layer (tar, ZFile or LSMT), or oci:DIR:tag for an image')
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem inspect layer.overlaybd.commit\n  xylem inspect --json layer.overlaybd.commit | jq .virtualSizeBytes',
+      '\nExamples:\n  xylem inspect layer.overlaybd.commit\n  xylem inspect oci:./images:app-1.4\n  xylem inspect --json layer.overlaybd.commit | jq .virtualSizeBytes',
     )
     .action(async (path: string, options: { json?: boolean }) => {
+      if (path.startsWith('oci:')) {
+        const image = imageFactsOf(await readTag(parseLayoutTarget(path)));
+        printFacts(options.json, image, imageTextOf(image));
+        return;
+      }
       const layer = await withFile(path, 'read', (file) => openLayer(file, new NodeCodec()));
       const facts = factsOf(layer);
       printFacts(options.json, facts, textOf(path, facts));
     });
+}
+
+/** What `inspect` tells of a layer of an image; `--json` prints a list of these, bottom first. */
+interface ImageLayerFacts {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  /** BLAKE3 over the digests of its blocks that the image ships, in hex; absent when it ships none. */
+  readonly blockDigestsRoot?: string;
+}
+
+function imageFactsOf(manifest: Manifest): readonly ImageLayerFacts[] {
+  const roots = new Map(
+    digestedLayers(manifest).map(({ blob, root }) => [blob.digest, toHex(root)]),
+  );
+  return blockLayers(manifest).map(({ digest, sizeBytes }) => {
+    const root = roots.get(digest);
+    return { digest, sizeBytes, ...(root !== undefined && { blockDigestsRoot: root }) };
+  });
+}
+
+function imageTextOf(layers: readonly ImageLayerFacts[]): string {
+  const rows = layers.flatMap(({ digest, sizeBytes, blockDigestsRoot: root }) => {
+    const digests = root === undefined ? 'none' : `blake3:${root}`;
+    return [
+      ['layer', digest],
+      ['  size', bytesText(sizeBytes)],
+      ['  block digests', digests],
+    ] as const;
+  });
+  return columns(rows);
 }
 
 function factsOf(layer: Layer): LayerFacts {

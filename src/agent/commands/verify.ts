@@ -1,9 +1,12 @@
 import type { Command } from 'commander';
 import { withFile } from '../../convert/files.ts';
 import type { ProgressOptions } from '../../convert/layer-blob.ts';
+import { parseLayoutTarget } from '../../convert/oci-layout.ts';
+import { verifyImage } from '../../convert/verify-image.ts';
 import { openLayer } from '../../image/layer.ts';
 import { verifyLayer } from '../../image/verify.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
+import { NodeHash } from '../../runtime/node/hash.ts';
 import { CodedError } from '../../util/errors.ts';
 import { longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
@@ -15,6 +18,8 @@ interface Verdict {
   readonly blockCount?: number;
   /** Whether checksums cover the data. */
   readonly isCovered?: boolean;
+  /** Of a layer of an image: whether the image ships the digests of its blocks. */
+  readonly hasBlockDigests?: boolean;
   readonly error?: string;
   readonly code?: string;
 }
@@ -24,22 +29,40 @@ export function registerVerify(program: Command): void {
   program
     .command('verify')
     .description('check layer blobs whole: every header, index, checksum and block')
-    .argument('<blob...>', 'files of block layers')
+    .argument('<blob...>', 'files of block layers, or oci:DIR:tag for the layers of an image')
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExits with 1 when any blob is bad.\n\nExamples:\n  xylem verify layer.overlaybd.commit\n' +
+      '\nOf an image, the digests of its blobs and the block digests that it ships are checked too.\n' +
+        'Exits with 1 when any blob is bad.\n\nExamples:\n  xylem verify layer.overlaybd.commit\n' +
+        '  xylem verify oci:./images:app-1.4\n' +
         "  xylem verify --json blobs/* | jq '.[] | select(.ok | not)'",
     )
     .action(async (paths: string[], options: { json?: boolean }) => {
       const verdicts = await longWork(async (work) => {
         const found: Verdict[] = [];
-        for (const path of paths) found.push(await verifyFile(path, work));
+        for (const path of paths) {
+          if (path.startsWith('oci:')) found.push(...(await verifyLayers(path, work)));
+          else found.push(await verifyFile(path, work));
+        }
         return found;
       });
       printFacts(options.json, verdicts, verdicts.map(textOf).join('\n'));
       if (verdicts.some((verdict) => !verdict.ok)) process.exitCode = 1;
     });
+}
+
+async function verifyLayers(
+  image: string,
+  work: Required<ProgressOptions>,
+): Promise<readonly Verdict[]> {
+  const components = { codec: new NodeCodec(), hash: new NodeHash() };
+  const checks = await verifyImage(components, parseLayoutTarget(image), work);
+  return checks.map(({ digest: blob, result, hasBlockDigests }) =>
+    result instanceof CodedError
+      ? { blob, ok: false, hasBlockDigests, error: result.message, code: result.code }
+      : { blob, ok: true, hasBlockDigests, ...result },
+  );
 }
 
 async function verifyFile(path: string, work: Required<ProgressOptions>): Promise<Verdict> {
@@ -64,5 +87,6 @@ function textOf(verdict: Verdict): string {
   if (!verdict.ok) return `bad  ${verdict.blob}: ${verdict.error}`;
   const covered =
     verdict.isCovered === true ? `${verdict.blockCount} blocks` : 'no checksums over its data';
-  return `ok   ${verdict.blob}: ${covered}`;
+  const digests = verdict.hasBlockDigests === true ? ', block digests as shipped' : '';
+  return `ok   ${verdict.blob}: ${covered}${digests}`;
 }

@@ -1,0 +1,81 @@
+import { readPart } from '../image/byte-source.ts';
+import { BlockDigests, digestedLayers, type DigestedLayer } from '../image/block-digests.ts';
+import type { BlobRef } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { damaged } from '../image/errors.ts';
+import { openLayer } from '../image/layer.ts';
+import { blockLayers } from '../image/manifest.ts';
+import { verifyLayer, type VerifyResult } from '../image/verify.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
+import { bytesEqual } from '../util/bytes.ts';
+import { CodedError } from '../util/errors.ts';
+import { withFile } from './files.ts';
+import { digestsOf, type ProgressOptions } from './layer-blob.ts';
+import { blobPath, readTag, type LayoutTarget } from './oci-layout.ts';
+
+/** Whether a layer of an image is sound. */
+export interface LayerCheck {
+  readonly digest: Digest;
+  readonly result: VerifyResult | CodedError<{ readonly code: string }>;
+  /** Whether the image ships the digests of its blocks; they were checked too then. */
+  readonly hasBlockDigests: boolean;
+}
+
+/**
+ * Checks the layers of an image in an OCI layout: the blob against its sha256, the layer whole, and the block digests that the image
+ * ships against the blocks. Throws ConvertError or ManifestError when there is no such image, and the signal's reason.
+ */
+export async function verifyImage(
+  components: { codec: Codec; hash: Hash },
+  target: LayoutTarget,
+  options: ProgressOptions = {},
+): Promise<readonly LayerCheck[]> {
+  const manifest = await readTag(target);
+  const digested = new Map(digestedLayers(manifest).map((layer) => [layer.blob.digest, layer]));
+  const checks: LayerCheck[] = [];
+  for (const blob of blockLayers(manifest)) {
+    const { digest } = blob;
+    const shipped = digested.get(digest);
+    const hasBlockDigests = shipped !== undefined;
+    try {
+      const where = { directory: target.directory, blob, shipped };
+      const result = await verifyBlob(components, where, options);
+      checks.push({ digest, result, hasBlockDigests });
+    } catch (error) {
+      options.signal?.throwIfAborted();
+      if (!(error instanceof CodedError)) throw error;
+      checks.push({ digest, result: error, hasBlockDigests });
+    }
+  }
+  return checks;
+}
+
+async function verifyBlob(
+  components: { codec: Codec; hash: Hash },
+  where: { directory: string; blob: BlobRef; shipped: DigestedLayer | undefined },
+  options: ProgressOptions,
+): Promise<VerifyResult> {
+  const { directory, blob, shipped } = where;
+  return withFile(blobPath(directory, blob.digest), 'read', async (file) => {
+    const found = await digestsOf(components.hash, file, options);
+    if (found.digest !== blob.digest) throw damaged('blob', `its digest is ${found.digest}`);
+    if (shipped !== undefined) {
+      const digests = await readDigests(components.hash, directory, shipped);
+      if (!bytesEqual(digests.bytes, BlockDigests.make(blob, found.blockDigests).bytes)) {
+        throw damaged('block digests', 'they are not those of the blocks of the layer');
+      }
+    }
+    const { signal } = options;
+    return verifyLayer(await openLayer(file, components.codec), components.codec, {
+      ...(signal !== undefined && { signal }),
+      onProgress: (done, total) => options.onProgress?.('verifying', done, total),
+    });
+  });
+}
+
+function readDigests(hash: Hash, directory: string, layer: DigestedLayer): Promise<BlockDigests> {
+  return withFile(blobPath(directory, layer.holder.digest), 'read', async (file) => {
+    const bytes = await readPart(file, layer.offset, layer.sizeBytes, 'block digests');
+    return BlockDigests.parse(hash, layer, bytes);
+  });
+}
