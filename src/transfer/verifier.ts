@@ -27,6 +27,7 @@ export class BlockVerifier {
   readonly #hash: Hash;
   readonly #own: Uint8Array;
   readonly #checker: AttestationChecker;
+  /** By blob, of at most as many as an agent knows (src/transfer/core.ts); 1/8,192 of their sizes. */
   readonly #known = new Map<Digest, Known>();
   #trusted: readonly Uint8Array[];
 

@@ -24,7 +24,7 @@ const layer = {
 };
 
 describe('BlockDigests', () => {
-  it('BlockDigests.make() gives the golden bytes of docs/ON_DISK_FORMAT.md', () => {
+  it('BlockDigests.make() gives the golden bytes of docs/BLOCK_DIGESTS.md', () => {
     expect(toHex(bytes)).toBe(
       [
         '78796c656d646967010000000000040005000400000000000200000000000000',
