@@ -56,7 +56,7 @@ export class BlobFiles implements SyncTarget {
   readonly #groups = new Set<number>();
   /** Groups written since the last sync. */
   readonly #dirty = new Set<number>();
-  /** Names made since the last sync: in the blob's folder, and the folder itself. */
+  /** Names that a loss of power may take: in the blob's folder, and the folder itself. */
   readonly #newNames = { inFolder: false, folder: false };
   /** Syncs of this blob's files under way: no file is removed before they end. */
   #syncing: Promise<void> = Promise.resolve();
@@ -72,6 +72,8 @@ export class BlobFiles implements SyncTarget {
     this.present = init.found ?? new BitSet(blockCount(init.blob.sizeBytes));
     this.#records = new RecordCodec({ codec: components.codec }, { blob: init.blob });
     this.#made = init.found !== undefined;
+    // An earlier life may have been killed before it synced the names that it made.
+    if (this.#made) Object.assign(this.#newNames, { inFolder: true, folder: true });
     for (const index of this.indices()) this.#groups.add(groupOf(index));
   }
 
