@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { Colours, innerFanOut, ownerFanOut } from '../../src/tree/colours.ts';
 import { depthBound } from '../../src/tree/depth.ts';
 import { Topology } from '../../src/tree/topology.ts';
+import { dutyOf } from './duty.ts';
 import { card, digestOf, joinOf, shapeOf, wanted } from './support.ts';
 
 test('Colours.paintHost() keeps the colours even in each zone, also after hosts have gone', () => {
@@ -80,4 +81,11 @@ test('Topology.rootsChanged() bounds the children of an owner that shares the st
     expect(edges.filter(({ parent }) => parent === 'owner').length).toBe(most);
   }
   expect([1, 2, 3, 4, 9].map((n) => ownerFanOut(2, COUNT, n))).toEqual([2, 3, 4, 5, 5]);
+});
+
+test('Topology and RootRing spread what an image costs to send evenly over hosts and roots', () => {
+  const duty = dutyOf({ hosts: 300, roots: 4, zones: 1, colours: COUNT });
+  expect(Math.max(...duty.hostImages, ...duty.rootImages)).toBeLessThan(1.3);
+  expect(duty.parentsPerHost).toBeLessThanOrEqual(COUNT);
+  expect(duty.depthMax).toBeLessThanOrEqual(depthBound(300, 2));
 });
