@@ -14,7 +14,7 @@ import type { BlockRequest, PeerErrorDetail } from '../../src/transfer/transport
 import { defined } from '../../src/util/assert.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
 
-export const BLOB: BlobRef = {
+const BLOB: BlobRef = {
   digest: defined(parseDigest(`sha256:${'ab'.repeat(32)}`), 'a digest'),
   sizeBytes: 20 * BLOCK_SIZE_BYTES,
 };
