@@ -23,6 +23,9 @@ export type DiskOperation =
 /** Called before each operation: throws to make it fail, waits to make it slow. */
 export type Fault = (operation: DiskOperation, path: string) => void | Promise<void>;
 
+/** What this disk does to its user by itself, without a `Fault`. */
+export type DiskMischief = 'short read' | 'torn write' | 'reordered write';
+
 /** What tears: the unit that a disk writes whole. */
 const SECTOR_BYTES = 512;
 
@@ -54,6 +57,7 @@ export class SimDisk implements Disk {
   readonly #files: Map<string, SimFile>;
   readonly #folders: Set<string>;
   readonly #random: Random;
+  readonly #onMischief: (kind: DiskMischief) => void;
   /** Removed, and the folder not synced since. */
   readonly #removed = new Map<string, SimFile>();
   #fault: Fault = () => {};
@@ -63,8 +67,15 @@ export class SimDisk implements Disk {
   /** Operations that were begun. */
   operationCount = 0;
 
-  constructor(init: { random: Random; files?: Map<string, SimFile>; folders?: Set<string> }) {
+  /** `onMischief` is told each short read, and at a loss of power each write that tore or was lost while a later one was kept. */
+  constructor(init: {
+    random: Random;
+    files?: Map<string, SimFile>;
+    folders?: Set<string>;
+    onMischief?: (kind: DiskMischief) => void;
+  }) {
     this.#random = init.random;
+    this.#onMischief = init.onMischief ?? (() => {});
     this.#files = init.files ?? new Map();
     this.#folders = init.folders ?? new Set();
   }
@@ -80,7 +91,7 @@ export class SimDisk implements Disk {
   /** The disk as the next process finds it when this one was killed; this one answers nothing more. */
   kill(): SimDisk {
     this.failAfter(0);
-    return new SimDisk({ random: this.#random, files: this.#files, folders: this.#folders });
+    return this.#next(this.#files);
   }
 
   /** The disk as it is found after a loss of power; this one answers nothing more. */
@@ -98,7 +109,16 @@ export class SimDisk implements Disk {
       files.set(path, { durable: current, current, unsynced: [], named: true });
       this.#folders.add(folderOf(path));
     }
-    return new SimDisk({ random: this.#random, files, folders: this.#folders });
+    return this.#next(files);
+  }
+
+  #next(files: Map<string, SimFile>): SimDisk {
+    return new SimDisk({
+      random: this.#random,
+      files,
+      folders: this.#folders,
+      onMischief: this.#onMischief,
+    });
   }
 
   /** Flips a bit of what is kept. */
@@ -196,6 +216,7 @@ export class SimDisk implements Disk {
         const most = Math.min(target.length, file.current.length - offset);
         if (most <= 0) return 0;
         const count = this.#random.below(4) === 0 ? 1 + this.#random.below(most) : most;
+        if (count < most) this.#onMischief('short read');
         target.set(file.current.subarray(offset, offset + count));
         return count;
       },
@@ -234,6 +255,7 @@ export class SimDisk implements Disk {
     const bytes = new Uint8Array(Math.max(file.durable.length, file.current.length, ...ends));
     bytes.set(file.durable);
     let size = file.durable.length;
+    let behind = 0;
     for (const change of file.unsynced) {
       if (change.kind === 'truncate') {
         if (this.#random.below(2) === 0) continue;
@@ -242,14 +264,22 @@ export class SimDisk implements Disk {
         continue;
       }
       const end = change.offset + change.bytes.length;
+      let [kept, lost] = [0, 0];
       for (let at = change.offset; at < end; ) {
         const next = Math.min((Math.floor(at / SECTOR_BYTES) + 1) * SECTOR_BYTES, end);
         if (this.#random.below(2) === 0) {
           bytes.set(change.bytes.subarray(at - change.offset, next - change.offset), at);
           size = Math.max(size, next);
+          kept++;
+        } else {
+          lost++;
         }
         at = next;
       }
+      if (kept > 0 && lost > 0) this.#onMischief('torn write');
+      // Those before it that lost sectors, which were synced neither, came to the disk later or never.
+      for (; kept > 0 && behind > 0; behind--) this.#onMischief('reordered write');
+      if (lost > 0) behind++;
     }
     return bytes.slice(0, size);
   }

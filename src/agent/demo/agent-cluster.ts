@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { peerIdOf } from '../../net/identity.ts';
 import { ed25519Signer } from '../../runtime/node/signer.ts';
+import { defined } from '../../util/assert.ts';
 import { askAgent } from '../admin-client.ts';
 import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
 import { freePorts } from './free-ports.ts';
@@ -39,7 +40,7 @@ export interface ClusterInit {
  */
 export class AgentCluster {
   readonly #init: ClusterInit;
-  readonly #hosts: ClusterHost[] = [];
+  readonly #hosts: RunningHost[] = [];
 
   constructor(init: ClusterInit) {
     this.#init = init;
@@ -74,18 +75,32 @@ export class AgentCluster {
       const config = this.#config(plan, { isRoot, roots: rootAddresses, clusterKey });
       const configFile = join(plan.dir, 'agent.yaml');
       await writeFile(configFile, stringify(config));
-      const process = startAgent({ ...plan, configFile, logFile: join(plan.dir, 'agent.log') });
+      const start = { ...plan, configFile, logFile: join(plan.dir, 'agent.log') };
       this.#hosts.push({
         name: plan.name,
         isRoot,
         peer: plan.peer,
         local: `http://127.0.0.1:${plan.local}/dadip2p`,
-        process,
+        start,
+        process: startAgent(start),
         mountDir: join(plan.dir, 'mnt'),
         storeDir: join(plan.dir, 'store'),
       });
     }
     await Promise.all(this.#hosts.map((host) => waitReady(host.process)));
+  }
+
+  /**
+   * Ends the agent of a host and starts it anew with the same configuration, keys and store; `host.process` is the new one then.
+   * Resolves without waiting until it is ready.
+   */
+  async restart(host: ClusterHost): Promise<void> {
+    const running = defined(
+      this.#hosts.find(({ name }) => name === host.name),
+      'a host of this cluster',
+    );
+    await running.process.stop();
+    running.process = startAgent(running.start);
   }
 
   async stop(): Promise<void> {
@@ -151,6 +166,12 @@ export class AgentCluster {
       },
     };
   }
+}
+
+interface RunningHost extends ClusterHost {
+  process: AgentProcess;
+  /** What its agent is started with. */
+  readonly start: Parameters<typeof startAgent>[0];
 }
 
 interface Plan {

@@ -44,6 +44,7 @@ export function startAgent(init: {
   const log = createWriteStream(init.logFile, { flags: 'a' });
   child.stdout.pipe(log, { end: false });
   child.stderr.pipe(log, { end: false });
+  child.once('close', () => log.end());
   return {
     name: init.name,
     admin: init.admin,
