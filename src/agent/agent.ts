@@ -15,6 +15,8 @@ import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/host-core.ts';
 import { TransferEngine } from '../transfer/engine.ts';
+import { innerFanOut } from '../tree/colours.ts';
+import { COLOURS, FAN_OUT } from '../tree/limits.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from './addresses.ts';
@@ -36,8 +38,8 @@ import { packageVersion } from './version.ts';
 /** Slabs kept for reuse beyond those in use: 32 x 256 KiB = 8 MiB. */
 const POOL_FREE_MAX = 32;
 
-/** Children that a host serves in one tree. */
-const CAPACITY = 2;
+/** Children that a host serves in one tree: as many as the owner may give it. */
+const CAPACITY = innerFanOut(FAN_OUT, COLOURS);
 
 const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
 
