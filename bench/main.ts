@@ -4,6 +4,7 @@
 import { cpus, release } from 'node:os';
 import { benchCodecs } from './codecs.ts';
 import { benchDevice } from './device.ts';
+import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
 import type { BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
@@ -15,15 +16,17 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   net: benchNet,
   verify: benchVerify,
   device: benchDevice,
+  memory: benchMemory,
 };
 
 const NOTES = `
 How it was measured: one process per benchmark side, on loopback and on this machine's own disk; nothing else should run.
 codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
-store   256 KiB blocks through the store, against plain files written and read the same way.
+store   256 KiB blocks through the store, against plain files written and read the same way; gets of hot blocks while others are put.
 net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
 verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
+memory  VmRSS of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
 `;
 
 async function main(): Promise<void> {

@@ -32,6 +32,18 @@ import type { BenchRow } from './rows.ts';
 const BLOCKS = { full: 4096, smoke: 32 };
 const BLOB_COUNT = 4;
 
+/**
+ * Gets of a hot set while other blocks are put, a few at a time with pauses: once into a store that has room, once into a full one that
+ * evicts as much as it takes.
+ */
+const EVICTION = {
+  full: { hotBlocks: 512, quotaBlocks: 2048, gets: 30_000 },
+  smoke: { hotBlocks: 16, quotaBlocks: 256, gets: 200 },
+};
+
+/** Between two puts, in milliseconds: 128 MiB/s with what they take, a fast network and what such a disk bears beside reads. */
+const PUT_PAUSE_MS = 1;
+
 /** Blocks of the store whose start is measured: 100 GB. */
 const SCANNED_BLOCKS = { full: 400_000, smoke: 4_000 };
 const SCANNED_BLOBS = 40;
@@ -48,6 +60,7 @@ export async function benchStore(options: { smoke: boolean }): Promise<BenchRow[
   for (const run of [
     (root: string) => benchPlain(root, BLOCKS[size]),
     (root: string) => benchBlocks(root, BLOCKS[size]),
+    (root: string) => benchEviction(root, EVICTION[size]),
     (root: string) => benchScan(root, SCANNED_BLOCKS[size]),
   ]) {
     const root = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
@@ -60,9 +73,9 @@ export async function benchStore(options: { smoke: boolean }): Promise<BenchRow[
   return rows;
 }
 
-function openStore(root: string): { store: DiskStore; disk: Disk } {
+function openStore(root: string, quotaBytes?: number): { store: DiskStore; disk: Disk } {
   const disk = new NodeDisk({ root });
-  const store = new DiskStore({
+  const parts = {
     disk,
     clock,
     codec: new NodeCodec(),
@@ -70,7 +83,8 @@ function openStore(root: string): { store: DiskStore; disk: Disk } {
     pool: new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 4 * DEPTH }),
     logger: silentLogger,
     metrics: silentMetrics,
-  });
+  };
+  const store = new DiskStore(parts, quotaBytes === undefined ? {} : { quotaBytes });
   return { store, disk };
 }
 
@@ -182,6 +196,63 @@ async function benchBlocks(root: string, count: number): Promise<BenchRow[]> {
   }
   await store.stop();
   return rows;
+}
+
+async function benchEviction(
+  root: string,
+  size: { hotBlocks: number; quotaBlocks: number; gets: number },
+): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for (const [name, quotaBytes] of [
+    ['without evictions', undefined],
+    ['with evictions', size.quotaBlocks * BLOCK_SIZE_BYTES],
+  ] as const) {
+    const { store } = openStore(join(root, name), quotaBytes);
+    await store.start();
+    const hot = benchBlob(0, size.hotBlocks);
+    store.retain([hot.digest]);
+    const block = benchBlock();
+    for (let i = 0; i < size.hotBlocks; i++) await store.put(hot, blockIndex(i), block);
+    const stop = new AbortController();
+    const putting = putForever(store, block, { perBlob: size.quotaBlocks, signal: stop.signal });
+    // Both are as full as the quota before anything is measured.
+    while (store.stats().blockCount < size.quotaBlocks * 0.85) await clock.sleep(1);
+    const get = async (i: number): Promise<void> => {
+      const found = await store.get(hot, blockIndex((i * 7919) % size.hotBlocks));
+      defined(found, 'what is mounted stays').payload.release();
+    };
+    const before = store.stats().blockCount;
+    rows.push(...(await measure(`hot get ${name}`, { count: size.gets, depth: 2 }, get)));
+    stop.abort();
+    const puts = await putting;
+    rows.push({
+      bench: 'store',
+      what: `blocks put ${name}`,
+      value: puts,
+      unit: 'blocks',
+      note: `${before} held at first, ${store.stats().blockCount} at last`,
+    });
+    await store.stop();
+    await rm(join(root, name), { recursive: true });
+  }
+  return rows;
+}
+
+/** Puts blocks of ever new blobs until the signal; how many. */
+async function putForever(
+  store: DiskStore,
+  block: StoredBlock,
+  options: { perBlob: number; signal: AbortSignal },
+): Promise<number> {
+  let count = 0;
+  while (!options.signal.aborted) {
+    const number = 1 + Math.floor(count / options.perBlob);
+    const blob = benchBlob(number, options.perBlob);
+    await store.put(blob, blockIndex(count % options.perBlob), block);
+    count++;
+    await clock.sleep(PUT_PAUSE_MS);
+  }
+  return count;
 }
 
 async function benchScan(root: string, count: number): Promise<BenchRow[]> {

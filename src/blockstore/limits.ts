@@ -17,8 +17,11 @@ export const BLOBS_MAX = 65_536;
 
 /** What a store does unless told otherwise. */
 export const DISK_STORE_DEFAULTS = {
-  /** Bytes accepted and not written yet: a second of writing at the speed of a slow disk. */
-  queueBytesMax: 64 * MIB,
+  /**
+   * Bytes accepted and not written yet, all of it in memory: 60 ms of a fast network, so that a disk that pauses for a sync loses
+   * nothing. One that is slower than the network for longer is passed by: what it cannot keep is not worth a host's memory.
+   */
+  queueBytesMax: 16 * MIB,
   /** Files held open, idle ones included; half of the usual limit of 1,024 descriptors stays for connections. */
   filesOpenMax: 256,
   /** Time from a write to the sync that covers it, in milliseconds: half of the second that durability may lag. */

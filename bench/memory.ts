@@ -1,0 +1,198 @@
+import { execFile } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
+import { cp, mkdir, mkdtemp, readFile, rename, rm, symlink } from 'node:fs/promises';
+import { get } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type { AgentCluster, ClusterHost } from '../src/agent/demo/agent-cluster.ts';
+import { EmbeddedRegistry } from '../src/agent/embedded-registry.ts';
+import { SystemClock } from '../src/runtime/node/clock.ts';
+import { assert } from '../src/util/assert.ts';
+import { MIB } from '../src/util/bytes.ts';
+import type { BenchRow } from './rows.ts';
+
+/** What an agent may take, in MiB: idle, and relaying at full speed. Requirements of the project. */
+const IDLE_MIB_MAX = 96;
+const RELAYING_MIB_MAX = 192;
+
+/** Large enough for eight stripes, so that every child relays some of them, and for the caches to fill many times over. */
+const BLOB_BYTES = { full: 512 * MIB, smoke: 72 * MIB };
+const CHILDREN = { full: 4, smoke: 2 };
+
+/** After the start: an agent gives back the memory of it after 5 s. */
+const IDLE_MS = { full: 15_000, smoke: 1_000 };
+
+/** How often the resident memory is looked at while blocks are relayed. */
+const SAMPLE_MS = 100;
+
+/** One request of a reader, and those that it has under way. */
+const READ_BYTES = MIB;
+const READS_RUNNING = 4;
+
+const REPOSITORY = 'bench';
+
+const PROJECT = fileURLToPath(new URL('..', import.meta.url));
+
+const clock = new SystemClock();
+
+/**
+ * Resident memory of agents in processes of their own: idle, and while all of them read a blob down the trees at once. At full size
+ * they run from a package, as installed ones do: what strips the types of a checkout takes 28 MiB in each.
+ */
+export async function benchMemory(options: { smoke: boolean }): Promise<BenchRow[]> {
+  const size = options.smoke ? 'smoke' : 'full';
+  const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
+  const layoutDir = join(dir, 'oci');
+  const registry = new EmbeddedRegistry({ layoutDir, repository: REPOSITORY });
+  let cluster: AgentCluster | undefined;
+  try {
+    const digest = await writeBlob(layoutDir, BLOB_BYTES[size]);
+    await registry.start();
+    const { AgentCluster } = await clusterCode(dir, size);
+    cluster = new AgentCluster({
+      dir,
+      roots: 1,
+      children: CHILDREN[size],
+      registry: registry.address,
+      devices: false,
+    });
+    await cluster.start();
+    await clock.sleep(IDLE_MS[size]);
+    const idle = await rowsOf('idle', cluster, IDLE_MIB_MAX, residentMib);
+    const url = `http://${registry.address}/v2/${REPOSITORY}/blobs/${digest}`;
+    return [...idle, ...(await relay(cluster, url, BLOB_BYTES[size]))];
+  } finally {
+    await cluster?.stop();
+    await registry.stop();
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/** The code that starts agents: those of the checkout, or of a package that is made of it. */
+async function clusterCode(
+  dir: string,
+  size: 'full' | 'smoke',
+): Promise<{
+  readonly AgentCluster: new (...init: ConstructorParameters<typeof AgentCluster>) => AgentCluster;
+}> {
+  if (size === 'smoke') return import('../src/agent/demo/agent-cluster.ts');
+  const root = join(dir, 'package');
+  const modules = join(PROJECT, 'node_modules');
+  await mkdir(root);
+  for (const part of ['bin', 'package.json']) {
+    await cp(join(PROJECT, part), join(root, part), { recursive: true });
+  }
+  await symlink(modules, join(root, 'node_modules'));
+  const compiler = join(modules, 'typescript', 'bin', 'tsc');
+  const args = [compiler, '-p', 'tsconfig.build.json', '--outDir', join(root, 'dist')];
+  await promisify(execFile)(process.execPath, args, { cwd: PROJECT });
+  return import(join(root, 'dist', 'agent', 'demo', 'agent-cluster.js'));
+}
+
+/** Every child reads all of the blob, front to back. */
+async function relay(cluster: AgentCluster, url: string, sizeBytes: number): Promise<BenchRow[]> {
+  const peaks = new Map<ClusterHost, number>();
+  const stop = new AbortController();
+  const sampling = sample(cluster, peaks, stop.signal);
+  const beforeMs = clock.nowMs();
+  await Promise.all(cluster.children.map((host) => readAll(`${host.local}/${url}`, sizeBytes)));
+  const seconds = (clock.nowMs() - beforeMs) / 1000;
+  const trees = await Promise.all(cluster.children.map((host) => cluster.trees(host)));
+  const relays = trees.filter((seats) => seats.some(({ children }) => children.length > 0)).length;
+  stop.abort();
+  await sampling;
+  const speed = (sizeBytes * cluster.children.length) / MIB / seconds;
+  const note = `${relays} of ${cluster.children.length} children relayed`;
+  return [
+    { bench: 'memory', what: 'all children together', value: speed, unit: 'MiB/s', note },
+    ...(await rowsOf('relaying, highest', cluster, RELAYING_MIB_MAX, async (host) => {
+      const peak = peaks.get(host);
+      assert(peak !== undefined, 'every host was looked at');
+      return peak;
+    })),
+  ];
+}
+
+/** The largest of the root, and of the children. */
+async function rowsOf(
+  what: string,
+  cluster: AgentCluster,
+  mibMax: number,
+  measure: (host: ClusterHost) => Promise<number>,
+): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for (const [name, hosts] of [
+    ['root', cluster.roots],
+    ['child', cluster.children],
+  ] as const) {
+    const value = Math.max(...(await Promise.all(hosts.map(measure))));
+    const note = `${value <= mibMax ? 'within' : 'OVER'} ${mibMax} MiB`;
+    rows.push({ bench: 'memory', what: `RSS of a ${name}, ${what}`, value, unit: 'MiB', note });
+  }
+  return rows;
+}
+
+async function sample(
+  cluster: AgentCluster,
+  peaks: Map<ClusterHost, number>,
+  signal: AbortSignal,
+): Promise<void> {
+  while (!signal.aborted) {
+    for (const host of cluster.hosts) {
+      peaks.set(host, Math.max(peaks.get(host) ?? 0, await residentMib(host)));
+    }
+    await clock.sleep(SAMPLE_MS, signal).catch(() => {});
+  }
+}
+
+async function residentMib(host: ClusterHost): Promise<number> {
+  const status = await readFile(`/proc/${host.process.pid}/status`, 'utf8');
+  const kib = Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]);
+  assert(kib > 0, `the resident memory of ${host.name} is known`);
+  return kib / 1024;
+}
+
+async function readAll(url: string, sizeBytes: number): Promise<void> {
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    while (next < sizeBytes) {
+      const first = next;
+      next += READ_BYTES;
+      await readRange(url, first, Math.min(next, sizeBytes) - 1);
+    }
+  };
+  await Promise.all(Array.from({ length: READS_RUNNING }, worker));
+}
+
+async function readRange(url: string, first: number, last: number): Promise<void> {
+  const request = get(url, { headers: { range: `bytes=${first}-${last}` } });
+  const [response] = await once(request, 'response');
+  let count = 0;
+  for await (const piece of response) count += piece.length;
+  assert(response.statusCode === 206 && count === last - first + 1, `${url} answered ${count}`);
+}
+
+/** A blob of random bytes in an OCI layout; its digest. */
+async function writeBlob(layoutDir: string, sizeBytes: number): Promise<string> {
+  const folder = join(layoutDir, 'blobs', 'sha256');
+  await mkdir(folder, { recursive: true });
+  const temporary = join(folder, 'new');
+  const file = createWriteStream(temporary);
+  const hash = createHash('sha256');
+  const piece = randomBytes(MIB);
+  for (let written = 0; written < sizeBytes; written += piece.length) {
+    // Every block another one.
+    piece.writeUInt32LE(written / MIB, 0);
+    hash.update(piece);
+    if (!file.write(Uint8Array.from(piece))) await once(file, 'drain');
+  }
+  file.end();
+  await once(file, 'close');
+  const hex = hash.digest('hex');
+  await rename(temporary, join(folder, hex));
+  return `sha256:${hex}`;
+}
