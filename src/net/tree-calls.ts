@@ -9,7 +9,7 @@ import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { peerError } from './block-call.ts';
-import { DeadlineError, deadline } from './deadline.ts';
+import { DeadlineError, deadline, unlessAborted } from './deadline.ts';
 import { WireError } from './errors.ts';
 import { detailOf, errorFrameOf } from './frames.ts';
 import {
@@ -19,6 +19,7 @@ import {
   TREE_CALL_MS_MAX,
 } from './limits.ts';
 import type { NetMetrics } from './metrics.ts';
+import { isClosed } from './stream-io.ts';
 import * as codec from './tree-codec.ts';
 import {
   TREE,
@@ -135,10 +136,15 @@ export class TreeClient {
     const onAbort = (): void => stream.abort(signal.reason as Error);
     signal.addEventListener('abort', onAbort, { once: true });
     try {
-      const message = await pipe(
-        messageChunks({ type: kind.type, body }),
-        messageStreamToDuplex(stream),
-        collectMessage,
+      if (isClosed(stream)) throw new Error('the stream was reset before it was used');
+      // Over a stream that was reset before the pipe listened to it the pipe never ends, whatever is done to the stream.
+      const message = await unlessAborted(
+        pipe(
+          messageChunks({ type: kind.type, body }),
+          messageStreamToDuplex(stream),
+          collectMessage,
+        ),
+        signal,
       );
       return replyOf(kind, host.peer, message);
     } catch (error) {
@@ -227,7 +233,8 @@ export class TreeResponder {
     limit.signal.addEventListener('abort', onAbort, { once: true });
     try {
       const duplex = messageStreamToDuplex(stream);
-      await pipe(duplex, (source) => this.#reply(peer, source), duplex);
+      const answered = pipe(duplex, (source) => this.#reply(peer, source), duplex);
+      await unlessAborted(answered, limit.signal);
     } catch (error) {
       if (error instanceof WireError) this.#components.metrics.violations.inc({ protocol: 'tree' });
       this.#components.logger.debug({ peer, error: errorText(error) }, 'a tree call broke off');

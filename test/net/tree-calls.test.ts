@@ -1,15 +1,22 @@
+import type { Connection } from '@libp2p/interface';
 import { afterEach, describe, expect, it } from 'vitest';
 import { blockIndex } from '../../src/image/block.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../src/image/manifest.ts';
+import { netMetrics } from '../../src/net/metrics.ts';
+import { LEAVE, TreeClient } from '../../src/net/tree-calls.ts';
+import { silentMetrics } from '../../src/runtime/metrics.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { PeerError, type TreeServer } from '../../src/transfer/transport.ts';
 import type { JoinRequest } from '../../src/tree/messages.ts';
 import { TreeError } from '../../src/tree/errors.ts';
 import { OriginError } from '../../src/transfer/origin.ts';
+import { peerId } from '../../src/util/peer-id.ts';
 import { DIGEST, startAgent, stopAgents } from './support.ts';
 
 afterEach(stopAgents);
 
 const ORIGIN = { registry: 'r.io', repository: 'a/b' };
+const DEAD_HOST = { peer: peerId('12D3KooWdead'), addresses: [] };
 const NO_SIGNAL = new AbortController().signal;
 
 function serverWith(changes: Partial<TreeServer>): TreeServer {
@@ -24,7 +31,33 @@ function serverWith(changes: Partial<TreeServer>): TreeServer {
   };
 }
 
+/** A client whose streams are all this one, on which nothing ever happens, whatever is done to it. */
+function clientOver(state: { status: string; writeStatus: string }): TreeClient {
+  const deaf = { send: () => true, abort: () => {}, close: () => Promise.resolve() };
+  const stream = Object.assign(new EventTarget(), deaf, state);
+  const connection = { newStream: () => Promise.resolve(stream) } as unknown as Connection;
+  return new TreeClient({
+    clock: new SystemClock(),
+    metrics: netMetrics(silentMetrics),
+    connect: () => Promise.resolve(connection),
+  });
+}
+
 describe('TreeClient', () => {
+  it('TreeClient.call() rejects at once over a stream that was reset before it was used', async () => {
+    const client = clientOver({ status: 'reset', writeStatus: 'closed' });
+    const call = client.call(LEAVE, DEAD_HOST, { digests: [DIGEST] }, NO_SIGNAL);
+    await expect(call).rejects.toMatchObject({ code: 'unreachable' });
+  });
+
+  it('TreeClient.call() ends with its signal over a stream that never ends', async () => {
+    const client = clientOver({ status: 'open', writeStatus: 'writable' });
+    const limit = new AbortController();
+    const call = client.call(LEAVE, DEAD_HOST, { digests: [DIGEST] }, limit.signal);
+    limit.abort(new Error('the agent stops'));
+    await expect(call).rejects.toMatchObject({ code: 'cancelled' });
+  });
+
   it('TreeClient.call() carries every call and its reply', async () => {
     const heard: unknown[] = [];
     const root = await startAgent(
