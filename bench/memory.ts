@@ -23,7 +23,7 @@ const RELAYING_MIB_MAX = 192;
 const BLOB_BYTES = { full: 512 * MIB, smoke: 72 * MIB };
 const CHILDREN = { full: 4, smoke: 2 };
 
-/** After the start: an agent gives back the memory of it after 5 s. */
+/** After the start. */
 const IDLE_MS = { full: 15_000, smoke: 1_000 };
 
 /** How often the resident memory is looked at while blocks are relayed. */

@@ -1,18 +1,12 @@
 import { Option, type Command } from 'commander';
-import type { Clock } from '../../runtime/clock.ts';
-import type { Logger } from '../../runtime/logger.ts';
 import { SystemClock } from '../../runtime/node/clock.ts';
-import { collectGarbage } from '../../runtime/node/heap.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { SystemRandom } from '../../runtime/node/random.ts';
 import { configDocs } from '../config-docs.ts';
 import { configKeys, defaultText } from '../config-keys.ts';
 import type { Config } from '../config-schema.ts';
 import { formatConfig, loadConfig } from '../config.ts';
-import { runUntilSignal, type Service } from '../run.ts';
-
-/** Time from the start until the agent has found its roots and peers, in milliseconds. */
-const SETTLED_MS = 5_000;
+import { runUntilSignal } from '../run.ts';
 
 interface Options extends Readonly<Record<string, string | boolean | undefined>> {
   readonly config?: string;
@@ -71,25 +65,5 @@ async function runAgent(config: Config): Promise<void> {
   const { createAgent } = await import('../agent.ts');
   const agent = await createAgent(config, { logger, clock, random: new SystemRandom() });
   const exit = (code: number): void => process.exit(code);
-  const service = lean(agent, { logger, clock });
-  process.exitCode = await runUntilSignal(service, { logger, clock, events: process, exit });
-}
-
-/** The service, which gives back what its start took and its running does not need: about half of its resident memory. */
-function lean(service: Service, { logger, clock }: { logger: Logger; clock: Clock }): Service {
-  const release = async (): Promise<void> => {
-    // Only here, for the same reason as above.
-    const { releaseProgramPages } = await import('../../device/program-pages.ts');
-    collectGarbage();
-    const programKib = releaseProgramPages();
-    const { rss: rssBytes } = process.memoryUsage();
-    logger.debug({ programKib, rssBytes }, 'the memory of the start is released');
-  };
-  return {
-    start: async () => {
-      await service.start();
-      clock.setTimer(SETTLED_MS, () => void release());
-    },
-    stop: () => service.stop(),
-  };
+  process.exitCode = await runUntilSignal(agent, { logger, clock, events: process, exit });
 }
