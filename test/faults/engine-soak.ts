@@ -22,6 +22,7 @@ const BLOB_BYTES_MAX = 9_000_000;
 const EARLIER_SHARE = 0.2;
 const DOWN_MS_MAX = 1_500;
 const POLL_MS = 20;
+const STOP_MS_MAX = 30_000;
 
 const ORIGIN = { registry: 'registry.test', repository: 'app' };
 
@@ -44,8 +45,21 @@ export async function engineSoak(
     for (let round = 0; round < init.rounds; round++) await soak.round(round);
     await soak.heal();
   } finally {
-    await Promise.all(hosts.map((host) => host.stop()));
+    await Promise.all(hosts.map((host) => stopped(host, init.seed, report)));
   }
+}
+
+/** Stops the host; that it does not come to an end is a broken promise, and no reason to wait longer. */
+async function stopped(host: SoakHost, seed: number, report: FaultReport): Promise<void> {
+  const clock = new SystemClock();
+  const late = clock.setTimer(STOP_MS_MAX, () => {
+    const where = `${host.card.peer} did not stop in ${STOP_MS_MAX} ms`;
+    report.violate('broken promise', `${where}; again: --only engine --seed ${seed}`);
+    gaveUp.resolve();
+  });
+  const gaveUp = Promise.withResolvers<void>();
+  await Promise.race([host.stop(), gaveUp.promise]);
+  late.cancel();
 }
 
 interface Parts {

@@ -117,4 +117,5 @@ async function main({ seed, quick, only, count }: Options): Promise<number> {
 
 const options = parseOptions();
 if (options === undefined) console.error(HELP);
-process.exitCode = options === undefined ? 2 : await main(options);
+// Not by itself: what did not stop keeps the process alive.
+process.exit(options === undefined ? 2 : await main(options));

@@ -12,7 +12,7 @@ import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
-import { SeededRandom } from '../../src/sim/seeded-random.ts';
+import type { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { TransferEngine } from '../../src/transfer/engine.ts';
 import { OriginError, type Origin } from '../../src/transfer/origin.ts';
 import type { HostCard } from '../../src/tree/messages.ts';
