@@ -13,7 +13,7 @@ import { NodeBackgroundHash } from '../runtime/node/background-hash.ts';
 import { NodeHash } from '../runtime/node/hash.ts';
 import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
-import { runsOf } from '../transfer/host-core.ts';
+import { runsOf } from '../transfer/runs.ts';
 import { TransferEngine } from '../transfer/engine.ts';
 import { innerFanOut } from '../tree/colours.ts';
 import { COLOURS, FAN_OUT } from '../tree/limits.ts';
@@ -84,20 +84,22 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     clusterKeys: () => clusterKeys.keys(),
   });
   const origin = new RegistryOrigin(shared, config);
-  const isRoot = config.role === 'root';
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer, backgroundHash: new NodeBackgroundHash() },
     {
       self: { ...host, zone: config.zone, capacity: CAPACITY },
-      isRoot,
-      // Above every epoch that an earlier run of this root gave out.
+      role: config.role,
+      // Above every epoch that an earlier run of this host gave out.
       topology: { epochBase: components.clock.wallMs() },
       roots: [],
       rootKeys: [],
     },
   );
-  transport.serve({ block: engine.blockServer, ...(isRoot && { tree: engine.tree.server }) });
+  transport.serve({
+    block: engine.blockServer,
+    ...(config.role !== 'child' && { tree: engine.tree.server }),
+  });
   return { self: { ...host, publicKey }, store, transport, origin, engine, codec, metrics };
 }
 
@@ -110,11 +112,16 @@ class Agent implements Service, StatusSource {
   readonly #logger: Logger;
   readonly #clock: Clock;
   readonly #plane: DataPlane;
-  readonly #roots: RootFinder;
+  /** The roots, and the relays where there are any. */
+  readonly #finders: readonly RootFinder[];
   readonly #devices: DeviceService | undefined;
   readonly #local: LocalServer;
   readonly #admin: AdminServer;
   readonly #startedMs: number;
+  readonly #found: { root: readonly FoundRoot[]; relay: readonly FoundRoot[] } = {
+    root: [],
+    relay: [],
+  };
   #starting = true;
   #notReady: string | undefined = NO_ROOT;
 
@@ -127,14 +134,20 @@ class Agent implements Service, StatusSource {
     const plane = makeDataPlane(config, components);
     this.#plane = plane;
     const { engine, transport, metrics, self } = plane;
-    this.#roots = new RootFinder(
-      { transport, clock, logger },
-      {
-        entries: config.roots,
-        self: config.role === 'root' ? self : undefined,
-        onChange: (roots) => this.#onRoots(roots),
-      },
-    );
+    const finder = (role: 'root' | 'relay', entries: readonly string[]): RootFinder =>
+      new RootFinder(
+        { transport, clock, logger },
+        {
+          entries,
+          self: config.role === role ? self : undefined,
+          onChange: (found) => this.#onFound(role, found),
+        },
+      );
+    const hasRelays = config.role === 'relay' || config.relays.length > 0;
+    this.#finders = [
+      finder('root', config.roots),
+      ...(hasRelays ? [finder('relay', config.relays)] : []),
+    ];
     this.#devices = config.device.enabled
       ? new DeviceService(
           { reader: engine, codec: plane.codec, clock, logger, metrics },
@@ -174,7 +187,7 @@ class Agent implements Service, StatusSource {
     await store.start();
     await transport.start();
     engine.start();
-    await this.#roots.start();
+    await Promise.all(this.#finders.map((finder) => finder.start()));
     await this.#devices?.start();
     await this.#local.start();
     this.#starting = false;
@@ -185,7 +198,7 @@ class Agent implements Service, StatusSource {
   async stop(): Promise<void> {
     this.#starting = false;
     this.#notReady = 'stopping';
-    this.#roots.stop();
+    for (const finder of this.#finders) finder.stop();
     await this.#local.stop();
     await this.#devices?.stop();
     await this.#plane.engine.stop();
@@ -199,13 +212,13 @@ class Agent implements Service, StatusSource {
     return this.#starting ? 'starting' : this.#notReady;
   }
 
-  #onRoots(roots: readonly FoundRoot[]): void {
-    this.#logger.info({ roots: roots.map((root) => root.peer) }, 'roots');
-    this.#plane.engine.setRoots(
-      roots,
-      roots.map((root) => root.publicKey),
-    );
-    if (this.#notReady === NO_ROOT) this.#notReady = undefined;
+  #onFound(role: 'root' | 'relay', found: readonly FoundRoot[]): void {
+    this.#logger.info({ role, peers: found.map(({ peer }) => peer) }, 'found');
+    this.#found[role] = found;
+    const { root: roots, relay: relays } = this.#found;
+    const rootKeys = roots.map(({ publicKey }) => publicKey);
+    this.#plane.engine.setUpstreams({ roots, relays }, rootKeys);
+    if (roots.length > 0 && this.#notReady === NO_ROOT) this.#notReady = undefined;
   }
 
   status(): AgentStatus {

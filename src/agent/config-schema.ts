@@ -82,10 +82,10 @@ function isMirrorUrl(value: string): boolean {
  * The YAML file, the flags, the XYLEM_* variables, docs/CONFIGURATION.md and the error lines all follow from here.
  */
 export const configSchema = z.strictObject({
-  role: key(z.enum(['root', 'child']).default('child'), {
+  role: key(z.enum(['root', 'relay', 'child']).default('child'), {
     description:
-      'A `root` reads from registries and keeps the trees; a `child` fetches from its parents in them.',
-    rule: '"root" or "child"',
+      'A `root` reads from registries and keeps the trees; a `relay` keeps the part of the trees of one group of hosts, below the roots; a `child` fetches from its parents in them.',
+    rule: '"root", "relay" or "child"',
   }),
   identity: z.strictObject({
     keyFile: key(path.default('/var/lib/xylem/identity.key'), {
@@ -120,7 +120,12 @@ export const configSchema = z.strictObject({
   roots: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
     description:
       'The root agents. A `dns:` entry stands for every address of the name, such as a headless Kubernetes service.',
-    rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; a child needs one at least`,
+    rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; a child or relay needs one at least`,
+  }),
+  relays: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
+    description:
+      'The relays of the group of this host, such as those of its rack or zone: it joins the trees at them, and the roots are asked when none of them answers. For clusters of more than about 2,000 hosts. Empty: it joins at the roots.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} entries as in \`roots\``,
   }),
   store: z.strictObject({
     dir: key(path.default('/var/lib/xylem/store'), {

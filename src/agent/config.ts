@@ -49,7 +49,7 @@ export function loadConfig(sources: ConfigSources): Config {
   collectFlags(sources.flags ?? {}, given);
   const result = configSchema.safeParse(treeOf(given));
   if (!result.success) throw invalidValue(result.error, given);
-  if (result.data.role === 'child' && result.data.roots.length === 0) {
+  if (result.data.role !== 'root' && result.data.roots.length === 0) {
     throw wrong('roots', { value: [], where: given.get('roots')?.where ?? 'by default' });
   }
   return result.data;

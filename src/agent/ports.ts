@@ -1,11 +1,12 @@
 import type { BlobUsage, Evicted } from '../blockstore/store.ts';
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import type { Config } from './config-schema.ts';
 
 /** Facts about a running agent, for people and scripts. */
 export interface AgentStatus {
   readonly version: string;
-  readonly role: 'root' | 'child';
+  readonly role: Config['role'];
   readonly peer: string;
   readonly zone: string;
   /** Multiaddrs that it tells others. */

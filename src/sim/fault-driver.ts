@@ -20,6 +20,8 @@ export class FaultDriver {
   readonly #faults: readonly Fault[];
   /** When groups or the registry last changed: what is reachable since then is reachable for longer than a moment. */
   changedMs = 0;
+  /** When groups, the registry or the set of roots that are up last changed. */
+  sourcesChangedMs = 0;
 
   constructor(
     components: {
@@ -59,6 +61,7 @@ export class FaultDriver {
       case 'crash':
         this.#die(act.host, nowMs);
         this.#hosts[act.host]?.crash(nowMs);
+        this.#noteRoot(act.host, nowMs);
         return;
       case 'hang':
         this.#die(act.host, nowMs);
@@ -67,7 +70,7 @@ export class FaultDriver {
       case 'partition':
         for (const host of act.away) this.#port(host).group = 1;
         this.#registry.group = act.registryAway ? 1 : 0;
-        this.changedMs = nowMs;
+        this.#noteChange(nowMs);
         return;
       case 'slow-link':
         return this.#scaleLink(act.host, SLOW_LINK_SHARE);
@@ -80,7 +83,7 @@ export class FaultDriver {
       }
       case 'registry':
         this.#registry.setMode(act.mode);
-        this.changedMs = nowMs;
+        this.#noteChange(nowMs);
         return;
       case 'full-disk': {
         const host = this.#hosts[act.host];
@@ -103,11 +106,12 @@ export class FaultDriver {
     switch (act.type) {
       case 'crash':
         if (act.returns) this.#hosts[act.host]?.restart(nowMs);
+        this.#noteRoot(act.host, nowMs);
         return;
       case 'partition':
         for (const host of act.away) this.#port(host).group = 0;
         this.#registry.group = 0;
-        this.changedMs = nowMs;
+        this.#noteChange(nowMs);
         return this.#network.healed(nowMs);
       case 'slow-link':
         return this.#scaleLink(act.host, 1 / SLOW_LINK_SHARE);
@@ -118,7 +122,7 @@ export class FaultDriver {
       }
       case 'registry':
         this.#registry.setMode('healthy');
-        this.changedMs = nowMs;
+        this.#noteChange(nowMs);
         return;
       case 'full-disk': {
         const host = this.#hosts[act.host];
@@ -132,6 +136,15 @@ export class FaultDriver {
       default:
         return unreachable(act);
     }
+  }
+
+  #noteChange(nowMs: number): void {
+    this.changedMs = nowMs;
+    this.sourcesChangedMs = nowMs;
+  }
+
+  #noteRoot(host: number, nowMs: number): void {
+    if (this.#hosts[host]?.role === 'root') this.sourcesChangedMs = nowMs;
   }
 
   #die(host: number, nowMs: number): void {

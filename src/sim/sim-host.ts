@@ -19,6 +19,9 @@ const PREHEAT_WINDOW = 64;
 /** How long a host waits for its places before it preheats from the roots, or begins without the shipped order. */
 const PLACES_MS_MAX = 2_000;
 
+/** What the agent of a host keeps. */
+export type HostRole = HostCoreInit['role'];
+
 /** What a host does in a run. */
 export interface HostPlan {
   readonly trace: Trace;
@@ -38,7 +41,8 @@ export interface HostListener {
   /** A container ended, or died of a failed read. */
   containerDone(host: SimHost, container: Container, nowMs: number): void;
   readFailed(host: SimHost, token: LocalToken, code: string, nowMs: number): void;
-  stallEnded(stallMs: number): void;
+  /** A read was answered whose source had died while it was asked. */
+  stallEnded(host: SimHost, token: LocalToken, nowMs: number): void;
   placed(host: SimHost, reply: JoinReply | ReportReply): void;
   preheated(host: SimHost, nowMs: number): void;
   /** The host went down with so many unfinished. */
@@ -50,7 +54,7 @@ export class SimHost implements ContainerHost, AgentListener {
   readonly peer: PeerId;
   readonly port: Port;
   readonly store = new SimStore();
-  readonly isRoot: boolean;
+  readonly role: HostRole;
   readonly #world: AgentWorld;
   readonly #listener: HostListener;
   readonly #plan: HostPlan;
@@ -82,7 +86,7 @@ export class SimHost implements ContainerHost, AgentListener {
       number: HostNumber;
       peer: PeerId;
       zone: number;
-      isRoot: boolean;
+      role: HostRole;
       vcpus: number;
       nicBytesPerMs: number;
       plan: HostPlan;
@@ -93,7 +97,7 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#random = components.random;
     this.#core = components.core;
     this.#plan = init.plan;
-    this.isRoot = init.isRoot;
+    this.role = init.role;
     this.peer = init.peer;
     this.#processors = new Processors({ count: init.vcpus });
     this.port = makePort(init, this.#processors);
@@ -104,7 +108,7 @@ export class SimHost implements ContainerHost, AgentListener {
         host: this,
         random: this.#random.split('containers'),
       },
-      { count: init.isRoot ? 0 : init.plan.containers },
+      { count: init.role === 'child' ? init.plan.containers : 0 },
     );
   }
 
@@ -134,7 +138,7 @@ export class SimHost implements ContainerHost, AgentListener {
 
   /** Containers start, or the preheater; the agent joins the trees first. */
   begin(nowMs: number): void {
-    if (this.isRoot || this.#begun || this.#agent === undefined) return;
+    if (this.role !== 'child' || this.#begun || this.#agent === undefined) return;
     this.#begun = true;
     const { shipped, blobs, trace, preheat } = this.#plan;
     // Until its places are known a host asks the roots, so a preheater that does not wait would load them with all that it wants.
@@ -248,7 +252,7 @@ export class SimHost implements ContainerHost, AgentListener {
   answered(token: LocalToken, block: SimBlock, atMs: number): void {
     this.#world.checker.answered(this.number, token.block, block);
     this.#settle(token);
-    if (token.stalledFromMs !== undefined) this.#listener.stallEnded(atMs - token.stalledFromMs);
+    if (token.stalledFromMs !== undefined) this.#listener.stallEnded(this, token, atMs);
     this.#blockDone(token, true, atMs);
   }
 
@@ -358,13 +362,13 @@ export class SimHost implements ContainerHost, AgentListener {
 }
 
 function makePort(
-  init: { number: HostNumber; zone: number; isRoot: boolean; nicBytesPerMs: number },
+  init: { number: HostNumber; zone: number; role: HostRole; nicBytesPerMs: number },
   processors: Processors<Container>,
 ): Port {
   return {
     number: init.number,
     zone: init.zone,
-    standing: init.isRoot,
+    standing: init.role !== 'child',
     processors,
     links: new Map(),
     up: false,

@@ -1,6 +1,6 @@
 import type { TraceAccess } from '../image/trace.ts';
 import type { HostCoreInit } from '../transfer/host-core.ts';
-import type { HostAddress, JoinReply, Place, ReportReply } from '../tree/messages.ts';
+import type { HostAddress, HostCard, JoinReply, Place, ReportReply } from '../tree/messages.ts';
 import { innerFanOut } from '../tree/colours.ts';
 import { COLOURS, FAN_OUT } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
@@ -18,7 +18,7 @@ import { Network } from './network.ts';
 import { spreadOf, type Spread } from './quantiles.ts';
 import { Registry } from './registry.ts';
 import { SeededRandom } from './seeded-random.ts';
-import { SimHost, type HostListener, type HostPlan } from './sim-host.ts';
+import { SimHost, type HostListener, type HostPlan, type HostRole } from './sim-host.ts';
 import { checkPlaces, checkTrees, treeDepthBound } from './tree-checks.ts';
 import { blocksOf, bytesOf, makeImage, makeTrace, traceOf, type Image } from './workload.ts';
 
@@ -48,11 +48,16 @@ const ROLLOUT_MS = 0.8 * FAULT_WINDOW_MS;
 /** Events between two reports of progress. */
 const PROGRESS_EVENTS = 1_000_000;
 
+/** Relays of one group of hosts: as many as a cluster of that size would have roots. */
+const RELAYS_PER_GROUP = 4;
+
 /** What a run is like. Everything follows from it. */
 export interface WorldInit {
   readonly hosts: number;
   readonly containersPerHost: number;
   readonly roots: number;
+  /** Groups of hosts with `RELAYS_PER_GROUP` relays each; 0: all hosts join at the roots. A whole multiple of the zones, or 0. */
+  readonly groups: number;
   readonly zones: number;
   readonly seed: number;
   readonly faults: readonly FaultName[];
@@ -78,6 +83,7 @@ export const WORLD_DEFAULTS: WorldInit = {
   hosts: 100,
   containersPerHost: 10,
   roots: 4,
+  groups: 0,
   zones: 1,
   seed: 1,
   faults: [],
@@ -139,6 +145,8 @@ export class World implements HostListener {
   readonly #touched = new Set<SimBlock>();
   readonly #numbers = new Map<PeerId, HostNumber>();
   readonly #roots: readonly HostAddress[];
+  /** By group. */
+  readonly #relays: readonly (readonly HostAddress[])[];
   /** What hosts do, in turn. */
   readonly #plans: readonly HostPlan[];
   readonly #times: WorldTimes;
@@ -146,11 +154,13 @@ export class World implements HostListener {
   #busy = 0;
   #nowMs = 0;
   #failedWithoutSource = 0;
-  #depthMax = 0;
+  readonly #depthMax: Record<HostRole, number> = { child: 0, root: 0, relay: 0 };
+  readonly #depthBounds: Readonly<Record<HostRole, number>>;
   #onProgress: ((nowMs: number, busy: number) => void) | undefined;
 
   constructor(init: WorldInit) {
     this.#init = init;
+    this.#depthBounds = this.#makeDepthBounds();
     const random = new SeededRandom(`world ${init.seed}`);
     this.#image = makeImage(init.layersMb);
     this.#times = { cold: [], warm: [], stall: [], full: [] };
@@ -162,17 +172,22 @@ export class World implements HostListener {
         requestsPerSecond: init.registryRequestsPerSecond,
       },
     );
-    this.#roots = Array.from({ length: init.roots }, (_, i) => {
-      const peer = peerId(`root-${init.hosts + i}`);
-      return { peer, addresses: [`/dns4/${peer}/tcp/19147`] };
-    });
+    this.#roots = Array.from({ length: init.roots }, (_, i) =>
+      addressOf(peerId(`root-${init.hosts + i}`)),
+    );
+    this.#relays = Array.from({ length: init.groups }, (_, group) =>
+      Array.from({ length: RELAYS_PER_GROUP }, (_unused, i) =>
+        addressOf(peerId(`relay-${init.hosts + init.roots + group + i * init.groups}`)),
+      ),
+    );
     const ports: SimHost['port'][] = [];
     this.#network = new Network(
       { events: this.#events, random: random.split('network'), ports },
       { latencyMs: init.latencyMs },
     );
     const world = this.#agentWorld();
-    for (let number = 0; number < init.hosts + init.roots; number++) {
+    const hostCount = init.hosts + init.roots + init.groups * RELAYS_PER_GROUP;
+    for (let number = 0; number < hostCount; number++) {
       const host = this.#makeHost(number, world, random.split(`host ${number}`));
       this.#hosts.push(host);
       ports.push(host.port);
@@ -186,8 +201,8 @@ export class World implements HostListener {
         random: random.split('loss'),
       },
       planFaults(random.split('faults'), init.faults, {
-        workers: this.#hosts.filter(({ isRoot }) => !isRoot).map(({ number }) => number),
-        roots: this.#hosts.filter(({ isRoot }) => isRoot).map(({ number }) => number),
+        workers: this.#hosts.filter(({ role }) => role !== 'root').map(({ number }) => number),
+        roots: this.#hosts.filter(({ role }) => role === 'root').map(({ number }) => number),
       }),
     );
   }
@@ -204,7 +219,7 @@ export class World implements HostListener {
     if (this.#init.workload === 'start') {
       this.#phase = 'warm';
       for (const host of this.#hosts) {
-        if (!host.port.up || host.isRoot || host.busy) continue;
+        if (!host.port.up || host.role !== 'child' || host.busy) continue;
         host.startContainers(this.#nowMs);
       }
       this.#runUntil(0, 'warm');
@@ -239,8 +254,26 @@ export class World implements HostListener {
     this.#busy += count;
   }
 
-  stallEnded(stallMs: number): void {
-    this.#times.stall.push(stallMs);
+  /** Time without any healthy source does not count, nor does a read that was answered by luck while there was none. */
+  stallEnded(host: SimHost, token: LocalToken, nowMs: number): void {
+    if (!this.#treeHasSource(host, token)) return;
+    const fromMs = Math.max(token.stalledFromMs ?? nowMs, this.#faults.sourcesChangedMs);
+    this.#times.stall.push(nowMs - fromMs);
+  }
+
+  /** Whether a root within reach holds the block, or may read it from the registry. */
+  #treeHasSource(host: SimHost, { block }: LocalToken): boolean {
+    return this.#rootsWithinReach(host).some(
+      ({ store, port }) =>
+        store.has(block.blob.digest, block.index) || this.#registry.serves(port),
+    );
+  }
+
+  #rootsWithinReach(host: SimHost): SimHost[] {
+    return this.#hosts.filter(
+      ({ role, port, number }) =>
+        role === 'root' && port.up && this.#network.reaches(number, host.number),
+    );
   }
 
   readFailed(host: SimHost, token: LocalToken, code: string, nowMs: number): void {
@@ -262,40 +295,48 @@ export class World implements HostListener {
 
   #checkPlace(host: SimHost, place: Place): void {
     const depth = place.path.length;
-    this.#depthMax = Math.max(this.#depthMax, depth);
+    const { role } = host;
+    this.#depthMax[role] = Math.max(this.#depthMax[role], depth);
     if (place.path.some(({ peer }) => peer === host.peer)) {
       this.checker.violate('cycle', `${host.peer} was placed below itself`);
     }
-    if (depth <= this.#depthBound) return;
+    if (depth <= this.#depthBounds[role]) return;
     this.checker.violate('depth', `${host.peer} was placed at depth ${depth}`);
   }
 
-  get #depthBound(): number {
-    const { hosts, roots, zones, core } = this.#init;
+  /** Hops to whoever keeps the tree; below relays, those from a relay to the owner come on top. */
+  #makeDepthBounds(): Record<HostRole, number> {
+    const { hosts, roots, groups, zones, core } = this.#init;
     const fanOut = core?.topology?.fanOut ?? FAN_OUT;
-    // A root is a member of the trees that it does not own.
-    const zoneHosts = Math.ceil(hosts / zones) + Math.ceil(roots / zones);
-    return treeDepthBound({ hosts: zoneHosts, zones, fanOut });
+    const boundOf = (count: number, keepers: number, zoneCount: number): number => {
+      // Whoever keeps trees is a member of those that it does not keep.
+      const zoneHosts = Math.ceil(count / zoneCount) + Math.ceil(keepers / zoneCount);
+      return treeDepthBound({ hosts: zoneHosts, zones: zoneCount, fanOut });
+    };
+    if (groups === 0) return { child: boundOf(hosts, roots, zones), root: 0, relay: 0 };
+    const groupHosts = Math.ceil(hosts / groups);
+    return {
+      child: boundOf(groupHosts, RELAYS_PER_GROUP, 1),
+      root: 0,
+      relay: boundOf(groups * RELAYS_PER_GROUP, roots, zones),
+    };
   }
 
   /** Whether a healthy source was within reach for longer than a moment before the read failed. */
   #hadSource(host: SimHost, token: LocalToken, nowMs: number): boolean {
-    if (nowMs - this.#faults.changedMs < MOMENT_MS) return false;
+    return nowMs - this.#faults.changedMs >= MOMENT_MS && this.#hasSource(host, token);
+  }
+
+  #hasSource(host: SimHost, token: LocalToken): boolean {
     if (this.#registry.serves(host.port)) return true;
     const { blob, index } = token.block;
-    return this.#hosts.some(
-      (root) =>
-        root.isRoot &&
-        root.port.up &&
-        this.#network.reaches(root.number, host.number) &&
-        root.store.has(blob.digest, index),
-    );
+    return this.#rootsWithinReach(host).some(({ store }) => store.has(blob.digest, index));
   }
 
   #begin(): void {
     const rolling = this.#init.faults.length > 0;
     this.#hosts.forEach((host, i) => {
-      if (host.isRoot) return;
+      if (host.role !== 'child') return;
       if (rolling) {
         const atMs = (i * ROLLOUT_MS) / this.#init.hosts;
         this.#events.push(atMs, { type: 'begin', host: host.number });
@@ -393,7 +434,7 @@ export class World implements HostListener {
       rootFanOut: withFaults ? undefined : (topology?.rootFanOut ?? widest),
     };
     for (const host of this.#hosts) {
-      if (host.isRoot) checkTrees(host, limits, this.checker);
+      if (host.role !== 'child') checkTrees(host, limits, this.checker);
     }
   }
 
@@ -446,18 +487,25 @@ export class World implements HostListener {
   }
 
   #makeHost(number: HostNumber, world: AgentWorld, random: SeededRandom): SimHost {
-    const { hosts, zones, vcpus, nicBytesPerMs } = this.#init;
-    const isRoot = number >= hosts;
-    const zone = (isRoot ? number - hosts : number) % zones;
-    const peer = peerId(`${isRoot ? 'root' : 'host'}-${number}`);
+    const { hosts, roots, groups, zones, vcpus, nicBytesPerMs } = this.#init;
+    const [role, nth] =
+      number < hosts
+        ? (['child', number] as const)
+        : number < hosts + roots
+          ? (['root', number - hosts] as const)
+          : (['relay', number - hosts - roots] as const);
+    const zone = nth % zones;
+    const peer = peerId(`${role === 'child' ? 'host' : role}-${number}`);
+    const relays = role === 'root' || groups === 0 ? [] : this.#relays[nth % groups];
+    const card = { ...addressOf(peer), zone: `zone-${zone}`, capacity: 1000 };
     this.#numbers.set(peer, number);
     return new SimHost(
-      { world, listener: this, random, core: () => this.#coreInit(peer, zone, isRoot) },
+      { world, listener: this, random, core: () => this.#coreInit(card, role, relays) },
       {
         number,
         peer,
         zone,
-        isRoot,
+        role,
         vcpus,
         nicBytesPerMs: nicBytesPerMs ?? NIC_BYTES_PER_MS,
         plan: defined(this.#plans[number % this.#plans.length], 'a plan'),
@@ -465,13 +513,14 @@ export class World implements HostListener {
     );
   }
 
-  #coreInit(peer: PeerId, zone: number, isRoot: boolean): HostCoreInit {
+  #coreInit(self: HostCard, role: HostRole, relays: readonly HostAddress[] = []): HostCoreInit {
     const { core, planted } = this.#init;
     const wide = planted === 'wide' ? { fanOut: 2 * FAN_OUT, rootFanOut: 2 * FAN_OUT } : undefined;
     return {
-      self: { peer, addresses: [`/dns4/${peer}/tcp/19147`], zone: `zone-${zone}`, capacity: 1000 },
-      isRoot,
+      self,
+      role,
       roots: this.#roots,
+      relays,
       ...core,
       topology: { ...core?.topology, ...wide, epochBase: this.#nowMs * 1000 },
     };
@@ -492,8 +541,8 @@ export class World implements HostListener {
       wrongBytes: checker.count('wrong-bytes') + checker.count('unverified'),
       cycles: checker.count('cycle'),
       violations: checker.total,
-      depthMax: this.#depthMax,
-      depthBound: this.#depthBound,
+      depthMax: this.#depthMax.child + this.#depthMax.relay,
+      depthBound: this.#depthBounds.child + this.#depthBounds.relay,
       originAmplification: touchedBytes === 0 ? 0 : this.#registry.servedBytes / touchedBytes,
       coldMs: spreadOf(this.#times.cold),
       warmMs: spreadOf(this.#times.warm),
@@ -509,4 +558,8 @@ export class World implements HostListener {
       events: this.#events.scheduled,
     };
   }
+}
+
+function addressOf(peer: PeerId): HostAddress {
+  return { peer, addresses: [`/dns4/${peer}/tcp/19147`] };
 }

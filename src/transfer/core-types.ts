@@ -25,6 +25,8 @@ export interface Routes {
   sources(digest: Digest, stripe: number): readonly PeerSource[];
   /** Whether this host is the root that reads the stripe from the registry. */
   owns(digest: Digest, stripe: number): boolean;
+  /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
+  keeps(digest: Digest, stripe: number): boolean;
   /** Hosts that said they hold the block: asked before the registry by a root that has just become the owner. */
   holders(digest: Digest, index: BlockIndex): readonly HostAddress[];
   /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
@@ -61,6 +63,12 @@ export interface CoreInit {
   readonly hedgeMsMax: number;
   /** A peer that is alive but has not answered a demand read for this long is given up for a while. */
   readonly attemptMsMax: number;
+  /**
+   * Bounds of the patience with one read of the registry around four times its recent p95; doubles for a block with each read that
+   * was given up. A connection that has died unseen says nothing for the client's whole 10 s.
+   */
+  readonly originMsMin: number;
+  readonly originMsMax: number;
   /** Hedges per demand read, and how many may be saved up. */
   readonly hedgeShare: number;
   readonly hedgeSavedMax: number;
@@ -95,6 +103,8 @@ export const CORE_DEFAULTS: CoreInit = {
   hedgeMsMin: 50,
   hedgeMsMax: 2000,
   attemptMsMax: 5000,
+  originMsMin: 1000,
+  originMsMax: 10_000,
   hedgeShare: 0.05,
   hedgeSavedMax: 10,
   retryMsMin: 50,
@@ -140,6 +150,8 @@ export interface Fetch<T> {
   readonly tried: Set<PeerId | 'origin'>;
   /** Rounds in which every source failed. */
   rounds: number;
+  /** Reads of the registry that were given up. */
+  originLate: number;
   /** The prefetcher wants the block, whether or not anybody waits. */
   readonly wanted: boolean;
   retry: HeapTimer<TimerAction<T>> | undefined;

@@ -404,6 +404,7 @@ export class BlockCore<P, T> {
       attempts: [],
       tried: new Set(),
       rounds: 0,
+      originLate: 0,
       wanted: waiter === undefined,
       retry: undefined,
     };

@@ -15,7 +15,6 @@ import type { Hash, Signer } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
-import type { HostAddress } from '../tree/messages.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../util/buffer-pool.ts';
 import { CodedError, errorText } from '../util/errors.ts';
@@ -28,7 +27,13 @@ import {
   type BlockSource,
   type TransferErrorDetail,
 } from './effects.ts';
-import { HostCore, type HostCoreInit, type HostEffect, type TreeSeat } from './host-core.ts';
+import {
+  HostCore,
+  type HostCoreInit,
+  type HostEffect,
+  type TreeSeat,
+  type Upstreams,
+} from './host-core.ts';
 import { transferMetrics, type TransferMetrics } from './metrics.ts';
 import { OriginError, type Origin } from './origin.ts';
 import {
@@ -133,7 +138,8 @@ export class TransferEngine implements BlobReader {
     );
     this.#tree = new TreeDriver(components, {
       core: this.#core,
-      roots: init.roots,
+      role: init.role,
+      upstreams: init,
       run: (change) => this.#run(change),
     });
   }
@@ -143,11 +149,11 @@ export class TransferEngine implements BlobReader {
     return this.#tree;
   }
 
-  /** The roots that exist now, with their keys; those of earlier ones stay believed for what they attested. */
-  setRoots(roots: readonly HostAddress[], rootKeys: readonly Uint8Array[]): void {
+  /** The roots that exist now, with their keys, and the relays; roots of earlier stay believed for what they attested. */
+  setUpstreams(upstreams: Upstreams, rootKeys: readonly Uint8Array[]): void {
     this.#verifier.trust(rootKeys);
-    this.#tree.setRoots(roots);
-    this.#run((nowMs) => this.#core.rootsChanged(roots, nowMs));
+    this.#tree.setUpstreams(upstreams);
+    this.#run((nowMs) => this.#core.rootsChanged(upstreams, nowMs));
   }
 
   /** From here on the blocks of the blob are those with these digests, whoever attests others. */

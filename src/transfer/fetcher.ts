@@ -21,6 +21,7 @@ import {
   makeWindow,
   noteHeard,
   noteLatency,
+  originPatienceMs,
 } from './source-window.ts';
 import type { PeerErrorDetail } from './transport.ts';
 
@@ -193,7 +194,12 @@ export class Fetcher<P, T> {
   onHedge(attempt: Attempt<T>, nowMs: number): void {
     attempt.hedge = undefined;
     const { fetch } = attempt;
-    if (attempt.state !== 'asked' || fetch.stage !== 'network' || fetch.kind !== 'demand') return;
+    if (attempt.state !== 'asked' || fetch.stage !== 'network') return;
+    if (attempt.window.host === undefined) {
+      this.#originLate(attempt, nowMs);
+      return;
+    }
+    if (fetch.kind !== 'demand') return;
     if (this.#hedgesSaved >= 1 && this.route(fetch, nowMs, true)) {
       this.#hedgesSaved -= 1;
       return;
@@ -344,6 +350,9 @@ export class Fetcher<P, T> {
         index,
         fallback,
       });
+      const patienceMs = originPatienceMs(window, fetch.originLate, this.#host.init);
+      const late = { type: 'hedge', attempt } as const;
+      attempt.hedge = this.#host.timers.set(nowMs + patienceMs, late);
       return;
     }
     if (window.asked.size === 1) window.lastHeardMs = nowMs;
@@ -369,7 +378,11 @@ export class Fetcher<P, T> {
 
   #armHedge(attempt: Attempt<T>, nowMs: number): void {
     if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
-    const atMs = nowMs + hedgeDelayMs(attempt.window, this.#host.init);
+    // With every source that is late the next one is given half as long: a partition takes away many at once.
+    const others = attempt.fetch.attempts.length - 1;
+    const { hedgeMsMin } = this.#host.init;
+    const usualMs = hedgeDelayMs(attempt.window, this.#host.init);
+    const atMs = nowMs + Math.max(hedgeMsMin, usualMs / 2 ** Math.max(0, others));
     attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
   }
 
@@ -420,6 +433,14 @@ export class Fetcher<P, T> {
   /** After a failure: the next source, unless another attempt is under way for it. */
   #next(fetch: Fetch<T>, nowMs: number): void {
     if (fetch.stage === 'network' && fetch.attempts.length === 0) this.route(fetch, nowMs);
+  }
+
+  /** A read of the registry hangs: it is made again, on another connection. */
+  #originLate(attempt: Attempt<T>, nowMs: number): void {
+    const { fetch, window, source } = attempt;
+    this.#end(attempt, nowMs, true);
+    fetch.originLate++;
+    this.#attempt(fetch, { window, source, hops: HOPS_NONE }, nowMs);
   }
 
   #originFailed(fetch: Fetch<T>, detail: PeerErrorDetail, nowMs: number): void {

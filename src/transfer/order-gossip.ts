@@ -10,7 +10,7 @@ const CHILDREN_MAX = 256;
 const INDICES_MAX = 4096;
 
 /**
- * The order in which containers first touch the blocks of a blob: the owner learns it from the demand reads that reach it,
+ * The order in which containers first touch the blocks of a blob: the keeper of its tree learns it from the demand reads that reach it,
  * and every host passes what is new to the peers that read from it.
  */
 export class OrderGossip<P, T> {
@@ -25,23 +25,18 @@ export class OrderGossip<P, T> {
     if (blob.children.size < CHILDREN_MAX) blob.children.add(peer);
   }
 
-  /** A demand read: the first one of a block counts, at the owner. */
+  /** A demand read: the first one of a block counts, at the keeper of its tree. */
   noteTouch(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
     if (blob.ordered.has(index)) return;
-    if (!this.#host.routes.owns(blob.ref.digest, index % blob.stripes)) return;
-    blob.ordered.add(index);
-    this.#host.emit({ type: 'touched', digest: blob.ref.digest, index });
-    this.#tellLater(blob, index, nowMs);
+    if (this.#host.routes.keeps(blob.ref.digest, index % blob.stripes))
+      this.#add(blob, index, nowMs);
   }
 
   /** What is new of an order that somebody told; the children are told it too. */
   learn(blob: BlobState<T>, indices: readonly BlockIndex[], nowMs: number): readonly BlockIndex[] {
     const count = blockCount(blob.ref.sizeBytes);
     const fresh = indices.filter((index) => index < count && !blob.ordered.has(index));
-    for (const index of fresh) {
-      blob.ordered.add(index);
-      this.#tellLater(blob, index, nowMs);
-    }
+    for (const index of fresh) this.#add(blob, index, nowMs);
     return fresh;
   }
 
@@ -53,6 +48,16 @@ export class OrderGossip<P, T> {
       const order = { digest: blob.ref.digest, indices: untold.slice(start, start + INDICES_MAX) };
       for (const peer of blob.children) this.#host.emit({ type: 'order', peer, order });
     }
+  }
+
+  /** The keeper of the tree remembers the order for those that join later. */
+  #add(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+    const { digest } = blob.ref;
+    blob.ordered.add(index);
+    if (this.#host.routes.keeps(digest, index % blob.stripes)) {
+      this.#host.emit({ type: 'touched', digest, index });
+    }
+    this.#tellLater(blob, index, nowMs);
   }
 
   #tellLater(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {

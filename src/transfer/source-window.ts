@@ -34,15 +34,30 @@ export function noteLatency(window: SourceWindow<unknown>, latencyMs: number): v
   window.latencyCount++;
 }
 
+/** Recent p95 of the source's times; undefined while it has answered less than four times. */
+function p95Ms({ latencyCount, latenciesMs }: SourceWindow<unknown>): number | undefined {
+  const count = Math.min(latencyCount, LATENCY_COUNT);
+  if (count < 4) return undefined;
+  return latenciesMs.slice(0, count).sort()[Math.min(count - 1, Math.floor(count * 0.95))];
+}
+
+/** How long to wait for the registry before a read is given up and made again; `late` were given up before. */
+export function originPatienceMs(
+  window: SourceWindow<unknown>,
+  late: number,
+  limits: Pick<CoreInit, 'originMsMin' | 'originMsMax'>,
+): number {
+  const usualMs = Math.max(limits.originMsMin, 4 * (p95Ms(window) ?? 0));
+  return Math.min(limits.originMsMax, usualMs * 2 ** Math.min(late, 16));
+}
+
 /** How long to wait for this source before the next one is asked too. */
 export function hedgeDelayMs(
   window: SourceWindow<unknown>,
   limits: Pick<CoreInit, 'hedgeMsMin' | 'hedgeMsMax'>,
 ): number {
-  const count = Math.min(window.latencyCount, LATENCY_COUNT);
-  if (count < 4) return limits.hedgeMsMax / 4;
-  const sorted = window.latenciesMs.slice(0, count).sort();
-  const p95 = sorted[Math.min(count - 1, Math.floor(count * 0.95))] ?? limits.hedgeMsMax;
+  const p95 = p95Ms(window);
+  if (p95 === undefined) return limits.hedgeMsMax / 8;
   // Twice the p95: half of all hedges would otherwise lose to an answer already on its way.
   return Math.min(limits.hedgeMsMax, Math.max(limits.hedgeMsMin, 2 * p95));
 }

@@ -9,7 +9,7 @@ import type { MembershipEffect } from '../tree/membership.ts';
 import { unreachable } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
-import type { HostCore, OpenBlob } from './host-core.ts';
+import type { HostCore, HostCoreInit, OpenBlob, Upstreams } from './host-core.ts';
 import { OriginError, type Origin } from './origin.ts';
 import type { Transport, TreeServer } from './transport.ts';
 
@@ -37,7 +37,8 @@ interface TreeComponents {
 export class TreeDriver<P, T> {
   readonly #parts: TreeComponents;
   readonly #core: HostCore<P, T>;
-  #roots: readonly HostAddress[];
+  readonly #role: HostCoreInit['role'];
+  #upstreams: Upstreams;
   readonly #run: (change: (nowMs: number) => void) => void;
   readonly #origins = new Map<Digest, BlobOrigin>();
   readonly #openers = new Map<Digest, number>();
@@ -51,21 +52,23 @@ export class TreeDriver<P, T> {
     components: TreeComponents,
     init: {
       core: HostCore<P, T>;
-      roots: readonly HostAddress[];
+      role: HostCoreInit['role'];
+      upstreams: Upstreams;
       run: (change: (nowMs: number) => void) => void;
     },
   ) {
     this.#parts = components;
     this.#core = init.core;
-    this.#roots = init.roots;
+    this.#role = init.role;
+    this.#upstreams = init.upstreams;
     this.#run = init.run;
   }
 
-  setRoots(roots: readonly HostAddress[]): void {
-    this.#roots = roots;
+  setUpstreams(upstreams: Upstreams): void {
+    this.#upstreams = upstreams;
   }
 
-  /** What a root answers. */
+  /** What a root answers, and a relay, which asks the roots for what the registry has to say. */
   get server(): TreeServer {
     return {
       onJoin: (peer, request) => {
@@ -74,13 +77,10 @@ export class TreeDriver<P, T> {
       },
       onLeave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
       onReport: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
-      onResolve: (_peer, request) => this.#resolveAtOrigin(request.reference),
-      onStat: async (_peer, request) => ({
-        sizeBytes: await this.#parts.origin.stat(
-          request.digest,
-          request.origin,
-          this.#deadline(RESOLVE_MS_MAX),
-        ),
+      onResolve: (_peer, request) => this.#resolve(request.reference),
+      onStat: async (_peer, { digest, origin }) => ({
+        // Not what a JOIN said of it: that is the word of one host.
+        sizeBytes: await this.#stat(digest, origin, this.#deadline(RESOLVE_MS_MAX)),
       }),
     };
   }
@@ -117,10 +117,7 @@ export class TreeDriver<P, T> {
 
   /** What an image reference stands for: asked of a root; of the registry itself on a root, or when no root answers. */
   async resolve(reference: string): Promise<ResolvedImage> {
-    const reply = await this.#askRoots(
-      (root, signal) => this.#parts.transport.resolve(root, { reference }, signal),
-      () => this.#resolveAtOrigin(reference),
-    );
+    const reply = await this.#resolve(reference);
     const digest = `sha256:${toHex(this.#parts.hash.sha256(reply.manifest))}`;
     if (digest !== reply.manifestDigest) {
       throw new OriginError(
@@ -139,7 +136,10 @@ export class TreeDriver<P, T> {
   /** Size of a blob in bytes, from a root or from the registry itself. */
   async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
     const known = this.#core.blocks.blob(digest);
-    if (known !== undefined) return known.sizeBytes;
+    return known?.sizeBytes ?? this.#stat(digest, origin, signal);
+  }
+
+  async #stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
     const { sizeBytes } = await this.#askRoots(
       (root, limit) =>
         this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
@@ -234,13 +234,14 @@ export class TreeDriver<P, T> {
     });
   }
 
+  /** Asks the relays, then the roots, one after the other; on a root and when none answers, the registry. */
   async #askRoots<R>(
     ask: (root: HostAddress, signal: AbortSignal) => Promise<R>,
     atOrigin: () => Promise<R>,
   ): Promise<R> {
-    const others = this.#roots.filter((root) => root.peer !== this.#parts.transport.self);
-    const isRoot = others.length < this.#roots.length;
-    for (const root of isRoot ? [] : others) {
+    const { roots, relays = [] } = this.#upstreams;
+    const above = this.#role === 'child' ? [...relays, ...roots] : roots;
+    for (const root of this.#role === 'root' ? [] : above) {
       try {
         return await ask(root, this.#deadline(RESOLVE_MS_MAX));
       } catch (error) {
@@ -251,13 +252,14 @@ export class TreeDriver<P, T> {
     return atOrigin();
   }
 
-  /** One request to the registry for all that ask for the same reference at the same time. */
-  #resolveAtOrigin(reference: string): Promise<ResolveReply> {
+  /** One request for all that ask for the same reference at the same time. */
+  #resolve(reference: string): Promise<ResolveReply> {
     const under = this.#resolving.get(reference);
     if (under !== undefined) return under;
-    const reply = this.#parts.origin
-      .resolve(reference, this.#deadline(RESOLVE_MS_MAX))
-      .finally(() => this.#resolving.delete(reference));
+    const reply = this.#askRoots(
+      (root, signal) => this.#parts.transport.resolve(root, { reference }, signal),
+      () => this.#parts.origin.resolve(reference, this.#deadline(RESOLVE_MS_MAX)),
+    ).finally(() => this.#resolving.delete(reference));
     this.#resolving.set(reference, reply);
     return reply;
   }

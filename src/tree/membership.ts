@@ -60,6 +60,8 @@ export interface MembershipInit {
   readonly random: Random;
   /** Milliseconds between reports. */
   readonly reportIntervalMs?: number;
+  /** Names the requests; shared by the memberships of one host, so that an outcome finds the one that it belongs to. */
+  readonly nextTicket?: () => number;
 }
 
 type Link = RootLink<Seat>;
@@ -85,7 +87,7 @@ export class Membership {
   /** The live roots but this host. */
   readonly #links = new Map<PeerId, Link>();
   #ring = new RootRing([]);
-  readonly #seats = new Map<Digest, Seat[]>();
+  readonly #seats = new Map<Digest, Map<number, Seat>>();
   /** Seats for which no root is up, and those that this host owns in place of a root that is down. */
   readonly #unsettled = new Set<Seat>();
   readonly #lost = new Map<PeerId, number>();
@@ -93,7 +95,7 @@ export class Membership {
   readonly #refused: Record<Refusal, number> = { cycle: 0, stale: 0, malformed: 0 };
   #effects: MembershipEffect[] = [];
   #generation = 0;
-  #ticket = 0;
+  readonly #nextTicket: () => number;
   /** Time of the last event. */
   #nowMs = 0;
 
@@ -103,6 +105,7 @@ export class Membership {
     this.#random = init.random;
     this.#reportIntervalMs = init.reportIntervalMs ?? REPORT_INTERVAL_MS;
     this.#ring = new RootRing(this.#isRoot ? [init.self.peer] : []);
+    this.#nextTicket = init.nextTicket ?? counter();
   }
 
   /** The roots that are thought to be alive (this host need not be among them). */
@@ -119,7 +122,7 @@ export class Membership {
     this.#ring = new RootRing([...others.keys(), ...(this.#isRoot ? [this.#self.peer] : [])]);
     this.#generation++;
     for (const seats of this.#seats.values()) {
-      for (const seat of seats) {
+      for (const seat of seats.values()) {
         seat.order = this.#ring.order(seat.digest, seat.stripe);
         const link = seat.link;
         const stays = link !== undefined && this.#links.get(link.host.peer) === link;
@@ -131,31 +134,30 @@ export class Membership {
 
   /**
    * The host wants these blobs: it takes part in the trees of their stripes. The layers of an image come in one call, and so
-   * cost one JOIN per owner. For a blob wanted already, `held` is replaced.
+   * cost one JOIN per owner. For a blob wanted already, `held` is replaced, and stripes not wanted yet are joined.
    */
   want(blobs: readonly Wanted[], nowMs: number): readonly MembershipEffect[] {
     for (const wanted of blobs) {
       const { digest, sizeBytes } = wanted.blob;
-      const known = this.#seats.get(digest);
-      for (const seat of known ?? []) seat.wanted = wanted;
-      if (known !== undefined) continue;
-      const seats: Seat[] = [];
-      for (let stripe = 0; stripe < stripeCount(sizeBytes); stripe++) {
+      const seats = this.#seats.get(digest) ?? new Map<number, Seat>();
+      this.#seats.set(digest, seats);
+      for (const seat of seats.values()) seat.wanted = wanted;
+      for (const stripe of wanted.stripes ?? Array(stripeCount(sizeBytes)).keys()) {
+        if (seats.has(stripe)) continue;
         const seat = new Seat(digest, stripe, wanted);
         seat.order = this.#ring.order(digest, stripe);
         this.#assign(seat, nowMs);
-        seats.push(seat);
+        seats.set(stripe, seat);
       }
-      this.#seats.set(digest, seats);
     }
     return this.#pump(nowMs);
   }
 
   unwant(digest: Digest, nowMs: number): readonly MembershipEffect[] {
-    const seats = this.#seats.get(digest) ?? [];
+    const seats = this.#seats.get(digest);
     this.#seats.delete(digest);
     const left = new Set<Link>();
-    for (const seat of seats) {
+    for (const seat of seats?.values() ?? []) {
       const link = seat.link;
       if (link !== undefined && !link.waiting.has(seat)) left.add(link);
       if (seat.left !== undefined) left.add(seat.left);
@@ -204,7 +206,7 @@ export class Membership {
     const { link, seats } = pending;
     link.succeed();
     for (const place of reply.places) {
-      const seat = this.#seats.get(place.digest)?.[place.stripe];
+      const seat = this.#seats.get(place.digest)?.get(place.stripe);
       if (seat !== undefined && link.seated.has(seat)) this.#take(seat, place, link, nowMs);
     }
     const unknown = new Set(reply.unknown);
@@ -289,7 +291,7 @@ export class Membership {
 
   /** Whom to ask for blocks of the stripe, best first; empty for its owner, and when no root is known. */
   sources(digest: Digest, stripe: number): readonly Source[] {
-    const seat = this.#seats.get(digest)?.[stripe];
+    const seat = this.#seats.get(digest)?.get(stripe);
     if (seat === undefined || seat.owned) return [];
     if (seat.sources?.generation !== this.#generation) {
       const list = rankSources(seat, this.#links, this.#self.peer, (peer) => this.#lost.has(peer));
@@ -300,13 +302,13 @@ export class Membership {
 
   /** Whether this host, a root, is the owner of the stripe as far as it knows; for blobs not wanted here as well. */
   isOwner(digest: Digest, stripe: number): boolean {
-    const seat = this.#seats.get(digest)?.[stripe];
+    const seat = this.#seats.get(digest)?.get(stripe);
     return seat?.owned ?? this.#ring.order(digest, stripe)[0] === this.#self.peer;
   }
 
   /** The place held in the tree of the stripe. */
   placeOf(digest: Digest, stripe: number): Place | undefined {
-    return this.#seats.get(digest)?.[stripe]?.place;
+    return this.#seats.get(digest)?.get(stripe)?.place;
   }
 
   /** Places that were offered and not taken, by reason. */
@@ -387,7 +389,7 @@ export class Membership {
     const left = seat.left;
     seat.left = undefined;
     if (left === undefined || left === seat.link) return;
-    const seats = this.#seats.get(seat.digest) ?? [];
+    const seats = [...(this.#seats.get(seat.digest)?.values() ?? [])];
     if (!seats.some((other) => other.link === left || other.left === left)) {
       this.#leave(left, seat.digest);
     }
@@ -395,7 +397,7 @@ export class Membership {
 
   #leave(link: Link, digest: Digest): void {
     if (this.#links.get(link.host.peer) !== link) return;
-    const ticket = ++this.#ticket;
+    const ticket = this.#nextTicket();
     const digests = [digest];
     link.leaving.add(digest);
     this.#pending.set(ticket, { kind: 'leave', link, digests });
@@ -460,7 +462,7 @@ export class Membership {
       stripes,
       held: wanted.held(),
     }));
-    const ticket = ++this.#ticket;
+    const ticket = this.#nextTicket();
     link.joinsUnderWay++;
     this.#pending.set(ticket, { kind: 'join', link, seats });
     const request: JoinRequest = { host: this.#self, blobs };
@@ -483,9 +485,15 @@ export class Membership {
       .slice(0, LOST_PER_REPORT_MAX);
     link.lost.clear();
     link.reportDueMs = nowMs + this.#interval();
-    const ticket = ++this.#ticket;
+    const ticket = this.#nextTicket();
     link.reportTicket = ticket;
     this.#pending.set(ticket, { kind: 'report', link, seats });
     this.#effects.push({ kind: 'report', owner: link.host, request: { lost, held }, ticket });
   }
+}
+
+/** 1, 2, 3, and so on. */
+export function counter(): () => number {
+  let count = 0;
+  return () => ++count;
 }

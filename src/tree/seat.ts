@@ -11,6 +11,8 @@ export interface Wanted {
   readonly origin: BlobOrigin;
   /** The blocks held now, ascending runs; asked when a JOIN is made. */
   readonly held: () => readonly BlockRun[];
+  /** The stripes wanted; all of them when absent. */
+  readonly stripes?: Iterable<number>;
 }
 
 /** Who to ask for a block of a stripe, and what it is to this host. */

@@ -270,6 +270,11 @@ export class Topology {
     return found;
   }
 
+  /** Whether anybody is in a tree of the blob. */
+  hasTree(digest: Digest): boolean {
+    return this.#trees.has(digest);
+  }
+
   /** All edges of a tree, members in the order of their first JOIN to this owner. Costs a visit to every known host. */
   edges(digest: Digest, stripe: number): TreeEdge[] {
     const tree = this.#trees.get(digest)?.get(stripe);

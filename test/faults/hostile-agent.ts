@@ -62,7 +62,7 @@ export async function startHostileAgent(init: {
     { ...parts, ...rest, backgroundHash: new NodeBackgroundHash() },
     {
       self: { peer: peerIdOf(identity), addresses, zone: 'default', capacity: 6 },
-      isRoot: false,
+      role: 'child',
       roots: init.roots,
       rootKeys: init.roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
     },

@@ -151,7 +151,7 @@ export class SoakHost {
       { ...parts, ...rest, backgroundHash: new NodeBackgroundHash() },
       {
         self: this.card,
-        isRoot: this.isRoot,
+        role: this.isRoot ? 'root' : 'child',
         roots,
         rootKeys: roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
         blocks: { cacheBytesMax: CACHE_BYTES, banMsMin: BAN_MS_MIN, banMsMax: BAN_MS_MAX },

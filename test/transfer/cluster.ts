@@ -119,7 +119,7 @@ export class Cluster {
       },
       {
         self: init.card,
-        isRoot,
+        role: isRoot ? 'root' : 'child',
         roots: init.roots,
         rootKeys: init.roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
       },

@@ -94,6 +94,7 @@ export class SmallHost {
         held: (_digest, index) => this.store.has(index),
         routes: {
           sources: () => setup.sources ?? [],
+          keeps: () => setup.owner ?? false,
           owns: () => setup.owner ?? false,
           holders: () =>
             (setup.holders ?? []).map((peer) => ({ peer: peerId(peer), addresses: [] })),

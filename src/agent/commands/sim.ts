@@ -22,6 +22,7 @@ interface Options {
   readonly hosts: number;
   readonly containersPerHost?: number;
   readonly roots: number;
+  readonly groups?: number;
   readonly zones: number;
   readonly seed: number;
   readonly seeds?: readonly [first: number, last: number];
@@ -44,6 +45,13 @@ export function registerSim(program: Command): void {
     .addOption(count('--hosts <n>', 'hosts that run containers', [1, 100_000]).default(100))
     .addOption(count('--containers-per-host <n>', 'containers that start on each host', [1, 1000]))
     .addOption(count('--roots <n>', 'root agents, on hosts of their own', [1, 64]).default(4))
+    .addOption(
+      count(
+        '--groups <n>',
+        'groups of hosts with 4 relays each, 0: none (default: one per 1,000 hosts from 2,000 on)',
+        [0, 128],
+      ),
+    )
     .addOption(count('--zones <n>', 'zones that the hosts are spread over', [1, 64]).default(1))
     .addOption(count('--seed <n>', 'seed of the world', [0, 2 ** 32]).default(1))
     .addOption(new Option('--seeds <a..b>', 'run many seeds and sum up').argParser(parseSeeds))
@@ -114,6 +122,7 @@ function worldInit(
     containersPerHost:
       options.containersPerHost ?? (withFaults ? CONTAINERS_WITH_FAULTS : CONTAINERS),
     roots: options.roots,
+    groups: options.groups ?? groupsOf(options),
     zones: options.zones,
     seed,
     faults: options.faults,
@@ -126,11 +135,16 @@ function worldInit(
   };
 }
 
+/** A root takes about a thousand JOINs before the first read of a container; see docs/TREES.md. */
+function groupsOf({ hosts, zones }: Options): number {
+  return hosts < 2_000 ? 0 : zones * Math.ceil(hosts / 1_000 / zones);
+}
+
 /** Says what went wrong, and the command that shows it again. */
 function sayFailure({ seed, rules, texts }: FailedSeed, options: Options): void {
   const init = worldInit(options, seed, undefined);
   const flags = [
-    `--hosts ${init.hosts} --containers-per-host ${init.containersPerHost} --roots ${init.roots}`,
+    `--hosts ${init.hosts} --containers-per-host ${init.containersPerHost} --roots ${init.roots} --groups ${init.groups}`,
     `--zones ${init.zones} --workload ${init.workload} --trace ${options.trace}`,
     `--vcpus ${init.vcpus} --nic-gbit ${options.nicGbit} --latency-ms ${init.latencyMs}`,
     ...(init.faults.length > 0 ? [`--faults ${init.faults.join(',')}`] : []),

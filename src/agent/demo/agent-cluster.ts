@@ -6,6 +6,7 @@ import { peerIdOf } from '../../net/identity.ts';
 import { ed25519Signer } from '../../runtime/node/signer.ts';
 import { defined } from '../../util/assert.ts';
 import { askAgent } from '../admin-client.ts';
+import type { Config } from '../config-schema.ts';
 import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
 import { freePorts } from './free-ports.ts';
 import { startAgent, waitReady, type AgentProcess } from './processes.ts';
@@ -13,7 +14,7 @@ import { startAgent, waitReady, type AgentProcess } from './processes.ts';
 /** An agent of the cluster. */
 export interface ClusterHost {
   readonly name: string;
-  readonly isRoot: boolean;
+  readonly role: Config['role'];
   readonly peer: string;
   /** Its local endpoint with the prefix. */
   readonly local: string;
@@ -26,6 +27,8 @@ export interface ClusterInit {
   /** Folder for keys, configurations, logs and stores; the caller removes it. */
   readonly dir: string;
   readonly roots: number;
+  /** Relays between the roots and all children; 0 when absent. */
+  readonly relays?: number;
   readonly children: number;
   /** Registry that is asked over plain HTTP, as `host:port`. */
   readonly registry: string;
@@ -34,7 +37,7 @@ export interface ClusterInit {
 }
 
 /**
- * Roots and children in processes of their own on loopback, each with its own ports, keys and store.
+ * Roots, relays and children in processes of their own on loopback, each with its own ports, keys and store.
  *
  * Life: constructed -> `start()` (resolves when all are ready) -> `stop()`.
  */
@@ -52,33 +55,38 @@ export class AgentCluster {
   }
 
   get roots(): readonly ClusterHost[] {
-    return this.#hosts.filter((host) => host.isRoot);
+    return this.#hosts.filter(({ role }) => role === 'root');
   }
 
   get children(): readonly ClusterHost[] {
-    return this.#hosts.filter((host) => !host.isRoot);
+    return this.#hosts.filter(({ role }) => role === 'child');
   }
 
   async start(): Promise<void> {
-    const { dir, roots, children } = this.#init;
+    const { dir, roots, relays = 0, children } = this.#init;
     const clusterKey = join(dir, 'cluster.key');
     await writeFile(clusterKey, randomBytes(32).toString('hex'), { mode: 0o600 });
     const names = [
       ...Array.from({ length: roots }, (_, i) => (roots === 1 ? 'root' : `root-${i + 1}`)),
+      ...Array.from({ length: relays }, (_, i) => `relay-${i + 1}`),
       ...Array.from({ length: children }, (_, i) => `host-${i + 1}`),
     ];
     const ports = await freePorts(3 * names.length);
     const plans = await Promise.all(names.map((name, i) => this.#plan(name, ports.slice(3 * i))));
-    const rootAddresses = plans.slice(0, roots).map((plan) => `${plan.listen}/p2p/${plan.peer}`);
+    const addresses = plans.map((plan) => `${plan.listen}/p2p/${plan.peer}`);
+    const upstreams = {
+      roots: addresses.slice(0, roots),
+      relays: addresses.slice(roots, roots + relays),
+    };
     for (const [i, plan] of plans.entries()) {
-      const isRoot = i < roots;
-      const config = this.#config(plan, { isRoot, roots: rootAddresses, clusterKey });
+      const role = i < roots ? 'root' : i < roots + relays ? 'relay' : 'child';
+      const config = this.#config(plan, { role, ...upstreams, clusterKey });
       const configFile = join(plan.dir, 'agent.yaml');
       await writeFile(configFile, stringify(config));
       const start = { ...plan, configFile, logFile: join(plan.dir, 'agent.log') };
       this.#hosts.push({
         name: plan.name,
-        isRoot,
+        role,
         peer: plan.peer,
         local: `http://127.0.0.1:${plan.local}/dadip2p`,
         start,
@@ -148,20 +156,26 @@ export class AgentCluster {
 
   #config(
     plan: Plan,
-    init: { isRoot: boolean; roots: readonly string[]; clusterKey: string },
+    init: {
+      role: Config['role'];
+      roots: readonly string[];
+      relays: readonly string[];
+      clusterKey: string;
+    },
   ): object {
     return {
-      role: init.isRoot ? 'root' : 'child',
+      role: init.role,
       identity: { keyFile: plan.keyFile },
       cluster: { keyFile: init.clusterKey },
       p2p: { listen: [plan.listen] },
       roots: init.roots,
+      relays: init.relays,
       store: { dir: join(plan.dir, 'store'), quota: '4GiB' },
       local: { listen: `127.0.0.1:${plan.local}` },
       admin: { listen: plan.admin.slice('http://'.length) },
       registries: [{ host: this.#init.registry, insecure: true }],
       device: {
-        enabled: !init.isRoot && this.#init.devices,
+        enabled: init.role === 'child' && this.#init.devices,
         stateDir: join(plan.dir, 'device'),
       },
     };
