@@ -127,8 +127,14 @@ export interface LocalToken {
   /** The read of the trace that it belongs to; undefined for others. */
   readonly read: number | undefined;
   readonly startedMs: number;
-  /** When the source died at which its fetch was pending; undefined when none did. */
-  stalledFromMs: number | undefined;
+  /** The first death of a source at which its fetch was pending; undefined when none died. */
+  stalled: Stalled | undefined;
+}
+
+/** A source died, or hung, while it was asked. */
+export interface Stalled {
+  readonly fromMs: number;
+  readonly byRoot: boolean;
 }
 
 /** A read by a peer. */

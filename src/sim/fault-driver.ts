@@ -148,7 +148,10 @@ export class FaultDriver {
   }
 
   #die(host: number, nowMs: number): void {
-    for (const other of this.#hosts) if (other.number !== host) other.sourceDied(host, nowMs);
+    const byRoot = this.#hosts[host]?.role === 'root';
+    for (const other of this.#hosts) {
+      if (other.number !== host) other.sourceDied(host, byRoot, nowMs);
+    }
   }
 
   #port(host: number): SimHost['port'] {

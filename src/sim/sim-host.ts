@@ -6,7 +6,7 @@ import { AgentHost } from './agent-host.ts';
 import type { AgentListener, AgentWorld } from './agent-world.ts';
 import type { SimBlock } from './blocks.ts';
 import { Containers, type Container, type ContainerHost } from './containers.ts';
-import type { HostNumber, LocalToken, SimEvent } from './events.ts';
+import type { HostNumber, LocalToken, SimEvent, Stalled } from './events.ts';
 import type { Port } from './network.ts';
 import { Processors } from './processors.ts';
 import type { SeededRandom } from './seeded-random.ts';
@@ -42,7 +42,7 @@ export interface HostListener {
   containerDone(host: SimHost, container: Container, nowMs: number): void;
   readFailed(host: SimHost, token: LocalToken, code: string, nowMs: number): void;
   /** A read was answered whose source had died while it was asked. */
-  stallEnded(host: SimHost, token: LocalToken, nowMs: number): void;
+  stallEnded(host: SimHost, token: LocalToken, stalled: Stalled, nowMs: number): void;
   placed(host: SimHost, reply: JoinReply | ReportReply): void;
   preheated(host: SimHost, nowMs: number): void;
   /** The host went down with so many unfinished. */
@@ -53,7 +53,7 @@ export interface HostListener {
 export class SimHost implements ContainerHost, AgentListener {
   readonly peer: PeerId;
   readonly port: Port;
-  readonly store = new SimStore();
+  readonly store: SimStore;
   readonly role: HostRole;
   readonly #world: AgentWorld;
   readonly #listener: HostListener;
@@ -98,6 +98,7 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#core = components.core;
     this.#plan = init.plan;
     this.role = init.role;
+    this.store = new SimStore({ dated: init.role === 'root' });
     this.peer = init.peer;
     this.#processors = new Processors({ count: init.vcpus });
     this.port = makePort(init, this.#processors);
@@ -220,9 +221,11 @@ export class SimHost implements ContainerHost, AgentListener {
   }
 
   /** A source has died: reads whose fetch is pending there are stalled from now on. */
-  sourceDied(peer: HostNumber, nowMs: number): void {
+  sourceDied(peer: HostNumber, byRoot: boolean, nowMs: number): void {
     for (const block of this.#agent?.askedOf(peer) ?? []) {
-      for (const token of this.#reading.get(block) ?? []) token.stalledFromMs ??= nowMs;
+      for (const token of this.#reading.get(block) ?? []) {
+        token.stalled ??= { fromMs: nowMs, byRoot };
+      }
     }
   }
 
@@ -252,7 +255,7 @@ export class SimHost implements ContainerHost, AgentListener {
   answered(token: LocalToken, block: SimBlock, atMs: number): void {
     this.#world.checker.answered(this.number, token.block, block);
     this.#settle(token);
-    if (token.stalledFromMs !== undefined) this.#listener.stallEnded(this, token, atMs);
+    if (token.stalled !== undefined) this.#listener.stallEnded(this, token, token.stalled, atMs);
     this.#blockDone(token, true, atMs);
   }
 
@@ -295,7 +298,7 @@ export class SimHost implements ContainerHost, AgentListener {
       read: how.read,
       readKind: how.kind,
       startedMs: nowMs,
-      stalledFromMs: undefined,
+      stalled: undefined,
     };
     const reading = this.#reading.get(block);
     if (reading === undefined) this.#reading.set(block, [token]);

@@ -24,6 +24,17 @@ export class SimStore {
   readonly #present = new Map<Digest, BitSet>();
   #pending: { block: SimBlock; durableAtMs: number }[] = [];
   #freeMs = 0;
+  /** When each block was put, where that is asked: on roots. */
+  readonly #putMs: Map<SimBlock, number> | undefined;
+
+  constructor(init: { dated: boolean }) {
+    this.#putMs = init.dated ? new Map() : undefined;
+  }
+
+  /** Since when the block is here; undefined when it is not, and on a store without dates. */
+  heldSinceMs(block: SimBlock): number | undefined {
+    return this.has(block.blob.digest, block.index) ? this.#putMs?.get(block) : undefined;
+  }
 
   has(digest: Digest, index: BlockIndex): boolean {
     return this.#present.get(digest)?.has(index) ?? false;
@@ -43,6 +54,7 @@ export class SimStore {
       this.#present.set(digest, present);
     }
     if (!present.add(block.index)) return;
+    this.#putMs?.set(block, nowMs);
     this.#freeMs = Math.max(nowMs, this.#freeMs) + block.lengthBytes / DISK_BYTES_PER_MS;
     this.#pending.push({ block, durableAtMs: this.#freeMs });
     if (this.#pending.length > PENDING_MAX) {

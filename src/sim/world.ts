@@ -11,7 +11,7 @@ import { BlockLibrary, type SimBlock } from './blocks.ts';
 import { Checker } from './checker.ts';
 import type { Container } from './containers.ts';
 import { EventHeap } from './event-heap.ts';
-import type { HostNumber, Link, LocalToken, SimEvent } from './events.ts';
+import type { HostNumber, Link, LocalToken, SimEvent, Stalled } from './events.ts';
 import { FaultDriver } from './fault-driver.ts';
 import { FAULT_WINDOW_MS, planFaults, type FaultName } from './faults.ts';
 import { Network } from './network.ts';
@@ -254,19 +254,19 @@ export class World implements HostListener {
     this.#busy += count;
   }
 
-  /** Time without any healthy source does not count, nor does a read that was answered by luck while there was none. */
-  stallEnded(host: SimHost, token: LocalToken, nowMs: number): void {
-    if (!this.#treeHasSource(host, token)) return;
-    const fromMs = Math.max(token.stalledFromMs ?? nowMs, this.#faults.sourcesChangedMs);
-    this.#times.stall.push(nowMs - fromMs);
-  }
-
-  /** Whether a root within reach holds the block, or may read it from the registry. */
-  #treeHasSource(host: SimHost, { block }: LocalToken): boolean {
-    return this.#rootsWithinReach(host).some(
-      ({ store, port }) =>
-        store.has(block.blob.digest, block.index) || this.#registry.serves(port),
-    );
+  /**
+   * What the trees took to go on after the death: from when a root within reach has held the block, if that was later; after the
+   * death of a root, from when one within reach may read it from the registry.
+   */
+  // Four parameters: those of the listener.
+  stallEnded(host: SimHost, { block }: LocalToken, stalled: Stalled, nowMs: number): void {
+    const sinceMs = this.#rootsWithinReach(host).map(({ store, port }) => {
+      const held = store.heldSinceMs(block);
+      const reads = stalled.byRoot && this.#registry.serves(port);
+      return reads ? 0 : (held ?? Number.POSITIVE_INFINITY);
+    });
+    const fromMs = Math.max(stalled.fromMs, this.#faults.sourcesChangedMs, Math.min(...sinceMs));
+    if (fromMs <= nowMs) this.#times.stall.push(nowMs - fromMs);
   }
 
   #rootsWithinReach(host: SimHost): SimHost[] {
