@@ -164,7 +164,9 @@ function hasSlot(member: Member, kind: SlotKind): boolean {
   if (member.blocked || freeSlots(member) === 0) return false;
   if (kind === 'any') return true;
   if (!member.isInner || kind === 'inner') return member.isInner;
-  return member.kin.reduce((sum, kid) => sum + (kid.isInner ? 0 : 1), 0) < member.outerMax;
+  let outer = 0;
+  for (const kid of member.kin) if (!kid.isInner) outer++;
+  return outer < member.outerMax;
 }
 
 /** Whether `a` serves fewer children than `b`, or as many and joined earlier. */
@@ -233,8 +235,9 @@ function summarize(member: Member): boolean {
   member.height = height;
   member.spare = spare;
   member.weak = weak;
-  const counts = SLOT_KINDS.map((kind) => countSlots(member, kind));
-  return !same || counts.includes(true);
+  let differs = !same;
+  for (const kind of SLOT_KINDS) if (countSlots(member, kind)) differs = true;
+  return differs;
 }
 
 /** Whether a slot for one more guest is free, or can be freed by moving kin further down. */
