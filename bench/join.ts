@@ -34,31 +34,34 @@ export async function benchJoin(options: { smoke: boolean }): Promise<BenchRow[]
   const size = options.smoke ? 'smoke' : 'full';
   const { connections, hosts, many, rounds } = SIZES[size];
   return [
-    ...[hosts, many].map((count) => benchWithoutNetwork(count, WARM_JOINS[size])),
-    ...(await withOwner(connections, async (setup) => {
-      const first = await costOf(setup, connections, join(setup));
+    ...(await benchWithoutNetwork(hosts, rounds)),
+    ...(await benchWithoutNetwork(many, 1)),
+    ...(await withOwner(async (owner) => {
+      const setup = await withClients(owner, connections);
       await costOf(setup, WARM_JOINS[size], join(setup));
       const joins = await lowest(rounds, () => costOf(setup, hosts, join(setup)));
       const small = await lowest(rounds, () => costOf(setup, hosts, stat(setup)));
+      const late = await withClients(owner, connections);
+      const first = await costOf(late, connections, join(late));
       return [
+        row('JOIN, all in', joins),
         row(`first JOIN on each of ${connections} connections, all in`, first),
-        row(`JOIN, all in`, joins),
-        row(`small call (STAT), all in`, small),
+        row('small call (STAT), all in', small),
       ];
     })),
   ];
 }
 
-/** Request read, places found, reply written. */
-function benchWithoutNetwork(count: number, warmCount: number): BenchRow {
-  run(warmCount);
-  const before = process.cpuUsage();
-  const places = run(count);
-  const { user, system } = process.cpuUsage(before);
-  return row(
-    `JOIN of ${places} places, without the network, ${count} hosts`,
-    (user + system) / 1e3 / count,
-  );
+/** Request made and read, places found, reply written. */
+async function benchWithoutNetwork(count: number, rounds: number): Promise<BenchRow[]> {
+  let places = 0;
+  const cost = await lowest(rounds, () => {
+    const before = process.cpuUsage();
+    places = run(count);
+    const { user, system } = process.cpuUsage(before);
+    return Promise.resolve((user + system) / 1e3 / count);
+  });
+  return [row(`JOIN of ${places} places, without the network, ${count} hosts`, cost)];
 }
 
 /** Joins so many hosts to a new owner; how many places each got. */
@@ -77,22 +80,36 @@ function run(count: number): number {
   return places;
 }
 
-async function withOwner<T>(connections: number, use: (setup: Setup) => Promise<T>): Promise<T> {
+interface Owner {
+  readonly process: ChildProcess;
+  readonly host: HostAddress;
+  /** All that were started. */
+  readonly clients: Libp2pTransport[];
+}
+
+async function withOwner<T>(use: (owner: Owner) => Promise<T>): Promise<T> {
   const owner = fork(fileURLToPath(new URL('join-peer.ts', import.meta.url)), ['--bench-owner']);
-  const clients = Array.from({ length: connections }, () => benchTransport());
+  const clients: Libp2pTransport[] = [];
   try {
     const [host] = (await once(owner, 'message')) as [HostAddress];
-    const address = defined(host.addresses[0], 'the owner listens');
-    for (const client of clients) {
-      await client.start();
-      await client.identify(address, NO_SIGNAL);
-    }
-    return await use({ owner, host, clients });
+    return await use({ process: owner, host, clients });
   } finally {
     await Promise.all(clients.map((client) => client.stop()));
     owner.disconnect();
     await once(owner, 'exit');
   }
+}
+
+/** Hosts that have found out who the owner is, and asked nothing. */
+async function withClients(owner: Owner, count: number): Promise<Setup> {
+  const address = defined(owner.host.addresses[0], 'the owner listens');
+  const clients = Array.from({ length: count }, () => benchTransport());
+  owner.clients.push(...clients);
+  for (const client of clients) {
+    await client.start();
+    await client.identify(address, NO_SIGNAL);
+  }
+  return { owner: owner.process, host: owner.host, clients };
 }
 
 type Call = (client: Libp2pTransport, number: number) => Promise<unknown>;

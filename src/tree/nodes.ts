@@ -198,10 +198,12 @@ function hopsTo(kid: Zone): number {
 
 /** Looks for free slots of the kind again; whether anything came out different. */
 function countSlots(member: Member, kind: SlotKind): boolean {
-  let hops = hasSlot(member, kind) ? 0 : NONE;
+  let hops = 0;
   let pick = member;
-  if (!member.blocked) {
-    for (const kid of member.kin) {
+  // No slot below is nearer than its own.
+  if (!hasSlot(member, kind)) {
+    hops = NONE;
+    for (const kid of member.blocked ? [] : member.kin) {
       const below = kid.slots[kind];
       if (below.hops + 1 > hops) continue;
       if (below.hops + 1 === hops && !lighter(below.pick, pick)) continue;
@@ -235,9 +237,10 @@ function summarize(member: Member): boolean {
   member.height = height;
   member.spare = spare;
   member.weak = weak;
-  let differs = !same;
-  for (const kind of SLOT_KINDS) if (countSlots(member, kind)) differs = true;
-  return differs;
+  const any = countSlots(member, 'any');
+  const inner = countSlots(member, 'inner');
+  const outer = countSlots(member, 'outer');
+  return !same || any || inner || outer;
 }
 
 /** Whether a slot for one more guest is free, or can be freed by moving kin further down. */
