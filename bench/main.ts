@@ -4,6 +4,7 @@
 import { cpus, release } from 'node:os';
 import { benchCodecs } from './codecs.ts';
 import { benchDevice } from './device.ts';
+import { benchJoin } from './join.ts';
 import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
 import type { BenchRow } from './rows.ts';
@@ -14,6 +15,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   codecs: benchCodecs,
   store: benchStore,
   net: benchNet,
+  join: benchJoin,
   verify: benchVerify,
   device: benchDevice,
   memory: benchMemory,
@@ -24,6 +26,7 @@ How it was measured: one process per benchmark side, on loopback and on this mac
 codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
 store   256 KiB blocks through the store, against plain files written and read the same way; gets of hot blocks while others are put.
 net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
+join    hosts that start an image of 8 layers, and one owner of four; CPU of the owner per call, lowest of several rounds.
 verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
 memory  VmRSS of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.

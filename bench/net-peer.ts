@@ -6,7 +6,7 @@ import { SystemClock } from '../src/runtime/node/clock.ts';
 import { NodeMac } from '../src/runtime/node/mac.ts';
 import { SystemRandom } from '../src/runtime/node/random.ts';
 import { ed25519Signer } from '../src/runtime/node/signer.ts';
-import type { BlockServer } from '../src/transfer/transport.ts';
+import type { BlockServer, TreeServer } from '../src/transfer/transport.ts';
 import { BufferPool, PooledBytes } from '../src/util/buffer-pool.ts';
 
 /** Block index from which on the peer answers with a small payload: its size in bytes is what is over. */
@@ -32,9 +32,11 @@ const block = new Uint8Array(BLOCK_SIZE_BYTES).fill(blockIndex(7));
 
 const CLUSTER_KEY = new Uint8Array(32).fill(7);
 
-/** A transport that answers every request from memory at once. */
-export function benchTransport(clusterKey: Uint8Array = CLUSTER_KEY): Libp2pTransport {
-  const clusterKeys = [clusterKey];
+/** A transport that answers every request for a block from memory at once. */
+export function benchTransport(
+  init: { readonly clusterKey?: Uint8Array; readonly tree?: TreeServer } = {},
+): Libp2pTransport {
+  const clusterKeys = [init.clusterKey ?? CLUSTER_KEY];
   const random = new SystemRandom();
   const seed = random.bytes(32);
   const transport = new Libp2pTransport(
@@ -52,7 +54,7 @@ export function benchTransport(clusterKey: Uint8Array = CLUSTER_KEY): Libp2pTran
       clusterKeys: () => clusterKeys,
     },
   );
-  transport.serve({ block: server });
+  transport.serve({ block: server, ...(init.tree !== undefined && { tree: init.tree }) });
   return transport;
 }
 

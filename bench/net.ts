@@ -159,12 +159,12 @@ async function benchRefused(
   };
   const key = await costOf(counts.key, async () => {
     // A new peer each time, or it would be turned away as one.
-    const stranger = benchTransport(WRONG_KEY);
+    const stranger = benchTransport({ clusterKey: WRONG_KEY });
     await stranger.start();
     await knock(stranger);
     await stranger.stop();
   });
-  const stranger = benchTransport(WRONG_KEY);
+  const stranger = benchTransport({ clusterKey: WRONG_KEY });
   await stranger.start();
   // From the second on it is a peer that is turned away, and soon an address.
   await knock(stranger);

@@ -5,13 +5,16 @@ const FIRST_BYTES = 256;
 
 /** Writes little-endian fields into a buffer that grows up to `maxBytes`; beyond it throws WireError `limit`. */
 export class ByteWriter {
-  #bytes = new Uint8Array(FIRST_BYTES);
-  #view = new DataView(this.#bytes.buffer);
+  #bytes: Uint8Array<ArrayBuffer>;
+  #view: DataView;
   #length = 0;
   readonly #maxBytes: number;
 
-  constructor(maxBytes: number) {
+  /** `firstBytes`: what is written most often fits into so many, without growing. */
+  constructor(maxBytes: number, firstBytes = FIRST_BYTES) {
     this.#maxBytes = maxBytes;
+    this.#bytes = new Uint8Array(Math.min(maxBytes, firstBytes));
+    this.#view = new DataView(this.#bytes.buffer);
   }
 
   u8(value: number): void {
@@ -47,6 +50,13 @@ export class ByteWriter {
     this.#length += bytes.length;
   }
 
+  /** Text of ASCII characters, one byte each. */
+  ascii(text: string): void {
+    this.#grow(text.length);
+    for (let i = 0; i < text.length; i++) this.#bytes[this.#length + i] = text.charCodeAt(i);
+    this.#length += text.length;
+  }
+
   /** What was written; the writer is not used again. */
   finish(): Uint8Array {
     return this.#bytes.subarray(0, this.#length);
@@ -67,5 +77,6 @@ export class ByteWriter {
 
 /** The caller's numbers are counts and indices of ours: one that does not fit is a defect, not a peer's doing. */
 function assertFits(value: number, max: number): void {
-  assert(Number.isSafeInteger(value) && value >= 0 && value <= max, `${value} is not in 0..${max}`);
+  if (Number.isSafeInteger(value) && value >= 0 && value <= max) return;
+  assert(false, `${value} is not in 0..${max}`);
 }

@@ -1,5 +1,5 @@
 import type { HostAddress } from '../tree/messages.ts';
-import { defined } from '../util/assert.ts';
+import type { PeerId } from '../util/peer-id.ts';
 import type { ByteReader } from './byte-reader.ts';
 import type { ByteWriter } from './byte-writer.ts';
 import { badValue } from './errors.ts';
@@ -25,6 +25,10 @@ export function readHost(reader: ByteReader): HostAddress {
   };
 }
 
+function isSame(one: readonly string[] | undefined, other: readonly string[]): boolean {
+  return one?.length === other.length && one.every((address, i) => address === other[i]);
+}
+
 function keyOf(host: HostAddress): string {
   return JSON.stringify([host.peer, host.addresses]);
 }
@@ -34,24 +38,32 @@ function keyOf(host: HostAddress): string {
  * layer ends at the same few hosts, so a join of 50 layers shrinks from hundreds of KiB to a few.
  */
 export class HostTableWriter {
-  readonly #indices = new Map<string, number>();
+  /** Most are the same object each time that they are named. */
+  readonly #indices = new Map<HostAddress, number>();
+  /** By peer: one that moved is named with its old addresses too, until all have heard of the new ones. */
+  readonly #ofPeer = new Map<PeerId, number[]>();
   readonly #hosts: HostAddress[] = [];
 
-  add(host: HostAddress): void {
-    const key = keyOf(host);
-    if (this.#indices.has(key)) return;
-    this.#indices.set(key, this.#hosts.length);
-    this.#hosts.push(host);
-  }
-
-  indexOf(host: HostAddress): number {
-    return defined(this.#indices.get(keyOf(host)), 'a host is added before it is named');
+  /** Index of the host, which is new or known. */
+  add(host: HostAddress): number {
+    return this.#indices.get(host) ?? this.#addObject(host);
   }
 
   write(writer: ByteWriter): void {
     writeList(writer, { field: 'hosts', countMax: HOSTS_MAX, items: this.#hosts }, (host) =>
       writeHost(writer, host),
     );
+  }
+
+  #addObject(host: HostAddress): number {
+    const ofPeer = this.#ofPeer.get(host.peer) ?? [];
+    let index = ofPeer.find((at) => isSame(this.#hosts[at]?.addresses, host.addresses));
+    if (index === undefined) {
+      index = this.#hosts.push(host) - 1;
+      this.#ofPeer.set(host.peer, [...ofPeer, index]);
+    }
+    this.#indices.set(host, index);
+    return index;
   }
 }
 

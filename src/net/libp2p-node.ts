@@ -19,12 +19,12 @@ import {
   INBOUND_PER_SECOND_MAX,
   INBOUND_UPGRADE_MS,
   STREAM_OPEN_MS,
-  TREE_CALLS_MAX,
+  TREE_STREAMS_MAX,
 } from './limits.ts';
 import type { NetMetrics } from './metrics.ts';
 
 /** Streams of one connection in one direction, twice what the protocols need: closed ones linger until both sides agree. */
-const MUXED_STREAMS_MAX = 2 * (2 * BLOCK_STREAMS_IN_MAX + TREE_CALLS_MAX + ADMISSION_STREAMS_MAX);
+const MUXED_STREAMS_MAX = 2 * (2 * BLOCK_STREAMS_IN_MAX + TREE_STREAMS_MAX + ADMISSION_STREAMS_MAX);
 
 /** Only measures the round trip, by which yamux sizes its windows; signs of life are asked for by `Liveness`. */
 const RTT_INTERVAL_MS = 30_000;

@@ -32,13 +32,15 @@ import {
   PAYLOAD_BYTES_MAX,
   PEERS_ASKED_MAX,
   STOP_MS,
-  TREE_CALLS_MAX,
+  TREE_STREAMS_MAX,
 } from './limits.ts';
 import { netMetrics, type NetMetrics } from './metrics.ts';
 import { Requester } from './requester.ts';
 import { BLOCK_PROTOCOL } from './requester-link.ts';
 import { Responders } from './responders.ts';
 import * as tree from './tree-calls.ts';
+import { TREE_PROTOCOL } from './tree-link.ts';
+import { TreeResponders } from './tree-responder.ts';
 
 export interface Libp2pTransportInit {
   readonly identity: Identity;
@@ -70,12 +72,12 @@ interface Running {
   readonly connections: Connections;
   readonly responders: Responders;
   readonly treeClient: tree.TreeClient;
-  readonly treeResponder: tree.TreeResponder;
+  readonly treeResponders: TreeResponders;
 }
 
 /**
  * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/1` first, then `/xylem/block/1` and
- * `/xylem/tree/1` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
+ * `/xylem/tree/2` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
  * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport {
@@ -122,7 +124,7 @@ export class Libp2pTransport implements Transport {
       connections,
       responders: new Responders({ clock, metrics, server: block }),
       treeClient: new tree.TreeClient({ clock, metrics, connect }),
-      treeResponder: new tree.TreeResponder({ clock, logger, metrics, server: treeServer }),
+      treeResponders: new TreeResponders({ clock, logger, metrics, server: treeServer }),
     };
     this.#listenTo(running);
     await this.#handle(running);
@@ -137,7 +139,7 @@ export class Libp2pTransport implements Transport {
     running.admission.stop();
     running.connections.stop();
     running.treeClient.stop();
-    running.treeResponder.stop();
+    running.treeResponders.stop();
     for (const requester of [...this.#requesters.values()]) requester.stop();
     running.responders.stop();
     const stopped = new AbortController();
@@ -162,10 +164,13 @@ export class Libp2pTransport implements Transport {
 
   /** Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by address alone. Rejects with any error. */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
-    const { node, admission } = defined(this.#running, 'the transport runs');
+    const { node, admission, treeClient } = defined(this.#running, 'the transport runs');
     const connection = await node.dial(multiaddr(address), { signal });
     await admission.admitted(connection, signal);
-    return peerId(connection.remotePeer.toString());
+    const peer = peerId(connection.remotePeer.toString());
+    // Roots are found so: thousands of hosts may soon ask one for their places at the same time.
+    void treeClient.prepare({ peer, addresses: [address] });
+    return peer;
   }
 
   /** Peers that there is an admitted connection to. */
@@ -271,7 +276,7 @@ export class Libp2pTransport implements Transport {
     return requester;
   }
 
-  async #handle({ node, admission, responders, treeResponder }: Running): Promise<void> {
+  async #handle({ node, admission, responders, treeResponders }: Running): Promise<void> {
     await node.handle(
       ADMISSION_PROTOCOL,
       (stream, connection) => void admission.serve(stream, connection),
@@ -287,12 +292,12 @@ export class Libp2pTransport implements Transport {
       { maxInboundStreams: 2 * BLOCK_STREAMS_IN_MAX, maxOutboundStreams: 2 * BLOCK_STREAMS_IN_MAX },
     );
     await node.handle(
-      tree.TREE_PROTOCOL,
+      TREE_PROTOCOL,
       (stream, connection) => {
         const peer = admission.pass(stream, connection);
-        if (peer !== undefined) void treeResponder.serve(peer, stream);
+        if (peer !== undefined) treeResponders.add(peer, stream);
       },
-      { maxInboundStreams: 2 * TREE_CALLS_MAX, maxOutboundStreams: 2 * TREE_CALLS_MAX },
+      { maxInboundStreams: 2 * TREE_STREAMS_MAX, maxOutboundStreams: 2 * TREE_STREAMS_MAX },
     );
   }
 

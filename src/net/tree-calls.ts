@@ -1,17 +1,13 @@
-import type { Connection, Stream } from '@libp2p/interface';
-import { messageStreamToDuplex } from '@libp2p/utils';
-import { pipe } from 'it-pipe';
+import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import { PeerError, type PeerErrorDetail, type TreeServer } from '../transfer/transport.ts';
+import { PeerError, type PeerErrorDetail } from '../transfer/transport.ts';
 import type { HostAddress } from '../tree/messages.ts';
-import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { peerError } from './block-call.ts';
 import { DeadlineError, deadline, unlessAborted } from './deadline.ts';
 import { WireError } from './errors.ts';
-import { detailOf, errorFrameOf } from './frames.ts';
+import { detailOf } from './frames.ts';
 import {
   OVERLOADED_RETRY_MS,
   REQUESTS_QUEUED_MAX,
@@ -19,22 +15,9 @@ import {
   TREE_CALL_MS_MAX,
 } from './limits.ts';
 import type { NetMetrics } from './metrics.ts';
-import { isClosed } from './stream-io.ts';
 import * as codec from './tree-codec.ts';
-import {
-  TREE,
-  collectMessage,
-  decodeTreeError,
-  encodeTreeError,
-  messageChunks,
-  type TreeMessage,
-} from './tree-message.ts';
-
-/**
- * Calls to the owner of a tree. A short stream for each: one more round trip and 0.65 ms of CPU (RUNTIME), against a call per
- * container start; in return no call stands behind a manifest of 4 MiB, and a call ends with its stream.
- */
-export const TREE_PROTOCOL = '/xylem/tree/1';
+import { TreeLink } from './tree-link.ts';
+import { TREE, decodeTreeError, type TreeMessage } from './tree-message.ts';
 
 /** One kind of call: its type and how its messages are written. */
 export interface TreeCall<Q, R> {
@@ -75,21 +58,23 @@ export const STAT = {
   reply: codec.statReply,
 };
 
-/** The asking side. */
+interface Components {
+  readonly clock: Clock;
+  readonly metrics: NetMetrics;
+  readonly connect: (host: HostAddress, signal: AbortSignal) => Promise<Connection>;
+}
+
+/**
+ * The asking side: a stream for each peer that is called, opened with the first call and kept. Eight calls to a peer are under way at a
+ * time, one that its caller gave up among them until the peer has said its last word.
+ */
 export class TreeClient {
-  readonly #components: {
-    readonly clock: Clock;
-    readonly metrics: NetMetrics;
-    readonly connect: (host: HostAddress, signal: AbortSignal) => Promise<Connection>;
-  };
+  readonly #components: Components;
+  readonly #links = new Map<PeerId, Promise<TreeLink>>();
   readonly #limiters = new Map<PeerId, { readonly limiter: Limiter; users: number }>();
   readonly #stopping = new AbortController();
 
-  constructor(components: {
-    readonly clock: Clock;
-    readonly metrics: NetMetrics;
-    readonly connect: (host: HostAddress, signal: AbortSignal) => Promise<Connection>;
-  }) {
+  constructor(components: Components) {
     this.#components = components;
   }
 
@@ -107,22 +92,38 @@ export class TreeClient {
     );
     try {
       const body = encoded(kind, host.peer, request);
-      const reply = await this.#limited(host.peer, () => this.#ask(kind, host, body, limit.signal));
+      const asked = this.#limited(host.peer, () => this.#ask(kind, host, body, limit.signal));
+      const reply = await unlessAborted(asked, limit.signal);
       this.#count(kind, 'ok');
       return reply;
     } catch (error) {
       const cause: unknown = limit.signal.aborted ? limit.signal.reason : error;
       const detail = this.#detailOf(cause, signal);
       this.#count(kind, detail.code);
-      if (detail.code === 'protocol') this.#components.metrics.violations.inc({ protocol: 'tree' });
       throw cause instanceof PeerError ? cause : peerError(host.peer, detail, cause);
     } finally {
       limit.clear();
     }
   }
 
+  /** Opens the stream to a host that will be called, if it can: the first call is then as cheap as the others. Never rejects. */
+  async prepare(host: HostAddress): Promise<void> {
+    try {
+      await this.#linkTo(host);
+    } catch {
+      // The call that needs it tells why.
+    }
+  }
+
   stop(): void {
-    this.#stopping.abort(new Error('the transport stops'));
+    const error = new Error('the transport stops');
+    this.#stopping.abort(error);
+    for (const link of this.#links.values()) {
+      void link.then(
+        (open) => open.close(error),
+        () => {},
+      );
+    }
   }
 
   async #ask<Q, R>(
@@ -131,28 +132,31 @@ export class TreeClient {
     body: Uint8Array,
     signal: AbortSignal,
   ): Promise<R> {
+    signal.throwIfAborted();
+    const link = await unlessAborted(this.#linkTo(host), signal);
+    signal.throwIfAborted();
+    return link.call({ type: kind.type, body }, (reply) => replyOf(kind, host.peer, reply), signal);
+  }
+
+  /** The stream that is open, or a new one: one for all that ask at the same time. */
+  #linkTo(host: HostAddress): Promise<TreeLink> {
+    const known = this.#links.get(host.peer);
+    if (known !== undefined) return known;
+    const forget = (): void => {
+      if (this.#links.get(host.peer) === link) this.#links.delete(host.peer);
+    };
+    const link = this.#open(host, forget);
+    this.#links.set(host.peer, link);
+    link.catch(forget);
+    return link;
+  }
+
+  async #open(host: HostAddress, onClosed: () => void): Promise<TreeLink> {
+    const { signal } = this.#stopping;
     const connection = await this.#components.connect(host, signal);
-    const stream = await connection.newStream(TREE_PROTOCOL, { signal });
-    const onAbort = (): void => stream.abort(signal.reason as Error);
-    signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      if (isClosed(stream)) throw new Error('the stream was reset before it was used');
-      // Over a stream that was reset before the pipe listened to it the pipe never ends, whatever is done to the stream.
-      const message = await unlessAborted(
-        pipe(
-          messageChunks({ type: kind.type, body }),
-          messageStreamToDuplex(stream),
-          collectMessage,
-        ),
-        signal,
-      );
-      return replyOf(kind, host.peer, message);
-    } catch (error) {
-      stream.abort(error as Error);
-      throw error;
-    } finally {
-      signal.removeEventListener('abort', onAbort);
-    }
+    const link = await TreeLink.open(this.#components, { connection, onClosed, signal });
+    if (signal.aborted) link.close(signal.reason as Error);
+    return link;
   }
 
   /** Runs few calls to a peer at a time: it takes no more. */
@@ -204,108 +208,4 @@ function replyOf<Q, R>(kind: TreeCall<Q, R>, peer: PeerId, message: TreeMessage)
     throw peerError(peer, error.code === 'cancelled' ? { code: 'refused' } : detailOf(error));
   }
   throw new WireError(`a reply has type ${message.type}`, { code: 'type', type: message.type });
-}
-
-/** The answering side. */
-export class TreeResponder {
-  readonly #components: {
-    readonly clock: Clock;
-    readonly logger: Logger;
-    readonly metrics: NetMetrics;
-    readonly server: TreeServer | undefined;
-  };
-  readonly #stopping = new AbortController();
-
-  /** Without a server every call is refused. */
-  constructor(components: {
-    readonly clock: Clock;
-    readonly logger: Logger;
-    readonly metrics: NetMetrics;
-    readonly server: TreeServer | undefined;
-  }) {
-    this.#components = components;
-  }
-
-  /** Answers the call on a new stream. Never rejects. */
-  async serve(peer: PeerId, stream: Stream): Promise<void> {
-    const limit = deadline(this.#components.clock, TREE_CALL_MS_MAX, this.#stopping.signal);
-    const onAbort = (): void => stream.abort(limit.signal.reason as Error);
-    limit.signal.addEventListener('abort', onAbort, { once: true });
-    try {
-      const duplex = messageStreamToDuplex(stream);
-      const answered = pipe(duplex, (source) => this.#reply(peer, source), duplex);
-      await unlessAborted(answered, limit.signal);
-    } catch (error) {
-      if (error instanceof WireError) this.#components.metrics.violations.inc({ protocol: 'tree' });
-      this.#components.logger.debug({ peer, error: errorText(error) }, 'a tree call broke off');
-      stream.abort(error as Error);
-    } finally {
-      limit.clear();
-    }
-  }
-
-  stop(): void {
-    this.#stopping.abort(new Error('the transport stops'));
-  }
-
-  async *#reply(
-    peer: PeerId,
-    source: AsyncIterable<Iterable<Uint8Array> | Uint8Array>,
-  ): AsyncGenerator<Uint8Array> {
-    const message = await collectMessage(source);
-    yield* messageChunks(await this.#answer(peer, message));
-  }
-
-  async #answer(peer: PeerId, message: TreeMessage): Promise<TreeMessage> {
-    const { server, logger } = this.#components;
-    const run = server === undefined ? undefined : dispatch(server, peer, message);
-    if (run === undefined) return errorReply({ code: 'refused' });
-    try {
-      return { type: TREE.OK, body: await run() };
-    } catch (error) {
-      logger.debug({ peer, type: message.type, error: errorText(error) }, 'a tree call failed');
-      return errorReply(failureOf(error));
-    }
-  }
-}
-
-function errorReply(detail: PeerErrorDetail): TreeMessage {
-  return { type: TREE.ERROR, body: encodeTreeError(errorFrameOf(detail)) };
-}
-
-/** Decodes the request at once, throwing WireError; the call itself follows. Undefined for an unknown call. */
-function dispatch(
-  server: TreeServer,
-  peer: PeerId,
-  { type, body }: TreeMessage,
-): (() => Promise<Uint8Array>) | undefined {
-  const bind = <Q, R>(
-    kind: TreeCall<Q, R>,
-    handle: (peer: PeerId, request: Q) => Promise<R>,
-  ): (() => Promise<Uint8Array>) => {
-    const request = kind.request.decode(body);
-    return async () => kind.reply.encode(await handle(peer, request));
-  };
-  switch (type) {
-    case TREE.JOIN:
-      return bind(JOIN, server.onJoin.bind(server));
-    case TREE.LEAVE:
-      return bind(LEAVE, server.onLeave.bind(server));
-    case TREE.REPORT:
-      return bind(REPORT, server.onReport.bind(server));
-    case TREE.RESOLVE:
-      return bind(RESOLVE, server.onResolve.bind(server));
-    case TREE.STAT:
-      return bind(STAT, server.onStat.bind(server));
-    default:
-      return undefined;
-  }
-}
-
-/** What the asker is told of an error of the server: a code that it can act on, never the text. */
-function failureOf(error: unknown): PeerErrorDetail {
-  if (error instanceof PeerError) return error.detail;
-  const code = error instanceof Error && 'code' in error ? error.code : undefined;
-  if (code === 'full') return { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS };
-  return { code: code === 'not-found' ? 'not-found' : 'refused' };
 }

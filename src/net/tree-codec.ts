@@ -21,6 +21,7 @@ import {
   PATH_MAX,
   PLACES_PER_REPORT_MAX,
 } from '../tree/limits.ts';
+import { KIB } from '../util/bytes.ts';
 import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';
 import { badValue, overLimit } from './errors.ts';
@@ -45,6 +46,9 @@ const BLOBS_MAX = PLACES_PER_REPORT_MAX;
 const ORDER_MAX = 2 ** 17;
 
 const REFERENCE_BYTES_MAX = 1024;
+
+/** The places of an image of 8 layers, at one of four roots, are 6 KiB. */
+const FIRST_BYTES = 8 * KIB;
 const HOLDS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
 
 /** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
@@ -59,7 +63,7 @@ function messageCodec<T>(
 ): MessageCodec<T> {
   return {
     encode: (message) => {
-      const writer = new ByteWriter(TREE_MESSAGE_BYTES_MAX);
+      const writer = new ByteWriter(TREE_MESSAGE_BYTES_MAX, FIRST_BYTES);
       write(writer, message);
       return writer.finish();
     },
@@ -130,21 +134,23 @@ function readStripe(reader: ByteReader): number {
 /** Places behind the table of the hosts that they name. */
 function writePlaces(writer: ByteWriter, places: readonly Place[]): void {
   const table = new HostTableWriter();
-  for (const place of places) {
-    for (const host of [...place.path, ...place.alternates]) table.add(host);
-  }
+  const indexed = places.map((place) => ({
+    place,
+    path: place.path.map((host) => table.add(host)),
+    alternates: place.alternates.map((host) => table.add(host)),
+  }));
   table.write(writer);
-  fields.writeList(writer, { field: 'places', countMax: PLACES_MAX, items: places }, (place) => {
+  const writeIndex = (index: number): void => writer.u16(index);
+  fields.writeList(writer, { field: 'places', countMax: PLACES_MAX, items: indexed }, (item) => {
+    const { place, path, alternates } = item;
     fields.writeDigest(writer, place.digest);
     writer.u8(place.stripe);
     writer.u64(place.epoch);
-    fields.writeList(writer, { field: 'path', countMax: PATH_MAX, items: place.path }, (host) =>
-      writer.u16(table.indexOf(host)),
-    );
+    fields.writeList(writer, { field: 'path', countMax: PATH_MAX, items: path }, writeIndex);
     fields.writeList(
       writer,
-      { field: 'alternates', countMax: ALTERNATES_MAX, items: place.alternates },
-      (host) => writer.u16(table.indexOf(host)),
+      { field: 'alternates', countMax: ALTERNATES_MAX, items: alternates },
+      writeIndex,
     );
   });
 }

@@ -1,80 +1,150 @@
-import { defined } from '../util/assert.ts';
 import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';
-import { WireError, overLimit } from './errors.ts';
+import { WireError, badValue, overLimit } from './errors.ts';
 import { FRAME_HEAD_BYTES, readError, writeError, type ErrorFrame } from './frames.ts';
-import { TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from './limits.ts';
+import { TREE_CALLS_MAX, TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from './limits.ts';
 
-/** Types of `/xylem/tree/1`: requests by their call, replies by their outcome. */
+/** Types of `/xylem/tree/2`: requests by their call, replies by their outcome. */
 export const TREE = {
   JOIN: 1,
   LEAVE: 2,
   REPORT: 3,
   RESOLVE: 4,
   STAT: 5,
+  CANCEL: 6,
   OK: 128,
   ERROR: 129,
 } as const;
 
-/** A message and its type. */
+/** A message; a reply has the id of its request. */
 export interface TreeMessage {
+  readonly id: number;
   readonly type: number;
   readonly body: Uint8Array;
 }
 
-/** The message in pieces, behind the same head as block frames have: length of the rest (u32 LE), type (u8). */
-export function* messageChunks(message: TreeMessage): Generator<Uint8Array> {
-  const bytes = new Uint8Array(FRAME_HEAD_BYTES + message.body.length);
-  new DataView(bytes.buffer).setUint32(0, 1 + message.body.length, true);
-  bytes[4] = message.type;
-  bytes.set(message.body, FRAME_HEAD_BYTES);
-  for (let start = 0; start < bytes.length; start += TREE_CHUNK_BYTES) {
-    yield bytes.subarray(start, start + TREE_CHUNK_BYTES);
+/** Length, type, id, and whether another frame of the message follows. */
+const HEAD_BYTES = FRAME_HEAD_BYTES + 4 + 1;
+
+/** Of the head, what the length counts. */
+const COUNTED_BYTES = HEAD_BYTES - 4;
+
+/**
+ * The message in frames, so that others can go between them:
+ *
+ *     length of the rest (u32 LE) | type (u8) | id (u32 LE) | 1 when more follows, 0 in the last (u8) | up to 64 KiB of the body
+ */
+export function* messageFrames({ id, type, body }: TreeMessage): Generator<Uint8Array, void, void> {
+  for (let start = 0; ; start += TREE_CHUNK_BYTES) {
+    const piece = body.subarray(start, start + TREE_CHUNK_BYTES);
+    const more = start + TREE_CHUNK_BYTES < body.length;
+    const frame = new Uint8Array(HEAD_BYTES + piece.length);
+    const view = new DataView(frame.buffer);
+    view.setUint32(0, COUNTED_BYTES + piece.length, true);
+    view.setUint8(4, type);
+    view.setUint32(FRAME_HEAD_BYTES, id, true);
+    view.setUint8(HEAD_BYTES - 1, more ? 1 : 0);
+    frame.set(piece, HEAD_BYTES);
+    yield frame;
+    if (!more) return;
   }
+}
+
+/** A message of which more follows. */
+interface Partial {
+  readonly type: number;
+  readonly writer: ByteWriter;
 }
 
 /**
- * The one message of a stream. It ends with its length, not with the stream: the end may have come before anybody listened.
- * Throws WireError; allocates nothing before the length was checked, and no more than arrived twice over.
+ * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is then beyond repair. Allocates
+ * nothing before the length of a frame was checked, and no more than arrived twice over.
  */
-export async function collectMessage(
-  source: AsyncIterable<Iterable<Uint8Array> | Uint8Array>,
-): Promise<TreeMessage> {
-  const collector = new Collector();
-  for await (const data of source) {
-    for (const piece of data instanceof Uint8Array ? [data] : data) collector.accept(piece);
-    const message = collector.message();
-    if (message !== undefined) return message;
+export class MessageParser {
+  readonly #onMessage: (message: TreeMessage) => void;
+  readonly #head = new Uint8Array(4);
+  readonly #partials = new Map<number, Partial>();
+  /** The frame that is arriving, without its length; undefined while the length is. */
+  #frame: Uint8Array | undefined;
+  #filled = 0;
+
+  /** The body that `onMessage` gets is valid during the call only. It may throw WireError. */
+  constructor(onMessage: (message: TreeMessage) => void) {
+    this.#onMessage = onMessage;
   }
-  throw new WireError('a stream ended before its message', { code: 'truncated' });
-}
 
-class Collector {
-  readonly #writer = new ByteWriter(FRAME_HEAD_BYTES + TREE_MESSAGE_BYTES_MAX);
-  #count = 0;
-  #wanted: number | undefined;
-
+  /** Takes the next piece of the stream. */
   accept(piece: Uint8Array): void {
-    this.#writer.raw(piece);
-    this.#count += piece.length;
-    if (this.#wanted === undefined && this.#count >= FRAME_HEAD_BYTES) {
-      const length = new ByteReader(this.#writer.finish()).u32();
-      if (length === 0) throw new WireError('a message has no type', { code: 'truncated' });
-      if (length - 1 > TREE_MESSAGE_BYTES_MAX) {
-        throw overLimit('message', length - 1, TREE_MESSAGE_BYTES_MAX);
+    let rest = piece;
+    while (rest.length > 0) {
+      if (this.#frame === undefined) {
+        rest = this.#fill(this.#head, rest);
+        if (this.#filled < this.#head.length) return;
+        const byteCount = this.#lengthOfFrame();
+        this.#filled = 0;
+        if (rest.length >= byteCount) {
+          this.#onFrame(rest.subarray(0, byteCount));
+          rest = rest.subarray(byteCount);
+          continue;
+        }
+        this.#frame = new Uint8Array(byteCount);
       }
-      this.#wanted = 4 + length;
-    }
-    if (this.#wanted !== undefined && this.#count > this.#wanted) {
-      const byteCount = this.#count - this.#wanted;
-      throw new WireError(`${byteCount} bytes follow a message`, { code: 'trailing', byteCount });
+      rest = this.#fill(this.#frame, rest);
+      if (this.#filled < this.#frame.length) return;
+      const frame = this.#frame;
+      this.#frame = undefined;
+      this.#filled = 0;
+      this.#onFrame(frame);
     }
   }
 
-  message(): TreeMessage | undefined {
-    if (this.#count !== this.#wanted) return undefined;
-    const bytes = this.#writer.finish();
-    return { type: defined(bytes[4], 'a head was read'), body: bytes.subarray(FRAME_HEAD_BYTES) };
+  /** What is left of the piece. */
+  #fill(target: Uint8Array, piece: Uint8Array): Uint8Array {
+    const taken = piece.subarray(0, target.length - this.#filled);
+    target.set(taken, this.#filled);
+    this.#filled += taken.length;
+    return piece.subarray(taken.length);
+  }
+
+  #lengthOfFrame(): number {
+    const length = new ByteReader(this.#head).u32();
+    if (length < COUNTED_BYTES) {
+      throw new WireError('a frame has no type and id', { code: 'truncated' });
+    }
+    if (length > COUNTED_BYTES + TREE_CHUNK_BYTES) {
+      throw overLimit('frame', length, COUNTED_BYTES + TREE_CHUNK_BYTES);
+    }
+    return length;
+  }
+
+  #onFrame(frame: Uint8Array): void {
+    const reader = new ByteReader(frame);
+    const type = reader.u8();
+    const id = reader.u32();
+    const more = reader.u8();
+    const piece = reader.raw(reader.remaining);
+    const partial = this.#partials.get(id);
+    if (partial !== undefined && partial.type !== type) {
+      throw new WireError(`a message goes on as type ${type}`, { code: 'type', type });
+    }
+    if (more > 1) throw badValue('more', '0 or 1', more);
+    if (more === 1) return this.#keep({ id, type, body: piece }, partial);
+    if (partial === undefined) return this.#onMessage({ id, type, body: piece });
+    partial.writer.raw(piece);
+    this.#partials.delete(id);
+    this.#onMessage({ id, type, body: partial.writer.finish() });
+  }
+
+  #keep({ id, type, body: piece }: TreeMessage, partial: Partial | undefined): void {
+    if (piece.length !== TREE_CHUNK_BYTES) {
+      throw badValue('length', `${TREE_CHUNK_BYTES} while more follows`, piece.length);
+    }
+    if (partial === undefined && this.#partials.size >= TREE_CALLS_MAX) {
+      throw overLimit('messages begun', this.#partials.size + 1, TREE_CALLS_MAX);
+    }
+    const kept = partial ?? { type, writer: new ByteWriter(TREE_MESSAGE_BYTES_MAX) };
+    this.#partials.set(id, kept);
+    kept.writer.raw(piece);
   }
 }
 

@@ -18,11 +18,17 @@ export const SIGNATURE_MS = 0.035;
 /** Writing a block to the store: 0.5 CPU s/GiB, off the network thread. */
 export const STORE_MS_PER_BYTE = (0.5 * 1000) / GIB;
 
-/** A small message, received and handled, or made and sent: half each. */
-export const MESSAGE_MS = 0.05;
+/**
+ * A small message, received and handled, or made and sent: half each. `npm run bench join`, 2026-11-25: 0.10 for a call and its
+ * reply (STAT), which is a half of each at the owner. Messages that come many at a time on one connection cost about half of it.
+ */
+export const MESSAGE_MS = 0.1;
 
-/** A JOIN of the 8 layers of an image at the owner, codec included. */
-export const JOIN_MS = 0.2;
+/**
+ * A JOIN of the 8 layers of an image at one of four owners (14 places), received, decoded, placed, its reply encoded. `npm run bench
+ * join`, 2026-11-25: 0.33 all in, of which the sending of the reply is charged as half a message.
+ */
+export const JOIN_MS = 0.28;
 
 /** A new connection (dial, Noise, yamux). */
 export const DIAL_MS = 13;

@@ -164,7 +164,9 @@ function hasSlot(member: Member, kind: SlotKind): boolean {
   if (member.blocked || freeSlots(member) === 0) return false;
   if (kind === 'any') return true;
   if (!member.isInner || kind === 'inner') return member.isInner;
-  return member.kin.reduce((sum, kid) => sum + (kid.isInner ? 0 : 1), 0) < member.outerMax;
+  let outer = 0;
+  for (const kid of member.kin) if (!kid.isInner) outer++;
+  return outer < member.outerMax;
 }
 
 /** Whether `a` serves fewer children than `b`, or as many and joined earlier. */
@@ -196,10 +198,12 @@ function hopsTo(kid: Zone): number {
 
 /** Looks for free slots of the kind again; whether anything came out different. */
 function countSlots(member: Member, kind: SlotKind): boolean {
-  let hops = hasSlot(member, kind) ? 0 : NONE;
+  let hops = 0;
   let pick = member;
-  if (!member.blocked) {
-    for (const kid of member.kin) {
+  // No slot below is nearer than its own.
+  if (!hasSlot(member, kind)) {
+    hops = NONE;
+    for (const kid of member.blocked ? [] : member.kin) {
       const below = kid.slots[kind];
       if (below.hops + 1 > hops) continue;
       if (below.hops + 1 === hops && !lighter(below.pick, pick)) continue;
@@ -233,8 +237,10 @@ function summarize(member: Member): boolean {
   member.height = height;
   member.spare = spare;
   member.weak = weak;
-  const counts = SLOT_KINDS.map((kind) => countSlots(member, kind));
-  return !same || counts.includes(true);
+  const any = countSlots(member, 'any');
+  const inner = countSlots(member, 'inner');
+  const outer = countSlots(member, 'outer');
+  return !same || any || inner || outer;
 }
 
 /** Whether a slot for one more guest is free, or can be freed by moving kin further down. */

@@ -164,7 +164,7 @@ export class Topology {
         if (member === undefined) {
           member = this.#add(host, tree, nowMs);
           // Until it says that it has the new place, nobody is placed below it.
-          member.unsure = this.#ghosts.delete(ghostKey(peer, tree));
+          member.unsure = this.#ghosts.size > 0 && this.#ghosts.delete(ghostKey(peer, tree));
           host.members.set(tree, member);
         }
         member.seenMs = nowMs;

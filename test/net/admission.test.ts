@@ -13,8 +13,8 @@ import {
   UNADMITTED_PER_ADDRESS_MAX,
 } from '../../src/net/limits.ts';
 import { BLOCK_PROTOCOL } from '../../src/net/requester-link.ts';
-import { TREE_PROTOCOL } from '../../src/net/tree-calls.ts';
-import { TREE, messageChunks } from '../../src/net/tree-message.ts';
+import { TREE_PROTOCOL } from '../../src/net/tree-link.ts';
+import { TREE, messageFrames } from '../../src/net/tree-message.ts';
 import { silentLogger, type Logger } from '../../src/runtime/logger.ts';
 import { defined } from '../../src/util/assert.ts';
 import { ManualClock } from './manual-clock.ts';
@@ -162,7 +162,7 @@ describe('Admission', () => {
 
   it.each([
     [BLOCK_PROTOCOL, [frames.encodeOpen('demand'), frames.encodeRequest(0, blockRequest())]],
-    [TREE_PROTOCOL, [...messageChunks({ type: TREE.STAT, body: new Uint8Array(40) })]],
+    [TREE_PROTOCOL, [...messageFrames({ id: 0, type: TREE.STAT, body: new Uint8Array(40) })]],
   ])('Admission cuts off a peer that goes straight to %s', async (protocol, bytes) => {
     const agent = await serving(1);
     const connection = await dialUnadmitted(await startRaw(), agent.host);

@@ -8,7 +8,7 @@ import {
 } from '../../src/net/admission-handshake.ts';
 import * as frames from '../../src/net/frames.ts';
 import * as codec from '../../src/net/tree-codec.ts';
-import { TREE, encodeTreeError, messageChunks } from '../../src/net/tree-message.ts';
+import { TREE, encodeTreeError, messageFrames } from '../../src/net/tree-message.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import type { Random } from '../../src/runtime/random.ts';
 import { defined } from '../../src/util/assert.ts';
@@ -22,7 +22,7 @@ const origin = { registry: 'r.io', repository: 'a/b' };
 const place = { digest, stripe: 2, epoch: 5, path: [host], alternates: [host] };
 
 function message(type: number, body: Uint8Array): Uint8Array {
-  return new Uint8Array([...messageChunks({ type, body })].flatMap((piece) => [...piece]));
+  return new Uint8Array([...messageFrames({ id: 7, type, body })].flatMap((frame) => [...frame]));
 }
 
 const other = peerId('12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X');
@@ -89,6 +89,7 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     TREE.OK,
     codec.joinReply.encode({ places: [place], orders: [{ digest, indices: [blockIndex(3)] }] }),
   ),
+  'CANCEL of a tree call': message(TREE.CANCEL, new Uint8Array()),
   LEAVE: message(TREE.LEAVE, codec.leaveRequest.encode({ digests: [digest] })),
   'LEAVE reply': message(TREE.OK, codec.leaveReply.encode()),
   REPORT: message(

@@ -1,10 +1,22 @@
-import type { Stream } from '@libp2p/interface';
+import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import { afterEach, describe, expect, it } from 'vitest';
 import { blockIndex } from '../../src/image/block.ts';
 import * as frames from '../../src/net/frames.ts';
-import { REQUESTS_IN_FLIGHT_MAX, SMALL_FRAMES_QUEUED_MAX } from '../../src/net/limits.ts';
+import {
+  REQUESTS_IN_FLIGHT_MAX,
+  SMALL_FRAMES_QUEUED_MAX,
+  TREE_CALLS_MAX,
+} from '../../src/net/limits.ts';
 import { BLOCK_PROTOCOL } from '../../src/net/requester-link.ts';
-import { TREE_PROTOCOL } from '../../src/net/tree-calls.ts';
+import * as codec from '../../src/net/tree-codec.ts';
+import { TREE_PROTOCOL } from '../../src/net/tree-link.ts';
+import {
+  MessageParser,
+  TREE,
+  encodeTreeError,
+  messageFrames,
+  type TreeMessage,
+} from '../../src/net/tree-message.ts';
 import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './raw-peer.ts';
 import { answerNow, blockRequest, bytesOf, startAgent, stopAgents, type Agent } from './support.ts';
 
@@ -197,25 +209,100 @@ describe('Requester', () => {
 });
 
 describe('TreeResponder', () => {
-  for (const [name, bytes] of Object.entries({
-    'a message of 4 GiB': head(1, 0xffff_ffff),
-    'a message that does not decode': new Uint8Array([...head(2, 3), 7, 0]),
-  })) {
+  const VIOLATIONS_OF_TREE = 'xylem_net_violations_total{protocol=tree}';
+  const stat = codec.statRequest.encode({
+    digest: blockRequest().digest,
+    origin: { registry: 'r.io', repository: 'a/b' },
+  });
+
+  /** An agent that never answers a STAT, unless it is told to, and a stream of tree calls to it. */
+  async function rawCaller(): Promise<{
+    agent: Agent;
+    stream: Stream;
+    heard: TreeMessage[];
+    /** Lets all STATs end. */
+    answer: () => void;
+  }> {
+    const end = Promise.withResolvers<{ sizeBytes: number }>();
+    const never = (): Promise<never> => Promise.reject(new Error('not asked'));
+    const agent = await startAgent(1, {
+      onJoin: never,
+      onLeave: never,
+      onReport: never,
+      onResolve: never,
+      onStat: () => end.promise,
+    });
+    const connection = await dialRaw(await startRaw(), agent.host);
+    const stream = await connection.newStream(TREE_PROTOCOL);
+    const heard: TreeMessage[] = [];
+    const parser = new MessageParser(({ id, type, body }) =>
+      heard.push({ id, type, body: Uint8Array.from(body) }),
+    );
+    stream.addEventListener('message', (event: StreamMessageEvent) => {
+      parser.accept(event.data.subarray());
+    });
+    return { agent, stream, heard, answer: () => end.resolve({ sizeBytes: 1 }) };
+  }
+
+  function say(stream: Stream, ...messages: readonly TreeMessage[]): void {
+    for (const message of messages) for (const frame of messageFrames(message)) stream.send(frame);
+  }
+
+  /** Resolves when the agent has said so many words. */
+  async function words(
+    stream: Stream,
+    heard: readonly TreeMessage[],
+    count: number,
+  ): Promise<void> {
+    while (heard.length < count) {
+      await new Promise((resolve) => stream.addEventListener('message', resolve, { once: true }));
+    }
+  }
+
+  const call = (id: number): TreeMessage => ({ id, type: TREE.STAT, body: stat });
+  const cancel = (id: number): TreeMessage => ({ id, type: TREE.CANCEL, body: new Uint8Array() });
+
+  const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {
+    'a message of 4 GiB': [head(1, 0xffff_ffff)],
+    'a message that does not decode': [
+      ...messageFrames({ id: 1, type: TREE.LEAVE, body: new Uint8Array([7, 0]) }),
+    ],
+    'an id that is in use': [...messageFrames(call(1)), ...messageFrames(call(1))],
+    'a CANCEL with a body': [...messageFrames({ ...cancel(1), body: new Uint8Array(1) })],
+  };
+  for (const [name, said] of Object.entries(wrong)) {
     it(`TreeResponder resets a stream that brings ${name}`, async () => {
-      const never = (): Promise<never> => Promise.reject(new Error('not asked'));
-      const server = {
-        onJoin: never,
-        onLeave: never,
-        onReport: never,
-        onResolve: never,
-        onStat: never,
-      };
-      const agent = await startAgent(1, server);
-      const connection = await dialRaw(await startRaw(), agent.host);
-      const stream = await connection.newStream(TREE_PROTOCOL);
-      stream.send(bytes);
+      const { agent, stream } = await rawCaller();
+      for (const bytes of said) stream.send(bytes);
       await closed(stream);
-      expect(agent.metrics.values.get('xylem_net_violations_total{protocol=tree}')).toBe(1);
+      expect(agent.metrics.values.get(VIOLATIONS_OF_TREE)).toBe(1);
     });
   }
+
+  it('TreeResponder refuses the ninth call with overloaded, and goes on', async () => {
+    const { stream, heard, answer } = await rawCaller();
+    for (let id = 0; id <= TREE_CALLS_MAX; id++) say(stream, call(id));
+    await words(stream, heard, 1);
+    const error = encodeTreeError({ code: 'overloaded', retryAfterMs: 100 });
+    expect(heard).toEqual([{ id: TREE_CALLS_MAX, type: TREE.ERROR, body: error }]);
+    answer();
+    await words(stream, heard, 1 + TREE_CALLS_MAX);
+    expect(heard.slice(1).map(({ type }) => type)).toEqual(Array(TREE_CALLS_MAX).fill(TREE.OK));
+  });
+
+  it('TreeResponder answers a CANCEL with cancelled, once, and counts the call until it has ended', async () => {
+    const { stream, heard, answer } = await rawCaller();
+    for (let id = 0; id < TREE_CALLS_MAX; id++) say(stream, call(id));
+    say(stream, cancel(0), cancel(0), cancel(77), call(99));
+    await words(stream, heard, 2);
+    const cancelled = encodeTreeError({ code: 'cancelled', retryAfterMs: 0 });
+    const overloaded = encodeTreeError({ code: 'overloaded', retryAfterMs: 100 });
+    expect(heard).toEqual([
+      { id: 0, type: TREE.ERROR, body: cancelled },
+      { id: 99, type: TREE.ERROR, body: overloaded },
+    ]);
+    answer();
+    await words(stream, heard, 2 + TREE_CALLS_MAX - 1);
+    expect(heard.slice(2).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+  });
 });

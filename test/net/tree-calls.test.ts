@@ -1,9 +1,17 @@
-import type { Connection } from '@libp2p/interface';
+import type { Connection, Stream, StreamMessageEvent } from '@libp2p/interface';
 import { afterEach, describe, expect, it } from 'vitest';
 import { blockIndex } from '../../src/image/block.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../src/image/manifest.ts';
 import { netMetrics } from '../../src/net/metrics.ts';
 import { LEAVE, TreeClient } from '../../src/net/tree-calls.ts';
+import * as codec from '../../src/net/tree-codec.ts';
+import { TREE_PROTOCOL } from '../../src/net/tree-link.ts';
+import {
+  MessageParser,
+  TREE,
+  messageFrames,
+  type TreeMessage,
+} from '../../src/net/tree-message.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { PeerError, type TreeServer } from '../../src/transfer/transport.ts';
@@ -11,11 +19,16 @@ import type { JoinRequest } from '../../src/tree/messages.ts';
 import { TreeError } from '../../src/tree/errors.ts';
 import { OriginError } from '../../src/transfer/origin.ts';
 import { peerId } from '../../src/util/peer-id.ts';
+import { hostOf, startRaw, stopRaws } from './raw-peer.ts';
 import { DIGEST, startAgent, stopAgents } from './support.ts';
 
-afterEach(stopAgents);
+afterEach(async () => {
+  await stopRaws();
+  await stopAgents();
+});
 
 const ORIGIN = { registry: 'r.io', repository: 'a/b' };
+const STAT_REQUEST = { digest: DIGEST, origin: ORIGIN };
 const DEAD_HOST = { peer: peerId('12D3KooWdead'), addresses: [] };
 const NO_SIGNAL = new AbortController().signal;
 
@@ -43,6 +56,33 @@ function clientOver(state: { status: string; writeStatus: string }): TreeClient 
   });
 }
 
+/** Answers each message that comes on a stream; not at all where there is no answer. */
+function answerAll(
+  stream: Stream,
+  answer: (message: TreeMessage) => Omit<TreeMessage, 'id'> | undefined,
+): void {
+  const parser = new MessageParser((message) => {
+    const reply = answer(message);
+    if (reply === undefined) return;
+    for (const frame of messageFrames({ id: message.id, ...reply })) stream.send(frame);
+  });
+  stream.addEventListener('message', (event: StreamMessageEvent) => {
+    parser.accept(event.data.subarray());
+  });
+}
+
+/** Calls until it works: the other side hears of a lost stream a little later. */
+async function eventually(call: () => Promise<unknown>): Promise<void> {
+  for (;;) {
+    try {
+      await call();
+      return;
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'unreachable' });
+    }
+  }
+}
+
 describe('TreeClient', () => {
   it('TreeClient.call() rejects at once over a stream that was reset before it was used', async () => {
     const client = clientOver({ status: 'reset', writeStatus: 'closed' });
@@ -56,6 +96,7 @@ describe('TreeClient', () => {
     const call = client.call(LEAVE, DEAD_HOST, { digests: [DIGEST] }, limit.signal);
     limit.abort(new Error('the agent stops'));
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
+    client.stop();
   });
 
   it('TreeClient.call() carries every call and its reply', async () => {
@@ -194,6 +235,90 @@ describe('TreeClient', () => {
     const child = await startAgent(1);
     const call = child.transport.resolve(root.host, { reference: 'x' }, abort.signal);
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
+  });
+
+  it('TreeClient.call() keeps one stream for all calls, and opens another when it is lost', async () => {
+    const streams: Stream[] = [];
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    await raw.handle(TREE_PROTOCOL, (stream) => {
+      streams.push(stream);
+      answerAll(stream, () => ({ type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) }));
+    });
+    await raw.start();
+    const child = await startAgent(1);
+    const stat = (): Promise<unknown> => child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    await Promise.all([stat(), stat(), stat()]);
+    await stat();
+    expect(streams).toHaveLength(1);
+    streams[0]?.abort(new Error('lost'));
+    await eventually(stat);
+    expect(streams).toHaveLength(2);
+  });
+
+  it('TreeClient.call() does not wait for a manifest that another call gets', async () => {
+    // The peer sends the first half of a manifest, and the rest when the other call has its reply.
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    const rest = Promise.withResolvers<void>();
+    const manifest = new Uint8Array(200_000).fill(7);
+    await raw.handle(TREE_PROTOCOL, (stream) => {
+      answerAll(stream, ({ id, type }) => {
+        if (type === TREE.STAT) {
+          return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) };
+        }
+        const body = codec.resolveReply.encode({
+          manifestDigest: DIGEST,
+          manifest,
+          origin: ORIGIN,
+        });
+        const [first, ...others] = messageFrames({ id, type: TREE.OK, body });
+        if (first !== undefined) stream.send(first);
+        void rest.promise.then(() => others.forEach((frame) => stream.send(frame)));
+        return undefined;
+      });
+    });
+    await raw.start();
+    const child = await startAgent(1);
+    const resolved = child.transport.resolve(hostOf(raw), { reference: 'x' }, NO_SIGNAL);
+    await child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    rest.resolve();
+    expect((await resolved).manifest).toEqual(manifest);
+  });
+
+  it('TreeClient.call() tells the peer that it gave up, and goes on with the other calls', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    const heard: number[] = [];
+    const abort = new AbortController();
+    await raw.handle(TREE_PROTOCOL, (stream) => {
+      answerAll(stream, ({ type }) => {
+        heard.push(type);
+        if (type === TREE.RESOLVE) abort.abort();
+        if (type === TREE.RESOLVE || type === TREE.CANCEL) return undefined;
+        return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) };
+      });
+    });
+    await raw.start();
+    const child = await startAgent(1);
+    const call = child.transport.resolve(hostOf(raw), { reference: 'x' }, abort.signal);
+    await expect(call).rejects.toMatchObject({ code: 'cancelled' });
+    await child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    expect(heard).toEqual([TREE.RESOLVE, TREE.CANCEL, TREE.STAT]);
+  });
+
+  it('TreeClient.call() rejects with protocol when the peer answers what was not asked', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    await raw.handle(TREE_PROTOCOL, (stream) => {
+      answerAll(stream, () => {
+        for (const frame of messageFrames({ id: 99, type: TREE.OK, body: new Uint8Array() })) {
+          stream.send(frame);
+        }
+        return undefined;
+      });
+    });
+    await raw.start();
+    const child = await startAgent(1);
+    const call = child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    await expect(call).rejects.toMatchObject({ code: 'protocol' });
+    expect(child.metrics.values.get('xylem_net_violations_total{protocol=tree}')).toBe(1);
   });
 
   it('TreeClient.call() rejects with unreachable when either side stops, or never started', async () => {

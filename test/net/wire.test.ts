@@ -6,7 +6,12 @@ import * as admission from '../../src/net/admission-codec.ts';
 import * as frames from '../../src/net/frames.ts';
 import { ADDRESSES_MAX } from '../../src/net/limits.ts';
 import * as codec from '../../src/net/tree-codec.ts';
-import { TREE, collectMessage, messageChunks } from '../../src/net/tree-message.ts';
+import {
+  MessageParser,
+  TREE,
+  messageFrames,
+  type TreeMessage,
+} from '../../src/net/tree-message.ts';
 import { blockIndex } from '../../src/image/block.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { EXAMPLES, goldenText } from './golden.ts';
@@ -52,24 +57,27 @@ const CODECS: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
   order: (body) => frames.encodeOrder(frames.decodeOrder(body)).subarray(frames.FRAME_HEAD_BYTES),
 };
 
+/** Length, type, id and whether more follows. */
+const TREE_HEAD_BYTES = 10;
+
 /** The body of an example, to be damaged. */
-function bodyOf(name: string): Uint8Array {
+function bodyOf(name: string, headBytes = frames.FRAME_HEAD_BYTES): Uint8Array {
   const bytes = EXAMPLES[name];
   if (bytes === undefined) throw new Error(`no example ${name}`);
-  return bytes.slice(frames.FRAME_HEAD_BYTES);
+  return bytes.slice(headBytes);
 }
 
 const VALID: Readonly<Record<string, Uint8Array>> = {
-  joinRequest: bodyOf('JOIN'),
-  joinReply: bodyOf('JOIN reply'),
-  leaveRequest: bodyOf('LEAVE'),
-  leaveReply: bodyOf('LEAVE reply'),
-  reportRequest: bodyOf('REPORT'),
-  reportReply: bodyOf('REPORT reply'),
-  resolveRequest: bodyOf('RESOLVE'),
-  resolveReply: bodyOf('RESOLVE reply'),
-  statRequest: bodyOf('STAT'),
-  statReply: bodyOf('STAT reply'),
+  joinRequest: bodyOf('JOIN', TREE_HEAD_BYTES),
+  joinReply: bodyOf('JOIN reply', TREE_HEAD_BYTES),
+  leaveRequest: bodyOf('LEAVE', TREE_HEAD_BYTES),
+  leaveReply: bodyOf('LEAVE reply', TREE_HEAD_BYTES),
+  reportRequest: bodyOf('REPORT', TREE_HEAD_BYTES),
+  reportReply: bodyOf('REPORT reply', TREE_HEAD_BYTES),
+  resolveRequest: bodyOf('RESOLVE', TREE_HEAD_BYTES),
+  resolveReply: bodyOf('RESOLVE reply', TREE_HEAD_BYTES),
+  statRequest: bodyOf('STAT', TREE_HEAD_BYTES),
+  statReply: bodyOf('STAT reply', TREE_HEAD_BYTES),
   hello: bodyOf('HELLO'),
   challenge: bodyOf('CHALLENGE'),
   proof: bodyOf('PROOF'),
@@ -171,34 +179,82 @@ describe('wire codecs', () => {
   });
 });
 
-describe('collectMessage', () => {
-  async function* pieces(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {
-    for (let i = 0; i < bytes.length; i += size) yield bytes.subarray(i, i + size);
+describe('MessageParser', () => {
+  const CHUNK_BYTES = 64 * 1024;
+
+  /** What comes of bytes that arrive in pieces of a size. */
+  function parse(bytes: Uint8Array, size: number): TreeMessage[] {
+    const messages: TreeMessage[] = [];
+    const parser = new MessageParser(({ id, type, body }) =>
+      messages.push({ id, type, body: body.slice() }),
+    );
+    for (let i = 0; i < bytes.length; i += size) parser.accept(bytes.subarray(i, i + size));
+    return messages;
   }
-  function joined(body: Uint8Array): Uint8Array {
-    return new Uint8Array(Buffer.concat([...messageChunks({ type: TREE.OK, body })]));
+  function joined(...frames: readonly Uint8Array[]): Uint8Array {
+    return new Uint8Array(Buffer.concat(frames));
+  }
+  function frameOf(changes: { type?: number; id?: number; more?: number; bytes?: number }) {
+    const { type = TREE.OK, id = 1, more = 0, bytes = 0 } = changes;
+    const frame = new Uint8Array(10 + bytes);
+    const view = new DataView(frame.buffer);
+    view.setUint32(0, 6 + bytes, true);
+    frame[4] = type;
+    view.setUint32(5, id, true);
+    frame[9] = more;
+    return frame;
   }
 
-  it('collectMessage() reads a message from pieces of any size', async () => {
-    const body = new Uint8Array(200_000).map((_, i) => i & 0xff);
+  it('MessageParser.accept() puts messages together from pieces of any size', () => {
+    const bodies = [0, 10, CHUNK_BYTES, CHUNK_BYTES + 1, 200_000].map((length) =>
+      new Uint8Array(length).map((_, i) => (i * 7 + length) & 0xff),
+    );
+    const sent = bodies.map((body, id) => ({ id, type: TREE.OK, body }));
+    const bytes = joined(...sent.flatMap((message) => [...messageFrames(message)]));
     for (const size of [3, 1000, 1 << 20]) {
-      const message = await collectMessage(pieces(joined(body), size));
-      expect(message.type).toBe(TREE.OK);
-      expect(Buffer.compare(message.body, body)).toBe(0);
+      const messages = parse(bytes, size);
+      expect(messages.map(({ id, type }) => ({ id, type }))).toEqual(
+        sent.map(({ id, type }) => ({ id, type })),
+      );
+      for (const [i, { body }] of messages.entries()) {
+        expect(Buffer.compare(body, bodies[i] ?? new Uint8Array())).toBe(0);
+      }
     }
   });
 
-  it('collectMessage() throws on a short, a long and a huge message', async () => {
-    const bytes = joined(new Uint8Array(10));
-    await expect(collectMessage(pieces(bytes.subarray(0, 9), 4))).rejects.toMatchObject({
-      code: 'truncated',
-    });
-    const long = new Uint8Array([...bytes, 1]);
-    await expect(collectMessage(pieces(long, 100))).rejects.toMatchObject({ code: 'trailing' });
-    const huge = new Uint8Array([255, 255, 255, 255, 1]);
-    await expect(collectMessage(pieces(huge, 5))).rejects.toMatchObject({ code: 'limit' });
-    await expect(collectMessage(pieces(new Uint8Array(5), 5))).rejects.toMatchObject({
-      code: 'truncated',
-    });
+  it('MessageParser.accept() takes the frames of several messages mixed', () => {
+    const [one, other] = [1, 2].map((id) => [
+      ...messageFrames({ id, type: TREE.OK, body: new Uint8Array(2 * CHUNK_BYTES).fill(id) }),
+    ]);
+    const mixed = [one?.[0], other?.[0], other?.[1], one?.[1]].filter((each) => each !== undefined);
+    expect(
+      parse(joined(...mixed), 5_000).map(({ id, body }) => [id, body[0], body.at(-1)]),
+    ).toEqual([
+      [2, 2, 2],
+      [1, 1, 1],
+    ]);
   });
+
+  const first = frameOf({ more: 1, bytes: CHUNK_BYTES });
+  const wrong: Readonly<Record<string, readonly [Uint8Array, string]>> = {
+    'a frame without an id': [new Uint8Array([1, 0, 0, 0, 1]), 'truncated'],
+    'a frame of 4 GiB': [new Uint8Array([255, 255, 255, 255]), 'limit'],
+    'a frame of more than 64 KiB': [frameOf({ bytes: CHUNK_BYTES + 1 }), 'limit'],
+    'a short frame that is not the last': [frameOf({ more: 1, bytes: 9 }), 'value'],
+    'neither more nor less': [frameOf({ more: 2 }), 'value'],
+    'a message that goes on as another type': [
+      joined(first, frameOf({ type: TREE.ERROR })),
+      'type',
+    ],
+    'more than 8 MiB': [joined(...Array.from({ length: 129 }, () => first)), 'limit'],
+    'nine messages begun': [
+      joined(...Array.from({ length: 9 }, (_, id) => frameOf({ id, more: 1, bytes: CHUNK_BYTES }))),
+      'limit',
+    ],
+  };
+  for (const [name, [bytes, code]] of Object.entries(wrong)) {
+    it(`MessageParser.accept() throws on ${name}`, () => {
+      expect(() => parse(bytes, 1 << 16)).toThrow(expect.objectContaining({ code }) as Error);
+    });
+  }
 });

@@ -1,0 +1,89 @@
+import { stripeCount } from '../src/image/block.ts';
+import { SystemRandom } from '../src/runtime/node/random.ts';
+import { makeImage } from '../src/sim/workload.ts';
+import { HostCore } from '../src/transfer/host-core.ts';
+import type { TreeServer } from '../src/transfer/transport.ts';
+import type { HostAddress, HostCard, JoinRequest, WantedBlob } from '../src/tree/messages.ts';
+import { RootRing } from '../src/tree/rendezvous.ts';
+import { peerId, type PeerId } from '../src/util/peer-id.ts';
+import { benchTransport } from './net-peer.ts';
+
+/** Roots that share the trees, as in the simulator's default. */
+const ROOTS = 4;
+
+const ORIGIN = { registry: 'registry.example', repository: 'library/application' };
+
+/** A name of the form and the length that hosts have. */
+export function hostName(number: number): PeerId {
+  // Base 9, since Base58 has no 0.
+  const digits = [...number.toString(9)].map((digit) => 1 + Number(digit)).join('');
+  return peerId(`12D3KooW${digits.padStart(44, 'A')}`);
+}
+
+function hostCard(number: number): HostCard {
+  const addresses = [
+    `/ip4/10.${(number >> 16) & 255}.${(number >> 8) & 255}.${number & 255}/tcp/19147`,
+  ];
+  return { peer: hostName(number), addresses, zone: 'z0', capacity: 8 };
+}
+
+/** What a host asks of one owner of a default image: makes the JOIN of any host. */
+export function joinMaker(owner: PeerId): (host: number) => JoinRequest {
+  const others = Array.from({ length: ROOTS - 1 }, (_, i) => hostName(1e9 + i));
+  const ring = new RootRing([owner, ...others]);
+  const blobs: WantedBlob[] = makeImage().blobs.map(({ digest, sizeBytes }) => {
+    const all = Array.from({ length: stripeCount(sizeBytes) }, (_, stripe) => stripe);
+    const stripes = all.filter((stripe) => ring.order(digest, stripe)[0] === owner);
+    return { blob: { digest, sizeBytes }, origin: ORIGIN, stripes, held: [] };
+  });
+  const asked = blobs.filter(({ stripes }) => stripes.length > 0);
+  return (host) => ({ host: hostCard(host), blobs: asked });
+}
+
+/** The logic of a root that is one of four. */
+export function ownerCore(self: HostAddress): HostCore<undefined, undefined> {
+  const roots = Array.from({ length: ROOTS - 1 }, (_, i) => hostCard(1e9 + i));
+  return new HostCore(
+    {
+      ops: { length: () => 0, retain: () => {}, release: () => {} },
+      random: new SystemRandom(),
+      held: () => false,
+      blocksOf: () => [],
+    },
+    { self: { ...self, zone: 'z0', capacity: 8 }, role: 'root', roots: [self, ...roots] },
+  );
+}
+
+/** Answers as a root does, for whom the message names: one connection asks for many hosts. */
+function treeServer(core: () => HostCore<undefined, undefined>): TreeServer {
+  const refuse = (): Promise<never> => Promise.reject(new Error('not measured'));
+  return {
+    onJoin: (_peer, request) => {
+      const reply = core().join(request.host.peer, request, performance.now());
+      core().take();
+      return Promise.resolve(reply);
+    },
+    onLeave: refuse,
+    onReport: refuse,
+    onResolve: refuse,
+    onStat: () => Promise.resolve({ sizeBytes: 1 }),
+  };
+}
+
+/** Run as a process of its own: tells its address, forgets its hosts at `new`, and tells its CPU seconds at each message. */
+async function main(): Promise<void> {
+  let core: HostCore<undefined, undefined> | undefined;
+  const newCore = (): HostCore<undefined, undefined> =>
+    ownerCore({ peer: transport.self, addresses: transport.addresses() });
+  const transport = benchTransport({ tree: treeServer(() => (core ??= newCore())) });
+  await transport.start();
+  process.send?.({ peer: transport.self, addresses: transport.addresses() });
+  process.on('message', (message) => {
+    if (message === 'new') core = undefined;
+    const { user, system } = process.cpuUsage();
+    process.send?.({ cpuSeconds: (user + system) / 1e6 });
+  });
+  process.on('disconnect', () => void transport.stop());
+}
+
+if (process.send !== undefined && process.argv.includes('--bench-owner')) await main();
