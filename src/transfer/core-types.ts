@@ -103,7 +103,7 @@ export const CORE_DEFAULTS: CoreInit = {
   hedgeMsMin: 50,
   hedgeMsMax: 2000,
   attemptMsMax: 5000,
-  originMsMin: 1000,
+  originMsMin: 2000,
   originMsMax: 10_000,
   hedgeShare: 0.05,
   hedgeSavedMax: 10,

@@ -173,7 +173,7 @@ export class Fetcher<P, T> {
       this.#originFailed(fetch, detail, nowMs);
       return;
     }
-    this.#peerFailed(fetch, window, detail, nowMs);
+    this.#peerFailed(attempt, detail, nowMs);
   }
 
   /** Any sign of life of a peer. */
@@ -208,7 +208,7 @@ export class Fetcher<P, T> {
     const giveUpMs = attempt.startedMs + attemptMsMax;
     if (nowMs >= giveUpMs) {
       this.#end(attempt, nowMs, true);
-      this.#peerFailed(fetch, attempt.window, { code: 'timeout' }, nowMs);
+      this.#peerFailed(attempt, { code: 'timeout' }, nowMs);
       return;
     }
     const atMs = Math.min(giveUpMs, nowMs + hedgeMsMax);
@@ -449,12 +449,7 @@ export class Fetcher<P, T> {
     this.#roundFailed(fetch, definite, nowMs);
   }
 
-  #peerFailed(
-    fetch: Fetch<T>,
-    window: SourceWindow<T>,
-    detail: PeerErrorDetail,
-    nowMs: number,
-  ): void {
+  #peerFailed({ fetch, window, source }: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
     switch (detail.code) {
       case 'overloaded':
         noteHeard(window, nowMs);
@@ -471,7 +466,8 @@ export class Fetcher<P, T> {
         break;
       case 'unknown-blob':
         noteHeard(window, nowMs);
-        if (window.host !== undefined) {
+        // A root that stands by for another one need not have heard of the blob; a parent has forgotten its trees.
+        if (window.host !== undefined && source !== 'root') {
           this.#host.emit({ type: 'lost', peer: window.host.peer, reason: 'unknown-blob' });
         }
         break;
