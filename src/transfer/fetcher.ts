@@ -430,9 +430,9 @@ export class Fetcher<P, T> {
     }
   }
 
-  /** After a failure: the next source, unless another attempt is under way for it. */
+  /** After a failure: the next source takes the place of the one that failed, also beside others that are late. */
   #next(fetch: Fetch<T>, nowMs: number): void {
-    if (fetch.stage === 'network' && fetch.attempts.length === 0) this.route(fetch, nowMs);
+    this.route(fetch, nowMs, fetch.attempts.length > 0);
   }
 
   /** A read of the registry hangs: it is made again, on another connection. */
