@@ -266,7 +266,7 @@ export class BlobFiles implements SyncTarget {
     const { folder, records } = this.#paths;
     // Of an earlier life, of which nothing is known any more.
     await files.forget(records);
-    await this.#slowly(() => disk.remove(folder));
+    await disk.remove(folder);
     await disk.makeFolder(folder);
     await files.use(records, 'write', (file) => file.write(encodeHeader(codec, this.blob), 0));
     Object.assign(this.#newNames, { inFolder: true, folder: true });
