@@ -30,7 +30,7 @@ const TEXT_LENGTH_MAX = 4096;
 
 const IMAGE = /^docker:\/\/[^\s/]+\/\S+$/;
 
-/** No route has a schema. Fastify would load its compilers all the same: 3 MiB that stay in memory. */
+/** No route has a schema. Fastify would load its compilers all the same: 1 MB of code that stays in memory. */
 const NO_SCHEMAS = {
   buildValidator: () => noSchemas,
   buildSerializer: () => noSchemas,
