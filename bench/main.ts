@@ -29,7 +29,7 @@ net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, wh
 join    hosts that start an image of 8 layers, and one owner of four; CPU of the owner per call, lowest of several rounds.
 verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
-memory  VmRSS of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
+memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
 `;
 
 async function main(): Promise<void> {

@@ -2,7 +2,7 @@ import { networkInterfaces } from 'node:os';
 import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
-import { DeviceService } from '../device/device-service.ts';
+import type { DeviceService } from '../device/device-service.ts';
 import { Libp2pTransport } from '../net/libp2p-transport.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -51,7 +51,12 @@ interface AgentComponents {
 
 /** Builds the agent of a host from its configuration: the one place where the real parts meet. Throws KeyFileError. */
 export async function createAgent(config: Config, components: AgentComponents): Promise<Service> {
-  return new Agent(config, components);
+  const plane = makeDataPlane(config, components);
+  return new Agent(config, {
+    ...components,
+    plane,
+    devices: await makeDevices(config, components, plane),
+  });
 }
 
 /** What moves blocks. */
@@ -103,6 +108,18 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   return { self: { ...host, publicKey }, store, transport, origin, engine, codec, metrics };
 }
 
+/** Loads the code of devices only where there are any. */
+async function makeDevices(
+  config: Config,
+  components: AgentComponents,
+  { engine, codec, metrics }: DataPlane,
+): Promise<DeviceService | undefined> {
+  if (!config.device.enabled) return undefined;
+  const { DeviceService } = await import('../device/device-service.ts');
+  const { stateDir } = config.device;
+  return new DeviceService({ ...components, reader: engine, codec, metrics }, { stateDir });
+}
+
 /**
  * An agent. Life: constructed -> `start()`: store, network, block logic, devices, local and admin endpoints, in this order
  * -> `stop()`: the reverse; each part stops whether or not the others run.
@@ -125,13 +142,15 @@ class Agent implements Service, StatusSource {
   #starting = true;
   #notReady: string | undefined = NO_ROOT;
 
-  constructor(config: Config, components: AgentComponents) {
-    const { logger, clock } = components;
+  constructor(
+    config: Config,
+    components: AgentComponents & { plane: DataPlane; devices: DeviceService | undefined },
+  ) {
+    const { logger, clock, plane } = components;
     this.#config = config;
     this.#startedMs = clock.nowMs();
     this.#logger = logger;
     this.#clock = clock;
-    const plane = makeDataPlane(config, components);
     this.#plane = plane;
     const { engine, transport, metrics, self } = plane;
     const finder = (role: 'root' | 'relay', entries: readonly string[]): RootFinder =>
@@ -148,12 +167,7 @@ class Agent implements Service, StatusSource {
       finder('root', config.roots),
       ...(hasRelays ? [finder('relay', config.relays)] : []),
     ];
-    this.#devices = config.device.enabled
-      ? new DeviceService(
-          { reader: engine, codec: plane.codec, clock, logger, metrics },
-          { stateDir: config.device.stateDir },
-        )
-      : undefined;
+    this.#devices = components.devices;
     const endpoint = new BlobEndpoint(
       { directory: new EngineDirectory({ engine, clock }), reader: engine, clock, logger, metrics },
       { prefix: config.local.prefix },

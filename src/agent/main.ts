@@ -1,34 +1,24 @@
 import { Command, CommanderError } from 'commander';
 import { CodedError, errorText } from '../util/errors.ts';
-import { registerAgent } from './commands/agent.ts';
-import { registerConvert } from './commands/convert.ts';
-import { registerDemo } from './commands/demo.ts';
-import { registerFlatten } from './commands/flatten.ts';
-import { registerInspect } from './commands/inspect.ts';
-import { registerMount } from './commands/mount.ts';
-import { registerSim } from './commands/sim.ts';
-import { registerStatus } from './commands/status.ts';
-import { registerStore } from './commands/store.ts';
-import { registerVerify } from './commands/verify.ts';
 import { packageVersion } from './version.ts';
 
 /** Usage errors, as shells and most programs number them. */
 const EXIT_USAGE = 2;
 const EXIT_FAILURE = 1;
 
-/** In the order of the help: running, using, making. */
-const COMMANDS = [
-  registerAgent,
-  registerStatus,
-  registerMount,
-  registerStore,
-  registerInspect,
-  registerVerify,
-  registerFlatten,
-  registerConvert,
-  registerDemo,
-  registerSim,
-] as const;
+/** In the order of the help: running, using, making. An agent that runs for months holds no code of the others in memory. */
+const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
+  ['agent', async () => (await import('./commands/agent.ts')).registerAgent],
+  ['status', async () => (await import('./commands/status.ts')).registerStatus],
+  ['mount', async () => (await import('./commands/mount.ts')).registerMount],
+  ['store', async () => (await import('./commands/store.ts')).registerStore],
+  ['inspect', async () => (await import('./commands/inspect.ts')).registerInspect],
+  ['verify', async () => (await import('./commands/verify.ts')).registerVerify],
+  ['flatten', async () => (await import('./commands/flatten.ts')).registerFlatten],
+  ['convert', async () => (await import('./commands/convert.ts')).registerConvert],
+  ['demo', async () => (await import('./commands/demo.ts')).registerDemo],
+  ['sim', async () => (await import('./commands/sim.ts')).registerSim],
+]);
 
 /**
  * Runs the command line `xylem ARGV...` and gives its exit code: 0, 1 for a failure, 2 for wrong usage.
@@ -37,7 +27,7 @@ const COMMANDS = [
 export async function main(argv: readonly string[]): Promise<number> {
   // `xylem tree | head -1` ends the reader first, which is no failure of ours.
   process.stdout.on('error', ignoreBrokenPipe);
-  const program = createProgram();
+  const program = await createProgram(argv[0]);
   try {
     await program.parseAsync(argv, { from: 'user' });
     return Number(process.exitCode ?? 0);
@@ -46,7 +36,8 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-function createProgram(): Command {
+/** With the command of this name alone, or with all when there is none: for the help, and for what is not a command. */
+async function createProgram(name: string | undefined): Promise<Command> {
   const program = new Command('xylem')
     .description('Containers start from image blocks fetched on demand down a tree of hosts.')
     .version(packageVersion(), '-V, --version', 'print the version')
@@ -54,7 +45,8 @@ function createProgram(): Command {
       'after',
       '\nExamples:\n  xylem agent --config /etc/xylem/agent.yaml\n  xylem mount docker://registry.example/app:1.4 /mnt/app\n  xylem status',
     );
-  for (const register of COMMANDS) register(program);
+  const only = COMMANDS.get(name ?? '');
+  for (const load of only === undefined ? COMMANDS.values() : [only]) (await load())(program);
   adapt(program, 'xylem');
   return program;
 }

@@ -5,9 +5,10 @@ import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
-import { RegistryClient } from '../registry/client.ts';
+import type { RegistryClient } from '../registry/client.ts';
 import { RegistryError } from '../registry/errors.ts';
 import { hostPlatform } from '../registry/platform.ts';
+import type { RegistryConfig } from '../registry/registries.ts';
 import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
 import type { ResolveReply } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
@@ -29,12 +30,14 @@ interface RegistryOriginComponents {
  * RegistryFileError) -> used -> `close()`, which breaks off what is under way.
  */
 export class RegistryOrigin implements Origin {
-  readonly #client: RegistryClient;
-  readonly #logger: Logger;
+  readonly #components: RegistryOriginComponents;
+  readonly #registries: readonly RegistryConfig[];
+  #client: Promise<RegistryClient> | undefined;
+  #closed = false;
 
   constructor(components: RegistryOriginComponents, init: Pick<Config, 'registries'>) {
-    this.#client = new RegistryClient(components, { registries: registryConfigs(init.registries) });
-    this.#logger = components.logger;
+    this.#components = components;
+    this.#registries = registryConfigs(init.registries);
   }
 
   readInto(
@@ -43,28 +46,45 @@ export class RegistryOrigin implements Origin {
     target: Uint8Array,
     signal: AbortSignal,
   ): Promise<void> {
-    return this.#ask(() => this.#client.readBlobInto(blob, offset, target, { signal }));
+    return this.#ask((client) => client.readBlobInto(blob, offset, target, { signal }));
   }
 
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
-    return this.#ask(async () => {
-      const found = await this.#client.resolve(reference, hostPlatform(), { signal });
-      this.#logger.info({ reference, digest: found.digest }, 'image resolved at the registry');
+    return this.#ask(async (client) => {
+      const found = await client.resolve(reference, hostPlatform(), { signal });
+      this.#components.logger.info(
+        { reference, digest: found.digest },
+        'image resolved at the registry',
+      );
       return { manifestDigest: found.digest, manifest: found.bytes, origin: found.origin };
     });
   }
 
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    return this.#ask(() => this.#client.blobSize(origin, digest, { signal }));
+    return this.#ask((client) => client.blobSize(origin, digest, { signal }));
   }
 
-  close(): Promise<void> {
-    return this.#client.close();
+  async close(): Promise<void> {
+    this.#closed = true;
+    const client = await this.#client;
+    await client?.close();
   }
 
-  async #ask<T>(call: () => Promise<T>): Promise<T> {
+  /** Loads the client when it is first asked: most agents read all they need from peers, and the HTTP client takes 15 MiB. */
+  #open(): Promise<RegistryClient> {
+    if (this.#client === undefined && this.#closed) {
+      throw new RegistryError('the registries were closed', { code: 'closed' });
+    }
+    this.#client ??= import('../registry/client.ts').then(
+      ({ RegistryClient }) =>
+        new RegistryClient(this.#components, { registries: this.#registries }),
+    );
+    return this.#client;
+  }
+
+  async #ask<T>(call: (client: RegistryClient) => Promise<T>): Promise<T> {
     try {
-      return await call();
+      return await call(await this.#open());
     } catch (cause) {
       throw new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
     }

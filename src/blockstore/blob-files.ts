@@ -8,10 +8,12 @@ import {
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { DiskError, type Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { defined } from '../util/assert.ts';
 import { BitSet } from '../util/bit-set.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { bytesEqual } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
+import type { Limiter } from '../util/limiter.ts';
 import type { FileCache } from './file-cache.ts';
 import {
   blobPaths,
@@ -37,6 +39,8 @@ export interface BlobFilesComponents {
   readonly hash: Pick<Hash, 'blake3'>;
   readonly pool: BufferPool;
   readonly logger: Logger;
+  /** Of the whole store: its upkeep takes turns. */
+  readonly slow: Limiter;
 }
 
 /**
@@ -192,7 +196,9 @@ export class BlobFiles implements SyncTarget {
       ...(names.folder ? [() => disk.syncFolder(shard)] : []),
     ];
     const errors: unknown[] = [];
-    for (const step of steps) await step().catch((error: unknown) => errors.push(error));
+    for (const step of steps) {
+      await this.#slowly(step).catch((error: unknown) => errors.push(error));
+    }
     if (errors.length > 0) throw errors[0];
     if (names.inFolder) this.#newNames.inFolder = false;
     if (names.folder) this.#newNames.folder = false;
@@ -221,7 +227,8 @@ export class BlobFiles implements SyncTarget {
   async #eraseGroup(group: number): Promise<void> {
     const [first, count] = blocksOfGroup(group, this.present.length);
     try {
-      await this.#writeRecords(blockIndex(first), new Uint8Array(count * RECORD_BYTES));
+      const records = new Uint8Array(count * RECORD_BYTES);
+      await this.#slowly(() => this.#writeRecords(blockIndex(first), records));
     } catch (error) {
       // A disk so full that not even zeros can be written needs the removal most; the start drops records without data.
       if (!(error instanceof DiskError && error.code === 'no-space')) throw error;
@@ -232,8 +239,18 @@ export class BlobFiles implements SyncTarget {
     const { disk, files } = this.#components;
     for (const group of groups) await files.forget(dataPath(this.#paths, group));
     if (whole) await files.forget(this.#paths.records);
-    for (const group of groups) await disk.remove(dataPath(this.#paths, group));
-    if (whole) await disk.remove(this.#paths.folder);
+    for (const group of groups) {
+      await this.#slowly(() => disk.remove(dataPath(this.#paths, group)));
+    }
+    if (whole) await this.#slowly(() => disk.remove(this.#paths.folder));
+  }
+
+  /** Runs upkeep, which may take a thread for long, when it is its turn. */
+  #slowly(action: () => Promise<void>): Promise<void> {
+    return defined(
+      this.#components.slow.run(action),
+      'a blob waits for one sync and one removal at most',
+    );
   }
 
   /** Runs it after all that were asked for before. */

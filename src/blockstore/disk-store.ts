@@ -31,6 +31,8 @@ import {
   DISK_STORE_DEFAULTS,
   READS_RUNNING_MAX,
   READS_WAITING_MAX,
+  SLOW_RUNNING_MAX,
+  SLOW_WAITING_MAX,
   WRITES_RUNNING_MAX,
   WRITES_WAITING_MAX,
   type DiskStoreInit,
@@ -106,6 +108,7 @@ export class DiskStore implements BlockStore {
     runningMax: WRITES_RUNNING_MAX,
     waitingMax: WRITES_WAITING_MAX,
   });
+  readonly #slow = new Limiter({ runningMax: SLOW_RUNNING_MAX, waitingMax: SLOW_WAITING_MAX });
   /** What `stop()` waits for. */
   readonly #underWay = new Set<Promise<unknown>>();
   #lock: DiskLock | undefined;
@@ -134,7 +137,7 @@ export class DiskStore implements BlockStore {
       { freeBytesMin: this.#init.freeBytesMin },
     );
     this.#health = new WriteHealth({ logger, failing: this.#metrics.writesFailing });
-    this.#ledger = new Ledger({ ...components, table: this.#table });
+    this.#ledger = new Ledger({ ...components, table: this.#table, slow: this.#slow });
     this.#evictor = new Evictor({
       clock,
       logger,
@@ -530,7 +533,7 @@ export class DiskStore implements BlockStore {
 
   #adopt(blob: BlobRef, found?: BitSet): Entry {
     const files = new BlobFiles(
-      { ...this.#components, files: this.#files },
+      { ...this.#components, files: this.#files, slow: this.#slow },
       found === undefined ? { blob } : { blob, found },
     );
     const entry: Entry = { files, changes: new Map(), removals: 0 };

@@ -3,7 +3,9 @@ import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec } from '../runtime/codec.ts';
 import { DiskError, type Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
+import type { Limiter } from '../util/limiter.ts';
 import type { GroupTable, GroupUse } from './group-table.ts';
 import { PINS_FILE, USAGE_FILE } from './layout.ts';
 import { readWhole } from './read-fully.ts';
@@ -24,6 +26,8 @@ interface LedgerComponents {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly table: GroupTable;
+  /** Of the whole store: its upkeep takes turns. */
+  readonly slow: Limiter;
 }
 
 /**
@@ -92,7 +96,8 @@ export class Ledger {
   }
 
   #inTurn(action: () => Promise<void>): Promise<void> {
-    const saved = this.#saving.then(action);
+    const { slow } = this.#components;
+    const saved = this.#saving.then(() => defined(slow.run(action), 'one note waits at most'));
     this.#saving = saved.catch(() => {});
     return saved;
   }

@@ -3,6 +3,12 @@ import { MIB } from '../util/bytes.ts';
 /** Blocks written at a time. Node has four threads for files: half of them stay for reads, which something waits for. */
 export const WRITES_RUNNING_MAX = 2;
 
+/**
+ * Upkeep at a time: syncs, removals, notes of what was used, each of which may take a thread for as long as the disk likes. With the
+ * writes they take three of the four, so that a read never waits until something is durable or gone.
+ */
+export const SLOW_RUNNING_MAX = 1;
+
 /** Puts and drops that wait for their turn; puts are bounded by `queueBytesMax` too. Beyond it they reject with `busy`. */
 export const WRITES_WAITING_MAX = 4096;
 
@@ -14,6 +20,9 @@ export const READS_WAITING_MAX = 4096;
 
 /** Blobs kept: some hundred bytes of memory each, and one bit a block. A put that would begin another is refused. */
 export const BLOBS_MAX = 65_536;
+
+/** Upkeep that waits for its turn. Each blob has a sync and a removal at most, and the notes are written one by one: there is always room. */
+export const SLOW_WAITING_MAX = 2 * BLOBS_MAX + 1;
 
 /** What a store does unless told otherwise. */
 export const DISK_STORE_DEFAULTS = {

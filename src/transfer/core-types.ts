@@ -89,7 +89,7 @@ export interface CoreInit {
 }
 
 export const CORE_DEFAULTS: CoreInit = {
-  cacheBytesMax: 32 * 1024 * 1024,
+  cacheBytesMax: 16 * 1024 * 1024,
   peerOutstandingMax: 32,
   peerPrefetchMax: 8,
   originOutstandingMax: 32,

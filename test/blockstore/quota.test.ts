@@ -159,6 +159,43 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
+  it('DiskStore leaves a thread to reads while it writes, syncs and evicts', async () => {
+    const { disk, clock, store } = await smallStore(40);
+    const [hot, ...others] = blobsOf(40, 4);
+    await putAll(store, hot!);
+    store.retain([hot!.digest]);
+    const held: (() => void)[] = [];
+    let slow = 0;
+    let slowMax = 0;
+    let counts = { sync: 0, write: 0, remove: 0 };
+    disk.setFault(async (operation) => {
+      if (operation !== 'write' && operation !== 'sync' && operation !== 'remove') return;
+      counts = { ...counts, [operation]: counts[operation] + 1 };
+      slow++;
+      slowMax = Math.max(slowMax, slow);
+      await new Promise<void>((resolve) => held.push(resolve));
+      slow--;
+    });
+    const puts = others.map((blob) => putAll(store, blob).catch(() => {}));
+    const all = Promise.all(puts);
+    let over = false;
+    void all.then(() => (over = true));
+    for (let turn = 0; !over; turn++) {
+      // All that could begin has begun: the disk does nothing before it is let.
+      await settle(disk);
+      if (turn % 8 === 0) clock.fireAll();
+      const block = await store.get(hot!, blockIndex(turn % 4));
+      expect(block).toBeDefined();
+      block?.payload.release();
+      held.shift()?.();
+    }
+    disk.setFault(() => {});
+    for (const release of held) release();
+    expect(counts.sync * counts.write * counts.remove).toBeGreaterThan(0);
+    expect(slowMax).toBe(3);
+    await store.stop();
+  });
+
   it('DiskStore keeps its blocks when the disk lets none of them go, and tries again', async () => {
     const { disk, clock, store } = await smallStore(8);
     const [first, second] = blobsOf(2, 4);

@@ -1,5 +1,6 @@
 import { Option, type Command } from 'commander';
 import { SystemClock } from '../../runtime/node/clock.ts';
+import { collectGarbage } from '../../runtime/node/heap.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { SystemRandom } from '../../runtime/node/random.ts';
 import { configDocs } from '../config-docs.ts';
@@ -64,6 +65,8 @@ async function runAgent(config: Config): Promise<void> {
   // Only here: the other commands start faster without the network stack.
   const { createAgent } = await import('../agent.ts');
   const agent = await createAgent(config, { logger, clock, random: new SystemRandom() });
+  // Most of what the start took was for loading code. Now nobody waits for an answer yet, and later the pause would be felt.
+  collectGarbage();
   const exit = (code: number): void => process.exit(code);
   process.exitCode = await runUntilSignal(agent, { logger, clock, events: process, exit });
 }

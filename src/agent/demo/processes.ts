@@ -40,6 +40,8 @@ export function startAgent(init: {
 }): AgentProcess {
   const child = spawn(process.execPath, [CLI, 'agent', '--config', init.configFile], {
     stdio: ['ignore', 'pipe', 'pipe'],
+    // As deploy/k8s starts it.
+    env: { MALLOC_ARENA_MAX: '1', ...process.env },
   });
   const log = createWriteStream(init.logFile, { flags: 'a' });
   child.stdout.pipe(log, { end: false });
