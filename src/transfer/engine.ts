@@ -20,7 +20,7 @@ import type { BufferPool, PooledBytes } from '../util/buffer-pool.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { Attestor } from './attestor.ts';
-import type { BlobReader, ReadOptions } from './blob-reader.ts';
+import type { BlobReader, ReadKind, ReadOptions } from './blob-reader.ts';
 import {
   TransferError,
   type AttemptId,
@@ -62,6 +62,7 @@ type OriginRead = Pick<
 type ReadToken = LocalToken | IncomingBlockRequest;
 
 interface LocalToken {
+  readonly kind: ReadKind;
   readonly resolve: (block: BlockAnswer) => void;
   readonly reject: (error: TransferError) => void;
 }
@@ -185,7 +186,7 @@ export class TransferEngine implements BlobReader {
       .map((seat) => ({ ...seat, children: this.#core.blocks.childrenOf(seat.digest) }));
   }
 
-  /** Reads of this host that failed since the start. */
+  /** Demand reads of this host that failed since the start. */
   get failedReads(): number {
     return this.#failedReads;
   }
@@ -281,6 +282,7 @@ export class TransferEngine implements BlobReader {
         signal?.removeEventListener('abort', onAbort);
       };
       const token: LocalToken = {
+        kind: options.kind,
         resolve: (block) => {
           end();
           resolve(block);
@@ -347,8 +349,11 @@ export class TransferEngine implements BlobReader {
         }
         return asLocal(effect.token).resolve(effect.block);
       case 'fail':
-        this.#failedReads++;
-        this.#metrics.failed.inc({ code: effect.detail.code });
+        // A prefetch that fails is no harm yet: what needs the block reads it again.
+        if (asLocal(effect.token).kind === 'demand') {
+          this.#failedReads++;
+          this.#metrics.failed.inc({ code: effect.detail.code });
+        }
         return asLocal(effect.token).reject(
           new TransferError(`block was not read: ${effect.detail.code}`, effect.detail),
         );
