@@ -6,6 +6,7 @@ import { registerDemo } from './commands/demo.ts';
 import { registerFlatten } from './commands/flatten.ts';
 import { registerInspect } from './commands/inspect.ts';
 import { registerMount } from './commands/mount.ts';
+import { registerPreheat } from './commands/preheat.ts';
 import { registerSim } from './commands/sim.ts';
 import { registerStatus } from './commands/status.ts';
 import { registerStore } from './commands/store.ts';
@@ -21,6 +22,7 @@ const COMMANDS = [
   registerAgent,
   registerStatus,
   registerMount,
+  registerPreheat,
   registerStore,
   registerInspect,
   registerVerify,
