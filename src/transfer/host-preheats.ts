@@ -185,8 +185,8 @@ export class HostPreheats {
         tree: placed,
       };
       engine.tree.close(await openImage({ engine: opener, hash }, image, signal));
-      const blocks = await this.#plan(work, image, blobs);
-      work.totalBytes = bytesOf(blocks);
+      const { blocks, totalBytes } = await this.#plan(work, image, blobs);
+      work.totalBytes = totalBytes;
       this.#requireRoom(work, digests);
       if (work.order.pin) for (const digest of digests) await store.pin(digest);
       await this.#bring(work, blocks);
@@ -209,11 +209,14 @@ export class HostPreheats {
     work: Work,
     { manifest }: ResolvedImage,
     blobs: readonly BlobRef[],
-  ): Promise<readonly PlannedBlock[]> {
-    if (work.order.part === 'image') return wholeImage(blobs);
+  ): Promise<{ readonly blocks: Iterable<PlannedBlock>; readonly totalBytes: number }> {
+    if (work.order.part === 'image') {
+      const totalBytes = blobs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+      return { blocks: wholeImage(blobs), totalBytes };
+    }
     const { engine, codec } = this.#components;
     const blocks = await tracedBlocks({ reader: engine, codec }, manifest, work.abort.signal);
-    if (blocks.length > 0) return blocks;
+    if (blocks.length > 0) return { blocks, totalBytes: bytesOf(blocks) };
     throw new WorkError(`${work.order.reference} ships no trace`, { code: 'no-trace' });
   }
 
@@ -234,11 +237,12 @@ export class HostPreheats {
   }
 
   /** Brings the blocks in, in order, a window of them at a time. The first that does not come ends it. */
-  async #bring(work: Work, blocks: readonly PlannedBlock[]): Promise<void> {
+  async #bring(work: Work, blocks: Iterable<PlannedBlock>): Promise<void> {
     const { store } = this.#components;
     const queue = blocks[Symbol.iterator]();
     const worker = async (): Promise<void> => {
-      for (const { blob, index } of queue) {
+      for (let next = queue.next(); next.done !== true; next = queue.next()) {
+        const { blob, index } = next.value;
         if (!store.has(blob.digest, index)) await this.#keep(work, { blob, index });
         work.doneBytes += blockLength(blob.sizeBytes, index);
       }

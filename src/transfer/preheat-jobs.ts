@@ -217,6 +217,8 @@ export class PreheatJobs {
       if (reply.progress === undefined && order !== undefined) {
         reply = await this.#call(host.peer, { action: 'start', id, order }, signal);
       }
+      // It is about to restart: once it is back it knows nothing of the preheat, and is told anew.
+      if (reply.progress?.failure === 'stopped') throw new Error('the agent stops');
       host.misses = 0;
       if (reply.progress !== undefined) host.progress = reply.progress;
     } catch (error) {

@@ -37,13 +37,21 @@ export function blobsOf(manifest: Manifest): readonly BlobRef[] {
   return [...blobs.values()];
 }
 
-/** All blocks of the blobs, all blobs at one pace, so that all their trees carry at the same time (docs/TREES.md). */
-export function wholeImage(blobs: readonly BlobRef[]): readonly PlannedBlock[] {
-  const all = blobs.flatMap((blob) => {
-    const count = blockCount(blob.sizeBytes);
-    return Array.from({ length: count }, (_, i) => ({ blob, index: blockIndex(i), at: i / count }));
-  });
-  return all.sort((a, b) => a.at - b.at).map(({ blob, index }) => ({ blob, index }));
+/**
+ * All blocks of the blobs, all blobs at one pace, so that all their trees carry at the same time (docs/TREES.md). Named one by one, since
+ * an image may have millions.
+ */
+export function* wholeImage(blobs: readonly BlobRef[]): Generator<PlannedBlock, void, void> {
+  const rows = blobs.map((blob) => ({ blob, next: 0, count: blockCount(blob.sizeBytes) }));
+  for (;;) {
+    let first: (typeof rows)[number] | undefined;
+    for (const row of rows) {
+      if (row.next === row.count) continue;
+      if (first === undefined || row.next / row.count < first.next / first.count) first = row;
+    }
+    if (first === undefined) return;
+    yield { blob: first.blob, index: blockIndex(first.next++) };
+  }
 }
 
 export function bytesOf(blocks: readonly PlannedBlock[]): number {

@@ -39,7 +39,7 @@ describe('wholeImage()', () => {
       sizeBytes: blocks * BLOCK,
     });
     const [large, small] = [blob(1, 8), blob(2, 2)];
-    const blocks = wholeImage([large, small]);
+    const blocks = [...wholeImage([large, small])];
     expect(blocks).toHaveLength(10);
     expect(bytesOf(blocks)).toBe(10 * BLOCK);
     const places = blocks.flatMap(({ blob: { digest } }, at) =>
@@ -47,6 +47,7 @@ describe('wholeImage()', () => {
     );
     // The second half of the small one with the second half of the large one.
     expect(places).toEqual([1, 6]);
+    expect([...wholeImage([])]).toEqual([]);
     expect(blocks.filter((each) => each.blob === large).map(({ index }) => index)).toEqual(
       Array.from({ length: 8 }, (_, i) => blockIndex(i)),
     );

@@ -178,7 +178,8 @@ describe('PreheatJobs', () => {
   it('tells a host anew that was away for a while and has forgotten', async () => {
     const rig = new Rig();
     const a = rig.add('a', 'z');
-    a.steps.push('silent', 'silent', 'unknown', progress('running', 1));
+    const stopped = { ...progress('failed', 1), failure: 'stopped' } as const;
+    a.steps.push(stopped, 'silent', 'silent', 'unknown', progress('running', 1));
     expect(await rig.run()).toMatchObject({ state: 'done' });
     expect(a.told.filter((action) => action === 'start')).toHaveLength(2);
   });
