@@ -36,8 +36,8 @@ const WAITING_MAX = 16;
 /** Finished preheats whose end is remembered. */
 const FINISHED_MAX = 64;
 
-/** How often a block is tried, and the pauses between: 100 ms doubled up to 5 s, 16 s in all beside the reads' own 30 s each. */
-const TRIES_MAX = 8;
+/** How often a block is tried, and the pauses between: 51 s in all, in which a root has restarted. */
+const TRIES_MAX = 16;
 const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 
