@@ -332,7 +332,7 @@ describe('xylem preheat', () => {
     expect(twin.specs[0]).toMatchObject({ part: 'trace', pin: true, zone: 'z1', count: 2 });
     const json = await run('--json', IMAGE);
     expect(JSON.parse(json.stdout)).toMatchObject({ id: ID, state: 'done' });
-  }, 30_000);
+  }, 90_000);
 
   it('fails with the reasons of the hosts, and leaves it to the cluster with --no-wait', async () => {
     twin.changes = FAILED;
@@ -344,14 +344,14 @@ describe('xylem preheat', () => {
     expect(left).toMatchObject({ code: 0, stdout: expect.stringContaining(ID) as string });
     const wrong = await run('--count', '0', IMAGE);
     expect(wrong).toMatchObject({ code: 2 });
-  }, 30_000);
+  }, 90_000);
 
   it('cancels on SIGINT', async () => {
     const child = spawn(process.execPath, [BIN, 'preheat', '--admin', server.url, IMAGE]);
     let stderr = '';
     child.stderr.on('data', (piece) => (stderr += String(piece)));
     const exited = once(child, 'exit');
-    await expect.poll(() => twin.specs.length, { timeout: 20_000 }).toBe(1);
+    await expect.poll(() => twin.specs.length, { timeout: 60_000 }).toBe(1);
     // It looks for signals from before its first look on.
     const get = twin.get.bind(twin);
     const looked = Promise.withResolvers<void>();
@@ -364,5 +364,5 @@ describe('xylem preheat', () => {
     expect((await exited)[0]).toBe(1);
     expect(twin.cancelled).toEqual([ID]);
     expect(stderr).toContain('was cancelled');
-  }, 30_000);
+  }, 90_000);
 });

@@ -151,7 +151,10 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     expect(job.hosts.map(({ zone }) => zone).sort()).toEqual(['z1', 'z1', 'z2']);
     // Each byte once, the tiny config included, whatever host it went to.
     const sizeBytes = blobsOf('all').reduce((sum, { size }) => sum + size, 0);
-    expect(registry.stats().blobBytes - before).toBe(sizeBytes);
+    const root = await cluster.status(defined(cluster.roots[0], 'a root'));
+    expect(root.bytesBySource['origin']).toBe(sizeBytes);
+    // On a busy machine a connection to the registry may break, and its few requests be sent again.
+    expect(registry.stats().blobBytes - before).toBeLessThan(1.5 * sizeBytes);
     for (const host of cluster.children) expect(await holds(host, 'all'), host.name).toBe(true);
     const shut = registry.stats().blobRequests;
     for (const host of cluster.children) {
