@@ -14,7 +14,7 @@ interface AdminRequest {
   readonly method: 'GET' | 'POST' | 'DELETE';
   /** With the query, if any. */
   readonly path: string;
-  readonly body?: Readonly<Record<string, string>>;
+  readonly body?: Readonly<Record<string, string | number | boolean>>;
   /** Longest wait for the whole answer. */
   readonly timeoutMs?: number;
 }

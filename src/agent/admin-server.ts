@@ -7,7 +7,9 @@ import { CodedError, errorText } from '../util/errors.ts';
 import { parseSizeBytes } from '../util/sizes.ts';
 import { httpAddress, isLoopback, parseListenAddress, type ListenAddress } from './addresses.ts';
 import { boundAddress, errorBody, listenError } from './listen.ts';
-import type { MountService, StatusSource, StoreService } from './ports.ts';
+import type { AdminToken } from './admin-token.ts';
+import type { MountService, PreheatService, StatusSource, StoreService } from './ports.ts';
+import { addPreheatRoutes } from './preheat-routes.ts';
 import type { PromMetrics } from './prom-metrics.ts';
 
 /** An image reference and a path fit many times over. */
@@ -61,6 +63,9 @@ const STATUS_OF_CODE: Readonly<Record<string, number>> = {
   'no-devices': 501,
   'no-store': 501,
   'too-many-pins': 409,
+  full: 503,
+  refused: 403,
+  unreachable: 503,
   stopped: 503,
   'too-many-mounts': 503,
   timeout: 504,
@@ -73,6 +78,10 @@ interface AdminComponents {
   readonly mounts?: MountService;
   /** Absent where this process keeps no blocks. */
   readonly store?: StoreService;
+  /** Absent where this process is no agent of a cluster. */
+  readonly preheats?: PreheatService;
+  /** Lets other hosts ask for preheats; absent when none may. */
+  readonly token?: AdminToken;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -81,7 +90,7 @@ interface AdminComponents {
  * The HTTP server for probes, Prometheus and the `xylem` commands.
  *
  * It tells facts to whoever reaches it; what changes something is done for connections from this host alone, and only when the request was
- * not made through a foreign name, so that no web page can do it either.
+ * not made through a foreign name, so that no web page can do it either. Preheats are done also for who has the token.
  *
  * Life: constructed -> `start()` (listens; rejects with AgentError) -> `stop()` (closes every connection).
  */
@@ -116,6 +125,13 @@ export class AdminServer {
     this.#addFacts();
     this.#addMounts();
     this.#addStore();
+    const { preheats, token } = components;
+    if (preheats !== undefined) {
+      const authorize = (request: FastifyRequest): void => {
+        if (token?.accepts(request.headers.authorization) !== true) requireLoopback(request);
+      };
+      addPreheatRoutes(this.#app, { service: preheats, authorize });
+    }
   }
 
   /** `http://host:port`, with the port that the system chose; valid while it listens. */

@@ -21,6 +21,7 @@ import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from './addresses.ts';
 import { AdminServer } from './admin-server.ts';
+import { AdminToken } from './admin-token.ts';
 import { BlobEndpoint } from './blob-endpoint.ts';
 import type { Config } from './config-schema.ts';
 import { EngineDirectory } from './engine-directory.ts';
@@ -28,8 +29,10 @@ import { ImageMounts } from './image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './key-files.ts';
 import { LocalServer } from './local-server.ts';
 import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
+import { ClusterPreheats } from './preheat-service.ts';
 import { PromMetrics } from './prom-metrics.ts';
 import { RegistryOrigin } from './registry-origin.ts';
+import { RootPresence } from './root-presence.ts';
 import { RootFinder, type FoundRoot } from './root-finder.ts';
 import type { Service } from './run.ts';
 import { StoreAdmin } from './store-service.ts';
@@ -66,6 +69,7 @@ interface DataPlane {
   readonly transport: Libp2pTransport;
   readonly origin: RegistryOrigin;
   readonly engine: TransferEngine;
+  readonly preheats: ClusterPreheats;
   readonly codec: NodeCodec;
   readonly metrics: PromMetrics;
 }
@@ -101,11 +105,25 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
       rootKeys: [],
     },
   );
+  const preheats = new ClusterPreheats(
+    { ...shared, transport, engine, store, codec },
+    { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
+  );
   transport.serve({
     block: engine.blockServer,
+    preheat: preheats.server,
     ...(config.role !== 'child' && { tree: engine.tree.server }),
   });
-  return { self: { ...host, publicKey }, store, transport, origin, engine, codec, metrics };
+  return {
+    self: { ...host, publicKey },
+    store,
+    transport,
+    origin,
+    engine,
+    preheats,
+    codec,
+    metrics,
+  };
 }
 
 /** Loads the code of devices only where there are any. */
@@ -131,6 +149,7 @@ class Agent implements Service, StatusSource {
   readonly #plane: DataPlane;
   /** The roots, and the relays where there are any. */
   readonly #finders: readonly RootFinder[];
+  readonly #presence: RootPresence;
   readonly #devices: DeviceService | undefined;
   readonly #local: LocalServer;
   readonly #admin: AdminServer;
@@ -168,6 +187,7 @@ class Agent implements Service, StatusSource {
       ...(hasRelays ? [finder('relay', config.relays)] : []),
     ];
     this.#devices = components.devices;
+    this.#presence = new RootPresence({ ...components, transport });
     const endpoint = new BlobEndpoint(
       { directory: new EngineDirectory({ engine, clock }), reader: engine, clock, logger, metrics },
       { prefix: config.local.prefix },
@@ -189,8 +209,13 @@ class Agent implements Service, StatusSource {
       store: plane.store,
       resolve: (reference) => engine.tree.resolve(reference),
     });
+    const { tokenFile } = config.admin;
+    const optional = {
+      ...(mounts !== undefined && { mounts }),
+      ...(tokenFile !== undefined && { token: new AdminToken({ logger }, { file: tokenFile }) }),
+    };
     this.#admin = new AdminServer(
-      { status: this, metrics, clock, logger, store, ...(mounts !== undefined && { mounts }) },
+      { status: this, metrics, clock, logger, store, preheats: plane.preheats, ...optional },
       { listen: listenAddress(config.admin.listen) },
     );
   }
@@ -213,8 +238,10 @@ class Agent implements Service, StatusSource {
     this.#starting = false;
     this.#notReady = 'stopping';
     for (const finder of this.#finders) finder.stop();
+    this.#presence.stop();
     await this.#local.stop();
     await this.#devices?.stop();
+    await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
     await this.#plane.origin.close();
     await this.#plane.transport.stop();
@@ -232,6 +259,9 @@ class Agent implements Service, StatusSource {
     const { root: roots, relay: relays } = this.#found;
     const rootKeys = roots.map(({ publicKey }) => publicKey);
     this.#plane.engine.setUpstreams({ roots, relays }, rootKeys);
+    this.#plane.preheats.setRoots(roots);
+    // Roots and relays see the others when trees need them to.
+    if (this.#config.role === 'child' && role === 'root') this.#presence.setRoots(roots);
     if (roots.length > 0 && this.#notReady === NO_ROOT) this.#notReady = undefined;
   }
 

@@ -4,6 +4,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../runtime/metrics.ts';
 import type { BlobReader } from '../transfer/blob-reader.ts';
+import { READ_AHEAD_BYTES, readAhead } from '../transfer/bulk-read.ts';
 import { assert } from '../util/assert.ts';
 import { CodedError } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
@@ -16,10 +17,13 @@ import type { BlobDirectory } from './ports.ts';
 /** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
 const DEADLINE_MS = 25_000;
 
-/** Largest piece read and held at a time for one answer. */
+/** Answers up to this size are read at once; of larger ones at least so much is read ahead. */
 const PIECE_BYTES_MAX = 1024 * 1024;
 
-/** Answers under way: with their pieces, 256 MiB at most. overlaybd opens few connections per device. */
+/** Read ahead for all large answers together: 16 of them at full pace; those that come later read ahead less. */
+const BULK_BYTES_MAX = 16 * READ_AHEAD_BYTES;
+
+/** Answers under way: with their pieces 256 MiB at most, beside what is read ahead. overlaybd opens few connections per device. */
 const RUNNING_MAX = 256;
 
 /** Answers in line behind them; beyond, 503. */
@@ -66,6 +70,8 @@ export class BlobEndpoint implements LocalRoute {
   readonly #requests: Counter;
   readonly #bytes: Counter;
   readonly #firstByte: Histogram;
+  /** Windows of the large answers under way. */
+  #bulkBytes = 0;
 
   constructor(
     components: BlobEndpointComponents,
@@ -164,21 +170,32 @@ export class BlobEndpoint implements LocalRoute {
     body: { readonly range: ByteRange; readonly headers: OutgoingHttpHeaders },
   ): Promise<void> {
     const { response, signal } = exchange;
-    const end = body.range.offset + body.range.length;
-    let offset = body.range.offset;
-    while (offset < end) {
-      const piece = await this.#piece(
-        blob,
-        { offset, length: Math.min(PIECE_BYTES_MAX, end - offset) },
-        signal,
-      );
+    let leftBytes = body.range.length;
+    for await (const piece of this.#pieces(blob, body.range, signal)) {
       if (!response.headersSent) {
         this.#start(exchange, 'content-range' in body.headers ? 206 : 200, body.headers);
       }
-      offset += piece.length;
+      leftBytes -= piece.length;
       this.#bytes.inc({}, piece.length);
-      if (offset === end) response.end(piece);
+      if (leftBytes === 0) response.end(piece);
       else if (!response.write(piece)) await drained(response, signal);
+    }
+  }
+
+  /** The bytes of a range, in order: a large one is read ahead of the client, behind what others wait for. */
+  async *#pieces(blob: BlobRef, range: ByteRange, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    if (range.length <= PIECE_BYTES_MAX) {
+      yield await this.#piece(blob, range, signal);
+      return;
+    }
+    const freeBytes = Math.min(READ_AHEAD_BYTES, BULK_BYTES_MAX - this.#bulkBytes);
+    const windowBytes = Math.max(PIECE_BYTES_MAX, freeBytes);
+    this.#bulkBytes += windowBytes;
+    try {
+      const timeoutMs = this.#deadlineMs;
+      yield* readAhead(this.#components.reader, blob, { ...range, windowBytes, timeoutMs, signal });
+    } finally {
+      this.#bulkBytes -= windowBytes;
     }
   }
 

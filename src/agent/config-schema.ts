@@ -152,8 +152,13 @@ export const configSchema = z.strictObject({
   admin: z.strictObject({
     listen: key(listenAddress.default('0.0.0.0:19146'), {
       description:
-        'Where probes, Prometheus and `xylem status` ask. Requests that change something are answered on loopback alone.',
+        'Where probes, Prometheus and `xylem status` ask. Requests that change something are answered on loopback alone (but see `admin.tokenFile`).',
       rule: LISTEN_RULE,
+    }),
+    tokenFile: key(path.optional(), {
+      description:
+        'File with a token of 32 characters or more. Who sends it (`Authorization: Bearer TOKEN`) may ask for preheats from other hosts too, as Harbor does. Read at each use.',
+      rule: PATH_RULE,
     }),
   }),
   registries: key(

@@ -11,6 +11,7 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['agent', async () => (await import('./commands/agent.ts')).registerAgent],
   ['status', async () => (await import('./commands/status.ts')).registerStatus],
   ['mount', async () => (await import('./commands/mount.ts')).registerMount],
+  ['preheat', async () => (await import('./commands/preheat.ts')).registerPreheat],
   ['store', async () => (await import('./commands/store.ts')).registerStore],
   ['inspect', async () => (await import('./commands/inspect.ts')).registerInspect],
   ['verify', async () => (await import('./commands/verify.ts')).registerVerify],

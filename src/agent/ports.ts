@@ -1,6 +1,7 @@
 import type { BlobUsage, Evicted } from '../blockstore/store.ts';
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import type { PreheatJob, PreheatSpec } from '../transfer/preheat-messages.ts';
 import type { Config } from './config-schema.ts';
 
 /** Facts about a running agent, for people and scripts. */
@@ -83,11 +84,19 @@ export interface MountService {
 /** What `xylem store` shows and changes. Rejects with BlockStoreError, and with what resolving an image rejects with. */
 export interface StoreService {
   usage(): readonly BlobUsage[];
-  /** `what` is a blob's digest, or `docker://host[:port]/name:tag` for the layers of an image; the blobs that it came to. */
+  /** `what` is a blob's digest, or `docker://host[:port]/name:tag` for the blobs of an image, its config included; what it came to. */
   pin(what: string): Promise<readonly Digest[]>;
   unpin(what: string): Promise<readonly Digest[]>;
   /** Evicts down to `targetBytes`, or to the low watermark of the quota. */
   gc(targetBytes: number | undefined): Promise<Evicted>;
+}
+
+/** Preheats, as the admin endpoint starts and shows them. Rejects with PreheatError. */
+export interface PreheatService {
+  start(spec: PreheatSpec): Promise<PreheatJob>;
+  get(id: string): Promise<PreheatJob>;
+  /** What has come stays where it is. */
+  cancel(id: string): Promise<PreheatJob>;
 }
 
 /** A blob as a URL of its origin names it. */

@@ -1,6 +1,7 @@
 import type { BlobUsage, BlockStore, Evicted } from '../blockstore/store.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
-import { blockLayers, type ResolvedImage } from '../image/manifest.ts';
+import type { ResolvedImage } from '../image/manifest.ts';
+import { blobsOf } from '../transfer/preheat-plan.ts';
 import type { StoreService } from './ports.ts';
 
 /** The store as the admin endpoint changes it: pins of blobs, and of the layers of images. */
@@ -41,6 +42,6 @@ export class StoreAdmin implements StoreService {
     const digest = parseDigest(what);
     if (digest !== undefined) return [digest];
     const image = await this.#resolve(what.replace(/^docker:\/\//, ''));
-    return blockLayers(image.manifest).map((blob) => blob.digest);
+    return blobsOf(image.manifest).map((blob) => blob.digest);
   }
 }

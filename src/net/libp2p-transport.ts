@@ -7,6 +7,14 @@ import type { Mac } from '../runtime/mac.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import type {
+  HostPreheatReply,
+  HostPreheatRequest,
+  PreheatJob,
+  PreheatRequest,
+  PreheatServer,
+  PreheatTransport,
+} from '../transfer/preheat-messages.ts';
+import type {
   BlockRequest,
   BlockServer,
   PendingBlock,
@@ -80,13 +88,13 @@ interface Running {
  * `/xylem/tree/2` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
  * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
  */
-export class Libp2pTransport implements Transport {
+export class Libp2pTransport implements Transport, PreheatTransport {
   readonly self: PeerId;
   readonly #components: Components;
   readonly #init: Libp2pTransportInit;
   readonly #metrics: NetMetrics;
   readonly #requesters = new Map<PeerId, Requester>();
-  #servers: { readonly block: BlockServer; readonly tree?: TreeServer } | undefined;
+  #servers: ({ readonly block: BlockServer } & tree.CallServers) | undefined;
   #running: Running | undefined;
 
   constructor(components: Components, init: Libp2pTransportInit) {
@@ -98,14 +106,15 @@ export class Libp2pTransport implements Transport {
     this.self = peerIdOf(init.identity);
   }
 
-  serve(servers: { block: BlockServer; tree?: TreeServer }): void {
+  serve(servers: { block: BlockServer; tree?: TreeServer; preheat?: PreheatServer }): void {
     assert(this.#servers === undefined, 'serve() is called once');
     this.#servers = servers;
   }
 
   async start(): Promise<void> {
     assert(this.#running === undefined, 'a transport is started once');
-    const { block, tree: treeServer } = defined(this.#servers, 'serve() comes before start()');
+    const servers = defined(this.#servers, 'serve() comes before start()');
+    const { block } = servers;
     const { clock, random, logger, mac } = this.#components;
     const metrics = this.#metrics;
     const { listen, announce = [], clusterKeys } = this.#init;
@@ -124,7 +133,7 @@ export class Libp2pTransport implements Transport {
       connections,
       responders: new Responders({ clock, metrics, server: block }),
       treeClient: new tree.TreeClient({ clock, metrics, connect }),
-      treeResponders: new TreeResponders({ clock, logger, metrics, server: treeServer }),
+      treeResponders: new TreeResponders({ clock, logger, metrics, servers }),
     };
     this.#listenTo(running);
     await this.#handle(running);
@@ -241,6 +250,22 @@ export class Libp2pTransport implements Transport {
     signal: AbortSignal,
   ): Promise<messages.StatReply> {
     return this.#call(tree.STAT, host, request, signal);
+  }
+
+  preheat(
+    host: messages.HostAddress,
+    request: PreheatRequest,
+    signal: AbortSignal,
+  ): Promise<PreheatJob> {
+    return this.#call(tree.PREHEAT, host, request, signal);
+  }
+
+  hostPreheat(
+    host: messages.HostAddress,
+    request: HostPreheatRequest,
+    signal: AbortSignal,
+  ): Promise<HostPreheatReply> {
+    return this.#call(tree.HOST_PREHEAT, host, request, signal);
   }
 
   async #call<Q, R>(

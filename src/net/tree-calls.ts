@@ -1,6 +1,7 @@
 import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../runtime/clock.ts';
-import { PeerError, type PeerErrorDetail } from '../transfer/transport.ts';
+import type { PreheatServer } from '../transfer/preheat-messages.ts';
+import { PeerError, type PeerErrorDetail, type TreeServer } from '../transfer/transport.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import { Limiter } from '../util/limiter.ts';
 import type { PeerId } from '../util/peer-id.ts';
@@ -15,6 +16,7 @@ import {
   TREE_CALL_MS_MAX,
 } from './limits.ts';
 import type { NetMetrics } from './metrics.ts';
+import * as preheat from './preheat-codec.ts';
 import * as codec from './tree-codec.ts';
 import { TreeLink } from './tree-link.ts';
 import { TREE, decodeTreeError, type TreeMessage } from './tree-message.ts';
@@ -57,6 +59,26 @@ export const STAT = {
   request: codec.statRequest,
   reply: codec.statReply,
 };
+
+export const PREHEAT = {
+  name: 'preheat',
+  type: TREE.PREHEAT,
+  request: preheat.preheatRequest,
+  reply: preheat.preheatReply,
+};
+/** The one call that a host answers which keeps no trees. */
+export const HOST_PREHEAT = {
+  name: 'host-preheat',
+  type: TREE.HOST_PREHEAT,
+  request: preheat.hostPreheatRequest,
+  reply: preheat.hostPreheatReply,
+};
+
+/** Who answers calls; a call without its server is refused. */
+export interface CallServers {
+  readonly tree?: TreeServer;
+  readonly preheat?: PreheatServer;
+}
 
 interface Components {
   readonly clock: Clock;

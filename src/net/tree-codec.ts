@@ -45,7 +45,8 @@ const BLOBS_MAX = PLACES_PER_REPORT_MAX;
 /** Indices of one order in a reply: 2^17 blocks are 32 GiB touched. */
 const ORDER_MAX = 2 ** 17;
 
-const REFERENCE_BYTES_MAX = 1024;
+/** Of an image reference. */
+export const REFERENCE_BYTES_MAX = 1024;
 
 /** The places of an image of 8 layers, at one of four roots, are 6 KiB. */
 const FIRST_BYTES = 8 * KIB;
@@ -57,7 +58,8 @@ export interface MessageCodec<T> {
   decode(bytes: Uint8Array): T;
 }
 
-function messageCodec<T>(
+/** The codec of a message that `write` and `read` know the fields of. */
+export function messageCodec<T>(
   write: (writer: ByteWriter, message: T) => void,
   read: (reader: ByteReader) => T,
 ): MessageCodec<T> {

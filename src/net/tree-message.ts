@@ -12,6 +12,8 @@ export const TREE = {
   RESOLVE: 4,
   STAT: 5,
   CANCEL: 6,
+  PREHEAT: 7,
+  HOST_PREHEAT: 8,
   OK: 128,
   ERROR: 129,
 } as const;

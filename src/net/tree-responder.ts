@@ -1,7 +1,7 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
-import { PeerError, type PeerErrorDetail, type TreeServer } from '../transfer/transport.ts';
+import { PeerError, type PeerErrorDetail } from '../transfer/transport.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { WireError, badValue, overLimit } from './errors.ts';
@@ -14,7 +14,17 @@ import {
 } from './limits.ts';
 import type { NetMetrics } from './metrics.ts';
 import { isClosed, piecesOf } from './stream-io.ts';
-import { JOIN, LEAVE, REPORT, RESOLVE, STAT, type TreeCall } from './tree-calls.ts';
+import {
+  HOST_PREHEAT,
+  JOIN,
+  LEAVE,
+  PREHEAT,
+  REPORT,
+  RESOLVE,
+  STAT,
+  type CallServers,
+  type TreeCall,
+} from './tree-calls.ts';
 import { MessageParser, TREE, encodeTreeError, type TreeMessage } from './tree-message.ts';
 import { TreeSender } from './tree-sender.ts';
 
@@ -22,8 +32,7 @@ interface Components {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: NetMetrics;
-  /** Without a server every call is refused. */
-  readonly server: TreeServer | undefined;
+  readonly servers: CallServers;
 }
 
 /** The answering side of all streams of tree calls. */
@@ -91,8 +100,7 @@ class TreeResponder {
     if (this.#open.size >= TREE_CALLS_MAX || this.#running >= TREE_CALLS_MAX) {
       return this.#fail(id, { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS });
     }
-    const { server } = this.#components;
-    const run = server === undefined ? undefined : dispatch(server, this.#peer, message);
+    const run = dispatch(this.#components.servers, this.#peer, message);
     if (run === undefined) return this.#fail(id, { code: 'refused' });
     this.#open.add(id);
     void this.#answer(message, run);
@@ -157,30 +165,36 @@ class TreeResponder {
   }
 }
 
-/** Decodes the request at once, throwing WireError; the call itself follows. Undefined for an unknown call. */
+/** Decodes the request at once, throwing WireError; the call itself follows. Undefined for a call that nobody answers here. */
 function dispatch(
-  server: TreeServer,
+  servers: CallServers,
   peer: PeerId,
   { type, body }: TreeMessage,
 ): (() => Promise<Uint8Array>) | undefined {
+  const { tree, preheat } = servers;
   const bind = <Q, R>(
     kind: TreeCall<Q, R>,
-    handle: (peer: PeerId, request: Q) => Promise<R>,
-  ): (() => Promise<Uint8Array>) => {
+    handle: ((peer: PeerId, request: Q) => Promise<R>) | undefined,
+  ): (() => Promise<Uint8Array>) | undefined => {
+    if (handle === undefined) return undefined;
     const request = kind.request.decode(body);
     return async () => kind.reply.encode(await handle(peer, request));
   };
   switch (type) {
     case TREE.JOIN:
-      return bind(JOIN, server.onJoin.bind(server));
+      return bind(JOIN, tree?.onJoin.bind(tree));
     case TREE.LEAVE:
-      return bind(LEAVE, server.onLeave.bind(server));
+      return bind(LEAVE, tree?.onLeave.bind(tree));
     case TREE.REPORT:
-      return bind(REPORT, server.onReport.bind(server));
+      return bind(REPORT, tree?.onReport.bind(tree));
     case TREE.RESOLVE:
-      return bind(RESOLVE, server.onResolve.bind(server));
+      return bind(RESOLVE, tree?.onResolve.bind(tree));
     case TREE.STAT:
-      return bind(STAT, server.onStat.bind(server));
+      return bind(STAT, tree?.onStat.bind(tree));
+    case TREE.PREHEAT:
+      return bind(PREHEAT, preheat?.onPreheat?.bind(preheat));
+    case TREE.HOST_PREHEAT:
+      return bind(HOST_PREHEAT, preheat?.onHostPreheat.bind(preheat));
     default:
       return undefined;
   }

@@ -20,7 +20,8 @@ import type { BufferPool, PooledBytes } from '../util/buffer-pool.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { Attestor } from './attestor.ts';
-import type { BlobReader, ReadOptions } from './blob-reader.ts';
+import type { BlobReader, ReadKind, ReadOptions } from './blob-reader.ts';
+import { copyOverlap } from './copy-overlap.ts';
 import {
   TransferError,
   type AttemptId,
@@ -62,6 +63,7 @@ type OriginRead = Pick<
 type ReadToken = LocalToken | IncomingBlockRequest;
 
 interface LocalToken {
+  readonly kind: ReadKind;
   readonly resolve: (block: BlockAnswer) => void;
   readonly reject: (error: TransferError) => void;
 }
@@ -185,7 +187,7 @@ export class TransferEngine implements BlobReader {
       .map((seat) => ({ ...seat, children: this.#core.blocks.childrenOf(seat.digest) }));
   }
 
-  /** Reads of this host that failed since the start. */
+  /** Demand reads of this host that failed since the start. */
   get failedReads(): number {
     return this.#failedReads;
   }
@@ -232,6 +234,27 @@ export class TransferEngine implements BlobReader {
       }),
     );
     return target;
+  }
+
+  /**
+   * Brings a block into the store, unless it is there, without handing its bytes to anybody.
+   * Rejects with TransferError, and with BlockStoreError when it was not kept.
+   */
+  async keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void> {
+    const { store } = this.#parts;
+    if (store.has(blob.digest, index)) return;
+    this.#core.blocks.addBlob(blob);
+    const block = await this.#readBlock(blob, index, options);
+    try {
+      // Read from the registry as a last resort, for a read of this host alone: nobody vouches for it.
+      if (block.attestation === NO_ATTESTATION) {
+        throw this.#readError(blob.digest, index, { code: 'cancelled' });
+      }
+      // Joins the write that the arrival of the block began.
+      await store.put(blob, index, block);
+    } finally {
+      block.payload.release();
+    }
   }
 
   readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
@@ -281,6 +304,7 @@ export class TransferEngine implements BlobReader {
         signal?.removeEventListener('abort', onAbort);
       };
       const token: LocalToken = {
+        kind: options.kind,
         resolve: (block) => {
           end();
           resolve(block);
@@ -347,8 +371,11 @@ export class TransferEngine implements BlobReader {
         }
         return asLocal(effect.token).resolve(effect.block);
       case 'fail':
-        this.#failedReads++;
-        this.#metrics.failed.inc({ code: effect.detail.code });
+        // A prefetch that fails is no harm yet: what needs the block reads it again.
+        if (asLocal(effect.token).kind === 'demand') {
+          this.#failedReads++;
+          this.#metrics.failed.inc({ code: effect.detail.code });
+        }
         return asLocal(effect.token).reject(
           new TransferError(`block was not read: ${effect.detail.code}`, effect.detail),
         );
@@ -536,17 +563,4 @@ function asLocal(token: ReadToken): LocalToken {
 
 function asPeer(token: ReadToken): IncomingBlockRequest {
   return token as IncomingBlockRequest;
-}
-
-/** Copies the part of a block that lies in the range starting at `offset` of the blob. */
-function copyOverlap(
-  target: Uint8Array,
-  offset: number,
-  block: Uint8Array,
-  index: BlockIndex,
-): void {
-  const blockStart = index * BLOCK_SIZE_BYTES;
-  const from = Math.max(offset, blockStart);
-  const to = Math.min(offset + target.length, blockStart + block.length);
-  target.set(block.subarray(from - blockStart, to - blockStart), from - offset);
 }

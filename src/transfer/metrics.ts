@@ -8,7 +8,7 @@ export interface TransferMetrics {
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
   readonly lost: Counter;
-  /** Reads that failed, by `code`. */
+  /** Demand reads of this host that failed, by `code`. */
   readonly failed: Counter;
   /** Bytes sent to peers. */
   readonly sentBytes: Counter;
@@ -36,7 +36,7 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     }),
     failed: metrics.counter({
       name: 'xylem_read_failed_total',
-      help: 'Reads of this host that failed.',
+      help: 'Demand reads of this host that failed.',
       labelNames: ['code'],
     }),
     sentBytes: metrics.counter({

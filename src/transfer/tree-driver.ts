@@ -90,14 +90,18 @@ export class TreeDriver<P, T> {
     return this.#origins.get(digest);
   }
 
-  /** Joins the trees of the blobs, and waits a little for the places. */
-  async open(blobs: readonly OpenBlob[], signal?: AbortSignal): Promise<void> {
+  /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. */
+  async open(
+    blobs: readonly OpenBlob[],
+    signal?: AbortSignal,
+    placesMsMax = PLACES_MS_MAX,
+  ): Promise<void> {
     for (const { blob, origin } of blobs) {
       this.#origins.set(blob.digest, origin);
       this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
     }
     this.#run((nowMs) => this.#core.want(blobs, nowMs));
-    await this.#places(blobs, signal);
+    await this.#places(blobs, { signal, placesMsMax });
   }
 
   /** Undoes one `open()` of each blob. */
@@ -202,7 +206,10 @@ export class TreeDriver<P, T> {
   }
 
   /** Resolves when each blob has a place in its trees, after a while, or when the signal aborts. */
-  #places(blobs: readonly OpenBlob[], signal: AbortSignal | undefined): Promise<void> {
+  #places(
+    blobs: readonly OpenBlob[],
+    { signal, placesMsMax }: { signal: AbortSignal | undefined; placesMsMax: number },
+  ): Promise<void> {
     return new Promise((resolve) => {
       const check = (): boolean => {
         if (!blobs.every(({ blob }) => this.#core.isPlaced(blob))) return false;
@@ -215,7 +222,7 @@ export class TreeDriver<P, T> {
         signal?.removeEventListener('abort', end);
         resolve();
       };
-      const timer = this.#parts.clock.setTimer(PLACES_MS_MAX, end);
+      const timer = this.#parts.clock.setTimer(placesMsMax, end);
       signal?.addEventListener('abort', end, { once: true });
       if (!check()) this.#unplaced.add(check);
     });

@@ -13,7 +13,7 @@ import { MountTwin, StatusTwin } from './twins.ts';
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const COMMANDS = [
   ...['agent', 'status', 'tree', 'mount', 'unmount'],
-  ...['inspect', 'verify', 'flatten', 'convert'],
+  ...['preheat', 'inspect', 'verify', 'flatten', 'convert'],
 ];
 const NOTHING_THERE = 'http://127.0.0.1:1';
 

@@ -7,6 +7,7 @@ import {
   clusterKey,
 } from '../../src/net/admission-handshake.ts';
 import * as frames from '../../src/net/frames.ts';
+import * as preheat from '../../src/net/preheat-codec.ts';
 import * as codec from '../../src/net/tree-codec.ts';
 import { TREE, encodeTreeError, messageFrames } from '../../src/net/tree-message.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
@@ -19,6 +20,14 @@ const digest = defined(parseDigest(`sha256:${'0123456789abcdef'.repeat(4)}`), 'a
 const peer = peerId('12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5');
 const host = { peer, addresses: ['/ip4/10.0.0.1/tcp/19147'] };
 const origin = { registry: 'r.io', repository: 'a/b' };
+const preheatSpec = {
+  reference: 'r.io/a/b:1',
+  part: 'trace',
+  pin: true,
+  zone: 'z1',
+  count: 3,
+} as const;
+const progress = { state: 'failed', doneBytes: 5, totalBytes: 9, failure: 'quota' } as const;
 const place = { digest, stripe: 2, epoch: 5, path: [host], alternates: [host] };
 
 function message(type: number, body: Uint8Array): Uint8Array {
@@ -108,6 +117,39 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   ),
   STAT: message(TREE.STAT, codec.statRequest.encode({ digest, origin })),
   'STAT reply': message(TREE.OK, codec.statReply.encode({ sizeBytes: 2 ** 40 })),
+  PREHEAT: message(
+    TREE.PREHEAT,
+    preheat.preheatRequest.encode({ action: 'start', id: '17', spec: preheatSpec }),
+  ),
+  'PREHEAT reply': message(
+    TREE.OK,
+    preheat.preheatReply.encode({
+      id: '17',
+      spec: preheatSpec,
+      state: 'failed',
+      failure: 'hosts',
+      digest,
+      startedMs: 1000,
+      finishedMs: 2000,
+      hosts: [{ peer, zone: 'z1', ...progress }],
+    }),
+  ),
+  HOST_PREHEAT: message(
+    TREE.HOST_PREHEAT,
+    preheat.hostPreheatRequest.encode({
+      action: 'start',
+      id: '17',
+      order: {
+        reference: 'r.io/a/b:1',
+        digest,
+        origin,
+        part: 'image',
+        pin: false,
+        manifest: new Uint8Array([123, 125]),
+      },
+    }),
+  ),
+  'HOST_PREHEAT reply': message(TREE.OK, preheat.hostPreheatReply.encode({ zone: 'z1', progress })),
   'any failure': message(TREE.ERROR, encodeTreeError({ code: 'not-found', retryAfterMs: 0 })),
 };
 

@@ -5,6 +5,7 @@ import { WireError } from '../../src/net/errors.ts';
 import * as admission from '../../src/net/admission-codec.ts';
 import * as frames from '../../src/net/frames.ts';
 import { ADDRESSES_MAX } from '../../src/net/limits.ts';
+import * as preheat from '../../src/net/preheat-codec.ts';
 import * as codec from '../../src/net/tree-codec.ts';
 import {
   MessageParser,
@@ -33,6 +34,10 @@ const CODECS: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
       resolveReply: codec.resolveReply,
       statRequest: codec.statRequest,
       statReply: codec.statReply,
+      preheatRequest: preheat.preheatRequest,
+      preheatReply: preheat.preheatReply,
+      hostPreheatRequest: preheat.hostPreheatRequest,
+      hostPreheatReply: preheat.hostPreheatReply,
     }).map(([name, each]) => {
       const { encode, decode } = each as codec.MessageCodec<unknown>;
       return [name, (bytes: Uint8Array) => encode(decode(bytes))];
@@ -78,6 +83,10 @@ const VALID: Readonly<Record<string, Uint8Array>> = {
   resolveReply: bodyOf('RESOLVE reply', TREE_HEAD_BYTES),
   statRequest: bodyOf('STAT', TREE_HEAD_BYTES),
   statReply: bodyOf('STAT reply', TREE_HEAD_BYTES),
+  preheatRequest: bodyOf('PREHEAT', TREE_HEAD_BYTES),
+  preheatReply: bodyOf('PREHEAT reply', TREE_HEAD_BYTES),
+  hostPreheatRequest: bodyOf('HOST_PREHEAT', TREE_HEAD_BYTES),
+  hostPreheatReply: bodyOf('HOST_PREHEAT reply', TREE_HEAD_BYTES),
   hello: bodyOf('HELLO'),
   challenge: bodyOf('CHALLENGE'),
   proof: bodyOf('PROOF'),
@@ -162,6 +171,24 @@ describe('wire codecs', () => {
     const addresses = Array.from({ length: ADDRESSES_MAX + 1 }, () => '/ip4/1.2.3.4/tcp/1');
     const host = { peer: peerId('1'.repeat(52)), addresses, zone: 'z', capacity: 2 };
     expect(() => codec.joinRequest.encode({ host, blobs: [] })).toThrow(WireError);
+  });
+
+  it('preheatRequest, preheatReply and the host ones keep what may be absent', () => {
+    const spec = { reference: 'r.io/a:1', part: 'image', pin: false } as const;
+    const job = { id: '9', spec, state: 'waiting', startedMs: 5, hosts: [] } as const;
+    const { preheatRequest, preheatReply, hostPreheatRequest, hostPreheatReply } = preheat;
+    for (const request of [
+      { action: 'status', id: '9' },
+      { action: 'cancel', id: '9' },
+      { action: 'start', id: '9', spec },
+    ] as const) {
+      expect(preheatRequest.decode(preheatRequest.encode(request))).toEqual(request);
+    }
+    expect(preheatReply.decode(preheatReply.encode(job))).toEqual(job);
+    expect(hostPreheatRequest.decode(hostPreheatRequest.encode({ action: 'ask' }))).toEqual({
+      action: 'ask',
+    });
+    expect(hostPreheatReply.decode(hostPreheatReply.encode({ zone: 'z' }))).toEqual({ zone: 'z' });
   });
 
   it('resolveRequest.decode() refuses text that is not UTF-8, and keeps a byte order mark', () => {

@@ -37,7 +37,7 @@ export async function longWork<T>(
 }
 
 /** One line on a terminal that is written over and over. */
-class ProgressLine {
+export class ProgressLine {
   #lastMs = 0;
   #isShown = false;
 

@@ -34,6 +34,8 @@ export interface ClusterInit {
   readonly registry: string;
   /** Whether the children serve block devices. */
   readonly devices: boolean;
+  /** Zones of the children, in their order; all are in the same one when absent. */
+  readonly zones?: readonly string[];
 }
 
 /**
@@ -80,7 +82,11 @@ export class AgentCluster {
     };
     for (const [i, plan] of plans.entries()) {
       const role = i < roots ? 'root' : i < roots + relays ? 'relay' : 'child';
-      const config = this.#config(plan, { role, ...upstreams, clusterKey });
+      const zone = this.#init.zones?.[i - roots - relays];
+      const config = {
+        ...this.#config(plan, { role, ...upstreams, clusterKey }),
+        ...(zone !== undefined && { zone }),
+      };
       const configFile = join(plan.dir, 'agent.yaml');
       await writeFile(configFile, stringify(config));
       const start = { ...plan, configFile, logFile: join(plan.dir, 'agent.log') };

@@ -1,0 +1,128 @@
+import { InvalidArgumentError, type Command } from 'commander';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isFinal, type PreheatJob } from '../../transfer/preheat-messages.ts';
+import { formatSizeBytes } from '../../util/sizes.ts';
+import { askAgent } from '../admin-client.ts';
+import { AgentError } from '../errors.ts';
+import { preheatFailureText } from '../preheat-text.ts';
+import { ProgressLine } from './long-work.ts';
+import { adminOption, jsonOption, printFacts } from './output.ts';
+
+const PATH = '/api/v1/preheat';
+
+/** Pause between looks: a root itself looks at its hosts once a second. */
+const LOOK_MS = 500;
+
+/** Looks in a row that may fail: the agent, or the root that leads the preheat, may be restarting. */
+const MISSES_MAX = 60;
+
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+interface Options {
+  readonly admin: string;
+  readonly json?: boolean;
+  readonly zone?: string;
+  readonly count?: number;
+  readonly trace?: boolean;
+  readonly pin?: boolean;
+  readonly wait: boolean;
+}
+
+/** `xylem preheat`: brings an image to hosts before anybody asks for it. */
+export function registerPreheat(program: Command): void {
+  program
+    .command('preheat')
+    .description('bring an image to hosts ahead of need, down the tree; Ctrl-C ends it')
+    .argument('<image>', 'docker://host[:port]/name:tag')
+    .option('--zone <name>', 'only to the hosts of this zone')
+    .option('--count <hosts>', 'to so many hosts, spread over their zones (default: all)', countOf)
+    .option('--trace', 'only the blocks that the trace of the image names')
+    .option('--pin', 'keep the image there longest, whatever else comes (see `xylem store unpin`)')
+    .option('--no-wait', 'print the number of the preheat and leave it to the cluster')
+    .addOption(adminOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  xylem preheat docker://registry.example/app:1.4\n' +
+        '  xylem preheat --zone rack-7 --trace docker://registry.example/app:1.4\n' +
+        '  xylem preheat --count 50 --json docker://registry.example/app:1.4 | jq .hosts',
+    )
+    .action(preheat);
+}
+
+async function preheat(image: string, options: Options): Promise<void> {
+  const { admin, zone, count, trace, pin } = options;
+  const body = {
+    image,
+    part: trace === true ? 'trace' : 'image',
+    pin: pin === true,
+    ...(zone !== undefined && { zone }),
+    ...(count !== undefined && { count }),
+  };
+  const started = (await askAgent(admin, { method: 'POST', path: PATH, body })) as PreheatJob;
+  if (!options.wait) {
+    const text = `preheat ${started.id} of ${image} began; it stands at ${PATH}/${started.id}`;
+    printFacts(options.json, started, text);
+    return;
+  }
+  const job = await follow(started, admin);
+  if (job.state !== 'done') {
+    throw new AgentError(preheatFailureText(job), { code: 'preheat', id: job.id });
+  }
+  const { totalBytes } = sums(job);
+  const hosts = `${job.hosts.length} host${job.hosts.length === 1 ? '' : 's'}`;
+  const seconds = ((job.finishedMs ?? job.startedMs) - job.startedMs) / 1000;
+  const size = formatSizeBytes(totalBytes / Math.max(1, job.hosts.length));
+  printFacts(options.json, job, `${image} is on ${hosts}: ${size} each, ${seconds.toFixed(1)} s`);
+}
+
+/** Shows how the preheat goes until it is over. A signal ends it everywhere. */
+async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
+  const interrupted = new AbortController();
+  const onSignal = (): void => interrupted.abort();
+  for (const name of SIGNALS) process.once(name, onSignal);
+  const progress = new ProgressLine();
+  const path = `${PATH}/${started.id}`;
+  try {
+    let job = started;
+    for (let misses = 0; !isFinal(job.state); ) {
+      await sleep(LOOK_MS, undefined, { signal: interrupted.signal }).catch(() => {});
+      const method = interrupted.signal.aborted ? 'DELETE' : 'GET';
+      try {
+        job = (await askAgent(admin, { method, path })) as PreheatJob;
+        misses = 0;
+      } catch (error) {
+        if (method === 'DELETE' || ++misses >= MISSES_MAX || !mayPass(error)) throw error;
+      }
+      const { doneBytes, totalBytes, doneCount } = sums(job);
+      progress.show(`${doneCount} of ${job.hosts.length} hosts`, doneBytes, totalBytes);
+    }
+    return job;
+  } finally {
+    for (const name of SIGNALS) process.removeListener(name, onSignal);
+    progress.clear();
+  }
+}
+
+/** Whether what failed may work again soon. */
+function mayPass(error: unknown): boolean {
+  if (!(error instanceof AgentError)) return false;
+  const { detail } = error;
+  if (detail.code === 'admin-refused') return detail.status >= 500;
+  return detail.code === 'admin-unreachable' || detail.code === 'admin-timeout';
+}
+
+function sums(job: PreheatJob): { doneBytes: number; totalBytes: number; doneCount: number } {
+  let [doneBytes, totalBytes, doneCount] = [0, 0, 0];
+  for (const host of job.hosts) {
+    doneBytes += host.doneBytes;
+    totalBytes += host.totalBytes;
+    if (host.state === 'done') doneCount++;
+  }
+  return { doneBytes, totalBytes, doneCount };
+}
+
+function countOf(text: string): number {
+  if (/^[1-9][0-9]{0,4}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('It must be a count of hosts, 1 at least.');
+}

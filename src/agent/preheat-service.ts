@@ -1,0 +1,226 @@
+import type { BlockStore } from '../blockstore/store.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Random } from '../runtime/random.ts';
+import type { TransferEngine } from '../transfer/engine.ts';
+import { HostPreheats } from '../transfer/host-preheats.ts';
+import { PreheatJobs } from '../transfer/preheat-jobs.ts';
+import {
+  PreheatError,
+  type HostPreheatReply,
+  type HostPreheatRequest,
+  type HostProgress,
+  type PreheatJob,
+  type PreheatRequest,
+  type PreheatServer,
+  type PreheatSpec,
+  type PreheatTransport,
+} from '../transfer/preheat-messages.ts';
+import { PeerError } from '../transfer/transport.ts';
+import type { HostAddress } from '../tree/messages.ts';
+import { errorText } from '../util/errors.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import type { Config } from './config-schema.ts';
+import type { PreheatService } from './ports.ts';
+
+/** For a root to answer: from memory. */
+const CALL_MS_MAX = 5_000;
+
+/** Preheats begun here of which it is remembered what root leads them; others are looked for at every root. */
+const LEADERS_MAX = 256;
+
+interface Components {
+  readonly transport: PreheatTransport & { readonly self: PeerId };
+  readonly engine: TransferEngine;
+  readonly store: BlockStore;
+  readonly codec: Codec;
+  readonly hash: Hash;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+}
+
+/**
+ * Preheats in this agent: asks a root to lead one, leads them when it is a root, and brings images in when a root says so.
+ *
+ * Life: constructed -> `setRoots()` whenever they change -> used -> `stop()`.
+ */
+export class ClusterPreheats implements PreheatService {
+  readonly #components: Components;
+  readonly #zone: string;
+  readonly #isHost: boolean;
+  /** On a root. */
+  readonly #jobs: PreheatJobs | undefined;
+  readonly #host: HostPreheats;
+  readonly #leaders = new Map<string, HostAddress>();
+  #roots: readonly HostAddress[] = [];
+
+  constructor(
+    components: Components,
+    init: { readonly role: Config['role']; readonly zone: string; readonly quotaBytes: number },
+  ) {
+    this.#components = components;
+    this.#zone = init.zone;
+    this.#isHost = init.role === 'child';
+    const { engine, transport } = components;
+    const resolve = (reference: string) =>
+      engine.tree.server.onResolve(transport.self, { reference });
+    this.#jobs = init.role === 'root' ? new PreheatJobs({ ...components, resolve }) : undefined;
+    this.#host = new HostPreheats(components, { quotaBytes: init.quotaBytes });
+  }
+
+  /** What the transport calls when peers ask. */
+  get server(): PreheatServer {
+    const jobs = this.#jobs;
+    return {
+      ...(jobs !== undefined && {
+        onPreheat: async (_peer: PeerId, request: PreheatRequest) => runJob(jobs, request),
+      }),
+      onHostPreheat: async (peer, request) => this.#onHostPreheat(peer, request),
+    };
+  }
+
+  setRoots(roots: readonly HostAddress[]): void {
+    this.#roots = roots;
+  }
+
+  async start(spec: PreheatSpec): Promise<PreheatJob> {
+    const { clock, random } = this.#components;
+    // A number, since there are clients that take nothing else; larger than any of an earlier run.
+    const id = String(clock.wallMs() * 1000 + random.below(1000));
+    return this.#ask({ action: 'start', id, spec });
+  }
+
+  get(id: string): Promise<PreheatJob> {
+    return this.#ask({ action: 'status', id });
+  }
+
+  cancel(id: string): Promise<PreheatJob> {
+    return this.#ask({ action: 'cancel', id });
+  }
+
+  async stop(): Promise<void> {
+    await this.#jobs?.stop();
+    await this.#host.stop();
+  }
+
+  /** Only roots may tell a host to preheat, and only one that keeps no trees: roots and relays keep what passes them. */
+  #onHostPreheat(peer: PeerId, request: HostPreheatRequest): HostPreheatReply {
+    if (!this.#isHost || !this.#roots.some((root) => root.peer === peer)) {
+      throw new PreheatError(`${peer} may not tell this host to preheat`, { code: 'refused' });
+    }
+    const progress = this.#progressOf(request);
+    return { zone: this.#zone, ...(progress !== undefined && { progress }) };
+  }
+
+  #progressOf(request: HostPreheatRequest): HostProgress | undefined {
+    switch (request.action) {
+      case 'ask':
+        return undefined;
+      case 'start':
+        return this.#host.start(request.id, request.order);
+      case 'status':
+        return this.#host.progress(request.id);
+      case 'cancel':
+        return this.#host.cancel(request.id);
+    }
+  }
+
+  /** Asks the root that leads the preheat, else one after the other. */
+  async #ask(request: PreheatRequest): Promise<PreheatJob> {
+    if (this.#jobs !== undefined) return this.#asRoot(this.#jobs, request);
+    const leader = this.#leaders.get(request.id);
+    let failure = new PreheatError(
+      'no root agent was found yet: see `roots` in the configuration',
+      {
+        code: 'unreachable',
+      },
+    );
+    for (const root of leader === undefined ? this.#roots : [leader]) {
+      try {
+        const job = await this.#askRoot(root, request);
+        this.#remember(request.id, root);
+        return job;
+      } catch (error) {
+        failure = toPreheatError(error);
+        // Another root would begin the same once more.
+        if (failure.code === 'full' || failure.code === 'refused') break;
+      }
+    }
+    throw failure;
+  }
+
+  /** A root leads what it is asked for; what another root leads is asked of that one. */
+  async #asRoot(jobs: PreheatJobs, request: PreheatRequest): Promise<PreheatJob> {
+    try {
+      return runJob(jobs, request);
+    } catch (error) {
+      const { self } = this.#components.transport;
+      const isElsewhere = error instanceof PreheatError && error.code === 'not-found';
+      for (const root of isElsewhere ? this.#roots : []) {
+        if (root.peer === self) continue;
+        const job = await this.#askRoot(root, request).catch(() => undefined);
+        if (job !== undefined) return job;
+      }
+      throw error;
+    }
+  }
+
+  async #askRoot(root: HostAddress, request: PreheatRequest): Promise<PreheatJob> {
+    const limit = new AbortController();
+    const timer = this.#components.clock.setTimer(CALL_MS_MAX, () => limit.abort());
+    try {
+      return await this.#components.transport.preheat(root, request, limit.signal);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  #remember(id: string, root: HostAddress): void {
+    this.#leaders.set(id, root);
+    const [oldest] = this.#leaders.keys();
+    if (this.#leaders.size > LEADERS_MAX && oldest !== undefined) this.#leaders.delete(oldest);
+  }
+}
+
+function runJob(jobs: PreheatJobs, request: PreheatRequest): PreheatJob {
+  switch (request.action) {
+    case 'start':
+      return jobs.start(request.id, request.spec);
+    case 'status':
+      return jobs.get(request.id);
+    case 'cancel':
+      return jobs.cancel(request.id);
+  }
+}
+
+function toPreheatError(error: unknown): PreheatError {
+  const found = error instanceof PeerError ? error.code : undefined;
+  switch (found) {
+    case 'overloaded':
+      return new PreheatError(
+        'the root leads as many preheats as it takes at a time: try again later',
+        { code: 'full' },
+        { cause: error },
+      );
+    case 'not-found':
+      return new PreheatError(
+        'no root knows the preheat (any more)',
+        { code: 'not-found' },
+        { cause: error },
+      );
+    case 'refused':
+      return new PreheatError(
+        'the root refused the preheat',
+        { code: 'refused' },
+        { cause: error },
+      );
+    default:
+      return new PreheatError(
+        `no root could be asked: ${errorText(error)}`,
+        { code: 'unreachable' },
+        { cause: error },
+      );
+  }
+}

@@ -1,0 +1,322 @@
+import { BlockStoreError } from '../blockstore/errors.ts';
+import type { BlockStore } from '../blockstore/store.ts';
+import { BLOCK_SIZE_BYTES, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { parseManifest, type ResolvedImage } from '../image/manifest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { toHex } from '../util/bytes.ts';
+import { CodedError, errorText } from '../util/errors.ts';
+import type { ReadOptions } from './blob-reader.ts';
+import { TransferError } from './effects.ts';
+import type { OpenBlob } from './host-core.ts';
+import { openImage, type ImageOpener } from './open-image.ts';
+import {
+  isFinal,
+  type HostProgress,
+  type PreheatFailure,
+  type PreheatOrder,
+  type PreheatState,
+} from './preheat-messages.ts';
+import { blobsOf, bytesOf, tracedBlocks, wholeImage, type PlannedBlock } from './preheat-plan.ts';
+
+/**
+ * Bytes asked for at a time: 16 MiB. A window that the simulator was measured with (docs/TREES.md), and far more than the 8 prefetches
+ * that a parent takes, so that all parents of a host are busy.
+ */
+const WINDOW_BYTES = 64 * BLOCK_SIZE_BYTES;
+
+/** How long a preheat waits for its places. Without them its reads would go to the roots, together with those of all others. */
+const PLACES_MS_MAX = 30_000;
+
+/** Preheats that wait behind the one under way; beyond it, `busy`. */
+const WAITING_MAX = 16;
+
+/** Finished preheats whose end is remembered. */
+const FINISHED_MAX = 64;
+
+/** How often a block is tried, and the pauses between: 51 s in all, in which a root has restarted. */
+const TRIES_MAX = 16;
+const RETRY_MS_MIN = 100;
+const RETRY_MS_MAX = 5_000;
+
+/** How long a host stays in the trees of what it has brought in, to be a parent to those that are slower: as long as a silent host does. */
+const STAY_MS = 20 * 60_000;
+
+/** Images whose trees a host stays in for that reason; beyond it the oldest is left. */
+const STAYS_MAX = 64;
+
+/** Share of the quota that preheating may fill: what the store evicts down to when it is full. */
+const QUOTA_SHARE = 0.9;
+
+/** What preheating takes of an agent; `TransferEngine` has all of it. */
+interface PreheatEngine extends ImageOpener {
+  readonly tree: {
+    open(blobs: readonly OpenBlob[], signal?: AbortSignal, placesMsMax?: number): Promise<void>;
+    close(digests: readonly Digest[]): void;
+  };
+  keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void>;
+}
+
+interface Components {
+  readonly engine: PreheatEngine;
+  readonly store: Pick<BlockStore, 'has' | 'usage' | 'pin' | 'retain' | 'release'>;
+  readonly codec: Codec;
+  readonly hash: Hash;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+interface Work {
+  readonly id: string;
+  readonly order: PreheatOrder;
+  readonly abort: AbortController;
+  state: PreheatState;
+  doneBytes: number;
+  totalBytes: number;
+  failure?: PreheatFailure;
+}
+
+/** Why an image was not brought in. */
+class WorkError extends CodedError<{ readonly code: PreheatFailure }> {}
+
+/**
+ * Brings images into the store of this host, one after the other, as a root tells it: every block as a prefetch, so that what
+ * containers wait for goes first here and on every host on the way.
+ *
+ * Life: constructed -> used -> `stop()`, which gives up what is under way and leaves the trees.
+ */
+export class HostPreheats {
+  readonly #components: Components;
+  readonly #quotaBytes: number;
+  /** In the order of their coming. */
+  readonly #works = new Map<string, Work>();
+  readonly #waiting: Work[] = [];
+  /** Blobs to leave the trees of, after a while. */
+  readonly #stays = new Set<() => void>();
+  #running: Promise<void> | undefined;
+  #stopped = false;
+
+  constructor(components: Components, init: { readonly quotaBytes: number }) {
+    this.#components = components;
+    this.#quotaBytes = init.quotaBytes;
+  }
+
+  /** Begins a preheat, unless it is known already. */
+  start(id: string, order: PreheatOrder): HostProgress {
+    const known = this.#works.get(id);
+    if (known !== undefined) return progressOf(known);
+    const work: Work = {
+      id,
+      order,
+      abort: new AbortController(),
+      state: 'waiting',
+      doneBytes: 0,
+      totalBytes: 0,
+    };
+    this.#works.set(id, work);
+    if (this.#stopped) end(work, 'failed', 'stopped');
+    else if (this.#waiting.length >= WAITING_MAX) end(work, 'failed', 'busy');
+    else this.#waiting.push(work);
+    this.#running ??= this.#runAll();
+    this.#forgetOldest();
+    return progressOf(work);
+  }
+
+  /** Undefined for one that is not known (any more). */
+  progress(id: string): HostProgress | undefined {
+    const work = this.#works.get(id);
+    return work === undefined ? undefined : progressOf(work);
+  }
+
+  /** Gives a preheat up; what has come stays. */
+  cancel(id: string): HostProgress | undefined {
+    const work = this.#works.get(id);
+    if (work === undefined) return undefined;
+    end(work, 'cancelled');
+    return progressOf(work);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    for (const work of this.#works.values()) end(work, 'failed', 'stopped');
+    await this.#running;
+    for (const leave of [...this.#stays]) leave();
+  }
+
+  async #runAll(): Promise<void> {
+    for (let work = this.#waiting.shift(); work !== undefined; work = this.#waiting.shift()) {
+      if (isFinal(work.state)) continue;
+      work.state = 'running';
+      const { reference } = work.order;
+      try {
+        await this.#run(work);
+        end(work, 'done');
+      } catch (error) {
+        end(work, 'failed', failureOf(error));
+        this.#components.logger.warn({ reference, error: errorText(error) }, 'preheat failed');
+      }
+      const { state, doneBytes, totalBytes } = work;
+      this.#components.logger.info({ reference, state, doneBytes, totalBytes }, 'preheat ended');
+    }
+    this.#running = undefined;
+  }
+
+  async #run(work: Work): Promise<void> {
+    const { engine, hash, store } = this.#components;
+    const { signal } = work.abort;
+    const image = this.#imageOf(work.order);
+    const blobs = blobsOf(image.manifest);
+    const digests = blobs.map(({ digest }) => digest);
+    store.retain(digests);
+    const placed = {
+      open: (wanted: readonly OpenBlob[]) => engine.tree.open(wanted, signal, PLACES_MS_MAX),
+      close: engine.tree.close.bind(engine.tree),
+    };
+    try {
+      const { origin } = image;
+      await placed.open(blobs.map((blob) => ({ blob, origin })));
+      this.#stay(digests);
+      const opener: ImageOpener = {
+        read: engine.read.bind(engine),
+        readCached: engine.readCached.bind(engine),
+        addDigests: engine.addDigests.bind(engine),
+        tree: placed,
+      };
+      engine.tree.close(await openImage({ engine: opener, hash }, image, signal));
+      const { blocks, totalBytes } = await this.#plan(work, image, blobs);
+      work.totalBytes = totalBytes;
+      this.#requireRoom(work, digests);
+      if (work.order.pin) for (const digest of digests) await store.pin(digest);
+      await this.#bring(work, blocks);
+    } finally {
+      store.release(digests);
+    }
+  }
+
+  #imageOf({ reference, digest, manifest, origin }: PreheatOrder): ResolvedImage {
+    const found = `sha256:${toHex(this.#components.hash.sha256(manifest))}`;
+    if (found !== digest) {
+      throw new WorkError(`the manifest of ${reference} has digest ${found}, not ${digest}`, {
+        code: 'image',
+      });
+    }
+    return { reference, digest, origin, manifest: parseManifest(manifest) };
+  }
+
+  async #plan(
+    work: Work,
+    { manifest }: ResolvedImage,
+    blobs: readonly BlobRef[],
+  ): Promise<{ readonly blocks: Iterable<PlannedBlock>; readonly totalBytes: number }> {
+    if (work.order.part === 'image') {
+      const totalBytes = blobs.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+      return { blocks: wholeImage(blobs), totalBytes };
+    }
+    const { engine, codec } = this.#components;
+    const blocks = await tracedBlocks({ reader: engine, codec }, manifest, work.abort.signal);
+    if (blocks.length > 0) return { blocks, totalBytes: bytesOf(blocks) };
+    throw new WorkError(`${work.order.reference} ships no trace`, { code: 'no-trace' });
+  }
+
+  /** What is mounted or pinned does not go for an image that is only likely to be wanted. */
+  #requireRoom(work: Work, digests: readonly Digest[]): void {
+    const own = new Set(digests);
+    const keptBytes = this.#components.store
+      .usage()
+      .filter(({ digest, keep }) => keep !== 'plain' && !own.has(digest))
+      .reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+    const roomBytes = Math.floor(this.#quotaBytes * QUOTA_SHARE) - keptBytes;
+    if (work.totalBytes <= roomBytes) return;
+    throw new WorkError(
+      `${work.order.reference} takes ${work.totalBytes} bytes, but the store has room for ${Math.max(0, roomBytes)}: ` +
+        `${QUOTA_SHARE * 100} % of its quota of ${this.#quotaBytes}, without ${keptBytes} that are mounted or pinned`,
+      { code: 'quota' },
+    );
+  }
+
+  /** Brings the blocks in, in order, a window of them at a time. The first that does not come ends it. */
+  async #bring(work: Work, blocks: Iterable<PlannedBlock>): Promise<void> {
+    const { store } = this.#components;
+    const queue = blocks[Symbol.iterator]();
+    const worker = async (): Promise<void> => {
+      for (let next = queue.next(); next.done !== true; next = queue.next()) {
+        const { blob, index } = next.value;
+        if (!store.has(blob.digest, index)) await this.#keep(work, { blob, index });
+        work.doneBytes += blockLength(blob.sizeBytes, index);
+      }
+    };
+    const failed = (error: unknown): never => {
+      work.abort.abort(error);
+      throw error;
+    };
+    const workers = Array.from({ length: WINDOW_BYTES / BLOCK_SIZE_BYTES }, () =>
+      worker().catch(failed),
+    );
+    const ends = await Promise.allSettled(workers);
+    if (ends.every(({ status }) => status === 'fulfilled')) return;
+    const reason: unknown = work.abort.signal.reason;
+    throw reason instanceof Error ? reason : new Error(errorText(reason));
+  }
+
+  async #keep(work: Work, { blob, index }: PlannedBlock): Promise<void> {
+    const { engine, clock } = this.#components;
+    const { signal } = work.abort;
+    for (let tries = 1; ; tries++) {
+      try {
+        return await engine.keep(blob, index, { kind: 'prefetch', signal });
+      } catch (cause) {
+        if (signal.aborted) throw cause;
+        if (tries >= TRIES_MAX) {
+          const what = `block ${index} of ${blob.digest}`;
+          throw new WorkError(
+            `${what} was not brought in, in ${tries} tries: ${errorText(cause)}`,
+            { code: failureOf(cause) },
+            { cause },
+          );
+        }
+      }
+      await clock.sleep(Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** (tries - 1)), signal);
+    }
+  }
+
+  #stay(digests: readonly Digest[]): void {
+    const { clock, engine } = this.#components;
+    const leave = (): void => {
+      timer.cancel();
+      this.#stays.delete(leave);
+      engine.tree.close(digests);
+    };
+    const timer = clock.setTimer(STAY_MS, leave);
+    this.#stays.add(leave);
+    const [oldest] = this.#stays;
+    if (this.#stays.size > STAYS_MAX) oldest?.();
+  }
+
+  #forgetOldest(): void {
+    const finished = [...this.#works.values()].filter(({ state }) => isFinal(state));
+    for (const { id } of finished.slice(0, Math.max(0, finished.length - FINISHED_MAX))) {
+      this.#works.delete(id);
+    }
+  }
+}
+
+/** The first end counts. */
+function end(work: Work, state: PreheatState, failure?: PreheatFailure): void {
+  if (isFinal(work.state)) return;
+  work.state = state;
+  if (failure !== undefined) work.failure = failure;
+  work.abort.abort(new Error(`the preheat is ${state}`));
+}
+
+function progressOf({ state, doneBytes, totalBytes, failure }: Work): HostProgress {
+  return { state, doneBytes, totalBytes, ...(failure !== undefined && { failure }) };
+}
+
+function failureOf(error: unknown): PreheatFailure {
+  if (error instanceof WorkError) return error.code;
+  if (error instanceof TransferError) return 'unavailable';
+  if (!(error instanceof BlockStoreError)) return 'image';
+  return error.code === 'quota' || error.code === 'no-space' ? 'quota' : 'store';
+}

@@ -1,0 +1,315 @@
+import type { Digest } from '../image/digest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { ResolveReply } from '../tree/messages.ts';
+import { CodedError, errorText } from '../util/errors.ts';
+import { Limiter } from '../util/limiter.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import {
+  isFinal,
+  PreheatError,
+  type HostPreheatReply,
+  type HostPreheatRequest,
+  type HostProgress,
+  type PreheatFailure,
+  type PreheatHost,
+  type PreheatJob,
+  type PreheatOrder,
+  type PreheatSpec,
+  type PreheatState,
+  type PreheatTransport,
+} from './preheat-messages.ts';
+import { PeerError } from './transport.ts';
+
+/** Preheats that a root leads at a time: each host brings in one image after the other anyway. */
+const JOBS_RUNNING_MAX = 8;
+
+/** Finished preheats whose end is remembered. */
+const JOBS_FINISHED_MAX = 64;
+
+/** Longest preheat: 6 h, a terabyte at 50 MB/s. */
+const JOB_MS_MAX = 6 * 3_600_000;
+
+/** Calls to hosts under way at a time, over all jobs: each is 1.5 ms of CPU here and may carry a manifest. */
+const CALLS_RUNNING_MAX = 32;
+const CALLS_WAITING_MAX = 65_536;
+
+/** For a host to answer: it does so from memory, but its connection may have to be noticed as dead. */
+const CALL_MS_MAX = 5_000;
+
+/** Pause between looks at the hosts: a second, and 10 ms for each host, so that a thousand hosts cost 15 % of a CPU. */
+const LOOK_MS_MIN = 1_000;
+const LOOK_MS_PER_HOST = 10;
+
+/** Looks in a row that a host may leave unanswered: a restart of its agent takes less. */
+const MISSES_MAX = 5;
+
+interface Components {
+  readonly transport: Pick<PreheatTransport, 'peers' | 'hostPreheat'>;
+  /** Finds the manifest of an image. Rejects with OriginError. */
+  readonly resolve: (reference: string) => Promise<ResolveReply>;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+interface HostEntry {
+  readonly peer: PeerId;
+  readonly zone: string;
+  progress: HostProgress;
+  misses: number;
+}
+
+interface Job {
+  readonly id: string;
+  readonly spec: PreheatSpec;
+  readonly startedMs: number;
+  readonly abort: AbortController;
+  state: PreheatState;
+  failure?: PreheatFailure;
+  /** While it is under way: a manifest may have 4 MiB. */
+  order?: PreheatOrder;
+  digest?: Digest;
+  finishedMs?: number;
+  hosts: readonly HostEntry[];
+}
+
+/** Why a job did not come to its hosts. */
+class JobError extends CodedError<{ readonly code: PreheatFailure }> {}
+
+/**
+ * Leads preheats from a root: finds the manifest once, asks the connected hosts for their zones, chooses, tells the chosen ones, and
+ * looks how far they are until each is done, has failed, or no longer answers.
+ *
+ * Life: constructed -> used -> `stop()`: jobs end as failed here; the hosts finish on their own.
+ */
+export class PreheatJobs {
+  readonly #components: Components;
+  readonly #calls = new Limiter({ runningMax: CALLS_RUNNING_MAX, waitingMax: CALLS_WAITING_MAX });
+  /** In the order of their coming. */
+  readonly #jobs = new Map<string, Job>();
+  readonly #running = new Set<Promise<void>>();
+
+  constructor(components: Components) {
+    this.#components = components;
+  }
+
+  /** Begins a preheat, unless one of this id is known. Throws PreheatError `full`. */
+  start(id: string, spec: PreheatSpec): PreheatJob {
+    const known = this.#jobs.get(id);
+    if (known !== undefined) return viewOf(known);
+    if (this.#running.size >= JOBS_RUNNING_MAX) {
+      throw new PreheatError(`${JOBS_RUNNING_MAX} preheats are under way: try again later`, {
+        code: 'full',
+      });
+    }
+    const startedMs = this.#components.clock.wallMs();
+    const abort = new AbortController();
+    const job: Job = { id, spec, startedMs, abort, state: 'waiting', hosts: [] };
+    this.#jobs.set(id, job);
+    const running = this.#lead(job).finally(() => this.#running.delete(running));
+    this.#running.add(running);
+    return viewOf(job);
+  }
+
+  /** Throws PreheatError `not-found`. */
+  get(id: string): PreheatJob {
+    return viewOf(this.#job(id));
+  }
+
+  /** Ends a preheat on every host; what has come stays there. Throws PreheatError `not-found`. */
+  cancel(id: string): PreheatJob {
+    const job = this.#job(id);
+    this.#end(job, 'cancelled');
+    return viewOf(job);
+  }
+
+  async stop(): Promise<void> {
+    for (const job of this.#jobs.values()) this.#end(job, 'failed', 'stopped');
+    await Promise.all(this.#running);
+  }
+
+  #job(id: string): Job {
+    const job = this.#jobs.get(id);
+    if (job !== undefined) return job;
+    throw new PreheatError(`no preheat ${id} is known here (any more)`, { code: 'not-found' });
+  }
+
+  async #lead(job: Job): Promise<void> {
+    const { clock, logger } = this.#components;
+    const { reference } = job.spec;
+    const timer = clock.setTimer(JOB_MS_MAX, () => this.#end(job, 'failed', 'timeout'));
+    try {
+      await this.#run(job);
+      const failed = job.hosts.some(({ progress }) => progress.state !== 'done');
+      this.#end(job, failed ? 'failed' : 'done', failed ? 'hosts' : undefined);
+    } catch (error) {
+      if (!isFinal(job.state))
+        logger.warn({ reference, error: errorText(error) }, 'preheat failed');
+      this.#end(job, 'failed', error instanceof JobError ? error.code : 'unavailable');
+      this.#tellEnd(job);
+    } finally {
+      timer.cancel();
+      delete job.order;
+      this.#forgetOldest();
+    }
+    const { id, state, failure } = job;
+    logger.info({ id, reference, state, failure, hosts: job.hosts.length }, 'preheat ended');
+  }
+
+  async #run(job: Job): Promise<void> {
+    const { signal } = job.abort;
+    job.order = await this.#order(job.spec);
+    job.digest = job.order.digest;
+    signal.throwIfAborted();
+    job.hosts = choose(await this.#hosts(job.spec, signal), job.spec);
+    if (job.hosts.length === 0) {
+      throw new JobError('no connected host matches', { code: 'no-hosts' });
+    }
+    job.state = 'running';
+    const { clock } = this.#components;
+    for (;;) {
+      const open = job.hosts.filter(({ progress }) => !isFinal(progress.state));
+      await Promise.all(open.map((host) => this.#look(job, host)));
+      signal.throwIfAborted();
+      const left = job.hosts.filter(({ progress }) => !isFinal(progress.state)).length;
+      if (left === 0) return;
+      await clock.sleep(Math.max(LOOK_MS_MIN, left * LOOK_MS_PER_HOST), signal);
+    }
+  }
+
+  async #order(spec: PreheatSpec): Promise<PreheatOrder> {
+    try {
+      const { manifestDigest, manifest, origin } = await this.#components.resolve(spec.reference);
+      const { reference, part, pin } = spec;
+      return { reference, digest: manifestDigest, manifest, origin, part, pin };
+    } catch (cause) {
+      const found = cause instanceof CodedError ? cause.code : '';
+      const code = found === 'not-found' || found === 'refused' ? found : 'unavailable';
+      throw new JobError(errorText(cause), { code }, { cause });
+    }
+  }
+
+  /**
+   * The connected hosts that may be told to preheat. Roots and relays refuse: they keep what passes them. One that does not
+   * answer has no zone to be chosen by, but is missed when all are meant.
+   */
+  async #hosts({ zone, count }: PreheatSpec, signal: AbortSignal): Promise<readonly HostEntry[]> {
+    const areAllMeant = zone === undefined && count === undefined;
+    const asked = this.#components.transport.peers().map(async (peer) => {
+      const progress = { state: 'waiting', doneBytes: 0, totalBytes: 0 } as const;
+      try {
+        const reply = await this.#call(peer, { action: 'ask' }, signal);
+        return { peer, zone: reply.zone, progress, misses: 0 };
+      } catch (error) {
+        const isHost = !(error instanceof PeerError && error.code === 'refused');
+        return isHost && areAllMeant ? { peer, zone: '', progress, misses: 0 } : undefined;
+      }
+    });
+    return (await Promise.all(asked)).filter((host) => host !== undefined);
+  }
+
+  /** Asks a host how far it is; one that does not know the preheat (yet) is told to begin. */
+  async #look(job: Job, host: HostEntry): Promise<void> {
+    const { id, order } = job;
+    const { signal } = job.abort;
+    try {
+      let reply = await this.#call(host.peer, { action: 'status', id }, signal);
+      if (reply.progress === undefined && order !== undefined) {
+        reply = await this.#call(host.peer, { action: 'start', id, order }, signal);
+      }
+      // It is about to restart: once it is back it knows nothing of the preheat, and is told anew.
+      if (reply.progress?.failure === 'stopped') throw new Error('the agent stops');
+      host.misses = 0;
+      if (reply.progress !== undefined) host.progress = reply.progress;
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#components.logger.debug({ peer: host.peer, error: errorText(error) }, 'no answer');
+      if (++host.misses < MISSES_MAX) return;
+      host.progress = { ...host.progress, state: 'failed', failure: 'lost' };
+    }
+  }
+
+  /** Tells the hosts of a job that did not end by itself, as far as they can be reached. */
+  #tellEnd(job: Job): void {
+    const limit = new AbortController().signal;
+    for (const host of job.hosts) {
+      if (isFinal(host.progress.state)) continue;
+      host.progress = { ...host.progress, state: 'cancelled' };
+      if (job.failure === 'stopped') continue;
+      this.#call(host.peer, { action: 'cancel', id: job.id }, limit).catch(() => {});
+    }
+  }
+
+  async #call(
+    peer: PeerId,
+    request: HostPreheatRequest,
+    signal: AbortSignal,
+  ): Promise<HostPreheatReply> {
+    const { transport, clock } = this.#components;
+    const reply = this.#calls.run(async () => {
+      const limit = new AbortController();
+      const timer = clock.setTimer(CALL_MS_MAX, () => limit.abort());
+      try {
+        const either = AbortSignal.any([limit.signal, signal]);
+        return await transport.hostPreheat({ peer, addresses: [] }, request, either);
+      } finally {
+        timer.cancel();
+      }
+    });
+    if (reply === undefined) throw new PreheatError('too many calls wait', { code: 'full' });
+    return reply;
+  }
+
+  /** The first end counts. */
+  #end(job: Job, state: PreheatState, failure?: PreheatFailure): void {
+    if (isFinal(job.state)) return;
+    job.state = state;
+    job.finishedMs = this.#components.clock.wallMs();
+    if (failure !== undefined) job.failure = failure;
+    job.abort.abort(new Error(`the preheat is ${state}`));
+  }
+
+  #forgetOldest(): void {
+    const finished = [...this.#jobs.values()].filter(({ state }) => isFinal(state));
+    for (const { id } of finished.slice(0, Math.max(0, finished.length - JOBS_FINISHED_MAX))) {
+      this.#jobs.delete(id);
+    }
+  }
+}
+
+/** The hosts that are meant: of one zone or of all, and so many, a zone after the other in turn. */
+function choose(hosts: readonly HostEntry[], { zone, count }: PreheatSpec): readonly HostEntry[] {
+  const sorted = [...hosts].sort((a, b) => (a.peer < b.peer ? -1 : 1));
+  const meant = sorted.filter((host) => zone === undefined || host.zone === zone);
+  if (count === undefined) return meant;
+  const seen = new Map<string, number>();
+  const ranked = meant.map((host) => {
+    const rank = seen.get(host.zone) ?? 0;
+    seen.set(host.zone, rank + 1);
+    return { host, rank };
+  });
+  // Sorting keeps the order of equals.
+  return ranked
+    .sort((a, b) => a.rank - b.rank)
+    .slice(0, count)
+    .map(({ host }) => host);
+}
+
+function viewOf(job: Job): PreheatJob {
+  const { id, spec, state, failure, digest, startedMs, finishedMs } = job;
+  const hosts: readonly PreheatHost[] = job.hosts.map(({ peer, zone, progress }) => ({
+    peer,
+    zone,
+    ...progress,
+  }));
+  return {
+    id,
+    spec,
+    state,
+    ...(failure !== undefined && { failure }),
+    ...(digest !== undefined && { digest }),
+    startedMs,
+    ...(finishedMs !== undefined && { finishedMs }),
+    hosts,
+  };
+}

@@ -1,0 +1,138 @@
+import type { BlobOrigin } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { HostAddress } from '../tree/messages.ts';
+import { CodedError } from '../util/errors.ts';
+import type { PeerId } from '../util/peer-id.ts';
+
+/** What of an image is brought: everything that a pull or a mount may read, or the blocks that its trace names. */
+export const PREHEAT_PARTS = ['image', 'trace'] as const;
+export type PreheatPart = (typeof PREHEAT_PARTS)[number];
+
+/** Where a preheat stands, on one host or as a whole. The last three are final. */
+export const PREHEAT_STATES = ['waiting', 'running', 'done', 'failed', 'cancelled'] as const;
+export type PreheatState = (typeof PREHEAT_STATES)[number];
+
+/**
+ * Why a preheat failed.
+ *
+ * - Of a host. `image`: its manifest or its layers are not what they should be. `no-trace`: the image ships none. `quota`: more than the
+ *   store may keep. `unavailable`: blocks did not come. `store`: they were not kept. `busy`: too many preheats wait there. `lost`: it
+ *   no longer answers. `stopped`: it stops.
+ * - Of a job. `not-found`, `refused`: what the registry said of the image. `no-hosts`: none matches. `hosts`: some hosts failed.
+ *   `timeout`: it took too long.
+ */
+export const PREHEAT_FAILURES = [
+  'image',
+  'no-trace',
+  'quota',
+  'unavailable',
+  'store',
+  'busy',
+  'lost',
+  'stopped',
+  'not-found',
+  'refused',
+  'no-hosts',
+  'hosts',
+  'timeout',
+] as const;
+export type PreheatFailure = (typeof PREHEAT_FAILURES)[number];
+
+/** What to bring, and to which hosts. */
+export interface PreheatSpec {
+  /** `host[:port]/name[:tag][@digest]`. */
+  readonly reference: string;
+  readonly part: PreheatPart;
+  /** Whether each host keeps the image longest from here on. */
+  readonly pin: boolean;
+  /** Only hosts of this zone. */
+  readonly zone?: string;
+  /** So many of the hosts, spread over their zones; all when absent. */
+  readonly count?: number;
+}
+
+/** How far a host is. */
+export interface HostProgress {
+  readonly state: PreheatState;
+  readonly doneBytes: number;
+  /** 0 until it is known. */
+  readonly totalBytes: number;
+  readonly failure?: PreheatFailure;
+}
+
+export interface PreheatHost extends HostProgress {
+  readonly peer: PeerId;
+  readonly zone: string;
+}
+
+/** A preheat as the root that leads it knows it. */
+export interface PreheatJob {
+  readonly id: string;
+  readonly spec: PreheatSpec;
+  readonly state: PreheatState;
+  readonly failure?: PreheatFailure;
+  /** Of the manifest; absent until it is known. */
+  readonly digest?: Digest;
+  /** Milliseconds since 1970. */
+  readonly startedMs: number;
+  readonly finishedMs?: number;
+  readonly hosts: readonly PreheatHost[];
+}
+
+/** An agent asks a root: to lead a preheat, how it stands, to end it. */
+export type PreheatRequest =
+  | { readonly action: 'start'; readonly id: string; readonly spec: PreheatSpec }
+  | { readonly action: 'status' | 'cancel'; readonly id: string };
+
+/** An image for a host to bring in. */
+export interface PreheatOrder {
+  readonly reference: string;
+  readonly digest: Digest;
+  readonly manifest: Uint8Array;
+  readonly origin: BlobOrigin;
+  readonly part: PreheatPart;
+  readonly pin: boolean;
+}
+
+/** A root asks a host: who it is, to bring in an image, how far it is, to give up. */
+export type HostPreheatRequest =
+  | { readonly action: 'ask' }
+  | { readonly action: 'start'; readonly id: string; readonly order: PreheatOrder }
+  | { readonly action: 'status' | 'cancel'; readonly id: string };
+
+export interface HostPreheatReply {
+  readonly zone: string;
+  /** Absent when the host does not know the preheat. */
+  readonly progress?: HostProgress;
+}
+
+/** What an agent answers to others about preheats. Each rejects with any error: the asker gets its code at most. */
+export interface PreheatServer {
+  /** Absent on a host that is no root. */
+  onPreheat?(peer: PeerId, request: PreheatRequest): Promise<PreheatJob>;
+  onHostPreheat(peer: PeerId, request: HostPreheatRequest): Promise<HostPreheatReply>;
+}
+
+/** What preheats need of the transport. The calls reject with PeerError. */
+export interface PreheatTransport {
+  /** Peers that there is an admitted connection to. */
+  peers(): readonly PeerId[];
+  preheat(host: HostAddress, request: PreheatRequest, signal: AbortSignal): Promise<PreheatJob>;
+  hostPreheat(
+    host: HostAddress,
+    request: HostPreheatRequest,
+    signal: AbortSignal,
+  ): Promise<HostPreheatReply>;
+}
+
+/** Why a preheat was not begun, or not found. `full`: as many are under way as are let. */
+export class PreheatError extends CodedError<
+  | { readonly code: 'full' }
+  | { readonly code: 'not-found' }
+  | { readonly code: 'refused' }
+  | { readonly code: 'unreachable' }
+> {}
+
+export function isFinal(state: PreheatState): boolean {
+  return state !== 'waiting' && state !== 'running';
+}

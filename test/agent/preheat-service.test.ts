@@ -1,0 +1,119 @@
+import { describe, expect, it } from 'vitest';
+import { ClusterPreheats } from '../../src/agent/preheat-service.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import type {
+  PreheatJob,
+  PreheatRequest,
+  PreheatSpec,
+} from '../../src/transfer/preheat-messages.ts';
+import { PeerError, type PeerErrorDetail } from '../../src/transfer/transport.ts';
+import { peerId } from '../../src/util/peer-id.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+import { codec } from '../support/layers.ts';
+
+const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
+const [SELF, R1, R2, OTHER] = ['self', 'r1', 'r2', 'other'].map(peerId);
+const ROOTS = [R1, R2].map((peer) => ({ peer: peer as NonNullable<typeof peer>, addresses: [] }));
+
+/** The preheats of an agent whose roots answer as `answers` say; what they were asked. */
+function preheatsOf(role: 'root' | 'relay' | 'child') {
+  const asked: string[] = [];
+  const answers = new Map<string, PeerErrorDetail['code']>();
+  const transport = {
+    self: SELF ?? peerId('self'),
+    peers: () => [],
+    hostPreheat: () => Promise.reject(new Error('no hosts here')),
+    preheat: async ({ peer }: { peer: string }, request: PreheatRequest): Promise<PreheatJob> => {
+      asked.push(`${peer} ${request.action}`);
+      const code = answers.get(peer);
+      if (code === 'overloaded') throw new PeerError(code, { code, retryAfterMs: 1 });
+      if (code !== undefined) throw new PeerError(code, { code });
+      return { id: request.id, spec: SPEC, state: 'running', startedMs: 1, hosts: [] };
+    },
+  };
+  const parts = {
+    transport,
+    engine: {} as never,
+    store: {} as never,
+    codec,
+    hash: new NodeHash(),
+    clock: new FakeClock(),
+    random: { float: () => 0, below: () => 5, bytes: () => new Uint8Array() },
+    logger: silentLogger,
+  };
+  const init = { role, zone: 'z1', quotaBytes: 2 ** 30 };
+  const preheats = new ClusterPreheats(parts, init);
+  return { preheats, asked, answers };
+}
+
+describe('ClusterPreheats on a host', () => {
+  it('is told to preheat by its roots alone', async () => {
+    const { preheats } = preheatsOf('child');
+    const { server } = preheats;
+    const ask = (peer = R1) => server.onHostPreheat(peer ?? peerId('r1'), { action: 'ask' });
+    await expect(ask()).rejects.toMatchObject({ code: 'refused' });
+    preheats.setRoots(ROOTS);
+    expect(await ask()).toEqual({ zone: 'z1' });
+    await expect(ask(OTHER)).rejects.toMatchObject({ code: 'refused' });
+    expect(server.onPreheat).toBeUndefined();
+    const status = { action: 'status', id: '1' } as const;
+    expect(await server.onHostPreheat(peerId('r2'), status)).toEqual({ zone: 'z1' });
+    const relay = preheatsOf('relay').preheats;
+    relay.setRoots(ROOTS);
+    const told = relay.server.onHostPreheat(peerId('r1'), { action: 'ask' });
+    await expect(told).rejects.toMatchObject({ code: 'refused' });
+  });
+
+  it('has the first root that answers lead a preheat, and asks that one from then on', async () => {
+    const { preheats, asked, answers } = preheatsOf('child');
+    await expect(preheats.start(SPEC)).rejects.toMatchObject({ code: 'unreachable' });
+    preheats.setRoots(ROOTS);
+    answers.set('r1', 'unreachable');
+    const { id } = await preheats.start(SPEC);
+    expect(id).toMatch(/^[0-9]{16}$/);
+    answers.clear();
+    await preheats.get(id);
+    await preheats.cancel(id);
+    expect(asked).toEqual(['r1 start', 'r2 start', 'r2 status', 'r2 cancel']);
+    answers.set('r2', 'unreachable');
+    await expect(preheats.get(id)).rejects.toMatchObject({ code: 'unreachable' });
+  });
+
+  it('looks at every root for a preheat that was begun elsewhere', async () => {
+    const { preheats, asked, answers } = preheatsOf('child');
+    preheats.setRoots(ROOTS);
+    answers.set('r1', 'not-found');
+    expect(await preheats.get('17')).toMatchObject({ id: '17' });
+    answers.set('r2', 'not-found');
+    await expect(preheats.get('18')).rejects.toMatchObject({ code: 'not-found' });
+    expect(asked).toEqual(['r1 status', 'r2 status', 'r1 status', 'r2 status']);
+  });
+
+  it('begins nothing at a second root when the first has too much to do', async () => {
+    const { preheats, asked, answers } = preheatsOf('child');
+    preheats.setRoots(ROOTS);
+    answers.set('r1', 'overloaded');
+    await expect(preheats.start(SPEC)).rejects.toMatchObject({ code: 'full' });
+    expect(asked).toEqual(['r1 start']);
+  });
+});
+
+describe('ClusterPreheats on a root', () => {
+  it('is told to preheat by nobody, and leads what it is asked for', async () => {
+    const { preheats, asked } = preheatsOf('root');
+    preheats.setRoots(ROOTS);
+    const { server } = preheats;
+    const ask = server.onHostPreheat(peerId('r1'), { action: 'ask' });
+    await expect(ask).rejects.toMatchObject({ code: 'refused' });
+    const begun = await preheats.start(SPEC);
+    expect(begun).toMatchObject({ spec: SPEC, state: 'waiting' });
+    const status = { action: 'status', id: begun.id } as const;
+    expect(await server.onPreheat?.(peerId('other'), status)).toMatchObject({ id: begun.id });
+    expect(asked).toEqual([]);
+    // What another root leads is asked of that one.
+    expect(await preheats.get('17')).toMatchObject({ id: '17' });
+    expect(asked).toEqual(['r1 status']);
+    await preheats.stop();
+  });
+});

@@ -1,0 +1,259 @@
+import { describe, expect, it } from 'vitest';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import type {
+  HostPreheatReply,
+  HostPreheatRequest,
+  HostProgress,
+  PreheatJob,
+  PreheatOrder,
+  PreheatSpec,
+} from '../../src/transfer/preheat-messages.ts';
+import { isFinal } from '../../src/transfer/preheat-messages.ts';
+import { OriginError } from '../../src/transfer/origin.ts';
+import { PreheatJobs } from '../../src/transfer/preheat-jobs.ts';
+import { PeerError } from '../../src/transfer/transport.ts';
+import { peerId, type PeerId } from '../../src/util/peer-id.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+import { ORIGIN } from './cluster.ts';
+import { digestOf } from './preheat-images.ts';
+
+const MANIFEST = new Uint8Array([1, 2, 3]);
+const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
+
+/** A host that does what `steps` say, one at each look; what it was told. */
+class HostTwin {
+  readonly zone: string;
+  readonly steps: (HostProgress | 'silent' | 'unknown')[] = [];
+  readonly told: string[] = [];
+  order: PreheatOrder | undefined;
+  /** Instead of any answer. */
+  refuses = false;
+
+  constructor(zone: string) {
+    this.zone = zone;
+  }
+
+  answer(request: HostPreheatRequest): HostPreheatReply {
+    if (this.refuses) throw new PeerError('refused', { code: 'refused' });
+    this.told.push(request.action);
+    const { zone } = this;
+    if (request.action === 'ask') return { zone };
+    if (request.action === 'cancel') return { zone, progress: progress('cancelled', 0) };
+    if (request.action === 'start') {
+      this.order = request.order;
+      return { zone, progress: progress('waiting', 0) };
+    }
+    const step =
+      this.order === undefined ? 'unknown' : (this.steps.shift() ?? progress('done', 10));
+    if (step === 'silent') throw new PeerError('gone', { code: 'unreachable' });
+    return step === 'unknown' ? { zone } : { zone, progress: step };
+  }
+}
+
+function progress(state: HostProgress['state'], doneBytes: number): HostProgress {
+  return { state, doneBytes, totalBytes: 10 };
+}
+
+class Rig {
+  readonly hosts = new Map<PeerId, HostTwin>();
+  readonly clock = new FakeClock();
+  resolveFails: OriginError | undefined;
+  resolved = 0;
+  readonly jobs = new PreheatJobs({
+    transport: {
+      peers: () => [...this.hosts.keys()],
+      hostPreheat: async ({ peer }, request) => {
+        const host = this.hosts.get(peer);
+        if (host === undefined) throw new PeerError('gone', { code: 'unreachable' });
+        return host.answer(request);
+      },
+    },
+    resolve: async () => {
+      this.resolved++;
+      if (this.resolveFails !== undefined) throw this.resolveFails;
+      return { manifestDigest: digestOf(MANIFEST), manifest: MANIFEST, origin: ORIGIN };
+    },
+    clock: this.clock,
+    logger: silentLogger,
+  });
+
+  add(name: string, zone: string): HostTwin {
+    const host = new HostTwin(zone);
+    this.hosts.set(peerId(name), host);
+    return host;
+  }
+
+  async run(spec: PreheatSpec = SPEC): Promise<PreheatJob> {
+    const { id } = this.jobs.start('7', spec);
+    await expect.poll(() => isFinal(this.jobs.get(id).state)).toBe(true);
+    return this.jobs.get(id);
+  }
+}
+
+describe('PreheatJobs', () => {
+  it('finds the manifest once, tells every host, and looks until all are done', async () => {
+    const rig = new Rig();
+    const [a, b] = [rig.add('a', 'z1'), rig.add('b', 'z2')];
+    a.steps.push(progress('running', 4), progress('running', 8));
+    const job = await rig.run();
+    expect(job).toMatchObject({
+      id: '7',
+      spec: SPEC,
+      state: 'done',
+      digest: digestOf(MANIFEST),
+      hosts: [
+        { peer: 'a', zone: 'z1', state: 'done', doneBytes: 10 },
+        { peer: 'b', zone: 'z2', state: 'done', doneBytes: 10 },
+      ],
+    });
+    expect(job.failure).toBeUndefined();
+    expect(job.finishedMs).toBeGreaterThanOrEqual(job.startedMs);
+    expect(rig.resolved).toBe(1);
+    expect(a.told).toEqual(['ask', 'status', 'start', 'status', 'status', 'status']);
+    expect(b.told).toEqual(['ask', 'status', 'start', 'status']);
+    expect(b.order).toMatchObject({ manifest: MANIFEST, part: 'image', pin: false });
+    // What is finished costs nothing more.
+    expect(rig.clock.slept).toEqual([1000, 1000, 1000]);
+  });
+
+  it('starts nothing anew for an id that it knows', async () => {
+    const rig = new Rig();
+    rig.add('a', 'z');
+    await rig.run();
+    expect(rig.jobs.start('7', { ...SPEC, pin: true })).toMatchObject({
+      state: 'done',
+      spec: SPEC,
+    });
+    expect(rig.resolved).toBe(1);
+  });
+
+  it('chooses a zone, a count over the zones, or both; never roots', async () => {
+    for (const [change, names] of [
+      [{ zone: 'z1' }, ['a', 'b', 'c']],
+      [{ count: 2 }, ['a', 'd']],
+      [{ count: 4 }, ['a', 'b', 'd', 'e']],
+      [{ count: 2, zone: 'z1' }, ['a', 'b']],
+      [{ count: 99 }, ['a', 'b', 'c', 'd', 'e']],
+    ] as const) {
+      const rig = new Rig();
+      for (const name of ['c', 'b', 'a']) rig.add(name, 'z1');
+      for (const name of ['e', 'd']) rig.add(name, 'z2');
+      rig.add('root', 'z1').refuses = true;
+      const job = await rig.run({ ...SPEC, ...change });
+      expect(job.hosts.map(({ peer }) => peer).sort()).toEqual(names);
+    }
+  });
+
+  it('fails when no host is meant, or the image is not there', async () => {
+    const rig = new Rig();
+    rig.add('a', 'z');
+    expect(await rig.run({ ...SPEC, zone: 'y' })).toMatchObject({
+      state: 'failed',
+      failure: 'no-hosts',
+    });
+    for (const [code, failure] of [
+      ['not-found', 'not-found'],
+      ['refused', 'refused'],
+      ['unavailable', 'unavailable'],
+    ] as const) {
+      const other = new Rig();
+      other.resolveFails = new OriginError(code, { code });
+      expect(await other.run()).toMatchObject({ state: 'failed', failure, hosts: [] });
+    }
+  });
+
+  it('gives a host up that leaves five looks unanswered, and waits for the others', async () => {
+    const rig = new Rig();
+    const [a, b] = [rig.add('a', 'z'), rig.add('b', 'z')];
+    a.steps.push(progress('running', 4), ...Array.from({ length: 5 }, () => 'silent' as const));
+    b.steps.push(...Array.from({ length: 9 }, () => progress('running', 4)));
+    const job = await rig.run();
+    expect(job).toMatchObject({ state: 'failed', failure: 'hosts' });
+    expect(job.hosts).toMatchObject([
+      { peer: 'a', state: 'failed', failure: 'lost', doneBytes: 4 },
+      { peer: 'b', state: 'done' },
+    ]);
+  });
+
+  it('tells a host anew that was away for a while and has forgotten', async () => {
+    const rig = new Rig();
+    const a = rig.add('a', 'z');
+    const stopped = { ...progress('failed', 1), failure: 'stopped' } as const;
+    a.steps.push(stopped, 'silent', 'silent', 'unknown', progress('running', 1));
+    expect(await rig.run()).toMatchObject({ state: 'done' });
+    expect(a.told.filter((action) => action === 'start')).toHaveLength(2);
+  });
+
+  it('misses a host that is connected and does not answer, when all are meant', async () => {
+    const rig = new Rig();
+    rig.add('a', 'z');
+    const dead = rig.add('b', 'z');
+    dead.answer = () => {
+      throw new PeerError('silent', { code: 'timeout' });
+    };
+    const job = await rig.run();
+    expect(job.hosts).toMatchObject([{ state: 'done' }, { state: 'failed', failure: 'lost' }]);
+    const other = await new Rig().run();
+    expect(other.failure).toBe('no-hosts');
+  });
+
+  it('cancel() ends it on every host that is not done', async () => {
+    const rig = new Rig();
+    const [a, b] = [rig.add('a', 'z'), rig.add('b', 'z')];
+    a.steps.push(progress('done', 10));
+    const looks = Promise.withResolvers<void>();
+    const answer = b.answer.bind(b);
+    b.answer = (request) => {
+      if (request.action === 'status') looks.resolve();
+      return request.action === 'status' && b.order !== undefined
+        ? { zone: 'z', progress: progress('running', 1) }
+        : answer(request);
+    };
+    // Real pauses: there would be no end of looks.
+    rig.clock.sleep = (_, signal) =>
+      new Promise((resolve, reject) => {
+        const next = setImmediate(resolve);
+        signal?.addEventListener('abort', () => {
+          clearImmediate(next);
+          reject(signal.reason as Error);
+        });
+      });
+    rig.jobs.start('7', SPEC);
+    await looks.promise;
+    await expect.poll(() => rig.jobs.get('7').hosts[0]?.state).toBe('done');
+    expect(rig.jobs.cancel('7')).toMatchObject({ state: 'cancelled' });
+    await expect.poll(() => b.told.at(-1)).toBe('cancel');
+    expect(rig.jobs.get('7').hosts).toMatchObject([{ state: 'done' }, { state: 'cancelled' }]);
+    expect(a.told).not.toContain('cancel');
+    expect(() => rig.jobs.cancel('8')).toThrow('no preheat 8');
+  });
+
+  it('leads eight at a time, and forgets the oldest of more than 64', async () => {
+    const rig = new Rig();
+    const start = (id: number): PreheatJob => rig.jobs.start(String(id), SPEC);
+    for (let id = 0; id < 8; id++) start(id);
+    expect(() => start(8)).toThrow('8 preheats are under way');
+    for (let id = 9; id < 80; id++) {
+      const ended = String(id < 17 ? id - 9 : id - 1);
+      await expect.poll(() => isFinal(rig.jobs.get(ended).state), { interval: 1 }).toBe(true);
+      await new Promise((resolve) => setImmediate(resolve));
+      start(id);
+    }
+    expect(() => rig.jobs.get('0')).toThrow('no preheat 0');
+    expect(rig.jobs.get('79').id).toBe('79');
+    await rig.jobs.stop();
+  });
+
+  it('stop() ends what it leads', async () => {
+    const rig = new Rig();
+    rig.add('a', 'z').answer = () => ({ zone: 'z', progress: progress('running', 1) });
+    rig.clock.sleep = (_, signal) =>
+      new Promise((_resolve, reject) => {
+        signal?.addEventListener('abort', () => reject(signal.reason as Error));
+      });
+    rig.jobs.start('7', SPEC);
+    await expect.poll(() => rig.jobs.get('7').state).toBe('running');
+    await rig.jobs.stop();
+    expect(rig.jobs.get('7')).toMatchObject({ state: 'failed', failure: 'stopped' });
+  });
+});
