@@ -95,6 +95,8 @@ export class Membership {
   readonly #refused: Record<Refusal, number> = { cycle: 0, stale: 0, malformed: 0 };
   #effects: MembershipEffect[] = [];
   #generation = 0;
+  /** Sources handed out in this generation, one object for all stripes: a host is in dozens of trees with the same few others. */
+  readonly #sources = new Map<HostAddress, Map<Source['role'], Source>>();
   readonly #nextTicket: () => number;
   /** Time of the last event. */
   #nowMs = 0;
@@ -120,7 +122,7 @@ export class Membership {
     }
     for (const peer of [...this.#links.keys()]) if (!others.has(peer)) this.#links.delete(peer);
     this.#ring = new RootRing([...others.keys(), ...(this.#isRoot ? [this.#self.peer] : [])]);
-    this.#generation++;
+    this.#forgetSources();
     for (const seats of this.#seats.values()) {
       for (const seat of seats.values()) {
         seat.order = this.#ring.order(seat.digest, seat.stripe);
@@ -259,7 +261,7 @@ export class Membership {
   peerBack(peer: PeerId): void {
     if (!this.#lost.delete(peer)) return;
     for (const link of this.#links.values()) link.lost.delete(peer);
-    this.#generation++;
+    this.#forgetSources();
   }
 
   tick(nowMs: number): readonly MembershipEffect[] {
@@ -294,7 +296,12 @@ export class Membership {
     const seat = this.#seats.get(digest)?.get(stripe);
     if (seat === undefined || seat.owned) return [];
     if (seat.sources?.generation !== this.#generation) {
-      const list = rankSources(seat, this.#links, this.#self.peer, (peer) => this.#lost.has(peer));
+      const list = rankSources(seat, {
+        roots: this.#links,
+        self: this.#self.peer,
+        isLost: (peer) => this.#lost.has(peer),
+        sourceOf: (host, role) => this.#sourceOf(host, role),
+      });
       seat.sources = { generation: this.#generation, list };
     }
     return seat.sources.list;
@@ -316,6 +323,19 @@ export class Membership {
     return this.#refused;
   }
 
+  #forgetSources(): void {
+    this.#generation++;
+    this.#sources.clear();
+  }
+
+  #sourceOf(host: HostAddress, role: Source['role']): Source {
+    const byRole = this.#sources.get(host) ?? new Map<Source['role'], Source>();
+    this.#sources.set(host, byRole);
+    const source = byRole.get(role) ?? { host, role };
+    byRole.set(role, source);
+    return source;
+  }
+
   #interval(): number {
     return jitter(this.#random, this.#reportIntervalMs, 0.1);
   }
@@ -329,7 +349,7 @@ export class Membership {
     const first = this.#lost.keys().next().value;
     if (first !== undefined && this.#lost.size >= LOST_REMEMBERED_MAX) this.#lost.delete(first);
     this.#lost.set(peer, nowMs + LOST_COOL_DOWN_MS);
-    this.#generation++;
+    this.#forgetSources();
   }
 
   #take(seat: Seat, place: Place, link: Link, nowMs: number): boolean {

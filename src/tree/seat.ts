@@ -77,9 +77,17 @@ export class Seat {
  */
 export function rankSources(
   seat: Seat,
-  roots: ReadonlyMap<PeerId, RootLink<Seat>>,
-  self: PeerId,
-  isLost: (peer: PeerId) => boolean,
+  {
+    roots,
+    self,
+    isLost,
+    sourceOf,
+  }: {
+    readonly roots: ReadonlyMap<PeerId, RootLink<Seat>>;
+    readonly self: PeerId;
+    readonly isLost: (peer: PeerId) => boolean;
+    readonly sourceOf: (host: HostAddress, role: Source['role']) => Source;
+  },
 ): readonly Source[] {
   const path = seat.place?.path ?? [];
   const parent = path.find(({ peer }) => !isLost(peer)) ?? path[0];
@@ -88,7 +96,7 @@ export function rankSources(
   const add = (host: HostAddress, role: Source['role']): void => {
     if (known.has(host.peer)) return;
     known.add(host.peer);
-    ranked.push({ host, role });
+    ranked.push(sourceOf(host, role));
   };
   if (parent !== undefined) add(parent, 'parent');
   for (const host of seat.place?.alternates ?? []) add(host, 'alternate');

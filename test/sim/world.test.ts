@@ -49,6 +49,24 @@ describe('World without faults', () => {
     expect(warmMs.max).toBeLessThan(2_850);
   });
 
+  it('World.run() brings a block to each group of hosts once, with relays', () => {
+    const groups = 2;
+    const result = runWell({ groups });
+    expect(result.originBytes).toBe(result.touchedBytes);
+    expect(result.fallbackBytes).toBe(0);
+    expect(result.depthMax).toBeGreaterThanOrEqual(2);
+    // 20 hosts and one relay per group and stripe take each block.
+    expect(result.peerBytes).toBeLessThanOrEqual((20 + groups) * result.touchedBytes);
+  });
+
+  it('World.run() keeps its rules when relays and roots die', () => {
+    const faults: FaultName[] = ['crash30', 'allroots', 'partition', 'slow', 'registry'];
+    for (const seed of [1, 2, 3]) {
+      const result = runWell({ groups: 2, faults, seed });
+      expect(result.coldMs.count).toBeGreaterThan(0);
+    }
+  });
+
   it('World.run() learns the order on the fly with trace "none"', () => {
     const result = runWell({ trace: 'none' });
     expect(result.originAmplification).toBeLessThanOrEqual(1.01);

@@ -1,0 +1,80 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { AgentCluster, type ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
+import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
+import { HttpBlobReader } from '../../src/agent/http-blob-reader.ts';
+import { convertDirectory } from '../../src/convert/convert-directory.ts';
+import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
+import { digestHex } from '../../src/image/digest.ts';
+import { NodeCodec } from '../../src/runtime/node/codec.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { bytesEqual } from '../../src/util/bytes.ts';
+import { describeWith, needs } from '../support/requires.ts';
+
+describeWith('agents below relays', [needs.program('mke2fs')], () => {
+  let dir: string;
+  let registry: EmbeddedRegistry;
+  let cluster: AgentCluster;
+  let blob: BlobRef;
+  let bytes: Uint8Array;
+
+  beforeEach(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
+    const [source, layout] = [join(dir, 'source'), join(dir, 'oci')];
+    await mkdir(source);
+    await writeFile(join(source, 'data'), randomBytes(4 * 1024 * 1024));
+    const parts = { codec: new NodeCodec(), hash: new NodeHash() };
+    const { layer } = await convertDirectory(parts, source, { directory: layout, tag: 'latest' });
+    blob = layer;
+    bytes = await readFile(join(layout, 'blobs', 'sha256', digestHex(layer.digest)));
+    registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'app' });
+    await registry.start();
+    const init = { dir, roots: 1, relays: 2, children: 3, devices: false };
+    cluster = new AgentCluster({ ...init, registry: registry.address });
+    await cluster.start();
+  }, 120_000);
+
+  afterEach(async () => {
+    await cluster.stop();
+    await registry.stop();
+    await rm(dir, { recursive: true, force: true });
+  }, 60_000);
+
+  async function readAll(host: ClusterHost): Promise<void> {
+    const origin = { registry: registry.address, repository: 'app' };
+    const reader = new HttpBlobReader({ base: host.local, origin });
+    try {
+      for (let offset = 0; offset < blob.sizeBytes; offset += BLOCK_SIZE_BYTES) {
+        const length = Math.min(BLOCK_SIZE_BYTES, blob.sizeBytes - offset);
+        const piece = await reader.read(blob, offset, length, { kind: 'demand' });
+        expect(bytesEqual(piece, bytes.subarray(offset, offset + length))).toBe(true);
+      }
+    } finally {
+      reader.close();
+    }
+  }
+
+  it('get every byte through their relays, from a registry that is read once, and survive the death of a relay', async () => {
+    const [first, second, third] = cluster.children as [ClusterHost, ClusterHost, ClusterHost];
+    await Promise.all([readAll(first), readAll(second)]);
+    const roots = cluster.roots.map(({ peer }) => peer);
+    const relays = cluster.hosts.filter(({ role }) => role === 'relay');
+    const paths = (await cluster.trees(first)).map(({ path }) => path.at(-1));
+    expect(paths.length).toBeGreaterThan(0);
+    for (const keeper of paths) expect(relays.map(({ peer }) => peer)).toContain(keeper);
+    const above = (await Promise.all(relays.map((relay) => cluster.trees(relay)))).flat();
+    expect(above.map(({ path }) => path.at(-1))).toContain(roots[0]);
+    const status = await Promise.all(cluster.hosts.map((host) => cluster.status(host)));
+    expect(status.map(({ bytesBySource }) => bytesBySource['fallback'] ?? 0)).toEqual(
+      cluster.hosts.map(() => 0),
+    );
+    expect(status[0]?.bytesBySource['origin']).toBe(blob.sizeBytes);
+    const dead = relays.find(({ peer }) => peer === paths[0]);
+    await dead?.process.stop();
+    await readAll(third);
+    expect((await cluster.status(cluster.roots[0]!)).bytesBySource['origin']).toBe(blob.sizeBytes);
+  }, 120_000);
+});
