@@ -202,7 +202,7 @@ export class RegistryClient {
 
   /** What was read of the registry lately was not what its digest says: its mirrors, any of which may have sent it, are left alone for 10 minutes. */
   distrustMirrors(registry: string): void {
-    for (const mirror of this.#registries.get(registry).mirrors) mirror.distrust();
+    this.#registries.distrustMirrors(registry);
   }
 
   /** Breaks off what is under way, and closes the connections. */

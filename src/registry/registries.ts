@@ -104,6 +104,13 @@ export class Registries {
     return registry;
   }
 
+  /** Any mirror of the registry may have sent wrong bytes. */
+  distrustMirrors(named: string): void {
+    const name = registryName(named);
+    const registry = this.#configured.get(name) ?? this.#others.get(name);
+    for (const mirror of registry?.mirrors ?? []) mirror.distrust();
+  }
+
   /** Breaks off what is under way, and closes the connections. */
   async close(): Promise<void> {
     this.#closed = true;
