@@ -1,4 +1,5 @@
 import type { Clock } from '../runtime/clock.ts';
+import { errorText } from '../util/errors.ts';
 import type { Credentials, CredentialsSource } from './auth.ts';
 import { Connections, type ClientCertificate } from './connections.ts';
 import { RegistryError } from './errors.ts';
@@ -48,10 +49,7 @@ export interface RegistriesInit {
   readonly requestsPerSecond?: number | undefined;
 }
 
-export type HostCredentials = (
-  registry: string,
-  repository: string,
-) => Promise<Credentials | undefined>;
+type HostCredentials = (registry: string, repository: string) => Promise<Credentials | undefined>;
 
 /** The servers of one registry. */
 export interface Registry {
@@ -163,12 +161,25 @@ export class Registries {
       { clock, http, metrics },
       {
         base: init.base,
-        credentials: async (repository) =>
-          (await config.credentials?.(repository)) ??
-          (await this.#init.credentials?.(name, repository)),
+        credentials: (repository) => this.#credentials(config, name, repository),
         ...(init.of !== undefined && { namespace: registryName(init.of) }),
         ...(requestsPerSecond !== undefined && { requestsPerSecond }),
       },
     );
+  }
+
+  async #credentials(
+    config: RegistryConfig,
+    name: string,
+    repository: string,
+  ): Promise<Credentials | undefined> {
+    try {
+      const own = await config.credentials?.(repository);
+      return own ?? (await this.#init.credentials?.(name, repository));
+    } catch (cause) {
+      // Perhaps they are just being replaced.
+      const why = `no credentials for ${name}: ${errorText(cause)}`;
+      throw new RegistryError(why, { code: 'unavailable' }, { cause });
+    }
   }
 }

@@ -153,4 +153,6 @@ test('RegistryClient gives a mirror the credentials of its own entry, never thos
   await read([{ credentials: as('mirror') }]);
   const basic = `Basic ${Buffer.from('mirror:secret').toString('base64')}`;
   expect(seen).toEqual(new Set([undefined, basic]));
+  // Credentials that cannot be read are no reason not to ask the registry.
+  await read([{ credentials: () => Promise.reject(new Error('no such file')) }]);
 });
