@@ -14,6 +14,9 @@ const DISTRUST_MS = 10 * 60_000;
 /** Longest that one is waited for, and never longer than half of what is left: a block takes it milliseconds. (tunable) */
 const ANSWER_MS_MAX = 5_000;
 
+/** When the caller gives up after this long, the mirror was slow too: the engine does so with a source that keeps it waiting. (tunable) */
+const SLOW_MS = 500;
+
 /** Paths remembered that a mirror has not got; the oldest is asked for again. */
 const MISSING_MAX = 1024;
 
@@ -27,7 +30,7 @@ export interface CheckedRequest<S> extends ServerRequest<S> {
 export class Mirror {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
   readonly #server: RegistryServer;
-  /** Until when a path is not asked for, used least recently first. */
+  /** Until when a path is not asked for, in the order of asking. */
   readonly #missing = new Map<string, number>();
   #awayUntilMs = 0;
 
@@ -55,7 +58,10 @@ export class Mirror {
         return answer;
       });
     } catch (error) {
-      limits.signal.throwIfAborted();
+      if (limits.signal.aborted) {
+        if (clock.nowMs() - nowMs >= SLOW_MS) this.#leave(AWAY_MS);
+        throw limits.signal.reason;
+      }
       if (!(error instanceof RegistryError)) throw error;
       metrics.mirrorFailures.inc({ code: error.code });
       this.#leaveAlone(request.path, error);
@@ -65,23 +71,26 @@ export class Mirror {
 
   /** What was read was not what its digest says, and this mirror may have sent it. */
   distrust(): void {
-    this.#awayUntilMs = this.#components.clock.nowMs() + DISTRUST_MS;
+    this.#leave(DISTRUST_MS);
+  }
+
+  #leave(forMs: number): void {
+    const untilMs = this.#components.clock.nowMs() + forMs;
+    this.#awayUntilMs = Math.max(this.#awayUntilMs, untilMs);
   }
 
   #leaveAlone(path: string, error: RegistryError): void {
     const { detail } = error;
-    const untilMs = this.#components.clock.nowMs() + AWAY_MS;
     switch (detail.code) {
       case 'digest-mismatch':
         return this.distrust();
       case 'unavailable':
       case 'timeout':
       case 'rate-limited':
-        this.#awayUntilMs = Math.max(this.#awayUntilMs, untilMs);
-        return;
+        return this.#leave(AWAY_MS);
       default:
         this.#missing.delete(path);
-        this.#missing.set(path, untilMs);
+        this.#missing.set(path, this.#components.clock.nowMs() + AWAY_MS);
     }
     const [oldest] = this.#missing.keys();
     if (this.#missing.size > MISSING_MAX && oldest !== undefined) this.#missing.delete(oldest);

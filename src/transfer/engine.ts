@@ -123,7 +123,7 @@ export class TransferEngine implements BlobReader {
     this.#wholeBlobs = new WholeBlobCheck(components, {
       onBad: (digest) => {
         this.#core.blocks.forget(digest);
-        this.#distrustOrigin(digest);
+        this.#tree.distrustOrigin(digest);
       },
     });
     this.#core = new HostCore<BlockAnswer, ReadToken>(
@@ -443,15 +443,9 @@ export class TransferEngine implements BlobReader {
     if (verdict !== 'good') {
       this.#metrics.rejected.inc({ reason: verdict });
       this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
-      if (isOwn) this.#distrustOrigin(blob.digest);
+      if (isOwn) this.#tree.distrustOrigin(blob.digest);
     }
     this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs());
-  }
-
-  /** What was read of the blob from its registry was not it. */
-  #distrustOrigin(digest: Digest): void {
-    const where = this.#tree.originOf(digest);
-    if (where !== undefined) this.#parts.origin.distrust?.(where);
   }
 
   #diskRead(blob: BlobRef, index: BlockIndex): void {

@@ -86,6 +86,20 @@ test('RegistryClient waits 5 s for a mirror that is silent or slow, then leaves 
   expect(asked).toEqual({ mirror: 1, registry: 2 });
 });
 
+test('RegistryClient leaves a mirror alone that kept a caller waiting until it gave up', async () => {
+  let tick = (): void => {};
+  const { asked, clock, read, client, origin } = await start(() => tick());
+  const abort = new AbortController();
+  tick = () => {
+    clock.advance(1_000);
+    abort.abort(new Error('enough'));
+  };
+  const { signal } = abort;
+  await expect(client.blobSize(origin, digest, { signal })).rejects.toThrow('enough');
+  await read();
+  expect(asked).toEqual({ mirror: 1, registry: 1 });
+});
+
 test('RegistryClient goes on with a mirror for other blobs than the one that it has not got', async () => {
   const { asked, read, client, origin } = await start((request, response) => {
     if (request.url?.includes(digest) === true) refuse(404)(request, response);
