@@ -1,5 +1,5 @@
 import { getCACertificates } from 'node:tls';
-import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici';
+import { Agent, Dispatcher, Pool, ProxyAgent } from 'undici';
 
 /** Hosts that one registry may lead to at a time: token servers, storage. */
 const HOSTS_MAX = 64;
@@ -34,48 +34,43 @@ export interface ConnectionsInit {
  * The connections to a registry and to where it leads: direct ones, or through a proxy by URL (a tunnel for HTTPS; for plain HTTP
  * the proxy is asked for the whole URL). Life: used -> `close()`, which lets finish, or `destroy()`, which breaks off.
  */
-export class Connections {
+export class Connections extends Dispatcher {
   readonly #init: ConnectionsInit;
   /** By proxy and by whether our certificate is shown: at most six. */
   readonly #dispatchers = new Map<string, Dispatcher>();
 
   constructor(init: ConnectionsInit) {
+    super();
     this.#init = init;
   }
 
-  dispatch(
-    url: URL,
-    options: Omit<Dispatcher.DispatchOptions, 'origin' | 'path'> & {
-      readonly headers: Readonly<Record<string, string>>;
-    },
+  /** Headers must be given as a mapping. */
+  override dispatch(
+    options: Dispatcher.DispatchOptions,
     handler: Dispatcher.DispatchHandler,
-  ): void {
-    const proxy = this.#init.proxyOf(url);
-    const path = `${url.pathname}${url.search}`;
-    if (proxy === undefined || url.protocol === 'https:') {
-      const showsClient = url.origin === this.#init.own.origin && this.#init.client !== undefined;
-      const dispatcher = this.#dispatcher(proxy, showsClient);
-      dispatcher.dispatch({ ...options, origin: url.origin, path }, handler);
-      return;
+  ): boolean {
+    const { origin, protocol, host } = new URL(options.origin ?? '');
+    const proxy = this.#init.proxyOf(new URL(origin));
+    if (proxy === undefined || protocol === 'https:') {
+      const showsClient = origin === this.#init.own.origin && this.#init.client !== undefined;
+      return this.#dispatcher(proxy, showsClient).dispatch(options, handler);
     }
     const to = new URL(proxy);
     const authorization = proxyAuthorization(to);
     const headers = {
-      ...options.headers,
-      host: url.host,
+      ...(options.headers as Readonly<Record<string, string>>),
+      host,
       ...(authorization !== undefined && { 'proxy-authorization': authorization }),
     };
-    this.#dispatcher(undefined, false).dispatch(
-      { ...options, headers, origin: to.origin, path: `${url.origin}${path}` },
-      handler,
-    );
+    const whole = { ...options, headers, origin: to.origin, path: `${origin}${options.path}` };
+    return this.#dispatcher(undefined, false).dispatch(whole, handler);
   }
 
-  close(): void {
-    for (const dispatcher of this.#dispatchers.values()) dispatcher.close(() => {});
+  override async close(): Promise<void> {
+    await Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.close()));
   }
 
-  async destroy(): Promise<void> {
+  override async destroy(): Promise<void> {
     await Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.destroy()));
   }
 

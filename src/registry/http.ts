@@ -3,7 +3,6 @@ import { Readable } from 'node:stream';
 import { errors, type Dispatcher } from 'undici';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import { errorText } from '../util/errors.ts';
-import type { Connections } from './connections.ts';
 import { protocolError, RegistryError } from './errors.ts';
 import type { RegistryMetrics } from './metrics.ts';
 
@@ -44,12 +43,12 @@ export interface HttpAnswer<S> {
 /** Sends single requests: no redirects, no retries, no credentials of its own. */
 export class HttpSender {
   readonly #clock: Clock;
-  readonly #connections: Connections;
+  readonly #dispatcher: Dispatcher;
   readonly #metrics: RegistryMetrics;
 
-  constructor(components: { clock: Clock; connections: Connections; metrics: RegistryMetrics }) {
+  constructor(components: { clock: Clock; dispatcher: Dispatcher; metrics: RegistryMetrics }) {
     this.#clock = components.clock;
-    this.#connections = components.connections;
+    this.#dispatcher = components.dispatcher;
     this.#metrics = components.metrics;
   }
 
@@ -78,9 +77,10 @@ export class HttpSender {
 
   #dispatch<S extends BodySink>(request: HttpRequest, exchange: Exchange<S>): void {
     const { url, body } = request;
-    this.#connections.dispatch(
-      url,
+    this.#dispatcher.dispatch(
       {
+        origin: url.origin,
+        path: `${url.pathname}${url.search}`,
         method: request.method,
         headers: { 'user-agent': 'xylem', 'accept-encoding': 'identity', ...request.headers },
         body:

@@ -1,3 +1,4 @@
+import type { Dispatcher } from 'undici';
 import type { Clock } from '../runtime/clock.ts';
 import { errorText } from '../util/errors.ts';
 import type { Credentials, CredentialsSource } from './auth.ts';
@@ -58,7 +59,7 @@ export interface Registry {
 }
 
 interface OpenRegistry extends Registry {
-  readonly connections: readonly Connections[];
+  readonly dispatchers: readonly Dispatcher[];
 }
 
 /** The registries that are in use, with their connections and what was learned about them. */
@@ -97,7 +98,7 @@ export class Registries {
     if (this.#others.size > OTHER_REGISTRIES_MAX && oldest !== undefined) {
       this.#others.delete(oldest[0]);
       // Lets finish what is under way.
-      for (const connections of oldest[1].connections) connections.close();
+      for (const dispatcher of oldest[1].dispatchers) void dispatcher.close();
     }
     return registry;
   }
@@ -115,28 +116,28 @@ export class Registries {
     const registries = [...this.#configured.values(), ...this.#others.values()];
     this.#configured.clear();
     this.#others.clear();
-    const open = registries.flatMap(({ connections }) => connections);
-    await Promise.all(open.map((connections) => connections.destroy()));
+    const open = registries.flatMap(({ dispatchers }) => dispatchers);
+    await Promise.all(open.map((dispatcher) => dispatcher.destroy()));
   }
 
   #open(config: RegistryConfig): OpenRegistry {
     const scheme = config.insecure === true ? 'http' : 'https';
     const base = new URL(`${scheme}://${registryServer(config.host)}`);
     const own = this.#connect(config, base);
-    const registry = { connections: [own], mirrors: [] as Mirror[] };
+    const registry = { dispatchers: [own], mirrors: [] as Mirror[] };
     for (const url of config.mirrors ?? []) {
       const mirror = new URL(url);
       const entry = this.#configs.get(registryName(mirror.host));
-      const connections = entry === undefined ? own : this.#connect(entry, mirror);
-      if (connections !== own) registry.connections.push(connections);
+      const dispatcher = entry === undefined ? own : this.#connect(entry, mirror);
+      if (dispatcher !== own) registry.dispatchers.push(dispatcher);
       const as = entry ?? { host: mirror.host };
-      const server = this.#server(as, connections, { base: mirror, of: config.host });
+      const server = this.#server(as, dispatcher, { base: mirror, of: config.host });
       registry.mirrors.push(new Mirror(this.#components, server));
     }
     return { ...registry, server: this.#server(config, own, { base }) };
   }
 
-  #connect(config: RegistryConfig, own: URL): Connections {
+  #connect(config: RegistryConfig, own: URL): Dispatcher {
     const { proxy } = config;
     const fixed = proxy === 'none' ? undefined : proxy;
     return new Connections({
@@ -150,11 +151,11 @@ export class Registries {
 
   #server(
     config: RegistryConfig,
-    connections: Connections,
+    dispatcher: Dispatcher,
     init: { readonly base: URL; readonly of?: string },
   ): RegistryServer {
     const { clock, metrics } = this.#components;
-    const http = new HttpSender({ clock, connections, metrics });
+    const http = new HttpSender({ clock, dispatcher, metrics });
     const name = registryName(config.host);
     const { requestsPerSecond } = this.#init;
     return new RegistryServer(
