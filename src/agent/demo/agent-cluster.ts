@@ -34,6 +34,8 @@ export interface ClusterInit {
   readonly registry: string;
   /** Whether the children serve block devices. */
   readonly devices: boolean;
+  /** `limits` of the configuration, by role. */
+  readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
 }
 
 /**
@@ -174,6 +176,7 @@ export class AgentCluster {
       local: { listen: `127.0.0.1:${plan.local}` },
       admin: { listen: plan.admin.slice('http://'.length) },
       registries: [{ host: this.#init.registry, insecure: true }],
+      limits: this.#init.limits?.[init.role] ?? {},
       device: {
         enabled: init.role === 'child' && this.#init.devices,
         stateDir: join(plan.dir, 'device'),
