@@ -5,6 +5,7 @@ import { cpus, release } from 'node:os';
 import { benchCodecs } from './codecs.ts';
 import { benchDevice } from './device.ts';
 import { benchJoin } from './join.ts';
+import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
 import type { BenchRow } from './rows.ts';
@@ -19,6 +20,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   verify: benchVerify,
   device: benchDevice,
   memory: benchMemory,
+  limits: benchLimits,
 };
 
 const NOTES = `
@@ -30,6 +32,7 @@ join    hosts that start an image of 8 layers, and one owner of four; CPU of the
 verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
+limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is compared.
 `;
 
 async function main(): Promise<void> {

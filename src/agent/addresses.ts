@@ -58,6 +58,18 @@ export function isRegistryHost(text: string): boolean {
   return address !== undefined && address.port > 0;
 }
 
+/** Whether the text is `http[s]://[USER[:PASSWORD]@]HOST[:PORT]`: a proxy. */
+export function isProxyUrl(text: string): boolean {
+  const match = /^https?:\/\/(?:([^/?#@]*)@)?([^/?#@]+)\/?$/.exec(text);
+  if (match === null || !isRegistryHost(match[2] ?? '')) return false;
+  try {
+    decodeURIComponent(match[1] ?? '');
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Whether connections from this address come from this host itself. */
 export function isLoopback(address: string): boolean {
   return address === '::1' || /^(::ffff:)?127\.[0-9.]+$/.test(address);

@@ -14,6 +14,7 @@ import { NodeHash } from '../runtime/node/hash.ts';
 import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/runs.ts';
+import type { CoreInit } from '../transfer/core-types.ts';
 import { TransferEngine } from '../transfer/engine.ts';
 import { innerFanOut } from '../tree/colours.ts';
 import { COLOURS, FAN_OUT } from '../tree/limits.ts';
@@ -92,7 +93,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     announce: config.p2p.announce,
     clusterKeys: () => clusterKeys.keys(),
   });
-  const origin = new RegistryOrigin(shared, config);
+  const origin = new RegistryOrigin(shared, { ...config, variables: process.env });
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer, backgroundHash: new NodeBackgroundHash() },
@@ -103,6 +104,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
       topology: { epochBase: components.clock.wallMs() },
       roots: [],
       rootKeys: [],
+      blocks: blockLimits(config.limits),
     },
   );
   const preheats = new ClusterPreheats(
@@ -306,6 +308,11 @@ class Agent implements Service, StatusSource {
       .blobs()
       .map((blob) => ({ ...blob, blocks: runsOf(this.#plane.store.blocksOf(blob.digest)) }));
   }
+}
+
+function blockLimits(limits: Config['limits']): Partial<CoreInit> {
+  const { uploadBytesPerSecond, downloadBytesPerSecond, originReads } = limits;
+  return { uploadBytesPerSecond, downloadBytesPerSecond, originOutstandingMax: originReads };
 }
 
 /** What other agents are told to dial: a wildcard stands for every address of this host that is not loopback. */

@@ -26,6 +26,26 @@ Another host:
 
 Both need the same secret in \`/etc/xylem/cluster.key\`.
 
+## Which credentials a registry gets
+
+The first of these that has some for the repository; one that the registry refuses is not followed by the next.
+
+1. \`registries[].credentialsFile\` of the registry's entry.
+2. Each file of \`credentials.dockerConfigs\`, in order: the helper that \`credHelpers\` names for the registry, or \`credsStore\`; then \`auths\`.
+3. Each file of \`credentials.pullSecrets\`, in order, those of a directory by name: \`auths\`.
+
+In \`auths\` the longest path counts (\`registry.example/team\` before \`registry.example\`), then a whole name before one with \`*\`. An entry's \`registrytoken\` is
+sent as it is, an \`identitytoken\` is exchanged at the token server (OAuth 2), and else \`auth\`, or \`username\` and \`password\`, are used. Docker Hub may be called
+\`docker.io\`, \`index.docker.io\`, \`registry-1.docker.io\` or \`https://index.docker.io/v1/\`.
+
+A mirror gets what these say for *its* host. No file is read that the configuration does not name, \`~/.docker/config.json\` neither.
+
+## Proxies
+
+\`registries[].proxy\`, or else the variables \`HTTPS_PROXY\` (for https registries), \`HTTP_PROXY\` (for insecure ones) and \`NO_PROXY\`; their names in lower case win. A proxy
+is \`http[s]://[USER:PASSWORD@]HOST[:PORT]\`. \`NO_PROXY\` is a list of names (\`corp.example\`, with what is below it), addresses, networks (\`10.0.0.0/8\`) and \`*\`; names and
+addresses may have a port. Loopback addresses and \`localhost\` are never asked for through a proxy of the variables. HTTPS goes through a tunnel; the proxy sees the host alone.
+
 ## Who may reach what
 
 * \`p2p.listen\`: agents of the cluster. Whoever does not prove the cluster key gets no answer.

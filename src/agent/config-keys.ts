@@ -12,6 +12,7 @@ export interface ConfigKey {
   /** `XYLEM_STORE_DIR` */
   readonly variable: string;
   readonly kind: 'boolean' | 'list' | 'text';
+  readonly isSize: boolean;
   readonly description: string;
   /** Completes "must be ...". */
   readonly rule: string;
@@ -26,8 +27,7 @@ export const configKeys: readonly ConfigKey[] = keysOf(configSchema, []);
 export function defaultText(key: ConfigKey): string | undefined {
   const value = key.defaultValue;
   if (value === undefined || typeof value === 'string') return value;
-  // The one kind of number in the configuration is a size.
-  return typeof value === 'number' ? formatSizeBytes(value) : JSON.stringify(value);
+  return key.isSize && typeof value === 'number' ? formatSizeBytes(value) : JSON.stringify(value);
 }
 
 /** The keys of one entry of a list of entries (`registries`), named within the entry. */
@@ -77,6 +77,7 @@ function keyOf(schema: z.ZodType, path: readonly string[]): ConfigKey {
     flag: `--${name}`,
     variable: `XYLEM_${path.map(upperSnake).join('_')}`,
     kind: inner instanceof z.ZodBoolean ? 'boolean' : inner instanceof z.ZodArray ? 'list' : 'text',
+    isSize: inner.meta()?.['unit'] === 'bytes',
     description: words?.description ?? '',
     rule: String(words?.['rule'] ?? ''),
     defaultValue: schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined,

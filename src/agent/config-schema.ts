@@ -4,6 +4,7 @@ import {
   isDialMultiaddr,
   isDnsRoot,
   isListenMultiaddr,
+  isProxyUrl,
   isRegistryHost,
   parseListenAddress,
 } from './addresses.ts';
@@ -14,6 +15,14 @@ const LIST_LENGTH_MAX = 64;
 /** A store smaller than one large layer's working set evicts what it has just fetched. */
 const QUOTA_BYTES_MIN = 64 * 2 ** 20;
 const QUOTA_BYTES_MAX = 2 ** 50;
+
+/** Slower, a block of 256 KiB takes longer than the others wait before they ask elsewhere. */
+const RATE_BYTES_MIN = 2 ** 20;
+const RATE_BYTES_MAX = 2 ** 40;
+
+/** Each holds a block: 64 MiB. */
+const ORIGIN_READS_MAX = 256;
+const REQUESTS_PER_SECOND_MAX = 100_000;
 
 /** Linux: PATH_MAX. */
 const PATH_LENGTH_MAX = 4096;
@@ -44,12 +53,26 @@ const listenAddress = text((value) => parseListenAddress(value) !== undefined);
 const PATH_RULE = `a path of 1 to ${PATH_LENGTH_MAX} characters; a relative one starts at the working directory`;
 const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
 
-const size = z
-  .union([z.string(), z.number()])
-  .transform((value) => (typeof value === 'number' ? value : parseSizeBytes(value)))
-  .pipe(z.int().min(QUOTA_BYTES_MIN).max(QUOTA_BYTES_MAX));
+function size(min: number, max: number) {
+  return z
+    .union([z.string(), z.number()])
+    .transform((value) => (typeof value === 'number' ? value : parseSizeBytes(value)))
+    .pipe(z.int().min(min).max(max))
+    .meta({ unit: 'bytes' });
+}
 
-const registry = z.strictObject({
+function count(min: number, max: number) {
+  return z
+    .union([z.string().regex(/^[0-9]{1,9}$/), z.number()])
+    .transform(Number)
+    .pipe(z.int().min(min).max(max));
+}
+
+const quota = size(QUOTA_BYTES_MIN, QUOTA_BYTES_MAX);
+const rate = size(RATE_BYTES_MIN, RATE_BYTES_MAX).optional();
+const RATE_RULE = 'a size a second from 1MiB to 1TiB, such as 100MiB or a count of bytes';
+
+const registryShape = z.strictObject({
   host: key(text(isRegistryHost), {
     description: 'The registry as image references name it.',
     rule: 'HOST or HOST:PORT',
@@ -63,14 +86,42 @@ const registry = z.strictObject({
     rule: PATH_RULE,
   }),
   credentialsFile: key(path.optional(), {
-    description: 'File with one line `user:password`, readable by the agent alone.',
+    description:
+      'File with one line `user:password`, readable by the agent alone. Comes before what `credentials` names.',
     rule: PATH_RULE,
   }),
+  certFile: key(path.optional(), {
+    description:
+      'PEM file of a certificate, with those between it and its authority, that is shown to this server alone when it asks for one. Read at the start.',
+    rule: `${PATH_RULE}; with clientKeyFile or not at all`,
+  }),
+  clientKeyFile: key(path.optional(), {
+    description: 'PEM file of its key, without a passphrase, readable by the agent alone.',
+    rule: `${PATH_RULE}; with certFile or not at all`,
+  }),
+  proxy: key(text((value) => value === 'none' || isPlainProxy(value)).optional(), {
+    description:
+      'Proxy for this registry, its token server and its storage, or `none`. Not set: as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.',
+    rule: '"none" or http[s]://HOST[:PORT]; a proxy that wants a password goes into HTTPS_PROXY',
+  }),
   mirrors: key(list(text(isMirrorUrl)).default([]), {
-    description: 'Servers to ask before it, in this order.',
+    description:
+      'Servers to ask before it, in this order. One is asked with what the entry of its own host says, never with the credentials or the certificate of the registry.',
     rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]`,
   }),
 });
+
+const registry = registryShape
+  .refine((entry) => entry.certFile === undefined || entry.clientKeyFile !== undefined, {
+    path: ['clientKeyFile'],
+  })
+  .refine((entry) => entry.clientKeyFile === undefined || entry.certFile !== undefined, {
+    path: ['certFile'],
+  });
+
+function isPlainProxy(value: string): boolean {
+  return isProxyUrl(value) && !value.includes('@');
+}
 
 function isMirrorUrl(value: string): boolean {
   const match = /^https?:\/\/([^/?#@]+)\/?$/.exec(value);
@@ -132,7 +183,7 @@ export const configSchema = z.strictObject({
       description: 'Folder of the blocks that this host keeps.',
       rule: PATH_RULE,
     }),
-    quota: key(size.default(20 * 2 ** 30), {
+    quota: key(quota.default(20 * 2 ** 30), {
       description: 'Most bytes that the store keeps; beyond it the blocks used least recently go.',
       rule: 'a size from 64MiB to 1PiB, such as 20GiB or a count of bytes',
     }),
@@ -168,9 +219,42 @@ export const configSchema = z.strictObject({
     {
       description:
         'What a registry needs beyond its name; those not listed are asked over HTTPS, anonymously.',
-      rule: `a list of at most ${LIST_LENGTH_MAX} entries {host, insecure, caFile, credentialsFile, mirrors}, each host once`,
+      rule: `a list of at most ${LIST_LENGTH_MAX} entries {${Object.keys(registryShape.shape).join(', ')}}, each host once`,
     },
   ),
+  credentials: z.strictObject({
+    dockerConfigs: key(list(path).default([]), {
+      description:
+        'Docker config files such as /root/.docker/config.json, or directories that hold them. Credential helpers that they name (`docker-credential-NAME`) are run as the user of the agent. Read again when a registry asks for credentials.',
+      rule: `a list of at most ${LIST_LENGTH_MAX} paths`,
+    }),
+    pullSecrets: key(list(path).default([]), {
+      description:
+        'Kubernetes image pull secrets as they are mounted: files `.dockerconfigjson` or `.dockercfg`, directories that hold them, or directories of such directories. Helpers that they name are not run. Read again when a registry asks for credentials.',
+      rule: `a list of at most ${LIST_LENGTH_MAX} paths`,
+    }),
+  }),
+  limits: z.strictObject({
+    uploadBytesPerSecond: key(rate, {
+      description:
+        'Most block bytes that are sent to other agents, demand first. Not set: no limit.',
+      rule: RATE_RULE,
+    }),
+    downloadBytesPerSecond: key(rate, {
+      description:
+        'Most block bytes that are asked of other agents and of registries, demand first. Not set: no limit.',
+      rule: RATE_RULE,
+    }),
+    originReads: key(count(1, ORIGIN_READS_MAX).default(32), {
+      description: 'Blocks that are read from registries at a time.',
+      rule: `a whole number from 1 to ${ORIGIN_READS_MAX}`,
+    }),
+    registryRequestsPerSecond: key(count(1, REQUESTS_PER_SECOND_MAX).optional(), {
+      description:
+        'Most requests to each registry and to each mirror, token servers and storage apart. Not set: no limit.',
+      rule: `a whole number from 1 to ${REQUESTS_PER_SECOND_MAX}`,
+    }),
+  }),
   device: z.strictObject({
     enabled: key(z.boolean().default(false), {
       description:

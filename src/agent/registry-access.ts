@@ -1,82 +1,98 @@
-import { readFileSync, statSync } from 'node:fs';
-import { CodedError, errorText } from '../util/errors.ts';
-import type { Credentials } from '../registry/auth.ts';
+import { createSecureContext } from 'node:tls';
+import type { UserCredentials } from '../registry/auth.ts';
+import type { ClientCertificate } from '../registry/connections.ts';
+import type { ProxyEnvironment } from '../registry/proxy.ts';
 import type { RegistryConfig } from '../registry/registries.ts';
+import { CodedError } from '../util/errors.ts';
+import { invalid, readAccessFile, type NamedFile } from './access-files.ts';
+import { isProxyUrl } from './addresses.ts';
 import type { Config } from './config-schema.ts';
 
 type RegistryEntry = Config['registries'][number];
 
 /** A bundle of all public authorities has about 250 KiB. */
-const CA_FILE_BYTES_MAX = 4 * 1024 * 1024;
+const PEM_FILE_BYTES_MAX = 4 * 1024 * 1024;
 
 /** One line `user:password`; a cloud's token as the password has some KiB. */
 const CREDENTIALS_FILE_BYTES_MAX = 64 * 1024;
 
-/** A file that a registry's entry names cannot be used. */
-class RegistryFileError extends CodedError<
-  | { readonly code: 'unreadable'; readonly key: string; readonly path: string }
-  | { readonly code: 'invalid'; readonly key: string; readonly path: string }
-> {}
+/** A variable of the environment names no proxy. The message does not hold its value, which may have a password. */
+class ProxyVariableError extends CodedError<{
+  readonly code: 'invalid';
+  readonly variable: string;
+}> {}
 
 /**
  * What the registry client is told of the configured registries. Reads the files that they name, so that a wrong one stops the
- * start; credentials are read again whenever a registry asks for them. Throws RegistryFileError.
+ * start; credentials are read again whenever a registry asks for them. Throws AccessFileError.
  */
 export function registryConfigs(entries: Config['registries']): readonly RegistryConfig[] {
   return entries.map((entry) => {
-    const { host, insecure, mirrors, caFile, credentialsFile } = entry;
-    if (credentialsFile !== undefined) readCredentials(entry, credentialsFile);
+    const { host, insecure, mirrors, caFile, credentialsFile, proxy } = entry;
+    const credentials = credentialsFile && fileOf(entry, 'credentialsFile', credentialsFile);
+    if (credentials) readCredentials(credentials);
     return {
       host,
       insecure,
       mirrors,
-      ...(caFile !== undefined && { ca: readCa(entry, caFile) }),
-      ...(credentialsFile !== undefined && {
-        credentials: async () => readCredentials(entry, credentialsFile),
-      }),
+      proxy,
+      client: readClient(entry),
+      ...(caFile !== undefined && { ca: readPem(fileOf(entry, 'caFile', caFile), 'CERTIFICATE') }),
+      ...(credentials && { credentials: async () => readCredentials(credentials) }),
     };
   });
 }
 
-function readCa(entry: RegistryEntry, path: string): string {
-  const key = keyOf(entry, 'caFile');
-  const text = read(path, { key, sizeBytesMax: CA_FILE_BYTES_MAX });
-  if (text.includes('-----BEGIN CERTIFICATE-----')) return text;
-  throw invalid(path, key, 'it must hold certificates in PEM form');
+/** The proxies that the usual variables name, in lower case or (if that is not set) in upper case. Throws ProxyVariableError. */
+export function proxyEnvironment(
+  variables: Readonly<Record<string, string | undefined>>,
+): ProxyEnvironment {
+  const proxy = (name: string): string | undefined => {
+    const value = variables[name.toLowerCase()] ?? variables[name];
+    if (value === undefined || value === '') return undefined;
+    const url = value.includes('://') ? value : `http://${value}`;
+    if (isProxyUrl(url)) return url;
+    const what = `the variable ${name} must be the URL of a proxy, http[s]://[USER:PASSWORD@]HOST[:PORT]`;
+    throw new ProxyVariableError(what, { code: 'invalid', variable: name });
+  };
+  return {
+    httpProxy: proxy('HTTP_PROXY'),
+    httpsProxy: proxy('HTTPS_PROXY'),
+    noProxy: variables['no_proxy'] ?? variables['NO_PROXY'],
+  };
 }
 
-function readCredentials(entry: RegistryEntry, path: string): Credentials {
-  const key = keyOf(entry, 'credentialsFile');
-  const text = read(path, { key, sizeBytesMax: CREDENTIALS_FILE_BYTES_MAX });
+function readClient(entry: RegistryEntry): ClientCertificate | undefined {
+  const { certFile, clientKeyFile } = entry;
+  if (certFile === undefined || clientKeyFile === undefined) return undefined;
+  const certificate = readPem(fileOf(entry, 'certFile', certFile), 'CERTIFICATE');
+  const keyFile = fileOf(entry, 'clientKeyFile', clientKeyFile);
+  const key = readPem(keyFile, 'PRIVATE KEY');
+  try {
+    createSecureContext({ cert: certificate, key });
+  } catch {
+    throw invalid(keyFile, `it must hold the key, without a passphrase, of ${certFile}`);
+  }
+  return { certificate, key };
+}
+
+function readPem(file: NamedFile, label: string): string {
+  const text = readAccessFile(file, PEM_FILE_BYTES_MAX);
+  if (new RegExp(`-----BEGIN ([A-Z]+ )?${label}-----`).test(text)) return text;
+  throw invalid(file, `it must hold ${label} blocks in PEM form`);
+}
+
+function readCredentials(file: NamedFile): UserCredentials {
+  const text = readAccessFile(file, CREDENTIALS_FILE_BYTES_MAX);
   const line = text.replace(/\r?\n$/, '');
   // RFC 7617, section 2: the first colon ends the user's name.
   const colon = line.indexOf(':');
   if (colon > 0 && !/[\r\n]/.test(line)) {
     return { username: line.slice(0, colon), password: line.slice(colon + 1) };
   }
-  throw invalid(path, key, 'it must hold one line user:password');
+  throw invalid(file, 'it must hold one line user:password');
 }
 
-function read(path: string, init: { key: string; sizeBytesMax: number }): string {
-  const { key, sizeBytesMax } = init;
-  let sizeBytes: number;
-  let text = '';
-  try {
-    sizeBytes = statSync(path).size;
-    if (sizeBytes <= sizeBytesMax) text = readFileSync(path, 'utf8');
-  } catch (cause) {
-    const why = `${key} is ${JSON.stringify(path)}, which cannot be read: ${errorText(cause)}`;
-    throw new RegistryFileError(why, { code: 'unreadable', key, path }, { cause });
-  }
-  if (sizeBytes <= sizeBytesMax) return text;
-  throw invalid(path, key, `it has ${sizeBytes} bytes, and at most ${sizeBytesMax} are read`);
-}
-
-function invalid(path: string, key: string, rule: string): RegistryFileError {
-  const what = `${key} is ${JSON.stringify(path)}: ${rule}`;
-  return new RegistryFileError(what, { code: 'invalid', key, path });
-}
-
-function keyOf(entry: RegistryEntry, name: string): string {
-  return `registries[host=${entry.host}].${name}`;
+function fileOf(entry: RegistryEntry, name: string, path: string): NamedFile {
+  return { key: `registries[host=${entry.host}].${name}`, path };
 }

@@ -8,13 +8,14 @@ import type { Random } from '../runtime/random.ts';
 import type { RegistryClient } from '../registry/client.ts';
 import { RegistryError } from '../registry/errors.ts';
 import { hostPlatform } from '../registry/platform.ts';
-import type { RegistryConfig } from '../registry/registries.ts';
+import type { RegistriesInit } from '../registry/registries.ts';
 import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
 import type { ResolveReply } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import type { Config } from './config-schema.ts';
-import { registryConfigs } from './registry-access.ts';
+import { Keychain } from './keychain.ts';
+import { proxyEnvironment, registryConfigs } from './registry-access.ts';
 
 interface RegistryOriginComponents {
   readonly clock: Clock;
@@ -24,20 +25,38 @@ interface RegistryOriginComponents {
   readonly metrics?: Metrics;
 }
 
+interface RegistryOriginInit {
+  readonly registries: Config['registries'];
+  readonly credentials?: Config['credentials'];
+  readonly limits?: Config['limits'];
+  /** Of the environment: those that name proxies count. */
+  readonly variables?: Readonly<Record<string, string | undefined>>;
+}
+
 /**
  * The registries of the configuration, and any other over HTTPS, as the origin of blocks and images.
  * Images are those for the platform of this host. Life: constructed (reads the files that the configuration names; throws
- * RegistryFileError) -> used -> `close()`, which breaks off what is under way.
+ * AccessFileError or ProxyVariableError) -> used -> `close()`, which breaks off what is under way.
  */
 export class RegistryOrigin implements Origin {
   readonly #components: RegistryOriginComponents;
-  readonly #registries: readonly RegistryConfig[];
+  readonly #init: RegistriesInit;
+  readonly #keychain: Keychain;
   #client: Promise<RegistryClient> | undefined;
   #closed = false;
 
-  constructor(components: RegistryOriginComponents, init: Pick<Config, 'registries'>) {
+  constructor(components: RegistryOriginComponents, init: RegistryOriginInit) {
+    const { limits, credentials = { dockerConfigs: [], pullSecrets: [] } } = init;
+    const keychain = new Keychain(components, credentials);
     this.#components = components;
-    this.#registries = registryConfigs(init.registries);
+    this.#keychain = keychain;
+    this.#init = {
+      registries: registryConfigs(init.registries),
+      credentials: (registry, repository) => keychain.get(registry, repository),
+      proxies: proxyEnvironment(init.variables ?? {}),
+      connectionsMax: limits?.originReads,
+      requestsPerSecond: limits?.registryRequestsPerSecond,
+    };
   }
 
   readInto(
@@ -64,8 +83,14 @@ export class RegistryOrigin implements Origin {
     return this.#ask((client) => client.blobSize(origin, digest, { signal }));
   }
 
+  distrust(origin: BlobOrigin): void {
+    // Without a client nothing was read.
+    this.#client?.then((client) => client.distrustMirrors(origin.registry)).catch(() => {});
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
+    this.#keychain.close();
     const client = await this.#client;
     await client?.close();
   }
@@ -76,8 +101,7 @@ export class RegistryOrigin implements Origin {
       throw new RegistryError('the registries were closed', { code: 'closed' });
     }
     this.#client ??= import('../registry/client.ts').then(
-      ({ RegistryClient }) =>
-        new RegistryClient(this.#components, { registries: this.#registries }),
+      ({ RegistryClient }) => new RegistryClient(this.#components, this.#init),
     );
     return this.#client;
   }

@@ -2,18 +2,35 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from './errors.ts';
 import { safeUrl, type HttpSender } from './http.ts';
+import { withSignal } from './retry.ts';
 import { fetchToken, type Bearer, type Token } from './token.ts';
 
-/** A user of a registry. Never logged. */
-export interface Credentials {
+/** A user of a registry. */
+export interface UserCredentials {
   readonly username: string;
   readonly password: string;
 }
 
-/** Asked again whenever a registry wants to know, so that a file may change under a running agent. Undefined: anonymous. */
-export type CredentialsSource = () => Promise<Credentials | undefined>;
+/** What a login left instead of a password: the token server gives tokens for it (OAuth 2, a refresh token). */
+interface IdentityToken {
+  readonly identityToken: string;
+}
 
-/** Scopes (repository and actions) whose tokens are kept; the oldest goes first. */
+/** A token that is sent to the registry as it is. */
+interface RegistryToken {
+  readonly registryToken: string;
+}
+
+/** What a registry accepts somebody by. Never logged. */
+export type Credentials = UserCredentials | IdentityToken | RegistryToken;
+
+/**
+ * The credentials for a repository of a registry. Asked again whenever the registry wants to know, so that a file may change under a
+ * running agent. Undefined: anonymous.
+ */
+export type CredentialsSource = (repository: string) => Promise<Credentials | undefined>;
+
+/** Scopes (repository and actions) whose tokens or Basic lines are kept; the oldest goes first. */
 const SCOPES_MAX = 1024;
 
 /** One token request, all in all. */
@@ -40,7 +57,7 @@ export class Authorizer {
   readonly #server: URL;
   readonly #credentials: CredentialsSource;
   readonly #granted = new Map<string, Granted>();
-  #basic: string | undefined;
+  readonly #basic = new Map<string, string>();
 
   constructor(
     components: AuthorizerComponents,
@@ -55,7 +72,7 @@ export class Authorizer {
   /** The header's value for a request in this scope (`repository:NAME:ACTIONS`); undefined when none is known to be needed. */
   async header(scope: string, signal: AbortSignal): Promise<string | undefined> {
     const granted = this.#granted.get(scope);
-    if (granted === undefined) return this.#basic;
+    if (granted === undefined) return this.#basic.get(scope);
     let token = await withSignal(granted.token, signal);
     if (this.#clock.nowMs() >= token.renewAtMs) {
       // Another one may have begun the renewal while this one waited.
@@ -87,9 +104,10 @@ export class Authorizer {
       const what = `${this.#server.host} answered 401 without a Basic or Bearer challenge`;
       throw protocolError('bad-challenge', what);
     }
-    const basic = basicHeader(await this.#credentials());
+    const credentials = await this.#credentials(repositoryOf(scope));
+    const basic = isUser(credentials) ? basicHeader(credentials) : undefined;
     if (basic === undefined || basic === refused) throw this.unauthorized(basic);
-    this.#basic = basic;
+    keep(this.#basic, scope, basic);
   }
 
   /** For a request that is refused with the best that there is: `sent`. */
@@ -97,16 +115,14 @@ export class Authorizer {
     const { host } = this.#server;
     const what =
       sent === undefined
-        ? `${host} wants credentials, and none are given: name a file in registries[].credentialsFile`
-        : `${host} refuses the credentials: check the file in registries[].credentialsFile`;
+        ? `${host} wants credentials, and none are given: name a file in registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets`
+        : `${host} refuses the credentials: check registries[].credentialsFile, or the files in credentials`;
     return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 
   #grant(scope: string, bearer: Bearer): Granted {
-    const [oldest] = this.#granted.keys();
-    if (this.#granted.size >= SCOPES_MAX && oldest !== undefined) this.#granted.delete(oldest);
-    const granted = { bearer, token: this.#fetch(bearer) };
-    this.#granted.set(scope, granted);
+    const granted = { bearer, token: this.#fetch(scope, bearer) };
+    keep(this.#granted, scope, granted);
     granted.token.catch(() => {
       if (this.#granted.get(scope) === granted) this.#granted.delete(scope);
     });
@@ -129,16 +145,22 @@ export class Authorizer {
   }
 
   /** Has a deadline of its own and no caller's signal: others may wait for it too. */
-  async #fetch(bearer: Bearer): Promise<Token> {
+  async #fetch(scope: string, bearer: Bearer): Promise<Token> {
     const limit = new AbortController();
     const timer = this.#clock.setTimer(TOKEN_MS_MAX, () => {
       const what = `${safeUrl(bearer.realm)} gave no token within ${TOKEN_MS_MAX} ms`;
       limit.abort(new RegistryError(what, { code: 'timeout', timeoutMs: TOKEN_MS_MAX }));
     });
     try {
-      const basic = basicHeader(await this.#credentials());
-      const token = await fetchToken(this.#components, { bearer, basic }, limit.signal);
-      if (token === undefined) throw this.unauthorized(basic);
+      const credentials = await withSignal(this.#credentials(repositoryOf(scope)), limit.signal);
+      if (credentials !== undefined && 'registryToken' in credentials) {
+        return { value: credentials.registryToken, renewAtMs: Number.POSITIVE_INFINITY };
+      }
+      const proof = isUser(credentials)
+        ? ({ kind: 'basic', header: basicHeader(credentials) } as const)
+        : credentials && ({ kind: 'refresh', token: credentials.identityToken } as const);
+      const token = await fetchToken(this.#components, { bearer, proof }, limit.signal);
+      if (token === undefined) throw this.unauthorized(proof?.kind);
       return token;
     } finally {
       timer.cancel();
@@ -146,18 +168,22 @@ export class Authorizer {
   }
 }
 
-function basicHeader(credentials: Credentials | undefined): string | undefined {
-  if (credentials === undefined) return undefined;
-  const text = `${credentials.username}:${credentials.password}`;
-  return `Basic ${Buffer.from(text, 'utf8').toString('base64')}`;
+/** Adds to a map of bounded size: the oldest goes. */
+function keep<T>(map: Map<string, T>, scope: string, value: T): void {
+  const [oldest] = map.keys();
+  if (map.size >= SCOPES_MAX && oldest !== undefined) map.delete(oldest);
+  map.set(scope, value);
 }
 
-/** The promise's result, or the signal's reason when that comes first. */
-function withSignal<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) return Promise.reject(signal.reason as Error);
-  const { promise: result, resolve, reject } = Promise.withResolvers<T>();
-  const onAbort = (): void => reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  return result;
+/** A scope is `repository:NAME:ACTIONS`; no name has a colon. */
+function repositoryOf(scope: string): string {
+  return scope.split(':')[1] ?? '';
+}
+
+function isUser(credentials: Credentials | undefined): credentials is UserCredentials {
+  return credentials !== undefined && 'password' in credentials;
+}
+
+function basicHeader({ username, password }: UserCredentials): string {
+  return `Basic ${Buffer.from(`${username}:${password}`, 'utf8').toString('base64')}`;
 }

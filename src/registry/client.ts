@@ -14,11 +14,12 @@ import { toHex } from '../util/bytes.ts';
 import { openRange, sizeOfHead, sizeOfRange } from './blob-range.ts';
 import { RegistryError } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http.ts';
+import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
 import { putBlob, putManifest, type BlobOpener, type NewManifest } from './push.ts';
 import { checkOrigin, checkTag, parseReference } from './reference.ts';
-import { Registries, type Registry, type RegistryConfig } from './registries.ts';
+import { Registries, type RegistriesInit, type Registry } from './registries.ts';
 import {
   TIMEOUT_MS,
   withDeadline,
@@ -26,7 +27,6 @@ import {
   type OperationLimits,
   type OperationOptions,
 } from './retry.ts';
-import type { RegistryServer, ServerRequest } from './server.ts';
 import { CollectingSink, TargetSink } from './sinks.ts';
 
 /** Indexes within indexes that are followed. One is usual. */
@@ -37,9 +37,6 @@ const OPERATIONS_MAX = 1024;
 
 /** Slowest upload that is waited for; adds to the deadline of a push. (tunable) */
 const PUSH_BYTES_PER_SECOND_MIN = 1024 * 1024;
-
-/** A mirror that could not be reached is left alone for this long. (tunable) */
-const MIRROR_AWAY_MS = 30_000;
 
 const ACCEPT_MANIFEST = [...MANIFEST_MEDIA_TYPES, ...INDEX_MEDIA_TYPES].join(', ');
 
@@ -59,7 +56,7 @@ interface RegistryClientComponents {
 }
 
 /** A request that reads; the client adds the scope. */
-type PullRequest<S> = Omit<ServerRequest<S>, 'scope'>;
+type PullRequest<S> = Omit<CheckedRequest<S>, 'scope'>;
 
 /**
  * Reads from registries, and writes to them, by the OCI distribution API. Everything rejects with RegistryError, or with the reason of the caller's
@@ -73,21 +70,14 @@ export class RegistryClient {
   readonly #hash: Hash;
   readonly #metrics: RegistryMetrics;
   readonly #registries: Registries;
-  readonly #mirrorsAway = new WeakMap<RegistryServer, number>();
   #operations = 0;
 
-  constructor(
-    components: RegistryClientComponents,
-    init: { readonly registries: readonly RegistryConfig[] },
-  ) {
+  constructor(components: RegistryClientComponents, init: RegistriesInit) {
     this.#clock = components.clock;
     this.#random = components.random;
     this.#hash = components.hash;
     this.#metrics = registryMetrics(components.metrics ?? silentMetrics);
-    this.#registries = new Registries(
-      { clock: this.#clock, metrics: this.#metrics },
-      init.registries,
-    );
+    this.#registries = new Registries({ clock: this.#clock, metrics: this.#metrics }, init);
   }
 
   /** The manifest of an image for a platform, checked against its digest; an index leads to the one of the platform. */
@@ -118,18 +108,21 @@ export class RegistryClient {
     options: OperationOptions = {},
   ): Promise<FetchedManifest> {
     const what = `manifest ${tagOrDigest} of ${origin.registry}/${origin.repository}`;
+    let digest: Digest | undefined;
     const { head, sink } = await this.#pull(origin, options, {
       method: 'GET',
       path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
       headers: { accept: ACCEPT_MANIFEST },
       open: () => new CollectingSink({ what, sizeBytesMax: MANIFEST_SIZE_BYTES_MAX }),
+      check: (answer) => {
+        const announced = answer.head.headers['docker-content-digest'];
+        const wanted = parseDigest(tagOrDigest) ?? parseDigest(String(announced));
+        digest = this.#digestOf(answer.sink.bytes(), wanted, what);
+      },
     });
-    const bytes = sink.bytes();
-    const announced = head.headers['docker-content-digest'];
-    const wanted = parseDigest(tagOrDigest) ?? parseDigest(String(announced));
-    const digest = this.#digestOf(bytes, wanted, what);
     const mediaType = (head.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
-    return { digest, mediaType, bytes, origin };
+    const checked = defined(digest, 'a manifest is checked before it is given');
+    return { digest: checked, mediaType, bytes: sink.bytes(), origin };
   }
 
   /** Fills `target` with the bytes of the blob from `offset` on. Nothing is written to it after the call has settled. */
@@ -207,6 +200,11 @@ export class RegistryClient {
     return digest;
   }
 
+  /** What was read of the registry lately was not what its digest says: its mirrors, any of which may have sent it, are left alone for 10 minutes. */
+  distrustMirrors(registry: string): void {
+    this.#registries.distrustMirrors(registry);
+  }
+
   /** Breaks off what is under way, and closes the connections. */
   async close(): Promise<void> {
     await this.#registries.close();
@@ -232,10 +230,12 @@ export class RegistryClient {
     const request = { ...pull, scope: `repository:${origin.repository}:pull` };
     return this.#operate(origin, options, async ({ mirrors, server }, limits) => {
       for (const mirror of mirrors) {
-        const answer = await this.#askMirror(mirror, request, limits.signal);
+        const answer = await mirror.ask(request, limits);
         if (answer !== undefined) return answer;
       }
-      return this.#retry(limits, () => server.request(request, limits.signal));
+      const answer = await this.#retry(limits, () => server.request(request, limits.signal));
+      request.check?.(answer);
+      return answer;
     });
   }
 
@@ -262,25 +262,6 @@ export class RegistryClient {
   #retry<T>(limits: OperationLimits, attempt: () => Promise<T>): Promise<T> {
     const components = { clock: this.#clock, random: this.#random, metrics: this.#metrics };
     return withRetries(components, limits, attempt);
-  }
-
-  /** Undefined whatever is wrong with the mirror: the registry itself is still there. */
-  async #askMirror<S extends BodySink>(
-    mirror: RegistryServer,
-    request: ServerRequest<S>,
-    signal: AbortSignal,
-  ): Promise<HttpAnswer<S> | undefined> {
-    if (this.#clock.nowMs() < (this.#mirrorsAway.get(mirror) ?? 0)) return undefined;
-    try {
-      return await mirror.request(request, signal);
-    } catch (error) {
-      signal.throwIfAborted();
-      if (!(error instanceof RegistryError)) throw error;
-      if (error.code === 'unavailable' || error.code === 'timeout') {
-        this.#mirrorsAway.set(mirror, this.#clock.nowMs() + MIRROR_AWAY_MS);
-      }
-      return undefined;
-    }
   }
 }
 

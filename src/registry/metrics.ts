@@ -7,6 +7,10 @@ export interface RegistryMetrics {
   readonly receivedBytes: Counter;
   /** Attempts that were made again, by `code` of the RegistryError. */
   readonly retries: Counter;
+  /** Mirrors that were passed over after they were asked, by `code` of the RegistryError. */
+  readonly mirrorFailures: Counter;
+  /** Time that requests waited because of `limits.registryRequestsPerSecond`. */
+  readonly heldSeconds: Counter;
 }
 
 export function registryMetrics(metrics: Metrics): RegistryMetrics {
@@ -24,6 +28,15 @@ export function registryMetrics(metrics: Metrics): RegistryMetrics {
       name: 'xylem_registry_retries_total',
       help: 'Requests made again after a passing failure.',
       labelNames: ['code'],
+    }),
+    mirrorFailures: metrics.counter({
+      name: 'xylem_registry_mirror_failures_total',
+      help: 'Answers of mirrors that were of no use: the next server was asked.',
+      labelNames: ['code'],
+    }),
+    heldSeconds: metrics.counter({
+      name: 'xylem_registry_held_seconds_total',
+      help: 'Time that requests waited for their turn under limits.registryRequestsPerSecond.',
     }),
   };
 }

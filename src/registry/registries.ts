@@ -1,26 +1,18 @@
-import { getCACertificates } from 'node:tls';
-import { Agent, type Dispatcher } from 'undici';
+import type { Dispatcher } from 'undici';
 import type { Clock } from '../runtime/clock.ts';
-import type { CredentialsSource } from './auth.ts';
+import { errorText } from '../util/errors.ts';
+import type { Credentials, CredentialsSource } from './auth.ts';
+import { Connections, type ClientCertificate } from './connections.ts';
 import { RegistryError } from './errors.ts';
 import { HttpSender } from './http.ts';
 import type { RegistryMetrics } from './metrics.ts';
+import { Mirror } from './mirror.ts';
+import { ProxyRules, type ProxyEnvironment } from './proxy.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
 
 /** Connections to each host. As many as the engine has origin reads outstanding (transfer/core-types.ts). (tunable) */
 const CONNECTIONS_MAX = 32;
-
-/** Hosts that one registry may lead to at a time: token servers, storage. */
-const HOSTS_MAX = 64;
-
-/** Of an answer; signed URLs in redirections make them long. */
-const HEADERS_BYTES_MAX = 64 * 1024;
-
-const CONNECT_MS_MAX = 10_000;
-
-/** An idle connection is kept for this long: below the 60 s after which load balancers forget it without a word. */
-const KEEP_ALIVE_MS = 30_000;
 
 /** Registries that are not configured and yet known at a time; the one used least recently is forgotten. */
 const OTHER_REGISTRIES_MAX = 64;
@@ -33,24 +25,48 @@ export interface RegistryConfig {
   readonly insecure?: boolean;
   /** PEM of authorities, beside the usual ones. */
   readonly ca?: string | undefined;
+  /** Shown to the registry itself alone. */
+  readonly client?: ClientCertificate | undefined;
+  /** Undefined, or when it knows none: those that `RegistriesInit.credentials` gives. */
   readonly credentials?: CredentialsSource | undefined;
-  /** Base URLs of servers to ask before it, in this order; they never get its credentials. */
+  /** URL of the proxy for it and for all that it leads to, or `none`; undefined: as the environment says. */
+  readonly proxy?: string | undefined;
+  /**
+   * Base URLs of servers to ask before it, in this order. A mirror is used as the entry of its own host says, credentials and
+   * certificates included; it never gets those of the registry. One without an entry shares the authorities and the proxy.
+   */
   readonly mirrors?: readonly string[];
 }
 
+/** What holds for every registry. */
+export interface RegistriesInit {
+  readonly registries: readonly RegistryConfig[];
+  /** Credentials for a repository of a registry, by the name of the registry. */
+  readonly credentials?: HostCredentials | undefined;
+  readonly proxies?: ProxyEnvironment | undefined;
+  /** To each host. */
+  readonly connectionsMax?: number | undefined;
+  /** Requests to each registry. */
+  readonly requestsPerSecond?: number | undefined;
+}
+
+type HostCredentials = (registry: string, repository: string) => Promise<Credentials | undefined>;
+
 /** The servers of one registry. */
 export interface Registry {
-  readonly mirrors: readonly RegistryServer[];
+  readonly mirrors: readonly Mirror[];
   readonly server: RegistryServer;
 }
 
 interface OpenRegistry extends Registry {
-  readonly dispatcher: Dispatcher;
+  readonly dispatchers: readonly Dispatcher[];
 }
 
 /** The registries that are in use, with their connections and what was learned about them. */
 export class Registries {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
+  readonly #init: RegistriesInit;
+  readonly #proxies: ProxyRules;
   readonly #configs: ReadonlyMap<string, RegistryConfig>;
   readonly #configured = new Map<string, OpenRegistry>();
   /** Used least recently first. */
@@ -59,10 +75,12 @@ export class Registries {
 
   constructor(
     components: { readonly clock: Clock; readonly metrics: RegistryMetrics },
-    configs: readonly RegistryConfig[],
+    init: RegistriesInit,
   ) {
     this.#components = components;
-    this.#configs = new Map(configs.map((config) => [registryName(config.host), config]));
+    this.#init = init;
+    this.#proxies = new ProxyRules(init.proxies ?? {});
+    this.#configs = new Map(init.registries.map((config) => [registryName(config.host), config]));
   }
 
   /** The registry of this name; one that is not configured is asked over HTTPS, anonymously. Throws RegistryError once closed. */
@@ -80,9 +98,16 @@ export class Registries {
     if (this.#others.size > OTHER_REGISTRIES_MAX && oldest !== undefined) {
       this.#others.delete(oldest[0]);
       // Lets finish what is under way.
-      oldest[1].dispatcher.close(() => {});
+      for (const dispatcher of oldest[1].dispatchers) void dispatcher.close();
     }
     return registry;
+  }
+
+  /** Any mirror of the registry may have sent wrong bytes. */
+  distrustMirrors(named: string): void {
+    const name = registryName(named);
+    const registry = this.#configured.get(name) ?? this.#others.get(name);
+    for (const mirror of registry?.mirrors ?? []) mirror.distrust();
   }
 
   /** Breaks off what is under way, and closes the connections. */
@@ -91,47 +116,71 @@ export class Registries {
     const registries = [...this.#configured.values(), ...this.#others.values()];
     this.#configured.clear();
     this.#others.clear();
-    await Promise.all(registries.map(({ dispatcher }) => dispatcher.destroy()));
+    const open = registries.flatMap(({ dispatchers }) => dispatchers);
+    await Promise.all(open.map((dispatcher) => dispatcher.destroy()));
   }
 
   #open(config: RegistryConfig): OpenRegistry {
-    const { clock, metrics } = this.#components;
-    const dispatcher = makeAgent(config.ca);
-    const components = { clock, http: new HttpSender({ clock, dispatcher, metrics }) };
-    const anonymous: CredentialsSource = () => Promise.resolve(undefined);
-    const namespace = registryName(config.host);
     const scheme = config.insecure === true ? 'http' : 'https';
     const base = new URL(`${scheme}://${registryServer(config.host)}`);
-    return {
-      dispatcher,
-      mirrors: (config.mirrors ?? []).map(
-        (mirror) =>
-          new RegistryServer(components, {
-            base: new URL(mirror),
-            credentials: anonymous,
-            namespace,
-          }),
-      ),
-      server: new RegistryServer(components, {
-        base,
-        credentials: config.credentials ?? anonymous,
-      }),
-    };
+    const own = this.#connect(config, base);
+    const registry = { dispatchers: [own], mirrors: [] as Mirror[] };
+    for (const url of config.mirrors ?? []) {
+      const mirror = new URL(url);
+      const entry = this.#configs.get(registryName(mirror.host));
+      const dispatcher = entry === undefined ? own : this.#connect(entry, mirror);
+      if (dispatcher !== own) registry.dispatchers.push(dispatcher);
+      const as = entry ?? { host: mirror.host };
+      const server = this.#server(as, dispatcher, { base: mirror, of: config.host });
+      registry.mirrors.push(new Mirror(this.#components, server));
+    }
+    return { ...registry, server: this.#server(config, own, { base }) };
   }
-}
 
-function makeAgent(ca: string | undefined): Agent {
-  return new Agent({
-    connections: CONNECTIONS_MAX,
-    maxOrigins: HOSTS_MAX,
-    maxHeaderSize: HEADERS_BYTES_MAX,
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    // Silence is watched by the injected clock (http.ts).
-    headersTimeout: 0,
-    bodyTimeout: 0,
-    connect: {
-      timeout: CONNECT_MS_MAX,
-      ...(ca !== undefined && { ca: [...getCACertificates('default'), ca] }),
-    },
-  });
+  #connect(config: RegistryConfig, own: URL): Dispatcher {
+    const { proxy } = config;
+    const fixed = proxy === 'none' ? undefined : proxy;
+    return new Connections({
+      ca: config.ca,
+      client: config.client,
+      own,
+      proxyOf: proxy === undefined ? (url) => this.#proxies.proxyOf(url) : () => fixed,
+      connectionsMax: Math.max(CONNECTIONS_MAX, this.#init.connectionsMax ?? 0),
+    });
+  }
+
+  #server(
+    config: RegistryConfig,
+    dispatcher: Dispatcher,
+    init: { readonly base: URL; readonly of?: string },
+  ): RegistryServer {
+    const { clock, metrics } = this.#components;
+    const http = new HttpSender({ clock, dispatcher, metrics });
+    const name = registryName(config.host);
+    const { requestsPerSecond } = this.#init;
+    return new RegistryServer(
+      { clock, http, metrics },
+      {
+        base: init.base,
+        credentials: (repository) => this.#credentials(config, name, repository),
+        ...(init.of !== undefined && { namespace: registryName(init.of) }),
+        ...(requestsPerSecond !== undefined && { requestsPerSecond }),
+      },
+    );
+  }
+
+  async #credentials(
+    config: RegistryConfig,
+    name: string,
+    repository: string,
+  ): Promise<Credentials | undefined> {
+    try {
+      const own = await config.credentials?.(repository);
+      return own ?? (await this.#init.credentials?.(name, repository));
+    } catch (cause) {
+      // Perhaps they are just being replaced.
+      const why = `no credentials for ${name}: ${errorText(cause)}`;
+      throw new RegistryError(why, { code: 'unavailable' }, { cause });
+    }
+  }
 }

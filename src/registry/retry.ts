@@ -108,3 +108,16 @@ function isPassing(error: RegistryError): boolean {
       return false;
   }
 }
+
+/** The promise's result, or the signal's reason when that comes first. */
+export function withSignal<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  if (signal.aborted) {
+    promise.catch(() => {});
+    return Promise.reject(signal.reason as Error);
+  }
+  const { promise: result, resolve, reject } = Promise.withResolvers<T>();
+  const onAbort = (): void => reject(signal.reason);
+  signal.addEventListener('abort', onAbort, { once: true });
+  void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  return result;
+}

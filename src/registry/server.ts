@@ -12,6 +12,8 @@ import {
   type HttpSender,
 } from './http.ts';
 import { readLocation } from './location.ts';
+import type { RegistryMetrics } from './metrics.ts';
+import { Pacer } from './pacer.ts';
 import { ExcerptSink } from './sinks.ts';
 import { statusError } from './status.ts';
 
@@ -54,6 +56,7 @@ interface Hop<S> {
 interface ServerComponents {
   readonly clock: Clock;
   readonly http: HttpSender;
+  readonly metrics: RegistryMetrics;
 }
 
 interface ServerInit {
@@ -61,6 +64,7 @@ interface ServerInit {
   readonly credentials: CredentialsSource;
   /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
   readonly namespace?: string;
+  readonly requestsPerSecond?: number;
 }
 
 /** One server that speaks the distribution API: answers its challenges, follows its redirects. */
@@ -70,6 +74,7 @@ export class RegistryServer {
   readonly #http: HttpSender;
   readonly #authorizer: Authorizer;
   readonly #namespace: string | undefined;
+  readonly #pacer: Pacer;
   /** Redirections of blobs, by path. */
   readonly #locations = new Map<string, { readonly url: URL; readonly untilMs: number }>();
 
@@ -78,6 +83,10 @@ export class RegistryServer {
     this.#namespace = init.namespace;
     this.#clock = components.clock;
     this.#http = components.http;
+    this.#pacer = new Pacer(components, {
+      host: init.base.host,
+      requestsPerSecond: init.requestsPerSecond,
+    });
     this.#authorizer = new Authorizer(components, {
       server: init.base,
       credentials: init.credentials,
@@ -158,12 +167,14 @@ export class RegistryServer {
     );
   }
 
-  #send<S extends BodySink>(
+  async #send<S extends BodySink>(
     request: ServerRequest<S>,
     url: URL,
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S | ExcerptSink>> {
+    // Storage that the registry leads to is not asked in its name.
+    if (url.origin === this.base.origin) await this.#pacer.turn(signal);
     const { method } = request;
     const body = request.body?.();
     const headers =
@@ -178,12 +189,16 @@ export class RegistryServer {
     );
   }
 
-  #successOf<S extends BodySink>({ answer, url }: Hop<S>, request: ServerRequest<S>) {
+  #successOf<S extends BodySink>({ answer, url, isServer }: Hop<S>, request: ServerRequest<S>) {
     const { head, sink } = answer;
     if (isSuccess(head.status)) return { head, sink: sink as S };
     const text = sink instanceof ExcerptSink ? sink.text() : '';
     const what = `${request.method} ${safeUrl(url)}`;
-    throw statusError({ head, what, text, wallMs: this.#clock.wallMs() });
+    const error = statusError({ head, what, text, wallMs: this.#clock.wallMs() });
+    if (isServer && 'retryAfterMs' in error.detail && error.detail.retryAfterMs !== undefined) {
+      this.#pacer.pause(error.detail.retryAfterMs);
+    }
+    throw error;
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Clock } from '../runtime/clock.ts';
 import { protocolError } from './errors.ts';
-import { safeUrl, type HttpSender } from './http.ts';
+import { safeUrl, type HttpRequest, type HttpSender } from './http.ts';
 import { CollectingSink } from './sinks.ts';
 import { statusError } from './status.ts';
 
@@ -32,30 +32,65 @@ export interface Token {
   readonly renewAtMs: number;
 }
 
-/** Asks a token server (distribution's token specification, GET); undefined when it refuses the credentials, or wants some. */
+/** By what a token server knows who asks: a user's Basic line (GET), or a refresh token (POST, OAuth 2). Undefined: anonymous. */
+type Proof =
+  | { readonly kind: 'basic'; readonly header: string }
+  | { readonly kind: 'refresh'; readonly token: string }
+  | undefined;
+
+/**
+ * Asks a token server (distribution's token specification; its OAuth 2 page for a refresh token); undefined when it refuses the
+ * credentials, or wants some. Follows no redirection: credentials go to the server that the registry named and nowhere else.
+ */
 export async function fetchToken(
   { clock, http }: { readonly clock: Clock; readonly http: HttpSender },
-  { bearer, basic }: { readonly bearer: Bearer; readonly basic: string | undefined },
+  { bearer, proof }: { readonly bearer: Bearer; readonly proof: Proof },
   signal: AbortSignal,
 ): Promise<Token | undefined> {
-  const url = new URL(bearer.realm);
-  if (bearer.service !== undefined) url.searchParams.set('service', bearer.service);
-  const scopes = bearer.scope.split(' ').filter((scope) => scope !== '');
-  for (const scope of scopes.slice(0, SCOPES_MAX)) url.searchParams.append('scope', scope);
-  const what = `the answer of the token server ${safeUrl(url)}`;
+  const what = `the answer of the token server ${safeUrl(bearer.realm)}`;
+  const request = proof?.kind === 'refresh' ? refresh(bearer, proof.token) : ask(bearer, proof);
   const { head, sink } = await http.send(
-    { method: 'GET', url, headers: basic === undefined ? {} : { authorization: basic } },
+    request,
     () => new CollectingSink({ what, sizeBytesMax: TOKEN_ANSWER_BYTES_MAX }),
     signal,
   );
   const text = new TextDecoder().decode(sink.bytes());
-  if (head.status === 401) return undefined;
+  // RFC 6749, section 5.2: a refresh token that is not valid is answered with 400 `invalid_grant`.
+  const isRefused = head.status === 401 || (proof?.kind === 'refresh' && head.status === 400);
+  if (isRefused) return undefined;
   if (head.status !== 200) throw statusError({ head, what, text, wallMs: clock.wallMs() });
   const { value, lifeMs } = readToken(text, what);
   return {
     value,
     renewAtMs: clock.nowMs() + Math.max(lifeMs - RENEW_MS_BEFORE, (lifeMs * 3) / 4),
   };
+}
+
+function ask(bearer: Bearer, basic: { readonly header: string } | undefined): HttpRequest {
+  const url = new URL(bearer.realm);
+  if (bearer.service !== undefined) url.searchParams.set('service', bearer.service);
+  for (const scope of scopesOf(bearer)) url.searchParams.append('scope', scope);
+  const headers = basic === undefined ? {} : { authorization: basic.header };
+  return { method: 'GET', url, headers };
+}
+
+function refresh(bearer: Bearer, token: string): HttpRequest {
+  const form = new URLSearchParams({
+    grant_type: 'refresh_token',
+    client_id: 'xylem',
+    refresh_token: token,
+    ...(bearer.service !== undefined && { service: bearer.service }),
+    scope: scopesOf(bearer).join(' '),
+  });
+  const headers = { 'content-type': 'application/x-www-form-urlencoded' };
+  return { method: 'POST', url: bearer.realm, headers, body: Buffer.from(form.toString()) };
+}
+
+function scopesOf(bearer: Bearer): readonly string[] {
+  return bearer.scope
+    .split(' ')
+    .filter((scope) => scope !== '')
+    .slice(0, SCOPES_MAX);
 }
 
 function readToken(text: string, what: string): { value: string; lifeMs: number } {

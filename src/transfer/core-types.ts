@@ -43,6 +43,11 @@ export interface CoreInit {
   readonly peerPrefetchMax: number;
   /** Reads under way at the registry. */
   readonly originOutstandingMax: number;
+  /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
+  readonly uploadBytesPerSecond: number | undefined;
+  readonly downloadBytesPerSecond: number | undefined;
+  /** With an upload limit: when what waits to be sent takes longer than this, peers are told to come back, and ask elsewhere. */
+  readonly uploadBacklogMsMax: number;
   /** Reads of one peer that wait here; beyond it the peer is told to come back. */
   readonly peerWaitersMax: number;
   /** Reads that wait here in all, local ones included. */
@@ -93,6 +98,9 @@ export const CORE_DEFAULTS: CoreInit = {
   peerOutstandingMax: 32,
   peerPrefetchMax: 8,
   originOutstandingMax: 32,
+  uploadBytesPerSecond: undefined,
+  downloadBytesPerSecond: undefined,
+  uploadBacklogMsMax: 1000,
   peerWaitersMax: 64,
   waitersMax: 4096,
   egressPeerBytesMax: 512 * 1024,
@@ -191,6 +199,8 @@ export type TimerAction<T> =
   | { readonly type: 'deadline'; readonly fetch: Fetch<T>; readonly waiter: Waiter<T> }
   | { readonly type: 'silent'; readonly window: SourceWindow<T> }
   | { readonly type: 'alive'; readonly peer: PeerId }
+  /** The upload or the download limit lets something pass again. */
+  | { readonly type: 'upload' | 'download' }
   | { readonly type: 'order'; readonly blob: BlobState<T> };
 
 /** Requests at one peer, or at the registry, and what is known of it. */

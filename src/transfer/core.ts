@@ -86,10 +86,6 @@ export class BlockCore<P, T> {
     this.#routes = components.routes;
     this.#held = components.held;
     this.#cache = new BlockCache(components, { sizeBytesMax: this.#init.cacheBytesMax });
-    this.#egress = new Egress({
-      peerBytesMax: this.#init.egressPeerBytesMax,
-      bytesMax: this.#init.egressBytesMax,
-    });
     const host: FetcherHost<P, T> = {
       init: this.#init,
       ops: components.ops,
@@ -100,6 +96,7 @@ export class BlockCore<P, T> {
       onBlock: (fetch, block, source) => this.#complete(fetch, block, source),
       onRoundFailed: (fetch, definite) => this.#roundFailed(fetch, definite),
     };
+    this.#egress = new Egress(host);
     this.#fetcher = new Fetcher(host);
     this.#gossip = new OrderGossip(host);
   }
@@ -123,6 +120,11 @@ export class BlockCore<P, T> {
   /** Reads that wait. */
   get waitingCount(): number {
     return this.#waiting.size;
+  }
+
+  /** Time in which the limits held something back, in milliseconds. */
+  get heldMs(): { readonly upload: number; readonly download: number } {
+    return { upload: this.#egress.heldMs, download: this.#fetcher.heldMs };
   }
 
   /** Makes a blob known; its size bounds what may be read of it. */
@@ -195,8 +197,11 @@ export class BlockCore<P, T> {
       return;
     }
     const reads = this.#peerReads.get(peer) ?? 0;
-    if (reads >= this.#init.peerWaitersMax || this.#waiting.size >= this.#init.waitersMax) {
-      const detail = { code: 'overloaded', retryAfterMs: this.#init.retryMsMin } as const;
+    const { peerWaitersMax, waitersMax, retryMsMin } = this.#init;
+    const behindMs = this.#egress.behindMs(request.kind);
+    if (reads >= peerWaitersMax || this.#waiting.size >= waitersMax || behindMs > 0) {
+      const retryAfterMs = Math.ceil(Math.max(retryMsMin, behindMs));
+      const detail = { code: 'overloaded', retryAfterMs } as const;
       this.#effects.push({ type: 'refuse', token, detail });
       return;
     }
@@ -218,7 +223,8 @@ export class BlockCore<P, T> {
   promote(token: T, nowMs: number): void {
     this.#nowMs = nowMs;
     const waiting = this.#waiting.get(token);
-    if (waiting === undefined || waiting.waiter.kind === 'demand') return;
+    if (waiting === undefined) return this.#egress.promote(token, nowMs);
+    if (waiting.waiter.kind === 'demand') return;
     waiting.waiter.kind = 'demand';
     this.#gossip.noteTouch(waiting.fetch.blob, waiting.fetch.index, nowMs);
     if (waiting.fetch.kind === 'prefetch') this.#fetcher.promote(waiting.fetch, nowMs);
@@ -291,9 +297,8 @@ export class BlockCore<P, T> {
   /** The block of a `send` left this host, or its peer is gone. */
   sent(token: T, peer: PeerId, nowMs: number): void {
     this.#nowMs = nowMs;
-    this.#egress.sent(token);
     this.#peerDone(peer);
-    this.#pumpEgress();
+    this.#egress.sent(token, nowMs);
   }
 
   /** The peer said that it is alive. */
@@ -356,6 +361,10 @@ export class BlockCore<P, T> {
         if (!this.#peerReads.has(action.peer)) return;
         this.#effects.push({ type: 'alive', peer: action.peer });
         return this.#armAlive(action.peer);
+      case 'upload':
+        return this.#egress.onUpload(this.#nowMs);
+      case 'download':
+        return this.#fetcher.onDownload(this.#nowMs);
       case 'order':
         return this.#gossip.tell(action.blob);
       default:
@@ -452,21 +461,9 @@ export class BlockCore<P, T> {
       this.#effects.push({ type: 'answer', token: waiter.token, block, source });
       return;
     }
-    this.#egress.add({
-      token: waiter.token,
-      peer: waiter.peer,
-      block,
-      lengthBytes: this.#ops.length(block),
-      kind: waiter.kind,
-    });
-    this.#pumpEgress();
-  }
-
-  #pumpEgress(): void {
-    for (let parcel = this.#egress.next(); parcel !== undefined; parcel = this.#egress.next()) {
-      const { token, peer, block } = parcel;
-      this.#effects.push({ type: 'send', token, peer, block });
-    }
+    const { token, peer, kind } = waiter;
+    const lengthBytes = this.#ops.length(block);
+    this.#egress.add({ token, peer, block, lengthBytes, kind }, this.#nowMs);
   }
 
   #complete(fetch: Fetch<T>, block: P, source: BlockSource): void {

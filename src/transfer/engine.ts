@@ -35,7 +35,7 @@ import {
   type TreeSeat,
   type Upstreams,
 } from './host-core.ts';
-import { transferMetrics, type TransferMetrics } from './metrics.ts';
+import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import { OriginError, type Origin } from './origin.ts';
 import {
   PeerError,
@@ -102,6 +102,7 @@ export class TransferEngine implements BlobReader {
   #originReading = 0;
   readonly #core: HostCore<BlockAnswer, ReadToken>;
   readonly #metrics: TransferMetrics;
+  readonly #heldTime: HeldTime;
   /** Reads of this host that have not ended. */
   readonly #reads = new Set<LocalToken>();
   readonly #pending = new Map<AttemptId, PendingBlock>();
@@ -116,12 +117,16 @@ export class TransferEngine implements BlobReader {
   constructor(components: EngineComponents, init: EngineInit) {
     this.#parts = components;
     this.#metrics = transferMetrics(components.metrics);
+    this.#heldTime = new HeldTime(this.#metrics);
     const { store, random, signer } = components;
     const own = signer.publicKey;
     this.#verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
     this.#attestor = new Attestor(components);
     this.#wholeBlobs = new WholeBlobCheck(components, {
-      onBad: (digest) => this.#core.blocks.forget(digest),
+      onBad: (digest) => {
+        this.#core.blocks.forget(digest);
+        this.#tree.distrustOrigin(digest);
+      },
     });
     this.#core = new HostCore<BlockAnswer, ReadToken>(
       {
@@ -347,6 +352,7 @@ export class TransferEngine implements BlobReader {
       this.#running = false;
     }
     this.#metrics.waiting.set({}, this.#core.blocks.waitingCount);
+    this.#heldTime.note(this.#core.blocks.heldMs);
     this.#setWake();
   }
 
@@ -457,12 +463,14 @@ export class TransferEngine implements BlobReader {
   }
 
   #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
-    const verdict = this.#ownReads.has(block)
+    const isOwn = this.#ownReads.has(block);
+    const verdict = isOwn
       ? this.#verifier.checkOwn(blob, index, block)
       : this.#verifier.check(blob, index, block);
     if (verdict !== 'good') {
       this.#metrics.rejected.inc({ reason: verdict });
       this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
+      if (isOwn) this.#tree.distrustOrigin(blob.digest);
     }
     this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs());
   }

@@ -1,8 +1,9 @@
 import type { Verdict } from '../image/attestation.ts';
+import { blockLength } from '../image/block.ts';
 import type { Random } from '../runtime/random.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
-import type { TimerHeap } from '../util/timer-heap.ts';
+import type { HeapTimer, TimerHeap } from '../util/timer-heap.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import type {
   Attempt,
@@ -23,6 +24,7 @@ import {
   noteLatency,
   originPatienceMs,
 } from './source-window.ts';
+import { Throttle } from './throttle.ts';
 import type { PeerErrorDetail } from './transport.ts';
 
 /** Hops of an attempt that waits for no peer: the registry, or a holder that answers from what it holds. */
@@ -47,13 +49,24 @@ export class Fetcher<P, T> {
   readonly #host: FetcherHost<P, T>;
   readonly #windows = new Map<PeerId, SourceWindow<T>>();
   readonly #origin: SourceWindow<T> = makeWindow(undefined);
+  readonly #throttle: Throttle | undefined;
   readonly #attempts = new Map<AttemptId, { attempt: Attempt<T>; block: P | undefined }>();
+  /** Sources with something to ask for that the download limit held back. */
+  readonly #held = new Set<SourceWindow<T>>();
+  #download: HeapTimer<TimerAction<T>> | undefined;
   #attemptCount = 0;
   #hedgesSaved: number;
 
   constructor(host: FetcherHost<P, T>) {
     this.#host = host;
     this.#hedgesSaved = host.init.hedgeSavedMax;
+    const { downloadBytesPerSecond: rate } = host.init;
+    this.#throttle = rate === undefined ? undefined : new Throttle({ bytesPerSecond: rate });
+  }
+
+  /** Time in which the download limit held something back, in milliseconds. */
+  get heldMs(): number {
+    return this.#throttle?.heldMs ?? 0;
   }
 
   /** A demand read began: earns its share of a hedge. */
@@ -231,6 +244,15 @@ export class Fetcher<P, T> {
     else this.#armSilent(window);
   }
 
+  /** The download limit lets something pass: demand first, wherever it is asked for. */
+  onDownload(nowMs: number): void {
+    this.#download = undefined;
+    const held = [...this.#held];
+    this.#held.clear();
+    for (const window of held) if (window.demand.length > 0) this.#pump(window, nowMs);
+    for (const window of held) if (window.demand.length === 0) this.#pump(window, nowMs);
+  }
+
   #window(host: HostAddress): SourceWindow<T> {
     let window = this.#windows.get(host.peer);
     if (window === undefined) {
@@ -327,11 +349,25 @@ export class Fetcher<P, T> {
     const max = window.host === undefined ? originOutstandingMax : peerOutstandingMax;
     while (window.asked.size < max) {
       const attempt =
-        window.demand.shift() ??
-        (window.prefetchAsked < peerPrefetchMax ? window.prefetch.shift() : undefined);
-      if (attempt === undefined) return;
+        window.demand[0] ??
+        (window.prefetchAsked < peerPrefetchMax ? window.prefetch[0] : undefined);
+      if (attempt === undefined || !this.#admit(attempt, nowMs)) return;
+      window[attempt.kind].shift();
       this.#ask(attempt, nowMs);
     }
+  }
+
+  /** Whether the download limit lets it be asked for now. */
+  #admit(attempt: Attempt<T>, nowMs: number): boolean {
+    const throttle = this.#throttle;
+    if (throttle === undefined) return true;
+    const { blob, index } = attempt.fetch;
+    if (throttle.admit(attempt.kind, blockLength(blob.ref.sizeBytes, index), nowMs)) return true;
+    this.#held.add(attempt.window);
+    if (this.#download !== undefined && this.#download.atMs <= throttle.retryMs) return false;
+    if (this.#download !== undefined) this.#download.action = undefined;
+    this.#download = this.#host.timers.set(throttle.retryMs, { type: 'download' });
+    return false;
   }
 
   #ask(attempt: Attempt<T>, nowMs: number): void {

@@ -15,6 +15,8 @@ export interface TransferMetrics {
   readonly waiting: Gauge;
   /** Blocks that were not stored, by `code`: passed on all the same. */
   readonly unstored: Counter;
+  /** Time in which a limit held back blocks, by `limit`: `upload` or `download`. */
+  readonly heldSeconds: Counter;
 }
 
 export function transferMetrics(metrics: Metrics): TransferMetrics {
@@ -52,5 +54,28 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
       help: 'Blocks that could not be stored and were passed on without.',
       labelNames: ['code'],
     }),
+    heldSeconds: metrics.counter({
+      name: 'xylem_limit_held_seconds_total',
+      help: 'Time in which the upload or the download limit held back blocks.',
+      labelNames: ['limit'],
+    }),
   };
+}
+
+/** Counts the time in which limits held something back, from its sums. */
+export class HeldTime {
+  readonly #counter: Counter;
+  readonly #countedMs = { upload: 0, download: 0 };
+
+  constructor(metrics: TransferMetrics) {
+    this.#counter = metrics.heldSeconds;
+  }
+
+  note(heldMs: { readonly upload: number; readonly download: number }): void {
+    for (const limit of ['upload', 'download'] as const) {
+      const moreMs = heldMs[limit] - this.#countedMs[limit];
+      if (moreMs > 0) this.#counter.inc({ limit }, moreMs / 1000);
+      this.#countedMs[limit] = heldMs[limit];
+    }
+  }
 }

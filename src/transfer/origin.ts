@@ -28,4 +28,6 @@ export interface Origin {
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
   /** Size of a blob in bytes. */
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number>;
+  /** What was read of a blob there was not the blob of its name: read elsewhere where there is a choice. */
+  distrust?(origin: BlobOrigin): void;
 }

@@ -90,6 +90,12 @@ export class TreeDriver<P, T> {
     return this.#origins.get(digest);
   }
 
+  /** What was read of the blob from its registry was not it. */
+  distrustOrigin(digest: Digest): void {
+    const where = this.#origins.get(digest);
+    if (where !== undefined) this.#parts.origin.distrust?.(where);
+  }
+
   /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. */
   async open(
     blobs: readonly OpenBlob[],

@@ -79,6 +79,24 @@ describe('loadConfig()', () => {
     expect(loadConfig({ flags: { ...ROOT, 'device.enabled': true } }).device.enabled).toBe(true);
   });
 
+  it('reads limits and credentials, none by default', () => {
+    const defaults = loadConfig({ flags: ROOT });
+    expect(defaults.limits).toEqual({ originReads: 32 });
+    expect(defaults.credentials).toEqual({ dockerConfigs: [], pullSecrets: [] });
+    const variables = {
+      XYLEM_LIMITS_UPLOAD_BYTES_PER_SECOND: '100MiB',
+      XYLEM_LIMITS_REGISTRY_REQUESTS_PER_SECOND: '50',
+      XYLEM_CREDENTIALS_PULL_SECRETS: '/etc/xylem/pull',
+    };
+    const config = loadConfig({ variables, flags: { ...ROOT, 'limits.originReads': '4' } });
+    expect(config.limits).toEqual({
+      uploadBytesPerSecond: 100 * 2 ** 20,
+      originReads: 4,
+      registryRequestsPerSecond: 50,
+    });
+    expect(config.credentials.pullSecrets).toEqual(['/etc/xylem/pull']);
+  });
+
   it("lets alone what Kubernetes sets for a service called xylem, and other programs' variables", () => {
     const variables = {
       XYLEM_SERVICE_HOST: '10.0.0.1',
@@ -121,6 +139,32 @@ describe('loadConfig()', () => {
       { flags: { registries: '[{host: a, mirrors: ["https://u:p@b"]}]' } },
       'registries[0].mirrors[0]',
     ],
+    [
+      'a certificate without its key',
+      { flags: { registries: '[{host: a, certFile: /c.pem}]' } },
+      'registries[0].clientKeyFile is missing (in the flag --registries), but must be a path',
+    ],
+    [
+      'a key without its certificate',
+      { flags: { registries: '[{host: a, clientKeyFile: /k.pem}]' } },
+      'registries[0].certFile is missing',
+    ],
+    [
+      'a proxy with a password',
+      { flags: { registries: '[{host: a, proxy: "http://u:p@b"}]' } },
+      'registries[0].proxy',
+    ],
+    [
+      'a proxy of another kind',
+      { flags: { registries: '[{host: a, proxy: "socks5://b"}]' } },
+      'none',
+    ],
+    [
+      'a rate below a megabyte',
+      { flags: { 'limits.uploadBytesPerSecond': '1KiB' } },
+      '1MiB to 1TiB',
+    ],
+    ['no reads at all', { flags: { 'limits.originReads': '0' } }, 'a whole number from 1 to 256'],
     ['a list that is no YAML', { flags: { roots: '[a' } }, 'roots is "[a"'],
     ['a slash in the prefix', { flags: { 'local.prefix': '/dadip2p' } }, 'local.prefix'],
   ])('refuses %s', (_, sources, part) => {

@@ -9,6 +9,7 @@ import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
+import { startClientCertFront, startProxy } from '../support/front-servers.ts';
 import { sampleBytes } from '../support/layers.ts';
 import { putLayout } from '../support/oci-layout.ts';
 import { digestOf, putImage } from '../support/registry-content.ts';
@@ -20,7 +21,10 @@ type Entries = ConstructorParameters<typeof RegistryOrigin>[1]['registries'];
 const layer = sampleBytes(600_000, 4);
 const { signal } = new AbortController();
 
-function makeOrigin(entry: Partial<Entries[number]> & { host: string }): RegistryOrigin {
+function makeOrigin(
+  entry: Partial<Entries[number]> & { host: string },
+  init: Partial<ConstructorParameters<typeof RegistryOrigin>[1]> = {},
+): RegistryOrigin {
   const components = {
     clock: new SystemClock(),
     random: new SystemRandom(),
@@ -28,7 +32,7 @@ function makeOrigin(entry: Partial<Entries[number]> & { host: string }): Registr
     logger: silentLogger,
   };
   const registries = [{ insecure: false, mirrors: [], ...entry }];
-  const origin = new RegistryOrigin(components, { registries });
+  const origin = new RegistryOrigin(components, { registries, ...init });
   onTestFinished(() => origin.close());
   return origin;
 }
@@ -87,6 +91,23 @@ test('RegistryOrigin refuses files that do not hold what they should', () => {
   expect(() => makeOrigin({ host, caFile: file })).toThrow(/caFile is .*PEM/);
 });
 
+test('RegistryOrigin takes proxies from the environment, in lower case before upper case', async () => {
+  const proxy = await startProxy();
+  const host = 'registry.invalid';
+  const variables = {
+    http_proxy: proxy.url.replace('http://', ''),
+    HTTP_PROXY: 'http://127.0.0.1:1',
+  };
+  const origin = makeOrigin({ host, insecure: true }, { variables });
+  const stat = origin.stat(digestOf(layer), { registry: host, repository: 'app' }, signal);
+  await expect(stat).rejects.toMatchObject({ code: 'unavailable' });
+  expect(proxy.asked[0]).toContain(`HEAD http://${host}/v2/app/blobs/`);
+  const wrong = { HTTPS_PROXY: 'socks5://me:secret@proxy' };
+  const make = () => makeOrigin({ host }, { variables: wrong });
+  expect(make).toThrow(/^the variable HTTPS_PROXY must be the URL of a proxy, http/);
+  expect(make).not.toThrow(/secret/);
+});
+
 const programs = ['docker-registry', 'htpasswd', 'openssl'].map((name) => needs.program(name));
 describeWith('with a real registry', programs, () => {
   test('RegistryOrigin uses the authority and the credentials of the configuration', async () => {
@@ -104,5 +125,52 @@ describeWith('with a real registry', programs, () => {
     // A file that changes is read again.
     writeFileSync(credentialsFile, 'reader:pass:word\n');
     expect((await resolve()).manifestDigest).toBe(image.digest);
+  });
+
+  test('RegistryOrigin uses pull secrets, and the helpers of Docker config files, at a real registry', async () => {
+    const storage = tempFolder();
+    const open = await startDockerRegistry({ storage });
+    const image = await putImage(`http://${open}/v2/team/app`, '1', [layer]);
+    const htpasswd = { username: 'reader', password: 'pass:word' };
+    const host = await startDockerRegistry({ storage, htpasswd });
+    const auth = Buffer.from('reader:pass:word').toString('base64');
+    const secret = join(tempFolder(), '.dockerconfigjson');
+    writeFileSync(secret, JSON.stringify({ auths: { [host]: { auth } } }));
+    const programs = tempFolder();
+    const answer = JSON.stringify({ Username: 'reader', Secret: 'pass:word' });
+    const helper = join(programs, 'docker-credential-test');
+    writeFileSync(helper, `#!/bin/sh\necho '${answer}'\n`, { mode: 0o755 });
+    const before = process.env['PATH'];
+    process.env['PATH'] = `${programs}:${before}`;
+    onTestFinished(() => void (process.env['PATH'] = before));
+    const config = join(tempFolder(), 'config.json');
+    writeFileSync(config, JSON.stringify({ credHelpers: { [host]: 'test' } }));
+    for (const credentials of [
+      { dockerConfigs: [], pullSecrets: [secret] },
+      { dockerConfigs: [config], pullSecrets: [] },
+    ]) {
+      const origin = makeOrigin({ host, insecure: true }, { credentials });
+      const found = await origin.resolve(`docker://${host}/team/app:1`, signal);
+      expect(found.manifestDigest).toBe(image.digest);
+    }
+    const none = makeOrigin({ host, insecure: true });
+    await expect(none.resolve(`${host}/team/app:1`, signal)).rejects.toMatchObject({
+      code: 'refused',
+    });
+  });
+
+  test('RegistryOrigin shows the certificate of the configuration, and refuses one without its key', async () => {
+    const registry = await startDockerRegistry();
+    const image = await putImage(`http://${registry}/v2/team/app`, '1', [layer]);
+    const tls = makeCertificates(tempFolder());
+    const { caFile, certificateFile: certFile, keyFile: clientKeyFile } = tls;
+    const { host } = await startClientCertFront(registry, tls);
+    const origin = makeOrigin({ host, caFile, certFile, clientKeyFile });
+    expect((await origin.resolve(`${host}/team/app:1`, signal)).manifestDigest).toBe(image.digest);
+    const other = makeCertificates(tempFolder()).keyFile;
+    expect(() => makeOrigin({ host, certFile, clientKeyFile: other })).toThrow(
+      /registries\[host=.*\]\.clientKeyFile is ".*": it must hold the key/,
+    );
+    expect(() => makeOrigin({ host, certFile: other, clientKeyFile })).toThrow(/certFile is .*PEM/);
   });
 });

@@ -1,14 +1,16 @@
-import { createSign, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import type { RequestListener } from 'node:http';
 import { expect, test } from 'vitest';
 import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
-import { makeCertificates, type Certificates } from '../support/certificates.ts';
+import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
+import { startClientCertFront, startProxy } from '../support/front-servers.ts';
 import { sampleBytes } from '../support/layers.ts';
 import { digestOf, putImage, putIndex } from '../support/registry-content.ts';
 import { describeWith, needs } from '../support/requires.ts';
 import { tempFolder } from '../support/temp-folder.ts';
+import { startTokenServer } from '../support/token-server.ts';
 import { makeClient, startServer } from './rig.ts';
 
 const amd64 = { os: 'linux', architecture: 'amd64' };
@@ -140,7 +142,8 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
     });
 
     test('RegistryClient gets a token for the scope of a Bearer challenge, once', async () => {
-      const issuer = await startTokenServer(makeCertificates(tempFolder()));
+      const certificates = makeCertificates(tempFolder());
+      const issuer = await startTokenServer(certificates, user);
       const { token } = issuer;
       const address = await startDockerRegistry({ storage: await filledStorage(), token });
       await pull(address, { insecure: true, credentials: async () => user });
@@ -148,6 +151,70 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       await expect(pull(address, { insecure: true })).rejects.toMatchObject({
         code: 'unauthorized',
       });
+    });
+
+    test('RegistryClient gets a token for an identity token, and sends a registry token as it is', async () => {
+      const certificates = makeCertificates(tempFolder());
+      const identityToken = 'left by a login';
+      const issuer = await startTokenServer(certificates, user, { identityToken });
+      const { token } = issuer;
+      const address = await startDockerRegistry({ storage: await filledStorage(), token });
+      await pull(address, { insecure: true, credentials: async () => ({ identityToken }) });
+      expect(issuer.asked).toEqual(['POST tests repository:team/app:pull']);
+      const registryToken = issuer.issue('repository:team/app:pull');
+      await pull(address, { insecure: true, credentials: async () => ({ registryToken }) });
+      expect(issuer.asked.length).toBe(1);
+      for (const wrong of [{ identityToken: 'made up' }, { registryToken: 'made.up.too' }]) {
+        const pulled = pull(address, { insecure: true, credentials: async () => wrong });
+        await expect(pulled).rejects.toMatchObject({
+          code: 'unauthorized',
+          message: expect.stringContaining('refuses the credentials') as string,
+        });
+      }
+    });
+
+    test('RegistryClient shows its certificate to a registry that wants one, and to nobody else', async () => {
+      const tls = makeCertificates(tempFolder());
+      const address = await startDockerRegistry({ storage: await filledStorage() });
+      const front = await startClientCertFront(address, tls);
+      const certificate = readFileSync(tls.certificateFile, 'utf8');
+      const client = { certificate, key: readFileSync(tls.keyFile, 'utf8') };
+      await pull(front.host, { ca: tls.ca, client });
+      expect(new Set(front.subjects)).toEqual(new Set(['server']));
+      await expect(pull(front.host, { ca: tls.ca })).rejects.toMatchObject({ code: 'unavailable' });
+
+      const seen = front.subjects.length;
+      const leads: RequestListener = (request, response) =>
+        void response.writeHead(307, { location: `https://${front.host}${request.url}` }).end();
+      const host = await startServer(leads);
+      await expect(pull(host, { insecure: true, ca: tls.ca, client })).rejects.toMatchObject({
+        code: 'unavailable',
+      });
+      expect(front.subjects.length).toBe(seen);
+    });
+
+    test('RegistryClient asks through a proxy: by a tunnel for HTTPS, which sees no credentials', async () => {
+      const tls = makeCertificates(tempFolder());
+      const storage = await filledStorage();
+      const host = await startDockerRegistry({ storage, tls, htpasswd: user });
+      const proxy = await startProxy();
+      const config = { ca: tls.ca, credentials: async () => user };
+      await pull(host, { ...config, proxy: proxy.url.replace('//', '//me:p%40ss@') });
+      expect(new Set(proxy.asked)).toEqual(new Set([`CONNECT ${host}`]));
+      const basic = `Basic ${Buffer.from('me:p@ss').toString('base64')}`;
+      expect(proxy.authorizations).toEqual(new Set([`proxy-authorization: ${basic}`]));
+      await pull(host, { ...config, proxy: 'none' });
+      await expect(pull(host, { ...config, proxy: 'http://127.0.0.1:1' })).rejects.toMatchObject({
+        code: 'unavailable',
+      });
+    });
+
+    test('RegistryClient asks a proxy for whole URLs of a registry without TLS', async () => {
+      const host = await startDockerRegistry({ storage: await filledStorage() });
+      const proxy = await startProxy();
+      await pull(host, { insecure: true, proxy: proxy.url });
+      expect(proxy.asked[0]).toBe(`GET http://${host}/v2/team/app/manifests/1`);
+      expect(proxy.asked.length).toBeGreaterThan(2);
     });
   });
 });
@@ -168,42 +235,4 @@ function manifestOf(config: Uint8Array, data: Uint8Array): object {
     config: describe(config, 'application/vnd.oci.image.config.v1+json'),
     layers: [describe(data, 'application/vnd.oci.image.layer.v1.tar')],
   };
-}
-
-/** A token server for `reader`, as the token specification of distribution has it. */
-async function startTokenServer(certificates: Certificates) {
-  const asked: string[] = [];
-  const basic = `Basic ${Buffer.from(`${user.username}:${user.password}`).toString('base64')}`;
-  const address = await startServer((request, response) => {
-    const { searchParams } = new URL(request.url ?? '', 'http://server');
-    if (request.headers.authorization !== basic) {
-      response.writeHead(401).end();
-      return;
-    }
-    const scope = searchParams.get('scope') ?? '';
-    asked.push(`${searchParams.get('service')} ${scope}`);
-    const [type, name, actions = ''] = scope.split(':');
-    const access = [{ type, name, actions: actions.split(',') }];
-    response.end(JSON.stringify({ token: signToken(certificates, access), expires_in: 300 }));
-  });
-  const realm = `http://${address}/token`;
-  const rootcertbundle = certificates.certificateFile;
-  return { asked, token: { realm, service: 'tests', issuer: 'rig', rootcertbundle } };
-}
-
-/** A JWT with the signer's certificate in it, as docker-registry checks it. */
-function signToken(certificates: Certificates, access: readonly object[]): string {
-  const der = new X509Certificate(readFileSync(certificates.certificateFile)).raw;
-  const nowSeconds = Math.floor(Date.now() / 1000);
-  const times = { nbf: nowSeconds - 60, iat: nowSeconds, exp: nowSeconds + 300 };
-  const parts = [
-    { typ: 'JWT', alg: 'ES256', x5c: [der.toString('base64')] },
-    { iss: 'rig', sub: user.username, aud: 'tests', jti: 'one', ...times, access },
-  ];
-  const text = parts.map((part) => Buffer.from(JSON.stringify(part)).toString('base64url'));
-  const key = readFileSync(certificates.keyFile, 'utf8');
-  const signature = createSign('sha256')
-    .update(text.join('.'))
-    .sign({ key, dsaEncoding: 'ieee-p1363' });
-  return [...text, signature.toString('base64url')].join('.');
 }

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import type { RequestListener } from 'node:http';
 import { expect, onTestFinished, test } from 'vitest';
+import type { Credentials } from '../../src/registry/auth.ts';
 import { readLocation } from '../../src/registry/location.ts';
 import { digestOf } from '../support/registry-content.ts';
 import { FakeClock } from '../support/fake-clock.ts';
@@ -290,6 +291,48 @@ test('RegistryClient bounds what a token server may send', async () => {
   await expect(read(refuse(401, { 'www-authenticate': challenge }))).rejects.toMatchObject({
     code: 'too-large',
   });
+});
+
+test.each<[string, Credentials]>([
+  ['a password', { username: 'reader', password: 'top secret' }],
+  ['an identity token', { identityToken: 'top secret' }],
+])(
+  'RegistryClient sends %s to the token server alone, not after a redirect',
+  async (_name, login) => {
+    let elsewhere = 0;
+    const other = await startServer((_request, response) => {
+      elsewhere++;
+      response.end('{"token":"t"}');
+    });
+    const location = `http://${other}/token`;
+    const tokens = await startServer(refuse(307, { location }));
+    const challenge = `Bearer realm="http://${tokens}/token"`;
+    const host = await startServer(refuse(401, { 'www-authenticate': challenge }));
+    const registries = [{ host, insecure: true, credentials: async () => login }];
+    const client = makeClient(registries, new FakeClock());
+    const size = client.blobSize({ registry: host, repository: 'app' }, digest);
+    const error: unknown = await size.catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ detail: { code: 'protocol', fault: 'unexpected-status' } });
+    expect(String(error)).not.toContain('secret');
+    expect(elsewhere).toBe(0);
+  },
+);
+
+test('RegistryClient asks for the credentials of each repository', async () => {
+  const seen: (string | undefined)[] = [];
+  const host = await startServer((request, response) => {
+    const { authorization } = request.headers;
+    seen.push(authorization && Buffer.from(authorization.slice(6), 'base64').toString());
+    if (authorization === undefined) {
+      refuse(401, { 'www-authenticate': 'Basic realm="x"' })(request, response);
+    } else response.writeHead(200, { 'content-length': 1000 }).end();
+  });
+  const credentials = async (repository: string) => ({ username: repository, password: 'x' });
+  const client = makeClient([{ host, insecure: true, credentials }], new FakeClock());
+  for (const repository of ['app', 'team/app', 'app']) {
+    await client.blobSize({ registry: host, repository }, digest);
+  }
+  expect(seen).toEqual([undefined, 'app:x', undefined, 'team/app:x', 'app:x']);
 });
 
 test('RegistryClient renews a token before it ends, and once when it is refused', async () => {

@@ -27,6 +27,8 @@ const CLUSTER_KEYS = [new Uint8Array(32).fill(7)];
 export class CountingOrigin implements Origin {
   readonly blobs = new Map<Digest, Uint8Array>();
   bytes = 0;
+  /** Told that bytes of a blob were wrong. */
+  onDistrust = (): void => {};
 
   add(sizeBytes: number): BlobRef {
     const bytes = new Uint8Array(randomBytes(sizeBytes));
@@ -41,6 +43,10 @@ export class CountingOrigin implements Origin {
     if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
     this.bytes += target.length;
     target.set(bytes.subarray(offset, offset + target.length));
+  }
+
+  distrust(): void {
+    this.onDistrust();
   }
 
   resolve(): Promise<ResolveReply> {

@@ -245,11 +245,92 @@ describe('BlockCore.readForPeer()', () => {
   });
 });
 
+describe('BlockCore under limits', () => {
+  const MIB = 2 ** 20;
+  /** Times at which blocks reach the host, by index. */
+  function arrivals(world: SmallWorld, host: SmallHost, untilMs = 60_000): Map<number, number> {
+    const times = new Map<number, number>();
+    for (let nowMs = 0; nowMs < untilMs && times.size < 20; nowMs += 5) {
+      world.run(nowMs);
+      for (const index of host.store) if (!times.has(index)) times.set(index, nowMs);
+    }
+    return times;
+  }
+
+  it.each([
+    ['upload', { uploadBytesPerSecond: MIB }, {}],
+    ['download', {}, { downloadBytesPerSecond: MIB }],
+    ['upload and download', { uploadBytesPerSecond: MIB }, { downloadBytesPerSecond: MIB }],
+  ])('moves no more than the %s limit, and all of it', (_name, rootInit, childInit) => {
+    const world = new SmallWorld(1);
+    const root = world.add('root', { owner: true, init: rootInit });
+    const a = world.add('a', { sources: [source('root', 'parent')], init: childInit });
+    for (let i = 0; i < 20; i++) world.read(a, `r${i}`, i);
+    const times = [...arrivals(world, a).values()].sort((x, y) => x - y);
+    // Four blocks at once, then four a second.
+    expect(times.length).toBe(20);
+    for (const [i, atMs] of times.entries()) expect(atMs).toBeGreaterThanOrEqual((i - 3) * 250);
+    expect(times.at(-1)).toBeLessThan(6_500);
+    expect(a.failures.size).toBe(0);
+    expect(a.lost).toEqual([]);
+    const { upload } = root.core.heldMs;
+    const { download } = a.core.heldMs;
+    expect(upload > 3_000 || download > 3_000).toBe(true);
+  });
+
+  it.each([
+    ['upload', { uploadBytesPerSecond: MIB }, {}],
+    ['download', {}, { downloadBytesPerSecond: MIB }],
+  ])(
+    'lets a demand read overtake the prefetches that the %s limit holds back',
+    (_name, up, down) => {
+      const world = new SmallWorld(1);
+      world.add('root', { owner: true, init: up });
+      const a = world.add('a', { sources: [source('root', 'parent')], init: down });
+      a.core.order(
+        { digest: DIGEST, indices: Array.from({ length: 16 }, (_, i) => blockIndex(i)) },
+        0,
+      );
+      world.drain(a);
+      world.run(20);
+      world.read(a, 'new', 19);
+      world.read(a, 'held back', 15);
+      world.run(1_500);
+      expect(a.answers.size).toBe(2);
+      expect(a.store.size).toBeLessThan(16);
+      world.run();
+      expect(a.store.size).toBe(17);
+    },
+  );
+
+  it('sends peers elsewhere while more waits to be sent than a second of the upload limit', () => {
+    const world = new SmallWorld(1);
+    const root = world.add('root', { owner: true });
+    const slow = world.add('slow', {
+      sources: [source('root', 'parent')],
+      init: { uploadBytesPerSecond: MIB },
+    });
+    const a = world.add('a', { sources: [source('slow', 'parent'), source('root', 'root')] });
+    for (let i = 0; i < 20; i++) world.read(a, `r${i}`, i);
+    world.run(3_000);
+    expect(a.answers.size).toBe(20);
+    expect(a.lost).toEqual([]);
+    expect(a.asked.some((each) => each.startsWith('root:'))).toBe(true);
+    world.run();
+    for (const host of [root, slow, a]) expect(host.core.waitingCount).toBe(0);
+  });
+});
+
 describe('BlockCore under random faults', () => {
   it('ends every read once with the right bytes, and holds no payload too many', () => {
     fc.assert(
       fc.property(
         fc.integer(),
+        fc.constantFrom(
+          {},
+          { uploadBytesPerSecond: 4 * 2 ** 20 },
+          { uploadBytesPerSecond: 4 * 2 ** 20, downloadBytesPerSecond: 8 * 2 ** 20 },
+        ),
         fc.array(
           fc.record({
             atMs: fc.integer({ min: 0, max: 3000 }),
@@ -270,13 +351,13 @@ describe('BlockCore under random faults', () => {
           }),
           { maxLength: 60 },
         ),
-        (seed, schedule) => {
+        (seed, limits, schedule) => {
           const world = new SmallWorld(seed);
           const names = ['h0', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6'];
           world.add('root', { owner: true, init: { cacheBytesMax: 2 ** 20 } });
           const hosts = names.map((name, i) =>
             world.add(name, {
-              init: { cacheBytesMax: 2 ** 20, prefetchMax: i % 3 },
+              init: { cacheBytesMax: 2 ** 20, prefetchMax: i % 3, ...limits },
               sources: [
                 source(i < 2 ? 'root' : (names[(i >> 1) - 1] ?? ''), 'parent'),
                 source(names[(i + 3) % 7] ?? '', 'alternate'),

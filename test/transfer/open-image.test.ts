@@ -78,6 +78,23 @@ describe('openImage()', () => {
     expect(taken[0]).toBe(forged[BLOCK_SIZE_BYTES]);
   });
 
+  it('has wrong bytes of the registry read elsewhere, where there is a choice', async () => {
+    const { image, blob, bytes } = makeImage(cluster);
+    const { engine } = defined(cluster.roots[0], 'a root');
+    await openImage({ engine, hash }, image, signal);
+    const forged = bytes.slice();
+    forged[0] = (forged[0] ?? 0) ^ 1;
+    cluster.origin.blobs.set(blob.digest, forged);
+    let distrusted = 0;
+    cluster.origin.onDistrust = () => {
+      distrusted++;
+      cluster.origin.blobs.set(blob.digest, bytes);
+    };
+    const all = await engine.read(blob, 0, blob.sizeBytes, demand);
+    expect(bytesEqual(all, bytes)).toBe(true);
+    expect(distrusted).toBe(1);
+  });
+
   it('drops what it had taken on the word of a root when the image says otherwise', async () => {
     const { image, blob, bytes } = makeImage(cluster);
     const { engine } = defined(cluster.children[0], 'a child');

@@ -36,6 +36,8 @@ export interface ClusterInit {
   readonly devices: boolean;
   /** Zones of the children, in their order; all are in the same one when absent. */
   readonly zones?: readonly string[];
+  /** `limits` of the configuration, by role. */
+  readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
 }
 
 /**
@@ -180,6 +182,7 @@ export class AgentCluster {
       local: { listen: `127.0.0.1:${plan.local}` },
       admin: { listen: plan.admin.slice('http://'.length) },
       registries: [{ host: this.#init.registry, insecure: true }],
+      limits: this.#init.limits?.[init.role] ?? {},
       device: {
         enabled: init.role === 'child' && this.#init.devices,
         stateDir: join(plan.dir, 'device'),

@@ -1,0 +1,129 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import type { Credentials } from '../registry/auth.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { errorText } from '../util/errors.ts';
+
+/** One run of a helper; those of clouds ask a server. Below the time that a token may take (registry/auth.ts). (tunable) */
+const RUN_MS_MAX = 5_000;
+
+/** Of what it prints; tokens of clouds have some KiB. */
+const OUTPUT_BYTES_MAX = 64 * 1024;
+
+/** Runs at a time; one more counts as failed. Runs for the same registry are one. */
+const RUNS_MAX = 16;
+
+/** What the helpers of Docker print, and exit with an error, when they know nothing. */
+const NOTHING_FOUND = 'credentials not found in native keychain';
+
+/** As a user's name: the secret is an identity token. */
+const TOKEN_USER = '<token>';
+
+/**
+ * Asks Docker's credential helpers: `docker-credential-NAME get`, the registry on its standard input, JSON on its standard output. Never
+ * through a shell, and never longer than 5 s: then its whole process group is killed. What it prints is never logged.
+ *
+ * Life: constructed -> used -> `stop()`, which kills what runs.
+ */
+export class CredentialHelpers {
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #runs = new Map<string, Promise<Credentials | undefined>>();
+  readonly #stop = new AbortController();
+
+  constructor(components: { readonly clock: Clock; readonly logger: Logger }) {
+    this.#clock = components.clock;
+    this.#logger = components.logger;
+  }
+
+  /** Undefined when the helper knows nothing, and (logged) when it fails. Never rejects. */
+  get(name: string, server: string): Promise<Credentials | undefined> {
+    const key = `${name} ${server}`;
+    const known = this.#runs.get(key);
+    if (known !== undefined) return known;
+    const run = this.#get(name, server).finally(() => this.#runs.delete(key));
+    this.#runs.set(key, run);
+    return run;
+  }
+
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  async #get(name: string, server: string): Promise<Credentials | undefined> {
+    const program = `docker-credential-${name}`;
+    try {
+      if (this.#runs.size >= RUNS_MAX) throw new Error(`${RUNS_MAX} helpers run already`);
+      const output = await this.#run(program, server);
+      return output === undefined ? undefined : readAnswer(output);
+    } catch (error) {
+      const fields = { program, server, error: errorText(error) };
+      this.#logger.warn(fields, 'credential helper failed');
+      return undefined;
+    }
+  }
+
+  /** What the program printed; undefined when it knows nothing. */
+  #run(program: string, server: string): Promise<string | undefined> {
+    const { promise, resolve, reject } = Promise.withResolvers<string | undefined>();
+    if (this.#stop.signal.aborted) return Promise.reject(new Error('the agent stops'));
+    // A group of its own, so that what it started ends with it.
+    const child: ChildProcess = spawn(program, ['get'], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+      detached: true,
+    });
+    child.on('error', reject);
+    const giveUp = (why: string): void => {
+      reject(new Error(why));
+      killGroup(child);
+    };
+    const onStop = (): void => giveUp('the agent stops');
+    const timer = this.#clock.setTimer(RUN_MS_MAX, () => giveUp(`no answer in ${RUN_MS_MAX} ms`));
+    this.#stop.signal.addEventListener('abort', onStop, { once: true });
+    const pieces: Buffer[] = [];
+    let length = 0;
+    child.stdout?.on('data', (piece: Buffer) => {
+      length += piece.length;
+      if (length > OUTPUT_BYTES_MAX) giveUp(`it printed more than ${OUTPUT_BYTES_MAX} bytes`);
+      else pieces.push(piece);
+    });
+    child.on('close', (code, signal) => {
+      const output = Buffer.concat(pieces).toString('utf8');
+      if (code === 0) resolve(output);
+      else if (output.includes(NOTHING_FOUND)) resolve(undefined);
+      else reject(new Error(`it ended with ${signal ?? `status ${code}`}`));
+    });
+    // One that reads nothing is no failure yet.
+    child.stdin?.on('error', () => {});
+    child.stdin?.end(`${server}\n`);
+    return promise.finally(() => {
+      timer.cancel();
+      this.#stop.signal.removeEventListener('abort', onStop);
+    });
+  }
+}
+
+function readAnswer(output: string): Credentials {
+  let answer: Record<string, unknown>;
+  try {
+    answer = Object(JSON.parse(output)) as Record<string, unknown>;
+  } catch {
+    // The parser's words quote the text, which holds a password.
+    throw new Error('what it printed is not JSON');
+  }
+  const { Username: username, Secret: secret } = answer;
+  if (typeof username !== 'string' || typeof secret !== 'string' || username === '') {
+    throw new Error('what it printed has no Username and Secret');
+  }
+  return username === TOKEN_USER ? { identityToken: secret } : { username, password: secret };
+}
+
+function killGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    // It has just ended.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}

@@ -1,0 +1,144 @@
+import { readdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Credentials } from '../registry/auth.ts';
+import { registryName } from '../registry/reference.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { errorText } from '../util/errors.ts';
+import { invalid, unreadable, type NamedFile } from './access-files.ts';
+import type { Config } from './config-schema.ts';
+import { CredentialHelpers } from './credential-helpers.ts';
+import { findEntry, readDockerConfig, type DockerConfig } from './docker-config.ts';
+
+/** Files that one directory of secrets may hold. */
+const FILES_MAX = 64;
+
+/** Paths whose faults are remembered as told. */
+const TOLD_MAX = 1024;
+
+/** Names that Docker and Kubernetes give such files; others with these ends come from projected volumes. */
+const FILE_NAME = /(\.json|\.dockerconfigjson|\.dockercfg)$/;
+
+/** How Docker Hub is called where credentials are kept. */
+const DOCKER_HUB = 'docker.io';
+const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/';
+
+interface Source extends NamedFile {
+  readonly runsHelpers: boolean;
+}
+
+/**
+ * The credentials in Docker config files and in Kubernetes image pull secrets. For each repository the first source that knows some
+ * counts, Docker's files before pull secrets, each in the order of the configuration; within a file, the helper before what is
+ * written there, and the more particular entry before the more general.
+ *
+ * Files are read again each time that a registry asks, so a secret that the kubelet has replaced counts at once. One that has become damaged
+ * is told in the log, and what it said before holds; one that is gone holds no more.
+ */
+export class Keychain {
+  readonly #logger: Logger;
+  readonly #helpers: CredentialHelpers;
+  readonly #sources: readonly Source[];
+  /** What each file said when it was last in order. */
+  #good = new Map<string, DockerConfig>();
+  /** What was told of each path, so that it is told once. */
+  readonly #told = new Map<string, string>();
+
+  /** Reads the files. Throws AccessFileError. */
+  constructor(
+    components: { readonly clock: Clock; readonly logger: Logger },
+    init: Config['credentials'],
+  ) {
+    this.#logger = components.logger;
+    this.#helpers = new CredentialHelpers(components);
+    this.#sources = [
+      ...sourcesOf('credentials.dockerConfigs', init.dockerConfigs, true),
+      ...sourcesOf('credentials.pullSecrets', init.pullSecrets, false),
+    ];
+    for (const file of this.#sources.flatMap(filesOf)) {
+      this.#good.set(file.path, readDockerConfig(file));
+    }
+  }
+
+  async get(registry: string, repository: string): Promise<Credentials | undefined> {
+    const name = registryName(registry);
+    for (const { config, runsHelpers } of this.#read()) {
+      const helper = findEntry(config.helpers, name, repository) ?? config.store;
+      if (runsHelpers && helper !== undefined) {
+        const server = name === DOCKER_HUB ? DOCKER_HUB_SERVER : name;
+        const found = await this.#helpers.get(helper, server);
+        if (found !== undefined) return found;
+      }
+      const found = findEntry(config.credentials, name, repository);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  /** Kills helpers that run. */
+  close(): void {
+    this.#helpers.stop();
+  }
+
+  #read(): readonly { readonly config: DockerConfig; readonly runsHelpers: boolean }[] {
+    const good = new Map<string, DockerConfig>();
+    const found = this.#sources.flatMap((source) => {
+      const files = this.#orTell(source.path, () => filesOf(source)) ?? [];
+      return files.flatMap((file) => {
+        const before = this.#good.get(file.path);
+        const config = this.#orTell(file.path, () => readDockerConfig(file)) ?? before;
+        if (config === undefined) return [];
+        good.set(file.path, config);
+        return [{ config, runsHelpers: source.runsHelpers }];
+      });
+    });
+    this.#good = good;
+    return found;
+  }
+
+  #orTell<T>(path: string, read: () => T): T | undefined {
+    try {
+      const result = read();
+      this.#told.delete(path);
+      return result;
+    } catch (error) {
+      const text = errorText(error);
+      if (this.#told.get(path) !== text) {
+        if (this.#told.size >= TOLD_MAX) this.#told.clear();
+        this.#told.set(path, text);
+        this.#logger.warn({ error: text }, 'credentials could not be read again');
+      }
+      return undefined;
+    }
+  }
+}
+
+function sourcesOf(name: string, paths: readonly string[], runsHelpers: boolean): Source[] {
+  return paths.map((path, i) => ({ key: `${name}[${i}]`, path, runsHelpers }));
+}
+
+/** The file itself, or those in the directory and in the directories in it, by name. */
+function filesOf(source: NamedFile): readonly NamedFile[] {
+  const { key, path } = source;
+  try {
+    if (!statSync(path).isDirectory()) return [{ key, path }];
+    const files = namesIn(path).flatMap((name) => {
+      const inner = join(path, name);
+      const info = statSync(inner, { throwIfNoEntry: false });
+      if (info?.isDirectory() !== true) return info === undefined ? [] : [inner];
+      return namesIn(inner).map((each) => join(inner, each));
+    });
+    const wanted = files.filter((file) => FILE_NAME.test(file));
+    if (wanted.length <= FILES_MAX) return wanted.map((file) => ({ key, path: file }));
+    throw invalid(source, `it holds ${wanted.length} files, and at most ${FILES_MAX} are read`);
+  } catch (error) {
+    throw error instanceof Error && 'syscall' in error ? unreadable(source, error) : error;
+  }
+}
+
+/** Without the kubelet's own: `..data` and the folders that it points to. */
+function namesIn(folder: string): readonly string[] {
+  return readdirSync(folder)
+    .filter((name) => !name.startsWith('..'))
+    .sort();
+}

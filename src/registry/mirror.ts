@@ -1,0 +1,98 @@
+import type { Clock } from '../runtime/clock.ts';
+import { RegistryError } from './errors.ts';
+import type { BodySink, HttpAnswer } from './http.ts';
+import type { RegistryMetrics } from './metrics.ts';
+import { withDeadline, type OperationLimits } from './retry.ts';
+import type { RegistryServer, ServerRequest } from './server.ts';
+
+/** A mirror that could not be reached, or is slow, is left alone for this long; so is a path that it has not got. (tunable) */
+const AWAY_MS = 30_000;
+
+/** One that gave wrong bytes is left alone for this long. (tunable) */
+const DISTRUST_MS = 10 * 60_000;
+
+/** Longest that one is waited for, and never longer than half of what is left: a block takes it milliseconds. (tunable) */
+const ANSWER_MS_MAX = 5_000;
+
+/** When the caller gives up after this long, the mirror was slow too: the engine does so with a source that keeps it waiting. (tunable) */
+const SLOW_MS = 500;
+
+/** Paths remembered that a mirror has not got; the oldest is asked for again. */
+const MISSING_MAX = 1024;
+
+/** A request to a server, and what makes its answer a good one beside its form. */
+export interface CheckedRequest<S> extends ServerRequest<S> {
+  /** Throws RegistryError when the answer is not what was asked for. */
+  readonly check?: ((answer: HttpAnswer<S>) => void) | undefined;
+}
+
+/** A server that is asked before a registry: whatever is wrong with it, the registry itself is still there. */
+export class Mirror {
+  readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
+  readonly #server: RegistryServer;
+  /** Until when a path is not asked for, in the order of asking. */
+  readonly #missing = new Map<string, number>();
+  #awayUntilMs = 0;
+
+  constructor(
+    components: { readonly clock: Clock; readonly metrics: RegistryMetrics },
+    server: RegistryServer,
+  ) {
+    this.#components = components;
+    this.#server = server;
+  }
+
+  /** The answer, or undefined when the mirror has none that is right; rejects with the reason of the operation's signal alone. */
+  async ask<S extends BodySink>(
+    request: CheckedRequest<S>,
+    limits: OperationLimits,
+  ): Promise<HttpAnswer<S> | undefined> {
+    const { clock, metrics } = this.#components;
+    const nowMs = clock.nowMs();
+    if (nowMs < Math.max(this.#awayUntilMs, this.#missing.get(request.path) ?? 0)) return undefined;
+    const timeoutMs = Math.min(ANSWER_MS_MAX, (limits.deadlineMs - nowMs) / 2);
+    try {
+      return await withDeadline({ clock }, { signal: limits.signal, timeoutMs }, async (own) => {
+        const answer = await this.#server.request(request, own.signal);
+        request.check?.(answer);
+        return answer;
+      });
+    } catch (error) {
+      if (limits.signal.aborted) {
+        if (clock.nowMs() - nowMs >= SLOW_MS) this.#leave(AWAY_MS);
+        throw limits.signal.reason;
+      }
+      if (!(error instanceof RegistryError)) throw error;
+      metrics.mirrorFailures.inc({ code: error.code });
+      this.#leaveAlone(request.path, error);
+      return undefined;
+    }
+  }
+
+  /** What was read was not what its digest says, and this mirror may have sent it. */
+  distrust(): void {
+    this.#leave(DISTRUST_MS);
+  }
+
+  #leave(forMs: number): void {
+    const untilMs = this.#components.clock.nowMs() + forMs;
+    this.#awayUntilMs = Math.max(this.#awayUntilMs, untilMs);
+  }
+
+  #leaveAlone(path: string, error: RegistryError): void {
+    const { detail } = error;
+    switch (detail.code) {
+      case 'digest-mismatch':
+        return this.distrust();
+      case 'unavailable':
+      case 'timeout':
+      case 'rate-limited':
+        return this.#leave(AWAY_MS);
+      default:
+        this.#missing.delete(path);
+        this.#missing.set(path, this.#components.clock.nowMs() + AWAY_MS);
+    }
+    const [oldest] = this.#missing.keys();
+    if (this.#missing.size > MISSING_MAX && oldest !== undefined) this.#missing.delete(oldest);
+  }
+}

@@ -1,0 +1,71 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { TokenBucket } from '../../src/util/token-bucket.ts';
+
+/** Steps in time and amounts that are asked for then. */
+const steps = fc.array(
+  fc.record({
+    waitMs: fc.integer({ min: 0, max: 5_000 }),
+    amount: fc.integer({ min: 1, max: 100 }),
+  }),
+  { maxLength: 100 },
+);
+const bucket = fc.record({
+  perSecond: fc.integer({ min: 1, max: 10_000 }),
+  burst: fc.integer({ min: 100, max: 10_000 }),
+});
+
+describe('TokenBucket.take()', () => {
+  it('lets through no more than the rate and the burst, from any time to any other', () => {
+    fc.assert(
+      fc.property(bucket, steps, (init, asked) => {
+        const tokens = new TokenBucket(init);
+        const taken: { atMs: number; amount: number }[] = [];
+        let nowMs = 0;
+        for (const { waitMs, amount } of asked) {
+          nowMs += waitMs;
+          if (tokens.take(amount, nowMs)) taken.push({ atMs: nowMs, amount });
+        }
+        for (const [i, { atMs: fromMs }] of taken.entries()) {
+          let sum = 0;
+          for (const { atMs, amount } of taken.slice(i)) {
+            sum += amount;
+            const bound = init.burst + ((atMs - fromMs) * init.perSecond) / 1000;
+            expect(sum).toBeLessThanOrEqual(bound + 1e-6);
+          }
+        }
+      }),
+    );
+  });
+
+  it('leaves the reserve behind', () => {
+    const tokens = new TokenBucket({ perSecond: 1, burst: 10 });
+    expect(tokens.take(4, 0, 5)).toBe(true);
+    expect(tokens.take(4, 0, 5)).toBe(false);
+    expect(tokens.take(4, 0)).toBe(true);
+  });
+});
+
+describe('TokenBucket.readyMs()', () => {
+  it('names a time at which the amount is there, and no much later one', () => {
+    fc.assert(
+      fc.property(bucket, steps, fc.integer({ min: 0, max: 20_000 }), (init, asked, reserve) => {
+        const tokens = new TokenBucket(init);
+        let nowMs = 0;
+        for (const { waitMs, amount } of asked) {
+          nowMs += waitMs;
+          const readyMs = tokens.readyMs(amount, nowMs, reserve);
+          if (readyMs === nowMs) {
+            expect(tokens.take(amount, nowMs, reserve)).toBe(true);
+            continue;
+          }
+          expect(tokens.take(amount, nowMs, reserve)).toBe(false);
+          if (readyMs - nowMs > 2) expect(tokens.take(amount, readyMs - 2, reserve)).toBe(false);
+          // Rounding may ask for another millisecond, never for the same again.
+          expect(tokens.take(amount, readyMs + 1, reserve)).toBe(true);
+          nowMs = readyMs + 1;
+        }
+      }),
+    );
+  });
+});
