@@ -21,7 +21,6 @@ import { CodedError, errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { Attestor } from './attestor.ts';
 import type { BlobReader, ReadKind, ReadOptions } from './blob-reader.ts';
-import { copyOverlap } from './copy-overlap.ts';
 import {
   TransferError,
   type AttemptId,
@@ -37,6 +36,7 @@ import {
 } from './host-core.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import { OriginError, type Origin } from './origin.ts';
+import { checkRange, copyOverlap } from './ranges.ts';
 import {
   PeerError,
   type BlockAnswer,
@@ -227,7 +227,7 @@ export class TransferEngine implements BlobReader {
     length: number,
     options: ReadOptions,
   ): Promise<Uint8Array> {
-    this.#checkRange(blob, offset, length);
+    checkRange(blob, offset, length);
     const target = new Uint8Array(length);
     if (length === 0) return target;
     this.#core.blocks.addBlob(blob);
@@ -263,7 +263,7 @@ export class TransferEngine implements BlobReader {
   }
 
   readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
-    this.#checkRange(blob, offset, length);
+    checkRange(blob, offset, length);
     if (length === 0) return new Uint8Array(0);
     const [first, second] = blocksOfRange(offset, length);
     const index = defined(first, 'a range of at least a byte has a block');
@@ -289,24 +289,15 @@ export class TransferEngine implements BlobReader {
     return target;
   }
 
-  #checkRange(blob: BlobRef, offset: number, length: number): void {
-    if (offset >= 0 && length >= 0 && offset + length <= blob.sizeBytes) return;
-    throw new TransferError(
-      `range ${offset}+${length} is not in blob ${blob.digest} of ${blob.sizeBytes} bytes`,
-      { code: 'range' },
-    );
-  }
-
   #readBlock(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<BlockAnswer> {
     return new Promise((resolve, reject) => {
       if (this.#stopped || options.signal?.aborted === true) {
         reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
         return;
       }
-      const { signal } = options;
       const end = (): void => {
         this.#reads.delete(token);
-        signal?.removeEventListener('abort', onAbort);
+        options.signal?.removeEventListener('abort', onAbort);
       };
       const token: LocalToken = {
         kind: options.kind,
@@ -324,7 +315,7 @@ export class TransferEngine implements BlobReader {
         this.#run((nowMs) => this.#core.blocks.cancel(token, nowMs));
         token.reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
       };
-      signal?.addEventListener('abort', onAbort, { once: true });
+      options.signal?.addEventListener('abort', onAbort, { once: true });
       const timeoutMs = options.timeoutMs ?? READ_TIMEOUT_MS;
       const read = { token, digest: blob.digest, index, kind: options.kind, timeoutMs };
       this.#run((nowMs) => this.#core.blocks.read(read, nowMs));
