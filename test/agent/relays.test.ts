@@ -1,47 +1,25 @@
-import { randomBytes } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
-import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
+import type { AgentCluster, ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
+import type { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
 import { HttpBlobReader } from '../../src/agent/http-blob-reader.ts';
-import { convertDirectory } from '../../src/convert/convert-directory.ts';
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
-import { digestHex } from '../../src/image/digest.ts';
-import { NodeCodec } from '../../src/runtime/node/codec.ts';
-import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { bytesEqual } from '../../src/util/bytes.ts';
+import { bytesEqual, MIB } from '../../src/util/bytes.ts';
+import { startBlobCluster, type BlobCluster } from '../support/blob-cluster.ts';
 import { describeWith, needs } from '../support/requires.ts';
 
 describeWith('agents below relays', [needs.program('mke2fs')], () => {
-  let dir: string;
+  let rig: BlobCluster;
   let registry: EmbeddedRegistry;
   let cluster: AgentCluster;
   let blob: BlobRef;
   let bytes: Uint8Array;
 
   beforeEach(async () => {
-    dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
-    const [source, layout] = [join(dir, 'source'), join(dir, 'oci')];
-    await mkdir(source);
-    await writeFile(join(source, 'data'), randomBytes(4 * 1024 * 1024));
-    const parts = { codec: new NodeCodec(), hash: new NodeHash() };
-    const { layer } = await convertDirectory(parts, source, { directory: layout, tag: 'latest' });
-    blob = layer;
-    bytes = await readFile(join(layout, 'blobs', 'sha256', digestHex(layer.digest)));
-    registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'app' });
-    await registry.start();
-    const init = { dir, roots: 1, relays: 2, children: 3, devices: false };
-    cluster = new AgentCluster({ ...init, registry: registry.address });
-    await cluster.start();
+    rig = await startBlobCluster(4 * MIB, { roots: 1, relays: 2, children: 3 });
+    ({ registry, cluster, blob, bytes } = rig);
   }, 120_000);
 
-  afterEach(async () => {
-    await cluster.stop();
-    await registry.stop();
-    await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  afterEach(() => rig.stop(), 60_000);
 
   async function readAll(host: ClusterHost): Promise<void> {
     const origin = { registry: registry.address, repository: 'app' };

@@ -1,18 +1,11 @@
-import { randomBytes } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
-import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
+import type { AgentCluster, ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
+import type { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
 import { HttpBlobReader } from '../../src/agent/http-blob-reader.ts';
-import { convertDirectory } from '../../src/convert/convert-directory.ts';
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
-import { digestHex } from '../../src/image/digest.ts';
-import { NodeCodec } from '../../src/runtime/node/codec.ts';
-import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { bytesEqual } from '../../src/util/bytes.ts';
+import { bytesEqual, MIB } from '../../src/util/bytes.ts';
 import { defined } from '../../src/util/assert.ts';
+import { startBlobCluster, type BlobCluster } from '../support/blob-cluster.ts';
 import { describeWith, needs } from '../support/requires.ts';
 import { seededRandom } from '../transfer/small-world.ts';
 
@@ -24,33 +17,18 @@ describeWith(
   '16 agents whose processes fail during a cold start',
   [needs.program('mke2fs')],
   () => {
-    let dir: string;
+    let rig: BlobCluster;
     let registry: EmbeddedRegistry;
     let cluster: AgentCluster;
     let blob: BlobRef;
     let bytes: Uint8Array;
 
     beforeEach(async () => {
-      dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
-      const [source, layout] = [join(dir, 'source'), join(dir, 'oci')];
-      await mkdir(source);
-      await writeFile(join(source, 'data'), randomBytes(24 * 1024 * 1024));
-      const parts = { codec: new NodeCodec(), hash: new NodeHash() };
-      const { layer } = await convertDirectory(parts, source, { directory: layout, tag: 'latest' });
-      blob = layer;
-      bytes = await readFile(join(layout, 'blobs', 'sha256', digestHex(layer.digest)));
-      registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'app' });
-      await registry.start();
-      const init = { dir, roots: 2, children: CHILDREN, devices: false };
-      cluster = new AgentCluster({ ...init, registry: registry.address });
-      await cluster.start();
+      rig = await startBlobCluster(24 * MIB, { roots: 2, children: CHILDREN });
+      ({ registry, cluster, blob, bytes } = rig);
     }, 120_000);
 
-    afterEach(async () => {
-      await cluster.stop();
-      await registry.stop();
-      await rm(dir, { recursive: true, force: true });
-    }, 60_000);
+    afterEach(() => rig.stop(), 60_000);
 
     /** Reads pieces all over the blob on one host; `onRead` is called after each. Throws at a wrong byte. */
     async function readMuch(host: ClusterHost, onRead: () => void): Promise<void> {
