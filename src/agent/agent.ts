@@ -29,7 +29,17 @@ import { EngineDirectory } from './engine-directory.ts';
 import { ImageMounts } from './image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './key-files.ts';
 import { LocalServer } from './local-server.ts';
-import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
+import { ManifestCache } from './manifest-cache.ts';
+import { Manifests } from './manifests.ts';
+import { MirrorEndpoint } from './mirror-endpoint.ts';
+import type {
+  AccessGate,
+  AgentStatus,
+  BlobDirectory,
+  HeldBlob,
+  StatusSource,
+  TreeStatus,
+} from './ports.ts';
 import { ClusterPreheats } from './preheat-service.ts';
 import { PromMetrics } from './prom-metrics.ts';
 import { RegistryOrigin } from './registry-origin.ts';
@@ -46,6 +56,9 @@ const POOL_FREE_MAX = 32;
 const CAPACITY = innerFanOut(FAN_OUT, COLOURS);
 
 const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
+
+/** Lets every local client read what the agent can. */
+const OPEN_GATE: AccessGate = { check: async () => {} };
 
 interface AgentComponents {
   readonly logger: Logger;
@@ -71,6 +84,8 @@ interface DataPlane {
   readonly origin: RegistryOrigin;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
+  readonly manifestCache: ManifestCache;
+  readonly manifests: Manifests;
   readonly codec: NodeCodec;
   readonly metrics: PromMetrics;
 }
@@ -111,21 +126,24 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     { ...shared, transport, engine, store, codec },
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
+  const manifestCache = new ManifestCache({ ...shared, disk });
+  const manifests = new Manifests(
+    { ...shared, cache: manifestCache, origin, transport },
+    {
+      self: host.peer,
+      role: config.role,
+      tagMs: config.mirror.tagSeconds * 1000,
+      staleMs: config.mirror.staleTagSeconds * 1000,
+    },
+  );
+  const tree = { ...engine.tree.server, onManifest: manifests.answer.bind(manifests) };
   transport.serve({
     block: engine.blockServer,
     preheat: preheats.server,
-    ...(config.role !== 'child' && { tree: engine.tree.server }),
+    ...(config.role !== 'child' && { tree }),
   });
-  return {
-    self: { ...host, publicKey },
-    store,
-    transport,
-    origin,
-    engine,
-    preheats,
-    codec,
-    metrics,
-  };
+  const moved = { store, transport, origin, engine, preheats, manifestCache, manifests };
+  return { self: { ...host, publicKey }, codec, metrics, ...moved };
 }
 
 /** Loads the code of devices only where there are any. */
@@ -190,12 +208,13 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
+    const directory = new EngineDirectory({ engine, clock });
     const endpoint = new BlobEndpoint(
-      { directory: new EngineDirectory({ engine, clock }), reader: engine, clock, logger, metrics },
+      { directory, reader: engine, clock, logger, metrics },
       { prefix: config.local.prefix },
     );
     this.#local = new LocalServer(
-      { routes: [endpoint], clock },
+      { routes: [this.#mirror(components, directory), endpoint], clock },
       { listen: listenAddress(config.local.listen) },
     );
     const mounts =
@@ -226,6 +245,7 @@ class Agent implements Service, StatusSource {
     const { store, transport, engine, self } = this.#plane;
     await this.#admin.start();
     await store.start();
+    await this.#plane.manifestCache.start();
     await transport.start();
     engine.start();
     await Promise.all(this.#finders.map((finder) => finder.start()));
@@ -247,6 +267,7 @@ class Agent implements Service, StatusSource {
     await this.#plane.engine.stop();
     await this.#plane.origin.close();
     await this.#plane.transport.stop();
+    await this.#plane.manifestCache.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();
   }
@@ -255,11 +276,28 @@ class Agent implements Service, StatusSource {
     return this.#starting ? 'starting' : this.#notReady;
   }
 
+  #mirror(components: AgentComponents, directory: BlobDirectory): MirrorEndpoint {
+    const { engine, manifests, metrics } = this.#plane;
+    return new MirrorEndpoint(
+      {
+        ...components,
+        manifests,
+        directory,
+        gate: OPEN_GATE,
+        reader: engine,
+        hash: new NodeHash(),
+        metrics,
+      },
+      { registries: this.#config.registries },
+    );
+  }
+
   #onFound(role: 'root' | 'relay', found: readonly FoundRoot[]): void {
     this.#logger.info({ role, peers: found.map(({ peer }) => peer) }, 'found');
     this.#found[role] = found;
     const { root: roots, relay: relays } = this.#found;
     const rootKeys = roots.map(({ publicKey }) => publicKey);
+    this.#plane.manifests.setUpstreams({ roots, relays });
     this.#plane.engine.setUpstreams({ roots, relays }, rootKeys);
     this.#plane.preheats.setRoots(roots);
     // Roots and relays see the others when trees need them to.

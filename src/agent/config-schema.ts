@@ -72,6 +72,11 @@ const quota = size(QUOTA_BYTES_MIN, QUOTA_BYTES_MAX);
 const rate = size(RATE_BYTES_MIN, RATE_BYTES_MAX).optional();
 const RATE_RULE = 'a size a second from 1MiB to 1TiB, such as 100MiB or a count of bytes';
 
+/** A week. */
+const SECONDS_MAX = 7 * 24 * 3600;
+const SECONDS_RULE = `a count of seconds from 0 to ${SECONDS_MAX}`;
+const seconds = count(0, SECONDS_MAX);
+
 const registryShape = z.strictObject({
   host: key(text(isRegistryHost), {
     description: 'The registry as image references name it.',
@@ -198,6 +203,18 @@ export const configSchema = z.strictObject({
       description:
         "First part of the paths of overlaybd's requests, as in its `p2pConfig.address`. May be empty.",
       rule: '0 to 64 letters, digits, ".", "_" or "-", without a slash',
+    }),
+  }),
+  mirror: z.strictObject({
+    tagSeconds: key(seconds.default(30), {
+      description:
+        'How long a root believes what a tag stands for before it asks the registry again, for clients of the registry mirror.',
+      rule: SECONDS_RULE,
+    }),
+    staleTagSeconds: key(seconds.default(0), {
+      description:
+        'How much longer a tag is believed while neither a root nor the registry can be reached; 0 for not at all. Manifests by digest are kept in any case.',
+      rule: SECONDS_RULE,
     }),
   }),
   admin: z.strictObject({

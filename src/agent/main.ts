@@ -13,6 +13,10 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['mount', async () => (await import('./commands/mount.ts')).registerMount],
   ['preheat', async () => (await import('./commands/preheat.ts')).registerPreheat],
   ['store', async () => (await import('./commands/store.ts')).registerStore],
+  [
+    'configure-containerd',
+    async () => (await import('./commands/configure-containerd.ts')).registerConfigureContainerd,
+  ],
   ['inspect', async () => (await import('./commands/inspect.ts')).registerInspect],
   ['verify', async () => (await import('./commands/verify.ts')).registerVerify],
   ['flatten', async () => (await import('./commands/flatten.ts')).registerFlatten],

@@ -123,3 +123,17 @@ export interface BlobDirectory {
     options: { readonly authorization?: string; readonly signal: AbortSignal },
   ): Promise<BlobRef>;
 }
+
+/** Decides whether a request of a local client may read what this host has, or gets with its own credentials. */
+export interface AccessGate {
+  /**
+   * Resolves when the registry lets the request's own credentials read the blob or manifest, or did so lately. Rejects with a CodedError:
+   * `unauthorized` (its detail may hold the registry's `challenges`), `denied` or `not-found`; anything else counts as a registry that cannot be
+   * asked; or with the signal's reason.
+   */
+  check(
+    address: BlobAddress,
+    digest: Digest,
+    options: { readonly authorization?: string; readonly signal: AbortSignal },
+  ): Promise<void>;
+}

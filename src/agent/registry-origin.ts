@@ -5,8 +5,9 @@ import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
-import type { RegistryClient } from '../registry/client.ts';
+import type { FetchedManifest, RegistryClient } from '../registry/client.ts';
 import { RegistryError } from '../registry/errors.ts';
+import type { OperationOptions } from '../registry/retry.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import type { RegistriesInit } from '../registry/registries.ts';
 import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
@@ -77,6 +78,16 @@ export class RegistryOrigin implements Origin {
       );
       return { manifestDigest: found.digest, manifest: found.bytes, origin: found.origin };
     });
+  }
+
+  /** A manifest or an index as the registry keeps it, by tag or digest. Rejects with RegistryError, or with the signal's reason. */
+  async manifest(
+    origin: BlobOrigin,
+    reference: string,
+    options: OperationOptions,
+  ): Promise<FetchedManifest> {
+    const client = await this.#open();
+    return client.manifest(origin, reference, options);
   }
 
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {

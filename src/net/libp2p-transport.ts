@@ -268,6 +268,15 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return this.#call(tree.HOST_PREHEAT, host, request, signal);
   }
 
+  /** Asks a root for a manifest. Rejects with PeerError. */
+  manifest(
+    host: messages.HostAddress,
+    request: messages.ManifestRequest,
+    signal: AbortSignal,
+  ): Promise<messages.ManifestReply> {
+    return this.#call(tree.MANIFEST, host, request, signal);
+  }
+
   async #call<Q, R>(
     kind: tree.TreeCall<Q, R>,
     host: messages.HostAddress,

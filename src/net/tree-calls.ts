@@ -59,6 +59,12 @@ export const STAT = {
   request: codec.statRequest,
   reply: codec.statReply,
 };
+export const MANIFEST = {
+  name: 'manifest',
+  type: TREE.MANIFEST,
+  request: codec.manifestRequest,
+  reply: codec.manifestReply,
+};
 
 export const PREHEAT = {
   name: 'preheat',

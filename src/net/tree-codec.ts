@@ -5,6 +5,8 @@ import type {
   JoinReply,
   JoinRequest,
   LeaveRequest,
+  ManifestReply,
+  ManifestRequest,
   Place,
   ReportReply,
   ReportRequest,
@@ -15,6 +17,7 @@ import type {
   TouchOrder,
   WantedBlob,
 } from '../tree/messages.ts';
+import { MANIFEST_REFUSALS } from '../tree/messages.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   LOST_PER_REPORT_MAX,
@@ -47,6 +50,7 @@ const ORDER_MAX = 2 ** 17;
 
 /** Of an image reference. */
 export const REFERENCE_BYTES_MAX = 1024;
+const CHALLENGE_BYTES_MAX = 1024;
 
 /** The places of an image of 8 layers, at one of four roots, are 6 KiB. */
 const FIRST_BYTES = 8 * KIB;
@@ -181,6 +185,23 @@ function readOrder(reader: ByteReader): TouchOrder {
   return { digest: fields.readDigest(reader), indices: fields.readIndices(reader, ORDER_MAX) };
 }
 
+function writeManifest(writer: ByteWriter, bytes: Uint8Array): void {
+  if (bytes.length > MANIFEST_SIZE_BYTES_MAX) {
+    throw overLimit('manifest', bytes.length, MANIFEST_SIZE_BYTES_MAX);
+  }
+  writer.u32(bytes.length);
+  writer.raw(bytes);
+}
+
+/** In memory of its own. */
+function readManifest(reader: ByteReader): Uint8Array {
+  const length = reader.u32();
+  if (length > MANIFEST_SIZE_BYTES_MAX) {
+    throw overLimit('manifest', length, MANIFEST_SIZE_BYTES_MAX);
+  }
+  return reader.raw(length).slice();
+}
+
 export const joinRequest = messageCodec<JoinRequest>(
   (writer, { host, blobs }) => {
     writeHost(writer, host);
@@ -279,22 +300,14 @@ export const resolveRequest = messageCodec<ResolveRequest>(
 
 export const resolveReply = messageCodec<ResolveReply>(
   (writer, { manifestDigest, manifest, origin }) => {
-    if (manifest.length > MANIFEST_SIZE_BYTES_MAX) {
-      throw overLimit('manifest', manifest.length, MANIFEST_SIZE_BYTES_MAX);
-    }
     fields.writeDigest(writer, manifestDigest);
     fields.writeOrigin(writer, origin);
-    writer.u32(manifest.length);
-    writer.raw(manifest);
+    writeManifest(writer, manifest);
   },
   (reader) => {
     const manifestDigest = fields.readDigest(reader);
     const origin = fields.readOrigin(reader);
-    const length = reader.u32();
-    if (length > MANIFEST_SIZE_BYTES_MAX) {
-      throw overLimit('manifest', length, MANIFEST_SIZE_BYTES_MAX);
-    }
-    return { manifestDigest, manifest: reader.raw(length).slice(), origin };
+    return { manifestDigest, manifest: readManifest(reader), origin };
   },
 );
 
@@ -309,4 +322,49 @@ export const statRequest = messageCodec<StatRequest>(
 export const statReply = messageCodec<StatReply>(
   (writer, { sizeBytes }) => fields.writeSize(writer, sizeBytes),
   (reader) => ({ sizeBytes: fields.readSize(reader) }),
+);
+
+export const manifestRequest = messageCodec<ManifestRequest>(
+  (writer, { origin, reference }) => {
+    fields.writeOrigin(writer, origin);
+    fields.writeName(writer, 'reference', reference);
+  },
+  (reader) => ({
+    origin: fields.readOrigin(reader),
+    reference: fields.readName(reader, 'reference'),
+  }),
+);
+
+export const manifestReply = messageCodec<ManifestReply>(
+  (writer, reply) => {
+    if (reply.outcome !== 'found') {
+      writer.u8(1 + MANIFEST_REFUSALS.indexOf(reply.outcome));
+      fields.writeText(writer, 'challenge', reply.challenge, CHALLENGE_BYTES_MAX);
+      writer.u64(reply.retryAfterMs);
+      return;
+    }
+    writer.u8(0);
+    fields.writeDigest(writer, reply.digest);
+    fields.writeName(writer, 'media type', reply.mediaType);
+    writer.u64(reply.ageMs);
+    writeManifest(writer, reply.bytes);
+  },
+  (reader) => {
+    const outcome = reader.u8();
+    if (outcome > 0) {
+      const refusal = MANIFEST_REFUSALS[outcome - 1];
+      if (refusal === undefined) {
+        throw badValue('outcome', `at most ${MANIFEST_REFUSALS.length}`, outcome);
+      }
+      const challenge = fields.readText(reader, 'challenge', CHALLENGE_BYTES_MAX);
+      return { outcome: refusal, challenge, retryAfterMs: reader.u64('retry after') };
+    }
+    return {
+      outcome: 'found',
+      digest: fields.readDigest(reader),
+      mediaType: fields.readName(reader, 'media type'),
+      ageMs: reader.u64('age'),
+      bytes: readManifest(reader),
+    };
+  },
 );

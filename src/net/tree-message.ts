@@ -14,6 +14,7 @@ export const TREE = {
   CANCEL: 6,
   PREHEAT: 7,
   HOST_PREHEAT: 8,
+  MANIFEST: 9,
   OK: 128,
   ERROR: 129,
 } as const;

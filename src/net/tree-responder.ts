@@ -18,6 +18,7 @@ import {
   HOST_PREHEAT,
   JOIN,
   LEAVE,
+  MANIFEST,
   PREHEAT,
   REPORT,
   RESOLVE,
@@ -195,6 +196,8 @@ function dispatch(
       return bind(PREHEAT, preheat?.onPreheat?.bind(preheat));
     case TREE.HOST_PREHEAT:
       return bind(HOST_PREHEAT, preheat?.onHostPreheat.bind(preheat));
+    case TREE.MANIFEST:
+      return bind(MANIFEST, tree?.onManifest?.bind(tree));
     default:
       return undefined;
   }

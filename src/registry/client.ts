@@ -38,7 +38,8 @@ const OPERATIONS_MAX = 1024;
 /** Slowest upload that is waited for; adds to the deadline of a push. (tunable) */
 const PUSH_BYTES_PER_SECOND_MIN = 1024 * 1024;
 
-const ACCEPT_MANIFEST = [...MANIFEST_MEDIA_TYPES, ...INDEX_MEDIA_TYPES].join(', ');
+/** Any type, the usual ones first: what a registry converts for older clients has another digest. */
+const ACCEPT_MANIFEST = [...MANIFEST_MEDIA_TYPES, ...INDEX_MEDIA_TYPES, '*/*'].join(', ');
 
 /** A manifest as the registry keeps it. */
 export interface FetchedManifest {

@@ -26,7 +26,12 @@ export type ProtocolFault =
  */
 export type RegistryErrorDetail =
   | { readonly code: 'invalid-reference'; readonly reference: string }
-  | { readonly code: 'unauthorized' | 'denied' | 'not-found'; readonly status: number }
+  | {
+      readonly code: 'unauthorized' | 'denied' | 'not-found';
+      readonly status: number;
+      /** Of `unauthorized`: what the server's WWW-Authenticate header says, where it sent one. */
+      readonly challenge?: string | undefined;
+    }
   | { readonly code: 'rate-limited'; readonly retryAfterMs: number | undefined }
   | {
       readonly code: 'unavailable';

@@ -22,6 +22,8 @@ export interface OperationOptions {
   readonly signal?: AbortSignal | undefined;
   /** Total, in milliseconds. */
   readonly timeoutMs?: number | undefined;
+  /** The first included; fewer where the caller has another place to ask. */
+  readonly attemptsMax?: number | undefined;
 }
 
 /** The same bounds, once an operation has begun. */
@@ -30,6 +32,7 @@ export interface OperationLimits {
   readonly signal: AbortSignal;
   /** Of the clock. */
   readonly deadlineMs: number;
+  readonly attemptsMax: number;
 }
 
 interface RetryComponents {
@@ -47,7 +50,7 @@ export async function withDeadline<T>(
   options: OperationOptions,
   run: (limits: OperationLimits) => Promise<T>,
 ): Promise<T> {
-  const { signal, timeoutMs = TIMEOUT_MS } = options;
+  const { signal, timeoutMs = TIMEOUT_MS, attemptsMax = ATTEMPTS_MAX } = options;
   signal?.throwIfAborted();
   const limit = new AbortController();
   const timer = clock.setTimer(timeoutMs, () => {
@@ -57,7 +60,11 @@ export async function withDeadline<T>(
   const onAbort = (): void => limit.abort(signal?.reason);
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
-    return await run({ signal: limit.signal, deadlineMs: clock.nowMs() + timeoutMs });
+    return await run({
+      signal: limit.signal,
+      deadlineMs: clock.nowMs() + timeoutMs,
+      attemptsMax,
+    });
   } finally {
     timer.cancel();
     signal?.removeEventListener('abort', onAbort);
@@ -75,7 +82,7 @@ export async function withRetries<T>(
       return await attempt();
     } catch (error) {
       limits.signal.throwIfAborted();
-      if (!(error instanceof RegistryError) || failures === ATTEMPTS_MAX) throw error;
+      if (!(error instanceof RegistryError) || failures === limits.attemptsMax) throw error;
       const delayMs = retryDelayMs(error, failures, random);
       if (delayMs === undefined || clock.nowMs() + delayMs >= limits.deadlineMs) throw error;
       metrics.retries.inc({ code: error.code });

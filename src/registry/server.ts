@@ -103,12 +103,21 @@ export class RegistryServer {
     const authorization = await this.#authorizer.header(request.scope, signal);
     let hop = await this.#follow(request, authorization, signal);
     if (hop.answer.head.status === 401 && hop.isServer) {
-      const challenges = parseChallenges(hop.answer.head.headers['www-authenticate']);
-      await this.#authorizer.learn(challenges, request.scope, authorization, signal);
-      const better = await this.#authorizer.header(request.scope, signal);
-      hop = await this.#follow(request, better, signal);
-      if (hop.answer.head.status === 401 && hop.isServer) {
-        throw this.#authorizer.unauthorized(better);
+      const challenge = hop.answer.head.headers['www-authenticate'];
+      try {
+        await this.#authorizer.learn(
+          parseChallenges(challenge),
+          request.scope,
+          authorization,
+          signal,
+        );
+        const better = await this.#authorizer.header(request.scope, signal);
+        hop = await this.#follow(request, better, signal);
+        if (hop.answer.head.status === 401 && hop.isServer) {
+          throw this.#authorizer.unauthorized(better);
+        }
+      } catch (error) {
+        throw withChallenge(error, challenge);
       }
     }
     const answer = this.#successOf(hop, request);
@@ -209,4 +218,11 @@ function isSuccess(status: number): boolean {
 /** Of what is written, nothing is sent on to elsewhere. */
 function isRedirection(method: string, status: number): boolean {
   return (method === 'GET' || method === 'HEAD') && [301, 302, 303, 307, 308].includes(status);
+}
+
+/** A refusal of credentials, with what the server asked for: a client with credentials of its own can answer it. */
+function withChallenge(error: unknown, header: string | readonly string[] | undefined): unknown {
+  if (!(error instanceof RegistryError) || error.detail.code !== 'unauthorized') return error;
+  const challenge = header === undefined ? undefined : [header].flat().join(', ');
+  return new RegistryError(error.message, { ...error.detail, challenge }, { cause: error.cause });
 }

@@ -41,7 +41,7 @@ export interface CoreInit {
   readonly peerOutstandingMax: number;
   /** Of these, prefetches: a demand read always finds room. */
   readonly peerPrefetchMax: number;
-  /** Reads under way at the registry. */
+  /** Reads under way at the registry; of these, at most three quarters are prefetches. */
   readonly originOutstandingMax: number;
   /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
   readonly uploadBytesPerSecond: number | undefined;

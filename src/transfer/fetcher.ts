@@ -346,11 +346,13 @@ export class Fetcher<P, T> {
   /** Asks what the window has room for, demand first. */
   #pump(window: SourceWindow<T>, nowMs: number): void {
     const { peerOutstandingMax, peerPrefetchMax, originOutstandingMax } = this.#host.init;
-    const max = window.host === undefined ? originOutstandingMax : peerOutstandingMax;
+    const isOrigin = window.host === undefined;
+    const max = isOrigin ? originOutstandingMax : peerOutstandingMax;
+    // A registry is further away than a parent: with few requests under way it is not used up.
+    const prefetchMax = isOrigin ? Math.ceil((max * 3) / 4) : peerPrefetchMax;
     while (window.asked.size < max) {
       const attempt =
-        window.demand[0] ??
-        (window.prefetchAsked < peerPrefetchMax ? window.prefetch[0] : undefined);
+        window.demand[0] ?? (window.prefetchAsked < prefetchMax ? window.prefetch[0] : undefined);
       if (attempt === undefined || !this.#admit(attempt, nowMs)) return;
       window[attempt.kind].shift();
       this.#ask(attempt, nowMs);

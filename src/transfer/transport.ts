@@ -6,6 +6,8 @@ import type {
   JoinReply,
   JoinRequest,
   LeaveRequest,
+  ManifestReply,
+  ManifestRequest,
   ReportReply,
   ReportRequest,
   ResolveReply,
@@ -97,6 +99,8 @@ export interface TreeServer {
   onReport(peer: PeerId, request: ReportRequest): Promise<ReportReply>;
   onResolve(peer: PeerId, request: ResolveRequest): Promise<ResolveReply>;
   onStat(peer: PeerId, request: StatRequest): Promise<StatReply>;
+  /** Absent where no mirror is served: such calls are refused. */
+  onManifest?(peer: PeerId, request: ManifestRequest): Promise<ManifestReply>;
 }
 
 /**

@@ -1,3 +1,4 @@
+import type { BlockStore } from '../blockstore/store.ts';
 import { parseManifest, type ResolvedImage } from '../image/manifest.ts';
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
@@ -25,6 +26,7 @@ const PLACES_MS_MAX = 2_000;
 interface TreeComponents {
   readonly transport: Transport;
   readonly origin: Origin;
+  readonly store: Pick<BlockStore, 'blobs'>;
   readonly hash: Hash;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -150,12 +152,19 @@ export class TreeDriver<P, T> {
   }
 
   async #stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    const { sizeBytes } = await this.#askRoots(
-      (root, limit) =>
-        this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
-      async () => ({ sizeBytes: await this.#parts.origin.stat(digest, origin, signal) }),
-    );
-    return sizeBytes;
+    try {
+      const { sizeBytes } = await this.#askRoots(
+        (root, limit) =>
+          this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
+        async () => ({ sizeBytes: await this.#parts.origin.stat(digest, origin, signal) }),
+      );
+      return sizeBytes;
+    } catch (error) {
+      // The registry agreed to the size of what is stored when it gave the first block.
+      const held = this.#parts.store.blobs().find((blob) => blob.digest === digest);
+      if (held === undefined) throw error;
+      return held.sizeBytes;
+    }
   }
 
   carryOut(effect: MembershipEffect): void {

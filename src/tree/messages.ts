@@ -93,6 +93,41 @@ export interface ResolveReply {
   readonly origin: BlobOrigin;
 }
 
+/** Child to root: a manifest or an index as the registry keeps it, for the mirror on the child's host. */
+export interface ManifestRequest {
+  readonly origin: BlobOrigin;
+  /** A tag, or `sha256:...`. */
+  readonly reference: string;
+}
+
+/** Why no manifest is given. `unavailable` may pass; the others are the registry's own word. */
+export const MANIFEST_REFUSALS = [
+  'not-found',
+  'unauthorized',
+  'denied',
+  'rate-limited',
+  'unavailable',
+] as const;
+
+/** A manifest, or the registry's refusal: told as it is, so that clients of a mirror learn it and nobody asks in vain again. */
+export type ManifestReply =
+  | {
+      readonly outcome: 'found';
+      readonly digest: Digest;
+      readonly mediaType: string;
+      /** Exactly the registry's, at most 4 MiB; the receiver checks them against the digest. */
+      readonly bytes: Uint8Array;
+      /** Milliseconds since the registry said that the reference stands for this. */
+      readonly ageMs: number;
+    }
+  | {
+      readonly outcome: (typeof MANIFEST_REFUSALS)[number];
+      /** The WWW-Authenticate header of the registry; empty when there was none. */
+      readonly challenge: string;
+      /** When to ask again; 0 when the registry did not say. */
+      readonly retryAfterMs: number;
+    };
+
 /** Child to root: how large a blob is, when only its address is known. The root asks the registry (HEAD). */
 export interface StatRequest {
   readonly digest: Digest;

@@ -150,6 +150,25 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     }),
   ),
   'HOST_PREHEAT reply': message(TREE.OK, preheat.hostPreheatReply.encode({ zone: 'z1', progress })),
+  MANIFEST: message(TREE.MANIFEST, codec.manifestRequest.encode({ origin, reference: '1.4' })),
+  'MANIFEST reply': message(
+    TREE.OK,
+    codec.manifestReply.encode({
+      outcome: 'found',
+      digest,
+      mediaType: 'a/b',
+      ageMs: 1000,
+      bytes: new Uint8Array([123, 125]),
+    }),
+  ),
+  'MANIFEST reply, refused': message(
+    TREE.OK,
+    codec.manifestReply.encode({
+      outcome: 'unauthorized',
+      challenge: 'Basic realm="r"',
+      retryAfterMs: 0,
+    }),
+  ),
   'any failure': message(TREE.ERROR, encodeTreeError({ code: 'not-found', retryAfterMs: 0 })),
 };
 

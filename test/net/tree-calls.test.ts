@@ -131,6 +131,16 @@ describe('TreeClient', () => {
             origin: ORIGIN,
           }),
         onStat: () => Promise.resolve({ sizeBytes: 12_345 }),
+        onManifest: (_peer, request) => {
+          heard.push(request);
+          return Promise.resolve({
+            outcome: 'found' as const,
+            digest: DIGEST,
+            mediaType: 'a/b',
+            ageMs: 7,
+            bytes: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(9),
+          });
+        },
       }),
     );
     const child = await startAgent(1);
@@ -155,6 +165,10 @@ describe('TreeClient', () => {
     expect(
       await child.transport.stat(root.host, { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
     ).toEqual({ sizeBytes: 12_345 });
+    const wanted = { origin: ORIGIN, reference: '1' };
+    const manifest = await child.transport.manifest(root.host, wanted, NO_SIGNAL);
+    expect(heard.at(-1)).toEqual(wanted);
+    expect(manifest).toMatchObject({ outcome: 'found', mediaType: 'a/b', ageMs: 7 });
   });
 
   it('TreeClient.call() runs many calls at once, more than a peer takes', async () => {

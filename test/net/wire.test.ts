@@ -38,6 +38,8 @@ const CODECS: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
       preheatReply: preheat.preheatReply,
       hostPreheatRequest: preheat.hostPreheatRequest,
       hostPreheatReply: preheat.hostPreheatReply,
+      manifestRequest: codec.manifestRequest,
+      manifestReply: codec.manifestReply,
     }).map(([name, each]) => {
       const { encode, decode } = each as codec.MessageCodec<unknown>;
       return [name, (bytes: Uint8Array) => encode(decode(bytes))];
@@ -87,6 +89,8 @@ const VALID: Readonly<Record<string, Uint8Array>> = {
   preheatReply: bodyOf('PREHEAT reply', TREE_HEAD_BYTES),
   hostPreheatRequest: bodyOf('HOST_PREHEAT', TREE_HEAD_BYTES),
   hostPreheatReply: bodyOf('HOST_PREHEAT reply', TREE_HEAD_BYTES),
+  manifestRequest: bodyOf('MANIFEST', TREE_HEAD_BYTES),
+  manifestReply: bodyOf('MANIFEST reply', TREE_HEAD_BYTES),
   hello: bodyOf('HELLO'),
   challenge: bodyOf('CHALLENGE'),
   proof: bodyOf('PROOF'),

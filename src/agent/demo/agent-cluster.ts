@@ -18,6 +18,8 @@ export interface ClusterHost {
   readonly peer: string;
   /** Its local endpoint with the prefix. */
   readonly local: string;
+  /** Its local endpoint without, as a registry mirror. */
+  readonly mirror: string;
   readonly process: AgentProcess;
   readonly mountDir: string;
   readonly storeDir: string;
@@ -38,6 +40,18 @@ export interface ClusterInit {
   readonly zones?: readonly string[];
   /** `limits` of the configuration, by role. */
   readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
+  /** Keys of the configuration beside and instead of the usual ones. */
+  readonly config?: (role: Config['role']) => object;
+  /** Where the hosts are, roots first; on this host's loopback when not given. */
+  readonly places?: readonly HostPlace[];
+}
+
+/** A network namespace for a host. */
+export interface HostPlace {
+  /** Its IPv4 address, which can be reached from here too. */
+  readonly address: string;
+  /** What starts a program in there: a command and its first arguments. */
+  readonly enter: readonly string[];
 }
 
 /**
@@ -76,7 +90,9 @@ export class AgentCluster {
       ...Array.from({ length: children }, (_, i) => `host-${i + 1}`),
     ];
     const ports = await freePorts(3 * names.length);
-    const plans = await Promise.all(names.map((name, i) => this.#plan(name, ports.slice(3 * i))));
+    const plans = await Promise.all(
+      names.map((name, i) => this.#plan(name, ports.slice(3 * i), this.#init.places?.[i])),
+    );
     const addresses = plans.map((plan) => `${plan.listen}/p2p/${plan.peer}`);
     const upstreams = {
       roots: addresses.slice(0, roots),
@@ -97,6 +113,7 @@ export class AgentCluster {
         role,
         peer: plan.peer,
         local: `http://127.0.0.1:${plan.local}/dadip2p`,
+        mirror: `http://127.0.0.1:${plan.local}`,
         start,
         process: startAgent(start),
         mountDir: join(plan.dir, 'mnt'),
@@ -144,7 +161,11 @@ export class AgentCluster {
     return Math.max(0, ...trees.flat().map(({ path }) => path.length));
   }
 
-  async #plan(name: string, [p2p = 0, local = 0, admin = 0]: readonly number[]): Promise<Plan> {
+  async #plan(
+    name: string,
+    [p2p = 0, local = 0, admin = 0]: readonly number[],
+    place: HostPlace = { address: '127.0.0.1', enter: [] },
+  ): Promise<Plan> {
     const dir = join(this.#init.dir, name);
     await mkdir(dir);
     const seed = randomBytes(32);
@@ -156,9 +177,10 @@ export class AgentCluster {
       dir,
       keyFile,
       peer,
-      listen: `/ip4/127.0.0.1/tcp/${p2p}`,
+      listen: `/ip4/${place.address}/tcp/${p2p}`,
       local,
-      admin: `http://127.0.0.1:${admin}`,
+      admin: `http://${place.address}:${admin}`,
+      enter: place.enter,
     };
   }
 
@@ -187,6 +209,7 @@ export class AgentCluster {
         enabled: init.role === 'child' && this.#init.devices,
         stateDir: join(plan.dir, 'device'),
       },
+      ...this.#init.config?.(init.role),
     };
   }
 }
@@ -206,4 +229,5 @@ interface Plan {
   readonly local: number;
   /** Base URL. */
   readonly admin: string;
+  readonly enter: readonly string[];
 }

@@ -37,8 +37,12 @@ export function startAgent(init: {
   configFile: string;
   admin: string;
   logFile: string;
+  /** A command and its first arguments, which runs the agent somewhere else. */
+  enter?: readonly string[];
 }): AgentProcess {
-  const child = spawn(process.execPath, [CLI, 'agent', '--config', init.configFile], {
+  const agent = [process.execPath, CLI, 'agent', '--config', init.configFile];
+  const [command = '', ...args] = [...(init.enter ?? []), ...agent];
+  const child = spawn(command, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
     // As deploy/k8s starts it.
     env: { MALLOC_ARENA_MAX: '1', ...process.env },

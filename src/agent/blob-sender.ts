@@ -1,0 +1,117 @@
+import { once } from 'node:events';
+import type { ServerResponse } from 'node:http';
+import type { BlobRef } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { digestBytes } from '../image/digest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Hash } from '../runtime/codec.ts';
+import { BulkReader } from '../transfer/bulk-reader.ts';
+import type { BlobReader } from '../transfer/blob-reader.ts';
+import { bytesEqual } from '../util/bytes.ts';
+import type { ByteRange } from './byte-range.ts';
+import { MirrorError } from './mirror-error.ts';
+
+/** A blob up to this size is checked before anything of it leaves; as much is read ahead anyway. */
+const HELD_BYTES_MAX = 4 * 1024 * 1024;
+
+/** How long a blob that was not the one of its name is refused: its client then gets it elsewhere, from the first byte on. */
+const BAD_MS = 60_000;
+
+/** Blobs that are remembered as such. */
+const BAD_MAX = 1024;
+
+/** One answer to be sent. */
+export interface BlobAnswer {
+  readonly response: ServerResponse;
+  readonly blob: BlobRef;
+  readonly range: ByteRange;
+  readonly signal: AbortSignal;
+  /** Sends the head; called once, before the first bytes. */
+  readonly start: () => void;
+  readonly onBytes: (count: number) => void;
+}
+
+/**
+ * Sends blobs while they come. The last block of a whole blob leaves only when the sha256 of all of it is right, so that no client ever
+ * has all bytes of a wrong blob from here. Of a part, each block was verified (docs/SECURITY.md), which is all that can be said of it.
+ */
+export class BlobSender {
+  readonly #hash: Hash;
+  readonly #clock: Clock;
+  readonly #bulk: BulkReader;
+  readonly #badUntilMs = new Map<Digest, number>();
+
+  constructor(components: {
+    readonly reader: BlobReader;
+    readonly hash: Hash;
+    readonly clock: Clock;
+  }) {
+    this.#hash = components.hash;
+    this.#clock = components.clock;
+    this.#bulk = new BulkReader(components);
+  }
+
+  /** Throws MirrorError for a blob that was lately found to be another than its name says. */
+  check(digest: Digest): void {
+    const untilMs = this.#badUntilMs.get(digest) ?? 0;
+    if (this.#clock.nowMs() < untilMs) throw badContent(digest);
+  }
+
+  /** Resolves when all of it was handed to the socket. Rejects with any error: before `start()` was called, or with the answer unfinished. */
+  async send(answer: BlobAnswer): Promise<void> {
+    const { response, blob, range } = answer;
+    if (range.length === blob.sizeBytes) await this.#sendWhole(answer);
+    else await this.#sendPart(answer);
+    response.end();
+  }
+
+  async #sendPart(answer: BlobAnswer): Promise<void> {
+    const { blob, range, signal } = answer;
+    let isStarted = false;
+    for await (const piece of this.#bulk.read(blob, range, signal)) {
+      if (!isStarted) answer.start();
+      isStarted = true;
+      await write(answer, piece);
+    }
+  }
+
+  async #sendWhole(answer: BlobAnswer): Promise<void> {
+    const { blob, range, signal } = answer;
+    const hasher = this.#hash.sha256Stream();
+    const held: Uint8Array[] = [];
+    let isStarted = false;
+    for await (const piece of this.#bulk.read(blob, range, signal)) {
+      hasher.update(piece);
+      if (blob.sizeBytes > HELD_BYTES_MAX && held.length > 0) {
+        if (!isStarted) answer.start();
+        isStarted = true;
+        for (const before of held.splice(0)) await write(answer, before);
+      }
+      held.push(piece);
+    }
+    if (!bytesEqual(hasher.digest(), digestBytes(blob.digest))) {
+      this.#remember(blob.digest);
+      throw badContent(blob.digest);
+    }
+    if (!isStarted) answer.start();
+    for (const piece of held) await write(answer, piece);
+  }
+
+  #remember(digest: Digest): void {
+    this.#badUntilMs.delete(digest);
+    this.#badUntilMs.set(digest, this.#clock.nowMs() + BAD_MS);
+    const [oldest] = this.#badUntilMs.keys();
+    if (this.#badUntilMs.size > BAD_MAX && oldest !== undefined) this.#badUntilMs.delete(oldest);
+  }
+}
+
+/** Resolves when the socket takes more; rejects when it is gone. */
+async function write({ response, signal, onBytes }: BlobAnswer, piece: Uint8Array): Promise<void> {
+  onBytes(piece.length);
+  if (!response.write(piece)) await once(response, 'drain', { signal });
+}
+
+function badContent(digest: Digest): MirrorError {
+  const text = `the bytes that came for ${digest} are not that blob: they are not passed on`;
+  return new MirrorError(text, { code: 'bad-content' });
+}

@@ -1,0 +1,111 @@
+import { InvalidArgumentError, type Command } from 'commander';
+import { isRegistryHost } from '../addresses.ts';
+import {
+  carryOut,
+  checkConfigPath,
+  DEFAULT_HOST,
+  otherHosts,
+  planMirror,
+  planRemoval,
+  type HostsChange,
+} from '../containerd-hosts.ts';
+import { jsonOption, printFacts } from './output.ts';
+
+interface Options {
+  readonly dir: string;
+  readonly registry: readonly string[];
+  readonly default?: boolean;
+  readonly mirror: string;
+  readonly server?: string;
+  readonly remove?: boolean;
+  readonly dryRun?: boolean;
+  readonly containerdConfig: string;
+  readonly json?: boolean;
+}
+
+const EXAMPLES = `
+containerd asks the agent for what it pulls, and the registry itself for what the agent refuses. What stands in a hosts.toml stays there,
+and is kept in hosts.toml.before-xylem as well; --remove restores it. Doing either twice changes nothing.
+
+Examples:
+  xylem configure-containerd --registry registry.example --registry registry.lan:5000
+  xylem configure-containerd --default
+  xylem configure-containerd --registry registry.lan:5000 --server http://registry.lan:5000 --dry-run
+  xylem configure-containerd --registry registry.example --remove`;
+
+/** `xylem configure-containerd`: makes the agent of this host a mirror of registries for containerd, and undoes it. */
+export function registerConfigureContainerd(program: Command): void {
+  const command = program
+    .command('configure-containerd')
+    .description("write containerd's hosts.toml, so that it pulls through the agent of this host")
+    .option('--dir <dir>', "containerd's config_path", '/etc/containerd/certs.d')
+    .option('--registry <host>', 'a registry as image references name it; repeatable', hosts, [])
+    .option('--default', 'all registries without a folder of their own (_default)')
+    .option('--mirror <url>', 'local address of the agent', urlOf, 'http://127.0.0.1:19145')
+    .option('--server <url>', 'the registry itself, where containerd would guess another', urlOf)
+    .option('--remove', 'take the agent out again')
+    .option('--dry-run', 'show what would be done, and do nothing')
+    .option(
+      '--containerd-config <file>',
+      'where to look whether containerd reads the folder',
+      '/etc/containerd/config.toml',
+    )
+    .addOption(jsonOption())
+    .addHelpText('after', EXAMPLES);
+  command.action((options: Options) => run(command, options));
+}
+
+function run(command: Command, options: Options): void {
+  const { dir, mirror, server, remove, dryRun } = options;
+  const registries = [...new Set(options.registry), ...(options.default ? [DEFAULT_HOST] : [])];
+  if (registries.length === 0) command.error('error: name a --registry, or --default');
+  if (server !== undefined && (registries.length > 1 || options.default)) {
+    command.error('error: --server is that of one --registry');
+  }
+  // All are planned before the first is changed: a file that cannot be understood stops the command with nothing done.
+  const changes = registries.map((registry) =>
+    remove
+      ? planRemoval({ dir, registry })
+      : planMirror({ dir, registry, mirror, ...(server !== undefined && { server }) }),
+  );
+  const check = remove ? undefined : checkConfigPath(options.containerdConfig, dir);
+  if (!dryRun) for (const change of changes) carryOut(change);
+  const hiding = options.default && !remove ? otherHosts(dir) : [];
+  const notes = [
+    ...(hiding.length > 0
+      ? [`_default does not count for registries with a folder: ${hiding.join(', ')}`]
+      : []),
+    ...(check?.advice === undefined ? [] : [check.advice]),
+  ];
+  const facts = { dryRun: dryRun === true, changes, ...(check && { containerd: check }), notes };
+  const lines = changes.map((change) => lineOf(change, dryRun === true));
+  printFacts(options.json, facts, [...lines, ...notes.map((note) => `Note: ${note}`)].join('\n'));
+}
+
+const DONE: Readonly<Record<HostsChange['action'], string>> = {
+  create: 'written',
+  change: 'changed',
+  restore: 'restored to what was there before',
+  delete: 'removed',
+  none: 'left as it is',
+};
+
+function lineOf({ file, action, text, backup, note }: HostsChange, dryRun: boolean): string {
+  const kept = action === 'change' && backup !== undefined ? `, the old one is ${backup}` : '';
+  const line = `${file}: ${dryRun ? 'would be ' : ''}${DONE[action]}${kept}`;
+  const content =
+    dryRun && text !== undefined ? `\n${text.replaceAll(/^/gm, '    ').trimEnd()}` : '';
+  return `${line}${note === undefined ? '' : ` (${note})`}${content}`;
+}
+
+function hosts(text: string, before: readonly string[]): readonly string[] {
+  if (isRegistryHost(text)) return [...before, text];
+  throw new InvalidArgumentError('It must be HOST or HOST:PORT.');
+}
+
+function urlOf(text: string): string {
+  const url = URL.parse(text);
+  const isPlain = url?.pathname === '/' && url.search === '' && url.username === '';
+  if (url !== null && isPlain && /^https?:$/.test(url.protocol)) return url.origin;
+  throw new InvalidArgumentError('It must be http[s]://HOST[:PORT].');
+}

@@ -1,0 +1,249 @@
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { isDeepStrictEqual } from 'node:util';
+import { dirname, join } from 'node:path';
+import { parse } from 'smol-toml';
+import { registryName } from '../registry/reference.ts';
+import { CodedError, errorText } from '../util/errors.ts';
+
+/** The folder whose hosts.toml stands for every registry without a folder of its own. */
+export const DEFAULT_HOST = '_default';
+
+const FILE = 'hosts.toml';
+const BACKUP_SUFFIX = '.before-xylem';
+
+/** Our part of a file stands between these lines, so that it is found again whatever else is in it. */
+const BEGIN = '# xylem: begin (made by `xylem configure-containerd`, taken out by its --remove)';
+const END = '# xylem: end';
+const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
+
+/** A hosts.toml cannot be read, understood or written. The message says what to do. */
+export class HostsFileError extends CodedError<
+  | { readonly code: 'file'; readonly path: string }
+  | { readonly code: 'syntax'; readonly path: string }
+  | { readonly code: 'layout'; readonly path: string }
+> {}
+
+/** What happens to one hosts.toml. */
+export interface HostsChange {
+  /** The registry, or `_default`. */
+  readonly registry: string;
+  readonly file: string;
+  readonly action: 'create' | 'change' | 'restore' | 'delete' | 'none';
+  /** What the file holds afterwards; absent when it is not there then. */
+  readonly text?: string;
+  /** Where what was there before is kept; of `restore`, where it comes from. */
+  readonly backup?: string;
+  readonly note?: string;
+}
+
+interface HostsInit {
+  /** containerd's `config_path`. */
+  readonly dir: string;
+  /** As image references name it, or `_default`. */
+  readonly registry: string;
+}
+
+/** What is to be done so that containerd asks the mirror before the registry. Changes nothing. Throws HostsFileError. */
+export function planMirror(
+  init: HostsInit & { readonly mirror: string; readonly server?: string },
+): HostsChange {
+  const { registry, mirror } = init;
+  const file = hostsFile(init);
+  const before = readText(file);
+  const rest = withoutPart(before ?? '');
+  const known = parsed(rest, file);
+  if (Object.hasOwn(tableAt(known, 'host'), mirror)) {
+    const note = `${mirror} stands there already, and not by this command`;
+    return { registry, file, action: 'none', ...(before !== undefined && { text: before }), note };
+  }
+  const server = Object.hasOwn(known, 'server') ? undefined : init.server;
+  const text = withPart(rest, partOf(mirror, server));
+  checkResult(text, { file, known, mirror, server });
+  if (text === before) return { registry, file, action: 'none', text };
+  if (before === undefined) return { registry, file, action: 'create', text };
+  const backup = file + BACKUP_SUFFIX;
+  return { registry, file, action: 'change', text, ...(rest === before && { backup }) };
+}
+
+/** What is to be done to undo `planMirror()`. Changes nothing. Throws HostsFileError. */
+export function planRemoval(init: HostsInit): HostsChange {
+  const { registry } = init;
+  const file = hostsFile(init);
+  const before = readText(file);
+  const rest = withoutPart(before ?? '');
+  if (before === undefined || rest === before) {
+    return { registry, file, action: 'none', ...(before !== undefined && { text: before }) };
+  }
+  const backup = file + BACKUP_SUFFIX;
+  const kept = readText(backup);
+  if (kept?.trim() === rest.trim() && kept !== undefined) {
+    return { registry, file, action: 'restore', text: kept, backup };
+  }
+  if (kept !== undefined) {
+    const note = `it was edited since: the edits stay, and what was there before them is in ${backup}`;
+    return { registry, file, action: 'change', text: rest, note };
+  }
+  if (rest.trim() !== '') return { registry, file, action: 'change', text: rest };
+  return { registry, file, action: 'delete' };
+}
+
+/** Does what was planned. Each file is replaced at once and whole. Throws HostsFileError. */
+export function carryOut({ file, action, text, backup }: HostsChange): void {
+  attempt(file, 'written', () => {
+    if (action === 'none') return;
+    if (action === 'restore' && backup !== undefined) return renameSync(backup, file);
+    if (action === 'delete') {
+      rmSync(file);
+      removeIfEmpty(dirname(file));
+      return;
+    }
+    mkdirSync(dirname(file), { recursive: true });
+    if (backup !== undefined) replace(backup, readFileSync(file, 'utf8'));
+    replace(file, text ?? '');
+  });
+}
+
+/** Other folders below `dir`, each of which hides `_default` from its registry. */
+export function otherHosts(dir: string): readonly string[] {
+  if (!existsSync(dir)) return [];
+  return readdirSync(dir, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && entry.name !== DEFAULT_HOST)
+    .map((entry) => entry.name)
+    .sort();
+}
+
+/** What containerd's own configuration says about where it looks. */
+export interface ConfigPathCheck {
+  readonly file: string;
+  /** Undefined when it is not set there. */
+  readonly configPath?: string;
+  /** What the user has to do; absent when nothing. */
+  readonly advice?: string;
+}
+
+/** Looks whether containerd reads `dir`: its CRI plugin does so only when told. Throws HostsFileError for a file that is no TOML. */
+export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
+  const text = readText(file);
+  const plugins = tableAt(parsed(text ?? '', file), 'plugins');
+  const [name, plugin] =
+    Object.entries(plugins).find(([key]) => key === 'io.containerd.cri.v1.images') ??
+    Object.entries(plugins).find(([key]) => key === 'io.containerd.grpc.v1.cri') ??
+    [];
+  const registry = tableAt(Object(plugin) as Table, 'registry');
+  const configPath = registry['config_path'];
+  const table = `[plugins."${name ?? 'io.containerd.grpc.v1.cri'}".registry]`;
+  if (typeof configPath !== 'string' || configPath === '') {
+    const there = text === undefined ? `${file} is not there` : `${file} has no config_path`;
+    const advice = `${there}: unless another file sets it, add\n\n    ${table}\n      config_path = "${dir}"\n\nto it, and restart containerd once; later changes of hosts.toml need no restart`;
+    return { file, advice };
+  }
+  if (!configPath.split(':').includes(dir)) {
+    const advice = `config_path in ${file} is ${JSON.stringify(configPath)}, not ${dir}: name the same folder in --dir`;
+    return { file, configPath, advice };
+  }
+  if (Object.hasOwn(registry, 'mirrors')) {
+    const advice = `${file} sets both config_path and registry.mirrors in ${table}: containerd refuses that, so remove the mirrors`;
+    return { file, configPath, advice };
+  }
+  return { file, configPath };
+}
+
+type Table = Readonly<Record<string, unknown>>;
+
+/**
+ * containerd looks for `host_port_` first, then for `host:port`, and reads the first folder that exists.
+ * (remotes/docker/config, hostPaths().)
+ */
+function hostsFile({ dir, registry }: HostsInit): string {
+  if (registry === DEFAULT_HOST) return join(dir, DEFAULT_HOST, FILE);
+  const name = registryName(registry);
+  const first = name.replace(/:([0-9]+)$/, '_$1_');
+  return join(dir, existsSync(join(dir, first)) ? first : name, FILE);
+}
+
+function partOf(mirror: string, server: string | undefined): string {
+  return [
+    BEGIN,
+    ...(server === undefined ? [] : [`server = ${JSON.stringify(server)}`, '']),
+    `[host.${JSON.stringify(mirror)}]`,
+    '  capabilities = ["pull", "resolve"]',
+    END,
+    '',
+  ].join('\n');
+}
+
+function withoutPart(text: string): string {
+  return text.replace(PART, '');
+}
+
+/** Our part stands behind the keys of the top and before the first table: hosts are asked in the order of the file. */
+function withPart(rest: string, part: string): string {
+  if (rest.trim() === '') return part;
+  const at = rest.search(/^[ \t]*\[/m);
+  if (at >= 0) return rest.slice(0, at) + part + rest.slice(at);
+  return `${rest}${rest.endsWith('\n') ? '' : '\n'}${part}`;
+}
+
+/** Whatever the layout of the file: afterwards it says what it said, and that the mirror is first. */
+function checkResult(
+  text: string,
+  to: { file: string; known: Table; mirror: string; server: string | undefined },
+): void {
+  const { file, known, mirror, server } = to;
+  const result = parsed(text, file);
+  const host = { [mirror]: { capabilities: ['pull', 'resolve'] }, ...tableAt(known, 'host') };
+  const wanted = { ...known, ...(server !== undefined && { server }), host };
+  const [first] = Object.keys(tableAt(result, 'host'));
+  if (isDeepStrictEqual(result, wanted) && first === mirror) return;
+  throw new HostsFileError(
+    `${file} has a layout that the mirror cannot be written into; add these lines before its first host by hand:\n${partOf(mirror, server)}`,
+    { code: 'layout', path: file },
+  );
+}
+
+function parsed(text: string, path: string): Table {
+  try {
+    // Through JSON: its tables have no prototype, which counts when they are compared.
+    return JSON.parse(JSON.stringify(parse(text))) as Table;
+  } catch (cause) {
+    const [line = ''] = errorText(cause).split('\n');
+    const what = `${path} is not valid TOML: ${line}; nothing was changed`;
+    throw new HostsFileError(what, { code: 'syntax', path }, { cause });
+  }
+}
+
+function tableAt(table: Table, key: string): Table {
+  return Object(table[key]) as Table;
+}
+
+function readText(path: string): string | undefined {
+  return attempt(path, 'read', () => (existsSync(path) ? readFileSync(path, 'utf8') : undefined));
+}
+
+function replace(path: string, text: string): void {
+  writeFileSync(`${path}.new`, text, { mode: 0o644 });
+  renameSync(`${path}.new`, path);
+}
+
+function removeIfEmpty(dir: string): void {
+  if (readdirSync(dir).length === 0) rmdirSync(dir);
+}
+
+function attempt<T>(path: string, done: string, action: () => T): T {
+  try {
+    return action();
+  } catch (cause) {
+    const denied = (cause as { code?: unknown }).code === 'EACCES' ? '; run it as root' : '';
+    const what = `${path} cannot be ${done}: ${errorText(cause)}${denied}`;
+    throw new HostsFileError(what, { code: 'file', path }, { cause });
+  }
+}

@@ -1,0 +1,236 @@
+import type { BlobOrigin } from '../image/block.ts';
+import { parseDigest, type Digest } from '../image/digest.ts';
+import { MANIFEST_SIZE_BYTES_MAX } from '../image/manifest.ts';
+import type { Hash } from '../runtime/codec.ts';
+import type { Disk } from '../runtime/disk.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { defined } from '../util/assert.ts';
+import { toHex } from '../util/bytes.ts';
+import { errorText } from '../util/errors.ts';
+
+/** A manifest or an index, exactly as its registry keeps it. */
+export interface KeptManifest {
+  readonly digest: Digest;
+  readonly mediaType: string;
+  readonly bytes: Uint8Array;
+}
+
+/** What a tag stood for when the registry was last asked. */
+export interface KeptTag {
+  readonly digest: Digest;
+  /** Milliseconds since 1970. */
+  readonly checkedMs: number;
+}
+
+/** Manifests have 1 to 10 KiB: a thousand images with their indexes and tags. Used least recently goes first. */
+const ENTRIES_MAX = 4096;
+const BYTES_MAX = 16 * 1024 * 1024;
+
+/** Changes that wait for the disk; beyond it an entry stays in memory alone. */
+const WRITES_WAITING_MAX = 256;
+
+/** Below the root of the store. */
+const FOLDER = 'manifests';
+
+/** The first line of a file; the bytes of a manifest follow it. */
+interface Head {
+  readonly version: 1;
+  readonly registry: string;
+  readonly repository: string;
+  readonly digest: string;
+  readonly mediaType?: string;
+  readonly tag?: string;
+  readonly checkedMs?: number;
+}
+
+const HEAD_BYTES_MAX = 4096;
+
+/** What an entry takes beside the bytes of its manifest. */
+const ENTRY_BYTES = 512;
+
+interface Entry {
+  readonly file: string;
+  readonly manifest?: KeptManifest;
+  readonly tag?: KeptTag;
+  readonly sizeBytes: number;
+}
+
+/**
+ * Manifests and what tags stood for, of each repository apart: that a manifest is known of one says nothing of who may read another.
+ *
+ * All of it is in memory, and a copy on disk, so that it outlives a restart without the registry: `manifests/<sha256 of its name>` below the
+ * root, a line of JSON and the bytes. Files are written under another name and renamed, never synced; what does not have its digest is dropped.
+ *
+ * Life: constructed -> `start()` (reads what an earlier run kept) -> used -> `stop()` (waits for the writes).
+ */
+export class ManifestCache {
+  readonly #parts: { readonly disk: Disk; readonly hash: Hash; readonly logger: Logger };
+  /** Used least recently first. */
+  readonly #entries = new Map<string, Entry>();
+  #sizeBytes = 0;
+  #writes: Promise<void> = Promise.resolve();
+  #writesWaiting = 0;
+
+  constructor(components: {
+    readonly disk: Disk;
+    readonly hash: Hash;
+    readonly logger: Logger;
+  }) {
+    this.#parts = components;
+  }
+
+  /** Never rejects: a disk that refuses leaves the cache empty. */
+  async start(): Promise<void> {
+    const { disk, logger } = this.#parts;
+    try {
+      await disk.makeFolder(FOLDER);
+      for (const { name } of await disk.list(FOLDER)) {
+        const isSound = await this.#load(name).catch(() => false);
+        if (!isSound) await disk.remove(`${FOLDER}/${name}`);
+      }
+    } catch (error) {
+      logger.warn({ error: errorText(error) }, 'kept manifests cannot be read');
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.#writes;
+  }
+
+  manifest(origin: BlobOrigin, digest: Digest): KeptManifest | undefined {
+    return this.#use(nameOf(origin, digest))?.manifest;
+  }
+
+  tag(origin: BlobOrigin, tag: string): KeptTag | undefined {
+    return this.#use(nameOf(origin, tag))?.tag;
+  }
+
+  putManifest({ registry, repository }: BlobOrigin, manifest: KeptManifest): void {
+    const { digest, mediaType } = manifest;
+    const name = nameOf({ registry, repository }, digest);
+    if (this.#entries.has(name)) return;
+    const head: Head = { version: 1, registry, repository, digest, mediaType };
+    this.#put(name, { head, manifest });
+  }
+
+  putTag({ registry, repository }: BlobOrigin, tag: string, kept: KeptTag): void {
+    const head: Head = { version: 1, registry, repository, tag, ...kept };
+    this.#put(nameOf({ registry, repository }, tag), { head, tag: kept });
+  }
+
+  #use(name: string): Entry | undefined {
+    const entry = this.#entries.get(name);
+    if (entry === undefined) return undefined;
+    this.#entries.delete(name);
+    this.#entries.set(name, entry);
+    return entry;
+  }
+
+  #put(
+    name: string,
+    content: { readonly head: Head; readonly manifest?: KeptManifest; readonly tag?: KeptTag },
+  ): void {
+    const { head, ...kept } = content;
+    const entry = this.#insert(name, kept);
+    const line = Buffer.from(`${JSON.stringify(head)}\n`);
+    const bytes = Buffer.concat([line, kept.manifest?.bytes ?? new Uint8Array()]);
+    this.#write(async () => {
+      if (this.#entries.get(name) !== entry) return;
+      const { disk } = this.#parts;
+      const path = `${FOLDER}/${entry.file}`;
+      await disk.remove(`${path}.new`);
+      const file = await disk.open(`${path}.new`, 'write');
+      await file.write(bytes, 0).finally(() => file.close());
+      await disk.rename(`${path}.new`, path);
+    });
+  }
+
+  #insert(name: string, kept: Omit<Entry, 'file' | 'sizeBytes'>): Entry {
+    const file = toHex(this.#parts.hash.sha256(Buffer.from(name)));
+    const sizeBytes = ENTRY_BYTES + (kept.manifest?.bytes.length ?? 0);
+    const entry = { ...kept, file, sizeBytes };
+    this.#sizeBytes += sizeBytes - (this.#entries.get(name)?.sizeBytes ?? 0);
+    this.#entries.delete(name);
+    this.#entries.set(name, entry);
+    for (const [oldest, { file: unwanted, sizeBytes: freed }] of this.#entries) {
+      if (this.#entries.size <= ENTRIES_MAX && this.#sizeBytes <= BYTES_MAX) break;
+      this.#entries.delete(oldest);
+      this.#sizeBytes -= freed;
+      this.#write(() => this.#parts.disk.remove(`${FOLDER}/${unwanted}`));
+    }
+    return entry;
+  }
+
+  /** One change of the disk after the other. What the disk refuses is in memory all the same. */
+  #write(change: () => Promise<void>): void {
+    if (this.#writesWaiting >= WRITES_WAITING_MAX) return;
+    this.#writesWaiting++;
+    this.#writes = this.#writes.then(change).then(
+      () => void this.#writesWaiting--,
+      (error: unknown) => {
+        this.#writesWaiting--;
+        this.#parts.logger.warn({ error: errorText(error) }, 'a manifest was not kept on disk');
+      },
+    );
+  }
+
+  /** Takes in a file; false when it holds nothing that can be used. */
+  async #load(file: string): Promise<boolean> {
+    const bytes = await this.#read(file);
+    const end = bytes.indexOf(0x0a);
+    if (end < 0) return false;
+    const head = parseHead(Buffer.from(bytes.subarray(0, end)).toString());
+    const digest = parseDigest(String(head?.digest));
+    if (head === undefined || digest === undefined) return false;
+    const name = nameOf(head, head.tag ?? digest);
+    if (toHex(this.#parts.hash.sha256(Buffer.from(name))) !== file) return false;
+    if (head.tag !== undefined) {
+      if (typeof head.checkedMs !== 'number') return false;
+      this.#insert(name, { tag: { digest, checkedMs: head.checkedMs } });
+      return true;
+    }
+    const content = bytes.slice(end + 1);
+    if (typeof head.mediaType !== 'string' || digestOf(this.#parts.hash, content) !== digest) {
+      return false;
+    }
+    this.#insert(name, { manifest: { digest, mediaType: head.mediaType, bytes: content } });
+    return true;
+  }
+
+  async #read(name: string): Promise<Uint8Array> {
+    const file = await this.#parts.disk.open(`${FOLDER}/${name}`, 'read');
+    try {
+      // Most are small: a larger one is read anew, whole.
+      for (const room of [64 * 1024, HEAD_BYTES_MAX + MANIFEST_SIZE_BYTES_MAX]) {
+        const bytes = new Uint8Array(room);
+        let length = 0;
+        for (let count = -1; count !== 0 && length < room; length += count) {
+          count = await file.read(bytes.subarray(length), length);
+        }
+        if (length < room) return bytes.subarray(0, length);
+      }
+      return new Uint8Array();
+    } finally {
+      await file.close();
+    }
+  }
+}
+
+/** The digest of a manifest's bytes. */
+export function digestOf(hash: Pick<Hash, 'sha256'>, bytes: Uint8Array): Digest {
+  return defined(parseDigest(`sha256:${toHex(hash.sha256(bytes))}`), 'a sha256 is a digest');
+}
+
+/** One name for what a repository calls by a tag or a digest. */
+export function nameOf({ registry, repository }: BlobOrigin, reference: string): string {
+  return `${registry}/${repository}@${reference}`;
+}
+
+function parseHead(text: string): Head | undefined {
+  try {
+    const head = Object(JSON.parse(text)) as Head;
+    return head.version === 1 ? head : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,288 @@
+import type { BlobOrigin } from '../image/block.ts';
+import { parseDigest } from '../image/digest.ts';
+import { deadline, unlessAborted } from '../net/deadline.ts';
+import type { FetchedManifest } from '../registry/client.ts';
+import type { OperationOptions } from '../registry/retry.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Hash } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Counter, Metrics } from '../runtime/metrics.ts';
+import type { HostAddress, ManifestReply, ManifestRequest } from '../tree/messages.ts';
+import { rendezvousOrder } from '../tree/rendezvous.ts';
+import { errorText } from '../util/errors.ts';
+import { Limiter } from '../util/limiter.ts';
+import type { PeerId } from '../util/peer-id.ts';
+import type { Config } from './config-schema.ts';
+import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
+import { MirrorError, mirrorError, refusalError, refusalOf } from './mirror-error.ts';
+
+/** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
+const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };
+
+/** The same of a child whose root has just failed there: it is the last resort, and most children cannot reach a registry at all. */
+const ORIGIN_AGAIN = { timeoutMs: 5_000, attemptsMax: 1 };
+
+/** Longest wait for a root. With two of them and the registry itself there is an outcome within 27 s: see mirror-endpoint.ts. */
+const ROOT_MS_MAX = 9_000;
+
+/** Relays and roots that are asked, the one that is to keep the manifest first. */
+const ASKED_MAX = 2;
+
+/** A registry that limits requests is left alone for as long as it says, within bounds. */
+const LIMITED_MS_MIN = 1_000;
+const LIMITED_MS_MAX = 30_000;
+
+/** So is one that cannot be reached: three attempts were made, and clients ask for a tag twice or three times in a row. */
+const AWAY_MS = 3_000;
+
+/** References for which the registry is left alone. */
+const LEFT_ALONE_MAX = 1024;
+
+/** Questions under way at a time, and in line. */
+const RUNNING_MAX = 64;
+const WAITING_MAX = 1024;
+
+/** Those who share a question may leave it one by one; it ends by its own time. */
+const NEVER = new AbortController().signal;
+
+interface Upstreams {
+  readonly roots: readonly HostAddress[];
+  readonly relays: readonly HostAddress[];
+}
+
+interface ManifestsComponents {
+  readonly cache: ManifestCache;
+  readonly hash: Hash;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+  readonly origin: {
+    /** Rejects with RegistryError. */
+    manifest(
+      origin: BlobOrigin,
+      reference: string,
+      options: OperationOptions,
+    ): Promise<FetchedManifest>;
+  };
+  readonly transport: {
+    /** Rejects with PeerError. */
+    manifest(
+      host: HostAddress,
+      request: ManifestRequest,
+      signal: AbortSignal,
+    ): Promise<ManifestReply>;
+  };
+}
+
+interface ManifestsInit {
+  readonly self: PeerId;
+  readonly role: Config['role'];
+  /** How long a tag is believed without asking the registry again. */
+  readonly tagMs: number;
+  /** How much longer it is believed while the registry cannot be reached; 0 for not at all. */
+  readonly staleMs: number;
+}
+
+/** A manifest, and how long ago the registry said that its reference stands for it. */
+interface Found {
+  readonly manifest: KeptManifest;
+  readonly ageMs: number;
+}
+
+/**
+ * Manifests by tag and digest: from this host, from the root that keeps those of the reference, from the registry.
+ *
+ * Digests are asked once. Tags are asked again after a while; a child asks its root each time, so that all hosts learn of a moved tag at
+ * the same time. All that ask for one reference at a time share the answer. Rejects with MirrorError.
+ */
+export class Manifests {
+  readonly #parts: ManifestsComponents;
+  readonly #init: ManifestsInit;
+  readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
+  readonly #underWay = new Map<string, Promise<Found>>();
+  readonly #leftAlone = new Map<
+    string,
+    { readonly untilMs: number; readonly error: MirrorError }
+  >();
+  readonly #found: Counter;
+  #upstreams: Upstreams = { roots: [], relays: [] };
+
+  constructor(components: ManifestsComponents, init: ManifestsInit) {
+    this.#parts = components;
+    this.#init = init;
+    this.#found = components.metrics.counter({
+      name: 'xylem_manifests_total',
+      help: 'Manifests that were found, by source: cache, root, origin, stale (a tag while the registry is away).',
+      labelNames: ['source'],
+    });
+  }
+
+  /** The roots and relays that exist now, this host among them if it is one. */
+  setUpstreams(upstreams: Upstreams): void {
+    this.#upstreams = upstreams;
+  }
+
+  /** For a client of this host. */
+  async get(origin: BlobOrigin, reference: string, signal: AbortSignal): Promise<KeptManifest> {
+    const found = this.#find(origin, reference, this.#above(origin, reference));
+    return (await unlessAborted(found, signal)).manifest;
+  }
+
+  /** For a peer: a root looks here and at the registry, a relay asks a root. Never rejects. */
+  async answer(_peer: PeerId, { origin, reference }: ManifestRequest): Promise<ManifestReply> {
+    const above = this.#init.role === 'root' ? [] : this.#above(origin, reference);
+    try {
+      const { manifest, ageMs } = await this.#find(origin, reference, above);
+      return { outcome: 'found', ...manifest, ageMs };
+    } catch (error) {
+      return refusalOf(error);
+    }
+  }
+
+  /** Whom to ask, in order: for a child one relay, if there are any; then roots, up to this host. */
+  #above(origin: BlobOrigin, reference: string): readonly HostAddress[] {
+    const key = digestOf(this.#parts.hash, Buffer.from(nameOf(origin, reference)));
+    const order = (hosts: readonly HostAddress[]): readonly HostAddress[] =>
+      rendezvousOrder(
+        key,
+        0,
+        hosts.map((host) => host.peer),
+      ).flatMap((peer) => hosts.find((host) => host.peer === peer) ?? []);
+    const { self, role } = this.#init;
+    const relays = role === 'child' ? order(this.#upstreams.relays).slice(0, 1) : [];
+    const above = [...relays, ...order(this.#upstreams.roots)].slice(0, ASKED_MAX);
+    const own = above.findIndex((host) => host.peer === self);
+    return above.slice(0, own < 0 ? above.length : own);
+  }
+
+  async #find(
+    origin: BlobOrigin,
+    reference: string,
+    roots: readonly HostAddress[],
+  ): Promise<Found> {
+    const digest = parseDigest(reference);
+    const known = digest === undefined ? undefined : this.#parts.cache.manifest(origin, digest);
+    if (known !== undefined) return this.#count('cache', { manifest: known, ageMs: 0 });
+    const fresh = roots.length > 0 ? undefined : this.#kept(origin, reference, this.#init.tagMs);
+    if (fresh !== undefined) return this.#count('cache', fresh);
+    // What a root answers never waits for another root.
+    const key = `${roots.length === 0 ? '' : 'roots '}${nameOf(origin, reference)}`;
+    const underWay = this.#underWay.get(key);
+    if (underWay !== undefined) return underWay;
+    const turn = this.#limiter.run(() => this.#ask(origin, reference, roots));
+    if (turn === undefined) {
+      throw new MirrorError(`${WAITING_MAX} manifests are waited for already`, {
+        code: 'unavailable',
+      });
+    }
+    const found = turn.finally(() => this.#underWay.delete(key));
+    this.#underWay.set(key, found);
+    return found;
+  }
+
+  async #ask(origin: BlobOrigin, reference: string, roots: readonly HostAddress[]): Promise<Found> {
+    let refusal: MirrorError | undefined;
+    for (const root of roots) {
+      try {
+        return this.#count('root', await this.#askRoot(root, origin, reference));
+      } catch (error) {
+        const told = error instanceof MirrorError ? error : undefined;
+        // The registry's own words, which another root would only hear again.
+        if (told?.code === 'not-found' || told?.code === 'rate-limited') throw told;
+        refusal ??= told;
+        const fields = { root: root.peer, reference, error: errorText(error) };
+        this.#parts.logger.warn(fields, 'a root did not give a manifest');
+        if (told !== undefined) break;
+      }
+    }
+    const limits = refusal === undefined ? ORIGIN : ORIGIN_AGAIN;
+    try {
+      return this.#count('origin', await this.#askOrigin(origin, reference, limits));
+    } catch (error) {
+      const own = mirrorError(error);
+      if (own.code !== 'unavailable') throw own;
+      const { tagMs, staleMs } = this.#init;
+      const stale = staleMs > 0 ? this.#kept(origin, reference, tagMs + staleMs) : undefined;
+      if (stale !== undefined) return this.#count('stale', stale);
+      // Many a host cannot reach the registry: then what a root heard there says more.
+      throw refusal ?? own;
+    }
+  }
+
+  async #askRoot(root: HostAddress, origin: BlobOrigin, reference: string): Promise<Found> {
+    const { clock, hash, transport } = this.#parts;
+    const limit = deadline(clock, ROOT_MS_MAX, NEVER);
+    try {
+      const reply = await transport.manifest(root, { origin, reference }, limit.signal);
+      const what = nameOf(origin, reference);
+      if (reply.outcome !== 'found') throw refusalError(what, reply);
+      const { digest, mediaType, bytes, ageMs } = reply;
+      const wanted = parseDigest(reference) ?? digest;
+      if (wanted !== digest || digestOf(hash, bytes) !== digest) {
+        // No word of the registry, so that the next root is asked.
+        throw new Error(`a root gave another manifest for ${what}`);
+      }
+      return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
+    } finally {
+      limit.clear();
+    }
+  }
+
+  async #askOrigin(
+    origin: BlobOrigin,
+    reference: string,
+    limits: OperationOptions,
+  ): Promise<Found> {
+    const name = nameOf(origin, reference);
+    const alone = this.#leftAlone.get(name);
+    if (alone !== undefined && this.#parts.clock.nowMs() < alone.untilMs) throw alone.error;
+    try {
+      const fetched = await this.#parts.origin.manifest(origin, reference, limits);
+      const { digest, mediaType, bytes } = fetched;
+      return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs: 0 });
+    } catch (error) {
+      const told = mirrorError(error);
+      if (told.code === 'rate-limited' || told.code === 'unavailable') {
+        this.#leaveAlone(name, told);
+      }
+      throw told;
+    }
+  }
+
+  #leaveAlone(name: string, error: MirrorError): void {
+    const askedMs = error.detail.retryAfterMs ?? 0;
+    const limitedMs = Math.min(LIMITED_MS_MAX, Math.max(LIMITED_MS_MIN, askedMs));
+    const forMs = error.code === 'rate-limited' ? limitedMs : AWAY_MS;
+    this.#leftAlone.delete(name);
+    this.#leftAlone.set(name, { untilMs: this.#parts.clock.nowMs() + forMs, error });
+    const [oldest] = this.#leftAlone.keys();
+    if (this.#leftAlone.size > LEFT_ALONE_MAX && oldest !== undefined)
+      this.#leftAlone.delete(oldest);
+  }
+
+  #keep(origin: BlobOrigin, reference: string, found: Found): Found {
+    const { cache, clock } = this.#parts;
+    cache.putManifest(origin, found.manifest);
+    const { digest } = found.manifest;
+    if (parseDigest(reference) === undefined) {
+      cache.putTag(origin, reference, { digest, checkedMs: clock.wallMs() - found.ageMs });
+    }
+    return found;
+  }
+
+  /** What a tag stood for at most so long ago. A clock that was set back makes no tag fresh. */
+  #kept(origin: BlobOrigin, reference: string, ageMsMax: number): Found | undefined {
+    const { cache, clock } = this.#parts;
+    const tag = cache.tag(origin, reference);
+    if (tag === undefined) return undefined;
+    const ageMs = clock.wallMs() - tag.checkedMs;
+    const manifest = cache.manifest(origin, tag.digest);
+    const isGood = manifest !== undefined && ageMs >= 0 && ageMs < ageMsMax;
+    return isGood ? { manifest, ageMs } : undefined;
+  }
+
+  #count(source: string, found: Found): Found {
+    this.#found.inc({ source });
+    return found;
+  }
+}

@@ -1,0 +1,301 @@
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { BlobOrigin } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import { parseDigest } from '../image/digest.ts';
+import { unlessAborted } from '../net/deadline.ts';
+import { checkOrigin, checkTag, registryName, registryServer } from '../registry/reference.ts';
+import type { Clock } from '../runtime/clock.ts';
+import type { Hash } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Counter, Metrics } from '../runtime/metrics.ts';
+import type { BlobReader } from '../transfer/blob-reader.ts';
+import { errorText } from '../util/errors.ts';
+import { Limiter } from '../util/limiter.ts';
+import { isRegistryHost } from './addresses.ts';
+import { BlobSender } from './blob-sender.ts';
+import { parseByteRange } from './byte-range.ts';
+import type { LocalRoute } from './local-server.ts';
+import type { KeptManifest } from './manifest-cache.ts';
+import type { Manifests } from './manifests.ts';
+import { mirrorError, type MirrorErrorDetail } from './mirror-error.ts';
+import { parseMirrorTarget, type MirrorTarget } from './mirror-target.ts';
+import type { AccessGate, BlobAddress, BlobDirectory } from './ports.ts';
+
+/** No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may take (manifests.ts). */
+const DEADLINE_MS = 30_000;
+
+/** Blobs that are sent at a time; containerd fetches three layers of an image. What they hold: see bulk-reader.ts. */
+const RUNNING_MAX = 64;
+
+/** Requests in line behind them; beyond, 503. */
+const WAITING_MAX = 1024;
+
+interface MirrorEndpointComponents {
+  readonly manifests: Pick<Manifests, 'get'>;
+  readonly directory: BlobDirectory;
+  readonly gate: AccessGate;
+  readonly reader: BlobReader;
+  readonly hash: Hash;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+interface MirrorEndpointInit {
+  /** The registries of the configuration: the only one is meant when a client names none. */
+  readonly registries: readonly { readonly host: string; readonly insecure: boolean }[];
+  readonly deadlineMs?: number;
+}
+
+/** An answer that is an error (distribution spec, "Error Codes"). */
+interface Refusal {
+  readonly status: number;
+  readonly code: string;
+  readonly message: string;
+  readonly headers?: OutgoingHttpHeaders;
+}
+
+type Wanted = MirrorTarget & { kind: 'manifest' | 'blob' };
+
+/** One request under way. */
+interface Exchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly signal: AbortSignal;
+  readonly wanted: Wanted;
+  readonly origin: BlobOrigin;
+}
+
+/**
+ * A registry mirror for containerd and others: manifests and blobs of any registry, named by `?ns=`, from wherever they are.
+ *
+ * containerd goes to the registry itself for what is refused here, but not for what breaks: so errors leave before the head, and a
+ * blob that cannot be finished is cut off short, after which its client asks for the rest.
+ */
+export class MirrorEndpoint implements LocalRoute {
+  readonly #parts: MirrorEndpointComponents;
+  readonly #init: MirrorEndpointInit;
+  readonly #insecure: ReadonlySet<string>;
+  readonly #sender: BlobSender;
+  readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
+  readonly #requests: Counter;
+  readonly #bytes: Counter;
+
+  constructor(components: MirrorEndpointComponents, init: MirrorEndpointInit) {
+    this.#parts = components;
+    this.#init = init;
+    const insecure = init.registries.filter((registry) => registry.insecure);
+    this.#insecure = new Set(insecure.map(({ host }) => registryName(host)));
+    this.#sender = new BlobSender(components);
+    this.#requests = components.metrics.counter({
+      name: 'xylem_mirror_requests_total',
+      help: 'Requests to the registry mirror, by what was asked for (manifest, blob, other) and HTTP status.',
+      labelNames: ['kind', 'status'],
+    });
+    this.#bytes = components.metrics.counter({
+      name: 'xylem_mirror_response_bytes_total',
+      help: 'Bytes of blobs handed to sockets by the registry mirror.',
+    });
+  }
+
+  handle(request: IncomingMessage, response: ServerResponse): boolean {
+    const target = parseMirrorTarget(request.url ?? '');
+    if (target.kind === 'elsewhere') return false;
+    if (request.method !== 'GET' && request.method !== 'HEAD') {
+      const message = 'this mirror is read-only';
+      const headers = { allow: 'GET, HEAD' };
+      this.#refuse(response, 'other', { status: 405, code: 'UNSUPPORTED', message, headers });
+    } else if (target.kind === 'ping') {
+      this.#head(response, 'other', { 'content-type': 'application/json', 'content-length': 2 });
+      response.end(request.method === 'HEAD' ? undefined : '{}');
+    } else if (target.kind === 'other') {
+      const message = 'only manifests and blobs by sha256 are mirrored: ask the registry itself';
+      this.#refuse(response, 'other', { status: 404, code: 'NAME_UNKNOWN', message });
+    } else {
+      void this.#answer(request, response, target);
+    }
+    return true;
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse, wanted: Wanted): Promise<void> {
+    const abort = new AbortController();
+    const deadlineMs = this.#init.deadlineMs ?? DEADLINE_MS;
+    const timer = this.#parts.clock.setTimer(deadlineMs, () => {
+      const late = `nothing came within ${deadlineMs} ms from any source`;
+      if (!response.headersSent) abort.abort(new Error(late));
+    });
+    const gone = new Error('the client is gone');
+    response.on('close', () => abort.abort(gone));
+    try {
+      const origin = this.#originOf(wanted);
+      if ('status' in origin) return this.#refuse(response, wanted.kind, origin);
+      checkOrigin(origin);
+      const exchange = { request, response, signal: abort.signal, wanted, origin };
+      await unlessAborted(this.#serve(exchange), abort.signal);
+    } catch (error) {
+      if (error === gone) return;
+      const { repository } = wanted;
+      this.#parts.logger.warn({ repository, error: errorText(error) }, 'mirror: not given');
+      if (response.headersSent) response.destroy();
+      else this.#refuse(response, wanted.kind, refusalFor(error, wanted));
+    } finally {
+      timer.cancel();
+      abort.abort(gone);
+    }
+  }
+
+  /** The registry that the client means. */
+  #originOf({ namespace, repository }: Wanted): BlobOrigin | Refusal {
+    if (namespace !== undefined) {
+      if (isRegistryHost(namespace)) return { registry: registryName(namespace), repository };
+      const message = `?ns=${namespace.slice(0, 100)} is no HOST or HOST:PORT`;
+      return { status: 400, code: 'NAME_INVALID', message };
+    }
+    const [only, ...others] = this.#init.registries;
+    if (only !== undefined && others.length === 0) {
+      return { registry: registryName(only.host), repository };
+    }
+    const message = `which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or configure exactly one registry`;
+    return { status: 404, code: 'NAME_UNKNOWN', message };
+  }
+
+  async #serve(exchange: Exchange): Promise<void> {
+    const { wanted, request } = exchange;
+    if (wanted.kind === 'manifest') return this.#serveManifest(exchange, wanted.reference);
+    if (request.method === 'HEAD') return this.#serveBlob(exchange, wanted.digest);
+    const turn = this.#limiter.run(() => this.#serveBlob(exchange, wanted.digest));
+    if (turn === undefined) {
+      throw new Error(`${RUNNING_MAX} blobs are being sent and ${WAITING_MAX} requests wait`);
+    }
+    await turn;
+  }
+
+  async #serveManifest(exchange: Exchange, reference: string): Promise<void> {
+    const { request, response, origin, signal } = exchange;
+    if (parseDigest(reference) === undefined) checkTag(reference);
+    const manifest = await this.#parts.manifests.get(origin, reference, signal);
+    await this.#admit(exchange, manifest.digest);
+    const { digest, mediaType, bytes } = manifest;
+    if (!accepts(request.headers.accept, mediaType)) {
+      return this.#refuse(response, 'manifest', unacceptable(manifest));
+    }
+    this.#head(response, 'manifest', {
+      'content-type': mediaType,
+      'content-length': bytes.length,
+      'docker-content-digest': digest,
+      etag: `"${digest}"`,
+    });
+    response.end(request.method === 'HEAD' ? undefined : bytes);
+  }
+
+  async #serveBlob(exchange: Exchange, digest: Digest): Promise<void> {
+    const { request, response, signal } = exchange;
+    signal.throwIfAborted();
+    this.#sender.check(digest);
+    const options = await this.#admit(exchange, digest);
+    const address = this.#addressOf(exchange, digest);
+    const blob = await this.#parts.directory.open(digest, address, options);
+    const { sizeBytes } = blob;
+    const isHead = request.method === 'HEAD';
+    const range = isHead ? 'whole' : parseByteRange(request.headers.range, sizeBytes);
+    if (range === 'unsatisfiable') {
+      const message = `the blob has ${sizeBytes} bytes`;
+      const headers = { 'content-range': `bytes */${sizeBytes}` };
+      return this.#refuse(response, 'blob', {
+        status: 416,
+        code: 'RANGE_INVALID',
+        message,
+        headers,
+      });
+    }
+    const part = range === 'whole' ? { offset: 0, length: sizeBytes } : range;
+    const lastByte = part.offset + part.length - 1;
+    const start = (): void =>
+      this.#head(response, 'blob', {
+        'content-type': 'application/octet-stream',
+        'content-length': part.length,
+        'accept-ranges': 'bytes',
+        'docker-content-digest': digest,
+        etag: `"${digest}"`,
+        ...(range !== 'whole' && {
+          'content-range': `bytes ${part.offset}-${lastByte}/${sizeBytes}`,
+        }),
+      });
+    if (isHead) {
+      start();
+      response.end();
+      return;
+    }
+    const onBytes = (count: number): void => this.#bytes.inc({}, count);
+    await this.#sender.send({ response, blob, range: part, signal, start, onBytes });
+  }
+
+  /** Makes sure that this client may read it; what it said for itself is handed on. */
+  async #admit(exchange: Exchange, digest: Digest) {
+    const { authorization } = exchange.request.headers;
+    const { signal } = exchange;
+    const options = { signal, ...(authorization !== undefined && { authorization }) };
+    await this.#parts.gate.check(this.#addressOf(exchange, digest), digest, options);
+    return options;
+  }
+
+  #addressOf({ origin, wanted }: Exchange, digest: Digest): BlobAddress {
+    const scheme = this.#insecure.has(origin.registry) ? 'http' : 'https';
+    const base = `${scheme}://${registryServer(origin.registry)}/v2/${origin.repository}`;
+    return { ...origin, scheme, url: `${base}/${wanted.kind}s/${digest}` };
+  }
+
+  #head(response: ServerResponse, kind: string, headers: OutgoingHttpHeaders): void {
+    const status = 'content-range' in headers ? 206 : 200;
+    this.#requests.inc({ kind, status: String(status) });
+    response.writeHead(status, { 'docker-distribution-api-version': 'registry/2.0', ...headers });
+  }
+
+  #refuse(response: ServerResponse, kind: string, refusal: Refusal): void {
+    const { status, code, message, headers } = refusal;
+    const text = `${JSON.stringify({ errors: [{ code, message }] })}\n`;
+    this.#requests.inc({ kind, status: String(status) });
+    response.writeHead(status, {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(text),
+      'docker-distribution-api-version': 'registry/2.0',
+      ...headers,
+    });
+    response.end(text);
+  }
+}
+
+/** Whether an Accept header takes the type. containerd and skopeo list what they know, and containerd anything else. */
+function accepts(header: string | undefined, mediaType: string): boolean {
+  if (header === undefined) return true;
+  const ranges = header.split(',').map((range) => (range.split(';')[0] ?? '').trim());
+  const group = `${mediaType.split('/')[0] ?? ''}/*`;
+  return ranges.some((range) => range === '*/*' || range === group || range === mediaType);
+}
+
+/** The registry may have it in another form for such a client. */
+function unacceptable({ digest, mediaType }: KeptManifest): Refusal {
+  const message = `${digest} is ${mediaType}, which the Accept header does not list`;
+  return { status: 404, code: 'MANIFEST_UNKNOWN', message };
+}
+
+/** All of them send containerd to the registry itself; 429 after it has tried six times. */
+const STATUS: Readonly<Record<MirrorErrorDetail['code'], readonly [number, string]>> = {
+  'not-found': [404, 'UNKNOWN'],
+  unauthorized: [401, 'UNAUTHORIZED'],
+  denied: [403, 'DENIED'],
+  'rate-limited': [429, 'TOOMANYREQUESTS'],
+  unavailable: [503, 'UNAVAILABLE'],
+  'bad-content': [502, 'DIGEST_INVALID'],
+};
+
+function refusalFor(error: unknown, wanted: Wanted): Refusal {
+  const told = mirrorError(error);
+  const { code: why, challenge = '', retryAfterMs = 0 } = told.detail;
+  const [status, name] = STATUS[why];
+  const code = why === 'not-found' ? `${wanted.kind.toUpperCase()}_UNKNOWN` : name;
+  const headers: OutgoingHttpHeaders = {};
+  if (why === 'unauthorized' && challenge !== '') headers['www-authenticate'] = challenge;
+  if (why === 'rate-limited') headers['retry-after'] = String(Math.ceil(retryAfterMs / 1000) || 1);
+  return { status, code, message: told.message, headers };
+}

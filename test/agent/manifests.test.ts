@@ -1,0 +1,195 @@
+import { describe, expect, it } from 'vitest';
+import { ManifestCache } from '../../src/agent/manifest-cache.ts';
+import { Manifests } from '../../src/agent/manifests.ts';
+import { RegistryError } from '../../src/registry/errors.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { silentMetrics } from '../../src/runtime/metrics.ts';
+import { NodeDisk } from '../../src/runtime/node/disk.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { PeerError } from '../../src/transfer/transport.ts';
+import type { ManifestReply } from '../../src/tree/messages.ts';
+import { peerId } from '../../src/util/peer-id.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+import { digestOf } from '../support/registry-content.ts';
+import { tempFolder } from '../support/temp-folder.ts';
+
+const ORIGIN = { registry: 'r.example', repository: 'a/b' };
+const NEVER = new AbortController().signal;
+const [ROOT, CHILD, RELAY] = [host('root'), host('child'), host('relay')];
+
+function host(name: string) {
+  return { peer: peerId(`12D3KooW${name}`), addresses: [] };
+}
+
+/** One host, with a registry and hosts above it that answer as told; both count what they are asked. */
+function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } = {}) {
+  const clock = new FakeClock();
+  const hash = new NodeHash();
+  const parts = { disk: new NodeDisk({ root: tempFolder() }), hash, logger: silentLogger };
+  const self = { root: ROOT, relay: RELAY, child: CHILD }[role].peer;
+  const world = {
+    clock,
+    self,
+    bytes: new TextEncoder().encode('{"one":1}'),
+    registryError: undefined as Error | undefined,
+    above: (): Promise<ManifestReply> =>
+      Promise.reject(new PeerError('no connection', { code: 'unreachable' })),
+    askedRegistry: 0,
+    askedAbove: [] as string[],
+  };
+  const manifests = new Manifests(
+    {
+      ...parts,
+      clock,
+      cache: new ManifestCache(parts),
+      metrics: silentMetrics,
+      origin: {
+        manifest: async (origin) => {
+          world.askedRegistry++;
+          if (world.registryError !== undefined) throw world.registryError;
+          const { bytes } = world;
+          return { digest: digestOf(bytes), mediaType: 'a/b', bytes, origin };
+        },
+      },
+      transport: {
+        manifest: ({ peer }) => {
+          world.askedAbove.push(peer);
+          return world.above();
+        },
+      },
+    },
+    { self, role, tagMs: 30_000, staleMs: init.staleMs ?? 0 },
+  );
+  manifests.setUpstreams({ roots: [ROOT], relays: [] });
+  return { world, manifests, get: (reference: string) => manifests.get(ORIGIN, reference, NEVER) };
+}
+
+const AWAY = new RegistryError('away', { code: 'unavailable' });
+
+function found(text: string, wrong = ''): ManifestReply {
+  const bytes = new TextEncoder().encode(text);
+  const digest = digestOf(bytes);
+  const sent = wrong === '' ? bytes : new TextEncoder().encode(wrong);
+  return { outcome: 'found', digest, mediaType: 'a/b', bytes: sent, ageMs: 0 };
+}
+
+describe('Manifests on a root', () => {
+  it('asks the registry once for all that ask, again when the tag is old, and once for a digest', async () => {
+    const { world, get } = hostWith('root');
+    const [one, two] = await Promise.all([get('1'), get('1')]);
+    expect([one, world.askedRegistry]).toEqual([two, 1]);
+    world.clock.advance(29_999);
+    await get('1');
+    expect(world.askedRegistry).toBe(1);
+    world.clock.advance(1);
+    world.bytes = new TextEncoder().encode('{"two":2}');
+    const moved = await get('1');
+    expect([moved.digest, world.askedRegistry]).toEqual([digestOf(world.bytes), 2]);
+    world.clock.advance(10_000_000);
+    for (const { digest } of [one, moved]) expect((await get(digest)).digest).toBe(digest);
+    expect(world.askedRegistry).toBe(2);
+  });
+
+  it('answers a tag of lately while the registry is away, if it may, and not for ever', async () => {
+    const { world, get } = hostWith('root', { staleMs: 60_000 });
+    const strict = hostWith('root');
+    for (const each of [world, strict.world]) each.registryError = undefined;
+    const { digest } = await get('1');
+    await strict.get('1');
+    for (const each of [world, strict.world]) {
+      each.registryError = AWAY;
+      each.clock.advance(40_000);
+    }
+    expect((await get('1')).digest).toBe(digest);
+    expect((await get('1')).digest).toBe(digest);
+    // Asked once, then left alone for a moment.
+    expect(world.askedRegistry).toBe(2);
+    await expect(strict.get('1')).rejects.toMatchObject({ code: 'unavailable' });
+    world.clock.advance(50_000);
+    await expect(get('1')).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  it('leaves a registry alone that limits requests, for as long as it says', async () => {
+    const { world, get } = hostWith('root');
+    world.registryError = new RegistryError('slow', { code: 'rate-limited', retryAfterMs: 5_000 });
+    for (let i = 0; i < 6; i++) {
+      await expect(get('1')).rejects.toMatchObject({ code: 'rate-limited' });
+    }
+    expect(world.askedRegistry).toBe(1);
+    world.clock.advance(5_000);
+    world.registryError = undefined;
+    await get('1');
+    expect(world.askedRegistry).toBe(2);
+  });
+
+  it('tells a peer what the registry said', async () => {
+    const { world, manifests } = hostWith('root');
+    const request = { origin: ORIGIN, reference: '1' };
+    world.registryError = new RegistryError('no', {
+      code: 'unauthorized',
+      status: 401,
+      challenge: 'Basic realm="r"',
+    });
+    expect(await manifests.answer(CHILD.peer, request)).toEqual({
+      outcome: 'unauthorized',
+      challenge: 'Basic realm="r"',
+      retryAfterMs: 0,
+    });
+    world.registryError = undefined;
+    expect(await manifests.answer(CHILD.peer, request)).toMatchObject({ outcome: 'found' });
+    expect(world.askedAbove).toEqual([]);
+  });
+});
+
+describe('Manifests on a child', () => {
+  it('asks the root for each tag, and nobody for a digest that it has', async () => {
+    const { world, get } = hostWith('child');
+    world.above = () => Promise.resolve(found('x'));
+    const { digest } = await get('1');
+    await get('1');
+    await get(digest);
+    expect([world.askedAbove, world.askedRegistry]).toEqual([[ROOT.peer, ROOT.peer], 0]);
+  });
+
+  it('asks the registry when no root answers, or gives other bytes than it says', async () => {
+    const { world, get } = hostWith('child');
+    await get('1');
+    world.above = () => Promise.resolve(found('x', 'y'));
+    await get('2');
+    expect(world.askedRegistry).toBe(2);
+    world.above = () => Promise.resolve(found('x'));
+    const other = digestOf(new Uint8Array(1));
+    world.registryError = AWAY;
+    await expect(get(other)).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  it.each(['not-found', 'rate-limited'] as const)('takes %s as the last word', async (outcome) => {
+    const { world, get } = hostWith('child');
+    world.above = () => Promise.resolve({ outcome, challenge: '', retryAfterMs: 0 });
+    await expect(get('1')).rejects.toMatchObject({ code: outcome });
+    expect(world.askedRegistry).toBe(0);
+  });
+
+  it('says what the root heard when it cannot reach the registry itself', async () => {
+    const { world, get } = hostWith('child');
+    world.registryError = AWAY;
+    world.above = () =>
+      Promise.resolve({ outcome: 'unauthorized', challenge: 'Basic x', retryAfterMs: 0 });
+    await expect(get('1')).rejects.toMatchObject({
+      detail: { code: 'unauthorized', challenge: 'Basic x' },
+    });
+  });
+
+  it('asks a relay first where there is one; a relay asks a root', async () => {
+    const child = hostWith('child');
+    const relay = hostWith('relay');
+    for (const { manifests, world } of [child, relay]) {
+      manifests.setUpstreams({ roots: [ROOT], relays: [RELAY] });
+      world.above = () => Promise.resolve(found('x'));
+    }
+    await child.get('1');
+    await relay.manifests.answer(CHILD.peer, { origin: ORIGIN, reference: '1' });
+    expect(child.world.askedAbove).toEqual([RELAY.peer]);
+    expect(relay.world.askedAbove).toEqual([ROOT.peer]);
+  });
+});

@@ -1,0 +1,198 @@
+import { once } from 'node:events';
+import { get, type IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { LocalServer } from '../../src/agent/local-server.ts';
+import { MirrorEndpoint } from '../../src/agent/mirror-endpoint.ts';
+import type { BlobAddress } from '../../src/agent/ports.ts';
+import { PromMetrics } from '../../src/agent/prom-metrics.ts';
+import type { Digest } from '../../src/image/digest.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { CodedError } from '../../src/util/errors.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+import { sampleBytes } from '../support/layers.ts';
+import { digestOf } from '../support/registry-content.ts';
+
+const MIB = 1024 * 1024;
+const NONE = { host: 'none.example', insecure: false };
+
+class Refused extends CodedError<{ code: string; challenges?: readonly string[] }> {}
+
+/** A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to hang. */
+async function start(registries = [{ host: 'r.example:5000', insecure: true }]) {
+  const bytes = sampleBytes(6 * MIB, 1);
+  const manifest = {
+    digest: digestOf(new Uint8Array(2)),
+    mediaType: 'a/b',
+    bytes: new Uint8Array(2),
+  };
+  const world = {
+    bytes,
+    digest: digestOf(bytes),
+    clock: new FakeClock(),
+    onRead: async (_offset: number): Promise<void> => {},
+    onCheck: async (): Promise<void> => {},
+    asked: [] as { origin: object; reference: string }[],
+    checked: [] as { address: BlobAddress; digest: Digest; authorization: string | undefined }[],
+  };
+  const metrics = new PromMetrics({ processMetrics: false });
+  const endpoint = new MirrorEndpoint(
+    {
+      clock: world.clock,
+      hash: new NodeHash(),
+      logger: silentLogger,
+      metrics,
+      manifests: {
+        get: (origin, reference) => {
+          world.asked.push({ origin, reference });
+          return Promise.resolve(manifest);
+        },
+      },
+      directory: {
+        open: (digest) => Promise.resolve({ digest, sizeBytes: world.bytes.length }),
+      },
+      gate: {
+        check: (address, digest, { authorization }) => {
+          world.checked.push({ address, digest, authorization });
+          return world.onCheck();
+        },
+      },
+      reader: {
+        read: async (_, offset, length) => {
+          await world.onRead(offset);
+          return world.bytes.slice(offset, offset + length);
+        },
+        readCached: () => undefined,
+      },
+    },
+    { registries },
+  );
+  const server = new LocalServer(
+    { routes: [endpoint], clock: world.clock },
+    { listen: { host: '127.0.0.1', port: 0 } },
+  );
+  await server.start();
+  onTestFinished(() => server.stop());
+  return { world, metrics, url: server.url };
+}
+
+async function ask(url: string, headers: Record<string, string> = {}) {
+  const [response] = (await once(get(url, { agent: false, headers }), 'response')) as [
+    IncomingMessage,
+  ];
+  const pieces: Buffer[] = [];
+  let isWhole = true;
+  try {
+    for await (const piece of response) pieces.push(piece as Buffer);
+  } catch {
+    isWhole = false;
+  }
+  const body = Buffer.concat(pieces);
+  return { status: response.statusCode, headers: response.headers, body, isWhole };
+}
+
+describe('MirrorEndpoint', () => {
+  it('takes the registry of ?ns=, else the only one of the configuration, else refuses', async () => {
+    const one = await start();
+    const path = '/v2/team/app/manifests/1';
+    await ask(`${one.url}${path}?ns=docker.io`);
+    await ask(`${one.url}${path}?ns=127.0.0.1%3A5001`);
+    await ask(`${one.url}${path}`);
+    expect(one.world.asked.map(({ origin }) => origin)).toMatchObject([
+      { registry: 'docker.io' },
+      { registry: '127.0.0.1:5001' },
+      { registry: 'r.example:5000' },
+    ]);
+    expect(one.world.checked.map(({ address }) => address.url.replace(/sha256.*/, ''))).toEqual([
+      'https://registry-1.docker.io/v2/team/app/manifests/',
+      'https://127.0.0.1:5001/v2/team/app/manifests/',
+      'http://r.example:5000/v2/team/app/manifests/',
+    ]);
+    const bad = await ask(`${one.url}${path}?ns=a/b`);
+    expect([bad.status, bad.body.toString()]).toEqual([
+      400,
+      expect.stringContaining('NAME_INVALID'),
+    ]);
+    for (const registries of [[], [NONE, { ...NONE, host: 'other.example' }]]) {
+      const many = await start(registries);
+      const answer = await ask(`${many.url}${path}`);
+      expect(answer.status).toBe(404);
+      expect(answer.body.toString()).toContain('Add ?ns=HOST');
+    }
+  });
+
+  it.each([
+    ['unauthorized', 401],
+    ['denied', 403],
+    ['not-found', 404],
+    ['unchecked', 503],
+  ])('gives nothing to whom the gate refuses as %s', async (code, status) => {
+    const { world, url } = await start();
+    world.onCheck = () => Promise.reject(new Refused('no', { code, challenges: ['Basic a', 'B'] }));
+    for (const path of ['manifests/1', `blobs/${world.digest}`]) {
+      const answer = await ask(`${url}/v2/team/app/${path}`, { authorization: 'Basic x' });
+      expect(answer.status, path).toBe(status);
+      expect(answer.headers['www-authenticate']).toBe(status === 401 ? 'Basic a, B' : undefined);
+    }
+    expect(world.checked.map(({ authorization }) => authorization)).toEqual(['Basic x', 'Basic x']);
+  });
+
+  it('holds the last block of a whole blob back until all of it is right', async () => {
+    const { world, url, metrics } = await start();
+    const path = `${url}/v2/team/app/blobs/${world.digest}`;
+    const good = await ask(path);
+    expect([good.status, good.isWhole, good.body.equals(world.bytes)]).toEqual([200, true, true]);
+    world.bytes = world.bytes.slice();
+    world.bytes[17] = (world.bytes[17] ?? 0) ^ 1;
+    const bad = await ask(path, { range: 'bytes=0-' });
+    expect([bad.status, bad.isWhole]).toEqual([206, false]);
+    expect(bad.body.length).toBe(world.bytes.length - 256 * 1024);
+    // Its client would ask for the rest: there is none to be had here for a while.
+    const rest = { range: `bytes=${bad.body.length}-` };
+    expect((await ask(path, rest)).status).toBe(502);
+    world.clock.advance(60_000);
+    expect((await ask(path, rest)).status).toBe(206);
+    expect(await metrics.text()).toContain(
+      'xylem_mirror_requests_total{kind="blob",status="502"} 1',
+    );
+  });
+
+  it('answers 503 before the head, and cuts after it, when nothing comes in time', async () => {
+    const { world, url } = await start();
+    const path = `${url}/v2/team/app/blobs/${world.digest}`;
+    const reached = Promise.withResolvers<void>();
+    world.onRead = () => {
+      reached.resolve();
+      return new Promise(() => {});
+    };
+    const never = ask(path);
+    await reached.promise;
+    world.clock.advance(30_000);
+    expect((await never).status).toBe(503);
+    // A read gives up by itself: here as soon as it is asked for.
+    world.onRead = (offset) =>
+      offset < 5 * MIB ? Promise.resolve() : Promise.reject(new Error('deadline'));
+    const cut = await ask(path);
+    expect([cut.status, cut.isWhole]).toEqual([200, false]);
+    expect(cut.body.equals(world.bytes.subarray(0, cut.body.length))).toBe(true);
+    expect(cut.body.length).toBeGreaterThan(4 * MIB);
+  });
+
+  it('stops reading when its client goes', async () => {
+    const { world, url } = await start();
+    const reached = Promise.withResolvers<void>();
+    let readCount = 0;
+    world.onRead = async () => {
+      if (++readCount === 16) reached.resolve();
+      await new Promise(() => {});
+    };
+    const { hostname, port } = new URL(url);
+    const socket = connect(Number(port), hostname);
+    socket.write(`GET /v2/a/blobs/${world.digest} HTTP/1.1\r\nhost: x\r\n\r\n`);
+    await reached.promise;
+    socket.destroy();
+    await once(socket, 'close');
+    expect(readCount).toBe(16);
+  });
+});

@@ -1,0 +1,80 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
+import { onTestFinished } from 'vitest';
+import { tempFolder } from './temp-folder.ts';
+
+const run = promisify(execFile);
+
+/** What these tests do not use and what needs devices or kernel modules. */
+const DISABLED = ['cri', 'aufs', 'btrfs', 'devmapper', 'zfs', 'overlayfs'];
+
+/** A containerd of the running test's own: its own folders and socket, no CRI; layers are unpacked by its native snapshotter. */
+export class Containerd {
+  readonly #socket: string;
+  readonly #hostsDir: string;
+  readonly #enter: readonly string[];
+
+  private constructor(init: { socket: string; hostsDir: string; enter: readonly string[] }) {
+    this.#socket = init.socket;
+    this.#hostsDir = init.hostsDir;
+    this.#enter = init.enter;
+  }
+
+  /** Starts it; `enter` is a command that runs the client somewhere else, since that is what pulls. */
+  static async start(hostsDir: string, enter: readonly string[] = []): Promise<Containerd> {
+    const folder = tempFolder();
+    const socket = join(folder, 'sock');
+    for (const name of ['root', 'state']) mkdirSync(join(folder, name));
+    const plugins = DISABLED.map((name) =>
+      name === 'cri' ? 'io.containerd.grpc.v1.cri' : `io.containerd.snapshotter.v1.${name}`,
+    );
+    const config = [
+      'version = 2',
+      `root = "${join(folder, 'root')}"`,
+      `state = "${join(folder, 'state')}"`,
+      `disabled_plugins = ${JSON.stringify(plugins)}`,
+      `[grpc]\n  address = "${socket}"`,
+      `[plugins."io.containerd.internal.v1.opt"]\n  path = "${join(folder, 'opt')}"`,
+    ];
+    writeFileSync(join(folder, 'config.toml'), config.join('\n'));
+    const child = spawn('containerd', ['-c', join(folder, 'config.toml')], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    onTestFinished(async () => {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const exited = once(child, 'exit');
+      child.kill('SIGTERM');
+      await exited;
+    });
+    const lines: string[] = [];
+    for await (const line of createInterface({ input: child.stderr })) {
+      lines.push(line);
+      if (!line.includes('containerd successfully booted')) continue;
+      child.stderr.resume();
+      return new Containerd({ socket, hostsDir, enter });
+    }
+    throw new Error(`containerd did not start:\n${lines.slice(-5).join('\n')}`);
+  }
+
+  /** Pulls and unpacks an image; gives what the client says. Rejects when it fails. */
+  async pull(reference: string, options: readonly string[] = []): Promise<string> {
+    const args = ['images', 'pull', '--hosts-dir', this.#hostsDir, '--snapshotter', 'native'];
+    return this.#ctr([...args, ...options, reference]);
+  }
+
+  /** Digests of all that it holds. */
+  async content(): Promise<readonly string[]> {
+    return (await this.#ctr(['content', 'ls', '--quiet'])).trim().split('\n');
+  }
+
+  async #ctr(args: readonly string[]): Promise<string> {
+    const all = [...this.#enter, 'ctr', '--address', this.#socket, '--namespace', 'test', ...args];
+    const [command = '', ...rest] = all;
+    const { stdout } = await run(command, rest, { timeout: 90_000, maxBuffer: 2 ** 24 });
+    return stdout;
+  }
+}

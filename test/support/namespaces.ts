@@ -1,0 +1,56 @@
+import { execFileSync } from 'node:child_process';
+import { onTestFinished } from 'vitest';
+import type { HostPlace } from '../../src/agent/demo/agent-cluster.ts';
+
+/** Hosts of a network, of which some cannot reach the registry. */
+export interface Network {
+  /** An address of this process for a registry. */
+  readonly registry: string;
+  readonly places: readonly HostPlace[];
+}
+
+function ip(...args: readonly string[]): void {
+  execFileSync('ip', args, { stdio: 'pipe' });
+}
+
+/**
+ * A bridge with a network namespace for each host, which end with the running test.
+ *
+ *     this process: 10.213.N.1, and 10.213.N.2 for the registry -- bridge -- 10.213.N.10, .11, ... one in each namespace
+ *
+ * All but the first `reaching` namespaces have no way to the registry.
+ */
+export function makeNetwork(hosts: number, reaching: number): Network {
+  const id = process.pid % 10_000;
+  const net = `10.213.${process.pid % 250}`;
+  const bridge = `xylb${id}`;
+  const names = Array.from({ length: hosts }, (_, i) => `xyl${id}-${i}`);
+  onTestFinished(() => {
+    // A namespace takes its end of a pair with it, and that the other end.
+    for (const name of names) attempt('netns', 'del', name);
+    attempt('link', 'del', bridge);
+  });
+  ip('link', 'add', bridge, 'type', 'bridge');
+  for (const last of [1, 2]) ip('addr', 'add', `${net}.${last}/24`, 'dev', bridge);
+  ip('link', 'set', bridge, 'up');
+  const places = names.map((name, i) => {
+    const address = `${net}.${10 + i}`;
+    const outer = `xylv${id}-${i}`;
+    ip('netns', 'add', name);
+    ip('link', 'add', outer, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', name);
+    ip('link', 'set', outer, 'master', bridge, 'up');
+    ip('-n', name, 'addr', 'add', `${address}/24`, 'dev', 'eth0');
+    for (const link of ['lo', 'eth0']) ip('-n', name, 'link', 'set', link, 'up');
+    if (i >= reaching) ip('-n', name, 'route', 'add', 'blackhole', `${net}.2/32`);
+    return { address, enter: ['nsenter', `--net=/run/netns/${name}`] };
+  });
+  return { registry: `${net}.2`, places };
+}
+
+function attempt(...args: readonly string[]): void {
+  try {
+    ip(...args);
+  } catch {
+    // It was never made.
+  }
+}

@@ -1,0 +1,99 @@
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { createServer, request, type RequestListener, type Server } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
+import { onTestFinished } from 'vitest';
+import type { Certificates } from './certificates.ts';
+
+/** A request that a registry got, and what it sent. */
+export interface ProxiedRequest {
+  readonly method: string;
+  /** Without the query. */
+  readonly path: string;
+  /** What the client calls itself. */
+  readonly client: string;
+  readonly authorization: string | undefined;
+  status: number;
+  bodyBytes: number;
+}
+
+/** Stands in front of a registry, counts what passes, and may behave in its place. Ends with the running test. */
+export class RegistryProxy {
+  readonly requests: ProxiedRequest[] = [];
+  /** Answers instead of the registry when it is set and says true. */
+  misbehave: ((...of: Parameters<RequestListener>) => boolean) | undefined;
+  readonly #server: Server;
+  /** `host:port`, also once it has stopped. */
+  address = '';
+
+  private constructor(init: { target: string; tls: Certificates | undefined }) {
+    const { target, tls } = init;
+    const listener: RequestListener = (incoming, response) => {
+      const { method = '', url = '', headers } = incoming;
+      const entry: ProxiedRequest = {
+        method,
+        path: url.replace(/\?.*/, ''),
+        client: headers['user-agent'] ?? '',
+        authorization: headers.authorization,
+        status: 0,
+        bodyBytes: 0,
+      };
+      this.requests.push(entry);
+      if (this.misbehave?.(incoming, response) === true) return;
+      const upstream = request(`http://${target}${url}`, { method, headers }, (answer) => {
+        entry.status = answer.statusCode ?? 0;
+        answer.on('data', (piece: Buffer) => {
+          entry.bodyBytes += piece.length;
+        });
+        response.writeHead(entry.status, answer.headers);
+        answer.pipe(response);
+      });
+      upstream.on('error', () => response.destroy());
+      incoming.pipe(upstream);
+    };
+    const keys = tls && {
+      cert: readFileSync(tls.certificateFile),
+      key: readFileSync(tls.keyFile),
+    };
+    this.#server = keys === undefined ? createServer(listener) : createTlsServer(keys, listener);
+  }
+
+  static async start(
+    target: string,
+    init: { readonly host?: string; readonly tls?: Certificates } = {},
+  ): Promise<RegistryProxy> {
+    const { host = '127.0.0.1', tls } = init;
+    const proxy = new RegistryProxy({ target, tls });
+    proxy.#server.listen(0, host);
+    await once(proxy.#server, 'listening');
+    proxy.address = `${host}:${(proxy.#server.address() as AddressInfo).port}`;
+    onTestFinished(() => proxy.stop());
+    return proxy;
+  }
+
+  /** From here on nothing listens. */
+  async stop(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  /** Bytes of each blob that was read, by digest. */
+  blobBytes(): Readonly<Record<string, number>> {
+    const bytes: Record<string, number> = {};
+    for (const { method, path, status, bodyBytes } of this.requests) {
+      const digest = /\/blobs\/(sha256:[0-9a-f]{64})$/.exec(path)?.[1];
+      if (digest === undefined || method !== 'GET' || status >= 300) continue;
+      bytes[digest] = (bytes[digest] ?? 0) + bodyBytes;
+    }
+    return bytes;
+  }
+
+  /** Requests by others than agents. */
+  direct(): readonly ProxiedRequest[] {
+    return this.requests.filter(({ client }) => client !== 'xylem');
+  }
+}
