@@ -22,15 +22,17 @@ import { defined } from '../util/assert.ts';
 import { parseListenAddress } from './addresses.ts';
 import { AdminServer } from './admin-server.ts';
 import { AdminToken } from './admin-token.ts';
-import { BlobEndpoint } from './blob-endpoint.ts';
+import { ClientOrigin } from './client-origin.ts';
 import type { Config } from './config-schema.ts';
-import { EngineDirectory } from './engine-directory.ts';
+import { makeEdge } from './edge.ts';
 import { ImageMounts } from './image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './key-files.ts';
+import { LazyUrlClient } from './lazy-url-client.ts';
 import { LocalServer } from './local-server.ts';
 import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
 import { ClusterPreheats } from './preheat-service.ts';
 import { PromMetrics } from './prom-metrics.ts';
+import { registryConfigs } from './registry-access.ts';
 import { RegistryOrigin } from './registry-origin.ts';
 import { RootPresence } from './root-presence.ts';
 import { RootFinder, type FoundRoot } from './root-finder.ts';
@@ -67,7 +69,10 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
-  readonly origin: RegistryOrigin;
+  readonly registries: RegistryOrigin;
+  /** Asks servers in the name of local clients. */
+  readonly urls: LazyUrlClient;
+  readonly origin: ClientOrigin;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
   readonly codec: NodeCodec;
@@ -92,7 +97,12 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     announce: config.p2p.announce,
     clusterKeys: () => clusterKeys.keys(),
   });
-  const origin = new RegistryOrigin(shared, config);
+  const registries = new RegistryOrigin(shared, config);
+  const urls = new LazyUrlClient(shared, { registries: registryConfigs(config.registries) });
+  const origin = new ClientOrigin(
+    { ...shared, inner: registries, urls },
+    { isRoot: config.role === 'root' },
+  );
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer, backgroundHash: new NodeBackgroundHash() },
@@ -118,6 +128,8 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     self: { ...host, publicKey },
     store,
     transport,
+    registries,
+    urls,
     origin,
     engine,
     preheats,
@@ -188,13 +200,13 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
-    const endpoint = new BlobEndpoint(
-      { directory: new EngineDirectory({ engine, clock }), reader: engine, clock, logger, metrics },
-      { prefix: config.local.prefix },
-    );
+    const { routes } = makeEdge({ ...components, ...plane, hash: new NodeHash() }, config.local);
     this.#local = new LocalServer(
-      { routes: [endpoint], clock },
-      { listen: listenAddress(config.local.listen) },
+      { routes, clock, metrics },
+      {
+        listen: listenAddress(config.local.listen),
+        connectionsMax: config.local.connectionsMax,
+      },
     );
     const mounts =
       this.#devices === undefined
@@ -243,7 +255,7 @@ class Agent implements Service, StatusSource {
     await this.#devices?.stop();
     await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
-    await this.#plane.origin.close();
+    await Promise.all([this.#plane.registries.close(), this.#plane.urls.close()]);
     await this.#plane.transport.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();

@@ -17,6 +17,8 @@ export interface ConfigKey {
   readonly rule: string;
   /** Undefined for what may stay unset, or has to be given. */
   readonly defaultValue: unknown;
+  /** Of a number that is no size in bytes. */
+  readonly unit: unknown;
 }
 
 /** Every key of the configuration, in the order of the schema. */
@@ -26,8 +28,8 @@ export const configKeys: readonly ConfigKey[] = keysOf(configSchema, []);
 export function defaultText(key: ConfigKey): string | undefined {
   const value = key.defaultValue;
   if (value === undefined || typeof value === 'string') return value;
-  // The one kind of number in the configuration is a size.
-  return typeof value === 'number' ? formatSizeBytes(value) : JSON.stringify(value);
+  const isSize = typeof value === 'number' && key.unit === undefined;
+  return isSize ? formatSizeBytes(value) : JSON.stringify(value);
 }
 
 /** The keys of one entry of a list of entries (`registries`), named within the entry. */
@@ -80,6 +82,7 @@ function keyOf(schema: z.ZodType, path: readonly string[]): ConfigKey {
     description: words?.description ?? '',
     rule: String(words?.['rule'] ?? ''),
     defaultValue: schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined,
+    unit: words?.['unit'],
   };
 }
 

@@ -9,12 +9,15 @@ import type { RegistryClient } from '../registry/client.ts';
 import { RegistryError } from '../registry/errors.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import type { RegistryConfig } from '../registry/registries.ts';
+import { registryName } from '../registry/reference.ts';
 import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
-import type { ResolveReply } from '../tree/messages.ts';
+import type { ResolveReply, StatReply } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
 import type { Config } from './config-schema.ts';
 import { registryConfigs } from './registry-access.ts';
+import { StatCache } from './stat-cache.ts';
 
 interface RegistryOriginComponents {
   readonly clock: Clock;
@@ -23,6 +26,10 @@ interface RegistryOriginComponents {
   readonly logger: Logger;
   readonly metrics?: Metrics;
 }
+
+/** A refusal to anybody without credentials is believed for this long, so that each blob of a private repository costs one request. (tunable) */
+const PRIVATE_MS = 300_000;
+const PRIVATE_MAX = 4096;
 
 /**
  * The registries of the configuration, and any other over HTTPS, as the origin of blocks and images.
@@ -33,11 +40,22 @@ export class RegistryOrigin implements Origin {
   readonly #components: RegistryOriginComponents;
   readonly #registries: readonly RegistryConfig[];
   #client: Promise<RegistryClient> | undefined;
+  /** Asks as somebody without credentials would. */
+  #anonymous: Promise<RegistryClient> | undefined;
   #closed = false;
+  readonly #names: ReadonlySet<string>;
+  /** Repositories that refused that somebody lately; until when. */
+  readonly #private: ExpiringMap<true>;
+  readonly #stats: StatCache;
 
   constructor(components: RegistryOriginComponents, init: Pick<Config, 'registries'>) {
     this.#components = components;
     this.#registries = registryConfigs(init.registries);
+    this.#names = new Set(this.#registries.map(({ host }) => registryName(host)));
+    this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
+    this.#stats = new StatCache(components, (digest, origin, signal) =>
+      this.#statNow(digest, origin, signal),
+    );
   }
 
   readInto(
@@ -60,35 +78,78 @@ export class RegistryOrigin implements Origin {
     });
   }
 
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    return this.#ask((client) => client.blobSize(origin, digest, { signal }));
+  isConfigured(registry: string): boolean {
+    return this.#names.has(registryName(registry));
+  }
+
+  /** Remembered for minutes, so that a blob that many hosts open costs one request. */
+  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    try {
+      return await this.#stats.stat(digest, origin, signal);
+    } catch (cause) {
+      throw asOriginError(cause);
+    }
   }
 
   async close(): Promise<void> {
     this.#closed = true;
     const client = await this.#client;
-    await client?.close();
+    const anonymous = await this.#anonymous;
+    await Promise.all([client?.close(), anonymous?.close()]);
+  }
+
+  async #statNow(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    const key = `${origin.registry}/${origin.repository}`;
+    // Any server may say that a blob is public: those that nobody chose are not believed.
+    if (this.isConfigured(origin.registry) && this.#private.get(key) === undefined) {
+      try {
+        this.#anonymous ??= this.#load(
+          this.#registries.map(({ credentials: _, ...entry }) => entry),
+        );
+        const anonymous = await this.#anonymous;
+        const sizeBytes = await anonymous.blobSize(origin, digest, { signal });
+        return { sizeBytes, isPublic: true };
+      } catch (error) {
+        if (!(error instanceof RegistryError && isRefusal(error))) throw asOriginError(error);
+        this.#private.set(key, true, PRIVATE_MS);
+      }
+    }
+    const sizeBytes = await this.#ask((client) => client.blobSize(origin, digest, { signal }));
+    return { sizeBytes, isPublic: false };
   }
 
   /** Loads the client when it is first asked: most agents read all they need from peers, and the HTTP client takes 15 MiB. */
   #open(): Promise<RegistryClient> {
-    if (this.#client === undefined && this.#closed) {
+    this.#client ??= this.#load(this.#registries);
+    return this.#client;
+  }
+
+  #load(registries: readonly RegistryConfig[]): Promise<RegistryClient> {
+    if (this.#closed) {
       throw new RegistryError('the registries were closed', { code: 'closed' });
     }
-    this.#client ??= import('../registry/client.ts').then(
-      ({ RegistryClient }) =>
-        new RegistryClient(this.#components, { registries: this.#registries }),
+    return import('../registry/client.ts').then(
+      ({ RegistryClient }) => new RegistryClient(this.#components, { registries }),
     );
-    return this.#client;
   }
 
   async #ask<T>(call: (client: RegistryClient) => Promise<T>): Promise<T> {
     try {
       return await call(await this.#open());
     } catch (cause) {
-      throw new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
+      throw asOriginError(cause);
     }
   }
+}
+
+/** Some registries say of what is private that it is not there. */
+function isRefusal({ code }: RegistryError): boolean {
+  return code === 'unauthorized' || code === 'denied' || code === 'not-found';
+}
+
+function asOriginError(cause: unknown): OriginError {
+  if (cause instanceof OriginError) return cause;
+  return new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
 }
 
 function originCode(error: unknown): OriginErrorDetail['code'] {

@@ -42,9 +42,6 @@ export interface RegistryConfig {
 export interface Registry {
   readonly mirrors: readonly RegistryServer[];
   readonly server: RegistryServer;
-}
-
-interface OpenRegistry extends Registry {
   readonly dispatcher: Dispatcher;
 }
 
@@ -52,9 +49,9 @@ interface OpenRegistry extends Registry {
 export class Registries {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
   readonly #configs: ReadonlyMap<string, RegistryConfig>;
-  readonly #configured = new Map<string, OpenRegistry>();
+  readonly #configured = new Map<string, Registry>();
   /** Used least recently first. */
-  readonly #others = new Map<string, OpenRegistry>();
+  readonly #others = new Map<string, Registry>();
   #closed = false;
 
   constructor(
@@ -85,6 +82,11 @@ export class Registries {
     return registry;
   }
 
+  /** Whether the registry is one of the configured ones. */
+  isConfigured(named: string): boolean {
+    return this.#configs.has(registryName(named));
+  }
+
   /** Breaks off what is under way, and closes the connections. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -94,7 +96,7 @@ export class Registries {
     await Promise.all(registries.map(({ dispatcher }) => dispatcher.destroy()));
   }
 
-  #open(config: RegistryConfig): OpenRegistry {
+  #open(config: RegistryConfig): Registry {
     const { clock, metrics } = this.#components;
     const dispatcher = makeAgent(config.ca);
     const components = { clock, http: new HttpSender({ clock, dispatcher, metrics }) };

@@ -130,7 +130,7 @@ describe('TreeClient', () => {
             manifest: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(7),
             origin: ORIGIN,
           }),
-        onStat: () => Promise.resolve({ sizeBytes: 12_345 }),
+        onStat: () => Promise.resolve({ sizeBytes: 12_345, isPublic: true }),
       }),
     );
     const child = await startAgent(1);
@@ -154,7 +154,7 @@ describe('TreeClient', () => {
     expect(resolved.manifest.every((byte) => byte === 7)).toBe(true);
     expect(
       await child.transport.stat(root.host, { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
-    ).toEqual({ sizeBytes: 12_345 });
+    ).toEqual({ sizeBytes: 12_345, isPublic: true });
   });
 
   it('TreeClient.call() runs many calls at once, more than a peer takes', async () => {
@@ -167,7 +167,7 @@ describe('TreeClient', () => {
           openMax = Math.max(openMax, ++open);
           await new Promise((resolve) => setImmediate(resolve));
           open--;
-          return { sizeBytes: 1 };
+          return { sizeBytes: 1, isPublic: false };
         },
       }),
     );
@@ -242,7 +242,10 @@ describe('TreeClient', () => {
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
     await raw.handle(TREE_PROTOCOL, (stream) => {
       streams.push(stream);
-      answerAll(stream, () => ({ type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) }));
+      answerAll(stream, () => ({
+        type: TREE.OK,
+        body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }),
+      }));
     });
     await raw.start();
     const child = await startAgent(1);
@@ -263,7 +266,7 @@ describe('TreeClient', () => {
     await raw.handle(TREE_PROTOCOL, (stream) => {
       answerAll(stream, ({ id, type }) => {
         if (type === TREE.STAT) {
-          return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) };
+          return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }) };
         }
         const body = codec.resolveReply.encode({
           manifestDigest: DIGEST,
@@ -293,7 +296,7 @@ describe('TreeClient', () => {
         heard.push(type);
         if (type === TREE.RESOLVE) abort.abort();
         if (type === TREE.RESOLVE || type === TREE.CANCEL) return undefined;
-        return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) };
+        return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }) };
       });
     });
     await raw.start();

@@ -1,15 +1,14 @@
-import { createSign, X509Certificate } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
-import { makeCertificates, type Certificates } from '../support/certificates.ts';
+import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
 import { sampleBytes } from '../support/layers.ts';
 import { digestOf, putImage, putIndex } from '../support/registry-content.ts';
 import { describeWith, needs } from '../support/requires.ts';
 import { tempFolder } from '../support/temp-folder.ts';
-import { makeClient, startServer } from './rig.ts';
+import { startTokenServer } from '../support/token-server.ts';
+import { makeClient } from './rig.ts';
 
 const amd64 = { os: 'linux', architecture: 'amd64' };
 const layer = sampleBytes(700_000, 1);
@@ -140,7 +139,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
     });
 
     test('RegistryClient gets a token for the scope of a Bearer challenge, once', async () => {
-      const issuer = await startTokenServer(makeCertificates(tempFolder()));
+      const issuer = await startTokenServer(makeCertificates(tempFolder()), user);
       const { token } = issuer;
       const address = await startDockerRegistry({ storage: await filledStorage(), token });
       await pull(address, { insecure: true, credentials: async () => user });
@@ -168,42 +167,4 @@ function manifestOf(config: Uint8Array, data: Uint8Array): object {
     config: describe(config, 'application/vnd.oci.image.config.v1+json'),
     layers: [describe(data, 'application/vnd.oci.image.layer.v1.tar')],
   };
-}
-
-/** A token server for `reader`, as the token specification of distribution has it. */
-async function startTokenServer(certificates: Certificates) {
-  const asked: string[] = [];
-  const basic = `Basic ${Buffer.from(`${user.username}:${user.password}`).toString('base64')}`;
-  const address = await startServer((request, response) => {
-    const { searchParams } = new URL(request.url ?? '', 'http://server');
-    if (request.headers.authorization !== basic) {
-      response.writeHead(401).end();
-      return;
-    }
-    const scope = searchParams.get('scope') ?? '';
-    asked.push(`${searchParams.get('service')} ${scope}`);
-    const [type, name, actions = ''] = scope.split(':');
-    const access = [{ type, name, actions: actions.split(',') }];
-    response.end(JSON.stringify({ token: signToken(certificates, access), expires_in: 300 }));
-  });
-  const realm = `http://${address}/token`;
-  const rootcertbundle = certificates.certificateFile;
-  return { asked, token: { realm, service: 'tests', issuer: 'rig', rootcertbundle } };
-}
-
-/** A JWT with the signer's certificate in it, as docker-registry checks it. */
-function signToken(certificates: Certificates, access: readonly object[]): string {
-  const der = new X509Certificate(readFileSync(certificates.certificateFile)).raw;
-  const nowSeconds = Math.floor(Date.now() / 1000);
-  const times = { nbf: nowSeconds - 60, iat: nowSeconds, exp: nowSeconds + 300 };
-  const parts = [
-    { typ: 'JWT', alg: 'ES256', x5c: [der.toString('base64')] },
-    { iss: 'rig', sub: user.username, aud: 'tests', jti: 'one', ...times, access },
-  ];
-  const text = parts.map((part) => Buffer.from(JSON.stringify(part)).toString('base64url'));
-  const key = readFileSync(certificates.keyFile, 'utf8');
-  const signature = createSign('sha256')
-    .update(text.join('.'))
-    .sign({ key, dsaEncoding: 'ieee-p1363' });
-  return [...text, signature.toString('base64url')].join('.');
 }
