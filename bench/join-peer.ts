@@ -66,7 +66,7 @@ function treeServer(core: () => HostCore<undefined, undefined>): TreeServer {
     onLeave: refuse,
     onReport: refuse,
     onResolve: refuse,
-    onStat: () => Promise.resolve({ sizeBytes: 1 }),
+    onStat: () => Promise.resolve({ sizeBytes: 1, isPublic: false }),
   };
 }
 

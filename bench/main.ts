@@ -4,6 +4,7 @@
 import { cpus, release } from 'node:os';
 import { benchCodecs } from './codecs.ts';
 import { benchDevice } from './device.ts';
+import { benchEdge } from './edge.ts';
 import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
@@ -21,6 +22,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   device: benchDevice,
   memory: benchMemory,
   limits: benchLimits,
+  edge: benchEdge,
 };
 
 const NOTES = `
@@ -33,6 +35,8 @@ verify  CPU of attestations per block, against that of receiving the block from 
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
 limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is compared.
+edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones, four at a time) and a whole blob of 64 MiB, by
+        agents in processes of their own on loopback and straight from the origin, which sends 100 MB/s; every byte is compared.
 `;
 
 async function main(): Promise<void> {

@@ -23,25 +23,20 @@ import { defined } from '../util/assert.ts';
 import { parseListenAddress } from './addresses.ts';
 import { AdminServer } from './admin-server.ts';
 import { AdminToken } from './admin-token.ts';
-import { BlobEndpoint } from './blob-endpoint.ts';
+import { ClientOrigin } from './client-origin.ts';
 import type { Config } from './config-schema.ts';
-import { EngineDirectory } from './engine-directory.ts';
+import { makeEdge, type Edge } from './edge.ts';
 import { ImageMounts } from './image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './key-files.ts';
+import { LazyUrlClient } from './lazy-url-client.ts';
 import { LocalServer } from './local-server.ts';
 import { ManifestCache } from './manifest-cache.ts';
 import { Manifests } from './manifests.ts';
 import { MirrorEndpoint } from './mirror-endpoint.ts';
-import type {
-  AccessGate,
-  AgentStatus,
-  BlobDirectory,
-  HeldBlob,
-  StatusSource,
-  TreeStatus,
-} from './ports.ts';
+import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
 import { ClusterPreheats } from './preheat-service.ts';
 import { PromMetrics } from './prom-metrics.ts';
+import { proxyEnvironment, registryConfigs, withoutSecrets } from './registry-access.ts';
 import { RegistryOrigin } from './registry-origin.ts';
 import { RootPresence } from './root-presence.ts';
 import { RootFinder, type FoundRoot } from './root-finder.ts';
@@ -56,9 +51,6 @@ const POOL_FREE_MAX = 32;
 const CAPACITY = innerFanOut(FAN_OUT, COLOURS);
 
 const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
-
-/** Lets every local client read what the agent can. */
-const OPEN_GATE: AccessGate = { check: async () => {} };
 
 interface AgentComponents {
   readonly logger: Logger;
@@ -81,7 +73,10 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
-  readonly origin: RegistryOrigin;
+  readonly registries: RegistryOrigin;
+  /** Asks servers in the name of local clients. */
+  readonly urls: LazyUrlClient;
+  readonly origin: ClientOrigin;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
   readonly manifestCache: ManifestCache;
@@ -108,7 +103,15 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     announce: config.p2p.announce,
     clusterKeys: () => clusterKeys.keys(),
   });
-  const origin = new RegistryOrigin(shared, { ...config, variables: process.env });
+  const registries = new RegistryOrigin(shared, { ...config, variables: process.env });
+  const urls = new LazyUrlClient(shared, {
+    registries: withoutSecrets(registryConfigs(config.registries)),
+    proxies: proxyEnvironment(process.env),
+  });
+  const origin = new ClientOrigin(
+    { ...shared, inner: registries, urls },
+    { isRoot: config.role === 'root' },
+  );
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer, backgroundHash: new NodeBackgroundHash() },
@@ -128,7 +131,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const manifests = new Manifests(
-    { ...shared, cache: manifestCache, origin, transport },
+    { ...shared, cache: manifestCache, origin: registries, transport },
     {
       self: host.peer,
       role: config.role,
@@ -142,8 +145,8 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     preheat: preheats.server,
     ...(config.role !== 'child' && { tree }),
   });
-  const moved = { store, transport, origin, engine, preheats, manifestCache, manifests };
-  return { self: { ...host, publicKey }, codec, metrics, ...moved };
+  const moved = { store, transport, registries, urls, origin, engine, preheats };
+  return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
 }
 
 /** Loads the code of devices only where there are any. */
@@ -208,14 +211,14 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
-    const directory = new EngineDirectory({ engine, clock });
-    const endpoint = new BlobEndpoint(
-      { directory, reader: engine, clock, logger, metrics },
-      { prefix: config.local.prefix },
-    );
+    const edge = makeEdge({ ...components, ...plane, hash: new NodeHash() }, config.local);
+    const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(
-      { routes: [this.#mirror(components, directory), endpoint], clock },
-      { listen: listenAddress(config.local.listen) },
+      { routes: [mirror, ...edge.routes], clock, metrics },
+      {
+        listen: listenAddress(config.local.listen),
+        connectionsMax: config.local.connectionsMax,
+      },
     );
     const mounts =
       this.#devices === undefined
@@ -265,7 +268,7 @@ class Agent implements Service, StatusSource {
     await this.#devices?.stop();
     await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
-    await this.#plane.origin.close();
+    await Promise.all([this.#plane.registries.close(), this.#plane.urls.close()]);
     await this.#plane.transport.stop();
     await this.#plane.manifestCache.stop();
     await this.#plane.store.stop();
@@ -276,14 +279,14 @@ class Agent implements Service, StatusSource {
     return this.#starting ? 'starting' : this.#notReady;
   }
 
-  #mirror(components: AgentComponents, directory: BlobDirectory): MirrorEndpoint {
+  #mirror(components: AgentComponents, { access, directory }: Edge): MirrorEndpoint {
     const { engine, manifests, metrics } = this.#plane;
     return new MirrorEndpoint(
       {
         ...components,
         manifests,
         directory,
-        gate: OPEN_GATE,
+        gate: access,
         reader: engine,
         hash: new NodeHash(),
         metrics,

@@ -11,7 +11,7 @@ export type BlobTarget =
   | { readonly kind: 'blob'; readonly digest: Digest; readonly address: BlobAddress }
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'no-url' }
-  | { readonly kind: 'no-digest'; readonly host: string };
+  | { readonly kind: 'no-digest'; readonly url: string };
 
 /** Signed URLs of the big clouds have about 2 KiB. Node bounds the request's head as a whole at 16 KiB. */
 const TARGET_LENGTH_MAX = 8 * 1024;
@@ -40,10 +40,10 @@ export function parseBlobTarget(target: string, prefix: string): BlobTarget {
   const [, schemeText = '', host = '', path = '/', query = ''] = match;
   const scheme = schemeText.toLowerCase() === 'http' ? 'http' : 'https';
   if (!isRegistryHost(host)) return { kind: 'no-url' };
-  const digest = digestIn(path);
-  if (digest === undefined) return { kind: 'no-digest', host };
-  const repository = REPOSITORY.exec(path)?.[1] ?? '';
   const url = `${scheme}://${host}${path}${query}`;
+  const digest = digestIn(path);
+  if (digest === undefined) return { kind: 'no-digest', url };
+  const repository = REPOSITORY.exec(path)?.[1] ?? '';
   return { kind: 'blob', digest, address: { scheme, registry: host, repository, url } };
 }
 

@@ -18,6 +18,8 @@ export interface ConfigKey {
   readonly rule: string;
   /** Undefined for what may stay unset, or has to be given. */
   readonly defaultValue: unknown;
+  /** Of a number that is no size in bytes. */
+  readonly unit: unknown;
 }
 
 /** Every key of the configuration, in the order of the schema. */
@@ -81,6 +83,7 @@ function keyOf(schema: z.ZodType, path: readonly string[]): ConfigKey {
     description: words?.description ?? '',
     rule: String(words?.['rule'] ?? ''),
     defaultValue: schema instanceof z.ZodDefault ? schema.def.defaultValue : undefined,
+    unit: words?.['unit'],
   };
 }
 

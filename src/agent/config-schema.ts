@@ -23,6 +23,11 @@ const RATE_BYTES_MAX = 2 ** 40;
 /** Each holds a block: 64 MiB. */
 const ORIGIN_READS_MAX = 256;
 const REQUESTS_PER_SECOND_MAX = 100_000;
+/** Linux: the most files that a process may have open by default in systemd's units is 524,288; a connection is one. */
+const CONNECTIONS_MAX_MAX = 65_536;
+
+/** A day: who has lost a right to read keeps it no longer than that. */
+const ACCESS_SECONDS_MAX = 86_400;
 
 /** Linux: PATH_MAX. */
 const PATH_LENGTH_MAX = 4096;
@@ -32,6 +37,8 @@ interface Words {
   readonly description: string;
   /** Completes "must be ...". */
   readonly rule: string;
+  /** Of a number that is no size in bytes. */
+  readonly unit?: 'count' | 'seconds';
 }
 
 function key<S extends z.ZodType>(schema: S, words: Words): S {
@@ -61,6 +68,7 @@ function size(min: number, max: number) {
     .meta({ unit: 'bytes' });
 }
 
+/** A whole number; from flags and variables it comes as text. */
 function count(min: number, max: number) {
   return z
     .union([z.string().regex(/^[0-9]{1,9}$/), z.number()])
@@ -203,6 +211,20 @@ export const configSchema = z.strictObject({
       description:
         "First part of the paths of overlaybd's requests, as in its `p2pConfig.address`. May be empty.",
       rule: '0 to 64 letters, digits, ".", "_" or "-", without a slash',
+    }),
+    connectionsMax: key(count(1, CONNECTIONS_MAX_MAX).default(4096), {
+      description:
+        'Connections that programs of this host may hold; what comes beyond is closed at once.',
+      rule: `a whole number from 1 to ${CONNECTIONS_MAX_MAX}`,
+    }),
+    accessSeconds: key(count(0, ACCESS_SECONDS_MAX).default(300), {
+      description:
+        "How long a registry's word that a program may read a repository is believed, before it is asked again with the credentials of the request.",
+      rule: `a whole number of seconds from 0 to ${ACCESS_SECONDS_MAX}`,
+    }),
+    accessStaleSeconds: key(count(0, ACCESS_SECONDS_MAX).default(3600), {
+      description: 'How much longer it is believed while the registry cannot be asked.',
+      rule: `a whole number of seconds from 0 to ${ACCESS_SECONDS_MAX}`,
     }),
   }),
   mirror: z.strictObject({

@@ -2,26 +2,50 @@ import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { TransferEngine } from '../transfer/engine.ts';
+import type { StatReply } from '../tree/messages.ts';
+import { orAbort } from '../util/or-abort.ts';
 import type { BlobAddress, BlobDirectory } from './ports.ts';
 
 /** How long after its last use a blob that a local client opened stays in its trees: as long as the trees keep a silent host. */
 const IDLE_MS_MAX = 20 * 60_000;
 
+/** A blob that no root knew when it was opened is looked for in the trees again after this long. (tunable) */
+const ALONE_MS_MAX = 60_000;
+
+/** Longest that opening takes, whichever of its clients go away meanwhile; below the time that a read has. */
+const OPEN_MS_MAX = 20_000;
+
 interface Opened {
-  readonly blob: Promise<BlobRef>;
+  readonly joining: Promise<BlobRef>;
+  /** Once it is open. */
+  blob?: BlobRef;
+  /** Until when it is read without a tree; undefined when it has joined one. */
+  aloneUntilMs?: number;
   usedMs: number;
+}
+
+interface Components {
+  readonly tree: Pick<TransferEngine['tree'], 'open' | 'close' | 'learnOrigin'>;
+  readonly stat: (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<StatReply>;
+  /** Size of a blob that only its client's own way leads to; see AccessCheck. */
+  readonly sizeOf: (digest: Digest) => number | undefined;
+  readonly clock: Clock;
 }
 
 /** Opens blobs for the clients of the local endpoint: finds their size once, joins their trees, leaves when they are idle. */
 export class EngineDirectory implements BlobDirectory {
-  readonly #engine: TransferEngine;
-  readonly #clock: Clock;
-  /** Used least recently first. */
+  readonly #parts: Components;
   readonly #opened = new Map<Digest, Opened>();
 
-  constructor(components: { engine: TransferEngine; clock: Clock }) {
-    this.#engine = components.engine;
-    this.#clock = components.clock;
+  constructor(components: Components) {
+    this.#parts = components;
+  }
+
+  opened(digest: Digest): BlobRef | undefined {
+    const opened = this.#opened.get(digest);
+    if (opened?.blob === undefined) return undefined;
+    opened.usedMs = this.#parts.clock.nowMs();
+    return opened.blob;
   }
 
   async open(
@@ -29,34 +53,67 @@ export class EngineDirectory implements BlobDirectory {
     address: BlobAddress,
     options: { readonly signal: AbortSignal },
   ): Promise<BlobRef> {
-    this.#sweep();
+    const nowMs = this.#parts.clock.nowMs();
+    this.#sweep(nowMs);
     const known = this.#opened.get(digest);
-    const opened = known ?? { blob: this.#join(digest, address, options.signal), usedMs: 0 };
-    opened.usedMs = this.#clock.nowMs();
-    this.#opened.delete(digest);
+    const isCurrent = known !== undefined && nowMs < (known.aloneUntilMs ?? Infinity);
+    const opened = isCurrent ? known : this.#begin(digest, address);
+    opened.usedMs = nowMs;
     this.#opened.set(digest, opened);
     try {
-      return await opened.blob;
+      return await orAbort(opened.joining, options.signal);
     } catch (error) {
+      if (options.signal.aborted) throw error;
       if (this.#opened.get(digest) === opened) this.#opened.delete(digest);
       throw error;
     }
   }
 
-  async #join(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobRef> {
-    const { registry, repository } = origin;
-    const where = { registry, repository };
-    const blob = { digest, sizeBytes: await this.#engine.tree.stat(digest, where, signal) };
-    await this.#engine.tree.open([{ blob, origin: where }], signal);
+  #begin(digest: Digest, address: BlobAddress): Opened {
+    const { registry, repository } = address;
+    const limit = new AbortController();
+    const timer = this.#parts.clock.setTimer(OPEN_MS_MAX, () => limit.abort());
+    const join = async (): Promise<BlobRef> => {
+      try {
+        const blob = await this.#join(opened, digest, { registry, repository }, limit.signal);
+        opened.blob = blob;
+        return blob;
+      } finally {
+        timer.cancel();
+      }
+    };
+    const opened: Opened = { joining: Promise.resolve().then(join), usedMs: 0 };
+    return opened;
+  }
+
+  async #join(
+    opened: Opened,
+    digest: Digest,
+    origin: BlobOrigin,
+    signal: AbortSignal,
+  ): Promise<BlobRef> {
+    const { tree, stat, sizeOf, clock } = this.#parts;
+    let sizeBytes: number | undefined;
+    try {
+      ({ sizeBytes } = await stat(digest, origin, signal));
+    } catch (error) {
+      signal.throwIfAborted();
+      sizeBytes = sizeOf(digest);
+      if (sizeBytes === undefined) throw error;
+      // Nobody else can read it for this host: its client's own way is the only one.
+      opened.aloneUntilMs = clock.nowMs() + ALONE_MS_MAX;
+    }
+    const blob = { digest, sizeBytes };
+    if (opened.aloneUntilMs === undefined) await tree.open([{ blob, origin }], signal);
+    else tree.learnOrigin(digest, origin);
     return blob;
   }
 
-  #sweep(): void {
-    const idleMs = this.#clock.nowMs() - IDLE_MS_MAX;
-    for (const [digest, { usedMs }] of this.#opened) {
-      if (usedMs > idleMs) return;
+  #sweep(nowMs: number): void {
+    for (const [digest, { usedMs, aloneUntilMs }] of this.#opened) {
+      if (nowMs - usedMs < IDLE_MS_MAX) continue;
       this.#opened.delete(digest);
-      this.#engine.tree.close([digest]);
+      if (aloneUntilMs === undefined) this.#parts.tree.close([digest]);
     }
   }
 }

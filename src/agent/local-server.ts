@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Clock } from '../runtime/clock.ts';
+import type { Metrics } from '../runtime/metrics.ts';
 import { httpAddress, type ListenAddress } from './addresses.ts';
 import { boundAddress, listenError } from './listen.ts';
 
@@ -8,9 +9,6 @@ export interface LocalRoute {
   /** Whether the request is for this route; if so it answers, now or later, and never throws. */
   handle(request: IncomingMessage, response: ServerResponse): boolean;
 }
-
-/** Programs of this host: a few connections per container. Beyond it new ones are closed. */
-const CONNECTIONS_MAX = 4096;
 
 /** A program of this host that needs longer to send a head is stuck. */
 const HEAD_TIMEOUT_MS = 10_000;
@@ -34,9 +32,14 @@ export class LocalServer {
   readonly #listen: ListenAddress;
   readonly #server: Server;
 
+  /** `connectionsMax`: beyond it new ones are closed. */
   constructor(
-    components: { readonly routes: readonly LocalRoute[]; readonly clock: Clock },
-    init: { readonly listen: ListenAddress },
+    components: {
+      readonly routes: readonly LocalRoute[];
+      readonly clock: Clock;
+      readonly metrics: Metrics;
+    },
+    init: { readonly listen: ListenAddress; readonly connectionsMax: number },
   ) {
     this.#clock = components.clock;
     this.#listen = init.listen;
@@ -52,7 +55,25 @@ export class LocalServer {
       },
     );
     this.#server.timeout = SOCKET_IDLE_MS;
-    this.#server.maxConnections = CONNECTIONS_MAX;
+    this.#server.maxConnections = init.connectionsMax;
+    this.#count(components.metrics);
+  }
+
+  #count(metrics: Metrics): void {
+    const open = metrics.gauge({
+      name: 'xylem_local_connections',
+      help: 'Connections of programs of this host that are open.',
+    });
+    const refused = metrics.counter({
+      name: 'xylem_local_connections_refused_total',
+      help: 'Connections of programs of this host that were closed for being too many.',
+    });
+    let count = 0;
+    this.#server.on('connection', (socket) => {
+      open.set({}, ++count);
+      socket.once('close', () => open.set({}, --count));
+    });
+    this.#server.on('drop', () => refused.inc({}));
   }
 
   /** `http://host:port`, with the port that the system chose; valid while it listens. */

@@ -108,32 +108,36 @@ export interface BlobAddress extends BlobOrigin {
   readonly url: string;
 }
 
-/**
- * Finds blobs by digest, wherever they are known: in the store, at a root, at the registry.
- * Rejects with CodedErrors; see `statusOf()` in blob-endpoint.ts for the codes that become other answers than 502.
- */
-export interface BlobDirectory {
-  /**
-   * The blob with its size, after making sure that this request may read it: a blob of a repository that needs credentials is opened
-   * only for credentials (or a signed URL) that the registry accepted lately.
-   */
-  open(
-    digest: Digest,
-    address: BlobAddress,
-    options: { readonly authorization?: string; readonly signal: AbortSignal },
-  ): Promise<BlobRef>;
-}
-
-/** Decides whether a request of a local client may read what this host has, or gets with its own credentials. */
+/** Decides whether a local client may read what this host has, or can get, of a blob or a manifest. */
 export interface AccessGate {
   /**
-   * Resolves when the registry lets the request's own credentials read the blob or manifest, or did so lately. Rejects with a CodedError:
-   * `unauthorized` (its detail may hold the registry's `challenges`), `denied` or `not-found`; anything else counts as a registry that cannot be
-   * asked; or with the signal's reason.
+   * Resolves when the registry (or the signed URL) lets the request's own credentials read the blob, or did so lately.
+   * Rejects with AccessError, whose codes become 401, 403, 404 or 503, and whose challenges belong into the answer; or with the signal's reason.
    */
   check(
     address: BlobAddress,
     digest: Digest,
     options: { readonly authorization?: string; readonly signal: AbortSignal },
   ): Promise<void>;
+}
+
+/** A gate that can also tell without asking anybody. */
+export interface RememberingGate extends AccessGate {
+  /** Whether `check()` would resolve at once. */
+  accepts(address: BlobAddress, digest: Digest, authorization: string | undefined): boolean;
+}
+
+/**
+ * Finds blobs by digest, wherever they are known: in the store, at a root, at the registry.
+ * Rejects with CodedErrors; see `statusOf()` in blob-endpoint.ts for the codes that become other answers than 502.
+ */
+export interface BlobDirectory {
+  /** The blob with its size, for a request that may read it. */
+  open(
+    digest: Digest,
+    address: BlobAddress,
+    options: { readonly signal: AbortSignal },
+  ): Promise<BlobRef>;
+  /** The blob when it is open already. */
+  opened(digest: Digest): BlobRef | undefined;
 }

@@ -10,13 +10,16 @@ import { RegistryError } from '../registry/errors.ts';
 import type { OperationOptions } from '../registry/retry.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import type { RegistriesInit } from '../registry/registries.ts';
+import { registryName } from '../registry/reference.ts';
 import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
-import type { ResolveReply } from '../tree/messages.ts';
+import type { ResolveReply, StatReply } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
 import type { Config } from './config-schema.ts';
 import { Keychain } from './keychain.ts';
-import { proxyEnvironment, registryConfigs } from './registry-access.ts';
+import { proxyEnvironment, registryConfigs, withoutSecrets } from './registry-access.ts';
+import { StatCache } from './stat-cache.ts';
 
 interface RegistryOriginComponents {
   readonly clock: Clock;
@@ -33,6 +36,9 @@ interface RegistryOriginInit {
   /** Of the environment: those that name proxies count. */
   readonly variables?: Readonly<Record<string, string | undefined>>;
 }
+/** A refusal to anybody without credentials is believed for this long, so that each blob of a private repository costs one request. (tunable) */
+const PRIVATE_MS = 300_000;
+const PRIVATE_MAX = 4096;
 
 /**
  * The registries of the configuration, and any other over HTTPS, as the origin of blocks and images.
@@ -44,7 +50,13 @@ export class RegistryOrigin implements Origin {
   readonly #init: RegistriesInit;
   readonly #keychain: Keychain;
   #client: Promise<RegistryClient> | undefined;
+  /** Asks as somebody without credentials would. */
+  #anonymous: Promise<RegistryClient> | undefined;
   #closed = false;
+  readonly #names: ReadonlySet<string>;
+  /** Repositories that refused that somebody lately; until when. */
+  readonly #private: ExpiringMap<true>;
+  readonly #stats: StatCache;
 
   constructor(components: RegistryOriginComponents, init: RegistryOriginInit) {
     const { limits, credentials = { dockerConfigs: [], pullSecrets: [] } } = init;
@@ -58,6 +70,11 @@ export class RegistryOrigin implements Origin {
       connectionsMax: limits?.originReads,
       requestsPerSecond: limits?.registryRequestsPerSecond,
     };
+    this.#names = new Set(this.#init.registries.map(({ host }) => registryName(host)));
+    this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
+    this.#stats = new StatCache(components, (digest, origin, signal) =>
+      this.#statNow(digest, origin, signal),
+    );
   }
 
   readInto(
@@ -90,8 +107,17 @@ export class RegistryOrigin implements Origin {
     return client.manifest(origin, reference, options);
   }
 
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    return this.#ask((client) => client.blobSize(origin, digest, { signal }));
+  isConfigured(registry: string): boolean {
+    return this.#names.has(registryName(registry));
+  }
+
+  /** Remembered for minutes, so that a blob that many hosts open costs one request. */
+  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    try {
+      return await this.#stats.stat(digest, origin, signal);
+    } catch (cause) {
+      throw asOriginError(cause);
+    }
   }
 
   distrust(origin: BlobOrigin): void {
@@ -103,27 +129,63 @@ export class RegistryOrigin implements Origin {
     this.#closed = true;
     this.#keychain.close();
     const client = await this.#client;
-    await client?.close();
+    const anonymous = await this.#anonymous;
+    await Promise.all([client?.close(), anonymous?.close()]);
+  }
+
+  async #statNow(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    const key = `${origin.registry}/${origin.repository}`;
+    // Any server may say that a blob is public: those that nobody chose are not believed.
+    if (this.isConfigured(origin.registry) && this.#private.get(key) === undefined) {
+      try {
+        const { credentials: _, ...init } = this.#init;
+        this.#anonymous ??= this.#load({
+          ...init,
+          registries: withoutSecrets(init.registries),
+        });
+        const anonymous = await this.#anonymous;
+        return { sizeBytes: await sizeOf(anonymous, digest, { origin, signal }), isPublic: true };
+      } catch (error) {
+        if (!(error instanceof RegistryError && isRefusal(error))) throw asOriginError(error);
+        this.#private.set(key, true, PRIVATE_MS);
+      }
+    }
+    const sizeBytes = await this.#ask((client) => sizeOf(client, digest, { origin, signal }));
+    return { sizeBytes, isPublic: false };
   }
 
   /** Loads the client when it is first asked: most agents read all they need from peers, and the HTTP client takes 15 MiB. */
   #open(): Promise<RegistryClient> {
-    if (this.#client === undefined && this.#closed) {
+    this.#client ??= this.#load(this.#init);
+    return this.#client;
+  }
+
+  #load(init: RegistriesInit): Promise<RegistryClient> {
+    if (this.#closed) {
       throw new RegistryError('the registries were closed', { code: 'closed' });
     }
-    this.#client ??= import('../registry/client.ts').then(
-      ({ RegistryClient }) => new RegistryClient(this.#components, this.#init),
+    return import('../registry/client.ts').then(
+      ({ RegistryClient }) => new RegistryClient(this.#components, init),
     );
-    return this.#client;
   }
 
   async #ask<T>(call: (client: RegistryClient) => Promise<T>): Promise<T> {
     try {
       return await call(await this.#open());
     } catch (cause) {
-      throw new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
+      throw asOriginError(cause);
     }
   }
+}
+
+/** Some registries say of what is private that it is not there. */
+function isRefusal({ code }: RegistryError): boolean {
+  return code === 'unauthorized' || code === 'denied' || code === 'not-found';
+}
+
+function asOriginError(cause: unknown): OriginError {
+  if (cause instanceof OriginError) return cause;
+  return new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
 }
 
 function originCode(error: unknown): OriginErrorDetail['code'] {
@@ -149,5 +211,21 @@ function originCode(error: unknown): OriginErrorDetail['code'] {
       return 'unavailable';
     default:
       return unreachable(code);
+  }
+}
+
+/** Size of a blob; of a manifest, which the mirror asks about too, when the repository has it as one. */
+async function sizeOf(
+  client: RegistryClient,
+  digest: Digest,
+  { origin, signal }: { readonly origin: BlobOrigin; readonly signal: AbortSignal },
+): Promise<number> {
+  try {
+    return await client.blobSize(origin, digest, { signal });
+  } catch (error) {
+    if (!(error instanceof RegistryError) || error.code !== 'not-found') throw error;
+    const manifest = await client.manifest(origin, digest, { signal }).catch(() => undefined);
+    if (manifest === undefined) throw error;
+    return manifest.bytes.length;
   }
 }

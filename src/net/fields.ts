@@ -97,6 +97,17 @@ export function readSize(reader: ByteReader): number {
   return sizeBytes;
 }
 
+/** Yes or no: 1 or 0. */
+export function writeFlag(writer: ByteWriter, flag: boolean): void {
+  writer.u8(flag ? 1 : 0);
+}
+
+export function readFlag(reader: ByteReader, field: string): boolean {
+  const value = reader.u8();
+  if (value > 1) throw badValue(field, '0 or 1', value);
+  return value === 1;
+}
+
 export function writeOrigin(writer: ByteWriter, origin: BlobOrigin): void {
   writeName(writer, 'registry', origin.registry);
   writeName(writer, 'repository', origin.repository);

@@ -320,8 +320,11 @@ export const statRequest = messageCodec<StatRequest>(
 );
 
 export const statReply = messageCodec<StatReply>(
-  (writer, { sizeBytes }) => fields.writeSize(writer, sizeBytes),
-  (reader) => ({ sizeBytes: fields.readSize(reader) }),
+  (writer, { sizeBytes, isPublic }) => {
+    fields.writeSize(writer, sizeBytes);
+    fields.writeFlag(writer, isPublic);
+  },
+  (reader) => ({ sizeBytes: fields.readSize(reader), isPublic: fields.readFlag(reader, 'public') }),
 );
 
 export const manifestRequest = messageCodec<ManifestRequest>(

@@ -251,6 +251,7 @@ function reasonText(error: Error): string {
   return error.message === '' ? String((error as { code?: unknown }).code) : error.message;
 }
 
-function statusLabel(status: number): string {
+/** The status as the metrics know it. */
+export function statusLabel(status: number): string {
   return status === 401 || status === 429 ? String(status) : `${Math.floor(status / 100)}xx`;
 }

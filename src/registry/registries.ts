@@ -56,6 +56,8 @@ type HostCredentials = (registry: string, repository: string) => Promise<Credent
 export interface Registry {
   readonly mirrors: readonly Mirror[];
   readonly server: RegistryServer;
+  /** The connections to the registry's own server. */
+  readonly dispatcher: Dispatcher;
 }
 
 interface OpenRegistry extends Registry {
@@ -110,6 +112,11 @@ export class Registries {
     for (const mirror of registry?.mirrors ?? []) mirror.distrust();
   }
 
+  /** Whether the registry is one of the configured ones. */
+  isConfigured(named: string): boolean {
+    return this.#configs.has(registryName(named));
+  }
+
   /** Breaks off what is under way, and closes the connections. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -134,7 +141,7 @@ export class Registries {
       const server = this.#server(as, dispatcher, { base: mirror, of: config.host });
       registry.mirrors.push(new Mirror(this.#components, server));
     }
-    return { ...registry, server: this.#server(config, own, { base }) };
+    return { ...registry, dispatcher: own, server: this.#server(config, own, { base }) };
   }
 
   #connect(config: RegistryConfig, own: URL): Dispatcher {

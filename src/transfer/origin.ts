@@ -1,6 +1,6 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import type { ResolveReply } from '../tree/messages.ts';
+import type { ResolveReply, StatReply } from '../tree/messages.ts';
 import { CodedError } from '../util/errors.ts';
 
 /**
@@ -26,8 +26,10 @@ export interface Origin {
   ): Promise<void>;
   /** What an image reference stands for. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
-  /** Size of a blob in bytes. */
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number>;
+  /** Whether the operator chose this server: others are believed only where nothing better is known. */
+  isConfigured(registry: string): boolean;
+  /** Size of a blob in bytes, and whether anybody may read it. */
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply>;
   /** What was read of a blob there was not the blob of its name: read elsewhere where there is a choice. */
   distrust?(origin: BlobOrigin): void;
 }

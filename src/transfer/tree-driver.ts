@@ -5,7 +5,7 @@ import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
-import type { HostAddress, ResolveReply } from '../tree/messages.ts';
+import type { HostAddress, ResolveReply, StatReply } from '../tree/messages.ts';
 import type { MembershipEffect } from '../tree/membership.ts';
 import { unreachable } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
@@ -74,16 +74,15 @@ export class TreeDriver<P, T> {
   get server(): TreeServer {
     return {
       onJoin: (peer, request) => {
-        for (const { blob, origin } of request.blobs) this.#origins.set(blob.digest, origin);
+        for (const { blob, origin } of request.blobs) this.learnOrigin(blob.digest, origin);
         return this.#answer((nowMs) => this.#core.join(peer, request, nowMs));
       },
       onLeave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
       onReport: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
       onResolve: (_peer, request) => this.#resolve(request.reference),
-      onStat: async (_peer, { digest, origin }) => ({
-        // Not what a JOIN said of it: that is the word of one host.
-        sizeBytes: await this.#stat(digest, origin, this.#deadline(RESOLVE_MS_MAX)),
-      }),
+      // Not what a JOIN said of it: that is the word of one host.
+      onStat: (_peer, { digest, origin }) =>
+        this.stat(digest, origin, this.#deadline(RESOLVE_MS_MAX)),
     };
   }
 
@@ -98,6 +97,15 @@ export class TreeDriver<P, T> {
     if (where !== undefined) this.#parts.origin.distrust?.(where);
   }
 
+  /**
+   * Takes in where a blob is said to be. A storage without a repository, and a registry that nobody configured, count only while
+   * nothing better is known: whoever opens a blob names its origin, and must not lead the others to a server of his own.
+   */
+  learnOrigin(digest: Digest, origin: BlobOrigin): void {
+    const isGood = origin.repository !== '' && this.#parts.origin.isConfigured(origin.registry);
+    if (isGood || !this.#origins.has(digest)) this.#origins.set(digest, origin);
+  }
+
   /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. */
   async open(
     blobs: readonly OpenBlob[],
@@ -105,7 +113,7 @@ export class TreeDriver<P, T> {
     placesMsMax = PLACES_MS_MAX,
   ): Promise<void> {
     for (const { blob, origin } of blobs) {
-      this.#origins.set(blob.digest, origin);
+      this.learnOrigin(blob.digest, origin);
       this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
     }
     this.#run((nowMs) => this.#core.want(blobs, nowMs));
@@ -145,26 +153,13 @@ export class TreeDriver<P, T> {
     };
   }
 
-  /** Size of a blob in bytes, from a root or from the registry itself. */
-  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    const known = this.#core.blocks.blob(digest);
-    return known?.sizeBytes ?? this.#stat(digest, origin, signal);
-  }
-
-  async #stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    try {
-      const { sizeBytes } = await this.#askRoots(
-        (root, limit) =>
-          this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
-        async () => ({ sizeBytes: await this.#parts.origin.stat(digest, origin, signal) }),
-      );
-      return sizeBytes;
-    } catch (error) {
-      // The registry agreed to the size of what is stored when it gave the first block.
-      const held = this.#parts.store.blobs().find((blob) => blob.digest === digest);
-      if (held === undefined) throw error;
-      return held.sizeBytes;
-    }
+  /** Size of a blob in bytes and whether anybody may read it, from a root or from the registry itself. */
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    return this.#askRoots(
+      (root, limit) =>
+        this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
+      () => this.#parts.origin.stat(digest, origin, signal),
+    );
   }
 
   carryOut(effect: MembershipEffect): void {

@@ -128,7 +128,10 @@ export type ManifestReply =
       readonly retryAfterMs: number;
     };
 
-/** Child to root: how large a blob is, when only its address is known. The root asks the registry (HEAD). */
+/**
+ * Child to root: how large a blob is, when only its address is known. The root asks the registry (HEAD); of an address without a
+ * repository, that of a storage behind a registry, it tells what it knows of the digest.
+ */
 export interface StatRequest {
   readonly digest: Digest;
   readonly origin: BlobOrigin;
@@ -136,4 +139,6 @@ export interface StatRequest {
 
 export interface StatReply {
   readonly sizeBytes: number;
+  /** A registry that the root is configured to know gives it to anybody. */
+  readonly isPublic: boolean;
 }

@@ -1,14 +1,18 @@
-import { once } from 'node:events';
+import { once, type EventEmitter } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { BlobEndpoint } from '../../src/agent/blob-endpoint.ts';
+import { BlobEndpoint, type BlobEndpointComponents } from '../../src/agent/blob-endpoint.ts';
 import { LocalServer } from '../../src/agent/local-server.ts';
-import type { BlobAddress, BlobDirectory } from '../../src/agent/ports.ts';
+import { AccessError } from '../../src/agent/access.ts';
+import { ClientWay } from '../../src/agent/client-origin.ts';
+import type { BlobAddress, BlobDirectory, RememberingGate } from '../../src/agent/ports.ts';
 import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import type { BlobRef } from '../../src/image/block.ts';
 import type { Digest } from '../../src/image/digest.ts';
+import type { Hasher } from '../../src/runtime/codec.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../src/transfer/blob-reader.ts';
 import { ManualClock } from './manual-clock.ts';
 import { Failure } from './twins.ts';
@@ -18,22 +22,38 @@ const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
 const MIB = 1024 * 1024;
 
 /** One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are asked. */
-class Twin implements BlobDirectory, BlobReader {
+class Twin implements BlobDirectory, BlobReader, RememberingGate {
   bytes: Buffer = pattern(10_000);
   cached = false;
   onOpen: (signal: AbortSignal) => Promise<void> = async () => {};
   onRead: (offset: number, signal: AbortSignal | undefined) => Promise<void> = async () => {};
-  readonly opened: { address: BlobAddress; authorization: string | undefined }[] = [];
+  onCheck: () => Promise<void> = async () => {};
+  readonly checked: { address: BlobAddress; authorization: string | undefined }[] = [];
+  readonly ways: ClientWay[] = [];
   readonly reads: { offset: number; length: number }[] = [];
 
-  async open(
-    digest: Digest,
-    address: BlobAddress,
-    options: { authorization?: string; signal: AbortSignal },
-  ): Promise<BlobRef> {
-    this.opened.push({ address, authorization: options.authorization });
+  accepts(): boolean {
+    return this.cached;
+  }
+
+  async check(address: BlobAddress, _: Digest, options: { authorization?: string }): Promise<void> {
+    this.checked.push({ address, authorization: options.authorization });
+    await this.onCheck();
+  }
+
+  note(_: Digest, address: BlobAddress, authorization: string | undefined): ClientWay {
+    const way = new ClientWay(address, authorization);
+    this.ways.push(way);
+    return way;
+  }
+
+  async open(digest: Digest, _: BlobAddress, options: { signal: AbortSignal }): Promise<BlobRef> {
     await this.onOpen(options.signal);
     return { digest, sizeBytes: this.bytes.length };
+  }
+
+  opened(digest: Digest): BlobRef | undefined {
+    return this.cached ? { digest, sizeBytes: this.bytes.length } : undefined;
   }
 
   async read(
@@ -63,21 +83,42 @@ let clock: ManualClock;
 let metrics: PromMetrics;
 let server: LocalServer;
 let agent: Agent;
+/** What the bytes of the blob hash to. */
+let digestFound: Buffer;
+let passed: BlobEndpointComponents['passThrough']['answer'];
 
-async function startServer(prefix: string): Promise<void> {
+/** A hash that finds what the test says. */
+class HashTwin extends NodeHash {
+  override sha256Stream(): Hasher {
+    return { update: () => {}, digest: () => digestFound };
+  }
+}
+
+async function startServer(prefix: string, connectionsMax = 100): Promise<void> {
   const endpoint = new BlobEndpoint(
-    { directory: twin, reader: twin, clock, logger: silentLogger, metrics },
+    {
+      access: twin,
+      directory: twin,
+      reader: twin,
+      ways: twin,
+      passThrough: { answer: (...asked) => passed(...asked) },
+      hash: new HashTwin(),
+      clock,
+      logger: silentLogger,
+      metrics,
+    },
     { prefix },
   );
   server = new LocalServer(
-    { routes: [endpoint], clock },
-    { listen: { host: '127.0.0.1', port: 0 } },
+    { routes: [endpoint], clock, metrics },
+    { listen: { host: '127.0.0.1', port: 0 }, connectionsMax },
   );
   await server.start();
 }
 
 beforeEach(async () => {
   twin = new Twin();
+  digestFound = Buffer.from(HEX, 'hex');
   clock = new ManualClock();
   metrics = new PromMetrics({ processMetrics: false });
   agent = new Agent({ keepAlive: true });
@@ -208,7 +249,7 @@ describe('BlobEndpoint targets', () => {
     const url = `https:/s3.example/sha256/ab/${HEX}/data?X-Sig=a%2Fb%3D&e=%20`;
     await get(`/dadip2p/${url}`, { headers: { authorization: 'Bearer t', range: 'bytes=0-0' } });
     await get(TARGET, { headers: { range: 'bytes=0-0' } });
-    expect(twin.opened).toEqual([
+    expect(twin.checked).toEqual([
       {
         address: {
           scheme: 'https',
@@ -242,7 +283,6 @@ describe('BlobEndpoint targets', () => {
   it.each([
     ['/', 404, 'not-found'],
     ['/dadip2p/', 404, 'no-url'],
-    ['/dadip2p/https://r.example/v2/app/manifests/latest', 502, 'no-digest'],
   ])('says why %s is no blob', async (path, status, code) => {
     const answer = await get(path);
     expect(answer.status).toBe(status);
@@ -272,6 +312,96 @@ describe('BlobEndpoint targets', () => {
     expect(await raw(`GET /${'x'.repeat(20_000)} HTTP/1.1\r\n${rest}`)).toMatch(/^HTTP\/1.1 431 /);
     expect(await raw('\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n')).toMatch(/^HTTP\/1.1 400 /);
     expect((await get(TARGET, { headers: { range: 'bytes=0-0' } })).status).toBe(206);
+  });
+});
+
+describe('BlobEndpoint and If-*', () => {
+  const ETAG = `"sha256:${HEX}"`;
+
+  it.each([
+    ['if-none-match', ETAG, 304],
+    ['if-none-match', `"x", W/${ETAG}`, 304],
+    ['if-none-match', '"x"', 206],
+    ['if-match', '*', 206],
+    ['if-match', '"x"', 412],
+    ['if-range', ETAG, 206],
+    ['if-range', '"x"', 200],
+    ['if-range', 'Tue, 01 Jan 2030 00:00:00 GMT', 200],
+    ['if-modified-since', 'Tue, 01 Jan 2030 00:00:00 GMT', 206],
+  ])('%s: %s is a %i', async (name, value, status) => {
+    for (const cached of [false, true]) {
+      twin.cached = cached;
+      const answer = await get(TARGET, { headers: { range: 'bytes=0-9', [name]: value } });
+      expect(answer.status).toBe(status);
+      if (status === 206) expect(answer.body.equals(twin.bytes.subarray(0, 10))).toBe(true);
+      if (status === 304) expect(answer.body).toHaveLength(0);
+    }
+  });
+});
+
+describe('BlobEndpoint and the right to read', () => {
+  it('asks before anything of a blob is given, also from memory', async () => {
+    twin.onCheck = async () => {
+      throw new AccessError('no', { code: 'unauthorized', challenges: ['Basic realm="x"', 'B'] });
+    };
+    const answer = await get(TARGET, { headers: { range: 'bytes=0-9' } });
+    expect(answer).toMatchObject({
+      status: 401,
+      headers: { 'www-authenticate': 'Basic realm="x", B' },
+    });
+    expect(twin.reads).toEqual([]);
+  });
+
+  it('is told at once when the way of the client is closed', async () => {
+    twin.onRead = async () => {
+      twin.ways[0]?.refuse(new AccessError('late', { code: 'denied', challenges: [] }));
+      await new Promise(() => {});
+    };
+    expect((await get(TARGET, { headers: { range: 'bytes=0-9' } })).status).toBe(403);
+  });
+
+  it('passes through what may be read only from where it is, and what has no digest', async () => {
+    const urls: string[] = [];
+    passed = async (_, response, { url, onStart }) => {
+      urls.push(url);
+      response.writeHead(206).end('passed');
+      onStart(206);
+    };
+    twin.onCheck = async () => {
+      throw new AccessError('alone', { code: 'not-shared' });
+    };
+    expect((await get(TARGET)).body.toString()).toBe('passed');
+    const other = 'https://r.example/v2/app/manifests/latest?a=%2F';
+    expect((await get(`/dadip2p/${other}`)).body.toString()).toBe('passed');
+    expect(urls).toEqual([TARGET.slice(9), other]);
+  });
+});
+
+describe('BlobEndpoint and whole blobs', () => {
+  it('does not finish one that is not the blob of its name', async () => {
+    digestFound = Buffer.alloc(32);
+    const small = await get(TARGET);
+    expect(small.status).toBe(502);
+    expect(JSON.parse(small.body.toString())).toMatchObject({ code: 'digest' });
+    twin.bytes = pattern(3 * MIB);
+    await expect(get(TARGET)).rejects.toThrow(/aborted/);
+    await expect(get(TARGET, { headers: { range: 'bytes=0-' } })).rejects.toThrow(/aborted/);
+  });
+});
+
+describe('LocalServer', () => {
+  it('closes the connections that are too many, and counts them', async () => {
+    await server.stop();
+    await startServer('dadip2p', 2);
+    const { port } = new URL(server.url);
+    const held = [connect(Number(port), '127.0.0.1'), connect(Number(port), '127.0.0.1')];
+    await Promise.all(held.map((socket) => once(socket, 'connect')));
+    expect(await raw('')).toBe('');
+    expect(await metrics.text()).toContain('xylem_local_connections_refused_total 1');
+    expect(await metrics.text()).toContain('xylem_local_connections 2');
+    held[0]?.destroy();
+    await once(held[0] as EventEmitter, 'close');
+    for (const socket of held) socket.destroy();
   });
 });
 
@@ -416,7 +546,10 @@ describe('BlobEndpoint and its surroundings', () => {
 
   it('LocalServer.start() names the key when the port is taken', async () => {
     const port = Number(new URL(server.url).port);
-    const second = new LocalServer({ routes: [], clock }, { listen: { host: '127.0.0.1', port } });
+    const second = new LocalServer(
+      { routes: [], clock, metrics },
+      { listen: { host: '127.0.0.1', port }, connectionsMax: 1 },
+    );
     await expect(second.start()).rejects.toThrow(
       /cannot listen on http:\/\/127.0.0.1:\d+ \(local.listen\): another process/,
     );

@@ -48,7 +48,13 @@ describe('loadConfig()', () => {
     const config = loadConfig({ flags: ROOT });
     expect(config.store).toEqual({ dir: '/var/lib/xylem/store', quota: 20 * 2 ** 30 });
     expect(config.p2p).toEqual({ listen: ['/ip4/0.0.0.0/tcp/19147'], announce: [] });
-    expect(config.local).toEqual({ listen: '127.0.0.1:19145', prefix: 'dadip2p' });
+    expect(config.local).toEqual({
+      listen: '127.0.0.1:19145',
+      prefix: 'dadip2p',
+      connectionsMax: 4096,
+      accessSeconds: 300,
+      accessStaleSeconds: 3600,
+    });
     expect(config.device.enabled).toBe(false);
   });
 

@@ -51,6 +51,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
       },
       directory: {
         open: (digest) => Promise.resolve({ digest, sizeBytes: world.bytes.length }),
+        opened: () => undefined,
       },
       gate: {
         check: (address, digest, { authorization }) => {
@@ -69,8 +70,8 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
     { registries },
   );
   const server = new LocalServer(
-    { routes: [endpoint], clock: world.clock },
-    { listen: { host: '127.0.0.1', port: 0 } },
+    { routes: [endpoint], clock: world.clock, metrics },
+    { listen: { host: '127.0.0.1', port: 0 }, connectionsMax: 100 },
   );
   await server.start();
   onTestFinished(() => server.stop());

@@ -15,6 +15,7 @@ import { putLayout } from '../support/oci-layout.ts';
 import { digestOf, putImage } from '../support/registry-content.ts';
 import { describeWith, needs } from '../support/requires.ts';
 import { tempFolder } from '../support/temp-folder.ts';
+import { startServer } from '../registry/rig.ts';
 
 type Entries = ConstructorParameters<typeof RegistryOrigin>[1]['registries'];
 
@@ -54,8 +55,8 @@ test('RegistryOrigin resolves an image, tells the size of its blob and reads par
   expect(digestOf(found.manifest)).toBe(image.digest);
   expect(found.origin).toEqual({ registry: host, repository: 'team/app' });
   const digest = digestOf(layer);
-  const sizeBytes = await origin.stat(digest, found.origin, signal);
-  expect(sizeBytes).toBe(layer.length);
+  const { sizeBytes, isPublic } = await origin.stat(digest, found.origin, signal);
+  expect([sizeBytes, isPublic]).toEqual([layer.length, true]);
   const target = new Uint8Array(262_144);
   await origin.readInto({ digest, sizeBytes, origin: found.origin }, 262_144, target, signal);
   expect(Buffer.from(target).equals(layer.subarray(262_144, 524_288))).toBe(true);
@@ -106,6 +107,29 @@ test('RegistryOrigin takes proxies from the environment, in lower case before up
   const make = () => makeOrigin({ host }, { variables: wrong });
   expect(make).toThrow(/^the variable HTTPS_PROXY must be the URL of a proxy, http/);
   expect(make).not.toThrow(/secret/);
+});
+
+test('RegistryOrigin.stat() calls public only what a configured registry gives to anybody, and remembers it', async () => {
+  const { host } = await startEmbedded();
+  const where = { registry: host, repository: 'team/app' };
+  const asked: (string | undefined)[] = [];
+  const secret = await startServer((request, response) => {
+    asked.push(request.headers.authorization);
+    const known = request.headers.authorization !== undefined;
+    if (!known) response.setHeader('www-authenticate', 'Basic realm="r"');
+    response.writeHead(known ? 200 : 401, { 'content-length': known ? 600_000 : 0 }).end();
+  });
+  const credentialsFile = join(tempFolder(), 'credentials');
+  writeFileSync(credentialsFile, 'reader:pass:word\n');
+  const open = makeOrigin({ host, insecure: true });
+  expect(await open.stat(digestOf(layer), where, signal)).toMatchObject({ isPublic: true });
+  const origin = makeOrigin({ host: secret, insecure: true, credentialsFile });
+  for (const digest of [digestOf(layer), digestOf(layer), digestOf(layer.subarray(1))]) {
+    const found = await origin.stat(digest, { registry: secret, repository: 'app' }, signal);
+    expect(found).toEqual({ sizeBytes: 600_000, isPublic: false });
+  }
+  const basic = `Basic ${Buffer.from('reader:pass:word').toString('base64')}`;
+  expect(asked).toEqual([undefined, undefined, basic, basic]);
 });
 
 const programs = ['docker-registry', 'htpasswd', 'openssl'].map((name) => needs.program(name));

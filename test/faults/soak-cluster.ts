@@ -15,7 +15,7 @@ import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import type { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { TransferEngine } from '../../src/transfer/engine.ts';
 import { OriginError, type Origin } from '../../src/transfer/origin.ts';
-import type { HostCard } from '../../src/tree/messages.ts';
+import type { HostCard, StatReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
 import { SimDisk } from '../blockstore/sim-disk.ts';
@@ -66,8 +66,13 @@ export class SoakOrigin implements Origin {
     return Promise.reject(new OriginError('no images here', { code: 'not-found' }));
   }
 
-  async stat(digest: Digest): Promise<number> {
-    return defined(this.blobs.get(digest), 'a blob of the soak').ref.sizeBytes;
+  isConfigured(): boolean {
+    return true;
+  }
+
+  async stat(digest: Digest): Promise<StatReply> {
+    const { sizeBytes } = defined(this.blobs.get(digest), 'a blob of the soak').ref;
+    return { sizeBytes, isPublic: true };
   }
 }
 

@@ -116,7 +116,7 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     }),
   ),
   STAT: message(TREE.STAT, codec.statRequest.encode({ digest, origin })),
-  'STAT reply': message(TREE.OK, codec.statReply.encode({ sizeBytes: 2 ** 40 })),
+  'STAT reply': message(TREE.OK, codec.statReply.encode({ sizeBytes: 2 ** 40, isPublic: true })),
   PREHEAT: message(
     TREE.PREHEAT,
     preheat.preheatRequest.encode({ action: 'start', id: '17', spec: preheatSpec }),

@@ -17,6 +17,7 @@ import {
   messageFrames,
   type TreeMessage,
 } from '../../src/net/tree-message.ts';
+import type { StatReply } from '../../src/tree/messages.ts';
 import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './raw-peer.ts';
 import { answerNow, blockRequest, bytesOf, startAgent, stopAgents, type Agent } from './support.ts';
 
@@ -223,7 +224,7 @@ describe('TreeResponder', () => {
     /** Lets all STATs end. */
     answer: () => void;
   }> {
-    const end = Promise.withResolvers<{ sizeBytes: number }>();
+    const end = Promise.withResolvers<StatReply>();
     const never = (): Promise<never> => Promise.reject(new Error('not asked'));
     const agent = await startAgent(1, {
       onJoin: never,
@@ -241,7 +242,7 @@ describe('TreeResponder', () => {
     stream.addEventListener('message', (event: StreamMessageEvent) => {
       parser.accept(event.data.subarray());
     });
-    return { agent, stream, heard, answer: () => end.resolve({ sizeBytes: 1 }) };
+    return { agent, stream, heard, answer: () => end.resolve({ sizeBytes: 1, isPublic: false }) };
   }
 
   function say(stream: Stream, ...messages: readonly TreeMessage[]): void {

@@ -130,7 +130,7 @@ describe('TreeClient', () => {
             manifest: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(7),
             origin: ORIGIN,
           }),
-        onStat: () => Promise.resolve({ sizeBytes: 12_345 }),
+        onStat: () => Promise.resolve({ sizeBytes: 12_345, isPublic: true }),
         onManifest: (_peer, request) => {
           heard.push(request);
           return Promise.resolve({
@@ -164,7 +164,7 @@ describe('TreeClient', () => {
     expect(resolved.manifest.every((byte) => byte === 7)).toBe(true);
     expect(
       await child.transport.stat(root.host, { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
-    ).toEqual({ sizeBytes: 12_345 });
+    ).toEqual({ sizeBytes: 12_345, isPublic: true });
     const wanted = { origin: ORIGIN, reference: '1' };
     const manifest = await child.transport.manifest(root.host, wanted, NO_SIGNAL);
     expect(heard.at(-1)).toEqual(wanted);
@@ -181,7 +181,7 @@ describe('TreeClient', () => {
           openMax = Math.max(openMax, ++open);
           await new Promise((resolve) => setImmediate(resolve));
           open--;
-          return { sizeBytes: 1 };
+          return { sizeBytes: 1, isPublic: false };
         },
       }),
     );
@@ -256,7 +256,10 @@ describe('TreeClient', () => {
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
     await raw.handle(TREE_PROTOCOL, (stream) => {
       streams.push(stream);
-      answerAll(stream, () => ({ type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) }));
+      answerAll(stream, () => ({
+        type: TREE.OK,
+        body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }),
+      }));
     });
     await raw.start();
     const child = await startAgent(1);
@@ -277,7 +280,7 @@ describe('TreeClient', () => {
     await raw.handle(TREE_PROTOCOL, (stream) => {
       answerAll(stream, ({ id, type }) => {
         if (type === TREE.STAT) {
-          return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) };
+          return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }) };
         }
         const body = codec.resolveReply.encode({
           manifestDigest: DIGEST,
@@ -307,7 +310,7 @@ describe('TreeClient', () => {
         heard.push(type);
         if (type === TREE.RESOLVE) abort.abort();
         if (type === TREE.RESOLVE || type === TREE.CANCEL) return undefined;
-        return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1 }) };
+        return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }) };
       });
     });
     await raw.start();

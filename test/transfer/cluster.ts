@@ -14,7 +14,7 @@ import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import { TransferEngine } from '../../src/transfer/engine.ts';
 import { OriginError, type Origin } from '../../src/transfer/origin.ts';
-import type { HostAddress, HostCard, ResolveReply } from '../../src/tree/messages.ts';
+import type { HostAddress, HostCard, ResolveReply, StatReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
 import { freePorts } from '../../src/agent/demo/free-ports.ts';
@@ -53,10 +53,14 @@ export class CountingOrigin implements Origin {
     return Promise.reject(new OriginError('no images here', { code: 'not-found' }));
   }
 
-  async stat(digest: Digest): Promise<number> {
+  isConfigured(registry: string): boolean {
+    return registry !== 'stranger.test';
+  }
+
+  async stat(digest: Digest): Promise<StatReply> {
     const bytes = this.blobs.get(digest);
     if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
-    return bytes.length;
+    return { sizeBytes: bytes.length, isPublic: true };
   }
 }
 

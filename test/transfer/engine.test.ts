@@ -58,6 +58,19 @@ describe('TransferEngine', () => {
     });
   });
 
+  it('reads a blob where a configured registry has it, whoever else says to have it', async () => {
+    await cluster.start({ roots: 1, children: 1 });
+    const blob = cluster.origin.add(1000);
+    const { tree } = defined(cluster.roots[0], 'a root').engine;
+    const stranger = { registry: 'stranger.test', repository: 'app' };
+    const storage = { registry: 'storage.test', repository: '' };
+    const known = [stranger, storage, ORIGIN, stranger, storage].map((origin) => {
+      tree.learnOrigin(blob.digest, origin);
+      return tree.originOf(blob.digest);
+    });
+    expect(known).toEqual([stranger, stranger, ORIGIN, ORIGIN, ORIGIN]);
+  });
+
   it('goes on when a parent goes, and when the owner goes with another root standing by', async () => {
     await cluster.start({ roots: 2, children: 5 });
     const blob = cluster.origin.add(12 * BLOCK_SIZE_BYTES);

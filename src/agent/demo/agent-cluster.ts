@@ -101,10 +101,14 @@ export class AgentCluster {
     for (const [i, plan] of plans.entries()) {
       const role = i < roots ? 'root' : i < roots + relays ? 'relay' : 'child';
       const zone = this.#init.zones?.[i - roots - relays];
-      const config = {
+      const config: Record<string, unknown> = {
         ...this.#config(plan, { role, ...upstreams, clusterKey }),
         ...(zone !== undefined && { zone }),
       };
+      for (const [section, keys] of Object.entries(this.#init.config ?? {})) {
+        const chosen = config[section];
+        config[section] = Array.isArray(keys) ? keys : { ...(chosen as object), ...keys };
+      }
       const configFile = join(plan.dir, 'agent.yaml');
       await writeFile(configFile, stringify(config));
       const start = { ...plan, configFile, logFile: join(plan.dir, 'agent.log') };
@@ -192,7 +196,7 @@ export class AgentCluster {
       relays: readonly string[];
       clusterKey: string;
     },
-  ): object {
+  ): Record<string, unknown> {
     return {
       role: init.role,
       identity: { keyFile: plan.keyFile },

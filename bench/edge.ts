@@ -1,0 +1,333 @@
+import { Agent, request as httpRequest } from 'node:http';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { AgentCluster, type ClusterHost } from '../src/agent/demo/agent-cluster.ts';
+import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
+import { SystemClock } from '../src/runtime/node/clock.ts';
+import { assert } from '../src/util/assert.ts';
+import { MIB } from '../src/util/bytes.ts';
+import { ThrottledOrigin, type OriginBlob } from './edge-origin.ts';
+import type { BenchRow } from './rows.ts';
+
+/** What the origin may send, all together. */
+const ORIGIN_BYTES_PER_SECOND = 100e6;
+
+const AGENTS = { full: 16, smoke: 2 };
+
+/** Of one image; the reads of a container are spread over them. */
+const LAYERS_BYTES = {
+  full: [16 * MIB, 24 * MIB, 40 * MIB],
+  smoke: [MIB, MIB, MIB],
+};
+
+/** Reads of overlaybd that open an image of three layers, and those of the container after it. */
+const OPENING_READS = 58;
+const RANDOM_READS = { full: 300, smoke: 30 };
+
+/** What overlaybd reads: headers and indexes of a hundred bytes, data of up to 64 KiB. */
+const READ_BYTES_MIN = 105;
+const READ_BYTES_MAX = 64 * 1024;
+
+/** Reads that a container waits for at a time. */
+const READS_RUNNING = 4;
+
+/** Of one read, as overlaybd does it: a machine that is too busy for all these agents takes some. */
+const TRIES_MAX = 4;
+
+const WHOLE_BYTES = { full: 64 * MIB, smoke: 2 * MIB };
+/** What overlaybd asks for in its background downloads. */
+const DOWNLOAD_BYTES = 256 * 1024;
+
+/** Reads from memory, of each size. */
+const HOT_READS = { full: 20_000, smoke: 200 };
+const HOT_SIZES_BYTES = [105, 4096, 65_536];
+const HOT_CONNECTIONS = 8;
+
+/** Goals of the project. */
+const AMPLIFICATION_MAX = 1.05;
+const SLOWDOWN_MAX = 1.3;
+
+const clock = new SystemClock();
+
+interface Read {
+  readonly layer: number;
+  readonly offset: number;
+  readonly length: number;
+}
+
+type Size = 'full' | 'smoke';
+
+/** overlaybd's request pattern through agents in processes of their own, next to the same straight from the origin. */
+export async function benchEdge(options: {
+  smoke: boolean;
+  /** Fewer than usual, for a look on a busy machine. */
+  agents?: number;
+}): Promise<BenchRow[]> {
+  const size: Size = options.smoke ? 'smoke' : 'full';
+  const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
+  const origin = new ThrottledOrigin({ clock }, { bytesPerSecond: ORIGIN_BYTES_PER_SECOND });
+  await origin.start();
+  const cluster = new AgentCluster({
+    dir,
+    roots: 1,
+    children: options.agents ?? AGENTS[size],
+    registry: origin.address,
+    devices: false,
+  });
+  try {
+    await cluster.start();
+    return [
+      ...(await benchImage(origin, cluster, size)),
+      ...(await benchWhole(origin, cluster, size)),
+      ...(await benchHot(origin, cluster, size)),
+    ];
+  } finally {
+    await cluster.stop();
+    await origin.stop();
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/** The pattern of a container start: by one agent, by all at once, and without agents. */
+async function benchImage(
+  origin: ThrottledOrigin,
+  cluster: AgentCluster,
+  size: Size,
+): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  const bases = cluster.children.map((host) => `${host.local}/`);
+  const seconds: number[] = [];
+  for (const count of [1, bases.length]) {
+    const { layers, reads } = makeImage(origin, size);
+    const urls = layers.map((layer) => origin.urlOf(layer));
+    const before = origin.sentBytes;
+    const cpuBefore = await cpuSeconds(cluster.hosts);
+    const took = await timed(() =>
+      Promise.all(bases.slice(0, count).map((base) => replay(base, urls, { layers, reads }))),
+    );
+    const cpu = (await cpuSeconds(cluster.hosts)) - cpuBefore;
+    const ratio = (origin.sentBytes - before) / distinctBytes(layers, reads);
+    seconds.push(took);
+    const note = verdict(ratio <= AMPLIFICATION_MAX, `at most ${AMPLIFICATION_MAX}`);
+    rows.push(
+      { bench: 'edge', what: `image, ${count} agents`, value: took, unit: 's', note: cpuNote(cpu) },
+      {
+        bench: 'edge',
+        what: `image, ${count} agents, origin bytes`,
+        value: ratio,
+        unit: 'x',
+        note,
+      },
+    );
+  }
+  const [alone = 1, together = 1] = seconds;
+  const slowdown = together / alone;
+  const note = verdict(slowdown <= SLOWDOWN_MAX, `at most ${SLOWDOWN_MAX}`);
+  rows.push({ bench: 'edge', what: 'image, all to one', value: slowdown, unit: 'x', note });
+  for (const count of [1, bases.length]) {
+    const { layers, reads } = makeImage(origin, size);
+    const urls = layers.map((layer) => origin.urlOf(layer));
+    const took = await timed(() =>
+      Promise.all(Array.from({ length: count }, () => replay('', urls, { layers, reads }))),
+    );
+    rows.push({ bench: 'edge', what: `image, ${count} direct`, value: took, unit: 's' });
+  }
+  return rows;
+}
+
+/** A whole blob, in the pieces of background downloads. */
+async function benchWhole(
+  origin: ThrottledOrigin,
+  cluster: AgentCluster,
+  size: Size,
+): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  const bases = cluster.children.map((host) => `${host.local}/`);
+  for (let count = 1; count <= bases.length; count *= 2) {
+    const cpuBefore = await cpuSeconds(cluster.hosts);
+    const loaded = await download(origin, bases.slice(0, count), size);
+    const through = { ...loaded, cpu: (await cpuSeconds(cluster.hosts)) - cpuBefore };
+    const direct = await download(origin, Array<string>(count).fill(''), size);
+    const note =
+      count === 1 ? '' : `; ${verdict(through.seconds < direct.seconds, 'faster than direct')}`;
+    rows.push({
+      bench: 'edge',
+      what: `whole blob, ${count} agents`,
+      value: through.seconds,
+      unit: 's',
+      note: `direct ${direct.seconds.toFixed(2)} s; origin bytes ${through.ratio.toFixed(2)} x; ${cpuNote(through.cpu)}${note}`,
+    });
+  }
+  return rows;
+}
+
+async function download(origin: ThrottledOrigin, bases: readonly string[], size: Size) {
+  const blob = origin.add(WHOLE_BYTES[size]);
+  const reads: Read[] = [];
+  for (let offset = 0; offset < blob.bytes.length; offset += DOWNLOAD_BYTES) {
+    reads.push({ layer: 0, offset, length: Math.min(DOWNLOAD_BYTES, blob.bytes.length - offset) });
+  }
+  const before = origin.sentBytes;
+  const urls = [origin.urlOf(blob)];
+  const seconds = await timed(() =>
+    Promise.all(bases.map((base) => replay(base, urls, { layers: [blob], reads }))),
+  );
+  return { seconds, ratio: (origin.sentBytes - before) / blob.bytes.length };
+}
+
+/** Reads of bytes that are in the agent's memory. */
+async function benchHot(
+  origin: ThrottledOrigin,
+  cluster: AgentCluster,
+  size: Size,
+): Promise<BenchRow[]> {
+  const blob = origin.add(BLOCK_SIZE_BYTES);
+  const url = `${cluster.children[0]?.local}/${origin.urlOf(blob)}`;
+  const rows: BenchRow[] = [];
+  for (const length of HOT_SIZES_BYTES) {
+    const agent = new Agent({ keepAlive: true, maxSockets: HOT_CONNECTIONS });
+    await fetchRange(agent, url, { offset: 0, length: 1 });
+    const latenciesMs: number[] = [];
+    let left = HOT_READS[size];
+    const worker = async (): Promise<void> => {
+      while (left-- > 0) {
+        const startMs = clock.nowMs();
+        const offset = (left * 997) % (BLOCK_SIZE_BYTES - length);
+        const body = await fetchRange(agent, url, { offset, length });
+        latenciesMs.push(clock.nowMs() - startMs);
+        assert(body.equals(blob.bytes.subarray(offset, offset + length)), 'the right bytes');
+      }
+    };
+    const cpuBefore = await cpuSeconds(cluster.children.slice(0, 1));
+    const seconds = await timed(() => Promise.all(Array.from({ length: HOT_CONNECTIONS }, worker)));
+    const cpuUs =
+      (((await cpuSeconds(cluster.children.slice(0, 1))) - cpuBefore) / HOT_READS[size]) * 1e6;
+    agent.destroy();
+    latenciesMs.sort((a, b) => a - b);
+    const at = (share: number): string =>
+      (latenciesMs[Math.floor(latenciesMs.length * share)] ?? 0).toFixed(2);
+    rows.push({
+      bench: 'edge',
+      what: `${length} bytes from memory`,
+      value: HOT_READS[size] / seconds,
+      unit: '/s',
+      note: `p50 ${at(0.5)} ms, p99 ${at(0.99)} ms; agent ${cpuUs.toFixed(0)} us CPU each`,
+    });
+  }
+  return rows;
+}
+
+/** Of these agents, since their start. */
+async function cpuSeconds(hosts: readonly ClusterHost[]): Promise<number> {
+  const seconds = hosts.map(async (host) => {
+    const stat = await readFile(`/proc/${host.process.pid}/stat`, 'utf8');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    // utime and stime, in ticks of 10 ms (proc_pid_stat(5)).
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  });
+  return (await Promise.all(seconds)).reduce((sum, each) => sum + each, 0);
+}
+
+function cpuNote(seconds: number): string {
+  return `${seconds.toFixed(1)} s of CPU in all agents`;
+}
+
+/** Layers that nobody has seen yet, and the reads of a container: the same ones each time. */
+function makeImage(origin: ThrottledOrigin, size: Size) {
+  const layers = LAYERS_BYTES[size].map((sizeBytes) => origin.add(sizeBytes));
+  let state = 1;
+  const draw = (limit: number): number => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return Math.floor((state / 2 ** 32) * limit);
+  };
+  const reads = Array.from({ length: OPENING_READS + RANDOM_READS[size] }, (_, i): Read => {
+    const layer = i < OPENING_READS ? i % layers.length : draw(layers.length);
+    const sizeBytes = layers[layer]?.bytes.length ?? 0;
+    const length = READ_BYTES_MIN + draw(READ_BYTES_MAX - READ_BYTES_MIN + 1);
+    return { layer, length, offset: draw(sizeBytes - length) };
+  });
+  return { layers, reads };
+}
+
+/** Reads everything, and checks every byte. */
+async function replay(
+  base: string,
+  urls: readonly string[],
+  image: { layers: readonly OriginBlob[]; reads: readonly Read[] },
+): Promise<void> {
+  const agent = new Agent({ keepAlive: true, maxSockets: READS_RUNNING });
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let read = image.reads[next++]; read !== undefined; read = image.reads[next++]) {
+      const body = await fetchPatiently(agent, `${base}${urls[read.layer]}`, read);
+      const wanted = image.layers[read.layer]?.bytes.subarray(
+        read.offset,
+        read.offset + read.length,
+      );
+      assert(wanted?.equals(body) === true, `${base} gave other bytes than the origin has`);
+    }
+  };
+  await Promise.all(Array.from({ length: READS_RUNNING }, worker));
+  agent.destroy();
+}
+
+/** overlaybd tries three times more. */
+async function fetchPatiently(
+  agent: Agent,
+  url: string,
+  range: { offset: number; length: number },
+): Promise<Buffer> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await fetchRange(agent, url, range);
+    } catch (error) {
+      if (tries === TRIES_MAX) throw error;
+    }
+  }
+}
+
+function fetchRange(
+  agent: Agent,
+  url: string,
+  range: { offset: number; length: number },
+): Promise<Buffer> {
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+  const headers = { range: `bytes=${range.offset}-${range.offset + range.length - 1}` };
+  httpRequest(url, { agent, headers }, (response) => {
+    const pieces: Buffer[] = [];
+    response.on('data', (piece: Buffer) => pieces.push(piece));
+    response.on('error', reject);
+    response.on('end', () => {
+      const body = pieces.length === 1 ? pieces[0] : Buffer.concat(pieces);
+      if (response.statusCode === 206 && body !== undefined) resolve(body);
+      else reject(new Error(`${url} answered ${response.statusCode}: ${String(body)}`));
+    });
+  })
+    .on('error', reject)
+    .end();
+  return promise;
+}
+
+/** Bytes of the blocks that the reads touch. */
+function distinctBytes(layers: readonly OriginBlob[], reads: readonly Read[]): number {
+  const blocks = new Map<string, number>();
+  for (const { layer, offset, length } of reads) {
+    const last = Math.floor((offset + length - 1) / BLOCK_SIZE_BYTES);
+    for (let block = Math.floor(offset / BLOCK_SIZE_BYTES); block <= last; block++) {
+      const rest = (layers[layer]?.bytes.length ?? 0) - block * BLOCK_SIZE_BYTES;
+      blocks.set(`${layer}/${block}`, Math.min(BLOCK_SIZE_BYTES, rest));
+    }
+  }
+  return [...blocks.values()].reduce((sum, length) => sum + length, 0);
+}
+
+function verdict(isMet: boolean, goal: string): string {
+  return `${isMet ? 'met' : 'MISSED'}: ${goal}`;
+}
+
+async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startMs = clock.nowMs();
+  await work();
+  return (clock.nowMs() - startMs) / 1000;
+}

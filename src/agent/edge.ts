@@ -1,0 +1,76 @@
+import type { Clock } from '../runtime/clock.ts';
+import type { Hash } from '../runtime/codec.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Metrics } from '../runtime/metrics.ts';
+import type { Random } from '../runtime/random.ts';
+import type { TransferEngine } from '../transfer/engine.ts';
+import { AccessCheck } from './access.ts';
+import { BlobEndpoint } from './blob-endpoint.ts';
+import type { ClientOrigin } from './client-origin.ts';
+import type { Config } from './config-schema.ts';
+import { EngineDirectory } from './engine-directory.ts';
+import type { LazyUrlClient } from './lazy-url-client.ts';
+import type { LocalRoute } from './local-server.ts';
+import { PassThrough } from './pass-through.ts';
+import type { AccessGate, BlobDirectory } from './ports.ts';
+import { StatCache } from './stat-cache.ts';
+
+interface Components {
+  readonly engine: TransferEngine;
+  readonly origin: ClientOrigin;
+  readonly urls: LazyUrlClient;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly hash: Hash;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+/** What is served to the programs of this host, and what its other routes need: the gate that they ask before they give away what is cached, and blobs by digest. */
+export interface Edge {
+  readonly routes: readonly LocalRoute[];
+  readonly access: AccessGate;
+  readonly directory: BlobDirectory;
+}
+
+export function makeEdge(
+  components: Components,
+  init: Pick<Config['local'], 'prefix' | 'accessSeconds' | 'accessStaleSeconds'>,
+): Edge {
+  const { engine, clock, origin, urls } = components;
+  const stats = new StatCache(components, (digest, where, signal) =>
+    engine.tree.stat(digest, where, signal),
+  );
+  const stat = stats.stat.bind(stats);
+  const directory = new EngineDirectory({
+    tree: engine.tree,
+    stat,
+    sizeOf: (digest) => origin.sizeOf(digest),
+    clock,
+  });
+  const access: AccessCheck = new AccessCheck(
+    {
+      ...components,
+      stat,
+      onSize: (digest, sizeBytes) => origin.learnSize(digest, sizeBytes),
+      content: {
+        open: (digest, address, signal) => directory.open(digest, address, { signal }),
+        read: (blob, offset, length, signal) =>
+          engine.read(blob, offset, length, { kind: 'demand', signal }),
+      },
+    },
+    { acceptMs: init.accessSeconds * 1000, staleMs: init.accessStaleSeconds * 1000 },
+  );
+  const endpoint = new BlobEndpoint(
+    {
+      ...components,
+      access,
+      directory,
+      reader: engine,
+      ways: origin,
+      passThrough: new PassThrough({ ...components, urls }),
+    },
+    { prefix: init.prefix },
+  );
+  return { routes: [endpoint], access, directory };
+}

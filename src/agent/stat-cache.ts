@@ -1,0 +1,65 @@
+import type { BlobOrigin } from '../image/block.ts';
+import type { Digest } from '../image/digest.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { OriginError } from '../transfer/origin.ts';
+import type { StatReply } from '../tree/messages.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
+import { orAbort } from '../util/or-abort.ts';
+
+/** How long what was told of a blob holds: what is taken from the public stays readable for so long. (tunable) */
+const LIFE_MS = 300_000;
+
+/** Blobs remembered: as many as an agent knows at a time (transfer/core.ts). */
+const BLOBS_MAX = 16_384;
+
+/** Longest wait for an answer, whoever asks; below that of a read. */
+const STAT_MS_MAX = 20_000;
+
+type Ask = (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<StatReply>;
+
+/** Sizes of blobs, and who may read them, asked once for all that want to know at the same time, and remembered for minutes. */
+export class StatCache {
+  readonly #clock: Clock;
+  readonly #ask: Ask;
+  readonly #known: ExpiringMap<StatReply>;
+  readonly #asking = new Map<string, Promise<StatReply>>();
+
+  constructor(components: { clock: Clock }, ask: Ask) {
+    this.#clock = components.clock;
+    this.#ask = ask;
+    this.#known = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
+  }
+
+  /** Rejects with what asking rejects with, unless nobody could tell and an older answer is remembered; or with the signal's reason. */
+  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    const key = `${origin.registry}/${origin.repository}@${digest}`;
+    const known = this.#known.get(key);
+    if (known !== undefined) return known;
+    const asking = this.#asking.get(key) ?? this.#begin(key, digest, origin);
+    try {
+      return await orAbort(asking, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      const old = this.#known.getStale(key);
+      const isAway = !(error instanceof OriginError) || error.code === 'unavailable';
+      if (old === undefined || !isAway) throw error;
+      return old;
+    }
+  }
+
+  #begin(key: string, digest: Digest, origin: BlobOrigin): Promise<StatReply> {
+    const limit = new AbortController();
+    const timer = this.#clock.setTimer(STAT_MS_MAX, () => limit.abort());
+    const asking = this.#ask(digest, origin, limit.signal)
+      .then((reply) => {
+        this.#known.set(key, reply, LIFE_MS);
+        return reply;
+      })
+      .finally(() => {
+        timer.cancel();
+        this.#asking.delete(key);
+      });
+    this.#asking.set(key, asking);
+    return asking;
+  }
+}

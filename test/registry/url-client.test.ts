@@ -1,0 +1,107 @@
+import { text } from 'node:stream/consumers';
+import { expect, onTestFinished, test } from 'vitest';
+import type { RegistryConfig } from '../../src/registry/registries.ts';
+import { UrlClient } from '../../src/registry/url-client.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { startServer } from './rig.ts';
+
+const { signal } = new AbortController();
+
+function makeUrlClient(registries: readonly RegistryConfig[] = []): UrlClient {
+  const client = new UrlClient({ clock: new SystemClock() }, { registries });
+  onTestFinished(() => client.close());
+  return client;
+}
+
+function get(client: UrlClient, url: string, headers: Record<string, string> = {}) {
+  return client.open({ method: 'GET', url, headers }, signal);
+}
+
+test('UrlClient.open() sends the URL as it is', async () => {
+  const seen: (string | undefined)[] = [];
+  const host = await startServer((request, response) => {
+    seen.push(request.url);
+    response.end('x');
+  });
+  const client = makeUrlClient();
+  for (const rest of ['/a%2Fb/%7e?s=%2b+~&t=a|b', '/../x/./y', '', '?q']) {
+    await text((await get(client, `http://${host}${rest}`)).body);
+  }
+  expect(seen).toEqual(['/a%2Fb/%7e?s=%2b+~&t=a|b', '/../x/./y', '/', '/?q']);
+});
+
+test('UrlClient.open() gives every status and does not retry', async () => {
+  let calls = 0;
+  const host = await startServer((_, response) => {
+    calls++;
+    response.writeHead(401, { 'www-authenticate': ['Basic realm="a"', 'Bearer realm="b"'] }).end();
+  });
+  const answer = await get(makeUrlClient(), `http://${host}/`);
+  expect([answer.status, calls]).toEqual([401, 1]);
+  expect(answer.headers['www-authenticate']).toEqual(['Basic realm="a"', 'Bearer realm="b"']);
+});
+
+test('UrlClient.open() follows redirections; credentials go no further than the first host', async () => {
+  const seen: unknown[] = [];
+  const storage = await startServer((request, response) => {
+    seen.push([request.headers.authorization, request.headers.range]);
+    response.end('stored');
+  });
+  const host = await startServer((request, response) => {
+    seen.push([request.headers.authorization, request.headers.range]);
+    const location = request.url === '/1' ? '/2' : `http://${storage}/x?sig=%2F`;
+    response.writeHead(307, { location }).end();
+  });
+  const headers = { authorization: 'Bearer t', range: 'bytes=0-9' };
+  const answer = await get(makeUrlClient(), `http://${host}/1`, headers);
+  expect(await text(answer.body)).toBe('stored');
+  const own = ['Bearer t', 'bytes=0-9'];
+  expect(seen).toEqual([own, own, [undefined, 'bytes=0-9']]);
+});
+
+test('UrlClient.open() refuses endless redirections, other schemes and hosts that do not answer', async () => {
+  const host = await startServer((request, response) => {
+    const location = request.url === '/file' ? 'file:///etc/passwd' : '/again';
+    response.writeHead(302, { location }).end();
+  });
+  const client = makeUrlClient();
+  const protocol = { code: 'protocol' };
+  await expect(get(client, `http://${host}/`)).rejects.toMatchObject(protocol);
+  await expect(get(client, `http://${host}/file`)).rejects.toMatchObject(protocol);
+  await expect(get(client, 'ftp://a/')).rejects.toMatchObject(protocol);
+  await expect(get(client, 'http://127.0.0.1:1/')).rejects.toMatchObject({ code: 'unavailable' });
+  const reason = new Error('no longer wanted');
+  const aborted = client.open(
+    { method: 'GET', url: `http://${host}/`, headers: {} },
+    AbortSignal.abort(reason),
+  );
+  await expect(aborted).rejects.toBe(reason);
+});
+
+test('UrlClient.open() takes the scheme of a configured registry from the configuration', async () => {
+  const host = await startServer((_, response) => void response.end('plain'));
+  const client = makeUrlClient([{ host, insecure: true }]);
+  expect(await text((await get(client, `https://${host}/`)).body)).toBe('plain');
+  const strict = makeUrlClient([{ host }]);
+  await expect(get(strict, `http://${host}/`)).rejects.toMatchObject({ code: 'unavailable' });
+});
+
+test('UrlClient.fill() takes exactly the range, and nothing else', async () => {
+  const bytes = Buffer.from('0123456789');
+  const host = await startServer((request, response) => {
+    if (request.url === '/whole') response.end(bytes);
+    else if (request.url === '/short') {
+      response.writeHead(206, { 'content-range': 'bytes 2-5/10' }).end('2');
+    } else response.writeHead(206, { 'content-range': 'bytes 2-5/10' }).end('2345');
+  });
+  const client = makeUrlClient();
+  const fill = async (path: string): Promise<string> => {
+    const target = new Uint8Array(4);
+    const answer = await get(client, `http://${host}${path}`);
+    await client.fill(answer, { offset: 2, target, sizeBytes: 10 }, 'a part');
+    return Buffer.from(target).toString();
+  };
+  expect(await fill('/part')).toBe('2345');
+  expect(await fill('/whole')).toBe('2345');
+  await expect(fill('/short')).rejects.toMatchObject({ detail: { fault: 'short-body' } });
+});

@@ -1,0 +1,22 @@
+import { expect, test } from 'vitest';
+import { ExpiringMap } from '../../src/util/expiring-map.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+
+test('ExpiringMap forgets after the time of each entry, and remembers what was', () => {
+  const clock = new FakeClock();
+  const map = new ExpiringMap<number>({ clock }, { entriesMax: 10 });
+  map.set('a', 1, 100);
+  expect([map.get('a'), map.staleMs('a')]).toEqual([1, 0]);
+  clock.advance(99);
+  expect(map.get('a')).toBe(1);
+  clock.advance(11);
+  expect([map.get('a'), map.getStale('a'), map.staleMs('a')]).toEqual([undefined, 1, 10]);
+  map.delete('a');
+  expect([map.getStale('a'), map.staleMs('a')]).toEqual([undefined, undefined]);
+});
+
+test('ExpiringMap keeps to its bound: the one set longest ago goes', () => {
+  const map = new ExpiringMap<number>({ clock: new FakeClock() }, { entriesMax: 2 });
+  for (const key of ['a', 'b', 'a', 'c']) map.set(key, 1, 100);
+  expect(['a', 'b', 'c'].map((key) => map.get(key))).toEqual([1, undefined, 1]);
+});
