@@ -33,6 +33,7 @@ import { LocalServer } from './local-server.ts';
 import { ManifestCache } from './manifest-cache.ts';
 import { Manifests } from './manifests.ts';
 import { MirrorEndpoint } from './mirror-endpoint.ts';
+import { MirrorPing } from './mirror-ping.ts';
 import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
 import { ClusterPreheats } from './preheat-service.ts';
 import { PromMetrics } from './prom-metrics.ts';
@@ -280,18 +281,20 @@ class Agent implements Service, StatusSource {
   }
 
   #mirror(components: AgentComponents, { access, directory }: Edge): MirrorEndpoint {
-    const { engine, manifests, metrics } = this.#plane;
+    const { engine, manifests, metrics, urls } = this.#plane;
+    const { registries } = this.#config;
     return new MirrorEndpoint(
       {
         ...components,
         manifests,
         directory,
         gate: access,
+        ping: new MirrorPing({ urls, clock: this.#clock }, { registries }),
         reader: engine,
         hash: new NodeHash(),
         metrics,
       },
-      { registries: this.#config.registries },
+      { registries },
     );
   }
 

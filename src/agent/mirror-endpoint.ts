@@ -19,6 +19,7 @@ import type { KeptManifest } from './manifest-cache.ts';
 import type { Manifests } from './manifests.ts';
 import { mirrorError, type MirrorErrorDetail } from './mirror-error.ts';
 import { parseMirrorTarget, type MirrorTarget } from './mirror-target.ts';
+import type { MirrorPing } from './mirror-ping.ts';
 import type { AccessGate, BlobAddress, BlobDirectory } from './ports.ts';
 
 /** No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may take (manifests.ts). */
@@ -34,6 +35,7 @@ interface MirrorEndpointComponents {
   readonly manifests: Pick<Manifests, 'get'>;
   readonly directory: BlobDirectory;
   readonly gate: AccessGate;
+  readonly ping: Pick<MirrorPing, 'challenges'>;
   readonly reader: BlobReader;
   readonly hash: Hash;
   readonly clock: Clock;
@@ -106,8 +108,7 @@ export class MirrorEndpoint implements LocalRoute {
       const headers = { allow: 'GET, HEAD' };
       this.#refuse(response, 'other', { status: 405, code: 'UNSUPPORTED', message, headers });
     } else if (target.kind === 'ping') {
-      this.#head(response, 'other', { 'content-type': 'application/json', 'content-length': 2 });
-      response.end(request.method === 'HEAD' ? undefined : '{}');
+      void this.#answerPing(request, response);
     } else if (target.kind === 'other') {
       const message = 'only manifests and blobs by sha256 are mirrored: ask the registry itself';
       this.#refuse(response, 'other', { status: 404, code: 'NAME_UNKNOWN', message });
@@ -115,6 +116,24 @@ export class MirrorEndpoint implements LocalRoute {
       void this.#answer(request, response, target);
     }
     return true;
+  }
+
+  /** Never rejects. Who shows credentials is asked for them no more: what they open is checked with each request. */
+  async #answerPing(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const known = request.headers.authorization !== undefined;
+    const challenges = known ? [] : await this.#parts.ping.challenges();
+    if (challenges.length > 0) {
+      const headers = { 'www-authenticate': [...challenges] };
+      const message = 'the registry wants credentials';
+      return this.#refuse(response, 'other', {
+        status: 401,
+        code: 'UNAUTHORIZED',
+        message,
+        headers,
+      });
+    }
+    this.#head(response, 'other', { 'content-type': 'application/json', 'content-length': 2 });
+    response.end(request.method === 'HEAD' ? undefined : '{}');
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse, wanted: Wanted): Promise<void> {

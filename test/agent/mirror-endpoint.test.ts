@@ -32,6 +32,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
     digest: digestOf(bytes),
     clock: new FakeClock(),
     onRead: async (_offset: number): Promise<void> => {},
+    challenges: [] as string[],
     onCheck: async (): Promise<void> => {},
     asked: [] as { origin: object; reference: string }[],
     checked: [] as { address: BlobAddress; digest: Digest; authorization: string | undefined }[],
@@ -53,6 +54,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
         open: (digest) => Promise.resolve({ digest, sizeBytes: world.bytes.length }),
         opened: () => undefined,
       },
+      ping: { challenges: () => Promise.resolve(world.challenges) },
       gate: {
         check: (address, digest, { authorization }) => {
           world.checked.push({ address, digest, authorization });
@@ -195,5 +197,17 @@ describe('MirrorEndpoint', () => {
     socket.destroy();
     await once(socket, 'close');
     expect(readCount).toBe(16);
+  });
+
+  it('MirrorEndpoint passes the challenge of its registry on at /v2/, but not to who shows credentials', async () => {
+    const { url, world } = await start();
+    expect((await ask(`${url}/v2/`)).status).toBe(200);
+    world.challenges = ['Basic realm="r"'];
+    const challenged = await ask(`${url}/v2/`);
+    expect([challenged.status, challenged.headers['www-authenticate']]).toEqual([
+      401,
+      'Basic realm="r"',
+    ]);
+    expect((await ask(`${url}/v2/`, { authorization: 'Basic x' })).status).toBe(200);
   });
 });

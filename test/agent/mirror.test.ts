@@ -30,22 +30,30 @@ const CLIENT = {
 
 /**
  * Only the root can read from the registry: the others lack what it takes, so that what they give came down the tree.
- * They know its name all the same, which skopeo does not tell them.
+ * They know its name all the same, which skopeo does not tell them, and with `always` how to ask it about the right of a client.
  */
-function readByRoot(host: string, access: object): NonNullable<ClusterInit['config']> {
-  return (role) => ({ ...STALE, registries: [{ host, ...(role === 'root' && access) }] });
+function readByRoot(
+  host: string,
+  access: object,
+  always: object = {},
+): NonNullable<ClusterInit['config']> {
+  return (role) => ({
+    ...STALE,
+    registries: [{ host, ...always, ...(role === 'root' && access) }],
+  });
 }
 
 /**
  * Pulls the image through every host of the cluster with containerd and skopeo. The registry stops before the last pulls: after the first one,
- * through a child, or after each host has pulled once.
+ * through a child, or after each host has pulled once. What is private is given only to credentials that the registry has accepted on that host:
+ * passwords stay the same, tokens are new with each pull.
  */
 async function pullEverywhere(
   cluster: AgentCluster,
   proxy: RegistryProxy,
   init: {
     image: TarImage;
-    stopAfter: 'first' | 'all';
+    stopAfter: 'first' | 'all' | 'never';
     ctr?: readonly string[];
     skopeo?: readonly string[];
   },
@@ -62,7 +70,7 @@ async function pullEverywhere(
   const bytes = proxy.blobBytes();
   for (const { digest, sizeBytes } of init.image.layers) expect(bytes[digest]).toBe(sizeBytes);
   expect(proxy.direct()).toEqual([]);
-  await proxy.stop();
+  if (init.stopAfter !== 'never') await proxy.stop();
   for (const host of hosts) await skopeoCopy(host, reference, init.skopeo);
 }
 
@@ -115,11 +123,11 @@ describeWith(
         const proxy = await RegistryProxy.start(
           await startDockerRegistry({ storage, htpasswd: user }),
         );
-        const access = { insecure: true, credentialsFile: credentialsFile(user) };
+        const access = { credentialsFile: credentialsFile(user) };
         const cluster = await startCluster(proxy.address, {
-          config: readByRoot(proxy.address, access),
+          config: readByRoot(proxy.address, access, { insecure: true }),
         });
-        await pullEverywhere(cluster, proxy, { image, stopAfter: 'first', ...CLIENT });
+        await pullEverywhere(cluster, proxy, { image, stopAfter: 'all', ...CLIENT });
       });
     });
 
@@ -129,11 +137,11 @@ describeWith(
         const storage = await filledStorage(image);
         const { token } = await startTokenServer(makeCertificates(tempFolder()), user);
         const proxy = await RegistryProxy.start(await startDockerRegistry({ storage, token }));
-        const access = { insecure: true, credentialsFile: credentialsFile(user) };
+        const access = { credentialsFile: credentialsFile(user) };
         const cluster = await startCluster(proxy.address, {
-          config: readByRoot(proxy.address, access),
+          config: readByRoot(proxy.address, access, { insecure: true }),
         });
-        await pullEverywhere(cluster, proxy, { image, stopAfter: 'first', ...CLIENT });
+        await pullEverywhere(cluster, proxy, { image, stopAfter: 'never', ...CLIENT });
       });
 
       test('reads over TLS, from an authority that the agents are told', async () => {
