@@ -59,7 +59,7 @@ export function hostsDirOf(host: ClusterHost, registry: string): string {
 export async function skopeoCopy(
   host: ClusterHost,
   reference: string,
-  options: readonly string[] = [],
+  user?: { readonly username: string; readonly password: string },
 ): Promise<string> {
   const folder = tempFolder();
   const [registry = ''] = reference.split('/');
@@ -69,7 +69,14 @@ export async function skopeoCopy(
     file,
     `[[registry]]\nlocation = "${registry}"\n[[registry.mirror]]\nlocation = "${mirror}"\ninsecure = true\n`,
   );
-  const args = ['--insecure-policy', '--registries-conf', file, 'copy', ...options];
+  const args = ['--insecure-policy', '--registries-conf', file, 'copy'];
+  if (user !== undefined) {
+    // skopeo gives --src-creds to the registry alone, not to its mirrors.
+    const auth = Buffer.from(`${user.username}:${user.password}`).toString('base64');
+    const auths = { [registry]: { auth }, [mirror]: { auth } };
+    writeFileSync(join(folder, 'auth.json'), JSON.stringify({ auths }), { mode: 0o600 });
+    args.push('--authfile', join(folder, 'auth.json'));
+  }
   const { stdout } = await run('skopeo', [
     ...args,
     `docker://${reference}`,

@@ -25,7 +25,7 @@ const STALE = { mirror: { tagSeconds: 1, staleTagSeconds: 3600 } };
 /** What containerd and skopeo are told of the user. */
 const CLIENT = {
   ctr: ['--user', `${user.username}:${user.password}`],
-  skopeo: ['--src-creds', `${user.username}:${user.password}`],
+  skopeo: user,
 };
 
 /**
@@ -55,7 +55,7 @@ async function pullEverywhere(
     image: TarImage;
     stopAfter: 'first' | 'all' | 'never';
     ctr?: readonly string[];
-    skopeo?: readonly string[];
+    skopeo?: { readonly username: string; readonly password: string };
   },
 ): Promise<void> {
   const reference = `${proxy.address}/team/app:1`;
@@ -70,6 +70,10 @@ async function pullEverywhere(
   const bytes = proxy.blobBytes();
   for (const { digest, sizeBytes } of init.image.layers) expect(bytes[digest]).toBe(sizeBytes);
   expect(proxy.direct()).toEqual([]);
+  // It learns at /v2/ that credentials are wanted: the agent knows that only from the registry.
+  if (init.skopeo !== undefined) {
+    for (const host of hosts) await skopeoCopy(host, reference, init.skopeo);
+  }
   if (init.stopAfter !== 'never') await proxy.stop();
   for (const host of hosts) await skopeoCopy(host, reference, init.skopeo);
 }
