@@ -36,9 +36,9 @@ const direction = folders.map((folder) => ({
 const pure = 'util|image|blockstore|tree|transfer|sim';
 const owners = [
   ['undici', 'registry'],
-  ['libp2p|@libp2p|@chainsafe|it-pipe|@multiformats', 'net'],
+  ['libp2p|@libp2p|@chainsafe|@multiformats', 'net'],
   ['koffi', 'device'],
-  ['prom-client|fastify|commander', 'agent'],
+  ['prom-client|fastify|commander|it-pipe', 'agent'],
   ['lz4-napi|@node-rs|@napi-rs|pino', 'runtime/node'],
 ];
 

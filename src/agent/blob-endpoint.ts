@@ -5,7 +5,7 @@ import type { Hash, Hasher } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../runtime/metrics.ts';
 import type { BlobReader } from '../transfer/blob-reader.ts';
-import { READ_AHEAD_BYTES, readAhead } from '../transfer/bulk-read.ts';
+import { BulkReader } from '../transfer/bulk-reader.ts';
 import { assert } from '../util/assert.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { toHex } from '../util/bytes.ts';
@@ -36,9 +36,6 @@ const DEADLINE_MS = 25_000;
 
 /** Answers up to this size are read at once; of larger ones at least so much is read ahead. */
 const PIECE_BYTES_MAX = 1024 * 1024;
-
-/** Read ahead for all large answers together: 16 of them at full pace; those that come later read ahead less. */
-const BULK_BYTES_MAX = 16 * READ_AHEAD_BYTES;
 
 /** Answers under way: with their pieces 256 MiB at most, beside what is read ahead. overlaybd opens few connections per device. */
 const RUNNING_MAX = 256;
@@ -92,20 +89,20 @@ export class BlobEndpoint implements LocalRoute {
   readonly #prefix: string;
   readonly #deadlineMs: number;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
+  readonly #bulk: BulkReader;
   readonly #hotBuffers = new BufferPool({ slabBytes: HOT_BYTES_MAX, freeMax: HOT_FREE_MAX });
   #hotRunning = 0;
   readonly #targets = new Map<string, BlobTarget>();
   readonly #requests: Counter;
   readonly #bytes: Counter;
   readonly #firstByte: Histogram;
-  /** Windows of the large answers under way. */
-  #bulkBytes = 0;
 
   constructor(
     components: BlobEndpointComponents,
     init: { readonly prefix: string; readonly deadlineMs?: number },
   ) {
     this.#components = components;
+    this.#bulk = new BulkReader(components);
     this.#prefix = init.prefix;
     this.#deadlineMs = init.deadlineMs ?? DEADLINE_MS;
     this.#requests = components.metrics.counter({
@@ -311,15 +308,7 @@ export class BlobEndpoint implements LocalRoute {
       yield await this.#piece(blob, range, signal);
       return;
     }
-    const freeBytes = Math.min(READ_AHEAD_BYTES, BULK_BYTES_MAX - this.#bulkBytes);
-    const windowBytes = Math.max(PIECE_BYTES_MAX, freeBytes);
-    this.#bulkBytes += windowBytes;
-    try {
-      const timeoutMs = this.#deadlineMs;
-      yield* readAhead(this.#components.reader, blob, { ...range, windowBytes, timeoutMs, signal });
-    } finally {
-      this.#bulkBytes -= windowBytes;
-    }
+    yield* this.#bulk.read(blob, range, signal);
   }
 
   async #piece(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array> {

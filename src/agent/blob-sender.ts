@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
+import { pipe } from 'it-pipe';
 import type { BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { digestBytes } from '../image/digest.ts';
@@ -59,42 +60,33 @@ export class BlobSender {
 
   /** Resolves when all of it was handed to the socket. Rejects with any error: before `start()` was called, or with the answer unfinished. */
   async send(answer: BlobAnswer): Promise<void> {
-    const { response, blob, range } = answer;
-    if (range.length === blob.sizeBytes) await this.#sendWhole(answer);
-    else await this.#sendPart(answer);
+    const { response, blob, range, signal } = answer;
+    const isWhole = range.length === blob.sizeBytes;
+    await pipe(
+      this.#bulk.read(blob, range, signal),
+      (pieces) => (isWhole ? this.#checked(blob, pieces) : pieces),
+      (pieces) => deliver(answer, pieces),
+    );
     response.end();
   }
 
-  async #sendPart(answer: BlobAnswer): Promise<void> {
-    const { blob, range, signal } = answer;
-    let isStarted = false;
-    for await (const piece of this.#bulk.read(blob, range, signal)) {
-      if (!isStarted) answer.start();
-      isStarted = true;
-      await write(answer, piece);
-    }
-  }
-
-  async #sendWhole(answer: BlobAnswer): Promise<void> {
-    const { blob, range, signal } = answer;
+  /** Lets the pieces of a whole blob through; the last one, and a small blob altogether, only when it is the blob of its name. */
+  async *#checked(
+    blob: BlobRef,
+    pieces: AsyncIterable<Uint8Array>,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
     const hasher = this.#hash.sha256Stream();
     const held: Uint8Array[] = [];
-    let isStarted = false;
-    for await (const piece of this.#bulk.read(blob, range, signal)) {
+    for await (const piece of pieces) {
       hasher.update(piece);
-      if (blob.sizeBytes > HELD_BYTES_MAX && held.length > 0) {
-        if (!isStarted) answer.start();
-        isStarted = true;
-        for (const before of held.splice(0)) await write(answer, before);
-      }
+      if (blob.sizeBytes > HELD_BYTES_MAX) yield* held.splice(0);
       held.push(piece);
     }
     if (!bytesEqual(hasher.digest(), digestBytes(blob.digest))) {
       this.#remember(blob.digest);
       throw badContent(blob.digest);
     }
-    if (!isStarted) answer.start();
-    for (const piece of held) await write(answer, piece);
+    yield* held;
   }
 
   #remember(digest: Digest): void {
@@ -105,10 +97,17 @@ export class BlobSender {
   }
 }
 
-/** Resolves when the socket takes more; rejects when it is gone. */
-async function write({ response, signal, onBytes }: BlobAnswer, piece: Uint8Array): Promise<void> {
-  onBytes(piece.length);
-  if (!response.write(piece)) await once(response, 'drain', { signal });
+/** Hands the pieces to the socket as it takes them; rejects when it is gone. */
+async function deliver(answer: BlobAnswer, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  const { response, signal, onBytes } = answer;
+  let isStarted = false;
+  for await (const piece of pieces) {
+    if (!isStarted) answer.start();
+    isStarted = true;
+    onBytes(piece.length);
+    if (!response.write(piece)) await once(response, 'drain', { signal });
+  }
+  if (!isStarted) answer.start();
 }
 
 function badContent(digest: Digest): MirrorError {
