@@ -2,7 +2,7 @@ import type { TraceAccess } from '../image/trace.ts';
 import type { HostCoreInit } from '../transfer/host-core.ts';
 import type { HostAddress, HostCard, JoinReply, Place, ReportReply } from '../tree/messages.ts';
 import { innerFanOut } from '../tree/colours.ts';
-import { COLOURS, FAN_OUT, REPORT_INTERVAL_MS } from '../tree/limits.ts';
+import { COLOURS, FAN_OUT, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import type { AgentHost } from './agent-host.ts';
@@ -38,8 +38,8 @@ const HEALED_MS = FAULT_WINDOW_MS + 3_000;
 /** A source that was reachable for less does not count: a read needs a few round trips to find it. */
 const MOMENT_MS = 2_000;
 
-/** Two reports, and the way down of what they change. */
-const QUIET_MS = 2.5 * REPORT_INTERVAL_MS;
+/** A root that was down often is tried again after 90 s at the latest, with the next report; what that changes takes another one. */
+const QUIET_MS = 1.5 * ROOT_DOWN_MS_MAX + 3 * REPORT_INTERVAL_MS;
 
 /** Kinds of containers in a run with faults, and how much each reads in relation to the default one. */
 const FAULT_VARIANTS = 8;
