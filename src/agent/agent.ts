@@ -9,7 +9,6 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import { NodeCodec } from '../runtime/node/codec.ts';
 import { NodeDisk } from '../runtime/node/disk.ts';
-import { NodeBackgroundHash } from '../runtime/node/background-hash.ts';
 import { NodeHash } from '../runtime/node/hash.ts';
 import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
@@ -115,7 +114,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   );
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
-    { ...shared, transport, store, origin, signer, backgroundHash: new NodeBackgroundHash() },
+    { ...shared, transport, store, origin, signer },
     {
       self: { ...host, zone: config.zone, capacity: CAPACITY },
       role: config.role,

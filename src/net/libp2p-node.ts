@@ -8,6 +8,7 @@ import type {
 import { tcp } from '@libp2p/tcp';
 import { yamux } from '@libp2p/yamux';
 import { createLibp2p, type Libp2p } from 'libp2p';
+import { fewerWindowUpdates, inOneWrite } from './batching.ts';
 import {
   ADDRESS_DIAL_MS,
   ADDRESSES_MAX,
@@ -19,6 +20,7 @@ import {
   INBOUND_PER_SECOND_MAX,
   INBOUND_UPGRADE_MS,
   STREAM_OPEN_MS,
+  STREAM_WINDOW_BYTES,
   TREE_STREAMS_MAX,
 } from './limits.ts';
 import type { NetMetrics } from './metrics.ts';
@@ -50,15 +52,18 @@ export function createNode(init: {
     privateKey: init.privateKey,
     addresses: { listen: [...init.listen], announce: [...init.announce] },
     transports: [tcp({ backlog: BACKLOG })],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [inOneWrite(noise())],
     connectionGater: init.gater,
     streamMuxers: [
-      yamux({
-        enableKeepAlive: true,
-        keepAliveInterval: RTT_INTERVAL_MS,
-        maxInboundStreams: MUXED_STREAMS_MAX,
-        maxOutboundStreams: MUXED_STREAMS_MAX,
-      }),
+      fewerWindowUpdates(
+        yamux({
+          enableKeepAlive: true,
+          keepAliveInterval: RTT_INTERVAL_MS,
+          maxInboundStreams: MUXED_STREAMS_MAX,
+          maxOutboundStreams: MUXED_STREAMS_MAX,
+          streamOptions: { initialStreamWindowSize: STREAM_WINDOW_BYTES },
+        }),
+      ),
     ],
     connectionMonitor: { enabled: false },
     connectionManager: {

@@ -55,6 +55,12 @@ export const TREE_CALL_MS_MAX = 30_000;
 /** Milliseconds in which a stream must be agreed on: two round trips. */
 export const STREAM_OPEN_MS = 3_000;
 
+/**
+ * What a peer may send on a stream before it is told to go on: four blocks. With yamux's 256 KiB every answer of a block waited for the
+ * round trip of a grant before its end.
+ */
+export const STREAM_WINDOW_BYTES = 1024 * 1024;
+
 /** Milliseconds for a dial with all its addresses and tries; a listener in a storm takes 90 connections a second and core. */
 export const DIAL_MS = 5_000;
 

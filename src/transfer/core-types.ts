@@ -186,8 +186,8 @@ export interface BlobState<T> {
   readonly fetches: Map<BlockIndex, Fetch<T>>;
   /** Blocks that are in the order, known first touch or not. */
   readonly ordered: Set<BlockIndex>;
-  /** Peers that asked for blocks of the blob lately: they are told the order. */
-  readonly children: Set<PeerId>;
+  /** By stripe: peers that asked for blocks of it lately. They are told the order in which the stripe is touched. */
+  readonly children: readonly Set<PeerId>[];
   /** First-touched blocks that the children have not been told yet. */
   untold: BlockIndex[];
 }

@@ -135,13 +135,14 @@ export class BlockCore<P, T> {
       blockCount(ref.sizeBytes) <= BLOCKS_MAX,
       `a blob of ${ref.sizeBytes} bytes is too large`,
     );
+    const stripes = stripeCount(ref.sizeBytes);
     this.#blobs.set(ref.digest, {
       ref,
       id: this.#blobCount++,
-      stripes: stripeCount(ref.sizeBytes),
+      stripes,
       fetches: new Map(),
       ordered: new Set(),
-      children: new Set(),
+      children: Array.from({ length: stripes }, () => new Set()),
       untold: [],
     });
   }
@@ -150,9 +151,9 @@ export class BlockCore<P, T> {
     return this.#blobs.get(digest)?.ref;
   }
 
-  /** Peers that read the blob from this host lately. */
-  childrenOf(digest: Digest): readonly PeerId[] {
-    return [...(this.#blobs.get(digest)?.children ?? [])];
+  /** Peers that read the stripe from this host lately. */
+  childrenOf(digest: Digest, stripe: number): readonly PeerId[] {
+    return [...(this.#blobs.get(digest)?.children[stripe] ?? [])];
   }
 
   /** The block when it is in memory now; the reference stays the cache's. */
@@ -205,7 +206,7 @@ export class BlockCore<P, T> {
       this.#effects.push({ type: 'refuse', token, detail });
       return;
     }
-    this.#gossip.addChild(blob, peer);
+    this.#gossip.addChild(blob, request.index, peer);
     this.#peerReads.set(peer, reads + 1);
     this.#armAlive(peer);
     this.#arrive(blob, request.index, {
@@ -256,7 +257,9 @@ export class BlockCore<P, T> {
       this.#ops.release(parcel.block);
       this.#peerDone(peer);
     }
-    for (const blob of this.#blobs.values()) blob.children.delete(peer);
+    for (const { children } of this.#blobs.values()) {
+      for (const peers of children) peers.delete(peer);
+    }
     this.#fetcher.peerGone(peer, nowMs);
   }
 

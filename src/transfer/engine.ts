@@ -9,7 +9,6 @@ import {
   type BlockIndex,
 } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import type { BackgroundHash } from '../runtime/background-hash.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Hash, Signer } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -73,7 +72,6 @@ export interface EngineComponents {
   readonly store: BlockStore;
   readonly origin: Origin;
   readonly hash: Hash;
-  readonly backgroundHash: BackgroundHash;
   readonly signer: Signer;
   readonly clock: Clock;
   readonly random: Random;
@@ -189,7 +187,10 @@ export class TransferEngine implements BlobReader {
   trees(): readonly (TreeSeat & { readonly children: readonly PeerId[] })[] {
     return this.#core
       .trees()
-      .map((seat) => ({ ...seat, children: this.#core.blocks.childrenOf(seat.digest) }));
+      .map((seat) => ({
+        ...seat,
+        children: this.#core.blocks.childrenOf(seat.digest, seat.stripe),
+      }));
   }
 
   /** Demand reads of this host that failed since the start. */

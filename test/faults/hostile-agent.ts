@@ -6,7 +6,6 @@ import { peerIdOf, publicKeyOf } from '../../src/net/identity.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
-import { NodeBackgroundHash } from '../../src/runtime/node/background-hash.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
@@ -59,7 +58,7 @@ export async function startHostileAgent(init: {
   const store = new MemoryStore();
   const rest = { transport, store, origin: new CountingOrigin(), signer };
   const engine = new TransferEngine(
-    { ...parts, ...rest, backgroundHash: new NodeBackgroundHash() },
+    { ...parts, ...rest },
     {
       self: { peer: peerIdOf(identity), addresses, zone: 'default', capacity: 6 },
       role: 'child',

@@ -6,7 +6,6 @@ import { peerIdOf, publicKeyOf } from '../../src/net/identity.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
-import { NodeBackgroundHash } from '../../src/runtime/node/background-hash.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
@@ -153,7 +152,7 @@ export class SoakHost {
     });
     const rest = { transport, store, origin, signer, hash: new NodeHash() };
     const engine = new TransferEngine(
-      { ...parts, ...rest, backgroundHash: new NodeBackgroundHash() },
+      { ...parts, ...rest },
       {
         self: this.card,
         role: this.isRoot ? 'root' : 'child',

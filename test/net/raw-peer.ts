@@ -12,6 +12,7 @@ import {
 } from '../../src/net/admission-handshake.ts';
 import { converse } from '../../src/net/admission-stream.ts';
 import { privateKeyOf } from '../../src/net/identity.ts';
+import { STREAM_WINDOW_BYTES } from '../../src/net/limits.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
@@ -47,7 +48,9 @@ export async function startRaw(
       tcp(init.from === undefined ? {} : { dialOpts: { localAddress: init.from } as never }),
     ],
     connectionEncrypters: [noise()],
-    streamMuxers: [yamux(init)],
+    streamMuxers: [
+      yamux({ ...init, streamOptions: { initialStreamWindowSize: STREAM_WINDOW_BYTES } }),
+    ],
     connectionMonitor: { enabled: false },
   });
   nodes.add(node);

@@ -7,7 +7,6 @@ import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
-import { NodeBackgroundHash } from '../../src/runtime/node/background-hash.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
@@ -124,7 +123,6 @@ export class Cluster {
         store,
         origin: this.origin,
         hash: new NodeHash(),
-        backgroundHash: new NodeBackgroundHash(),
         signer,
       },
       {

@@ -6,7 +6,7 @@ import { BLOCK_SIZE_BYTES, blockIndex, type BlobRef } from '../../src/image/bloc
 import { parseDigest } from '../../src/image/digest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics, type Metrics } from '../../src/runtime/metrics.ts';
-import { NodeBackgroundHash } from '../../src/runtime/node/background-hash.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { WholeBlobCheck } from '../../src/transfer/whole-blob-check.ts';
 import { defined } from '../../src/util/assert.ts';
 import { PooledBytes } from '../../src/util/buffer-pool.ts';
@@ -24,7 +24,7 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
     ...silentMetrics,
     counter: () => ({ inc: (labels) => result.resolve(labels['result'] ?? '') }),
   };
-  const parts = { store, backgroundHash: new NodeBackgroundHash(), clock: new FakeClock() };
+  const parts = { store, hash: new NodeHash(), clock: new FakeClock() };
   const check = new WholeBlobCheck(
     { ...parts, logger: silentLogger, metrics },
     { onBad: (digest) => bad.push(digest) },
