@@ -24,7 +24,7 @@ export interface OriginBlob {
  */
 export class ThrottledOrigin {
   readonly #clock: Clock;
-  readonly #bytesPerMs: number;
+  #bytesPerMs: number;
   readonly #blobs = new Map<string, Buffer>();
   readonly #server: Server;
   /** When all that was sent so far is paid for. */
@@ -42,6 +42,11 @@ export class ThrottledOrigin {
   /** `host:port`, once started. */
   get address(): string {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  /** What it sends at most from now on. */
+  set bytesPerSecond(bytes: number) {
+    this.#bytesPerMs = bytes / 1000;
   }
 
   /** Random bytes, as compressed layers look to whoever passes them on. */

@@ -17,8 +17,8 @@ if (major < 22 || (major === 22 && minor < 18)) {
 if (process.argv[2] === 'agent' || process.argv[2] === 'device') {
   setFlagsFromString('--semi-space-growth-factor=1');
   // V8 sets the next full collection by how fast the program fills the old generation with objects. Ours are few and buffers many, so that
-  // it would collect every 8 MiB of buffers: half of the CPU time of an agent that relays. Instead, at three times what was left last time.
-  setFlagsFromString('--heap-growing-percent=200');
+  // it would collect every 8 MiB of buffers: half of the CPU time of an agent that relays. Instead, at twice what was left last time.
+  setFlagsFromString('--heap-growing-percent=100');
 }
 // A checkout has src/ and runs it as it is; a published package has dist/ alone.
 const source = new URL('../src/agent/main.ts', import.meta.url);

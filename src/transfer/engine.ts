@@ -185,12 +185,10 @@ export class TransferEngine implements BlobReader {
 
   /** Trees that this host takes part in, with the peers that read from it in each. */
   trees(): readonly (TreeSeat & { readonly children: readonly PeerId[] })[] {
-    return this.#core
-      .trees()
-      .map((seat) => ({
-        ...seat,
-        children: this.#core.blocks.childrenOf(seat.digest, seat.stripe),
-      }));
+    return this.#core.trees().map((seat) => ({
+      ...seat,
+      children: this.#core.blocks.childrenOf(seat.digest, seat.stripe),
+    }));
   }
 
   /** Demand reads of this host that failed since the start. */
