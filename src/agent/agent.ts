@@ -279,8 +279,8 @@ class Agent implements Service, StatusSource {
     return this.#starting ? 'starting' : this.#notReady;
   }
 
-  #mirror(components: AgentComponents, { access, directory }: Edge): MirrorEndpoint {
-    const { engine, manifests, metrics, urls } = this.#plane;
+  #mirror(components: AgentComponents, { access, directory, sender }: Edge): MirrorEndpoint {
+    const { manifests, metrics, urls } = this.#plane;
     const { registries } = this.#config;
     return new MirrorEndpoint(
       {
@@ -289,8 +289,7 @@ class Agent implements Service, StatusSource {
         directory,
         gate: access,
         ping: new MirrorPing({ urls, clock: this.#clock }, { registries }),
-        reader: engine,
-        hash: new NodeHash(),
+        sender,
         metrics,
       },
       { registries },

@@ -1,14 +1,11 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { BlobRef } from '../image/block.ts';
 import type { Clock } from '../runtime/clock.ts';
-import type { Hash, Hasher } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../runtime/metrics.ts';
 import type { BlobReader } from '../transfer/blob-reader.ts';
-import { BulkReader } from '../transfer/bulk-reader.ts';
 import { assert } from '../util/assert.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
-import { toHex } from '../util/bytes.ts';
 import { CodedError } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import { orAbort } from '../util/or-abort.ts';
@@ -23,6 +20,7 @@ import {
   unsatisfiable,
   type Refusal,
 } from './blob-answer.ts';
+import type { BlobSender } from './blob-sender.ts';
 import { parseBlobTarget, type BlobTarget } from './blob-target.ts';
 import { parseByteRange, type ByteRange } from './byte-range.ts';
 import type { ClientOrigin } from './client-origin.ts';
@@ -34,7 +32,7 @@ import type { BlobDirectory, RememberingGate } from './ports.ts';
 /** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
 const DEADLINE_MS = 25_000;
 
-/** Answers up to this size are read at once; of larger ones at least so much is read ahead. */
+/** Answers up to this size are read at once, before every prefetch; larger ones, and whole blobs, in pieces behind what others wait for. */
 const PIECE_BYTES_MAX = 1024 * 1024;
 
 /** Answers under way: with their pieces 256 MiB at most, beside what is read ahead. overlaybd opens few connections per device. */
@@ -64,7 +62,7 @@ export interface BlobEndpointComponents {
   readonly reader: BlobReader;
   readonly ways: Pick<ClientOrigin, 'note'>;
   readonly passThrough: Pick<PassThrough, 'answer'>;
-  readonly hash: Hash;
+  readonly sender: Pick<BlobSender, 'send'>;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: Metrics;
@@ -89,7 +87,6 @@ export class BlobEndpoint implements LocalRoute {
   readonly #prefix: string;
   readonly #deadlineMs: number;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
-  readonly #bulk: BulkReader;
   readonly #hotBuffers = new BufferPool({ slabBytes: HOT_BYTES_MAX, freeMax: HOT_FREE_MAX });
   #hotRunning = 0;
   readonly #targets = new Map<string, BlobTarget>();
@@ -102,7 +99,6 @@ export class BlobEndpoint implements LocalRoute {
     init: { readonly prefix: string; readonly deadlineMs?: number },
   ) {
     this.#components = components;
-    this.#bulk = new BulkReader(components);
     this.#prefix = init.prefix;
     this.#deadlineMs = init.deadlineMs ?? DEADLINE_MS;
     this.#requests = components.metrics.counter({
@@ -286,29 +282,19 @@ export class BlobEndpoint implements LocalRoute {
     body: { readonly range: ByteRange; readonly headers: OutgoingHttpHeaders },
   ): Promise<void> {
     const { response, signal } = exchange;
-    let leftBytes = body.range.length;
-    // Who gets all of it gets the last piece only when it is the blob of its name.
-    const hasher = leftBytes === blob.sizeBytes ? this.#components.hash.sha256Stream() : undefined;
-    for await (const piece of this.#pieces(blob, body.range, signal)) {
-      hasher?.update(piece);
-      if (piece.length === leftBytes) checkDigest(blob, hasher);
-      if (!response.headersSent) {
-        this.#start(exchange, 'content-range' in body.headers ? 206 : 200, body.headers);
-      }
-      leftBytes -= piece.length;
-      this.#bytes.inc({}, piece.length);
-      if (leftBytes === 0) response.end(piece);
-      else if (!response.write(piece)) await drained(response, signal);
-    }
-  }
-
-  /** The bytes of a range, in order: a large one is read ahead of the client, behind what others wait for. */
-  async *#pieces(blob: BlobRef, range: ByteRange, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-    if (range.length <= PIECE_BYTES_MAX) {
-      yield await this.#piece(blob, range, signal);
+    const { range, headers } = body;
+    const start = (): void => {
+      this.#start(exchange, 'content-range' in headers ? 206 : 200, headers);
+    };
+    const onBytes = (count: number): void => this.#bytes.inc(NO_LABELS, count);
+    if (range.length === blob.sizeBytes || range.length > PIECE_BYTES_MAX) {
+      await this.#components.sender.send({ response, blob, range, signal, start, onBytes });
       return;
     }
-    yield* this.#bulk.read(blob, range, signal);
+    const piece = await this.#piece(blob, range, signal);
+    start();
+    onBytes(piece.length);
+    response.end(piece);
   }
 
   async #piece(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array> {
@@ -356,9 +342,6 @@ class DeadlineError extends CodedError<{ readonly code: 'timeout' }> {
   }
 }
 
-/** The bytes are not those of the name: the registry, or a root, gave others. */
-class DigestError extends CodedError<{ readonly code: 'digest' }> {}
-
 const NO_LABELS = {};
 const PARTIAL = { status: '206' };
 
@@ -370,16 +353,3 @@ const OVERLOADED: Refusal = {
   },
   headers: { 'retry-after': '1' },
 };
-
-function checkDigest(blob: BlobRef, hasher: Hasher | undefined): void {
-  if (hasher === undefined) return;
-  const digest = `sha256:${toHex(hasher.digest())}`;
-  if (digest === blob.digest) return;
-  throw new DigestError(`the bytes of ${blob.digest} have digest ${digest}`, { code: 'digest' });
-}
-
-/** Resolves when the socket takes more; rejects when it is gone. */
-async function drained(response: ServerResponse, signal: AbortSignal): Promise<void> {
-  const drain = new Promise<void>((resolve) => response.once('drain', resolve));
-  await orAbort(drain, signal);
-}

@@ -28,7 +28,7 @@ Both need the same secret in \`/etc/xylem/cluster.key\`.
 
 ## Which credentials a registry gets
 
-The first of these that has some for the repository; one that the registry refuses is not followed by the next.
+The first of these that has some for the repository; when the registry answers them with 401, the next, as the kubelet does (not at 403).
 
 1. \`registries[].credentialsFile\` of the registry's entry.
 2. Each file of \`credentials.dockerConfigs\`, in order: the helper that \`credHelpers\` names for the registry, or \`credsStore\`; then \`auths\`.

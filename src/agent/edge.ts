@@ -6,6 +6,7 @@ import type { Random } from '../runtime/random.ts';
 import type { TransferEngine } from '../transfer/engine.ts';
 import { AccessCheck } from './access.ts';
 import { BlobEndpoint } from './blob-endpoint.ts';
+import { BlobSender } from './blob-sender.ts';
 import type { ClientOrigin } from './client-origin.ts';
 import type { Config } from './config-schema.ts';
 import { EngineDirectory } from './engine-directory.ts';
@@ -26,11 +27,15 @@ interface Components {
   readonly metrics: Metrics;
 }
 
-/** What is served to the programs of this host, and what its other routes need: the gate that they ask before they give away what is cached, and blobs by digest. */
+/**
+ * What is served to the programs of this host, and what its other routes need: the gate that they ask before they give away what is
+ * cached, blobs by digest, and what sends them.
+ */
 export interface Edge {
   readonly routes: readonly LocalRoute[];
   readonly access: AccessGate;
   readonly directory: BlobDirectory;
+  readonly sender: BlobSender;
 }
 
 export function makeEdge(
@@ -61,10 +66,12 @@ export function makeEdge(
     },
     { acceptMs: init.accessSeconds * 1000, staleMs: init.accessStaleSeconds * 1000 },
   );
+  const sender = new BlobSender({ ...components, reader: engine });
   const endpoint = new BlobEndpoint(
     {
       ...components,
       access,
+      sender,
       directory,
       reader: engine,
       ways: origin,
@@ -72,5 +79,5 @@ export function makeEdge(
     },
     { prefix: init.prefix },
   );
-  return { routes: [endpoint], access, directory };
+  return { routes: [endpoint], access, directory, sender };
 }

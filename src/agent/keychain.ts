@@ -1,6 +1,6 @@
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Credentials } from '../registry/auth.ts';
+import { isAmong, type Credentials } from '../registry/auth.ts';
 import { registryName } from '../registry/reference.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -28,9 +28,9 @@ interface Source extends NamedFile {
 }
 
 /**
- * The credentials in Docker config files and in Kubernetes image pull secrets. For each repository the first source that knows some
- * counts, Docker's files before pull secrets, each in the order of the configuration; within a file, the helper before what is
- * written there, and the more particular entry before the more general.
+ * The credentials in Docker config files and in Kubernetes image pull secrets. For each repository those of the first source that knows
+ * some are tried, and when the registry refuses them those of the next one, as the kubelet does: Docker's files before pull secrets, each in
+ * the order of the configuration; within a file, the helper before the most particular entry that is written there.
  *
  * Files are read again each time that a registry asks, so a secret that the kubelet has replaced counts at once. One that has become damaged
  * is told in the log, and what it said before holds; one that is gone holds no more.
@@ -60,17 +60,22 @@ export class Keychain {
     }
   }
 
-  async get(registry: string, repository: string): Promise<Credentials | undefined> {
+  /** The first that are not among the refused ones. */
+  async get(
+    registry: string,
+    repository: string,
+    refused: readonly Credentials[],
+  ): Promise<Credentials | undefined> {
     const name = registryName(registry);
     for (const { config, runsHelpers } of this.#read()) {
       const helper = findEntry(config.helpers, name, repository) ?? config.store;
       if (runsHelpers && helper !== undefined) {
         const server = name === DOCKER_HUB ? DOCKER_HUB_SERVER : name;
         const found = await this.#helpers.get(helper, server);
-        if (found !== undefined) return found;
+        if (found !== undefined && !isAmong(found, refused)) return found;
       }
       const found = findEntry(config.credentials, name, repository);
-      if (found !== undefined) return found;
+      if (found !== undefined && !isAmong(found, refused)) return found;
     }
     return undefined;
   }

@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../image/block.ts';
 import { parseDigest } from '../image/digest.ts';
-import { deadline, unlessAborted } from '../net/deadline.ts';
+import { deadline } from '../net/deadline.ts';
 import type { FetchedManifest } from '../registry/client.ts';
 import type { OperationOptions } from '../registry/retry.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -11,6 +11,7 @@ import type { HostAddress, ManifestReply, ManifestRequest } from '../tree/messag
 import { rendezvousOrder } from '../tree/rendezvous.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
+import { orAbort } from '../util/or-abort.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import type { Config } from './config-schema.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
@@ -125,7 +126,7 @@ export class Manifests {
   /** For a client of this host. */
   async get(origin: BlobOrigin, reference: string, signal: AbortSignal): Promise<KeptManifest> {
     const found = this.#find(origin, reference, this.#above(origin, reference));
-    return (await unlessAborted(found, signal)).manifest;
+    return (await orAbort(found, signal)).manifest;
   }
 
   /** For a peer: a root looks here and at the registry, a relay asks a root. Never rejects. */

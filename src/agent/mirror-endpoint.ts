@@ -2,17 +2,15 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { parseDigest } from '../image/digest.ts';
-import { unlessAborted } from '../net/deadline.ts';
 import { checkOrigin, checkTag, registryName, registryServer } from '../registry/reference.ts';
 import type { Clock } from '../runtime/clock.ts';
-import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Counter, Metrics } from '../runtime/metrics.ts';
-import type { BlobReader } from '../transfer/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
+import { orAbort } from '../util/or-abort.ts';
 import { isRegistryHost } from './addresses.ts';
-import { BlobSender } from './blob-sender.ts';
+import type { BlobSender } from './blob-sender.ts';
 import { parseByteRange } from './byte-range.ts';
 import type { LocalRoute } from './local-server.ts';
 import type { KeptManifest } from './manifest-cache.ts';
@@ -36,8 +34,7 @@ interface MirrorEndpointComponents {
   readonly directory: BlobDirectory;
   readonly gate: AccessGate;
   readonly ping: Pick<MirrorPing, 'challenges'>;
-  readonly reader: BlobReader;
-  readonly hash: Hash;
+  readonly sender: Pick<BlobSender, 'check' | 'send'>;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: Metrics;
@@ -78,7 +75,6 @@ export class MirrorEndpoint implements LocalRoute {
   readonly #parts: MirrorEndpointComponents;
   readonly #init: MirrorEndpointInit;
   readonly #insecure: ReadonlySet<string>;
-  readonly #sender: BlobSender;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #requests: Counter;
   readonly #bytes: Counter;
@@ -88,7 +84,6 @@ export class MirrorEndpoint implements LocalRoute {
     this.#init = init;
     const insecure = init.registries.filter((registry) => registry.insecure);
     this.#insecure = new Set(insecure.map(({ host }) => registryName(host)));
-    this.#sender = new BlobSender(components);
     this.#requests = components.metrics.counter({
       name: 'xylem_mirror_requests_total',
       help: 'Requests to the registry mirror, by what was asked for (manifest, blob, other) and HTTP status.',
@@ -150,7 +145,7 @@ export class MirrorEndpoint implements LocalRoute {
       if ('status' in origin) return this.#refuse(response, wanted.kind, origin);
       checkOrigin(origin);
       const exchange = { request, response, signal: abort.signal, wanted, origin };
-      await unlessAborted(this.#serve(exchange), abort.signal);
+      await orAbort(this.#serve(exchange), abort.signal);
     } catch (error) {
       if (error === gone) return;
       const { repository } = wanted;
@@ -210,7 +205,7 @@ export class MirrorEndpoint implements LocalRoute {
   async #serveBlob(exchange: Exchange, digest: Digest): Promise<void> {
     const { request, response, signal } = exchange;
     signal.throwIfAborted();
-    this.#sender.check(digest);
+    this.#parts.sender.check(digest);
     const options = await this.#admit(exchange, digest);
     const address = this.#addressOf(exchange, digest);
     const blob = await this.#parts.directory.open(digest, address, options);
@@ -246,7 +241,7 @@ export class MirrorEndpoint implements LocalRoute {
       return;
     }
     const onBytes = (count: number): void => this.#bytes.inc({}, count);
-    await this.#sender.send({ response, blob, range: part, signal, start, onBytes });
+    await this.#parts.sender.send({ response, blob, range: part, signal, start, onBytes });
   }
 
   /** Makes sure that this client may read it; what it said for itself is handed on. */

@@ -65,7 +65,7 @@ export class RegistryOrigin implements Origin {
     this.#keychain = keychain;
     this.#init = {
       registries: registryConfigs(init.registries),
-      credentials: (registry, repository) => keychain.get(registry, repository),
+      credentials: (...asked) => keychain.get(...asked),
       proxies: proxyEnvironment(init.variables ?? {}),
       connectionsMax: limits?.originReads,
       requestsPerSecond: limits?.registryRequestsPerSecond,

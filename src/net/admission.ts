@@ -7,6 +7,7 @@ import { assert } from '../util/assert.ts';
 import { bytesEqual } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
+import { orAbort } from '../util/or-abort.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import {
   InitiatorHandshake,
@@ -16,7 +17,7 @@ import {
   type Handshake,
 } from './admission-handshake.ts';
 import { HungUpError, converse } from './admission-stream.ts';
-import { DeadlineError, deadline, unlessAborted } from './deadline.ts';
+import { DeadlineError, deadline } from './deadline.ts';
 import type { Door } from './door.ts';
 import { WireError } from './errors.ts';
 import {
@@ -120,7 +121,7 @@ export class Admission {
     if (entry === undefined) {
       throw failure(peerIdOf(connection), 'refused', new Error('the connection is closed'));
     }
-    return unlessAborted(entry.outcome.promise, signal);
+    return orAbort(entry.outcome.promise, signal);
   }
 
   /** A new connection: proves the key on it, or waits that the peer does. */

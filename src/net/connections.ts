@@ -4,8 +4,9 @@ import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../runtime/clock.ts';
 import type { Random } from '../runtime/random.ts';
 import type { HostAddress } from '../tree/messages.ts';
+import { orAbort } from '../util/or-abort.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import { deadline, unlessAborted } from './deadline.ts';
+import { deadline } from './deadline.ts';
 import {
   ADDRESSES_MAX,
   BACKOFF_MS_MAX,
@@ -81,7 +82,7 @@ export class Connections {
       dial = this.#dial(host, id).finally(() => this.#dials.delete(host.peer));
       this.#dials.set(host.peer, dial);
     }
-    return unlessAborted(dial, signal);
+    return orAbort(dial, signal);
   }
 
   /** Ends the dials under way and refuses new ones. */

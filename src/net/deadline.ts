@@ -27,13 +27,3 @@ export function deadline(clock: Clock, delayMs: number, outer: AbortSignal): Dea
     },
   };
 }
-
-/** The outcome of a promise, or the signal's reason when it aborts first; the promise itself goes on. */
-export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(signal.reason as Error);
-    if (signal.aborted) onAbort();
-    signal.addEventListener('abort', onAbort, { once: true });
-    promise.finally(() => signal.removeEventListener('abort', onAbort)).then(resolve, reject);
-  });
-}

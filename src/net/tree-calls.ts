@@ -4,9 +4,10 @@ import type { PreheatServer } from '../transfer/preheat-messages.ts';
 import { PeerError, type PeerErrorDetail, type TreeServer } from '../transfer/transport.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import { Limiter } from '../util/limiter.ts';
+import { orAbort } from '../util/or-abort.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { peerError } from './block-call.ts';
-import { DeadlineError, deadline, unlessAborted } from './deadline.ts';
+import { DeadlineError, deadline } from './deadline.ts';
 import { WireError } from './errors.ts';
 import { detailOf } from './frames.ts';
 import {
@@ -121,7 +122,7 @@ export class TreeClient {
     try {
       const body = encoded(kind, host.peer, request);
       const asked = this.#limited(host.peer, () => this.#ask(kind, host, body, limit.signal));
-      const reply = await unlessAborted(asked, limit.signal);
+      const reply = await orAbort(asked, limit.signal);
       this.#count(kind, 'ok');
       return reply;
     } catch (error) {
@@ -161,7 +162,7 @@ export class TreeClient {
     signal: AbortSignal,
   ): Promise<R> {
     signal.throwIfAborted();
-    const link = await unlessAborted(this.#linkTo(host), signal);
+    const link = await orAbort(this.#linkTo(host), signal);
     signal.throwIfAborted();
     return link.call({ type: kind.type, body }, (reply) => replyOf(kind, host.peer, reply), signal);
   }

@@ -25,10 +25,19 @@ interface RegistryToken {
 export type Credentials = UserCredentials | IdentityToken | RegistryToken;
 
 /**
- * The credentials for a repository of a registry. Asked again whenever the registry wants to know, so that a file may change under a
- * running agent. Undefined: anonymous.
+ * The best credentials for a repository of a registry that are not among the refused ones. Asked again whenever the registry wants to
+ * know, so that a file may change under a running agent. Undefined: there are none, or no others.
  */
-export type CredentialsSource = (repository: string) => Promise<Credentials | undefined>;
+export type CredentialsSource = (
+  repository: string,
+  refused: readonly Credentials[],
+) => Promise<Credentials | undefined>;
+
+/** Whether the list has credentials of the same content. */
+export function isAmong(credentials: Credentials, list: readonly Credentials[]): boolean {
+  const text = JSON.stringify(credentials);
+  return list.some((each) => JSON.stringify(each) === text);
+}
 
 /** Scopes (repository and actions) whose tokens or Basic lines are kept; the oldest goes first. */
 const SCOPES_MAX = 1024;
@@ -36,10 +45,28 @@ const SCOPES_MAX = 1024;
 /** One token request, all in all. */
 const TOKEN_MS_MAX = 10_000;
 
+/** Credentials that are tried for one request. */
+const TRIED_MAX = 16;
+
+/** A token, and the credentials that it was given for. */
+interface OwnToken extends Token {
+  readonly owner: Credentials | undefined;
+  /** What was tried before these. */
+  readonly refused: readonly Credentials[];
+}
+
 interface Granted {
   readonly bearer: Bearer;
   /** Shared by all who need it at the same time. */
-  readonly token: Promise<Token>;
+  readonly token: Promise<OwnToken>;
+  /** Whether a token was any use: when it is refused after that, it has only ended early. */
+  accepted: boolean;
+}
+
+interface BasicLine {
+  readonly header: string;
+  readonly owner: Credentials;
+  readonly refused: readonly Credentials[];
 }
 
 interface AuthorizerComponents {
@@ -49,7 +76,7 @@ interface AuthorizerComponents {
 
 /**
  * Knows what to say in the Authorization header of one registry: nothing, a Basic line, or a Bearer token for each scope.
- * Starts with nothing and learns from the challenges (401) of the registry.
+ * Starts with nothing and learns from the challenges (401) of the registry. Of several credentials those that it accepts are kept.
  */
 export class Authorizer {
   readonly #components: AuthorizerComponents;
@@ -57,7 +84,7 @@ export class Authorizer {
   readonly #server: URL;
   readonly #credentials: CredentialsSource;
   readonly #granted = new Map<string, Granted>();
-  readonly #basic = new Map<string, string>();
+  readonly #basic = new Map<string, BasicLine>();
 
   constructor(
     components: AuthorizerComponents,
@@ -72,12 +99,13 @@ export class Authorizer {
   /** The header's value for a request in this scope (`repository:NAME:ACTIONS`); undefined when none is known to be needed. */
   async header(scope: string, signal: AbortSignal): Promise<string | undefined> {
     const granted = this.#granted.get(scope);
-    if (granted === undefined) return this.#basic.get(scope);
+    if (granted === undefined) return this.#basic.get(scope)?.header;
     let token = await withSignal(granted.token, signal);
     if (this.#clock.nowMs() >= token.renewAtMs) {
       // Another one may have begun the renewal while this one waited.
       const current = this.#granted.get(scope) ?? granted;
-      const renewing = current === granted ? this.#grant(scope, granted.bearer) : current;
+      const renewing =
+        current === granted ? this.#grant(scope, granted.bearer, token.refused) : current;
       token = await withSignal(renewing.token, signal);
     }
     return `Bearer ${token.value}`;
@@ -97,17 +125,35 @@ export class Authorizer {
     if (known !== undefined && known !== refused) return;
     const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
     if (bearer !== undefined) {
-      await withSignal(this.#grant(scope, this.#readBearer(bearer, scope)).token, signal);
+      const before = this.#granted.get(scope);
+      const tried = before === undefined ? [] : await triedBy(before);
+      // A new token, given to nobody in particular, was of no use.
+      if (before?.accepted === false && tried.length === 0) throw this.unauthorized(refused);
+      const granted = this.#grant(scope, this.#readBearer(bearer, scope), tried);
+      await withSignal(granted.token, signal);
       return;
     }
     if (!challenges.some(({ scheme }) => scheme === 'basic')) {
       const what = `${this.#server.host} answered 401 without a Basic or Bearer challenge`;
       throw protocolError('bad-challenge', what);
     }
-    const credentials = await this.#credentials(repositoryOf(scope));
-    const basic = isUser(credentials) ? basicHeader(credentials) : undefined;
-    if (basic === undefined || basic === refused) throw this.unauthorized(basic);
-    keep(this.#basic, scope, basic);
+    const before = this.#basic.get(scope);
+    this.#basic.delete(scope);
+    const tried = before === undefined ? [] : [...before.refused, before.owner];
+    for (;;) {
+      const owner = await this.#next(scope, tried);
+      if (owner === undefined) throw this.unauthorized(before?.header);
+      if (isUser(owner)) {
+        return keep(this.#basic, scope, { header: basicHeader(owner), owner, refused: tried });
+      }
+      tried.push(owner);
+    }
+  }
+
+  /** The registry did not refuse what `header()` gave for the scope. */
+  accepted(scope: string): void {
+    const granted = this.#granted.get(scope);
+    if (granted !== undefined) granted.accepted = true;
   }
 
   /** For a request that is refused with the best that there is: `sent`. */
@@ -120,8 +166,16 @@ export class Authorizer {
     return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 
-  #grant(scope: string, bearer: Bearer): Granted {
-    const granted = { bearer, token: this.#fetch(scope, bearer) };
+  /** Credentials that were not tried yet. */
+  async #next(scope: string, tried: readonly Credentials[]): Promise<Credentials | undefined> {
+    if (tried.length >= TRIED_MAX) return undefined;
+    const found = await this.#credentials(repositoryOf(scope), tried);
+    return found === undefined || isAmong(found, tried) ? undefined : found;
+  }
+
+  #grant(scope: string, bearer: Bearer, refused: readonly Credentials[]): Granted {
+    const token = this.#fetch(scope, bearer, refused);
+    const granted = { bearer, token, accepted: false };
     keep(this.#granted, scope, granted);
     granted.token.catch(() => {
       if (this.#granted.get(scope) === granted) this.#granted.delete(scope);
@@ -145,27 +199,47 @@ export class Authorizer {
   }
 
   /** Has a deadline of its own and no caller's signal: others may wait for it too. */
-  async #fetch(scope: string, bearer: Bearer): Promise<Token> {
+  async #fetch(scope: string, bearer: Bearer, refused: readonly Credentials[]): Promise<OwnToken> {
     const limit = new AbortController();
     const timer = this.#clock.setTimer(TOKEN_MS_MAX, () => {
       const what = `${safeUrl(bearer.realm)} gave no token within ${TOKEN_MS_MAX} ms`;
       limit.abort(new RegistryError(what, { code: 'timeout', timeoutMs: TOKEN_MS_MAX }));
     });
     try {
-      const credentials = await withSignal(this.#credentials(repositoryOf(scope)), limit.signal);
-      if (credentials !== undefined && 'registryToken' in credentials) {
-        return { value: credentials.registryToken, renewAtMs: Number.POSITIVE_INFINITY };
+      const tried = [...refused];
+      for (;;) {
+        const owner = await withSignal(this.#next(scope, tried), limit.signal);
+        if (owner === undefined && tried.length > 0) throw this.unauthorized('those tried');
+        const token = await this.#ask(bearer, owner, limit.signal);
+        if (token !== undefined) return { ...token, owner, refused: tried };
+        if (owner === undefined) throw this.unauthorized(undefined);
+        tried.push(owner);
       }
-      const proof = isUser(credentials)
-        ? ({ kind: 'basic', header: basicHeader(credentials) } as const)
-        : credentials && ({ kind: 'refresh', token: credentials.identityToken } as const);
-      const token = await fetchToken(this.#components, { bearer, proof }, limit.signal);
-      if (token === undefined) throw this.unauthorized(proof?.kind);
-      return token;
     } finally {
       timer.cancel();
     }
   }
+
+  /** Undefined when the token server refuses the credentials. */
+  async #ask(
+    bearer: Bearer,
+    owner: Credentials | undefined,
+    signal: AbortSignal,
+  ): Promise<Token | undefined> {
+    if (owner !== undefined && 'registryToken' in owner) {
+      return { value: owner.registryToken, renewAtMs: Number.POSITIVE_INFINITY };
+    }
+    const proof = isUser(owner)
+      ? ({ kind: 'basic', header: basicHeader(owner) } as const)
+      : owner && ({ kind: 'refresh', token: owner.identityToken } as const);
+    return fetchToken(this.#components, { bearer, proof }, signal);
+  }
+}
+
+/** What is not to be tried again after a token was refused: one that had been of use gets its owner another try. */
+async function triedBy({ token, accepted }: Granted): Promise<readonly Credentials[]> {
+  const { owner, refused } = await token.catch(() => ({ owner: undefined, refused: [] }));
+  return accepted || owner === undefined ? refused : [...refused, owner];
 }
 
 /** Adds to a map of bounded size: the oldest goes. */

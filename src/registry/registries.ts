@@ -1,7 +1,7 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../runtime/clock.ts';
 import { errorText } from '../util/errors.ts';
-import type { Credentials, CredentialsSource } from './auth.ts';
+import { isAmong, type Credentials, type CredentialsSource } from './auth.ts';
 import { Connections, type ClientCertificate } from './connections.ts';
 import { RegistryError } from './errors.ts';
 import { HttpSender } from './http.ts';
@@ -27,7 +27,7 @@ export interface RegistryConfig {
   readonly ca?: string | undefined;
   /** Shown to the registry itself alone. */
   readonly client?: ClientCertificate | undefined;
-  /** Undefined, or when it knows none: those that `RegistriesInit.credentials` gives. */
+  /** Undefined, or when it knows none or the registry refuses them: those that `RegistriesInit.credentials` gives. */
   readonly credentials?: CredentialsSource | undefined;
   /** URL of the proxy for it and for all that it leads to, or `none`; undefined: as the environment says. */
   readonly proxy?: string | undefined;
@@ -50,7 +50,10 @@ export interface RegistriesInit {
   readonly requestsPerSecond?: number | undefined;
 }
 
-type HostCredentials = (registry: string, repository: string) => Promise<Credentials | undefined>;
+type HostCredentials = (
+  registry: string,
+  ...asked: Parameters<CredentialsSource>
+) => ReturnType<CredentialsSource>;
 
 /** The servers of one registry. */
 export interface Registry {
@@ -169,7 +172,7 @@ export class Registries {
       { clock, http, metrics },
       {
         base: init.base,
-        credentials: (repository) => this.#credentials(config, name, repository),
+        credentials: (...asked) => this.#credentials(config, name, ...asked),
         ...(init.of !== undefined && { namespace: registryName(init.of) }),
         ...(requestsPerSecond !== undefined && { requestsPerSecond }),
       },
@@ -179,11 +182,12 @@ export class Registries {
   async #credentials(
     config: RegistryConfig,
     name: string,
-    repository: string,
+    ...[repository, refused]: Parameters<CredentialsSource>
   ): Promise<Credentials | undefined> {
     try {
-      const own = await config.credentials?.(repository);
-      return own ?? (await this.#init.credentials?.(name, repository));
+      const own = await config.credentials?.(repository, refused);
+      if (own !== undefined && !isAmong(own, refused)) return own;
+      return await this.#init.credentials?.(name, repository, refused);
     } catch (cause) {
       // Perhaps they are just being replaced.
       const why = `no credentials for ${name}: ${errorText(cause)}`;

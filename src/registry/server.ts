@@ -59,6 +59,9 @@ interface ServerComponents {
   readonly metrics: RegistryMetrics;
 }
 
+/** Answers 401 to one request: two to each of several credentials, when their tokens end early. */
+const TRIES_MAX = 32;
+
 interface ServerInit {
   readonly base: URL;
   readonly credentials: CredentialsSource;
@@ -100,26 +103,21 @@ export class RegistryServer {
   ): Promise<HttpAnswer<S>> {
     const short = await this.#requestKnown(request, signal);
     if (short !== undefined) return short;
-    const authorization = await this.#authorizer.header(request.scope, signal);
+    const { scope } = request;
+    let authorization = await this.#authorizer.header(scope, signal);
     let hop = await this.#follow(request, authorization, signal);
-    if (hop.answer.head.status === 401 && hop.isServer) {
+    for (let tries = 0; hop.answer.head.status === 401 && hop.isServer; tries++) {
       const challenge = hop.answer.head.headers['www-authenticate'];
       try {
-        await this.#authorizer.learn(
-          parseChallenges(challenge),
-          request.scope,
-          authorization,
-          signal,
-        );
-        const better = await this.#authorizer.header(request.scope, signal);
-        hop = await this.#follow(request, better, signal);
-        if (hop.answer.head.status === 401 && hop.isServer) {
-          throw this.#authorizer.unauthorized(better);
-        }
+        if (tries >= TRIES_MAX) throw this.#authorizer.unauthorized(authorization);
+        await this.#authorizer.learn(parseChallenges(challenge), scope, authorization, signal);
+        authorization = await this.#authorizer.header(scope, signal);
       } catch (error) {
         throw withChallenge(error, challenge);
       }
+      hop = await this.#follow(request, authorization, signal);
     }
+    if (hop.isServer) this.#authorizer.accepted(scope);
     const answer = this.#successOf(hop, request);
     if (request.blob !== undefined && !hop.isServer) this.#remember(request.path, hop.url);
     return answer;

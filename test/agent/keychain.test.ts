@@ -56,7 +56,7 @@ test.each([
   ['app*.registry.example:5000', 'app-1.registry.example:5000', 'app'],
 ])('Keychain.get() finds what %s says for %s/%s', async (key, registry, repository) => {
   const { keychain } = open({ dockerConfigs: [fileOf({ auths: { [key]: auth('me') } })] });
-  expect(await keychain.get(registry, repository)).toEqual(as('me'));
+  expect(await keychain.get(registry, repository, [])).toEqual(as('me'));
 });
 
 test.each([
@@ -69,7 +69,19 @@ test.each([
   ['docker.io', 'registry.example', 'app'],
 ])('Keychain.get() does not give what %s says to %s/%s', async (key, registry, repository) => {
   const { keychain } = open({ dockerConfigs: [fileOf({ auths: { [key]: auth('me') } })] });
-  expect(await keychain.get(registry, repository)).toBeUndefined();
+  expect(await keychain.get(registry, repository, [])).toBeUndefined();
+});
+
+test('Keychain.get() goes on to the next source when some are refused', async () => {
+  const fileFor = (user: string): string => fileOf({ auths: { 'registry.example': auth(user) } });
+  const { keychain } = open({
+    dockerConfigs: [fileFor('first'), fileOf({ auths: {} })],
+    pullSecrets: [fileFor('first'), fileFor('second')],
+  });
+  const get = (...refused: string[]) => keychain.get('registry.example', 'app', refused.map(as));
+  expect(await get()).toEqual(as('first'));
+  expect(await get('first')).toEqual(as('second'));
+  expect(await get('first', 'second')).toBeUndefined();
 });
 
 test('Keychain.get() prefers the more particular entry, and the earlier file', async () => {
@@ -88,7 +100,7 @@ test('Keychain.get() prefers the more particular entry, and the earlier file', a
   const secret = fileOf({ auths: { 'registry.example': auth('c'), 'c.test': auth('c') } });
   const { keychain } = open({ dockerConfigs: [first, second], pullSecrets: [secret] });
   const user = async (registry: string, repository: string) =>
-    ((await keychain.get(registry, repository)) as { username?: string } | undefined)?.username;
+    ((await keychain.get(registry, repository, [])) as { username?: string } | undefined)?.username;
   expect(await user('registry.example', 'x')).toBe('all');
   expect(await user('registry.example', 'team/x')).toBe('team');
   expect(await user('registry.example', 'team/app')).toBe('app');
@@ -105,9 +117,9 @@ test.each([
   [{ ...auth('me'), registrytoken: 'bearer', identitytoken: 'x' }, { registryToken: 'bearer' }],
 ])('Keychain.get() reads %j', async (entry, credentials) => {
   const { keychain } = open({ pullSecrets: [fileOf({ auths: { 'a.test': entry } })] });
-  expect(await keychain.get('a.test', 'app')).toEqual(credentials);
+  expect(await keychain.get('a.test', 'app', [])).toEqual(credentials);
   const old = fileOf({ 'a.test': entry }, '.dockercfg');
-  expect(await open({ pullSecrets: [old] }).keychain.get('a.test', 'app')).toEqual(credentials);
+  expect(await open({ pullSecrets: [old] }).keychain.get('a.test', 'app', [])).toEqual(credentials);
 });
 
 test.each([
@@ -163,23 +175,23 @@ test('Keychain.get() reads directories of mounted secrets, and what the kubelet 
   mkdirSync(one);
   mkdirSync(other);
   const { keychain, lines } = open({ pullSecrets: [secrets] });
-  expect(await keychain.get('a.test', 'app')).toBeUndefined();
+  expect(await keychain.get('a.test', 'app', [])).toBeUndefined();
   mount(one, JSON.stringify({ auths: { 'a.test': auth('old') } }));
   mount(other, JSON.stringify({ auths: { 'b.test': auth('b') } }));
-  expect(await keychain.get('a.test', 'app')).toEqual(as('old'));
-  expect(await keychain.get('b.test', 'app')).toEqual(as('b'));
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('old'));
+  expect(await keychain.get('b.test', 'app', [])).toEqual(as('b'));
   mount(one, JSON.stringify({ auths: { 'a.test': auth('new') } }));
-  expect(await keychain.get('a.test', 'app')).toEqual(as('new'));
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('new'));
   expect(lines).toEqual([]);
   // Damage changes nothing and is told once; what is gone holds no more.
   mount(one, 'secret');
-  expect(await keychain.get('a.test', 'app')).toEqual(as('new'));
-  expect(await keychain.get('a.test', 'app')).toEqual(as('new'));
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('new'));
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('new'));
   expect(lines.length).toBe(1);
   expect(lines[0]).not.toContain('secret');
   mount(one, undefined);
-  expect(await keychain.get('a.test', 'app')).toBeUndefined();
-  expect(await keychain.get('b.test', 'app')).toEqual(as('b'));
+  expect(await keychain.get('a.test', 'app', [])).toBeUndefined();
+  expect(await keychain.get('b.test', 'app', [])).toEqual(as('b'));
 });
 
 /** Puts `docker-credential-test` on the PATH of this process until the test ends. */
@@ -199,24 +211,24 @@ const HELPS = {
 test('Keychain.get() asks the helper, by the name that Docker calls the registry', async () => {
   installHelper('read server; printf \'{"Username":"%s %s","Secret":"secret"}\' "$1" "$server"');
   const { keychain } = open({ dockerConfigs: [fileOf(HELPS)] });
-  expect(await keychain.get('a.test', 'app')).toEqual(as('get a.test'));
-  expect(await keychain.get('docker.io', 'library/app')).toEqual(
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('get a.test'));
+  expect(await keychain.get('docker.io', 'library/app', [])).toEqual(
     as('get https://index.docker.io/v1/'),
   );
   const store = open({ dockerConfigs: [fileOf({ credsStore: 'test' })] });
-  expect(await store.keychain.get('b.test:5000', 'app')).toEqual(as('get b.test:5000'));
+  expect(await store.keychain.get('b.test:5000', 'app', [])).toEqual(as('get b.test:5000'));
 });
 
 test('Keychain.get() takes an identity token from a helper', async () => {
   installHelper('echo \'{"Username":"<token>","Secret":"refresh"}\'');
   const { keychain } = open({ dockerConfigs: [fileOf(HELPS)] });
-  expect(await keychain.get('a.test', 'app')).toEqual({ identityToken: 'refresh' });
+  expect(await keychain.get('a.test', 'app', [])).toEqual({ identityToken: 'refresh' });
 });
 
 test('Keychain.get() runs no helper that a pull secret names', async () => {
   installHelper('echo \'{"Username":"helper","Secret":"secret"}\'');
   const { keychain } = open({ pullSecrets: [fileOf(HELPS)] });
-  expect(await keychain.get('a.test', 'app')).toEqual(as('written'));
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('written'));
 });
 
 test.each([
@@ -233,7 +245,7 @@ test.each([
 ])('Keychain.get() goes on to what the file says when a helper %s', async (_name, script, why) => {
   installHelper(script);
   const { keychain, lines } = open({ dockerConfigs: [fileOf(HELPS)] });
-  expect(await keychain.get('a.test', 'app')).toEqual(as('written'));
+  expect(await keychain.get('a.test', 'app', [])).toEqual(as('written'));
   expect(lines.length).toBe(why === undefined ? 0 : 1);
   if (why !== undefined) expect(lines[0]).toContain(why);
   expect(lines.join('')).not.toContain('secret');
@@ -243,7 +255,7 @@ test('Keychain.get() goes on when the helper is not installed', async () => {
   const { keychain, lines } = open({
     dockerConfigs: [fileOf({ ...HELPS, credsStore: 'missing' })],
   });
-  expect(await keychain.get('c.test', 'app')).toBeUndefined();
+  expect(await keychain.get('c.test', 'app', [])).toBeUndefined();
   expect(lines[0]).toContain('docker-credential-missing ENOENT');
 });
 
@@ -255,7 +267,7 @@ test.each(['late', 'close'] as const)(
     installHelper(`exec 3> ${pipe}; sleep 1000 & echo started >&3; sleep 1000`);
     const clock = new FakeClock();
     const { keychain, lines } = open({ dockerConfigs: [fileOf(HELPS)] }, clock);
-    const both = [keychain.get('a.test', 'app'), keychain.get('a.test', 'other')];
+    const both = [keychain.get('a.test', 'app', []), keychain.get('a.test', 'other', [])];
     const started = createReadStream(pipe);
     await once(started, 'data');
     if (when === 'late') clock.advance(5_000);

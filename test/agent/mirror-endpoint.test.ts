@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { get, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { BlobSender } from '../../src/agent/blob-sender.ts';
 import { LocalServer } from '../../src/agent/local-server.ts';
 import { MirrorEndpoint } from '../../src/agent/mirror-endpoint.ts';
 import type { BlobAddress } from '../../src/agent/ports.ts';
@@ -9,6 +10,7 @@ import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
+import type { BlobReader } from '../../src/transfer/blob-reader.ts';
 import { CodedError } from '../../src/util/errors.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { sampleBytes } from '../support/layers.ts';
@@ -38,10 +40,16 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
     checked: [] as { address: BlobAddress; digest: Digest; authorization: string | undefined }[],
   };
   const metrics = new PromMetrics({ processMetrics: false });
+  const reader: BlobReader = {
+    read: async (_, offset, length) => {
+      await world.onRead(offset);
+      return world.bytes.slice(offset, offset + length);
+    },
+    readCached: () => undefined,
+  };
   const endpoint = new MirrorEndpoint(
     {
       clock: world.clock,
-      hash: new NodeHash(),
       logger: silentLogger,
       metrics,
       manifests: {
@@ -61,13 +69,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
           return world.onCheck();
         },
       },
-      reader: {
-        read: async (_, offset, length) => {
-          await world.onRead(offset);
-          return world.bytes.slice(offset, offset + length);
-        },
-        readCached: () => undefined,
-      },
+      sender: new BlobSender({ reader, hash: new NodeHash(), clock: world.clock }),
     },
     { registries },
   );

@@ -2,13 +2,13 @@ import type { Connection } from '@libp2p/interface';
 import type { Multiaddr } from '@multiformats/multiaddr';
 import { describe, expect, it } from 'vitest';
 import { Connections } from '../../src/net/connections.ts';
-import { unlessAborted } from '../../src/net/deadline.ts';
 import { peerIdOf } from '../../src/net/identity.ts';
 import { BACKOFF_MS_MAX, DIAL_MS } from '../../src/net/limits.ts';
 import { netMetrics } from '../../src/net/metrics.ts';
 import type { Random } from '../../src/runtime/random.ts';
 import { ManualClock } from './manual-clock.ts';
 import { CountingMetrics, identity } from './support.ts';
+import { orAbort } from '../../src/util/or-abort.ts';
 
 const HOST = { peer: peerIdOf(identity(9)), addresses: ['/ip4/10.0.0.1/tcp/1'] };
 const NO_SIGNAL = new AbortController().signal;
@@ -47,7 +47,7 @@ function connectionsWith(outcome: FakeNode['outcome']): {
     metrics: netMetrics(new CountingMetrics()),
     admission: {
       isAdmitted: (connection) => connection !== STRANGER,
-      admitted: (_connection, signal) => unlessAborted(node.admitted(), signal),
+      admitted: (_connection, signal) => orAbort(node.admitted(), signal),
     },
     node: {
       getConnections: () => node.open,

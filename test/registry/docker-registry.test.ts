@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { RequestListener } from 'node:http';
 import { expect, test } from 'vitest';
 import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
+import type { CredentialsSource } from '../../src/registry/auth.ts';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
@@ -115,6 +116,20 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       });
     });
 
+    test('RegistryClient tries others when the registry refuses some', async () => {
+      const address = await startDockerRegistry({ storage: await filledStorage(), htpasswd: user });
+      const known = [{ ...user, password: 'old' }, { identityToken: 'not for it' }, user];
+      const asked: number[] = [];
+      await pull(address, {
+        insecure: true,
+        credentials: async (_repository, refused) => {
+          asked.push(refused.length);
+          return known[refused.length];
+        },
+      });
+      expect(asked).toEqual([0, 1, 2]);
+    });
+
     test('RegistryClient tells missing credentials from wrong ones', async () => {
       const address = await startDockerRegistry({ htpasswd: user });
       await expect(pull(address, { insecure: true })).rejects.toMatchObject({
@@ -151,6 +166,21 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       await expect(pull(address, { insecure: true })).rejects.toMatchObject({
         code: 'unauthorized',
       });
+    });
+
+    test('RegistryClient tries others when the token server or the registry refuses some', async () => {
+      const issuer = await startTokenServer(makeCertificates(tempFolder()), user);
+      const { token } = issuer;
+      const address = await startDockerRegistry({ storage: await filledStorage(), token });
+      const known = [{ ...user, password: 'old' }, { registryToken: 'made.up.too' }, user];
+      const credentials: CredentialsSource = async (_repository, refused) => known[refused.length];
+      await pull(address, { insecure: true, credentials });
+      expect(issuer.asked.length).toBe(1);
+      // What the registry accepted is kept.
+      const client = makeClient([{ host: address, insecure: true, credentials }]);
+      const origin = { registry: address, repository: 'team/app' };
+      for (let i = 0; i < 3; i++) await client.blobSize(origin, digestOf(layer));
+      expect(issuer.asked.length).toBe(2);
     });
 
     test('RegistryClient gets a token for an identity token, and sends a registry token as it is', async () => {

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import type { RequestListener } from 'node:http';
 import { expect, onTestFinished, test } from 'vitest';
-import type { Credentials } from '../../src/registry/auth.ts';
+import type { Credentials, CredentialsSource } from '../../src/registry/auth.ts';
 import { readLocation } from '../../src/registry/location.ts';
 import { digestOf } from '../support/registry-content.ts';
 import { FakeClock } from '../support/fake-clock.ts';
@@ -362,6 +362,28 @@ test('RegistryClient renews a token before it ends, and once when it is refused'
   good = 'Bearer token-3';
   await client.readBlobInto(blob, 100, target);
   expect(seen.map((value) => value?.at(-1))).toEqual([undefined, '1', '1', '2', '2', '3']);
+});
+
+test.each<[string, Credentials[], string[]]>([
+  ['nobody', [], ['none']],
+  ['one user', [{ username: 'a', password: 'x' }], ['a']],
+  ['two', [{ username: 'a', password: 'x' }, { registryToken: 'r' }], ['a', 'r']],
+])('RegistryClient gives up when a new token is refused: %s', async (_name, known, owners) => {
+  const tokens = await startServer((request, response) => {
+    const line = request.headers.authorization?.slice(6) ?? '';
+    const owner = Buffer.from(line, 'base64').toString().split(':')[0] || 'none';
+    response.end(JSON.stringify({ token: owner }));
+  });
+  const seen: (string | undefined)[] = [];
+  const host = await startServer((request, response) => {
+    seen.push(request.headers.authorization?.slice(7));
+    refuse(401, { 'www-authenticate': `Bearer realm="http://${tokens}/token"` })(request, response);
+  });
+  const credentials: CredentialsSource = async (_repository, refused) => known[refused.length];
+  const client = makeClient([{ host, insecure: true, credentials }], new FakeClock());
+  const size = client.blobSize({ registry: host, repository: 'app' }, digest);
+  await expect(size).rejects.toMatchObject({ code: 'unauthorized' });
+  expect(seen).toEqual([undefined, ...owners]);
 });
 
 test('RegistryClient asks for one token however many requests need it', async () => {
