@@ -55,8 +55,13 @@ export interface CoreInit {
   /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
   readonly egressPeerBytesMax: number;
   readonly egressBytesMax: number;
-  /** A peer with requests of ours that says nothing for this long is lost. Three missed signs of life. */
+  /**
+   * A peer with requests of ours that says nothing for this long is lost: three missed signs of life. For one that has lately been late
+   * with them and then spoken, three times as long as it was silent, up to the maximum: it has too little processor time, and to give it up
+   * makes more work for everybody (16 agents on two cores gave each other up 25 times each per GiB).
+   */
   readonly silentMs: number;
+  readonly silentMsMax: number;
   /**
    * The same for a peer that has said nothing yet: its connection may still be in the making, at 23 ms of CPU each, and in a burst
    * of starts many are (`xylem sim --hosts 1000`: with 300 ms here hosts give each other up and dial others without end).
@@ -106,6 +111,7 @@ export const CORE_DEFAULTS: CoreInit = {
   egressPeerBytesMax: 512 * 1024,
   egressBytesMax: 2 * 1024 * 1024,
   silentMs: 300,
+  silentMsMax: 2000,
   firstSilentMs: 1000,
   aliveIntervalMs: 100,
   hedgeMsMin: 50,
@@ -217,6 +223,11 @@ export interface SourceWindow<T> {
   lastHeardMs: number;
   /** Whether it has said anything since it was last lost. */
   heard: boolean;
+  /** When it was last heard of before it was last lost, until it is heard of again. */
+  lostSinceMs: number | undefined;
+  /** Longest silence lately while something was asked of it, and when that ended; it counts less as time goes by. */
+  gapMs: number;
+  gapEndMs: number;
   silent: HeapTimer<TimerAction<T>> | undefined;
   /** Not asked before this time: banned, down or overloaded. */
   bannedUntilMs: number;

@@ -23,6 +23,7 @@ import {
   noteHeard,
   noteLatency,
   originPatienceMs,
+  silenceMs,
 } from './source-window.ts';
 import { Throttle } from './throttle.ts';
 import type { PeerErrorDetail } from './transport.ts';
@@ -153,7 +154,7 @@ export class Fetcher<P, T> {
     entry.block = block;
     attempt.state = 'verifying';
     noteLatency(attempt.window, nowMs - attempt.startedMs);
-    noteHeard(attempt.window, nowMs);
+    noteHeard(attempt.window, nowMs, this.#host.init);
     this.#leaveWindow(attempt, nowMs);
     const { blob, index } = attempt.fetch;
     this.#host.emit({ type: 'verify', attempt: id, blob: blob.ref, index, block });
@@ -192,7 +193,7 @@ export class Fetcher<P, T> {
   /** Any sign of life of a peer. */
   alive(peer: PeerId, nowMs: number): void {
     const window = this.#windows.get(peer);
-    if (window !== undefined) noteHeard(window, nowMs);
+    if (window !== undefined) noteHeard(window, nowMs, this.#host.init);
   }
 
   /** The last connection to the peer closed: what was asked of it is asked elsewhere. */
@@ -239,8 +240,7 @@ export class Fetcher<P, T> {
     if (window.asked.size === 0) return;
     // It was this host that stood still: whatever the peer said meanwhile has not been read yet.
     if (lateMs > this.#host.init.silentMs / 2) window.lastHeardMs = nowMs;
-    // As `#armSilent()` adds: the difference of the times may round to less, and the timer would fire for ever.
-    if (nowMs >= window.lastHeardMs + this.#silentMs(window)) this.#lose(window, 'silent', nowMs);
+    if (nowMs >= this.#silentAtMs(window)) this.#lose(window, 'silent', nowMs);
     else this.#armSilent(window);
   }
 
@@ -425,7 +425,7 @@ export class Fetcher<P, T> {
   }
 
   #armSilent(window: SourceWindow<T>): void {
-    const atMs = window.lastHeardMs + this.#silentMs(window);
+    const atMs = this.#silentAtMs(window);
     if (window.silent !== undefined) {
       if (window.silent.atMs <= atMs) return;
       // It was set for the first word of the peer, which has come.
@@ -434,8 +434,8 @@ export class Fetcher<P, T> {
     window.silent = this.#host.timers.set(atMs, { type: 'silent', window });
   }
 
-  #silentMs(window: SourceWindow<T>): number {
-    return window.heard ? this.#host.init.silentMs : this.#host.init.firstSilentMs;
+  #silentAtMs(window: SourceWindow<T>): number {
+    return window.lastHeardMs + silenceMs(window, this.#host.init);
   }
 
   #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
@@ -490,7 +490,7 @@ export class Fetcher<P, T> {
   #peerFailed({ fetch, window, source }: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
     switch (detail.code) {
       case 'overloaded':
-        noteHeard(window, nowMs);
+        noteHeard(window, nowMs, this.#host.init);
         window.overloadedUntilMs = nowMs + detail.retryAfterMs;
         if (window.host !== undefined) fetch.tried.delete(window.host.peer);
         break;
@@ -503,7 +503,7 @@ export class Fetcher<P, T> {
         this.#punish(window, 'protocol', nowMs);
         break;
       case 'unknown-blob':
-        noteHeard(window, nowMs);
+        noteHeard(window, nowMs, this.#host.init);
         // A root that stands by for another one need not have heard of the blob; a parent has forgotten its trees.
         if (window.host !== undefined && source !== 'root') {
           this.#host.emit({ type: 'lost', peer: window.host.peer, reason: 'unknown-blob' });
@@ -512,7 +512,7 @@ export class Fetcher<P, T> {
       case 'not-found':
       case 'hops':
       case 'cancelled':
-        noteHeard(window, nowMs);
+        noteHeard(window, nowMs, this.#host.init);
         break;
       default:
         unreachable(detail);
@@ -528,6 +528,7 @@ export class Fetcher<P, T> {
   /** Gives a peer up for a while; everything asked of it goes elsewhere. */
   #lose(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {
     window.heard = false;
+    window.lostSinceMs = reason === 'silent' ? window.lastHeardMs : undefined;
     window.downUntilMs = Math.max(window.downUntilMs, nowMs + this.#host.init.downMs);
     if (window.host !== undefined) {
       this.#host.emit({ type: 'lost', peer: window.host.peer, reason });

@@ -4,6 +4,9 @@ import type { CoreInit, SourceWindow } from './core-types.ts';
 /** Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load. */
 const LATENCY_COUNT = 32;
 
+/** Time in which a silence that ended comes to count half. */
+const GAP_HALVES_MS = 10_000;
+
 export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
   return {
     host,
@@ -15,6 +18,9 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
     latencyCount: 0,
     lastHeardMs: 0,
     heard: false,
+    lostSinceMs: undefined,
+    gapMs: 0,
+    gapEndMs: 0,
     silent: undefined,
     bannedUntilMs: 0,
     bans: 0,
@@ -24,9 +30,35 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
 }
 
 /** A sign of life. */
-export function noteHeard(window: SourceWindow<unknown>, nowMs: number): void {
+export function noteHeard(
+  window: SourceWindow<unknown>,
+  nowMs: number,
+  { silentMsMax }: Pick<CoreInit, 'silentMsMax'>,
+): void {
+  const sinceMs = window.lostSinceMs ?? (window.asked.size > 0 ? window.lastHeardMs : nowMs);
+  const gapMs = nowMs - sinceMs;
+  // Longer, and it was stopped or cut off, not short of time.
+  if (gapMs <= silentMsMax && gapMs >= recentGapMs(window, nowMs)) {
+    window.gapMs = gapMs;
+    window.gapEndMs = nowMs;
+  }
+  window.lostSinceMs = undefined;
   window.lastHeardMs = nowMs;
   window.heard = true;
+}
+
+function recentGapMs({ gapMs, gapEndMs }: SourceWindow<unknown>, nowMs: number): number {
+  return gapMs * 0.5 ** ((nowMs - gapEndMs) / GAP_HALVES_MS);
+}
+
+/** How long the source may say nothing, from when it was last heard of, before it is given up. */
+export function silenceMs(
+  window: SourceWindow<unknown>,
+  limits: Pick<CoreInit, 'silentMs' | 'silentMsMax' | 'firstSilentMs'>,
+): number {
+  const usualMs = window.heard ? limits.silentMs : limits.firstSilentMs;
+  const patientMs = 3 * recentGapMs(window, window.lastHeardMs);
+  return Math.max(usualMs, Math.min(limits.silentMsMax, patientMs));
 }
 
 export function noteLatency(window: SourceWindow<unknown>, latencyMs: number): void {

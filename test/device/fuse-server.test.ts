@@ -87,7 +87,14 @@ describeWith('FuseServer', [needs.root, needs.fuse, needs.program('fio')], () =>
 
   it('gives fio the checksummed blocks that it wrote, at depth, from memory and not', async () => {
     const source = join(tempFolder(), 'source');
-    const verify = ['--name=v', '--bs=4k', '--size=16m', '--verify=crc32c', '--randseed=1'];
+    const verify = [
+      '--name=v',
+      '--bs=4k',
+      '--size=16m',
+      '--verify=crc32c',
+      '--randseed=1',
+      '--verify_state_save=0',
+    ];
     await run('fio', [...verify, `--filename=${source}`, '--rw=write', '--do_verify=0']);
     const bytes = readFileSync(source);
     const warm = memoryDisk(bytes);
