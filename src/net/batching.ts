@@ -14,7 +14,7 @@ import type {
 /** What a yamux stream has beside the interface of libp2p: what it knows of the window of bytes that the peer may send. */
 interface YamuxStream extends Stream {
   readonly state: number;
-  readonly recvWindow: number;
+  recvWindow: number;
   /** What is left of it. */
   readonly recvWindowCapacity: number;
   sendWindowUpdate(): void;
@@ -29,10 +29,12 @@ const ESTABLISHED = 3;
 
 /**
  * yamux grants the peer what it used of the window after every message, also after one of five bytes: half of all messages were such
- * grants. With this it does so once half of the window is used.
+ * grants. With this it does so once half of the window is used. And the window begins with these bytes: what is over the 256 KiB of the
+ * yamux specification is granted by the frame that opens the stream, or the next one.
  */
 export function fewerWindowUpdates<C>(
   make: (components: C) => StreamMuxerFactory,
+  windowBytes: number,
 ): (components: C) => StreamMuxerFactory {
   return (components) => {
     const factory = make(components);
@@ -41,7 +43,7 @@ export function fewerWindowUpdates<C>(
       const muxer = createStreamMuxer(connection);
       if (isYamuxMuxer(muxer)) {
         const newStream = muxer._newStream.bind(muxer);
-        muxer._newStream = (...args) => withFewerUpdates(newStream(...args));
+        muxer._newStream = (...args) => withFewerUpdates(newStream(...args), windowBytes);
       }
       return muxer;
     };
@@ -49,8 +51,9 @@ export function fewerWindowUpdates<C>(
   };
 }
 
-function withFewerUpdates(stream: Stream): Stream {
+function withFewerUpdates(stream: Stream, windowBytes: number): Stream {
   if (!isYamuxStream(stream)) return stream;
+  stream.recvWindow = Math.max(stream.recvWindow, windowBytes);
   const update = stream.sendWindowUpdate.bind(stream);
   stream.sendWindowUpdate = () => {
     const { state, recvWindow, recvWindowCapacity } = stream;

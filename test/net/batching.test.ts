@@ -22,11 +22,7 @@ async function startNode(): Promise<Libp2p> {
     addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
     transports: [tcp()],
     connectionEncrypters: [inOneWrite(noise())],
-    streamMuxers: [
-      fewerWindowUpdates(
-        yamux({ streamOptions: { initialStreamWindowSize: STREAM_WINDOW_BYTES } }),
-      ),
-    ],
+    streamMuxers: [fewerWindowUpdates(yamux(), STREAM_WINDOW_BYTES)],
   });
   running.push(node);
   return node;

@@ -12,7 +12,6 @@ import {
 } from '../../src/net/admission-handshake.ts';
 import { converse } from '../../src/net/admission-stream.ts';
 import { privateKeyOf } from '../../src/net/identity.ts';
-import { STREAM_WINDOW_BYTES } from '../../src/net/limits.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
@@ -48,9 +47,7 @@ export async function startRaw(
       tcp(init.from === undefined ? {} : { dialOpts: { localAddress: init.from } as never }),
     ],
     connectionEncrypters: [noise()],
-    streamMuxers: [
-      yamux({ ...init, streamOptions: { initialStreamWindowSize: STREAM_WINDOW_BYTES } }),
-    ],
+    streamMuxers: [yamux(init)],
     connectionMonitor: { enabled: false },
   });
   nodes.add(node);
