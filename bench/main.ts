@@ -36,7 +36,8 @@ device  fio with direct I/O on the loop device over the FUSE file, the image in 
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
 limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is compared.
 edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones, four at a time) and a whole blob of 64 MiB, by
-        agents in processes of their own on loopback and straight from the origin, which sends 100 MB/s; every byte is compared.
+        agents in processes of their own on loopback and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
+        compared. All agents share the processors of this machine; the first image finds agents that have just started.
 `;
 
 async function main(): Promise<void> {
