@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { parseByteRange } from '../src/agent/byte-range.ts';
+import { LoopbackServer } from '../src/agent/loopback-server.ts';
 import type { Clock } from '../src/runtime/clock.ts';
 
 /** What is sent between two looks at the allowance. */
@@ -22,26 +22,18 @@ export interface OriginBlob {
  *
  * Life: constructed -> `start()` -> `stop()`.
  */
-export class ThrottledOrigin {
+export class ThrottledOrigin extends LoopbackServer {
   readonly #clock: Clock;
   #bytesPerMs: number;
   readonly #blobs = new Map<string, Buffer>();
-  readonly #server: Server;
   /** When all that was sent so far is paid for. */
   #paidMs = 0;
   sentBytes = 0;
 
   constructor(components: { clock: Clock }, init: { bytesPerSecond: number }) {
+    super();
     this.#clock = components.clock;
     this.#bytesPerMs = init.bytesPerSecond / 1000;
-    this.#server = createServer((request, response) => {
-      this.#handle(request, response).catch(() => response.destroy());
-    });
-  }
-
-  /** `host:port`, once started. */
-  get address(): string {
-    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   /** What it sends at most from now on. */
@@ -61,20 +53,10 @@ export class ThrottledOrigin {
     return `http://${this.address}/v2/bench/blobs/${blob.digest}`;
   }
 
-  async start(): Promise<void> {
-    this.#server.listen(0, '127.0.0.1');
-    await once(this.#server, 'listening');
-  }
-
-  async stop(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
-  }
-
-  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  protected override async handle(
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
     const bytes = this.#blobs.get(
       /\/blobs\/(sha256:[0-9a-f]+)$/.exec(request.url ?? '')?.[1] ?? '',
     );

@@ -1,13 +1,12 @@
-import { once } from 'node:events';
 import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
 import { parseByteRange } from './byte-range.ts';
+import { LoopbackServer } from './loopback-server.ts';
 
 /** What the registry has sent since its start. */
 export interface RegistryStats {
@@ -23,44 +22,26 @@ const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
  *
  * Life: constructed -> `start()` (listens on a free port) -> `stop()`.
  */
-export class EmbeddedRegistry {
+export class EmbeddedRegistry extends LoopbackServer {
   readonly #layoutDir: string;
   readonly #repository: string;
-  readonly #server: Server;
   #blobBytes = 0;
   #blobRequests = 0;
 
   constructor(init: { layoutDir: string; repository: string }) {
+    super();
     this.#layoutDir = init.layoutDir;
     this.#repository = init.repository;
-    this.#server = createServer((request, response) => {
-      this.#handle(request, response).catch(() => response.destroy());
-    });
-  }
-
-  /** `host:port`, once started. */
-  get address(): string {
-    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   stats(): RegistryStats {
     return { blobBytes: this.#blobBytes, blobRequests: this.#blobRequests };
   }
 
-  async start(): Promise<void> {
-    this.#server.listen(0, '127.0.0.1');
-    await once(this.#server, 'listening');
-  }
-
-  async stop(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
-  }
-
-  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  protected override async handle(
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
     const path = (request.url ?? '').split('?')[0] ?? '';
     const match = /^\/v2\/(.+)\/(manifests|blobs)\/([^/]+)$/.exec(path);
     if (path === '/v2/') {

@@ -46,12 +46,15 @@ beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
   const upstreams = [registry, storage, mortal, stranger];
   await Promise.all(upstreams.map((upstream) => upstream.start()));
-  const listed = [registry, storage, mortal].map(({ host }) => ({ host, insecure: true }));
+  const listed = [registry, storage, mortal].map(({ address }) => ({
+    host: address,
+    insecure: true,
+  }));
   cluster = new AgentCluster({
     dir,
     roots: 1,
     children: 1,
-    registry: registry.host,
+    registry: registry.address,
     devices: false,
     config: () => ({ registries: listed }),
   });
@@ -224,21 +227,21 @@ describe.each(ROLES)('the overlaybd prefix of a %s: requests', (role) => {
       answerSoundly(request, response, body);
       return true;
     });
-    const url = `http://${registry.host}${path}?x=%2F`;
+    const url = `http://${registry.address}${path}?x=%2F`;
     const headers = { range: 'bytes=2-5', authorization: 'Bearer own' };
     const answer = await get(role, url, headers);
     expect([answer.status, answer.body.toString()]).toEqual([206, 'body']);
     expect(answer.headers['content-range']).toBe(`bytes 2-5/${body.length}`);
     expect(registry.askedFor(path)).toEqual([{ method: 'GET', url: `${path}?x=%2F`, ...headers }]);
     expect((await get(role, url, {}, 'HEAD')).headers['content-length']).toBe(String(body.length));
-    expect((await get(role, `http://${registry.host}/not/there`)).status).toBe(404);
+    expect((await get(role, `http://${registry.address}/not/there`)).status).toBe(404);
   });
 
   it('without a digest never see a broken part, nor credentials on another host', async () => {
     const path = `/odd/${role}`;
     registry.behaviours.set(path, (request, response) => {
       if (request.url?.endsWith('/away')) {
-        response.writeHead(307, { location: `http://${storage.host}${path}/home` }).end();
+        response.writeHead(307, { location: `http://${storage.address}${path}/home` }).end();
       } else {
         response.writeHead(206, { 'content-length': 4 }).end('part');
       }
@@ -248,9 +251,12 @@ describe.each(ROLES)('the overlaybd prefix of a %s: requests', (role) => {
       response.end('home');
       return true;
     });
-    expectError(await get(role, `http://${registry.host}${path}`, { range: 'bytes=0-3' }), [502]);
+    expectError(
+      await get(role, `http://${registry.address}${path}`, { range: 'bytes=0-3' }),
+      [502],
+    );
     const headers = { authorization: 'Bearer own' };
-    const away = await get(role, `http://${registry.host}${path}/away`, headers);
+    const away = await get(role, `http://${registry.address}${path}/away`, headers);
     expect(away.body.toString()).toBe('home');
     expect(storage.askedFor(path).map(({ authorization }) => authorization)).toEqual([undefined]);
     expectError(await get(role, 'http://127.0.0.1:1/nobody/there'), [502]);
@@ -362,7 +368,7 @@ describe.each(ROLES)('the overlaybd prefix of a %s: what the registry may answer
     '%i: passed on with the challenge, and then the new token counts',
     async (status) => {
       const blob = registry.add(BLOB_BYTES);
-      const challenge = `Bearer realm="http://${registry.host}/token",service="s"`;
+      const challenge = `Bearer realm="http://${registry.address}/token",service="s"`;
       const behave: Behaviour = (request, response) => {
         if (request.headers.authorization === 'Bearer new') return false;
         response.writeHead(status, { 'www-authenticate': challenge }).end();

@@ -1,8 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { once } from 'node:events';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { parseByteRange } from '../../src/agent/byte-range.ts';
+import { LoopbackServer } from '../../src/agent/loopback-server.ts';
 
 /** A blob that an upstream serves. */
 export interface UpstreamBlob {
@@ -30,36 +29,14 @@ export type Behaviour = (
  * A registry, or the storage behind one, on loopback: sound, until a test gives it a behaviour. Knows blobs by the digest in either
  * shape of URL, in every repository.
  */
-export class Upstream {
-  readonly #server: Server;
+export class Upstream extends LoopbackServer {
   readonly #blobs = new Map<string, UpstreamBlob>();
   /** Of one repository (`/v2/NAME/`), so that tests do not disturb each other; or of everything (''). */
   readonly behaviours = new Map<string, Behaviour>();
   readonly asked: Asked[] = [];
-  readonly #port: number | undefined;
 
   constructor(init: { readonly port?: number } = {}) {
-    this.#port = init.port;
-    this.#server = createServer((request, response) => {
-      this.#handle(request, response).catch(() => response.destroy());
-    });
-  }
-
-  get host(): string {
-    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
-  }
-
-  async start(): Promise<void> {
-    this.#server.listen(this.#port ?? 0, '127.0.0.1');
-    await once(this.#server, 'listening');
-  }
-
-  async stop(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    super(init.port);
   }
 
   add(sizeBytes: number): UpstreamBlob {
@@ -76,19 +53,22 @@ export class Upstream {
 
   /** URL in the shape of the distribution API. */
   url(repository: string, blob: UpstreamBlob): string {
-    return `http://${this.host}/v2/${repository}/blobs/${blob.digest}`;
+    return `http://${this.address}/v2/${repository}/blobs/${blob.digest}`;
   }
 
   /** URL in the shape of the storage behind a registry. */
   signedUrl(blob: UpstreamBlob, signature: string): string {
-    return `http://${this.host}/docker/blobs/sha256/${blob.hex.slice(0, 2)}/${blob.hex}/data?${signature}`;
+    return `http://${this.address}/docker/blobs/sha256/${blob.hex.slice(0, 2)}/${blob.hex}/data?${signature}`;
   }
 
   askedFor(part: string): readonly Asked[] {
     return this.asked.filter(({ url }) => url.includes(part));
   }
 
-  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  protected override async handle(
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
     const url = request.url ?? '';
     const { range, authorization } = request.headers;
     this.asked.push({ method: request.method ?? '', url, range, authorization });

@@ -1,15 +1,8 @@
-import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import {
-  createServer,
-  type IncomingMessage,
-  type RequestListener,
-  type Server,
-  type ServerResponse,
-} from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { parseByteRange } from '../../src/agent/byte-range.ts';
+import { LoopbackServer } from '../../src/agent/loopback-server.ts';
 import { parseMirrorTarget } from '../../src/agent/mirror-target.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
@@ -24,31 +17,12 @@ export type Misbehaviour = (...of: Parameters<RequestListener>) => boolean;
  *
  * Fault model: what a `Misbehaviour` does to the requests in its repository; the rest is a plain registry without credentials.
  */
-export class FakeRegistry {
+export class FakeRegistry extends LoopbackServer {
   readonly misbehaviours = new Map<string, Misbehaviour>();
   /** `CLIENT METHOD PATH` of each request; agents call themselves xylem. */
   readonly requests: string[] = [];
   readonly #manifests = new Map<string, { mediaType: string; digest: Digest; bytes: Uint8Array }>();
   readonly #blobs = new Map<string, Uint8Array>();
-  readonly #server: Server = createServer((request, response) => this.#handle(request, response));
-
-  /** `host:port`, once started. */
-  get address(): string {
-    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
-  }
-
-  async start(): Promise<void> {
-    this.#server.listen(0, '127.0.0.1');
-    await once(this.#server, 'listening');
-  }
-
-  async stop(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
-  }
 
   addBlob(bytes: Uint8Array): Digest {
     const digest = digestOf(bytes);
@@ -69,7 +43,10 @@ export class FakeRegistry {
     this.addManifest('1', readFileSync(join(folder, digest.slice('sha256:'.length))));
   }
 
-  #handle(request: IncomingMessage, response: ServerResponse): void {
+  protected override async handle(
+    request: IncomingMessage,
+    response: ServerResponse,
+  ): Promise<void> {
     const url = request.url ?? '';
     const [client = ''] = (request.headers['user-agent'] ?? '').split('/');
     this.requests.push(`${client} ${request.method ?? ''} ${url.replace(/\?.*/, '')}`);

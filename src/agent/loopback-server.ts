@@ -1,0 +1,43 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+
+/**
+ * A plain HTTP server on loopback: what the small registries of the demo, of tests and of benchmarks have in common.
+ *
+ * Life: constructed -> `start()` (listens) -> `stop()`.
+ */
+export abstract class LoopbackServer {
+  readonly #server: Server;
+  readonly #port: number;
+
+  /** On a free port, unless one is given. */
+  constructor(port = 0) {
+    this.#port = port;
+    this.#server = createServer((request, response) => {
+      this.handle(request, response).catch(() => response.destroy());
+    });
+  }
+
+  /** `host:port`, once started. */
+  get address(): string {
+    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  async start(): Promise<void> {
+    this.#server.listen(this.#port, '127.0.0.1');
+    await once(this.#server, 'listening');
+  }
+
+  /** Cuts off what is under way. */
+  async stop(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  /** Answers a request; when it rejects, the connection is cut. */
+  protected abstract handle(request: IncomingMessage, response: ServerResponse): Promise<void>;
+}
