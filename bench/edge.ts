@@ -2,6 +2,7 @@ import { Agent, request as httpRequest } from 'node:http';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
 import { AgentCluster, type ClusterHost } from '../src/agent/demo/agent-cluster.ts';
 import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
@@ -74,6 +75,9 @@ export async function benchEdge(options: {
   agents?: number;
 }): Promise<BenchRow[]> {
   const size: Size = options.smoke ? 'smoke' : 'full';
+  // As bin/xylem.js has it for agents: this process, all clients and the origin, would else spend most of its time on full collections,
+  // and it shares the processors with the agents.
+  setFlagsFromString('--heap-growing-percent=200');
   const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
   const origin = new ThrottledOrigin({ clock }, { bytesPerSecond: ORIGIN_BYTES_PER_SECOND });
   await origin.start();
