@@ -24,21 +24,17 @@ export interface OriginBlob {
  */
 export class ThrottledOrigin extends LoopbackServer {
   readonly #clock: Clock;
-  #bytesPerMs: number;
   readonly #blobs = new Map<string, Buffer>();
   /** When all that was sent so far is paid for. */
   #paidMs = 0;
   sentBytes = 0;
+  /** What it sends at most, from now on. */
+  bytesPerSecond: number;
 
   constructor(components: { clock: Clock }, init: { bytesPerSecond: number }) {
     super();
     this.#clock = components.clock;
-    this.#bytesPerMs = init.bytesPerSecond / 1000;
-  }
-
-  /** What it sends at most from now on. */
-  set bytesPerSecond(bytes: number) {
-    this.#bytesPerMs = bytes / 1000;
+    this.bytesPerSecond = init.bytesPerSecond;
   }
 
   /** Random bytes, as compressed layers look to whoever passes them on. */
@@ -84,7 +80,8 @@ export class ThrottledOrigin extends LoopbackServer {
   async #pay(lengthBytes: number): Promise<void> {
     const nowMs = this.#clock.nowMs();
     this.sentBytes += lengthBytes;
-    this.#paidMs = Math.max(this.#paidMs, nowMs - SAVED_MS_MAX) + lengthBytes / this.#bytesPerMs;
+    this.#paidMs =
+      Math.max(this.#paidMs, nowMs - SAVED_MS_MAX) + (lengthBytes * 1000) / this.bytesPerSecond;
     if (this.#paidMs > nowMs) await this.#clock.sleep(this.#paidMs - nowMs);
   }
 }

@@ -31,13 +31,18 @@ export abstract class LoopbackServer {
 
   /** Cuts off what is under way. */
   async stop(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    await stopServer(this.#server);
   }
 
   /** Answers a request; when it rejects, the connection is cut. */
   protected abstract handle(request: IncomingMessage, response: ServerResponse): Promise<void>;
+}
+
+/** Ends a server with all its connections; nothing happens when it does not listen. */
+export async function stopServer(server: Server): Promise<void> {
+  if (!server.listening) return;
+  const closed = once(server, 'close');
+  server.close();
+  server.closeAllConnections();
+  await closed;
 }

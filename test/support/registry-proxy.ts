@@ -4,6 +4,7 @@ import { createServer, request, type RequestListener, type Server } from 'node:h
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
+import { stopServer } from '../../src/agent/loopback-server.ts';
 import type { Certificates } from './certificates.ts';
 
 /** A request that a registry got, and what it sent. */
@@ -74,11 +75,7 @@ export class RegistryProxy {
 
   /** From here on nothing listens. */
   async stop(): Promise<void> {
-    if (!this.#server.listening) return;
-    const closed = once(this.#server, 'close');
-    this.#server.close();
-    this.#server.closeAllConnections();
-    await closed;
+    await stopServer(this.#server);
   }
 
   /** Bytes of each blob that was read, by digest. */
