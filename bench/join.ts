@@ -1,7 +1,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import * as codec from '../src/net/tree-codec.ts';
+import * as codec from '../src/net/calls/tree-codec.ts';
 import type { Libp2pTransport } from '../src/net/libp2p-transport.ts';
 import type { HostAddress } from '../src/tree/messages.ts';
 import { defined } from '../src/util/assert.ts';

@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../image/block.ts';
 import { parseDigest } from '../image/digest.ts';
-import { deadline } from '../net/deadline.ts';
+import { deadline } from '../runtime/deadline.ts';
 import type { FetchedManifest } from '../registry/client.ts';
 import type { OperationOptions } from '../registry/retry.ts';
 import type { Clock } from '../runtime/clock.ts';

@@ -1,6 +1,6 @@
 import { Resolver } from 'node:dns/promises';
 import { isIPv6 } from 'node:net';
-import { publicKeyOf } from '../net/identity.ts';
+import { publicKeyOf } from '../net/node/identity.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { HostAddress } from '../tree/messages.ts';

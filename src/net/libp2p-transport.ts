@@ -25,12 +25,12 @@ import type * as messages from '../tree/messages.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
-import { ADMISSION_PROTOCOL, Admission } from './admission.ts';
-import { BlockCall, peerError } from './block-call.ts';
-import { Connections } from './connections.ts';
-import { Door } from './door.ts';
-import { peerIdOf, privateKeyOf, type Identity } from './identity.ts';
-import { createNode } from './libp2p-node.ts';
+import { ADMISSION_PROTOCOL, Admission } from './admission/admission.ts';
+import { BlockCall, peerError } from './blocks/block-call.ts';
+import { Connections } from './node/connections.ts';
+import { Door } from './admission/door.ts';
+import { peerIdOf, privateKeyOf, type Identity } from './node/identity.ts';
+import { createNode } from './node/libp2p-node.ts';
 import {
   ADDRESSES_MAX,
   ADMISSION_STREAMS_MAX,
@@ -43,12 +43,12 @@ import {
   TREE_STREAMS_MAX,
 } from './limits.ts';
 import { netMetrics, type NetMetrics } from './metrics.ts';
-import { Requester } from './requester.ts';
-import { BLOCK_PROTOCOL } from './requester-link.ts';
-import { Responders } from './responders.ts';
-import * as tree from './tree-calls.ts';
-import { TREE_PROTOCOL } from './tree-link.ts';
-import { TreeResponders } from './tree-responder.ts';
+import { Requester } from './blocks/requester.ts';
+import { BLOCK_PROTOCOL } from './blocks/requester-link.ts';
+import { Responders } from './blocks/responders.ts';
+import * as tree from './calls/call-client.ts';
+import { TREE_PROTOCOL } from './calls/call-link.ts';
+import { TreeResponders } from './calls/call-responder.ts';
 
 export interface Libp2pTransportInit {
   readonly identity: Identity;

@@ -1,22 +1,22 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import { afterEach, describe, expect, it } from 'vitest';
 import { blockIndex } from '../../src/image/block.ts';
-import * as frames from '../../src/net/frames.ts';
+import * as frames from '../../src/net/wire/frames.ts';
 import {
   REQUESTS_IN_FLIGHT_MAX,
   SMALL_FRAMES_QUEUED_MAX,
   TREE_CALLS_MAX,
 } from '../../src/net/limits.ts';
-import { BLOCK_PROTOCOL } from '../../src/net/requester-link.ts';
-import * as codec from '../../src/net/tree-codec.ts';
-import { TREE_PROTOCOL } from '../../src/net/tree-link.ts';
+import { BLOCK_PROTOCOL } from '../../src/net/blocks/requester-link.ts';
+import * as codec from '../../src/net/calls/tree-codec.ts';
+import { TREE_PROTOCOL } from '../../src/net/calls/call-link.ts';
 import {
   MessageParser,
   TREE,
   encodeTreeError,
   messageFrames,
   type TreeMessage,
-} from '../../src/net/tree-message.ts';
+} from '../../src/net/calls/call-message.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
 import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './raw-peer.ts';
 import { answerNow, blockRequest, bytesOf, startAgent, stopAgents, type Agent } from './support.ts';

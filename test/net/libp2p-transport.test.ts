@@ -5,7 +5,7 @@ import {
   REQUESTS_IN_FLIGHT_MAX,
   REQUESTS_QUEUED_MAX,
 } from '../../src/net/limits.ts';
-import { publicKeyOf } from '../../src/net/identity.ts';
+import { publicKeyOf } from '../../src/net/node/identity.ts';
 import type { PendingBlock } from '../../src/transfer/transport.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
 import {

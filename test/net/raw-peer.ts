@@ -4,14 +4,14 @@ import { tcp } from '@libp2p/tcp';
 import { yamux } from '@libp2p/yamux';
 import { multiaddr } from '@multiformats/multiaddr';
 import { createLibp2p, type Libp2p } from 'libp2p';
-import { ADMISSION_PROTOCOL } from '../../src/net/admission.ts';
+import { ADMISSION_PROTOCOL } from '../../src/net/admission/admission.ts';
 import {
   InitiatorHandshake,
   ResponderHandshake,
   clusterKey,
-} from '../../src/net/admission-handshake.ts';
-import { converse } from '../../src/net/admission-stream.ts';
-import { privateKeyOf } from '../../src/net/identity.ts';
+} from '../../src/net/admission/admission-handshake.ts';
+import { converse } from '../../src/net/admission/admission-stream.ts';
+import { privateKeyOf } from '../../src/net/node/identity.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';

@@ -17,7 +17,7 @@ import type {
 } from '../../src/transfer/transport.ts';
 import type { HostAddress, TouchOrder } from '../../src/tree/messages.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
-import type { Identity } from '../../src/net/identity.ts';
+import type { Identity } from '../../src/net/node/identity.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../src/util/buffer-pool.ts';
 import type { PeerId } from '../../src/util/peer-id.ts';

@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { MemoryStore } from '../../src/blockstore/memory-store.ts';
 import { BLOCK_SIZE_BYTES, type BlobOrigin, type BlobRef } from '../../src/image/block.ts';
 import { parseDigest, type Digest } from '../../src/image/digest.ts';
-import { peerIdOf, publicKeyOf } from '../../src/net/identity.ts';
+import { peerIdOf, publicKeyOf } from '../../src/net/node/identity.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { peerIdOf } from '../../net/identity.ts';
+import { peerIdOf } from '../../net/node/identity.ts';
 import { ed25519Signer } from '../../runtime/node/signer.ts';
 import { defined } from '../../util/assert.ts';
 import { askAgent } from '../admin-client.ts';

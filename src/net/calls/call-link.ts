@@ -1,0 +1,176 @@
+import type { Connection, Stream, StreamMessageEvent } from '@libp2p/interface';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import { deadline } from '../../runtime/deadline.ts';
+import { WireError, badValue } from '../wire/errors.ts';
+import { ABANDONED_MS_MAX, STREAM_OPEN_MS } from '../limits.ts';
+import type { NetMetrics } from '../metrics.ts';
+import { isClosed, piecesOf } from '../wire/stream-io.ts';
+import { MessageParser, TREE, type TreeMessage } from './call-message.ts';
+import { TreeSender } from './call-sender.ts';
+
+/** Calls to the owner of a tree, their replies and nothing else: one long-lived stream per peer and direction. */
+export const TREE_PROTOCOL = '/xylem/tree/2';
+
+const NOTHING = new Uint8Array();
+
+interface Components {
+  readonly clock: Clock;
+  readonly metrics: NetMetrics;
+}
+
+/** A call that waits for its last word. */
+interface Waiting {
+  /** Takes the reply. Throws WireError. */
+  readonly onReply: (reply: TreeMessage) => void;
+  readonly onClosed: (error: Error) => void;
+  /** All of the request is with the stream. */
+  sent: boolean;
+  /** Set when nobody wants the reply any more. */
+  abandoned: Timer | undefined;
+}
+
+/**
+ * The stream for tree calls that we opened to a peer. The caller sees to it that only so many calls are under way as a peer takes.
+ *
+ * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, or for a breach of the protocol. Then
+ * what waits is rejected.
+ */
+export class TreeLink {
+  readonly #components: Components;
+  readonly #stream: Stream;
+  readonly #sender: TreeSender;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #onClosed: () => void;
+  #nextId = 0;
+  #closed = false;
+
+  private constructor(
+    components: Components,
+    init: { readonly stream: Stream; readonly onClosed: () => void },
+  ) {
+    this.#components = components;
+    this.#stream = init.stream;
+    this.#onClosed = init.onClosed;
+    this.#sender = new TreeSender(this.#stream);
+    this.#listen();
+  }
+
+  /** Opens the stream. Rejects when the connection or the peer does not take it within `STREAM_OPEN_MS`. */
+  static async open(
+    components: Components,
+    init: {
+      readonly connection: Connection;
+      readonly onClosed: () => void;
+      readonly signal: AbortSignal;
+    },
+  ): Promise<TreeLink> {
+    const limit = deadline(components.clock, STREAM_OPEN_MS, init.signal);
+    try {
+      const stream = await init.connection.newStream(TREE_PROTOCOL, { signal: limit.signal });
+      // Beyond a peer's limit of streams this resolves too, with a stream that is reset already.
+      if (isClosed(stream)) throw new Error('the stream was reset before it was used');
+      return new TreeLink(components, { stream, onClosed: init.onClosed });
+    } finally {
+      limit.clear();
+    }
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Sends a request and gives its reply to `take`, whose result it resolves with. It settles with the last word of the peer or
+   * with the link, also when the signal aborts before: then the peer is told, and is given `ABANDONED_MS_MAX` for that word.
+   * Rejects with WireError when the peer broke the protocol, with what `take` throws, or with any error.
+   */
+  call<R>(
+    request: { readonly type: number; readonly body: Uint8Array },
+    take: (reply: TreeMessage) => R,
+    signal: AbortSignal,
+  ): Promise<R> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(new Error('the stream for tree calls is closed'));
+      const id = this.#nextId;
+      this.#nextId = (id + 1) >>> 0;
+      const onAbort = (): void => this.#abandon(id);
+      const end = (): void => {
+        signal.removeEventListener('abort', onAbort);
+        waiting.abandoned?.cancel();
+      };
+      const waiting: Waiting = {
+        onReply: (reply) => {
+          end();
+          try {
+            resolve(take(reply));
+          } catch (error) {
+            reject(error as Error);
+            if (error instanceof WireError) throw error;
+          }
+        },
+        onClosed: (error) => {
+          end();
+          reject(error);
+        },
+        sent: false,
+        abandoned: undefined,
+      };
+      this.#waiting.set(id, waiting);
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#send({ id, ...request }, () => {
+        waiting.sent = true;
+        if (waiting.abandoned !== undefined) this.#cancel(id);
+      });
+    });
+  }
+
+  close(error: Error): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#stream.abort(error);
+    const waiting = [...this.#waiting.values()];
+    this.#waiting.clear();
+    for (const each of waiting) each.onClosed(error);
+    this.#onClosed();
+  }
+
+  #listen(): void {
+    const parser = new MessageParser((message) => this.#onMessage(message));
+    this.#stream.addEventListener('close', () => this.close(new Error('the stream closed')));
+    this.#stream.addEventListener('message', (event: StreamMessageEvent) => {
+      try {
+        for (const piece of piecesOf(event.data)) if (!this.#closed) parser.accept(piece);
+      } catch (error) {
+        if (!(error instanceof WireError)) throw error;
+        this.#components.metrics.violations.inc({ protocol: 'tree' });
+        this.close(error);
+      }
+    });
+  }
+
+  #onMessage(message: TreeMessage): void {
+    if (this.#closed) return;
+    const waiting = this.#waiting.get(message.id);
+    if (waiting === undefined) throw badValue('id', 'that of a call', message.id);
+    this.#waiting.delete(message.id);
+    waiting.onReply(message);
+  }
+
+  #abandon(id: number): void {
+    const waiting = this.#waiting.get(id);
+    if (waiting === undefined) return;
+    waiting.abandoned = this.#components.clock.setTimer(ABANDONED_MS_MAX, () =>
+      this.close(new Error(`a tree call was not ended within ${ABANDONED_MS_MAX} ms`)),
+    );
+    if (waiting.sent) this.#cancel(id);
+  }
+
+  #cancel(id: number): void {
+    this.#send({ id, type: TREE.CANCEL, body: NOTHING });
+  }
+
+  #send(message: TreeMessage, onSent?: () => void): void {
+    if (this.#sender.send(message, onSent)) return;
+    this.close(new Error('the peer does not read its tree calls'));
+  }
+}

@@ -1,0 +1,166 @@
+import { ByteReader } from '../wire/byte-reader.ts';
+import { ByteWriter } from '../wire/byte-writer.ts';
+import { WireError, badValue, overLimit } from '../wire/errors.ts';
+import { FRAME_HEAD_BYTES, readError, writeError, type ErrorFrame } from '../wire/frames.ts';
+import { TREE_CALLS_MAX, TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
+
+/** Types of `/xylem/tree/2`: requests by their call, replies by their outcome. */
+export const TREE = {
+  JOIN: 1,
+  LEAVE: 2,
+  REPORT: 3,
+  RESOLVE: 4,
+  STAT: 5,
+  CANCEL: 6,
+  PREHEAT: 7,
+  HOST_PREHEAT: 8,
+  MANIFEST: 9,
+  OK: 128,
+  ERROR: 129,
+} as const;
+
+/** A message; a reply has the id of its request. */
+export interface TreeMessage {
+  readonly id: number;
+  readonly type: number;
+  readonly body: Uint8Array;
+}
+
+/** Length, type, id, and whether another frame of the message follows. */
+const HEAD_BYTES = FRAME_HEAD_BYTES + 4 + 1;
+
+/** Of the head, what the length counts. */
+const COUNTED_BYTES = HEAD_BYTES - 4;
+
+/**
+ * The message in frames, so that others can go between them:
+ *
+ *     length of the rest (u32 LE) | type (u8) | id (u32 LE) | 1 when more follows, 0 in the last (u8) | up to 64 KiB of the body
+ */
+export function* messageFrames({ id, type, body }: TreeMessage): Generator<Uint8Array, void, void> {
+  for (let start = 0; ; start += TREE_CHUNK_BYTES) {
+    const piece = body.subarray(start, start + TREE_CHUNK_BYTES);
+    const more = start + TREE_CHUNK_BYTES < body.length;
+    const frame = new Uint8Array(HEAD_BYTES + piece.length);
+    const view = new DataView(frame.buffer);
+    view.setUint32(0, COUNTED_BYTES + piece.length, true);
+    view.setUint8(4, type);
+    view.setUint32(FRAME_HEAD_BYTES, id, true);
+    view.setUint8(HEAD_BYTES - 1, more ? 1 : 0);
+    frame.set(piece, HEAD_BYTES);
+    yield frame;
+    if (!more) return;
+  }
+}
+
+/** A message of which more follows. */
+interface Partial {
+  readonly type: number;
+  readonly writer: ByteWriter;
+}
+
+/**
+ * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is then beyond repair. Allocates
+ * nothing before the length of a frame was checked, and no more than arrived twice over.
+ */
+export class MessageParser {
+  readonly #onMessage: (message: TreeMessage) => void;
+  readonly #head = new Uint8Array(4);
+  readonly #partials = new Map<number, Partial>();
+  /** The frame that is arriving, without its length; undefined while the length is. */
+  #frame: Uint8Array | undefined;
+  #filled = 0;
+
+  /** The body that `onMessage` gets is valid during the call only. It may throw WireError. */
+  constructor(onMessage: (message: TreeMessage) => void) {
+    this.#onMessage = onMessage;
+  }
+
+  /** Takes the next piece of the stream. */
+  accept(piece: Uint8Array): void {
+    let rest = piece;
+    while (rest.length > 0) {
+      if (this.#frame === undefined) {
+        rest = this.#fill(this.#head, rest);
+        if (this.#filled < this.#head.length) return;
+        const byteCount = this.#lengthOfFrame();
+        this.#filled = 0;
+        if (rest.length >= byteCount) {
+          this.#onFrame(rest.subarray(0, byteCount));
+          rest = rest.subarray(byteCount);
+          continue;
+        }
+        this.#frame = new Uint8Array(byteCount);
+      }
+      rest = this.#fill(this.#frame, rest);
+      if (this.#filled < this.#frame.length) return;
+      const frame = this.#frame;
+      this.#frame = undefined;
+      this.#filled = 0;
+      this.#onFrame(frame);
+    }
+  }
+
+  /** What is left of the piece. */
+  #fill(target: Uint8Array, piece: Uint8Array): Uint8Array {
+    const taken = piece.subarray(0, target.length - this.#filled);
+    target.set(taken, this.#filled);
+    this.#filled += taken.length;
+    return piece.subarray(taken.length);
+  }
+
+  #lengthOfFrame(): number {
+    const length = new ByteReader(this.#head).u32();
+    if (length < COUNTED_BYTES) {
+      throw new WireError('a frame has no type and id', { code: 'truncated' });
+    }
+    if (length > COUNTED_BYTES + TREE_CHUNK_BYTES) {
+      throw overLimit('frame', length, COUNTED_BYTES + TREE_CHUNK_BYTES);
+    }
+    return length;
+  }
+
+  #onFrame(frame: Uint8Array): void {
+    const reader = new ByteReader(frame);
+    const type = reader.u8();
+    const id = reader.u32();
+    const more = reader.u8();
+    const piece = reader.raw(reader.remaining);
+    const partial = this.#partials.get(id);
+    if (partial !== undefined && partial.type !== type) {
+      throw new WireError(`a message goes on as type ${type}`, { code: 'type', type });
+    }
+    if (more > 1) throw badValue('more', '0 or 1', more);
+    if (more === 1) return this.#keep({ id, type, body: piece }, partial);
+    if (partial === undefined) return this.#onMessage({ id, type, body: piece });
+    partial.writer.raw(piece);
+    this.#partials.delete(id);
+    this.#onMessage({ id, type, body: partial.writer.finish() });
+  }
+
+  #keep({ id, type, body: piece }: TreeMessage, partial: Partial | undefined): void {
+    if (piece.length !== TREE_CHUNK_BYTES) {
+      throw badValue('length', `${TREE_CHUNK_BYTES} while more follows`, piece.length);
+    }
+    if (partial === undefined && this.#partials.size >= TREE_CALLS_MAX) {
+      throw overLimit('messages begun', this.#partials.size + 1, TREE_CALLS_MAX);
+    }
+    const kept = partial ?? { type, writer: new ByteWriter(TREE_MESSAGE_BYTES_MAX) };
+    this.#partials.set(id, kept);
+    kept.writer.raw(piece);
+  }
+}
+
+/** Why a call was not answered: code (u8), delay (u32), as in the ERROR of a block. */
+export function encodeTreeError(error: ErrorFrame): Uint8Array {
+  const writer = new ByteWriter(FRAME_HEAD_BYTES);
+  writeError(writer, error);
+  return writer.finish();
+}
+
+export function decodeTreeError(body: Uint8Array): ErrorFrame {
+  const reader = new ByteReader(body);
+  const error = readError(reader);
+  reader.end();
+  return error;
+}

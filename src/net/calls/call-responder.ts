@@ -1,0 +1,212 @@
+import type { Stream, StreamMessageEvent } from '@libp2p/interface';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { PeerError, type PeerErrorDetail } from '../../transfer/transport.ts';
+import { errorText } from '../../util/errors.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { WireError, badValue, overLimit } from '../wire/errors.ts';
+import { errorFrameOf, type ErrorFrame } from '../wire/frames.ts';
+import {
+  OVERLOADED_RETRY_MS,
+  SMALL_FRAMES_QUEUED_MAX,
+  TREE_CALLS_MAX,
+  TREE_CALL_MS_MAX,
+} from '../limits.ts';
+import type { NetMetrics } from '../metrics.ts';
+import { isClosed, piecesOf } from '../wire/stream-io.ts';
+import {
+  HOST_PREHEAT,
+  JOIN,
+  LEAVE,
+  MANIFEST,
+  PREHEAT,
+  REPORT,
+  RESOLVE,
+  STAT,
+  type CallServers,
+  type TreeCall,
+} from './call-client.ts';
+import { MessageParser, TREE, encodeTreeError, type TreeMessage } from './call-message.ts';
+import { TreeSender } from './call-sender.ts';
+
+interface Components {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: NetMetrics;
+  readonly servers: CallServers;
+}
+
+/** The answering side of all streams of tree calls. */
+export class TreeResponders {
+  readonly #components: Components;
+  readonly #all = new Set<TreeResponder>();
+
+  constructor(components: Components) {
+    this.#components = components;
+  }
+
+  /** Takes a new stream of the peer. */
+  add(peer: PeerId, stream: Stream): void {
+    if (isClosed(stream)) return;
+    const responder = new TreeResponder(this.#components, { peer, stream });
+    this.#all.add(responder);
+    stream.addEventListener('close', () => this.#all.delete(responder));
+  }
+
+  stop(): void {
+    for (const responder of [...this.#all]) responder.close(new Error('the transport stops'));
+  }
+}
+
+/**
+ * Answers the calls that come on one stream, each in its own time and with one last word: the reply or an ERROR.
+ *
+ * Life: constructed with an open stream -> closed with it, by `close()`, or because the peer broke the protocol.
+ */
+class TreeResponder {
+  readonly #components: Components;
+  readonly #peer: PeerId;
+  readonly #stream: Stream;
+  readonly #sender: TreeSender;
+  /** Calls whose last word is not sent. */
+  readonly #open = new Set<number>();
+  /** Calls that the server works on; some of them may be cancelled. */
+  #running = 0;
+
+  constructor(components: Components, init: { readonly peer: PeerId; readonly stream: Stream }) {
+    this.#components = components;
+    this.#peer = init.peer;
+    this.#stream = init.stream;
+    this.#sender = new TreeSender(init.stream);
+    const parser = new MessageParser((message) => this.#onMessage(message));
+    this.#stream.addEventListener('message', (event: StreamMessageEvent) => {
+      try {
+        for (const piece of piecesOf(event.data)) if (!isClosed(this.#stream)) parser.accept(piece);
+      } catch (error) {
+        if (!(error instanceof WireError)) throw error;
+        this.#violation(error);
+      }
+    });
+  }
+
+  close(error: Error): void {
+    this.#stream.abort(error);
+  }
+
+  #onMessage(message: TreeMessage): void {
+    if (isClosed(this.#stream)) return;
+    const { id, type } = message;
+    if (type === TREE.CANCEL) return this.#onCancel(message);
+    if (this.#open.has(id)) throw badValue('id', 'not in use', id);
+    if (this.#open.size >= TREE_CALLS_MAX || this.#running >= TREE_CALLS_MAX) {
+      return this.#fail(id, { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS });
+    }
+    const run = dispatch(this.#components.servers, this.#peer, message);
+    if (run === undefined) return this.#fail(id, { code: 'refused' });
+    this.#open.add(id);
+    void this.#answer(message, run);
+  }
+
+  /** Never rejects. */
+  async #answer({ id, type }: TreeMessage, run: () => Promise<Uint8Array>): Promise<void> {
+    const { clock, logger } = this.#components;
+    const limit = clock.setTimer(TREE_CALL_MS_MAX, () => this.#end(id, { code: 'timeout' }));
+    this.#running++;
+    try {
+      const body = await run();
+      this.#reply(id, body);
+    } catch (error) {
+      logger.debug({ peer: this.#peer, type, error: errorText(error) }, 'a tree call failed');
+      this.#end(id, failureOf(error));
+    } finally {
+      this.#running--;
+      limit.cancel();
+    }
+  }
+
+  #reply(id: number, body: Uint8Array): void {
+    if (!this.#open.has(id)) return;
+    // It counts until it is sent, so that a peer that does not read makes this host hold few replies.
+    this.#send({ id, type: TREE.OK, body }, () => this.#open.delete(id));
+  }
+
+  /** The last word on a call, unless it was said. */
+  #end(id: number, detail: PeerErrorDetail): void {
+    if (this.#open.delete(id)) this.#fail(id, detail);
+  }
+
+  /** A call whose reply has begun, or is sent, goes on as if nothing had been said. */
+  #onCancel({ id, body }: TreeMessage): void {
+    if (body.length > 0) throw overLimit('length of a CANCEL', body.length, 0);
+    if (!this.#open.has(id) || this.#sender.withdraw(id) === 'begun') return;
+    this.#open.delete(id);
+    this.#sendError(id, { code: 'cancelled', retryAfterMs: 0 });
+  }
+
+  #fail(id: number, detail: PeerErrorDetail): void {
+    this.#sendError(id, errorFrameOf(detail));
+  }
+
+  #sendError(id: number, error: ErrorFrame): void {
+    this.#send({ id, type: TREE.ERROR, body: encodeTreeError(error) });
+  }
+
+  #send(message: TreeMessage, onSent?: () => void): void {
+    if (isClosed(this.#stream) || this.#sender.send(message, onSent)) return;
+    this.#violation(overLimit('frames unread', SMALL_FRAMES_QUEUED_MAX, SMALL_FRAMES_QUEUED_MAX));
+  }
+
+  #violation(error: WireError): void {
+    this.#components.metrics.violations.inc({ protocol: 'tree' });
+    this.#components.logger.debug(
+      { peer: this.#peer, error: errorText(error) },
+      'a stream of tree calls broke off',
+    );
+    this.close(error);
+  }
+}
+
+/** Decodes the request at once, throwing WireError; the call itself follows. Undefined for a call that nobody answers here. */
+function dispatch(
+  servers: CallServers,
+  peer: PeerId,
+  { type, body }: TreeMessage,
+): (() => Promise<Uint8Array>) | undefined {
+  const { tree, preheat } = servers;
+  const bind = <Q, R>(
+    kind: TreeCall<Q, R>,
+    handle: ((peer: PeerId, request: Q) => Promise<R>) | undefined,
+  ): (() => Promise<Uint8Array>) | undefined => {
+    if (handle === undefined) return undefined;
+    const request = kind.request.decode(body);
+    return async () => kind.reply.encode(await handle(peer, request));
+  };
+  switch (type) {
+    case TREE.JOIN:
+      return bind(JOIN, tree?.onJoin.bind(tree));
+    case TREE.LEAVE:
+      return bind(LEAVE, tree?.onLeave.bind(tree));
+    case TREE.REPORT:
+      return bind(REPORT, tree?.onReport.bind(tree));
+    case TREE.RESOLVE:
+      return bind(RESOLVE, tree?.onResolve.bind(tree));
+    case TREE.STAT:
+      return bind(STAT, tree?.onStat.bind(tree));
+    case TREE.PREHEAT:
+      return bind(PREHEAT, preheat?.onPreheat?.bind(preheat));
+    case TREE.HOST_PREHEAT:
+      return bind(HOST_PREHEAT, preheat?.onHostPreheat.bind(preheat));
+    case TREE.MANIFEST:
+      return bind(MANIFEST, tree?.onManifest?.bind(tree));
+    default:
+      return undefined;
+  }
+}
+
+/** What the asker is told of an error of the server: a code that it can act on, never the text. */
+function failureOf(error: unknown): PeerErrorDetail {
+  if (error instanceof PeerError) return error.detail;
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  if (code === 'full') return { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS };
+  return { code: code === 'not-found' ? 'not-found' : 'refused' };
+}

@@ -1,0 +1,168 @@
+import type { Connection, PeerId as Libp2pPeerId } from '@libp2p/interface';
+import { peerIdFromString } from '@libp2p/peer-id';
+import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { HostAddress } from '../../tree/messages.ts';
+import { orAbort } from '../../util/or-abort.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { deadline } from '../../runtime/deadline.ts';
+import {
+  ADDRESSES_MAX,
+  BACKOFF_MS_MAX,
+  BACKOFF_MS_MIN,
+  BACKOFF_PEERS_MAX,
+  DIAL_MS,
+  DIAL_TRIES,
+} from '../limits.ts';
+import type { NetMetrics } from '../metrics.ts';
+
+/** What is needed of a libp2p node. */
+export interface DialingNode {
+  getConnections(peer: Libp2pPeerId): Connection[];
+  dial(addresses: Multiaddr[], options: { signal: AbortSignal }): Promise<Connection>;
+}
+
+/** What is needed of the admission: connections are of no use before it. */
+export interface Admitter {
+  isAdmitted(connection: Connection): boolean;
+  /** Resolves when the connection is admitted; rejects when it will not be, or with the signal's reason. */
+  admitted(connection: Connection, signal: AbortSignal): Promise<void>;
+}
+
+/** Failures of the network itself: trying the same address again at once does not help. */
+const FINAL_CODES: ReadonlySet<string> = new Set([
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'EADDRNOTAVAIL',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+]);
+
+/**
+ * Admitted connections to peers: made on demand, shared by all who ask, kept. After a failed dial or admission a peer is left alone for a while that
+ * doubles with each failure, half more or less; who asks meanwhile is told at once, since it has other sources.
+ */
+export class Connections {
+  readonly #components: {
+    readonly clock: Clock;
+    readonly random: Random;
+    readonly metrics: NetMetrics;
+    readonly node: DialingNode;
+    readonly admission: Admitter;
+  };
+  readonly #stopping = new AbortController();
+  readonly #dials = new Map<PeerId, Promise<Connection>>();
+  readonly #failures = new Map<PeerId, { readonly count: number; readonly untilMs: number }>();
+
+  constructor(components: {
+    readonly clock: Clock;
+    readonly random: Random;
+    readonly metrics: NetMetrics;
+    readonly node: DialingNode;
+    readonly admission: Admitter;
+  }) {
+    this.#components = components;
+  }
+
+  /** An open and admitted connection to the host. Rejects with any error when none can be had, or with the signal's reason. */
+  async connect(host: HostAddress, signal: AbortSignal): Promise<Connection> {
+    signal.throwIfAborted();
+    const id = peerIdFromString(host.peer);
+    const { node, admission } = this.#components;
+    const open = node
+      .getConnections(id)
+      .find((connection) => connection.status === 'open' && admission.isAdmitted(connection));
+    if (open !== undefined) return open;
+    let dial = this.#dials.get(host.peer);
+    if (dial === undefined) {
+      this.#assertNotBackingOff(host.peer);
+      dial = this.#dial(host, id).finally(() => this.#dials.delete(host.peer));
+      this.#dials.set(host.peer, dial);
+    }
+    return orAbort(dial, signal);
+  }
+
+  /** Ends the dials under way and refuses new ones. */
+  stop(): void {
+    this.#stopping.abort(new Error('the transport stops'));
+  }
+
+  #assertNotBackingOff(peer: PeerId): void {
+    const failure = this.#failures.get(peer);
+    const waitMs = (failure?.untilMs ?? 0) - this.#components.clock.nowMs();
+    if (failure === undefined || waitMs <= 0) return;
+    throw new Error(
+      `peer ${peer} is left alone for another ${Math.ceil(waitMs)} ms after ${failure.count} failed dials`,
+    );
+  }
+
+  async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
+    const limit = deadline(this.#components.clock, DIAL_MS, this.#stopping.signal);
+    try {
+      // The node returns the connection that is there, when the peer dialled and is not admitted yet.
+      const connection = await this.#tryDials(dialAddresses(host, id), limit.signal);
+      await this.#components.admission.admitted(connection, limit.signal);
+      this.#failures.delete(host.peer);
+      return connection;
+    } catch (error) {
+      this.#noteFailure(host.peer);
+      throw error;
+    } finally {
+      limit.clear();
+    }
+  }
+
+  async #tryDials(addresses: Multiaddr[], signal: AbortSignal): Promise<Connection> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#components.node.dial(addresses, { signal });
+      } catch (error) {
+        if (tries >= DIAL_TRIES || signal.aborted || isFinal(error)) throw error;
+      }
+      await this.#components.clock.sleep(this.#pauseMs(tries), signal);
+    }
+  }
+
+  #noteFailure(peer: PeerId): void {
+    this.#components.metrics.dialFailed.inc({});
+    const count = (this.#failures.get(peer)?.count ?? 0) + 1;
+    this.#failures.delete(peer);
+    const untilMs = this.#components.clock.nowMs() + this.#pauseMs(count);
+    this.#failures.set(peer, { count, untilMs });
+    const [oldest] = this.#failures.keys();
+    if (this.#failures.size > BACKOFF_PEERS_MAX && oldest !== undefined) {
+      this.#failures.delete(oldest);
+    }
+  }
+
+  /** Doubles with the failures; half more or less, so that many hosts do not come back in step. */
+  #pauseMs(failureCount: number): number {
+    const pauseMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** (failureCount - 1));
+    return pauseMs * (0.5 + this.#components.random.float());
+  }
+}
+
+/** The usable addresses of a host, each with the peer id that must answer there. */
+function dialAddresses(host: HostAddress, id: Libp2pPeerId): Multiaddr[] {
+  const addresses = host.addresses.slice(0, ADDRESSES_MAX).flatMap((text) => {
+    try {
+      return [multiaddr(text).decapsulateCode(CODE_P2P).encapsulate(`/p2p/${id.toString()}`)];
+    } catch {
+      return [];
+    }
+  });
+  if (addresses.length > 0) return addresses;
+  throw new Error(
+    `peer ${host.peer} has no usable address among ${JSON.stringify(host.addresses)}; /ip4|ip6|dns.../tcp/PORT is needed`,
+  );
+}
+
+function isFinal(error: unknown): boolean {
+  if (error instanceof AggregateError) return error.errors.every(isFinal);
+  const { code, name } = error as { code?: unknown; name?: unknown };
+  if (name === 'TimeoutError' || name === 'AbortError') return true;
+  return typeof code === 'string' && FINAL_CODES.has(code);
+}
