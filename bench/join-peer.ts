@@ -1,8 +1,8 @@
 import { stripeCount } from '../src/image/block.ts';
 import { SystemRandom } from '../src/runtime/node/random.ts';
 import { makeImage } from '../src/sim/workload.ts';
-import { HostCore } from '../src/transfer/host-core.ts';
-import type { TreeServer } from '../src/transfer/transport.ts';
+import { HostCore } from '../src/transfer/host/host-core.ts';
+import type { TreeServer } from '../src/transfer/contracts/transport.ts';
 import type { HostAddress, HostCard, JoinRequest, WantedBlob } from '../src/tree/messages.ts';
 import { RootRing } from '../src/tree/rendezvous.ts';
 import { peerId, type PeerId } from '../src/util/peer-id.ts';

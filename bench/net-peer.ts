@@ -6,7 +6,7 @@ import { SystemClock } from '../src/runtime/node/clock.ts';
 import { NodeMac } from '../src/runtime/node/mac.ts';
 import { SystemRandom } from '../src/runtime/node/random.ts';
 import { ed25519Signer } from '../src/runtime/node/signer.ts';
-import type { BlockServer, TreeServer } from '../src/transfer/transport.ts';
+import type { BlockServer, TreeServer } from '../src/transfer/contracts/transport.ts';
 import { BufferPool, PooledBytes } from '../src/util/buffer-pool.ts';
 
 /** Block index from which on the peer answers with a small payload: its size in bytes is what is over. */

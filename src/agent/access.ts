@@ -24,7 +24,7 @@ const RECHECK_MS_MAX = 3_000;
 /** Verdicts remembered; the oldest goes, and is asked for again. */
 const VERDICTS_MAX = 16_384;
 
-/** Blobs remembered as public, and as being in a repository: as many as an agent knows at a time (transfer/core.ts). */
+/** Blobs remembered as public, and as being in a repository: as many as an agent knows at a time (transfer/core/core.ts). */
 const BLOBS_MAX = 16_384;
 
 /** A server has the blob if it knows so many bytes at a random place of its first block. */

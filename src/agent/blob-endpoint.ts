@@ -3,7 +3,7 @@ import type { BlobRef } from '../image/block.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../runtime/metrics.ts';
-import type { BlobReader } from '../transfer/blob-reader.ts';
+import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { assert } from '../util/assert.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { CodedError } from '../util/errors.ts';

@@ -3,7 +3,7 @@ import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { Counter, Metrics } from '../runtime/metrics.ts';
-import { OriginError, type Origin } from '../transfer/origin.ts';
+import { OriginError, type Origin } from '../transfer/contracts/origin.ts';
 import type { ResolveReply, StatReply } from '../tree/messages.ts';
 import { toHex } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
@@ -15,7 +15,7 @@ import type { BlobAddress } from './ports.ts';
 /** Ways remembered, with URLs of 8 KiB at most; the oldest goes. */
 const WAYS_MAX = 512;
 
-/** Sizes remembered by digest: as many as an agent knows blobs at a time (transfer/core.ts). */
+/** Sizes remembered by digest: as many as an agent knows blobs at a time (transfer/core/core.ts). */
 const SIZES_MAX = 16_384;
 
 /** A signed URL or a token is good for minutes; what a client has not used for so long is not tried. (tunable) */

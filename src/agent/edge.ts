@@ -3,7 +3,7 @@ import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
-import type { TransferEngine } from '../transfer/engine.ts';
+import type { TransferEngine } from '../transfer/drive/engine.ts';
 import { AccessCheck } from './access.ts';
 import { BlobEndpoint } from './blob-endpoint.ts';
 import { BlobSender } from './blob-sender.ts';

@@ -1,7 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
-import type { TransferEngine } from '../transfer/engine.ts';
+import type { TransferEngine } from '../transfer/drive/engine.ts';
 import type { StatReply } from '../tree/messages.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { BlobAddress, BlobDirectory } from './ports.ts';

@@ -1,7 +1,7 @@
 import { Agent, request } from 'node:http';
 import { buffer } from 'node:stream/consumers';
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import type { BlobReader, ReadOptions } from '../transfer/blob-reader.ts';
+import type { BlobReader, ReadOptions } from '../transfer/contracts/blob-reader.ts';
 import { AgentError } from './errors.ts';
 
 /** Connections to the agent: more reads than that wait. */

@@ -3,7 +3,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
-import type { TransferEngine } from '../transfer/engine.ts';
+import type { TransferEngine } from '../transfer/drive/engine.ts';
 import { HostPreheats } from '../transfer/host-preheats.ts';
 import { PreheatJobs } from '../transfer/preheat-jobs.ts';
 import {
@@ -17,7 +17,7 @@ import {
   type PreheatSpec,
   type PreheatTransport,
 } from '../transfer/preheat-messages.ts';
-import { PeerError } from '../transfer/transport.ts';
+import { PeerError } from '../transfer/contracts/transport.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';

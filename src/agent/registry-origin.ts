@@ -11,7 +11,7 @@ import type { OperationOptions } from '../registry/retry.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import type { RegistriesInit } from '../registry/registries.ts';
 import { registryName } from '../registry/reference.ts';
-import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/origin.ts';
+import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/contracts/origin.ts';
 import type { ResolveReply, StatReply } from '../tree/messages.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';

@@ -1,7 +1,7 @@
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
-import { OriginError } from '../transfer/origin.ts';
+import { OriginError } from '../transfer/contracts/origin.ts';
 import type { StatReply } from '../tree/messages.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
@@ -9,7 +9,7 @@ import { orAbort } from '../util/or-abort.ts';
 /** How long what was told of a blob holds: what is taken from the public stays readable for so long. (tunable) */
 const LIFE_MS = 300_000;
 
-/** Blobs remembered: as many as an agent knows at a time (transfer/core.ts). */
+/** Blobs remembered: as many as an agent knows at a time (transfer/core/core.ts). */
 const BLOBS_MAX = 16_384;
 
 /** Longest wait for an answer, whoever asks; below that of a read. */

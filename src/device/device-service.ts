@@ -7,7 +7,7 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { DiskLock } from '../runtime/disk.ts';
 import { lockFolder } from '../runtime/node/disk-lock.ts';
-import type { BlobReader } from '../transfer/blob-reader.ts';
+import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { DeviceError } from './errors.ts';
 import { FuseServer } from './fuse-server.ts';

@@ -4,7 +4,7 @@ import { LayeredImage } from '../image/layered-image.ts';
 import { openLayer } from '../image/layer.ts';
 import { blockLayers, type Manifest } from '../image/manifest.ts';
 import type { Codec } from '../runtime/codec.ts';
-import type { BlobReader } from '../transfer/blob-reader.ts';
+import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { ReadOnlyDisk } from './disk.ts';
 

@@ -20,7 +20,7 @@ import type {
   PendingBlock,
   Transport,
   TreeServer,
-} from '../transfer/transport.ts';
+} from '../transfer/contracts/transport.ts';
 import type * as messages from '../tree/messages.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';

@@ -11,7 +11,7 @@ import { ProxyRules, type ProxyEnvironment } from './proxy.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
 
-/** Connections to each host. As many as the engine has origin reads outstanding (transfer/core-types.ts). (tunable) */
+/** Connections to each host. As many as the engine has origin reads outstanding (transfer/core/core-types.ts). (tunable) */
 const CONNECTIONS_MAX = 32;
 
 /** Registries that are not configured and yet known at a time; the one used least recently is forgotten. */

@@ -1,7 +1,7 @@
 import type { Random } from '../runtime/random.ts';
-import type { AttemptId } from '../transfer/effects.ts';
-import { HostCore, type HostCoreInit, type HostEffect } from '../transfer/host-core.ts';
-import type { PeerErrorDetail } from '../transfer/transport.ts';
+import type { AttemptId } from '../transfer/core/effects.ts';
+import { HostCore, type HostCoreInit, type HostEffect } from '../transfer/host/host-core.ts';
+import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import { TreeError } from '../tree/errors.ts';
 import type { JoinReply, JoinRequest } from '../tree/messages.ts';
 import type { MembershipEffect } from '../tree/membership.ts';

@@ -1,6 +1,6 @@
-import type { ReadKind } from '../transfer/blob-reader.ts';
-import type { AttemptId } from '../transfer/effects.ts';
-import type { BlockRequest, PeerErrorDetail } from '../transfer/transport.ts';
+import type { ReadKind } from '../transfer/contracts/blob-reader.ts';
+import type { AttemptId } from '../transfer/core/effects.ts';
+import type { BlockRequest, PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import type { MembershipEffect } from '../tree/membership.ts';
 import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
 import type { SimBlock } from './blocks.ts';

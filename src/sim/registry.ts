@@ -1,5 +1,5 @@
 import type { Random } from '../runtime/random.ts';
-import type { PeerErrorDetail } from '../transfer/transport.ts';
+import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import type { SimBlock } from './blocks.ts';
 import type { EventHeap } from './event-heap.ts';
 import type { HostNumber, SimEvent } from './events.ts';

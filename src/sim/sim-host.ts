@@ -1,5 +1,5 @@
 import { blockIndex, type BlockIndex } from '../image/block.ts';
-import type { HostCoreInit } from '../transfer/host-core.ts';
+import type { HostCoreInit } from '../transfer/host/host-core.ts';
 import type { JoinReply, ReportReply } from '../tree/messages.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { AgentHost } from './agent-host.ts';

@@ -8,10 +8,9 @@ import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
-import type { ReadOptions } from './blob-reader.ts';
-import { TransferError } from './effects.ts';
-import type { OpenBlob } from './host-core.ts';
-import { openImage, type ImageOpener } from './open-image.ts';
+import type { ReadOptions, LocatedBlob } from './contracts/blob-reader.ts';
+import { TransferError } from './contracts/errors.ts';
+import { openImage, type ImageOpener } from './read/open-image.ts';
 import {
   isFinal,
   type HostProgress,
@@ -53,7 +52,7 @@ const QUOTA_SHARE = 0.9;
 /** What preheating takes of an agent; `TransferEngine` has all of it. */
 interface PreheatEngine extends ImageOpener {
   readonly tree: {
-    open(blobs: readonly OpenBlob[], signal?: AbortSignal, placesMsMax?: number): Promise<void>;
+    open(blobs: readonly LocatedBlob[], signal?: AbortSignal, placesMsMax?: number): Promise<void>;
     close(digests: readonly Digest[]): void;
   };
   keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void>;
@@ -171,7 +170,7 @@ export class HostPreheats {
     const digests = blobs.map(({ digest }) => digest);
     store.retain(digests);
     const placed = {
-      open: (wanted: readonly OpenBlob[]) => engine.tree.open(wanted, signal, PLACES_MS_MAX),
+      open: (wanted: readonly LocatedBlob[]) => engine.tree.open(wanted, signal, PLACES_MS_MAX),
       close: engine.tree.close.bind(engine.tree),
     };
     try {

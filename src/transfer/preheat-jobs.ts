@@ -19,7 +19,7 @@ import {
   type PreheatState,
   type PreheatTransport,
 } from './preheat-messages.ts';
-import { PeerError } from './transport.ts';
+import { PeerError } from './contracts/transport.ts';
 
 /** Preheats that a root leads at a time: each host brings in one image after the other anyway. */
 const JOBS_RUNNING_MAX = 8;

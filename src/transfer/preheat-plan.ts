@@ -20,7 +20,7 @@ import { findTarPayload } from '../image/tar.ts';
 import { parseTrace } from '../image/trace.ts';
 import type { Codec } from '../runtime/codec.ts';
 import { defined } from '../util/assert.ts';
-import type { BlobReader } from './blob-reader.ts';
+import type { BlobReader } from './contracts/blob-reader.ts';
 
 /** A block to be brought in. */
 export interface PlannedBlock {

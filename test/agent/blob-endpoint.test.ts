@@ -14,7 +14,7 @@ import type { Digest } from '../../src/image/digest.ts';
 import type { Hasher } from '../../src/runtime/codec.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type { BlobReader } from '../../src/transfer/blob-reader.ts';
+import type { BlobReader } from '../../src/transfer/contracts/blob-reader.ts';
 import { ManualClock } from './manual-clock.ts';
 import { Failure } from './twins.ts';
 

@@ -6,7 +6,7 @@ import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { PeerError } from '../../src/transfer/transport.ts';
+import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import type { ManifestReply } from '../../src/tree/messages.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { FakeClock } from '../support/fake-clock.ts';

@@ -10,7 +10,7 @@ import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type { BlobReader } from '../../src/transfer/blob-reader.ts';
+import type { BlobReader } from '../../src/transfer/contracts/blob-reader.ts';
 import { CodedError } from '../../src/util/errors.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { sampleBytes } from '../support/layers.ts';

@@ -7,7 +7,7 @@ import type {
   PreheatRequest,
   PreheatSpec,
 } from '../../src/transfer/preheat-messages.ts';
-import { PeerError, type PeerErrorDetail } from '../../src/transfer/transport.ts';
+import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { codec } from '../support/layers.ts';

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { StatCache } from '../../src/agent/stat-cache.ts';
-import { OriginError } from '../../src/transfer/origin.ts';
+import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { DIGEST } from './twins.ts';

@@ -5,7 +5,7 @@ import type { BlobRef } from '../../src/image/block.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { OVERLAYBD_ANNOTATION, type ResolvedImage } from '../../src/image/manifest.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type { BlobReader, ReadOptions } from '../../src/transfer/blob-reader.ts';
+import type { BlobReader, ReadOptions } from '../../src/transfer/contracts/blob-reader.ts';
 import { toHex } from '../../src/util/bytes.ts';
 
 /** Runs a program: paths under a mount of ours are touched by other processes alone, since this one serves them. */

@@ -1,6 +1,6 @@
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
-import type { TransferEngine } from '../../src/transfer/engine.ts';
+import type { TransferEngine } from '../../src/transfer/drive/engine.ts';
 import { errorText } from '../../src/util/errors.ts';
 import type { FaultReport } from './fault-report.ts';
 import { makeHosts, SoakOrigin, type SoakHost } from './soak-cluster.ts';

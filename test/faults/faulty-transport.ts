@@ -8,7 +8,7 @@ import {
   type PendingBlock,
   type Transport,
   type TreeServer,
-} from '../../src/transfer/transport.ts';
+} from '../../src/transfer/contracts/transport.ts';
 import type {
   HostAddress,
   JoinReply,

@@ -6,7 +6,7 @@ import {
   REQUESTS_QUEUED_MAX,
 } from '../../src/net/limits.ts';
 import { publicKeyOf } from '../../src/net/node/identity.ts';
-import type { PendingBlock } from '../../src/transfer/transport.ts';
+import type { PendingBlock } from '../../src/transfer/contracts/transport.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
 import {
   answerNow,

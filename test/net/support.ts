@@ -1,7 +1,6 @@
 import type { Clock } from '../../src/runtime/clock.ts';
 import { silentLogger, type Logger } from '../../src/runtime/logger.ts';
-import type { Counter, Metrics } from '../../src/runtime/metrics.ts';
-import { silentMetrics } from '../../src/runtime/metrics.ts';
+import { type Counter, type Metrics, silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
@@ -14,7 +13,7 @@ import type {
   BlockServer,
   IncomingBlockRequest,
   TreeServer,
-} from '../../src/transfer/transport.ts';
+} from '../../src/transfer/contracts/transport.ts';
 import type { HostAddress, TouchOrder } from '../../src/tree/messages.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import type { Identity } from '../../src/net/node/identity.ts';

@@ -7,7 +7,7 @@ import { memorySource } from '../../src/image/byte-source.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { TransferError } from '../../src/transfer/effects.ts';
+import { TransferError } from '../../src/transfer/contracts/errors.ts';
 import { HostPreheats } from '../../src/transfer/host-preheats.ts';
 import { isFinal, type HostProgress } from '../../src/transfer/preheat-messages.ts';
 import { bytesOf, wholeImage } from '../../src/transfer/preheat-plan.ts';

@@ -1,17 +1,17 @@
 import { describe, expect, it } from 'vitest';
 import { silentLogger } from '../../src/runtime/logger.ts';
-import type {
-  HostPreheatReply,
-  HostPreheatRequest,
-  HostProgress,
-  PreheatJob,
-  PreheatOrder,
-  PreheatSpec,
+import {
+  type HostPreheatReply,
+  type HostPreheatRequest,
+  type HostProgress,
+  type PreheatJob,
+  type PreheatOrder,
+  type PreheatSpec,
+  isFinal,
 } from '../../src/transfer/preheat-messages.ts';
-import { isFinal } from '../../src/transfer/preheat-messages.ts';
-import { OriginError } from '../../src/transfer/origin.ts';
+import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import { PreheatJobs } from '../../src/transfer/preheat-jobs.ts';
-import { PeerError } from '../../src/transfer/transport.ts';
+import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { ORIGIN } from './cluster.ts';

@@ -7,10 +7,11 @@ import {
 import type { Verdict } from '../../src/image/attestation.ts';
 import { parseDigest, type Digest } from '../../src/image/digest.ts';
 import type { Random } from '../../src/runtime/random.ts';
-import { BlockCore } from '../../src/transfer/core.ts';
-import type { CoreInit, PeerSource } from '../../src/transfer/core-types.ts';
-import type { AttemptId, Effect, TransferErrorDetail } from '../../src/transfer/effects.ts';
-import type { BlockRequest, PeerErrorDetail } from '../../src/transfer/transport.ts';
+import { BlockCore } from '../../src/transfer/core/core.ts';
+import type { CoreInit, PeerSource } from '../../src/transfer/core/core-types.ts';
+import type { AttemptId, Effect } from '../../src/transfer/core/effects.ts';
+import type { TransferErrorDetail } from '../../src/transfer/contracts/errors.ts';
+import type { BlockRequest, PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { defined } from '../../src/util/assert.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
 

@@ -5,8 +5,8 @@ import {
   type BlockRequest,
   type PeerErrorDetail,
   type PendingBlock,
-} from '../../transfer/transport.ts';
-import type { ReadKind } from '../../transfer/blob-reader.ts';
+} from '../../transfer/contracts/transport.ts';
+import type { ReadKind } from '../../transfer/contracts/blob-reader.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { LaneName } from '../wire/frames.ts';
 import type { NetMetrics } from '../metrics.ts';

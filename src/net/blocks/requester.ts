@@ -1,6 +1,10 @@
 import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
-import type { BlockRequest, BlockServer, PeerErrorDetail } from '../../transfer/transport.ts';
+import type {
+  BlockRequest,
+  BlockServer,
+  PeerErrorDetail,
+} from '../../transfer/contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import type { BufferPool } from '../../util/buffer-pool.ts';
 import type { PeerId } from '../../util/peer-id.ts';

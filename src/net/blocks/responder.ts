@@ -5,7 +5,7 @@ import type {
   BlockServer,
   IncomingBlockRequest,
   PeerErrorDetail,
-} from '../../transfer/transport.ts';
+} from '../../transfer/contracts/transport.ts';
 import type { TouchOrder } from '../../tree/messages.ts';
 import { assert } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';

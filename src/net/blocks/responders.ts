@@ -1,6 +1,6 @@
 import type { Connection, Stream } from '@libp2p/interface';
 import type { Clock, Timer } from '../../runtime/clock.ts';
-import type { BlockServer } from '../../transfer/transport.ts';
+import type { BlockServer } from '../../transfer/contracts/transport.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { INBOUND_SILENT_MS, INBOUND_SWEEP_MS } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';

@@ -1,7 +1,11 @@
 import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
 import type { PreheatServer } from '../../transfer/preheat-messages.ts';
-import { PeerError, type PeerErrorDetail, type TreeServer } from '../../transfer/transport.ts';
+import {
+  PeerError,
+  type PeerErrorDetail,
+  type TreeServer,
+} from '../../transfer/contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';

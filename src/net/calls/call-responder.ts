@@ -1,7 +1,7 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import { PeerError, type PeerErrorDetail } from '../../transfer/transport.ts';
+import { PeerError, type PeerErrorDetail } from '../../transfer/contracts/transport.ts';
 import { errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';

@@ -4,7 +4,7 @@ import {
   type Attestation,
 } from '../../image/attestation.ts';
 import { blockIndex } from '../../image/block.ts';
-import type { BlockRequest, PeerErrorDetail } from '../../transfer/transport.ts';
+import type { BlockRequest, PeerErrorDetail } from '../../transfer/contracts/transport.ts';
 import type { TouchOrder } from '../../tree/messages.ts';
 import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';

@@ -3,7 +3,7 @@ import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
 import * as frames from '../../../src/net/wire/frames.ts';
 import { PREFETCHES_IN_FLIGHT_MAX, REQUESTS_IN_FLIGHT_MAX } from '../../../src/net/limits.ts';
 import { BLOCK_PROTOCOL } from '../../../src/net/blocks/requester-link.ts';
-import type { IncomingBlockRequest } from '../../../src/transfer/transport.ts';
+import type { IncomingBlockRequest } from '../../../src/transfer/contracts/transport.ts';
 import { BufferPool } from '../../../src/util/buffer-pool.ts';
 import { bytesEqual } from '../../../src/util/bytes.ts';
 import { closed, dialRaw, startRaw, stopRaws } from '../raw-peer.ts';

@@ -14,10 +14,10 @@ import {
 } from '../../../src/net/calls/call-message.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
-import { PeerError, type TreeServer } from '../../../src/transfer/transport.ts';
+import { PeerError, type TreeServer } from '../../../src/transfer/contracts/transport.ts';
 import type { JoinRequest } from '../../../src/tree/messages.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
-import { OriginError } from '../../../src/transfer/origin.ts';
+import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { hostOf, startRaw, stopRaws } from '../raw-peer.ts';
 import { DIGEST, startAgent, stopAgents } from '../support.ts';

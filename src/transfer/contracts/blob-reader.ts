@@ -1,0 +1,28 @@
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+
+/** `demand`: something waits for the bytes. `prefetch`: nothing waits yet, and every demand read goes first. */
+export type ReadKind = 'demand' | 'prefetch';
+
+export interface ReadOptions {
+  readonly kind: ReadKind;
+  /** Longest wait in milliseconds; the reader's default when absent. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** Bytes of blobs, wherever they come from: what the devices and the HTTP endpoints read. */
+export interface BlobReader {
+  /**
+   * Bytes [offset, offset + length) of the blob, verified, in memory of the caller's own.
+   * Rejects with TransferError; the range must lie in the blob.
+   */
+  read(blob: BlobRef, offset: number, length: number, options: ReadOptions): Promise<Uint8Array>;
+  /** The same when all of it is in memory now, else undefined; a view that is valid until the caller yields. */
+  readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined;
+}
+
+/** A blob that a host wants to read, and where the registry has it. */
+export interface LocatedBlob {
+  readonly blob: BlobRef;
+  readonly origin: BlobOrigin;
+}

@@ -1,0 +1,35 @@
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { ResolveReply, StatReply } from '../../tree/messages.ts';
+import { CodedError } from '../../util/errors.ts';
+
+/**
+ * Why the registry did not give what was asked.
+ *
+ * `not-found` and `refused` (no valid credentials) will not change by asking again soon; `unavailable` may.
+ */
+export type OriginErrorDetail =
+  | { readonly code: 'not-found' }
+  | { readonly code: 'refused' }
+  | { readonly code: 'unavailable' };
+
+export class OriginError extends CodedError<OriginErrorDetail> {}
+
+/** Reads from registries. All calls reject with OriginError. */
+export interface Origin {
+  /** Fills `target` with the bytes of the blob from `offset` on. */
+  readInto(
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    offset: number,
+    target: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void>;
+  /** What an image reference stands for. */
+  resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
+  /** Whether the operator chose this server: others are believed only where nothing better is known. */
+  isConfigured(registry: string): boolean;
+  /** Size of a blob in bytes, and whether anybody may read it. */
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply>;
+  /** What was read of a blob there was not the blob of its name: read elsewhere where there is a choice. */
+  distrust?(origin: BlobOrigin): void;
+}

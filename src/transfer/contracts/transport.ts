@@ -1,0 +1,130 @@
+import type { Attestation } from '../../image/attestation.ts';
+import type { BlockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type {
+  HostAddress,
+  JoinReply,
+  JoinRequest,
+  LeaveRequest,
+  ManifestReply,
+  ManifestRequest,
+  ReportReply,
+  ReportRequest,
+  ResolveReply,
+  ResolveRequest,
+  StatReply,
+  StatRequest,
+  TouchOrder,
+} from '../../tree/messages.ts';
+import type { PooledBytes } from '../../util/buffer-pool.ts';
+import { CodedError } from '../../util/errors.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import type { ReadKind } from './blob-reader.ts';
+
+/** One block asked of a peer. */
+export interface BlockRequest {
+  readonly digest: Digest;
+  readonly index: BlockIndex;
+  readonly kind: ReadKind;
+  /** Peers that the request may still pass; 0 = answer from what you hold. A cycle ends here at the latest. */
+  readonly hops: number;
+  /** Milliseconds that the asker still waits. */
+  readonly timeoutMs: number;
+}
+
+export interface BlockAnswer {
+  readonly payload: PooledBytes;
+  readonly attestation: Attestation;
+  /** BLAKE3 of the payload, once this host has computed it. */
+  blockDigest?: Uint8Array;
+}
+
+/**
+ * Why a peer did not answer with the block.
+ *
+ * - `unreachable`: no connection, or it broke. `timeout`: connected, but silent for too long.
+ * - `overloaded`: it sheds load; ask again after `retryAfterMs`. `unknown-blob`: it is in no tree of the blob (join again).
+ * - `not-found`: it and all its sources have not got it. `hops`: the hop budget is used up.
+ * - `protocol`: it broke the wire protocol; `cancelled`: we gave up; `refused`: it does not serve us.
+ */
+export type PeerErrorDetail =
+  | { readonly code: 'unreachable' }
+  | { readonly code: 'timeout' }
+  | { readonly code: 'overloaded'; readonly retryAfterMs: number }
+  | { readonly code: 'unknown-blob' }
+  | { readonly code: 'not-found' }
+  | { readonly code: 'hops' }
+  | { readonly code: 'protocol' }
+  | { readonly code: 'refused' }
+  | { readonly code: 'cancelled' };
+
+export class PeerError extends CodedError<PeerErrorDetail> {}
+
+/** A block request under way at a peer. */
+export interface PendingBlock {
+  /** Resolves with the block, whose payload the caller releases, or rejects with PeerError. Bytes are not verified yet. */
+  readonly answer: Promise<BlockAnswer>;
+  /** Something waits for it now: the peer treats it as a demand read from here on. */
+  promote(): void;
+  /** The answer is no longer wanted; `answer` rejects with `cancelled`. */
+  cancel(): void;
+}
+
+/** A block request of a peer, to be answered once. */
+export interface IncomingBlockRequest {
+  readonly peer: PeerId;
+  readonly request: BlockRequest;
+  /** Sends the block; holds the payload until it is handed to the socket, then resolves. Never rejects: a peer that went away is no concern. */
+  answer(block: BlockAnswer): Promise<void>;
+  fail(detail: PeerErrorDetail): void;
+}
+
+/** What the transport calls when peers ask. All synchronous: the work goes on elsewhere. */
+export interface BlockServer {
+  onRequest(incoming: IncomingBlockRequest): void;
+  onPromote(incoming: IncomingBlockRequest): void;
+  onCancel(incoming: IncomingBlockRequest): void;
+  /** The parent says in which order blocks are touched elsewhere. */
+  onOrder(peer: PeerId, order: TouchOrder): void;
+  /** The peer, which we wait for, says that it is alive. */
+  onAlive(peer: PeerId): void;
+  /** The last connection to the peer closed. */
+  onPeerGone(peer: PeerId): void;
+}
+
+/** What a root answers. Each rejects with any error: the asker gets `refused` or `not-found`, never the text. */
+export interface TreeServer {
+  onJoin(peer: PeerId, request: JoinRequest): Promise<JoinReply>;
+  onLeave(peer: PeerId, request: LeaveRequest): Promise<void>;
+  onReport(peer: PeerId, request: ReportRequest): Promise<ReportReply>;
+  onResolve(peer: PeerId, request: ResolveRequest): Promise<ResolveReply>;
+  onStat(peer: PeerId, request: StatRequest): Promise<StatReply>;
+  /** Absent where no mirror is served: such calls are refused. */
+  onManifest?(peer: PeerId, request: ManifestRequest): Promise<ManifestReply>;
+}
+
+/**
+ * Talks to other agents.
+ *
+ * Life: constructed -> `serve()` once -> `start()` (listens) -> used -> `stop()` (closes every connection, rejects what is pending).
+ * Connections are made on demand, kept, and shared by all requests to a peer.
+ */
+export interface Transport {
+  readonly self: PeerId;
+  serve(servers: { block: BlockServer; tree?: TreeServer }): void;
+  start(): Promise<void>;
+  stop(): Promise<void>;
+  /** Multiaddrs to hand out, without the peer id. */
+  addresses(): readonly string[];
+  requestBlock(host: HostAddress, request: BlockRequest): PendingBlock;
+  /** Tells a peer that is connected the order of touches; nothing happens when it is not. */
+  sendOrder(peer: PeerId, order: TouchOrder): void;
+  /** Tells a peer that is connected, and waits for us, that we are alive; nothing happens when it is not. */
+  sendAlive(peer: PeerId): void;
+  /** The tree calls reject with PeerError. */
+  join(host: HostAddress, request: JoinRequest, signal: AbortSignal): Promise<JoinReply>;
+  leave(host: HostAddress, request: LeaveRequest, signal: AbortSignal): Promise<void>;
+  report(host: HostAddress, request: ReportRequest, signal: AbortSignal): Promise<ReportReply>;
+  resolve(host: HostAddress, request: ResolveRequest, signal: AbortSignal): Promise<ResolveReply>;
+  stat(host: HostAddress, request: StatRequest, signal: AbortSignal): Promise<StatReply>;
+}

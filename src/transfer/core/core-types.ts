@@ -1,0 +1,237 @@
+import type { BlobRef, BlockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { HostAddress } from '../../tree/messages.ts';
+import type { HeapTimer } from '../../util/timer-heap.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import type { ReadKind } from '../contracts/blob-reader.ts';
+import type { AttemptId, BlockSource } from './effects.ts';
+
+/** How the reducer handles payloads that it never looks into. */
+export interface PayloadOps<P> {
+  length(block: P): number;
+  retain(block: P): void;
+  release(block: P): void;
+}
+
+/** A peer that may have a block, in the role that its tree gives it. */
+export interface PeerSource {
+  readonly host: HostAddress;
+  readonly role: 'parent' | 'alternate' | 'ancestor' | 'root';
+}
+
+/** What the reducer asks of the tree; answered in the same step. */
+export interface Routes {
+  /** Peers to ask, best first; never this host itself. */
+  sources(digest: Digest, stripe: number): readonly PeerSource[];
+  /** Whether this host is the root that reads the stripe from the registry. */
+  owns(digest: Digest, stripe: number): boolean;
+  /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
+  keeps(digest: Digest, stripe: number): boolean;
+  /** Hosts that said they hold the block: asked before the registry by a root that has just become the owner. */
+  holders(digest: Digest, index: BlockIndex): readonly HostAddress[];
+  /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
+  depth(digest: Digest, stripe: number): number;
+}
+
+/** Limits and times of the reducer. Every one may be set; the defaults carry their reasons. */
+export interface CoreInit {
+  /** Bytes of the hot-block cache in memory. */
+  readonly cacheBytesMax: number;
+  /** Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8 MiB. */
+  readonly peerOutstandingMax: number;
+  /** Of these, prefetches: a demand read always finds room. */
+  readonly peerPrefetchMax: number;
+  /** Reads under way at the registry; of these, at most three quarters are prefetches. */
+  readonly originOutstandingMax: number;
+  /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
+  readonly uploadBytesPerSecond: number | undefined;
+  readonly downloadBytesPerSecond: number | undefined;
+  /** With an upload limit: when what waits to be sent takes longer than this, peers are told to come back, and ask elsewhere. */
+  readonly uploadBacklogMsMax: number;
+  /** Reads of one peer that wait here; beyond it the peer is told to come back. */
+  readonly peerWaitersMax: number;
+  /** Reads that wait here in all, local ones included. */
+  readonly waitersMax: number;
+  /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
+  readonly egressPeerBytesMax: number;
+  readonly egressBytesMax: number;
+  /**
+   * A peer with requests of ours that says nothing for this long is lost: three missed signs of life. For one that has lately been late
+   * with them and then spoken, three times as long as it was silent, up to the maximum: it has too little processor time, and to give it up
+   * makes more work for everybody (16 agents on two cores gave each other up 25 times each per GiB).
+   */
+  readonly silentMs: number;
+  readonly silentMsMax: number;
+  /**
+   * The same for a peer that has said nothing yet: its connection may still be in the making, at 23 ms of CPU each, and in a burst
+   * of starts many are (`xylem sim --hosts 1000`: with 300 ms here hosts give each other up and dial others without end).
+   */
+  readonly firstSilentMs: number;
+  readonly aliveIntervalMs: number;
+  /** Bounds of the hedging delay around the peer's recent p95. */
+  readonly hedgeMsMin: number;
+  readonly hedgeMsMax: number;
+  /** A peer that is alive but has not answered a demand read for this long is given up for a while. */
+  readonly attemptMsMax: number;
+  /**
+   * Bounds of the patience with one read of the registry around four times its recent p95; doubles for a block with each read that
+   * was given up. A connection that has died unseen says nothing for the client's whole 10 s.
+   */
+  readonly originMsMin: number;
+  readonly originMsMax: number;
+  /** Hedges per demand read, and how many may be saved up. */
+  readonly hedgeShare: number;
+  readonly hedgeSavedMax: number;
+  /** First pause when every source failed; doubles up to the second. */
+  readonly retryMsMin: number;
+  readonly retryMsMax: number;
+  /** Rounds in which every peer failed before a host that is no owner reads the registry itself: 50 + 100 + 200 ms at least. */
+  readonly fallbackRounds: number;
+  /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
+  readonly banMsMin: number;
+  readonly banMsMax: number;
+  /** How long an unreachable peer is left alone. */
+  readonly downMs: number;
+  /** Prefetches under way in all; 0 turns prefetch off. */
+  readonly prefetchMax: number;
+  /** First-touched blocks are told to the children after this long, many at once. */
+  readonly orderDelayMs: number;
+}
+
+export const CORE_DEFAULTS: CoreInit = {
+  cacheBytesMax: 16 * 1024 * 1024,
+  peerOutstandingMax: 32,
+  peerPrefetchMax: 8,
+  originOutstandingMax: 32,
+  uploadBytesPerSecond: undefined,
+  downloadBytesPerSecond: undefined,
+  uploadBacklogMsMax: 1000,
+  peerWaitersMax: 64,
+  waitersMax: 4096,
+  egressPeerBytesMax: 512 * 1024,
+  egressBytesMax: 2 * 1024 * 1024,
+  silentMs: 300,
+  silentMsMax: 2000,
+  firstSilentMs: 1000,
+  aliveIntervalMs: 100,
+  hedgeMsMin: 50,
+  hedgeMsMax: 2000,
+  attemptMsMax: 5000,
+  originMsMin: 2000,
+  originMsMax: 10_000,
+  hedgeShare: 0.05,
+  hedgeSavedMax: 10,
+  retryMsMin: 50,
+  retryMsMax: 1000,
+  fallbackRounds: 3,
+  banMsMin: 30_000,
+  banMsMax: 600_000,
+  downMs: 1000,
+  prefetchMax: 16,
+  orderDelayMs: 1,
+};
+
+/** Peers that a read may pass beyond its host's depth: room for detours over alternates. */
+export const HOPS_SLACK = 4;
+
+/** Longest hop budget on the wire: far above the depth of any tree (2^48 hosts with fan-out 2). */
+export const HOPS_MAX = 48;
+
+/** A read that waits for a block. */
+export interface Waiter<T> {
+  readonly token: T;
+  kind: ReadKind;
+  readonly deadlineMs: number;
+  readonly startedMs: number;
+  readonly hops: number;
+  /** The peer that asked; undefined for a local read. */
+  readonly peer: PeerId | undefined;
+  timer: HeapTimer<TimerAction<T>> | undefined;
+}
+
+/** A block that is being fetched once for all that wait for it. */
+export interface Fetch<T> {
+  readonly blob: BlobState<T>;
+  readonly index: BlockIndex;
+  readonly key: number;
+  kind: ReadKind;
+  stage: 'disk' | 'network' | 'done';
+  /** Hop budget: requests go out with one less. */
+  hops: number;
+  readonly waiters: Waiter<T>[];
+  readonly attempts: Attempt<T>[];
+  /** Asked in this round without success. */
+  readonly tried: Set<PeerId | 'origin'>;
+  /** Rounds in which every source failed. */
+  rounds: number;
+  /** Reads of the registry that were given up. */
+  originLate: number;
+  /** The prefetcher wants the block, whether or not anybody waits. */
+  readonly wanted: boolean;
+  retry: HeapTimer<TimerAction<T>> | undefined;
+}
+
+/** One source asked for one fetch. */
+export interface Attempt<T> {
+  readonly id: AttemptId;
+  readonly fetch: Fetch<T>;
+  readonly window: SourceWindow<T>;
+  readonly source: BlockSource;
+  readonly hops: number;
+  state: 'queued' | 'asked' | 'verifying' | 'done';
+  kind: ReadKind;
+  startedMs: number;
+  hedge: HeapTimer<TimerAction<T>> | undefined;
+}
+
+export interface BlobState<T> {
+  readonly ref: BlobRef;
+  /** Numbers blobs densely: `id * 2^22 + index` is the key of a block. */
+  readonly id: number;
+  readonly stripes: number;
+  readonly fetches: Map<BlockIndex, Fetch<T>>;
+  /** Blocks that are in the order, known first touch or not. */
+  readonly ordered: Set<BlockIndex>;
+  /** By stripe: peers that asked for blocks of it lately. They are told the order in which the stripe is touched. */
+  readonly children: readonly Set<PeerId>[];
+  /** First-touched blocks that the children have not been told yet. */
+  untold: BlockIndex[];
+}
+
+export type TimerAction<T> =
+  | { readonly type: 'hedge'; readonly attempt: Attempt<T> }
+  | { readonly type: 'retry'; readonly fetch: Fetch<T> }
+  | { readonly type: 'late'; readonly fetch: Fetch<T>; readonly waiter: Waiter<T> }
+  | { readonly type: 'deadline'; readonly fetch: Fetch<T>; readonly waiter: Waiter<T> }
+  | { readonly type: 'silent'; readonly window: SourceWindow<T> }
+  | { readonly type: 'alive'; readonly peer: PeerId }
+  /** The upload or the download limit lets something pass again. */
+  | { readonly type: 'upload' | 'download' }
+  | { readonly type: 'order'; readonly blob: BlobState<T> };
+
+/** Requests at one peer, or at the registry, and what is known of it. */
+export interface SourceWindow<T> {
+  /** Undefined for the registry. */
+  readonly host: HostAddress | undefined;
+  readonly asked: Set<Attempt<T>>;
+  prefetchAsked: number;
+  readonly demand: Attempt<T>[];
+  readonly prefetch: Attempt<T>[];
+  /** Recent times to an answer in milliseconds, a ring. */
+  readonly latenciesMs: Float64Array;
+  latencyCount: number;
+  lastHeardMs: number;
+  /** Whether it has said anything since it was last lost. */
+  heard: boolean;
+  /** When it was last heard of before it was last lost, until it is heard of again. */
+  lostSinceMs: number | undefined;
+  /** Longest silence lately while something was asked of it, and when that ended; it counts less as time goes by. */
+  gapMs: number;
+  gapEndMs: number;
+  silent: HeapTimer<TimerAction<T>> | undefined;
+  /** Not asked before this time: banned, down or overloaded. */
+  bannedUntilMs: number;
+  bans: number;
+  downUntilMs: number;
+  overloadedUntilMs: number;
+}

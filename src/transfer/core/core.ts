@@ -1,0 +1,586 @@
+import type { Verdict } from '../../image/attestation.ts';
+import { blockCount, stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { TouchOrder } from '../../tree/messages.ts';
+import { assert, unreachable } from '../../util/assert.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { TimerHeap } from '../../util/timer-heap.ts';
+import type { ReadKind } from '../contracts/blob-reader.ts';
+import { BlockCache } from './block-cache.ts';
+import {
+  CORE_DEFAULTS,
+  HOPS_MAX,
+  HOPS_SLACK,
+  type BlobState,
+  type CoreInit,
+  type Fetch,
+  type PayloadOps,
+  type Routes,
+  type TimerAction,
+  type Waiter,
+} from './core-types.ts';
+import { Egress } from './egress.ts';
+import type { AttemptId, BlockSource, Effect } from './effects.ts';
+import { Fetcher, type FetcherHost } from './fetcher.ts';
+import { OrderGossip } from './order-gossip.ts';
+import { Prefetcher } from './prefetcher.ts';
+import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
+
+/** Blocks of the largest blob: 1 TiB / 256 KiB. */
+const BLOCKS_MAX = 2 ** 22;
+
+/** Blobs known at a time: a host of 100 images of 100 layers stays below it. */
+const BLOBS_MAX = 16_384;
+
+/** A local read of one block. */
+export interface LocalRead<T> {
+  readonly token: T;
+  readonly digest: Digest;
+  readonly index: BlockIndex;
+  readonly kind: ReadKind;
+  readonly timeoutMs: number;
+}
+
+/**
+ * The way of one block, as a reducer: reads come in, effects go out, results of effects come back in. It runs in every agent
+ * and in the simulator.
+ *
+ *     read -> memory -> store on disk -> join the fetch under way -> parent -> (late) alternate -> root -> registry
+ *
+ * Nothing is used, kept or served before it was verified. Every call takes the time and leaves its effects for `take()`.
+ * `P` is the payload of a block, `T` the token of a read (compared by identity).
+ */
+export class BlockCore<P, T> {
+  readonly #init: CoreInit;
+  readonly #ops: PayloadOps<P>;
+  readonly #routes: Routes;
+  readonly #held: (digest: Digest, index: BlockIndex) => boolean;
+  readonly #timers = new TimerHeap<TimerAction<T>>();
+  readonly #cache: BlockCache<P>;
+  readonly #egress: Egress<P, T>;
+  readonly #fetcher: Fetcher<P, T>;
+  readonly #gossip: OrderGossip<P, T>;
+  readonly #prefetcher = new Prefetcher<T>();
+  readonly #blobs = new Map<Digest, BlobState<T>>();
+  readonly #waiting = new Map<T, { fetch: Fetch<T>; waiter: Waiter<T> }>();
+  /** Reads of each peer that wait here or are being sent. */
+  readonly #peerReads = new Map<PeerId, number>();
+  readonly #alivePeers = new Set<PeerId>();
+  #effects: Effect<P, T>[] = [];
+  #blobCount = 0;
+  #nowMs = 0;
+
+  constructor(
+    components: {
+      ops: PayloadOps<P>;
+      routes: Routes;
+      random: Random;
+      /** Whether the store has the block: answered in the same step. */
+      held: (digest: Digest, index: BlockIndex) => boolean;
+    },
+    init: Partial<CoreInit> = {},
+  ) {
+    this.#init = { ...CORE_DEFAULTS, ...init };
+    this.#ops = components.ops;
+    this.#routes = components.routes;
+    this.#held = components.held;
+    this.#cache = new BlockCache(components, { sizeBytesMax: this.#init.cacheBytesMax });
+    const host: FetcherHost<P, T> = {
+      init: this.#init,
+      ops: components.ops,
+      routes: components.routes,
+      random: components.random,
+      timers: this.#timers,
+      emit: (effect) => this.#effects.push(effect),
+      onBlock: (fetch, block, source) => this.#complete(fetch, block, source),
+      onRoundFailed: (fetch, definite) => this.#roundFailed(fetch, definite),
+    };
+    this.#egress = new Egress(host);
+    this.#fetcher = new Fetcher(host);
+    this.#gossip = new OrderGossip(host);
+  }
+
+  /** The effects since the last call, in order. */
+  take(): readonly Effect<P, T>[] {
+    const effects = this.#effects;
+    if (effects.length > 0) this.#effects = [];
+    return effects;
+  }
+
+  /** When `tick()` is wanted next; undefined when nothing is pending. */
+  get nextWakeMs(): number | undefined {
+    return this.#timers.nextMs;
+  }
+
+  get cacheBytes(): number {
+    return this.#cache.sizeBytes;
+  }
+
+  /** Reads that wait. */
+  get waitingCount(): number {
+    return this.#waiting.size;
+  }
+
+  /** Time in which the limits held something back, in milliseconds. */
+  get heldMs(): { readonly upload: number; readonly download: number } {
+    return { upload: this.#egress.heldMs, download: this.#fetcher.heldMs };
+  }
+
+  /** Makes a blob known; its size bounds what may be read of it. */
+  addBlob(ref: BlobRef): void {
+    if (this.#blobs.has(ref.digest)) return;
+    assert(this.#blobs.size < BLOBS_MAX, `more than ${BLOBS_MAX} blobs are known`);
+    assert(
+      blockCount(ref.sizeBytes) <= BLOCKS_MAX,
+      `a blob of ${ref.sizeBytes} bytes is too large`,
+    );
+    const stripes = stripeCount(ref.sizeBytes);
+    this.#blobs.set(ref.digest, {
+      ref,
+      id: this.#blobCount++,
+      stripes,
+      fetches: new Map(),
+      ordered: new Set(),
+      children: Array.from({ length: stripes }, () => new Set()),
+      untold: [],
+    });
+  }
+
+  blob(digest: Digest): BlobRef | undefined {
+    return this.#blobs.get(digest)?.ref;
+  }
+
+  /** Peers that read the stripe from this host lately. */
+  childrenOf(digest: Digest, stripe: number): readonly PeerId[] {
+    return [...(this.#blobs.get(digest)?.children[stripe] ?? [])];
+  }
+
+  /** The block when it is in memory now; the reference stays the cache's. */
+  peek(digest: Digest, index: BlockIndex): P | undefined {
+    const blob = this.#blobs.get(digest);
+    return blob === undefined ? undefined : this.#cache.get(keyOf(blob, index))?.block;
+  }
+
+  /** Something on this host wants a block; ends in `answer` or `fail`. */
+  read(read: LocalRead<T>, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const blob = this.#blobs.get(read.digest);
+    if (blob === undefined || read.index >= blockCount(blob.ref.sizeBytes)) {
+      const code = blob === undefined ? 'unknown-blob' : 'range';
+      this.#effects.push({ type: 'fail', token: read.token, detail: { code } });
+      return;
+    }
+    if (this.#waiting.size >= this.#init.waitersMax) {
+      this.#effects.push({ type: 'fail', token: read.token, detail: { code: 'overloaded' } });
+      return;
+    }
+    const depth = this.#routes.depth(read.digest, read.index % blob.stripes);
+    this.#arrive(blob, read.index, {
+      token: read.token,
+      kind: read.kind,
+      deadlineMs: nowMs + read.timeoutMs,
+      startedMs: nowMs,
+      hops: Math.min(HOPS_MAX, depth + HOPS_SLACK),
+      peer: undefined,
+      timer: undefined,
+    });
+  }
+
+  /** A peer wants a block; ends in `send` or `refuse`. */
+  readForPeer(token: T, peer: PeerId, request: BlockRequest, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#fetcher.alive(peer, nowMs);
+    const blob = this.#blobs.get(request.digest);
+    if (blob === undefined || request.index >= blockCount(blob.ref.sizeBytes)) {
+      const code = blob === undefined ? 'unknown-blob' : 'protocol';
+      this.#effects.push({ type: 'refuse', token, detail: { code } });
+      return;
+    }
+    const reads = this.#peerReads.get(peer) ?? 0;
+    const { peerWaitersMax, waitersMax, retryMsMin } = this.#init;
+    const behindMs = this.#egress.behindMs(request.kind);
+    if (reads >= peerWaitersMax || this.#waiting.size >= waitersMax || behindMs > 0) {
+      const retryAfterMs = Math.ceil(Math.max(retryMsMin, behindMs));
+      const detail = { code: 'overloaded', retryAfterMs } as const;
+      this.#effects.push({ type: 'refuse', token, detail });
+      return;
+    }
+    this.#gossip.addChild(blob, request.index, peer);
+    this.#peerReads.set(peer, reads + 1);
+    this.#armAlive(peer);
+    this.#arrive(blob, request.index, {
+      token,
+      kind: request.kind,
+      deadlineMs: nowMs + request.timeoutMs,
+      startedMs: nowMs,
+      hops: Math.min(HOPS_MAX, request.hops),
+      peer,
+      timer: undefined,
+    });
+  }
+
+  /** The read is a demand read from here on. */
+  promote(token: T, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const waiting = this.#waiting.get(token);
+    if (waiting === undefined) return this.#egress.promote(token, nowMs);
+    if (waiting.waiter.kind === 'demand') return;
+    waiting.waiter.kind = 'demand';
+    this.#gossip.noteTouch(waiting.fetch.blob, waiting.fetch.index, nowMs);
+    if (waiting.fetch.kind === 'prefetch') this.#fetcher.promote(waiting.fetch, nowMs);
+  }
+
+  /** Whoever asked no longer wants an answer; no effect follows for the token. */
+  cancel(token: T, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const waiting = this.#waiting.get(token);
+    if (waiting !== undefined) this.#drop(waiting.fetch, waiting.waiter);
+  }
+
+  /** A peer gave up a read that it asked for. */
+  cancelForPeer(token: T, peer: PeerId, nowMs: number): void {
+    this.cancel(token, nowMs);
+    for (const parcel of this.#egress.withdraw(peer, (each) => each.token === token)) {
+      this.#ops.release(parcel.block);
+      this.#peerDone(peer);
+    }
+  }
+
+  /** The last connection to the peer closed: its reads end, and what was asked of it goes elsewhere. */
+  peerGone(peer: PeerId, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const { fetch, waiter } of [...this.#waiting.values()]) {
+      if (waiter.peer === peer) this.#drop(fetch, waiter);
+    }
+    for (const parcel of this.#egress.withdraw(peer, () => true)) {
+      this.#ops.release(parcel.block);
+      this.#peerDone(peer);
+    }
+    for (const { children } of this.#blobs.values()) {
+      for (const peers of children) peers.delete(peer);
+    }
+    this.#fetcher.peerGone(peer, nowMs);
+  }
+
+  /** The store's answer to `disk-read`; the reference passes to the reducer. */
+  diskRead(digest: Digest, index: BlockIndex, block: P | undefined, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const fetch = this.#blobs.get(digest)?.fetches.get(index);
+    if (fetch?.stage !== 'disk') {
+      if (block !== undefined) this.#ops.release(block);
+      return;
+    }
+    if (block !== undefined) {
+      fetch.stage = 'done';
+      this.#complete(fetch, block, 'disk');
+      return;
+    }
+    fetch.stage = 'network';
+    this.#fetcher.route(fetch, nowMs);
+  }
+
+  /** A source answered `ask` or `ask-origin`; the reference passes to the reducer. */
+  received(attempt: AttemptId, block: P, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#fetcher.received(attempt, block, nowMs);
+  }
+
+  /** The result of `verify`. */
+  verified(attempt: AttemptId, verdict: Verdict, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#fetcher.verified(attempt, verdict, nowMs);
+  }
+
+  failed(attempt: AttemptId, detail: PeerErrorDetail, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#fetcher.failed(attempt, detail, nowMs);
+  }
+
+  /** The block of a `send` left this host, or its peer is gone. */
+  sent(token: T, peer: PeerId, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#peerDone(peer);
+    this.#egress.sent(token, nowMs);
+  }
+
+  /** The peer said that it is alive. */
+  alive(peer: PeerId, nowMs: number): void {
+    this.#fetcher.alive(peer, nowMs);
+  }
+
+  /** In which order containers touch a blob: told by the owner at the join, by a parent later, or by a trace. */
+  order(order: TouchOrder, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const blob = this.#blobs.get(order.digest);
+    if (blob === undefined) return;
+    this.#prefetcher.add(blob, this.#gossip.learn(blob, order.indices, nowMs));
+    this.#pumpPrefetch();
+  }
+
+  /** Does what is due. */
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (
+      let action = this.#timers.takeDue(nowMs);
+      action !== undefined;
+      action = this.#timers.takeDue(nowMs)
+    ) {
+      this.#onTimer(action);
+    }
+  }
+
+  /** Lets go of the blob's blocks in memory: what is read next comes from the store, or from its sources. */
+  forget(digest: Digest): void {
+    const blob = this.#blobs.get(digest);
+    if (blob === undefined) return;
+    for (let i = 0; i < blockCount(blob.ref.sizeBytes); i++)
+      this.#cache.delete(blob.id * BLOCKS_MAX + i);
+  }
+
+  /** Lets go of every block in memory. */
+  clearCache(): void {
+    this.#cache.clear();
+  }
+
+  #onTimer(action: TimerAction<T>): void {
+    switch (action.type) {
+      case 'hedge':
+        return this.#fetcher.onHedge(action.attempt, this.#nowMs);
+      case 'retry':
+        return this.#fetcher.onRetry(action.fetch, this.#nowMs);
+      case 'silent':
+        return this.#fetcher.onSilent(action.window, this.#nowMs);
+      case 'late':
+        action.waiter.timer = this.#timers.set(action.waiter.deadlineMs, {
+          ...action,
+          type: 'deadline',
+        });
+        return this.#fetcher.fallBack(action.fetch, this.#nowMs);
+      case 'deadline':
+        return this.#onDeadline(action.fetch, action.waiter);
+      case 'alive':
+        this.#alivePeers.delete(action.peer);
+        if (!this.#peerReads.has(action.peer)) return;
+        this.#effects.push({ type: 'alive', peer: action.peer });
+        return this.#armAlive(action.peer);
+      case 'upload':
+        return this.#egress.onUpload(this.#nowMs);
+      case 'download':
+        return this.#fetcher.onDownload(this.#nowMs);
+      case 'order':
+        return this.#gossip.tell(action.blob);
+      default:
+        return unreachable(action);
+    }
+  }
+
+  #arrive(blob: BlobState<T>, index: BlockIndex, waiter: Waiter<T>): void {
+    if (waiter.kind === 'demand') {
+      this.#fetcher.noteDemand();
+      this.#gossip.noteTouch(blob, index, this.#nowMs);
+    }
+    const key = keyOf(blob, index);
+    const cached = this.#cache.get(key);
+    if (cached !== undefined && (cached.servable || waiter.peer === undefined)) {
+      this.#satisfy(waiter, cached.block, 'memory');
+      return;
+    }
+    const fetch = blob.fetches.get(index);
+    if (fetch !== undefined) {
+      this.#join(fetch, waiter);
+      return;
+    }
+    const held = this.#held(blob.ref.digest, index);
+    if (!held && this.#lacksHops(blob, index, waiter)) {
+      this.#refuse(waiter, { code: 'hops' });
+      return;
+    }
+    this.#start(blob, index, { kind: waiter.kind, hops: waiter.hops, held }, waiter);
+  }
+
+  #start(
+    blob: BlobState<T>,
+    index: BlockIndex,
+    how: { kind: ReadKind; hops: number; held: boolean },
+    waiter: Waiter<T> | undefined,
+  ): void {
+    const fetch: Fetch<T> = {
+      blob,
+      index,
+      key: keyOf(blob, index),
+      kind: how.kind,
+      stage: how.held ? 'disk' : 'network',
+      hops: how.hops,
+      waiters: [],
+      attempts: [],
+      tried: new Set(),
+      rounds: 0,
+      originLate: 0,
+      wanted: waiter === undefined,
+      retry: undefined,
+    };
+    blob.fetches.set(index, fetch);
+    if (waiter !== undefined) this.#await(fetch, waiter);
+    if (how.held) this.#effects.push({ type: 'disk-read', blob: blob.ref, index });
+    else this.#fetcher.route(fetch, this.#nowMs);
+  }
+
+  #join(fetch: Fetch<T>, waiter: Waiter<T>): void {
+    if (waiter.peer !== undefined && fetch.stage === 'network') {
+      if (this.#lacksHops(fetch.blob, fetch.index, waiter)) {
+        this.#refuse(waiter, { code: 'hops' });
+        return;
+      }
+      this.#await(fetch, waiter);
+      this.#fetcher.lowerHops(fetch, waiter.hops, this.#nowMs);
+    } else {
+      this.#await(fetch, waiter);
+    }
+    if (waiter.kind === 'demand' && fetch.kind === 'prefetch') {
+      this.#fetcher.promote(fetch, this.#nowMs);
+    }
+  }
+
+  /** Whether the budget of a peer's read does not reach the owner from here: it has gone astray, or in a circle. */
+  #lacksHops(blob: BlobState<T>, index: BlockIndex, waiter: Waiter<T>): boolean {
+    if (waiter.peer === undefined) return false;
+    return waiter.hops <= this.#routes.depth(blob.ref.digest, index % blob.stripes);
+  }
+
+  #await(fetch: Fetch<T>, waiter: Waiter<T>): void {
+    fetch.waiters.push(waiter);
+    this.#waiting.set(waiter.token, { fetch, waiter });
+    const local = waiter.peer === undefined && waiter.kind === 'demand';
+    const lateMs = waiter.startedMs + (waiter.deadlineMs - waiter.startedMs) / 2;
+    waiter.timer = local
+      ? this.#timers.set(lateMs, { type: 'late', fetch, waiter })
+      : this.#timers.set(waiter.deadlineMs, { type: 'deadline', fetch, waiter });
+  }
+
+  #satisfy(waiter: Waiter<T>, block: P, source: BlockSource): void {
+    this.#ops.retain(block);
+    if (waiter.peer === undefined) {
+      this.#effects.push({ type: 'answer', token: waiter.token, block, source });
+      return;
+    }
+    const { token, peer, kind } = waiter;
+    const lengthBytes = this.#ops.length(block);
+    this.#egress.add({ token, peer, block, lengthBytes, kind }, this.#nowMs);
+  }
+
+  #complete(fetch: Fetch<T>, block: P, source: BlockSource): void {
+    const { blob, index, key } = fetch;
+    const servable = source !== 'fallback';
+    blob.fetches.delete(index);
+    this.#effects.push({
+      type: 'fetched',
+      source,
+      kind: fetch.kind,
+      lengthBytes: this.#ops.length(block),
+    });
+    this.#cache.put(key, block, servable);
+    if (servable && source !== 'disk') {
+      this.#ops.retain(block);
+      this.#effects.push({ type: 'disk-write', blob: blob.ref, index, block });
+    }
+    for (const waiter of fetch.waiters.splice(0)) {
+      this.#forget(waiter);
+      if (servable || waiter.peer === undefined) this.#satisfy(waiter, block, source);
+      else this.#refuse(waiter, { code: 'not-found' });
+    }
+    this.#ops.release(block);
+    if (fetch.wanted) this.#prefetchDone();
+  }
+
+  #roundFailed(fetch: Fetch<T>, definite: boolean): boolean {
+    const owned = this.#routes.owns(fetch.blob.ref.digest, fetch.index % fetch.blob.stripes);
+    for (const waiter of [...fetch.waiters]) {
+      const stays = waiter.peer === undefined ? waiter.kind === 'demand' : owned && !definite;
+      if (stays) continue;
+      fetch.waiters.splice(fetch.waiters.indexOf(waiter), 1);
+      this.#forget(waiter);
+      if (waiter.peer !== undefined) this.#refuse(waiter, { code: 'not-found' });
+      else this.#failDeadline(waiter);
+    }
+    if (fetch.waiters.length > 0) return true;
+    fetch.blob.fetches.delete(fetch.index);
+    if (fetch.wanted) this.#prefetchDone();
+    return false;
+  }
+
+  #onDeadline(fetch: Fetch<T>, waiter: Waiter<T>): void {
+    const { peer } = waiter;
+    this.#drop(fetch, waiter);
+    if (peer === undefined) this.#failDeadline(waiter);
+    else this.#effects.push({ type: 'refuse', token: waiter.token, detail: { code: 'timeout' } });
+  }
+
+  #failDeadline(waiter: Waiter<T>): void {
+    const waitedMs = this.#nowMs - waiter.startedMs;
+    this.#effects.push({
+      type: 'fail',
+      token: waiter.token,
+      detail: { code: 'deadline', waitedMs },
+    });
+  }
+
+  #refuse(waiter: Waiter<T>, detail: PeerErrorDetail): void {
+    this.#effects.push({ type: 'refuse', token: waiter.token, detail });
+    if (waiter.peer !== undefined) this.#peerDone(waiter.peer);
+  }
+
+  /** Takes a waiter off its fetch; a fetch that nobody wants any more ends. */
+  #drop(fetch: Fetch<T>, waiter: Waiter<T>): void {
+    const at = fetch.waiters.indexOf(waiter);
+    if (at >= 0) fetch.waiters.splice(at, 1);
+    this.#forget(waiter);
+    if (waiter.peer !== undefined) this.#peerDone(waiter.peer);
+    if (fetch.waiters.length > 0 || fetch.wanted || fetch.stage === 'done') return;
+    // What the registry has begun to send is kept: the next reader must not cost the registry the same block again.
+    if (fetch.attempts.some((attempt) => attempt.source === 'origin')) return;
+    fetch.blob.fetches.delete(fetch.index);
+    this.#fetcher.abandon(fetch, this.#nowMs);
+  }
+
+  #forget(waiter: Waiter<T>): void {
+    this.#waiting.delete(waiter.token);
+    if (waiter.timer !== undefined) waiter.timer.action = undefined;
+  }
+
+  #peerDone(peer: PeerId): void {
+    const left = (this.#peerReads.get(peer) ?? 0) - 1;
+    if (left > 0) this.#peerReads.set(peer, left);
+    else this.#peerReads.delete(peer);
+  }
+
+  #armAlive(peer: PeerId): void {
+    if (this.#alivePeers.has(peer)) return;
+    this.#alivePeers.add(peer);
+    this.#timers.set(this.#nowMs + this.#init.aliveIntervalMs, { type: 'alive', peer });
+  }
+
+  #pumpPrefetch(): void {
+    const isMissing = (blob: BlobState<T>, index: BlockIndex): boolean =>
+      !blob.fetches.has(index) &&
+      !this.#routes.owns(blob.ref.digest, index % blob.stripes) &&
+      this.#cache.get(keyOf(blob, index)) === undefined &&
+      !this.#held(blob.ref.digest, index);
+    while (this.#prefetcher.underWay < this.#init.prefetchMax) {
+      const next = this.#prefetcher.next(isMissing);
+      if (next === undefined) return;
+      const depth = this.#routes.depth(next.blob.ref.digest, next.index % next.blob.stripes);
+      const hops = Math.min(HOPS_MAX, depth + HOPS_SLACK);
+      this.#start(next.blob, next.index, { kind: 'prefetch', hops, held: false }, undefined);
+    }
+  }
+
+  #prefetchDone(): void {
+    this.#prefetcher.done();
+    this.#pumpPrefetch();
+  }
+}
+
+function keyOf(blob: BlobState<unknown>, index: BlockIndex): number {
+  return blob.id * BLOCKS_MAX + index;
+}

@@ -1,0 +1,542 @@
+import type { Verdict } from '../../image/attestation.ts';
+import { blockLength } from '../../image/block.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { HostAddress } from '../../tree/messages.ts';
+import { unreachable } from '../../util/assert.ts';
+import type { HeapTimer, TimerHeap } from '../../util/timer-heap.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import type {
+  Attempt,
+  CoreInit,
+  Fetch,
+  PayloadOps,
+  Routes,
+  SourceWindow,
+  TimerAction,
+} from './core-types.ts';
+import type { AttemptId, BlockSource, Effect, LostReason } from './effects.ts';
+import {
+  ban,
+  hedgeDelayMs,
+  isUsable,
+  makeWindow,
+  noteHeard,
+  noteLatency,
+  originPatienceMs,
+  silenceMs,
+} from './source-window.ts';
+import { Throttle } from './throttle.ts';
+import type { PeerErrorDetail } from '../contracts/transport.ts';
+
+/** Hops of an attempt that waits for no peer: the registry, or a holder that answers from what it holds. */
+const HOPS_NONE = -1;
+
+/** What the fetcher needs of the reducer around it. */
+export interface FetcherHost<P, T> {
+  readonly init: CoreInit;
+  readonly ops: PayloadOps<P>;
+  readonly routes: Routes;
+  readonly random: Random;
+  readonly timers: TimerHeap<TimerAction<T>>;
+  emit(effect: Effect<P, T>): void;
+  /** The block is verified; the reference passes to the callee. */
+  onBlock(fetch: Fetch<T>, block: P, source: BlockSource): void;
+  /** Every source failed; true when somebody still waits, so that another round starts. */
+  onRoundFailed(fetch: Fetch<T>, definite: boolean): boolean;
+}
+
+/** Moves one fetch from source to source until one of them has answered: windows, hedges, bans, rounds. */
+export class Fetcher<P, T> {
+  readonly #host: FetcherHost<P, T>;
+  readonly #windows = new Map<PeerId, SourceWindow<T>>();
+  readonly #origin: SourceWindow<T> = makeWindow(undefined);
+  readonly #throttle: Throttle | undefined;
+  readonly #attempts = new Map<AttemptId, { attempt: Attempt<T>; block: P | undefined }>();
+  /** Sources with something to ask for that the download limit held back. */
+  readonly #held = new Set<SourceWindow<T>>();
+  #download: HeapTimer<TimerAction<T>> | undefined;
+  #attemptCount = 0;
+  #hedgesSaved: number;
+
+  constructor(host: FetcherHost<P, T>) {
+    this.#host = host;
+    this.#hedgesSaved = host.init.hedgeSavedMax;
+    const { downloadBytesPerSecond: rate } = host.init;
+    this.#throttle = rate === undefined ? undefined : new Throttle({ bytesPerSecond: rate });
+  }
+
+  /** Time in which the download limit held something back, in milliseconds. */
+  get heldMs(): number {
+    return this.#throttle?.heldMs ?? 0;
+  }
+
+  /** A demand read began: earns its share of a hedge. */
+  noteDemand(): void {
+    const { hedgeShare, hedgeSavedMax } = this.#host.init;
+    this.#hedgesSaved = Math.min(hedgeSavedMax, this.#hedgesSaved + hedgeShare);
+  }
+
+  /** Asks the next source. With `hedge`, only a peer, and only if there is one; the ones under way go on. */
+  route(fetch: Fetch<T>, nowMs: number, hedge = false): boolean {
+    if (fetch.stage !== 'network') return false;
+    const { routes } = this.#host;
+    const { digest } = fetch.blob.ref;
+    const stripe = fetch.index % fetch.blob.stripes;
+    if (routes.owns(digest, stripe)) return this.#routeOwned(fetch, nowMs, hedge);
+    if (fetch.hops > 0) {
+      for (const { host, role } of routes.sources(digest, stripe)) {
+        if (!this.#mayAsk(fetch, host, nowMs)) continue;
+        const source = role === 'ancestor' ? 'alternate' : role;
+        this.#attempt(fetch, { window: this.#window(host), source, hops: fetch.hops - 1 }, nowMs);
+        return true;
+      }
+    }
+    if (!hedge) this.#outOfPeers(fetch, nowMs);
+    return false;
+  }
+
+  /** The last resort of a host that does not own the block: the registry itself, beside whatever is under way. */
+  fallBack(fetch: Fetch<T>, nowMs: number): void {
+    if (fetch.stage !== 'network' || fetch.tried.has('origin')) return;
+    fetch.tried.add('origin');
+    this.#attempt(fetch, { window: this.#origin, source: 'fallback', hops: HOPS_NONE }, nowMs);
+  }
+
+  /** Something waits for the block now: it overtakes the prefetches here and at the source. */
+  promote(fetch: Fetch<T>, nowMs: number): void {
+    fetch.kind = 'demand';
+    for (const attempt of fetch.attempts) {
+      if (attempt.kind === 'demand') continue;
+      attempt.kind = 'demand';
+      const { window } = attempt;
+      if (attempt.state === 'queued') {
+        window.prefetch.splice(window.prefetch.indexOf(attempt), 1);
+        window.demand.push(attempt);
+        this.#pump(window, nowMs);
+      } else if (attempt.state === 'asked') {
+        window.prefetchAsked--;
+        if (window.host !== undefined) this.#host.emit({ type: 'promote', attempt: attempt.id });
+        this.#armHedge(attempt, nowMs);
+        this.#pump(window, nowMs);
+      }
+    }
+  }
+
+  /**
+   * A read with a smaller hop budget joined. Whoever waits for whom is ordered by strictly falling budgets, so no circle of
+   * hosts waits for itself: attempts with as large a budget or a larger one are withdrawn and made again with a smaller one.
+   */
+  lowerHops(fetch: Fetch<T>, hops: number, nowMs: number): void {
+    const tooHigh = fetch.attempts.filter((attempt) => attempt.hops >= hops);
+    fetch.hops = Math.min(fetch.hops, hops);
+    if (tooHigh.length === 0) return;
+    for (const attempt of tooHigh) {
+      if (attempt.window.host !== undefined) fetch.tried.delete(attempt.window.host.peer);
+      this.#end(attempt, nowMs, true);
+    }
+    if (fetch.attempts.length === 0) this.route(fetch, nowMs);
+  }
+
+  /** Nobody wants the block any more. */
+  abandon(fetch: Fetch<T>, nowMs: number): void {
+    fetch.stage = 'done';
+    if (fetch.retry !== undefined) fetch.retry.action = undefined;
+    while (fetch.attempts[0] !== undefined) this.#end(fetch.attempts[0], nowMs, true);
+  }
+
+  received(id: AttemptId, block: P, nowMs: number): void {
+    const entry = this.#attempts.get(id);
+    if (entry === undefined || entry.attempt.state !== 'asked') {
+      this.#host.ops.release(block);
+      return;
+    }
+    const { attempt } = entry;
+    entry.block = block;
+    attempt.state = 'verifying';
+    noteLatency(attempt.window, nowMs - attempt.startedMs);
+    noteHeard(attempt.window, nowMs, this.#host.init);
+    this.#leaveWindow(attempt, nowMs);
+    const { blob, index } = attempt.fetch;
+    this.#host.emit({ type: 'verify', attempt: id, blob: blob.ref, index, block });
+  }
+
+  verified(id: AttemptId, verdict: Verdict, nowMs: number): void {
+    const entry = this.#attempts.get(id);
+    if (entry?.block === undefined) return;
+    const { attempt, block } = entry;
+    entry.block = undefined;
+    this.#end(attempt, nowMs, false);
+    if (verdict === 'good') {
+      this.abandon(attempt.fetch, nowMs);
+      this.#host.onBlock(attempt.fetch, block, attempt.source);
+      return;
+    }
+    this.#host.ops.release(block);
+    // A root that only the peer knows is no fault of the peer's: it has not got the block, that is all.
+    const isFault = verdict === 'bad' && attempt.window.host !== undefined;
+    if (isFault) this.#punish(attempt.window, 'corrupt', nowMs);
+    this.#next(attempt.fetch, nowMs);
+  }
+
+  failed(id: AttemptId, detail: PeerErrorDetail, nowMs: number): void {
+    const attempt = this.#attempts.get(id)?.attempt;
+    if (attempt === undefined || attempt.state === 'verifying') return;
+    const { window, fetch } = attempt;
+    this.#end(attempt, nowMs, false);
+    if (window.host === undefined) {
+      this.#originFailed(fetch, detail, nowMs);
+      return;
+    }
+    this.#peerFailed(attempt, detail, nowMs);
+  }
+
+  /** Any sign of life of a peer. */
+  alive(peer: PeerId, nowMs: number): void {
+    const window = this.#windows.get(peer);
+    if (window !== undefined) noteHeard(window, nowMs, this.#host.init);
+  }
+
+  /** The last connection to the peer closed: what was asked of it is asked elsewhere. */
+  peerGone(peer: PeerId, nowMs: number): void {
+    const window = this.#windows.get(peer);
+    if (window === undefined) return;
+    if (window.asked.size > 0 || window.demand.length > 0 || window.prefetch.length > 0) {
+      this.#lose(window, 'unreachable', nowMs);
+    }
+  }
+
+  onHedge(attempt: Attempt<T>, nowMs: number): void {
+    attempt.hedge = undefined;
+    const { fetch } = attempt;
+    if (attempt.state !== 'asked' || fetch.stage !== 'network') return;
+    if (attempt.window.host === undefined) {
+      this.#originLate(attempt, nowMs);
+      return;
+    }
+    if (fetch.kind !== 'demand') return;
+    if (this.#hedgesSaved >= 1 && this.route(fetch, nowMs, true)) {
+      this.#hedgesSaved -= 1;
+      return;
+    }
+    const { attemptMsMax, hedgeMsMax } = this.#host.init;
+    const giveUpMs = attempt.startedMs + attemptMsMax;
+    if (nowMs >= giveUpMs) {
+      this.#end(attempt, nowMs, true);
+      this.#peerFailed(attempt, { code: 'timeout' }, nowMs);
+      return;
+    }
+    const atMs = Math.min(giveUpMs, nowMs + hedgeMsMax);
+    attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
+  }
+
+  onRetry(fetch: Fetch<T>, nowMs: number): void {
+    fetch.retry = undefined;
+    if (fetch.stage === 'network' && fetch.attempts.length === 0) this.route(fetch, nowMs);
+  }
+
+  onSilent(window: SourceWindow<T>, nowMs: number): void {
+    const lateMs = nowMs - (window.silent?.atMs ?? nowMs);
+    window.silent = undefined;
+    if (window.asked.size === 0) return;
+    // It was this host that stood still: whatever the peer said meanwhile has not been read yet.
+    if (lateMs > this.#host.init.silentMs / 2) window.lastHeardMs = nowMs;
+    if (nowMs >= this.#silentAtMs(window)) this.#lose(window, 'silent', nowMs);
+    else this.#armSilent(window);
+  }
+
+  /** The download limit lets something pass: demand first, wherever it is asked for. */
+  onDownload(nowMs: number): void {
+    this.#download = undefined;
+    const held = [...this.#held];
+    this.#held.clear();
+    for (const window of held) if (window.demand.length > 0) this.#pump(window, nowMs);
+    for (const window of held) if (window.demand.length === 0) this.#pump(window, nowMs);
+  }
+
+  #window(host: HostAddress): SourceWindow<T> {
+    let window = this.#windows.get(host.peer);
+    if (window === undefined) {
+      window = makeWindow(host);
+      this.#windows.set(host.peer, window);
+    }
+    return window;
+  }
+
+  /** A peer that was given up lately is tried all the same once every other source has failed. */
+  #mayAsk(fetch: Fetch<T>, host: HostAddress, nowMs: number): boolean {
+    if (fetch.tried.has(host.peer)) return false;
+    if (fetch.waiters.some((waiter) => waiter.peer === host.peer)) return false;
+    if (!isUsable(this.#window(host), nowMs, fetch.rounds > 0)) return false;
+    fetch.tried.add(host.peer);
+    return true;
+  }
+
+  #routeOwned(fetch: Fetch<T>, nowMs: number, hedge: boolean): boolean {
+    for (const host of this.#host.routes.holders(fetch.blob.ref.digest, fetch.index)) {
+      if (!this.#mayAsk(fetch, host, nowMs)) continue;
+      this.#attempt(
+        fetch,
+        { window: this.#window(host), source: 'alternate', hops: HOPS_NONE },
+        nowMs,
+      );
+      return true;
+    }
+    if (!fetch.tried.has('origin')) {
+      fetch.tried.add('origin');
+      this.#attempt(fetch, { window: this.#origin, source: 'origin', hops: HOPS_NONE }, nowMs);
+      return true;
+    }
+    if (!hedge && fetch.attempts.length === 0) this.#roundFailed(fetch, false, nowMs);
+    return false;
+  }
+
+  /** No peer is left to ask now: wait for one that is only busy, else end the round; after a few, fall back. */
+  #outOfPeers(fetch: Fetch<T>, nowMs: number): void {
+    if (fetch.attempts.length > 0 || fetch.retry !== undefined) return;
+    const { digest } = fetch.blob.ref;
+    let freeAtMs = Number.POSITIVE_INFINITY;
+    for (const { host } of this.#host.routes.sources(digest, fetch.index % fetch.blob.stripes)) {
+      const window = this.#window(host);
+      if (fetch.tried.has(host.peer) || window.overloadedUntilMs <= nowMs) continue;
+      freeAtMs = Math.min(freeAtMs, window.overloadedUntilMs);
+    }
+    if (freeAtMs < Number.POSITIVE_INFINITY && fetch.hops > 0) {
+      fetch.retry = this.#host.timers.set(freeAtMs, { type: 'retry', fetch });
+      return;
+    }
+    const local = fetch.waiters.some((w) => w.peer === undefined && w.kind === 'demand');
+    const mayFallBack = local && fetch.rounds >= this.#host.init.fallbackRounds;
+    if (mayFallBack && !fetch.tried.has('origin')) this.fallBack(fetch, nowMs);
+    else this.#roundFailed(fetch, false, nowMs);
+  }
+
+  #roundFailed(fetch: Fetch<T>, definite: boolean, nowMs: number): void {
+    if (!this.#host.onRoundFailed(fetch, definite)) {
+      this.abandon(fetch, nowMs);
+      return;
+    }
+    const { retryMsMin, retryMsMax } = this.#host.init;
+    const pauseMs = Math.min(retryMsMax, retryMsMin * 2 ** Math.min(fetch.rounds, 16));
+    fetch.rounds++;
+    fetch.tried.clear();
+    const atMs = nowMs + pauseMs * (0.5 + this.#host.random.float() / 2);
+    fetch.retry = this.#host.timers.set(atMs, { type: 'retry', fetch });
+  }
+
+  #attempt(
+    fetch: Fetch<T>,
+    choice: { window: SourceWindow<T>; source: BlockSource; hops: number },
+    nowMs: number,
+  ): void {
+    const attempt: Attempt<T> = {
+      id: ++this.#attemptCount,
+      fetch,
+      ...choice,
+      state: 'queued',
+      kind: fetch.kind,
+      startedMs: nowMs,
+      hedge: undefined,
+    };
+    fetch.attempts.push(attempt);
+    this.#attempts.set(attempt.id, { attempt, block: undefined });
+    choice.window[attempt.kind].push(attempt);
+    this.#pump(choice.window, nowMs);
+  }
+
+  /** Asks what the window has room for, demand first. */
+  #pump(window: SourceWindow<T>, nowMs: number): void {
+    const { peerOutstandingMax, peerPrefetchMax, originOutstandingMax } = this.#host.init;
+    const isOrigin = window.host === undefined;
+    const max = isOrigin ? originOutstandingMax : peerOutstandingMax;
+    // A registry is further away than a parent: with few requests under way it is not used up.
+    const prefetchMax = isOrigin ? Math.ceil((max * 3) / 4) : peerPrefetchMax;
+    while (window.asked.size < max) {
+      const attempt =
+        window.demand[0] ?? (window.prefetchAsked < prefetchMax ? window.prefetch[0] : undefined);
+      if (attempt === undefined || !this.#admit(attempt, nowMs)) return;
+      window[attempt.kind].shift();
+      this.#ask(attempt, nowMs);
+    }
+  }
+
+  /** Whether the download limit lets it be asked for now. */
+  #admit(attempt: Attempt<T>, nowMs: number): boolean {
+    const throttle = this.#throttle;
+    if (throttle === undefined) return true;
+    const { blob, index } = attempt.fetch;
+    if (throttle.admit(attempt.kind, blockLength(blob.ref.sizeBytes, index), nowMs)) return true;
+    this.#held.add(attempt.window);
+    if (this.#download !== undefined && this.#download.atMs <= throttle.retryMs) return false;
+    if (this.#download !== undefined) this.#download.action = undefined;
+    this.#download = this.#host.timers.set(throttle.retryMs, { type: 'download' });
+    return false;
+  }
+
+  #ask(attempt: Attempt<T>, nowMs: number): void {
+    const { window, fetch } = attempt;
+    const { blob, index } = fetch;
+    attempt.state = 'asked';
+    attempt.startedMs = nowMs;
+    window.asked.add(attempt);
+    if (attempt.kind === 'prefetch') window.prefetchAsked++;
+    if (window.host === undefined) {
+      const fallback = attempt.source === 'fallback';
+      this.#host.emit({
+        type: 'ask-origin',
+        attempt: attempt.id,
+        blob: blob.ref,
+        index,
+        fallback,
+      });
+      const patienceMs = originPatienceMs(window, fetch.originLate, this.#host.init);
+      const late = { type: 'hedge', attempt } as const;
+      attempt.hedge = this.#host.timers.set(nowMs + patienceMs, late);
+      return;
+    }
+    if (window.asked.size === 1) window.lastHeardMs = nowMs;
+    this.#armSilent(window);
+    this.#armHedge(attempt, nowMs);
+    const deadlineMs = fetch.waiters.reduce(
+      (latest, waiter) => Math.max(latest, waiter.deadlineMs),
+      nowMs + this.#host.init.hedgeMsMax,
+    );
+    this.#host.emit({
+      type: 'ask',
+      attempt: attempt.id,
+      host: window.host,
+      request: {
+        digest: blob.ref.digest,
+        index,
+        kind: attempt.kind,
+        hops: Math.max(0, attempt.hops),
+        timeoutMs: Math.ceil(deadlineMs - nowMs),
+      },
+    });
+  }
+
+  #armHedge(attempt: Attempt<T>, nowMs: number): void {
+    if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
+    // With every source that is late the next one is given half as long: a partition takes away many at once.
+    const others = attempt.fetch.attempts.length - 1;
+    const { hedgeMsMin } = this.#host.init;
+    const usualMs = hedgeDelayMs(attempt.window, this.#host.init);
+    const atMs = nowMs + Math.max(hedgeMsMin, usualMs / 2 ** Math.max(0, others));
+    attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
+  }
+
+  #armSilent(window: SourceWindow<T>): void {
+    const atMs = this.#silentAtMs(window);
+    if (window.silent !== undefined) {
+      if (window.silent.atMs <= atMs) return;
+      // It was set for the first word of the peer, which has come.
+      window.silent.action = undefined;
+    }
+    window.silent = this.#host.timers.set(atMs, { type: 'silent', window });
+  }
+
+  #silentAtMs(window: SourceWindow<T>): number {
+    return window.lastHeardMs + silenceMs(window, this.#host.init);
+  }
+
+  #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
+    const { window } = attempt;
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
+    attempt.hedge = undefined;
+    if (!window.asked.delete(attempt)) return;
+    if (attempt.kind === 'prefetch') window.prefetchAsked--;
+    this.#pump(window, nowMs);
+  }
+
+  /** Takes the attempt off every list; with `cancel`, tells the source. */
+  #end(attempt: Attempt<T>, nowMs: number, cancel: boolean): void {
+    const entry = this.#attempts.get(attempt.id);
+    this.#attempts.delete(attempt.id);
+    if (entry?.block !== undefined) this.#host.ops.release(entry.block);
+    const { window, fetch } = attempt;
+    if (attempt.state === 'queued') {
+      const queue = window[attempt.kind];
+      const at = queue.indexOf(attempt);
+      if (at >= 0) queue.splice(at, 1);
+    }
+    const asked = attempt.state === 'asked';
+    attempt.state = 'done';
+    const at = fetch.attempts.indexOf(attempt);
+    if (at >= 0) fetch.attempts.splice(at, 1);
+    if (asked) {
+      if (cancel) this.#host.emit({ type: 'cancel', attempt: attempt.id });
+      this.#leaveWindow(attempt, nowMs);
+    }
+  }
+
+  /** After a failure: the next source takes the place of the one that failed, also beside others that are late. */
+  #next(fetch: Fetch<T>, nowMs: number): void {
+    this.route(fetch, nowMs, fetch.attempts.length > 0);
+  }
+
+  /** A read of the registry hangs: it is made again, on another connection. */
+  #originLate(attempt: Attempt<T>, nowMs: number): void {
+    const { fetch, window, source } = attempt;
+    this.#end(attempt, nowMs, true);
+    fetch.originLate++;
+    this.#attempt(fetch, { window, source, hops: HOPS_NONE }, nowMs);
+  }
+
+  #originFailed(fetch: Fetch<T>, detail: PeerErrorDetail, nowMs: number): void {
+    if (fetch.stage !== 'network' || fetch.attempts.length > 0) return;
+    const definite = detail.code === 'not-found' || detail.code === 'refused';
+    this.#roundFailed(fetch, definite, nowMs);
+  }
+
+  #peerFailed({ fetch, window, source }: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
+    switch (detail.code) {
+      case 'overloaded':
+        noteHeard(window, nowMs, this.#host.init);
+        window.overloadedUntilMs = nowMs + detail.retryAfterMs;
+        if (window.host !== undefined) fetch.tried.delete(window.host.peer);
+        break;
+      case 'unreachable':
+      case 'timeout':
+        this.#lose(window, detail.code === 'timeout' ? 'silent' : 'unreachable', nowMs);
+        break;
+      case 'protocol':
+      case 'refused':
+        this.#punish(window, 'protocol', nowMs);
+        break;
+      case 'unknown-blob':
+        noteHeard(window, nowMs, this.#host.init);
+        // A root that stands by for another one need not have heard of the blob; a parent has forgotten its trees.
+        if (window.host !== undefined && source !== 'root') {
+          this.#host.emit({ type: 'lost', peer: window.host.peer, reason: 'unknown-blob' });
+        }
+        break;
+      case 'not-found':
+      case 'hops':
+      case 'cancelled':
+        noteHeard(window, nowMs, this.#host.init);
+        break;
+      default:
+        unreachable(detail);
+    }
+    this.#next(fetch, nowMs);
+  }
+
+  #punish(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {
+    ban(window, nowMs, this.#host.init);
+    this.#lose(window, reason, nowMs);
+  }
+
+  /** Gives a peer up for a while; everything asked of it goes elsewhere. */
+  #lose(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {
+    window.heard = false;
+    window.lostSinceMs = reason === 'silent' ? window.lastHeardMs : undefined;
+    window.downUntilMs = Math.max(window.downUntilMs, nowMs + this.#host.init.downMs);
+    if (window.host !== undefined) {
+      this.#host.emit({ type: 'lost', peer: window.host.peer, reason });
+    }
+    const orphans = [...window.demand, ...window.asked, ...window.prefetch];
+    window.demand.length = 0;
+    window.prefetch.length = 0;
+    for (const attempt of orphans) this.#end(attempt, nowMs, true);
+    for (const { fetch } of orphans) this.#next(fetch, nowMs);
+  }
+}

@@ -1,0 +1,81 @@
+import { blockCount, type BlockIndex } from '../../image/block.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import type { BlobState } from './core-types.ts';
+import type { FetcherHost } from './fetcher.ts';
+
+/** Peers of one stripe that are told the order in which it is touched: far above any fan-out. */
+const CHILDREN_MAX = 256;
+
+/** Blocks told in one message. */
+const INDICES_MAX = 4096;
+
+/**
+ * The order in which containers first touch the blocks of a blob: the keeper of a stripe's tree learns it from the demand reads that reach
+ * it, and every host passes what is new to the peers that read the stripe from it. Peers that read other stripes hear it from their own
+ * parents: told to all, each block was heard of ten times by every one of 16 hosts, and an agent sent ten times as many orders as blocks.
+ */
+export class OrderGossip<P, T> {
+  readonly #host: Pick<FetcherHost<P, T>, 'init' | 'routes' | 'timers' | 'emit'>;
+
+  constructor(host: Pick<FetcherHost<P, T>, 'init' | 'routes' | 'timers' | 'emit'>) {
+    this.#host = host;
+  }
+
+  /** The peer reads the block's stripe from this host: it is told from now on. */
+  addChild(blob: BlobState<T>, index: BlockIndex, peer: PeerId): void {
+    const children = blob.children[index % blob.stripes];
+    if (children !== undefined && children.size < CHILDREN_MAX) children.add(peer);
+  }
+
+  /** A demand read: the first one of a block counts, at the keeper of its tree. */
+  noteTouch(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+    if (blob.ordered.has(index)) return;
+    if (this.#host.routes.keeps(blob.ref.digest, index % blob.stripes))
+      this.#add(blob, index, nowMs);
+  }
+
+  /** What is new of an order that somebody told; the children are told it too. */
+  learn(blob: BlobState<T>, indices: readonly BlockIndex[], nowMs: number): readonly BlockIndex[] {
+    const count = blockCount(blob.ref.sizeBytes);
+    const fresh = indices.filter((index) => index < count && !blob.ordered.has(index));
+    for (const index of fresh) this.#add(blob, index, nowMs);
+    return fresh;
+  }
+
+  /** Tells the children what they have not been told. */
+  tell(blob: BlobState<T>): void {
+    const byPeer = new Map<PeerId, BlockIndex[]>();
+    for (const index of blob.untold) {
+      for (const peer of blob.children[index % blob.stripes] ?? []) {
+        const indices = byPeer.get(peer);
+        if (indices === undefined) byPeer.set(peer, [index]);
+        else indices.push(index);
+      }
+    }
+    blob.untold = [];
+    const { digest } = blob.ref;
+    for (const [peer, indices] of byPeer) {
+      for (let start = 0; start < indices.length; start += INDICES_MAX) {
+        const order = { digest, indices: indices.slice(start, start + INDICES_MAX) };
+        this.#host.emit({ type: 'order', peer, order });
+      }
+    }
+  }
+
+  /** The keeper of the tree remembers the order for those that join later. */
+  #add(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+    const { digest } = blob.ref;
+    blob.ordered.add(index);
+    if (this.#host.routes.keeps(digest, index % blob.stripes)) {
+      this.#host.emit({ type: 'touched', digest, index });
+    }
+    this.#tellLater(blob, index, nowMs);
+  }
+
+  #tellLater(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+    if (blob.untold.length === 0) {
+      this.#host.timers.set(nowMs + this.#host.init.orderDelayMs, { type: 'order', blob });
+    }
+    blob.untold.push(index);
+  }
+}

@@ -1,0 +1,116 @@
+import type { HostAddress } from '../../tree/messages.ts';
+import type { CoreInit, SourceWindow } from './core-types.ts';
+
+/** Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load. */
+const LATENCY_COUNT = 32;
+
+/** Time in which a silence that ended comes to count half. */
+const GAP_HALVES_MS = 10_000;
+
+export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
+  return {
+    host,
+    asked: new Set(),
+    prefetchAsked: 0,
+    demand: [],
+    prefetch: [],
+    latenciesMs: new Float64Array(LATENCY_COUNT),
+    latencyCount: 0,
+    lastHeardMs: 0,
+    heard: false,
+    lostSinceMs: undefined,
+    gapMs: 0,
+    gapEndMs: 0,
+    silent: undefined,
+    bannedUntilMs: 0,
+    bans: 0,
+    downUntilMs: 0,
+    overloadedUntilMs: 0,
+  };
+}
+
+/** A sign of life. */
+export function noteHeard(
+  window: SourceWindow<unknown>,
+  nowMs: number,
+  { silentMsMax }: Pick<CoreInit, 'silentMsMax'>,
+): void {
+  const sinceMs = window.lostSinceMs ?? (window.asked.size > 0 ? window.lastHeardMs : nowMs);
+  const gapMs = nowMs - sinceMs;
+  // Longer, and it was stopped or cut off, not short of time.
+  if (gapMs <= silentMsMax && gapMs >= recentGapMs(window, nowMs)) {
+    window.gapMs = gapMs;
+    window.gapEndMs = nowMs;
+  }
+  window.lostSinceMs = undefined;
+  window.lastHeardMs = nowMs;
+  window.heard = true;
+}
+
+function recentGapMs({ gapMs, gapEndMs }: SourceWindow<unknown>, nowMs: number): number {
+  return gapMs * 0.5 ** ((nowMs - gapEndMs) / GAP_HALVES_MS);
+}
+
+/** How long the source may say nothing, from when it was last heard of, before it is given up. */
+export function silenceMs(
+  window: SourceWindow<unknown>,
+  limits: Pick<CoreInit, 'silentMs' | 'silentMsMax' | 'firstSilentMs'>,
+): number {
+  const usualMs = window.heard ? limits.silentMs : limits.firstSilentMs;
+  const patientMs = 3 * recentGapMs(window, window.lastHeardMs);
+  return Math.max(usualMs, Math.min(limits.silentMsMax, patientMs));
+}
+
+export function noteLatency(window: SourceWindow<unknown>, latencyMs: number): void {
+  window.latenciesMs[window.latencyCount % LATENCY_COUNT] = latencyMs;
+  window.latencyCount++;
+}
+
+/** Recent p95 of the source's times; undefined while it has answered less than four times. */
+function p95Ms({ latencyCount, latenciesMs }: SourceWindow<unknown>): number | undefined {
+  const count = Math.min(latencyCount, LATENCY_COUNT);
+  if (count < 4) return undefined;
+  return latenciesMs.slice(0, count).sort()[Math.min(count - 1, Math.floor(count * 0.95))];
+}
+
+/** How long to wait for the registry before a read is given up and made again; `late` were given up before. */
+export function originPatienceMs(
+  window: SourceWindow<unknown>,
+  late: number,
+  limits: Pick<CoreInit, 'originMsMin' | 'originMsMax'>,
+): number {
+  const usualMs = Math.max(limits.originMsMin, 4 * (p95Ms(window) ?? 0));
+  return Math.min(limits.originMsMax, usualMs * 2 ** Math.min(late, 16));
+}
+
+/** How long to wait for this source before the next one is asked too. */
+export function hedgeDelayMs(
+  window: SourceWindow<unknown>,
+  limits: Pick<CoreInit, 'hedgeMsMin' | 'hedgeMsMax'>,
+): number {
+  const p95 = p95Ms(window);
+  if (p95 === undefined) return limits.hedgeMsMax / 8;
+  // Twice the p95: half of all hedges would otherwise lose to an answer already on its way.
+  return Math.min(limits.hedgeMsMax, Math.max(limits.hedgeMsMin, 2 * p95));
+}
+
+/** Whether the source may be asked at this time; with `evenIfDown`, also when it was given up lately. */
+export function isUsable(
+  window: SourceWindow<unknown>,
+  nowMs: number,
+  evenIfDown: boolean,
+): boolean {
+  if (nowMs < window.bannedUntilMs || nowMs < window.overloadedUntilMs) return false;
+  return evenIfDown || nowMs >= window.downUntilMs;
+}
+
+/** Leaves a peer alone that broke a rule; longer each time. */
+export function ban(
+  window: SourceWindow<unknown>,
+  nowMs: number,
+  limits: Pick<CoreInit, 'banMsMin' | 'banMsMax'>,
+): void {
+  const banMs = Math.min(limits.banMsMax, limits.banMsMin * 2 ** Math.min(window.bans, 16));
+  window.bans++;
+  window.bannedUntilMs = nowMs + banMs;
+}

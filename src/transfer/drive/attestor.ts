@@ -1,0 +1,91 @@
+import {
+  attestBatch,
+  BATCH_BLOCKS_MAX,
+  type Attestation,
+  type BlockClaim,
+} from '../../image/attestation.ts';
+import type { BlockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import type { Hash, Signer } from '../../runtime/codec.ts';
+
+/** Longest that a block from the registry waits for others to be signed with it, in milliseconds: a tenth of what the read itself took. */
+const BATCH_WAIT_MS = 3;
+
+/** Blocks whose later, fuller batches are remembered: 4 GiB of blocks, about 8 MB of memory. The oldest go first. */
+const SEALED_MAX = 16_384;
+
+interface Waiting {
+  readonly claim: BlockClaim;
+  readonly resolve: (attestation: Attestation) => void;
+}
+
+/**
+ * Signs what a root reads from the registry, many blocks at a time.
+ *
+ * A block that was read beside others waits a little for them; one that was read alone is signed at once, since then somebody waits
+ * and the machine is idle. Those that were signed alone, or nearly so, are signed again together once there are eight: so hosts
+ * that come later check one signature for eight of them, even when the first host of all read them one by one.
+ *
+ * Life: constructed -> used -> `stop()` (what waits is signed).
+ */
+export class Attestor {
+  readonly #parts: { hash: Hash; signer: Signer; clock: Clock };
+  #waiting: Waiting[] = [];
+  #loose: BlockClaim[] = [];
+  readonly #sealed = new Map<string, Attestation>();
+  #timer: Timer | undefined;
+
+  constructor(components: { hash: Hash; signer: Signer; clock: Clock }) {
+    this.#parts = components;
+  }
+
+  /** The attestation of a block; with `alone`, no other is being read that it could wait for. */
+  attest(claim: BlockClaim, alone: boolean): Promise<Attestation> {
+    return new Promise((resolve) => {
+      this.#waiting.push({ claim, resolve });
+      if (alone || this.#waiting.length >= BATCH_BLOCKS_MAX) this.#sign();
+      else this.#timer ??= this.#parts.clock.setTimer(BATCH_WAIT_MS, () => this.#sign());
+    });
+  }
+
+  /** The attestation of a fuller batch than the block first came with, when there is one. */
+  latest(blob: Digest, index: BlockIndex): Attestation | undefined {
+    return this.#sealed.size === 0 ? undefined : this.#sealed.get(nameOf(blob, index));
+  }
+
+  stop(): void {
+    this.#sign();
+  }
+
+  #sign(): void {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    const batch = this.#waiting;
+    if (batch.length === 0) return;
+    this.#waiting = [];
+    const claims = batch.map(({ claim }) => claim);
+    const attestations = attestBatch(this.#parts, claims);
+    for (const [i, { resolve }] of batch.entries()) {
+      const attestation = attestations[i];
+      if (attestation !== undefined) resolve(attestation);
+    }
+    if (claims.length <= BATCH_BLOCKS_MAX / 2) this.#loose.push(...claims);
+    if (this.#loose.length >= BATCH_BLOCKS_MAX) this.#seal(this.#loose.splice(0, BATCH_BLOCKS_MAX));
+  }
+
+  #seal(claims: readonly BlockClaim[]): void {
+    for (const [i, attestation] of attestBatch(this.#parts, claims).entries()) {
+      const claim = claims[i];
+      if (claim !== undefined) this.#sealed.set(nameOf(claim.blob, claim.index), attestation);
+    }
+    for (const oldest of this.#sealed.keys()) {
+      if (this.#sealed.size <= SEALED_MAX) break;
+      this.#sealed.delete(oldest);
+    }
+  }
+}
+
+function nameOf(blob: Digest, index: BlockIndex): string {
+  return `${blob}/${index}`;
+}

@@ -1,0 +1,560 @@
+import type { BlockStore } from '../../blockstore/store.ts';
+import { NO_ATTESTATION } from '../../image/attestation.ts';
+import type { BlockDigests } from '../../image/block-digests.ts';
+import {
+  BLOCK_SIZE_BYTES,
+  blockLength,
+  blocksOfRange,
+  type BlobRef,
+  type BlockIndex,
+} from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import type { Hash, Signer } from '../../runtime/codec.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { Metrics } from '../../runtime/metrics.ts';
+import type { Random } from '../../runtime/random.ts';
+import { defined, unreachable } from '../../util/assert.ts';
+import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { Attestor } from './attestor.ts';
+import type { BlobReader, ReadKind, ReadOptions } from '../contracts/blob-reader.ts';
+import { type AttemptId, type BlockSource } from '../core/effects.ts';
+import { TransferError, type TransferErrorDetail } from '../contracts/errors.ts';
+import {
+  HostCore,
+  type HostCoreInit,
+  type HostEffect,
+  type TreeSeat,
+  type Upstreams,
+} from '../host/host-core.ts';
+import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
+import { OriginError, type Origin } from '../contracts/origin.ts';
+import { checkRange, copyOverlap } from '../read/ranges.ts';
+import {
+  PeerError,
+  type BlockAnswer,
+  type BlockServer,
+  type IncomingBlockRequest,
+  type PeerErrorDetail,
+  type PendingBlock,
+  type Transport,
+} from '../contracts/transport.ts';
+import { TreeDriver } from './tree-driver.ts';
+import { BlockVerifier } from './verifier.ts';
+import { WholeBlobCheck } from './whole-blob-check.ts';
+
+/** Default deadline of a read: what real clients wait (overlaybd gives up after 30 s). */
+const READ_TIMEOUT_MS = 30_000;
+
+/** A read of one block from the registry; `fallback`: for this host alone. */
+type OriginRead = Pick<
+  Extract<HostEffect<BlockAnswer, ReadToken>, { type: 'ask-origin' }>,
+  'attempt' | 'blob' | 'index' | 'fallback'
+>;
+
+/** A read of one block by this host, or by a peer. */
+type ReadToken = LocalToken | IncomingBlockRequest;
+
+interface LocalToken {
+  readonly kind: ReadKind;
+  readonly resolve: (block: BlockAnswer) => void;
+  readonly reject: (error: TransferError) => void;
+}
+
+export interface EngineComponents {
+  readonly transport: Transport;
+  readonly store: BlockStore;
+  readonly origin: Origin;
+  readonly hash: Hash;
+  readonly signer: Signer;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly pool: BufferPool;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+export interface EngineInit extends HostCoreInit {
+  /** Ed25519 public keys of the roots, whose attestations are believed. */
+  readonly rootKeys: readonly Uint8Array[];
+}
+
+/**
+ * Carries out what `HostCore` wants: asks peers and registries, verifies, stores, answers. Holds no policy of its own.
+ *
+ * Life: constructed -> `start()` once the transport serves -> used -> `stop()`: what waits is rejected, every payload released.
+ */
+export class TransferEngine implements BlobReader {
+  readonly #parts: EngineComponents;
+  readonly #verifier: BlockVerifier;
+  readonly #attestor: Attestor;
+  readonly #wholeBlobs: WholeBlobCheck;
+  /** Blocks that this host read from the registry itself. */
+  readonly #ownReads = new WeakSet<BlockAnswer>();
+  #originReading = 0;
+  readonly #core: HostCore<BlockAnswer, ReadToken>;
+  readonly #metrics: TransferMetrics;
+  readonly #heldTime: HeldTime;
+  /** Reads of this host that have not ended. */
+  readonly #reads = new Set<LocalToken>();
+  readonly #pending = new Map<AttemptId, PendingBlock>();
+  readonly #originReads = new Map<AttemptId, AbortController>();
+  readonly #bytesBySource = new Map<BlockSource, number>();
+  readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
+  #wake: { timer: Timer; atMs: number } | undefined;
+  #failedReads = 0;
+  #running = false;
+  #stopped = false;
+
+  constructor(components: EngineComponents, init: EngineInit) {
+    this.#parts = components;
+    this.#metrics = transferMetrics(components.metrics);
+    this.#heldTime = new HeldTime(this.#metrics);
+    const { store, random, signer } = components;
+    const own = signer.publicKey;
+    this.#verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
+    this.#attestor = new Attestor(components);
+    this.#wholeBlobs = new WholeBlobCheck(components, {
+      onBad: (digest) => {
+        this.#core.blocks.forget(digest);
+        this.#tree.distrustOrigin(digest);
+      },
+    });
+    this.#core = new HostCore<BlockAnswer, ReadToken>(
+      {
+        ops: {
+          length: (block) => block.payload.length,
+          retain: (block) => {
+            block.payload.retain();
+          },
+          release: (block) => block.payload.release(),
+        },
+        random,
+        held: (digest, index) => store.has(digest, index),
+        blocksOf: (digest) => store.blocksOf(digest),
+      },
+      init,
+    );
+    this.#tree = new TreeDriver(components, {
+      core: this.#core,
+      role: init.role,
+      upstreams: init,
+      run: (change) => this.#run(change),
+    });
+  }
+
+  /** Joins trees and resolves images, for this host and (on a root) for peers. */
+  get tree(): TreeDriver<BlockAnswer, ReadToken> {
+    return this.#tree;
+  }
+
+  /** The roots that exist now, with their keys, and the relays; roots of earlier stay believed for what they attested. */
+  setUpstreams(upstreams: Upstreams, rootKeys: readonly Uint8Array[]): void {
+    this.#verifier.trust(rootKeys);
+    this.#tree.setUpstreams(upstreams);
+    this.#run((nowMs) => this.#core.rootsChanged(upstreams, nowMs));
+  }
+
+  /** From here on the blocks of the blob are those with these digests, whoever attests others. */
+  addDigests(blob: BlobRef, digests: BlockDigests): void {
+    // What is in memory was taken on a root's word; in the store it is checked when it is read.
+    if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
+  }
+
+  /** What the transport calls when peers ask for blocks. */
+  get blockServer(): BlockServer {
+    return {
+      onRequest: (incoming) =>
+        this.#run((nowMs) =>
+          this.#core.blocks.readForPeer(incoming, incoming.peer, incoming.request, nowMs),
+        ),
+      onPromote: (incoming) => this.#run((nowMs) => this.#core.blocks.promote(incoming, nowMs)),
+      onCancel: (incoming) =>
+        this.#run((nowMs) => this.#core.blocks.cancelForPeer(incoming, incoming.peer, nowMs)),
+      onOrder: (peer, order) => this.#run((nowMs) => this.#core.orderFrom(peer, order, nowMs)),
+      onAlive: (peer) => this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs)),
+      onPeerGone: (peer) => this.#run((nowMs) => this.#core.peerGone(peer, nowMs)),
+    };
+  }
+
+  /** Trees that this host takes part in, with the peers that read from it in each. */
+  trees(): readonly (TreeSeat & { readonly children: readonly PeerId[] })[] {
+    return this.#core.trees().map((seat) => ({
+      ...seat,
+      children: this.#core.blocks.childrenOf(seat.digest, seat.stripe),
+    }));
+  }
+
+  /** Demand reads of this host that failed since the start. */
+  get failedReads(): number {
+    return this.#failedReads;
+  }
+
+  /** Bytes by source since the start. */
+  bytesBySource(): Readonly<Partial<Record<BlockSource, number>>> {
+    return Object.fromEntries(this.#bytesBySource);
+  }
+
+  start(): void {
+    this.#stopped = false;
+    this.#run((nowMs) => this.#core.tick(nowMs));
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#wake?.timer.cancel();
+    await this.#tree.stop();
+    for (const token of [...this.#reads]) {
+      token.reject(new TransferError('the agent stops', { code: 'cancelled' }));
+    }
+    for (const pending of this.#pending.values()) pending.cancel();
+    for (const read of this.#originReads.values()) read.abort();
+    this.#attestor.stop();
+    await this.#wholeBlobs.stop();
+    this.#core.blocks.clearCache();
+  }
+
+  async read(
+    blob: BlobRef,
+    offset: number,
+    length: number,
+    options: ReadOptions,
+  ): Promise<Uint8Array> {
+    checkRange(blob, offset, length);
+    const target = new Uint8Array(length);
+    if (length === 0) return target;
+    this.#core.blocks.addBlob(blob);
+    await Promise.all(
+      blocksOfRange(offset, length).map(async (index) => {
+        const block = await this.#readBlock(blob, index, options);
+        copyOverlap(target, offset, block.payload.bytes, index);
+        block.payload.release();
+      }),
+    );
+    return target;
+  }
+
+  /**
+   * Brings a block into the store, unless it is there, without handing its bytes to anybody.
+   * Rejects with TransferError, and with BlockStoreError when it was not kept.
+   */
+  async keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void> {
+    const { store } = this.#parts;
+    if (store.has(blob.digest, index)) return;
+    this.#core.blocks.addBlob(blob);
+    const block = await this.#readBlock(blob, index, options);
+    try {
+      // Read from the registry as a last resort, for a read of this host alone: nobody vouches for it.
+      if (block.attestation === NO_ATTESTATION) {
+        throw this.#readError(blob.digest, index, { code: 'cancelled' });
+      }
+      // Joins the write that the arrival of the block began.
+      await store.put(blob, index, block);
+    } finally {
+      block.payload.release();
+    }
+  }
+
+  readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
+    checkRange(blob, offset, length);
+    if (length === 0) return new Uint8Array(0);
+    const [first, second] = blocksOfRange(offset, length);
+    const index = defined(first, 'a range of at least a byte has a block');
+    const block = this.#core.blocks.peek(blob.digest, index);
+    if (block === undefined) return undefined;
+    if (second === undefined) {
+      const start = offset - index * BLOCK_SIZE_BYTES;
+      this.#count('memory', 'demand', length);
+      return block.payload.bytes.subarray(start, start + length);
+    }
+    return this.#gather(blob, offset, length);
+  }
+
+  /** A range over several blocks, when all of them are in memory: in memory of its own. */
+  #gather(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
+    const target = new Uint8Array(length);
+    for (const index of blocksOfRange(offset, length)) {
+      const block = this.#core.blocks.peek(blob.digest, index);
+      if (block === undefined) return undefined;
+      copyOverlap(target, offset, block.payload.bytes, index);
+    }
+    this.#count('memory', 'demand', length);
+    return target;
+  }
+
+  #readBlock(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<BlockAnswer> {
+    return new Promise((resolve, reject) => {
+      if (this.#stopped || options.signal?.aborted === true) {
+        reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
+        return;
+      }
+      const end = (): void => {
+        this.#reads.delete(token);
+        options.signal?.removeEventListener('abort', onAbort);
+      };
+      const token: LocalToken = {
+        kind: options.kind,
+        resolve: (block) => {
+          end();
+          resolve(block);
+        },
+        reject: (error) => {
+          end();
+          reject(error);
+        },
+      };
+      this.#reads.add(token);
+      const onAbort = (): void => {
+        this.#run((nowMs) => this.#core.blocks.cancel(token, nowMs));
+        token.reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
+      };
+      options.signal?.addEventListener('abort', onAbort, { once: true });
+      const timeoutMs = options.timeoutMs ?? READ_TIMEOUT_MS;
+      const read = { token, digest: blob.digest, index, kind: options.kind, timeoutMs };
+      this.#run((nowMs) => this.#core.blocks.read(read, nowMs));
+    });
+  }
+
+  #readError(digest: Digest, index: BlockIndex, detail: TransferErrorDetail): TransferError {
+    const why =
+      detail.code === 'deadline'
+        ? `no source answered in ${Math.round(detail.waitedMs)} ms`
+        : detail.code;
+    return new TransferError(`block ${index} of ${digest} was not read: ${why}`, detail);
+  }
+
+  /** Calls the reducer and carries out its effects, also those that carrying out brings about. */
+  #run(change: (nowMs: number) => void): void {
+    change(this.#parts.clock.nowMs());
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      for (let effects = this.#core.take(); effects.length > 0; effects = this.#core.take()) {
+        for (const effect of effects) this.#carryOut(effect);
+      }
+    } finally {
+      this.#running = false;
+    }
+    this.#metrics.waiting.set({}, this.#core.blocks.waitingCount);
+    this.#heldTime.note(this.#core.blocks.heldMs);
+    this.#setWake();
+  }
+
+  #setWake(): void {
+    const atMs = this.#core.nextWakeMs;
+    if (this.#stopped || atMs === undefined || atMs === this.#wake?.atMs) return;
+    this.#wake?.timer.cancel();
+    const delayMs = Math.max(0, atMs - this.#parts.clock.nowMs());
+    const timer = this.#parts.clock.setTimer(delayMs, () => {
+      this.#wake = undefined;
+      this.#run((nowMs) => this.#core.tick(nowMs));
+    });
+    this.#wake = { timer, atMs };
+  }
+
+  #carryOut(effect: HostEffect<BlockAnswer, ReadToken>): void {
+    const { transport } = this.#parts;
+    switch (effect.type) {
+      case 'answer':
+        if (effect.source === 'memory' || effect.source === 'disk') {
+          this.#count(effect.source, 'demand', effect.block.payload.length);
+        }
+        return asLocal(effect.token).resolve(effect.block);
+      case 'fail':
+        // A prefetch that fails is no harm yet: what needs the block reads it again.
+        if (asLocal(effect.token).kind === 'demand') {
+          this.#failedReads++;
+          this.#metrics.failed.inc({ code: effect.detail.code });
+        }
+        return asLocal(effect.token).reject(
+          new TransferError(`block was not read: ${effect.detail.code}`, effect.detail),
+        );
+      case 'send':
+        return this.#send(asPeer(effect.token), effect.peer, effect.block);
+      case 'refuse':
+        return asPeer(effect.token).fail(effect.detail);
+      case 'disk-read':
+        return this.#diskRead(effect.blob, effect.index);
+      case 'disk-write':
+        return this.#diskWrite(effect.blob, effect.index, effect.block);
+      case 'ask': {
+        const pending = transport.requestBlock(effect.host, effect.request);
+        return this.#await(effect.attempt, pending);
+      }
+      case 'ask-origin':
+        return this.#askOrigin(effect);
+      case 'promote':
+        return this.#pending.get(effect.attempt)?.promote();
+      case 'cancel':
+        this.#originReads.get(effect.attempt)?.abort();
+        return this.#pending.get(effect.attempt)?.cancel();
+      case 'verify':
+        return this.#verify(effect.attempt, effect.blob, effect.index, effect.block);
+      case 'fetched':
+        if (effect.source === 'disk') return;
+        return this.#count(effect.source, effect.kind, effect.lengthBytes);
+      case 'alive':
+        return transport.sendAlive(effect.peer);
+      case 'lost':
+        this.#metrics.lost.inc({ reason: effect.reason });
+        return this.#parts.logger.warn({ peer: effect.peer, reason: effect.reason }, 'peer lost');
+      case 'order':
+        return transport.sendOrder(effect.peer, effect.order);
+      case 'tree':
+        return this.#tree.carryOut(effect.effect);
+      default:
+        return unreachable(effect);
+    }
+  }
+
+  #count(source: BlockSource, kind: 'demand' | 'prefetch', lengthBytes: number): void {
+    this.#metrics.blockBytes.inc({ source, kind }, lengthBytes);
+    this.#bytesBySource.set(source, (this.#bytesBySource.get(source) ?? 0) + lengthBytes);
+  }
+
+  #send(incoming: IncomingBlockRequest, peer: PeerId, block: BlockAnswer): void {
+    const { digest, index } = incoming.request;
+    const attestation = this.#attestor.latest(digest, index) ?? block.attestation;
+    const done = (): void => {
+      block.payload.release();
+      this.#run((nowMs) => this.#core.blocks.sent(incoming, peer, nowMs));
+    };
+    if (!this.#verifier.mayPassOn(digest, index, block)) {
+      incoming.fail({ code: 'not-found' });
+      queueMicrotask(done);
+      return;
+    }
+    void incoming.answer({ payload: block.payload, attestation }).finally(() => {
+      this.#metrics.sentBytes.inc({}, block.payload.length);
+      done();
+    });
+  }
+
+  #await(attempt: AttemptId, pending: PendingBlock): void {
+    this.#pending.set(attempt, pending);
+    pending.answer.then(
+      (block) => {
+        this.#pending.delete(attempt);
+        this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
+      },
+      (error: unknown) => {
+        this.#pending.delete(attempt);
+        const detail: PeerErrorDetail =
+          error instanceof PeerError ? error.detail : { code: 'unreachable' };
+        this.#run((nowMs) => this.#core.blocks.failed(attempt, detail, nowMs));
+      },
+    );
+  }
+
+  #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
+    const isOwn = this.#ownReads.has(block);
+    const verdict = isOwn
+      ? this.#verifier.checkOwn(blob, index, block)
+      : this.#verifier.check(blob, index, block);
+    if (verdict !== 'good') {
+      this.#metrics.rejected.inc({ reason: verdict });
+      this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
+      if (isOwn) this.#tree.distrustOrigin(blob.digest);
+    }
+    this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs());
+  }
+
+  #diskRead(blob: BlobRef, index: BlockIndex): void {
+    const { store, logger } = this.#parts;
+    const fields = { blob: blob.digest, block: index };
+    const done = (block: BlockAnswer | undefined): void =>
+      this.#run((nowMs) => this.#core.blocks.diskRead(blob.digest, index, block, nowMs));
+    const read = async (): Promise<BlockAnswer | undefined> => {
+      const block = await store.get(blob, index);
+      if (block === undefined) return undefined;
+      if (this.#verifier.checkOwn(blob, index, block) === 'good') return block;
+      block.payload.release();
+      this.#metrics.rejected.inc({ reason: 'bad' });
+      logger.warn(fields, 'block in the store is not that of the image: dropped');
+      await store.drop(blob.digest, index);
+      return undefined;
+    };
+    read().then(done, (error: unknown) => {
+      const why = { ...fields, error: errorText(error) };
+      logger.warn(why, 'block could not be read from the store');
+      done(undefined);
+    });
+  }
+
+  #diskWrite(blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
+    this.#parts.store
+      .put(blob, index, block)
+      .then(() => this.#wholeBlobs.stored(blob))
+      .catch((error: unknown) => {
+        const code = error instanceof CodedError ? error.code : 'unknown';
+        this.#metrics.unstored.inc({ code });
+        const fields = { blob: blob.digest, block: index, error: errorText(error) };
+        this.#parts.logger.warn(fields, 'block passed on without being stored');
+      })
+      .finally(() => block.payload.release())
+      .catch(() => {});
+  }
+
+  #askOrigin({ attempt, blob, index, fallback }: OriginRead): void {
+    const abort = new AbortController();
+    this.#originReads.set(attempt, abort);
+    this.#readOrigin({ attempt, blob, index, fallback }, abort.signal).then(
+      (block) => {
+        this.#originReads.delete(attempt);
+        this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
+      },
+      (error: unknown) => {
+        this.#originReads.delete(attempt);
+        const fields = { blob: blob.digest, block: index, error: errorText(error) };
+        this.#parts.logger.warn(fields, 'block could not be read from the registry');
+        const code = error instanceof OriginError ? error.code : 'unavailable';
+        const detail = { code: code === 'unavailable' ? 'unreachable' : code } as const;
+        this.#run((nowMs) => this.#core.blocks.failed(attempt, detail, nowMs));
+      },
+    );
+  }
+
+  async #readOrigin(
+    { blob, index, fallback }: OriginRead,
+    signal: AbortSignal,
+  ): Promise<BlockAnswer> {
+    const { pool, origin } = this.#parts;
+    const where = this.#tree.originOf(blob.digest);
+    if (where === undefined) {
+      throw new OriginError(`no registry is known for blob ${blob.digest}`, { code: 'not-found' });
+    }
+    const payload: PooledBytes = pool.acquire(blockLength(blob.sizeBytes, index));
+    try {
+      const offset = index * BLOCK_SIZE_BYTES;
+      this.#originReading++;
+      await origin
+        .readInto({ ...blob, origin: where }, offset, payload.bytes, signal)
+        .finally(() => this.#originReading--);
+    } catch (error) {
+      payload.release();
+      throw error;
+    }
+    const block = fallback
+      ? { payload, attestation: NO_ATTESTATION }
+      : await this.#attested(blob, index, payload);
+    this.#ownReads.add(block);
+    return block;
+  }
+
+  async #attested(blob: BlobRef, index: BlockIndex, payload: PooledBytes): Promise<BlockAnswer> {
+    const blockDigest = this.#parts.hash.blake3(payload.bytes);
+    const claim = { blob: blob.digest, index, blockDigest };
+    const attestation = await this.#attestor.attest(claim, this.#originReading === 0);
+    return { payload, attestation, blockDigest };
+  }
+}
+
+function asLocal(token: ReadToken): LocalToken {
+  return token as LocalToken;
+}
+
+function asPeer(token: ReadToken): IncomingBlockRequest {
+  return token as IncomingBlockRequest;
+}

@@ -1,0 +1,81 @@
+import type { Counter, Gauge, Metrics } from '../../runtime/metrics.ts';
+
+/** What the way of a block counts. Labels are fixed sets. */
+export interface TransferMetrics {
+  /** `source`: BlockSource; `kind`: demand or prefetch. */
+  readonly blockBytes: Counter;
+  /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation) or `unknown-signer`. */
+  readonly rejected: Counter;
+  /** Peers given up, by `reason`. */
+  readonly lost: Counter;
+  /** Demand reads of this host that failed, by `code`. */
+  readonly failed: Counter;
+  /** Bytes sent to peers. */
+  readonly sentBytes: Counter;
+  readonly waiting: Gauge;
+  /** Blocks that were not stored, by `code`: passed on all the same. */
+  readonly unstored: Counter;
+  /** Time in which a limit held back blocks, by `limit`: `upload` or `download`. */
+  readonly heldSeconds: Counter;
+}
+
+export function transferMetrics(metrics: Metrics): TransferMetrics {
+  return {
+    blockBytes: metrics.counter({
+      name: 'xylem_block_bytes_total',
+      help: 'Block bytes that became available on this host, by source.',
+      labelNames: ['source', 'kind'],
+    }),
+    rejected: metrics.counter({
+      name: 'xylem_block_rejected_total',
+      help: 'Blocks that were refused: wrong bytes or attestation, or a root that this host does not know.',
+      labelNames: ['reason'],
+    }),
+    lost: metrics.counter({
+      name: 'xylem_peer_lost_total',
+      help: 'Times that a peer was given up for a while.',
+      labelNames: ['reason'],
+    }),
+    failed: metrics.counter({
+      name: 'xylem_read_failed_total',
+      help: 'Demand reads of this host that failed.',
+      labelNames: ['code'],
+    }),
+    sentBytes: metrics.counter({
+      name: 'xylem_block_sent_bytes_total',
+      help: 'Block bytes sent to peers.',
+    }),
+    waiting: metrics.gauge({
+      name: 'xylem_reads_waiting',
+      help: 'Reads that wait for a block, of this host and of peers.',
+    }),
+    unstored: metrics.counter({
+      name: 'xylem_block_unstored_total',
+      help: 'Blocks that could not be stored and were passed on without.',
+      labelNames: ['code'],
+    }),
+    heldSeconds: metrics.counter({
+      name: 'xylem_limit_held_seconds_total',
+      help: 'Time in which the upload or the download limit held back blocks.',
+      labelNames: ['limit'],
+    }),
+  };
+}
+
+/** Counts the time in which limits held something back, from its sums. */
+export class HeldTime {
+  readonly #counter: Counter;
+  readonly #countedMs = { upload: 0, download: 0 };
+
+  constructor(metrics: TransferMetrics) {
+    this.#counter = metrics.heldSeconds;
+  }
+
+  note(heldMs: { readonly upload: number; readonly download: number }): void {
+    for (const limit of ['upload', 'download'] as const) {
+      const moreMs = heldMs[limit] - this.#countedMs[limit];
+      if (moreMs > 0) this.#counter.inc({ limit }, moreMs / 1000);
+      this.#countedMs[limit] = heldMs[limit];
+    }
+  }
+}

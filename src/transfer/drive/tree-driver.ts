@@ -1,0 +1,291 @@
+import type { BlockStore } from '../../blockstore/store.ts';
+import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
+import type { BlobOrigin } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { HostAddress, ResolveReply, StatReply } from '../../tree/messages.ts';
+import type { MembershipEffect } from '../../tree/membership.ts';
+import { unreachable } from '../../util/assert.ts';
+import { toHex } from '../../util/bytes.ts';
+import { errorText } from '../../util/errors.ts';
+import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
+import type { LocatedBlob } from '../contracts/blob-reader.ts';
+import { OriginError, type Origin } from '../contracts/origin.ts';
+import type { Transport, TreeServer } from '../contracts/transport.ts';
+
+/** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. */
+const TREE_CALL_MS_MAX = 3_000;
+
+/** Longest wait for a root to ask the registry for a manifest or a size. */
+const RESOLVE_MS_MAX = 20_000;
+
+/** How long `open()` waits for places; reads work without, from the roots. */
+const PLACES_MS_MAX = 2_000;
+
+interface TreeComponents {
+  readonly transport: Transport;
+  readonly origin: Origin;
+  readonly store: Pick<BlockStore, 'blobs'>;
+  readonly hash: Hash;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/**
+ * Carries the messages of the trees: joins, reports, resolves, for this host, and answers them on a root.
+ * Blobs are counted by their openers; the last `close()` leaves the trees.
+ */
+export class TreeDriver<P, T> {
+  readonly #parts: TreeComponents;
+  readonly #core: HostCore<P, T>;
+  readonly #role: HostCoreInit['role'];
+  #upstreams: Upstreams;
+  readonly #run: (change: (nowMs: number) => void) => void;
+  readonly #origins = new Map<Digest, BlobOrigin>();
+  readonly #openers = new Map<Digest, number>();
+  readonly #resolving = new Map<string, Promise<ResolveReply>>();
+  /** Openers that wait for their places. */
+  readonly #unplaced = new Set<() => boolean>();
+  readonly #stop = new AbortController();
+  readonly #calls = new Set<Promise<void>>();
+
+  constructor(
+    components: TreeComponents,
+    init: {
+      core: HostCore<P, T>;
+      role: HostCoreInit['role'];
+      upstreams: Upstreams;
+      run: (change: (nowMs: number) => void) => void;
+    },
+  ) {
+    this.#parts = components;
+    this.#core = init.core;
+    this.#role = init.role;
+    this.#upstreams = init.upstreams;
+    this.#run = init.run;
+  }
+
+  setUpstreams(upstreams: Upstreams): void {
+    this.#upstreams = upstreams;
+  }
+
+  /** What a root answers, and a relay, which asks the roots for what the registry has to say. */
+  get server(): TreeServer {
+    return {
+      onJoin: (peer, request) => {
+        for (const { blob, origin } of request.blobs) this.learnOrigin(blob.digest, origin);
+        return this.#answer((nowMs) => this.#core.join(peer, request, nowMs));
+      },
+      onLeave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
+      onReport: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
+      onResolve: (_peer, request) => this.#resolve(request.reference),
+      // Not what a JOIN said of it: that is the word of one host.
+      onStat: (_peer, { digest, origin }) =>
+        this.stat(digest, origin, this.#deadline(RESOLVE_MS_MAX)),
+    };
+  }
+
+  /** Where the registry has a blob, as far as anybody told this host. */
+  originOf(digest: Digest): BlobOrigin | undefined {
+    return this.#origins.get(digest);
+  }
+
+  /** What was read of the blob from its registry was not it. */
+  distrustOrigin(digest: Digest): void {
+    const where = this.#origins.get(digest);
+    if (where !== undefined) this.#parts.origin.distrust?.(where);
+  }
+
+  /**
+   * Takes in where a blob is said to be. A storage without a repository, and a registry that nobody configured, count only while
+   * nothing better is known: whoever opens a blob names its origin, and must not lead the others to a server of his own.
+   */
+  learnOrigin(digest: Digest, origin: BlobOrigin): void {
+    const isGood = origin.repository !== '' && this.#parts.origin.isConfigured(origin.registry);
+    if (isGood || !this.#origins.has(digest)) this.#origins.set(digest, origin);
+  }
+
+  /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. */
+  async open(
+    blobs: readonly LocatedBlob[],
+    signal?: AbortSignal,
+    placesMsMax = PLACES_MS_MAX,
+  ): Promise<void> {
+    for (const { blob, origin } of blobs) {
+      this.learnOrigin(blob.digest, origin);
+      this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
+    }
+    this.#run((nowMs) => this.#core.want(blobs, nowMs));
+    await this.#places(blobs, { signal, placesMsMax });
+  }
+
+  /** Undoes one `open()` of each blob. */
+  close(digests: readonly Digest[]): void {
+    const unwanted: Digest[] = [];
+    for (const digest of digests) {
+      const openers = (this.#openers.get(digest) ?? 0) - 1;
+      if (openers > 0) {
+        this.#openers.set(digest, openers);
+      } else {
+        this.#openers.delete(digest);
+        unwanted.push(digest);
+      }
+    }
+    this.#run((nowMs) => this.#core.unwant(unwanted, nowMs));
+  }
+
+  /** What an image reference stands for: asked of a root; of the registry itself on a root, or when no root answers. */
+  async resolve(reference: string): Promise<ResolvedImage> {
+    const reply = await this.#resolve(reference);
+    const digest = `sha256:${toHex(this.#parts.hash.sha256(reply.manifest))}`;
+    if (digest !== reply.manifestDigest) {
+      throw new OriginError(
+        `manifest of ${reference} has digest ${digest}, not ${reply.manifestDigest}`,
+        { code: 'unavailable' },
+      );
+    }
+    return {
+      reference,
+      digest: reply.manifestDigest,
+      manifest: parseManifest(reply.manifest),
+      origin: reply.origin,
+    };
+  }
+
+  /** Size of a blob in bytes and whether anybody may read it, from a root or from the registry itself. */
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+    return this.#askRoots(
+      (root, limit) =>
+        this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
+      () => this.#parts.origin.stat(digest, origin, signal),
+    );
+  }
+
+  carryOut(effect: MembershipEffect): void {
+    const { transport } = this.#parts;
+    const { owner, ticket } = effect;
+    const signal = this.#deadline(TREE_CALL_MS_MAX);
+    switch (effect.kind) {
+      case 'join':
+        return this.#call(
+          transport.join(owner, effect.request, signal),
+          (reply, nowMs) => this.#core.joinReply(ticket, reply, nowMs),
+          (nowMs) => this.#core.joinFailed(ticket, nowMs),
+        );
+      case 'report':
+        return this.#call(
+          transport.report(owner, effect.request, signal),
+          (reply, nowMs) => this.#core.reportReply(ticket, reply, nowMs),
+          (nowMs) => this.#core.reportFailed(ticket, nowMs),
+        );
+      case 'leave':
+        return this.#call(
+          transport.leave(owner, effect.request, signal),
+          (_reply, nowMs) => this.#core.leaveDone(ticket, nowMs),
+          (nowMs) => this.#core.leaveDone(ticket, nowMs),
+        );
+      default:
+        return unreachable(effect);
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await Promise.all(this.#calls);
+  }
+
+  #call<R>(
+    answer: Promise<R>,
+    onReply: (reply: R, nowMs: number) => void,
+    onFailure: (nowMs: number) => void,
+  ): void {
+    const call = answer
+      .then(
+        (reply) => {
+          this.#run((nowMs) => onReply(reply, nowMs));
+          for (const check of [...this.#unplaced]) check();
+        },
+        (error: unknown) => {
+          this.#parts.logger.warn({ error: errorText(error) }, 'a root did not answer');
+          if (!this.#stop.signal.aborted) this.#run(onFailure);
+        },
+      )
+      .finally(() => this.#calls.delete(call));
+    this.#calls.add(call);
+  }
+
+  /** Resolves when each blob has a place in its trees, after a while, or when the signal aborts. */
+  #places(
+    blobs: readonly LocatedBlob[],
+    { signal, placesMsMax }: { signal: AbortSignal | undefined; placesMsMax: number },
+  ): Promise<void> {
+    return new Promise((resolve) => {
+      const check = (): boolean => {
+        if (!blobs.every(({ blob }) => this.#core.isPlaced(blob))) return false;
+        end();
+        return true;
+      };
+      const end = (): void => {
+        this.#unplaced.delete(check);
+        timer.cancel();
+        signal?.removeEventListener('abort', end);
+        resolve();
+      };
+      const timer = this.#parts.clock.setTimer(placesMsMax, end);
+      signal?.addEventListener('abort', end, { once: true });
+      if (!check()) this.#unplaced.add(check);
+    });
+  }
+
+  /** Runs a change of the reducer that has a result. */
+  #answer<R>(change: (nowMs: number) => R): Promise<R> {
+    return new Promise((resolve, reject) => {
+      this.#run((nowMs) => {
+        try {
+          resolve(change(nowMs));
+        } catch (error) {
+          reject(error instanceof Error ? error : new Error(errorText(error)));
+        }
+      });
+    });
+  }
+
+  /** Asks the relays, then the roots, one after the other; on a root and when none answers, the registry. */
+  async #askRoots<R>(
+    ask: (root: HostAddress, signal: AbortSignal) => Promise<R>,
+    atOrigin: () => Promise<R>,
+  ): Promise<R> {
+    const { roots, relays = [] } = this.#upstreams;
+    const above = this.#role === 'child' ? [...relays, ...roots] : roots;
+    for (const root of this.#role === 'root' ? [] : above) {
+      try {
+        return await ask(root, this.#deadline(RESOLVE_MS_MAX));
+      } catch (error) {
+        const fields = { root: root.peer, error: errorText(error) };
+        this.#parts.logger.warn(fields, 'a root did not answer');
+      }
+    }
+    return atOrigin();
+  }
+
+  /** One request for all that ask for the same reference at the same time. */
+  #resolve(reference: string): Promise<ResolveReply> {
+    const under = this.#resolving.get(reference);
+    if (under !== undefined) return under;
+    const reply = this.#askRoots(
+      (root, signal) => this.#parts.transport.resolve(root, { reference }, signal),
+      () => this.#parts.origin.resolve(reference, this.#deadline(RESOLVE_MS_MAX)),
+    ).finally(() => this.#resolving.delete(reference));
+    this.#resolving.set(reference, reply);
+    return reply;
+  }
+
+  #deadline(ms: number): AbortSignal {
+    const limit = new AbortController();
+    const timer = this.#parts.clock.setTimer(ms, () => limit.abort());
+    limit.signal.addEventListener('abort', () => timer.cancel(), { once: true });
+    return AbortSignal.any([limit.signal, this.#stop.signal]);
+  }
+}

@@ -1,0 +1,381 @@
+import { stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { LocatedBlob } from '../contracts/blob-reader.ts';
+import type { Random } from '../../runtime/random.ts';
+import { counter, Membership, type MembershipEffect } from '../../tree/membership.ts';
+import type {
+  HostAddress,
+  HostCard,
+  JoinReply,
+  JoinRequest,
+  LeaveRequest,
+  Place,
+  ReportReply,
+  ReportRequest,
+  TouchOrder,
+} from '../../tree/messages.ts';
+import { Topology, type TopologyInit } from '../../tree/topology.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { BlockCore } from '../core/core.ts';
+import type { CoreInit, PayloadOps, PeerSource, Routes } from '../core/core-types.ts';
+import type { Effect } from '../core/effects.ts';
+import { runsOf } from './runs.ts';
+import { Uplink } from './uplink.ts';
+
+/** How often an owner looks for members that fell silent. */
+const EXPIRY_TICK_MS = 60_000;
+
+/** Depth to assume before a place is known: right below the owner. */
+const NO_PLACE_DEPTH = 1;
+
+/**
+ * Hops that a host below relays allows for the way from its relay to the owner: the depth bound of a tree of 1,024 relays,
+ * ceil(log2 1024) + 1 = 11, and the detours of a relay (HOPS_SLACK).
+ */
+const RELAY_HOPS = 15;
+
+/** A tree that a host takes part in; without a place at its owner, and until the owner has answered. */
+export interface TreeSeat {
+  readonly digest: Digest;
+  readonly stripe: number;
+  readonly place?: Place;
+}
+
+/** The hosts that keep trees, as this host is to use them. */
+export interface Upstreams {
+  /** All roots, this host among them if it is one. */
+  readonly roots: readonly HostAddress[];
+  /** The relays of this host's group, this host among them if it is one; without any, it is in the trees of the roots themselves. */
+  readonly relays?: readonly HostAddress[];
+}
+
+export interface HostCoreInit extends Upstreams {
+  readonly self: HostCard;
+  /** What this host keeps: a root trees of its own stripes, a relay the part of its group in trees that hang from the roots'. */
+  readonly role: 'root' | 'relay' | 'child';
+  readonly blocks?: Partial<CoreInit>;
+  readonly topology?: Omit<TopologyInit, 'self'>;
+  readonly reportIntervalMs?: number;
+}
+
+/** What a driver carries out: the effects of the block reducer that concern the world, and messages to owners. */
+export type HostEffect<P, T> =
+  | Exclude<Effect<P, T>, { type: 'touched' }>
+  | { readonly type: 'tree'; readonly effect: MembershipEffect };
+
+/**
+ * All logic of an agent in one reducer: the way of a block, the membership in trees and, on a root, the topology of the trees that it
+ * owns. Calls take the time; effects are taken with `take()`; the block reducer is called through `blocks`.
+ */
+export class HostCore<P, T> {
+  readonly blocks: BlockCore<P, T>;
+  readonly #membership: Membership;
+  /** On a relay: its membership in the trees of the roots. */
+  readonly #uplink: Uplink | undefined;
+  readonly #memberships: readonly Membership[];
+  readonly #topology: Topology | undefined;
+  readonly #blocksOf: (digest: Digest) => readonly BlockIndex[];
+  readonly #wanted = new Map<Digest, LocatedBlob>();
+  /** Trees that children joined here, by `digest/stripe`: this root answers for them whoever else thinks it does. */
+  readonly #joined = new Set<string>();
+  #effects: HostEffect<P, T>[] = [];
+  /** Roots above the trees that this host is in; empty without relays. */
+  #above: readonly PeerSource[] = [];
+  #expiryMs: number | undefined;
+  #nowMs = 0;
+
+  constructor(
+    components: {
+      ops: PayloadOps<P>;
+      random: Random;
+      held: (digest: Digest, index: BlockIndex) => boolean;
+      /** Blocks in the store, ascending. */
+      blocksOf: (digest: Digest) => readonly BlockIndex[];
+    },
+    init: HostCoreInit,
+  ) {
+    this.#blocksOf = components.blocksOf;
+    const { self, role, reportIntervalMs } = init;
+    const keepsTrees = role !== 'child';
+    const member = {
+      self,
+      nextTicket: counter(),
+      ...(reportIntervalMs !== undefined && { reportIntervalMs }),
+    };
+    const { random } = components;
+    this.#membership = new Membership({ ...member, isRoot: keepsTrees, random });
+    this.#uplink = role === 'relay' ? new Uplink(components, member) : undefined;
+    this.#memberships =
+      this.#uplink === undefined ? [this.#membership] : [this.#membership, this.#uplink.membership];
+    this.#topology = keepsTrees ? new Topology({ ...init.topology, self }) : undefined;
+    this.blocks = new BlockCore(
+      {
+        ops: components.ops,
+        random: components.random,
+        held: components.held,
+        routes: this.#routes(),
+      },
+      init.blocks,
+    );
+    this.rootsChanged(init, 0);
+  }
+
+  /** The effects since the last call, in order. */
+  take(): readonly HostEffect<P, T>[] {
+    for (const effect of this.blocks.take()) {
+      if (effect.type === 'touched') this.#topology?.touch(effect.digest, effect.index);
+      else this.#effects.push(effect);
+      if (effect.type === 'lost') this.#peerLost(effect.peer);
+    }
+    const effects = this.#effects;
+    if (effects.length > 0) this.#effects = [];
+    return effects;
+  }
+
+  get nextWakeMs(): number | undefined {
+    let wakeMs = this.#expiryMs ?? Number.POSITIVE_INFINITY;
+    wakeMs = Math.min(wakeMs, this.blocks.nextWakeMs ?? wakeMs);
+    for (const { nextWakeMs } of this.#memberships) wakeMs = Math.min(wakeMs, nextWakeMs ?? wakeMs);
+    return wakeMs === Number.POSITIVE_INFINITY ? undefined : wakeMs;
+  }
+
+  /** Does what is due; also to be called once at the start. */
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.blocks.tick(nowMs);
+    for (const membership of this.#memberships) {
+      const due = membership.nextWakeMs;
+      if (due !== undefined && due <= nowMs) this.#tree(membership.tick(nowMs));
+    }
+    if (this.#topology !== undefined && nowMs >= (this.#expiryMs ?? 0)) {
+      this.#topology.tick(nowMs);
+      this.#expiryMs = nowMs + EXPIRY_TICK_MS;
+      this.#releaseUplink();
+    }
+  }
+
+  /** The roots and relays that exist now: called when their names resolve to others. */
+  rootsChanged({ roots, relays = [] }: Upstreams, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const ring = relays.length > 0 ? relays : roots;
+    this.#above = ring === roots ? [] : roots.map((host) => ({ host, role: 'root' }));
+    this.#topology?.rootsChanged(ring.length);
+    this.#tree(this.#membership.rootsChanged(ring, nowMs));
+    if (this.#uplink === undefined) return;
+    this.#tree(this.#uplink.rootsChanged(roots, nowMs));
+    this.#keepWanted();
+  }
+
+  /** This host wants to read the blobs: joins their trees. */
+  want(blobs: readonly LocatedBlob[], nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const open of blobs) {
+      this.blocks.addBlob(open.blob);
+      this.#wanted.set(open.blob.digest, open);
+    }
+    const wanted = blobs.map(({ blob, origin }) => ({
+      blob,
+      origin,
+      held: () => runsOf(this.#blocksOf(blob.digest)),
+    }));
+    this.#tree(this.#membership.want(wanted, nowMs));
+    this.#keepWanted();
+  }
+
+  unwant(digests: readonly Digest[], nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const digest of digests) {
+      this.#wanted.delete(digest);
+      this.#tree(this.#membership.unwant(digest, nowMs));
+    }
+    this.#releaseUplink();
+  }
+
+  /** Whether the blob has a place in the tree of each of its stripes, or is owned here. */
+  isPlaced(blob: BlobRef): boolean {
+    for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) {
+      if (this.#owns(blob.digest, stripe)) continue;
+      if (this.#placeOf(blob.digest, stripe) === undefined) return false;
+    }
+    return true;
+  }
+
+  /** The trees that this host takes part in: as a child with a place, or as the owner. */
+  trees(): readonly TreeSeat[] {
+    const seats: TreeSeat[] = [];
+    const add = (digest: Digest, stripe: number): void => {
+      const place = this.#placeOf(digest, stripe);
+      seats.push({ digest, stripe, ...(place !== undefined && { place }) });
+    };
+    for (const { blob } of this.#wanted.values()) {
+      for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) add(blob.digest, stripe);
+    }
+    for (const { digest, stripe } of this.#topology?.trees() ?? []) {
+      if (!this.#wanted.has(digest)) add(digest, stripe);
+    }
+    return seats;
+  }
+
+  /** The trees that this root or relay keeps; undefined on a child. */
+  get topology(): Topology | undefined {
+    return this.#topology;
+  }
+
+  /** A host joins trees of this root or relay. Throws TreeError. */
+  join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
+    this.#nowMs = nowMs;
+    const reply = this.#owner().join(peer, request, nowMs);
+    for (const { blob, stripes } of request.blobs) {
+      this.blocks.addBlob(blob);
+      for (const stripe of stripes) this.#joined.add(`${blob.digest}/${stripe}`);
+    }
+    if (this.#uplink !== undefined) this.#tree(this.#uplink.keep(request.blobs, nowMs));
+    return reply;
+  }
+
+  leave(peer: PeerId, request: LeaveRequest, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#owner().leave(peer, request, nowMs);
+    this.#releaseUplink();
+  }
+
+  report(peer: PeerId, request: ReportRequest, nowMs: number): ReportReply {
+    this.#nowMs = nowMs;
+    return this.#owner().report(peer, request, nowMs);
+  }
+
+  joinReply(ticket: number, reply: JoinReply, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const each of this.#memberships) this.#tree(each.joinReply(ticket, reply, nowMs));
+    for (const order of reply.orders) this.blocks.order(order, nowMs);
+  }
+
+  joinFailed(ticket: number, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const each of this.#memberships) this.#tree(each.joinFailed(ticket, nowMs));
+  }
+
+  reportReply(ticket: number, reply: ReportReply, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const each of this.#memberships) this.#tree(each.reportReply(ticket, reply, nowMs));
+  }
+
+  reportFailed(ticket: number, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const each of this.#memberships) this.#tree(each.reportFailed(ticket, nowMs));
+  }
+
+  leaveDone(ticket: number, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const each of this.#memberships) this.#tree(each.leaveDone(ticket, nowMs));
+  }
+
+  /** A peer told the order in which a blob is touched: believed only of those that this host reads from. */
+  orderFrom(peer: PeerId, order: TouchOrder, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const blob = this.blocks.blob(order.digest);
+    if (blob === undefined) return;
+    for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) {
+      const sources = this.#sources(order.digest, stripe);
+      if (!sources.some(({ host }) => host.peer === peer)) continue;
+      this.blocks.order(order, nowMs);
+      return;
+    }
+  }
+
+  /** The last connection to the peer closed. */
+  peerGone(peer: PeerId, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.blocks.peerGone(peer, nowMs);
+    this.#peerLost(peer);
+  }
+
+  #routes(): Routes {
+    return {
+      sources: (digest, stripe) => this.#sources(digest, stripe),
+      owns: (digest, stripe) => this.#owns(digest, stripe),
+      keeps: (digest, stripe) => this.#keeps(digest, stripe),
+      holders: (digest, index) => this.#holders(digest, index),
+      depth: (digest, stripe) => {
+        if (this.#owns(digest, stripe)) return 0;
+        const depth = this.#placeOf(digest, stripe)?.path.length ?? NO_PLACE_DEPTH;
+        const ends = this.#above.length === 0 || this.#liesAbove(digest, stripe);
+        return ends ? depth : depth + RELAY_HOPS;
+      },
+    };
+  }
+
+  /** Whether this host is a relay, and the trees of the roots are where it gets the stripe from. */
+  #liesAbove(digest: Digest, stripe: number): boolean {
+    return this.#uplink !== undefined && this.#keeps(digest, stripe);
+  }
+
+  #placeOf(digest: Digest, stripe: number): Place | undefined {
+    const membership = this.#liesAbove(digest, stripe) ? this.#uplink?.membership : undefined;
+    return (membership ?? this.#membership).placeOf(digest, stripe);
+  }
+
+  #sources(digest: Digest, stripe: number): readonly PeerSource[] {
+    if (this.#liesAbove(digest, stripe)) {
+      const sources = this.#uplink?.membership.sources(digest, stripe) ?? [];
+      return sources.length > 0 ? sources : this.#above;
+    }
+    const sources = this.#membership.sources(digest, stripe);
+    return this.#above.length === 0 ? sources : [...sources, ...this.#above];
+  }
+
+  /** Whether this host is where the stripe comes from the registry. */
+  #owns(digest: Digest, stripe: number): boolean {
+    return this.#uplink === undefined && this.#keeps(digest, stripe);
+  }
+
+  /** Whether this host keeps the tree of the stripe. */
+  #keeps(digest: Digest, stripe: number): boolean {
+    if (this.#topology === undefined) return false;
+    if (this.#membership.isOwner(digest, stripe)) return true;
+    // Hosts joined here because the roots before this one are down for them; unless this host itself reads from one of those.
+    const isChild = this.#membership.sources(digest, stripe).length > 0;
+    return !isChild && this.#joined.has(`${digest}/${stripe}`);
+  }
+
+  /** A relay joins the trees of the roots for what it keeps and its own host wants. */
+  #keepWanted(): void {
+    if (this.#uplink === undefined) return;
+    const blobs = [...this.#wanted.values()].map((open) => {
+      const { digest, sizeBytes } = open.blob;
+      const all = [...Array(stripeCount(sizeBytes)).keys()];
+      return { ...open, stripes: all.filter((stripe) => this.#keeps(digest, stripe)) };
+    });
+    this.#tree(this.#uplink.keep(blobs, this.#nowMs));
+  }
+
+  #releaseUplink(): void {
+    const isWanted = (digest: Digest): boolean =>
+      this.#wanted.has(digest) || this.#topology?.hasTree(digest) === true;
+    this.#tree(this.#uplink?.release(isWanted, this.#nowMs) ?? []);
+  }
+
+  #peerLost(peer: PeerId): void {
+    for (const membership of this.#memberships) {
+      this.#tree(membership.peerLost(peer, this.#nowMs));
+    }
+  }
+
+  #holders(digest: Digest, index: BlockIndex): readonly HostAddress[] {
+    const topology = this.#topology;
+    if (topology === undefined) return [];
+    return topology
+      .holders(digest, index)
+      .map((peer) => topology.addressOf(peer))
+      .filter((host) => host !== undefined);
+  }
+
+  #owner(): Topology {
+    if (this.#topology === undefined) throw new Error('a host that is no root keeps no trees');
+    return this.#topology;
+  }
+
+  #tree(effects: readonly MembershipEffect[]): void {
+    for (const effect of effects) this.#effects.push({ type: 'tree', effect });
+  }
+}

@@ -1,0 +1,122 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
+import { bytesEqual } from '../../../src/util/bytes.ts';
+import { defined } from '../../../src/util/assert.ts';
+import { Cluster, ORIGIN } from '../cluster.ts';
+
+const demand = { kind: 'demand' } as const;
+
+const PLACES_LIMIT = { timeout: 30_000, interval: 50 };
+
+describe('TransferEngine', () => {
+  let cluster: Cluster;
+  beforeEach(() => {
+    cluster = new Cluster();
+  });
+  afterEach(() => cluster.stop());
+
+  it('brings right bytes to every host at once, each block from the registry once', async () => {
+    await cluster.start({ roots: 1, children: 6 });
+    const blob = cluster.origin.add(5 * BLOCK_SIZE_BYTES + 1000);
+    const bytes = defined(cluster.origin.blobs.get(blob.digest), 'the blob');
+    await Promise.all(
+      cluster.children.map(async ({ engine }) => {
+        await engine.tree.open([{ blob, origin: ORIGIN }]);
+        const all = await engine.read(blob, 0, blob.sizeBytes, demand);
+        expect(bytesEqual(all, bytes)).toBe(true);
+      }),
+    );
+    expect(cluster.origin.bytes).toBe(blob.sizeBytes);
+    // A host that was slow to get its place has read from the root without it.
+    await vi.waitFor(() => {
+      const depths = cluster.children.map(({ engine }) => engine.trees()[0]?.place?.path.length);
+      expect(depths).not.toContain(undefined);
+      expect(Math.max(...depths.map((depth) => depth ?? 0))).toBeGreaterThanOrEqual(2);
+    }, PLACES_LIMIT);
+  });
+
+  it('reads any range across blocks', async () => {
+    await cluster.start({ roots: 1, children: 2 });
+    const blob = cluster.origin.add(3 * BLOCK_SIZE_BYTES + 17);
+    const bytes = defined(cluster.origin.blobs.get(blob.digest), 'the blob');
+    const { engine } = defined(cluster.children[1], 'a child');
+    await engine.tree.open([{ blob, origin: ORIGIN }]);
+    for (const [offset, length] of [
+      [0, 1],
+      [BLOCK_SIZE_BYTES - 3, 7],
+      [BLOCK_SIZE_BYTES - 1, BLOCK_SIZE_BYTES + 2],
+      [blob.sizeBytes - 1, 1],
+      [blob.sizeBytes, 0],
+    ] as const) {
+      const range = await engine.read(blob, offset, length, demand);
+      expect(bytesEqual(range, bytes.subarray(offset, offset + length))).toBe(true);
+      const cached = defined(engine.readCached(blob, offset, length), 'in memory now');
+      expect(bytesEqual(cached, range)).toBe(true);
+    }
+    await expect(engine.read(blob, blob.sizeBytes, 1, demand)).rejects.toMatchObject({
+      code: 'range',
+    });
+  });
+
+  it('reads a blob where a configured registry has it, whoever else says to have it', async () => {
+    await cluster.start({ roots: 1, children: 1 });
+    const blob = cluster.origin.add(1000);
+    const { tree } = defined(cluster.roots[0], 'a root').engine;
+    const stranger = { registry: 'stranger.test', repository: 'app' };
+    const storage = { registry: 'storage.test', repository: '' };
+    const known = [stranger, storage, ORIGIN, stranger, storage].map((origin) => {
+      tree.learnOrigin(blob.digest, origin);
+      return tree.originOf(blob.digest);
+    });
+    expect(known).toEqual([stranger, stranger, ORIGIN, ORIGIN, ORIGIN]);
+  });
+
+  it('goes on when a parent goes, and when the owner goes with another root standing by', async () => {
+    await cluster.start({ roots: 2, children: 5 });
+    const blob = cluster.origin.add(12 * BLOCK_SIZE_BYTES);
+    const bytes = defined(cluster.origin.blobs.get(blob.digest), 'the blob');
+    for (const { engine } of cluster.children) await engine.tree.open([{ blob, origin: ORIGIN }]);
+    const read = async (index: number): Promise<void> => {
+      await Promise.all(
+        cluster.children.slice(2).map(async ({ engine }) => {
+          const offset = index * BLOCK_SIZE_BYTES;
+          const block = await engine.read(blob, offset, BLOCK_SIZE_BYTES, demand);
+          expect(bytesEqual(block, bytes.subarray(offset, offset + BLOCK_SIZE_BYTES))).toBe(true);
+        }),
+      );
+    };
+    await read(0);
+    const first = read(1);
+    await defined(cluster.children[0], 'a child').stop();
+    await first;
+    await read(2);
+    const owner = defined(
+      cluster.roots.find(({ engine }) => engine.trees().length > 0),
+      'a root that owns the blob',
+    );
+    const second = read(3);
+    await owner.stop();
+    await second;
+    for (let index = 4; index < 12; index++) await read(index);
+    for (const { engine } of cluster.children.slice(2)) {
+      expect(engine.failedReads).toBe(0);
+      expect(engine.bytesBySource().fallback ?? 0).toBe(0);
+    }
+  });
+
+  it('ends a read that is aborted, and every read when it stops', async () => {
+    await cluster.start({ roots: 1, children: 1 });
+    const blob = cluster.origin.add(BLOCK_SIZE_BYTES);
+    const { engine } = defined(cluster.children[0], 'a child');
+    await engine.tree.open([{ blob, origin: ORIGIN }]);
+    const abort = new AbortController();
+    const read = engine.read(blob, 0, 1, { ...demand, signal: abort.signal });
+    abort.abort();
+    await expect(read).rejects.toMatchObject({ code: 'cancelled' });
+    const last = engine.read(blob, 0, 1, demand);
+    const ended = expect(last).rejects.toMatchObject({ code: 'cancelled' });
+    await engine.stop();
+    await ended;
+    await expect(engine.read(blob, 0, 1, demand)).rejects.toMatchObject({ code: 'cancelled' });
+  });
+});

@@ -1,0 +1,95 @@
+import { describe, expect, it } from 'vitest';
+import { attestBatch, NO_ATTESTATION, type Attestation } from '../../../src/image/attestation.ts';
+import { BlockDigests } from '../../../src/image/block-digests.ts';
+import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
+import { BlockVerifier } from '../../../src/transfer/drive/verifier.ts';
+import type { BlockAnswer } from '../../../src/transfer/contracts/transport.ts';
+import { defined } from '../../../src/util/assert.ts';
+import { PooledBytes } from '../../../src/util/buffer-pool.ts';
+import { DIGEST } from '../small-world.ts';
+
+const hash = new NodeHash();
+const root = ed25519Signer(new Uint8Array(32).fill(1));
+const own = ed25519Signer(new Uint8Array(32).fill(2));
+const stranger = ed25519Signer(new Uint8Array(32).fill(3));
+const blob = { digest: DIGEST, sizeBytes: BLOCK_SIZE_BYTES + 10 };
+const last = blockIndex(1);
+const right = new Uint8Array(10).fill(5);
+const wrong = new Uint8Array(10).fill(6);
+
+function answer(bytes: Uint8Array, attestation: Attestation): BlockAnswer {
+  return { payload: PooledBytes.unpooled(bytes), attestation };
+}
+
+function attested(bytes: Uint8Array, signer = root): Attestation {
+  const claim = { blob: DIGEST, index: last, blockDigest: hash.blake3(bytes) };
+  return defined(attestBatch({ hash, signer }, [claim])[0], 'an attestation');
+}
+
+function verifier(): BlockVerifier {
+  return new BlockVerifier({ hash }, { own: own.publicKey, rootKeys: [root.publicKey] });
+}
+
+/** Of an image whose digests are known here. */
+function knowing(): BlockVerifier {
+  const made = verifier();
+  const digests = new Uint8Array(64);
+  digests.set(hash.blake3(right), 32);
+  expect(made.addDigests(blob, BlockDigests.make(blob, digests))).toBe(true);
+  return made;
+}
+
+describe('BlockVerifier.check()', () => {
+  it('goes by the attestation', () => {
+    expect(verifier().check(blob, last, answer(right, attested(right)))).toBe('good');
+    expect(verifier().check(blob, last, answer(wrong, attested(right)))).toBe('bad');
+    const short = answer(right.subarray(1), attested(right.subarray(1)));
+    expect(verifier().check(blob, last, short)).toBe('bad');
+  });
+
+  it('knows the keys that it was told, earlier ones included', () => {
+    const one = verifier();
+    const block = answer(right, attested(right, stranger));
+    expect(one.check(blob, last, block)).toBe('unknown-signer');
+    one.trust([stranger.publicKey]);
+    expect(one.check(blob, last, block)).toBe('good');
+    expect(one.check(blob, last, answer(right, attested(right)))).toBe('good');
+  });
+
+  it('goes by the digests of the image alone, where it has them', () => {
+    expect(knowing().check(blob, last, answer(right, NO_ATTESTATION))).toBe('good');
+    expect(knowing().check(blob, last, answer(wrong, attested(wrong)))).toBe('bad');
+  });
+});
+
+describe('BlockVerifier.checkOwn()', () => {
+  it('holds a block of the registry or the store against the digests of the image', () => {
+    expect(verifier().checkOwn(blob, last, answer(wrong, NO_ATTESTATION))).toBe('good');
+    expect(knowing().checkOwn(blob, last, answer(wrong, NO_ATTESTATION))).toBe('bad');
+    expect(knowing().checkOwn(blob, last, answer(right, NO_ATTESTATION))).toBe('good');
+  });
+});
+
+describe('BlockVerifier.mayPassOn()', () => {
+  it('keeps back a block that the image vouches for with an attestation that nobody would take', () => {
+    const one = knowing();
+    const bad = answer(right, attested(wrong));
+    expect(one.check(blob, last, bad)).toBe('good');
+    expect(one.mayPassOn(DIGEST, last, bad)).toBe(false);
+    const good = answer(right, attested(right));
+    expect(one.check(blob, last, good)).toBe('good');
+    expect(one.mayPassOn(DIGEST, last, good)).toBe(true);
+    // Sent by another peer later, with another attestation: looked at anew.
+    expect(one.check(blob, last, bad)).toBe('good');
+    expect(one.mayPassOn(DIGEST, last, bad)).toBe(false);
+  });
+
+  it('passes on what was taken on its attestation', () => {
+    const one = verifier();
+    const good = answer(right, attested(right));
+    expect(one.check(blob, last, good)).toBe('good');
+    expect(one.mayPassOn(DIGEST, last, good)).toBe(true);
+  });
+});
