@@ -15,7 +15,7 @@ import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/host/runs.ts';
 import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
-import { innerFanOut } from '../tree/colours.ts';
+import { innerFanOut } from '../tree/owner/colours.ts';
 import { COLOURS, FAN_OUT } from '../tree/limits.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';

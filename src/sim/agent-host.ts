@@ -4,7 +4,7 @@ import { HostCore, type HostCoreInit, type HostEffect } from '../transfer/host/h
 import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import { TreeError } from '../tree/errors.ts';
 import type { JoinReply, JoinRequest } from '../tree/messages.ts';
-import type { MembershipEffect } from '../tree/membership.ts';
+import type { MembershipEffect } from '../tree/member/membership.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import {
   asLocal,

@@ -1,7 +1,7 @@
 import type { ReadKind } from '../transfer/contracts/blob-reader.ts';
 import type { AttemptId } from '../transfer/core/effects.ts';
 import type { BlockRequest, PeerErrorDetail } from '../transfer/contracts/transport.ts';
-import type { MembershipEffect } from '../tree/membership.ts';
+import type { MembershipEffect } from '../tree/member/membership.ts';
 import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
 import type { SimBlock } from './blocks.ts';
 import type { SimBlob } from './workload.ts';

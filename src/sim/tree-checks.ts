@@ -1,5 +1,5 @@
-import { depthBound, depthBoundZoned } from '../tree/depth.ts';
-import type { TreeEdge } from '../tree/topology.ts';
+import { depthBound, depthBoundZoned } from '../tree/owner/depth.ts';
+import type { TreeEdge } from '../tree/owner/topology.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import type { Checker } from './checker.ts';
 import type { SimHost } from './sim-host.ts';

@@ -1,7 +1,7 @@
 import type { TraceAccess } from '../image/trace.ts';
 import type { HostCoreInit } from '../transfer/host/host-core.ts';
 import type { HostAddress, HostCard, JoinReply, Place, ReportReply } from '../tree/messages.ts';
-import { innerFanOut } from '../tree/colours.ts';
+import { innerFanOut } from '../tree/owner/colours.ts';
 import { COLOURS, FAN_OUT, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';

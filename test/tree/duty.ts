@@ -2,7 +2,7 @@ import { argv } from 'node:process';
 import { pathToFileURL } from 'node:url';
 import { stripeCount } from '../../src/image/block.ts';
 import { RootRing } from '../../src/tree/rendezvous.ts';
-import { Topology } from '../../src/tree/topology.ts';
+import { Topology } from '../../src/tree/owner/topology.ts';
 import { card, digestOf, joinOf, ORIGIN } from './support.ts';
 
 /** Layers of the simulator's default image, in bytes. */

@@ -1,7 +1,7 @@
 import type { BlobOrigin } from '../../src/image/block.ts';
 import { type Digest, parseDigest } from '../../src/image/digest.ts';
 import type { HostCard, JoinRequest, WantedBlob } from '../../src/tree/messages.ts';
-import type { TreeEdge } from '../../src/tree/topology.ts';
+import type { TreeEdge } from '../../src/tree/owner/topology.ts';
 import { defined } from '../../src/util/assert.ts';
 import { type PeerId, peerId } from '../../src/util/peer-id.ts';
 

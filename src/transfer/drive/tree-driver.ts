@@ -6,7 +6,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress, ResolveReply, StatReply } from '../../tree/messages.ts';
-import type { MembershipEffect } from '../../tree/membership.ts';
+import type { MembershipEffect } from '../../tree/member/membership.ts';
 import { unreachable } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';

@@ -2,7 +2,7 @@ import { stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts
 import type { Digest } from '../../image/digest.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import type { Random } from '../../runtime/random.ts';
-import { counter, Membership, type MembershipEffect } from '../../tree/membership.ts';
+import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
 import type {
   HostAddress,
   HostCard,
@@ -14,7 +14,7 @@ import type {
   ReportRequest,
   TouchOrder,
 } from '../../tree/messages.ts';
-import { Topology, type TopologyInit } from '../../tree/topology.ts';
+import { Topology, type TopologyInit } from '../../tree/owner/topology.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { BlockCore } from '../core/core.ts';
 import type { CoreInit, PayloadOps, PeerSource, Routes } from '../core/core-types.ts';

@@ -1,7 +1,7 @@
 import type { BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
-import { Membership, type MembershipEffect } from '../../tree/membership.ts';
+import { Membership, type MembershipEffect } from '../../tree/member/membership.ts';
 import type { HostAddress, HostCard, WantedBlob } from '../../tree/messages.ts';
 import { runsOf } from './runs.ts';
 

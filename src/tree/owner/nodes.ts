@@ -1,4 +1,4 @@
-import type { HostAddress } from './messages.ts';
+import type { HostAddress } from '../messages.ts';
 
 /** "There is none below here", where a distance in hops is asked for. Small, so that sums stay small integers. */
 export const NONE = 1 << 20;

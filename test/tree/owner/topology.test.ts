@@ -1,12 +1,12 @@
 import { describe, expect, test } from 'vitest';
-import { blockIndex } from '../../src/image/block.ts';
-import { depthBound, depthBoundZoned } from '../../src/tree/depth.ts';
-import { TreeError } from '../../src/tree/errors.ts';
-import type { HostCard, Place, ReportReply } from '../../src/tree/messages.ts';
-import { Topology } from '../../src/tree/topology.ts';
-import { defined } from '../../src/util/assert.ts';
-import { peerId } from '../../src/util/peer-id.ts';
-import { card, digestOf, joinOf, seeded, shapeOf, wanted } from './support.ts';
+import { blockIndex } from '../../../src/image/block.ts';
+import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
+import { TreeError } from '../../../src/tree/errors.ts';
+import type { HostCard, Place, ReportReply } from '../../../src/tree/messages.ts';
+import { Topology } from '../../../src/tree/owner/topology.ts';
+import { defined } from '../../../src/util/assert.ts';
+import { peerId } from '../../../src/util/peer-id.ts';
+import { card, digestOf, joinOf, seeded, shapeOf, wanted } from '../support.ts';
 
 const OWNER = card('owner');
 /** Every host has `fanOut` children in every tree. */

@@ -1,4 +1,4 @@
-import { assert, defined } from '../util/assert.ts';
+import { assert, defined } from '../../util/assert.ts';
 import {
   deepest,
   descend,

@@ -1,7 +1,7 @@
-import type { Digest } from '../image/digest.ts';
-import { defined } from '../util/assert.ts';
-import type { PeerId } from '../util/peer-id.ts';
-import type { HostAddress, Place } from './messages.ts';
+import type { Digest } from '../../image/digest.ts';
+import { defined } from '../../util/assert.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import type { HostAddress, Place } from '../messages.ts';
 import type { Member, PathCell } from './nodes.ts';
 
 /** What the issuer needs of a tree. */

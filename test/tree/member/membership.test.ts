@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import type { Random } from '../../src/runtime/random.ts';
-import { Membership, type MembershipEffect } from '../../src/tree/membership.ts';
-import type { BlockRun, HostAddress, Place } from '../../src/tree/messages.ts';
-import { rendezvousOrder } from '../../src/tree/rendezvous.ts';
-import { defined } from '../../src/util/assert.ts';
-import { peerId } from '../../src/util/peer-id.ts';
-import { card, digestOf, ORIGIN, seeded, wanted } from './support.ts';
+import type { Random } from '../../../src/runtime/random.ts';
+import { Membership, type MembershipEffect } from '../../../src/tree/member/membership.ts';
+import type { BlockRun, HostAddress, Place } from '../../../src/tree/messages.ts';
+import { rendezvousOrder } from '../../../src/tree/rendezvous.ts';
+import { defined } from '../../../src/util/assert.ts';
+import { peerId } from '../../../src/util/peer-id.ts';
+import { card, digestOf, ORIGIN, seeded, wanted } from '../support.ts';
 
 const D1 = digestOf(1);
 const ROOTS = ['r1', 'r2', 'r3'].map((name) => card(name));

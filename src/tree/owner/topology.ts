@@ -1,10 +1,10 @@
-import { type BlobRef, type BlockIndex, stripeCount } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import { assert } from '../util/assert.ts';
-import type { PeerId } from '../util/peer-id.ts';
+import { type BlobRef, type BlockIndex, stripeCount } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import { assert } from '../../util/assert.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 import { BlobFacts } from './blob-facts.ts';
 import { Colours, innerFanOut, ownerFanOut } from './colours.ts';
-import { TreeError } from './errors.ts';
+import { TreeError } from '../errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   COLOURS,
@@ -18,7 +18,7 @@ import {
   PLACES_PER_REPORT_MAX,
   TREES_MAX,
   UNLISTED_MS,
-} from './limits.ts';
+} from '../limits.ts';
 import type {
   HostCard,
   JoinReply,
@@ -28,7 +28,7 @@ import type {
   ReportReply,
   ReportRequest,
   TouchOrder,
-} from './messages.ts';
+} from '../messages.ts';
 import type { HostState, Member } from './nodes.ts';
 import { mayUse, PlaceIssuer } from './places.ts';
 import { StripeTree } from './stripe-tree.ts';

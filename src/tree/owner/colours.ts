@@ -1,4 +1,4 @@
-import { assert } from '../util/assert.ts';
+import { assert } from '../../util/assert.ts';
 
 /** The colour with the least; the first of equals. */
 function least(amounts: readonly number[]): number {

@@ -1,8 +1,8 @@
-import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import type { PeerId } from '../util/peer-id.ts';
-import { PATH_MAX } from './limits.ts';
-import type { BlockRun, HostAddress, Place } from './messages.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { PATH_MAX } from '../limits.ts';
+import type { BlockRun, HostAddress, Place } from '../messages.ts';
 import type { RootLink } from './root-link.ts';
 
 /** A blob that this host wants. */

@@ -1,5 +1,5 @@
-import type { Digest } from '../image/digest.ts';
-import { assert, defined } from '../util/assert.ts';
+import type { Digest } from '../../image/digest.ts';
+import { assert, defined } from '../../util/assert.ts';
 import { depthBound, headDepthBound } from './depth.ts';
 import {
   attachGuest,

@@ -1,8 +1,8 @@
-import type { Digest } from '../image/digest.ts';
-import type { Random } from '../runtime/random.ts';
-import type { PeerId } from '../util/peer-id.ts';
-import { FAILURES_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from './limits.ts';
-import type { HostAddress } from './messages.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { FAILURES_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from '../limits.ts';
+import type { HostAddress } from '../messages.ts';
 
 /** `base` milliseconds, up to `spread` (a share of it) more or less. */
 export function jitter(random: Random, base: number, spread: number): number {

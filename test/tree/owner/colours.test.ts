@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
-import { Colours, innerFanOut, ownerFanOut } from '../../src/tree/colours.ts';
-import { depthBound } from '../../src/tree/depth.ts';
-import { Topology } from '../../src/tree/topology.ts';
-import { dutyOf } from './duty.ts';
-import { card, digestOf, joinOf, shapeOf, wanted } from './support.ts';
+import { Colours, innerFanOut, ownerFanOut } from '../../../src/tree/owner/colours.ts';
+import { depthBound } from '../../../src/tree/owner/depth.ts';
+import { Topology } from '../../../src/tree/owner/topology.ts';
+import { dutyOf } from '../duty.ts';
+import { card, digestOf, joinOf, shapeOf, wanted } from '../support.ts';
 
 test('Colours.paintHost() keeps the colours even in each zone, also after hosts have gone', () => {
   const colours = new Colours({ count: 3 });

@@ -1,9 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { innerFanOut } from '../../src/tree/colours.ts';
-import { depthBound, depthBoundZoned } from '../../src/tree/depth.ts';
-import { Topology, type TreeEdge } from '../../src/tree/topology.ts';
-import { card, digestOf, joinOf, seeded, shapeOf } from './support.ts';
+import { innerFanOut } from '../../../src/tree/owner/colours.ts';
+import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
+import { Topology, type TreeEdge } from '../../../src/tree/owner/topology.ts';
+import { card, digestOf, joinOf, seeded, shapeOf } from '../support.ts';
 
 type Op =
   | { readonly kind: 'join'; readonly host: number }

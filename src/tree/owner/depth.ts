@@ -1,4 +1,4 @@
-import { assert } from '../util/assert.ts';
+import { assert } from '../../util/assert.ts';
 
 /**
  * Greatest depth of a tree of `memberCount` hosts without zones, the owner being at depth 0: `ceil(log_f N) + 1`.

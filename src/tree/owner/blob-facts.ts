@@ -1,15 +1,15 @@
-import { type BlockIndex, blockIndex } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import { defined } from '../util/assert.ts';
-import type { PeerId } from '../util/peer-id.ts';
+import { type BlockIndex, blockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import { defined } from '../../util/assert.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 import {
   BLOBS_REMEMBERED_MAX,
   HOLDERS_ANSWERED_MAX,
   HOLDERS_PER_BLOB_MAX,
   ORDER_BLOCKS_MAX,
   RUNS_PER_HOLDER_MAX,
-} from './limits.ts';
-import type { BlockRun } from './messages.ts';
+} from '../limits.ts';
+import type { BlockRun } from '../messages.ts';
 
 interface Facts {
   readonly holders: Map<PeerId, { readonly runs: readonly BlockRun[]; readonly blocks: number }>;

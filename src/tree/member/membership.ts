@@ -1,7 +1,7 @@
-import { stripeCount } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import type { Random } from '../runtime/random.ts';
-import type { PeerId } from '../util/peer-id.ts';
+import { stripeCount } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 import {
   ACK_DELAY_MS,
   BLOBS_PER_JOIN_MAX,
@@ -13,7 +13,7 @@ import {
   PLACES_PER_REPORT_MAX,
   REPORT_INTERVAL_MS,
   RETRY_MS,
-} from './limits.ts';
+} from '../limits.ts';
 import type {
   HostAddress,
   HostCard,
@@ -24,8 +24,8 @@ import type {
   ReportReply,
   ReportRequest,
   WantedBlob,
-} from './messages.ts';
-import { RootRing } from './rendezvous.ts';
+} from '../messages.ts';
+import { RootRing } from '../rendezvous.ts';
 import { jitter, RootLink } from './root-link.ts';
 import { rankSources, Seat, type Refusal, type Source, type Wanted } from './seat.ts';
 
