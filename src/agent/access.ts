@@ -1,7 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
-import { parseContentRange } from '../registry/content-range.ts';
+import { parseContentRange } from '../registry/http/content-range.ts';
 import { RegistryError } from '../registry/errors.ts';
 import type { UrlAnswer, UrlRequest } from '../registry/url-client.ts';
 import type { Clock } from '../runtime/clock.ts';

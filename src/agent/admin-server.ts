@@ -5,7 +5,12 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import { parseSizeBytes } from '../util/sizes.ts';
-import { httpAddress, isLoopback, parseListenAddress, type ListenAddress } from './addresses.ts';
+import {
+  httpAddress,
+  isLoopback,
+  parseListenAddress,
+  type ListenAddress,
+} from '../registry/hosts.ts';
 import { boundAddress, errorBody, listenError } from './listen.ts';
 import type { AdminToken } from './admin-token.ts';
 import type { MountService, PreheatService, StatusSource, StoreService } from './ports.ts';

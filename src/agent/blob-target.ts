@@ -1,5 +1,5 @@
 import { parseDigest, type Digest } from '../image/digest.ts';
-import { isRegistryHost } from './addresses.ts';
+import { isRegistryHost } from '../registry/hosts.ts';
 import type { BlobAddress } from './ports.ts';
 
 /**

@@ -9,7 +9,7 @@ import { toHex } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access.ts';
-import type { LazyUrlClient } from './lazy-url-client.ts';
+import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import type { BlobAddress } from './ports.ts';
 
 /** Ways remembered, with URLs of 8 KiB at most; the oldest goes. */

@@ -10,11 +10,11 @@ import { BlobSender } from './blob-sender.ts';
 import type { ClientOrigin } from './client-origin.ts';
 import type { Config } from './config-schema.ts';
 import { EngineDirectory } from './engine-directory.ts';
-import type { LazyUrlClient } from './lazy-url-client.ts';
+import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import type { LocalRoute } from './local-server.ts';
 import { PassThrough } from './pass-through.ts';
 import type { AccessGate, BlobDirectory } from './ports.ts';
-import { StatCache } from './stat-cache.ts';
+import { StatCache } from '../registry/stat-cache.ts';
 
 interface Components {
   readonly engine: TransferEngine;

@@ -1,6 +1,6 @@
 import type { AddressInfo } from 'node:net';
 import { CodedError, errorText } from '../util/errors.ts';
-import { httpAddress, type ListenAddress } from './addresses.ts';
+import { httpAddress, type ListenAddress } from '../registry/hosts.ts';
 import { AgentError } from './errors.ts';
 
 /** The error of a server that could not listen; `key` is the key of the configuration that chose the address. */

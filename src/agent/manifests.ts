@@ -2,7 +2,7 @@ import type { BlobOrigin } from '../image/block.ts';
 import { parseDigest } from '../image/digest.ts';
 import { deadline } from '../runtime/deadline.ts';
 import type { FetchedManifest } from '../registry/client.ts';
-import type { OperationOptions } from '../registry/retry.ts';
+import type { OperationOptions } from '../registry/http/retry.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';

@@ -9,7 +9,7 @@ import type { Counter, Metrics } from '../runtime/metrics.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import { orAbort } from '../util/or-abort.ts';
-import { isRegistryHost } from './addresses.ts';
+import { isRegistryHost } from '../registry/hosts.ts';
 import type { BlobSender } from './blob-sender.ts';
 import { parseByteRange } from './byte-range.ts';
 import type { LocalRoute } from './local-server.ts';

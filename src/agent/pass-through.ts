@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream/promises';
-import { parseContentRange } from '../registry/content-range.ts';
+import { parseContentRange } from '../registry/http/content-range.ts';
 import { protocolError } from '../registry/errors.ts';
 import type { UrlAnswer, UrlClient } from '../registry/url-client.ts';
 import type { Counter, Metrics } from '../runtime/metrics.ts';

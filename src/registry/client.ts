@@ -11,9 +11,9 @@ import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
-import { openRange, sizeOfHead, sizeOfRange } from './blob-range.ts';
+import { openRange, sizeOfHead, sizeOfRange } from './http/blob-range.ts';
 import { RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer } from './http.ts';
+import type { BodySink, HttpAnswer } from './http/http.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
@@ -26,8 +26,8 @@ import {
   withRetries,
   type OperationLimits,
   type OperationOptions,
-} from './retry.ts';
-import { CollectingSink, TargetSink } from './sinks.ts';
+} from './http/retry.ts';
+import { CollectingSink, TargetSink } from './http/sinks.ts';
 
 /** Indexes within indexes that are followed. One is usual. */
 const INDEX_DEPTH_MAX = 3;

@@ -1,8 +1,8 @@
 import type { Clock } from '../runtime/clock.ts';
 import { RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer } from './http.ts';
+import type { BodySink, HttpAnswer } from './http/http.ts';
 import type { RegistryMetrics } from './metrics.ts';
-import { withDeadline, type OperationLimits } from './retry.ts';
+import { withDeadline, type OperationLimits } from './http/retry.ts';
 import type { RegistryServer, ServerRequest } from './server.ts';
 
 /** A mirror that could not be reached, or is slow, is left alone for this long; so is a path that it has not got. (tunable) */

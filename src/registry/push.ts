@@ -1,10 +1,10 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import { sizeOfHead } from './blob-range.ts';
+import { sizeOfHead } from './http/blob-range.ts';
 import { RegistryError } from './errors.ts';
-import { readLocation } from './location.ts';
+import { readLocation } from './http/location.ts';
 import type { RegistryServer } from './server.ts';
-import { ExcerptSink } from './sinks.ts';
+import { ExcerptSink } from './http/sinks.ts';
 
 /** A manifest to put into a registry. */
 export interface NewManifest {

@@ -1,6 +1,7 @@
 import type { BlobOrigin } from '../image/block.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
 import { RegistryError } from './errors.ts';
+import { isRegistryHost } from './hosts.ts';
 
 /** Where an image is, and which one. */
 export interface ImageReference extends BlobOrigin {
@@ -21,10 +22,6 @@ const DEFAULT_TAG = 'latest';
 const NAME_PART = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/;
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
 const TAG_RULE = 'a tag is 1 to 128 letters, digits, "_", "." and "-", not first "." or "-"';
-
-/** A DNS name, an IPv4 address or an IPv6 address in brackets, perhaps with a port; in lower case. */
-const HOST =
-  /^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?$/;
 
 /** The same place of the spec: many clients limit host and name together to 255 characters. */
 const NAME_LENGTH_MAX = 255;
@@ -50,10 +47,7 @@ export function parseReference(text: string): ImageReference {
   const slash = rest.lastIndexOf('/');
   const [last, tag] = cut(rest.slice(slash + 1), ':');
   if (tag !== undefined && !TAG.test(tag)) {
-    throw invalid(
-      text,
-      'a tag is 1 to 128 letters, digits, "_", "." and "-", not first "." or "-"',
-    );
+    throw invalid(text, TAG_RULE);
   }
   const origin = parseName(rest.slice(0, slash + 1) + last);
   const why = originFault(origin);
@@ -99,11 +93,7 @@ function originFault({ registry, repository }: BlobOrigin): string | undefined {
   if (registry.length + 1 + repository.length > NAME_LENGTH_MAX) {
     return `host and name have more than ${NAME_LENGTH_MAX} characters`;
   }
-  const host = HOST.exec(registry.toLowerCase());
-  const port = Number(host?.[1] ?? 1);
-  if (host === null || port < 1 || port > 65_535) {
-    return `${JSON.stringify(registry)} is no HOST or HOST:PORT`;
-  }
+  if (!isRegistryHost(registry)) return `${JSON.stringify(registry)} is no HOST or HOST:PORT`;
   const wrong = repository.split('/').find((part) => !NAME_PART.test(part));
   if (wrong === undefined) return undefined;
   return `${JSON.stringify(wrong)} is no part of a name: lower-case letters and digits, set apart by ".", "_", "__" or "-"`;

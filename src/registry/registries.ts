@@ -1,13 +1,13 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../runtime/clock.ts';
 import { errorText } from '../util/errors.ts';
-import { isAmong, type Credentials, type CredentialsSource } from './auth.ts';
-import { Connections, type ClientCertificate } from './connections.ts';
+import { isAmong, type Credentials, type CredentialsSource } from './auth/auth.ts';
+import { Connections, type ClientCertificate } from './http/connections.ts';
 import { RegistryError } from './errors.ts';
-import { HttpSender } from './http.ts';
+import { HttpSender } from './http/http.ts';
 import type { RegistryMetrics } from './metrics.ts';
 import { Mirror } from './mirror.ts';
-import { ProxyRules, type ProxyEnvironment } from './proxy.ts';
+import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
 

@@ -1,7 +1,7 @@
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
-import { Authorizer, type CredentialsSource } from './auth.ts';
-import { parseChallenges } from './challenge.ts';
+import { Authorizer, type CredentialsSource } from './auth/auth.ts';
+import { parseChallenges } from './auth/challenge.ts';
 import { protocolError, RegistryError } from './errors.ts';
 import {
   safeUrl,
@@ -10,12 +10,12 @@ import {
   type HttpBody,
   type HttpHead,
   type HttpSender,
-} from './http.ts';
-import { readLocation } from './location.ts';
+} from './http/http.ts';
+import { readLocation } from './http/location.ts';
 import type { RegistryMetrics } from './metrics.ts';
-import { Pacer } from './pacer.ts';
-import { ExcerptSink } from './sinks.ts';
-import { statusError } from './status.ts';
+import { Pacer } from './http/pacer.ts';
+import { ExcerptSink } from './http/sinks.ts';
+import { statusError } from './http/status.ts';
 
 /** Clients of the field follow 5 to 20; registries need one or two. */
 const REDIRECTS_MAX = 5;

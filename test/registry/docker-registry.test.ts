@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { RequestListener } from 'node:http';
 import { expect, test } from 'vitest';
 import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
-import type { CredentialsSource } from '../../src/registry/auth.ts';
+import type { CredentialsSource } from '../../src/registry/auth/auth.ts';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';

@@ -8,6 +8,7 @@ test.each([
   ['host.example:5000/team/app', 'host.example:5000', 'team/app', 'latest', undefined],
   [`127.0.0.1:5000/a/b/c@${digest}`, '127.0.0.1:5000', 'a/b/c', undefined, digest],
   [`[::1]:5000/app:v1@${digest}`, '[::1]:5000', 'app', 'v1', digest],
+  ['my_reg:5000/app:1', 'my_reg:5000', 'app', '1', undefined],
   ['localhost/app:1', 'localhost', 'app', '1', undefined],
   ['Host.Example/app:V1', 'host.example', 'app', 'V1', undefined],
   ['busybox', 'docker.io', 'library/busybox', 'latest', undefined],

@@ -5,7 +5,7 @@ import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { onTestFinished } from 'vitest';
-import type { UserCredentials } from '../../src/registry/auth.ts';
+import type { UserCredentials } from '../../src/registry/auth/auth.ts';
 import type { Certificates } from './certificates.ts';
 
 interface Options {

@@ -1,5 +1,5 @@
 import { InvalidArgumentError, type Command } from 'commander';
-import { isRegistryHost } from '../addresses.ts';
+import { isRegistryHost } from '../../registry/hosts.ts';
 import {
   carryOut,
   checkConfigPath,

@@ -3,6 +3,8 @@ import type { Digest } from '../../image/digest.ts';
 import type { ResolveReply, StatReply } from '../../tree/messages.ts';
 import { CodedError } from '../../util/errors.ts';
 
+export type { ResolveReply, StatReply };
+
 /**
  * Why the registry did not give what was asked.
  *

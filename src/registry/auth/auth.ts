@@ -1,8 +1,8 @@
-import type { Clock } from '../runtime/clock.ts';
+import type { Clock } from '../../runtime/clock.ts';
 import type { Challenge } from './challenge.ts';
-import { protocolError, RegistryError } from './errors.ts';
-import { safeUrl, type HttpSender } from './http.ts';
-import { withSignal } from './retry.ts';
+import { protocolError, RegistryError } from '../errors.ts';
+import { safeUrl, type HttpSender } from '../http/http.ts';
+import { withSignal } from '../http/retry.ts';
 import { fetchToken, type Bearer, type Token } from './token.ts';
 
 /** A user of a registry. */

@@ -1,7 +1,7 @@
-import { RegistryError } from '../registry/errors.ts';
-import { registryName } from '../registry/reference.ts';
-import type { RegistriesInit } from '../registry/registries.ts';
-import type { UrlAnswer, UrlClient, UrlRequest } from '../registry/url-client.ts';
+import { RegistryError } from './errors.ts';
+import { registryName } from './reference.ts';
+import type { RegistriesInit } from './registries.ts';
+import type { UrlAnswer, UrlClient, UrlRequest } from './url-client.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 
@@ -45,7 +45,7 @@ export class LazyUrlClient {
 
   #load(): Promise<UrlClient> {
     if (this.#closed) throw new RegistryError('the registries were closed', { code: 'closed' });
-    this.#client ??= import('../registry/url-client.ts').then(
+    this.#client ??= import('./url-client.ts').then(
       ({ UrlClient }) => new UrlClient(this.#components, this.#init),
     );
     return this.#client;

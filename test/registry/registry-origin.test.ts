@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
-import { RegistryOrigin } from '../../src/agent/registry-origin.ts';
+import { RegistryOrigin } from '../../src/registry/registry-origin.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
@@ -15,7 +15,7 @@ import { putLayout } from '../support/oci-layout.ts';
 import { digestOf, putImage } from '../support/registry-content.ts';
 import { describeWith, needs } from '../support/requires.ts';
 import { tempFolder } from '../support/temp-folder.ts';
-import { startServer } from '../registry/rig.ts';
+import { startServer } from './rig.ts';
 
 type Entries = ConstructorParameters<typeof RegistryOrigin>[1]['registries'];
 

@@ -1,5 +1,5 @@
 import { readFileSync, statSync } from 'node:fs';
-import { CodedError, errorText } from '../util/errors.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
 
 /** A file that the configuration names for the access to registries cannot be used. Messages never hold its content. */
 export class AccessFileError extends CodedError<

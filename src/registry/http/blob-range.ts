@@ -1,6 +1,6 @@
-import { BLOB_SIZE_BYTES_MAX } from '../image/block.ts';
+import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import { parseContentRange } from './content-range.ts';
-import { protocolError, RegistryError } from './errors.ts';
+import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpHead } from './http.ts';
 import { TargetSink } from './sinks.ts';
 

@@ -1,8 +1,8 @@
-import type { Clock } from '../runtime/clock.ts';
-import { Limiter } from '../util/limiter.ts';
-import { TokenBucket } from '../util/token-bucket.ts';
-import { RegistryError } from './errors.ts';
-import type { RegistryMetrics } from './metrics.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { Limiter } from '../../util/limiter.ts';
+import { TokenBucket } from '../../util/token-bucket.ts';
+import { RegistryError } from '../errors.ts';
+import type { RegistryMetrics } from '../metrics.ts';
 import { withSignal } from './retry.ts';
 
 /** A server that asks for more patience than this is asked again all the same. (tunable) */

@@ -1,8 +1,8 @@
-import type { Clock } from '../runtime/clock.ts';
-import type { Random } from '../runtime/random.ts';
-import { RegistryError } from './errors.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Random } from '../../runtime/random.ts';
+import { RegistryError } from '../errors.ts';
 import { isCertificateError } from './http.ts';
-import type { RegistryMetrics } from './metrics.ts';
+import type { RegistryMetrics } from '../metrics.ts';
 
 /** Attempts at one operation, the first included. (tunable) */
 const ATTEMPTS_MAX = 5;

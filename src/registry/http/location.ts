@@ -1,4 +1,4 @@
-import { protocolError } from './errors.ts';
+import { protocolError } from '../errors.ts';
 import { safeUrl, type HttpHead } from './http.ts';
 
 /**

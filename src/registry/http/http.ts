@@ -1,10 +1,10 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { Readable } from 'node:stream';
 import { errors, type Dispatcher } from 'undici';
-import type { Clock, Timer } from '../runtime/clock.ts';
-import { errorText } from '../util/errors.ts';
-import { protocolError, RegistryError } from './errors.ts';
-import type { RegistryMetrics } from './metrics.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import { errorText } from '../../util/errors.ts';
+import { protocolError, RegistryError } from '../errors.ts';
+import type { RegistryMetrics } from '../metrics.ts';
 
 /** Nothing arrives for this long after a request was sent, or after a piece of the answer: the attempt is given up. (tunable) */
 const SILENCE_MS_MAX = 10_000;

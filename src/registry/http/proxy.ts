@@ -1,4 +1,6 @@
 import { BlockList, isIP } from 'node:net';
+import { CodedError } from '../../util/errors.ts';
+import { isLoopback, isProxyUrl } from '../hosts.ts';
 
 /** Which proxy leads to which host, as the usual variables say it. */
 export interface ProxyEnvironment {
@@ -42,7 +44,7 @@ export class ProxyRules {
 
   #isDirect(url: URL): boolean {
     const host = bare(url.hostname);
-    if (this.#never || isLoopback(host)) return true;
+    if (this.#never || host === 'localhost' || isLoopback(host)) return true;
     const family = isIP(host);
     if (family !== 0 && this.#networks.check(host, family === 6 ? 'ipv6' : 'ipv4')) return true;
     const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
@@ -74,6 +76,27 @@ function bare(host: string): string {
   return host.replace(/^\[(.*)\]$/, '$1');
 }
 
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
+/** A variable of the environment names no proxy. The message does not hold its value, which may have a password. */
+class ProxyVariableError extends CodedError<{
+  readonly code: 'invalid';
+  readonly variable: string;
+}> {}
+
+/** The proxies that the usual variables name, in lower case or (if that is not set) in upper case. Throws ProxyVariableError. */
+export function proxyEnvironment(
+  variables: Readonly<Record<string, string | undefined>>,
+): ProxyEnvironment {
+  const proxy = (name: string): string | undefined => {
+    const value = variables[name.toLowerCase()] ?? variables[name];
+    if (value === undefined || value === '') return undefined;
+    const url = value.includes('://') ? value : `http://${value}`;
+    if (isProxyUrl(url)) return url;
+    const what = `the variable ${name} must be the URL of a proxy, http[s]://[USER:PASSWORD@]HOST[:PORT]`;
+    throw new ProxyVariableError(what, { code: 'invalid', variable: name });
+  };
+  return {
+    httpProxy: proxy('HTTP_PROXY'),
+    httpsProxy: proxy('HTTPS_PROXY'),
+    noProxy: variables['no_proxy'] ?? variables['NO_PROXY'],
+  };
 }

@@ -1,5 +1,5 @@
-import type { Credentials, UserCredentials } from '../registry/auth.ts';
-import { registryName } from '../registry/reference.ts';
+import type { Credentials, UserCredentials } from '../auth/auth.ts';
+import { registryName } from '../reference.ts';
 import { invalid, readAccessFile, type NamedFile } from './access-files.ts';
 
 /** Real ones have some KiB; a Kubernetes secret has 1 MiB at most. */

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ProxyRules } from '../../src/registry/proxy.ts';
+import { ProxyRules } from '../../../src/registry/http/proxy.ts';
 
 const rules = new ProxyRules({
   httpProxy: 'http://plain.example:3128',

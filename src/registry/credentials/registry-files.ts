@@ -1,14 +1,20 @@
 import { createSecureContext } from 'node:tls';
-import type { UserCredentials } from '../registry/auth.ts';
-import type { ClientCertificate } from '../registry/connections.ts';
-import type { ProxyEnvironment } from '../registry/proxy.ts';
-import type { RegistryConfig } from '../registry/registries.ts';
-import { CodedError } from '../util/errors.ts';
+import type { UserCredentials } from '../auth/auth.ts';
+import type { ClientCertificate } from '../http/connections.ts';
+import type { RegistryConfig } from '../registries.ts';
 import { invalid, readAccessFile, type NamedFile } from './access-files.ts';
-import { isProxyUrl } from './addresses.ts';
-import type { Config } from './config-schema.ts';
 
-type RegistryEntry = Config['registries'][number];
+/** A registry as the configuration describes it; the files are read here. */
+export interface RegistryEntry {
+  readonly host: string;
+  readonly insecure: boolean;
+  readonly caFile?: string | undefined;
+  readonly credentialsFile?: string | undefined;
+  readonly certFile?: string | undefined;
+  readonly clientKeyFile?: string | undefined;
+  readonly proxy?: string | undefined;
+  readonly mirrors: readonly string[];
+}
 
 /** A bundle of all public authorities has about 250 KiB. */
 const PEM_FILE_BYTES_MAX = 4 * 1024 * 1024;
@@ -16,17 +22,11 @@ const PEM_FILE_BYTES_MAX = 4 * 1024 * 1024;
 /** One line `user:password`; a cloud's token as the password has some KiB. */
 const CREDENTIALS_FILE_BYTES_MAX = 64 * 1024;
 
-/** A variable of the environment names no proxy. The message does not hold its value, which may have a password. */
-class ProxyVariableError extends CodedError<{
-  readonly code: 'invalid';
-  readonly variable: string;
-}> {}
-
 /**
  * What the registry client is told of the configured registries. Reads the files that they name, so that a wrong one stops the
  * start; credentials are read again whenever a registry asks for them. Throws AccessFileError.
  */
-export function registryConfigs(entries: Config['registries']): readonly RegistryConfig[] {
+export function registryConfigs(entries: readonly RegistryEntry[]): readonly RegistryConfig[] {
   return entries.map((entry) => {
     const { host, insecure, mirrors, caFile, credentialsFile, proxy } = entry;
     const credentials = credentialsFile && fileOf(entry, 'credentialsFile', credentialsFile);
@@ -41,25 +41,6 @@ export function registryConfigs(entries: Config['registries']): readonly Registr
       ...(credentials && { credentials: async () => readCredentials(credentials) }),
     };
   });
-}
-
-/** The proxies that the usual variables name, in lower case or (if that is not set) in upper case. Throws ProxyVariableError. */
-export function proxyEnvironment(
-  variables: Readonly<Record<string, string | undefined>>,
-): ProxyEnvironment {
-  const proxy = (name: string): string | undefined => {
-    const value = variables[name.toLowerCase()] ?? variables[name];
-    if (value === undefined || value === '') return undefined;
-    const url = value.includes('://') ? value : `http://${value}`;
-    if (isProxyUrl(url)) return url;
-    const what = `the variable ${name} must be the URL of a proxy, http[s]://[USER:PASSWORD@]HOST[:PORT]`;
-    throw new ProxyVariableError(what, { code: 'invalid', variable: name });
-  };
-  return {
-    httpProxy: proxy('HTTP_PROXY'),
-    httpsProxy: proxy('HTTPS_PROXY'),
-    noProxy: variables['no_proxy'] ?? variables['NO_PROXY'],
-  };
 }
 
 function readClient(entry: RegistryEntry): ClientCertificate | undefined {

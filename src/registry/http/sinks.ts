@@ -1,4 +1,4 @@
-import { protocolError, RegistryError } from './errors.ts';
+import { protocolError, RegistryError } from '../errors.ts';
 import type { BodySink } from './http.ts';
 
 /** Keeps a whole body of bounded size. */

@@ -1,12 +1,11 @@
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { isAmong, type Credentials } from '../registry/auth.ts';
-import { registryName } from '../registry/reference.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import { errorText } from '../util/errors.ts';
+import { isAmong, type Credentials } from '../auth/auth.ts';
+import { registryName } from '../reference.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { errorText } from '../../util/errors.ts';
 import { invalid, unreadable, type NamedFile } from './access-files.ts';
-import type { Config } from './config-schema.ts';
 import { CredentialHelpers } from './credential-helpers.ts';
 import { findEntry, readDockerConfig, type DockerConfig } from './docker-config.ts';
 
@@ -22,6 +21,12 @@ const FILE_NAME = /(\.json|\.dockerconfigjson|\.dockercfg)$/;
 /** How Docker Hub is called where credentials are kept. */
 const DOCKER_HUB = 'docker.io';
 const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/';
+
+/** Where credentials are kept: Docker config files, and folders or files of Kubernetes image pull secrets. */
+export interface CredentialFiles {
+  readonly dockerConfigs: readonly string[];
+  readonly pullSecrets: readonly string[];
+}
 
 interface Source extends NamedFile {
   readonly runsHelpers: boolean;
@@ -47,7 +52,7 @@ export class Keychain {
   /** Reads the files. Throws AccessFileError. */
   constructor(
     components: { readonly clock: Clock; readonly logger: Logger },
-    init: Config['credentials'],
+    init: CredentialFiles,
   ) {
     this.#logger = components.logger;
     this.#helpers = new CredentialHelpers(components);

@@ -5,20 +5,24 @@ import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
-import type { FetchedManifest, RegistryClient } from '../registry/client.ts';
-import { RegistryError } from '../registry/errors.ts';
-import type { OperationOptions } from '../registry/retry.ts';
-import { hostPlatform } from '../registry/platform.ts';
-import type { RegistriesInit } from '../registry/registries.ts';
-import { registryName } from '../registry/reference.ts';
+import type { FetchedManifest, RegistryClient } from './client.ts';
+import { RegistryError } from './errors.ts';
+import type { OperationOptions } from './http/retry.ts';
+import { hostPlatform } from './platform.ts';
+import type { RegistriesInit } from './registries.ts';
+import { registryName } from './reference.ts';
 import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/contracts/origin.ts';
-import type { ResolveReply, StatReply } from '../tree/messages.ts';
+import type { ResolveReply, StatReply } from '../transfer/contracts/origin.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
-import type { Config } from './config-schema.ts';
-import { Keychain } from './keychain.ts';
-import { proxyEnvironment, registryConfigs, withoutSecrets } from './registry-access.ts';
+import { Keychain, type CredentialFiles } from './credentials/keychain.ts';
+import {
+  registryConfigs,
+  withoutSecrets,
+  type RegistryEntry,
+} from './credentials/registry-files.ts';
+import { proxyEnvironment } from './http/proxy.ts';
 import { StatCache } from './stat-cache.ts';
 
 interface RegistryOriginComponents {
@@ -30,9 +34,13 @@ interface RegistryOriginComponents {
 }
 
 interface RegistryOriginInit {
-  readonly registries: Config['registries'];
-  readonly credentials?: Config['credentials'];
-  readonly limits?: Config['limits'];
+  readonly registries: readonly RegistryEntry[];
+  readonly credentials?: CredentialFiles;
+  readonly limits?: {
+    /** Requests to each registry at a time. */
+    readonly originReads: number;
+    readonly registryRequestsPerSecond?: number | undefined;
+  };
   /** Of the environment: those that name proxies count. */
   readonly variables?: Readonly<Record<string, string | undefined>>;
 }
@@ -164,7 +172,7 @@ export class RegistryOrigin implements Origin {
     if (this.#closed) {
       throw new RegistryError('the registries were closed', { code: 'closed' });
     }
-    return import('../registry/client.ts').then(
+    return import('./client.ts').then(
       ({ RegistryClient }) => new RegistryClient(this.#components, init),
     );
   }

@@ -11,11 +11,11 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { Keychain } from '../../src/agent/keychain.ts';
-import type { Logger } from '../../src/runtime/logger.ts';
-import { SystemClock } from '../../src/runtime/node/clock.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { Keychain } from '../../../src/registry/credentials/keychain.ts';
+import type { Logger } from '../../../src/runtime/logger.ts';
+import { SystemClock } from '../../../src/runtime/node/clock.ts';
+import { FakeClock } from '../../support/fake-clock.ts';
+import { tempFolder } from '../../support/temp-folder.ts';
 
 type Init = ConstructorParameters<typeof Keychain>[1];
 

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
-import { StatCache } from '../../src/agent/stat-cache.ts';
+import { StatCache } from '../../src/registry/stat-cache.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
 import { FakeClock } from '../support/fake-clock.ts';
-import { DIGEST } from './twins.ts';
+import { DIGEST } from '../agent/twins.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'app' };
 const REPLY: StatReply = { sizeBytes: 5, isPublic: true };

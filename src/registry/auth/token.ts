@@ -1,8 +1,8 @@
-import type { Clock } from '../runtime/clock.ts';
-import { protocolError } from './errors.ts';
-import { safeUrl, type HttpRequest, type HttpSender } from './http.ts';
-import { CollectingSink } from './sinks.ts';
-import { statusError } from './status.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { protocolError } from '../errors.ts';
+import { safeUrl, type HttpRequest, type HttpSender } from '../http/http.ts';
+import { CollectingSink } from '../http/sinks.ts';
+import { statusError } from '../http/status.ts';
 
 /** Tokens of the big registries have 1 to 6 KiB; servers refuse headers of more than 8 or 16 KiB. */
 const TOKEN_ANSWER_BYTES_MAX = 64 * 1024;

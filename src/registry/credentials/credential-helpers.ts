@@ -1,10 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import type { Credentials } from '../registry/auth.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import { errorText } from '../util/errors.ts';
+import type { Credentials } from '../auth/auth.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { errorText } from '../../util/errors.ts';
 
-/** One run of a helper; those of clouds ask a server. Below the time that a token may take (registry/auth.ts). (tunable) */
+/** One run of a helper; those of clouds ask a server. Below the time that a token may take (registry/auth/auth.ts). (tunable) */
 const RUN_MS_MAX = 5_000;
 
 /** Of what it prints; tokens of clouds have some KiB. */

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { parseChallenges } from '../../src/registry/challenge.ts';
+import { parseChallenges } from '../../../src/registry/auth/challenge.ts';
 
 function plain(header: string | readonly string[] | undefined) {
   return parseChallenges(header).map(({ scheme, parameters }) => [

@@ -1,4 +1,4 @@
-import { protocolError, RegistryError } from './errors.ts';
+import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpHead } from './http.ts';
 import { parseRetryAfter } from './retry-after.ts';
 

@@ -1,0 +1,34 @@
+import { isIP, isIPv4, isIPv6 } from 'node:net';
+import { isHost, parsePort } from '../../registry/hosts.ts';
+
+/** Base58 (peer ids of the forms `12D3KooW...` and `Qm...`) or base32 CIDs; the transport checks the rest. */
+const PEER = /^[1-9A-Za-z]{32,80}$/;
+
+/** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: something to listen on, and to tell others, so that port 0 will not do. */
+export function isListenMultiaddr(text: string): boolean {
+  const parts = text.split('/');
+  return parts.length === 5 && /^ip[46]$/.test(parts[1] ?? '') && isTcpMultiaddr(parts);
+}
+
+/** Whether the text is `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`, perhaps followed by `/p2p/PEER`: something to dial. */
+export function isDialMultiaddr(text: string): boolean {
+  const parts = text.split('/');
+  if (!isTcpMultiaddr(parts)) return false;
+  if (parts.length === 5) return true;
+  return parts.length === 7 && parts[5] === 'p2p' && PEER.test(parts[6] ?? '');
+}
+
+/** Whether the text is `dns:NAME:PORT`: the agents behind all addresses of a name. */
+export function isDnsRoot(text: string): boolean {
+  const match = /^dns:([^:]+):([0-9]+)$/.exec(text);
+  return match !== null && isHost(match[1] ?? '') && (parsePort(match[2] ?? '') ?? 0) > 0;
+}
+
+function isTcpMultiaddr(parts: readonly string[]): boolean {
+  const [empty, protocol = '', host = '', tcp, portText = ''] = parts;
+  const port = parsePort(portText);
+  if (empty !== '' || tcp !== 'tcp' || port === undefined || port === 0) return false;
+  if (protocol === 'ip4') return isIPv4(host);
+  if (protocol === 'ip6') return isIPv6(host);
+  return /^dns[46]?$/.test(protocol) && isIP(host) === 0 && isHost(host);
+}
