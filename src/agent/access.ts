@@ -13,7 +13,7 @@ import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
-import type { BlobAddress, RememberingGate } from './ports.ts';
+import type { BlobAddress, RememberingGate } from './access-contract.ts';
 
 /** Longest wait for a registry's verdict; below the time that a read has. */
 const CHECK_MS_MAX = 15_000;

@@ -1,5 +1,5 @@
 import { errorText } from '../util/errors.ts';
-import { AgentError } from './errors.ts';
+import { AdminError } from './errors.ts';
 
 /** Where `xylem status` and the like ask unless told otherwise: the default of `admin.listen`, on this host. */
 export const ADMIN_URL_DEFAULT = 'http://127.0.0.1:19146';
@@ -19,7 +19,7 @@ interface AdminRequest {
   readonly timeoutMs?: number;
 }
 
-/** Asks a running agent, at `base` (`http://host:port`), and gives the JSON of its answer. Rejects with AgentError. */
+/** Asks a running agent, at `base` (`http://host:port`), and gives the JSON of its answer. Rejects with AdminError. */
 export async function askAgent(base: string, request: AdminRequest): Promise<unknown> {
   const url = base.replace(/\/+$/, '') + request.path;
   const timeoutMs = request.timeoutMs ?? TIMEOUT_MS;
@@ -37,18 +37,18 @@ export async function askAgent(base: string, request: AdminRequest): Promise<unk
     });
     text = await textOf(response, url);
   } catch (cause) {
-    throw cause instanceof AgentError ? cause : failure(base, { url, timeoutMs, cause });
+    throw cause instanceof AdminError ? cause : failure(base, { url, timeoutMs, cause });
   }
   const json = jsonOf(text);
   if (json === undefined) {
-    throw new AgentError(
+    throw new AdminError(
       `${url} answered ${response.status} without JSON: is it the admin address of an agent (admin.listen)?`,
       { code: 'admin-protocol', url },
     );
   }
   if (response.ok) return json;
   const { error, code } = json as { error?: unknown; code?: unknown };
-  throw new AgentError(typeof error === 'string' ? error : `${url} answered ${response.status}`, {
+  throw new AdminError(typeof error === 'string' ? error : `${url} answered ${response.status}`, {
     code: 'admin-refused',
     status: response.status,
     reason: typeof code === 'string' ? code : '',
@@ -61,7 +61,7 @@ async function textOf(response: Response, url: string): Promise<string> {
   for await (const piece of response.body ?? []) {
     sizeBytes += piece.length;
     if (sizeBytes > ANSWER_BYTES_MAX) {
-      throw new AgentError(`the answer of ${url} is larger than ${ANSWER_BYTES_MAX} bytes`, {
+      throw new AdminError(`the answer of ${url} is larger than ${ANSWER_BYTES_MAX} bytes`, {
         code: 'admin-protocol',
         url,
       });
@@ -83,10 +83,10 @@ function jsonOf(text: string): object | undefined {
 function failure(
   base: string,
   found: { readonly url: string; readonly timeoutMs: number; readonly cause: unknown },
-): AgentError {
+): AdminError {
   const { url, timeoutMs, cause } = found;
   if (cause instanceof Error && cause.name === 'TimeoutError') {
-    return new AgentError(
+    return new AdminError(
       `the agent at ${base} did not answer within ${timeoutMs} ms`,
       { code: 'admin-timeout', url },
       { cause },
@@ -95,7 +95,7 @@ function failure(
   // fetch() says "fetch failed"; what failed is in the cause.
   const inner = cause instanceof Error && cause.cause !== undefined ? cause.cause : cause;
   const reason = (inner as NodeJS.ErrnoException).code ?? errorText(inner);
-  return new AgentError(
+  return new AdminError(
     `cannot reach an agent at ${base}: ${reason}; start one with \`xylem agent\`, or name its admin address with --admin`,
     { code: 'admin-unreachable', url },
     { cause },

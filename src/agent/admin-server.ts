@@ -13,7 +13,8 @@ import {
 } from '../registry/hosts.ts';
 import { boundAddress, errorBody, listenError } from './listen.ts';
 import type { AdminToken } from './admin-token.ts';
-import type { MountService, PreheatService, StatusSource, StoreService } from './ports.ts';
+import type { MountService, StatusSource, StoreService } from './ports.ts';
+import type { PreheatService } from '../transfer/preheat-messages.ts';
 import { addPreheatRoutes } from './preheat-routes.ts';
 import type { PromMetrics } from './prom-metrics.ts';
 
@@ -97,7 +98,7 @@ interface AdminComponents {
  * It tells facts to whoever reaches it; what changes something is done for connections from this host alone, and only when the request was
  * not made through a foreign name, so that no web page can do it either. Preheats are done also for who has the token.
  *
- * Life: constructed -> `start()` (listens; rejects with AgentError) -> `stop()` (closes every connection).
+ * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (closes every connection).
  */
 export class AdminServer {
   readonly #components: AdminComponents;

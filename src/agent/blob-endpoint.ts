@@ -27,7 +27,7 @@ import type { ClientOrigin } from './client-origin.ts';
 import { evaluateConditions, hasConditions } from './conditions.ts';
 import type { LocalRoute } from './local-server.ts';
 import type { PassThrough } from './pass-through.ts';
-import type { BlobDirectory, RememberingGate } from './ports.ts';
+import type { BlobDirectory, RememberingGate } from './access-contract.ts';
 
 /** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
 const DEADLINE_MS = 25_000;

@@ -10,7 +10,7 @@ import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access.ts';
 import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
-import type { BlobAddress } from './ports.ts';
+import type { BlobAddress } from './access-contract.ts';
 
 /** Ways remembered, with URLs of 8 KiB at most; the oldest goes. */
 const WAYS_MAX = 512;

@@ -8,12 +8,11 @@ import { AccessCheck } from './access.ts';
 import { BlobEndpoint } from './blob-endpoint.ts';
 import { BlobSender } from './blob-sender.ts';
 import type { ClientOrigin } from './client-origin.ts';
-import type { Config } from './config-schema.ts';
 import { EngineDirectory } from './engine-directory.ts';
 import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import type { LocalRoute } from './local-server.ts';
 import { PassThrough } from './pass-through.ts';
-import type { AccessGate, BlobDirectory } from './ports.ts';
+import type { AccessGate, BlobDirectory } from './access-contract.ts';
 import { StatCache } from '../registry/stat-cache.ts';
 
 interface Components {
@@ -27,6 +26,13 @@ interface Components {
   readonly metrics: Metrics;
 }
 
+/** See the keys of `local` in docs/CONFIGURATION.md. */
+export interface EdgeInit {
+  readonly prefix: string;
+  readonly accessSeconds: number;
+  readonly accessStaleSeconds: number;
+}
+
 /**
  * What is served to the programs of this host, and what its other routes need: the gate that they ask before they give away what is
  * cached, blobs by digest, and what sends them.
@@ -38,10 +44,7 @@ export interface Edge {
   readonly sender: BlobSender;
 }
 
-export function makeEdge(
-  components: Components,
-  init: Pick<Config['local'], 'prefix' | 'accessSeconds' | 'accessStaleSeconds'>,
-): Edge {
+export function makeEdge(components: Components, init: EdgeInit): Edge {
   const { engine, clock, origin, urls } = components;
   const stats = new StatCache(components, (digest, where, signal) =>
     engine.tree.stat(digest, where, signal),

@@ -4,7 +4,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
 import type { StatReply } from '../tree/messages.ts';
 import { orAbort } from '../util/or-abort.ts';
-import type { BlobAddress, BlobDirectory } from './ports.ts';
+import type { BlobAddress, BlobDirectory } from './access-contract.ts';
 
 /** How long after its last use a blob that a local client opened stays in its trees: as long as the trees keep a silent host. */
 const IDLE_MS_MAX = 20 * 60_000;

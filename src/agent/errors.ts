@@ -1,9 +1,7 @@
 import { CodedError } from '../util/errors.ts';
 
-/** What goes wrong around the agent's servers and their clients. */
-export class AgentError extends CodedError<
-  | { readonly code: 'listen'; readonly key: string }
-  | { readonly code: 'local-read' }
+/** What a command did not get from a running agent. */
+export class AdminError extends CodedError<
   | { readonly code: 'admin-unreachable'; readonly url: string }
   | { readonly code: 'admin-timeout'; readonly url: string }
   | { readonly code: 'admin-protocol'; readonly url: string }

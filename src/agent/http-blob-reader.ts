@@ -2,14 +2,17 @@ import { Agent, request } from 'node:http';
 import { buffer } from 'node:stream/consumers';
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { BlobReader, ReadOptions } from '../transfer/contracts/blob-reader.ts';
-import { AgentError } from './errors.ts';
+import { CodedError } from '../util/errors.ts';
 
 /** Connections to the agent: more reads than that wait. */
 const CONNECTIONS_MAX = 16;
 
 const READ_TIMEOUT_MS = 30_000;
 
-/** Reads blobs through the local endpoint of an agent in another process, the way overlaybd does. Rejects with AgentError. */
+/** The local endpoint did not give what was asked of it. */
+export class LocalReadError extends CodedError<{ readonly code: 'local-read' }> {}
+
+/** Reads blobs through the local endpoint of an agent in another process, the way overlaybd does. Rejects with LocalReadError. */
 export class HttpBlobReader implements BlobReader {
   readonly #base: string;
   readonly #origin: BlobOrigin;
@@ -30,7 +33,7 @@ export class HttpBlobReader implements BlobReader {
     return new Promise((resolve, reject) => {
       const fail = (why: string, cause?: unknown): void =>
         reject(
-          new AgentError(
+          new LocalReadError(
             `bytes ${offset}+${length} of ${blob.digest} could not be read at ${this.#base}: ${why}`,
             { code: 'local-read' },
             { cause },

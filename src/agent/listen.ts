@@ -1,10 +1,12 @@
 import type { AddressInfo } from 'node:net';
 import { CodedError, errorText } from '../util/errors.ts';
 import { httpAddress, type ListenAddress } from '../registry/hosts.ts';
-import { AgentError } from './errors.ts';
+
+/** A server cannot listen on its address; `key` is the key of the configuration that chose it. */
+export class ListenError extends CodedError<{ readonly code: 'listen'; readonly key: string }> {}
 
 /** The error of a server that could not listen; `key` is the key of the configuration that chose the address. */
-export function listenError(address: ListenAddress, key: string, cause: unknown): AgentError {
+export function listenError(address: ListenAddress, key: string, cause: unknown): ListenError {
   const code = (cause as NodeJS.ErrnoException).code;
   const reason =
     code === 'EADDRINUSE'
@@ -14,7 +16,7 @@ export function listenError(address: ListenAddress, key: string, cause: unknown)
         : code === 'EACCES'
           ? 'this user may not use that port'
           : errorText(cause);
-  return new AgentError(
+  return new ListenError(
     `cannot listen on ${httpAddress(address)} (${key}): ${reason}`,
     { code: 'listen', key },
     { cause },

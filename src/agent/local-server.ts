@@ -25,7 +25,7 @@ const DRAIN_MS = 5_000;
 /**
  * The HTTP server for programs of this host. Routes see the raw request target, since origin URLs in it must not be tidied.
  *
- * Life: constructed -> `start()` (listens; rejects with AgentError) -> `stop()` (no new connections, answers under way get 5 s, then all is closed).
+ * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (no new connections, answers under way get 5 s, then all is closed).
  */
 export class LocalServer {
   readonly #clock: Clock;

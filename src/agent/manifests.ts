@@ -7,13 +7,12 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Counter, Metrics } from '../runtime/metrics.ts';
-import type { HostAddress, ManifestReply, ManifestRequest } from '../tree/messages.ts';
+import type { AgentRole, HostAddress, ManifestReply, ManifestRequest } from '../tree/messages.ts';
 import { rendezvousOrder } from '../tree/rendezvous.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import type { Config } from './config-schema.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
 import { MirrorError, mirrorError, refusalError, refusalOf } from './mirror-error.ts';
 
@@ -77,7 +76,7 @@ interface ManifestsComponents {
 
 interface ManifestsInit {
   readonly self: PeerId;
-  readonly role: Config['role'];
+  readonly role: AgentRole;
   /** How long a tag is believed without asking the registry again. */
   readonly tagMs: number;
   /** How much longer it is believed while the registry cannot be reached; 0 for not at all. */

@@ -18,7 +18,7 @@ import type { Manifests } from './manifests.ts';
 import { mirrorError, type MirrorErrorDetail } from './mirror-error.ts';
 import { parseMirrorTarget, type MirrorTarget } from './mirror-target.ts';
 import type { MirrorPing } from './mirror-ping.ts';
-import type { AccessGate, BlobAddress, BlobDirectory } from './ports.ts';
+import type { AccessGate, BlobAddress, BlobDirectory } from './access-contract.ts';
 
 /** No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may take (manifests.ts). */
 const DEADLINE_MS = 30_000;

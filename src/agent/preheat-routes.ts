@@ -9,7 +9,7 @@ import {
   type PreheatState,
 } from '../transfer/preheat-messages.ts';
 import { CodedError } from '../util/errors.ts';
-import type { PreheatService } from './ports.ts';
+import type { PreheatService } from '../transfer/preheat-messages.ts';
 import { preheatFailureText } from './preheat-text.ts';
 
 /** A registry's names and a tag fit; see src/registry/reference.ts. */

@@ -18,11 +18,10 @@ import {
   type PreheatTransport,
 } from '../transfer/preheat-messages.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
-import type { HostAddress } from '../tree/messages.ts';
+import type { AgentRole, HostAddress } from '../tree/messages.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import type { Config } from './config-schema.ts';
-import type { PreheatService } from './ports.ts';
+import type { PreheatService } from '../transfer/preheat-messages.ts';
 
 /** For a root to answer: from memory. */
 const CALL_MS_MAX = 5_000;
@@ -58,7 +57,7 @@ export class ClusterPreheats implements PreheatService {
 
   constructor(
     components: Components,
-    init: { readonly role: Config['role']; readonly zone: string; readonly quotaBytes: number },
+    init: { readonly role: AgentRole; readonly zone: string; readonly quotaBytes: number },
   ) {
     this.#components = components;
     this.#zone = init.zone;

@@ -129,3 +129,12 @@ function annotationsAt(value: unknown, field: string): Record<string, string> {
   }
   return object as Record<string, string>;
 }
+
+/** The blobs of an image, each once: what a pull reads, and what a mount reads. Empty ones have nothing to bring. */
+export function blobsOf(manifest: Manifest): readonly BlobRef[] {
+  const blobs = new Map<Digest, BlobRef>();
+  for (const { digest, size } of [manifest.config, ...manifest.layers]) {
+    if (size > 0) blobs.set(digest, { digest, sizeBytes: size });
+  }
+  return [...blobs.values()];
+}

@@ -18,7 +18,9 @@ import {
   type PreheatOrder,
   type PreheatState,
 } from './preheat-messages.ts';
-import { blobsOf, bytesOf, tracedBlocks, wholeImage, type PlannedBlock } from './preheat-plan.ts';
+import { blobsOf } from '../image/manifest.ts';
+import { bytesOf, wholeImage } from './preheat-plan.ts';
+import { tracedBlocks, type PlannedBlock } from './read/traced-blocks.ts';
 
 /**
  * Bytes asked for at a time: 16 MiB. A window that the simulator was measured with (docs/TREES.md), and far more than the 8 prefetches

@@ -125,6 +125,14 @@ export interface PreheatTransport {
   ): Promise<HostPreheatReply>;
 }
 
+/** Preheats, as the admin endpoint starts and shows them. Rejects with PreheatError. */
+export interface PreheatService {
+  start(spec: PreheatSpec): Promise<PreheatJob>;
+  get(id: string): Promise<PreheatJob>;
+  /** What has come stays where it is. */
+  cancel(id: string): Promise<PreheatJob>;
+}
+
 /** Why a preheat was not begun, or not found. `full`: as many are under way as are let. */
 export class PreheatError extends CodedError<
   | { readonly code: 'full' }

@@ -2,6 +2,9 @@ import type { BlobOrigin, BlobRef, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
+/** What an agent is: a root reads from registries and keeps trees, a relay keeps those of its group, a child does neither. */
+export type AgentRole = 'root' | 'relay' | 'child';
+
 /** A host that can be dialled. Addresses are multiaddrs without the peer id. */
 export interface HostAddress {
   readonly peer: PeerId;

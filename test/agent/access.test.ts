@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { AccessCheck } from '../../src/agent/access.ts';
-import type { BlobAddress } from '../../src/agent/ports.ts';
+import type { BlobAddress } from '../../src/agent/access-contract.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { RegistryError } from '../../src/registry/errors.ts';
 import type { UrlAnswer, UrlRequest } from '../../src/registry/url-client.ts';

@@ -7,7 +7,11 @@ import { BlobSender } from '../../src/agent/blob-sender.ts';
 import { LocalServer } from '../../src/agent/local-server.ts';
 import { AccessError } from '../../src/agent/access.ts';
 import { ClientWay } from '../../src/agent/client-origin.ts';
-import type { BlobAddress, BlobDirectory, RememberingGate } from '../../src/agent/ports.ts';
+import type {
+  BlobAddress,
+  BlobDirectory,
+  RememberingGate,
+} from '../../src/agent/access-contract.ts';
 import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import type { BlobRef } from '../../src/image/block.ts';
 import type { Digest } from '../../src/image/digest.ts';

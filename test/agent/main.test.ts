@@ -107,7 +107,7 @@ describe('main() failures', () => {
       /^xylem: cannot reach an agent at http:\/\/127.0.0.1:1: .*--admin\n$/,
     );
     const debug = await xylem(['status', '--admin', NOTHING_THERE], { XYLEM_DEBUG: '1' });
-    expect(debug.err).toMatch(/AgentError: cannot reach[^]*\n {4}at /);
+    expect(debug.err).toMatch(/AdminError: cannot reach[^]*\n {4}at /);
   });
 
   it('are an object on standard output with --json', async () => {

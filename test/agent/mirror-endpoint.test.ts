@@ -5,7 +5,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { BlobSender } from '../../src/agent/blob-sender.ts';
 import { LocalServer } from '../../src/agent/local-server.ts';
 import { MirrorEndpoint } from '../../src/agent/mirror-endpoint.ts';
-import type { BlobAddress } from '../../src/agent/ports.ts';
+import type { BlobAddress } from '../../src/agent/access-contract.ts';
 import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../src/agent/admin-server.ts';
 import { AdminToken } from '../../src/agent/admin-token.ts';
-import type { PreheatService } from '../../src/agent/ports.ts';
+import type { PreheatService } from '../../src/transfer/preheat-messages.ts';
 import { PromMetrics } from '../../src/agent/prom-metrics.ts';
 import { silentLogger, type Logger } from '../../src/runtime/logger.ts';
 import {

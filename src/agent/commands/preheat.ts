@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isFinal, type PreheatJob } from '../../transfer/preheat-messages.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent } from '../admin-client.ts';
-import { AgentError } from '../errors.ts';
+import { AdminError } from '../errors.ts';
 import { preheatFailureText } from '../preheat-text.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
@@ -67,7 +67,7 @@ async function preheat(image: string, options: Options): Promise<void> {
   }
   const job = await follow(started, admin);
   if (job.state !== 'done') {
-    throw new AgentError(preheatFailureText(job), { code: 'preheat', id: job.id });
+    throw new AdminError(preheatFailureText(job), { code: 'preheat', id: job.id });
   }
   const { totalBytes } = sums(job);
   const hosts = `${job.hosts.length} host${job.hosts.length === 1 ? '' : 's'}`;
@@ -106,7 +106,7 @@ async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
 
 /** Whether what failed may work again soon. */
 function mayPass(error: unknown): boolean {
-  if (!(error instanceof AgentError)) return false;
+  if (!(error instanceof AdminError)) return false;
   const { detail } = error;
   if (detail.code === 'admin-refused') return detail.status >= 500;
   return detail.code === 'admin-unreachable' || detail.code === 'admin-timeout';

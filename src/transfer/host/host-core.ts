@@ -4,6 +4,7 @@ import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import type { Random } from '../../runtime/random.ts';
 import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
 import type {
+  AgentRole,
   HostAddress,
   HostCard,
   JoinReply,
@@ -52,7 +53,7 @@ export interface Upstreams {
 export interface HostCoreInit extends Upstreams {
   readonly self: HostCard;
   /** What this host keeps: a root trees of its own stripes, a relay the part of its group in trees that hang from the roots'. */
-  readonly role: 'root' | 'relay' | 'child';
+  readonly role: AgentRole;
   readonly blocks?: Partial<CoreInit>;
   readonly topology?: Omit<TopologyInit, 'self'>;
   readonly reportIntervalMs?: number;
