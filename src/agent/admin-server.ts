@@ -14,7 +14,7 @@ import {
 import { boundAddress, errorBody, listenError } from './listen.ts';
 import type { AdminToken } from './admin-token.ts';
 import type { MountService, StatusSource, StoreService } from './ports.ts';
-import type { PreheatService } from '../transfer/preheat-messages.ts';
+import type { PreheatService } from '../preheat/messages.ts';
 import { addPreheatRoutes } from './preheat-routes.ts';
 import type { PromMetrics } from './prom-metrics.ts';
 

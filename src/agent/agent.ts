@@ -34,7 +34,7 @@ import { Manifests } from './manifests.ts';
 import { MirrorEndpoint } from './mirror-endpoint.ts';
 import { MirrorPing } from './mirror-ping.ts';
 import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './ports.ts';
-import { ClusterPreheats } from './preheat-service.ts';
+import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './prom-metrics.ts';
 import { registryConfigs, withoutSecrets } from '../registry/credentials/registry-files.ts';
 import { proxyEnvironment } from '../registry/http/proxy.ts';

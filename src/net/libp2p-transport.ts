@@ -13,7 +13,7 @@ import type {
   PreheatRequest,
   PreheatServer,
   PreheatTransport,
-} from '../transfer/preheat-messages.ts';
+} from '../preheat/messages.ts';
 import type {
   BlockRequest,
   BlockServer,

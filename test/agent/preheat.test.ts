@@ -16,7 +16,7 @@ import { blockCount } from '../../src/image/block.ts';
 import { parseManifest, type Descriptor, type Manifest } from '../../src/image/manifest.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { isFinal, type PreheatJob } from '../../src/transfer/preheat-messages.ts';
+import { isFinal, type PreheatJob } from '../../src/preheat/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { describeWith, needs } from '../support/requires.ts';
 

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isFinal, type PreheatJob } from '../../transfer/preheat-messages.ts';
+import { isFinal, type PreheatJob } from '../../preheat/messages.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent } from '../admin-client.ts';
 import { AdminError } from '../errors.ts';

@@ -1,6 +1,6 @@
 import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
-import type { PreheatServer } from '../../transfer/preheat-messages.ts';
+import type { PreheatServer } from '../../preheat/messages.ts';
 import {
   PeerError,
   type PeerErrorDetail,

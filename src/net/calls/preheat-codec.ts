@@ -12,7 +12,7 @@ import {
   type PreheatOrder,
   type PreheatRequest,
   type PreheatSpec,
-} from '../../transfer/preheat-messages.ts';
+} from '../../preheat/messages.ts';
 import { defined } from '../../util/assert.ts';
 import type { ByteReader } from '../wire/byte-reader.ts';
 import type { ByteWriter } from '../wire/byte-writer.ts';

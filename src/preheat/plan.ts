@@ -1,5 +1,5 @@
 import { blockCount, blockIndex, blockLength, type BlobRef } from '../image/block.ts';
-import type { PlannedBlock } from './read/traced-blocks.ts';
+import type { PlannedBlock } from '../transfer/read/traced-blocks.ts';
 
 /**
  * All blocks of the blobs, all blobs at one pace, so that all their trees carry at the same time (docs/TREES.md). Named one by one, since

@@ -4,8 +4,8 @@ import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
-import { HostPreheats } from '../transfer/host-preheats.ts';
-import { PreheatJobs } from '../transfer/preheat-jobs.ts';
+import { HostPreheats } from './host-preheats.ts';
+import { PreheatJobs } from './jobs.ts';
 import {
   PreheatError,
   type HostPreheatReply,
@@ -16,12 +16,12 @@ import {
   type PreheatServer,
   type PreheatSpec,
   type PreheatTransport,
-} from '../transfer/preheat-messages.ts';
+} from './messages.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import type { PreheatService } from '../transfer/preheat-messages.ts';
+import type { PreheatService } from './messages.ts';
 
 /** For a root to answer: from memory. */
 const CALL_MS_MAX = 5_000;

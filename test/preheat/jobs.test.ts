@@ -8,14 +8,14 @@ import {
   type PreheatOrder,
   type PreheatSpec,
   isFinal,
-} from '../../src/transfer/preheat-messages.ts';
+} from '../../src/preheat/messages.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
-import { PreheatJobs } from '../../src/transfer/preheat-jobs.ts';
+import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
 import { FakeClock } from '../support/fake-clock.ts';
-import { ORIGIN } from './cluster.ts';
-import { digestOf } from './preheat-images.ts';
+import { ORIGIN } from '../transfer/cluster.ts';
+import { digestOf } from './images.ts';
 
 const MANIFEST = new Uint8Array([1, 2, 3]);
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };

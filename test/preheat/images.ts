@@ -3,10 +3,10 @@ import { OVERLAYBD_ANNOTATION, type Descriptor } from '../../src/image/manifest.
 import { parseDigest, type Digest } from '../../src/image/digest.ts';
 import { tarOf } from '../../src/image/tar.ts';
 import { encodeTrace, type TraceAccess } from '../../src/image/trace.ts';
-import type { PreheatOrder, PreheatPart } from '../../src/transfer/preheat-messages.ts';
+import type { PreheatOrder, PreheatPart } from '../../src/preheat/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { codec } from '../support/layers.ts';
-import { ORIGIN, type CountingOrigin } from './cluster.ts';
+import { ORIGIN, type CountingOrigin } from '../transfer/cluster.ts';
 
 export function digestOf(bytes: Uint8Array): Digest {
   const hex = createHash('sha256').update(bytes).digest('hex');

@@ -8,14 +8,14 @@ import { silentLogger } from '../../src/runtime/logger.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { TransferError } from '../../src/transfer/contracts/errors.ts';
-import { HostPreheats } from '../../src/transfer/host-preheats.ts';
-import { isFinal, type HostProgress } from '../../src/transfer/preheat-messages.ts';
-import { bytesOf, wholeImage } from '../../src/transfer/preheat-plan.ts';
+import { HostPreheats } from '../../src/preheat/host-preheats.ts';
+import { isFinal, type HostProgress } from '../../src/preheat/messages.ts';
+import { bytesOf, wholeImage } from '../../src/preheat/plan.ts';
 import { defined } from '../../src/util/assert.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
-import { Cluster, type Node } from './cluster.ts';
-import { digestOf, orderOf, sizeOf } from './preheat-images.ts';
+import { Cluster, type Node } from '../transfer/cluster.ts';
+import { digestOf, orderOf, sizeOf } from './images.ts';
 
 const BLOCK = BLOCK_SIZE_BYTES;
 

@@ -18,8 +18,8 @@ import {
   type PreheatSpec,
   type PreheatState,
   type PreheatTransport,
-} from './preheat-messages.ts';
-import { PeerError } from './contracts/transport.ts';
+} from './messages.ts';
+import { PeerError } from '../transfer/contracts/transport.ts';
 
 /** Preheats that a root leads at a time: each host brings in one image after the other anyway. */
 const JOBS_RUNNING_MAX = 8;

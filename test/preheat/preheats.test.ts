@@ -1,12 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import { ClusterPreheats } from '../../src/agent/preheat-service.ts';
+import { ClusterPreheats } from '../../src/preheat/preheats.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type {
-  PreheatJob,
-  PreheatRequest,
-  PreheatSpec,
-} from '../../src/transfer/preheat-messages.ts';
+import type { PreheatJob, PreheatRequest, PreheatSpec } from '../../src/preheat/messages.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { FakeClock } from '../support/fake-clock.ts';

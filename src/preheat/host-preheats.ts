@@ -8,19 +8,19 @@ import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
-import type { ReadOptions, LocatedBlob } from './contracts/blob-reader.ts';
-import { TransferError } from './contracts/errors.ts';
-import { openImage, type ImageOpener } from './read/open-image.ts';
+import type { ReadOptions, LocatedBlob } from '../transfer/contracts/blob-reader.ts';
+import { TransferError } from '../transfer/contracts/errors.ts';
+import { openImage, type ImageOpener } from '../transfer/read/open-image.ts';
 import {
   isFinal,
   type HostProgress,
   type PreheatFailure,
   type PreheatOrder,
   type PreheatState,
-} from './preheat-messages.ts';
+} from './messages.ts';
 import { blobsOf } from '../image/manifest.ts';
-import { bytesOf, wholeImage } from './preheat-plan.ts';
-import { tracedBlocks, type PlannedBlock } from './read/traced-blocks.ts';
+import { bytesOf, wholeImage } from './plan.ts';
+import { tracedBlocks, type PlannedBlock } from '../transfer/read/traced-blocks.ts';
 
 /**
  * Bytes asked for at a time: 16 MiB. A window that the simulator was measured with (docs/TREES.md), and far more than the 8 prefetches
