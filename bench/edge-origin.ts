@@ -2,7 +2,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { parseByteRange } from '../src/agent/byte-range.ts';
-import { LoopbackServer } from '../src/agent/loopback-server.ts';
+import { LoopbackServer } from '../src/demo/loopback-server.ts';
 import type { Clock } from '../src/runtime/clock.ts';
 
 /** What is sent between two looks at the allowance. */

@@ -3,7 +3,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
-import { AgentCluster, type ClusterHost } from '../src/agent/demo/agent-cluster.ts';
+import { AgentCluster, type ClusterHost } from '../src/demo/agent-cluster.ts';
 import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
 import { defined } from '../src/util/assert.ts';

@@ -8,8 +8,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { AgentCluster, ClusterHost } from '../src/agent/demo/agent-cluster.ts';
-import { EmbeddedRegistry } from '../src/agent/embedded-registry.ts';
+import type { AgentCluster, ClusterHost } from '../src/demo/agent-cluster.ts';
+import { EmbeddedRegistry } from '../src/demo/embedded-registry.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
 import { assert } from '../src/util/assert.ts';
 import { MIB } from '../src/util/bytes.ts';
@@ -88,7 +88,7 @@ async function clusterCode(
 ): Promise<{
   readonly AgentCluster: new (...init: ConstructorParameters<typeof AgentCluster>) => AgentCluster;
 }> {
-  if (size === 'smoke') return import('../src/agent/demo/agent-cluster.ts');
+  if (size === 'smoke') return import('../src/demo/agent-cluster.ts');
   const root = join(dir, 'package');
   const modules = join(PROJECT, 'node_modules');
   await mkdir(root);

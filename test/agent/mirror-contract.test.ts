@@ -5,7 +5,7 @@ import { request, type IncomingMessage, type OutgoingHttpHeaders } from 'node:ht
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
+import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { defined } from '../../src/util/assert.ts';
 import { Containerd } from '../support/containerd.ts';
 import { FakeRegistry, isAgent, type Misbehaviour } from '../support/fake-registry.ts';

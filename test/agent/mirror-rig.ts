@@ -4,11 +4,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
 import { carryOut, planMirror } from '../../src/agent/containerd-hosts.ts';
-import {
-  AgentCluster,
-  type ClusterHost,
-  type ClusterInit,
-} from '../../src/agent/demo/agent-cluster.ts';
+import { AgentCluster, type ClusterHost, type ClusterInit } from '../../src/demo/agent-cluster.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
 import type { TarImage } from '../support/tar-image.ts';
 import { tempFolder } from '../support/temp-folder.ts';

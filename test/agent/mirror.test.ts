@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import type { AgentCluster, ClusterInit } from '../../src/agent/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterInit } from '../../src/demo/agent-cluster.ts';
 import { Containerd } from '../support/containerd.ts';
 import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
+import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { ask, type Answer } from './local-client.ts';
 import { answerSoundly, Upstream, type Behaviour, type UpstreamBlob } from './upstream.ts';
 

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { AgentCluster } from '../../src/agent/demo/agent-cluster.ts';
+import { AgentCluster } from '../../src/demo/agent-cluster.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
 import { digestOf, putImage } from '../support/registry-content.ts';
 import { describeWith, needs } from '../support/requires.ts';

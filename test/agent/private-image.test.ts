@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { AgentCluster } from '../../src/agent/demo/agent-cluster.ts';
+import { AgentCluster } from '../../src/demo/agent-cluster.ts';
 import { makeCertificates } from '../support/certificates.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
 import { sampleBytes } from '../support/layers.ts';

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { parseByteRange } from '../../src/agent/byte-range.ts';
-import { LoopbackServer } from '../../src/agent/loopback-server.ts';
+import { LoopbackServer } from '../../src/demo/loopback-server.ts';
 
 /** A blob that an upstream serves. */
 export interface UpstreamBlob {

@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
-import type { DemoResult } from '../../src/agent/demo/demo.ts';
+import type { DemoResult } from '../../src/demo/demo.ts';
 import { describeWith, needs } from '../support/requires.ts';
 
 const run = promisify(execFile);

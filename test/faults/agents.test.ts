@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import type { AgentCluster, ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
-import type { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
-import { HttpBlobReader } from '../../src/agent/http-blob-reader.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
+import { HttpBlobReader } from '../../src/demo/http-blob-reader.ts';
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
 import { bytesEqual, MIB } from '../../src/util/bytes.ts';
 import { defined } from '../../src/util/assert.ts';

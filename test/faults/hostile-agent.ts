@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { MemoryStore } from '../../src/blockstore/memory-store.ts';
-import { freePorts } from '../../src/agent/demo/free-ports.ts';
+import { freePorts } from '../../src/demo/free-ports.ts';
 import { BLOCK_SIZE_BYTES } from '../../src/image/block.ts';
 import { peerIdOf, publicKeyOf } from '../../src/net/node/identity.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';

@@ -1,9 +1,9 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { AgentCluster, type ClusterHost } from '../../src/agent/demo/agent-cluster.ts';
-import { waitReady } from '../../src/agent/demo/processes.ts';
-import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
-import { HttpBlobReader } from '../../src/agent/http-blob-reader.ts';
+import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import { waitReady } from '../../src/demo/processes.ts';
+import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
+import { HttpBlobReader } from '../../src/demo/http-blob-reader.ts';
 import { DiskStore } from '../../src/blockstore/disk-store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../../src/image/block.ts';
 import { digestHex } from '../../src/image/digest.ts';

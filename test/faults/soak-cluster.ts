@@ -1,4 +1,4 @@
-import { freePorts } from '../../src/agent/demo/free-ports.ts';
+import { freePorts } from '../../src/demo/free-ports.ts';
 import { DiskStore } from '../../src/blockstore/disk-store.ts';
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
 import type { Digest } from '../../src/image/digest.ts';

@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
+import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { RegistryOrigin } from '../../src/registry/registry-origin.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';

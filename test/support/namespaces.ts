@@ -1,6 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { onTestFinished } from 'vitest';
-import type { HostPlace } from '../../src/agent/demo/agent-cluster.ts';
+import type { HostPlace } from '../../src/demo/agent-cluster.ts';
 
 /** Hosts of a network, of which some cannot reach the registry. */
 export interface Network {

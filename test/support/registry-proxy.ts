@@ -4,7 +4,7 @@ import { createServer, request, type RequestListener, type Server } from 'node:h
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
-import { stopServer } from '../../src/agent/loopback-server.ts';
+import { stopServer } from '../../src/demo/loopback-server.ts';
 import type { Certificates } from './certificates.ts';
 
 /** A request that a registry got, and what it sent. */

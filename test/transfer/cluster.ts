@@ -16,7 +16,7 @@ import { OriginError, type Origin } from '../../src/transfer/contracts/origin.ts
 import type { HostAddress, HostCard, ResolveReply, StatReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
-import { freePorts } from '../../src/agent/demo/free-ports.ts';
+import { freePorts } from '../../src/demo/free-ports.ts';
 
 export const ORIGIN: BlobOrigin = { registry: 'registry.test', repository: 'app' };
 

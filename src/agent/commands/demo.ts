@@ -1,7 +1,7 @@
 import { InvalidArgumentError, type Command } from 'commander';
-import { Demo, type DemoResult, type DemoRound } from '../demo/demo.ts';
-import { BLOCK_KIB, roundTable } from '../demo/figures.ts';
-import { DemoError } from '../demo/processes.ts';
+import { Demo, type DemoResult, type DemoRound } from '../../demo/demo.ts';
+import { BLOCK_KIB, roundTable } from '../../demo/figures.ts';
+import { DemoError } from '../../demo/processes.ts';
 import { jsonOption } from './output.ts';
 
 /** Each agent is a process of some 100 MB; more than this does not fit a laptop. */

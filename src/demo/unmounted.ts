@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
 import { accessSync, constants } from 'node:fs';
-import { ImageDisk } from '../../device/image-disk.ts';
-import type { BlobOrigin } from '../../image/block.ts';
-import type { Manifest } from '../../image/manifest.ts';
-import { NodeCodec } from '../../runtime/node/codec.ts';
-import { HttpBlobReader } from '../http-blob-reader.ts';
+import { ImageDisk } from '../device/image-disk.ts';
+import type { BlobOrigin } from '../image/block.ts';
+import type { Manifest } from '../image/manifest.ts';
+import { NodeCodec } from '../runtime/node/codec.ts';
+import { HttpBlobReader } from './http-blob-reader.ts';
 
 /** One read of 1 MiB in every 4 MiB of the disk: a good part of the image, in jumps. */
 const READ_BYTES = 1024 * 1024;

@@ -1,5 +1,5 @@
-import type { HeldBlob } from '../ports.ts';
-import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../../image/block.ts';
+import type { HeldBlob } from '../agent/ports.ts';
+import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../image/block.ts';
 
 /** Block bytes by source on one host. */
 export type BytesBySource = Readonly<Record<string, number>>;

@@ -2,9 +2,9 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { CodedError } from '../../util/errors.ts';
+import { CodedError } from '../util/errors.ts';
 
-const CLI = fileURLToPath(new URL('../../../bin/xylem.js', import.meta.url));
+const CLI = fileURLToPath(new URL('../../bin/xylem.js', import.meta.url));
 
 /** Longest wait for an agent to be ready, and for it to end after SIGTERM before it is killed. */
 const READY_MS_MAX = 90_000;

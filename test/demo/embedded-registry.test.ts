@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
-import { EmbeddedRegistry } from '../../src/agent/embedded-registry.ts';
+import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { sampleBytes } from '../support/layers.ts';
 import { putLayout } from '../support/oci-layout.ts';
 import { digestOf } from '../support/registry-content.ts';

@@ -2,12 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
-import { peerIdOf } from '../../net/node/identity.ts';
-import { ed25519Signer } from '../../runtime/node/signer.ts';
-import { defined } from '../../util/assert.ts';
-import { askAgent } from '../admin-client.ts';
-import type { Config } from '../config-schema.ts';
-import type { AgentStatus, HeldBlob, TreeStatus } from '../ports.ts';
+import { peerIdOf } from '../net/node/identity.ts';
+import { ed25519Signer } from '../runtime/node/signer.ts';
+import { defined } from '../util/assert.ts';
+import { askAgent } from '../agent/admin-client.ts';
+import type { Config } from '../agent/config-schema.ts';
+import type { AgentStatus, HeldBlob, TreeStatus } from '../agent/ports.ts';
 import { freePorts } from './free-ports.ts';
 import { startAgent, waitReady, type AgentProcess } from './processes.ts';
 

@@ -5,13 +5,13 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { convertDirectory } from '../../convert/convert-directory.ts';
-import { askAgent } from '../admin-client.ts';
-import { EmbeddedRegistry } from '../embedded-registry.ts';
-import { digestHex } from '../../image/digest.ts';
-import { parseManifest, type Manifest } from '../../image/manifest.ts';
-import { NodeCodec } from '../../runtime/node/codec.ts';
-import { NodeHash } from '../../runtime/node/hash.ts';
+import { convertDirectory } from '../convert/convert-directory.ts';
+import { askAgent } from '../agent/admin-client.ts';
+import { EmbeddedRegistry } from './embedded-registry.ts';
+import { digestHex } from '../image/digest.ts';
+import { parseManifest, type Manifest } from '../image/manifest.ts';
+import { NodeCodec } from '../runtime/node/codec.ts';
+import { NodeHash } from '../runtime/node/hash.ts';
 import { AgentCluster, type ClusterHost } from './agent-cluster.ts';
 import {
   difference,
