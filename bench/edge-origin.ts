@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { parseByteRange } from '../src/agent/byte-range.ts';
+import { parseByteRange } from '../src/edge/http/byte-range.ts';
 import { LoopbackServer } from '../src/demo/loopback-server.ts';
 import type { Clock } from '../src/runtime/clock.ts';
 

@@ -11,7 +11,7 @@ import {
   parseListenAddress,
   type ListenAddress,
 } from '../registry/hosts.ts';
-import { boundAddress, errorBody, listenError } from './listen.ts';
+import { boundAddress, errorBody, listenError } from '../edge/http/listen.ts';
 import type { AdminToken } from './admin-token.ts';
 import type { MountService, StatusSource, StoreService } from './ports.ts';
 import type { PreheatService } from '../preheat/messages.ts';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
-import { parseByteRange } from '../agent/byte-range.ts';
+import { parseByteRange } from '../edge/http/byte-range.ts';
 import { LoopbackServer } from './loopback-server.ts';
 
 /** What the registry has sent since its start. */

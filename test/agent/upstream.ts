@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { parseByteRange } from '../../src/agent/byte-range.ts';
+import { parseByteRange } from '../../src/edge/http/byte-range.ts';
 import { LoopbackServer } from '../../src/demo/loopback-server.ts';
 
 /** A blob that an upstream serves. */

@@ -1,9 +1,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import { join } from 'node:path';
-import { parseByteRange } from '../../src/agent/byte-range.ts';
+import { parseByteRange } from '../../src/edge/http/byte-range.ts';
 import { LoopbackServer } from '../../src/demo/loopback-server.ts';
-import { parseMirrorTarget } from '../../src/agent/mirror-target.ts';
+import { parseMirrorTarget } from '../../src/edge/mirror/target.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../src/image/manifest.ts';
 import { digestOf } from './registry-content.ts';

@@ -1,10 +1,10 @@
-import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { TransferEngine } from '../transfer/drive/engine.ts';
-import type { StatReply } from '../tree/messages.ts';
-import { orAbort } from '../util/or-abort.ts';
-import type { BlobAddress, BlobDirectory } from './access-contract.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { TransferEngine } from '../../transfer/drive/engine.ts';
+import type { StatReply } from '../../tree/messages.ts';
+import { orAbort } from '../../util/or-abort.ts';
+import type { BlobAddress, BlobDirectory } from './contract.ts';
 
 /** How long after its last use a blob that a local client opened stays in its trees: as long as the trees keep a silent host. */
 const IDLE_MS_MAX = 20 * 60_000;

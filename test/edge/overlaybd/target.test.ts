@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { parseBlobTarget } from '../../src/agent/blob-target.ts';
+import { parseBlobTarget } from '../../../src/edge/overlaybd/target.ts';
 
 const HEX = 'ab'.repeat(32);
 const DIGEST = `sha256:${HEX}`;

@@ -1,19 +1,19 @@
-import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
-import { parseContentRange } from '../registry/http/content-range.ts';
-import { RegistryError } from '../registry/errors.ts';
-import type { UrlAnswer, UrlRequest } from '../registry/url-client.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Hash } from '../runtime/codec.ts';
-import type { Counter, Metrics } from '../runtime/metrics.ts';
-import type { Random } from '../runtime/random.ts';
-import type { StatReply } from '../tree/messages.ts';
-import { toHex } from '../util/bytes.ts';
-import { CodedError, errorText } from '../util/errors.ts';
-import { ExpiringMap } from '../util/expiring-map.ts';
-import { orAbort } from '../util/or-abort.ts';
-import type { BlobAddress, RememberingGate } from './access-contract.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
+import { parseContentRange } from '../../registry/http/content-range.ts';
+import { RegistryError } from '../../registry/errors.ts';
+import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { StatReply } from '../../tree/messages.ts';
+import { toHex } from '../../util/bytes.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
+import { orAbort } from '../../util/or-abort.ts';
+import type { BlobAddress, RememberingGate } from './contract.ts';
 
 /** Longest wait for a registry's verdict; below the time that a read has. */
 const CHECK_MS_MAX = 15_000;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseMirrorTarget } from '../../src/agent/mirror-target.ts';
+import { parseMirrorTarget } from '../../../src/edge/mirror/target.ts';
 
 const HEX = 'ab'.repeat(32);
 

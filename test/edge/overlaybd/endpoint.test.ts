@@ -2,25 +2,25 @@ import { once, type EventEmitter } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { BlobEndpoint, type BlobEndpointComponents } from '../../src/agent/blob-endpoint.ts';
-import { BlobSender } from '../../src/agent/blob-sender.ts';
-import { LocalServer } from '../../src/agent/local-server.ts';
-import { AccessError } from '../../src/agent/access.ts';
-import { ClientWay } from '../../src/agent/client-origin.ts';
+import { BlobEndpoint, type BlobEndpointComponents } from '../../../src/edge/overlaybd/endpoint.ts';
+import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
+import { LocalServer } from '../../../src/edge/http/local-server.ts';
+import { AccessError } from '../../../src/edge/access/access.ts';
+import { ClientWay } from '../../../src/edge/access/client-origin.ts';
 import type {
   BlobAddress,
   BlobDirectory,
   RememberingGate,
-} from '../../src/agent/access-contract.ts';
-import { PromMetrics } from '../../src/agent/prom-metrics.ts';
-import type { BlobRef } from '../../src/image/block.ts';
-import type { Digest } from '../../src/image/digest.ts';
-import type { Hasher } from '../../src/runtime/codec.ts';
-import { silentLogger } from '../../src/runtime/logger.ts';
-import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type { BlobReader } from '../../src/transfer/contracts/blob-reader.ts';
-import { ManualClock } from './manual-clock.ts';
-import { Failure } from './twins.ts';
+} from '../../../src/edge/access/contract.ts';
+import { PromMetrics } from '../../../src/agent/prom-metrics.ts';
+import type { BlobRef } from '../../../src/image/block.ts';
+import type { Digest } from '../../../src/image/digest.ts';
+import type { Hasher } from '../../../src/runtime/codec.ts';
+import { silentLogger } from '../../../src/runtime/logger.ts';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
+import { ManualClock } from '../../agent/manual-clock.ts';
+import { Failure } from '../../agent/twins.ts';
 
 const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;

@@ -1,12 +1,12 @@
-import type { BlobOrigin } from '../image/block.ts';
-import { parseDigest, type Digest } from '../image/digest.ts';
-import { MANIFEST_SIZE_BYTES_MAX } from '../image/manifest.ts';
-import type { Hash } from '../runtime/codec.ts';
-import type { Disk } from '../runtime/disk.ts';
-import type { Logger } from '../runtime/logger.ts';
-import { defined } from '../util/assert.ts';
-import { toHex } from '../util/bytes.ts';
-import { errorText } from '../util/errors.ts';
+import type { BlobOrigin } from '../../image/block.ts';
+import { parseDigest, type Digest } from '../../image/digest.ts';
+import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Disk } from '../../runtime/disk.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { defined } from '../../util/assert.ts';
+import { toHex } from '../../util/bytes.ts';
+import { errorText } from '../../util/errors.ts';
 
 /** A manifest or an index, exactly as its registry keeps it. */
 export interface KeptManifest {

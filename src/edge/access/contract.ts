@@ -1,5 +1,5 @@
-import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
 
 /** A blob as a URL of its origin names it. */
 export interface BlobAddress extends BlobOrigin {

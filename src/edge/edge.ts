@@ -4,15 +4,15 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
-import { AccessCheck } from './access.ts';
-import { BlobEndpoint } from './blob-endpoint.ts';
-import { BlobSender } from './blob-sender.ts';
-import type { ClientOrigin } from './client-origin.ts';
-import { EngineDirectory } from './engine-directory.ts';
+import { AccessCheck } from './access/access.ts';
+import { BlobEndpoint } from './overlaybd/endpoint.ts';
+import { BlobSender } from './http/blob-sender.ts';
+import type { ClientOrigin } from './access/client-origin.ts';
+import { EngineDirectory } from './access/open-blobs.ts';
 import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
-import type { LocalRoute } from './local-server.ts';
-import { PassThrough } from './pass-through.ts';
-import type { AccessGate, BlobDirectory } from './access-contract.ts';
+import type { LocalRoute } from './http/local-server.ts';
+import { PassThrough } from './overlaybd/pass-through.ts';
+import type { AccessGate, BlobDirectory } from './access/contract.ts';
 import { StatCache } from '../registry/stat-cache.ts';
 
 interface Components {

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { parseByteRange } from '../../src/agent/byte-range.ts';
+import { parseByteRange } from '../../../src/edge/http/byte-range.ts';
 
 describe('parseByteRange()', () => {
   it.each([

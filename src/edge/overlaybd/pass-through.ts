@@ -1,9 +1,9 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream/promises';
-import { parseContentRange } from '../registry/http/content-range.ts';
-import { protocolError } from '../registry/errors.ts';
-import type { UrlAnswer, UrlClient } from '../registry/url-client.ts';
-import type { Counter, Metrics } from '../runtime/metrics.ts';
+import { parseContentRange } from '../../registry/http/content-range.ts';
+import { protocolError } from '../../registry/errors.ts';
+import type { UrlAnswer, UrlClient } from '../../registry/url-client.ts';
+import type { Counter, Metrics } from '../../runtime/metrics.ts';
 
 /** What a client may tell the server: what it wants, in which form, and by which right. */
 const REQUEST_HEADERS = [

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { Clock } from '../runtime/clock.ts';
-import type { Metrics } from '../runtime/metrics.ts';
-import { httpAddress, type ListenAddress } from '../registry/hosts.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Metrics } from '../../runtime/metrics.ts';
+import { httpAddress, type ListenAddress } from '../../registry/hosts.ts';
 import { boundAddress, listenError } from './listen.ts';
 
 /** One of the things that the local endpoint serves. */

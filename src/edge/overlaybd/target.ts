@@ -1,6 +1,6 @@
-import { parseDigest, type Digest } from '../image/digest.ts';
-import { isRegistryHost } from '../registry/hosts.ts';
-import type { BlobAddress } from './access-contract.ts';
+import { parseDigest, type Digest } from '../../image/digest.ts';
+import { isRegistryHost } from '../../registry/hosts.ts';
+import type { BlobAddress } from '../access/contract.ts';
 
 /**
  * What a request target of the overlaybd endpoint asks for.

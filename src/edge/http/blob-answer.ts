@@ -1,8 +1,8 @@
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
-import type { BlobRef } from '../image/block.ts';
-import { CodedError } from '../util/errors.ts';
-import { AccessError } from './access.ts';
-import type { BlobTarget } from './blob-target.ts';
+import type { BlobRef } from '../../image/block.ts';
+import { CodedError } from '../../util/errors.ts';
+import { AccessError } from '../access/access.ts';
+import type { BlobTarget } from '../overlaybd/target.ts';
 import type { ByteRange } from './byte-range.ts';
 import { errorBody, type ErrorBody } from './listen.ts';
 

@@ -1,7 +1,7 @@
-import { RegistryError } from '../registry/errors.ts';
-import type { ManifestReply, MANIFEST_REFUSALS } from '../tree/messages.ts';
-import { PeerError } from '../transfer/contracts/transport.ts';
-import { CodedError, errorText } from '../util/errors.ts';
+import { RegistryError } from '../../registry/errors.ts';
+import type { ManifestReply, MANIFEST_REFUSALS } from '../../tree/messages.ts';
+import { PeerError } from '../../transfer/contracts/transport.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
 
 /** Why the mirror cannot give something, in the terms of what its client is told. */
 export interface MirrorErrorDetail {

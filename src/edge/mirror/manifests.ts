@@ -1,20 +1,25 @@
-import type { BlobOrigin } from '../image/block.ts';
-import { parseDigest } from '../image/digest.ts';
-import { deadline } from '../runtime/deadline.ts';
-import type { FetchedManifest } from '../registry/client.ts';
-import type { OperationOptions } from '../registry/http/retry.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Hash } from '../runtime/codec.ts';
-import type { Logger } from '../runtime/logger.ts';
-import type { Counter, Metrics } from '../runtime/metrics.ts';
-import type { AgentRole, HostAddress, ManifestReply, ManifestRequest } from '../tree/messages.ts';
-import { rendezvousOrder } from '../tree/rendezvous.ts';
-import { errorText } from '../util/errors.ts';
-import { Limiter } from '../util/limiter.ts';
-import { orAbort } from '../util/or-abort.ts';
-import type { PeerId } from '../util/peer-id.ts';
+import type { BlobOrigin } from '../../image/block.ts';
+import { parseDigest } from '../../image/digest.ts';
+import { deadline } from '../../runtime/deadline.ts';
+import type { FetchedManifest } from '../../registry/client.ts';
+import type { OperationOptions } from '../../registry/http/retry.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import type {
+  AgentRole,
+  HostAddress,
+  ManifestReply,
+  ManifestRequest,
+} from '../../tree/messages.ts';
+import { rendezvousOrder } from '../../tree/rendezvous.ts';
+import { errorText } from '../../util/errors.ts';
+import { Limiter } from '../../util/limiter.ts';
+import { orAbort } from '../../util/or-abort.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
-import { MirrorError, mirrorError, refusalError, refusalOf } from './mirror-error.ts';
+import { MirrorError, mirrorError, refusalError, refusalOf } from '../http/blob-error.ts';
 
 /** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
 const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };

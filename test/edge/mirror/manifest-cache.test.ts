@@ -2,12 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { ManifestCache } from '../../src/agent/manifest-cache.ts';
-import { silentLogger } from '../../src/runtime/logger.ts';
-import { NodeDisk } from '../../src/runtime/node/disk.ts';
-import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { digestOf } from '../support/registry-content.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { ManifestCache } from '../../../src/edge/mirror/manifest-cache.ts';
+import { silentLogger } from '../../../src/runtime/logger.ts';
+import { NodeDisk } from '../../../src/runtime/node/disk.ts';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import { digestOf } from '../../support/registry-content.ts';
+import { tempFolder } from '../../support/temp-folder.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'a/b' };
 const MIB = 1024 * 1024;

@@ -1,15 +1,15 @@
 import { Readable } from 'node:stream';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { AccessCheck } from '../../src/agent/access.ts';
-import type { BlobAddress } from '../../src/agent/access-contract.ts';
-import type { Digest } from '../../src/image/digest.ts';
-import { RegistryError } from '../../src/registry/errors.ts';
-import type { UrlAnswer, UrlRequest } from '../../src/registry/url-client.ts';
-import { silentMetrics } from '../../src/runtime/metrics.ts';
-import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { orAbort } from '../../src/util/or-abort.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { Failure } from './twins.ts';
+import { AccessCheck } from '../../../src/edge/access/access.ts';
+import type { BlobAddress } from '../../../src/edge/access/contract.ts';
+import type { Digest } from '../../../src/image/digest.ts';
+import { RegistryError } from '../../../src/registry/errors.ts';
+import type { UrlAnswer, UrlRequest } from '../../../src/registry/url-client.ts';
+import { silentMetrics } from '../../../src/runtime/metrics.ts';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import { orAbort } from '../../../src/util/or-abort.ts';
+import { FakeClock } from '../../support/fake-clock.ts';
+import { Failure } from '../../agent/twins.ts';
 
 const ACCEPT_MS = 300_000;
 const STALE_MS = 3_600_000;

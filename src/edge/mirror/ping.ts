@@ -1,7 +1,7 @@
-import { registryName, registryServer } from '../registry/reference.ts';
-import type { UrlAnswer, UrlRequest } from '../registry/url-client.ts';
-import type { Clock } from '../runtime/clock.ts';
-import { ExpiringMap } from '../util/expiring-map.ts';
+import { registryName, registryServer } from '../../registry/reference.ts';
+import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 
 /** Longest wait for the registry; without its answer the client is told that no credentials are wanted. */
 const ASK_MS_MAX = 3_000;

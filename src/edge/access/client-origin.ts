@@ -1,16 +1,16 @@
-import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Hash } from '../runtime/codec.ts';
-import type { Counter, Metrics } from '../runtime/metrics.ts';
-import { OriginError, type Origin } from '../transfer/contracts/origin.ts';
-import type { ResolveReply, StatReply } from '../tree/messages.ts';
-import { toHex } from '../util/bytes.ts';
-import { errorText } from '../util/errors.ts';
-import { ExpiringMap } from '../util/expiring-map.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { OriginError, type Origin } from '../../transfer/contracts/origin.ts';
+import type { ResolveReply, StatReply } from '../../tree/messages.ts';
+import { toHex } from '../../util/bytes.ts';
+import { errorText } from '../../util/errors.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access.ts';
-import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
-import type { BlobAddress } from './access-contract.ts';
+import type { LazyUrlClient } from '../../registry/lazy-url-client.ts';
+import type { BlobAddress } from './contract.ts';
 
 /** Ways remembered, with URLs of 8 KiB at most; the oldest goes. */
 const WAYS_MAX = 512;

@@ -1,6 +1,6 @@
 import type { AddressInfo } from 'node:net';
-import { CodedError, errorText } from '../util/errors.ts';
-import { httpAddress, type ListenAddress } from '../registry/hosts.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
+import { httpAddress, type ListenAddress } from '../../registry/hosts.ts';
 
 /** A server cannot listen on its address; `key` is the key of the configuration that chose it. */
 export class ListenError extends CodedError<{ readonly code: 'listen'; readonly key: string }> {}

@@ -1,4 +1,4 @@
-import { parseDigest, type Digest } from '../image/digest.ts';
+import { parseDigest, type Digest } from '../../image/digest.ts';
 
 /**
  * What a request target asks of the mirror (distribution spec, "API", and containerd's `?ns=`).

@@ -1,15 +1,15 @@
 import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { pipe } from 'it-pipe';
-import type { BlobRef } from '../image/block.ts';
-import { type Digest, digestBytes } from '../image/digest.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Hash } from '../runtime/codec.ts';
-import { BulkReader } from '../transfer/read/bulk-reader.ts';
-import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
-import { bytesEqual } from '../util/bytes.ts';
+import type { BlobRef } from '../../image/block.ts';
+import { type Digest, digestBytes } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import { BulkReader } from '../../transfer/read/bulk-reader.ts';
+import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
+import { bytesEqual } from '../../util/bytes.ts';
 import type { ByteRange } from './byte-range.ts';
-import { MirrorError } from './mirror-error.ts';
+import { MirrorError } from './blob-error.ts';
 
 /** A blob up to this size is checked before anything of it leaves; as much is read ahead anyway. */
 const HELD_BYTES_MAX = 4 * 1024 * 1024;

@@ -1,15 +1,15 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import type { BlobRef } from '../image/block.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import type { Counter, Histogram, Metrics } from '../runtime/metrics.ts';
-import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
-import { assert } from '../util/assert.ts';
-import { BufferPool } from '../util/buffer-pool.ts';
-import { CodedError } from '../util/errors.ts';
-import { Limiter } from '../util/limiter.ts';
-import { orAbort } from '../util/or-abort.ts';
-import { AccessError } from './access.ts';
+import type { BlobRef } from '../../image/block.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { Counter, Histogram, Metrics } from '../../runtime/metrics.ts';
+import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
+import { assert } from '../../util/assert.ts';
+import { BufferPool } from '../../util/buffer-pool.ts';
+import { CodedError } from '../../util/errors.ts';
+import { Limiter } from '../../util/limiter.ts';
+import { orAbort } from '../../util/or-abort.ts';
+import { AccessError } from '../access/access.ts';
 import {
   contentRangeOf,
   etagOf,
@@ -19,15 +19,15 @@ import {
   refusalOfRequest,
   unsatisfiable,
   type Refusal,
-} from './blob-answer.ts';
-import type { BlobSender } from './blob-sender.ts';
-import { parseBlobTarget, type BlobTarget } from './blob-target.ts';
-import { parseByteRange, type ByteRange } from './byte-range.ts';
-import type { ClientOrigin } from './client-origin.ts';
-import { evaluateConditions, hasConditions } from './conditions.ts';
-import type { LocalRoute } from './local-server.ts';
+} from '../http/blob-answer.ts';
+import type { BlobSender } from '../http/blob-sender.ts';
+import { parseBlobTarget, type BlobTarget } from './target.ts';
+import { parseByteRange, type ByteRange } from '../http/byte-range.ts';
+import type { ClientOrigin } from '../access/client-origin.ts';
+import { evaluateConditions, hasConditions } from '../http/conditions.ts';
+import type { LocalRoute } from '../http/local-server.ts';
 import type { PassThrough } from './pass-through.ts';
-import type { BlobDirectory, RememberingGate } from './access-contract.ts';
+import type { BlobDirectory, RememberingGate } from '../access/contract.ts';
 
 /** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
 const DEADLINE_MS = 25_000;
