@@ -5,9 +5,9 @@ import { stringify } from 'yaml';
 import { peerIdOf } from '../net/node/identity.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import { defined } from '../util/assert.ts';
-import { askAgent } from '../agent/admin-client.ts';
-import type { Config } from '../agent/config-schema.ts';
-import type { AgentStatus, HeldBlob, TreeStatus } from '../agent/ports.ts';
+import { askAgent } from '../agent/admin/admin-client.ts';
+import type { Config } from '../agent/config/config-schema.ts';
+import type { AgentStatus, HeldBlob, TreeStatus } from '../agent/admin/services.ts';
 import { freePorts } from './free-ports.ts';
 import { startAgent, waitReady, type AgentProcess } from './processes.ts';
 

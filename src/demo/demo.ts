@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { convertDirectory } from '../convert/convert-directory.ts';
-import { askAgent } from '../agent/admin-client.ts';
+import { askAgent } from '../agent/admin/admin-client.ts';
 import { EmbeddedRegistry } from './embedded-registry.ts';
 import { digestHex } from '../image/digest.ts';
 import { parseManifest, type Manifest } from '../image/manifest.ts';

@@ -4,11 +4,11 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../src/agent/admin-server.ts';
-import { PromMetrics } from '../../src/agent/prom-metrics.ts';
+import { AdminServer } from '../../src/agent/admin/admin-server.ts';
+import { PromMetrics } from '../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { ManualClock } from './manual-clock.ts';
-import { MountTwin, StatusTwin } from './twins.ts';
+import { MountTwin, StatusTwin } from './admin/twins.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const COMMANDS = [

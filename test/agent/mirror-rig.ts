@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
-import { carryOut, planMirror } from '../../src/agent/containerd-hosts.ts';
+import { carryOut, planMirror } from '../../src/agent/commands/containerd-hosts.ts';
 import { AgentCluster, type ClusterHost, type ClusterInit } from '../../src/demo/agent-cluster.ts';
 import { startDockerRegistry } from '../support/docker-registry.ts';
 import type { TarImage } from '../support/tar-image.ts';

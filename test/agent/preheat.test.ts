@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
-import { askAgent } from '../../src/agent/admin-client.ts';
+import { askAgent } from '../../src/agent/admin/admin-client.ts';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';

@@ -1,15 +1,15 @@
 import { execFile } from 'node:child_process';
 import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../src/agent/admin-server.ts';
-import { PromMetrics } from '../../src/agent/prom-metrics.ts';
-import { StoreAdmin } from '../../src/agent/store-service.ts';
+import { AdminServer } from '../../src/agent/admin/admin-server.ts';
+import { PromMetrics } from '../../src/agent/admin/prom-metrics.ts';
+import { StoreAdmin } from '../../src/agent/admin/store-service.ts';
 import { MemoryStore } from '../../src/blockstore/memory-store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../src/image/block.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { testBlob, testBlock } from '../blockstore/blocks.ts';
 import { ManualClock } from './manual-clock.ts';
-import { Failure, StatusTwin } from './twins.ts';
+import { Failure, StatusTwin } from './admin/twins.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const [blob, other] = [testBlob(1, BLOCK_SIZE_BYTES), testBlob(2, BLOCK_SIZE_BYTES)];

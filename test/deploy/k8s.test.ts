@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
-import { loadConfig } from '../../src/agent/config.ts';
+import { loadConfig } from '../../src/agent/config/config.ts';
 
 const FOLDER = new URL('../../deploy/k8s/', import.meta.url).pathname;
 

@@ -3,10 +3,10 @@ import { SystemClock } from '../../runtime/node/clock.ts';
 import { collectGarbage } from '../../runtime/node/heap.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { SystemRandom } from '../../runtime/node/random.ts';
-import { configDocs } from '../config-docs.ts';
-import { configKeys, defaultText } from '../config-keys.ts';
-import type { Config } from '../config-schema.ts';
-import { formatConfig, loadConfig } from '../config.ts';
+import { configDocs } from '../config/config-docs.ts';
+import { configKeys, defaultText } from '../config/config-keys.ts';
+import type { Config } from '../config/config-schema.ts';
+import { formatConfig, loadConfig } from '../config/config.ts';
 import { runUntilSignal } from '../run.ts';
 
 interface Options extends Readonly<Record<string, string | boolean | undefined>> {

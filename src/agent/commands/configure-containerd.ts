@@ -8,7 +8,7 @@ import {
   planMirror,
   planRemoval,
   type HostsChange,
-} from '../containerd-hosts.ts';
+} from './containerd-hosts.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 interface Options {

@@ -1,8 +1,8 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin-client.ts';
-import type { MountedImage } from '../ports.ts';
+import { askAgent } from '../admin/admin-client.ts';
+import type { MountedImage } from '../admin/services.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
 
 /** Above the agent's own limit of 120 s, so that its reason arrives. */

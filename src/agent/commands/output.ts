@@ -1,5 +1,5 @@
 import { InvalidArgumentError, Option } from 'commander';
-import { ADMIN_URL_DEFAULT } from '../admin-client.ts';
+import { ADMIN_URL_DEFAULT } from '../admin/admin-client.ts';
 
 /** `--json` of the commands that print facts. */
 export function jsonOption(): Option {

@@ -2,9 +2,9 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isFinal, type PreheatJob } from '../../preheat/messages.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin-client.ts';
-import { AdminError } from '../errors.ts';
-import { preheatFailureText } from '../preheat-text.ts';
+import { askAgent } from '../admin/admin-client.ts';
+import { AdminError } from '../admin/errors.ts';
+import { preheatFailureText } from '../admin/preheat-text.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
 

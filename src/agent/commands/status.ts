@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin-client.ts';
-import type { AgentStatus, TreeStatus } from '../ports.ts';
+import { askAgent } from '../admin/admin-client.ts';
+import type { AgentStatus, TreeStatus } from '../admin/services.ts';
 import { adminOption, columns, jsonOption, printFacts } from './output.ts';
 
 interface Options {

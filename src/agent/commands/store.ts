@@ -1,7 +1,7 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import type { BlobUsage, Evicted } from '../../blockstore/store.ts';
 import { formatSizeBytes, parseSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin-client.ts';
+import { askAgent } from '../admin/admin-client.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
 
 const PATH = '/api/v1/store';

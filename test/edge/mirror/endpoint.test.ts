@@ -6,7 +6,7 @@ import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
 import { LocalServer } from '../../../src/edge/http/local-server.ts';
 import { MirrorEndpoint } from '../../../src/edge/mirror/endpoint.ts';
 import type { BlobAddress } from '../../../src/edge/access/contract.ts';
-import { PromMetrics } from '../../../src/agent/prom-metrics.ts';
+import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import type { Digest } from '../../../src/image/digest.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';

@@ -12,7 +12,7 @@ import type {
   BlobDirectory,
   RememberingGate,
 } from '../../../src/edge/access/contract.ts';
-import { PromMetrics } from '../../../src/agent/prom-metrics.ts';
+import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import type { BlobRef } from '../../../src/image/block.ts';
 import type { Digest } from '../../../src/image/digest.ts';
 import type { Hasher } from '../../../src/runtime/codec.ts';
@@ -20,7 +20,7 @@ import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { ManualClock } from '../../agent/manual-clock.ts';
-import { Failure } from '../../agent/twins.ts';
+import { Failure } from '../../agent/admin/twins.ts';
 
 const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;

@@ -1,20 +1,20 @@
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { isAbsolute, normalize } from 'node:path';
-import { parseDigest } from '../image/digest.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import { CodedError, errorText } from '../util/errors.ts';
-import { parseSizeBytes } from '../util/sizes.ts';
+import { parseDigest } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
+import { parseSizeBytes } from '../../util/sizes.ts';
 import {
   httpAddress,
   isLoopback,
   parseListenAddress,
   type ListenAddress,
-} from '../registry/hosts.ts';
-import { boundAddress, errorBody, listenError } from '../edge/http/listen.ts';
+} from '../../registry/hosts.ts';
+import { boundAddress, errorBody, listenError } from '../../edge/http/listen.ts';
 import type { AdminToken } from './admin-token.ts';
-import type { MountService, StatusSource, StoreService } from './ports.ts';
-import type { PreheatService } from '../preheat/messages.ts';
+import type { MountService, StatusSource, StoreService } from './services.ts';
+import type { PreheatService } from '../../preheat/messages.ts';
 import { addPreheatRoutes } from './preheat-routes.ts';
 import type { PromMetrics } from './prom-metrics.ts';
 

@@ -5,9 +5,9 @@ import type {
   MountService,
   StatusSource,
   TreeStatus,
-} from '../../src/agent/ports.ts';
-import type { Digest } from '../../src/image/digest.ts';
-import { CodedError } from '../../src/util/errors.ts';
+} from '../../../src/agent/admin/services.ts';
+import type { Digest } from '../../../src/image/digest.ts';
+import { CodedError } from '../../../src/util/errors.ts';
 
 export const DIGEST = `sha256:${'cd'.repeat(32)}` as Digest;
 

@@ -1,6 +1,6 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
-import type * as runtime from '../runtime/metrics.ts';
-import { assert } from '../util/assert.ts';
+import type * as runtime from '../../runtime/metrics.ts';
+import { assert } from '../../util/assert.ts';
 
 /** prom-client's own names that break Prometheus' naming rules: gauges ending in `_total`. */
 const MISNAMED = [

@@ -1,4 +1,4 @@
-import { errorText } from '../util/errors.ts';
+import { errorText } from '../../util/errors.ts';
 import { AdminError } from './errors.ts';
 
 /** Where `xylem status` and the like ask unless told otherwise: the default of `admin.listen`, on this host. */

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { formatSizeBytes } from '../util/sizes.ts';
+import { formatSizeBytes } from '../../util/sizes.ts';
 import { configSchema } from './config-schema.ts';
 
 /** One key of the configuration, as its three spellings and its words. */

@@ -1,7 +1,7 @@
 import { z } from 'zod';
-import { parseSizeBytes } from '../util/sizes.ts';
-import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './config/multiaddrs.ts';
-import { isProxyUrl, isRegistryHost, parseListenAddress } from '../registry/hosts.ts';
+import { parseSizeBytes } from '../../util/sizes.ts';
+import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
+import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
 
 /** Entries in any list of the configuration. */
 const LIST_LENGTH_MAX = 64;

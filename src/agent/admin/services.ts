@@ -1,6 +1,6 @@
-import type { BlobUsage, Evicted } from '../blockstore/store.ts';
-import type { Digest } from '../image/digest.ts';
-import type { Config } from './config-schema.ts';
+import type { BlobUsage, Evicted } from '../../blockstore/store.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Config } from '../config/config-schema.ts';
 
 /** Facts about a running agent, for people and scripts. */
 export interface AgentStatus {

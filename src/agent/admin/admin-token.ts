@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import type { Logger } from '../runtime/logger.ts';
-import { errorText } from '../util/errors.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { errorText } from '../../util/errors.ts';
 
 /** 128 bits of entropy even when it is written in hex. */
 const TOKEN_BYTES_MIN = 32;

@@ -1,4 +1,4 @@
-import type { PreheatFailure, PreheatJob } from '../preheat/messages.ts';
+import type { PreheatFailure, PreheatJob } from '../../preheat/messages.ts';
 
 /** What to say of each failure, and what to do about it. */
 const WORDS: Readonly<Record<PreheatFailure, string>> = {

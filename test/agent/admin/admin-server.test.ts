@@ -4,11 +4,11 @@ import { request } from 'node:http';
 import { once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../src/agent/admin-server.ts';
-import { PromMetrics } from '../../src/agent/prom-metrics.ts';
-import { silentLogger } from '../../src/runtime/logger.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { ManualClock } from './manual-clock.ts';
+import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
+import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
+import { silentLogger } from '../../../src/runtime/logger.ts';
+import { describeWith, needs } from '../../support/requires.ts';
+import { ManualClock } from '../manual-clock.ts';
 import { DIGEST, Failure, MountTwin, StatusTwin } from './twins.ts';
 
 /** Of the Debian package prometheus. */

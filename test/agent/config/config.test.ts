@@ -4,14 +4,14 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { stringify } from 'yaml';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { configDocs } from '../../src/agent/config-docs.ts';
-import { configKeys, type ConfigKey } from '../../src/agent/config-keys.ts';
+import { configDocs } from '../../../src/agent/config/config-docs.ts';
+import { configKeys, type ConfigKey } from '../../../src/agent/config/config-keys.ts';
 import {
   ConfigError,
   formatConfig,
   loadConfig,
   type ConfigSources,
-} from '../../src/agent/config.ts';
+} from '../../../src/agent/config/config.ts';
 
 let dir: string;
 beforeAll(() => {
@@ -288,7 +288,7 @@ describe('formatConfig()', () => {
 
 describe('configDocs()', () => {
   it('is what docs/CONFIGURATION.md holds', () => {
-    const page = new URL('../../docs/CONFIGURATION.md', import.meta.url);
+    const page = new URL('../../../docs/CONFIGURATION.md', import.meta.url);
     expect(readFileSync(page, 'utf8')).toBe(configDocs());
   });
 

@@ -17,10 +17,10 @@ import {
   KeyFileError,
   loadClusterKeys,
   loadIdentitySeed,
-} from '../../src/agent/key-files.ts';
-import { ManualClock } from '../net/manual-clock.ts';
-import { SystemRandom } from '../../src/runtime/node/random.ts';
-import { silentLogger, type Logger } from '../../src/runtime/logger.ts';
+} from '../../../src/agent/cluster/key-files.ts';
+import { ManualClock } from '../../net/manual-clock.ts';
+import { SystemRandom } from '../../../src/runtime/node/random.ts';
+import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 
 const random = new SystemRandom();
 const quiet = { logger: silentLogger, random };

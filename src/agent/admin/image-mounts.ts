@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
-import type { BlockStore } from '../blockstore/store.ts';
-import type { DeviceService } from '../device/device-service.ts';
-import type { Digest } from '../image/digest.ts';
-import type { Hash } from '../runtime/codec.ts';
-import type { TransferEngine } from '../transfer/drive/engine.ts';
-import { openImage } from '../transfer/read/open-image.ts';
-import type { MountedImage, MountService } from './ports.ts';
+import type { BlockStore } from '../../blockstore/store.ts';
+import type { DeviceService } from '../../device/device-service.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { TransferEngine } from '../../transfer/drive/engine.ts';
+import { openImage } from '../../transfer/read/open-image.ts';
+import type { MountedImage, MountService } from './services.ts';
 
 /** Mounts images on this host: resolves them, joins their trees, and gives them to the device service. */
 export class ImageMounts implements MountService {

@@ -1,8 +1,8 @@
-import type { BlobUsage, BlockStore, Evicted } from '../blockstore/store.ts';
-import { parseDigest, type Digest } from '../image/digest.ts';
-import type { ResolvedImage } from '../image/manifest.ts';
-import { blobsOf } from '../image/manifest.ts';
-import type { StoreService } from './ports.ts';
+import type { BlobUsage, BlockStore, Evicted } from '../../blockstore/store.ts';
+import { parseDigest, type Digest } from '../../image/digest.ts';
+import type { ResolvedImage } from '../../image/manifest.ts';
+import { blobsOf } from '../../image/manifest.ts';
+import type { StoreService } from './services.ts';
 
 /** The store as the admin endpoint changes it: pins of blobs, and of the layers of images. */
 export class StoreAdmin implements StoreService {

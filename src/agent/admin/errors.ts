@@ -1,4 +1,4 @@
-import { CodedError } from '../util/errors.ts';
+import { CodedError } from '../../util/errors.ts';
 
 /** What a command did not get from a running agent. */
 export class AdminError extends CodedError<

@@ -1,9 +1,9 @@
-import type { Clock, Timer } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import type { Random } from '../runtime/random.ts';
-import type { HostAddress } from '../tree/messages.ts';
-import { errorText } from '../util/errors.ts';
-import type { PeerId } from '../util/peer-id.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { Random } from '../../runtime/random.ts';
+import type { HostAddress } from '../../tree/messages.ts';
+import { errorText } from '../../util/errors.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 
 /** How soon after the roots became known a host shows itself: hosts that start together do not come together. */
 const FIRST_MS_MAX = 1_000;

@@ -10,10 +10,10 @@ import {
   otherHosts,
   planMirror,
   planRemoval,
-} from '../../src/agent/containerd-hosts.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+} from '../../../src/agent/commands/containerd-hosts.ts';
+import { tempFolder } from '../../support/temp-folder.ts';
 
-const CLI = new URL('../../bin/xylem.js', import.meta.url).pathname;
+const CLI = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 const MIRROR = 'http://127.0.0.1:19145';
 const REGISTRY = 'registry.example';
 

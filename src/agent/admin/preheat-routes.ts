@@ -1,15 +1,15 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
-import { parseDigest } from '../image/digest.ts';
+import { parseDigest } from '../../image/digest.ts';
 import {
   isFinal,
   PREHEAT_PARTS,
   type PreheatJob,
   type PreheatSpec,
   type PreheatState,
-} from '../preheat/messages.ts';
-import { CodedError } from '../util/errors.ts';
-import type { PreheatService } from '../preheat/messages.ts';
+} from '../../preheat/messages.ts';
+import { CodedError } from '../../util/errors.ts';
+import type { PreheatService } from '../../preheat/messages.ts';
 import { preheatFailureText } from './preheat-text.ts';
 
 /** A registry's names and a tag fit; see src/registry/reference.ts. */

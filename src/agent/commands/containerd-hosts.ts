@@ -11,8 +11,8 @@ import {
 import { isDeepStrictEqual } from 'node:util';
 import { dirname, join } from 'node:path';
 import { parse } from 'smol-toml';
-import { registryName } from '../registry/reference.ts';
-import { CodedError, errorText } from '../util/errors.ts';
+import { registryName } from '../../registry/reference.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
 
 /** The folder whose hosts.toml stands for every registry without a folder of its own. */
 export const DEFAULT_HOST = '_default';

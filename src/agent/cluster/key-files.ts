@@ -11,12 +11,12 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { CLUSTER_KEYS_MAX } from '../net/limits.ts';
-import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import type { Random } from '../runtime/random.ts';
-import { fromHex, toHex } from '../util/bytes.ts';
-import { CodedError, errorText } from '../util/errors.ts';
+import { CLUSTER_KEYS_MAX } from '../../net/limits.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { Random } from '../../runtime/random.ts';
+import { fromHex, toHex } from '../../util/bytes.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
 
 /** An Ed25519 seed (RFC 8032, section 5.1.5). */
 const SEED_BYTES = 32;

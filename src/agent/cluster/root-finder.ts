@@ -1,11 +1,11 @@
 import { Resolver } from 'node:dns/promises';
 import { isIPv6 } from 'node:net';
-import { publicKeyOf } from '../net/node/identity.ts';
-import type { Clock, Timer } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import type { HostAddress } from '../tree/messages.ts';
-import { errorText } from '../util/errors.ts';
-import { peerId, type PeerId } from '../util/peer-id.ts';
+import { publicKeyOf } from '../../net/node/identity.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { HostAddress } from '../../tree/messages.ts';
+import { errorText } from '../../util/errors.ts';
+import { peerId, type PeerId } from '../../util/peer-id.ts';
 
 /** How often names are looked up again, and addresses asked who answers there; sooner while no root is known. */
 const REFRESH_MS = 30_000;

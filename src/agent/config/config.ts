@@ -1,10 +1,10 @@
 import { readFileSync, statSync } from 'node:fs';
 import type { z } from 'zod';
 import { parseDocument, stringify } from 'yaml';
-import { CodedError, errorText } from '../util/errors.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
 import { configKeys, entryKeys, isSection, ruleAt, type ConfigKey } from './config-keys.ts';
 import { configSchema, type Config } from './config-schema.ts';
-import { nearest } from '../util/nearest.ts';
+import { nearest } from '../../util/nearest.ts';
 
 /** A configuration file larger than this is something else. */
 const FILE_SIZE_BYTES_MAX = 1024 * 1024;
