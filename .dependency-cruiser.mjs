@@ -1,44 +1,140 @@
-/** The import direction of docs/ARCHITECTURE.md: a folder imports itself and those named here, nothing else. */
+/**
+ * The import direction of docs/ARCHITECTURE.md. A folder imports itself and the folders named here, nothing else; where a folder has
+ * rooms, a room imports itself, the files beside the rooms, and the rooms named for it.
+ */
+const core = ['util', 'runtime', 'image'];
 const may = {
   util: [],
   runtime: ['util'],
   image: ['util', 'runtime'],
-  blockstore: ['util', 'runtime', 'image'],
-  tree: ['util', 'runtime', 'image'],
-  registry: ['util', 'runtime', 'image'],
-  transfer: ['util', 'runtime', 'image', 'blockstore', 'tree', 'registry'],
-  net: ['util', 'runtime', 'image', 'tree', 'transfer'],
-  device: ['util', 'runtime', 'image', 'transfer'],
-  convert: ['util', 'runtime', 'image', 'registry', 'device'],
-  sim: ['util', 'runtime', 'image', 'blockstore', 'tree', 'transfer'],
+  blockstore: core,
+  tree: core,
+  registry: [...core, 'transfer/contracts'],
+  transfer: [...core, 'blockstore', 'tree'],
+  preheat: [...core, 'blockstore', 'tree', 'transfer'],
+  net: [...core, 'tree', 'transfer', 'preheat/messages.ts'],
+  edge: [...core, 'tree', 'registry', 'transfer'],
+  device: [...core, 'transfer'],
+  convert: core,
+  sim: [...core, 'blockstore', 'tree', 'transfer'],
+  demo: [
+    ...core,
+    'transfer',
+    'net/node',
+    'edge/http',
+    'device',
+    'convert',
+    'agent/admin',
+    'agent/config',
+  ],
   agent: [
-    'util',
-    'runtime',
-    'image',
+    ...core,
     'blockstore',
     'tree',
     'registry',
     'transfer',
+    'preheat',
     'net',
+    'edge',
     'device',
     'convert',
-    'sim',
   ],
 };
-const folders = Object.keys(may);
-const direction = folders.map((folder) => ({
+
+/** Lowest first: what each room may import of the rooms beside it. */
+const rooms = {
+  runtime: { node: [] },
+  tree: { owner: [], member: [] },
+  registry: { http: [], auth: ['http'], credentials: ['http', 'auth'] },
+  transfer: {
+    contracts: [],
+    core: ['contracts'],
+    host: ['contracts', 'core'],
+    read: ['contracts', 'core', 'host'],
+    drive: ['contracts', 'core', 'host', 'read'],
+  },
+  net: {
+    wire: [],
+    admission: ['wire'],
+    blocks: ['wire'],
+    calls: ['wire'],
+    node: [],
+  },
+  edge: {
+    http: [],
+    access: ['http'],
+    overlaybd: ['http', 'access'],
+    mirror: ['http', 'access'],
+  },
+  agent: {
+    config: [],
+    admin: ['config'],
+    cluster: ['config'],
+    commands: ['config', 'admin', 'cluster', 'agent.ts'],
+  },
+};
+
+/** Files beside the rooms that stand above them and put them together: no room imports one. */
+const compositions = [
+  'net/libp2p-transport.ts',
+  'edge/edge.ts',
+  'agent/main.ts',
+  'agent/agent.ts',
+  'registry/registry-origin.ts',
+  'registry/lazy-url-client.ts',
+];
+
+/** The commands that start what no other part of the agent may know. */
+const commandOwners = { sim: 'agent/commands/sim.ts', demo: 'agent/commands/demo.ts' };
+
+const pattern = (places) =>
+  places.map((place) => place.replace('.', '\\.') + (place.endsWith('.ts') ? '$' : '/')).join('|');
+
+const direction = Object.entries(may).map(([folder, others]) => ({
   name: `direction-${folder}`,
-  comment: `src/${folder} may import ${may[folder].join(', ') || 'nothing else of ours'}.`,
+  comment: `src/${folder} may import ${others.join(', ') || 'nothing else of ours'}.`,
   severity: 'error',
-  from: { path: `^src/${folder}/` },
-  to: { path: '^src/', pathNot: `^src/(${[folder, ...may[folder]].join('|')})/` },
+  from: {
+    path: `^src/${folder}/`,
+    pathNot: Object.values(commandOwners).map((file) => `^src/${file}$`),
+  },
+  to: { path: '^src/', pathNot: `^src/(${pattern([folder, ...others])})` },
 }));
-const pure = 'util|image|blockstore|tree|transfer|sim';
+
+const inner = Object.entries(rooms).flatMap(([folder, each]) =>
+  Object.entries(each).map(([room, others]) => {
+    const walls = Object.keys(each).filter((name) => name !== room && !others.includes(name));
+    return {
+      name: `room-${folder}-${room}`,
+      comment: `src/${folder}/${room} may import ${others.join(', ') || 'no other room'} of src/${folder}.`,
+      severity: 'error',
+      from: { path: `^src/${folder}/${room}/` },
+      to: {
+        path: [
+          ...walls.map((name) => `^src/${folder}/${name}/`),
+          ...compositions
+            .filter(
+              (file) =>
+                file.startsWith(`${folder}/`) && !others.includes(file.slice(folder.length + 1)),
+            )
+            .map((file) => `^src/${file}$`),
+        ],
+      },
+    };
+  }),
+);
+
+const pure = 'util|image|blockstore|tree|transfer|preheat|sim';
 const owners = [
   ['undici', 'registry'],
   ['libp2p|@libp2p|@chainsafe|@multiformats', 'net'],
   ['koffi', 'device'],
-  ['prom-client|fastify|commander|it-pipe', 'agent'],
+  ['it-pipe', 'edge/http'],
+  ['prom-client|fastify', 'agent/admin'],
+  ['commander', 'agent/(commands/|main\\.ts)'],
+  ['zod', 'agent/(config|admin)'],
+  ['yaml', 'agent/config|demo'],
+  ['smol-toml', 'agent/commands'],
   ['lz4-napi|@node-rs|@napi-rs|pino', 'runtime/node'],
 ];
 
@@ -46,6 +142,7 @@ export default {
   forbidden: [
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
     ...direction,
+    ...inner.filter(({ to }) => to.path.length > 0),
     {
       name: 'pure-folders',
       comment: 'Pure folders take what they need through interfaces.',
@@ -59,16 +156,23 @@ export default {
       from: { path: `^src/(${pure}|runtime/[^/]+\\.ts$)` },
       to: { path: '^src/runtime/node/' },
     },
-    {
-      name: 'sim-only-from-its-command',
+    ...Object.entries(commandOwners).map(([folder, file]) => ({
+      name: `${folder}-only-from-its-command`,
       severity: 'error',
-      from: { path: '^src/agent/', pathNot: '^src/agent/commands/sim\\.ts$' },
-      to: { path: '^src/sim/' },
+      from: { path: '^src/', pathNot: `^src/(${folder}/|${file.replace('.', '\\.')}$)` },
+      to: { path: `^src/${folder}/` },
+    })),
+    {
+      name: 'node-http-servers',
+      comment: 'HTTP is served by the edge, the admin endpoint and the demo.',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/(edge|registry|agent/admin|demo)/' },
+      to: { path: '^(node:)?http$', dependencyTypes: ['core'] },
     },
     ...owners.map(([packages, owner]) => ({
-      name: `only-${owner.replace('/', '-')}-uses-${packages.split('|')[0]}`,
+      name: `only-${owner.replaceAll(/[^a-z]+/g, '-')}-uses-${packages.split('|')[0]}`,
       severity: 'error',
-      from: { path: '^src/', pathNot: `^src/${owner}/` },
+      from: { path: '^src/', pathNot: `^src/(${owner})` },
       to: { path: `node_modules/(${packages})(/|$)` },
     })),
   ],

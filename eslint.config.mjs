@@ -68,7 +68,7 @@ export default tseslint.config(
   },
   {
     files: ['src/**/*.ts'],
-    ignores: ['src/runtime/node/**', 'src/agent/**'],
+    ignores: ['src/runtime/node/**', 'src/agent/**', 'src/demo/**'],
     rules: { 'no-restricted-syntax': ['error', ...erasable, ...ambient] },
   },
 );

@@ -10,7 +10,7 @@ const CONNECTIONS_MAX = 16;
 const READ_TIMEOUT_MS = 30_000;
 
 /** The local endpoint did not give what was asked of it. */
-export class LocalReadError extends CodedError<{ readonly code: 'local-read' }> {}
+class LocalReadError extends CodedError<{ readonly code: 'local-read' }> {}
 
 /** Reads blobs through the local endpoint of an agent in another process, the way overlaybd does. Rejects with LocalReadError. */
 export class HttpBlobReader implements BlobReader {

@@ -8,7 +8,7 @@ import { AccessCheck } from './access/access.ts';
 import { BlobEndpoint } from './overlaybd/endpoint.ts';
 import { BlobSender } from './http/blob-sender.ts';
 import type { ClientOrigin } from './access/client-origin.ts';
-import { EngineDirectory } from './access/open-blobs.ts';
+import { OpenBlobs } from './access/open-blobs.ts';
 import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import type { LocalRoute } from './http/local-server.ts';
 import { PassThrough } from './overlaybd/pass-through.ts';
@@ -50,7 +50,7 @@ export function makeEdge(components: Components, init: EdgeInit): Edge {
     engine.tree.stat(digest, where, signal),
   );
   const stat = stats.stat.bind(stats);
-  const directory = new EngineDirectory({
+  const directory = new OpenBlobs({
     tree: engine.tree,
     stat,
     sizeOf: (digest) => origin.sizeOf(digest),

@@ -1,7 +1,6 @@
 import { assert } from '../util/assert.ts';
 import { BLOCK_SIZE_BYTES } from './block.ts';
-import type { ByteSource } from './byte-source.ts';
-import { readPart } from './byte-source.ts';
+import { type ByteSource, readPart } from './byte-source.ts';
 import type { DecodedCache } from './decoded-cache.ts';
 import { damaged } from './errors.ts';
 import type { Payload } from './tar.ts';

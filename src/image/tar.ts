@@ -1,7 +1,6 @@
 import { assert } from '../util/assert.ts';
 import { ceilTo } from './binary.ts';
-import type { ByteSource } from './byte-source.ts';
-import { readPart } from './byte-source.ts';
+import { type ByteSource, readPart } from './byte-source.ts';
 import { damaged, ImageError, outOfRange } from './errors.ts';
 
 /** Tar works in records of this size. */

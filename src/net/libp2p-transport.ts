@@ -14,19 +14,20 @@ import type {
   PreheatServer,
   PreheatTransport,
 } from '../preheat/messages.ts';
-import type {
-  BlockRequest,
-  BlockServer,
-  PendingBlock,
-  Transport,
-  TreeServer,
+import {
+  type BlockRequest,
+  type BlockServer,
+  type PendingBlock,
+  type Transport,
+  type TreeServer,
+  peerError,
 } from '../transfer/contracts/transport.ts';
 import type * as messages from '../tree/messages.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import { ADMISSION_PROTOCOL, Admission } from './admission/admission.ts';
-import { BlockCall, peerError } from './blocks/block-call.ts';
+import { BlockCall } from './blocks/block-call.ts';
 import { Connections } from './node/connections.ts';
 import { Door } from './admission/door.ts';
 import { peerIdOf, privateKeyOf, type Identity } from './node/identity.ts';

@@ -2,7 +2,7 @@ import { BlockStoreError } from '../blockstore/errors.ts';
 import type { BlockStore } from '../blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import { parseManifest, type ResolvedImage } from '../image/manifest.ts';
+import { parseManifest, type ResolvedImage, blobsOf } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -18,7 +18,6 @@ import {
   type PreheatOrder,
   type PreheatState,
 } from './messages.ts';
-import { blobsOf } from '../image/manifest.ts';
 import { bytesOf, wholeImage } from './plan.ts';
 import { tracedBlocks, type PlannedBlock } from '../transfer/read/traced-blocks.ts';
 

@@ -16,12 +16,12 @@ import {
   type PreheatServer,
   type PreheatSpec,
   type PreheatTransport,
+  type PreheatService,
 } from './messages.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
-import type { PreheatService } from './messages.ts';
 
 /** For a root to answer: from memory. */
 const CALL_MS_MAX = 5_000;

@@ -11,8 +11,13 @@ import type { OperationOptions } from './http/retry.ts';
 import { hostPlatform } from './platform.ts';
 import type { RegistriesInit } from './registries.ts';
 import { registryName } from './reference.ts';
-import { OriginError, type Origin, type OriginErrorDetail } from '../transfer/contracts/origin.ts';
-import type { ResolveReply, StatReply } from '../transfer/contracts/origin.ts';
+import {
+  OriginError,
+  type Origin,
+  type OriginErrorDetail,
+  type ResolveReply,
+  type StatReply,
+} from '../transfer/contracts/origin.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';

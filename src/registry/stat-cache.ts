@@ -1,8 +1,7 @@
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
-import { OriginError } from '../transfer/contracts/origin.ts';
-import type { StatReply } from '../transfer/contracts/origin.ts';
+import { OriginError, type StatReply } from '../transfer/contracts/origin.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
 

@@ -1,4 +1,9 @@
-import { blockLength, type BlobRef, type BlockIndex } from '../../src/image/block.ts';
+import {
+  blockLength,
+  type BlobRef,
+  type BlockIndex,
+  BLOCK_SIZE_BYTES,
+} from '../../src/image/block.ts';
 import { parseDigest } from '../../src/image/digest.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
@@ -9,7 +14,6 @@ import { silentMetrics } from '../../src/runtime/metrics.ts';
 import type { StoredBlock } from '../../src/blockstore/store.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../src/util/buffer-pool.ts';
-import { BLOCK_SIZE_BYTES } from '../../src/image/block.ts';
 
 /** A blob whose digest starts with the number, two hex digits of it. */
 export function testBlob(number: number, sizeBytes: number): BlobRef {

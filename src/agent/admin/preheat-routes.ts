@@ -7,9 +7,9 @@ import {
   type PreheatJob,
   type PreheatSpec,
   type PreheatState,
+  type PreheatService,
 } from '../../preheat/messages.ts';
 import { CodedError } from '../../util/errors.ts';
-import type { PreheatService } from '../../preheat/messages.ts';
 import { preheatFailureText } from './preheat-text.ts';
 
 /** A registry's names and a tag fit; see src/registry/reference.ts. */

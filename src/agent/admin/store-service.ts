@@ -1,7 +1,6 @@
 import type { BlobUsage, BlockStore, Evicted } from '../../blockstore/store.ts';
 import { parseDigest, type Digest } from '../../image/digest.ts';
-import type { ResolvedImage } from '../../image/manifest.ts';
-import { blobsOf } from '../../image/manifest.ts';
+import { type ResolvedImage, blobsOf } from '../../image/manifest.ts';
 import type { StoreService } from './services.ts';
 
 /** The store as the admin endpoint changes it: pins of blobs, and of the layers of images. */

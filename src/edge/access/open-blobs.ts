@@ -33,7 +33,7 @@ interface Components {
 }
 
 /** Opens blobs for the clients of the local endpoint: finds their size once, joins their trees, leaves when they are idle. */
-export class EngineDirectory implements BlobDirectory {
+export class OpenBlobs implements BlobDirectory {
   readonly #parts: Components;
   readonly #opened = new Map<Digest, Opened>();
 

@@ -4,7 +4,7 @@ import { PeerError } from '../../transfer/contracts/transport.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
 /** Why the mirror cannot give something, in the terms of what its client is told. */
-export interface MirrorErrorDetail {
+export interface BlobErrorDetail {
   /** `unavailable`: elsewhere it may be had now. `bad-content`: what came is not what its digest names. */
   readonly code: (typeof MANIFEST_REFUSALS)[number] | 'bad-content';
   /** Of `unauthorized`: the WWW-Authenticate header of the registry; empty when there was none. */
@@ -14,42 +14,42 @@ export interface MirrorErrorDetail {
 }
 
 /** The mirror cannot give what a client asks for. */
-export class MirrorError extends CodedError<MirrorErrorDetail> {}
+export class BlobError extends CodedError<BlobErrorDetail> {}
 
 /** Of a challenge: what a header of usual length holds, in visible characters. */
 const CHALLENGE_LENGTH_MAX = 1000;
 
 /** What an error from anywhere on the way to the registry means to the client of a mirror; the registry's own words are found among its causes. */
-export function mirrorError(error: unknown): MirrorError {
+export function blobError(error: unknown): BlobError {
   for (let cause = error, depth = 0; cause instanceof Error && depth < 8; depth++) {
-    if (cause instanceof MirrorError) return cause;
+    if (cause instanceof BlobError) return cause;
     if (cause instanceof RegistryError) return ofRegistry(cause);
     cause = cause.cause;
   }
   const told = error instanceof CodedError ? toldBy(error) : undefined;
-  return new MirrorError(errorText(error), told ?? { code: 'unavailable' }, { cause: error });
+  return new BlobError(errorText(error), told ?? { code: 'unavailable' }, { cause: error });
 }
 
 /** The refusal of a root, as an error. */
 export function refusalError(
   what: string,
   reply: Exclude<ManifestReply, { outcome: 'found' }>,
-): MirrorError {
+): BlobError {
   const { outcome, challenge, retryAfterMs } = reply;
   const text = `${what} was not given by the registry, says a root: ${outcome}`;
-  return new MirrorError(text, { code: outcome, challenge, retryAfterMs });
+  return new BlobError(text, { code: outcome, challenge, retryAfterMs });
 }
 
 /** The same for a peer to read. */
 export function refusalOf(error: unknown): ManifestReply {
-  const { code, challenge = '', retryAfterMs = 0 } = mirrorError(error).detail;
+  const { code, challenge = '', retryAfterMs = 0 } = blobError(error).detail;
   return { outcome: code === 'bad-content' ? 'unavailable' : code, challenge, retryAfterMs };
 }
 
-function ofRegistry(error: RegistryError): MirrorError {
+function ofRegistry(error: RegistryError): BlobError {
   const { detail } = error;
-  const fail = (told: MirrorErrorDetail): MirrorError =>
-    new MirrorError(error.message, told, { cause: error });
+  const fail = (told: BlobErrorDetail): BlobError =>
+    new BlobError(error.message, told, { cause: error });
   switch (detail.code) {
     case 'not-found':
     case 'invalid-reference':
@@ -69,7 +69,7 @@ function ofRegistry(error: RegistryError): MirrorError {
 }
 
 /** Errors of other parts that say what clients are told by their code. */
-function toldBy(error: CodedError<{ readonly code: string }>): MirrorErrorDetail | undefined {
+function toldBy(error: CodedError<{ readonly code: string }>): BlobErrorDetail | undefined {
   // A peer that refuses us says nothing about the registry.
   if (error instanceof PeerError) return undefined;
   const { challenges } = error.detail as { challenges?: readonly string[] };

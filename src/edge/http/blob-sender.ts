@@ -9,7 +9,7 @@ import { BulkReader } from '../../transfer/read/bulk-reader.ts';
 import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 import type { ByteRange } from './byte-range.ts';
-import { MirrorError } from './blob-error.ts';
+import { BlobError } from './blob-error.ts';
 
 /** A blob up to this size is checked before anything of it leaves; as much is read ahead anyway. */
 const HELD_BYTES_MAX = 4 * 1024 * 1024;
@@ -51,7 +51,7 @@ export class BlobSender {
     this.#bulk = new BulkReader(components);
   }
 
-  /** Throws MirrorError for a blob that was lately found to be another than its name says. */
+  /** Throws BlobError for a blob that was lately found to be another than its name says. */
   check(digest: Digest): void {
     const untilMs = this.#badUntilMs.get(digest) ?? 0;
     if (this.#clock.nowMs() < untilMs) throw badContent(digest);
@@ -109,7 +109,7 @@ async function deliver(answer: BlobAnswer, pieces: AsyncIterable<Uint8Array>): P
   if (!isStarted) answer.start();
 }
 
-function badContent(digest: Digest): MirrorError {
+function badContent(digest: Digest): BlobError {
   const text = `the bytes that came for ${digest} are not that blob: they are not passed on`;
-  return new MirrorError(text, { code: 'bad-content' });
+  return new BlobError(text, { code: 'bad-content' });
 }

@@ -1,7 +1,6 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { BlobOrigin } from '../../image/block.ts';
-import type { Digest } from '../../image/digest.ts';
-import { parseDigest } from '../../image/digest.ts';
+import { type Digest, parseDigest } from '../../image/digest.ts';
 import { checkOrigin, checkTag, registryName, registryServer } from '../../registry/reference.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -15,7 +14,7 @@ import { parseByteRange } from '../http/byte-range.ts';
 import type { LocalRoute } from '../http/local-server.ts';
 import type { KeptManifest } from './manifest-cache.ts';
 import type { Manifests } from './manifests.ts';
-import { mirrorError, type MirrorErrorDetail } from '../http/blob-error.ts';
+import { blobError, type BlobErrorDetail } from '../http/blob-error.ts';
 import { parseMirrorTarget, type MirrorTarget } from './target.ts';
 import type { MirrorPing } from './ping.ts';
 import type { AccessGate, BlobAddress, BlobDirectory } from '../access/contract.ts';
@@ -294,7 +293,7 @@ function unacceptable({ digest, mediaType }: KeptManifest): Refusal {
 }
 
 /** All of them send containerd to the registry itself; 429 after it has tried six times. */
-const STATUS: Readonly<Record<MirrorErrorDetail['code'], readonly [number, string]>> = {
+const STATUS: Readonly<Record<BlobErrorDetail['code'], readonly [number, string]>> = {
   'not-found': [404, 'UNKNOWN'],
   unauthorized: [401, 'UNAUTHORIZED'],
   denied: [403, 'DENIED'],
@@ -304,7 +303,7 @@ const STATUS: Readonly<Record<MirrorErrorDetail['code'], readonly [number, strin
 };
 
 function refusalFor(error: unknown, wanted: Wanted): Refusal {
-  const told = mirrorError(error);
+  const told = blobError(error);
   const { code: why, challenge = '', retryAfterMs = 0 } = told.detail;
   const [status, name] = STATUS[why];
   const code = why === 'not-found' ? `${wanted.kind.toUpperCase()}_UNKNOWN` : name;

@@ -19,7 +19,7 @@ import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
-import { MirrorError, mirrorError, refusalError, refusalOf } from '../http/blob-error.ts';
+import { BlobError, blobError, refusalError, refusalOf } from '../http/blob-error.ts';
 
 /** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
 const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };
@@ -98,17 +98,14 @@ interface Found {
  * Manifests by tag and digest: from this host, from the root that keeps those of the reference, from the registry.
  *
  * Digests are asked once. Tags are asked again after a while; a child asks its root each time, so that all hosts learn of a moved tag at
- * the same time. All that ask for one reference at a time share the answer. Rejects with MirrorError.
+ * the same time. All that ask for one reference at a time share the answer. Rejects with BlobError.
  */
 export class Manifests {
   readonly #parts: ManifestsComponents;
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #underWay = new Map<string, Promise<Found>>();
-  readonly #leftAlone = new Map<
-    string,
-    { readonly untilMs: number; readonly error: MirrorError }
-  >();
+  readonly #leftAlone = new Map<string, { readonly untilMs: number; readonly error: BlobError }>();
   readonly #found: Counter;
   #upstreams: Upstreams = { roots: [], relays: [] };
 
@@ -176,7 +173,7 @@ export class Manifests {
     if (underWay !== undefined) return underWay;
     const turn = this.#limiter.run(() => this.#ask(origin, reference, roots));
     if (turn === undefined) {
-      throw new MirrorError(`${WAITING_MAX} manifests are waited for already`, {
+      throw new BlobError(`${WAITING_MAX} manifests are waited for already`, {
         code: 'unavailable',
       });
     }
@@ -186,12 +183,12 @@ export class Manifests {
   }
 
   async #ask(origin: BlobOrigin, reference: string, roots: readonly HostAddress[]): Promise<Found> {
-    let refusal: MirrorError | undefined;
+    let refusal: BlobError | undefined;
     for (const root of roots) {
       try {
         return this.#count('root', await this.#askRoot(root, origin, reference));
       } catch (error) {
-        const told = error instanceof MirrorError ? error : undefined;
+        const told = error instanceof BlobError ? error : undefined;
         // The registry's own words, which another root would only hear again.
         if (told?.code === 'not-found' || told?.code === 'rate-limited') throw told;
         refusal ??= told;
@@ -204,7 +201,7 @@ export class Manifests {
     try {
       return this.#count('origin', await this.#askOrigin(origin, reference, limits));
     } catch (error) {
-      const own = mirrorError(error);
+      const own = blobError(error);
       if (own.code !== 'unavailable') throw own;
       const { tagMs, staleMs } = this.#init;
       const stale = staleMs > 0 ? this.#kept(origin, reference, tagMs + staleMs) : undefined;
@@ -246,7 +243,7 @@ export class Manifests {
       const { digest, mediaType, bytes } = fetched;
       return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs: 0 });
     } catch (error) {
-      const told = mirrorError(error);
+      const told = blobError(error);
       if (told.code === 'rate-limited' || told.code === 'unavailable') {
         this.#leaveAlone(name, told);
       }
@@ -254,7 +251,7 @@ export class Manifests {
     }
   }
 
-  #leaveAlone(name: string, error: MirrorError): void {
+  #leaveAlone(name: string, error: BlobError): void {
     const askedMs = error.detail.retryAfterMs ?? 0;
     const limitedMs = Math.min(LIMITED_MS_MAX, Math.max(LIMITED_MS_MIN, askedMs));
     const forMs = error.code === 'rate-limited' ? limitedMs : AWAY_MS;

@@ -19,7 +19,7 @@ import {
   refusalOfRequest,
   unsatisfiable,
   type Refusal,
-} from '../http/blob-answer.ts';
+} from './answer.ts';
 import type { BlobSender } from '../http/blob-sender.ts';
 import { parseBlobTarget, type BlobTarget } from './target.ts';
 import { parseByteRange, type ByteRange } from '../http/byte-range.ts';

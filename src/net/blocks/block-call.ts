@@ -1,6 +1,6 @@
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import {
-  PeerError,
+  peerError,
   type BlockAnswer,
   type BlockRequest,
   type PeerErrorDetail,
@@ -16,12 +16,6 @@ export interface CallOwner {
   onPromoted(call: BlockCall): void;
   /** The call has ended without an answer, by its caller or its deadline. */
   onGivenUp(call: BlockCall): void;
-}
-
-/** The error that a caller gets about a peer. */
-export function peerError(peer: PeerId, detail: PeerErrorDetail, cause?: unknown): PeerError {
-  const text = `peer ${peer} did not answer: ${detail.code}`;
-  return new PeerError(text, detail, cause === undefined ? undefined : { cause });
 }
 
 /** One block asked of a peer, from the call to its end: an answer, an error, the deadline or `cancel()`. */

@@ -5,12 +5,12 @@ import {
   PeerError,
   type PeerErrorDetail,
   type TreeServer,
+  peerError,
 } from '../../transfer/contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { peerError } from '../blocks/block-call.ts';
 import { DeadlineError, deadline } from '../../runtime/deadline.ts';
 import { WireError } from '../wire/errors.ts';
 import { detailOf } from '../wire/frames.ts';

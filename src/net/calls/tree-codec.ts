@@ -1,23 +1,23 @@
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import { BLOB_SIZE_BYTES_MAX, blockCount } from '../../image/block.ts';
-import type {
-  BlockRun,
-  JoinReply,
-  JoinRequest,
-  LeaveRequest,
-  ManifestReply,
-  ManifestRequest,
-  Place,
-  ReportReply,
-  ReportRequest,
-  ResolveReply,
-  ResolveRequest,
-  StatReply,
-  StatRequest,
-  TouchOrder,
-  WantedBlob,
+import {
+  type BlockRun,
+  type JoinReply,
+  type JoinRequest,
+  type LeaveRequest,
+  type ManifestReply,
+  type ManifestRequest,
+  type Place,
+  type ReportReply,
+  type ReportRequest,
+  type ResolveReply,
+  type ResolveRequest,
+  type StatReply,
+  type StatRequest,
+  type TouchOrder,
+  type WantedBlob,
+  MANIFEST_REFUSALS,
 } from '../../tree/messages.ts';
-import { MANIFEST_REFUSALS } from '../../tree/messages.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   LOST_PER_REPORT_MAX,

@@ -60,6 +60,12 @@ export type PeerErrorDetail =
 
 export class PeerError extends CodedError<PeerErrorDetail> {}
 
+/** The error that a caller gets about a peer. */
+export function peerError(peer: PeerId, detail: PeerErrorDetail, cause?: unknown): PeerError {
+  const text = `peer ${peer} did not answer: ${detail.code}`;
+  return new PeerError(text, detail, cause === undefined ? undefined : { cause });
+}
+
 /** A block request under way at a peer. */
 export interface PendingBlock {
   /** Resolves with the block, whose payload the caller releases, or rejects with PeerError. Bytes are not verified yet. */

@@ -6,10 +6,14 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { AdminToken } from '../../../src/agent/admin/admin-token.ts';
-import type { PreheatService } from '../../../src/preheat/messages.ts';
+import {
+  type PreheatService,
+  PreheatError,
+  type PreheatJob,
+  type PreheatSpec,
+} from '../../../src/preheat/messages.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
-import { PreheatError, type PreheatJob, type PreheatSpec } from '../../../src/preheat/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { tempFolder } from '../../support/temp-folder.ts';
 import { ManualClock } from '../manual-clock.ts';

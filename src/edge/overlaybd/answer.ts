@@ -2,9 +2,9 @@ import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { BlobRef } from '../../image/block.ts';
 import { CodedError } from '../../util/errors.ts';
 import { AccessError } from '../access/access.ts';
-import type { BlobTarget } from '../overlaybd/target.ts';
-import type { ByteRange } from './byte-range.ts';
-import { errorBody, type ErrorBody } from './listen.ts';
+import type { BlobTarget } from './target.ts';
+import type { ByteRange } from '../http/byte-range.ts';
+import { errorBody, type ErrorBody } from '../http/listen.ts';
 
 /** An answer that is an error, with its body. */
 export interface Refusal {
