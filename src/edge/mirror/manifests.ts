@@ -47,9 +47,6 @@ const LEFT_ALONE_MAX = 1024;
 const RUNNING_MAX = 64;
 const WAITING_MAX = 1024;
 
-/** Those who share a question may leave it one by one; it ends by its own time. */
-const NEVER = new AbortController().signal;
-
 interface Upstreams {
   readonly roots: readonly HostAddress[];
   readonly relays: readonly HostAddress[];
@@ -213,7 +210,7 @@ export class Manifests {
 
   async #askRoot(root: HostAddress, origin: BlobOrigin, reference: string): Promise<Found> {
     const { clock, hash, transport } = this.#parts;
-    const limit = deadline(clock, ROOT_MS_MAX, NEVER);
+    const limit = deadline(clock, ROOT_MS_MAX);
     try {
       const reply = await transport.manifest(root, { origin, reference }, limit.signal);
       const what = nameOf(origin, reference);

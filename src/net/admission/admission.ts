@@ -192,7 +192,9 @@ export class Admission {
     const sides = { initiator: this.#init.self, responder: entry.peer };
     const keys = this.#currentKeys();
     await this.#run(entry, async () => {
-      const limit = deadline(this.#components.clock, ADMISSION_MS, this.#stopping.signal);
+      const limit = deadline(this.#components.clock, ADMISSION_MS, {
+        signal: this.#stopping.signal,
+      });
       try {
         const { signal } = limit;
         const stream = await entry.connection.newStream(ADMISSION_PROTOCOL, { signal });
@@ -215,7 +217,7 @@ export class Admission {
   }
 
   async #converse(stream: Stream, handshake: Handshake): Promise<ClusterKey | undefined> {
-    const limit = deadline(this.#components.clock, ADMISSION_MS, this.#stopping.signal);
+    const limit = deadline(this.#components.clock, ADMISSION_MS, { signal: this.#stopping.signal });
     try {
       const end = await converse(stream, handshake, limit.signal);
       return end.result === 'admitted' ? end.key : undefined;

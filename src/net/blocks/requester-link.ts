@@ -99,7 +99,7 @@ export class RequesterLink {
       readonly signal: AbortSignal;
     },
   ): Promise<RequesterLink> {
-    const limit = deadline(components.clock, STREAM_OPEN_MS, init.signal);
+    const limit = deadline(components.clock, STREAM_OPEN_MS, { signal: init.signal });
     const opened: Stream[] = [];
     try {
       const demand = await openStream(init.connection, 'demand', limit.signal);

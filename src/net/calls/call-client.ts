@@ -118,11 +118,9 @@ export class TreeClient {
     request: Q,
     signal: AbortSignal,
   ): Promise<R> {
-    const limit = deadline(
-      this.#components.clock,
-      TREE_CALL_MS_MAX,
-      AbortSignal.any([signal, this.#stopping.signal]),
-    );
+    const limit = deadline(this.#components.clock, TREE_CALL_MS_MAX, {
+      signal: AbortSignal.any([signal, this.#stopping.signal]),
+    });
     try {
       const body = encoded(kind, host.peer, request);
       const asked = this.#limited(host.peer, () => this.#ask(kind, host, body, limit.signal));

@@ -64,7 +64,7 @@ export class TreeLink {
       readonly signal: AbortSignal;
     },
   ): Promise<TreeLink> {
-    const limit = deadline(components.clock, STREAM_OPEN_MS, init.signal);
+    const limit = deadline(components.clock, STREAM_OPEN_MS, { signal: init.signal });
     try {
       const stream = await init.connection.newStream(TREE_PROTOCOL, { signal: limit.signal });
       // Beyond a peer's limit of streams this resolves too, with a stream that is reset already.

@@ -100,7 +100,7 @@ export class Connections {
   }
 
   async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
-    const limit = deadline(this.#components.clock, DIAL_MS, this.#stopping.signal);
+    const limit = deadline(this.#components.clock, DIAL_MS, { signal: this.#stopping.signal });
     try {
       // The node returns the connection that is there, when the peer dialled and is not admitted yet.
       const connection = await this.#tryDials(dialAddresses(host, id), limit.signal);

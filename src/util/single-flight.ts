@@ -1,0 +1,27 @@
+/**
+ * Callers that want the same thing at the same time share one task and its outcome. The task belongs to none of them: a caller that gives
+ * up leaves by `orAbort()`, and the task bounds itself. When it has settled, the next caller starts a new one.
+ */
+export class SingleFlight<K, V> {
+  readonly #running = new Map<K, Promise<V>>();
+
+  /** Tasks in flight. */
+  get size(): number {
+    return this.#running.size;
+  }
+
+  has(key: K): boolean {
+    return this.#running.has(key);
+  }
+
+  /** The outcome of the task in flight for `key`, or of `task` when there is none. */
+  run(key: K, task: () => Promise<V>): Promise<V> {
+    const running = this.#running.get(key);
+    if (running !== undefined) return running;
+    const started = Promise.resolve()
+      .then(task)
+      .finally(() => this.#running.delete(key));
+    this.#running.set(key, started);
+    return started;
+  }
+}
