@@ -67,6 +67,11 @@ export function checkTag(tag: string): void {
   if (!TAG.test(tag)) throw invalid(tag.slice(0, REFERENCE_LENGTH_MAX), TAG_RULE);
 }
 
+/** Whether the text is a `<name>` as the distribution spec has it. */
+export function isRepository(text: string): boolean {
+  return text.length <= NAME_LENGTH_MAX && text.split('/').every((part) => NAME_PART.test(part));
+}
+
 /** The one name of a registry that may be called by several, in lower case. */
 export function registryName(registry: string): string {
   const name = registry.toLowerCase();

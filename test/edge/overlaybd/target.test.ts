@@ -28,7 +28,7 @@ describe('parseBlobTarget()', () => {
   });
 
   it('keeps the origin URL as it is', () => {
-    const url = `https://s3.example/a%2fb/sha256/ab/${HEX}/data?sig=%2B%2b+//&u=https://x/sha256:${'0'.repeat(64)}`;
+    const url = `https://s3.example/a%20b/sha256/ab/${HEX}/data?sig=%2B%2b+//&u=https://x/sha256:${'0'.repeat(64)}`;
     expect(parseBlobTarget(`/p/${url}`, 'p')).toMatchObject({ digest: DIGEST, address: { url } });
     const tidied = url.replace('https://s3', 'https:/s3');
     expect(parseBlobTarget(`/p/${tidied}`, 'p')).toMatchObject({

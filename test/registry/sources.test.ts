@@ -1,0 +1,111 @@
+import { describe, expect, it } from 'vitest';
+import {
+  BelievedSources,
+  configurationLine,
+  DEFAULT_SOURCES,
+  storagePrefixFault,
+} from '../../src/registry/sources.ts';
+import { shapeOf } from '../../src/registry/url-shape.ts';
+
+const DIGEST = `sha256:${'ab'.repeat(32)}`;
+const FOLDERS = `sha256/ab/${'ab'.repeat(32)}/data`;
+
+const believed = new BelievedSources({
+  registries: [
+    { host: 'r.example', storage: ['https://b.s3.example/docker/', 'https://*.cdn.example.com/'] },
+    { host: '127.0.0.1:5000', insecure: true, storage: ['http://127.0.0.1:9000/bucket/'] },
+  ],
+  defaults: false,
+});
+
+describe('BelievedSources', () => {
+  it.each([
+    `https://r.example/v2/a/blobs/${DIGEST}`,
+    `https://R.Example/v2/a/blobs/${DIGEST}`,
+    `http://127.0.0.1:5000/v2/a/blobs/${DIGEST}`,
+    `https://b.s3.example/docker/registry/${FOLDERS}?sig=1`,
+    `https://b.s3.example:443/docker/${FOLDERS}`,
+    `https://x.cdn.example.com/${FOLDERS}`,
+    `http://127.0.0.1:9000/bucket/deep/${FOLDERS}`,
+  ])('believes %s', (url) => {
+    expect(believed.believes(shapeOf(url))).toBe(true);
+  });
+
+  it.each([
+    `http://r.example/v2/a/blobs/${DIGEST}`,
+    `https://r.example:5000/v2/a/blobs/${DIGEST}`,
+    `https://evil.example/v2/a/blobs/${DIGEST}`,
+    `https://r.example.evil.example/v2/a/blobs/${DIGEST}`,
+    `https://r.example/${FOLDERS}`,
+    `https://b.s3.example/dockerx/${FOLDERS}`,
+    `https://b.s3.example/${FOLDERS}`,
+    `http://b.s3.example/docker/${FOLDERS}`,
+    `https://b.s3.example:444/docker/${FOLDERS}`,
+    `https://a.b.cdn.example.com/${FOLDERS}`,
+    `https://cdn.example.com/${FOLDERS}`,
+    `https://docker.io/v2/library/a/blobs/${DIGEST}`,
+  ])('does not believe %s', (url) => {
+    expect(believed.believes(shapeOf(url))).toBe(false);
+  });
+
+  it('believes the default registries and their storages unless they are dropped', () => {
+    const usual = new BelievedSources({ registries: [], defaults: true });
+    expect(usual.isRegistry('registry-1.docker.io')).toBe(true);
+    const url = `https://pkg-containers.githubusercontent.com/ghcr1/blobs/${DIGEST}?se=1`;
+    expect(usual.believes(shapeOf(url))).toBe(true);
+    expect(usual.believes(shapeOf(`https://storage.googleapis.com/mine/${FOLDERS}`))).toBe(false);
+  });
+
+  it('DEFAULT_SOURCES keep the rule for storage prefixes', () => {
+    for (const { storage = [] } of DEFAULT_SOURCES) {
+      for (const prefix of storage) expect(storagePrefixFault(prefix), prefix).toBeUndefined();
+    }
+  });
+});
+
+describe('storagePrefixFault()', () => {
+  it.each([
+    'https://bucket.s3.amazonaws.com/',
+    'https://s3.eu-central-1.amazonaws.com/bucket/',
+    'https://d111.cloudfront.net/',
+    'https://*.data.mcr.microsoft.com/',
+    'http://minio.local:9000/bucket/',
+    'https://[::1]:9000/bucket/',
+    'https://bucket.oss-cn-hangzhou.aliyuncs.com/',
+  ])('accepts %s', (prefix) => {
+    expect(storagePrefixFault(prefix)).toBeUndefined();
+  });
+
+  it.each([
+    'https://*/',
+    'https://*.com/',
+    'https://*.co.uk/',
+    'https://*.cloudfront.net/',
+    'https://*.s3.amazonaws.com/',
+    'https://*.blob.core.windows.net/',
+    'https://x.*.amazonaws.com/',
+    'https://a*.example.com/',
+    'https://s3.amazonaws.com/',
+    'https://s3.eu-central-1.amazonaws.com/',
+    'https://storage.googleapis.com',
+    'https://b.example/docker',
+    'https://b.example/a/../b/',
+    'https://b.example/a%2f/',
+    'https://u@b.example/',
+    'https://b.example/?x',
+    's3://bucket/',
+  ])('refuses %s', (prefix) => {
+    expect(storagePrefixFault(prefix)).toBeTypeOf('string');
+  });
+});
+
+describe('configurationLine()', () => {
+  it('names what to add', () => {
+    expect(configurationLine(shapeOf(`https://r.example/v2/a/blobs/${DIGEST}`))).toBe(
+      'registries: [{host: "r.example"}]',
+    );
+    expect(configurationLine(shapeOf(`https://s.example/b/${FOLDERS}?secret=1`))).toBe(
+      'registries[].storage: ["https://s.example/b/"]',
+    );
+  });
+});
