@@ -1,0 +1,592 @@
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
+import { unreachable } from '../../util/assert.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { TimerHeap } from '../../util/timer-heap.ts';
+
+/** The next root is asked, and the first one left waiting, after this long without an answer. (tunable) */
+const NEXT_ROOT_MS = 300;
+
+/** A host shows its client's right to the origin itself when no root has answered for this long. (tunable) */
+const OWN_WAY_MS = 700;
+
+/** Longest wait of a request, all roots and the origin included; below the time that a read has. */
+const REQUEST_MS_MAX = 15_000;
+
+/** What a root says of a blob is believed for this long; then it is asked again behind the next request. (tunable) */
+const ANSWER_MS = 300_000;
+
+/** A blob without a root is read by its host's own way; roots are asked again after this long. (tunable) */
+const ALONE_MS = 60_000;
+
+/** A definite no is remembered this long: clients repeat a request several times in a row. (tunable) */
+const REFUSED_MS = 5_000;
+
+/** Rights remembered for one blob: clients of one host with credentials or signatures of their own. */
+const RIGHTS_MAX = 64;
+
+/** Stands for the credentials or the signed URL of a request: a hash, never the secret. Empty for a request that shows nothing. */
+export type RightKey = string;
+
+/** Why a request may not read a blob; data for the answer. */
+export type OpenRefusal =
+  | { readonly code: 'unauthorized' | 'denied'; readonly challenges: readonly string[] }
+  | { readonly code: 'not-found' }
+  /** The registry asks for patience. */
+  | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
+  /** The bytes at the URL are of another size than the blob. */
+  | { readonly code: 'other-content'; readonly sizeBytes: number }
+  /** Neither a root nor the origin answered: `silent` names those that were asked. */
+  | { readonly code: 'unchecked'; readonly silent: readonly string[] };
+
+/** What a root answers to OPEN. */
+export type OpenAnswer =
+  | {
+      readonly outcome: 'open';
+      /** `key` names the blocks: the blob's digest, or a key in quarantine when the source is not believed. */
+      readonly key: Digest;
+      readonly sizeBytes: number;
+      /** The registry gives it to anybody. */
+      readonly isPublic: boolean;
+    }
+  /** No root reaches the blob: its host reads it by the client's own way. */
+  | { readonly outcome: 'no-way' }
+  | { readonly outcome: 'refused'; readonly refusal: OpenRefusal };
+
+/** What the origin says of a request's own right: by a GET of one byte, never by HEAD, a redirect or a page. */
+export type ProbeResult =
+  | { readonly outcome: 'accepted'; readonly sizeBytes: number }
+  | { readonly outcome: 'refused'; readonly refusal: OpenRefusal }
+  | { readonly outcome: 'unreachable' };
+
+/** A request of a local client for a blob. `T` names it; compared by identity. */
+export interface OpenRequest<T> {
+  readonly token: T;
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+  readonly right: RightKey;
+}
+
+/** A blob that a request may read. */
+export interface OpenedBlob {
+  readonly blob: BlobRef;
+  /** False when only this host's own way leads to it: no tree, and nothing of it is passed on before the whole is right. */
+  readonly isShared: boolean;
+}
+
+/** What the reducer wants done; outcomes come back by the call that is named. */
+export type OpenEffect<T> =
+  /** Ask a root; then `answered()` or `rootFailed()`. */
+  | {
+      readonly type: 'ask-root';
+      readonly attempt: number;
+      readonly root: PeerId;
+      readonly digest: Digest;
+      readonly origin: BlobOrigin;
+      readonly right: RightKey;
+    }
+  /** Nobody waits for this answer any more. */
+  | { readonly type: 'cancel'; readonly attempt: number }
+  /** Get one byte with the client's own right; then `probed()`. */
+  | {
+      readonly type: 'probe';
+      readonly attempt: number;
+      readonly digest: Digest;
+      readonly origin: BlobOrigin;
+      readonly right: RightKey;
+    }
+  | { readonly type: 'grant'; readonly token: T; readonly opened: OpenedBlob }
+  | { readonly type: 'refuse'; readonly token: T; readonly refusal: OpenRefusal }
+  /** A blob proved to have another size: what is held under the key is dropped. */
+  | { readonly type: 'drop'; readonly blob: BlobRef }
+  /** The last user is long gone: the host leaves its trees. */
+  | { readonly type: 'close'; readonly blob: BlobRef };
+
+interface Right {
+  state: 'unknown' | 'probing' | 'accepted' | 'refused';
+  /** Of `accepted` and `refused`. */
+  untilMs: number;
+  refusal: OpenRefusal | undefined;
+}
+
+interface Waiter<T> extends OpenRequest<T> {
+  readonly deadlineMs: number;
+}
+
+/**
+ * One blob by one source.
+ *
+ *     asking --open--> shared        a root knows it: size, key, whether it is public
+ *       |  \--no-way, all silent--> alone     the client's own way is the only one; size from its GET
+ *       \---refused--> (gone)        a definite no for requests that show nothing of their own
+ */
+interface Entry<T> {
+  readonly id: string;
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+  phase: 'asking' | 'shared' | 'alone';
+  blob: BlobRef | undefined;
+  isPublic: boolean;
+  untilMs: number;
+  usedMs: number;
+  /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
+  readonly asked: Set<PeerId>;
+  readonly asking: Map<number, PeerId>;
+  /** The refusal of a root, for requests that show nothing of their own. */
+  refusal: OpenRefusal | undefined;
+  probesItself: boolean;
+  readonly rights: BoundedMap<RightKey, Right>;
+  readonly waiting: Set<Waiter<T>>;
+}
+
+type Timer<T> =
+  | { readonly type: 'next-root' | 'own-way'; readonly entry: Entry<T> }
+  | { readonly type: 'deadline'; readonly entry: Entry<T>; readonly waiter: Waiter<T> };
+
+type Attempt<T> =
+  | { readonly kind: 'root'; readonly entry: Entry<T>; readonly root: PeerId }
+  | { readonly kind: 'probe'; readonly entry: Entry<T>; readonly right: RightKey };
+
+export interface OpenBlobsInit {
+  /** Blobs that are open at a time; the least recently used one without waiting requests closes. */
+  readonly entriesMax: number;
+  /** How long an accepted right counts, in milliseconds. */
+  readonly acceptMs: number;
+  /** How much longer while neither a root nor the origin can be asked, in milliseconds. */
+  readonly staleMs: number;
+  /** A blob that nobody used for this long closes, in milliseconds. */
+  readonly idleMs: number;
+}
+
+/**
+ * The blobs that clients of this host have open: the one place that decides size, sharing and rights of a blob here. A reducer: requests
+ * and answers come in with the time, effects go out by `take()`. It runs in every agent and in the simulator.
+ *
+ * Nothing is taken from whoever names a blob first. Size and key are the word of a root; without one, the total that the origin tells this
+ * host, and then for this host alone. A request reads what is public, or what the origin gives to *its own* right, with the size that is
+ * known. A root that is silent costs a request `NEXT_ROOT_MS`; all of them `OWN_WAY_MS`.
+ */
+export class OpenBlobs<T> {
+  readonly #init: OpenBlobsInit;
+  readonly #roots: (digest: Digest) => readonly PeerId[];
+  readonly #entries = new Map<string, Entry<T>>();
+  readonly #waiting = new Map<T, { readonly entry: Entry<T>; readonly waiter: Waiter<T> }>();
+  readonly #attempts = new Map<number, Attempt<T>>();
+  readonly #timers = new TimerHeap<Timer<T>>();
+  #effects: OpenEffect<T>[] = [];
+  #attemptCount = 0;
+  #nowMs = 0;
+
+  constructor(
+    /** Roots in the order in which they own the blob's first stripe, those that answer before those that are silent. */
+    components: { readonly roots: (digest: Digest) => readonly PeerId[] },
+    init: OpenBlobsInit,
+  ) {
+    this.#roots = components.roots;
+    this.#init = init;
+  }
+
+  /** The effects since the last call, in order. */
+  take(): readonly OpenEffect<T>[] {
+    const effects = this.#effects;
+    if (effects.length > 0) this.#effects = [];
+    return effects;
+  }
+
+  get nextWakeMs(): number | undefined {
+    return this.#timers.nextMs;
+  }
+
+  /** Blobs that are open. */
+  get count(): number {
+    return this.#entries.size;
+  }
+
+  /** What a request may read at once, without an effect; undefined when there is more to it. */
+  opened(
+    request: Pick<OpenRequest<T>, 'digest' | 'origin' | 'right'>,
+    nowMs: number,
+  ): OpenedBlob | undefined {
+    const entry = this.#entries.get(idOf(request));
+    if (entry?.blob === undefined || entry.phase === 'asking' || nowMs >= entry.untilMs) {
+      return undefined;
+    }
+    const right = entry.rights.get(request.right);
+    const isAccepted = right?.state === 'accepted' && nowMs < right.untilMs;
+    if (!entry.isPublic && !isAccepted) return undefined;
+    this.#use(entry, nowMs);
+    return { blob: entry.blob, isShared: entry.phase === 'shared' };
+  }
+
+  /** A client asks for a blob; ends in `grant` or `refuse` for its token, unless `cancel()` comes first. */
+  request(request: OpenRequest<T>, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const entry = this.#entry(request);
+    this.#use(entry, nowMs);
+    const waiter = { ...request, deadlineMs: nowMs + REQUEST_MS_MAX };
+    entry.waiting.add(waiter);
+    this.#waiting.set(request.token, { entry, waiter });
+    this.#timers.set(waiter.deadlineMs, { type: 'deadline', entry, waiter });
+    if (entry.phase !== 'asking' && nowMs >= entry.untilMs) this.#ask(entry);
+    this.#settle(entry);
+  }
+
+  /** The client has left; no effect follows for its token. */
+  cancel(token: T, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#leave(token);
+  }
+
+  /** A root answered `ask-root`. */
+  answered(attempt: number, answer: OpenAnswer, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const found = this.#takeAttempt(attempt, 'root');
+    if (found === undefined) return;
+    const { entry } = found;
+    switch (answer.outcome) {
+      case 'open':
+        this.#share(entry, answer);
+        break;
+      case 'no-way':
+        this.#beAlone(entry);
+        break;
+      case 'refused':
+        // A root refuses by its own credentials: a request with a right of its own may still be accepted.
+        entry.refusal = answer.refusal;
+        if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
+        else this.#beAlone(entry);
+        break;
+      default:
+        return unreachable(answer);
+    }
+    this.#settle(entry);
+  }
+
+  /** A root did not answer `ask-root`, or refused to talk to this host. */
+  rootFailed(attempt: number, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const found = this.#takeAttempt(attempt, 'root');
+    if (found === undefined || found.entry.phase !== 'asking') return;
+    this.#nextRoot(found.entry);
+    this.#settle(found.entry);
+  }
+
+  /** The outcome of `probe`. */
+  probed(attempt: number, result: ProbeResult, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const found = this.#takeAttempt(attempt, 'probe');
+    if (found?.kind !== 'probe') return;
+    const { entry } = found;
+    const right = entry.rights.peek(found.right);
+    if (right === undefined) return;
+    switch (result.outcome) {
+      case 'accepted':
+        this.#accept(entry, right, result.sizeBytes);
+        break;
+      case 'refused':
+        right.state = 'refused';
+        right.refusal = result.refusal;
+        right.untilMs = nowMs + REFUSED_MS;
+        break;
+      case 'unreachable':
+        this.#keepStale(right);
+        break;
+      default:
+        return unreachable(result);
+    }
+    this.#settle(entry);
+  }
+
+  /** A way that was accepted turned out to be closed (401, 403): what a client can mend it is told at once. */
+  rightClosed(
+    request: Pick<OpenRequest<T>, 'digest' | 'origin' | 'right'>,
+    refusal: OpenRefusal,
+    nowMs: number,
+  ): void {
+    this.#nowMs = nowMs;
+    const right = this.#entries.get(idOf(request))?.rights.peek(request.right);
+    if (right === undefined) return;
+    right.state = 'refused';
+    right.refusal = refusal;
+    right.untilMs = nowMs + REFUSED_MS;
+  }
+
+  /** The roots or their connections changed: blobs that are read alone may be shared now. */
+  rootsChanged(nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const entry of this.#entries.values()) {
+      if (entry.phase === 'alone') entry.untilMs = Math.min(entry.untilMs, nowMs);
+      if (entry.phase === 'asking' && entry.asking.size === 0) this.#nextRoot(entry);
+      this.#settle(entry);
+    }
+  }
+
+  /** Does what is due. */
+  tick(nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (
+      let due = this.#timers.takeDue(nowMs);
+      due !== undefined;
+      due = this.#timers.takeDue(nowMs)
+    ) {
+      this.#onTimer(due);
+    }
+    this.#closeIdle();
+  }
+
+  #onTimer(timer: Timer<T>): void {
+    const { entry } = timer;
+    switch (timer.type) {
+      case 'next-root':
+        if (entry.phase === 'asking') this.#nextRoot(entry);
+        break;
+      case 'own-way':
+        if (entry.phase === 'asking') entry.probesItself = true;
+        break;
+      case 'deadline':
+        if (!entry.waiting.has(timer.waiter)) return;
+        this.#leave(timer.waiter.token);
+        return this.#refuse(timer.waiter, this.#unchecked(entry));
+      default:
+        return unreachable(timer);
+    }
+    this.#settle(entry);
+  }
+
+  #entry(request: OpenRequest<T>): Entry<T> {
+    const id = idOf(request);
+    const known = this.#entries.get(id);
+    if (known !== undefined) return known;
+    this.#makeRoom();
+    const entry: Entry<T> = {
+      id,
+      digest: request.digest,
+      origin: request.origin,
+      phase: 'asking',
+      blob: undefined,
+      isPublic: false,
+      untilMs: 0,
+      usedMs: this.#nowMs,
+      asked: new Set(),
+      asking: new Map(),
+      refusal: undefined,
+      probesItself: false,
+      rights: new BoundedMap({ entriesMax: RIGHTS_MAX, evict: 'use' }),
+      waiting: new Set(),
+    };
+    this.#entries.set(id, entry);
+    this.#ask(entry, request.right);
+    return entry;
+  }
+
+  /** Starts a round of questions to roots. What is known meanwhile goes on being used. */
+  #ask(entry: Entry<T>, right: RightKey = ''): void {
+    if (entry.phase === 'asking' && entry.asking.size > 0) return;
+    if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
+    // A known blob stays open while it is asked about again.
+    else entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
+    entry.asked.clear();
+    entry.refusal = undefined;
+    entry.probesItself = false;
+    this.#timers.set(this.#nowMs + OWN_WAY_MS, { type: 'own-way', entry });
+    this.#nextRoot(entry, right);
+  }
+
+  #nextRoot(entry: Entry<T>, right: RightKey = ''): void {
+    const root = this.#roots(entry.digest).find((peer) => !entry.asked.has(peer));
+    if (root === undefined) {
+      // All were asked: those that still owe an answer may give it, and the client's own way is taken beside.
+      entry.probesItself = true;
+      if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry);
+      return;
+    }
+    entry.asked.add(root);
+    const attempt = ++this.#attemptCount;
+    entry.asking.set(attempt, root);
+    this.#attempts.set(attempt, { kind: 'root', entry, root });
+    const { digest, origin } = entry;
+    this.#effects.push({ type: 'ask-root', attempt, root, digest, origin, right });
+    this.#timers.set(this.#nowMs + NEXT_ROOT_MS, { type: 'next-root', entry });
+  }
+
+  /** A root knows the blob. */
+  #share(entry: Entry<T>, answer: OpenAnswer & { outcome: 'open' }): void {
+    const { key: digest, sizeBytes, isPublic } = answer;
+    const before = entry.blob;
+    if (before !== undefined && (before.sizeBytes !== sizeBytes || before.digest !== digest)) {
+      this.#effects.push({ type: 'drop', blob: before });
+      // Rights were shown for other content.
+      entry.rights.clear();
+    }
+    entry.blob = { digest, sizeBytes };
+    entry.isPublic = isPublic;
+    entry.phase = 'shared';
+    entry.untilMs = this.#nowMs + ANSWER_MS;
+    this.#endRound(entry);
+  }
+
+  /** No root reaches the blob: its size is what the origin tells this host. */
+  #beAlone(entry: Entry<T>): void {
+    if (entry.phase === 'shared') return;
+    entry.phase = 'alone';
+    entry.isPublic = false;
+    entry.untilMs = this.#nowMs + ALONE_MS;
+    this.#endRound(entry);
+  }
+
+  #endRound(entry: Entry<T>): void {
+    for (const attempt of entry.asking.keys()) {
+      this.#attempts.delete(attempt);
+      this.#effects.push({ type: 'cancel', attempt });
+    }
+    entry.asking.clear();
+  }
+
+  #accept(entry: Entry<T>, right: Right, sizeBytes: number): void {
+    if (entry.blob === undefined) {
+      entry.blob = { digest: entry.digest, sizeBytes };
+    } else if (entry.blob.sizeBytes !== sizeBytes) {
+      right.state = 'refused';
+      right.refusal = { code: 'other-content', sizeBytes };
+      right.untilMs = this.#nowMs + REFUSED_MS;
+      return;
+    }
+    right.state = 'accepted';
+    right.refusal = undefined;
+    right.untilMs = this.#nowMs + this.#init.acceptMs;
+  }
+
+  /** The origin is away: a right that it accepted not too long ago still counts. */
+  #keepStale(right: Right): void {
+    const isStale = right.untilMs > 0 && this.#nowMs < right.untilMs + this.#init.staleMs;
+    if (isStale && right.refusal === undefined) {
+      right.state = 'accepted';
+      right.untilMs = Math.max(right.untilMs, this.#nowMs + REFUSED_MS);
+      return;
+    }
+    right.state = 'refused';
+    right.refusal = { code: 'unchecked', silent: [] };
+    right.untilMs = this.#nowMs + REFUSED_MS;
+  }
+
+  /** Answers every request that can be answered, and probes the rights that are wanted. */
+  #settle(entry: Entry<T>): void {
+    for (const waiter of [...entry.waiting]) {
+      const outcome = this.#outcomeOf(entry, waiter);
+      if (outcome === undefined) continue;
+      this.#leave(waiter.token);
+      if ('opened' in outcome) {
+        this.#effects.push({ type: 'grant', token: waiter.token, opened: outcome.opened });
+      } else {
+        this.#refuse(waiter, outcome.refusal);
+      }
+    }
+  }
+
+  #outcomeOf(
+    entry: Entry<T>,
+    waiter: Waiter<T>,
+  ): { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal } | undefined {
+    const isShared = entry.phase === 'shared';
+    const opened = entry.blob !== undefined && { blob: entry.blob, isShared };
+    if (opened !== false && isShared && entry.isPublic) return { opened };
+    if (entry.phase === 'asking' && !entry.probesItself) return undefined;
+    // The registry has refused the root, which showed at least as much as this request does.
+    const isNothingShown = waiter.right === '' && entry.origin.repository !== '';
+    if (entry.phase === 'alone' && isNothingShown && entry.refusal !== undefined) {
+      return { refusal: entry.refusal };
+    }
+    const right = this.#rightOf(entry, waiter.right);
+    if (right.state === 'accepted' && opened !== false) return { opened };
+    if (right.state === 'refused') return { refusal: right.refusal ?? this.#unchecked(entry) };
+    if (right.state === 'unknown') this.#probe(entry, waiter.right, right);
+    return undefined;
+  }
+
+  #rightOf(entry: Entry<T>, key: RightKey): Right {
+    const known = entry.rights.get(key);
+    const isOver = known !== undefined && known.state !== 'probing' && this.#nowMs >= known.untilMs;
+    if (known !== undefined) {
+      if (isOver) known.state = 'unknown';
+      if (isOver && known.refusal !== undefined) {
+        known.refusal = undefined;
+        known.untilMs = 0;
+      }
+      return known;
+    }
+    const right: Right = { state: 'unknown', untilMs: 0, refusal: undefined };
+    entry.rights.set(key, right);
+    return right;
+  }
+
+  #probe(entry: Entry<T>, key: RightKey, right: Right): void {
+    right.state = 'probing';
+    const attempt = ++this.#attemptCount;
+    this.#attempts.set(attempt, { kind: 'probe', entry, right: key });
+    const { digest, origin } = entry;
+    this.#effects.push({ type: 'probe', attempt, digest, origin, right: key });
+  }
+
+  #unchecked(entry: Entry<T>): OpenRefusal {
+    return { code: 'unchecked', silent: [...entry.asking.values(), entry.origin.registry] };
+  }
+
+  #refuse(waiter: Waiter<T>, refusal: OpenRefusal): void {
+    this.#effects.push({ type: 'refuse', token: waiter.token, refusal });
+  }
+
+  #leave(token: T): void {
+    const waiting = this.#waiting.get(token);
+    if (waiting === undefined) return;
+    this.#waiting.delete(token);
+    waiting.entry.waiting.delete(waiting.waiter);
+  }
+
+  #takeAttempt(attempt: number, kind: Attempt<T>['kind']): Attempt<T> | undefined {
+    const found = this.#attempts.get(attempt);
+    if (found?.kind !== kind) return undefined;
+    this.#attempts.delete(attempt);
+    found.entry.asking.delete(attempt);
+    return found;
+  }
+
+  /** Marks the entry as used last; the map's order is that of use. */
+  #use(entry: Entry<T>, nowMs: number): void {
+    entry.usedMs = nowMs;
+    this.#entries.delete(entry.id);
+    this.#entries.set(entry.id, entry);
+  }
+
+  #makeRoom(): void {
+    if (this.#entries.size < this.#init.entriesMax) return;
+    for (const entry of this.#entries.values()) {
+      if (entry.waiting.size > 0) continue;
+      return this.#close(entry);
+    }
+  }
+
+  #closeIdle(): void {
+    for (const entry of this.#entries.values()) {
+      if (this.#nowMs - entry.usedMs < this.#init.idleMs || entry.waiting.size > 0) return;
+      this.#close(entry);
+    }
+  }
+
+  #close(entry: Entry<T>): void {
+    this.#entries.delete(entry.id);
+    this.#endRound(entry);
+    if (entry.blob !== undefined) this.#effects.push({ type: 'close', blob: entry.blob });
+  }
+}
+
+/** A blob by a source: what one source says of a digest counts for no other, until a root gives both the same key. */
+function idOf({
+  digest,
+  origin,
+}: {
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+}): string {
+  return `${digest} ${origin.registry}/${origin.repository}`;
+}
