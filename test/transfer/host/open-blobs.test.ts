@@ -1,0 +1,344 @@
+import { describe, expect, it } from 'vitest';
+import { parseDigest, type Digest } from '../../../src/image/digest.ts';
+import {
+  OpenBlobs,
+  type OpenAnswer,
+  type OpenEffect,
+  type OpenRefusal,
+} from '../../../src/transfer/host/open-blobs.ts';
+import { defined } from '../../../src/util/assert.ts';
+import type { PeerId } from '../../../src/util/peer-id.ts';
+
+const DIGEST = digest('a1');
+const REGISTRY = { registry: 'r.example', repository: 'team/app' };
+const STORAGE = { registry: 's.example', repository: '' };
+const ROOTS = ['root-0', 'root-1'] as PeerId[];
+const DENIED: OpenRefusal = { code: 'denied', challenges: [] };
+
+function digest(pair: string): Digest {
+  return defined(parseDigest(`sha256:${pair.repeat(32)}`), 'a digest');
+}
+
+type Effect<K extends OpenEffect<string>['type']> = Extract<OpenEffect<string>, { type: K }>;
+
+/** One host, its roots and the origin played by hand. */
+class World {
+  nowMs = 1000;
+  roots: readonly PeerId[] = ROOTS;
+  readonly blobs: OpenBlobs<string>;
+  #effects: OpenEffect<string>[] = [];
+
+  constructor(entriesMax = 100) {
+    this.blobs = new OpenBlobs(
+      { roots: () => this.roots },
+      { entriesMax, acceptMs: 60_000, staleMs: 600_000, idleMs: 1_200_000 },
+    );
+  }
+
+  ask(token: string, right = '', origin = REGISTRY, name = DIGEST): this {
+    this.blobs.request({ token, digest: name, origin, right }, this.nowMs);
+    return this;
+  }
+
+  /** Lets time pass, with every timer on the way. */
+  pass(ms: number): this {
+    const endMs = this.nowMs + ms;
+    for (;;) {
+      const wakeMs = this.blobs.nextWakeMs;
+      if (wakeMs === undefined || wakeMs > endMs) break;
+      this.nowMs = Math.max(this.nowMs, wakeMs);
+      this.blobs.tick(this.nowMs);
+    }
+    this.nowMs = endMs;
+    this.blobs.tick(endMs);
+    return this;
+  }
+
+  /** The effects of one kind since the last look at that kind. */
+  took<K extends OpenEffect<string>['type']>(type: K): Effect<K>[] {
+    this.#effects.push(...this.blobs.take());
+    const found = this.#effects.filter((effect): effect is Effect<K> => effect.type === type);
+    this.#effects = this.#effects.filter((effect) => effect.type !== type);
+    return found;
+  }
+
+  root(answer: Partial<Extract<OpenAnswer, { outcome: 'open' }>> | OpenAnswer = {}): this {
+    const [asked] = this.took('ask-root');
+    const full: OpenAnswer =
+      'outcome' in answer && answer.outcome !== 'open'
+        ? (answer as OpenAnswer)
+        : { outcome: 'open', key: DIGEST, sizeBytes: 1000, isPublic: false, ...answer };
+    this.blobs.answered(defined(asked, 'a root is asked').attempt, full, this.nowMs);
+    return this;
+  }
+
+  origin(result: number | OpenRefusal | 'unreachable'): this {
+    const [probe] = this.took('probe');
+    const { attempt } = defined(probe, 'the origin is asked');
+    if (typeof result === 'number') {
+      this.blobs.probed(attempt, { outcome: 'accepted', sizeBytes: result }, this.nowMs);
+    } else if (result === 'unreachable') {
+      this.blobs.probed(attempt, { outcome: 'unreachable' }, this.nowMs);
+    } else {
+      this.blobs.probed(attempt, { outcome: 'refused', refusal: result }, this.nowMs);
+    }
+    return this;
+  }
+
+  granted(): string[] {
+    return this.took('grant').map(({ token }) => token);
+  }
+
+  refused(): (readonly [string, string])[] {
+    return this.took('refuse').map(({ token, refusal }) => [token, refusal.code] as const);
+  }
+}
+
+describe('OpenBlobs, sizes and rights', () => {
+  it('grants what is public by the word of one root, to all who wait, and asks nobody else', () => {
+    const world = new World().ask('a').ask('b').ask('c', 'token');
+    expect(world.took('ask-root')).toHaveLength(1);
+    world.ask('d').took('ask-root');
+    const again = new World().ask('a').ask('b').root({ isPublic: true });
+    expect(again.granted()).toEqual(['a', 'b']);
+    expect(again.took('probe')).toEqual([]);
+    expect(
+      again.blobs.opened({ digest: DIGEST, origin: REGISTRY, right: 'x' }, again.nowMs),
+    ).toEqual({
+      blob: { digest: DIGEST, sizeBytes: 1000 },
+      isShared: true,
+    });
+  });
+
+  it('an attacker who shows another right than the one accepted is asked for his own', () => {
+    const world = new World().ask('owner', 'good').root().origin(1000);
+    expect(world.granted()).toEqual(['owner']);
+    world.ask('thief', '');
+    expect(world.granted()).toEqual([]);
+    world.origin(DENIED);
+    expect(world.refused()).toEqual([['thief', 'denied']]);
+    expect(world.blobs.opened({ digest: DIGEST, origin: REGISTRY, right: '' }, world.nowMs)).toBe(
+      undefined,
+    );
+  });
+
+  it('a right accepted in one repository opens nothing in another', () => {
+    const world = new World().ask('owner', 'good').root().origin(1000);
+    const mine = { registry: 'r.example', repository: 'mine/app' };
+    world.granted();
+    world.ask('thief', 'good', mine);
+    expect(world.granted()).toEqual([]);
+    world.root().origin({ code: 'not-found' });
+    expect(world.refused()).toEqual([['thief', 'not-found']]);
+  });
+
+  it('a URL that yields another size than the root knows opens nothing', () => {
+    const world = new World()
+      .ask('thief', 'page', STORAGE)
+      .root({ sizeBytes: 262_144 })
+      .origin(3000);
+    expect(world.granted()).toEqual([]);
+    expect(world.refused()).toEqual([['thief', 'other-content']]);
+  });
+
+  it('what one source says of the size counts for no other source', () => {
+    const world = new World();
+    world.ask('evil', 'x', { registry: 'evil.example', repository: 'x/y' });
+    world.root({ outcome: 'no-way' }).origin(100);
+    expect(world.took('grant')[0]?.opened).toEqual({
+      blob: { digest: DIGEST, sizeBytes: 100 },
+      isShared: false,
+    });
+    world.ask('honest', 'good').root({ sizeBytes: 5000 }).origin(5000);
+    expect(world.took('grant')[0]?.opened.blob.sizeBytes).toBe(5000);
+  });
+
+  it('a size that proves wrong is replaced, what was held is dropped, and rights are shown again', () => {
+    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(100);
+    expect(world.granted()).toEqual(['a']);
+    world.pass(61_000).ask('b', 'good').root({ sizeBytes: 5000 });
+    expect(world.took('drop').map(({ blob }) => blob.sizeBytes)).toEqual([100]);
+    expect(world.granted()).toEqual([]);
+    world.origin(5000);
+    expect(world.took('grant')[0]?.opened).toEqual({
+      blob: { digest: DIGEST, sizeBytes: 5000 },
+      isShared: true,
+    });
+  });
+
+  it('the first size from an own way holds for later rights of the same source', () => {
+    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(100);
+    world.granted();
+    world.ask('b', 'other').origin(200);
+    expect(world.refused()).toEqual([['b', 'other-content']]);
+  });
+
+  it('a source that is not believed gets blocks under a key of its own', () => {
+    const key = digest('0f');
+    const world = new World().ask('a', 'x', STORAGE).root({ key }).origin(1000);
+    expect(world.took('grant')[0]?.opened.blob.digest).toBe(key);
+  });
+
+  it('a right wears off, and is asked for again', () => {
+    const world = new World().ask('a', 'good').root().origin(1000);
+    world.granted();
+    world.pass(60_001).ask('b', 'good');
+    expect(world.granted()).toEqual([]);
+    world.origin(DENIED);
+    expect(world.refused()).toEqual([['b', 'denied']]);
+  });
+
+  it('a right that wore off counts while the origin is away, and no longer than it is allowed to', () => {
+    const world = new World().ask('a', 'good').root().origin(1000);
+    world.granted();
+    world.pass(100_000).ask('b', 'good').origin('unreachable');
+    expect(world.granted()).toEqual(['b']);
+    world.pass(700_000).ask('c', 'good').root().origin('unreachable');
+    expect(world.refused()).toEqual([['c', 'unchecked']]);
+  });
+
+  it('a right that was taken away does not come back because the origin is away', () => {
+    const world = new World().ask('a', 'good').root().origin(1000);
+    world.granted();
+    world.blobs.rightClosed(
+      { digest: DIGEST, origin: REGISTRY, right: 'good' },
+      DENIED,
+      world.nowMs,
+    );
+    world.ask('b', 'good');
+    expect(world.refused()).toEqual([['b', 'denied']]);
+    world.pass(6000).ask('c', 'good').origin('unreachable');
+    expect(world.refused()).toEqual([['c', 'unchecked']]);
+  });
+
+  it('a refusal is told at once, remembered for seconds, and then asked for again', () => {
+    const world = new World().ask('a', 'old').root().origin(DENIED);
+    expect(world.refused()).toEqual([['a', 'denied']]);
+    world.ask('b', 'old');
+    expect(world.refused()).toEqual([['b', 'denied']]);
+    expect(world.took('probe')).toEqual([]);
+    world.pass(6000).ask('c', 'old').origin(1000);
+    expect(world.granted()).toEqual(['c']);
+  });
+
+  it('a refusal of the root is the answer to a request that shows nothing, and to no other', () => {
+    const refusal: OpenRefusal = { code: 'unauthorized', challenges: ['Bearer realm="r"'] };
+    const world = new World().ask('nobody').ask('client', 'good');
+    world.root({ outcome: 'refused', refusal });
+    expect(world.refused()).toEqual([['nobody', 'unauthorized']]);
+    world.origin(1000);
+    expect(world.granted()).toEqual(['client']);
+  });
+});
+
+describe('OpenBlobs, roots that do not answer', () => {
+  it('asks the next root after 300 ms, and takes the first answer', () => {
+    const world = new World().ask('a');
+    expect(world.took('ask-root').map(({ root }) => root)).toEqual(['root-0']);
+    world.pass(300);
+    world.root({ isPublic: true });
+    expect(world.granted()).toEqual(['a']);
+    expect(world.took('cancel')).toHaveLength(1);
+  });
+
+  it('shows the client’s right to the origin itself when all roots are silent', () => {
+    const world = new World().ask('a', 'good').pass(700);
+    world.origin(1000);
+    expect(world.took('grant')[0]?.opened.isShared).toBe(false);
+  });
+
+  it('shares the blob when a silent root answers after all', () => {
+    const world = new World().ask('a', 'good').pass(700);
+    const [first] = world.took('ask-root');
+    world.origin(1000);
+    const answer = { outcome: 'open', key: DIGEST, sizeBytes: 1000, isPublic: true } as const;
+    world.blobs.answered(defined(first, 'asked').attempt, answer, world.nowMs);
+    expect(
+      world.blobs.opened({ digest: DIGEST, origin: REGISTRY, right: '' }, world.nowMs),
+    ).toEqual({
+      blob: { digest: DIGEST, sizeBytes: 1000 },
+      isShared: true,
+    });
+  });
+
+  it('asks the next root at once when one fails, and the origin when all have', () => {
+    const world = new World().ask('a', 'good');
+    for (const root of ROOTS) {
+      const [asked] = world.took('ask-root');
+      expect(asked?.root).toBe(root);
+      world.blobs.rootFailed(defined(asked, 'asked').attempt, world.nowMs);
+    }
+    world.origin(1000);
+    expect(world.granted()).toEqual(['a']);
+  });
+
+  it('names those who were silent when nobody answers within the time', () => {
+    const world = new World().ask('a', 'good').pass(15_001);
+    const [refusal] = world.took('refuse');
+    expect(refusal?.refusal).toEqual({
+      code: 'unchecked',
+      silent: ['root-0', 'root-1', 'r.example'],
+    });
+  });
+
+  it('works without any root', () => {
+    const world = new World();
+    world.roots = [];
+    world.ask('a', 'good').origin(1000);
+    expect(world.granted()).toEqual(['a']);
+  });
+
+  it('goes on serving what it knows while it asks again', () => {
+    const world = new World().ask('a').root({ isPublic: true });
+    world.granted();
+    world.pass(300_001).ask('b');
+    expect(world.took('ask-root')).toHaveLength(1);
+    expect(world.granted()).toEqual(['b']);
+  });
+
+  it('ignores answers that come twice, late, or to another question', () => {
+    const world = new World().ask('a', 'good');
+    const [asked] = world.took('ask-root');
+    const { attempt } = defined(asked, 'asked');
+    world.blobs.probed(attempt, { outcome: 'accepted', sizeBytes: 7 }, world.nowMs);
+    world.blobs.answered(attempt, { outcome: 'no-way' }, world.nowMs);
+    const forged = { outcome: 'open', key: DIGEST, sizeBytes: 7, isPublic: true } as const;
+    world.blobs.answered(attempt, forged, world.nowMs);
+    world.blobs.answered(99, forged, world.nowMs);
+    expect(world.granted()).toEqual([]);
+    world.origin(1000);
+    expect(world.took('grant')[0]?.opened.blob.sizeBytes).toBe(1000);
+  });
+});
+
+describe('OpenBlobs, bounds', () => {
+  it('sees 100,000 blobs and keeps as many as it may', () => {
+    const world = new World(64);
+    for (let i = 0; i < 100_000; i++) {
+      const name = defined(parseDigest(`sha256:${i.toString(16).padStart(64, '0')}`), 'a digest');
+      world.ask(`t${i}`, '', REGISTRY, name).root({ key: name, isPublic: true });
+      expect(world.granted()).toHaveLength(1);
+      world.took('close');
+      world.took('cancel');
+    }
+    expect(world.blobs.count).toBe(64);
+    world.pass(1_300_000);
+    expect(world.blobs.nextWakeMs).toBeUndefined();
+  });
+
+  it('closes what nobody used for long, and never what somebody waits for', () => {
+    const world = new World(2).ask('a').root({ isPublic: true });
+    world.granted();
+    world.ask('b', 'x', STORAGE, digest('b2')).ask('c', 'x', STORAGE, digest('c3'));
+    expect(world.took('close').map(({ blob }) => blob.digest)).toEqual([DIGEST]);
+    expect(world.blobs.count).toBe(2);
+  });
+
+  it('forgets a client that left', () => {
+    const world = new World().ask('a', 'good');
+    world.blobs.cancel('a', world.nowMs);
+    world.root({ isPublic: true }).pass(20_000);
+    expect(world.granted()).toEqual([]);
+    expect(world.refused()).toEqual([]);
+  });
+});
