@@ -21,10 +21,14 @@ export interface BlobRef {
   readonly sizeBytes: number;
 }
 
-/** Where the origin keeps a blob: the registry as `host[:port]`, and the repository. */
+/** Where the origin keeps a blob: a registry and a repository, or a storage to which a registry redirects. */
 export interface BlobOrigin {
+  /** `host[:port]` of the registry or the storage. */
   readonly registry: string;
+  /** Empty at a storage. */
   readonly repository: string;
+  /** Of a storage: scheme, host and the path up to the digest, such as `https://s3.example/bucket/docker/registry/v2/blobs/`. */
+  readonly storage?: string;
 }
 
 export function blockCount(sizeBytes: number): number {
