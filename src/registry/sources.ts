@@ -1,3 +1,5 @@
+import { isIP } from 'node:net';
+import { isPublicAddress } from './http/public-address.ts';
 import { isRegistryHost } from './hosts.ts';
 import { registryName } from './reference.ts';
 import type { UrlShape } from './url-shape.ts';
@@ -182,4 +184,19 @@ function covers(known: Prefix, asked: Prefix): boolean {
     known.labels.every((label, i) => label === '*' || label === asked.labels[i]) &&
     asked.path.startsWith(known.path)
   );
+}
+
+/**
+ * Whether roots may read a source that nobody configured at this host: port 443 of a name or a public address. That the name resolves to a
+ * public address is checked when the connection is made.
+ */
+export function isPublicHttps(authority: string): boolean {
+  const [, host = '', port = '443'] = /^(.*?)(?::([0-9]+))?$/.exec(authority) ?? [];
+  return port === '443' && isPublicHost(host.replace(/^\[(.*)\]$/, '$1'));
+}
+
+/** Names of this machine and of clusters' inside are no public hosts, nor are addresses of these. */
+function isPublicHost(host: string): boolean {
+  if (isIP(host) !== 0) return isPublicAddress(host);
+  return /\./.test(host) && !/(^|\.)(localhost|local|internal|lan|home|corp)\.?$/i.test(host);
 }

@@ -3,6 +3,7 @@ import {
   BelievedSources,
   configurationLine,
   DEFAULT_SOURCES,
+  isPublicHttps,
   storagePrefixFault,
 } from '../../src/registry/sources.ts';
 import { shapeOf } from '../../src/registry/url-shape.ts';
@@ -107,5 +108,28 @@ describe('configurationLine()', () => {
     expect(configurationLine(shapeOf(`https://s.example/b/${FOLDERS}?secret=1`))).toBe(
       'registries[].storage: ["https://s.example/b/"]',
     );
+  });
+});
+
+describe('isPublicHttps()', () => {
+  it.each(['r.example.com', 'r.example.com:443', '8.8.8.8', '[2606:4700::1111]:443'])(
+    'lets roots read %s',
+    (host) => {
+      expect(isPublicHttps(host)).toBe(true);
+    },
+  );
+
+  it.each([
+    'r.example.com:5000',
+    'localhost',
+    'registry',
+    'registry.kube-system.svc.cluster.local',
+    'metadata.google.internal',
+    '127.0.0.1',
+    '169.254.169.254',
+    '[::1]',
+    '10.0.0.1:443',
+  ])('does not let roots read %s', (host) => {
+    expect(isPublicHttps(host)).toBe(false);
   });
 });

@@ -1,0 +1,37 @@
+import type { UrlAnswer } from '../../registry/url-client.ts';
+import { CodedError } from '../../util/errors.ts';
+
+/**
+ * Why a local client may not read a blob.
+ *
+ * - `unauthorized` (401), `denied` (403), `not-found` (404): so says the registry; `challenges`: its WWW-Authenticate headers.
+ * - `rate-limited` (429): the registry asks for patience.
+ * - `other-content`: the URL yields something of another size than the blob.
+ * - `unchecked` (503): neither a root nor the registry answered, and no older verdict counts.
+ */
+export class AccessError extends CodedError<
+  | { readonly code: 'unauthorized' | 'denied'; readonly challenges: readonly string[] }
+  | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
+  | { readonly code: 'not-found' | 'other-content' | 'unchecked' }
+> {}
+
+/** What an answer that is no success says about the right to read. The text names no query. */
+export function refusalOf(answer: UrlAnswer, { registry }: { registry: string }): AccessError {
+  const { status } = answer;
+  const what = `${registry} answered ${status} to the credentials of this request`;
+  const header: string | readonly string[] = answer.headers['www-authenticate'] ?? [];
+  const challenges = typeof header === 'string' ? [header] : header;
+  if (status === 401) return new AccessError(what, { code: 'unauthorized', challenges });
+  if (status === 403) return new AccessError(what, { code: 'denied', challenges });
+  if (status === 404 || status === 410) {
+    return new AccessError(`${registry} has no such blob`, { code: 'not-found' });
+  }
+  if (status === 429) {
+    const seconds = Number(answer.headers['retry-after'] ?? 1);
+    const retryAfterMs = Number.isFinite(seconds) ? seconds * 1000 : 1000;
+    return new AccessError(what, { code: 'rate-limited', retryAfterMs });
+  }
+  return new AccessError(`${registry} answered ${status}, which says nothing`, {
+    code: 'unchecked',
+  });
+}

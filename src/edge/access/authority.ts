@@ -1,0 +1,170 @@
+import type { BlobOrigin } from '../../image/block.ts';
+import { quarantineKey } from '../../image/blob-key.ts';
+import type { Digest } from '../../image/digest.ts';
+import { isPublicHttps, type BelievedSources } from '../../registry/sources.ts';
+import { shapeOf } from '../../registry/url-shape.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import { within } from '../../runtime/deadline.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { OpenReply, OpenRequest, StatReply } from '../../tree/messages.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
+import { blobError } from '../http/blob-error.ts';
+import { AccessError } from './access-error.ts';
+import type { UrlProbe } from './url-probe.ts';
+import type { Way, Ways } from './ways.ts';
+
+/** Blobs whose size and publicness are remembered; as many as are open at a time on a busy root. */
+const FACTS_MAX = 65_536;
+
+/** What the registry said is believed for this long. (tunable) */
+const FACTS_MS = 300_000;
+
+/** A definite no is told to all hosts for this long without asking again. (tunable) */
+const REFUSAL_MS = 5_000;
+
+/** Longest wait for the registry; hosts have asked the next root and their own way long before. */
+const ASK_MS_MAX = 15_000;
+
+interface Facts {
+  readonly sizeBytes: number;
+  readonly isPublic: boolean;
+}
+
+interface Components {
+  /** Size of a blob by the root's own credentials, and whether anybody may read it. Rejects with OriginError. */
+  readonly stat: (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<StatReply>;
+  readonly sources: BelievedSources;
+  readonly ways: Ways;
+  readonly probe: Pick<UrlProbe, 'sizeAt'>;
+  readonly hash: Pick<Hash, 'sha256'>;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Blocks with this key are read from here on where the origin says, asked for by `digest`. */
+  readonly onSource: (key: Digest, source: { readonly digest: Digest; readonly origin: BlobOrigin }) => void;
+}
+
+/**
+ * What a root tells its cluster of a blob: size, whether it is public, whether its source is believed. It asks the source itself, once for
+ * all hosts; no word of a host counts. What a host lends is a URL alone, and what stands there is held against what is known.
+ */
+export class BlobAuthority {
+  readonly #parts: Components;
+  readonly #facts: ExpiringMap<Facts, Digest>;
+  readonly #refusals: ExpiringMap<OpenReply>;
+  readonly #asking = new SingleFlight<string, OpenReply>();
+  /** Sources that were told in the log as not believed. */
+  readonly #told: ExpiringMap<true>;
+
+  constructor(components: Components) {
+    this.#parts = components;
+    this.#facts = new ExpiringMap(components, { entriesMax: FACTS_MAX });
+    this.#refusals = new ExpiringMap(components, { entriesMax: FACTS_MAX });
+    this.#told = new ExpiringMap(components, { entriesMax: 256 });
+  }
+
+  /** Never rejects. `lender` is the peer that asks; undefined for this host itself. */
+  async open(request: OpenRequest, lender: PeerId | undefined): Promise<OpenReply> {
+    const { digest, origin } = request;
+    const isBelieved = this.#isBelieved(origin);
+    const key = isBelieved ? digest : quarantineKey(this.#parts.hash, digest, origin);
+    const isLent = this.#takeWay(key, request, lender);
+    const known = this.#facts.get(key);
+    if (known !== undefined) return { outcome: 'open', key, isBelieved, ...known };
+    const flight = `${key} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
+    const refused = isLent ? undefined : this.#refusals.get(flight);
+    if (refused !== undefined) return refused;
+    return this.#asking.run(flight, async () => {
+      const reply = await this.#find(key, { digest, origin }, isBelieved);
+      if (reply.outcome === 'refused') this.#refusals.set(flight, reply, REFUSAL_MS);
+      return reply;
+    });
+  }
+
+  /** The source proved to give something of another size: it is asked again at the next OPEN. */
+  forget(key: Digest): void {
+    this.#facts.delete(key);
+  }
+
+  async #find(
+    key: Digest,
+    source: { readonly digest: Digest; readonly origin: BlobOrigin },
+    isBelieved: boolean,
+  ): Promise<OpenReply> {
+    if (!isBelieved) this.#tellUnbelieved(source.origin);
+    const { clock } = this.#parts;
+    try {
+      const facts = await within(clock, ASK_MS_MAX, (signal) => this.#ask(key, source, signal));
+      if (facts === undefined) return { outcome: 'no-way', isBelieved };
+      this.#facts.set(key, facts, FACTS_MS);
+      this.#parts.onSource(key, source);
+      return { outcome: 'open', key, isBelieved, ...facts };
+    } catch (error) {
+      const { code, challenge = '', retryAfterMs = 0 } = blobError(error).detail;
+      const told = code === 'bad-content' ? 'unavailable' : code;
+      return { outcome: 'refused', code: told, challenge, retryAfterMs };
+    }
+  }
+
+  async #ask(
+    key: Digest,
+    { digest, origin }: { readonly digest: Digest; readonly origin: BlobOrigin },
+    signal: AbortSignal,
+  ): Promise<Facts | undefined> {
+    if (origin.storage !== undefined) return this.#askWays(key, signal);
+    if (!this.#parts.sources.isRegistry(origin.registry) && !isPublicHttps(origin.registry)) {
+      return undefined;
+    }
+    return this.#parts.stat(digest, origin, signal);
+  }
+
+  /** The first lent URL that works tells the size. */
+  async #askWays(key: Digest, signal: AbortSignal): Promise<Facts | undefined> {
+    for (const way of this.#parts.ways.of(key)) {
+      try {
+        const sizeBytes = await this.#parts.probe.sizeAt(way, signal, { isLent: way.lender !== undefined });
+        return { sizeBytes, isPublic: false };
+      } catch (error) {
+        signal.throwIfAborted();
+        // The host that lent it reads by it itself; that it fails here is no refusal of anybody.
+        if (error instanceof AccessError) this.#parts.ways.remove(key, way);
+      }
+    }
+    return undefined;
+  }
+
+  /** Takes in a lent URL when it is what the request says it is; whether there is one. */
+  #takeWay(key: Digest, { digest, origin, url }: OpenRequest, lender: PeerId | undefined): boolean {
+    if (url === undefined || origin.storage === undefined || lender === undefined) return false;
+    const shape = shapeOf(url);
+    if (shape.kind !== 'storage' || shape.digest !== digest) return false;
+    if (shape.prefix !== origin.storage) return false;
+    if (!this.#parts.sources.believes(shape) && !(shape.scheme === 'https' && isPublicHttps(shape.host))) {
+      return false;
+    }
+    const way: Pick<Way, 'url' | 'authorization'> = { url, authorization: undefined };
+    this.#parts.ways.add(key, { ...way, lender });
+    return true;
+  }
+
+  #isBelieved(origin: BlobOrigin): boolean {
+    const { sources } = this.#parts;
+    return origin.storage === undefined
+      ? sources.isRegistry(origin.registry)
+      : sources.believesStorage(origin.storage);
+  }
+
+  #tellUnbelieved(origin: BlobOrigin): void {
+    const source = origin.storage ?? origin.registry;
+    if (this.#told.get(source) === true) return;
+    this.#told.set(source, true, 3_600_000);
+    const add =
+      origin.storage === undefined
+        ? `registries: [{host: "${origin.registry}"}]`
+        : `registries[].storage: ["${origin.storage}"]`;
+    const text = 'a source that the configuration does not name: its blobs are shared in quarantine';
+    this.#parts.logger.warn({ source, add }, text);
+  }
+}

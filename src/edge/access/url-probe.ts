@@ -1,0 +1,58 @@
+import { parseContentRange } from '../../registry/http/content-range.ts';
+import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
+import { AccessError, refusalOf } from './access-error.ts';
+
+interface Components {
+  readonly urls: { open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer> };
+}
+
+/** Where and with what right. */
+export interface ProbedUrl {
+  readonly url: string;
+  readonly authorization: string | undefined;
+}
+
+/** Asks an origin for one byte: the answer to this GET, after its redirects, is the verdict on a right, and tells the size. */
+export class UrlProbe {
+  readonly #urls: Components['urls'];
+
+  constructor(components: Components) {
+    this.#urls = components.urls;
+  }
+
+  /**
+   * Size of what stands at the URL, in bytes. HEAD is not used: many registries and signed URLs refuse it. `isLent`: the URL is another
+   * host's, and no redirect is followed. Rejects with AccessError when the origin says no, and with RegistryError when it says nothing.
+   */
+  async sizeAt(
+    { url, authorization }: ProbedUrl,
+    signal: AbortSignal,
+    options: { readonly accept?: string; readonly isLent?: boolean } = {},
+  ): Promise<number> {
+    const { accept, isLent } = options;
+    const headers = {
+      range: 'bytes=0-0',
+      ...(authorization !== undefined && { authorization }),
+      ...(accept !== undefined && { accept }),
+    };
+    const request = { method: 'GET', url, headers, followsRedirects: isLent !== true } as const;
+    const answer = await this.#urls.open(request, signal);
+    answer.body.destroy();
+    const registry = /^https?:\/\/([^/?#]+)/.exec(url)?.[1] ?? '';
+    if (answer.status !== 200 && answer.status !== 206) throw refusalOf(answer, { registry });
+    const sizeBytes = sizeOf(answer);
+    const isPage = /^text\/html\b/i.test(String(answer.headers['content-type'] ?? ''));
+    if (sizeBytes !== undefined && !isPage) return sizeBytes;
+    const what = isPage ? 'a page' : 'something without a size';
+    throw new AccessError(`${registry} answered with ${what}, not with the blob`, {
+      code: 'other-content',
+    });
+  }
+}
+
+/** Of a part (206) the size of the whole; of a server that ignores ranges (200) its Content-Length. */
+function sizeOf({ status, headers }: UrlAnswer): number | undefined {
+  if (status === 206) return parseContentRange(headers['content-range'])?.total;
+  const length = headers['content-length'];
+  return length !== undefined && /^[0-9]{1,15}$/.test(length) ? Number(length) : undefined;
+}
