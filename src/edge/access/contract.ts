@@ -1,45 +1,44 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
+import type { OpenedBlob } from '../../transfer/host/open-blobs.ts';
+import type { AccessError } from './access-error.ts';
+import type { Way } from './ways.ts';
 
 /** A blob as a URL of its origin names it. */
 export interface BlobAddress extends BlobOrigin {
   readonly scheme: 'http' | 'https';
-  /** Empty when the URL does not tell it: that of a storage behind the registry, to which the registry redirected. */
+  /** Empty at a storage, whose URL does not tell it. */
   readonly repository: string;
   /** The whole URL as the client sent it, percent-encoding and signature included. Secret: it may be the permission itself. */
   readonly url: string;
 }
 
-/** Decides whether a local client may read what this host has, or can get, of a blob or a manifest. */
-export interface AccessGate {
-  /**
-   * Resolves when the registry (or the signed URL) lets the request's own credentials read the blob, or did so lately.
-   * Rejects with AccessError, whose codes become 401, 403, 404 or 503, and whose challenges belong into the answer; or with the signal's reason.
-   */
-  check(
-    address: BlobAddress,
-    digest: Digest,
-    options: { readonly authorization?: string; readonly signal: AbortSignal },
-  ): Promise<void>;
+/** A local client's request for a blob, and what it shows for it. */
+export interface GateRequest {
+  readonly digest: Digest;
+  readonly address: BlobAddress;
+  readonly authorization: string | undefined;
+  readonly signal: AbortSignal;
 }
 
-/** A gate that can also tell without asking anybody. */
-export interface RememberingGate extends AccessGate {
-  /** Whether `check()` would resolve at once. */
-  accepts(address: BlobAddress, digest: Digest, authorization: string | undefined): boolean;
+/** A blob that a client may read, and the client's own way to it. */
+export interface GrantedBlob extends OpenedBlob {
+  readonly way: Way;
 }
 
-/**
- * Finds blobs by digest, wherever they are known: in the store, at a root, at the registry.
- * Rejects with CodedErrors; see `statusOf()` in blob-endpoint.ts for the codes that become other answers than 502.
- */
-export interface BlobDirectory {
-  /** The blob with its size, for a request that may read it. */
-  open(
-    digest: Digest,
-    address: BlobAddress,
-    options: { readonly signal: AbortSignal },
-  ): Promise<BlobRef>;
-  /** The blob when it is open already. */
-  opened(digest: Digest): BlobRef | undefined;
+/** Decides whether a local client may read a blob, and what the blob is: see `OpenBlobs` in transfer/host/open-blobs.ts. */
+export interface BlobGate {
+  /** Rejects with AccessError, whose codes become 401, 403, 404, 429, 502 or 503, or with the signal's reason. */
+  open(request: GateRequest): Promise<GrantedBlob>;
+  /** What `open()` would give at once, without asking anybody. */
+  opened(request: Omit<GateRequest, 'signal'>): OpenedBlob | undefined;
+  /** The client's way was refused while its blob was read. */
+  closed(request: Omit<GateRequest, 'signal'>, error: AccessError): void;
 }
+
+/** What names the blocks of a blob here, and where the registry has it. */
+export interface BlobSource {
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+}
+

@@ -1,0 +1,342 @@
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import { within } from '../../runtime/deadline.ts';
+import type { Metrics } from '../../runtime/metrics.ts';
+import {
+  OpenBlobs,
+  type OpenAnswer,
+  type OpenEffect,
+  type OpenRefusal,
+  type OpenedBlob,
+  type ProbeResult,
+} from '../../transfer/host/open-blobs.ts';
+import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
+import { toHex } from '../../util/bytes.ts';
+import { unreachable } from '../../util/assert.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { AccessError } from './access-error.ts';
+import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract.ts';
+import { accessMetrics, type AccessMetrics } from './metrics.ts';
+import type { UrlProbe } from './url-probe.ts';
+import type { Way, Ways } from './ways.ts';
+
+/** Blobs open at a time: a host of 100 images of 100 layers stays below it. */
+const BLOBS_MAX = 16_384;
+
+/** How long after its last use a blob stays in its trees: as long as the trees keep a silent host. */
+const IDLE_MS = 20 * 60_000;
+
+/** Longest wait for a root's answer to OPEN; the reducer asks others long before. */
+const ROOT_MS_MAX = 15_000;
+
+/** Longest wait for one byte from the origin. */
+const PROBE_MS_MAX = 10_000;
+
+interface Components {
+  /** The roots in the order in which they own the blob, silent ones last. */
+  readonly roots: (digest: Digest) => readonly PeerId[];
+  /** Asks a root, or this host itself when it is that root. Rejects with any error when there is no answer. */
+  readonly askRoot: (root: PeerId, request: OpenRequest, signal: AbortSignal) => Promise<OpenReply>;
+  /** Whether a client's signed URL may be lent to this root: it is known by id or certificate. */
+  readonly mayLendTo: (root: PeerId) => boolean;
+  readonly probe: Pick<UrlProbe, 'sizeAt'>;
+  readonly ways: Ways;
+  /** Joins the trees of the blob; `isShared: false`: its blocks come by this host's own way alone. */
+  readonly join: (blob: BlobRef, source: { readonly digest: Digest; readonly origin: BlobOrigin }, isShared: boolean) => void;
+  readonly leave: (blob: BlobRef, isShared: boolean) => void;
+  readonly drop: (blob: BlobRef) => void;
+  readonly clock: Clock;
+  readonly hash: Pick<Hash, 'sha256'>;
+  readonly metrics: Metrics;
+}
+
+interface Token {
+  readonly request: GateRequest;
+  readonly resolve: (granted: GrantedBlob) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/**
+ * Opens blobs for the clients of this host: carries out what the reducer `OpenBlobs` wants. It asks roots, shows a client's own right to
+ * the origin, and joins the trees of what is shared.
+ *
+ * Life: constructed -> used -> `stop()`: what waits is rejected.
+ */
+export class OpenBlobGate implements BlobGate {
+  readonly #parts: Components;
+  readonly #blobs: OpenBlobs<Token>;
+  readonly #metrics: AccessMetrics;
+  /** URL and credentials of the requests that wait, by right: a reducer never sees a secret. */
+  readonly #shown = new Map<string, BlobAddress & { readonly authorization: string | undefined }>();
+  readonly #running = new Map<number, AbortController>();
+  /** Blobs whose trees this host has joined for its clients, by key. */
+  readonly #joined = new Map<Digest, boolean>();
+  #wake: { readonly timer: Timer; readonly atMs: number } | undefined;
+  #isRunning = false;
+  #isStopped = false;
+
+  constructor(components: Components, init: { readonly acceptMs: number; readonly staleMs: number }) {
+    this.#parts = components;
+    this.#metrics = accessMetrics(components.metrics);
+    this.#blobs = new OpenBlobs<Token>(
+      { roots: components.roots },
+      { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
+    );
+  }
+
+  opened(request: Omit<GateRequest, 'signal'>): OpenedBlob | undefined {
+    const { address, digest, authorization } = request;
+    const right = this.#rightOf(address, authorization);
+    return this.#blobs.opened({ digest, origin: originOf(address), right }, this.#parts.clock.nowMs());
+  }
+
+  async open(request: GateRequest): Promise<GrantedBlob> {
+    const { address, digest, authorization, signal } = request;
+    signal.throwIfAborted();
+    const right = this.#rightOf(address, authorization);
+    const origin = originOf(address);
+    const { promise, resolve, reject } = Promise.withResolvers<GrantedBlob>();
+    const token: Token = { request, resolve, reject };
+    const onAbort = (): void => {
+      this.#run((nowMs) => this.#blobs.cancel(token, nowMs));
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    this.#shown.set(right, { ...address, authorization });
+    try {
+      if (this.#isStopped) throw new AccessError('the agent stops', { code: 'unchecked' });
+      this.#run((nowMs) => this.#blobs.request({ token, digest, origin, right }, nowMs));
+      const granted = await promise;
+      this.#metrics.checks.inc({ result: granted.isShared ? 'shared' : 'alone' });
+      return granted;
+    } catch (error) {
+      if (error instanceof AccessError) this.#metrics.checks.inc({ result: error.code });
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** A client's way turned out to be closed: the next request with it is told so at once. */
+  closed({ address, digest, authorization }: Omit<GateRequest, 'signal'>, error: AccessError): void {
+    const right = this.#rightOf(address, authorization);
+    const refusal = refusalOfError(error);
+    this.#run((nowMs) =>
+      this.#blobs.rightClosed({ digest, origin: originOf(address), right }, refusal, nowMs),
+    );
+  }
+
+  rootsChanged(): void {
+    this.#run((nowMs) => this.#blobs.rootsChanged(nowMs));
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    this.#wake?.timer.cancel();
+    for (const running of this.#running.values()) running.abort(new Error('the agent stops'));
+  }
+
+  #run(change: (nowMs: number) => void): void {
+    change(this.#parts.clock.nowMs());
+    if (this.#isRunning) return;
+    this.#isRunning = true;
+    try {
+      for (let effects = this.#blobs.take(); effects.length > 0; effects = this.#blobs.take()) {
+        for (const effect of effects) this.#carryOut(effect);
+      }
+    } finally {
+      this.#isRunning = false;
+    }
+    this.#setWake();
+  }
+
+  #setWake(): void {
+    const atMs = this.#blobs.nextWakeMs;
+    if (this.#isStopped || atMs === undefined || atMs === this.#wake?.atMs) return;
+    this.#wake?.timer.cancel();
+    const delayMs = Math.max(0, atMs - this.#parts.clock.nowMs());
+    const timer = this.#parts.clock.setTimer(delayMs, () => {
+      this.#wake = undefined;
+      this.#run((nowMs) => this.#blobs.tick(nowMs));
+    });
+    this.#wake = { timer, atMs };
+  }
+
+  #carryOut(effect: OpenEffect<Token>): void {
+    switch (effect.type) {
+      case 'ask-root':
+        return void this.#askRoot(effect);
+      case 'probe':
+        return void this.#probe(effect);
+      case 'cancel':
+        return this.#running.get(effect.attempt)?.abort(new Error('another root answered'));
+      case 'grant':
+        return this.#grant(effect.token, effect.opened);
+      case 'refuse':
+        return effect.token.reject(accessError(effect.refusal, effect.token.request.address));
+      case 'drop':
+        this.#leave(effect.blob);
+        return this.#parts.drop(effect.blob);
+      case 'close':
+        return this.#leave(effect.blob);
+      default:
+        return unreachable(effect);
+    }
+  }
+
+  async #askRoot(effect: OpenEffect<Token> & { type: 'ask-root' }): Promise<void> {
+    const { attempt, root, digest, origin, right } = effect;
+    const { mayLendTo, ways } = this.#parts;
+    const url = this.#shown.get(right)?.url;
+    const { storage } = origin;
+    const isLent =
+      url !== undefined && storage !== undefined && mayLendTo(root) && ways.isLendable(storage);
+    const request: OpenRequest = { digest, origin, ...(isLent && { url }) };
+    await this.#attempt(attempt, ROOT_MS_MAX, async (signal) => {
+      try {
+        const reply = await this.#parts.askRoot(root, request, signal);
+        return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
+      } catch {
+        return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);
+      }
+    });
+  }
+
+  async #probe(effect: OpenEffect<Token> & { type: 'probe' }): Promise<void> {
+    const { attempt, right } = effect;
+    await this.#attempt(attempt, PROBE_MS_MAX, async (signal) => {
+      const result = await this.#probeNow(right, signal);
+      return (nowMs) => this.#blobs.probed(attempt, result, nowMs);
+    });
+  }
+
+  async #probeNow(right: string, signal: AbortSignal): Promise<ProbeResult> {
+    const shown = this.#shown.get(right);
+    if (shown === undefined) return { outcome: 'unreachable' };
+    // Without it some registries say that a manifest of a newer kind is not there.
+    const accept = shown.url.includes('/manifests/') ? MANIFEST_MEDIA_TYPES.join(', ') : undefined;
+    try {
+      const sizeBytes = await this.#parts.probe.sizeAt(shown, signal, {
+        ...(accept !== undefined && { accept }),
+      });
+      return { outcome: 'accepted', sizeBytes };
+    } catch (error) {
+      if (!(error instanceof AccessError) || error.code === 'unchecked') {
+        return { outcome: 'unreachable' };
+      }
+      return { outcome: 'refused', refusal: refusalOfError(error) };
+    }
+  }
+
+  /** Runs one question to somebody outside, and gives its outcome to the reducer. */
+  async #attempt(
+    attempt: number,
+    timeoutMs: number,
+    ask: (signal: AbortSignal) => Promise<(nowMs: number) => void>,
+  ): Promise<void> {
+    const cancel = new AbortController();
+    this.#running.set(attempt, cancel);
+    try {
+      const outcome = await within(this.#parts.clock, timeoutMs, ask, { signal: cancel.signal });
+      if (!this.#isStopped) this.#run(outcome);
+    } finally {
+      this.#running.delete(attempt);
+    }
+  }
+
+  #grant(token: Token, opened: OpenedBlob): void {
+    const { address, digest, authorization } = token.request;
+    const { blob, isShared } = opened;
+    const { url } = address;
+    const way: Way = this.#parts.ways.add(blob.digest, { url, authorization });
+    if (this.#joined.get(blob.digest) !== isShared) {
+      this.#leave(blob);
+      this.#joined.set(blob.digest, isShared);
+      this.#parts.join(blob, { digest, origin: originOf(address) }, isShared);
+    }
+    token.resolve({ ...opened, way });
+  }
+
+  #leave(blob: BlobRef): void {
+    const isShared = this.#joined.get(blob.digest);
+    if (isShared === undefined) return;
+    this.#joined.delete(blob.digest);
+    this.#parts.leave(blob, isShared);
+  }
+
+  /** Names the right of a request without its secret: at a storage the URL is the right. */
+  #rightOf({ repository, url }: BlobAddress, authorization: string | undefined): string {
+    const secret = repository === '' ? `${url}\n${authorization ?? ''}` : (authorization ?? '');
+    return secret === '' ? '' : toHex(this.#parts.hash.sha256(Buffer.from(secret)));
+  }
+}
+
+function originOf({ registry, repository, storage }: BlobAddress): BlobOrigin {
+  return { registry, repository, ...(storage !== undefined && { storage }) };
+}
+
+function answerOf(reply: OpenReply): OpenAnswer {
+  if (reply.outcome !== 'refused') return reply;
+  const { code, challenge, retryAfterMs } = reply;
+  const challenges = challenge === '' ? [] : [challenge];
+  switch (code) {
+    case 'unauthorized':
+    case 'denied':
+      return { outcome: 'refused', refusal: { code, challenges } };
+    case 'not-found':
+      return { outcome: 'refused', refusal: { code } };
+    case 'rate-limited':
+      return { outcome: 'refused', refusal: { code, retryAfterMs } };
+    case 'unavailable':
+      return { outcome: 'refused', refusal: { code: 'unchecked', silent: [] } };
+    default:
+      return unreachable(code);
+  }
+}
+
+function refusalOfError({ detail }: AccessError): OpenRefusal {
+  switch (detail.code) {
+    case 'unauthorized':
+    case 'denied':
+    case 'rate-limited':
+      return detail;
+    case 'not-found':
+      return { code: 'not-found' };
+    case 'other-content':
+      return { code: 'other-content', sizeBytes: 0 };
+    case 'unchecked':
+      return { code: 'unchecked', silent: [] };
+    default:
+      return unreachable(detail);
+  }
+}
+
+function accessError(refusal: OpenRefusal, { registry }: BlobAddress): AccessError {
+  switch (refusal.code) {
+    case 'unauthorized':
+    case 'denied': {
+      const { code, challenges } = refusal;
+      return new AccessError(`${registry} refuses this request the blob`, { code, challenges });
+    }
+    case 'not-found':
+      return new AccessError(`${registry} has no such blob`, { code: 'not-found' });
+    case 'rate-limited': {
+      const { code, retryAfterMs } = refusal;
+      return new AccessError(`${registry} asks for patience`, { code, retryAfterMs });
+    }
+    case 'other-content':
+      return new AccessError(`${registry} has something else than the blob at this URL`, {
+        code: 'other-content',
+      });
+    case 'unchecked': {
+      const silent = refusal.silent.length > 0 ? refusal.silent.join(', ') : registry;
+      const what = `the right to read could not be checked: no answer from ${silent}`;
+      return new AccessError(what, { code: 'unchecked' });
+    }
+    default:
+      return unreachable(refusal);
+  }
+}
