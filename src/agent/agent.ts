@@ -140,11 +140,10 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
-  const tree = { ...engine.tree.server, onManifest: manifests.answer.bind(manifests) };
+  const tree = { ...engine.tree.handlers, manifest: manifests.answer.bind(manifests) };
   transport.serve({
     block: engine.blockServer,
-    preheat: preheats.server,
-    ...(config.role !== 'child' && { tree }),
+    calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const moved = { store, transport, registries, urls, origin, engine, preheats };
   return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };

@@ -45,7 +45,7 @@ const LOOK_MS_PER_HOST = 10;
 const MISSES_MAX = 5;
 
 interface Components {
-  readonly transport: Pick<PreheatTransport, 'peers' | 'hostPreheat'>;
+  readonly transport: PreheatTransport;
   /** Finds the manifest of an image. Rejects with OriginError. */
   readonly resolve: (reference: string) => Promise<ResolveReply>;
   readonly clock: Clock;
@@ -251,7 +251,8 @@ export class PreheatJobs {
       const timer = clock.setTimer(CALL_MS_MAX, () => limit.abort());
       try {
         const either = AbortSignal.any([limit.signal, signal]);
-        return await transport.hostPreheat({ peer, addresses: [] }, request, either);
+        const host = { peer, addresses: [] };
+        return await transport.call(host, 'host-preheat', request, either);
       } finally {
         timer.cancel();
       }

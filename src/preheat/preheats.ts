@@ -11,13 +11,14 @@ import {
   type HostPreheatReply,
   type HostPreheatRequest,
   type HostProgress,
+  type PreheatCalls,
   type PreheatJob,
   type PreheatRequest,
-  type PreheatServer,
   type PreheatSpec,
   type PreheatTransport,
   type PreheatService,
 } from './messages.ts';
+import type { Handlers } from '../transfer/contracts/calls.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
 import { errorText } from '../util/errors.ts';
@@ -62,21 +63,20 @@ export class ClusterPreheats implements PreheatService {
     this.#components = components;
     this.#zone = init.zone;
     this.#isHost = init.role === 'child';
-    const { engine, transport } = components;
-    const resolve = (reference: string) =>
-      engine.tree.server.onResolve(transport.self, { reference });
+    const { tree } = components.engine;
+    const resolve = (reference: string) => tree.manifestOf(reference);
     this.#jobs = init.role === 'root' ? new PreheatJobs({ ...components, resolve }) : undefined;
     this.#host = new HostPreheats(components, { quotaBytes: init.quotaBytes });
   }
 
   /** What the transport calls when peers ask. */
-  get server(): PreheatServer {
+  get handlers(): Handlers<PreheatCalls> {
     const jobs = this.#jobs;
     return {
       ...(jobs !== undefined && {
-        onPreheat: async (_peer: PeerId, request: PreheatRequest) => runJob(jobs, request),
+        preheat: async (_peer: PeerId, request: PreheatRequest) => runJob(jobs, request),
       }),
-      onHostPreheat: async (peer, request) => this.#onHostPreheat(peer, request),
+      'host-preheat': async (peer, request) => this.#onHostPreheat(peer, request),
     };
   }
 
@@ -170,7 +170,7 @@ export class ClusterPreheats implements PreheatService {
     const limit = new AbortController();
     const timer = this.#components.clock.setTimer(CALL_MS_MAX, () => limit.abort());
     try {
-      return await this.#components.transport.preheat(root, request, limit.signal);
+      return await this.#components.transport.call(root, 'preheat', request, limit.signal);
     } finally {
       timer.cancel();
     }

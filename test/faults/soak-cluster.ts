@@ -163,7 +163,7 @@ export class SoakHost {
     );
     transport.serve({
       block: engine.blockServer,
-      ...(this.isRoot && { tree: engine.tree.server }),
+      ...(this.isRoot && { calls: engine.tree.handlers }),
     });
     await transport.start();
     engine.start();

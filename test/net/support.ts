@@ -12,9 +12,10 @@ import type {
   BlockRequest,
   BlockServer,
   IncomingBlockRequest,
-  TreeServer,
 } from '../../src/transfer/contracts/transport.ts';
 import type { HostAddress, TouchOrder } from '../../src/tree/messages.ts';
+import type { Handlers } from '../../src/transfer/contracts/calls.ts';
+import type { Calls } from '../../src/net/calls/call-table.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import type { Identity } from '../../src/net/node/identity.ts';
 import { defined } from '../../src/util/assert.ts';
@@ -122,7 +123,7 @@ export const CLUSTER_KEYS: readonly Uint8Array[] = [new Uint8Array(32).fill(7)];
 /** A started transport on a free loopback port. */
 export async function startAgent(
   number: number,
-  tree?: TreeServer,
+  calls: Handlers<Calls> = {},
   init: { clusterKeys?: () => readonly Uint8Array[]; clock?: Clock; logger?: Logger } = {},
 ): Promise<Agent> {
   const server = new FakeServer();
@@ -143,7 +144,7 @@ export async function startAgent(
       clusterKeys: init.clusterKeys ?? (() => CLUSTER_KEYS),
     },
   );
-  transport.serve(tree === undefined ? { block: server } : { block: server, tree });
+  transport.serve({ block: server, calls });
   await transport.start();
   const host = { peer: transport.self, addresses: transport.addresses() };
   const agent: Agent = {

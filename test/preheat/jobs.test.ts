@@ -13,6 +13,7 @@ import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
+import { callerOf } from '../support/caller.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 import { ORIGIN } from '../transfer/cluster.ts';
 import { digestOf } from './images.ts';
@@ -62,11 +63,13 @@ class Rig {
   readonly jobs = new PreheatJobs({
     transport: {
       peers: () => [...this.hosts.keys()],
-      hostPreheat: async ({ peer }, request) => {
-        const host = this.hosts.get(peer);
-        if (host === undefined) throw new PeerError('gone', { code: 'unreachable' });
-        return host.answer(request);
-      },
+      ...callerOf({
+        'host-preheat': ({ peer }, request) => {
+          const host = this.hosts.get(peer);
+          if (host === undefined) throw new PeerError('gone', { code: 'unreachable' });
+          return host.answer(request);
+        },
+      }),
     },
     resolve: async () => {
       this.resolved++;

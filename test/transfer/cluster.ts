@@ -132,7 +132,7 @@ export class Cluster {
         rootKeys: init.roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
       },
     );
-    transport.serve({ block: engine.blockServer, ...(isRoot && { tree: engine.tree.server }) });
+    transport.serve({ block: engine.blockServer, ...(isRoot && { calls: engine.tree.handlers }) });
     await store.start();
     await transport.start();
     engine.start();

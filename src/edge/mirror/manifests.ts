@@ -13,6 +13,7 @@ import type {
   ManifestReply,
   ManifestRequest,
 } from '../../tree/messages.ts';
+import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
 import { rendezvousOrder } from '../../tree/rendezvous.ts';
 import { errorText } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
@@ -66,14 +67,7 @@ interface ManifestsComponents {
       options: OperationOptions,
     ): Promise<FetchedManifest>;
   };
-  readonly transport: {
-    /** Rejects with PeerError. */
-    manifest(
-      host: HostAddress,
-      request: ManifestRequest,
-      signal: AbortSignal,
-    ): Promise<ManifestReply>;
-  };
+  readonly transport: Caller<TreeCalls>;
 }
 
 interface ManifestsInit {
@@ -212,7 +206,8 @@ export class Manifests {
     const { clock, hash, transport } = this.#parts;
     const limit = deadline(clock, ROOT_MS_MAX);
     try {
-      const reply = await transport.manifest(root, { origin, reference }, limit.signal);
+      const request = { origin, reference };
+      const reply = await transport.call(root, 'manifest', request, limit.signal);
       const what = nameOf(origin, reference);
       if (reply.outcome !== 'found') throw refusalError(what, reply);
       const { digest, mediaType, bytes, ageMs } = reply;

@@ -8,8 +8,9 @@ import type { BlockRequest, PeerErrorDetail } from '../../transfer/contracts/tra
 import type { TouchOrder } from '../../tree/messages.ts';
 import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';
+import { atMost, checked, struct, u32, word, type Codec } from './codec.ts';
 import { badValue } from './errors.ts';
-import { readDigest, readIndices, writeDigest, writeIndices } from './fields.ts';
+import { digest, indices } from './fields.ts';
 import {
   ORDER_INDICES_MAX,
   PAYLOAD_BYTES_MAX,
@@ -65,8 +66,10 @@ export const BODY_BYTES: Readonly<Record<FrameType, readonly [min: number, max: 
 
 /** What a stream carries: `demand` answers and signs of life, or the `bulk` that may wait for them. */
 export type LaneName = 'demand' | 'bulk';
-const LANES = ['demand', 'bulk'] as const;
-const KINDS = ['demand', 'prefetch'] as const;
+const laneName = word<LaneName>(['demand', 'bulk']);
+const kind = word<BlockRequest['kind']>(['demand', 'prefetch']);
+const timeoutMs = atMost(REQUEST_TIMEOUT_MS_MAX, u32);
+const order = struct<TouchOrder>({ digest, indices: indices(ORDER_INDICES_MAX) });
 
 /** Codes of ERROR by their number. What only the asker can know (`unreachable`, `protocol`) has none. */
 const ERROR_CODES = [
@@ -103,29 +106,23 @@ function parsed<T>(body: Uint8Array, read: (reader: ByteReader) => T): T {
   return value;
 }
 
-function named<T>(names: readonly T[], field: string, value: number): T {
-  const name = names[value];
-  if (name === undefined) throw badValue(field, `below ${names.length}`, value);
-  return name;
-}
-
 /** First frame of a stream. */
 export function encodeOpen(lane: LaneName): Uint8Array {
-  return frame(FRAME.OPEN, (writer) => writer.u8(LANES.indexOf(lane)));
+  return frame(FRAME.OPEN, (writer) => laneName.write(writer, lane, 'lane'));
 }
 
 export function decodeOpen(body: Uint8Array): LaneName {
-  return parsed(body, (reader) => named(LANES, 'lane', reader.u8()));
+  return parsed(body, (reader) => laneName.read(reader, 'lane'));
 }
 
 /** Hops are cut to what a byte holds, waits to ten minutes. */
 export function encodeRequest(id: number, request: BlockRequest): Uint8Array {
   return frame(FRAME.REQUEST, (writer) => {
     writer.u32(id);
-    writer.u8(KINDS.indexOf(request.kind));
+    kind.write(writer, request.kind, 'kind');
     writer.u8(Math.min(0xff, request.hops));
     writer.u32(Math.min(REQUEST_TIMEOUT_MS_MAX, Math.max(0, Math.ceil(request.timeoutMs))));
-    writeDigest(writer, request.digest);
+    digest.write(writer, request.digest, 'digest');
     writer.u32(request.index);
   });
 }
@@ -133,14 +130,15 @@ export function encodeRequest(id: number, request: BlockRequest): Uint8Array {
 export function decodeRequest(body: Uint8Array): { id: number; request: BlockRequest } {
   return parsed(body, (reader) => {
     const id = reader.u32();
-    const kind = named(KINDS, 'kind', reader.u8());
-    const hops = reader.u8();
-    const timeoutMs = reader.u32();
-    if (timeoutMs > REQUEST_TIMEOUT_MS_MAX) {
-      throw badValue('timeoutMs', `at most ${REQUEST_TIMEOUT_MS_MAX}`, timeoutMs);
-    }
-    const digest = readDigest(reader);
-    return { id, request: { digest, index: blockIndex(reader.u32()), kind, hops, timeoutMs } };
+    // Properties are read in the order of the wire.
+    const request = {
+      kind: kind.read(reader, 'kind'),
+      hops: reader.u8(),
+      timeoutMs: timeoutMs.read(reader, 'timeoutMs'),
+      digest: digest.read(reader, 'digest'),
+      index: blockIndex(reader.u32()),
+    };
+    return { id, request };
   });
 }
 
@@ -201,28 +199,27 @@ export function detailOf(error: ErrorFrame): PeerErrorDetail {
   return { code: error.code };
 }
 
-export function writeError(writer: ByteWriter, error: ErrorFrame): void {
-  writer.u8(ERROR_CODES.indexOf(error.code));
-  writer.u32(error.retryAfterMs);
-}
-
-export function readError(reader: ByteReader): ErrorFrame {
-  const code = named(ERROR_CODES, 'code', reader.u8());
-  const retryAfterMs = reader.u32();
-  const max = code === 'overloaded' ? RETRY_AFTER_MS_MAX : 0;
-  if (retryAfterMs > max) throw badValue('retryAfterMs', `at most ${max}`, retryAfterMs);
-  return { code, retryAfterMs };
-}
+/** Why something was not answered; only `overloaded` says when to ask again. */
+export const errorFrame: Codec<ErrorFrame> = checked(
+  struct<ErrorFrame>({ code: word(ERROR_CODES), retryAfterMs: u32 }),
+  ({ code, retryAfterMs }) => {
+    const max = code === 'overloaded' ? RETRY_AFTER_MS_MAX : 0;
+    if (retryAfterMs > max) throw badValue('retryAfterMs', `at most ${max}`, retryAfterMs);
+  },
+);
 
 export function encodeError(id: number, error: ErrorFrame): Uint8Array {
   return frame(FRAME.ERROR, (writer) => {
     writer.u32(id);
-    writeError(writer, error);
+    errorFrame.write(writer, error, 'error');
   });
 }
 
 export function decodeError(body: Uint8Array): { id: number; error: ErrorFrame } {
-  return parsed(body, (reader) => ({ id: reader.u32(), error: readError(reader) }));
+  return parsed(body, (reader) => ({
+    id: reader.u32(),
+    error: errorFrame.read(reader, 'error'),
+  }));
 }
 
 /** CANCEL or PROMOTE of a request. */
@@ -238,18 +235,12 @@ export function decodeId(body: Uint8Array): number {
 }
 
 /** At most ORDER_INDICES_MAX indices. */
-export function encodeOrder(order: TouchOrder): Uint8Array {
-  return frame(FRAME.ORDER, (writer) => {
-    writeDigest(writer, order.digest);
-    writeIndices(writer, order.indices, ORDER_INDICES_MAX);
-  });
+export function encodeOrder(touches: TouchOrder): Uint8Array {
+  return frame(FRAME.ORDER, (writer) => order.write(writer, touches, 'order'));
 }
 
 export function decodeOrder(body: Uint8Array): TouchOrder {
-  return parsed(body, (reader) => ({
-    digest: readDigest(reader),
-    indices: readIndices(reader, ORDER_INDICES_MAX),
-  }));
+  return parsed(body, (reader) => order.read(reader, 'order'));
 }
 
 /** PING, PONG or ALIVE: a frame without a body. */

@@ -2,28 +2,18 @@ import type { HostAddress } from '../../tree/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { ByteReader } from './byte-reader.ts';
 import type { ByteWriter } from './byte-writer.ts';
+import { list, struct } from './codec.ts';
 import { badValue } from './errors.ts';
-import { readList, readName, readPeer, writeList, writeName, writePeer } from './fields.ts';
+import { name, peer } from './fields.ts';
 import { ADDRESSES_MAX } from '../limits.ts';
 
 /** Different hosts in one message: what an index of 16 bits can name. */
 const HOSTS_MAX = 65_535;
 
-export function writeHost(writer: ByteWriter, host: HostAddress): void {
-  writePeer(writer, host.peer);
-  writeList(
-    writer,
-    { field: 'addresses', countMax: ADDRESSES_MAX, items: host.addresses },
-    (address) => writeName(writer, 'address', address),
-  );
-}
+/** The properties of a host, for messages that say more of it. */
+export const hostFields = { peer, addresses: list(name, ADDRESSES_MAX) };
 
-export function readHost(reader: ByteReader): HostAddress {
-  return {
-    peer: readPeer(reader),
-    addresses: readList(reader, 'addresses', ADDRESSES_MAX, () => readName(reader, 'address')),
-  };
-}
+const hosts = list(struct<HostAddress>(hostFields), HOSTS_MAX);
 
 function isSame(one: readonly string[] | undefined, other: readonly string[]): boolean {
   return one?.length === other.length && one.every((address, i) => address === other[i]);
@@ -50,9 +40,7 @@ export class HostTableWriter {
   }
 
   write(writer: ByteWriter): void {
-    writeList(writer, { field: 'hosts', countMax: HOSTS_MAX, items: this.#hosts }, (host) =>
-      writeHost(writer, host),
-    );
+    hosts.write(writer, this.#hosts, 'hosts');
   }
 
   #addObject(host: HostAddress): number {
@@ -77,10 +65,10 @@ export class HostTableReader {
   }
 
   static read(reader: ByteReader): HostTableReader {
-    const hosts = readList(reader, 'hosts', HOSTS_MAX, () => readHost(reader));
-    const distinct = new Set(hosts.map(keyOf)).size;
-    if (distinct !== hosts.length) throw badValue('hosts', 'distinct', hosts.length - distinct);
-    return new HostTableReader(hosts);
+    const found = hosts.read(reader, 'hosts');
+    const distinct = new Set(found.map(keyOf)).size;
+    if (distinct !== found.length) throw badValue('hosts', 'distinct', found.length - distinct);
+    return new HostTableReader(found);
   }
 
   host(index: number): HostAddress {

@@ -9,6 +9,7 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import type { ManifestReply } from '../../../src/tree/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
+import { callerOf } from '../../support/caller.ts';
 import { FakeClock } from '../../support/fake-clock.ts';
 import { digestOf } from '../../support/registry-content.ts';
 import { tempFolder } from '../../support/temp-folder.ts';
@@ -51,12 +52,12 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
           return { digest: digestOf(bytes), mediaType: 'a/b', bytes, origin };
         },
       },
-      transport: {
+      transport: callerOf({
         manifest: ({ peer }) => {
           world.askedAbove.push(peer);
           return world.above();
         },
-      },
+      }),
     },
     { self, role, tagMs: 30_000, staleMs: init.staleMs ?? 0 },
   );

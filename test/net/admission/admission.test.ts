@@ -14,7 +14,8 @@ import {
 } from '../../../src/net/limits.ts';
 import { BLOCK_PROTOCOL } from '../../../src/net/blocks/requester-link.ts';
 import { TREE_PROTOCOL } from '../../../src/net/calls/call-link.ts';
-import { TREE, messageFrames } from '../../../src/net/calls/call-message.ts';
+import { messageFrames } from '../../../src/net/calls/call-message.ts';
+import { CALLS } from '../../../src/net/calls/call-table.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { ManualClock } from '../manual-clock.ts';
@@ -162,7 +163,7 @@ describe('Admission', () => {
 
   it.each([
     [BLOCK_PROTOCOL, [frames.encodeOpen('demand'), frames.encodeRequest(0, blockRequest())]],
-    [TREE_PROTOCOL, [...messageFrames({ id: 0, type: TREE.STAT, body: new Uint8Array(40) })]],
+    [TREE_PROTOCOL, [...messageFrames({ id: 0, type: CALLS.stat.type, body: new Uint8Array(40) })]],
   ])('Admission cuts off a peer that goes straight to %s', async (protocol, bytes) => {
     const agent = await serving(1);
     const connection = await dialUnadmitted(await startRaw(), agent.host);

@@ -7,9 +7,8 @@ import {
   clusterKey,
 } from '../../../src/net/admission/admission-handshake.ts';
 import * as frames from '../../../src/net/wire/frames.ts';
-import * as preheat from '../../../src/net/calls/preheat-codec.ts';
-import * as codec from '../../../src/net/calls/tree-codec.ts';
-import { TREE, encodeTreeError, messageFrames } from '../../../src/net/calls/call-message.ts';
+import { TREE, messageFrames, treeError } from '../../../src/net/calls/call-message.ts';
+import { CALLS, type Calls } from '../../../src/net/calls/call-table.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import type { Random } from '../../../src/runtime/random.ts';
 import { defined } from '../../../src/util/assert.ts';
@@ -32,6 +31,14 @@ const place = { digest, stripe: 2, epoch: 5, path: [host], alternates: [host] };
 
 function message(type: number, body: Uint8Array): Uint8Array {
   return new Uint8Array([...messageFrames({ id: 7, type, body })].flatMap((frame) => [...frame]));
+}
+
+function asked<K extends keyof Calls>(name: K, request: Calls[K][0]): Uint8Array {
+  return message(CALLS[name].type, CALLS[name].request.encode(request));
+}
+
+function answered<K extends keyof Calls>(name: K, reply: Calls[K][1]): Uint8Array {
+  return message(TREE.OK, CALLS[name].reply.encode(reply));
 }
 
 const other = peerId('12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X');
@@ -87,89 +94,65 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   PING: frames.encodeSignal(frames.FRAME.PING),
   PONG: frames.encodeSignal(frames.FRAME.PONG),
   ALIVE: frames.encodeSignal(frames.FRAME.ALIVE),
-  JOIN: message(
-    TREE.JOIN,
-    codec.joinRequest.encode({
-      host: { ...host, zone: 'z1', capacity: 2 },
-      blobs: [{ blob: { digest, sizeBytes: 1_000_000 }, origin, stripes: [0], held: [[1, 2]] }],
-    }),
-  ),
-  'JOIN reply': message(
-    TREE.OK,
-    codec.joinReply.encode({ places: [place], orders: [{ digest, indices: [blockIndex(3)] }] }),
-  ),
+  JOIN: asked('join', {
+    host: { ...host, zone: 'z1', capacity: 2 },
+    blobs: [{ blob: { digest, sizeBytes: 1_000_000 }, origin, stripes: [0], held: [[1, 2]] }],
+  }),
+  'JOIN reply': answered('join', {
+    places: [place],
+    orders: [{ digest, indices: [blockIndex(3)] }],
+  }),
   'CANCEL of a tree call': message(TREE.CANCEL, new Uint8Array()),
-  LEAVE: message(TREE.LEAVE, codec.leaveRequest.encode({ digests: [digest] })),
-  'LEAVE reply': message(TREE.OK, codec.leaveReply.encode()),
-  REPORT: message(
-    TREE.REPORT,
-    codec.reportRequest.encode({ lost: [peer], held: [{ digest, stripe: 2, epoch: 5 }] }),
-  ),
-  'REPORT reply': message(TREE.OK, codec.reportReply.encode({ places: [], unknown: [digest] })),
-  RESOLVE: message(TREE.RESOLVE, codec.resolveRequest.encode({ reference: 'r.io/a/b:1' })),
-  'RESOLVE reply': message(
-    TREE.OK,
-    codec.resolveReply.encode({
-      manifestDigest: digest,
-      manifest: new Uint8Array([123, 125]),
+  LEAVE: asked('leave', { digests: [digest] }),
+  'LEAVE reply': answered('leave', undefined),
+  REPORT: asked('report', { lost: [peer], held: [{ digest, stripe: 2, epoch: 5 }] }),
+  'REPORT reply': answered('report', { places: [], unknown: [digest] }),
+  RESOLVE: asked('resolve', { reference: 'r.io/a/b:1' }),
+  'RESOLVE reply': answered('resolve', {
+    manifestDigest: digest,
+    manifest: new Uint8Array([123, 125]),
+    origin,
+  }),
+  STAT: asked('stat', { digest, origin }),
+  'STAT reply': answered('stat', { sizeBytes: 2 ** 40, isPublic: true }),
+  PREHEAT: asked('preheat', { action: 'start', id: '17', spec: preheatSpec }),
+  'PREHEAT reply': answered('preheat', {
+    id: '17',
+    spec: preheatSpec,
+    state: 'failed',
+    failure: 'hosts',
+    digest,
+    startedMs: 1000,
+    finishedMs: 2000,
+    hosts: [{ peer, zone: 'z1', ...progress }],
+  }),
+  HOST_PREHEAT: asked('host-preheat', {
+    action: 'start',
+    id: '17',
+    order: {
+      reference: 'r.io/a/b:1',
+      digest,
       origin,
-    }),
-  ),
-  STAT: message(TREE.STAT, codec.statRequest.encode({ digest, origin })),
-  'STAT reply': message(TREE.OK, codec.statReply.encode({ sizeBytes: 2 ** 40, isPublic: true })),
-  PREHEAT: message(
-    TREE.PREHEAT,
-    preheat.preheatRequest.encode({ action: 'start', id: '17', spec: preheatSpec }),
-  ),
-  'PREHEAT reply': message(
-    TREE.OK,
-    preheat.preheatReply.encode({
-      id: '17',
-      spec: preheatSpec,
-      state: 'failed',
-      failure: 'hosts',
-      digest,
-      startedMs: 1000,
-      finishedMs: 2000,
-      hosts: [{ peer, zone: 'z1', ...progress }],
-    }),
-  ),
-  HOST_PREHEAT: message(
-    TREE.HOST_PREHEAT,
-    preheat.hostPreheatRequest.encode({
-      action: 'start',
-      id: '17',
-      order: {
-        reference: 'r.io/a/b:1',
-        digest,
-        origin,
-        part: 'image',
-        pin: false,
-        manifest: new Uint8Array([123, 125]),
-      },
-    }),
-  ),
-  'HOST_PREHEAT reply': message(TREE.OK, preheat.hostPreheatReply.encode({ zone: 'z1', progress })),
-  MANIFEST: message(TREE.MANIFEST, codec.manifestRequest.encode({ origin, reference: '1.4' })),
-  'MANIFEST reply': message(
-    TREE.OK,
-    codec.manifestReply.encode({
-      outcome: 'found',
-      digest,
-      mediaType: 'a/b',
-      ageMs: 1000,
-      bytes: new Uint8Array([123, 125]),
-    }),
-  ),
-  'MANIFEST reply, refused': message(
-    TREE.OK,
-    codec.manifestReply.encode({
-      outcome: 'unauthorized',
-      challenge: 'Basic realm="r"',
-      retryAfterMs: 0,
-    }),
-  ),
-  'any failure': message(TREE.ERROR, encodeTreeError({ code: 'not-found', retryAfterMs: 0 })),
+      part: 'image',
+      pin: false,
+      manifest: new Uint8Array([123, 125]),
+    },
+  }),
+  'HOST_PREHEAT reply': answered('host-preheat', { zone: 'z1', progress }),
+  MANIFEST: asked('manifest', { origin, reference: '1.4' }),
+  'MANIFEST reply': answered('manifest', {
+    outcome: 'found',
+    digest,
+    mediaType: 'a/b',
+    ageMs: 1000,
+    bytes: new Uint8Array([123, 125]),
+  }),
+  'MANIFEST reply, refused': answered('manifest', {
+    outcome: 'unauthorized',
+    challenge: 'Basic realm="r"',
+    retryAfterMs: 0,
+  }),
+  'any failure': message(TREE.ERROR, treeError.encode({ code: 'not-found', retryAfterMs: 0 })),
 };
 
 /** The examples as the document shows them. */
