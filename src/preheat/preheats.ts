@@ -130,12 +130,8 @@ export class ClusterPreheats implements PreheatService {
   async #ask(request: PreheatRequest): Promise<PreheatJob> {
     if (this.#jobs !== undefined) return this.#asRoot(this.#jobs, request);
     const leader = this.#leaders.get(request.id);
-    let failure = new PreheatError(
-      'no root agent was found yet: see `roots` in the configuration',
-      {
-        code: 'unreachable',
-      },
-    );
+    const noRoot = 'no root agent was found yet: see `roots` in the configuration';
+    let failure = new PreheatError(noRoot, { code: 'unreachable' });
     for (const root of leader === undefined ? this.#roots : [leader]) {
       try {
         const job = await this.#askRoot(root, request);
@@ -194,32 +190,20 @@ function runJob(jobs: PreheatJobs, request: PreheatRequest): PreheatJob {
   }
 }
 
-function toPreheatError(error: unknown): PreheatError {
-  const found = error instanceof PeerError ? error.code : undefined;
-  switch (found) {
+function toPreheatError(cause: unknown): PreheatError {
+  const failed = (code: PreheatError['code'], text: string): PreheatError =>
+    new PreheatError(text, { code }, { cause });
+  switch (cause instanceof PeerError ? cause.code : undefined) {
     case 'overloaded':
-      return new PreheatError(
+      return failed(
+        'full',
         'the root leads as many preheats as it takes at a time: try again later',
-        { code: 'full' },
-        { cause: error },
       );
     case 'not-found':
-      return new PreheatError(
-        'no root knows the preheat (any more)',
-        { code: 'not-found' },
-        { cause: error },
-      );
+      return failed('not-found', 'no root knows the preheat (any more)');
     case 'refused':
-      return new PreheatError(
-        'the root refused the preheat',
-        { code: 'refused' },
-        { cause: error },
-      );
+      return failed('refused', 'the root refused the preheat');
     default:
-      return new PreheatError(
-        `no root could be asked: ${errorText(error)}`,
-        { code: 'unreachable' },
-        { cause: error },
-      );
+      return failed('unreachable', `no root could be asked: ${errorText(cause)}`);
   }
 }

@@ -67,11 +67,8 @@ export class TreeClient {
 
   /** Opens the stream to a host that will be called, if it can: the first call is then as cheap as the others. Never rejects. */
   async prepare(host: HostAddress): Promise<void> {
-    try {
-      await this.#linkTo(host);
-    } catch {
-      // The call that needs it tells why.
-    }
+    // The call that needs it tells why it failed.
+    await this.#linkTo(host).catch(() => {});
   }
 
   stop(): void {

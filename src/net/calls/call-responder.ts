@@ -6,7 +6,7 @@ import { PeerError, type PeerErrorDetail } from '../../transfer/contracts/transp
 import { errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
-import { errorFrameOf, type ErrorFrame } from '../wire/frames.ts';
+import { errorFrameOf } from '../wire/frames.ts';
 import {
   OVERLOADED_RETRY_MS,
   SMALL_FRAMES_QUEUED_MAX,
@@ -142,16 +142,11 @@ class TreeResponder {
   #onCancel({ id, body }: TreeMessage): void {
     if (body.length > 0) throw overLimit('length of a CANCEL', body.length, 0);
     if (!this.#open.has(id) || this.#sender.withdraw(id) === 'begun') return;
-    this.#open.delete(id);
-    this.#sendError(id, { code: 'cancelled', retryAfterMs: 0 });
+    this.#end(id, { code: 'cancelled' });
   }
 
   #fail(id: number, detail: PeerErrorDetail): void {
-    this.#sendError(id, errorFrameOf(detail));
-  }
-
-  #sendError(id: number, error: ErrorFrame): void {
-    this.#send({ id, type: TREE.ERROR, body: treeError.encode(error) });
+    this.#send({ id, type: TREE.ERROR, body: treeError.encode(errorFrameOf(detail)) });
   }
 
   #send(message: TreeMessage, onSent?: () => void): void {

@@ -1,16 +1,4 @@
-import {
-  PREHEAT_FAILURES,
-  PREHEAT_PARTS,
-  PREHEAT_STATES,
-  type HostPreheatReply,
-  type HostPreheatRequest,
-  type HostProgress,
-  type PreheatHost,
-  type PreheatJob,
-  type PreheatOrder,
-  type PreheatRequest,
-  type PreheatSpec,
-} from '../../preheat/messages.ts';
+import * as preheat from '../../preheat/messages.ts';
 import * as of from '../wire/codec.ts';
 import { badValue } from '../wire/errors.ts';
 import { digest, name, origin, peer } from '../wire/fields.ts';
@@ -31,11 +19,11 @@ const id = of.checked(of.text(ID_BYTES_MAX), (value, field) => {
   if (!ID.test(value)) throw badValue(field, '1 to 16 digits', value);
 });
 
-const part = of.word(PREHEAT_PARTS);
-const state = of.word(PREHEAT_STATES);
-const failure = of.optionalWord(PREHEAT_FAILURES, NO_FAILURE);
+const part = of.word(preheat.PREHEAT_PARTS);
+const state = of.word(preheat.PREHEAT_STATES);
+const failure = of.optionalWord(preheat.PREHEAT_FAILURES, NO_FAILURE);
 
-const spec = of.struct<PreheatSpec>({
+const spec = of.struct<preheat.PreheatSpec>({
   reference: imageReference,
   part,
   pin: of.flag,
@@ -46,7 +34,7 @@ const spec = of.struct<PreheatSpec>({
 
 const progressFields = { state, doneBytes: of.u64, totalBytes: of.u64, failure };
 
-const order = of.struct<PreheatOrder>({
+const order = of.struct<preheat.PreheatOrder>({
   reference: imageReference,
   digest,
   origin,
@@ -56,14 +44,14 @@ const order = of.struct<PreheatOrder>({
 });
 
 /** What PREHEAT asks of a root. */
-export const preheatRequest = of.variant<PreheatRequest, 'action'>('action', {
+export const preheatRequest = of.variant<preheat.PreheatRequest, 'action'>('action', {
   start: { id, spec },
   status: { id },
   cancel: { id },
 });
 
 /** How the preheat stands. */
-export const preheatReply = of.struct<PreheatJob>({
+export const preheatReply = of.struct<preheat.PreheatJob>({
   id,
   spec,
   state,
@@ -72,11 +60,14 @@ export const preheatReply = of.struct<PreheatJob>({
   startedMs: of.u64,
   // Nothing finished in 1970.
   finishedMs: of.absentAs(0, of.u64),
-  hosts: of.list(of.struct<PreheatHost>({ peer, zone: name, ...progressFields }), CONNECTIONS_MAX),
+  hosts: of.list(
+    of.struct<preheat.PreheatHost>({ peer, zone: name, ...progressFields }),
+    CONNECTIONS_MAX,
+  ),
 });
 
 /** What HOST_PREHEAT asks of a host. */
-export const hostPreheatRequest = of.variant<HostPreheatRequest, 'action'>('action', {
+export const hostPreheatRequest = of.variant<preheat.HostPreheatRequest, 'action'>('action', {
   ask: {},
   start: { id, order },
   status: { id },
@@ -84,7 +75,7 @@ export const hostPreheatRequest = of.variant<HostPreheatRequest, 'action'>('acti
 });
 
 /** Who the host is, and how far it is. */
-export const hostPreheatReply = of.struct<HostPreheatReply>({
+export const hostPreheatReply = of.struct<preheat.HostPreheatReply>({
   zone: name,
-  progress: of.optional(of.struct<HostProgress>(progressFields)),
+  progress: of.optional(of.struct<preheat.HostProgress>(progressFields)),
 });

@@ -7,11 +7,10 @@ import {
   PLACES_PER_REPORT_MAX,
 } from '../../tree/limits.ts';
 import type * as tree from '../../tree/messages.ts';
-import type { Codec } from '../wire/codec.ts';
 import * as of from '../wire/codec.ts';
 import { badValue } from '../wire/errors.ts';
-import { digest, indices, name, origin, peer, size } from '../wire/fields.ts';
-import { HostTableReader, HostTableWriter, hostFields } from '../wire/hosts.ts';
+import { digest, index, name, origin, peer, size } from '../wire/fields.ts';
+import { behindHosts, hostFields } from '../wire/hosts.ts';
 
 /** Stripes that any blob has (src/image/block.ts), with room for a later rule. */
 const STRIPES_MAX = 64;
@@ -41,7 +40,7 @@ export const manifest = of.bytes(MANIFEST_SIZE_BYTES_MAX);
 const stripe = of.atMost(STRIPES_MAX - 1, of.u8);
 const digests = of.list(digest, BLOBS_MAX);
 
-const run: Codec<tree.BlockRun> = {
+const run: of.Codec<tree.BlockRun> = {
   write: (writer, [first, count]) => {
     writer.u32(first);
     writer.u32(count);
@@ -50,7 +49,7 @@ const run: Codec<tree.BlockRun> = {
 };
 
 /** Runs ascend and are not empty, so that no list of them holds a block twice. */
-const ascendingRuns = of.checked(of.list(run, HELD_RUNS_MAX), (runs, field) => {
+const ascendingRuns = of.checked(of.cut(run, HELD_RUNS_MAX), (runs, field) => {
   let free = 0;
   for (const [first, count] of runs) {
     if (first < free || count === 0 || first + count > HOLDS_MAX) {
@@ -64,52 +63,22 @@ const wantedBlob = of.struct<tree.WantedBlob>({
   blob: of.struct<BlobRef>({ digest, sizeBytes: size }),
   origin,
   stripes: of.list(stripe, STRIPES_MAX),
-  held: of.cut(ascendingRuns, HELD_RUNS_MAX),
+  held: ascendingRuns,
 });
 
 const treeFields = { digest, stripe, epoch: of.u64 };
 
-/** A place whose hosts are indices in the table of the message. */
-interface IndexedPlace extends Omit<tree.Place, 'path' | 'alternates'> {
-  readonly path: readonly number[];
-  readonly alternates: readonly number[];
-}
-
-const indexedPlaces = of.list(
-  of.struct<IndexedPlace>({
-    ...treeFields,
-    path: of.list(of.u16, PATH_MAX),
-    alternates: of.list(of.u16, ALTERNATES_MAX),
-  }),
-  PLACES_MAX,
+const places = behindHosts<readonly tree.Place[]>(
+  (host) => {
+    const path = of.list(host, PATH_MAX);
+    const alternates = of.list(host, ALTERNATES_MAX);
+    return of.list(of.struct<tree.Place>({ ...treeFields, path, alternates }), PLACES_MAX);
+  },
+  (value) => value.flatMap(({ path, alternates }) => [...path, ...alternates]),
 );
 
-/** Places behind the table of the hosts that they name. */
-const places: Codec<readonly tree.Place[]> = {
-  write: (writer, value, field) => {
-    const table = new HostTableWriter();
-    const indexed = value.map((place) => ({
-      ...place,
-      path: place.path.map((host) => table.add(host)),
-      alternates: place.alternates.map((host) => table.add(host)),
-    }));
-    table.write(writer);
-    indexedPlaces.write(writer, indexed, field);
-  },
-  read: (reader, field) => {
-    const table = HostTableReader.read(reader);
-    const found = indexedPlaces.read(reader, field).map((place) => ({
-      ...place,
-      path: place.path.map((index) => table.host(index)),
-      alternates: place.alternates.map((index) => table.host(index)),
-    }));
-    table.end();
-    return found;
-  },
-};
-
 const orders = of.list(
-  of.struct<tree.TouchOrder>({ digest, indices: of.cut(indices(ORDER_MAX), ORDER_MAX) }),
+  of.struct<tree.TouchOrder>({ digest, indices: of.cut(index, ORDER_MAX, of.u32) }),
   BLOBS_PER_JOIN_MAX,
 );
 

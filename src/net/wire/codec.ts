@@ -15,8 +15,8 @@ export interface Codec<T> {
 
 /** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
 export interface MessageCodec<T> {
-  encode(message: T): Uint8Array;
-  decode(bytes: Uint8Array): T;
+  readonly encode: (message: T) => Uint8Array;
+  readonly decode: (bytes: Uint8Array) => T;
 }
 
 /** A codec for each property of an object, in the order of the wire. */
@@ -33,17 +33,14 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /** Integers of 8, 16 and 32 bits. */
-export const u8: Codec<number> = {
-  write: (writer, value) => writer.u8(value),
-  read: (reader) => reader.u8(),
-};
+export const u8: Codec<number> = { write: (to, value) => to.u8(value), read: (from) => from.u8() };
 export const u16: Codec<number> = {
-  write: (writer, value) => writer.u16(value),
-  read: (reader) => reader.u16(),
+  write: (to, value) => to.u16(value),
+  read: (from) => from.u16(),
 };
 export const u32: Codec<number> = {
-  write: (writer, value) => writer.u32(value),
-  read: (reader) => reader.u32(),
+  write: (to, value) => to.u32(value),
+  read: (from) => from.u32(),
 };
 
 /** A safe integer in 8 bytes. */
@@ -172,7 +169,7 @@ export function absentAs<T>(none: T, of: Codec<T>): Codec<T | undefined> {
   };
 }
 
-/** A list behind its count (u16). It grows as its items are read, so that a false count costs nothing. */
+/** A list behind its count. It grows as its items are read, so that a false count costs nothing. */
 export function list<T>(of: Codec<T>, countMax: number, count = u16): Codec<readonly T[]> {
   return {
     write: (writer, items, field) => {
@@ -190,11 +187,12 @@ export function list<T>(of: Codec<T>, countMax: number, count = u16): Codec<read
   };
 }
 
-/** A list of which only the first `countMax` are written. */
-export function cut<T>(of: Codec<readonly T[]>, countMax: number): Codec<readonly T[]> {
+/** A list of which only the first `countMax` are written: the rest may be missed. */
+export function cut<T>(of: Codec<T>, countMax: number, count = u16): Codec<readonly T[]> {
+  const all = list(of, countMax, count);
   return {
-    write: (writer, items, field) => of.write(writer, items.slice(0, countMax), field),
-    read: of.read,
+    write: (writer, items, field) => all.write(writer, items.slice(0, countMax), field),
+    read: all.read,
   };
 }
 

@@ -1,17 +1,4 @@
-import type {
-  HostAddress,
-  JoinReply,
-  JoinRequest,
-  LeaveRequest,
-  ManifestReply,
-  ManifestRequest,
-  ReportReply,
-  ReportRequest,
-  ResolveReply,
-  ResolveRequest,
-  StatReply,
-  StatRequest,
-} from '../../tree/messages.ts';
+import type * as tree from '../../tree/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
 /** Calls by name: what each asks, and what it is answered. */
@@ -19,19 +6,19 @@ type CallMap<C> = { readonly [K in keyof C]: readonly [request: unknown, reply: 
 
 /** What hosts that keep trees are asked. */
 export interface TreeCalls {
-  readonly join: [JoinRequest, JoinReply];
-  readonly leave: [LeaveRequest, void];
-  readonly report: [ReportRequest, ReportReply];
-  readonly resolve: [ResolveRequest, ResolveReply];
-  readonly stat: [StatRequest, StatReply];
-  readonly manifest: [ManifestRequest, ManifestReply];
+  readonly join: [tree.JoinRequest, tree.JoinReply];
+  readonly leave: [tree.LeaveRequest, void];
+  readonly report: [tree.ReportRequest, tree.ReportReply];
+  readonly resolve: [tree.ResolveRequest, tree.ResolveReply];
+  readonly stat: [tree.StatRequest, tree.StatReply];
+  readonly manifest: [tree.ManifestRequest, tree.ManifestReply];
 }
 
 /** The asking side of calls. */
 export interface Caller<C extends CallMap<C>> {
   /** Asks the host. Rejects with PeerError. */
   call<K extends keyof C>(
-    host: HostAddress,
+    host: tree.HostAddress,
     name: K,
     request: C[K][0],
     signal: AbortSignal,
