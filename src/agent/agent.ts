@@ -228,6 +228,8 @@ class Agent implements Service, StatusSource {
             engine,
             devices: this.#devices,
             hash: new NodeHash(),
+            codec: plane.codec,
+            logger,
             store: plane.store,
           });
     const store = new StoreAdmin({

@@ -14,6 +14,7 @@ import type { Hash, Signer } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
+import type { TouchOrder } from '../../tree/messages.ts';
 import { defined, unreachable } from '../../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
@@ -161,6 +162,11 @@ export class TransferEngine implements BlobReader {
   addDigests(blob: BlobRef, digests: BlockDigests): void {
     // What is in memory was taken on a root's word; in the store it is checked when it is read.
     if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
+  }
+
+  /** In which order containers touch a blob of this host, as the trace of an image says: what is missing is prefetched. */
+  order(order: TouchOrder): void {
+    this.#run((nowMs) => this.#core.blocks.order(order, nowMs));
   }
 
   /** What the transport calls when peers ask for blocks. */
