@@ -20,7 +20,7 @@ export interface ImageOpener extends BlobReader {
 }
 
 /** What following the trace of an image takes. */
-export interface TraceFollower {
+interface TraceFollower {
   readonly codec: Codec;
   readonly logger: Logger;
   /** Takes in the order in which containers touch a blob: what is missing of it is prefetched. */

@@ -237,15 +237,6 @@ export class Topology {
     this.#facts.touch(digest, index);
   }
 
-  /** Sets the order from a trace shipped with the image; what was learned otherwise follows it. */
-  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
-    this.#facts.presetOrder(digest, indices);
-  }
-
-  orderOf(digest: Digest): readonly BlockIndex[] {
-    return this.#facts.orderOf(digest);
-  }
-
   /** Hosts that said at their JOIN that they hold the block and are still here: asked before the registry. At most 8. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     return this.#facts.holders(digest, index);
@@ -254,10 +245,6 @@ export class Topology {
   /** Where a known host is reached. */
   addressOf(peer: PeerId): HostCard | undefined {
     return this.#hosts.get(peer)?.card;
-  }
-
-  get hostCount(): number {
-    return this.#hosts.size;
   }
 
   trees(): TreeSummary[] {
