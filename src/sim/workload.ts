@@ -2,6 +2,7 @@ import { ceilTo } from '../image/binary.ts';
 import {
   BLOCK_SIZE_BYTES,
   blockCount,
+  BLOCKS_MAX,
   blockIndex,
   blockLength,
   stripeCount,
@@ -156,7 +157,7 @@ function makeRecordedTrace(
     const blocks: BlockName[] = [];
     const last = Math.floor((offset + lengthBytes - 1) / BLOCK_SIZE_BYTES);
     for (let index = Math.floor(offset / BLOCK_SIZE_BYTES); index <= last; index++) {
-      const key = blob.number * 2 ** 22 + index;
+      const key = blob.number * BLOCKS_MAX + index;
       const name = touched.get(key) ?? { blob, index: blockIndex(index) };
       touched.set(key, name);
       blocks.push(name);

@@ -3,7 +3,7 @@ import type { Codec } from '../runtime/codec.ts';
 import type { HostCoreInit } from '../transfer/host/host-core.ts';
 import type { HostAddress, HostCard, JoinReply, Place, ReportReply } from '../tree/messages.ts';
 import { innerFanOut } from '../tree/owner/colours.ts';
-import { COLOURS, FAN_OUT, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '../tree/limits.ts';
+import { COLOURS, INNER_CHILDREN, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import type { AgentHost } from './agent-host.ts';
@@ -319,7 +319,7 @@ export class World implements HostListener {
   /** Hops to whoever keeps the tree; below relays, those from a relay to the owner come on top. */
   #makeDepthBounds(): Record<HostRole, number> {
     const { hosts, roots, groups, zones, core } = this.#init;
-    const fanOut = core?.topology?.fanOut ?? FAN_OUT;
+    const fanOut = core?.topology?.fanOut ?? INNER_CHILDREN;
     const boundOf = (count: number, keepers: number, zoneCount: number): number => {
       // Whoever keeps trees is a member of those that it does not keep.
       const zoneHosts = Math.ceil(count / zoneCount) + Math.ceil(keepers / zoneCount);
@@ -437,7 +437,7 @@ export class World implements HostListener {
 
   #checkTrees(): void {
     const topology = this.#init.core?.topology;
-    const fanOut = topology?.fanOut ?? FAN_OUT;
+    const fanOut = topology?.fanOut ?? INNER_CHILDREN;
     const widest = innerFanOut(fanOut, topology?.colours ?? COLOURS);
     const withFaults = this.#init.faults.length > 0;
     const limits = {
@@ -503,7 +503,10 @@ export class World implements HostListener {
 
   #coreInit(self: HostCard, role: HostRole, relays: readonly HostAddress[] = []): HostCoreInit {
     const { core, planted } = this.#init;
-    const wide = planted === 'wide' ? { fanOut: 2 * FAN_OUT, rootFanOut: 2 * FAN_OUT } : undefined;
+    const wide =
+      planted === 'wide'
+        ? { fanOut: 2 * INNER_CHILDREN, rootFanOut: 2 * INNER_CHILDREN }
+        : undefined;
     return {
       self,
       role,

@@ -1,4 +1,4 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import { BLOCK_SIZE_BYTES, type BlobOrigin, type BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
@@ -29,7 +29,7 @@ const BLOBS_MAX = 16_384;
 
 /** A server has the blob if it knows so many bytes at a random place of its first block. */
 const PROOF_BYTES = 64;
-const PROOF_PLACE_BYTES_MAX = 256 * 1024;
+const PROOF_PLACE_BYTES_MAX = BLOCK_SIZE_BYTES;
 
 /** Being in a repository is no secret and does not wear off: as long as anything is remembered. */
 const FOR_EVER_MS = Number.POSITIVE_INFINITY;

@@ -1,5 +1,5 @@
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
-import { BLOB_SIZE_BYTES_MAX, blockCount } from '../../image/block.ts';
+import { BLOCKS_MAX } from '../../image/block.ts';
 import {
   type BlockRun,
   type JoinReply,
@@ -54,7 +54,6 @@ const CHALLENGE_BYTES_MAX = 1024;
 
 /** The places of an image of 8 layers, at one of four roots, are 6 KiB. */
 const FIRST_BYTES = 8 * KIB;
-const HOLDS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
 
 /** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
 export interface MessageCodec<T> {
@@ -102,7 +101,7 @@ function readRuns(reader: ByteReader): readonly BlockRun[] {
   return fields.readList(reader, 'held', HELD_RUNS_MAX, () => {
     const first = reader.u32();
     const count = reader.u32();
-    if (first < free || count === 0 || first + count > HOLDS_MAX) {
+    if (first < free || count === 0 || first + count > BLOCKS_MAX) {
       throw badValue('held', `a run of blocks from ${free} on`, `${first}+${count}`);
     }
     free = first + count;

@@ -8,7 +8,7 @@ import { TreeError } from '../errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   COLOURS,
-  FAN_OUT,
+  INNER_CHILDREN,
   GHOSTS_MAX,
   HOSTS_MAX,
   LOST_PER_REPORT_MAX,
@@ -115,7 +115,7 @@ export class Topology {
   constructor(init: TopologyInit) {
     const { peer, addresses } = init.self;
     this.#card = init.self;
-    this.#fanOut = init.fanOut ?? FAN_OUT;
+    this.#fanOut = init.fanOut ?? INNER_CHILDREN;
     this.#colours = new Colours({ count: init.colours ?? COLOURS });
     this.#isRootFanOutSet = init.rootFanOut !== undefined;
     this.#rootFanOut = init.rootFanOut ?? innerFanOut(this.#fanOut, this.#colours.count);
