@@ -14,6 +14,7 @@ import { CodedError, errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { BlobAddress, RememberingGate } from './contract.ts';
+import { accessMetrics } from './metrics.ts';
 
 /** Longest wait for a registry's verdict; below the time that a read has. */
 const CHECK_MS_MAX = 15_000;
@@ -98,11 +99,7 @@ export class AccessCheck implements RememberingGate {
     this.#public = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
     this.#accepted = new ExpiringMap(components, { entriesMax: VERDICTS_MAX });
     this.#members = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
-    this.#checks = components.metrics.counter({
-      name: 'xylem_access_checks_total',
-      help: 'Requests of local clients whose right to read a blob was not known from memory, by the outcome of asking.',
-      labelNames: ['result'],
-    });
+    this.#checks = accessMetrics(components.metrics).checks;
   }
 
   accepts(address: BlobAddress, digest: Digest, authorization: string | undefined): boolean {

@@ -102,10 +102,8 @@ export class TransferEngine implements BlobReader {
   readonly #reads = new Set<LocalToken>();
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #originReads = new Map<AttemptId, AbortController>();
-  readonly #bytesBySource = new Map<BlockSource, number>();
   readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
-  #failedReads = 0;
   #running = false;
   #stopped = false;
 
@@ -195,12 +193,12 @@ export class TransferEngine implements BlobReader {
 
   /** Demand reads of this host that failed since the start. */
   get failedReads(): number {
-    return this.#failedReads;
+    return this.#metrics.failed.total;
   }
 
   /** Bytes by source since the start. */
   bytesBySource(): Readonly<Partial<Record<BlockSource, number>>> {
-    return Object.fromEntries(this.#bytesBySource);
+    return this.#metrics.blockBytes.sums();
   }
 
   start(): void {
@@ -371,7 +369,6 @@ export class TransferEngine implements BlobReader {
       case 'fail':
         // A prefetch that fails is no harm yet: what needs the block reads it again.
         if (asLocal(effect.token).kind === 'demand') {
-          this.#failedReads++;
           this.#metrics.failed.inc({ code: effect.detail.code });
         }
         return asLocal(effect.token).reject(
@@ -417,7 +414,6 @@ export class TransferEngine implements BlobReader {
 
   #count(source: BlockSource, kind: 'demand' | 'prefetch', lengthBytes: number): void {
     this.#metrics.blockBytes.inc({ source, kind }, lengthBytes);
-    this.#bytesBySource.set(source, (this.#bytesBySource.get(source) ?? 0) + lengthBytes);
   }
 
   #send(incoming: IncomingBlockRequest, peer: PeerId, block: BlockAnswer): void {
