@@ -15,8 +15,7 @@ import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/host/runs.ts';
 import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
-import { innerFanOut } from '../tree/owner/colours.ts';
-import { COLOURS, FAN_OUT } from '../tree/limits.ts';
+import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
@@ -47,9 +46,6 @@ import { packageVersion } from './version.ts';
 
 /** Slabs kept for reuse beyond those in use: 32 x 256 KiB = 8 MiB. */
 const POOL_FREE_MAX = 32;
-
-/** Children that a host serves in one tree: as many as the owner may give it. */
-const CAPACITY = innerFanOut(FAN_OUT, COLOURS);
 
 const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
 
@@ -117,7 +113,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
     {
-      self: { ...host, zone: config.zone, capacity: CAPACITY },
+      self: { ...host, zone: config.zone, capacity: CHILDREN_MAX },
       role: config.role,
       // Above every epoch that an earlier run of this host gave out.
       topology: { epochBase: components.clock.wallMs() },
@@ -227,6 +223,8 @@ class Agent implements Service, StatusSource {
             engine,
             devices: this.#devices,
             hash: new NodeHash(),
+            codec: plane.codec,
+            logger,
             store: plane.store,
           });
     const store = new StoreAdmin({

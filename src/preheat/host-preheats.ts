@@ -184,7 +184,7 @@ export class HostPreheats {
         addDigests: engine.addDigests.bind(engine),
         tree: placed,
       };
-      engine.tree.close(await openImage({ engine: opener, hash }, image, signal));
+      (await openImage({ engine: opener, hash }, image, signal)).close();
       const { blocks, totalBytes } = await this.#plan(work, image, blobs);
       work.totalBytes = totalBytes;
       this.#requireRoom(work, digests);

@@ -2,6 +2,7 @@ import { argv } from 'node:process';
 import { pathToFileURL } from 'node:url';
 import type { Digest } from '../../src/image/digest.ts';
 import type { Random } from '../../src/runtime/random.ts';
+import { INNER_CHILDREN } from '../../src/tree/limits.ts';
 import { innerFanOut } from '../../src/tree/owner/colours.ts';
 import { depthBound, depthBoundZoned } from '../../src/tree/owner/depth.ts';
 import { Membership, type MembershipEffect } from '../../src/tree/member/membership.ts';
@@ -55,7 +56,6 @@ interface Message {
 }
 
 const BLOBS = [wanted(1), wanted(2), wanted(3, [0, 1, 2, 3, 4, 5, 6, 7])];
-const FAN_OUT = 2;
 /** A request without an answer fails after this time. */
 const REQUEST_TIMEOUT_MS = 4_000;
 
@@ -122,7 +122,7 @@ class World {
       node.epochBase = Math.floor(this.nowMs * 1_000);
       node.topology = new Topology({
         self: node.card,
-        fanOut: FAN_OUT,
+        fanOut: INNER_CHILDREN,
         colours: this.#colours,
         epochBase: node.epochBase,
       });
@@ -348,13 +348,13 @@ class World {
     this.depthMax = Math.max(this.depthMax, shape.depthMax);
     for (const [peer, children] of shape.children) {
       if (peer === owner.card.peer) continue;
-      const widest = innerFanOut(FAN_OUT, this.#colours);
+      const widest = innerFanOut(INNER_CHILDREN, this.#colours);
       const most = Math.min(widest, this.#byPeer.get(peer)?.card.capacity ?? 0);
       if (children.length > most) throw new Error(`${peer} has ${children.length} children`);
     }
     if (!this.#faults) this.#checkStrays(owner, shape, edges);
     if (this.#strict) {
-      const most = innerFanOut(FAN_OUT, this.#colours);
+      const most = innerFanOut(INNER_CHILDREN, this.#colours);
       if ((shape.children.get(owner.card.peer)?.length ?? 0) > most) {
         throw new Error('the owner has too many children');
       }
@@ -374,7 +374,7 @@ class World {
       if (crossings <= (zone === owner.card.zone ? 0 : 1)) continue;
       for (const { peer, zone: where } of edges) {
         const children = shape.children.get(peer)?.length ?? 0;
-        const most = Math.min(FAN_OUT, this.#byPeer.get(peer)?.card.capacity ?? 0);
+        const most = Math.min(INNER_CHILDREN, this.#byPeer.get(peer)?.card.capacity ?? 0);
         if (where !== zone || children >= most) continue;
         throw new Error(`${peer} has a free slot, but ${crossings} of ${zone} hang outside`);
       }
@@ -389,11 +389,11 @@ class World {
     const others = [...shape.zoneSizes.keys()].filter((zone) => zone !== owner.card.zone).length;
     const bound =
       others === 0
-        ? depthBound(shape.members, FAN_OUT)
+        ? depthBound(shape.members, INNER_CHILDREN)
         : depthBoundZoned({
             zoneCount: others,
             zoneSizeMax: Math.max(...shape.zoneSizes.values()),
-            fanOut: FAN_OUT,
+            fanOut: INNER_CHILDREN,
           });
     if (shape.depthMax > bound) {
       throw new Error(`depth ${shape.depthMax} of ${shape.members} members; the bound is ${bound}`);

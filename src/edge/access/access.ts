@@ -1,4 +1,4 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import { BLOCK_SIZE_BYTES, type BlobOrigin, type BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
@@ -14,6 +14,7 @@ import { CodedError, errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { BlobAddress, RememberingGate } from './contract.ts';
+import { accessMetrics } from './metrics.ts';
 
 /** Longest wait for a registry's verdict; below the time that a read has. */
 const CHECK_MS_MAX = 15_000;
@@ -29,7 +30,7 @@ const BLOBS_MAX = 16_384;
 
 /** A server has the blob if it knows so many bytes at a random place of its first block. */
 const PROOF_BYTES = 64;
-const PROOF_PLACE_BYTES_MAX = 256 * 1024;
+const PROOF_PLACE_BYTES_MAX = BLOCK_SIZE_BYTES;
 
 /** Being in a repository is no secret and does not wear off: as long as anything is remembered. */
 const FOR_EVER_MS = Number.POSITIVE_INFINITY;
@@ -98,11 +99,7 @@ export class AccessCheck implements RememberingGate {
     this.#public = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
     this.#accepted = new ExpiringMap(components, { entriesMax: VERDICTS_MAX });
     this.#members = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
-    this.#checks = components.metrics.counter({
-      name: 'xylem_access_checks_total',
-      help: 'Requests of local clients whose right to read a blob was not known from memory, by the outcome of asking.',
-      labelNames: ['result'],
-    });
+    this.#checks = accessMetrics(components.metrics).checks;
   }
 
   accepts(address: BlobAddress, digest: Digest, authorization: string | undefined): boolean {

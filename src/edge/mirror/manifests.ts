@@ -20,6 +20,7 @@ import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
+import { mirrorMetrics } from './metrics.ts';
 import { BlobError, blobError, refusalError, refusalOf } from '../http/blob-error.ts';
 
 /** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
@@ -103,11 +104,7 @@ export class Manifests {
   constructor(components: ManifestsComponents, init: ManifestsInit) {
     this.#parts = components;
     this.#init = init;
-    this.#found = components.metrics.counter({
-      name: 'xylem_manifests_total',
-      help: 'Manifests that were found, by source: cache, root, origin, stale (a tag while the registry is away).',
-      labelNames: ['source'],
-    });
+    this.#found = mirrorMetrics(components.metrics).manifests;
   }
 
   /** The roots and relays that exist now, this host among them if it is one. */

@@ -26,6 +26,7 @@ import { parseByteRange, type ByteRange } from '../http/byte-range.ts';
 import type { ClientOrigin } from '../access/client-origin.ts';
 import { evaluateConditions, hasConditions } from '../http/conditions.ts';
 import type { LocalRoute } from '../http/local-server.ts';
+import { overlaybdMetrics } from './metrics.ts';
 import type { PassThrough } from './pass-through.ts';
 import type { BlobDirectory, RememberingGate } from '../access/contract.ts';
 
@@ -50,11 +51,6 @@ const HOT_RUNNING_MAX = 1024;
 
 /** Request targets whose meaning is remembered: a client asks for parts of the same few blobs over and over. With 8 KiB each, 2 MiB. */
 const TARGETS_MAX = 256;
-
-/** Bucket bounds in seconds: memory answers in under 1 ms, a registry in 50 ms to seconds; the last is the deadline. */
-const FIRST_BYTE_BUCKETS = [
-  0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25,
-];
 
 export interface BlobEndpointComponents {
   readonly access: RememberingGate;
@@ -101,20 +97,10 @@ export class BlobEndpoint implements LocalRoute {
     this.#components = components;
     this.#prefix = init.prefix;
     this.#deadlineMs = init.deadlineMs ?? DEADLINE_MS;
-    this.#requests = components.metrics.counter({
-      name: 'xylem_local_requests_total',
-      help: 'Requests for blobs on the local endpoint, by HTTP status.',
-      labelNames: ['status'],
-    });
-    this.#bytes = components.metrics.counter({
-      name: 'xylem_local_response_bytes_total',
-      help: 'Bytes of blobs handed to sockets of the local endpoint.',
-    });
-    this.#firstByte = components.metrics.histogram({
-      name: 'xylem_local_first_byte_seconds',
-      help: 'Time from a request for a blob to the start of its answer.',
-      buckets: FIRST_BYTE_BUCKETS,
-    });
+    const { requests, responseBytes, firstByteSeconds } = overlaybdMetrics(components.metrics);
+    this.#requests = requests;
+    this.#bytes = responseBytes;
+    this.#firstByte = firstByteSeconds;
   }
 
   handle(request: IncomingMessage, response: ServerResponse): boolean {

@@ -1,4 +1,4 @@
-import { BLOB_SIZE_BYTES_MAX, blockCount, type BlobRef } from '../../image/block.ts';
+import { BLOCKS_MAX, type BlobRef } from '../../image/block.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import {
   BLOBS_PER_JOIN_MAX,
@@ -29,7 +29,6 @@ const BLOBS_MAX = PLACES_PER_REPORT_MAX;
 const ORDER_MAX = 2 ** 17;
 
 const CHALLENGE_BYTES_MAX = 1024;
-const HOLDS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
 
 /** An image reference. */
 export const imageReference = of.text(1024);
@@ -52,7 +51,7 @@ const run: of.Codec<tree.BlockRun> = {
 const ascendingRuns = of.checked(of.cut(run, HELD_RUNS_MAX), (runs, field) => {
   let free = 0;
   for (const [first, count] of runs) {
-    if (first < free || count === 0 || first + count > HOLDS_MAX) {
+    if (first < free || count === 0 || first + count > BLOCKS_MAX) {
       throw badValue(field, `a run of blocks from ${free} on`, `${first}+${count}`);
     }
     free = first + count;

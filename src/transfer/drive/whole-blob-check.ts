@@ -7,6 +7,7 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
+import { transferMetrics } from './metrics.ts';
 
 /** Pause between two blocks, in milliseconds: 60 to 100 MB/s at most, a tenth of a core. Nothing waits for the outcome. */
 const PAUSE_MS = 2;
@@ -46,11 +47,7 @@ export class WholeBlobCheck {
   constructor(components: Components, init: { onBad: (digest: Digest) => void }) {
     this.#parts = components;
     this.#onBad = init.onBad;
-    this.#checks = components.metrics.counter({
-      name: 'xylem_blob_checks_total',
-      help: 'Blobs that were hashed when complete, by result: good, bad, incomplete, failed, skipped.',
-      labelNames: ['result'],
-    });
+    this.#checks = transferMetrics(components.metrics).blobChecks;
   }
 
   /** A block of the blob was stored. */

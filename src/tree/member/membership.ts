@@ -27,7 +27,7 @@ import type {
 } from '../messages.ts';
 import { RootRing } from '../rendezvous.ts';
 import { jitter, RootLink } from './root-link.ts';
-import { rankSources, Seat, type Refusal, type Source, type Wanted } from './seat.ts';
+import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
 
 /**
  * A request for the caller to send. Its outcome comes back with the ticket: `joinReply` or `joinFailed`, `reportReply` or
@@ -92,7 +92,6 @@ export class Membership {
   readonly #unsettled = new Set<Seat>();
   readonly #lost = new Map<PeerId, number>();
   readonly #pending = new Map<number, Pending>();
-  readonly #refused: Record<Refusal, number> = { cycle: 0, stale: 0, malformed: 0 };
   #effects: MembershipEffect[] = [];
   #generation = 0;
   /** Sources handed out in this generation, one object for all stripes: a host is in dozens of trees with the same few others. */
@@ -257,17 +256,12 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
-  /** The peer answers again. */
-  peerBack(peer: PeerId): void {
-    if (!this.#lost.delete(peer)) return;
-    for (const link of this.#links.values()) link.lost.delete(peer);
-    this.#forgetSources();
-  }
-
   tick(nowMs: number): readonly MembershipEffect[] {
     for (const [peer, untilMs] of this.#lost) {
       if (untilMs > nowMs) break;
-      this.peerBack(peer);
+      this.#lost.delete(peer);
+      for (const link of this.#links.values()) link.lost.delete(peer);
+      this.#forgetSources();
     }
     for (const seat of [...this.#unsettled]) this.#assign(seat, nowMs);
     return this.#pump(nowMs);
@@ -318,11 +312,6 @@ export class Membership {
     return this.#seats.get(digest)?.get(stripe)?.place;
   }
 
-  /** Places that were offered and not taken, by reason. */
-  get refused(): Readonly<Record<Refusal, number>> {
-    return this.#refused;
-  }
-
   #forgetSources(): void {
     this.#generation++;
     this.#sources.clear();
@@ -355,11 +344,8 @@ export class Membership {
   #take(seat: Seat, place: Place, link: Link, nowMs: number): boolean {
     const before = seat.place?.path[0]?.peer;
     const refusal = seat.take(place, link.host.peer, this.#self.peer);
-    if (refusal !== undefined) {
-      this.#refused[refusal]++;
-      // A stale place is no loss: a newer one is held.
-      return refusal === 'stale';
-    }
+    // A stale place is no loss: a newer one is held.
+    if (refusal !== undefined) return refusal === 'stale';
     if (before !== undefined && before !== place.path[0]?.peer) {
       this.#reportBy(link, nowMs + jitter(this.#random, ACK_DELAY_MS / 2, 1));
     }

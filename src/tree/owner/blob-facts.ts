@@ -100,18 +100,6 @@ export class BlobFacts {
     facts.order = undefined;
   }
 
-  /** A trace says the order; what was learned and is not in it follows. */
-  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
-    const facts = this.#of(digest);
-    const learned = [...facts.touched];
-    facts.touched.clear();
-    facts.order = undefined;
-    for (const index of [...indices, ...learned]) {
-      if (facts.touched.size >= ORDER_BLOCKS_MAX) return;
-      facts.touched.add(index);
-    }
-  }
-
   orderOf(digest: Digest): readonly BlockIndex[] {
     const facts = this.#blobs.get(digest);
     if (facts === undefined) return [];

@@ -8,7 +8,7 @@ import { TreeError } from '../errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   COLOURS,
-  FAN_OUT,
+  INNER_CHILDREN,
   GHOSTS_MAX,
   HOSTS_MAX,
   LOST_PER_REPORT_MAX,
@@ -115,7 +115,7 @@ export class Topology {
   constructor(init: TopologyInit) {
     const { peer, addresses } = init.self;
     this.#card = init.self;
-    this.#fanOut = init.fanOut ?? FAN_OUT;
+    this.#fanOut = init.fanOut ?? INNER_CHILDREN;
     this.#colours = new Colours({ count: init.colours ?? COLOURS });
     this.#isRootFanOutSet = init.rootFanOut !== undefined;
     this.#rootFanOut = init.rootFanOut ?? innerFanOut(this.#fanOut, this.#colours.count);
@@ -237,15 +237,6 @@ export class Topology {
     this.#facts.touch(digest, index);
   }
 
-  /** Sets the order from a trace shipped with the image; what was learned otherwise follows it. */
-  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
-    this.#facts.presetOrder(digest, indices);
-  }
-
-  orderOf(digest: Digest): readonly BlockIndex[] {
-    return this.#facts.orderOf(digest);
-  }
-
   /** Hosts that said at their JOIN that they hold the block and are still here: asked before the registry. At most 8. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     return this.#facts.holders(digest, index);
@@ -254,10 +245,6 @@ export class Topology {
   /** Where a known host is reached. */
   addressOf(peer: PeerId): HostCard | undefined {
     return this.#hosts.get(peer)?.card;
-  }
-
-  get hostCount(): number {
-    return this.#hosts.size;
   }
 
   trees(): TreeSummary[] {
