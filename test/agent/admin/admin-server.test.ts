@@ -143,6 +143,14 @@ describe('AdminServer mounts', () => {
   it('refuses a body that is large, or of another type', async () => {
     const large = { image: IMAGE, dir: `/${'a'.repeat(100_000)}` };
     expect((await ask(path, { method: 'POST', body: large })).status).toBe(413);
+    const chunked = await fetch(server.url + path, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: new Blob([JSON.stringify(large)]).stream(),
+      duplex: 'half',
+    } as RequestInit);
+    expect(chunked.status).toBe(413);
+    await chunked.body?.cancel();
     const text = await fetch(server.url + path, {
       method: 'POST',
       body: JSON.stringify({ image: IMAGE, dir: '/a' }),
