@@ -130,7 +130,7 @@ const owners = [
   ['libp2p|@libp2p|@chainsafe|@multiformats', 'net'],
   ['koffi', 'device'],
   ['it-pipe', 'edge/http'],
-  ['prom-client|fastify', 'agent/admin'],
+  ['prom-client|find-my-way', 'agent/admin'],
   ['commander', 'agent/(commands/|main\\.ts)'],
   ['zod', 'agent/(config|admin)'],
   ['yaml', 'agent/config|demo'],

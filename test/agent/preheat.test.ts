@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, it, vi } from 'vitest';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
+import type { Given } from '../../src/agent/admin/api.ts';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
@@ -21,7 +22,6 @@ import { defined } from '../../src/util/assert.ts';
 import { describeWith, needs } from '../support/requires.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
-const PATH = '/api/v1/preheat';
 const LIMIT = { timeout: 60_000, interval: 100 };
 const run = promisify(execFile);
 
@@ -123,10 +123,10 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     const { config, layers } = defined(manifests.get(tag), 'a published image');
     return [config, ...layers];
   };
-  const start = async (host: ClusterHost, body: Record<string, string | number>) =>
-    (await askAgent(host.process.admin, { method: 'POST', path: PATH, body })) as PreheatJob;
-  const look = async (host: ClusterHost, id: string) =>
-    (await askAgent(host.process.admin, { method: 'GET', path: `${PATH}/${id}` })) as PreheatJob;
+  const start = (host: ClusterHost, given: Given<'preheat'>): Promise<PreheatJob> =>
+    askAgent(host.process.admin, 'preheat', given);
+  const look = (host: ClusterHost, id: string): Promise<PreheatJob> =>
+    askAgent(host.process.admin, 'preheatStatus', { id });
   const ended = async (host: ClusterHost, id: string): Promise<PreheatJob> => {
     await expect.poll(async () => isFinal((await look(host, id)).state), LIMIT).toBe(true);
     return look(host, id);
@@ -201,8 +201,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     await expect
       .poll(async () => (await look(child(0), id)).hosts.map(({ state }) => state), LIMIT)
       .toEqual(['running', 'running', 'running']);
-    const path = `${PATH}/${id}`;
-    const cancelled = await askAgent(child(1).process.admin, { method: 'DELETE', path });
+    const cancelled = await askAgent(child(1).process.admin, 'cancelPreheat', { id });
     expect(cancelled).toMatchObject({ id, state: 'cancelled' });
     door.open();
     // A later one does not stand behind it.

@@ -7,7 +7,8 @@ import type { Codec, Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { TransferEngine } from '../../transfer/drive/engine.ts';
 import { openImage, type OpenedImage } from '../../transfer/read/open-image.ts';
-import type { MountedImage, MountService } from './services.ts';
+import type { MountedImage } from './answers.ts';
+import type { MountService } from './services.ts';
 
 /** Mounts images on this host: resolves them, joins their trees, and gives them to the device service. */
 export class ImageMounts implements MountService {

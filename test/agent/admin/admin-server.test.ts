@@ -4,6 +4,8 @@ import { request, type IncomingMessage } from 'node:http';
 import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
+import { DeviceError } from '../../../src/device/errors.ts';
+import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { describeWith, needs } from '../../support/requires.ts';
@@ -57,6 +59,12 @@ describe('AdminServer probes', () => {
     });
     status.reason = undefined;
     expect(await ask('/readyz')).toEqual({ status: 200, json: { ready: true } });
+  });
+
+  it('answers HEAD as GET, without the body', async () => {
+    const response = await fetch(`${server.url}/livez`, { method: 'HEAD' });
+    expect(response.status).toBe(200);
+    expect(await response.text()).toBe('');
   });
 
   it('answers unknown paths with JSON', async () => {
@@ -135,6 +143,14 @@ describe('AdminServer mounts', () => {
   it('refuses a body that is large, or of another type', async () => {
     const large = { image: IMAGE, dir: `/${'a'.repeat(100_000)}` };
     expect((await ask(path, { method: 'POST', body: large })).status).toBe(413);
+    const chunked = await fetch(server.url + path, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: new Blob([JSON.stringify(large)]).stream(),
+      duplex: 'half',
+    } as RequestInit);
+    expect(chunked.status).toBe(413);
+    await chunked.body?.cancel();
     const text = await fetch(server.url + path, {
       method: 'POST',
       body: JSON.stringify({ image: IMAGE, dir: '/a' }),
@@ -143,19 +159,24 @@ describe('AdminServer mounts', () => {
     await text.body?.cancel();
   });
 
+  const failing = (code: string): string => `the twin fails with ${code}`;
   it.each([
-    ['already-mounted', 409],
-    ['not-permitted', 403],
-    ['not-found', 404],
-    ['whatever', 500],
-  ])('hands on the reason of a failure: %s is %i', async (code, expected) => {
+    ...(['already-mounted', 'not-permitted'] as const).map(
+      (code) => new DeviceError(failing(code), { code, dir: '/a', step: 'mount' }),
+    ),
+    new OriginError(failing('not-found'), { code: 'not-found' }),
+    new Failure('whatever'),
+  ])('hands on the reason of a failure: $code', async (failure) => {
+    const { code } = failure;
+    const expected =
+      { 'already-mounted': 409, 'not-permitted': 403, 'not-found': 404 }[code] ?? 500;
     mounts.onMount = async () => {
-      throw new Failure(code);
+      throw failure;
     };
     const answer = await ask(path, { method: 'POST', body: { image: IMAGE, dir: '/a' } });
     expect(answer).toEqual({
       status: expected,
-      json: { error: `the twin fails with ${code}`, code },
+      json: { error: failing(code), code },
     });
   });
 

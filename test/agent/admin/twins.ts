@@ -2,10 +2,9 @@ import type {
   AgentStatus,
   HeldBlob,
   MountedImage,
-  MountService,
-  StatusSource,
   TreeStatus,
-} from '../../../src/agent/admin/services.ts';
+} from '../../../src/agent/admin/answers.ts';
+import type { MountService, StatusSource } from '../../../src/agent/admin/services.ts';
 import type { Digest } from '../../../src/image/digest.ts';
 import { CodedError } from '../../../src/util/errors.ts';
 
