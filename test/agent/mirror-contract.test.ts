@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { defined } from '../../src/util/assert.ts';
-import { Containerd } from '../support/containerd.ts';
-import { FakeRegistry, isAgent, type Misbehaviour } from '../support/fake-registry.ts';
-import { RegistryProxy } from '../support/registry-proxy.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { makeTarImage } from '../support/tar-image.ts';
+import { Containerd } from '../kit/containerd.ts';
+import { FakeRegistry, isAgent, type Misbehaviour } from '../kit/fake-registry.ts';
+import { RegistryProxy } from '../kit/registry-proxy.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { makeTarImage } from '../kit/tar-image.ts';
 import { hostsDirOf } from './mirror-rig.ts';
 
 const registry = new FakeRegistry();

@@ -5,9 +5,9 @@ import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
 import { carryOut, planMirror } from '../../src/agent/commands/containerd-hosts.ts';
 import { AgentCluster, type ClusterHost, type ClusterInit } from '../../src/demo/agent-cluster.ts';
-import { startDockerRegistry } from '../support/docker-registry.ts';
-import type { TarImage } from '../support/tar-image.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
+import type { TarImage } from '../kit/tar-image.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 
 const run = promisify(execFile);
 

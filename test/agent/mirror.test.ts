@@ -1,14 +1,14 @@
 import { expect, test } from 'vitest';
 import type { AgentCluster, ClusterInit } from '../../src/demo/agent-cluster.ts';
-import { Containerd } from '../support/containerd.ts';
-import { makeCertificates } from '../support/certificates.ts';
-import { startDockerRegistry } from '../support/docker-registry.ts';
-import { makeNetwork } from '../support/namespaces.ts';
-import { RegistryProxy } from '../support/registry-proxy.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { makeTarImage, type TarImage } from '../support/tar-image.ts';
-import { tempFolder } from '../support/temp-folder.ts';
-import { startTokenServer } from '../support/token-server.ts';
+import { Containerd } from '../kit/containerd.ts';
+import { makeCertificates } from '../kit/certificates.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { makeNetwork } from '../kit/namespaces.ts';
+import { RegistryProxy } from '../kit/registry-proxy.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { makeTarImage, type TarImage } from '../kit/tar-image.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { startTokenServer } from '../kit/token-server.ts';
 import {
   credentialsFile,
   filledStorage,

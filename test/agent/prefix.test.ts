@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { AgentCluster } from '../../src/demo/agent-cluster.ts';
-import { startDockerRegistry } from '../support/docker-registry.ts';
-import { digestOf, putImage } from '../support/registry-content.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { digestOf, putImage } from '../kit/registry-content.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 
 const run = promisify(execFile);
 

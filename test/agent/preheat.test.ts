@@ -18,7 +18,7 @@ import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { isFinal, type PreheatJob } from '../../src/preheat/messages.ts';
 import { defined } from '../../src/util/assert.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const PATH = '/api/v1/preheat';

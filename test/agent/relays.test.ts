@@ -4,8 +4,8 @@ import type { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { HttpBlobReader } from '../../src/demo/http-blob-reader.ts';
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
 import { bytesEqual, MIB } from '../../src/util/bytes.ts';
-import { startBlobCluster, type BlobCluster } from '../support/blob-cluster.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { startBlobCluster, type BlobCluster } from '../kit/blob-cluster.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 
 describeWith('agents below relays', [needs.program('mke2fs')], () => {
   let rig: BlobCluster;

@@ -8,7 +8,7 @@ import type { Metrics } from '../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { ManualClock } from '../agent/manual-clock.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock, testBytes } from './blocks.ts';
 import { describeBlockStore } from './contract.ts';
 import { SimDisk, simError, type DiskOperation } from './sim-disk.ts';

@@ -3,8 +3,8 @@ import { expect, it } from 'vitest';
 import { DiskStore } from '../../src/blockstore/disk-store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../src/image/block.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock, testBytes } from './blocks.ts';
 
 /** Runs the body with a file system of that size on the folder. */

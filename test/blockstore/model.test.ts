@@ -5,7 +5,7 @@ import { MemoryStore } from '../../src/blockstore/memory-store.ts';
 import type { BlockStore } from '../../src/blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockCount, blockIndex } from '../../src/image/block.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock } from './blocks.ts';
 
 const blobs = [

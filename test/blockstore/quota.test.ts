@@ -10,7 +10,7 @@ import { BLOCK_SIZE_BYTES, blockCount, blockIndex, type BlobRef } from '../../sr
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { ManualClock } from '../agent/manual-clock.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock, testBytes } from './blocks.ts';
 import { SimDisk, simError } from './sim-disk.ts';
 

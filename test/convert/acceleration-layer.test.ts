@@ -12,10 +12,10 @@ import { blockLayers, parseManifest } from '../../src/image/manifest.ts';
 import { parseTrace } from '../../src/image/trace.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { defined } from '../../src/util/assert.ts';
-import { startDockerRegistry } from '../support/docker-registry.ts';
-import { codec, sampleBytes } from '../support/layers.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { codec, sampleBytes } from '../kit/layers.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 
 const hash = new NodeHash();
 const programs = ['mke2fs', 'skopeo', 'docker-registry'].map((name) => needs.program(name));

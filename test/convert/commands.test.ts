@@ -8,7 +8,7 @@ import { registerFlatten } from '../../src/agent/commands/flatten.ts';
 import { registerInspect } from '../../src/agent/commands/inspect.ts';
 import { registerVerify } from '../../src/agent/commands/verify.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
-import { makeLayer, sampleBytes } from '../support/layers.ts';
+import { makeLayer, sampleBytes } from '../kit/layers.ts';
 
 const DEVICE = 1024 * 1024;
 let folder: string;

@@ -21,8 +21,8 @@ import { openLayer } from '../../src/image/layer.ts';
 import { blockLayers, OVERLAYBD_ANNOTATION, parseManifest } from '../../src/image/manifest.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { codec, sampleBytes } from '../support/layers.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { codec, sampleBytes } from '../kit/layers.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 
 const components = { codec, hash: new NodeHash() };
 let folder: string;

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
 import type { DemoResult } from '../../src/demo/demo.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 
 const run = promisify(execFile);
 const CLI = new URL('../../bin/xylem.js', import.meta.url).pathname;

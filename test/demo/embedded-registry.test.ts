@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
-import { sampleBytes } from '../support/layers.ts';
-import { putLayout } from '../support/oci-layout.ts';
-import { digestOf } from '../support/registry-content.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { sampleBytes } from '../kit/layers.ts';
+import { putLayout } from '../kit/oci-layout.ts';
+import { digestOf } from '../kit/registry-content.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 
 const layer = sampleBytes(300_000, 3);
 

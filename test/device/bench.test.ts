@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { benchDevice } from '../../bench/device.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 
 const NEEDS = [needs.root, needs.fuse, needs.program('mke2fs'), needs.program('fio')];
 

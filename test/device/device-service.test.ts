@@ -9,9 +9,9 @@ import type { ResolvedImage } from '../../src/image/manifest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { makeExt4Layer } from './ext4-image.ts';
 import { imageOf, MemoryReader, NO_TRACES, run, tracesOf } from './support.ts';
 

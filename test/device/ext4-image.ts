@@ -1,6 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeLayer, sampleBytes } from '../support/layers.ts';
+import { makeLayer, sampleBytes } from '../kit/layers.ts';
 import { run } from './support.ts';
 
 /** A block layer that holds an ext4 of 16 MiB, and the folder of files that was put into it. */

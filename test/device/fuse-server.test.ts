@@ -7,9 +7,9 @@ import { deviceMetrics } from '../../src/device/metrics.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
-import { sampleBytes } from '../support/layers.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { sampleBytes } from '../kit/layers.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { NO_TRACES, run, tracesOf } from './support.ts';
 
 const MIB = 1024 * 1024;

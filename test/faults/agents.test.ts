@@ -5,8 +5,8 @@ import { HttpBlobReader } from '../../src/demo/http-blob-reader.ts';
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../src/image/block.ts';
 import { bytesEqual, MIB } from '../../src/util/bytes.ts';
 import { defined } from '../../src/util/assert.ts';
-import { startBlobCluster, type BlobCluster } from '../support/blob-cluster.ts';
-import { describeWith, needs } from '../support/requires.ts';
+import { startBlobCluster, type BlobCluster } from '../kit/blob-cluster.ts';
+import { describeWith, needs } from '../kit/requires.ts';
 import { seededRandom } from '../transfer/small-world.ts';
 
 const CHILDREN = 14;

@@ -12,8 +12,8 @@ import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
 import { peerId } from '../../src/util/peer-id.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { flipBit, startHostileAgent, type HostileAgent } from './hostile-agent.ts';
 
 const CHILDREN = 6;

@@ -18,8 +18,8 @@ import { LayeredImage } from '../../src/image/layered-image.ts';
 import { tarPrefix, tarSuffix } from '../../src/image/tar.ts';
 import { encodeTrace, parseTrace } from '../../src/image/trace.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
-import { codec, countingSource } from '../support/layers.ts';
-import { describeWith, FIXTURES, needs } from '../support/requires.ts';
+import { codec, countingSource } from '../kit/layers.ts';
+import { describeWith, FIXTURES, needs } from '../kit/requires.ts';
 
 const MIB = 1024 * 1024;
 const fixture = (path: string): Uint8Array => readFileSync(join(FIXTURES, path));

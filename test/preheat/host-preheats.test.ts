@@ -12,8 +12,8 @@ import { HostPreheats } from '../../src/preheat/host-preheats.ts';
 import { isFinal, type HostProgress } from '../../src/preheat/messages.ts';
 import { bytesOf, wholeImage } from '../../src/preheat/plan.ts';
 import { defined } from '../../src/util/assert.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
 import { Cluster, type Node } from '../transfer/cluster.ts';
 import { digestOf, orderOf, sizeOf } from './images.ts';
 

@@ -5,7 +5,7 @@ import { tarOf } from '../../src/image/tar.ts';
 import { encodeTrace, type TraceAccess } from '../../src/image/trace.ts';
 import type { PreheatOrder, PreheatPart } from '../../src/preheat/messages.ts';
 import { defined } from '../../src/util/assert.ts';
-import { codec } from '../support/layers.ts';
+import { codec } from '../kit/layers.ts';
 import { ORIGIN, type CountingOrigin } from '../transfer/cluster.ts';
 
 export function digestOf(bytes: Uint8Array): Digest {

@@ -13,7 +13,7 @@ import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
-import { FakeClock } from '../support/fake-clock.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
 import { ORIGIN } from '../transfer/cluster.ts';
 import { digestOf } from './images.ts';
 

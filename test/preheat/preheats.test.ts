@@ -5,8 +5,8 @@ import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { PreheatJob, PreheatRequest, PreheatSpec } from '../../src/preheat/messages.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { codec } from '../support/layers.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
+import { codec } from '../kit/layers.ts';
 
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
 const [SELF, R1, R2, OTHER] = ['self', 'r1', 'r2', 'other'].map(peerId);

@@ -1,9 +1,9 @@
 import type { RequestListener } from 'node:http';
 import { expect, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { sampleBytes } from '../support/layers.ts';
-import { digestOf } from '../support/registry-content.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
+import { sampleBytes } from '../kit/layers.ts';
+import { digestOf } from '../kit/registry-content.ts';
 import { makeClient, startServer } from './rig.ts';
 
 const bytes = sampleBytes(1000, 1);

@@ -4,9 +4,9 @@ import type { RequestListener } from 'node:http';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Credentials, CredentialsSource } from '../../src/registry/auth/auth.ts';
 import { readLocation } from '../../src/registry/http/location.ts';
-import { digestOf } from '../support/registry-content.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { sampleBytes } from '../support/layers.ts';
+import { digestOf } from '../kit/registry-content.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
+import { sampleBytes } from '../kit/layers.ts';
 import { makeClient, startServer } from './rig.ts';
 
 const bytes = sampleBytes(1000, 1);

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { StatCache } from '../../src/registry/stat-cache.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
-import { FakeClock } from '../support/fake-clock.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
 import { DIGEST } from '../agent/admin/twins.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'app' };

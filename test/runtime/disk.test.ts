@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 
 describe('NodeDisk', () => {
   it('DiskFile.write() and read() work at offsets, with holes between', async () => {

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { ExpiringMap } from '../../src/util/expiring-map.ts';
-import { FakeClock } from '../support/fake-clock.ts';
+import { FakeClock } from '../kit/fake-clock.ts';
 
 test('ExpiringMap forgets after the time of each entry, and remembers what was', () => {
   const clock = new FakeClock();

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { describeWith, needs } from '../../support/requires.ts';
+import { describeWith, needs } from '../../kit/requires.ts';
 import { ManualClock } from '../manual-clock.ts';
 import { DIGEST, Failure, MountTwin, StatusTwin } from './twins.ts';
 

@@ -15,7 +15,7 @@ import {
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 import { ManualClock } from '../manual-clock.ts';
 import { DIGEST, StatusTwin } from './twins.ts';
 

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
-import { describeWith, needs } from '../../support/requires.ts';
+import { describeWith, needs } from '../../kit/requires.ts';
 
 /** Of the Debian package prometheus. */
 const PROMTOOL = 'promtool';

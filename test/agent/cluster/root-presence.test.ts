@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { RootPresence } from '../../../src/agent/cluster/root-presence.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { peerId, type PeerId } from '../../../src/util/peer-id.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
 
 const ROOTS = [
   { peer: peerId('r1'), addresses: ['/ip4/10.0.0.1/tcp/1', '/ip4/10.0.0.2/tcp/1'] },

@@ -11,7 +11,7 @@ import {
   planMirror,
   planRemoval,
 } from '../../../src/agent/commands/containerd-hosts.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 
 const CLI = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 const MIRROR = 'http://127.0.0.1:19145';

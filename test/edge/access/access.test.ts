@@ -8,7 +8,7 @@ import type { UrlAnswer, UrlRequest } from '../../../src/registry/url-client.ts'
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { orAbort } from '../../../src/util/or-abort.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
 import { Failure } from '../../agent/admin/twins.ts';
 
 const ACCEPT_MS = 300_000;

@@ -12,9 +12,9 @@ import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { CodedError } from '../../../src/util/errors.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { sampleBytes } from '../../support/layers.ts';
-import { digestOf } from '../../support/registry-content.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
+import { sampleBytes } from '../../kit/layers.ts';
+import { digestOf } from '../../kit/registry-content.ts';
 
 const MIB = 1024 * 1024;
 const NONE = { host: 'none.example', insecure: false };

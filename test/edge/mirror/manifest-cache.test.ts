@@ -6,8 +6,8 @@ import { ManifestCache } from '../../../src/edge/mirror/manifest-cache.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeDisk } from '../../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'a/b' };
 const MIB = 1024 * 1024;

@@ -9,9 +9,9 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import type { ManifestReply } from '../../../src/tree/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'a/b' };
 const NEVER = new AbortController().signal;

@@ -14,8 +14,8 @@ import { expect, onTestFinished, test } from 'vitest';
 import { Keychain } from '../../../src/registry/credentials/keychain.ts';
 import type { Logger } from '../../../src/runtime/logger.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 
 type Init = ConstructorParameters<typeof Keychain>[1];
 

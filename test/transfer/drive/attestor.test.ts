@@ -5,7 +5,7 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { Attestor } from '../../../src/transfer/drive/attestor.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
 import { DIGEST } from '../small-world.ts';
 
 const hash = new NodeHash();

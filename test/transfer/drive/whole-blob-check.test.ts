@@ -10,7 +10,7 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { WholeBlobCheck } from '../../../src/transfer/drive/whole-blob-check.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { PooledBytes } from '../../../src/util/buffer-pool.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
 
 const BYTES = new Uint8Array(2 * BLOCK_SIZE_BYTES + 100).map((_, i) => i * 7);
 const HEX = createHash('sha256').update(BYTES).digest('hex');

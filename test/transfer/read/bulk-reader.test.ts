@@ -4,9 +4,9 @@ import { BulkReader } from '../../../src/transfer/read/bulk-reader.ts';
 import type { BlobReader, ReadOptions } from '../../../src/transfer/contracts/blob-reader.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { sampleBytes } from '../../support/layers.ts';
-import { digestOf } from '../../support/registry-content.ts';
+import { FakeClock } from '../../kit/fake-clock.ts';
+import { sampleBytes } from '../../kit/layers.ts';
+import { digestOf } from '../../kit/registry-content.ts';
 import { Cluster, ORIGIN } from '../cluster.ts';
 
 const NEVER = new AbortController().signal;
