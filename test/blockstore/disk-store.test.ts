@@ -9,9 +9,9 @@ import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { ManualClock } from '../agent/manual-clock.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
-import { storeParts, testBlob, testBlock, testBytes } from './blocks.ts';
-import { describeBlockStore } from './contract.ts';
-import { SimDisk, simError, type DiskOperation } from './sim-disk.ts';
+import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
+import { describeBlockStore } from './kit/contract.ts';
+import { SimDisk, simError, type DiskOperation } from '../kit/sim-disk.ts';
 
 describeBlockStore('DiskStore', {
   open: () => {

@@ -17,7 +17,7 @@ import {
   startAgent,
   stopAgents,
   DIGEST,
-} from './support.ts';
+} from './kit/transports.ts';
 
 afterEach(stopAgents);
 

@@ -14,8 +14,8 @@ import { bytesOf, wholeImage } from '../../src/preheat/plan.ts';
 import { defined } from '../../src/util/assert.ts';
 import { FakeClock } from '../kit/fake-clock.ts';
 import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
-import { Cluster, type Node } from '../transfer/cluster.ts';
-import { digestOf, orderOf, sizeOf } from './images.ts';
+import { Cluster, type Node } from '../kit/engine-cluster.ts';
+import { digestOf, orderOf, sizeOf } from './kit/images.ts';
 
 const BLOCK = BLOCK_SIZE_BYTES;
 

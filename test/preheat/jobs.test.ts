@@ -14,8 +14,8 @@ import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
 import { FakeClock } from '../kit/fake-clock.ts';
-import { ORIGIN } from '../transfer/cluster.ts';
-import { digestOf } from './images.ts';
+import { ORIGIN } from '../kit/engine-cluster.ts';
+import { digestOf } from './kit/images.ts';
 
 const MANIFEST = new Uint8Array([1, 2, 3]);
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };

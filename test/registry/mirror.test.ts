@@ -4,7 +4,7 @@ import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { FakeClock } from '../kit/fake-clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
-import { makeClient, startServer } from './rig.ts';
+import { makeClient, startServer } from './kit/rig.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);

@@ -15,7 +15,7 @@ import { putLayout } from '../kit/oci-layout.ts';
 import { digestOf, putImage } from '../kit/registry-content.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
-import { startServer } from './rig.ts';
+import { startServer } from './kit/rig.ts';
 
 type Entries = ConstructorParameters<typeof RegistryOrigin>[1]['registries'];
 

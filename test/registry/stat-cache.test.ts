@@ -3,7 +3,7 @@ import { StatCache } from '../../src/registry/stat-cache.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
 import { FakeClock } from '../kit/fake-clock.ts';
-import { DIGEST } from '../agent/admin/twins.ts';
+import { DIGEST } from '../kit/twins.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'app' };
 const REPLY: StatReply = { sizeBytes: 5, isPublic: true };

@@ -10,7 +10,7 @@ import { rendezvousOrder } from '../../src/tree/rendezvous.ts';
 import { Topology } from '../../src/tree/owner/topology.ts';
 import { defined } from '../../src/util/assert.ts';
 import type { PeerId } from '../../src/util/peer-id.ts';
-import { card, ORIGIN, seeded, shapeOf, wanted } from './support.ts';
+import { card, ORIGIN, seeded, shapeOf, wanted } from './kit/messages.ts';
 
 export interface SoakInit {
   readonly seed: number;

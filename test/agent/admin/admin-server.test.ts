@@ -8,7 +8,7 @@ import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { describeWith, needs } from '../../kit/requires.ts';
 import { ManualClock } from '../manual-clock.ts';
-import { DIGEST, Failure, MountTwin, StatusTwin } from './twins.ts';
+import { DIGEST, Failure, MountTwin, StatusTwin } from '../../kit/twins.ts';
 
 /** Of the Debian package prometheus. */
 const PROMTOOL = 'promtool';

@@ -17,7 +17,7 @@ import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 import { ManualClock } from '../manual-clock.ts';
-import { DIGEST, StatusTwin } from './twins.ts';
+import { DIGEST, StatusTwin } from '../../kit/twins.ts';
 
 const BIN = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 const TOKEN = '0123456789abcdef0123456789abcdef';

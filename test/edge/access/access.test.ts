@@ -9,7 +9,7 @@ import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { orAbort } from '../../../src/util/or-abort.ts';
 import { FakeClock } from '../../kit/fake-clock.ts';
-import { Failure } from '../../agent/admin/twins.ts';
+import { Failure } from '../../kit/twins.ts';
 
 const ACCEPT_MS = 300_000;
 const STALE_MS = 3_600_000;

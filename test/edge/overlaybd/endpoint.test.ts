@@ -20,7 +20,7 @@ import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { ManualClock } from '../../agent/manual-clock.ts';
-import { Failure } from '../../agent/admin/twins.ts';
+import { Failure } from '../../kit/twins.ts';
 
 const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;

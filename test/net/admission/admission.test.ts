@@ -27,7 +27,7 @@ import {
   received,
   startRaw,
   stopRaws,
-} from '../raw-peer.ts';
+} from '../kit/raw-peer.ts';
 import {
   CLUSTER_KEYS,
   answerNow,
@@ -35,7 +35,7 @@ import {
   startAgent,
   stopAgents,
   type Agent,
-} from '../support.ts';
+} from '../kit/transports.ts';
 
 const [OLD, NEW, WRONG] = [1, 2, 3].map((byte) => new Uint8Array(32).fill(byte)) as [
   Uint8Array,

@@ -11,7 +11,7 @@ import {
 import { netMetrics } from '../../../src/net/metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { ManualClock } from '../manual-clock.ts';
-import { CountingMetrics, identity } from '../support.ts';
+import { CountingMetrics, identity } from '../kit/transports.ts';
 
 const PEER = peerIdOf(identity(9));
 

@@ -6,7 +6,7 @@ import { SystemRandom } from '../../../src/runtime/node/random.ts';
 import { FakeClock } from '../../kit/fake-clock.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
-import { startServer } from '../rig.ts';
+import { startServer } from '../kit/rig.ts';
 
 const digest = digestOf(sampleBytes(1000, 1));
 

@@ -6,7 +6,7 @@ import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { Attestor } from '../../../src/transfer/drive/attestor.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { FakeClock } from '../../kit/fake-clock.ts';
-import { DIGEST } from '../small-world.ts';
+import { DIGEST } from '../kit/small-world.ts';
 
 const hash = new NodeHash();
 const signer = ed25519Signer(new Uint8Array(32).fill(7));

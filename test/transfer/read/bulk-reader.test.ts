@@ -7,7 +7,7 @@ import { defined } from '../../../src/util/assert.ts';
 import { FakeClock } from '../../kit/fake-clock.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
-import { Cluster, ORIGIN } from '../cluster.ts';
+import { Cluster, ORIGIN } from '../../kit/engine-cluster.ts';
 
 const NEVER = new AbortController().signal;
 const bytes = sampleBytes(40 * BLOCK_SIZE_BYTES + 5, 1);

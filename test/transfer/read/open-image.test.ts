@@ -8,7 +8,7 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { openImage } from '../../../src/transfer/read/open-image.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { bytesEqual } from '../../../src/util/bytes.ts';
-import { Cluster, ORIGIN } from '../cluster.ts';
+import { Cluster, ORIGIN } from '../../kit/engine-cluster.ts';
 
 const hash = new NodeHash();
 const demand = { kind: 'demand' } as const;

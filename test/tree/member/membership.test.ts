@@ -5,7 +5,7 @@ import type { BlockRun, HostAddress, Place } from '../../../src/tree/messages.ts
 import { rendezvousOrder } from '../../../src/tree/rendezvous.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { card, digestOf, ORIGIN, seeded, wanted } from '../support.ts';
+import { card, digestOf, ORIGIN, seeded, wanted } from '../kit/messages.ts';
 
 const D1 = digestOf(1);
 const ROOTS = ['r1', 'r2', 'r3'].map((name) => card(name));

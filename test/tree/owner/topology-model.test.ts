@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { innerFanOut } from '../../../src/tree/owner/colours.ts';
 import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
 import { Topology, type TreeEdge } from '../../../src/tree/owner/topology.ts';
-import { card, digestOf, joinOf, seeded, shapeOf } from '../support.ts';
+import { card, digestOf, joinOf, seeded, shapeOf } from '../kit/messages.ts';
 
 type Op =
   | { readonly kind: 'join'; readonly host: number }

@@ -6,7 +6,7 @@ import type { HostCard, Place, ReportReply } from '../../../src/tree/messages.ts
 import { Topology } from '../../../src/tree/owner/topology.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { card, digestOf, joinOf, seeded, shapeOf, wanted } from '../support.ts';
+import { card, digestOf, joinOf, seeded, shapeOf, wanted } from '../kit/messages.ts';
 
 const OWNER = card('owner');
 /** Every host has `fanOut` children in every tree. */
