@@ -1,43 +1,12 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { createInterface } from 'node:readline';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { DiskStore } from '../../src/blockstore/disk-store.ts';
-import type { BlockStore } from '../../src/blockstore/store.ts';
-import { BLOCK_SIZE_BYTES, blockCount, blockIndex, type BlobRef } from '../../src/image/block.ts';
-import { NodeDisk } from '../../src/runtime/node/disk.ts';
+import { BLOCK_SIZE_BYTES, blockCount, blockIndex } from '../../src/image/block.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { ManualClock } from '../agent/manual-clock.ts';
-import { tempFolder } from '../kit/temp-folder.ts';
-import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
+import { storeParts, testBlob, testBlock } from '../kit/blocks.ts';
 import { SimDisk } from '../kit/sim-disk.ts';
-
-/** Every present block has the right bytes; the names of the blocks that were found, and of those that `has()` promised in vain. */
-async function readAll(
-  store: BlockStore,
-  blobs: readonly BlobRef[],
-): Promise<{ found: Set<string>; lost: Set<string> }> {
-  const [found, lost] = [new Set<string>(), new Set<string>()];
-  for (const blob of blobs) {
-    for (const index of store.blocksOf(blob.digest)) {
-      const block = await store.get(blob, index);
-      if (block === undefined) {
-        lost.add(name(blob, index));
-        continue;
-      }
-      expect(Buffer.compare(block.payload.bytes, testBytes(blob, index))).toBe(0);
-      expect(block.attestation).toEqual(testBlock(blob, index).attestation);
-      block.payload.release();
-      found.add(name(blob, index));
-    }
-  }
-  return { found, lost };
-}
-
-function name(blob: BlobRef, index: number): string {
-  return `${blob.digest.slice(7, 9)}/${index}`;
-}
+import { blockName, readAll } from './kit/read-all.ts';
 
 const blobs = [testBlob(1, 2 * BLOCK_SIZE_BYTES + 700), testBlob(2, 1500), testBlob(3, 1)];
 
@@ -65,10 +34,10 @@ async function runUntilDeath(disk: SimDisk, changes: readonly (readonly [string,
       const { blob, index } = blockAt(n);
       if (kind === 'put') {
         await store.put(blob, index, testBlock(blob, index));
-        written.add(name(blob, index));
+        written.add(blockName(blob, index));
       } else if (kind === 'drop') {
-        for (const set of [written, durable]) set.delete(name(blob, index));
-        dropped.add(name(blob, index));
+        for (const set of [written, durable]) set.delete(blockName(blob, index));
+        dropped.add(blockName(blob, index));
         await store.drop(blob.digest, index);
       } else {
         const covered = [...written];
@@ -132,44 +101,5 @@ describe('BlockStore after a crash', () => {
       }),
       { numRuns: 100 },
     );
-  });
-});
-
-/** Rounds of the real thing: each kills a process and reads what it left. */
-const ROUNDS = 10;
-
-describe('BlockStore after kill -9', () => {
-  it(`DiskStore yields only whole blocks after ${ROUNDS} kills of a process that writes`, async () => {
-    const root = tempFolder();
-    const writer = new URL('./kit/crash-writer.ts', import.meta.url).pathname;
-    const many = [testBlob(1, 40 * BLOCK_SIZE_BYTES), testBlob(2, 25 * BLOCK_SIZE_BYTES + 1)];
-    let foundLast = 0;
-    for (let round = 0; round < ROUNDS; round++) {
-      const child = spawn(process.execPath, [writer, root], {
-        stdio: ['pipe', 'pipe', 'inherit'],
-      });
-      const exited = once(child, 'exit');
-      const told = new Set<string>();
-      const dropped = new Set<string>();
-      try {
-        for await (const line of createInterface({ input: child.stdout })) {
-          const [what = '', block = ''] = line.split(' ');
-          (what === 'put' ? told : dropped).add(block);
-          // Sooner or later in each round, in the midst of the writes that are under way.
-          if (told.size >= 3 + 5 * round) child.kill('SIGKILL');
-        }
-      } finally {
-        child.kill('SIGKILL');
-        await exited;
-      }
-      const store = new DiskStore(storeParts(new NodeDisk({ root })));
-      await store.start();
-      const { found, lost } = await readAll(store, many);
-      expect([...lost]).toEqual([]);
-      for (const block of told) if (!dropped.has(block)) expect([...found]).toContain(block);
-      foundLast = found.size;
-      await store.stop();
-    }
-    expect(foundLast).toBeGreaterThan(0);
   });
 });

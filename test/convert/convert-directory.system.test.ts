@@ -11,12 +11,11 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
-import { ConvertError } from '../../src/convert/errors.ts';
 import { LocalFile } from '../../src/convert/files.ts';
 import { flattenLayers } from '../../src/convert/flatten.ts';
-import { blobPath, parseLayoutTarget, prepareLayout } from '../../src/convert/oci-layout.ts';
+import { blobPath } from '../../src/convert/oci-layout.ts';
 import { openLayer } from '../../src/image/layer.ts';
 import { blockLayers, OVERLAYBD_ANNOTATION, parseManifest } from '../../src/image/manifest.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
@@ -125,40 +124,5 @@ describeWith('convertDirectory()', [needs.program('mke2fs'), needs.program('debu
     expect(leftovers()).toEqual([]);
     expect(readdirSync(join(layout, 'blobs/sha256'))).toEqual([]);
     expect(existsSync(join(layout, 'index.json'))).toBe(false);
-  });
-});
-
-describe('convertDirectory()', () => {
-  it('rejects what is not a directory', async () => {
-    const target = { directory: layout, tag: 'a' };
-    const file = convertDirectory(components, join(rootfs, 'empty'), target);
-    await expect(file).rejects.toThrow('is not a directory');
-    const missing = convertDirectory(components, join(rootfs, 'missing'), target);
-    await expect(missing).rejects.toThrow('there is no such file');
-  });
-});
-
-describe('parseLayoutTarget()', () => {
-  it('takes oci:DIR:tag', () => {
-    expect(parseLayoutTarget('oci:/a:b/c:v1.2')).toEqual({ directory: '/a:b/c', tag: 'v1.2' });
-  });
-
-  it.each(['oci:/a', 'oci::t', 'docker://h/n:t', 'oci:/a:', 'oci:/a:../b', ''])(
-    'rejects %j',
-    (text) => {
-      expect(() => parseLayoutTarget(text)).toThrow(ConvertError);
-    },
-  );
-});
-
-describe('flattenLayers()', () => {
-  it('leaves what was there when a layer is bad', async () => {
-    await prepareLayout(layout);
-    const out = join(folder, 'out');
-    writeFileSync(out, 'before');
-    const bad = flattenLayers({ codec }, [join(rootfs, 'zeros')], out);
-    await expect(bad).rejects.toMatchObject({ code: 'not-a-layer' });
-    expect(readFileSync(out, 'utf8')).toBe('before');
-    expect(readdirSync(folder).filter((name) => name.includes('.part'))).toEqual([]);
   });
 });

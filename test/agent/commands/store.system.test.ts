@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process';
-import { request } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
@@ -79,55 +78,5 @@ describe('xylem store', () => {
     });
     expect(await xylem('pin', 'docker://r.example/gone:1')).toMatchObject({ code: 1 });
     expect(await xylem('gc', '--to', 'much')).toMatchObject({ code: 2 });
-  });
-});
-
-describe('AdminServer store', () => {
-  it('refuses changes that were not asked for at 127.0.0.1', async () => {
-    const { port } = new URL(base);
-    for (const [method, path] of [
-      ['POST', 'pins'],
-      ['DELETE', 'pins'],
-      ['POST', 'gc'],
-    ] as const) {
-      const status = await new Promise((resolve, reject) => {
-        const sent = request(
-          {
-            port,
-            host: '127.0.0.1',
-            path: `/api/v1/store/${path}`,
-            method,
-            headers: {
-              host: 'evil.example',
-              'content-type': 'application/json',
-              'content-length': 2,
-            },
-          },
-          (response) => {
-            response.resume();
-            resolve(response.statusCode);
-          },
-        );
-        sent.on('error', reject);
-        sent.end('{}');
-      });
-      expect(status).toBe(403);
-    }
-  });
-
-  it('answers 501 where no blocks are kept', async () => {
-    const bare = new AdminServer(
-      {
-        status: new StatusTwin(),
-        metrics: new PromMetrics({ processMetrics: false }),
-        clock: new ManualClock(),
-        logger: silentLogger,
-      },
-      { listen: { host: '127.0.0.1', port: 0 } },
-    );
-    await bare.start();
-    const response = await fetch(`${bare.url}/api/v1/store`);
-    expect(response.status).toBe(501);
-    await bare.stop();
   });
 });

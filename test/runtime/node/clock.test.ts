@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 
@@ -51,12 +50,5 @@ describe('SystemClock', () => {
     await clock.sleep(5);
     timer.cancel();
     expect(fired).toBe(false);
-  });
-
-  it('SystemClock.setTimer() does not keep a process alive', () => {
-    const module = new URL('../../../src/runtime/node/clock.ts', import.meta.url).href;
-    const script = `const { SystemClock } = await import('${module}');
-      new SystemClock().setTimer(3_600_000, () => {});`;
-    execFileSync(process.execPath, ['--input-type=module', '-e', script], { stdio: 'pipe' });
   });
 });
