@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../src/agent/admin/admin-server.ts';
 import { PromMetrics } from '../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
-import { ManualClock } from './manual-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { MountTwin, StatusTwin } from '../kit/twins.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;

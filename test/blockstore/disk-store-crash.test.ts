@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { DiskStore } from '../../src/blockstore/disk-store.ts';
 import { BLOCK_SIZE_BYTES, blockCount, blockIndex } from '../../src/image/block.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
-import { ManualClock } from '../agent/manual-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { storeParts, testBlob, testBlock } from '../kit/blocks.ts';
 import { SimDisk } from '../kit/sim-disk.ts';
 import { blockName, readAll } from './kit/read-all.ts';

@@ -9,27 +9,15 @@ import type { BlockStore } from '../../src/blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockCount, blockIndex, type BlobRef } from '../../src/image/block.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
-import { ManualClock } from '../agent/manual-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
 import { SimDisk, simError } from '../kit/sim-disk.ts';
 
-class WallClock extends ManualClock {
-  now = 1_000_000;
-
-  override nowMs(): number {
-    return this.now;
-  }
-
-  override wallMs(): number {
-    return this.now;
-  }
-}
-
 /** A started store of so many blocks on a simulated disk. */
 async function smallStore(quotaBlocks: number) {
   const disk = new SimDisk({ random: new SeededRandom('quota') });
-  const clock = new WallClock();
+  const clock = new ManualClock({ startMs: 1_000_000 });
   const open = (on: SimDisk = disk): DiskStore =>
     new DiskStore({ ...storeParts(on), clock }, { quotaBytes: quotaBlocks * BLOCK_SIZE_BYTES });
   const store = open();
@@ -64,7 +52,7 @@ describe('DiskStore with a quota', () => {
     const { disk, clock, store } = await smallStore(40);
     const blobs = blobsOf(10, 4);
     for (const blob of blobs.slice(0, 9)) {
-      clock.now += 1000;
+      clock.jump(1000);
       await putAll(store, blob);
     }
     (await store.get(blobs[0]!, blockIndex(0)))?.payload.release();
@@ -81,7 +69,7 @@ describe('DiskStore with a quota', () => {
     const { disk, clock, store } = await smallStore(40);
     const [hot, ...scan] = blobsOf(60, 4);
     for (const round of [0, 1]) {
-      clock.now += round * REUSE_GAP_MS;
+      clock.jump(round * REUSE_GAP_MS);
       await putAll(store, hot!);
       (await store.get(hot!, blockIndex(0)))?.payload.release();
       if (round === 0) for (const blob of scan.slice(0, 4)) await putAll(store, blob);
@@ -211,7 +199,7 @@ describe('DiskStore with a quota', () => {
       code: 'read-only',
     });
     disk.setFault(() => {});
-    clock.now += 1000;
+    clock.jump(1000);
     expect(await store.gc({ targetBytes: 0 })).toMatchObject({ blockCount: 4 });
     await putAll(store, second!);
     await store.stop();
@@ -221,10 +209,10 @@ describe('DiskStore with a quota', () => {
     const { disk, clock, store } = await smallStore(100);
     const blobs = blobsOf(5, 4);
     for (const blob of blobs) {
-      clock.now += 1000;
+      clock.jump(1000);
       await putAll(store, blob);
     }
-    clock.now += 1000;
+    clock.jump(1000);
     (await store.get(blobs[0]!, blockIndex(2)))?.payload.release();
     await store.pin(blobs[1]!.digest);
     await store.stop();

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import type { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { HttpBlobReader } from '../../src/demo/http-blob-reader.ts';
@@ -7,7 +8,6 @@ import { bytesEqual, MIB } from '../../src/util/bytes.ts';
 import { defined } from '../../src/util/assert.ts';
 import { startBlobCluster, type BlobCluster } from '../kit/blob-cluster.ts';
 import { describeWith, needs } from '../kit/requires.ts';
-import { seededRandom } from '../transfer/kit/small-world.ts';
 
 const CHILDREN = 14;
 const READ_BYTES = 64 * 1024;
@@ -34,7 +34,7 @@ describeWith(
     async function readMuch(host: ClusterHost, onRead: () => void): Promise<void> {
       const origin = { registry: registry.address, repository: 'app' };
       const reader = new HttpBlobReader({ base: host.local, origin });
-      const random = seededRandom(Number(host.name.split('-')[1]) + 1);
+      const random = new SeededRandom(host.name);
       try {
         for (let i = 0; i < READS_PER_HOST; i++) {
           const offset = random.below(blob.sizeBytes - READ_BYTES);

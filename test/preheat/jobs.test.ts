@@ -13,7 +13,7 @@ import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
-import { FakeClock } from '../kit/fake-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { ORIGIN } from '../kit/engine-cluster.ts';
 import { digestOf } from './kit/images.ts';
 
@@ -56,7 +56,7 @@ function progress(state: HostProgress['state'], doneBytes: number): HostProgress
 
 class Rig {
   readonly hosts = new Map<PeerId, HostTwin>();
-  readonly clock = new FakeClock();
+  readonly clock = new ManualClock({ sleeps: 'pass' });
   resolveFails: OriginError | undefined;
   resolved = 0;
   readonly jobs = new PreheatJobs({

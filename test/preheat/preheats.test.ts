@@ -5,7 +5,7 @@ import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { PreheatJob, PreheatRequest, PreheatSpec } from '../../src/preheat/messages.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
-import { FakeClock } from '../kit/fake-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { codec } from '../kit/layers.ts';
 
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
@@ -34,7 +34,7 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
     store: {} as never,
     codec,
     hash: new NodeHash(),
-    clock: new FakeClock(),
+    clock: new ManualClock({ startMs: Date.UTC(2024, 0, 1) }),
     random: { float: () => 0, below: () => 5, bytes: () => new Uint8Array() },
     logger: silentLogger,
   };

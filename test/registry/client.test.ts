@@ -5,9 +5,9 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Credentials, CredentialsSource } from '../../src/registry/auth/auth.ts';
 import { readLocation } from '../../src/registry/http/location.ts';
 import { digestOf } from '../kit/registry-content.ts';
-import { FakeClock } from '../kit/fake-clock.ts';
+import type { ManualClock } from '../kit/manual-clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
-import { makeClient, startServer } from './kit/rig.ts';
+import { makeClient, passingClock, startServer } from './kit/rig.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -15,16 +15,16 @@ const digest = digestOf(bytes);
 /** Reads bytes 100 to 149 of the blob from a registry that behaves as told. */
 async function read(
   listener: RequestListener,
-  options: { readonly clock?: FakeClock; readonly timeoutMs?: number } = {},
+  options: { readonly clock?: ManualClock; readonly timeoutMs?: number } = {},
 ): Promise<Uint8Array> {
   return readFrom(await startServer(listener), options);
 }
 
 async function readFrom(
   host: string,
-  options: { readonly clock?: FakeClock; readonly timeoutMs?: number } = {},
+  options: { readonly clock?: ManualClock; readonly timeoutMs?: number } = {},
 ): Promise<Uint8Array> {
-  const { clock = new FakeClock(), timeoutMs } = options;
+  const { clock = passingClock(), timeoutMs } = options;
   const credentials = async () => ({ username: 'reader', password: 'secret' });
   const client = makeClient([{ host, insecure: true, credentials }], clock);
   const target = new Uint8Array(50);
@@ -78,7 +78,7 @@ test('RegistryClient asks the storage at once when it knows where the blob is, u
     asked++;
     response.writeHead(307, { location: `http://${storage}/data?signature=${asked}` }).end();
   });
-  const client = makeClient([{ host, insecure: true }], new FakeClock());
+  const client = makeClient([{ host, insecure: true }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
   await client.readBlobInto(blob, 100, target);
@@ -106,7 +106,7 @@ test.each(['ftp://elsewhere/', 'http://user:password@elsewhere/', 'http://[', ''
 );
 
 test('RegistryClient waits as long as a 429 asks, in seconds or by date', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const date = new Date(clock.wallMs() + 12_000).toUTCString();
   const limited = [refuse(429, { 'retry-after': '7' }), refuse(429, { 'retry-after': date })];
   expect(await read(inTurn(...limited, answer), { clock })).toEqual(right);
@@ -117,7 +117,7 @@ test('RegistryClient waits as long as a 429 asks, in seconds or by date', async 
 });
 
 test('RegistryClient tells at once when a 429 asks for more than the deadline leaves', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const limited = refuse(429, { 'retry-after': '40' });
   await expect(read(limited, { clock, timeoutMs: 30_000 })).rejects.toMatchObject({
     detail: { code: 'rate-limited', retryAfterMs: 40_000 },
@@ -126,14 +126,14 @@ test('RegistryClient tells at once when a 429 asks for more than the deadline le
 });
 
 test('RegistryClient tries again after 5xx, with delays that double', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const failing = [500, 502, 503, 504].map((status) => refuse(status));
   expect(await read(inTurn(...failing, answer), { clock })).toEqual(right);
   expect(clock.slept).toEqual([150, 300, 600, 1200]);
 });
 
 test('RegistryClient gives up after five attempts', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   await expect(read(refuse(503), { clock })).rejects.toMatchObject({
     detail: { code: 'unavailable', status: 503 },
   });
@@ -146,7 +146,7 @@ test.each([
   [404, 'not-found'],
   [418, 'protocol'],
 ])('RegistryClient does not try again after %i', async (status, code) => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const headers = { 'www-authenticate': 'Basic realm="x"' };
   await expect(read(refuse(status, headers), { clock })).rejects.toMatchObject({ code });
   expect(clock.slept).toEqual([]);
@@ -217,7 +217,7 @@ test('RegistryClient takes its range from a 200, when it does not end too far in
   const whole: RequestListener = (_request, response) => void response.writeHead(200).end(bytes);
   expect(await read(whole)).toEqual(right);
   const host = await startServer(whole);
-  const client = makeClient([{ host, insecure: true }], new FakeClock());
+  const client = makeClient([{ host, insecure: true }], passingClock());
   const origin = { registry: host, repository: 'app' };
   const blob = { digest, sizeBytes: 2 ** 30, origin };
   const far = client.readBlobInto(blob, 2 ** 29, new Uint8Array(10));
@@ -225,14 +225,14 @@ test('RegistryClient takes its range from a 200, when it does not end too far in
 });
 
 test('RegistryClient gives up an attempt after 10 s of silence, and tries again', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const silent: RequestListener = () => clock.advance(10_000);
   expect(await read(inTurn(silent, answer), { clock })).toEqual(right);
   expect(clock.slept).toEqual([150]);
 });
 
 test('RegistryClient keeps its deadline whatever the registry does', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const silent: RequestListener = () => clock.advance(5_000);
   await expect(read(silent, { clock, timeoutMs: 5_000 })).rejects.toMatchObject({
     detail: { code: 'timeout', timeoutMs: 5_000 },
@@ -247,7 +247,7 @@ test('RegistryClient writes nothing into the target after the caller has given u
     response.write(right.slice(0, 1), () => abort.abort(new Error('enough')));
     finish = () => void response.end(right.slice(1));
   });
-  const client = makeClient([{ host, insecure: true }], new FakeClock());
+  const client = makeClient([{ host, insecure: true }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
   const reading = client.readBlobInto(blob, 100, target, { signal: abort.signal });
@@ -309,7 +309,7 @@ test.each<[string, Credentials]>([
     const challenge = `Bearer realm="http://${tokens}/token"`;
     const host = await startServer(refuse(401, { 'www-authenticate': challenge }));
     const registries = [{ host, insecure: true, credentials: async () => login }];
-    const client = makeClient(registries, new FakeClock());
+    const client = makeClient(registries, passingClock());
     const size = client.blobSize({ registry: host, repository: 'app' }, digest);
     const error: unknown = await size.catch((reason: unknown) => reason);
     expect(error).toMatchObject({ detail: { code: 'protocol', fault: 'unexpected-status' } });
@@ -328,7 +328,7 @@ test('RegistryClient asks for the credentials of each repository', async () => {
     } else response.writeHead(200, { 'content-length': 1000 }).end();
   });
   const credentials = async (repository: string) => ({ username: repository, password: 'x' });
-  const client = makeClient([{ host, insecure: true, credentials }], new FakeClock());
+  const client = makeClient([{ host, insecure: true, credentials }], passingClock());
   for (const repository of ['app', 'team/app', 'app']) {
     await client.blobSize({ registry: host, repository }, digest);
   }
@@ -336,7 +336,7 @@ test('RegistryClient asks for the credentials of each repository', async () => {
 });
 
 test('RegistryClient renews a token before it ends, and once when it is refused', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   let issued = 0;
   const tokens = await startServer((_request, response) => {
     response.end(JSON.stringify({ access_token: `token-${++issued}`, expires_in: 60 }));
@@ -380,7 +380,7 @@ test.each<[string, Credentials[], string[]]>([
     refuse(401, { 'www-authenticate': `Bearer realm="http://${tokens}/token"` })(request, response);
   });
   const credentials: CredentialsSource = async (_repository, refused) => known[refused.length];
-  const client = makeClient([{ host, insecure: true, credentials }], new FakeClock());
+  const client = makeClient([{ host, insecure: true, credentials }], passingClock());
   const size = client.blobSize({ registry: host, repository: 'app' }, digest);
   await expect(size).rejects.toMatchObject({ code: 'unauthorized' });
   expect(seen).toEqual([undefined, ...owners]);
@@ -397,7 +397,7 @@ test('RegistryClient asks for one token however many requests need it', async ()
     if (request.headers.authorization === 'Bearer t') answer(request, response);
     else response.writeHead(401, { 'www-authenticate': challenge }).end();
   });
-  const client = makeClient([{ host, insecure: true }], new FakeClock());
+  const client = makeClient([{ host, insecure: true }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const targets = Array.from({ length: 20 }, () => new Uint8Array(50));
   await Promise.all(targets.map((target) => client.readBlobInto(blob, 100, target)));
@@ -429,7 +429,7 @@ test('RegistryClient.manifest() checks the digest and bounds the size', async ()
     const tag = request.url?.split('/').at(-1) ?? '';
     response.end(Buffer.alloc(sizes[tag] ?? 100, '{'));
   });
-  const client = makeClient([{ host, insecure: true }], new FakeClock());
+  const client = makeClient([{ host, insecure: true }], passingClock());
   const origin = { registry: host, repository: 'app' };
   await expect(client.manifest(origin, digest)).rejects.toMatchObject({ code: 'digest-mismatch' });
   await expect(client.manifest(origin, 'large')).rejects.toMatchObject({ code: 'too-large' });
@@ -444,7 +444,7 @@ test('RegistryClient.blobSize() asks for a range where HEAD names no length', as
       response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');
     }
   });
-  const client = makeClient([{ host, insecure: true }], new FakeClock());
+  const client = makeClient([{ host, insecure: true }], passingClock());
   expect(await client.blobSize({ registry: host, repository: 'app' }, digest)).toBe(1000);
 });
 
@@ -462,7 +462,7 @@ test('RegistryClient asks mirrors first, without credentials, and the registry a
   });
   const credentials = async () => ({ username: 'reader', password: 'secret' });
   const mirrors = [`http://${mirror}`];
-  const client = makeClient([{ host, insecure: true, mirrors, credentials }], new FakeClock());
+  const client = makeClient([{ host, insecure: true, mirrors, credentials }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   await client.readBlobInto(blob, 100, new Uint8Array(50));
   expect(asked).toBe(0);
@@ -472,7 +472,7 @@ test('RegistryClient asks mirrors first, without credentials, and the registry a
 });
 
 test('RegistryClient leaves a mirror alone for 30 s when it cannot be reached', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   let mirrored = 0;
   const mirror = await startServer((_request, response) => {
     mirrored++;
@@ -505,7 +505,7 @@ test.each([
 });
 
 test('RegistryClient refuses an operation when very many are under way', async () => {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const host = await startServer(() => {});
   const client = makeClient([{ host, insecure: true }], clock);
   const origin = { registry: host, repository: 'app' };

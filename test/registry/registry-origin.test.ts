@@ -38,7 +38,7 @@ test('RegistryOrigin resolves an image, tells the size of its blob and reads par
   expect(registry.stats()).toEqual({ blobBytes: 262_144, blobRequests: 1 });
 });
 
-test('RegistryOrigin tells what will not change from what may', async () => {
+test('RegistryOrigin errors say whether another attempt may succeed', async () => {
   const { host } = await startEmbedded();
   const origin = makeOrigin({ host, insecure: true });
   for (const reference of [`${host}/team/app:2`, `${host}/other/app:1`, `${host}/Team:1`]) {

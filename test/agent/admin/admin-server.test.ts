@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { DIGEST, Failure, MountTwin, StatusTwin } from '../../kit/twins.ts';
 
 let status: StatusTwin;
@@ -145,7 +145,7 @@ describe('AdminServer mounts', () => {
     });
   });
 
-  it('hides what other errors say', async () => {
+  it('hides the text of unexpected errors', async () => {
     mounts.onMount = async () => {
       throw new Error('secret');
     };
@@ -154,7 +154,7 @@ describe('AdminServer mounts', () => {
     expect(JSON.stringify(answer.json)).not.toContain('secret');
   });
 
-  it('tells the service when its time is over', async () => {
+  it('aborts a mount at its deadline', async () => {
     mounts.onMount = (signal) => {
       const over = new Promise<void>((_, reject) =>
         signal.addEventListener('abort', () => reject(signal.reason as Error)),
@@ -167,11 +167,13 @@ describe('AdminServer mounts', () => {
     expect(answer).toMatchObject({ status: 504, json: { code: 'timeout' } });
   });
 
-  it('tells the service when the client went away', async () => {
+  it('aborts a mount when its client goes away', async () => {
     const mounting = Promise.withResolvers<void>();
     const gone = Promise.withResolvers<void>();
+    let aborted: AbortSignal | undefined;
     mounts.onMount = async (signal) => {
       signal.addEventListener('abort', () => gone.resolve());
+      aborted = signal;
       mounting.resolve();
       await gone.promise;
       throw signal.reason as Error;
@@ -187,11 +189,13 @@ describe('AdminServer mounts', () => {
     sent.on('error', () => {});
     sent.end(JSON.stringify({ image: IMAGE, dir: '/a' }));
     await mounting.promise;
+    expect(aborted?.aborted).toBe(false);
     sent.destroy();
     await gone.promise;
+    expect(aborted?.aborted).toBe(true);
   });
 
-  it('says so where there are no devices', async () => {
+  it('answers mounts with an error where devices are off', async () => {
     const bare = createServer({ host: '127.0.0.1' });
     await bare.start();
     expect(await ask(path, { base: bare.url })).toMatchObject({
@@ -249,6 +253,7 @@ describe('AdminServer life', () => {
   });
 
   it('stop() may come before start()', async () => {
-    await createServer({ host: '127.0.0.1' }).stop();
+    const unstarted = createServer({ host: '127.0.0.1' });
+    await expect(unstarted.stop()).resolves.toBeUndefined();
   });
 });

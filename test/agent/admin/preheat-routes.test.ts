@@ -9,7 +9,7 @@ import { PreheatError } from '../../../src/preheat/messages.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { DIGEST, StatusTwin } from '../../kit/twins.ts';
 import { DONE, FAILED, PREHEAT_ID as ID, PreheatTwin } from '../kit/preheat-twin.ts';
 
@@ -111,7 +111,7 @@ describe('POST /api/v1/preheat', () => {
     expect(twin.specs).toEqual([]);
   });
 
-  it('passes on why it was not begun', async () => {
+  it('reports why a preheat was not started', async () => {
     for (const [code, status] of [
       ['full', 503],
       ['unreachable', 503],
@@ -122,7 +122,7 @@ describe('POST /api/v1/preheat', () => {
     }
   });
 
-  it('lets others than this host ask with the token alone, also to cancel', async () => {
+  it('accepts requests from other hosts with the token alone, also to cancel', async () => {
     const host = 'agent.example:19146';
     const given = (authorization: string): Ask => ({ host, authorization, body: { image: IMAGE } });
     for (const authorization of ['', 'Bearer', `Basic ${TOKEN}`, `Bearer ${TOKEN}x`, 'Bearer x']) {
@@ -239,7 +239,7 @@ describe('requests of Harbor', () => {
     expect(twin.specs).toHaveLength(1);
   });
 
-  it('is told what is not understood; credentials are neither kept nor logged', async () => {
+  it('gets a 400 for a body that is not understood; its credentials are neither kept nor logged', async () => {
     for (const change of [
       { type: 'file' },
       { url: 'https://user:password@harbor.example/v2/a/manifests/1' },

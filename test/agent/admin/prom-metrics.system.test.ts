@@ -3,7 +3,7 @@ import { expect, it, onTestFinished } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { describeWith, needs } from '../../kit/requires.ts';
 import { StatusTwin } from '../../kit/twins.ts';
 

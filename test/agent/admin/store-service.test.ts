@@ -5,7 +5,7 @@ import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { StoreAdmin } from '../../../src/agent/admin/store-service.ts';
 import { MemoryStore } from '../../../src/blockstore/memory-store.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { Failure, StatusTwin } from '../../kit/twins.ts';
 
 /** A server that ends with the running test, with a store or without one. */

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { StatusTwin } from '../../kit/twins.ts';
 import { DONE, FAILED, PREHEAT_ID as ID, PreheatTwin } from '../kit/preheat-twin.ts';
 

@@ -7,7 +7,7 @@ import { MemoryStore } from '../../../src/blockstore/memory-store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { testBlob, testBlock } from '../../kit/blocks.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { Failure, StatusTwin } from '../../kit/twins.ts';
 
 const BIN = new URL('../../../bin/xylem.js', import.meta.url).pathname;

@@ -273,7 +273,7 @@ describe('loadConfig()', () => {
 });
 
 describe('formatConfig()', () => {
-  it('gives a file that says the same', () => {
+  it('writes a file that loads to the same configuration', () => {
     const config = loadConfig({
       flags: {
         ...ROOT,
@@ -287,7 +287,7 @@ describe('formatConfig()', () => {
 });
 
 describe('configDocs()', () => {
-  it('is what docs/CONFIGURATION.md holds', () => {
+  it('equals docs/CONFIGURATION.md', () => {
     const page = new URL('../../../docs/CONFIGURATION.md', import.meta.url);
     expect(readFileSync(page, 'utf8')).toBe(configDocs());
   });

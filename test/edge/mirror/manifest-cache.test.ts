@@ -41,7 +41,7 @@ describe('ManifestCache', () => {
     expect(readdirSync(join(root, 'manifests')).length).toBe(2);
   });
 
-  it('drops files that are not what they were', async () => {
+  it('drops files whose content has changed', async () => {
     const root = tempFolder();
     const cache = await open(root);
     const manifest = manifestOf(new Uint8Array(randomBytes(1000)));
@@ -61,7 +61,7 @@ describe('ManifestCache', () => {
     }
   });
 
-  it('lets go of what was used least recently, in memory and on disk', async () => {
+  it('evicts the least recently used entries, in memory and on disk', async () => {
     const root = tempFolder();
     const cache = await open(root);
     const manifests = Array.from({ length: 6 }, () =>

@@ -17,7 +17,7 @@ import { TREE_PROTOCOL } from '../../../src/net/calls/call-link.ts';
 import { TREE, messageFrames } from '../../../src/net/calls/call-message.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import {
   admitRaw,
   closed,
@@ -135,7 +135,7 @@ describe('Admission', () => {
     expect(lines.join('\n')).not.toMatch(/030303|AwMD|\\u0003/);
   });
 
-  it('Libp2pTransport.identify() tells who answers only when that host has the key', async () => {
+  it('Libp2pTransport.identify() names the answering host only when it has the key', async () => {
     const [one, two] = [await startAgent(1), await startAgent(2)];
     const stranger = await startAgent(3, undefined, { clusterKeys: () => [WRONG] });
     const addressOf = (agent: Agent): string => defined(agent.host.addresses[0], 'it listens');

@@ -10,7 +10,7 @@ import {
 } from '../../../src/net/limits.ts';
 import { netMetrics } from '../../../src/net/metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { CountingMetrics, identity } from '../kit/transports.ts';
 
 const PEER = peerIdOf(identity(9));

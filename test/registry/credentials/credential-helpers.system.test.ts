@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createReadStream, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { FakeClock } from '../../kit/fake-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 import { as, auth, fileOf, openKeychain as open } from '../kit/keychains.ts';
 
@@ -78,7 +78,7 @@ test.each(['late', 'close'] as const)(
     const pipe = join(tempFolder(), 'pipe');
     execFileSync('mkfifo', [pipe]);
     installHelper(`exec 3> ${pipe}; sleep 1000 & echo started >&3; sleep 1000`);
-    const clock = new FakeClock();
+    const clock = new ManualClock({ sleeps: 'pass' });
     const { keychain, lines } = open({ dockerConfigs: [fileOf(HELPS)] }, clock);
     const both = [keychain.get('a.test', 'app', []), keychain.get('a.test', 'other', [])];
     const started = createReadStream(pipe);

@@ -4,7 +4,7 @@ import { onTestFinished } from 'vitest';
 import { Keychain } from '../../../src/registry/credentials/keychain.ts';
 import type { Logger } from '../../../src/runtime/logger.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
-import type { FakeClock } from '../../kit/fake-clock.ts';
+import type { ManualClock } from '../../kit/manual-clock.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
 type Init = ConstructorParameters<typeof Keychain>[1];
@@ -12,7 +12,7 @@ type Init = ConstructorParameters<typeof Keychain>[1];
 /** A keychain that ends with the running test, and whose log lines are kept. */
 export function openKeychain(
   init: Partial<Init>,
-  clock: FakeClock | SystemClock = new SystemClock(),
+  clock: ManualClock | SystemClock = new SystemClock(),
 ) {
   const lines: string[] = [];
   const note = (fields: object, message: string): void =>

@@ -8,6 +8,7 @@ import type { Clock } from '../../../src/runtime/clock.ts';
 import type { Random } from '../../../src/runtime/random.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 
 /** Draws the middle, so that delays can be told. */
 const evenRandom: Random = {
@@ -38,4 +39,9 @@ export async function startServer(listener: RequestListener): Promise<string> {
   });
   await once(server, 'listening');
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+/** A clock on which retries run through; `slept` has their delays. */
+export function passingClock(): ManualClock {
+  return new ManualClock({ sleeps: 'pass' });
 }

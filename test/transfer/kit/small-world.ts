@@ -1,3 +1,4 @@
+import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import {
   BLOCK_SIZE_BYTES,
   blockIndex,
@@ -32,22 +33,6 @@ export interface Payload {
 interface Token {
   readonly name: string;
   readonly asker?: { readonly peer: PeerId; readonly attempt: AttemptId };
-}
-
-/** A generator that is good enough for schedules: xorshift32. */
-export function seededRandom(seed: number): Random {
-  let state = seed | 1;
-  const next = (): number => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
-  return {
-    float: next,
-    below: (limit) => Math.floor(next() * limit),
-    bytes: (count) => Uint8Array.from({ length: count }, () => Math.floor(next() * 256)),
-  };
 }
 
 export interface HostInit {
@@ -120,7 +105,7 @@ export class SmallWorld {
   #order = 0;
 
   constructor(seed: number) {
-    this.random = seededRandom(seed);
+    this.random = new SeededRandom(`small world ${seed}`);
   }
 
   add(name: string, setup: HostInit = {}): SmallHost {

@@ -4,7 +4,7 @@ import { BulkReader } from '../../../src/transfer/read/bulk-reader.ts';
 import type { BlobReader, ReadOptions } from '../../../src/transfer/contracts/blob-reader.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { FakeClock } from '../../kit/fake-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 import { Cluster, ORIGIN } from '../../kit/engine-cluster.ts';
@@ -39,7 +39,7 @@ class Twin implements BlobReader {
 
 function rig() {
   const reader = new Twin();
-  const clock = new FakeClock();
+  const clock = new ManualClock();
   return { reader, clock, bulk: new BulkReader({ reader, clock }) };
 }
 

@@ -34,18 +34,6 @@ export function joinOf(host: HostCard, ...blobs: WantedBlob[]): JoinRequest {
   return { host, blobs: blobs.length === 0 ? [wanted(1)] : blobs };
 }
 
-/** A random generator for tests (mulberry32): the same numbers for the same seed, everywhere. */
-export function seeded(seed: number): { float(): number; below(limit: number): number } {
-  let state = seed >>> 0;
-  const float = (): number => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-  return { float, below: (limit) => Math.floor(float() * limit) };
-}
-
 export interface Shape {
   readonly members: number;
   readonly depthMax: number;
