@@ -7,7 +7,7 @@ import { openLayer } from '../../src/image/layer.ts';
 import { LayeredImage, type BytesOf } from '../../src/image/layered-image.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
 
 const KIB = 1024;
 const DEVICE = 512 * KIB;

@@ -18,8 +18,15 @@ import {
   type TreeMessage,
 } from '../../src/net/calls/call-message.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
-import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './raw-peer.ts';
-import { answerNow, blockRequest, bytesOf, startAgent, stopAgents, type Agent } from './support.ts';
+import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './kit/raw-peer.ts';
+import {
+  answerNow,
+  blockRequest,
+  bytesOf,
+  startAgent,
+  stopAgents,
+  type Agent,
+} from './kit/transports.ts';
 
 afterEach(async () => {
   await stopRaws();

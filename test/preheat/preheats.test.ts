@@ -5,9 +5,9 @@ import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { PreheatJob, PreheatSpec } from '../../src/preheat/messages.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
-import { callerOf } from '../support/caller.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { codec } from '../support/layers.ts';
+import { callerOf } from '../kit/caller.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { codec } from '../kit/layers.ts';
 
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
 const [SELF, R1, R2, OTHER] = ['self', 'r1', 'r2', 'other'].map(peerId);
@@ -36,7 +36,7 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
     store: {} as never,
     codec,
     hash: new NodeHash(),
-    clock: new FakeClock(),
+    clock: new ManualClock({ startMs: Date.UTC(2024, 0, 1) }),
     random: { float: () => 0, below: () => 5, bytes: () => new Uint8Array() },
     logger: silentLogger,
   };

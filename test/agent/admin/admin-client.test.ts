@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { askAgent } from '../../../src/agent/admin/admin-client.ts';
-import { DIGEST } from './twins.ts';
+import { DIGEST } from '../../kit/twins.ts';
 
 let answer: { status: number; text: string };
 let asked: { request: string; body: string }[];

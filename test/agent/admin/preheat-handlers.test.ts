@@ -1,4 +1,3 @@
-import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { request, type IncomingMessage } from 'node:http';
@@ -6,71 +5,16 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { AdminToken } from '../../../src/agent/admin/admin-token.ts';
-import {
-  type PreheatService,
-  PreheatError,
-  type PreheatJob,
-  type PreheatSpec,
-} from '../../../src/preheat/messages.ts';
+import { PreheatError } from '../../../src/preheat/messages.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
-import { peerId } from '../../../src/util/peer-id.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
-import { ManualClock } from '../manual-clock.ts';
-import { DIGEST, StatusTwin } from './twins.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { DIGEST, StatusTwin } from '../../kit/twins.ts';
+import { DONE, FAILED, PREHEAT_ID as ID, PreheatTwin } from '../kit/preheat-twin.ts';
 
-const BIN = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 const TOKEN = '0123456789abcdef0123456789abcdef';
-const ID = '1764000000000123';
 const IMAGE = 'docker://r.example/team/app:1';
-
-/** Preheats that stand as the test says. */
-class PreheatTwin implements PreheatService {
-  readonly specs: PreheatSpec[] = [];
-  changes: Partial<PreheatJob> = {};
-  fails: PreheatError | undefined;
-  readonly cancelled: string[] = [];
-
-  async start(spec: PreheatSpec): Promise<PreheatJob> {
-    if (this.fails !== undefined) throw this.fails;
-    this.specs.push(spec);
-    return this.#job();
-  }
-
-  async get(id: string): Promise<PreheatJob> {
-    if (id !== ID) throw new PreheatError('no such preheat', { code: 'not-found' });
-    return this.#job();
-  }
-
-  async cancel(id: string): Promise<PreheatJob> {
-    this.cancelled.push(id);
-    this.changes = { state: 'cancelled' };
-    return this.#job();
-  }
-
-  #job(): PreheatJob {
-    const spec = this.specs[0] ?? { reference: 'r.example/team/app:1', part: 'image', pin: false };
-    return { id: ID, spec, state: 'running', startedMs: 1000, hosts: [], ...this.changes };
-  }
-}
-
-const DONE: Partial<PreheatJob> = {
-  state: 'done',
-  finishedMs: 3500,
-  hosts: [
-    { peer: peerId('a'), zone: 'z', state: 'done', doneBytes: 5, totalBytes: 5 },
-    { peer: peerId('b'), zone: 'z', state: 'done', doneBytes: 5, totalBytes: 5 },
-  ],
-};
-const FAILED: Partial<PreheatJob> = {
-  state: 'failed',
-  failure: 'hosts',
-  finishedMs: 3500,
-  hosts: [
-    { peer: peerId('a'), zone: 'z', state: 'done', doneBytes: 5, totalBytes: 5 },
-    { peer: peerId('b'), zone: 'z', state: 'failed', failure: 'lost', doneBytes: 1, totalBytes: 5 },
-  ],
-};
 
 let twin: PreheatTwin;
 let tokenFile: string;
@@ -167,7 +111,7 @@ describe('POST /api/v1/preheat', () => {
     expect(twin.specs).toEqual([]);
   });
 
-  it('passes on why it was not begun', async () => {
+  it('reports why a preheat was not started', async () => {
     for (const [code, status] of [
       ['full', 503],
       ['unreachable', 503],
@@ -178,7 +122,7 @@ describe('POST /api/v1/preheat', () => {
     }
   });
 
-  it('lets others than this host ask with the token alone, also to cancel', async () => {
+  it('accepts requests from other hosts with the token alone, also to cancel', async () => {
     const host = 'agent.example:19146';
     const given = (authorization: string): Ask => ({ host, authorization, body: { image: IMAGE } });
     for (const authorization of ['', 'Bearer', `Basic ${TOKEN}`, `Bearer ${TOKEN}x`, 'Bearer x']) {
@@ -295,7 +239,7 @@ describe('requests of Harbor', () => {
     expect(twin.specs).toHaveLength(1);
   });
 
-  it('is told what is not understood; credentials are neither kept nor logged', async () => {
+  it('gets a 400 for a body that is not understood; its credentials are neither kept nor logged', async () => {
     for (const change of [
       { type: 'file' },
       { url: 'https://user:password@harbor.example/v2/a/manifests/1' },
@@ -310,59 +254,4 @@ describe('requests of Harbor', () => {
     const seen = JSON.stringify([twin.specs, logged]);
     expect(seen).not.toMatch(/secret|password/);
   });
-});
-
-describe('xylem preheat', () => {
-  function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-    const all = [BIN, 'preheat', '--admin', server.url, ...args];
-    return new Promise((resolve) => {
-      execFile(process.execPath, all, (error, stdout, stderr) =>
-        resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
-      );
-    });
-  }
-
-  it('waits for the end, and says how it went', async () => {
-    twin.changes = DONE;
-    const { code, stdout } = await run('--zone', 'z1', '--count', '2', '--trace', '--pin', IMAGE);
-    expect({ code, stdout }).toEqual({
-      code: 0,
-      stdout: `${IMAGE} is on 2 hosts: 5B each, 2.5 s\n`,
-    });
-    expect(twin.specs[0]).toMatchObject({ part: 'trace', pin: true, zone: 'z1', count: 2 });
-    const json = await run('--json', IMAGE);
-    expect(JSON.parse(json.stdout)).toMatchObject({ id: ID, state: 'done' });
-  }, 90_000);
-
-  it('fails with the reasons of the hosts, and leaves it to the cluster with --no-wait', async () => {
-    twin.changes = FAILED;
-    const failed = await run(IMAGE);
-    expect(failed.code).toBe(1);
-    expect(failed.stderr).toContain('some hosts failed (1 of 2: b: the host no longer answers)');
-    twin.changes = {};
-    const left = await run('--no-wait', IMAGE);
-    expect(left).toMatchObject({ code: 0, stdout: expect.stringContaining(ID) as string });
-    const wrong = await run('--count', '0', IMAGE);
-    expect(wrong).toMatchObject({ code: 2 });
-  }, 90_000);
-
-  it('cancels on SIGINT', async () => {
-    const child = spawn(process.execPath, [BIN, 'preheat', '--admin', server.url, IMAGE]);
-    let stderr = '';
-    child.stderr.on('data', (piece) => (stderr += String(piece)));
-    const exited = once(child, 'exit');
-    await expect.poll(() => twin.specs.length, { timeout: 60_000 }).toBe(1);
-    // It looks for signals from before its first look on.
-    const get = twin.get.bind(twin);
-    const looked = Promise.withResolvers<void>();
-    twin.get = (id) => {
-      looked.resolve();
-      return get(id);
-    };
-    await looked.promise;
-    child.kill('SIGINT');
-    expect((await exited)[0]).toBe(1);
-    expect(twin.cancelled).toEqual([ID]);
-    expect(stderr).toContain('was cancelled');
-  }, 90_000);
 });

@@ -9,7 +9,7 @@ import { RegistryError } from '../../../src/registry/errors.ts';
 import { TransferError } from '../../../src/transfer/contracts/errors.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
-import { Failure } from './twins.ts';
+import { Failure } from '../../kit/twins.ts';
 
 describe('statusOf()', () => {
   it.each([

@@ -272,7 +272,7 @@ describe('loadConfig()', () => {
 });
 
 describe('formatConfig()', () => {
-  it('gives a file that says the same', () => {
+  it('writes a file that loads to the same configuration', () => {
     const config = loadConfig({
       flags: {
         ...ROOT,

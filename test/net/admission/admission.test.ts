@@ -18,7 +18,7 @@ import { messageFrames } from '../../../src/net/calls/call-message.ts';
 import { CALLS } from '../../../src/net/calls/call-table.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import {
   admitRaw,
   closed,
@@ -28,7 +28,7 @@ import {
   received,
   startRaw,
   stopRaws,
-} from '../raw-peer.ts';
+} from '../kit/raw-peer.ts';
 import {
   CLUSTER_KEYS,
   answerNow,
@@ -36,7 +36,7 @@ import {
   startAgent,
   stopAgents,
   type Agent,
-} from '../support.ts';
+} from '../kit/transports.ts';
 
 const [OLD, NEW, WRONG] = [1, 2, 3].map((byte) => new Uint8Array(32).fill(byte)) as [
   Uint8Array,
@@ -136,7 +136,7 @@ describe('Admission', () => {
     expect(lines.join('\n')).not.toMatch(/030303|AwMD|\\u0003/);
   });
 
-  it('Libp2pTransport.identify() tells who answers only when that host has the key', async () => {
+  it('Libp2pTransport.identify() names the answering host only when it has the key', async () => {
     const [one, two] = [await startAgent(1), await startAgent(2)];
     const stranger = await startAgent(3, undefined, { clusterKeys: () => [WRONG] });
     const addressOf = (agent: Agent): string => defined(agent.host.addresses[0], 'it listens');

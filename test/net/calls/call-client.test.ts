@@ -19,8 +19,8 @@ import type { JoinRequest } from '../../../src/tree/messages.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { hostOf, startRaw, stopRaws } from '../raw-peer.ts';
-import { DIGEST, startAgent, stopAgents } from '../support.ts';
+import { hostOf, startRaw, stopRaws } from '../kit/raw-peer.ts';
+import { DIGEST, startAgent, stopAgents } from '../kit/transports.ts';
 
 afterEach(async () => {
   await stopRaws();

@@ -17,8 +17,8 @@ import {
 } from '../../../src/net/calls/call-message.ts';
 import { blockIndex } from '../../../src/image/block.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { EXAMPLES, goldenText } from './golden.ts';
-import { DIGEST } from '../support.ts';
+import { EXAMPLES, goldenText } from '../kit/golden.ts';
+import { DIGEST } from '../kit/transports.ts';
 
 const DOCUMENT = new URL('../../../docs/WIRE_PROTOCOL.md', import.meta.url);
 

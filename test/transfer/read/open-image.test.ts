@@ -16,9 +16,9 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { openImage, type OpenedImage } from '../../../src/transfer/read/open-image.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { bytesEqual } from '../../../src/util/bytes.ts';
-import { digestOf, orderOf } from '../../preheat/images.ts';
-import { codec, makeLayer, sampleBytes } from '../../support/layers.ts';
-import { Cluster, ORIGIN, type Node } from '../cluster.ts';
+import { digestOf, orderOf } from '../../preheat/kit/images.ts';
+import { codec, makeLayer, sampleBytes } from '../../kit/layers.ts';
+import { Cluster, ORIGIN, type Node } from '../../kit/engine-cluster.ts';
 
 const hash = new NodeHash();
 const demand = { kind: 'demand' } as const;

@@ -13,9 +13,9 @@ import type { BlobReader, ReadOptions } from '../../../src/transfer/contracts/bl
 import { tracedBlocks, tracedOrders } from '../../../src/transfer/read/traced-blocks.ts';
 import { ORDER_BLOCKS_MAX } from '../../../src/tree/limits.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { codec, makeLayer, sampleBytes } from '../../support/layers.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { describeWith, FIXTURES, needs } from '../../support/requires.ts';
+import { codec, makeLayer, sampleBytes } from '../../kit/layers.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { describeWith, FIXTURES, needs } from '../../kit/requires.ts';
 
 const signal = new AbortController().signal;
 const prefetch = { kind: 'prefetch', signal } as const;

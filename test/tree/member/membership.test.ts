@@ -1,11 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import type { Random } from '../../../src/runtime/random.ts';
+import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { Membership, type MembershipEffect } from '../../../src/tree/member/membership.ts';
 import type { BlockRun, HostAddress, Place } from '../../../src/tree/messages.ts';
 import { rendezvousOrder } from '../../../src/tree/rendezvous.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { card, digestOf, ORIGIN, seeded, wanted } from '../support.ts';
+import { card, digestOf, ORIGIN, wanted } from '../kit/messages.ts';
 
 const D1 = digestOf(1);
 const ROOTS = ['r1', 'r2', 'r3'].map((name) => card(name));
@@ -14,10 +14,6 @@ const [FIRST, SECOND, THIRD] = rendezvousOrder(
   0,
   ROOTS.map(({ peer }) => peer),
 ) as [HostAddress['peer'], HostAddress['peer'], HostAddress['peer']];
-
-function random(): Random {
-  return { ...seeded(1), bytes: (count) => new Uint8Array(count) };
-}
 
 function addresses(names: string): HostAddress[] {
   return names.split(' ').map((name) => ({ peer: peerId(name), addresses: [`/dns4/${name}`] }));
@@ -43,7 +39,7 @@ class Child {
     this.membership = new Membership({
       self: card(init.name ?? 'me'),
       isRoot: init.isRoot ?? false,
-      random: random(),
+      random: new SeededRandom('membership'),
     });
     this.did(this.membership.rootsChanged(init.roots ?? ROOTS, 0));
   }

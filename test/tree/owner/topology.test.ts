@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { blockIndex } from '../../../src/image/block.ts';
 import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
@@ -6,7 +7,7 @@ import type { HostCard, Place, ReportReply } from '../../../src/tree/messages.ts
 import { Topology } from '../../../src/tree/owner/topology.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { card, digestOf, joinOf, seeded, shapeOf, wanted } from '../support.ts';
+import { card, digestOf, joinOf, shapeOf, wanted } from '../kit/messages.ts';
 
 const OWNER = card('owner');
 /** Every host has `fanOut` children in every tree. */
@@ -96,7 +97,7 @@ describe('Topology.join()', () => {
 
   test('Topology.join() hangs each zone by one head and gives the head a place near the owner', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER });
-    const random = seeded(4);
+    const random = new SeededRandom('heads');
     for (let i = 0; i < 500; i++) join(topology, card(`h${i}`, { zone: `z${random.below(6)}` }));
     const shape = shapeOf(topology.edges(D1, 0), OWNER);
     expect([...shape.crossings.values()]).toEqual([1, 1, 1, 1, 1]);
