@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import { parseDigest } from '../../image/digest.ts';
-import { deadline } from '../../runtime/deadline.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -210,21 +210,18 @@ export class Manifests {
 
   async #askRoot(root: HostAddress, origin: BlobOrigin, reference: string): Promise<Found> {
     const { clock, hash, transport } = this.#parts;
-    const limit = deadline(clock, ROOT_MS_MAX);
-    try {
-      const reply = await transport.manifest(root, { origin, reference }, limit.signal);
-      const what = nameOf(origin, reference);
-      if (reply.outcome !== 'found') throw refusalError(what, reply);
-      const { digest, mediaType, bytes, ageMs } = reply;
-      const wanted = parseDigest(reference) ?? digest;
-      if (wanted !== digest || digestOf(hash, bytes) !== digest) {
-        // No word of the registry, so that the next root is asked.
-        throw new Error(`a root gave another manifest for ${what}`);
-      }
-      return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
-    } finally {
-      limit.clear();
+    const reply = await within(clock, ROOT_MS_MAX, (signal) =>
+      transport.manifest(root, { origin, reference }, signal),
+    );
+    const what = nameOf(origin, reference);
+    if (reply.outcome !== 'found') throw refusalError(what, reply);
+    const { digest, mediaType, bytes, ageMs } = reply;
+    const wanted = parseDigest(reference) ?? digest;
+    if (wanted !== digest || digestOf(hash, bytes) !== digest) {
+      // No word of the registry, so that the next root is asked.
+      throw new Error(`a root gave another manifest for ${what}`);
     }
+    return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
   }
 
   async #askOrigin(

@@ -6,7 +6,7 @@ import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { deadline } from '../../runtime/deadline.ts';
+import { within } from '../../runtime/deadline.ts';
 import {
   ADDRESSES_MAX,
   BACKOFF_MS_MAX,
@@ -100,18 +100,20 @@ export class Connections {
   }
 
   async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
-    const limit = deadline(this.#components.clock, DIAL_MS, { signal: this.#stopping.signal });
-    try {
+    const { clock, admission } = this.#components;
+    const dial = async (signal: AbortSignal): Promise<Connection> => {
       // The node returns the connection that is there, when the peer dialled and is not admitted yet.
-      const connection = await this.#tryDials(dialAddresses(host, id), limit.signal);
-      await this.#components.admission.admitted(connection, limit.signal);
+      const connection = await this.#tryDials(dialAddresses(host, id), signal);
+      await admission.admitted(connection, signal);
+      return connection;
+    };
+    try {
+      const connection = await within(clock, DIAL_MS, dial, { signal: this.#stopping.signal });
       this.#failures.delete(host.peer);
       return connection;
     } catch (error) {
       this.#noteFailure(host.peer);
       throw error;
-    } finally {
-      limit.clear();
     }
   }
 

@@ -1,4 +1,5 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import { safeUrl, type HttpSender } from '../http/http.ts';
@@ -199,25 +200,22 @@ export class Authorizer {
   }
 
   /** Has a deadline of its own and no caller's signal: others may wait for it too. */
-  async #fetch(scope: string, bearer: Bearer, refused: readonly Credentials[]): Promise<OwnToken> {
-    const limit = new AbortController();
-    const timer = this.#clock.setTimer(TOKEN_MS_MAX, () => {
-      const what = `${safeUrl(bearer.realm)} gave no token within ${TOKEN_MS_MAX} ms`;
-      limit.abort(new RegistryError(what, { code: 'timeout', timeoutMs: TOKEN_MS_MAX }));
-    });
-    try {
-      const tried = [...refused];
+  #fetch(scope: string, bearer: Bearer, refused: readonly Credentials[]): Promise<OwnToken> {
+    const tried = [...refused];
+    const fetch = async (signal: AbortSignal): Promise<OwnToken> => {
       for (;;) {
-        const owner = await withSignal(this.#next(scope, tried), limit.signal);
+        const owner = await withSignal(this.#next(scope, tried), signal);
         if (owner === undefined && tried.length > 0) throw this.unauthorized('those tried');
-        const token = await this.#ask(bearer, owner, limit.signal);
+        const token = await this.#ask(bearer, owner, signal);
         if (token !== undefined) return { ...token, owner, refused: tried };
         if (owner === undefined) throw this.unauthorized(undefined);
         tried.push(owner);
       }
-    } finally {
-      timer.cancel();
-    }
+    };
+    const what = `${safeUrl(bearer.realm)} gave no token within ${TOKEN_MS_MAX} ms`;
+    const reason = (): Error =>
+      new RegistryError(what, { code: 'timeout', timeoutMs: TOKEN_MS_MAX });
+    return within(this.#clock, TOKEN_MS_MAX, fetch, { reason });
   }
 
   /** Undefined when the token server refuses the credentials. */
