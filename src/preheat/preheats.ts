@@ -20,6 +20,7 @@ import {
 } from './messages.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
@@ -52,7 +53,7 @@ export class ClusterPreheats implements PreheatService {
   /** On a root. */
   readonly #jobs: PreheatJobs | undefined;
   readonly #host: HostPreheats;
-  readonly #leaders = new Map<string, HostAddress>();
+  readonly #leaders = new BoundedMap<string, HostAddress>({ entriesMax: LEADERS_MAX });
   #roots: readonly HostAddress[] = [];
 
   constructor(
@@ -139,7 +140,7 @@ export class ClusterPreheats implements PreheatService {
     for (const root of leader === undefined ? this.#roots : [leader]) {
       try {
         const job = await this.#askRoot(root, request);
-        this.#remember(request.id, root);
+        this.#leaders.set(request.id, root);
         return job;
       } catch (error) {
         failure = toPreheatError(error);
@@ -174,12 +175,6 @@ export class ClusterPreheats implements PreheatService {
     } finally {
       timer.cancel();
     }
-  }
-
-  #remember(id: string, root: HostAddress): void {
-    this.#leaders.set(id, root);
-    const [oldest] = this.#leaders.keys();
-    if (this.#leaders.size > LEADERS_MAX && oldest !== undefined) this.#leaders.delete(oldest);
   }
 }
 

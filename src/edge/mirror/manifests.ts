@@ -15,6 +15,7 @@ import type {
 } from '../../tree/messages.ts';
 import { rendezvousOrder } from '../../tree/rendezvous.ts';
 import { errorText } from '../../util/errors.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -102,13 +103,15 @@ export class Manifests {
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #underWay = new Map<string, Promise<Found>>();
-  readonly #leftAlone = new Map<string, { readonly untilMs: number; readonly error: BlobError }>();
+  /** What references were refused with lately. */
+  readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
   #upstreams: Upstreams = { roots: [], relays: [] };
 
   constructor(components: ManifestsComponents, init: ManifestsInit) {
     this.#parts = components;
     this.#init = init;
+    this.#leftAlone = new ExpiringMap(components, { entriesMax: LEFT_ALONE_MAX });
     this.#found = components.metrics.counter({
       name: 'xylem_manifests_total',
       help: 'Manifests that were found, by source: cache, root, origin, stale (a tag while the registry is away).',
@@ -231,7 +234,7 @@ export class Manifests {
   ): Promise<Found> {
     const name = nameOf(origin, reference);
     const alone = this.#leftAlone.get(name);
-    if (alone !== undefined && this.#parts.clock.nowMs() < alone.untilMs) throw alone.error;
+    if (alone !== undefined) throw alone;
     try {
       const fetched = await this.#parts.origin.manifest(origin, reference, limits);
       const { digest, mediaType, bytes } = fetched;
@@ -249,11 +252,7 @@ export class Manifests {
     const askedMs = error.detail.retryAfterMs ?? 0;
     const limitedMs = Math.min(LIMITED_MS_MAX, Math.max(LIMITED_MS_MIN, askedMs));
     const forMs = error.code === 'rate-limited' ? limitedMs : AWAY_MS;
-    this.#leftAlone.delete(name);
-    this.#leftAlone.set(name, { untilMs: this.#parts.clock.nowMs() + forMs, error });
-    const [oldest] = this.#leftAlone.keys();
-    if (this.#leftAlone.size > LEFT_ALONE_MAX && oldest !== undefined)
-      this.#leftAlone.delete(oldest);
+    this.#leftAlone.set(name, error, forMs);
   }
 
   #keep(origin: BlobOrigin, reference: string, found: Found): Found {

@@ -4,6 +4,7 @@ import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { within } from '../../runtime/deadline.ts';
@@ -55,7 +56,9 @@ export class Connections {
   };
   readonly #stopping = new AbortController();
   readonly #dials = new Map<PeerId, Promise<Connection>>();
-  readonly #failures = new Map<PeerId, { readonly count: number; readonly untilMs: number }>();
+  readonly #failures = new BoundedMap<PeerId, { readonly count: number; readonly untilMs: number }>(
+    { entriesMax: BACKOFF_PEERS_MAX },
+  );
 
   constructor(components: {
     readonly clock: Clock;
@@ -131,13 +134,8 @@ export class Connections {
   #noteFailure(peer: PeerId): void {
     this.#components.metrics.dialFailed.inc({});
     const count = (this.#failures.get(peer)?.count ?? 0) + 1;
-    this.#failures.delete(peer);
     const untilMs = this.#components.clock.nowMs() + this.#pauseMs(count);
     this.#failures.set(peer, { count, untilMs });
-    const [oldest] = this.#failures.keys();
-    if (this.#failures.size > BACKOFF_PEERS_MAX && oldest !== undefined) {
-      this.#failures.delete(oldest);
-    }
   }
 
   /** Doubles with the failures; half more or less, so that many hosts do not come back in step. */
