@@ -151,9 +151,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     running.treeResponders.stop();
     for (const requester of [...this.#requesters.values()]) requester.stop();
     running.responders.stop();
-    const stopped = new AbortController();
-    const limit = this.#components.clock.setTimer(STOP_MS, () => stopped.abort());
-    stopped.signal.addEventListener('abort', () => {
+    const limit = this.#components.clock.setTimer(STOP_MS, () => {
       for (const connection of running.node.getConnections()) {
         connection.abort(new Error('the transport stops'));
       }

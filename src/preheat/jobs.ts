@@ -1,5 +1,6 @@
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { within } from '../runtime/deadline.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { ResolveReply } from '../tree/messages.ts';
 import { CodedError, errorText } from '../util/errors.ts';
@@ -246,17 +247,9 @@ export class PreheatJobs {
     signal: AbortSignal,
   ): Promise<HostPreheatReply> {
     const { transport, clock } = this.#components;
-    const reply = this.#calls.run(async () => {
-      const limit = new AbortController();
-      const timer = clock.setTimer(CALL_MS_MAX, () => limit.abort());
-      try {
-        const either = AbortSignal.any([limit.signal, signal]);
-        const host = { peer, addresses: [] };
-        return await transport.call(host, 'host-preheat', request, either);
-      } finally {
-        timer.cancel();
-      }
-    });
+    const call = (limit: AbortSignal): Promise<HostPreheatReply> =>
+      transport.call({ peer, addresses: [] }, 'host-preheat', request, limit);
+    const reply = this.#calls.run(() => within(clock, CALL_MS_MAX, call, { signal }));
     if (reply === undefined) throw new PreheatError('too many calls wait', { code: 'full' });
     return reply;
   }

@@ -21,6 +21,7 @@ import {
 import type { Handlers } from '../transfer/contracts/calls.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
@@ -53,7 +54,7 @@ export class ClusterPreheats implements PreheatService {
   /** On a root. */
   readonly #jobs: PreheatJobs | undefined;
   readonly #host: HostPreheats;
-  readonly #leaders = new Map<string, HostAddress>();
+  readonly #leaders = new BoundedMap<string, HostAddress>({ entriesMax: LEADERS_MAX });
   #roots: readonly HostAddress[] = [];
 
   constructor(
@@ -135,7 +136,7 @@ export class ClusterPreheats implements PreheatService {
     for (const root of leader === undefined ? this.#roots : [leader]) {
       try {
         const job = await this.#askRoot(root, request);
-        this.#remember(request.id, root);
+        this.#leaders.set(request.id, root);
         return job;
       } catch (error) {
         failure = toPreheatError(error);
@@ -170,12 +171,6 @@ export class ClusterPreheats implements PreheatService {
     } finally {
       timer.cancel();
     }
-  }
-
-  #remember(id: string, root: HostAddress): void {
-    this.#leaders.set(id, root);
-    const [oldest] = this.#leaders.keys();
-    if (this.#leaders.size > LEADERS_MAX && oldest !== undefined) this.#leaders.delete(oldest);
   }
 }
 

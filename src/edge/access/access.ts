@@ -5,6 +5,7 @@ import { parseContentRange } from '../../registry/http/content-range.ts';
 import { RegistryError } from '../../registry/errors.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
@@ -123,16 +124,12 @@ export class AccessCheck implements RememberingGate {
 
   /** Whoever asks at the same time shares the answer. */
   #begin(key: string, request: CheckedRequest): Promise<void> {
-    const limit = new AbortController();
     const old = this.#oldVerdict(request);
     const limitMs = old === undefined ? CHECK_MS_MAX : RECHECK_MS_MAX;
-    const timer = this.#parts.clock.setTimer(limitMs, () =>
-      limit.abort(new AccessError(`the registry did not answer in ${limitMs} ms`, UNCHECKED)),
-    );
-    const checking = this.#decide(request, old, limit.signal).finally(() => {
-      timer.cancel();
-      this.#checking.delete(key);
-    });
+    const decide = (signal: AbortSignal): Promise<void> => this.#decide(request, old, signal);
+    const checking = within(this.#parts.clock, limitMs, decide, {
+      reason: () => new AccessError(`the registry did not answer in ${limitMs} ms`, UNCHECKED),
+    }).finally(() => this.#checking.delete(key));
     this.#checking.set(key, checking);
     return checking;
   }

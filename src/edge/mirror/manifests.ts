@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import { parseDigest } from '../../image/digest.ts';
-import { deadline } from '../../runtime/deadline.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -16,6 +16,7 @@ import type {
 import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
 import { rendezvousOrder } from '../../tree/rendezvous.ts';
 import { errorText } from '../../util/errors.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -97,13 +98,15 @@ export class Manifests {
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #underWay = new Map<string, Promise<Found>>();
-  readonly #leftAlone = new Map<string, { readonly untilMs: number; readonly error: BlobError }>();
+  /** What references were refused with lately. */
+  readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
   #upstreams: Upstreams = { roots: [], relays: [] };
 
   constructor(components: ManifestsComponents, init: ManifestsInit) {
     this.#parts = components;
     this.#init = init;
+    this.#leftAlone = new ExpiringMap(components, { entriesMax: LEFT_ALONE_MAX });
     this.#found = mirrorMetrics(components.metrics).manifests;
   }
 
@@ -201,22 +204,18 @@ export class Manifests {
 
   async #askRoot(root: HostAddress, origin: BlobOrigin, reference: string): Promise<Found> {
     const { clock, hash, transport } = this.#parts;
-    const limit = deadline(clock, ROOT_MS_MAX);
-    try {
-      const request = { origin, reference };
-      const reply = await transport.call(root, 'manifest', request, limit.signal);
-      const what = nameOf(origin, reference);
-      if (reply.outcome !== 'found') throw refusalError(what, reply);
-      const { digest, mediaType, bytes, ageMs } = reply;
-      const wanted = parseDigest(reference) ?? digest;
-      if (wanted !== digest || digestOf(hash, bytes) !== digest) {
-        // No word of the registry, so that the next root is asked.
-        throw new Error(`a root gave another manifest for ${what}`);
-      }
-      return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
-    } finally {
-      limit.clear();
+    const reply = await within(clock, ROOT_MS_MAX, (signal) =>
+      transport.call(root, 'manifest', { origin, reference }, signal),
+    );
+    const what = nameOf(origin, reference);
+    if (reply.outcome !== 'found') throw refusalError(what, reply);
+    const { digest, mediaType, bytes, ageMs } = reply;
+    const wanted = parseDigest(reference) ?? digest;
+    if (wanted !== digest || digestOf(hash, bytes) !== digest) {
+      // No word of the registry, so that the next root is asked.
+      throw new Error(`a root gave another manifest for ${what}`);
     }
+    return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
   }
 
   async #askOrigin(
@@ -226,7 +225,7 @@ export class Manifests {
   ): Promise<Found> {
     const name = nameOf(origin, reference);
     const alone = this.#leftAlone.get(name);
-    if (alone !== undefined && this.#parts.clock.nowMs() < alone.untilMs) throw alone.error;
+    if (alone !== undefined) throw alone;
     try {
       const fetched = await this.#parts.origin.manifest(origin, reference, limits);
       const { digest, mediaType, bytes } = fetched;
@@ -244,11 +243,7 @@ export class Manifests {
     const askedMs = error.detail.retryAfterMs ?? 0;
     const limitedMs = Math.min(LIMITED_MS_MAX, Math.max(LIMITED_MS_MIN, askedMs));
     const forMs = error.code === 'rate-limited' ? limitedMs : AWAY_MS;
-    this.#leftAlone.delete(name);
-    this.#leftAlone.set(name, { untilMs: this.#parts.clock.nowMs() + forMs, error });
-    const [oldest] = this.#leftAlone.keys();
-    if (this.#leftAlone.size > LEFT_ALONE_MAX && oldest !== undefined)
-      this.#leftAlone.delete(oldest);
+    this.#leftAlone.set(name, error, forMs);
   }
 
   #keep(origin: BlobOrigin, reference: string, found: Found): Found {

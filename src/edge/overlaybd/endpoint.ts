@@ -5,6 +5,7 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../../runtime/metrics.ts';
 import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
 import { assert } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
@@ -85,7 +86,7 @@ export class BlobEndpoint implements LocalRoute {
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #hotBuffers = new BufferPool({ slabBytes: HOT_BYTES_MAX, freeMax: HOT_FREE_MAX });
   #hotRunning = 0;
-  readonly #targets = new Map<string, BlobTarget>();
+  readonly #targets = new BoundedMap<string, BlobTarget>({ entriesMax: TARGETS_MAX });
   readonly #requests: Counter;
   readonly #bytes: Counter;
   readonly #firstByte: Histogram;
@@ -117,10 +118,7 @@ export class BlobEndpoint implements LocalRoute {
     const known = this.#targets.get(text);
     if (known !== undefined) return known;
     const target = parseBlobTarget(text, this.#prefix);
-    if (target.kind !== 'blob') return target;
-    const [oldest] = this.#targets.keys();
-    if (this.#targets.size >= TARGETS_MAX && oldest !== undefined) this.#targets.delete(oldest);
-    this.#targets.set(text, target);
+    if (target.kind === 'blob') this.#targets.set(text, target);
     return target;
   }
 

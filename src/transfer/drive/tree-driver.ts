@@ -3,6 +3,7 @@ import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
 import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress, ResolveReply, StatReply } from '../../tree/messages.ts';
@@ -84,7 +85,7 @@ export class TreeDriver<P, T> {
       resolve: (_peer, { reference }) => this.manifestOf(reference),
       // Not what a JOIN said of it: that is the word of one host.
       stat: (_peer, { digest, origin }) =>
-        this.stat(digest, origin, this.#deadline(RESOLVE_MS_MAX)),
+        this.#within(RESOLVE_MS_MAX, (signal) => this.stat(digest, origin, signal)),
     };
   }
 
@@ -164,7 +165,7 @@ export class TreeDriver<P, T> {
     if (under !== undefined) return under;
     const reply = this.#askRoots(
       (root, signal) => this.#parts.transport.call(root, 'resolve', { reference }, signal),
-      () => this.#parts.origin.resolve(reference, this.#deadline(RESOLVE_MS_MAX)),
+      () => this.#within(RESOLVE_MS_MAX, (signal) => this.#parts.origin.resolve(reference, signal)),
     ).finally(() => this.#resolving.delete(reference));
     this.#resolving.set(reference, reply);
     return reply;
@@ -184,23 +185,22 @@ export class TreeDriver<P, T> {
   carryOut(effect: MembershipEffect): void {
     const { transport } = this.#parts;
     const { owner, ticket } = effect;
-    const signal = this.#deadline(TREE_CALL_MS_MAX);
     switch (effect.kind) {
       case 'join':
         return this.#call(
-          transport.call(owner, 'join', effect.request, signal),
+          (signal) => transport.call(owner, 'join', effect.request, signal),
           (reply, nowMs) => this.#core.joinReply(ticket, reply, nowMs),
           (nowMs) => this.#core.joinFailed(ticket, nowMs),
         );
       case 'report':
         return this.#call(
-          transport.call(owner, 'report', effect.request, signal),
+          (signal) => transport.call(owner, 'report', effect.request, signal),
           (reply, nowMs) => this.#core.reportReply(ticket, reply, nowMs),
           (nowMs) => this.#core.reportFailed(ticket, nowMs),
         );
       case 'leave':
         return this.#call(
-          transport.call(owner, 'leave', effect.request, signal),
+          (signal) => transport.call(owner, 'leave', effect.request, signal),
           (_reply, nowMs) => this.#core.leaveDone(ticket, nowMs),
           (nowMs) => this.#core.leaveDone(ticket, nowMs),
         );
@@ -215,11 +215,11 @@ export class TreeDriver<P, T> {
   }
 
   #call<R>(
-    answer: Promise<R>,
+    ask: (signal: AbortSignal) => Promise<R>,
     onReply: (reply: R, nowMs: number) => void,
     onFailure: (nowMs: number) => void,
   ): void {
-    const call = answer
+    const call = this.#within(TREE_CALL_MS_MAX, ask)
       .then(
         (reply) => {
           this.#run((nowMs) => onReply(reply, nowMs));
@@ -279,7 +279,7 @@ export class TreeDriver<P, T> {
     const above = this.#role === 'child' ? [...relays, ...roots] : roots;
     for (const root of this.#role === 'root' ? [] : above) {
       try {
-        return await ask(root, this.#deadline(RESOLVE_MS_MAX));
+        return await this.#within(RESOLVE_MS_MAX, (signal) => ask(root, signal));
       } catch (error) {
         const fields = { root: root.peer, error: errorText(error) };
         this.#parts.logger.warn(fields, 'a root did not answer');
@@ -288,10 +288,8 @@ export class TreeDriver<P, T> {
     return atOrigin();
   }
 
-  #deadline(ms: number): AbortSignal {
-    const limit = new AbortController();
-    const timer = this.#parts.clock.setTimer(ms, () => limit.abort());
-    limit.signal.addEventListener('abort', () => timer.cancel(), { once: true });
-    return AbortSignal.any([limit.signal, this.#stop.signal]);
+  /** Asks for at most so long, and not beyond `stop()`. */
+  #within<R>(timeoutMs: number, ask: (signal: AbortSignal) => Promise<R>): Promise<R> {
+    return within(this.#parts.clock, timeoutMs, ask, { signal: this.#stop.signal });
   }
 }

@@ -1,6 +1,7 @@
 import { stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
   ACK_DELAY_MS,
@@ -90,7 +91,7 @@ export class Membership {
   readonly #seats = new Map<Digest, Map<number, Seat>>();
   /** Seats for which no root is up, and those that this host owns in place of a root that is down. */
   readonly #unsettled = new Set<Seat>();
-  readonly #lost = new Map<PeerId, number>();
+  readonly #lost = new BoundedMap<PeerId, number>({ entriesMax: LOST_REMEMBERED_MAX });
   readonly #pending = new Map<number, Pending>();
   #effects: MembershipEffect[] = [];
   #generation = 0;
@@ -269,7 +270,8 @@ export class Membership {
 
   /** When `tick()` is due next, in milliseconds of the same clock; undefined while nothing is to happen by itself. */
   get nextWakeMs(): number | undefined {
-    let wake = this.#lost.values().next().value ?? Number.POSITIVE_INFINITY;
+    const [lost] = this.#lost;
+    let wake = lost?.[1] ?? Number.POSITIVE_INFINITY;
     for (const link of this.#links.values()) {
       if (link.reportTicket === undefined && link.seated.size > 0) {
         wake = Math.min(wake, link.reportDueMs);
@@ -334,9 +336,6 @@ export class Membership {
   }
 
   #markLost(peer: PeerId, nowMs: number): void {
-    this.#lost.delete(peer);
-    const first = this.#lost.keys().next().value;
-    if (first !== undefined && this.#lost.size >= LOST_REMEMBERED_MAX) this.#lost.delete(first);
     this.#lost.set(peer, nowMs + LOST_COOL_DOWN_MS);
     this.#forgetSources();
   }

@@ -1,6 +1,7 @@
 import { type BlobRef, type BlockIndex, stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { assert } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { BlobFacts } from './blob-facts.ts';
 import { Colours, innerFanOut, ownerFanOut } from './colours.ts';
@@ -108,7 +109,7 @@ export class Topology {
   readonly #hosts = new Map<PeerId, Host>();
   readonly #trees = new Map<Digest, Map<number, StripeTree>>();
   /** Hosts taken out of a tree without their word, as `peer digest/stripe`: they may hold a place. Oldest first. */
-  readonly #ghosts = new Set<string>();
+  readonly #ghosts = new BoundedMap<string, true>({ entriesMax: GHOSTS_MAX });
   #treeCount = 0;
   #hostsSeen = 0;
 
@@ -164,7 +165,7 @@ export class Topology {
         if (member === undefined) {
           member = this.#add(host, tree, nowMs);
           // Until it says that it has the new place, nobody is placed below it.
-          member.unsure = this.#ghosts.size > 0 && this.#ghosts.delete(ghostKey(peer, tree));
+          member.unsure = this.#ghosts.count > 0 && this.#ghosts.delete(ghostKey(peer, tree));
           host.members.set(tree, member);
         }
         member.seenMs = nowMs;
@@ -432,9 +433,7 @@ export class Topology {
 
   /** Takes a host out that did not say that it leaves. */
   #evict(host: Host, tree: StripeTree, nowMs: number): void {
-    const oldest = this.#ghosts.values().next().value;
-    if (oldest !== undefined && this.#ghosts.size >= GHOSTS_MAX) this.#ghosts.delete(oldest);
-    this.#ghosts.add(ghostKey(host.card.peer, tree));
+    this.#ghosts.set(ghostKey(host.card.peer, tree), true);
     this.#remove(host, tree, nowMs);
   }
 
