@@ -106,7 +106,7 @@ export interface HostPreheatReply {
   readonly progress?: HostProgress;
 }
 
-/** What is asked about preheats. Only roots may ask `host-preheat`, the one call that hosts answer which keep no trees. */
+/** What is asked about preheats. Only roots may ask `host-preheat`: the only call that a host without trees answers. */
 export interface PreheatCalls {
   readonly preheat: [PreheatRequest, PreheatJob];
   readonly 'host-preheat': [HostPreheatRequest, HostPreheatReply];

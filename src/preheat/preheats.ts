@@ -64,8 +64,7 @@ export class ClusterPreheats implements PreheatService {
     this.#components = components;
     this.#zone = init.zone;
     this.#isHost = init.role === 'child';
-    const { tree } = components.engine;
-    const resolve = (reference: string) => tree.manifestOf(reference);
+    const resolve = (reference: string) => components.engine.tree.manifestOf(reference);
     this.#jobs = init.role === 'root' ? new PreheatJobs({ ...components, resolve }) : undefined;
     this.#host = new HostPreheats(components, { quotaBytes: init.quotaBytes });
   }

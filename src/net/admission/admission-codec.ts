@@ -48,9 +48,12 @@ export interface Challenge {
 
 const limits = { bytesMax: BODY_BYTES_MAX };
 
-const keyIds = checked(list(raw(KEY_ID_BYTES), CLUSTER_KEYS_MAX, u8), ({ length }, field) => {
-  if (length === 0) throw badValue(field, `1 to ${CLUSTER_KEYS_MAX}`, length);
+const keyCount = checked(u8, (count, field) => {
+  if (count < 1 || count > CLUSTER_KEYS_MAX)
+    throw badValue(field, `1 to ${CLUSTER_KEYS_MAX}`, count);
 });
+
+const keyIds = list(raw(KEY_ID_BYTES), CLUSTER_KEYS_MAX, keyCount);
 
 /** The body of a HELLO. */
 export const helloBody = message(struct<Hello>({ nonce: raw(NONCE_BYTES), keyIds }), limits);

@@ -19,6 +19,9 @@ import { TreeLink } from './call-link.ts';
 import { TREE, treeError, type TreeMessage } from './call-message.ts';
 import { CALLS, type Calls } from './call-table.ts';
 
+/** Calls to one peer. */
+const LIMITS = { runningMax: TREE_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX };
+
 interface Components {
   readonly clock: Clock;
   readonly metrics: NetMetrics;
@@ -118,7 +121,7 @@ export class TreeClient {
 
   /** Runs few calls to a peer at a time: it takes no more. */
   async #limited<T>(peer: PeerId, run: () => Promise<T>): Promise<T> {
-    const entry = this.#limiters.get(peer) ?? { limiter: newLimiter(), users: 0 };
+    const entry = this.#limiters.get(peer) ?? { limiter: new Limiter(LIMITS), users: 0 };
     this.#limiters.set(peer, entry);
     entry.users++;
     try {
@@ -143,10 +146,6 @@ export class TreeClient {
   #count(call: keyof Calls, outcome: string): void {
     this.#components.metrics.treeCalls.inc({ call, outcome });
   }
-}
-
-function newLimiter(): Limiter {
-  return new Limiter({ runningMax: TREE_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX });
 }
 
 /** A request that breaks a bound of the protocol is refused here, before the peer does. */
