@@ -241,10 +241,9 @@ export class AdminServer {
 
   #mounts(): MountService {
     if (this.#components.mounts !== undefined) return this.#components.mounts;
-    throw new AdminError(
-      'this agent serves no block devices: set device.enabled, or ask the `xylem device` process of this host',
-      { code: 'no-devices' },
-    );
+    throw new AdminError('this agent serves no block devices: set device.enabled', {
+      code: 'no-devices',
+    });
   }
 
   #store(): StoreService {

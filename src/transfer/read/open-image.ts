@@ -98,7 +98,7 @@ async function followTrace(
     signal.throwIfAborted();
     for (const order of orders) trace.order(order);
     const blocks = orders.reduce((sum, { indices }) => sum + indices.length, 0);
-    logger.info({ reference, blocks }, 'prefetching what the trace of the image names');
+    if (blocks > 0) logger.info({ reference, blocks }, 'prefetching what the trace names');
   } catch (error) {
     const isOver = error instanceof TransferError && error.code === 'cancelled';
     if (isOver || signal.aborted) return;
