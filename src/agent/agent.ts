@@ -159,8 +159,9 @@ async function makeDevices(
 }
 
 /**
- * An agent. Life: constructed -> `start()`: store, network, block logic, devices, local and admin endpoints, in this order
- * -> `stop()`: the reverse; each part stops whether or not the others run.
+ * An agent. Life: constructed -> `start()`, in this order: admin endpoint, store, cache of
+ * manifests, network, block logic, finders of roots and relays, devices, local endpoint ->
+ * `stop()`, from the outside in; each part stops whether or not the others run.
  */
 class Agent implements Service, StatusSource {
   readonly #config: Config;

@@ -1,8 +1,9 @@
 import type { Digest } from './digest.ts';
 
 /**
- * Unit of transfer, caching and verification of a blob, in bytes. It is part of the wire protocol and is not negotiated: hosts name
- * and sign blocks by their index alone, so agents of another block size are of another protocol. Stores say it in their header.
+ * Unit of transfer, caching and verification of a blob, in bytes. It is part of the wire protocol
+ * and is not negotiated: hosts name and sign blocks by their index alone, so agents of another
+ * block size are of another protocol. Stores say it in their header.
  */
 export const BLOCK_SIZE_BYTES = 256 * 1024;
 

@@ -4,7 +4,9 @@ import { shippedOrders } from './shipped-image.ts';
 import type { HostPlan } from './sim-host.ts';
 import { blocksOf, makeTrace, traceOf, type Image } from './workload.ts';
 
-/** Kinds of containers in a run with faults, and how much each reads in relation to the default one. */
+/**
+ * Kinds of containers in a run with faults, and how much each reads in relation to the default one.
+ */
 const FAULT_VARIANTS = 8;
 const FAULT_SHARE = 1 / 8;
 
@@ -18,8 +20,9 @@ interface PlansInit {
 }
 
 /**
- * What hosts do, in turn. Without faults every host runs the same container at the same time. With faults, half of the hosts learn
- * the order on the fly and the containers differ, so that blocks are touched for the first time all through the window.
+ * What hosts do, in turn. Without faults every host runs the same container at the same time. With
+ * faults, half of the hosts learn the order on the fly and the containers differ, so that blocks
+ * are touched for the first time all through the window.
  */
 export function makePlans(
   components: { codec: Codec },

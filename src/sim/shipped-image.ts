@@ -13,7 +13,10 @@ import type { Image, SimBlob, Trace } from './workload.ts';
 
 const MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
-/** The order in which an agent prefetches an image that ships this trace: what the agent's own code makes of manifest and trace layer. */
+/**
+ * The order in which an agent prefetches an image that ships this trace: what the agent's own code
+ * makes of manifest and trace layer.
+ */
 export function shippedOrders(
   components: { codec: Codec },
   image: Image,
@@ -26,8 +29,9 @@ export function shippedOrders(
 }
 
 /**
- * A simulated image with the bytes that reading its trace takes: layers that are sound and empty block devices, uncompressed, so that
- * the trace's offsets are those of the blobs; and the acceleration layer.
+ * A simulated image with the bytes that reading its trace takes: layers that are sound and empty
+ * block devices, uncompressed, so that the trace's offsets are those of the blobs; and the
+ * acceleration layer.
  */
 class ShippedImage implements BlobReader {
   readonly manifest: Manifest;

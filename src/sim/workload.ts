@@ -62,7 +62,10 @@ const READ_COUNT = 300;
 /** Places where the sequential runs begin: about eight reads each, as when one file after the other is loaded. */
 const RUN_COUNT = 36;
 
-/** Bytes of a trace without accesses in a tar (its header, that of the file, two zero records), and of each access. */
+/**
+ * Bytes of a trace without accesses in a tar (its header, that of the file, two zero records), and
+ * of each access.
+ */
 const TRACE_TAR_BYTES = 24 + 512 + 1024;
 const ACCESS_BYTES = 24;
 

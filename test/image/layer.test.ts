@@ -44,7 +44,7 @@ async function openImage(blob: Uint8Array): Promise<LayeredImage> {
 }
 
 describe('rawCrc32c()', () => {
-  it('gives the vectors of FORMATS', () => {
+  it('gives the checksums of overlaybd', () => {
     const text = new TextEncoder().encode('123456789');
     expect(rawCrc32c(codec, text, 0)).toBe(0x58e3fa20);
     expect(rawCrc32c(codec, text, 100_007)).toBe(0x3c9bd4e0);

@@ -30,8 +30,9 @@ export interface RememberingGate extends AccessGate {
 }
 
 /**
- * Finds blobs by digest, wherever they are known: in the store, at a root, at the registry.
- * Rejects with CodedErrors; see `statusOf()` in blob-endpoint.ts for the codes that become other answers than 502.
+ * Finds blobs by digest, wherever they are known: in the store, at a root, at the registry. Rejects
+ * with CodedErrors; see `statusOf()` in overlaybd/answer.ts for the codes that become other answers
+ * than 502.
  */
 export interface BlobDirectory {
   /** The blob with its size, for a request that may read it. */

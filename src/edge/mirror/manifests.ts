@@ -30,7 +30,10 @@ const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };
 /** The same of a child whose root has just failed there: it is the last resort, and most children cannot reach a registry at all. */
 const ORIGIN_AGAIN = { timeoutMs: 5_000, attemptsMax: 1 };
 
-/** Longest wait for a root. With two of them and the registry itself there is an outcome within 27 s: see mirror-endpoint.ts. */
+/**
+ * Longest wait for a root. With two of them and the registry itself there is an outcome within
+ * 27 s: see endpoint.ts.
+ */
 const ROOT_MS_MAX = 9_000;
 
 /** Relays and roots that are asked, the one that is to keep the manifest first. */

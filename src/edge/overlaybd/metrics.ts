@@ -9,7 +9,10 @@ export interface OverlaybdMetrics {
   readonly passedThroughBytes: Counter;
 }
 
-/** Bucket bounds in seconds: memory answers in under 1 ms, a registry in 50 ms to seconds; the last is the deadline. */
+/**
+ * Bucket bounds in seconds: memory answers in under 1 ms, a registry in 50 ms to seconds; the last
+ * is the deadline.
+ */
 const FIRST_BYTE_BUCKETS = [
   0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25,
 ];

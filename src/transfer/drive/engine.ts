@@ -162,7 +162,10 @@ export class TransferEngine implements BlobReader {
     if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
   }
 
-  /** In which order containers touch a blob of this host, as the trace of an image says: what is missing is prefetched. */
+  /**
+   * In which order containers touch a blob of this host, as the trace of an image says: what is
+   * missing is prefetched.
+   */
   order(order: TouchOrder): void {
     this.#run((nowMs) => this.#core.blocks.order(order, nowMs));
   }

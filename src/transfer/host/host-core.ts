@@ -37,7 +37,10 @@ const EXPIRY_TICK_MS = 60_000;
 /** Depth to assume before a place is known: right below the owner. */
 const NO_PLACE_DEPTH = 1;
 
-/** Hops that a host below relays allows for the way from its relay to the owner: for 1,024 relays, 11, and a relay's detours, 4. */
+/**
+ * Hops that a host below relays allows for the way from its relay to the owner: for 1,024 relays,
+ * 11, and a relay's detours, 4.
+ */
 const RELAY_HOPS = depthBound(1_024, INNER_CHILDREN) + HOPS_SLACK;
 
 /** A tree that a host takes part in; without a place at its owner, and until the owner has answered. */

@@ -43,12 +43,13 @@ interface Components {
 }
 
 /**
- * Joins the trees of an image's layers, and takes over the block digests that it ships before any block of a layer is read.
- * Then it follows the trace that the image ships, without waiting for that: what the trace names is prefetched, behind all demand
- * reads. A trace that cannot be followed costs a line in the log.
+ * Joins the trees of an image's layers, and takes over the block digests that it ships before any
+ * block of a layer is read. Then it follows the trace that the image ships, without waiting for
+ * that: what the trace names is prefetched, behind all demand reads. A trace that cannot be
+ * followed costs a line in the log.
  *
- * Rejects with TransferError, and with ImageError when the image contradicts itself:
- * such an image is not opened at all, since going by attestations instead is what a forger would want.
+ * Rejects with TransferError, and with ImageError when the image contradicts itself: such an image
+ * is not opened at all, since going by attestations instead is what a forger would want.
  */
 export async function openImage(
   components: Components,
@@ -82,7 +83,10 @@ export async function openImage(
   };
 }
 
-/** Never rejects. Joins the tree of the trace by itself, so that whatever is wrong with it harms no layer. */
+/**
+ * Never rejects. Joins the tree of the trace by itself, so that whatever is wrong with it harms no
+ * layer.
+ */
 async function followTrace(
   { engine, trace }: { engine: ImageOpener; trace: TraceFollower },
   { reference, manifest, origin }: ResolvedImage,
@@ -98,7 +102,7 @@ async function followTrace(
     signal.throwIfAborted();
     for (const order of orders) trace.order(order);
     const blocks = orders.reduce((sum, { indices }) => sum + indices.length, 0);
-    logger.info({ reference, blocks }, 'prefetching what the trace of the image names');
+    if (blocks > 0) logger.info({ reference, blocks }, 'prefetching what the trace names');
   } catch (error) {
     const isOver = error instanceof TransferError && error.code === 'cancelled';
     if (isOver || signal.aborted) return;

@@ -17,8 +17,8 @@ import type { TouchOrder } from '../../tree/messages.ts';
 import type { BlobReader, ReadOptions } from '../contracts/blob-reader.ts';
 
 /**
- * Accesses of the largest trace that a mount follows. Parsing takes 0.25 us each on the event loop: 32 ms, a tenth of the silence
- * after which peers give a host up.
+ * Accesses of the largest trace that a mount follows. Parsing takes 0.25 us each on the event loop:
+ * 32 ms, a tenth of the silence after which peers give a host up.
  */
 const MOUNT_ACCESSES_MAX = 2 ** 17;
 
@@ -34,8 +34,9 @@ interface Components {
 }
 
 /**
- * The blocks that the trace of an image names, in its order, behind those that opening the image reads. Empty when it ships no trace,
- * or one of no reads. Rejects with ImageError and TransferError.
+ * The blocks that the trace of an image names, in its order, behind those that opening the image
+ * reads. Empty when it ships no trace, or one of no reads. Rejects with ImageError and
+ * TransferError.
  */
 export async function tracedBlocks(
   { reader, codec }: Components,
@@ -58,9 +59,10 @@ export async function tracedBlocks(
 }
 
 /**
- * The order in which containers touch the blocks of an image, as its shipped trace says: one run of blocks of a blob after another,
- * at most `ORDER_BLOCKS_MAX` blocks in all. Empty when the image ships no trace, or one of no reads. Reads the trace and what
- * opening the layers reads, as `options` say. Rejects with ImageError and TransferError.
+ * The order in which containers touch the blocks of an image, as its shipped trace says: one run of
+ * blocks of a blob after another, at most `ORDER_BLOCKS_MAX` blocks in all. Empty when the image
+ * ships no trace, or one of no reads. Reads the trace and what opening the layers reads, as
+ * `options` say. Rejects with ImageError and TransferError.
  */
 export async function tracedOrders(
   { reader, codec }: Components,
@@ -79,7 +81,9 @@ export async function tracedOrders(
   return orders;
 }
 
-/** Adds the blocks that the trace names to the plan; false when it names none, or there is no trace. */
+/**
+ * Adds the blocks that the trace names to the plan; false when it names none, or there is no trace.
+ */
 async function planTrace(
   { open, codec, plan }: { open: (blob: BlobRef) => ByteSource; codec: Codec; plan: Plan },
   manifest: Manifest,

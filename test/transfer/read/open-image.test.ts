@@ -147,7 +147,10 @@ describe('openImage() of an image with a trace', () => {
     return openImage({ engine, hash, trace }, image, signal);
   }
 
-  /** An image of one layer, and the blocks of it that the reads at these offsets of the device touch. */
+  /**
+   * An image of one layer, and the blocks of it that the reads at these offsets of the device
+   * touch.
+   */
   async function tracedImage(offsets: readonly number[]) {
     const device = sampleBytes(8 * 2 ** 20, 3);
     const ranges = [{ offset: 0, bytes: device }];
