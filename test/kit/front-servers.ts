@@ -1,17 +1,16 @@
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import {
   createServer,
   request as httpRequest,
   type IncomingMessage,
-  type Server,
   type ServerResponse,
 } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import { connect, type AddressInfo, type Socket } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { onTestFinished } from 'vitest';
 import type { Certificates } from './certificates.ts';
+import { listen } from './servers.ts';
 
 /** An HTTPS server on loopback that wants a certificate of the authority from whoever asks, and passes requests on to `host:port`. */
 export async function startClientCertFront(
@@ -80,17 +79,4 @@ function pass(request: IncomingMessage, response: ServerResponse, url: URL): voi
   });
   passed.on('error', () => response.destroy());
   request.pipe(passed);
-}
-
-/** Listens until the running test ends. Gives `host:port`. */
-async function listen(server: Server): Promise<string> {
-  server.listen(0, '127.0.0.1');
-  onTestFinished(async () => {
-    const closed = once(server, 'close');
-    server.close();
-    server.closeAllConnections();
-    await closed;
-  });
-  await once(server, 'listening');
-  return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }

@@ -1,12 +1,10 @@
 import { createSign, X509Certificate } from 'node:crypto';
-import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { createServer, type IncomingMessage } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type IncomingMessage } from 'node:http';
 import { text } from 'node:stream/consumers';
-import { onTestFinished } from 'vitest';
 import type { UserCredentials } from '../../src/registry/auth/auth.ts';
 import type { Certificates } from './certificates.ts';
+import { startServer } from './servers.ts';
 
 interface Options {
   /** Taken as a refresh token (OAuth 2, POST). */
@@ -27,7 +25,7 @@ export async function startTokenServer(
     const [type, name, actions = ''] = scope.split(':');
     return signToken(certificates, user.username, [{ type, name, actions: actions.split(',') }]);
   };
-  const server = createServer((request, response) => {
+  const address = await startServer((request, response) => {
     const answer = async (): Promise<void> => {
       const form = await granted(request, user, options);
       if (form === undefined) {
@@ -41,15 +39,8 @@ export async function startTokenServer(
       response.end(JSON.stringify({ [field]: issue(scope), expires_in: 300 }));
     };
     void answer();
-  }).listen(0, '127.0.0.1');
-  onTestFinished(async () => {
-    const closed = once(server, 'close');
-    server.close();
-    server.closeAllConnections();
-    await closed;
   });
-  await once(server, 'listening');
-  const realm = `http://127.0.0.1:${(server.address() as AddressInfo).port}/token`;
+  const realm = `http://${address}/token`;
   const rootcertbundle = certificates.certificateFile;
   return { asked, token: { realm, service: 'tests', issuer: 'rig', rootcertbundle }, issue };
 }

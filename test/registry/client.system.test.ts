@@ -12,7 +12,8 @@ import { digestOf, putImage, putIndex } from '../kit/registry-content.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { startTokenServer } from '../kit/token-server.ts';
-import { makeClient, startServer } from './kit/rig.ts';
+import { startServer } from '../kit/servers.ts';
+import { makeClient } from './kit/clients.ts';
 
 const amd64 = { os: 'linux', architecture: 'amd64' };
 const layer = sampleBytes(700_000, 1);

@@ -7,7 +7,8 @@ import { readLocation } from '../../src/registry/http/location.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import type { ManualClock } from '../kit/manual-clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
-import { makeClient, passingClock, startServer } from './kit/rig.ts';
+import { startServer } from '../kit/servers.ts';
+import { makeClient, passingClock } from './kit/clients.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);

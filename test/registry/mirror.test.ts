@@ -3,7 +3,8 @@ import { expect, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
-import { makeClient, passingClock, startServer } from './kit/rig.ts';
+import { startServer } from '../kit/servers.ts';
+import { makeClient, passingClock } from './kit/clients.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);

@@ -8,7 +8,7 @@ import { putLayout } from '../kit/oci-layout.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { makeOrigin } from './kit/origins.ts';
-import { startServer } from './kit/rig.ts';
+import { startServer } from '../kit/servers.ts';
 
 const layer = sampleBytes(600_000, 4);
 const { signal } = new AbortController();

@@ -5,7 +5,8 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
-import { passingClock, startServer } from '../kit/rig.ts';
+import { startServer } from '../../kit/servers.ts';
+import { passingClock } from '../kit/clients.ts';
 
 const digest = digestOf(sampleBytes(1000, 1));
 

@@ -1,6 +1,3 @@
-import { once } from 'node:events';
-import { createServer, type RequestListener } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
 import { RegistryClient } from '../../../src/registry/client.ts';
 import type { RegistryConfig } from '../../../src/registry/registries.ts';
@@ -26,19 +23,6 @@ export function makeClient(
   const client = new RegistryClient({ clock, random: evenRandom, hash }, { registries });
   onTestFinished(() => client.close());
   return client;
-}
-
-/** An HTTP server on loopback that ends with the running test. Gives `host:port`. */
-export async function startServer(listener: RequestListener): Promise<string> {
-  const server = createServer(listener).listen(0, '127.0.0.1');
-  onTestFinished(async () => {
-    const closed = once(server, 'close');
-    server.close();
-    server.closeAllConnections();
-    await closed;
-  });
-  await once(server, 'listening');
-  return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
 /** A clock on which retries run through; `slept` has their delays. */
