@@ -8,7 +8,7 @@ import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
 import { defined } from '../src/util/assert.ts';
 import { MIB } from '../src/util/bytes.ts';
-import { ThrottledOrigin, type OriginBlob } from './edge-origin.ts';
+import { FakeRegistry, type FakeBlob } from '../test/kit/fake-registry.ts';
 import type { BenchRow } from './rows.ts';
 
 /** What the origin may send, all together. */
@@ -79,7 +79,7 @@ export async function benchEdge(options: {
   // and it shares the processors with the agents.
   setFlagsFromString('--heap-growing-percent=200');
   const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
-  const origin = new ThrottledOrigin({ clock }, { bytesPerSecond: ORIGIN_BYTES_PER_SECOND });
+  const origin = new FakeRegistry({ throttle: { clock, bytesPerSecond: ORIGIN_BYTES_PER_SECOND } });
   await origin.start();
   const cluster = new AgentCluster({
     dir,
@@ -98,9 +98,9 @@ export async function benchEdge(options: {
       ...(await benchWhole(origin, cluster, { size, what: 'whole blob' })),
       ...(await benchHot(origin, cluster, size)),
     ];
-    origin.bytesPerSecond = SLOW_BYTES_PER_SECOND.image[size];
+    origin.throttle = { clock, bytesPerSecond: SLOW_BYTES_PER_SECOND.image[size] };
     rows.push(...(await benchImage(origin, cluster, { size, what: 'image, slow origin' })));
-    origin.bytesPerSecond = SLOW_BYTES_PER_SECOND.whole[size];
+    origin.throttle = { clock, bytesPerSecond: SLOW_BYTES_PER_SECOND.whole[size] };
     rows.push(...(await benchWhole(origin, cluster, { size, what: 'whole blob, slow origin' })));
     return rows;
   } finally {
@@ -112,7 +112,7 @@ export async function benchEdge(options: {
 
 /** The pattern of a container start: by one agent, then by all at once. */
 async function benchImage(
-  origin: ThrottledOrigin,
+  origin: FakeRegistry,
   cluster: AgentCluster,
   { size, what }: { size: Size; what: string },
 ): Promise<BenchRow[]> {
@@ -121,7 +121,7 @@ async function benchImage(
   const seconds: number[] = [];
   for (const count of [1, bases.length]) {
     const { layers, reads } = makeImage(origin, size);
-    const urls = layers.map((layer) => origin.urlOf(layer));
+    const urls = layers.map((layer) => origin.url('bench', layer));
     const before = origin.sentBytes;
     const cpuBefore = await cpuSeconds(cluster.hosts);
     const took = await timed(() =>
@@ -157,14 +157,14 @@ async function benchImage(
 
 /** The same without agents. */
 async function benchDirect(
-  origin: ThrottledOrigin,
+  origin: FakeRegistry,
   cluster: AgentCluster,
   size: Size,
 ): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
   for (const count of [1, cluster.children.length]) {
     const { layers, reads } = makeImage(origin, size);
-    const urls = layers.map((layer) => origin.urlOf(layer));
+    const urls = layers.map((layer) => origin.url('bench', layer));
     const took = await timed(() =>
       Promise.all(Array.from({ length: count }, () => replay('', urls, { layers, reads }))),
     );
@@ -175,7 +175,7 @@ async function benchDirect(
 
 /** A whole blob, in the pieces of background downloads. */
 async function benchWhole(
-  origin: ThrottledOrigin,
+  origin: FakeRegistry,
   cluster: AgentCluster,
   { size, what }: { size: Size; what: string },
 ): Promise<BenchRow[]> {
@@ -199,14 +199,14 @@ async function benchWhole(
   return rows;
 }
 
-async function download(origin: ThrottledOrigin, bases: readonly string[], size: Size) {
+async function download(origin: FakeRegistry, bases: readonly string[], size: Size) {
   const blob = origin.add(WHOLE_BYTES[size]);
   const reads: Read[] = [];
   for (let offset = 0; offset < blob.bytes.length; offset += DOWNLOAD_BYTES) {
     reads.push({ layer: 0, offset, length: Math.min(DOWNLOAD_BYTES, blob.bytes.length - offset) });
   }
   const before = origin.sentBytes;
-  const urls = [origin.urlOf(blob)];
+  const urls = [origin.url('bench', blob)];
   const seconds = await timed(() =>
     Promise.all(bases.map((base) => replay(base, urls, { layers: [blob], reads }))),
   );
@@ -215,12 +215,12 @@ async function download(origin: ThrottledOrigin, bases: readonly string[], size:
 
 /** Reads of bytes that are in the agent's memory. */
 async function benchHot(
-  origin: ThrottledOrigin,
+  origin: FakeRegistry,
   cluster: AgentCluster,
   size: Size,
 ): Promise<BenchRow[]> {
   const blob = origin.add(BLOCK_SIZE_BYTES);
-  const url = `${cluster.children[0]?.local}/${origin.urlOf(blob)}`;
+  const url = `${cluster.children[0]?.local}/${origin.url('bench', blob)}`;
   const rows: BenchRow[] = [];
   for (const length of HOT_SIZES_BYTES) {
     const agent = new Agent({ keepAlive: true, maxSockets: HOT_CONNECTIONS });
@@ -270,7 +270,7 @@ function cpuNote(seconds: number): string {
 }
 
 /** Layers that nobody has seen yet, and the reads of a container: the same ones each time. */
-function makeImage(origin: ThrottledOrigin, size: Size) {
+function makeImage(origin: FakeRegistry, size: Size) {
   const layers = LAYERS_BYTES[size].map((sizeBytes) => origin.add(sizeBytes));
   let state = 1;
   const draw = (limit: number): number => {
@@ -290,7 +290,7 @@ function makeImage(origin: ThrottledOrigin, size: Size) {
 async function replay(
   base: string,
   urls: readonly string[],
-  image: { layers: readonly OriginBlob[]; reads: readonly Read[] },
+  image: { layers: readonly FakeBlob[]; reads: readonly Read[] },
 ): Promise<void> {
   const agent = new Agent({ keepAlive: true, maxSockets: READS_RUNNING });
   let next = 0;
@@ -349,7 +349,7 @@ function fetchPart(agent: Agent, url: string, { bytes, offset, length }: Part): 
 }
 
 /** Bytes of the blocks that the reads touch. */
-function distinctBytes(layers: readonly OriginBlob[], reads: readonly Read[]): number {
+function distinctBytes(layers: readonly FakeBlob[], reads: readonly Read[]): number {
   const blocks = new Map<string, number>();
   for (const { layer, offset, length } of reads) {
     const last = Math.floor((offset + length - 1) / BLOCK_SIZE_BYTES);

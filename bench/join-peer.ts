@@ -2,7 +2,7 @@ import { stripeCount } from '../src/image/block.ts';
 import { SystemRandom } from '../src/runtime/node/random.ts';
 import { makeImage } from '../src/sim/workload.ts';
 import { HostCore } from '../src/transfer/host/host-core.ts';
-import type { TreeServer } from '../src/transfer/contracts/transport.ts';
+import type { Handlers, TreeCalls } from '../src/transfer/contracts/calls.ts';
 import type { HostAddress, HostCard, JoinRequest, WantedBlob } from '../src/tree/messages.ts';
 import { RootRing } from '../src/tree/rendezvous.ts';
 import { peerId, type PeerId } from '../src/util/peer-id.ts';
@@ -55,18 +55,14 @@ export function ownerCore(self: HostAddress): HostCore<undefined, undefined> {
 }
 
 /** Answers as a root does, for whom the message names: one connection asks for many hosts. */
-function treeServer(core: () => HostCore<undefined, undefined>): TreeServer {
-  const refuse = (): Promise<never> => Promise.reject(new Error('not measured'));
+function treeHandlers(core: () => HostCore<undefined, undefined>): Handlers<TreeCalls> {
   return {
-    onJoin: (_peer, request) => {
+    join: (_peer, request) => {
       const reply = core().join(request.host.peer, request, performance.now());
       core().take();
       return Promise.resolve(reply);
     },
-    onLeave: refuse,
-    onReport: refuse,
-    onResolve: refuse,
-    onStat: () => Promise.resolve({ sizeBytes: 1, isPublic: false }),
+    stat: () => Promise.resolve({ sizeBytes: 1, isPublic: false }),
   };
 }
 
@@ -75,7 +71,7 @@ async function main(): Promise<void> {
   let core: HostCore<undefined, undefined> | undefined;
   const newCore = (): HostCore<undefined, undefined> =>
     ownerCore({ peer: transport.self, addresses: transport.addresses() });
-  const transport = benchTransport({ tree: treeServer(() => (core ??= newCore())) });
+  const transport = benchTransport({ calls: treeHandlers(() => (core ??= newCore())) });
   await transport.start();
   process.send?.({ peer: transport.self, addresses: transport.addresses() });
   process.on('message', (message) => {

@@ -1,7 +1,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import * as codec from '../src/net/calls/tree-codec.ts';
+import { CALLS } from '../src/net/calls/call-table.ts';
 import type { Libp2pTransport } from '../src/net/libp2p-transport.ts';
 import type { HostAddress } from '../src/tree/messages.ts';
 import { defined } from '../src/util/assert.ts';
@@ -71,10 +71,10 @@ function run(count: number): number {
   const requestOf = joinMaker(self.peer);
   let places = 0;
   for (let i = 0; i < count; i++) {
-    const request = codec.joinRequest.decode(codec.joinRequest.encode(requestOf(i)));
+    const request = CALLS.join.request.decode(CALLS.join.request.encode(requestOf(i)));
     const reply = core.join(request.host.peer, request, i);
     core.take();
-    codec.joinReply.encode(reply);
+    CALLS.join.reply.encode(reply);
     places = reply.places.length;
   }
   return places;
@@ -116,13 +116,13 @@ type Call = (client: Libp2pTransport, number: number) => Promise<unknown>;
 
 function join({ host }: Setup): Call {
   const requestOf = joinMaker(host.peer);
-  return (client, number) => client.join(host, requestOf(number), NO_SIGNAL);
+  return (client, number) => client.call(host, 'join', requestOf(number), NO_SIGNAL);
 }
 
 function stat({ host }: Setup): Call {
   const { digest } = defined(joinMaker(host.peer)(0).blobs[0], 'a layer').blob;
   const request = { digest, origin: { registry: 'registry.example', repository: 'application' } };
-  return (client) => client.stat(host, request, NO_SIGNAL);
+  return (client) => client.call(host, 'stat', request, NO_SIGNAL);
 }
 
 /** CPU milliseconds of a new owner per call. */

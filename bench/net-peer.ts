@@ -6,7 +6,8 @@ import { SystemClock } from '../src/runtime/node/clock.ts';
 import { NodeMac } from '../src/runtime/node/mac.ts';
 import { SystemRandom } from '../src/runtime/node/random.ts';
 import { ed25519Signer } from '../src/runtime/node/signer.ts';
-import type { BlockServer, TreeServer } from '../src/transfer/contracts/transport.ts';
+import type { Handlers, TreeCalls } from '../src/transfer/contracts/calls.ts';
+import type { BlockServer } from '../src/transfer/contracts/transport.ts';
 import { BufferPool, PooledBytes } from '../src/util/buffer-pool.ts';
 
 /** Block index from which on the peer answers with a small payload: its size in bytes is what is over. */
@@ -34,7 +35,7 @@ const CLUSTER_KEY = new Uint8Array(32).fill(7);
 
 /** A transport that answers every request for a block from memory at once. */
 export function benchTransport(
-  init: { readonly clusterKey?: Uint8Array; readonly tree?: TreeServer } = {},
+  init: { readonly clusterKey?: Uint8Array; readonly calls?: Handlers<TreeCalls> } = {},
 ): Libp2pTransport {
   const clusterKeys = [init.clusterKey ?? CLUSTER_KEY];
   const random = new SystemRandom();
@@ -54,7 +55,7 @@ export function benchTransport(
       clusterKeys: () => clusterKeys,
     },
   );
-  transport.serve({ block: server, ...(init.tree !== undefined && { tree: init.tree }) });
+  transport.serve({ block: server, calls: init.calls ?? {} });
   return transport;
 }
 

@@ -14,7 +14,7 @@ if (major < 22 || (major === 22 && minor < 18)) {
 // What runs for months: the young generation of V8's heap stays at its first size (1 to 2 MiB) instead of growing to 3 x 16 MiB, before
 // anything makes it grow. Per block an agent allocates a few short-lived objects beside pooled buffers, so that more room saves
 // nothing: `npm run bench net` took 2.11 CPU s per GiB received with it and 2.22 without; an idle agent takes 24 MiB less.
-if (process.argv[2] === 'agent' || process.argv[2] === 'device') {
+if (process.argv[2] === 'agent') {
   setFlagsFromString('--semi-space-growth-factor=1');
   // V8 sets the next full collection by how fast the program fills the old generation with objects. Ours are few and buffers many, so that
   // it would collect every 8 MiB of buffers: half of the CPU time of an agent that relays. Instead, at twice what was left last time.

@@ -15,8 +15,7 @@ import { ed25519Signer } from '../runtime/node/signer.ts';
 import { runsOf } from '../transfer/host/runs.ts';
 import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
-import { innerFanOut } from '../tree/owner/colours.ts';
-import { COLOURS, FAN_OUT } from '../tree/limits.ts';
+import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
@@ -33,7 +32,8 @@ import { ManifestCache } from '../edge/mirror/manifest-cache.ts';
 import { Manifests } from '../edge/mirror/manifests.ts';
 import { MirrorEndpoint } from '../edge/mirror/endpoint.ts';
 import { MirrorPing } from '../edge/mirror/ping.ts';
-import type { AgentStatus, HeldBlob, StatusSource, TreeStatus } from './admin/services.ts';
+import type { AgentStatus, HeldBlob, TreeStatus } from './admin/answers.ts';
+import type { StatusSource } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
 import { registryConfigs, withoutSecrets } from '../registry/credentials/registry-files.ts';
@@ -47,9 +47,6 @@ import { packageVersion } from './version.ts';
 
 /** Slabs kept for reuse beyond those in use: 32 x 256 KiB = 8 MiB. */
 const POOL_FREE_MAX = 32;
-
-/** Children that a host serves in one tree: as many as the owner may give it. */
-const CAPACITY = innerFanOut(FAN_OUT, COLOURS);
 
 const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
 
@@ -117,7 +114,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
     {
-      self: { ...host, zone: config.zone, capacity: CAPACITY },
+      self: { ...host, zone: config.zone, capacity: CHILDREN_MAX },
       role: config.role,
       // Above every epoch that an earlier run of this host gave out.
       topology: { epochBase: components.clock.wallMs() },
@@ -140,11 +137,10 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
-  const tree = { ...engine.tree.server, onManifest: manifests.answer.bind(manifests) };
+  const tree = { ...engine.tree.handlers, manifest: manifests.answer.bind(manifests) };
   transport.serve({
     block: engine.blockServer,
-    preheat: preheats.server,
-    ...(config.role !== 'child' && { tree }),
+    calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const moved = { store, transport, registries, urls, origin, engine, preheats };
   return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
@@ -163,8 +159,9 @@ async function makeDevices(
 }
 
 /**
- * An agent. Life: constructed -> `start()`: store, network, block logic, devices, local and admin endpoints, in this order
- * -> `stop()`: the reverse; each part stops whether or not the others run.
+ * An agent. Life: constructed -> `start()`, in this order: admin endpoint, store, cache of
+ * manifests, network, block logic, finders of roots and relays, devices, local endpoint ->
+ * `stop()`, from the outside in; each part stops whether or not the others run.
  */
 class Agent implements Service, StatusSource {
   readonly #config: Config;
@@ -228,6 +225,8 @@ class Agent implements Service, StatusSource {
             engine,
             devices: this.#devices,
             hash: new NodeHash(),
+            codec: plane.codec,
+            logger,
             store: plane.store,
           });
     const store = new StoreAdmin({

@@ -10,7 +10,9 @@ const EXIT_FAILURE = 1;
 const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['agent', async () => (await import('./commands/agent.ts')).registerAgent],
   ['status', async () => (await import('./commands/status.ts')).registerStatus],
+  ['tree', async () => (await import('./commands/status.ts')).registerTree],
   ['mount', async () => (await import('./commands/mount.ts')).registerMount],
+  ['unmount', async () => (await import('./commands/mount.ts')).registerUnmount],
   ['preheat', async () => (await import('./commands/preheat.ts')).registerPreheat],
   ['store', async () => (await import('./commands/store.ts')).registerStore],
   [

@@ -1,6 +1,10 @@
 import { digestsAnnotations } from '../image/block-digests.ts';
 import { digestHex } from '../image/digest.ts';
-import { OVERLAYBD_ANNOTATION, type Descriptor } from '../image/manifest.ts';
+import {
+  ACCELERATION_ANNOTATION,
+  OVERLAYBD_ANNOTATION,
+  type Descriptor,
+} from '../image/manifest.ts';
 import { tarOf } from '../image/tar.ts';
 import { encodeTrace } from '../image/trace.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
@@ -50,7 +54,7 @@ export async function makeAccelerationLayer(
       digest,
       size: bytes.length,
       annotations: {
-        [`${OVERLAYBD_ANNOTATION}acceleration-layer`]: 'yes',
+        [ACCELERATION_ANNOTATION]: 'yes',
         [`${OVERLAYBD_ANNOTATION}blob-digest`]: digest,
         [`${OVERLAYBD_ANNOTATION}blob-size`]: String(bytes.length),
       },

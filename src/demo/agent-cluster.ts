@@ -7,7 +7,7 @@ import { ed25519Signer } from '../runtime/node/signer.ts';
 import { defined } from '../util/assert.ts';
 import { askAgent } from '../agent/admin/admin-client.ts';
 import type { Config } from '../agent/config/config-schema.ts';
-import type { AgentStatus, HeldBlob, TreeStatus } from '../agent/admin/services.ts';
+import type { AgentStatus, HeldBlob, TreeStatus } from '../agent/admin/answers.ts';
 import { freePorts } from './free-ports.ts';
 import { startAgent, waitReady, type AgentProcess } from './processes.ts';
 
@@ -144,19 +144,16 @@ export class AgentCluster {
     await Promise.all(this.#hosts.map((host) => host.process.stop()));
   }
 
-  async status(host: ClusterHost): Promise<AgentStatus> {
-    const path = '/api/v1/status';
-    return (await askAgent(host.process.admin, { method: 'GET', path })) as AgentStatus;
+  status(host: ClusterHost): Promise<AgentStatus> {
+    return askAgent(host.process.admin, 'status');
   }
 
   async blobs(host: ClusterHost): Promise<readonly HeldBlob[]> {
-    const answer = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/blobs' });
-    return (answer as { blobs: readonly HeldBlob[] }).blobs;
+    return (await askAgent(host.process.admin, 'blobs')).blobs;
   }
 
   async trees(host: ClusterHost): Promise<readonly TreeStatus[]> {
-    const answer = await askAgent(host.process.admin, { method: 'GET', path: '/api/v1/tree' });
-    return (answer as { trees: readonly TreeStatus[] }).trees;
+    return (await askAgent(host.process.admin, 'tree')).trees;
   }
 
   /** Largest number of hops from a child to a root, now. */

@@ -24,7 +24,7 @@ import { DemoError } from './processes.ts';
 import { buildRootfs, PROGRAM } from './rootfs.ts';
 import { readUnmounted, whyNotMountable } from './unmounted.ts';
 
-/** Longest wait for a program in the image to report, and for an image to be mounted. */
+/** Longest wait for a program in the image to report. */
 const REPORT_MS_MAX = 180_000;
 
 const REPOSITORY = 'demo';
@@ -207,12 +207,7 @@ export class Demo {
   async #startProgram(host: ClusterHost, image: DemoImage, reportUrl: string): Promise<number> {
     const startMs = performance.now();
     await mkdir(host.mountDir, { recursive: true });
-    await askAgent(host.process.admin, {
-      method: 'POST',
-      path: '/api/v1/mounts',
-      body: { image: image.reference, dir: host.mountDir },
-      timeoutMs: REPORT_MS_MAX,
-    });
+    await askAgent(host.process.admin, 'mount', { image: image.reference, dir: host.mountDir });
     const reported = new Promise<void>((resolve) => {
       this.#reports.set(new URL(reportUrl).pathname, resolve);
     });
@@ -257,12 +252,7 @@ export class Demo {
   }
 
   async #unmount(host: ClusterHost): Promise<void> {
-    await askAgent(host.process.admin, {
-      method: 'DELETE',
-      path: '/api/v1/mounts',
-      body: { dir: host.mountDir },
-      timeoutMs: REPORT_MS_MAX,
-    });
+    await askAgent(host.process.admin, 'unmount', { dir: host.mountDir });
   }
 
   /** Takes the reports of the programs; resolves with the URL that a name is appended to. */

@@ -1,4 +1,4 @@
-import type { HeldBlob } from '../agent/admin/services.ts';
+import type { HeldBlob } from '../agent/admin/answers.ts';
 import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../image/block.ts';
 
 /** Block bytes by source on one host. */

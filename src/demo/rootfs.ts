@@ -14,14 +14,23 @@ export const PROGRAM = { node: '/usr/bin/node', script: '/app/report.mjs' } as c
 
 /** Says over HTTP that it started, after using a few packages: a web server that is asked once. */
 const SCRIPT = `
-import fastify from 'fastify';
+import findMyWay from 'find-my-way';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { request } from 'undici';
 import { parse } from 'yaml';
 import { z } from 'zod';
 
 const { version } = z.object({ version: z.string() }).parse(parse('version: ' + process.version));
-const server = fastify();
-server.get('/', () => ({ version }));
-const body = (await server.inject('/')).body;
+const router = findMyWay();
+router.on('GET', '/', (_, response) => response.end(JSON.stringify({ version })));
+const server = createServer((asked, response) => router.lookup(asked, response));
+server.listen(0, '127.0.0.1');
+await once(server, 'listening');
+const answer = await request('http://127.0.0.1:' + server.address().port);
+const body = await answer.body.text();
+server.close();
+server.closeAllConnections();
 await fetch(process.argv[2], { method: 'POST', body });
 `;
 

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { digestHex, type Digest } from '../image/digest.ts';
 import type { ResolvedImage } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { within } from '../runtime/deadline.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
@@ -9,6 +10,7 @@ import type { DiskLock } from '../runtime/disk.ts';
 import { lockFolder } from '../runtime/node/disk-lock.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
+import { orAbort } from '../util/or-abort.ts';
 import { DeviceError } from './errors.ts';
 import { FuseServer } from './fuse-server.ts';
 import { ImageDisk } from './image-disk.ts';
@@ -171,10 +173,7 @@ export class DeviceService {
   /** Unmounts all. What is busy is detached with a warning: whoever still uses it gets EIO. Never rejects. */
   async stop(): Promise<void> {
     this.#stopping.abort(notRunning());
-    const giveUp = new AbortController();
-    const late = this.#clock.sleep(STOP_TIMEOUT_MS, giveUp.signal).catch(() => {});
-    await Promise.race([this.#unmakeAll(), late]);
-    giveUp.abort();
+    await this.#endsWithin(STOP_TIMEOUT_MS, this.#unmakeAll());
     for (const mount of this.#mounts.values()) {
       // Fails all reads, without which this process could not exit.
       if (mount !== undefined) unmount(mount.record.fuseDir, MNT_FORCE);
@@ -258,7 +257,9 @@ export class DeviceService {
         { code: 'failed', step: result.step },
       );
     }
-    await this.#endOf(server);
+    if (!(await this.#endsWithin(END_TIMEOUT_MS, server.ended))) {
+      this.#logger.warn({ path: server.path }, 'the FUSE thread has not ended');
+    }
     disk.close();
     this.#records.remove(record);
     this.#mounts.delete(info.dir);
@@ -266,17 +267,12 @@ export class DeviceService {
     this.#logger.info({ ...info }, 'image unmounted');
   }
 
-  async #endOf(server: FuseServer): Promise<void> {
-    const giveUp = new AbortController();
-    const isEnded = await Promise.race([
-      server.ended.then(() => true),
-      this.#clock.sleep(END_TIMEOUT_MS, giveUp.signal).then(
-        () => false,
-        () => false,
-      ),
-    ]);
-    giveUp.abort();
-    if (!isEnded) this.#logger.warn({ path: server.path }, 'the FUSE thread has not ended');
+  /** Waits for work that never rejects; false when it goes on beyond the time. */
+  #endsWithin(timeoutMs: number, work: Promise<void>): Promise<boolean> {
+    return within(this.#clock, timeoutMs, (signal) => orAbort(work, signal)).then(
+      () => true,
+      () => false,
+    );
   }
 
   /** Takes a mount away whose server is gone or whose making failed. Never rejects; what stays is tried again by the next start. */

@@ -1,5 +1,6 @@
 import type { Hash, Signer } from '../runtime/codec.ts';
 import { assert, defined } from '../util/assert.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { bytesEqual } from '../util/bytes.ts';
 import { viewOf } from './binary.ts';
 import type { BlockIndex } from './block.ts';
@@ -122,7 +123,7 @@ export class AttestationChecker {
   readonly #tree: TreeHash;
   #trusted: readonly Uint8Array[];
   /** Batches found good, by the first six bytes of their roots; another one in the same place only costs a check. */
-  readonly #batches = new Map<number, Batch>();
+  readonly #batches = new BoundedMap<number, Batch>({ entriesMax: BATCHES_MAX });
 
   constructor(
     components: { hash: Pick<Hash, 'sha256' | 'ed25519Verify'> },
@@ -157,8 +158,6 @@ export class AttestationChecker {
       return 'good';
     }
     if (!this.#hash.ed25519Verify(signer, batchMessage(root), signed)) return 'bad';
-    const [oldest] = this.#batches.keys();
-    if (this.#batches.size >= BATCHES_MAX && oldest !== undefined) this.#batches.delete(oldest);
     this.#batches.set(key, { root, signer: signer.slice(), signed: signed.slice() });
     return 'good';
   }

@@ -1,6 +1,10 @@
 import type { Digest } from './digest.ts';
 
-/** Unit of transfer, caching and verification of a blob, in bytes. */
+/**
+ * Unit of transfer, caching and verification of a blob, in bytes. It is part of the wire protocol
+ * and is not negotiated: hosts name and sign blocks by their index alone, so agents of another
+ * block size are of another protocol. Stores say it in their header.
+ */
 export const BLOCK_SIZE_BYTES = 256 * 1024;
 
 /** Largest blob that is accepted, in bytes (1 TiB): bounds what a peer's or a registry's word can make us allocate. */
@@ -31,9 +35,13 @@ export interface BlobOrigin {
   readonly storage?: string;
 }
 
+/** Blocks of a blob of this size; the last one may be shorter. */
 export function blockCount(sizeBytes: number): number {
   return Math.ceil(sizeBytes / BLOCK_SIZE_BYTES);
 }
+
+/** Blocks of the largest blob: 2^22. */
+export const BLOCKS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
 
 /** Bytes in this block: a whole block, or less for the last one. */
 export function blockLength(sizeBytes: number, index: BlockIndex): number {

@@ -1,6 +1,6 @@
 import type { Codec } from '../runtime/codec.ts';
 
-/** Seed of the checksum that follows each block of a ZFile (FORMATS, "CRC flavour"). */
+/** Seed of the checksum that follows each block of a ZFile. */
 export const BLOCK_CRC_SEED = 100_007;
 
 /**

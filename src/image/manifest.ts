@@ -19,6 +19,9 @@ export const LAYER_COUNT_MAX = 255;
 
 export const OVERLAYBD_ANNOTATION = 'containerd.io/snapshot/overlaybd/';
 
+/** `yes` marks an acceleration layer: it ships a trace and is no part of the block device. */
+export const ACCELERATION_ANNOTATION = `${OVERLAYBD_ANNOTATION}acceleration-layer`;
+
 export interface Descriptor {
   readonly mediaType: string;
   readonly digest: Digest;
@@ -52,9 +55,21 @@ class ManifestError extends CodedError<
 
 /** The layers that make the block device: all but an acceleration layer (a shipped trace), bottom first. */
 export function blockLayers(manifest: Manifest): readonly BlobRef[] {
-  return manifest.layers
-    .filter((layer) => layer.annotations[`${OVERLAYBD_ANNOTATION}acceleration-layer`] !== 'yes')
-    .map((layer) => ({ digest: layer.digest, sizeBytes: layer.size }));
+  return manifest.layers.filter((layer) => !isAcceleration(layer)).map(refOf);
+}
+
+/** The layer that ships the trace of a start; undefined when the image has none. */
+export function traceLayer(manifest: Manifest): BlobRef | undefined {
+  const layer = manifest.layers.findLast(isAcceleration);
+  return layer === undefined ? undefined : refOf(layer);
+}
+
+function isAcceleration({ annotations }: Descriptor): boolean {
+  return annotations[ACCELERATION_ANNOTATION] === 'yes';
+}
+
+function refOf({ digest, size }: Descriptor): BlobRef {
+  return { digest, sizeBytes: size };
 }
 
 /** Reads a manifest; never trusts a field of it. Throws ManifestError. */

@@ -34,7 +34,8 @@ export function isTar(record: Uint8Array): boolean {
 }
 
 /**
- * The first file of a tar: the layer. Reads both forms (FORMATS section 1): a PAX header whose `size` counts, or a plain one.
+ * The first file of a tar: the layer. Reads both forms that overlaybd writes: a PAX header whose
+ * `size` counts, or a plain one.
  *
  *     PAX: | header x | records | header 0, size 0 | payload ...      plain: | header 0 | payload ...
  *

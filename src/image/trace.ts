@@ -10,8 +10,8 @@ const HEADER_BYTES = 24;
 const RECORD_BYTES = 24;
 const OPS = { R: 'read', W: 'write' } as const;
 
-/** Largest trace that is read: 2 Mi accesses, far more than the start of a container makes. */
-const TRACE_SIZE_BYTES_MAX = HEADER_BYTES + RECORD_BYTES * 2 ** 21;
+/** Accesses of the largest trace that is read: far more than the start of a container makes. */
+export const TRACE_ACCESSES_MAX = 2 ** 21;
 
 /** One access of a container: bytes [offset, offset + length) of a layer's uncompressed bytes. */
 export interface TraceAccess {
@@ -22,16 +22,21 @@ export interface TraceAccess {
   readonly length: number;
 }
 
+/** Throws ImageError when a trace of `sizeBytes` holds more than `accessesMax` accesses. */
+export function checkTraceSize(sizeBytes: number, accessesMax: number): void {
+  const sizeBytesMax = HEADER_BYTES + RECORD_BYTES * accessesMax;
+  if (sizeBytes <= sizeBytesMax) return;
+  throw outOfRange('trace size', sizeBytes, `at most ${sizeBytesMax} bytes are read`);
+}
+
 /**
- * Reads a trace of accesses, in order (FORMATS section 4). Throws ImageError.
+ * Reads a trace of accesses, in order, as overlaybd records it. Throws ImageError.
  *
  *     header:  0 magic u32 | 8 bytes of records u64 | 16 raw CRC-32C of the records u32
  *     record:  0 op 'R' or 'W' | 4 layer u32 | 8 count u64 | 16 offset i64
  */
 export function parseTrace(bytes: Uint8Array, codec: Codec): TraceAccess[] {
-  if (bytes.length > TRACE_SIZE_BYTES_MAX) {
-    throw outOfRange('trace size', bytes.length, `at most ${TRACE_SIZE_BYTES_MAX} bytes are read`);
-  }
+  checkTraceSize(bytes.length, TRACE_ACCESSES_MAX);
   if (bytes.length < HEADER_BYTES) throw truncated('trace', `it has ${bytes.length} bytes`);
   const view = viewOf(bytes);
   if (view.getUint32(0, true) !== MAGIC) throw damaged('trace', 'its magic number is wrong');

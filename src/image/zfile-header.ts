@@ -6,7 +6,7 @@ import { damaged, ImageError, outOfRange } from './errors.ts';
 /** Sector that holds a ZFile's header, and another its trailer. */
 export const ZFILE_HEADER_BYTES = 512;
 
-/** Block sizes that exist, in bytes (FORMATS section 2). */
+/** Block sizes that overlaybd reads, in bytes. */
 export const ZFILE_BLOCK_BYTES_MIN = 4 * 1024;
 const ZFILE_BLOCK_BYTES_MAX = 64 * 1024;
 

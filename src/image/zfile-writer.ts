@@ -18,7 +18,10 @@ const OUTPUT_BYTES = 1024 * 1024;
 /** Lengths that the table of a new file has room for; it doubles from there. */
 const LENGTHS_FIRST = 4096;
 
-/** overlaybd itself fails to read incompressible blocks of 64 KiB (FORMATS section 2): larger ones than this are not written. */
+/**
+ * overlaybd itself fails to read incompressible blocks of 64 KiB: larger ones than this are not
+ * written.
+ */
 const WRITTEN_BLOCK_BYTES_MAX = 32 * 1024;
 
 /** How a ZFile is compressed. */

@@ -19,7 +19,7 @@ import {
 } from './zfile-header.ts';
 
 /**
- * The uncompressed bytes of a layer inside a ZFile, at random access (FORMATS section 2).
+ * The uncompressed bytes of a layer inside a ZFile, at random access.
  *
  *     header 512 | block 0, crc | block 1, crc | ... | jump table | trailer 512
  *

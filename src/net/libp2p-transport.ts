@@ -6,23 +6,16 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Mac } from '../runtime/mac.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
-import type {
-  HostPreheatReply,
-  HostPreheatRequest,
-  PreheatJob,
-  PreheatRequest,
-  PreheatServer,
-  PreheatTransport,
-} from '../preheat/messages.ts';
+import type { PreheatTransport } from '../preheat/messages.ts';
+import type { Handlers } from '../transfer/contracts/calls.ts';
 import {
   type BlockRequest,
   type BlockServer,
   type PendingBlock,
   type Transport,
-  type TreeServer,
   peerError,
 } from '../transfer/contracts/transport.ts';
-import type * as messages from '../tree/messages.ts';
+import type { HostAddress, TouchOrder } from '../tree/messages.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
@@ -47,9 +40,10 @@ import { netMetrics, type NetMetrics } from './metrics.ts';
 import { Requester } from './blocks/requester.ts';
 import { BLOCK_PROTOCOL } from './blocks/requester-link.ts';
 import { Responders } from './blocks/responders.ts';
-import * as tree from './calls/call-client.ts';
+import { TreeClient } from './calls/call-client.ts';
 import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
+import type { Calls } from './calls/call-table.ts';
 
 export interface Libp2pTransportInit {
   readonly identity: Identity;
@@ -74,13 +68,19 @@ interface Components {
   readonly pool: BufferPool;
 }
 
+/** What answers peers. */
+interface Servers {
+  readonly block: BlockServer;
+  readonly calls?: Handlers<Calls>;
+}
+
 /** What exists from `start()` on. */
 interface Running {
   readonly node: Libp2p;
   readonly admission: Admission;
   readonly connections: Connections;
   readonly responders: Responders;
-  readonly treeClient: tree.TreeClient;
+  readonly treeClient: TreeClient;
   readonly treeResponders: TreeResponders;
 }
 
@@ -95,7 +95,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
   readonly #init: Libp2pTransportInit;
   readonly #metrics: NetMetrics;
   readonly #requesters = new Map<PeerId, Requester>();
-  #servers: ({ readonly block: BlockServer } & tree.CallServers) | undefined;
+  #servers: Servers | undefined;
   #running: Running | undefined;
 
   constructor(components: Components, init: Libp2pTransportInit) {
@@ -107,15 +107,14 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     this.self = peerIdOf(init.identity);
   }
 
-  serve(servers: { block: BlockServer; tree?: TreeServer; preheat?: PreheatServer }): void {
+  serve(servers: Servers): void {
     assert(this.#servers === undefined, 'serve() is called once');
     this.#servers = servers;
   }
 
   async start(): Promise<void> {
     assert(this.#running === undefined, 'a transport is started once');
-    const servers = defined(this.#servers, 'serve() comes before start()');
-    const { block } = servers;
+    const { block, calls: handlers = {} } = defined(this.#servers, 'serve() comes before start()');
     const { clock, random, logger, mac } = this.#components;
     const metrics = this.#metrics;
     const { listen, announce = [], clusterKeys } = this.#init;
@@ -133,8 +132,8 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       admission,
       connections,
       responders: new Responders({ clock, metrics, server: block }),
-      treeClient: new tree.TreeClient({ clock, metrics, connect }),
-      treeResponders: new TreeResponders({ clock, logger, metrics, servers }),
+      treeClient: new TreeClient({ clock, metrics, connect }),
+      treeResponders: new TreeResponders({ clock, logger, metrics, handlers }),
     };
     this.#listenTo(running);
     await this.#handle(running);
@@ -152,9 +151,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     running.treeResponders.stop();
     for (const requester of [...this.#requesters.values()]) requester.stop();
     running.responders.stop();
-    const stopped = new AbortController();
-    const limit = this.#components.clock.setTimer(STOP_MS, () => stopped.abort());
-    stopped.signal.addEventListener('abort', () => {
+    const limit = this.#components.clock.setTimer(STOP_MS, () => {
       for (const connection of running.node.getConnections()) {
         connection.abort(new Error('the transport stops'));
       }
@@ -188,7 +185,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return this.#running?.admission.peers() ?? [];
   }
 
-  requestBlock(host: messages.HostAddress, request: BlockRequest): PendingBlock {
+  requestBlock(host: HostAddress, request: BlockRequest): PendingBlock {
     const requester = this.#requesterOf(host.peer);
     if (requester !== undefined) return requester.request(host, request);
     const { clock } = this.#components;
@@ -205,7 +202,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return call;
   }
 
-  sendOrder(peer: PeerId, order: messages.TouchOrder): void {
+  sendOrder(peer: PeerId, order: TouchOrder): void {
     this.#running?.responders.of(peer)?.sendOrder(order);
   }
 
@@ -213,79 +210,14 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     this.#running?.responders.of(peer)?.sendAlive();
   }
 
-  join(
-    host: messages.HostAddress,
-    request: messages.JoinRequest,
+  async call<K extends keyof Calls>(
+    host: HostAddress,
+    name: K,
+    request: Calls[K][0],
     signal: AbortSignal,
-  ): Promise<messages.JoinReply> {
-    return this.#call(tree.JOIN, host, request, signal);
-  }
-
-  leave(
-    host: messages.HostAddress,
-    request: messages.LeaveRequest,
-    signal: AbortSignal,
-  ): Promise<void> {
-    return this.#call(tree.LEAVE, host, request, signal);
-  }
-
-  report(
-    host: messages.HostAddress,
-    request: messages.ReportRequest,
-    signal: AbortSignal,
-  ): Promise<messages.ReportReply> {
-    return this.#call(tree.REPORT, host, request, signal);
-  }
-
-  resolve(
-    host: messages.HostAddress,
-    request: messages.ResolveRequest,
-    signal: AbortSignal,
-  ): Promise<messages.ResolveReply> {
-    return this.#call(tree.RESOLVE, host, request, signal);
-  }
-
-  stat(
-    host: messages.HostAddress,
-    request: messages.StatRequest,
-    signal: AbortSignal,
-  ): Promise<messages.StatReply> {
-    return this.#call(tree.STAT, host, request, signal);
-  }
-
-  preheat(
-    host: messages.HostAddress,
-    request: PreheatRequest,
-    signal: AbortSignal,
-  ): Promise<PreheatJob> {
-    return this.#call(tree.PREHEAT, host, request, signal);
-  }
-
-  hostPreheat(
-    host: messages.HostAddress,
-    request: HostPreheatRequest,
-    signal: AbortSignal,
-  ): Promise<HostPreheatReply> {
-    return this.#call(tree.HOST_PREHEAT, host, request, signal);
-  }
-
-  /** Asks a root for a manifest. Rejects with PeerError. */
-  manifest(
-    host: messages.HostAddress,
-    request: messages.ManifestRequest,
-    signal: AbortSignal,
-  ): Promise<messages.ManifestReply> {
-    return this.#call(tree.MANIFEST, host, request, signal);
-  }
-
-  async #call<Q, R>(
-    kind: tree.TreeCall<Q, R>,
-    host: messages.HostAddress,
-    request: Q,
-    signal: AbortSignal,
-  ): Promise<R> {
+  ): Promise<Calls[K][1]> {
     if (this.#running === undefined) throw peerError(host.peer, { code: 'unreachable' });
-    return this.#running.treeClient.call(kind, host, request, signal);
+    return this.#running.treeClient.call(host, name, request, signal);
   }
 
   /** Undefined when the transport does not run, or asks too many peers already. */

@@ -3,9 +3,10 @@ import type { BlockStore } from '../blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { parseManifest, type ResolvedImage, blobsOf } from '../image/manifest.ts';
-import type { Clock } from '../runtime/clock.ts';
+import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { ReadOptions, LocatedBlob } from '../transfer/contracts/blob-reader.ts';
@@ -94,7 +95,10 @@ export class HostPreheats {
   readonly #works = new Map<string, Work>();
   readonly #waiting: Work[] = [];
   /** Blobs to leave the trees of, after a while. */
-  readonly #stays = new Set<() => void>();
+  readonly #stays = new BoundedMap<readonly Digest[], Timer>({
+    entriesMax: STAYS_MAX,
+    onEvict: (digests, timer) => this.#leave(digests, timer),
+  });
   #running: Promise<void> | undefined;
   #stopped = false;
 
@@ -142,7 +146,7 @@ export class HostPreheats {
     this.#stopped = true;
     for (const work of this.#works.values()) end(work, 'failed', 'stopped');
     await this.#running;
-    for (const leave of [...this.#stays]) leave();
+    for (const [digests, timer] of this.#stays) this.#leave(digests, timer);
   }
 
   async #runAll(): Promise<void> {
@@ -184,7 +188,7 @@ export class HostPreheats {
         addDigests: engine.addDigests.bind(engine),
         tree: placed,
       };
-      engine.tree.close(await openImage({ engine: opener, hash }, image, signal));
+      (await openImage({ engine: opener, hash }, image, signal)).close();
       const { blocks, totalBytes } = await this.#plan(work, image, blobs);
       work.totalBytes = totalBytes;
       this.#requireRoom(work, digests);
@@ -282,16 +286,14 @@ export class HostPreheats {
   }
 
   #stay(digests: readonly Digest[]): void {
-    const { clock, engine } = this.#components;
-    const leave = (): void => {
-      timer.cancel();
-      this.#stays.delete(leave);
-      engine.tree.close(digests);
-    };
-    const timer = clock.setTimer(STAY_MS, leave);
-    this.#stays.add(leave);
-    const [oldest] = this.#stays;
-    if (this.#stays.size > STAYS_MAX) oldest?.();
+    const timer = this.#components.clock.setTimer(STAY_MS, () => this.#leave(digests, timer));
+    this.#stays.set(digests, timer);
+  }
+
+  #leave(digests: readonly Digest[], timer: Timer): void {
+    timer.cancel();
+    this.#stays.delete(digests);
+    this.#components.engine.tree.close(digests);
   }
 
   #forgetOldest(): void {

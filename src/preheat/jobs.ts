@@ -1,5 +1,6 @@
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { within } from '../runtime/deadline.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { ResolveReply } from '../tree/messages.ts';
 import { CodedError, errorText } from '../util/errors.ts';
@@ -45,7 +46,7 @@ const LOOK_MS_PER_HOST = 10;
 const MISSES_MAX = 5;
 
 interface Components {
-  readonly transport: Pick<PreheatTransport, 'peers' | 'hostPreheat'>;
+  readonly transport: PreheatTransport;
   /** Finds the manifest of an image. Rejects with OriginError. */
   readonly resolve: (reference: string) => Promise<ResolveReply>;
   readonly clock: Clock;
@@ -246,16 +247,9 @@ export class PreheatJobs {
     signal: AbortSignal,
   ): Promise<HostPreheatReply> {
     const { transport, clock } = this.#components;
-    const reply = this.#calls.run(async () => {
-      const limit = new AbortController();
-      const timer = clock.setTimer(CALL_MS_MAX, () => limit.abort());
-      try {
-        const either = AbortSignal.any([limit.signal, signal]);
-        return await transport.hostPreheat({ peer, addresses: [] }, request, either);
-      } finally {
-        timer.cancel();
-      }
-    });
+    const call = (limit: AbortSignal): Promise<HostPreheatReply> =>
+      transport.call({ peer, addresses: [] }, 'host-preheat', request, limit);
+    const reply = this.#calls.run(() => within(clock, CALL_MS_MAX, call, { signal }));
     if (reply === undefined) throw new PreheatError('too many calls wait', { code: 'full' });
     return reply;
   }

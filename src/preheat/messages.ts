@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import type { HostAddress } from '../tree/messages.ts';
+import type { Caller } from '../transfer/contracts/calls.ts';
 import { CodedError } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
@@ -106,23 +106,16 @@ export interface HostPreheatReply {
   readonly progress?: HostProgress;
 }
 
-/** What an agent answers to others about preheats. Each rejects with any error: the asker gets its code at most. */
-export interface PreheatServer {
-  /** Absent on a host that is no root. */
-  onPreheat?(peer: PeerId, request: PreheatRequest): Promise<PreheatJob>;
-  onHostPreheat(peer: PeerId, request: HostPreheatRequest): Promise<HostPreheatReply>;
+/** What is asked about preheats. Only roots may ask `host-preheat`: the only call that a host without trees answers. */
+export interface PreheatCalls {
+  readonly preheat: [PreheatRequest, PreheatJob];
+  readonly 'host-preheat': [HostPreheatRequest, HostPreheatReply];
 }
 
-/** What preheats need of the transport. The calls reject with PeerError. */
-export interface PreheatTransport {
+/** What preheats need of the transport. */
+export interface PreheatTransport extends Caller<PreheatCalls> {
   /** Peers that there is an admitted connection to. */
   peers(): readonly PeerId[];
-  preheat(host: HostAddress, request: PreheatRequest, signal: AbortSignal): Promise<PreheatJob>;
-  hostPreheat(
-    host: HostAddress,
-    request: HostPreheatRequest,
-    signal: AbortSignal,
-  ): Promise<HostPreheatReply>;
 }
 
 /** Preheats, as the admin endpoint starts and shows them. Rejects with PreheatError. */

@@ -11,15 +11,17 @@ import {
   type HostPreheatReply,
   type HostPreheatRequest,
   type HostProgress,
+  type PreheatCalls,
   type PreheatJob,
   type PreheatRequest,
-  type PreheatServer,
   type PreheatSpec,
   type PreheatTransport,
   type PreheatService,
 } from './messages.ts';
+import type { Handlers } from '../transfer/contracts/calls.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
@@ -52,7 +54,7 @@ export class ClusterPreheats implements PreheatService {
   /** On a root. */
   readonly #jobs: PreheatJobs | undefined;
   readonly #host: HostPreheats;
-  readonly #leaders = new Map<string, HostAddress>();
+  readonly #leaders = new BoundedMap<string, HostAddress>({ entriesMax: LEADERS_MAX });
   #roots: readonly HostAddress[] = [];
 
   constructor(
@@ -62,21 +64,19 @@ export class ClusterPreheats implements PreheatService {
     this.#components = components;
     this.#zone = init.zone;
     this.#isHost = init.role === 'child';
-    const { engine, transport } = components;
-    const resolve = (reference: string) =>
-      engine.tree.server.onResolve(transport.self, { reference });
+    const resolve = (reference: string) => components.engine.tree.manifestOf(reference);
     this.#jobs = init.role === 'root' ? new PreheatJobs({ ...components, resolve }) : undefined;
     this.#host = new HostPreheats(components, { quotaBytes: init.quotaBytes });
   }
 
   /** What the transport calls when peers ask. */
-  get server(): PreheatServer {
+  get handlers(): Handlers<PreheatCalls> {
     const jobs = this.#jobs;
     return {
       ...(jobs !== undefined && {
-        onPreheat: async (_peer: PeerId, request: PreheatRequest) => runJob(jobs, request),
+        preheat: async (_peer: PeerId, request: PreheatRequest) => runJob(jobs, request),
       }),
-      onHostPreheat: async (peer, request) => this.#onHostPreheat(peer, request),
+      'host-preheat': async (peer, request) => this.#onHostPreheat(peer, request),
     };
   }
 
@@ -130,16 +130,12 @@ export class ClusterPreheats implements PreheatService {
   async #ask(request: PreheatRequest): Promise<PreheatJob> {
     if (this.#jobs !== undefined) return this.#asRoot(this.#jobs, request);
     const leader = this.#leaders.get(request.id);
-    let failure = new PreheatError(
-      'no root agent was found yet: see `roots` in the configuration',
-      {
-        code: 'unreachable',
-      },
-    );
+    const noRoot = 'no root agent was found yet: see `roots` in the configuration';
+    let failure = new PreheatError(noRoot, { code: 'unreachable' });
     for (const root of leader === undefined ? this.#roots : [leader]) {
       try {
         const job = await this.#askRoot(root, request);
-        this.#remember(request.id, root);
+        this.#leaders.set(request.id, root);
         return job;
       } catch (error) {
         failure = toPreheatError(error);
@@ -170,16 +166,10 @@ export class ClusterPreheats implements PreheatService {
     const limit = new AbortController();
     const timer = this.#components.clock.setTimer(CALL_MS_MAX, () => limit.abort());
     try {
-      return await this.#components.transport.preheat(root, request, limit.signal);
+      return await this.#components.transport.call(root, 'preheat', request, limit.signal);
     } finally {
       timer.cancel();
     }
-  }
-
-  #remember(id: string, root: HostAddress): void {
-    this.#leaders.set(id, root);
-    const [oldest] = this.#leaders.keys();
-    if (this.#leaders.size > LEADERS_MAX && oldest !== undefined) this.#leaders.delete(oldest);
   }
 }
 
@@ -194,32 +184,20 @@ function runJob(jobs: PreheatJobs, request: PreheatRequest): PreheatJob {
   }
 }
 
-function toPreheatError(error: unknown): PreheatError {
-  const found = error instanceof PeerError ? error.code : undefined;
-  switch (found) {
+function toPreheatError(cause: unknown): PreheatError {
+  const failed = (code: PreheatError['code'], text: string): PreheatError =>
+    new PreheatError(text, { code }, { cause });
+  switch (cause instanceof PeerError ? cause.code : undefined) {
     case 'overloaded':
-      return new PreheatError(
+      return failed(
+        'full',
         'the root leads as many preheats as it takes at a time: try again later',
-        { code: 'full' },
-        { cause: error },
       );
     case 'not-found':
-      return new PreheatError(
-        'no root knows the preheat (any more)',
-        { code: 'not-found' },
-        { cause: error },
-      );
+      return failed('not-found', 'no root knows the preheat (any more)');
     case 'refused':
-      return new PreheatError(
-        'the root refused the preheat',
-        { code: 'refused' },
-        { cause: error },
-      );
+      return failed('refused', 'the root refused the preheat');
     default:
-      return new PreheatError(
-        `no root could be asked: ${errorText(error)}`,
-        { code: 'unreachable' },
-        { cause: error },
-      );
+      return failed('unreachable', `no root could be asked: ${errorText(cause)}`);
   }
 }

@@ -1,4 +1,5 @@
 import type { Clock } from '../runtime/clock.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
 import { RegistryError } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http/http.ts';
 import type { RegistryMetrics } from './metrics.ts';
@@ -30,8 +31,8 @@ export interface CheckedRequest<S> extends ServerRequest<S> {
 export class Mirror {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
   readonly #server: RegistryServer;
-  /** Until when a path is not asked for, in the order of asking. */
-  readonly #missing = new Map<string, number>();
+  /** Paths that are not asked for. */
+  readonly #missing: ExpiringMap<true>;
   #awayUntilMs = 0;
 
   constructor(
@@ -40,6 +41,7 @@ export class Mirror {
   ) {
     this.#components = components;
     this.#server = server;
+    this.#missing = new ExpiringMap(components, { entriesMax: MISSING_MAX });
   }
 
   /** The answer, or undefined when the mirror has none that is right; rejects with the reason of the operation's signal alone. */
@@ -49,7 +51,7 @@ export class Mirror {
   ): Promise<HttpAnswer<S> | undefined> {
     const { clock, metrics } = this.#components;
     const nowMs = clock.nowMs();
-    if (nowMs < Math.max(this.#awayUntilMs, this.#missing.get(request.path) ?? 0)) return undefined;
+    if (nowMs < this.#awayUntilMs || this.#missing.get(request.path) === true) return undefined;
     const timeoutMs = Math.min(ANSWER_MS_MAX, (limits.deadlineMs - nowMs) / 2);
     try {
       return await withDeadline({ clock }, { signal: limits.signal, timeoutMs }, async (own) => {
@@ -89,10 +91,7 @@ export class Mirror {
       case 'rate-limited':
         return this.#leave(AWAY_MS);
       default:
-        this.#missing.delete(path);
-        this.#missing.set(path, this.#components.clock.nowMs() + AWAY_MS);
+        this.#missing.set(path, true, AWAY_MS);
     }
-    const [oldest] = this.#missing.keys();
-    if (this.#missing.size > MISSING_MAX && oldest !== undefined) this.#missing.delete(oldest);
   }
 }

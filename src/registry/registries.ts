@@ -1,5 +1,6 @@
 import type { Dispatcher } from 'undici';
 import type { Clock } from '../runtime/clock.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import { isAmong, type Credentials, type CredentialsSource } from './auth/auth.ts';
 import { Connections, type ClientCertificate } from './http/connections.ts';
@@ -74,8 +75,12 @@ export class Registries {
   readonly #proxies: ProxyRules;
   readonly #configs: ReadonlyMap<string, RegistryConfig>;
   readonly #configured = new Map<string, OpenRegistry>();
-  /** Used least recently first. */
-  readonly #others = new Map<string, OpenRegistry>();
+  readonly #others = new BoundedMap<string, OpenRegistry>({
+    entriesMax: OTHER_REGISTRIES_MAX,
+    evict: 'use',
+    // Lets finish what is under way.
+    onEvict: (_, { dispatchers }) => dispatchers.forEach((dispatcher) => void dispatcher.close()),
+  });
   #closed = false;
 
   constructor(
@@ -96,22 +101,17 @@ export class Registries {
     const name = registryName(named);
     const config = this.#configs.get(name);
     const registries = config === undefined ? this.#others : this.#configured;
-    const registry = registries.get(name) ?? this.#open(config ?? { host: name });
-    registries.delete(name);
+    const known = registries.get(name);
+    if (known !== undefined) return known;
+    const registry = this.#open(config ?? { host: name });
     registries.set(name, registry);
-    const [oldest] = this.#others;
-    if (this.#others.size > OTHER_REGISTRIES_MAX && oldest !== undefined) {
-      this.#others.delete(oldest[0]);
-      // Lets finish what is under way.
-      for (const dispatcher of oldest[1].dispatchers) void dispatcher.close();
-    }
     return registry;
   }
 
   /** Any mirror of the registry may have sent wrong bytes. */
   distrustMirrors(named: string): void {
     const name = registryName(named);
-    const registry = this.#configured.get(name) ?? this.#others.get(name);
+    const registry = this.#configured.get(name) ?? this.#others.peek(name);
     for (const mirror of registry?.mirrors ?? []) mirror.distrust();
   }
 
@@ -123,10 +123,10 @@ export class Registries {
   /** Breaks off what is under way, and closes the connections. */
   async close(): Promise<void> {
     this.#closed = true;
-    const registries = [...this.#configured.values(), ...this.#others.values()];
+    const registries = [...this.#configured, ...this.#others];
     this.#configured.clear();
     this.#others.clear();
-    const open = registries.flatMap(({ dispatchers }) => dispatchers);
+    const open = registries.flatMap(([, { dispatchers }]) => dispatchers);
     await Promise.all(open.map((dispatcher) => dispatcher.destroy()));
   }
 

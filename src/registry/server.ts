@@ -1,5 +1,6 @@
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
 import { Authorizer, type CredentialsSource } from './auth/auth.ts';
 import { parseChallenges } from './auth/challenge.ts';
 import { protocolError, RegistryError } from './errors.ts';
@@ -79,13 +80,14 @@ export class RegistryServer {
   readonly #namespace: string | undefined;
   readonly #pacer: Pacer;
   /** Redirections of blobs, by path. */
-  readonly #locations = new Map<string, { readonly url: URL; readonly untilMs: number }>();
+  readonly #locations: ExpiringMap<URL>;
 
   constructor(components: ServerComponents, init: ServerInit) {
     this.base = init.base;
     this.#namespace = init.namespace;
     this.#clock = components.clock;
     this.#http = components.http;
+    this.#locations = new ExpiringMap(components, { entriesMax: LOCATIONS_MAX });
     this.#pacer = new Pacer(components, {
       host: init.base.host,
       requestsPerSecond: init.requestsPerSecond,
@@ -119,7 +121,9 @@ export class RegistryServer {
     }
     if (hop.isServer) this.#authorizer.accepted(scope);
     const answer = this.#successOf(hop, request);
-    if (request.blob !== undefined && !hop.isServer) this.#remember(request.path, hop.url);
+    if (request.blob !== undefined && !hop.isServer) {
+      this.#locations.set(request.path, hop.url, LOCATION_MS_MAX);
+    }
     return answer;
   }
 
@@ -129,28 +133,18 @@ export class RegistryServer {
     signal: AbortSignal,
   ): Promise<HttpAnswer<S> | undefined> {
     if (request.blob === undefined) return undefined;
-    const known = this.#locations.get(request.path);
-    if (known === undefined) return undefined;
-    if (this.#clock.nowMs() < known.untilMs) {
-      try {
-        const answer = await this.#send(request, known.url, undefined, signal);
-        return this.#successOf({ answer, url: known.url, isServer: false }, request);
-      } catch (error) {
-        signal.throwIfAborted();
-        if (!(error instanceof RegistryError)) throw error;
-        // Signed for too short a time, or gone: the registry knows better. Other failures may be of the registry's storage too.
-      }
+    const url = this.#locations.get(request.path);
+    if (url === undefined) return undefined;
+    try {
+      const answer = await this.#send(request, url, undefined, signal);
+      return this.#successOf({ answer, url, isServer: false }, request);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof RegistryError)) throw error;
+      // Signed for too short a time, or gone: the registry knows better. Other failures may be of the registry's storage too.
+      this.#locations.delete(request.path);
+      return undefined;
     }
-    this.#locations.delete(request.path);
-    return undefined;
-  }
-
-  #remember(path: string, url: URL): void {
-    const [oldest] = this.#locations.keys();
-    if (this.#locations.size >= LOCATIONS_MAX && oldest !== undefined) {
-      this.#locations.delete(oldest);
-    }
-    this.#locations.set(path, { url, untilMs: this.#clock.nowMs() + LOCATION_MS_MAX });
   }
 
   /** Credentials go to the registry alone, by scheme, host and port, and not after a redirection led away from it. */

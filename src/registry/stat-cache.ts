@@ -1,6 +1,7 @@
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
+import { within } from '../runtime/deadline.ts';
 import { OriginError, type StatReply } from '../transfer/contracts/origin.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
@@ -47,17 +48,13 @@ export class StatCache {
   }
 
   #begin(key: string, digest: Digest, origin: BlobOrigin): Promise<StatReply> {
-    const limit = new AbortController();
-    const timer = this.#clock.setTimer(STAT_MS_MAX, () => limit.abort());
-    const asking = this.#ask(digest, origin, limit.signal)
+    const ask = (signal: AbortSignal): Promise<StatReply> => this.#ask(digest, origin, signal);
+    const asking = within(this.#clock, STAT_MS_MAX, ask)
       .then((reply) => {
         this.#known.set(key, reply, LIFE_MS);
         return reply;
       })
-      .finally(() => {
-        timer.cancel();
-        this.#asking.delete(key);
-      });
+      .finally(() => this.#asking.delete(key));
     this.#asking.set(key, asking);
     return asking;
   }

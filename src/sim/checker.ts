@@ -1,3 +1,4 @@
+import { BLOCKS_MAX } from '../image/block.ts';
 import type { SimBlock } from './blocks.ts';
 import type { HostNumber } from './events.ts';
 
@@ -110,7 +111,7 @@ function nameOf(block: SimBlock): string {
   return `block ${block.index} of blob ${block.blob.number}`;
 }
 
-/** A number for a host and a block: 2^10 blobs of 2^22 blocks leave room for 2^21 hosts. */
+/** A number for a host and a block: 2^10 blobs of BLOCKS_MAX blocks leave room for 2^21 hosts. */
 function keyOf(host: HostNumber, block: SimBlock): number {
-  return (host * 2 ** 10 + block.blob.number) * 2 ** 22 + block.index;
+  return (host * 2 ** 10 + block.blob.number) * BLOCKS_MAX + block.index;
 }

@@ -1,6 +1,6 @@
-import { blockIndex, type BlockIndex } from '../image/block.ts';
+import { blockCount, blockIndex } from '../image/block.ts';
 import type { HostCoreInit } from '../transfer/host/host-core.ts';
-import type { JoinReply, ReportReply } from '../tree/messages.ts';
+import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import { AgentHost } from './agent-host.ts';
 import type { AgentListener, AgentWorld } from './agent-world.ts';
@@ -26,8 +26,8 @@ export type HostRole = HostCoreInit['role'];
 export interface HostPlan {
   readonly trace: Trace;
   readonly containers: number;
-  /** Whether the order of touches is shipped with the image. */
-  readonly shipped: boolean;
+  /** The order of touches that the image ships; undefined when it ships none. */
+  readonly shipped: readonly TouchOrder[] | undefined;
   /** Blobs that the host joins. */
   readonly blobs: readonly SimBlob[];
   /** Read all of these, instead of running containers. */
@@ -73,6 +73,8 @@ export class SimHost implements ContainerHost, AgentListener {
   #waitsForPlaces = false;
   #preheatNext = 0;
   #preheatLeft = 0;
+  /** Blocks of the trace layer that have not come. */
+  #traceLeft = 0;
 
   constructor(
     components: {
@@ -141,10 +143,10 @@ export class SimHost implements ContainerHost, AgentListener {
   begin(nowMs: number): void {
     if (this.role !== 'child' || this.#begun || this.#agent === undefined) return;
     this.#begun = true;
-    const { shipped, blobs, trace, preheat } = this.#plan;
+    const { preheat } = this.#plan;
     // Until its places are known a host asks the roots, so a preheater that does not wait would load them with all that it wants.
-    this.#waitsForPlaces = shipped || preheat !== undefined;
-    this.#agent.post({ kind: 'want', blobs: shipped ? [...blobs, trace.shipped] : blobs }, nowMs);
+    this.#waitsForPlaces = this.#plan.shipped !== undefined || preheat !== undefined;
+    this.#agent.post({ kind: 'want', blobs: this.#wanted }, nowMs);
     if (preheat !== undefined) {
       this.#preheatNext = 0;
       this.#preheatLeft = preheat.length;
@@ -269,9 +271,7 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#listener.placed(this, reply);
     const { agent } = this;
     if (!this.#waitsForPlaces || agent === undefined) return;
-    const { blobs, trace, shipped } = this.#plan;
-    const wanted = shipped ? [...blobs, trace.shipped] : blobs;
-    if (wanted.every((blob) => agent.core.isPlaced(blob))) this.#placesKnown(atMs);
+    if (this.#wanted.every((blob) => agent.core.isPlaced(blob))) this.#placesKnown(atMs);
   }
 
   #placesKnown(nowMs: number): void {
@@ -282,7 +282,15 @@ export class SimHost implements ContainerHost, AgentListener {
       return;
     }
     const blob = this.#plan.trace.shipped;
-    this.#readBlock({ blob, index: blockIndex(0) }, { read: undefined, kind: 'demand' }, nowMs);
+    this.#traceLeft = blockCount(blob.sizeBytes);
+    for (let i = 0; i < blockCount(blob.sizeBytes); i++)
+      this.#readBlock({ blob, index: blockIndex(i) }, { read: undefined, kind: 'prefetch' }, nowMs);
+  }
+
+  /** The blobs of the image, and that of its trace. */
+  get #wanted(): readonly SimBlob[] {
+    const { blobs, trace, shipped } = this.#plan;
+    return shipped === undefined ? blobs : [...blobs, trace.shipped];
   }
 
   #readBlock(
@@ -325,20 +333,9 @@ export class SimHost implements ContainerHost, AgentListener {
       this.#world.events.push(atMs, { type: 'read-done', host, incarnation, read, ok });
     } else if (this.#plan.preheat !== undefined) {
       this.#preheatDone(token, ok, atMs);
-    } else if (ok) {
-      this.#giveOrders(atMs);
+    } else if (ok && --this.#traceLeft === 0) {
+      this.#agent?.post({ kind: 'orders', orders: this.#plan.shipped ?? [] }, atMs);
     }
-  }
-
-  /** The order of touches arrived with the trace layer: one run of blocks after the other, as the trace has them. */
-  #giveOrders(nowMs: number): void {
-    const orders: { digest: SimBlob['digest']; indices: BlockIndex[] }[] = [];
-    for (const { blob, index } of this.#plan.trace.touched) {
-      const last = orders[orders.length - 1];
-      if (last?.digest === blob.digest) last.indices.push(index);
-      else orders.push({ digest: blob.digest, indices: [index] });
-    }
-    this.#agent?.post({ kind: 'orders', orders }, nowMs);
   }
 
   #preheat(nowMs: number): void {

@@ -1,6 +1,8 @@
+import { ceilTo } from '../image/binary.ts';
 import {
   BLOCK_SIZE_BYTES,
   blockCount,
+  BLOCKS_MAX,
   blockIndex,
   blockLength,
   stripeCount,
@@ -38,7 +40,9 @@ export interface Trace {
   readonly cpuAfterMs: number;
   /** Every block that the reads touch, in the order of first touch. */
   readonly touched: readonly BlockName[];
-  /** The blob of one block that carries the order of touches, when it is shipped with the image. */
+  /** The reads as overlaybd records them. */
+  readonly accesses: readonly TraceAccess[];
+  /** The blob that carries them, when they are shipped with the image. */
   readonly shipped: SimBlob;
 }
 
@@ -58,8 +62,15 @@ const READ_COUNT = 300;
 /** Places where the sequential runs begin: about eight reads each, as when one file after the other is loaded. */
 const RUN_COUNT = 36;
 
-/** Size of the trace layer: 300 records of 24 bytes in a tar. */
-const TRACE_LAYER_BYTES = 10_240;
+/**
+ * Bytes of a trace without accesses in a tar (its header, that of the file, two zero records), and
+ * of each access.
+ */
+const TRACE_TAR_BYTES = 24 + 512 + 1024;
+const ACCESS_BYTES = 24;
+
+/** tar writes whole records of 20 blocks. */
+const TAR_RECORD_BYTES = 20 * 512;
 
 /** A blob whose digest spells its number. */
 export function makeBlob(number: number, sizeBytes: number): SimBlob {
@@ -149,7 +160,7 @@ function makeRecordedTrace(
     const blocks: BlockName[] = [];
     const last = Math.floor((offset + lengthBytes - 1) / BLOCK_SIZE_BYTES);
     for (let index = Math.floor(offset / BLOCK_SIZE_BYTES); index <= last; index++) {
-      const key = blob.number * 2 ** 22 + index;
+      const key = blob.number * BLOCKS_MAX + index;
       const name = touched.get(key) ?? { blob, index: blockIndex(index) };
       touched.set(key, name);
       blocks.push(name);
@@ -157,11 +168,18 @@ function makeRecordedTrace(
     const setupMs = i === 0 ? CONTAINER_SETUP_CPU_MS : 0;
     return { blocks, lengthBytes, cpuBeforeMs: cpuBeforeMs + setupMs };
   });
+  const tarBytes = TRACE_TAR_BYTES + ACCESS_BYTES * reads.length;
   return {
     reads: named,
     cpuAfterMs: 0,
     touched: [...touched.values()],
-    shipped: makeBlob(image.blobs.length + variant, TRACE_LAYER_BYTES),
+    accesses: reads.map(({ blob, offset, lengthBytes: length }) => ({
+      op: 'read',
+      layer: blob.number,
+      offset,
+      length,
+    })),
+    shipped: makeBlob(image.blobs.length + variant, ceilTo(tarBytes, TAR_RECORD_BYTES)),
   };
 }
 

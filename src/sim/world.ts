@@ -1,8 +1,9 @@
 import type { TraceAccess } from '../image/trace.ts';
+import type { Codec } from '../runtime/codec.ts';
 import type { HostCoreInit } from '../transfer/host/host-core.ts';
 import type { HostAddress, HostCard, JoinReply, Place, ReportReply } from '../tree/messages.ts';
 import { innerFanOut } from '../tree/owner/colours.ts';
-import { COLOURS, FAN_OUT, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '../tree/limits.ts';
+import { COLOURS, INNER_CHILDREN, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '../tree/limits.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import type { AgentHost } from './agent-host.ts';
@@ -16,11 +17,12 @@ import { FaultDriver } from './fault-driver.ts';
 import { FAULT_WINDOW_MS, planFaults, type FaultName } from './faults.ts';
 import { Network } from './network.ts';
 import { spreadOf, type Spread } from './quantiles.ts';
+import { makePlans } from './plans.ts';
 import { Registry } from './registry.ts';
 import { SeededRandom } from './seeded-random.ts';
 import { SimHost, type HostListener, type HostPlan, type HostRole } from './sim-host.ts';
 import { checkPlaces, checkTrees, treeDepthBound } from './tree-checks.ts';
-import { blocksOf, bytesOf, makeImage, makeTrace, traceOf, type Image } from './workload.ts';
+import { bytesOf, makeImage, type Image } from './workload.ts';
 
 /** 1.5 Gbit/s and 10 Gbit/s in bytes per millisecond. */
 const NIC_BYTES_PER_MS = 1.5e9 / 8 / 1000;
@@ -40,10 +42,6 @@ const MOMENT_MS = 2_000;
 
 /** A root that was down often is tried again after 90 s at the latest, with the next report; what that changes takes another one. */
 const QUIET_MS = 1.5 * ROOT_DOWN_MS_MAX + 3 * REPORT_INTERVAL_MS;
-
-/** Kinds of containers in a run with faults, and how much each reads in relation to the default one. */
-const FAULT_VARIANTS = 8;
-const FAULT_SHARE = 1 / 8;
 
 /** With faults, hosts begin one after the other all through this time. */
 const ROLLOUT_MS = 0.8 * FAULT_WINDOW_MS;
@@ -161,13 +159,22 @@ export class World implements HostListener {
   readonly #depthBounds: Readonly<Record<HostRole, number>>;
   #onProgress: ((nowMs: number, busy: number) => void) | undefined;
 
-  constructor(init: WorldInit) {
+  /** A world that has not begun. */
+  static async make(components: { codec: Codec }, init: WorldInit): Promise<World> {
+    const image = makeImage(init.layersMb);
+    return new World(init, { image, plans: await makePlans(components, image, init) });
+  }
+
+  private constructor(
+    init: WorldInit,
+    { image, plans }: { image: Image; plans: readonly HostPlan[] },
+  ) {
     this.#init = init;
     this.#depthBounds = this.#makeDepthBounds();
     const random = new SeededRandom(`world ${init.seed}`);
-    this.#image = makeImage(init.layersMb);
+    this.#image = image;
     this.#times = { cold: [], warm: [], stall: [], full: [] };
-    this.#plans = this.#makePlans();
+    this.#plans = plans;
     this.#registry = new Registry(
       { events: this.#events, random: random.split('registry') },
       {
@@ -312,7 +319,7 @@ export class World implements HostListener {
   /** Hops to whoever keeps the tree; below relays, those from a relay to the owner come on top. */
   #makeDepthBounds(): Record<HostRole, number> {
     const { hosts, roots, groups, zones, core } = this.#init;
-    const fanOut = core?.topology?.fanOut ?? FAN_OUT;
+    const fanOut = core?.topology?.fanOut ?? INNER_CHILDREN;
     const boundOf = (count: number, keepers: number, zoneCount: number): number => {
       // Whoever keeps trees is a member of those that it does not keep.
       const zoneHosts = Math.ceil(count / zoneCount) + Math.ceil(keepers / zoneCount);
@@ -430,7 +437,7 @@ export class World implements HostListener {
 
   #checkTrees(): void {
     const topology = this.#init.core?.topology;
-    const fanOut = topology?.fanOut ?? FAN_OUT;
+    const fanOut = topology?.fanOut ?? INNER_CHILDREN;
     const widest = innerFanOut(fanOut, topology?.colours ?? COLOURS);
     const withFaults = this.#init.faults.length > 0;
     const limits = {
@@ -467,30 +474,6 @@ export class World implements HostListener {
     };
   }
 
-  /**
-   * Without faults every host runs the same container at the same time. With faults, half of the hosts learn the order on the fly
-   * and the containers differ, so that blocks are touched for the first time all through the window.
-   */
-  #makePlans(): readonly HostPlan[] {
-    const { workload, containersPerHost, trace, faults, accesses } = this.#init;
-    const blobs = this.#image.blobs;
-    const full = workload === 'full';
-    const preheat = full ? blocksOf(this.#image) : undefined;
-    const containers = full ? 0 : containersPerHost;
-    const variants = faults.length === 0 ? 1 : FAULT_VARIANTS;
-    const share = faults.length === 0 ? 1 : FAULT_SHARE;
-    return Array.from({ length: variants }, (_, variant) => ({
-      trace:
-        accesses === undefined
-          ? makeTrace(this.#image, { variant, share })
-          : traceOf(this.#image, accesses, variant),
-      containers,
-      shipped: !full && trace === 'shipped' && variant % 2 === 0,
-      blobs,
-      preheat,
-    }));
-  }
-
   #makeHost(number: HostNumber, world: AgentWorld, random: SeededRandom): SimHost {
     const { hosts, roots, groups, zones, vcpus, nicBytesPerMs } = this.#init;
     const [role, nth] =
@@ -520,7 +503,10 @@ export class World implements HostListener {
 
   #coreInit(self: HostCard, role: HostRole, relays: readonly HostAddress[] = []): HostCoreInit {
     const { core, planted } = this.#init;
-    const wide = planted === 'wide' ? { fanOut: 2 * FAN_OUT, rootFanOut: 2 * FAN_OUT } : undefined;
+    const wide =
+      planted === 'wide'
+        ? { fanOut: 2 * INNER_CHILDREN, rootFanOut: 2 * INNER_CHILDREN }
+        : undefined;
     return {
       self,
       role,

@@ -1,14 +1,18 @@
-/** Children of one host in one tree (tunable; DESIGN "Trees"); inner hosts have more (COLOURS). */
-export const FAN_OUT = 2;
+/**
+ * Children of its own colour that an inner host has in a tree, and slots that every host keeps in
+ * reserve (tunable). Inner hosts have more children in all: `CHILDREN_MAX` in owner/colours.ts.
+ */
+export const INNER_CHILDREN = 2;
 
 /**
- * Kinds of trees of one owner (tunable). A host is *inner* in the trees of one colour: there it has `FAN_OUT` inner children and
- * one of every other colour, and in the other trees none. So it sends at most `(COLOURS + 1) / COLOURS` of what it receives,
- * where a plain tree makes half of the hosts send twice as much and the others nothing. The sweep is in docs/TREES.md.
+ * Kinds of trees of one owner (tunable). A host is *inner* in the trees of one colour: there it has
+ * `INNER_CHILDREN` inner children and one of every other colour, and in the other trees none. So it
+ * sends at most `(COLOURS + 1) / COLOURS` of what it receives, where a plain tree makes half of the
+ * hosts send twice as much and the others nothing. The sweep is in docs/TREES.md.
  */
 export const COLOURS = 4;
 
-/** A member that says nothing for this long is taken out of its trees (DESIGN "Trees", tunable). */
+/** A member that says nothing for this long is taken out of its trees (tunable). */
 export const MEMBER_EXPIRY_MS = 20 * 60_000;
 
 /**

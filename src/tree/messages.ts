@@ -104,13 +104,12 @@ export interface ManifestRequest {
 }
 
 /** Why no manifest is given. `unavailable` may pass; the others are the registry's own word. */
-export const MANIFEST_REFUSALS = [
-  'not-found',
-  'unauthorized',
-  'denied',
-  'rate-limited',
-  'unavailable',
-] as const;
+export type ManifestRefusal =
+  | 'not-found'
+  | 'unauthorized'
+  | 'denied'
+  | 'rate-limited'
+  | 'unavailable';
 
 /** A manifest, or the registry's refusal: told as it is, so that clients of a mirror learn it and nobody asks in vain again. */
 export type ManifestReply =
@@ -124,7 +123,7 @@ export type ManifestReply =
       readonly ageMs: number;
     }
   | {
-      readonly outcome: (typeof MANIFEST_REFUSALS)[number];
+      readonly outcome: ManifestRefusal;
       /** The WWW-Authenticate header of the registry; empty when there was none. */
       readonly challenge: string;
       /** When to ask again; 0 when the registry did not say. */

@@ -3,7 +3,7 @@ import { assert } from './assert.ts';
 /** Bounds of a map, and which entry goes first when one is reached. */
 export interface BoundedMapInit<K, V> {
   readonly entriesMax: number;
-  /** `age`: the entry that was set longest ago goes first. `use`: the one that was neither set nor got for longest. `age` when absent. */
+  /** `age`: the entry set longest ago goes first. `use`: the one neither set nor got for longest. `age` when absent. */
   readonly evict?: 'age' | 'use';
   /** Bound on the sum of `sizeOf()` over the entries; an entry above it is not kept at all. */
   readonly sizeMax?: number;
@@ -13,10 +13,23 @@ export interface BoundedMapInit<K, V> {
   readonly onEvict?: (key: K, value: V) => void;
 }
 
-/** A map that forgets instead of growing. */
+interface Entry<K, V> {
+  readonly key: K;
+  readonly value: V;
+  readonly size: number;
+  older: Entry<K, V> | undefined;
+  newer: Entry<K, V> | undefined;
+}
+
+/**
+ * A map that forgets instead of growing. The entries form a list in the order in which they go: a Map that gives up its first key
+ * again and again walks over the places of all that went before (ten microseconds each at 10,000 entries).
+ */
 export class BoundedMap<K, V> implements Iterable<[K, V]> {
   readonly #init: BoundedMapInit<K, V>;
-  readonly #entries = new Map<K, { readonly value: V; readonly size: number }>();
+  readonly #entries = new Map<K, Entry<K, V>>();
+  #oldest: Entry<K, V> | undefined;
+  #newest: Entry<K, V> | undefined;
   #size = 0;
 
   constructor(init: BoundedMapInit<K, V>) {
@@ -38,15 +51,14 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     return this.#entries.has(key);
   }
 
-  /** The value; with `evict: 'use'` it is now the one used last. */
+  /** The value; with `evict: 'use'` its entry now goes last. */
   get(key: K): V | undefined {
     const entry = this.#entries.get(key);
-    if (entry === undefined) return undefined;
-    if (this.#init.evict === 'use') {
-      this.#entries.delete(key);
-      this.#entries.set(key, entry);
+    if (entry !== undefined && this.#init.evict === 'use' && entry !== this.#newest) {
+      this.#unlink(entry);
+      this.#append(entry);
     }
-    return entry.value;
+    return entry?.value;
   }
 
   /** The value, without counting as a use. */
@@ -54,45 +66,58 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     return this.#entries.get(key)?.value;
   }
 
+  /** Adds or replaces the entry, which now goes last, and evicts what is beyond the bounds. */
   set(key: K, value: V): void {
-    const { entriesMax, sizeMax = Infinity, sizeOf } = this.#init;
+    const { entriesMax, sizeMax = Infinity, sizeOf, onEvict } = this.#init;
     const size = sizeOf?.(value, key) ?? 0;
     this.delete(key);
-    if (size > sizeMax) return this.#init.onEvict?.(key, value);
-    this.#entries.set(key, { value, size });
+    if (size > sizeMax) return onEvict?.(key, value);
+    const entry: Entry<K, V> = { key, value, size, older: undefined, newer: undefined };
+    this.#entries.set(key, entry);
     this.#size += size;
-    while (this.#entries.size > entriesMax || this.#size > sizeMax) this.#evictFirst();
+    this.#append(entry);
+    while (this.#entries.size > entriesMax || this.#size > sizeMax) {
+      const oldest = this.#oldest;
+      assert(oldest !== undefined, 'a map beyond its bounds has entries');
+      this.delete(oldest.key);
+      onEvict?.(oldest.key, oldest.value);
+    }
   }
 
+  /** Whether there was such an entry. */
   delete(key: K): boolean {
     const entry = this.#entries.get(key);
     if (entry === undefined) return false;
     this.#size -= entry.size;
+    this.#unlink(entry);
     return this.#entries.delete(key);
   }
 
   clear(): void {
     this.#entries.clear();
+    this.#oldest = this.#newest = undefined;
     this.#size = 0;
   }
 
-  keys(): IterableIterator<K> {
-    return this.#entries.keys();
-  }
-
-  *values(): Generator<V, void, undefined> {
-    for (const { value } of this.#entries.values()) yield value;
-  }
-
+  /** Entries, the one that goes first in front. What is deleted meanwhile ends nothing. */
   *[Symbol.iterator](): Generator<[K, V], void, undefined> {
-    for (const [key, { value }] of this.#entries) yield [key, value];
+    for (let entry = this.#oldest; entry !== undefined; entry = entry.newer) {
+      yield [entry.key, entry.value];
+    }
   }
 
-  #evictFirst(): void {
-    for (const [key, { value }] of this.#entries) {
-      this.delete(key);
-      this.#init.onEvict?.(key, value);
-      return;
-    }
+  #append(entry: Entry<K, V>): void {
+    entry.older = this.#newest;
+    entry.newer = undefined;
+    if (this.#newest === undefined) this.#oldest = entry;
+    else this.#newest.newer = entry;
+    this.#newest = entry;
+  }
+
+  #unlink({ older, newer }: Entry<K, V>): void {
+    if (older === undefined) this.#oldest = newer;
+    else older.newer = newer;
+    if (newer === undefined) this.#newest = older;
+    else newer.older = older;
   }
 }

@@ -1,3 +1,5 @@
+import { BoundedMap } from './bounded-map.ts';
+
 interface Entry<V> {
   readonly value: V;
   readonly untilMs: number;
@@ -6,12 +8,11 @@ interface Entry<V> {
 /** Facts that hold for a time; at the bound the one set longest ago goes. */
 export class ExpiringMap<V, K = string> {
   readonly #clock: { nowMs(): number };
-  readonly #entriesMax: number;
-  readonly #entries = new Map<K, Entry<V>>();
+  readonly #entries: BoundedMap<K, Entry<V>>;
 
   constructor(components: { clock: { nowMs(): number } }, init: { entriesMax: number }) {
     this.#clock = components.clock;
-    this.#entriesMax = init.entriesMax;
+    this.#entries = new BoundedMap(init);
   }
 
   /** The value, while it holds. */
@@ -32,11 +33,6 @@ export class ExpiringMap<V, K = string> {
   }
 
   set(key: K, value: V, lifeMs: number): void {
-    this.#entries.delete(key);
-    const [oldest] = this.#entries.keys();
-    if (this.#entries.size >= this.#entriesMax && oldest !== undefined) {
-      this.#entries.delete(oldest);
-    }
     this.#entries.set(key, { value, untilMs: this.#clock.nowMs() + lifeMs });
   }
 

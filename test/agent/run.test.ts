@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events';
 import { describe, expect, it } from 'vitest';
 import { runUntilSignal, type Service } from '../../src/agent/run.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
-import { ManualClock } from './manual-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 
 function stage(service: Partial<Service>) {
   const clock = new ManualClock();

@@ -7,11 +7,11 @@ import type { LogFields, Logger } from '../../src/runtime/logger.ts';
 import type { Metrics } from '../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
-import { ManualClock } from '../agent/manual-clock.ts';
-import { tempFolder } from '../support/temp-folder.ts';
-import { storeParts, testBlob, testBlock, testBytes } from './blocks.ts';
-import { describeBlockStore } from './contract.ts';
-import { SimDisk, simError, type DiskOperation } from './sim-disk.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
+import { describeBlockStore } from './kit/contract.ts';
+import { SimDisk, simError, type DiskOperation } from '../kit/sim-disk.ts';
 
 describeBlockStore('DiskStore', {
   open: () => {
@@ -38,7 +38,7 @@ const records = `blobs/01/${blob.digest.slice(7)}/records`;
 /** A started store on a simulated disk, with what it logged and counted. */
 async function simStore(init: ConstructorParameters<typeof DiskStore>[1] = {}) {
   const disk = new SimDisk({ random: new SeededRandom('store') });
-  const clock = new TickingClock();
+  const clock = new ManualClock();
   const counts: Record<string, number> = {};
   const lines: string[] = [];
   const parts = { ...storeParts(disk), clock, metrics: counting(counts), logger: noting(lines) };
@@ -47,14 +47,6 @@ async function simStore(init: ConstructorParameters<typeof DiskStore>[1] = {}) {
   const put = (index: ReturnType<typeof blockIndex>): Promise<void> =>
     store.put(blob, index, testBlock(blob, index));
   return { disk, clock, store, put, counts, lines, reopen: () => new DiskStore(parts, init) };
-}
-
-class TickingClock extends ManualClock {
-  now = 0;
-
-  override nowMs(): number {
-    return this.now;
-  }
 }
 
 /** Counts by name and label values. */
@@ -202,14 +194,14 @@ describe('DiskStore limits', () => {
   it('DiskStore.put() rejects with no-space while less is free than it leaves free, and blocks go', async () => {
     const { disk, clock, store, put, counts, lines } = await simStore({ freeBytesMin: 1000 });
     disk.freeSpaceBytes = 999;
-    clock.now += 1000;
+    clock.jump(1000);
     await put(zero);
     await expect(put(one)).rejects.toMatchObject({ code: 'no-space' });
     // A byte was missing: the one group there is goes.
     while (counts['blocks_total evicted'] === undefined) await Promise.resolve();
     expect(store.has(blob.digest, zero)).toBe(false);
     disk.freeSpaceBytes = 1000;
-    clock.now += 1000;
+    clock.jump(1000);
     await expect(put(one)).rejects.toMatchObject({ code: 'no-space' });
     await put(one);
     expect(lines).toEqual([

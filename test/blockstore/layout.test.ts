@@ -20,7 +20,7 @@ import {
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../src/image/block.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { toHex } from '../../src/util/bytes.ts';
-import { testBlob } from './blocks.ts';
+import { testBlob } from '../kit/blocks.ts';
 
 const codec = new NodeCodec();
 const blob = testBlob(0xab, 3 * BLOCK_SIZE_BYTES + 100);

@@ -1,5 +1,5 @@
 import { MemoryStore } from '../../src/blockstore/memory-store.ts';
-import { describeBlockStore } from './contract.ts';
+import { describeBlockStore } from './kit/contract.ts';
 
 describeBlockStore('MemoryStore', {
   open: () => {

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { decodeUsage, encodeUsage } from '../../src/blockstore/usage-file.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { toHex } from '../../src/util/bytes.ts';
-import { testBlob } from './blocks.ts';
+import { testBlob } from '../kit/blocks.ts';
 
 const codec = new NodeCodec();
 const { digest } = testBlob(0xab, 1);

@@ -1,14 +1,9 @@
-import { execFile } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
-import { sampleBytes } from '../support/layers.ts';
-import { putLayout } from '../support/oci-layout.ts';
-import { digestOf } from '../support/registry-content.ts';
-import { describeWith, needs } from '../support/requires.ts';
-import { tempFolder } from '../support/temp-folder.ts';
+import { sampleBytes } from '../kit/layers.ts';
+import { putLayout } from '../kit/oci-layout.ts';
+import { digestOf } from '../kit/registry-content.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 
 const layer = sampleBytes(300_000, 3);
 
@@ -64,18 +59,4 @@ test('EmbeddedRegistry.stop() ends also when a client keeps its connection', asy
   await registry.stop();
   await response.bytes().catch(() => {});
   await expect(fetch(base)).rejects.toThrow();
-});
-
-describeWith('with skopeo', [needs.program('skopeo')], () => {
-  test('EmbeddedRegistry is read by skopeo', async () => {
-    const { registry, image } = await start();
-    const copy = tempFolder();
-    const source = `docker://${registry.address}/team/app:1`;
-    const copying = ['--insecure-policy', 'copy', '--preserve-digests', '--src-tls-verify=false'];
-    await promisify(execFile)('skopeo', [...copying, source, `oci:${copy}:1`]);
-    const index = JSON.parse(readFileSync(join(copy, 'index.json'), 'utf8')) as {
-      manifests: { digest: string }[];
-    };
-    expect(index.manifests[0]?.digest).toBe(image.digest);
-  });
 });

@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { ImageDisk } from '../../src/device/image-disk.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
-import { imageOf, MemoryReader } from './support.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
+import { imageOf, MemoryReader } from './kit/images.ts';
 
 const SIZE = 2 * 1024 * 1024;
 

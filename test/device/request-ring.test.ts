@@ -31,7 +31,7 @@ describe('RequestRing', () => {
   it('makes a producer wait while it is full, and loses nothing', async () => {
     const shared = new SharedArrayBuffer(RequestRing.sizeBytes);
     const ring = new RequestRing(shared);
-    const source = new URL('./ring-producer.ts', import.meta.url);
+    const source = new URL('./kit/ring-producer.ts', import.meta.url);
     const count = 20_000;
     const worker = new Worker(source, {
       workerData: { shared, count },

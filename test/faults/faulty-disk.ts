@@ -1,6 +1,6 @@
 import type { Disk, DiskEntry, DiskFile, DiskLock, OpenMode } from '../../src/runtime/disk.ts';
 import type { Random } from '../../src/runtime/random.ts';
-import { simError, type SimDisk } from '../blockstore/sim-disk.ts';
+import { simError, type SimDisk } from '../kit/sim-disk.ts';
 import type { FaultReport } from './fault-report.ts';
 
 /** Share of the operations of a kind that fail, 0 to 1 each. */

@@ -7,21 +7,9 @@ import {
   type BlockServer,
   type PendingBlock,
   type Transport,
-  type TreeServer,
 } from '../../src/transfer/contracts/transport.ts';
-import type {
-  HostAddress,
-  JoinReply,
-  JoinRequest,
-  LeaveRequest,
-  ReportReply,
-  ReportRequest,
-  ResolveReply,
-  ResolveRequest,
-  StatReply,
-  StatRequest,
-  TouchOrder,
-} from '../../src/tree/messages.ts';
+import type { Handlers, TreeCalls } from '../../src/transfer/contracts/calls.ts';
+import type { HostAddress, TouchOrder } from '../../src/tree/messages.ts';
 import { PooledBytes } from '../../src/util/buffer-pool.ts';
 import type { PeerId } from '../../src/util/peer-id.ts';
 import type { FaultReport } from './fault-report.ts';
@@ -79,7 +67,7 @@ export class FaultyTransport implements Transport {
     return this.#inner.self;
   }
 
-  serve(servers: { block: BlockServer; tree?: TreeServer }): void {
+  serve(servers: { block: BlockServer; calls?: Handlers<TreeCalls> }): void {
     this.#inner.serve(servers);
   }
 
@@ -128,24 +116,23 @@ export class FaultyTransport implements Transport {
     this.#send(() => this.#inner.sendAlive(peer));
   }
 
-  join(host: HostAddress, request: JoinRequest, signal: AbortSignal): Promise<JoinReply> {
-    return this.#call(() => this.#inner.join(host, request, signal), signal);
-  }
-
-  leave(host: HostAddress, request: LeaveRequest, signal: AbortSignal): Promise<void> {
-    return this.#call(() => this.#inner.leave(host, request, signal), signal);
-  }
-
-  report(host: HostAddress, request: ReportRequest, signal: AbortSignal): Promise<ReportReply> {
-    return this.#call(() => this.#inner.report(host, request, signal), signal);
-  }
-
-  resolve(host: HostAddress, request: ResolveRequest, signal: AbortSignal): Promise<ResolveReply> {
-    return this.#call(() => this.#inner.resolve(host, request, signal), signal);
-  }
-
-  stat(host: HostAddress, request: StatRequest, signal: AbortSignal): Promise<StatReply> {
-    return this.#call(() => this.#inner.stat(host, request, signal), signal);
+  async call<K extends keyof TreeCalls>(
+    host: HostAddress,
+    name: K,
+    request: TreeCalls[K][0],
+    signal: AbortSignal,
+  ): Promise<TreeCalls[K][1]> {
+    const call = () => this.#inner.call(host, name, request, signal);
+    const fault = this.#draw(['drop', 'delay', 'duplicate']);
+    if (fault === 'drop') {
+      // The root hears it; its answer is lost.
+      call().catch(() => {});
+      await aborted(signal);
+      throw new PeerError('a call was lost on purpose', { code: 'timeout' });
+    }
+    if (fault === 'delay') await this.#clock.sleep(this.#random.below(DELAY_MS_MAX), signal);
+    if (fault === 'duplicate') call().catch(() => {});
+    return call();
   }
 
   #draw<K extends FaultKind>(kinds: readonly K[]): K | undefined {
@@ -169,19 +156,6 @@ export class FaultyTransport implements Transport {
     }
     send();
     if (fault === 'duplicate') send();
-  }
-
-  async #call<R>(call: () => Promise<R>, signal: AbortSignal): Promise<R> {
-    const fault = this.#draw(['drop', 'delay', 'duplicate']);
-    if (fault === 'drop') {
-      // The root hears it; its answer is lost.
-      call().catch(() => {});
-      await aborted(signal);
-      throw new PeerError('a call was lost on purpose', { code: 'timeout' });
-    }
-    if (fault === 'delay') await this.#clock.sleep(this.#random.below(DELAY_MS_MAX), signal);
-    if (fault === 'duplicate') call().catch(() => {});
-    return call();
   }
 
   /** The answer with something done to it; who gave it up meanwhile hears `cancelled`, as from the real one. */

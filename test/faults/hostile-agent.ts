@@ -16,7 +16,7 @@ import type { BlockAnswer, BlockServer } from '../../src/transfer/contracts/tran
 import type { HostAddress } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../src/util/buffer-pool.ts';
-import { CountingOrigin } from '../transfer/cluster.ts';
+import { CountingOrigin } from '../kit/engine-cluster.ts';
 
 /** What it does to each answer to a peer. */
 type Tamper = (answer: BlockAnswer) => BlockAnswer;

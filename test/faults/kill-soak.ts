@@ -12,7 +12,7 @@ import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { defined } from '../../src/util/assert.ts';
 import { errorText } from '../../src/util/errors.ts';
-import { storeParts } from '../blockstore/blocks.ts';
+import { storeParts } from '../kit/blocks.ts';
 import type { FaultReport } from './fault-report.ts';
 import { TruthBlob } from './truth.ts';
 

@@ -31,7 +31,7 @@ const PARTS: Readonly<Record<string, Part>> = {
     count: 200,
     quickCount: 4,
     run: async ({ seed, count }, report) => {
-      for (let i = 0; i < count; i++) worldCrashes(seed + i, report);
+      for (let i = 0; i < count; i++) await worldCrashes(seed + i, report);
     },
   },
   engine: {

@@ -17,7 +17,7 @@ import { OriginError, type Origin } from '../../src/transfer/contracts/origin.ts
 import type { HostCard, StatReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
-import { SimDisk } from '../blockstore/sim-disk.ts';
+import { SimDisk } from '../kit/sim-disk.ts';
 import type { FaultReport } from './fault-report.ts';
 import { DISK_FAULTS, FaultyDisk } from './faulty-disk.ts';
 import { FaultyTransport, TRANSPORT_FAULTS } from './faulty-transport.ts';
@@ -163,7 +163,7 @@ export class SoakHost {
     );
     transport.serve({
       block: engine.blockServer,
-      ...(this.isRoot && { tree: engine.tree.server }),
+      ...(this.isRoot && { calls: engine.tree.handlers }),
     });
     await transport.start();
     engine.start();

@@ -7,9 +7,9 @@ import {
   type BlockIndex,
 } from '../../src/image/block.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
-import { ManualClock } from '../agent/manual-clock.ts';
-import { storeParts, testBlob, testBlock, testBytes } from '../blockstore/blocks.ts';
-import { SimDisk } from '../blockstore/sim-disk.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
+import { SimDisk } from '../kit/sim-disk.ts';
 import type { FaultReport } from './fault-report.ts';
 
 /** Crashes of one disk in a row: what one leaves is what the next one finds. */

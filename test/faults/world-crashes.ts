@@ -1,3 +1,4 @@
+import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { planFaults, type FaultName } from '../../src/sim/faults.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { World, WORLD_DEFAULTS, type WorldInit } from '../../src/sim/world.ts';
@@ -19,7 +20,7 @@ const ALSO: readonly (readonly FaultName[])[] = [
 ];
 
 /** Runs the production reducers in a world of 23 hosts in which a third of the hosts and every root crash, and more goes wrong. */
-export function worldCrashes(seed: number, report: FaultReport): void {
+export async function worldCrashes(seed: number, report: FaultReport): Promise<void> {
   const faults: FaultName[] = ['crash30', 'rootcrash', ...(ALSO[seed % ALSO.length] ?? [])];
   if (seed % 2 === 0) faults.push('allroots');
   const init: WorldInit = {
@@ -31,7 +32,7 @@ export function worldCrashes(seed: number, report: FaultReport): void {
     seed,
     faults,
   };
-  const world = new World(init);
+  const world = await World.make({ codec: new NodeCodec() }, init);
   const result = world.run();
   for (const [what, count] of plannedFaults(init)) {
     report.add(what === 'crash' ? 'crashes' : 'injected', `${what} (simulated world)`, count);

@@ -12,8 +12,8 @@ import { encodeTrace, parseTrace } from '../../src/image/trace.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
 import { encodeZFileHeader } from '../../src/image/zfile-header.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
-import { describeWith, FIXTURES, needs } from '../support/requires.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
+import { describeWith, FIXTURES, needs } from '../kit/requires.ts';
 
 const KIB = 1024;
 const DEVICE = 256 * KIB;

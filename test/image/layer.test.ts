@@ -7,7 +7,7 @@ import { openLayer } from '../../src/image/layer.ts';
 import { LayeredImage, type BytesOf } from '../../src/image/layered-image.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
 
 const KIB = 1024;
 const DEVICE = 512 * KIB;
@@ -44,7 +44,7 @@ async function openImage(blob: Uint8Array): Promise<LayeredImage> {
 }
 
 describe('rawCrc32c()', () => {
-  it('gives the vectors of FORMATS', () => {
+  it('gives the checksums of overlaybd', () => {
     const text = new TextEncoder().encode('123456789');
     expect(rawCrc32c(codec, text, 0)).toBe(0x58e3fa20);
     expect(rawCrc32c(codec, text, 100_007)).toBe(0x3c9bd4e0);

@@ -8,18 +8,25 @@ import {
   TREE_CALLS_MAX,
 } from '../../src/net/limits.ts';
 import { BLOCK_PROTOCOL } from '../../src/net/blocks/requester-link.ts';
-import * as codec from '../../src/net/calls/tree-codec.ts';
+import { CALLS } from '../../src/net/calls/call-table.ts';
 import { TREE_PROTOCOL } from '../../src/net/calls/call-link.ts';
 import {
   MessageParser,
   TREE,
-  encodeTreeError,
   messageFrames,
+  treeError,
   type TreeMessage,
 } from '../../src/net/calls/call-message.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
-import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './raw-peer.ts';
-import { answerNow, blockRequest, bytesOf, startAgent, stopAgents, type Agent } from './support.ts';
+import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './kit/raw-peer.ts';
+import {
+  answerNow,
+  blockRequest,
+  bytesOf,
+  startAgent,
+  stopAgents,
+  type Agent,
+} from './kit/transports.ts';
 
 afterEach(async () => {
   await stopRaws();
@@ -211,7 +218,7 @@ describe('Requester', () => {
 
 describe('TreeResponder', () => {
   const VIOLATIONS_OF_TREE = 'xylem_net_violations_total{protocol=tree}';
-  const stat = codec.statRequest.encode({
+  const stat = CALLS.stat.request.encode({
     digest: blockRequest().digest,
     origin: { registry: 'r.io', repository: 'a/b' },
   });
@@ -226,13 +233,7 @@ describe('TreeResponder', () => {
   }> {
     const end = Promise.withResolvers<StatReply>();
     const never = (): Promise<never> => Promise.reject(new Error('not asked'));
-    const agent = await startAgent(1, {
-      onJoin: never,
-      onLeave: never,
-      onReport: never,
-      onResolve: never,
-      onStat: () => end.promise,
-    });
+    const agent = await startAgent(1, { leave: never, stat: () => end.promise });
     const connection = await dialRaw(await startRaw(), agent.host);
     const stream = await connection.newStream(TREE_PROTOCOL);
     const heard: TreeMessage[] = [];
@@ -260,13 +261,13 @@ describe('TreeResponder', () => {
     }
   }
 
-  const call = (id: number): TreeMessage => ({ id, type: TREE.STAT, body: stat });
+  const call = (id: number): TreeMessage => ({ id, type: CALLS.stat.type, body: stat });
   const cancel = (id: number): TreeMessage => ({ id, type: TREE.CANCEL, body: new Uint8Array() });
 
   const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {
     'a message of 4 GiB': [head(1, 0xffff_ffff)],
     'a message that does not decode': [
-      ...messageFrames({ id: 1, type: TREE.LEAVE, body: new Uint8Array([7, 0]) }),
+      ...messageFrames({ id: 1, type: CALLS.leave.type, body: new Uint8Array([7, 0]) }),
     ],
     'an id that is in use': [...messageFrames(call(1)), ...messageFrames(call(1))],
     'a CANCEL with a body': [...messageFrames({ ...cancel(1), body: new Uint8Array(1) })],
@@ -284,7 +285,7 @@ describe('TreeResponder', () => {
     const { stream, heard, answer } = await rawCaller();
     for (let id = 0; id <= TREE_CALLS_MAX; id++) say(stream, call(id));
     await words(stream, heard, 1);
-    const error = encodeTreeError({ code: 'overloaded', retryAfterMs: 100 });
+    const error = treeError.encode({ code: 'overloaded', retryAfterMs: 100 });
     expect(heard).toEqual([{ id: TREE_CALLS_MAX, type: TREE.ERROR, body: error }]);
     answer();
     await words(stream, heard, 1 + TREE_CALLS_MAX);
@@ -296,8 +297,8 @@ describe('TreeResponder', () => {
     for (let id = 0; id < TREE_CALLS_MAX; id++) say(stream, call(id));
     say(stream, cancel(0), cancel(0), cancel(77), call(99));
     await words(stream, heard, 2);
-    const cancelled = encodeTreeError({ code: 'cancelled', retryAfterMs: 0 });
-    const overloaded = encodeTreeError({ code: 'overloaded', retryAfterMs: 100 });
+    const cancelled = treeError.encode({ code: 'cancelled', retryAfterMs: 0 });
+    const overloaded = treeError.encode({ code: 'overloaded', retryAfterMs: 100 });
     expect(heard).toEqual([
       { id: 0, type: TREE.ERROR, body: cancelled },
       { id: 99, type: TREE.ERROR, body: overloaded },

@@ -17,7 +17,7 @@ import {
   startAgent,
   stopAgents,
   DIGEST,
-} from './support.ts';
+} from './kit/transports.ts';
 
 afterEach(stopAgents);
 
@@ -74,10 +74,19 @@ describe('Libp2pTransport', () => {
 
   it('Libp2pTransport.requestBlock() goes both ways over one connection', async () => {
     const [one, other] = [await startAgent(1), await startAgent(2)];
-    for (const { server } of [one, other]) server.handle = (incoming) => answerNow(incoming);
+    const asked: string[] = [];
+    one.server.handle = (incoming) => {
+      asked.push('one');
+      answerNow(incoming);
+    };
+    other.server.handle = (incoming) => {
+      asked.push('other');
+      answerNow(incoming);
+    };
     (await one.transport.requestBlock(other.host, blockRequest()).answer).payload.release();
     const noAddress = { peer: one.transport.self, addresses: [] };
     (await other.transport.requestBlock(noAddress, blockRequest()).answer).payload.release();
+    expect(asked).toEqual(['other', 'one']);
   });
 
   it('PendingBlock.cancel() reaches the peer and frees the credit', async () => {
@@ -188,11 +197,10 @@ describe('Libp2pTransport', () => {
     const addresses = parent.host.addresses.map((text) =>
       text.replace('/ip4/127.0.0.1', '/dns4/localhost'),
     );
-    const { answer } = child.transport.requestBlock(
-      { peer: parent.host.peer, addresses },
-      blockRequest(),
-    );
-    (await answer).payload.release();
+    const host = { peer: parent.host.peer, addresses };
+    const { payload } = await child.transport.requestBlock(host, blockRequest()).answer;
+    expect(bytesEqual(payload.bytes, bytesOf(blockRequest().index))).toBe(true);
+    payload.release();
   });
 
   it('Libp2pTransport.sendOrder() and sendAlive() reach a peer that asked', async () => {

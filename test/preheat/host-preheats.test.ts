@@ -12,10 +12,10 @@ import { HostPreheats } from '../../src/preheat/host-preheats.ts';
 import { isFinal, type HostProgress } from '../../src/preheat/messages.ts';
 import { bytesOf, wholeImage } from '../../src/preheat/plan.ts';
 import { defined } from '../../src/util/assert.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { codec, makeLayer, sampleBytes } from '../support/layers.ts';
-import { Cluster, type Node } from '../transfer/cluster.ts';
-import { digestOf, orderOf, sizeOf } from './images.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
+import { Cluster, type Node } from '../kit/engine-cluster.ts';
+import { digestOf, orderOf, sizeOf } from './kit/images.ts';
 
 const BLOCK = BLOCK_SIZE_BYTES;
 
@@ -217,10 +217,10 @@ describe('HostPreheats retries', () => {
   /** An engine whose blocks fail in this way. */
   function failing(error: () => Error): {
     preheats: HostPreheats;
-    clock: FakeClock;
+    clock: ManualClock;
     order: ReturnType<typeof orderOf>;
   } {
-    const clock = new FakeClock();
+    const clock = new ManualClock({ sleeps: 'pass' });
     const order = orderOf({ blobs: new Map() } as never, [new Uint8Array(10)]);
     const engine = {
       read: () => Promise.reject(error()),

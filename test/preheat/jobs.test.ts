@@ -13,9 +13,10 @@ import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { ORIGIN } from '../transfer/cluster.ts';
-import { digestOf } from './images.ts';
+import { callerOf } from '../kit/caller.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { ORIGIN } from '../kit/engine-cluster.ts';
+import { digestOf } from './kit/images.ts';
 
 const MANIFEST = new Uint8Array([1, 2, 3]);
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
@@ -56,17 +57,19 @@ function progress(state: HostProgress['state'], doneBytes: number): HostProgress
 
 class Rig {
   readonly hosts = new Map<PeerId, HostTwin>();
-  readonly clock = new FakeClock();
+  readonly clock = new ManualClock({ sleeps: 'pass' });
   resolveFails: OriginError | undefined;
   resolved = 0;
   readonly jobs = new PreheatJobs({
     transport: {
       peers: () => [...this.hosts.keys()],
-      hostPreheat: async ({ peer }, request) => {
-        const host = this.hosts.get(peer);
-        if (host === undefined) throw new PeerError('gone', { code: 'unreachable' });
-        return host.answer(request);
-      },
+      ...callerOf({
+        'host-preheat': ({ peer }, request) => {
+          const host = this.hosts.get(peer);
+          if (host === undefined) throw new PeerError('gone', { code: 'unreachable' });
+          return host.answer(request);
+        },
+      }),
     },
     resolve: async () => {
       this.resolved++;

@@ -2,11 +2,12 @@ import { describe, expect, it } from 'vitest';
 import { ClusterPreheats } from '../../src/preheat/preheats.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type { PreheatJob, PreheatRequest, PreheatSpec } from '../../src/preheat/messages.ts';
+import type { PreheatJob, PreheatSpec } from '../../src/preheat/messages.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { codec } from '../support/layers.ts';
+import { callerOf } from '../kit/caller.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { codec } from '../kit/layers.ts';
 
 const SPEC: PreheatSpec = { reference: 'r.io/app:1', part: 'image', pin: false };
 const [SELF, R1, R2, OTHER] = ['self', 'r1', 'r2', 'other'].map(peerId);
@@ -19,14 +20,15 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
   const transport = {
     self: SELF ?? peerId('self'),
     peers: () => [],
-    hostPreheat: () => Promise.reject(new Error('no hosts here')),
-    preheat: async ({ peer }: { peer: string }, request: PreheatRequest): Promise<PreheatJob> => {
-      asked.push(`${peer} ${request.action}`);
-      const code = answers.get(peer);
-      if (code === 'overloaded') throw new PeerError(code, { code, retryAfterMs: 1 });
-      if (code !== undefined) throw new PeerError(code, { code });
-      return { id: request.id, spec: SPEC, state: 'running', startedMs: 1, hosts: [] };
-    },
+    ...callerOf({
+      preheat: ({ peer }, request): PreheatJob => {
+        asked.push(`${peer} ${request.action}`);
+        const code = answers.get(peer);
+        if (code === 'overloaded') throw new PeerError(code, { code, retryAfterMs: 1 });
+        if (code !== undefined) throw new PeerError(code, { code });
+        return { id: request.id, spec: SPEC, state: 'running', startedMs: 1, hosts: [] };
+      },
+    }),
   };
   const parts = {
     transport,
@@ -34,7 +36,7 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
     store: {} as never,
     codec,
     hash: new NodeHash(),
-    clock: new FakeClock(),
+    clock: new ManualClock({ startMs: Date.UTC(2024, 0, 1) }),
     random: { float: () => 0, below: () => 5, bytes: () => new Uint8Array() },
     logger: silentLogger,
   };
@@ -46,18 +48,18 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
 describe('ClusterPreheats on a host', () => {
   it('is told to preheat by its roots alone', async () => {
     const { preheats } = preheatsOf('child');
-    const { server } = preheats;
-    const ask = (peer = R1) => server.onHostPreheat(peer ?? peerId('r1'), { action: 'ask' });
+    const { handlers } = preheats;
+    const ask = (peer = R1) => handlers['host-preheat']?.(peer ?? peerId('r1'), { action: 'ask' });
     await expect(ask()).rejects.toMatchObject({ code: 'refused' });
     preheats.setRoots(ROOTS);
     expect(await ask()).toEqual({ zone: 'z1' });
     await expect(ask(OTHER)).rejects.toMatchObject({ code: 'refused' });
-    expect(server.onPreheat).toBeUndefined();
+    expect(handlers.preheat).toBeUndefined();
     const status = { action: 'status', id: '1' } as const;
-    expect(await server.onHostPreheat(peerId('r2'), status)).toEqual({ zone: 'z1' });
+    expect(await handlers['host-preheat']?.(peerId('r2'), status)).toEqual({ zone: 'z1' });
     const relay = preheatsOf('relay').preheats;
     relay.setRoots(ROOTS);
-    const told = relay.server.onHostPreheat(peerId('r1'), { action: 'ask' });
+    const told = relay.handlers['host-preheat']?.(peerId('r1'), { action: 'ask' });
     await expect(told).rejects.toMatchObject({ code: 'refused' });
   });
 
@@ -99,13 +101,13 @@ describe('ClusterPreheats on a root', () => {
   it('is told to preheat by nobody, and leads what it is asked for', async () => {
     const { preheats, asked } = preheatsOf('root');
     preheats.setRoots(ROOTS);
-    const { server } = preheats;
-    const ask = server.onHostPreheat(peerId('r1'), { action: 'ask' });
+    const { handlers } = preheats;
+    const ask = handlers['host-preheat']?.(peerId('r1'), { action: 'ask' });
     await expect(ask).rejects.toMatchObject({ code: 'refused' });
     const begun = await preheats.start(SPEC);
     expect(begun).toMatchObject({ spec: SPEC, state: 'waiting' });
     const status = { action: 'status', id: begun.id } as const;
-    expect(await server.onPreheat?.(peerId('other'), status)).toMatchObject({ id: begun.id });
+    expect(await handlers.preheat?.(peerId('other'), status)).toMatchObject({ id: begun.id });
     expect(asked).toEqual([]);
     // What another root leads is asked of that one.
     expect(await preheats.get('17')).toMatchObject({ id: '17' });

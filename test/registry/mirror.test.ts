@@ -1,10 +1,10 @@
 import type { RequestListener } from 'node:http';
 import { expect, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { sampleBytes } from '../support/layers.ts';
-import { digestOf } from '../support/registry-content.ts';
-import { makeClient, startServer } from './rig.ts';
+import { sampleBytes } from '../kit/layers.ts';
+import { digestOf } from '../kit/registry-content.ts';
+import { startServer } from '../kit/servers.ts';
+import { makeClient, passingClock } from './kit/clients.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -18,7 +18,7 @@ const answer: RequestListener = (_request, response) => {
 /** A registry that answers, behind a mirror that behaves as told. */
 async function start(mirror: RequestListener, entry: Partial<RegistryConfig> = {}) {
   const asked = { mirror: 0, registry: 0 };
-  const clock = new FakeClock();
+  const clock = passingClock();
   const mirrorHost = await startServer((request, response) => {
     asked.mirror++;
     mirror(request, response);
@@ -119,7 +119,7 @@ test('RegistryClient takes no manifest from a mirror that is not that of its dig
     mirrored++;
     response.end('{"schemaVersion":3}');
   });
-  const clock = new FakeClock();
+  const clock = passingClock();
   const client = makeClient([{ host, insecure: true, mirrors: [`http://${mirror}`] }], clock);
   const origin = { registry: host, repository: 'app' };
   const found = await client.manifest(origin, digestOf(manifest));
@@ -158,7 +158,7 @@ test('RegistryClient gives a mirror the credentials of its own entry, never thos
       credentials: as('registry'),
     };
     const entries = own.map((entry) => ({ host: mirror, ...entry }));
-    const client = makeClient([registry, ...entries], new FakeClock());
+    const client = makeClient([registry, ...entries], passingClock());
     const origin = { registry: host, repository: 'app' };
     await client.readBlobInto({ digest, sizeBytes: 1000, origin }, 100, new Uint8Array(50));
   };

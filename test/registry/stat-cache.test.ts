@@ -2,15 +2,15 @@ import { expect, test } from 'vitest';
 import { StatCache } from '../../src/registry/stat-cache.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import type { StatReply } from '../../src/tree/messages.ts';
-import { FakeClock } from '../support/fake-clock.ts';
-import { DIGEST } from '../agent/admin/twins.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
+import { DIGEST } from '../kit/twins.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'app' };
 const REPLY: StatReply = { sizeBytes: 5, isPublic: true };
 const { signal } = new AbortController();
 
 function makeCache(answers: (() => Promise<StatReply>)[]) {
-  const clock = new FakeClock();
+  const clock = new ManualClock();
   const asked = { count: 0 };
   const cache = new StatCache({ clock }, () => {
     asked.count++;

@@ -3,7 +3,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { UrlClient } from '../../src/registry/url-client.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
-import { startServer } from './rig.ts';
+import { startServer } from '../kit/servers.ts';
 
 const { signal } = new AbortController();
 

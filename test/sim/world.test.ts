@@ -6,6 +6,8 @@ import { Summary } from '../../src/sim/summary.ts';
 import { World, WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../src/sim/world.ts';
 import { makeImage, makeTrace } from '../../src/sim/workload.ts';
 
+const codec = new NodeCodec();
+
 /** A small image: three layers, one of them in stripes. */
 const LAYERS_MB = [80, 12, 3];
 
@@ -13,45 +15,45 @@ function init(changes: Partial<WorldInit>): WorldInit {
   return { ...WORLD_DEFAULTS, hosts: 20, containersPerHost: 2, layersMb: LAYERS_MB, ...changes };
 }
 
-function run(changes: Partial<WorldInit>): { world: World; result: WorldResult } {
-  const world = new World(init(changes));
+async function run(changes: Partial<WorldInit>): Promise<{ world: World; result: WorldResult }> {
+  const world = await World.make({ codec }, init(changes));
   const result = world.run();
   return { world, result };
 }
 
 /** A run in which no rule was broken. */
-function runWell(changes: Partial<WorldInit>): WorldResult {
-  const { world, result } = run(changes);
+async function runWell(changes: Partial<WorldInit>): Promise<WorldResult> {
+  const { world, result } = await run(changes);
   expect(world.checker.violations).toEqual([]);
   expect(result.violations).toBe(0);
   return result;
 }
 
 describe('World without faults', () => {
-  it('World.run() gives the same result for the same seed, and another one for another', () => {
-    const first = runWell({ seed: 7 });
-    expect(JSON.stringify(runWell({ seed: 7 }))).toBe(JSON.stringify(first));
-    expect(JSON.stringify(runWell({ seed: 8 }))).not.toBe(JSON.stringify(first));
+  it('World.run() gives the same result for the same seed, and another one for another', async () => {
+    const first = await runWell({ seed: 7 });
+    expect(JSON.stringify(await runWell({ seed: 7 }))).toBe(JSON.stringify(first));
+    expect(JSON.stringify(await runWell({ seed: 8 }))).not.toBe(JSON.stringify(first));
   });
 
-  it('World.run() reads each touched block from the registry once', () => {
-    const result = runWell({ seed: 1 });
+  it('World.run() reads each touched block from the registry once', async () => {
+    const result = await runWell({ seed: 1 });
     expect(result.originBytes).toBe(result.touchedBytes);
     expect(result.coldMs.count).toBe(40);
     expect(result.warmMs.count).toBe(40);
     expect(result.depthMax).toBeLessThanOrEqual(result.depthBound);
   });
 
-  it('World.run() takes the published 2.8 s for ten warm starts on a host', () => {
-    const { warmMs } = runWell({ hosts: 2, containersPerHost: 10 });
+  it('World.run() takes the published 2.8 s for ten warm starts on a host', async () => {
+    const { warmMs } = await runWell({ hosts: 2, containersPerHost: 10 });
     // 10 containers of 1.1 s of CPU on 4 vCPUs.
     expect(warmMs.max).toBeGreaterThan(2_650);
     expect(warmMs.max).toBeLessThan(2_850);
   });
 
-  it('World.run() brings a block to each group of hosts once, with relays', () => {
+  it('World.run() brings a block to each group of hosts once, with relays', async () => {
     const groups = 2;
-    const result = runWell({ groups });
+    const result = await runWell({ groups });
     expect(result.originBytes).toBe(result.touchedBytes);
     expect(result.fallbackBytes).toBe(0);
     expect(result.depthMax).toBeGreaterThanOrEqual(2);
@@ -59,34 +61,33 @@ describe('World without faults', () => {
     expect(result.peerBytes).toBeLessThanOrEqual((20 + groups) * result.touchedBytes);
   });
 
-  it('World.run() keeps its rules when relays and roots die', () => {
+  it('World.run() keeps its rules when relays and roots die', async () => {
     const faults: FaultName[] = ['crash30', 'allroots', 'partition', 'slow', 'registry'];
     for (const seed of [1, 2, 3]) {
-      const result = runWell({ groups: 2, faults, seed });
+      const result = await runWell({ groups: 2, faults, seed });
       expect(result.coldMs.count).toBeGreaterThan(0);
     }
   });
 
-  it('World.run() learns the order on the fly with trace "none"', () => {
-    const result = runWell({ trace: 'none' });
+  it('World.run() learns the order on the fly with trace "none"', async () => {
+    const result = await runWell({ trace: 'none' });
     expect(result.originAmplification).toBeLessThanOrEqual(1.01);
   });
 
-  it('World.run() brings a block into each zone once', () => {
+  it('World.run() brings a block into each zone once', async () => {
     const zones = 4;
-    const result = runWell({ zones, roots: 1 });
+    const result = await runWell({ zones, roots: 1 });
     expect(result.crossZoneBytes).toBeLessThanOrEqual(zones * result.touchedBytes);
   });
 
-  it('World.run() reads whole images with workload "full"', () => {
-    const result = runWell({ hosts: 8, workload: 'full', layersMb: [12, 3] });
+  it('World.run() reads whole images with workload "full"', async () => {
+    const result = await runWell({ hosts: 8, workload: 'full', layersMb: [12, 3] });
     expect(result.fullMs?.max).toBeGreaterThan(result.fullMs?.ideal ?? 0);
     expect(result.originAmplification).toBe(1);
     expect(result.touchedBytes).toBe(15e6);
   });
 
-  it('World.run() replays a recorded trace', () => {
-    const codec = new NodeCodec();
+  it('World.run() replays a recorded trace', async () => {
     const accesses = [0, 1, 2].map((layer) => ({
       op: 'read' as const,
       layer,
@@ -94,22 +95,22 @@ describe('World without faults', () => {
       length: 65_536,
     }));
     const parsed = parseTrace(encodeTrace(accesses, codec), codec);
-    const result = runWell({ accesses: parsed, trace: 'none' });
+    const result = await runWell({ accesses: parsed, trace: 'none' });
     expect(result.touchedBytes).toBe(3 * 262_144);
   });
 });
 
 describe('World with faults', () => {
-  it.each(Object.keys(FAULTS) as FaultName[])('World.run() stands "%s"', (fault) => {
-    const result = runWell({ faults: [fault], seed: 3 });
+  it.each(Object.keys(FAULTS) as FaultName[])('World.run() stands "%s"', async (fault) => {
+    const result = await runWell({ faults: [fault], seed: 3 });
     expect(result.failedReads).toBe(0);
     expect(result.warmMs.count).toBeGreaterThan(0);
   });
 
-  it('World.run() gives the same result for the same seed under all faults', () => {
+  it('World.run() gives the same result for the same seed under all faults', async () => {
     const faults = Object.keys(FAULTS) as FaultName[];
-    const first = run({ faults, seed: 5 });
-    const again = run({ faults, seed: 5 });
+    const first = await run({ faults, seed: 5 });
+    const again = await run({ faults, seed: 5 });
     expect(JSON.stringify(again.result)).toBe(JSON.stringify(first.result));
     expect(first.result.wrongBytes).toBe(0);
     expect(first.result.cycles).toBe(0);
@@ -117,28 +118,31 @@ describe('World with faults', () => {
 });
 
 describe('Checker', () => {
-  it('Checker finds blocks that were taken without being verified', () => {
-    const world = new World(init({ faults: ['corrupt'], seed: 3, planted: 'unverified' }));
+  it('Checker finds blocks that were taken without being verified', async () => {
+    const world = await World.make(
+      { codec },
+      init({ faults: ['corrupt'], seed: 3, planted: 'unverified' }),
+    );
     const result = world.run();
     expect(result.wrongBytes).toBeGreaterThan(0);
     expect(world.checker.count('unverified')).toBeGreaterThan(0);
   });
 
-  it('Checker finds trees that are wider than their bound', () => {
-    const world = new World(init({ planted: 'wide' }));
+  it('Checker finds trees that are wider than their bound', async () => {
+    const world = await World.make({ codec }, init({ planted: 'wide' }));
     world.run();
     expect(world.checker.count('fan-out')).toBeGreaterThan(0);
   });
 
-  it('Checker finds hosts that are placed below themselves', () => {
-    const world = new World(init({ planted: 'cycle' }));
+  it('Checker finds hosts that are placed below themselves', async () => {
+    const world = await World.make({ codec }, init({ planted: 'cycle' }));
     expect(world.run().cycles).toBeGreaterThan(0);
   });
 
-  it('Summary names the seeds that broke a rule', () => {
+  it('Summary names the seeds that broke a rule', async () => {
     const summary = new Summary();
     for (const seed of [1, 2]) {
-      const world = new World(init({ seed }));
+      const world = await World.make({ codec }, init({ seed }));
       if (seed === 2) world.checker.violate('stuck', 'planted');
       summary.add(world, world.run());
     }

@@ -3,7 +3,7 @@ import { pathToFileURL } from 'node:url';
 import { stripeCount } from '../../src/image/block.ts';
 import { RootRing } from '../../src/tree/rendezvous.ts';
 import { Topology } from '../../src/tree/owner/topology.ts';
-import { card, digestOf, joinOf, ORIGIN } from './support.ts';
+import { card, digestOf, joinOf, ORIGIN } from './kit/messages.ts';
 
 /** Layers of the simulator's default image, in bytes. */
 const LAYERS = [238, 312, 164, 96, 47, 24, 11, 2].map((mb) => mb * 1e6);

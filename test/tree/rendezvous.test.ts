@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { rendezvousOrder, RootRing } from '../../src/tree/rendezvous.ts';
 import { peerId } from '../../src/util/peer-id.ts';
-import { digestOf } from './support.ts';
+import { digestOf } from './kit/messages.ts';
 
 const roots = (count: number) =>
   Array.from({ length: count }, (_, i) => peerId(`12D3KooWroot${i}`));

@@ -1,7 +1,9 @@
 import { argv } from 'node:process';
 import { pathToFileURL } from 'node:url';
+import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import type { Random } from '../../src/runtime/random.ts';
+import { INNER_CHILDREN } from '../../src/tree/limits.ts';
 import { innerFanOut } from '../../src/tree/owner/colours.ts';
 import { depthBound, depthBoundZoned } from '../../src/tree/owner/depth.ts';
 import { Membership, type MembershipEffect } from '../../src/tree/member/membership.ts';
@@ -9,8 +11,9 @@ import type { HostCard, JoinReply, ReportReply } from '../../src/tree/messages.t
 import { rendezvousOrder } from '../../src/tree/rendezvous.ts';
 import { Topology } from '../../src/tree/owner/topology.ts';
 import { defined } from '../../src/util/assert.ts';
+import { errorText } from '../../src/util/errors.ts';
 import type { PeerId } from '../../src/util/peer-id.ts';
-import { card, ORIGIN, seeded, shapeOf, wanted } from './support.ts';
+import { card, ORIGIN, shapeOf, wanted } from './kit/messages.ts';
 
 export interface SoakInit {
   readonly seed: number;
@@ -27,6 +30,8 @@ export interface SoakInit {
 }
 
 export interface SoakResult {
+  /** The promises that were broken, in words; empty when all held. */
+  readonly violations: readonly string[];
   readonly steps: number;
   readonly messages: number;
   readonly membersMax: number;
@@ -55,7 +60,6 @@ interface Message {
 }
 
 const BLOBS = [wanted(1), wanted(2), wanted(3, [0, 1, 2, 3, 4, 5, 6, 7])];
-const FAN_OUT = 2;
 /** A request without an answer fails after this time. */
 const REQUEST_TIMEOUT_MS = 4_000;
 
@@ -68,6 +72,8 @@ class World {
   mixedOwnerCycles = 0;
   hash = 0;
   readonly counts: Record<string, number> = {};
+  /** The promises that are broken, in words. */
+  readonly violations: string[] = [];
   readonly nodes: Node[] = [];
   readonly #random: Random;
   readonly #faults: boolean;
@@ -80,17 +86,16 @@ class World {
   #broken = new Set<string>();
 
   constructor(init: SoakInit) {
-    const base = seeded(init.seed);
-    this.#random = { ...base, bytes: (count) => new Uint8Array(count) };
+    this.#random = new SeededRandom(`soak ${init.seed}`);
     this.#faults = init.faults ?? true;
     this.#colours = init.colours ?? 1;
     this.#strict = (init.weak ?? 0) === 0 && !this.#faults;
     const [roots, hosts, zones] = [init.roots ?? 2, init.hosts ?? 24, init.zones ?? 3];
     for (let i = 0; i < roots + hosts; i++) {
       const isRoot = i < roots;
-      const capacity = base.float() < (init.weak ?? 0) ? 0 : 2 + base.below(3);
+      const capacity = this.#random.float() < (init.weak ?? 0) ? 0 : 2 + this.#random.below(3);
       const self = card(isRoot ? `root${i}` : `host${i}`, {
-        zone: `z${base.below(zones)}`,
+        zone: `z${this.#random.below(zones)}`,
         capacity: isRoot ? 2 : capacity,
       });
       const node: Node = {
@@ -122,7 +127,7 @@ class World {
       node.epochBase = Math.floor(this.nowMs * 1_000);
       node.topology = new Topology({
         self: node.card,
-        fanOut: FAN_OUT,
+        fanOut: INNER_CHILDREN,
         colours: this.#colours,
         epochBase: node.epochBase,
       });
@@ -330,7 +335,7 @@ class World {
     node.topology = undefined;
   }
 
-  /** The promises that hold at every step. */
+  /** Notes each promise that is broken now among `violations`. */
   check(): void {
     for (const node of this.nodes) {
       if (node.topology === undefined) continue;
@@ -343,20 +348,26 @@ class World {
   #checkTree(owner: Node, digest: Digest, stripe: number): void {
     const topology = defined(owner.topology, 'the owner is up');
     const edges = topology.edges(digest, stripe);
-    const shape = shapeOf(edges, owner.card);
+    let shape;
+    try {
+      shape = shapeOf(edges, owner.card);
+    } catch (error) {
+      this.violations.push(errorText(error));
+      return;
+    }
     this.membersMax = Math.max(this.membersMax, shape.members);
     this.depthMax = Math.max(this.depthMax, shape.depthMax);
     for (const [peer, children] of shape.children) {
       if (peer === owner.card.peer) continue;
-      const widest = innerFanOut(FAN_OUT, this.#colours);
+      const widest = innerFanOut(INNER_CHILDREN, this.#colours);
       const most = Math.min(widest, this.#byPeer.get(peer)?.card.capacity ?? 0);
-      if (children.length > most) throw new Error(`${peer} has ${children.length} children`);
+      if (children.length > most) this.violations.push(`${peer} has ${children.length} children`);
     }
     if (!this.#faults) this.#checkStrays(owner, shape, edges);
     if (this.#strict) {
-      const most = innerFanOut(FAN_OUT, this.#colours);
+      const most = innerFanOut(INNER_CHILDREN, this.#colours);
       if ((shape.children.get(owner.card.peer)?.length ?? 0) > most) {
-        throw new Error('the owner has too many children');
+        this.violations.push('the owner has too many children');
       }
       this.#checkStrict(owner, shape);
     }
@@ -374,9 +385,9 @@ class World {
       if (crossings <= (zone === owner.card.zone ? 0 : 1)) continue;
       for (const { peer, zone: where } of edges) {
         const children = shape.children.get(peer)?.length ?? 0;
-        const most = Math.min(FAN_OUT, this.#byPeer.get(peer)?.card.capacity ?? 0);
+        const most = Math.min(INNER_CHILDREN, this.#byPeer.get(peer)?.card.capacity ?? 0);
         if (where !== zone || children >= most) continue;
-        throw new Error(`${peer} has a free slot, but ${crossings} of ${zone} hang outside`);
+        this.violations.push(`${peer} has a free slot, but ${crossings} of ${zone} hang outside`);
       }
     }
   }
@@ -384,19 +395,22 @@ class World {
   #checkStrict(owner: Node, shape: ReturnType<typeof shapeOf>): void {
     for (const [zone, crossings] of shape.crossings) {
       const most = zone === owner.card.zone ? 0 : 1;
-      if (crossings > most) throw new Error(`${crossings} hosts of ${zone} hang from other zones`);
+      if (crossings > most)
+        this.violations.push(`${crossings} hosts of ${zone} hang from other zones`);
     }
     const others = [...shape.zoneSizes.keys()].filter((zone) => zone !== owner.card.zone).length;
     const bound =
       others === 0
-        ? depthBound(shape.members, FAN_OUT)
+        ? depthBound(shape.members, INNER_CHILDREN)
         : depthBoundZoned({
             zoneCount: others,
             zoneSizeMax: Math.max(...shape.zoneSizes.values()),
-            fanOut: FAN_OUT,
+            fanOut: INNER_CHILDREN,
           });
     if (shape.depthMax > bound) {
-      throw new Error(`depth ${shape.depthMax} of ${shape.members} members; the bound is ${bound}`);
+      this.violations.push(
+        `depth ${shape.depthMax} of ${shape.members} members; the bound is ${bound}`,
+      );
     }
   }
 
@@ -419,7 +433,10 @@ class World {
     for (const start of members) {
       let at: PeerId | undefined = start;
       for (let hops = 0; at !== undefined; hops++) {
-        if (hops > members.size + 1) throw new Error(`the parents in use form a cycle at ${start}`);
+        if (hops > members.size + 1) {
+          this.violations.push(`the parents in use form a cycle at ${start}`);
+          return;
+        }
         at = usedOf(at);
       }
     }
@@ -470,7 +487,8 @@ class World {
     }
     const mixed = this.mixedOwnerCycles;
     this.checkMixed();
-    if (this.mixedOwnerCycles !== mixed) throw new Error('a cycle of parents outlives the faults');
+    if (this.mixedOwnerCycles !== mixed)
+      this.violations.push('a cycle of parents outlives the faults');
   }
 
   #checkHealed(
@@ -486,31 +504,36 @@ class World {
       const { peer } = node.card;
       const isIn = node.up && node.wants.has(which) && peer !== ownerPeer;
       const what = `${peer} in stripe ${tree.stripe} of blob ${which} at ${ownerPeer}`;
-      if (parents.has(peer) !== isIn) throw new Error(`${what}: member ${!isIn}, wanted ${isIn}`);
+      if (parents.has(peer) !== isIn)
+        this.violations.push(`${what}: member ${!isIn}, wanted ${isIn}`);
       if (!isIn) continue;
       const used = node.membership.sources(tree.digest, tree.stripe)[0];
       if (used?.role !== 'parent' || used.host.peer !== parents.get(peer)) {
-        throw new Error(`${what}: uses ${used?.host.peer}, hangs from ${parents.get(peer)}`);
+        this.violations.push(`${what}: uses ${used?.host.peer}, hangs from ${parents.get(peer)}`);
       }
     }
   }
 }
 
-/** Runs a random schedule, then heals the world. Throws at the first broken promise, with the seed and the step. */
+/**
+ * Runs a random schedule, then heals the world. Ends at the first step that breaks a promise:
+ * `violations` says which, `steps` when.
+ */
 export function soak(init: SoakInit): SoakResult {
   const world = new World(init);
   let step = 0;
   try {
-    for (; step < init.steps; step++) {
+    for (; step < init.steps && world.violations.length === 0; step++) {
       world.step();
       world.check();
       if (step % 16 === 0) world.checkMixed();
     }
-    world.heal();
+    if (world.violations.length === 0) world.heal();
   } catch (error) {
     throw new Error(`soak ${JSON.stringify(init)} failed at step ${step}`, { cause: error });
   }
   return {
+    violations: world.violations,
     steps: step,
     messages: world.messages,
     membersMax: world.membersMax,
@@ -528,7 +551,7 @@ function main(): void {
   const each = 5_000;
   const totals: Record<string, number> = {};
   for (let done = 0, seed = firstSeed; done < steps; done += each, seed++) {
-    const result = soak({
+    const init = {
       seed,
       steps: Math.min(each, steps - done),
       hosts: 4 + (seed % 40),
@@ -537,7 +560,13 @@ function main(): void {
       colours: seed % 2 === 0 ? 4 : 1,
       weak: seed % 4 === 0 ? 0.4 : 0,
       faults: seed % 5 !== 0,
-    });
+    };
+    const result = soak(init);
+    if (result.violations.length > 0) {
+      console.error(`soak ${JSON.stringify(init)} at step ${result.steps}:`, result.violations);
+      process.exitCode = 1;
+      return;
+    }
     const sums = { ...result.counts, steps: result.steps, messages: result.messages };
     for (const [what, count] of Object.entries(sums)) totals[what] = (totals[what] ?? 0) + count;
     totals['mixedOwnerCycles'] = (totals['mixedOwnerCycles'] ?? 0) + result.mixedOwnerCycles;

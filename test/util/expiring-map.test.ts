@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 import { ExpiringMap } from '../../src/util/expiring-map.ts';
-import { FakeClock } from '../support/fake-clock.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 
 test('ExpiringMap forgets after the time of each entry, and remembers what was', () => {
-  const clock = new FakeClock();
+  const clock = new ManualClock();
   const map = new ExpiringMap<number>({ clock }, { entriesMax: 10 });
   map.set('a', 1, 100);
   expect([map.get('a'), map.staleMs('a')]).toEqual([1, 0]);
@@ -16,7 +16,7 @@ test('ExpiringMap forgets after the time of each entry, and remembers what was',
 });
 
 test('ExpiringMap keeps to its bound: the one set longest ago goes', () => {
-  const map = new ExpiringMap<number>({ clock: new FakeClock() }, { entriesMax: 2 });
+  const map = new ExpiringMap<number>({ clock: new ManualClock() }, { entriesMax: 2 });
   for (const key of ['a', 'b', 'a', 'c']) map.set(key, 1, 100);
   expect(['a', 'b', 'c'].map((key) => map.get(key))).toEqual([1, undefined, 1]);
 });

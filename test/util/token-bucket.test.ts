@@ -38,7 +38,7 @@ describe('TokenBucket.take()', () => {
     );
   });
 
-  it('leaves the reserve behind', () => {
+  it('takes no token of the reserve', () => {
     const tokens = new TokenBucket({ perSecond: 1, burst: 10 });
     expect(tokens.take(4, 0, 5)).toBe(true);
     expect(tokens.take(4, 0, 5)).toBe(false);
@@ -47,7 +47,7 @@ describe('TokenBucket.take()', () => {
 });
 
 describe('TokenBucket.readyMs()', () => {
-  it('names a time at which the amount is there, and no much later one', () => {
+  it('names the time at which the amount is available, at most a little late', () => {
     fc.assert(
       fc.property(bucket, steps, fc.integer({ min: 0, max: 20_000 }), (init, asked, reserve) => {
         const tokens = new TokenBucket(init);

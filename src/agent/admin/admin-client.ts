@@ -1,4 +1,6 @@
+import type { z } from 'zod';
 import { errorText } from '../../util/errors.ts';
+import { API, pathOf, type Answer, type Given, type Route, type RouteName } from './api.ts';
 import { AdminError } from './errors.ts';
 
 /** Where `xylem status` and the like ask unless told otherwise: the default of `admin.listen`, on this host. */
@@ -10,35 +12,60 @@ const TIMEOUT_MS = 10_000;
 /** Largest answer that is read: the trees of a host with every layer of many images. */
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 
-interface AdminRequest {
-  readonly method: 'GET' | 'POST' | 'DELETE';
-  /** With the query, if any. */
-  readonly path: string;
-  readonly body?: Readonly<Record<string, string | number | boolean>>;
-  /** Longest wait for the whole answer. */
-  readonly timeoutMs?: number;
-}
+/** Above the time of a route, so that the agent's own reason arrives. */
+const TIMEOUT_MARGIN_MS = 10_000;
 
-/** Asks a running agent, at `base` (`http://host:port`), and gives the JSON of its answer. Rejects with AdminError. */
-export async function askAgent(base: string, request: AdminRequest): Promise<unknown> {
-  const url = base.replace(/\/+$/, '') + request.path;
-  const timeoutMs = request.timeoutMs ?? TIMEOUT_MS;
+/** Asks a running agent, at `base` (`http://host:port`), and gives its answer, checked. Rejects with AdminError. */
+export async function askAgent<N extends RouteName>(
+  base: string,
+  name: N,
+  ...[given]: {} extends Given<N> ? [given?: Given<N>] : [given: Given<N>]
+): Promise<Answer<N>> {
+  const route: Route = API[name];
+  const url = base.replace(/\/+$/, '') + targetOf(route, given ?? {});
+  const timeoutMs =
+    route.timeoutMs === undefined ? TIMEOUT_MS : route.timeoutMs + TIMEOUT_MARGIN_MS;
   let response: Response;
   let text: string;
   try {
     response = await fetch(url, {
-      method: request.method,
+      method: route.method,
       signal: AbortSignal.timeout(timeoutMs),
       redirect: 'error',
-      ...(request.body !== undefined && {
+      ...(route.body !== undefined && {
         headers: { 'content-type': 'application/json' },
-        body: JSON.stringify(request.body),
+        body: JSON.stringify(partOf(route.body, given ?? {})),
       }),
     });
     text = await textOf(response, url);
   } catch (cause) {
     throw cause instanceof AdminError ? cause : failure(base, { url, timeoutMs, cause });
   }
+  return answerOf(route, { url, response, text }) as Answer<N>;
+}
+
+/** The path of a request, with its query. */
+function targetOf(route: Route, given: object): string {
+  const query = new URLSearchParams(
+    Object.entries(partOf(route.query, given)).map(([name, value]) => [name, String(value)]),
+  );
+  return pathOf(route, { ...given }) + (query.size === 0 ? '' : `?${query.toString()}`);
+}
+
+/** Those of the given fields that the schema names. */
+function partOf(schema: z.ZodObject | undefined, given: object): Record<string, unknown> {
+  const names = new Set(Object.keys(schema?.shape ?? {}));
+  return Object.fromEntries(Object.entries(given).filter(([name]) => names.has(name)));
+}
+
+interface Heard {
+  readonly url: string;
+  readonly response: Response;
+  readonly text: string;
+}
+
+function answerOf({ reply }: Route, { url, response, text }: Heard): unknown {
+  if (response.ok && typeof reply === 'string') return text;
   const json = jsonOf(text);
   if (json === undefined) {
     throw new AdminError(
@@ -46,13 +73,20 @@ export async function askAgent(base: string, request: AdminRequest): Promise<unk
       { code: 'admin-protocol', url },
     );
   }
-  if (response.ok) return json;
-  const { error, code } = json as { error?: unknown; code?: unknown };
-  throw new AdminError(typeof error === 'string' ? error : `${url} answered ${response.status}`, {
-    code: 'admin-refused',
-    status: response.status,
-    reason: typeof code === 'string' ? code : '',
-  });
+  if (!response.ok) {
+    const { error, code } = json as { error?: unknown; code?: unknown };
+    throw new AdminError(typeof error === 'string' ? error : `${url} answered ${response.status}`, {
+      code: 'admin-refused',
+      status: response.status,
+      reason: typeof code === 'string' ? code : '',
+    });
+  }
+  const issue = typeof reply === 'string' ? undefined : reply.safeParse(json).error?.issues[0];
+  if (issue === undefined) return json;
+  throw new AdminError(
+    `${url} answered something else than docs/ADMIN.md says (${issue.path.join('.')}): is the agent of another version?`,
+    { code: 'admin-protocol', url },
+  );
 }
 
 async function textOf(response: Response, url: string): Promise<string> {

@@ -8,3 +8,24 @@ export class AdminError extends CodedError<
   | { readonly code: 'preheat'; readonly id: string }
   | { readonly code: 'admin-refused'; readonly status: number; readonly reason: string }
 > {}
+
+/**
+ * Why the admin endpoint itself refuses a request.
+ *
+ * - `bad-request`, `too-large`, `media-type`: what was sent. `not-found`: no route. `loopback-only`: who asks.
+ * - `not-ready`: the agent cannot serve yet. `no-devices`, `no-store`, `no-preheats`: this process has none.
+ * - `timeout`: it took too long, or the client went away.
+ */
+export class RequestError extends CodedError<{
+  readonly code:
+    | 'bad-request'
+    | 'too-large'
+    | 'media-type'
+    | 'not-found'
+    | 'loopback-only'
+    | 'not-ready'
+    | 'no-devices'
+    | 'no-store'
+    | 'no-preheats'
+    | 'timeout';
+}> {}

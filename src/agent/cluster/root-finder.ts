@@ -2,6 +2,7 @@ import { Resolver } from 'node:dns/promises';
 import { isIPv6 } from 'node:net';
 import { publicKeyOf } from '../../net/node/identity.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { errorText } from '../../util/errors.ts';
@@ -121,19 +122,17 @@ export class RootFinder {
   }
 
   async #identify(address: string): Promise<FoundRoot | undefined> {
-    const limit = new AbortController();
-    const timer = this.#parts.clock.setTimer(IDENTIFY_MS_MAX, () => limit.abort());
+    const { clock, transport } = this.#parts;
+    const identify = (signal: AbortSignal): Promise<PeerId> => transport.identify(address, signal);
     try {
-      const signal = AbortSignal.any([limit.signal, this.#stop.signal]);
-      const root = foundRoot(await this.#parts.transport.identify(address, signal), address);
+      const peer = await within(clock, IDENTIFY_MS_MAX, identify, { signal: this.#stop.signal });
+      const root = foundRoot(peer, address);
       if (root !== undefined) this.#found.set(address, root);
       return root;
     } catch (error) {
       this.#warn(address, errorText(error));
       // It may only be restarting: the trees find out who is alive.
       return this.#found.get(address);
-    } finally {
-      timer.cancel();
     }
   }
 

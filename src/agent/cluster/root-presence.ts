@@ -1,4 +1,5 @@
 import type { Clock, Timer } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
@@ -57,29 +58,25 @@ export class RootPresence {
   }
 
   async #look(): Promise<void> {
-    const { transport, random } = this.#components;
+    const { transport, clock, random } = this.#components;
+    const stop = { signal: this.#stop.signal };
     const known = new Set(transport.peers());
     await Promise.all(
-      this.#roots.filter(({ peer }) => !known.has(peer)).map((root) => this.#dial(root)),
+      this.#roots
+        .filter(({ peer }) => !known.has(peer))
+        .map((root) => within(clock, DIAL_MS_MAX, (signal) => this.#dial(root, signal), stop)),
     );
     this.#lookAfter(INTERVAL_MS * (0.5 + random.float()));
   }
 
-  async #dial({ peer, addresses }: HostAddress): Promise<void> {
-    const { transport, clock, logger } = this.#components;
-    const limit = new AbortController();
-    const timer = clock.setTimer(DIAL_MS_MAX, () => limit.abort());
-    const signal = AbortSignal.any([limit.signal, this.#stop.signal]);
-    try {
-      for (const address of addresses) {
-        const found = await transport.identify(`${address}/p2p/${peer}`, signal).catch((error) => {
-          logger.debug({ root: peer, address, error: errorText(error) }, 'a root was not reached');
-          return undefined;
-        });
-        if (found !== undefined) return;
-      }
-    } finally {
-      timer.cancel();
+  async #dial({ peer, addresses }: HostAddress, signal: AbortSignal): Promise<void> {
+    const { transport, logger } = this.#components;
+    for (const address of addresses) {
+      const found = await transport.identify(`${address}/p2p/${peer}`, signal).catch((error) => {
+        logger.debug({ root: peer, address, error: errorText(error) }, 'a root was not reached');
+        return undefined;
+      });
+      if (found !== undefined) return;
     }
   }
 }

@@ -3,7 +3,6 @@ import { SystemClock } from '../../runtime/node/clock.ts';
 import { collectGarbage } from '../../runtime/node/heap.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { SystemRandom } from '../../runtime/node/random.ts';
-import { configDocs } from '../config/config-docs.ts';
 import { configKeys, defaultText } from '../config/config-keys.ts';
 import type { Config } from '../config/config-schema.ts';
 import { formatConfig, loadConfig } from '../config/config.ts';
@@ -12,7 +11,6 @@ import { runUntilSignal } from '../run.ts';
 interface Options extends Readonly<Record<string, string | boolean | undefined>> {
   readonly config?: string;
   readonly printConfig?: boolean;
-  readonly printConfigDocs?: boolean;
 }
 
 /** `xylem agent`: runs the agent of a host in the foreground. */
@@ -22,7 +20,6 @@ export function registerAgent(program: Command): void {
     .description("run this host's agent in the foreground")
     .option('--config <file>', 'YAML file of the configuration')
     .option('--print-config', 'print the configuration that results, and end')
-    .addOption(new Option('--print-config-docs', 'print docs/CONFIGURATION.md').hideHelp())
     .addHelpText(
       'after',
       '\nEvery key can also be given by a variable (--store.dir is XYLEM_STORE_DIR).\n\nExamples:\n' +
@@ -36,10 +33,6 @@ export function registerAgent(program: Command): void {
     command.addOption(new Option(`${key.flag} ${value}`, words).helpGroup('Configuration:'));
   }
   command.action(async (options: Options) => {
-    if (options.printConfigDocs === true) {
-      process.stdout.write(configDocs());
-      return;
-    }
     const config = loadConfig({
       ...(options.config !== undefined && { file: options.config }),
       variables: process.env,

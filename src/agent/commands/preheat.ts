@@ -3,12 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { isFinal, type PreheatJob } from '../../preheat/messages.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent } from '../admin/admin-client.ts';
+import { API, pathOf } from '../admin/api.ts';
 import { AdminError } from '../admin/errors.ts';
 import { preheatFailureText } from '../admin/preheat-text.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
-
-const PATH = '/api/v1/preheat';
 
 /** Pause between looks: a root itself looks at its hosts once a second. */
 const LOOK_MS = 500;
@@ -52,17 +51,20 @@ export function registerPreheat(program: Command): void {
 
 async function preheat(image: string, options: Options): Promise<void> {
   const { admin, zone, count, trace, pin } = options;
-  const body = {
+  const started = await askAgent(admin, 'preheat', {
     image,
     part: trace === true ? 'trace' : 'image',
     pin: pin === true,
     ...(zone !== undefined && { zone }),
     ...(count !== undefined && { count }),
-  };
-  const started = (await askAgent(admin, { method: 'POST', path: PATH, body })) as PreheatJob;
+  });
   if (!options.wait) {
-    const text = `preheat ${started.id} of ${image} began; it stands at ${PATH}/${started.id}`;
-    printFacts(options.json, started, text);
+    const path = pathOf(API.preheatStatus, started);
+    printFacts(
+      options.json,
+      started,
+      `preheat ${started.id} of ${image} began; it stands at ${path}`,
+    );
     return;
   }
   const job = await follow(started, admin);
@@ -82,17 +84,17 @@ async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
   const onSignal = (): void => interrupted.abort();
   for (const name of SIGNALS) process.once(name, onSignal);
   const progress = new ProgressLine();
-  const path = `${PATH}/${started.id}`;
+  const { id } = started;
   try {
     let job = started;
     for (let misses = 0; !isFinal(job.state); ) {
       await sleep(LOOK_MS, undefined, { signal: interrupted.signal }).catch(() => {});
-      const method = interrupted.signal.aborted ? 'DELETE' : 'GET';
+      const route = interrupted.signal.aborted ? 'cancelPreheat' : 'preheatStatus';
       try {
-        job = (await askAgent(admin, { method, path })) as PreheatJob;
+        job = await askAgent(admin, route, { id });
         misses = 0;
       } catch (error) {
-        if (method === 'DELETE' || ++misses >= MISSES_MAX || !mayPass(error)) throw error;
+        if (route === 'cancelPreheat' || ++misses >= MISSES_MAX || !mayPass(error)) throw error;
       }
       const { doneBytes, totalBytes, doneCount } = sums(job);
       progress.show(`${doneCount} of ${job.hosts.length} hosts`, doneBytes, totalBytes);

@@ -79,7 +79,7 @@ export function registerSim(program: Command): void {
         '  xylem sim --hosts 200 --faults crash30,allroots,partition --seeds 1..100',
     )
     .action(async (options: Options) => {
-      process.exitCode = runSeeds(options, await accessesOf(options.trace));
+      process.exitCode = await runSeeds(options, await accessesOf(options.trace));
     });
 }
 
@@ -88,13 +88,17 @@ async function accessesOf(trace: string): Promise<readonly TraceAccess[] | undef
   return parseTrace(await readFile(trace), new NodeCodec());
 }
 
-function runSeeds(options: Options, accesses: readonly TraceAccess[] | undefined): number {
+async function runSeeds(
+  options: Options,
+  accesses: readonly TraceAccess[] | undefined,
+): Promise<number> {
   const summary = new Summary();
   const [first, last] = options.seeds ?? [options.seed, options.seed];
   const clock = new SystemClock();
+  const codec = new NodeCodec();
   let saidMs = clock.nowMs();
   for (let seed = first; seed <= last; seed++) {
-    const world = new World(worldInit(options, seed, accesses));
+    const world = await World.make({ codec }, worldInit(options, seed, accesses));
     const result = world.run((worldMs, busy) => {
       if (options.quiet === true || clock.nowMs() - saidMs < PROGRESS_MS) return;
       saidMs = clock.nowMs();

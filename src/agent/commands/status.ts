@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent } from '../admin/admin-client.ts';
-import type { AgentStatus, TreeStatus } from '../admin/services.ts';
+import type { AgentStatus, TreeStatus } from '../admin/answers.ts';
 import { adminOption, columns, jsonOption, printFacts } from './output.ts';
 
 interface Options {
@@ -9,7 +9,7 @@ interface Options {
   readonly json?: boolean;
 }
 
-/** `xylem status` and `xylem tree`: facts of a running agent. */
+/** `xylem status`: facts of a running agent. */
 export function registerStatus(program: Command): void {
   program
     .command('status')
@@ -21,9 +21,13 @@ export function registerStatus(program: Command): void {
       '\nExamples:\n  xylem status\n  xylem status --admin http://10.0.0.7:19146\n  xylem status --json | jq .store',
     )
     .action(async (options: Options) => {
-      const status = await askAgent(options.admin, { method: 'GET', path: '/api/v1/status' });
-      printFacts(options.json, status, statusText(status as AgentStatus));
+      const status = await askAgent(options.admin, 'status');
+      printFacts(options.json, status, statusText(status));
     });
+}
+
+/** `xylem tree`: the places of a running agent in trees. */
+export function registerTree(program: Command): void {
   program
     .command('tree')
     .description("show an agent's places in the trees of the blobs that it holds")
@@ -32,9 +36,8 @@ export function registerStatus(program: Command): void {
     .addOption(jsonOption())
     .addHelpText('after', '\nExamples:\n  xylem tree\n  xylem tree --json | jq .trees[0].path')
     .action(async (digest: string | undefined, options: Options) => {
-      const query = digest === undefined ? '' : `?digest=${encodeURIComponent(digest)}`;
-      const answer = await askAgent(options.admin, { method: 'GET', path: `/api/v1/tree${query}` });
-      printFacts(options.json, answer, treeText((answer as { trees: TreeStatus[] }).trees));
+      const answer = await askAgent(options.admin, 'tree', digest === undefined ? {} : { digest });
+      printFacts(options.json, answer, treeText(answer.trees));
     });
 }
 

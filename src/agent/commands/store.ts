@@ -1,13 +1,8 @@
 import { InvalidArgumentError, type Command } from 'commander';
-import type { BlobUsage, Evicted } from '../../blockstore/store.ts';
 import { formatSizeBytes, parseSizeBytes } from '../../util/sizes.ts';
 import { askAgent } from '../admin/admin-client.ts';
+import type { BlobUsage } from '../admin/answers.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
-
-const PATH = '/api/v1/store';
-
-/** For an image to be found at the registry, or a disk to remove a full store. */
-const TIMEOUT_MS = 120_000;
 
 const WHAT = 'sha256:... of a blob, or docker://host[:port]/name:tag for all layers of an image';
 
@@ -36,8 +31,8 @@ function addLs(store: Command): void {
       "\nExamples:\n  xylem store ls\n  xylem store ls --json | jq '.blobs[] | select(.pinned).digest'",
     )
     .action(async (options: Options) => {
-      const answer = await askAgent(options.admin, { method: 'GET', path: PATH });
-      printFacts(options.json, answer, listText((answer as { blobs: BlobUsage[] }).blobs));
+      const answer = await askAgent(options.admin, 'storeUsage');
+      printFacts(options.json, answer, listText(answer.blobs));
     });
 }
 
@@ -53,15 +48,10 @@ function addPin(store: Command, name: 'pin' | 'unpin', description: string): voi
       `\nExamples:\n  xylem store ${name} docker://registry.example/app:1.4\n  xylem store ${name} sha256:0123...`,
     )
     .action(async (what: string, options: Options) => {
-      const answer = await askAgent(options.admin, {
-        method: name === 'pin' ? 'POST' : 'DELETE',
-        path: `${PATH}/pins`,
-        body: { what },
-        timeoutMs: TIMEOUT_MS,
-      });
-      const { digests } = answer as { digests: string[] };
+      const answer = await askAgent(options.admin, name, { what });
       const verb = name === 'pin' ? 'pinned' : 'no longer pinned';
-      printFacts(options.json, answer, digests.map((digest) => `${digest} ${verb}`).join('\n'));
+      const lines = answer.digests.map((digest) => `${digest} ${verb}`);
+      printFacts(options.json, answer, lines.join('\n'));
     });
 }
 
@@ -77,18 +67,10 @@ function addGc(store: Command): void {
       '\nExamples:\n  xylem store gc\n  xylem store gc --to 10GiB\n  xylem store gc --to 0',
     )
     .action(async (options: Options & { readonly to?: string }) => {
-      const answer = await askAgent(options.admin, {
-        method: 'POST',
-        path: `${PATH}/gc`,
-        body: options.to === undefined ? {} : { to: options.to },
-        timeoutMs: TIMEOUT_MS,
-      });
-      const { sizeBytes, blockCount } = answer as Evicted;
-      printFacts(
-        options.json,
-        answer,
-        `freed ${formatSizeBytes(sizeBytes)} in ${blockCount} blocks`,
-      );
+      const { admin, to, json } = options;
+      const freed = await askAgent(admin, 'gc', to === undefined ? {} : { to });
+      const size = formatSizeBytes(freed.sizeBytes);
+      printFacts(json, freed, `freed ${size} in ${freed.blockCount} blocks`);
     });
 }
 

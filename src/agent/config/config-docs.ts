@@ -2,8 +2,7 @@ import { configKeys, defaultText, entryKeys, type ConfigKey } from './config-key
 
 const OPENING = `# Configuration of \`xylem agent\`
 
-This page is generated from the schema in \`src/agent/config/config-schema.ts\`:
-\`xylem agent --print-config-docs > docs/CONFIGURATION.md\`.
+This page is generated from the schema in \`src/agent/config/config-schema.ts\`: \`npm run docs\`.
 
 Every key can stand in a YAML file (\`xylem agent --config FILE\`), in a variable or in a flag of the same name
 (\`--store.dir /data/xylem\`). A flag wins over a variable, a variable over the file, the file over the default. In variables and flags a

@@ -1,10 +1,11 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import { BLOCK_SIZE_BYTES, type BlobOrigin, type BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
 import { RegistryError } from '../../registry/errors.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
@@ -14,6 +15,7 @@ import { CodedError, errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { BlobAddress, RememberingGate } from './contract.ts';
+import { accessMetrics } from './metrics.ts';
 
 /** Longest wait for a registry's verdict; below the time that a read has. */
 const CHECK_MS_MAX = 15_000;
@@ -29,7 +31,7 @@ const BLOBS_MAX = 16_384;
 
 /** A server has the blob if it knows so many bytes at a random place of its first block. */
 const PROOF_BYTES = 64;
-const PROOF_PLACE_BYTES_MAX = 256 * 1024;
+const PROOF_PLACE_BYTES_MAX = BLOCK_SIZE_BYTES;
 
 /** Being in a repository is no secret and does not wear off: as long as anything is remembered. */
 const FOR_EVER_MS = Number.POSITIVE_INFINITY;
@@ -98,11 +100,7 @@ export class AccessCheck implements RememberingGate {
     this.#public = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
     this.#accepted = new ExpiringMap(components, { entriesMax: VERDICTS_MAX });
     this.#members = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
-    this.#checks = components.metrics.counter({
-      name: 'xylem_access_checks_total',
-      help: 'Requests of local clients whose right to read a blob was not known from memory, by the outcome of asking.',
-      labelNames: ['result'],
-    });
+    this.#checks = accessMetrics(components.metrics).checks;
   }
 
   accepts(address: BlobAddress, digest: Digest, authorization: string | undefined): boolean {
@@ -126,16 +124,12 @@ export class AccessCheck implements RememberingGate {
 
   /** Whoever asks at the same time shares the answer. */
   #begin(key: string, request: CheckedRequest): Promise<void> {
-    const limit = new AbortController();
     const old = this.#oldVerdict(request);
     const limitMs = old === undefined ? CHECK_MS_MAX : RECHECK_MS_MAX;
-    const timer = this.#parts.clock.setTimer(limitMs, () =>
-      limit.abort(new AccessError(`the registry did not answer in ${limitMs} ms`, UNCHECKED)),
-    );
-    const checking = this.#decide(request, old, limit.signal).finally(() => {
-      timer.cancel();
-      this.#checking.delete(key);
-    });
+    const decide = (signal: AbortSignal): Promise<void> => this.#decide(request, old, signal);
+    const checking = within(this.#parts.clock, limitMs, decide, {
+      reason: () => new AccessError(`the registry did not answer in ${limitMs} ms`, UNCHECKED),
+    }).finally(() => this.#checking.delete(key));
     this.#checking.set(key, checking);
     return checking;
   }

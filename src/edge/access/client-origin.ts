@@ -11,6 +11,7 @@ import { ExpiringMap } from '../../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access.ts';
 import type { LazyUrlClient } from '../../registry/lazy-url-client.ts';
 import type { BlobAddress } from './contract.ts';
+import { accessMetrics } from './metrics.ts';
 
 /** Ways remembered, with URLs of 8 KiB at most; the oldest goes. */
 const WAYS_MAX = 512;
@@ -73,10 +74,7 @@ export class ClientOrigin implements Origin {
     this.#ways = new ExpiringMap(components, { entriesMax: WAYS_MAX });
     this.#refused = new ExpiringMap(components, { entriesMax: WAYS_MAX });
     this.#sizes = new ExpiringMap(components, { entriesMax: SIZES_MAX });
-    this.#bytes = components.metrics.counter({
-      name: 'xylem_client_origin_bytes_total',
-      help: 'Bytes read from registries and storages with the signed URL or the token of a local client.',
-    });
+    this.#bytes = accessMetrics(components.metrics).clientOriginBytes;
   }
 
   /** Notes how a client reads the blob, for a request that was found to be allowed; the latest one counts. */

@@ -1,6 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { TransferEngine } from '../../transfer/drive/engine.ts';
 import type { StatReply } from '../../tree/messages.ts';
 import { orAbort } from '../../util/or-abort.ts';
@@ -71,18 +72,15 @@ export class OpenBlobs implements BlobDirectory {
 
   #begin(digest: Digest, address: BlobAddress): Opened {
     const { registry, repository } = address;
-    const limit = new AbortController();
-    const timer = this.#parts.clock.setTimer(OPEN_MS_MAX, () => limit.abort());
-    const join = async (): Promise<BlobRef> => {
-      try {
-        const blob = await this.#join(opened, digest, { registry, repository }, limit.signal);
-        opened.blob = blob;
-        return blob;
-      } finally {
-        timer.cancel();
-      }
+    const join = async (signal: AbortSignal): Promise<BlobRef> => {
+      const blob = await this.#join(opened, digest, { registry, repository }, signal);
+      opened.blob = blob;
+      return blob;
     };
-    const opened: Opened = { joining: Promise.resolve().then(join), usedMs: 0 };
+    const opened: Opened = {
+      joining: Promise.resolve().then(() => within(this.#parts.clock, OPEN_MS_MAX, join)),
+      usedMs: 0,
+    };
     return opened;
   }
 

@@ -1,12 +1,12 @@
 import { RegistryError } from '../../registry/errors.ts';
-import type { ManifestReply, MANIFEST_REFUSALS } from '../../tree/messages.ts';
+import type { ManifestRefusal, ManifestReply } from '../../tree/messages.ts';
 import { PeerError } from '../../transfer/contracts/transport.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
 /** Why the mirror cannot give something, in the terms of what its client is told. */
 export interface BlobErrorDetail {
   /** `unavailable`: elsewhere it may be had now. `bad-content`: what came is not what its digest names. */
-  readonly code: (typeof MANIFEST_REFUSALS)[number] | 'bad-content';
+  readonly code: ManifestRefusal | 'bad-content';
   /** Of `unauthorized`: the WWW-Authenticate header of the registry; empty when there was none. */
   readonly challenge?: string;
   /** Of `rate-limited`: when to ask again, where the registry said. */

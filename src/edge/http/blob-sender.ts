@@ -8,6 +8,7 @@ import type { Hash } from '../../runtime/codec.ts';
 import { BulkReader } from '../../transfer/read/bulk-reader.ts';
 import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
 import { bytesEqual } from '../../util/bytes.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { ByteRange } from './byte-range.ts';
 import { BlobError } from './blob-error.ts';
 
@@ -37,9 +38,8 @@ export interface BlobAnswer {
  */
 export class BlobSender {
   readonly #hash: Hash;
-  readonly #clock: Clock;
   readonly #bulk: BulkReader;
-  readonly #badUntilMs = new Map<Digest, number>();
+  readonly #bad: ExpiringMap<true, Digest>;
 
   constructor(components: {
     readonly reader: BlobReader;
@@ -47,14 +47,13 @@ export class BlobSender {
     readonly clock: Clock;
   }) {
     this.#hash = components.hash;
-    this.#clock = components.clock;
+    this.#bad = new ExpiringMap(components, { entriesMax: BAD_MAX });
     this.#bulk = new BulkReader(components);
   }
 
   /** Throws BlobError for a blob that was lately found to be another than its name says. */
   check(digest: Digest): void {
-    const untilMs = this.#badUntilMs.get(digest) ?? 0;
-    if (this.#clock.nowMs() < untilMs) throw badContent(digest);
+    if (this.#bad.get(digest) === true) throw badContent(digest);
   }
 
   /** Resolves when all of it was handed to the socket. Rejects with any error: before `start()` was called, or with the answer unfinished. */
@@ -82,17 +81,10 @@ export class BlobSender {
       held.push(piece);
     }
     if (!bytesEqual(hasher.digest(), digestBytes(blob.digest))) {
-      this.#remember(blob.digest);
+      this.#bad.set(blob.digest, true, BAD_MS);
       throw badContent(blob.digest);
     }
     yield* held;
-  }
-
-  #remember(digest: Digest): void {
-    this.#badUntilMs.delete(digest);
-    this.#badUntilMs.set(digest, this.#clock.nowMs() + BAD_MS);
-    const [oldest] = this.#badUntilMs.keys();
-    if (this.#badUntilMs.size > BAD_MAX && oldest !== undefined) this.#badUntilMs.delete(oldest);
   }
 }
 

@@ -3,6 +3,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import { httpAddress, type ListenAddress } from '../../registry/hosts.ts';
 import { boundAddress, listenError } from './listen.ts';
+import { httpMetrics } from './metrics.ts';
 
 /** One of the things that the local endpoint serves. */
 export interface LocalRoute {
@@ -60,18 +61,11 @@ export class LocalServer {
   }
 
   #count(metrics: Metrics): void {
-    const open = metrics.gauge({
-      name: 'xylem_local_connections',
-      help: 'Connections of programs of this host that are open.',
-    });
-    const refused = metrics.counter({
-      name: 'xylem_local_connections_refused_total',
-      help: 'Connections of programs of this host that were closed for being too many.',
-    });
+    const { connections, refused } = httpMetrics(metrics);
     let count = 0;
     this.#server.on('connection', (socket) => {
-      open.set({}, ++count);
-      socket.once('close', () => open.set({}, --count));
+      connections.set({}, ++count);
+      socket.once('close', () => connections.set({}, --count));
     });
     this.#server.on('drop', () => refused.inc({}));
   }

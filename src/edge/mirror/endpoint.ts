@@ -14,6 +14,7 @@ import { parseByteRange } from '../http/byte-range.ts';
 import type { LocalRoute } from '../http/local-server.ts';
 import type { KeptManifest } from './manifest-cache.ts';
 import type { Manifests } from './manifests.ts';
+import { mirrorMetrics } from './metrics.ts';
 import { blobError, type BlobErrorDetail } from '../http/blob-error.ts';
 import { parseMirrorTarget, type MirrorTarget } from './target.ts';
 import type { MirrorPing } from './ping.ts';
@@ -83,15 +84,9 @@ export class MirrorEndpoint implements LocalRoute {
     this.#init = init;
     const insecure = init.registries.filter((registry) => registry.insecure);
     this.#insecure = new Set(insecure.map(({ host }) => registryName(host)));
-    this.#requests = components.metrics.counter({
-      name: 'xylem_mirror_requests_total',
-      help: 'Requests to the registry mirror, by what was asked for (manifest, blob, other) and HTTP status.',
-      labelNames: ['kind', 'status'],
-    });
-    this.#bytes = components.metrics.counter({
-      name: 'xylem_mirror_response_bytes_total',
-      help: 'Bytes of blobs handed to sockets by the registry mirror.',
-    });
+    const { requests, responseBytes } = mirrorMetrics(components.metrics);
+    this.#requests = requests;
+    this.#bytes = responseBytes;
   }
 
   handle(request: IncomingMessage, response: ServerResponse): boolean {

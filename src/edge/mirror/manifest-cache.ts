@@ -5,6 +5,7 @@ import type { Hash } from '../../runtime/codec.ts';
 import type { Disk } from '../../runtime/disk.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { defined } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
 
@@ -52,7 +53,6 @@ interface Entry {
   readonly file: string;
   readonly manifest?: KeptManifest;
   readonly tag?: KeptTag;
-  readonly sizeBytes: number;
 }
 
 /**
@@ -65,9 +65,13 @@ interface Entry {
  */
 export class ManifestCache {
   readonly #parts: { readonly disk: Disk; readonly hash: Hash; readonly logger: Logger };
-  /** Used least recently first. */
-  readonly #entries = new Map<string, Entry>();
-  #sizeBytes = 0;
+  readonly #entries = new BoundedMap<string, Entry>({
+    entriesMax: ENTRIES_MAX,
+    evict: 'use',
+    sizeMax: BYTES_MAX,
+    sizeOf: ({ manifest }) => ENTRY_BYTES + (manifest?.bytes.length ?? 0),
+    onEvict: (_, { file }) => this.#write(() => this.#parts.disk.remove(`${FOLDER}/${file}`)),
+  });
   #writes: Promise<void> = Promise.resolve();
   #writesWaiting = 0;
 
@@ -98,11 +102,11 @@ export class ManifestCache {
   }
 
   manifest(origin: BlobOrigin, digest: Digest): KeptManifest | undefined {
-    return this.#use(nameOf(origin, digest))?.manifest;
+    return this.#entries.get(nameOf(origin, digest))?.manifest;
   }
 
   tag(origin: BlobOrigin, tag: string): KeptTag | undefined {
-    return this.#use(nameOf(origin, tag))?.tag;
+    return this.#entries.get(nameOf(origin, tag))?.tag;
   }
 
   putManifest({ registry, repository }: BlobOrigin, manifest: KeptManifest): void {
@@ -118,14 +122,6 @@ export class ManifestCache {
     this.#put(nameOf({ registry, repository }, tag), { head, tag: kept });
   }
 
-  #use(name: string): Entry | undefined {
-    const entry = this.#entries.get(name);
-    if (entry === undefined) return undefined;
-    this.#entries.delete(name);
-    this.#entries.set(name, entry);
-    return entry;
-  }
-
   #put(
     name: string,
     content: { readonly head: Head; readonly manifest?: KeptManifest; readonly tag?: KeptTag },
@@ -135,7 +131,7 @@ export class ManifestCache {
     const line = Buffer.from(`${JSON.stringify(head)}\n`);
     const bytes = Buffer.concat([line, kept.manifest?.bytes ?? new Uint8Array()]);
     this.#write(async () => {
-      if (this.#entries.get(name) !== entry) return;
+      if (this.#entries.peek(name) !== entry) return;
       const { disk } = this.#parts;
       const path = `${FOLDER}/${entry.file}`;
       await disk.remove(`${path}.new`);
@@ -145,19 +141,10 @@ export class ManifestCache {
     });
   }
 
-  #insert(name: string, kept: Omit<Entry, 'file' | 'sizeBytes'>): Entry {
+  #insert(name: string, kept: Omit<Entry, 'file'>): Entry {
     const file = toHex(this.#parts.hash.sha256(Buffer.from(name)));
-    const sizeBytes = ENTRY_BYTES + (kept.manifest?.bytes.length ?? 0);
-    const entry = { ...kept, file, sizeBytes };
-    this.#sizeBytes += sizeBytes - (this.#entries.get(name)?.sizeBytes ?? 0);
-    this.#entries.delete(name);
+    const entry = { ...kept, file };
     this.#entries.set(name, entry);
-    for (const [oldest, { file: unwanted, sizeBytes: freed }] of this.#entries) {
-      if (this.#entries.size <= ENTRIES_MAX && this.#sizeBytes <= BYTES_MAX) break;
-      this.#entries.delete(oldest);
-      this.#sizeBytes -= freed;
-      this.#write(() => this.#parts.disk.remove(`${FOLDER}/${unwanted}`));
-    }
     return entry;
   }
 

@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import { parseDigest } from '../../image/digest.ts';
-import { deadline } from '../../runtime/deadline.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -13,12 +13,15 @@ import type {
   ManifestReply,
   ManifestRequest,
 } from '../../tree/messages.ts';
+import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
 import { rendezvousOrder } from '../../tree/rendezvous.ts';
 import { errorText } from '../../util/errors.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
+import { mirrorMetrics } from './metrics.ts';
 import { BlobError, blobError, refusalError, refusalOf } from '../http/blob-error.ts';
 
 /** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
@@ -27,7 +30,10 @@ const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };
 /** The same of a child whose root has just failed there: it is the last resort, and most children cannot reach a registry at all. */
 const ORIGIN_AGAIN = { timeoutMs: 5_000, attemptsMax: 1 };
 
-/** Longest wait for a root. With two of them and the registry itself there is an outcome within 27 s: see mirror-endpoint.ts. */
+/**
+ * Longest wait for a root. With two of them and the registry itself there is an outcome within
+ * 27 s: see endpoint.ts.
+ */
 const ROOT_MS_MAX = 9_000;
 
 /** Relays and roots that are asked, the one that is to keep the manifest first. */
@@ -66,14 +72,7 @@ interface ManifestsComponents {
       options: OperationOptions,
     ): Promise<FetchedManifest>;
   };
-  readonly transport: {
-    /** Rejects with PeerError. */
-    manifest(
-      host: HostAddress,
-      request: ManifestRequest,
-      signal: AbortSignal,
-    ): Promise<ManifestReply>;
-  };
+  readonly transport: Caller<TreeCalls>;
 }
 
 interface ManifestsInit {
@@ -102,18 +101,16 @@ export class Manifests {
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #underWay = new Map<string, Promise<Found>>();
-  readonly #leftAlone = new Map<string, { readonly untilMs: number; readonly error: BlobError }>();
+  /** What references were refused with lately. */
+  readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
   #upstreams: Upstreams = { roots: [], relays: [] };
 
   constructor(components: ManifestsComponents, init: ManifestsInit) {
     this.#parts = components;
     this.#init = init;
-    this.#found = components.metrics.counter({
-      name: 'xylem_manifests_total',
-      help: 'Manifests that were found, by source: cache, root, origin, stale (a tag while the registry is away).',
-      labelNames: ['source'],
-    });
+    this.#leftAlone = new ExpiringMap(components, { entriesMax: LEFT_ALONE_MAX });
+    this.#found = mirrorMetrics(components.metrics).manifests;
   }
 
   /** The roots and relays that exist now, this host among them if it is one. */
@@ -210,21 +207,18 @@ export class Manifests {
 
   async #askRoot(root: HostAddress, origin: BlobOrigin, reference: string): Promise<Found> {
     const { clock, hash, transport } = this.#parts;
-    const limit = deadline(clock, ROOT_MS_MAX);
-    try {
-      const reply = await transport.manifest(root, { origin, reference }, limit.signal);
-      const what = nameOf(origin, reference);
-      if (reply.outcome !== 'found') throw refusalError(what, reply);
-      const { digest, mediaType, bytes, ageMs } = reply;
-      const wanted = parseDigest(reference) ?? digest;
-      if (wanted !== digest || digestOf(hash, bytes) !== digest) {
-        // No word of the registry, so that the next root is asked.
-        throw new Error(`a root gave another manifest for ${what}`);
-      }
-      return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
-    } finally {
-      limit.clear();
+    const reply = await within(clock, ROOT_MS_MAX, (signal) =>
+      transport.call(root, 'manifest', { origin, reference }, signal),
+    );
+    const what = nameOf(origin, reference);
+    if (reply.outcome !== 'found') throw refusalError(what, reply);
+    const { digest, mediaType, bytes, ageMs } = reply;
+    const wanted = parseDigest(reference) ?? digest;
+    if (wanted !== digest || digestOf(hash, bytes) !== digest) {
+      // No word of the registry, so that the next root is asked.
+      throw new Error(`a root gave another manifest for ${what}`);
     }
+    return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
   }
 
   async #askOrigin(
@@ -234,7 +228,7 @@ export class Manifests {
   ): Promise<Found> {
     const name = nameOf(origin, reference);
     const alone = this.#leftAlone.get(name);
-    if (alone !== undefined && this.#parts.clock.nowMs() < alone.untilMs) throw alone.error;
+    if (alone !== undefined) throw alone;
     try {
       const fetched = await this.#parts.origin.manifest(origin, reference, limits);
       const { digest, mediaType, bytes } = fetched;
@@ -252,11 +246,7 @@ export class Manifests {
     const askedMs = error.detail.retryAfterMs ?? 0;
     const limitedMs = Math.min(LIMITED_MS_MAX, Math.max(LIMITED_MS_MIN, askedMs));
     const forMs = error.code === 'rate-limited' ? limitedMs : AWAY_MS;
-    this.#leftAlone.delete(name);
-    this.#leftAlone.set(name, { untilMs: this.#parts.clock.nowMs() + forMs, error });
-    const [oldest] = this.#leftAlone.keys();
-    if (this.#leftAlone.size > LEFT_ALONE_MAX && oldest !== undefined)
-      this.#leftAlone.delete(oldest);
+    this.#leftAlone.set(name, error, forMs);
   }
 
   #keep(origin: BlobOrigin, reference: string, found: Found): Found {

@@ -1,6 +1,7 @@
 import { registryName, registryServer } from '../../registry/reference.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 
 /** Longest wait for the registry; without its answer the client is told that no credentials are wanted. */
@@ -41,10 +42,11 @@ export class MirrorPing {
     if (url === undefined) return [];
     const known = this.#known.get(url);
     if (known !== undefined) return known;
-    const limit = new AbortController();
-    const timer = this.#parts.clock.setTimer(ASK_MS_MAX, () => limit.abort());
+    const { clock, urls } = this.#parts;
     try {
-      const answer = await this.#parts.urls.open({ method: 'GET', url, headers: {} }, limit.signal);
+      const answer = await within(clock, ASK_MS_MAX, (signal) =>
+        urls.open({ method: 'GET', url, headers: {} }, signal),
+      );
       answer.body.destroy();
       const header: string | readonly string[] = answer.headers['www-authenticate'] ?? [];
       const challenges = typeof header === 'string' ? [header] : header;
@@ -53,8 +55,6 @@ export class MirrorPing {
       return wanted;
     } catch {
       return this.#known.getStale(url) ?? [];
-    } finally {
-      timer.cancel();
     }
   }
 }

@@ -5,6 +5,7 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../../runtime/metrics.ts';
 import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
 import { assert } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
@@ -26,6 +27,7 @@ import { parseByteRange, type ByteRange } from '../http/byte-range.ts';
 import type { ClientOrigin } from '../access/client-origin.ts';
 import { evaluateConditions, hasConditions } from '../http/conditions.ts';
 import type { LocalRoute } from '../http/local-server.ts';
+import { overlaybdMetrics } from './metrics.ts';
 import type { PassThrough } from './pass-through.ts';
 import type { BlobDirectory, RememberingGate } from '../access/contract.ts';
 
@@ -50,11 +52,6 @@ const HOT_RUNNING_MAX = 1024;
 
 /** Request targets whose meaning is remembered: a client asks for parts of the same few blobs over and over. With 8 KiB each, 2 MiB. */
 const TARGETS_MAX = 256;
-
-/** Bucket bounds in seconds: memory answers in under 1 ms, a registry in 50 ms to seconds; the last is the deadline. */
-const FIRST_BYTE_BUCKETS = [
-  0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25,
-];
 
 export interface BlobEndpointComponents {
   readonly access: RememberingGate;
@@ -89,7 +86,7 @@ export class BlobEndpoint implements LocalRoute {
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #hotBuffers = new BufferPool({ slabBytes: HOT_BYTES_MAX, freeMax: HOT_FREE_MAX });
   #hotRunning = 0;
-  readonly #targets = new Map<string, BlobTarget>();
+  readonly #targets = new BoundedMap<string, BlobTarget>({ entriesMax: TARGETS_MAX });
   readonly #requests: Counter;
   readonly #bytes: Counter;
   readonly #firstByte: Histogram;
@@ -101,20 +98,10 @@ export class BlobEndpoint implements LocalRoute {
     this.#components = components;
     this.#prefix = init.prefix;
     this.#deadlineMs = init.deadlineMs ?? DEADLINE_MS;
-    this.#requests = components.metrics.counter({
-      name: 'xylem_local_requests_total',
-      help: 'Requests for blobs on the local endpoint, by HTTP status.',
-      labelNames: ['status'],
-    });
-    this.#bytes = components.metrics.counter({
-      name: 'xylem_local_response_bytes_total',
-      help: 'Bytes of blobs handed to sockets of the local endpoint.',
-    });
-    this.#firstByte = components.metrics.histogram({
-      name: 'xylem_local_first_byte_seconds',
-      help: 'Time from a request for a blob to the start of its answer.',
-      buckets: FIRST_BYTE_BUCKETS,
-    });
+    const { requests, responseBytes, firstByteSeconds } = overlaybdMetrics(components.metrics);
+    this.#requests = requests;
+    this.#bytes = responseBytes;
+    this.#firstByte = firstByteSeconds;
   }
 
   handle(request: IncomingMessage, response: ServerResponse): boolean {
@@ -131,10 +118,7 @@ export class BlobEndpoint implements LocalRoute {
     const known = this.#targets.get(text);
     if (known !== undefined) return known;
     const target = parseBlobTarget(text, this.#prefix);
-    if (target.kind !== 'blob') return target;
-    const [oldest] = this.#targets.keys();
-    if (this.#targets.size >= TARGETS_MAX && oldest !== undefined) this.#targets.delete(oldest);
-    this.#targets.set(text, target);
+    if (target.kind === 'blob') this.#targets.set(text, target);
     return target;
   }
 

@@ -4,6 +4,7 @@ import { parseContentRange } from '../../registry/http/content-range.ts';
 import { protocolError } from '../../registry/errors.ts';
 import type { UrlAnswer, UrlClient } from '../../registry/url-client.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { overlaybdMetrics } from './metrics.ts';
 
 /** What a client may tell the server: what it wants, in which form, and by which right. */
 const REQUEST_HEADERS = [
@@ -42,10 +43,7 @@ export class PassThrough {
 
   constructor(components: { readonly urls: Pick<UrlClient, 'open'>; readonly metrics: Metrics }) {
     this.#urls = components.urls;
-    this.#bytes = components.metrics.counter({
-      name: 'xylem_passed_through_bytes_total',
-      help: 'Bytes that local clients got straight from the server that they named, nothing kept.',
-    });
+    this.#bytes = overlaybdMetrics(components.metrics).passedThroughBytes;
   }
 
   /**

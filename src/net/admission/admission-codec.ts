@@ -1,6 +1,7 @@
 import { defined } from '../../util/assert.ts';
 import { ByteReader } from '../wire/byte-reader.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
+import { checked, list, message, raw, struct, u8 } from '../wire/codec.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { FRAME_HEAD_BYTES } from '../wire/frames.ts';
 import { CLUSTER_KEYS_MAX } from '../limits.ts';
@@ -45,49 +46,26 @@ export interface Challenge {
   readonly keyId: Uint8Array;
 }
 
-export function encodeHello({ nonce, keyIds }: Hello): Uint8Array {
-  const writer = new ByteWriter(BODY_BYTES_MAX);
-  writer.raw(nonce);
-  writer.u8(keyIds.length);
-  for (const keyId of keyIds) writer.raw(keyId);
-  return writer.finish();
-}
+const limits = { bytesMax: BODY_BYTES_MAX };
 
-/** Throws WireError, as all decoders here. */
-export function decodeHello(body: Uint8Array): Hello {
-  const reader = new ByteReader(body);
-  const nonce = reader.raw(NONCE_BYTES);
-  const count = reader.u8();
-  if (count < 1 || count > CLUSTER_KEYS_MAX) {
-    throw badValue('key ids', `1 to ${CLUSTER_KEYS_MAX}`, count);
-  }
-  const keyIds = Array.from({ length: count }, () => reader.raw(KEY_ID_BYTES));
-  reader.end();
-  return { nonce, keyIds };
-}
+const keyCount = checked(u8, (count, field) => {
+  if (count < 1 || count > CLUSTER_KEYS_MAX)
+    throw badValue(field, `1 to ${CLUSTER_KEYS_MAX}`, count);
+});
 
-export function encodeChallenge({ nonce, keyId }: Challenge): Uint8Array {
-  const writer = new ByteWriter(BODY_BYTES_MAX);
-  writer.raw(nonce);
-  writer.raw(keyId);
-  return writer.finish();
-}
+const keyIds = list(raw(KEY_ID_BYTES), CLUSTER_KEYS_MAX, keyCount);
 
-export function decodeChallenge(body: Uint8Array): Challenge {
-  const reader = new ByteReader(body);
-  const nonce = reader.raw(NONCE_BYTES);
-  const keyId = reader.raw(KEY_ID_BYTES);
-  reader.end();
-  return { nonce, keyId };
-}
+/** The body of a HELLO. */
+export const helloBody = message(struct<Hello>({ nonce: raw(NONCE_BYTES), keyIds }), limits);
 
-/** The proof that is the body of PROOF and of ADMITTED. */
-export function decodeProof(body: Uint8Array): Uint8Array {
-  const reader = new ByteReader(body);
-  const proof = reader.raw(PROOF_BYTES);
-  reader.end();
-  return proof;
-}
+/** The body of a CHALLENGE. */
+export const challengeBody = message(
+  struct<Challenge>({ nonce: raw(NONCE_BYTES), keyId: raw(KEY_ID_BYTES) }),
+  limits,
+);
+
+/** The body of PROOF and of ADMITTED. */
+export const proofBody = message(raw(PROOF_BYTES), limits);
 
 /** The message behind its head: length of the rest (u32), type (u8). */
 export function encodeAdmission({ type, body }: AdmissionMessage): Uint8Array {

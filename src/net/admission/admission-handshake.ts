@@ -6,17 +6,16 @@ import {
   ADMISSION,
   KEY_ID_BYTES,
   NONCE_BYTES,
-  decodeChallenge,
-  decodeHello,
-  decodeProof,
+  challengeBody,
   encodeAdmission,
-  encodeChallenge,
-  encodeHello,
+  helloBody,
+  proofBody,
   type AdmissionMessage,
 } from './admission-codec.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
+import { text } from '../wire/codec.ts';
 import { WireError, badValue } from '../wire/errors.ts';
-import { writePeer, writeText } from '../wire/fields.ts';
+import { peer } from '../wire/fields.ts';
 
 /** What each proof says first, so that nothing made for one purpose is good for another. */
 const LABEL = {
@@ -24,7 +23,7 @@ const LABEL = {
   initiator: 'xylem-admission-1 initiator',
   responder: 'xylem-admission-1 responder',
 } as const;
-const LABEL_BYTES_MAX = 64;
+const label = text(64);
 
 type Role = 'initiator' | 'responder';
 
@@ -37,8 +36,8 @@ export interface ClusterKey {
 }
 
 export function clusterKey(mac: Mac, secret: Uint8Array): ClusterKey {
-  const label = new TextEncoder().encode(LABEL['key-id']);
-  return { id: mac.hmacSha256(secret, label).slice(0, KEY_ID_BYTES), secret };
+  const purpose = new TextEncoder().encode(LABEL['key-id']);
+  return { id: mac.hmacSha256(secret, purpose).slice(0, KEY_ID_BYTES), secret };
 }
 
 /** What a message leads to: bytes to send, and the end when it is one. */
@@ -99,7 +98,7 @@ export class InitiatorHandshake implements Handshake {
     this.#sides = init;
     this.#keys = init.keys;
     const nonce = components.random.bytes(NONCE_BYTES);
-    this.#hello = encodeHello({ nonce, keyIds: init.keys.map(({ id }) => id) });
+    this.#hello = helloBody.encode({ nonce, keyIds: init.keys.map(({ id }) => id) });
     this.first = encodeAdmission({ type: ADMISSION.HELLO, body: this.#hello });
   }
 
@@ -113,13 +112,13 @@ export class InitiatorHandshake implements Handshake {
       ...this.#sides,
       ...opening,
     });
-    if (!this.#components.mac.equal(decodeProof(body), expected)) return WRONG_KEY;
+    if (!this.#components.mac.equal(proofBody.decode(body), expected)) return WRONG_KEY;
     return { end: { result: 'admitted', key } };
   }
 
   #onChallenge(type: number, body: Uint8Array): Step {
     if (type !== ADMISSION.CHALLENGE) throw misplaced(type);
-    const { keyId } = decodeChallenge(body);
+    const { keyId } = challengeBody.decode(body);
     const key = this.#keys.find(({ id }) => bytesEqual(id, keyId));
     if (key === undefined) throw badValue('key id', 'one of the HELLO', 'another');
     const opening = { hello: this.#hello, challenge: body.slice() };
@@ -152,7 +151,7 @@ export class ResponderHandshake implements Handshake {
     const { mac } = this.#components;
     const { key, opening } = this.#challenged;
     const expected = proofOf(mac, key, { role: 'initiator', ...this.#sides, ...opening });
-    if (!mac.equal(decodeProof(body), expected)) return REFUSE;
+    if (!mac.equal(proofBody.decode(body), expected)) return REFUSE;
     const proof = proofOf(mac, key, { role: 'responder', ...this.#sides, ...opening });
     return {
       send: encodeAdmission({ type: ADMISSION.ADMITTED, body: proof }),
@@ -163,13 +162,13 @@ export class ResponderHandshake implements Handshake {
   /** Takes the first key of the HELLO that this host has too. */
   #onHello(type: number, body: Uint8Array): Step {
     if (type !== ADMISSION.HELLO) throw misplaced(type);
-    const { keyIds } = decodeHello(body);
+    const { keyIds } = helloBody.decode(body);
     const key = keyIds
       .map((keyId) => this.#keys.find(({ id }) => bytesEqual(id, keyId)))
       .find((found) => found !== undefined);
     if (key === undefined) return REFUSE;
     const nonce = this.#components.random.bytes(NONCE_BYTES);
-    const challenge = encodeChallenge({ nonce, keyId: key.id });
+    const challenge = challengeBody.encode({ nonce, keyId: key.id });
     this.#challenged = { key, opening: { hello: body.slice(), challenge } };
     return { send: encodeAdmission({ type: ADMISSION.CHALLENGE, body: challenge }) };
   }
@@ -182,9 +181,9 @@ function proofOf(
   said: Sides & Opening & { readonly role: Role },
 ): Uint8Array {
   const writer = new ByteWriter(KIB);
-  writeText(writer, 'label', LABEL[said.role], LABEL_BYTES_MAX);
-  writePeer(writer, said.initiator);
-  writePeer(writer, said.responder);
+  label.write(writer, LABEL[said.role], 'label');
+  peer.write(writer, said.initiator, 'initiator');
+  peer.write(writer, said.responder, 'responder');
   writer.u16(said.hello.length);
   writer.raw(said.hello);
   writer.u16(said.challenge.length);

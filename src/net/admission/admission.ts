@@ -17,7 +17,7 @@ import {
   type Handshake,
 } from './admission-handshake.ts';
 import { HungUpError, converse } from './admission-stream.ts';
-import { DeadlineError, deadline } from '../../runtime/deadline.ts';
+import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Door } from './door.ts';
 import { WireError } from '../wire/errors.ts';
 import {
@@ -191,19 +191,13 @@ export class Admission {
   async #prove(entry: Entry): Promise<void> {
     const sides = { initiator: this.#init.self, responder: entry.peer };
     const keys = this.#currentKeys();
-    await this.#run(entry, async () => {
-      const limit = deadline(this.#components.clock, ADMISSION_MS, {
-        signal: this.#stopping.signal,
-      });
-      try {
-        const { signal } = limit;
+    await this.#run(entry, () =>
+      this.#within(async (signal) => {
         const stream = await entry.connection.newStream(ADMISSION_PROTOCOL, { signal });
         const handshake = new InitiatorHandshake(this.#components, { ...sides, keys });
-        return await this.#converse(stream, handshake);
-      } finally {
-        limit.clear();
-      }
-    });
+        return this.#converse(stream, handshake);
+      }),
+    );
   }
 
   async #run(entry: Entry, handshake: () => Promise<ClusterKey | undefined>): Promise<void> {
@@ -217,13 +211,12 @@ export class Admission {
   }
 
   async #converse(stream: Stream, handshake: Handshake): Promise<ClusterKey | undefined> {
-    const limit = deadline(this.#components.clock, ADMISSION_MS, { signal: this.#stopping.signal });
-    try {
-      const end = await converse(stream, handshake, limit.signal);
-      return end.result === 'admitted' ? end.key : undefined;
-    } finally {
-      limit.clear();
-    }
+    const end = await this.#within((signal) => converse(stream, handshake, signal));
+    return end.result === 'admitted' ? end.key : undefined;
+  }
+
+  #within<T>(task: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return within(this.#components.clock, ADMISSION_MS, task, { signal: this.#stopping.signal });
   }
 
   #admit(entry: Entry, key: ClusterKey): void {

@@ -1,4 +1,5 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import {
   BANS_MAX,
   BAN_FORGOTTEN_MS,
@@ -21,7 +22,7 @@ const CLEAN: Record = { level: 0, failedMs: 0, banCount: 0, bannedUntilMs: -Infi
 export class Bans {
   readonly #clock: Clock;
   readonly #failuresMax: number;
-  readonly #records = new Map<string, Record>();
+  readonly #records = new BoundedMap<string, Record>({ entriesMax: BANS_MAX });
 
   /** `failuresMax`: failures that are borne, one forgotten per `FAILURE_FORGOTTEN_MS`. */
   constructor(components: { readonly clock: Clock }, init: { readonly failuresMax: number }) {
@@ -41,25 +42,18 @@ export class Bans {
     const forgotten = (nowMs - before.failedMs) / FAILURE_FORGOTTEN_MS;
     const level = Math.max(0, before.level - forgotten) + 1;
     if (level <= this.#failuresMax) {
-      this.#remember(name, { ...before, level, failedMs: nowMs });
+      this.#records.set(name, { ...before, level, failedMs: nowMs });
       return 0;
     }
     const calm = nowMs > before.bannedUntilMs + BAN_FORGOTTEN_MS;
     const banCount = calm ? 1 : before.banCount + 1;
     const banMs = Math.min(BAN_MS_MAX, BAN_MS_MIN * 2 ** (banCount - 1));
-    this.#remember(name, { level: 0, failedMs: nowMs, banCount, bannedUntilMs: nowMs + banMs });
+    this.#records.set(name, { level: 0, failedMs: nowMs, banCount, bannedUntilMs: nowMs + banMs });
     return banMs;
   }
 
   /** All is forgotten: the name did well. */
   forgive(name: string): void {
     this.#records.delete(name);
-  }
-
-  #remember(name: string, record: Record): void {
-    this.#records.delete(name);
-    this.#records.set(name, record);
-    const [oldest] = this.#records.keys();
-    if (this.#records.size > BANS_MAX && oldest !== undefined) this.#records.delete(oldest);
   }
 }

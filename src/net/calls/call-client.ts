@@ -1,12 +1,6 @@
 import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
-import type { PreheatServer } from '../../preheat/messages.ts';
-import {
-  PeerError,
-  type PeerErrorDetail,
-  type TreeServer,
-  peerError,
-} from '../../transfer/contracts/transport.ts';
+import { PeerError, type PeerErrorDetail, peerError } from '../../transfer/contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
@@ -21,75 +15,12 @@ import {
   TREE_CALL_MS_MAX,
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
-import * as preheat from './preheat-codec.ts';
-import * as codec from './tree-codec.ts';
 import { TreeLink } from './call-link.ts';
-import { TREE, decodeTreeError, type TreeMessage } from './call-message.ts';
+import { TREE, treeError, type TreeMessage } from './call-message.ts';
+import { CALLS, type Calls } from './call-table.ts';
 
-/** One kind of call: its type and how its messages are written. */
-export interface TreeCall<Q, R> {
-  readonly name: string;
-  readonly type: number;
-  readonly request: codec.MessageCodec<Q>;
-  readonly reply: codec.MessageCodec<R>;
-}
-
-export const JOIN = {
-  name: 'join',
-  type: TREE.JOIN,
-  request: codec.joinRequest,
-  reply: codec.joinReply,
-};
-export const LEAVE = {
-  name: 'leave',
-  type: TREE.LEAVE,
-  request: codec.leaveRequest,
-  reply: codec.leaveReply,
-};
-export const REPORT = {
-  name: 'report',
-  type: TREE.REPORT,
-  request: codec.reportRequest,
-  reply: codec.reportReply,
-};
-export const RESOLVE = {
-  name: 'resolve',
-  type: TREE.RESOLVE,
-  request: codec.resolveRequest,
-  reply: codec.resolveReply,
-};
-export const STAT = {
-  name: 'stat',
-  type: TREE.STAT,
-  request: codec.statRequest,
-  reply: codec.statReply,
-};
-export const MANIFEST = {
-  name: 'manifest',
-  type: TREE.MANIFEST,
-  request: codec.manifestRequest,
-  reply: codec.manifestReply,
-};
-
-export const PREHEAT = {
-  name: 'preheat',
-  type: TREE.PREHEAT,
-  request: preheat.preheatRequest,
-  reply: preheat.preheatReply,
-};
-/** The one call that a host answers which keeps no trees. */
-export const HOST_PREHEAT = {
-  name: 'host-preheat',
-  type: TREE.HOST_PREHEAT,
-  request: preheat.hostPreheatRequest,
-  reply: preheat.hostPreheatReply,
-};
-
-/** Who answers calls; a call without its server is refused. */
-export interface CallServers {
-  readonly tree?: TreeServer;
-  readonly preheat?: PreheatServer;
-}
+/** Calls to one peer. */
+const LIMITS = { runningMax: TREE_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX };
 
 interface Components {
   readonly clock: Clock;
@@ -112,25 +43,25 @@ export class TreeClient {
   }
 
   /** Asks the host. Rejects with PeerError, `cancelled` when the signal aborted. */
-  async call<Q, R>(
-    kind: TreeCall<Q, R>,
+  async call<K extends keyof Calls>(
     host: HostAddress,
-    request: Q,
+    name: K,
+    request: Calls[K][0],
     signal: AbortSignal,
-  ): Promise<R> {
+  ): Promise<Calls[K][1]> {
     const limit = deadline(this.#components.clock, TREE_CALL_MS_MAX, {
       signal: AbortSignal.any([signal, this.#stopping.signal]),
     });
     try {
-      const body = encoded(kind, host.peer, request);
-      const asked = this.#limited(host.peer, () => this.#ask(kind, host, body, limit.signal));
+      const body = encoded(name, host.peer, request);
+      const asked = this.#limited(host.peer, () => this.#ask(host, name, body, limit.signal));
       const reply = await orAbort(asked, limit.signal);
-      this.#count(kind, 'ok');
+      this.#count(name, 'ok');
       return reply;
     } catch (error) {
       const cause: unknown = limit.signal.aborted ? limit.signal.reason : error;
       const detail = this.#detailOf(cause, signal);
-      this.#count(kind, detail.code);
+      this.#count(name, detail.code);
       throw cause instanceof PeerError ? cause : peerError(host.peer, detail, cause);
     } finally {
       limit.clear();
@@ -139,11 +70,8 @@ export class TreeClient {
 
   /** Opens the stream to a host that will be called, if it can: the first call is then as cheap as the others. Never rejects. */
   async prepare(host: HostAddress): Promise<void> {
-    try {
-      await this.#linkTo(host);
-    } catch {
-      // The call that needs it tells why.
-    }
+    // The call that needs it tells why it failed.
+    await this.#linkTo(host).catch(() => {});
   }
 
   stop(): void {
@@ -157,16 +85,17 @@ export class TreeClient {
     }
   }
 
-  async #ask<Q, R>(
-    kind: TreeCall<Q, R>,
+  async #ask<K extends keyof Calls>(
     host: HostAddress,
+    name: K,
     body: Uint8Array,
     signal: AbortSignal,
-  ): Promise<R> {
+  ): Promise<Calls[K][1]> {
     signal.throwIfAborted();
     const link = await orAbort(this.#linkTo(host), signal);
     signal.throwIfAborted();
-    return link.call({ type: kind.type, body }, (reply) => replyOf(kind, host.peer, reply), signal);
+    const { type } = CALLS[name];
+    return link.call({ type, body }, (reply) => replyOf(name, host.peer, reply), signal);
   }
 
   /** The stream that is open, or a new one: one for all that ask at the same time. */
@@ -192,7 +121,7 @@ export class TreeClient {
 
   /** Runs few calls to a peer at a time: it takes no more. */
   async #limited<T>(peer: PeerId, run: () => Promise<T>): Promise<T> {
-    const entry = this.#limiters.get(peer) ?? { limiter: newLimiter(), users: 0 };
+    const entry = this.#limiters.get(peer) ?? { limiter: new Limiter(LIMITS), users: 0 };
     this.#limiters.set(peer, entry);
     entry.users++;
     try {
@@ -214,29 +143,29 @@ export class TreeClient {
     return { code: 'unreachable' };
   }
 
-  #count(kind: { readonly name: string }, outcome: string): void {
-    this.#components.metrics.treeCalls.inc({ call: kind.name, outcome });
+  #count(call: keyof Calls, outcome: string): void {
+    this.#components.metrics.treeCalls.inc({ call, outcome });
   }
 }
 
-function newLimiter(): Limiter {
-  return new Limiter({ runningMax: TREE_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX });
-}
-
 /** A request that breaks a bound of the protocol is refused here, before the peer does. */
-function encoded<Q, R>(kind: TreeCall<Q, R>, peer: PeerId, request: Q): Uint8Array {
+function encoded<K extends keyof Calls>(name: K, peer: PeerId, request: Calls[K][0]): Uint8Array {
   try {
-    return kind.request.encode(request);
+    return CALLS[name].request.encode(request);
   } catch (cause) {
     throw peerError(peer, { code: 'refused' }, cause);
   }
 }
 
-function replyOf<Q, R>(kind: TreeCall<Q, R>, peer: PeerId, message: TreeMessage): R {
-  if (message.type === TREE.OK) return kind.reply.decode(message.body);
-  if (message.type === TREE.ERROR) {
-    const error = decodeTreeError(message.body);
+function replyOf<K extends keyof Calls>(
+  name: K,
+  peer: PeerId,
+  { type, body }: TreeMessage,
+): Calls[K][1] {
+  if (type === TREE.OK) return CALLS[name].reply.decode(body);
+  if (type === TREE.ERROR) {
+    const error = treeError.decode(body);
     throw peerError(peer, error.code === 'cancelled' ? { code: 'refused' } : detailOf(error));
   }
-  throw new WireError(`a reply has type ${message.type}`, { code: 'type', type: message.type });
+  throw new WireError(`a reply has type ${type}`, { code: 'type', type });
 }

@@ -11,8 +11,6 @@ import { TreeSender } from './call-sender.ts';
 /** Calls to the owner of a tree, their replies and nothing else: one long-lived stream per peer and direction. */
 export const TREE_PROTOCOL = '/xylem/tree/2';
 
-const NOTHING = new Uint8Array();
-
 interface Components {
   readonly clock: Clock;
   readonly metrics: NetMetrics;
@@ -73,10 +71,6 @@ export class TreeLink {
     } finally {
       limit.clear();
     }
-  }
-
-  get closed(): boolean {
-    return this.#closed;
   }
 
   /**
@@ -166,7 +160,7 @@ export class TreeLink {
   }
 
   #cancel(id: number): void {
-    this.#send({ id, type: TREE.CANCEL, body: NOTHING });
+    this.#send({ id, type: TREE.CANCEL, body: new Uint8Array() });
   }
 
   #send(message: TreeMessage, onSent?: () => void): void {

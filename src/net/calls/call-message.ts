@@ -1,23 +1,12 @@
 import { ByteReader } from '../wire/byte-reader.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
+import { message } from '../wire/codec.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
-import { FRAME_HEAD_BYTES, readError, writeError, type ErrorFrame } from '../wire/frames.ts';
+import { FRAME_HEAD_BYTES, errorFrame } from '../wire/frames.ts';
 import { TREE_CALLS_MAX, TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
 
-/** Types of `/xylem/tree/2`: requests by their call, replies by their outcome. */
-export const TREE = {
-  JOIN: 1,
-  LEAVE: 2,
-  REPORT: 3,
-  RESOLVE: 4,
-  STAT: 5,
-  CANCEL: 6,
-  PREHEAT: 7,
-  HOST_PREHEAT: 8,
-  MANIFEST: 9,
-  OK: 128,
-  ERROR: 129,
-} as const;
+/** Types of `/xylem/tree/2` beside those of the calls (call-table.ts). */
+export const TREE = { CANCEL: 6, OK: 128, ERROR: 129 } as const;
 
 /** A message; a reply has the id of its request. */
 export interface TreeMessage {
@@ -151,16 +140,5 @@ export class MessageParser {
   }
 }
 
-/** Why a call was not answered: code (u8), delay (u32), as in the ERROR of a block. */
-export function encodeTreeError(error: ErrorFrame): Uint8Array {
-  const writer = new ByteWriter(FRAME_HEAD_BYTES);
-  writeError(writer, error);
-  return writer.finish();
-}
-
-export function decodeTreeError(body: Uint8Array): ErrorFrame {
-  const reader = new ByteReader(body);
-  const error = readError(reader);
-  reader.end();
-  return error;
-}
+/** The body of an ERROR, why a call was not answered: as in the ERROR of a block. */
+export const treeError = message(errorFrame, { bytesMax: TREE_MESSAGE_BYTES_MAX });

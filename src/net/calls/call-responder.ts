@@ -1,11 +1,12 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import type { Handlers } from '../../transfer/contracts/calls.ts';
 import { PeerError, type PeerErrorDetail } from '../../transfer/contracts/transport.ts';
 import { errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
-import { errorFrameOf, type ErrorFrame } from '../wire/frames.ts';
+import { errorFrameOf } from '../wire/frames.ts';
 import {
   OVERLOADED_RETRY_MS,
   SMALL_FRAMES_QUEUED_MAX,
@@ -14,26 +15,15 @@ import {
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
 import { isClosed, piecesOf } from '../wire/stream-io.ts';
-import {
-  HOST_PREHEAT,
-  JOIN,
-  LEAVE,
-  MANIFEST,
-  PREHEAT,
-  REPORT,
-  RESOLVE,
-  STAT,
-  type CallServers,
-  type TreeCall,
-} from './call-client.ts';
-import { MessageParser, TREE, encodeTreeError, type TreeMessage } from './call-message.ts';
+import { MessageParser, TREE, treeError, type TreeMessage } from './call-message.ts';
+import { CALLS, callOf, type Calls } from './call-table.ts';
 import { TreeSender } from './call-sender.ts';
 
 interface Components {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: NetMetrics;
-  readonly servers: CallServers;
+  readonly handlers: Handlers<Calls>;
 }
 
 /** The answering side of all streams of tree calls. */
@@ -101,10 +91,23 @@ class TreeResponder {
     if (this.#open.size >= TREE_CALLS_MAX || this.#running >= TREE_CALLS_MAX) {
       return this.#fail(id, { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS });
     }
-    const run = dispatch(this.#components.servers, this.#peer, message);
+    const run = this.#prepare(callOf(type), message.body);
     if (run === undefined) return this.#fail(id, { code: 'refused' });
     this.#open.add(id);
     void this.#answer(message, run);
+  }
+
+  /** Decodes the request at once, throwing WireError; the call itself follows. Undefined for a call that nobody answers here. */
+  #prepare<K extends keyof Calls>(
+    name: K | undefined,
+    body: Uint8Array,
+  ): (() => Promise<Uint8Array>) | undefined {
+    if (name === undefined) return undefined;
+    const handle = this.#components.handlers[name];
+    if (handle === undefined) return undefined;
+    const { request, reply } = CALLS[name];
+    const asked = request.decode(body);
+    return async () => reply.encode(await handle(this.#peer, asked));
   }
 
   /** Never rejects. */
@@ -139,16 +142,11 @@ class TreeResponder {
   #onCancel({ id, body }: TreeMessage): void {
     if (body.length > 0) throw overLimit('length of a CANCEL', body.length, 0);
     if (!this.#open.has(id) || this.#sender.withdraw(id) === 'begun') return;
-    this.#open.delete(id);
-    this.#sendError(id, { code: 'cancelled', retryAfterMs: 0 });
+    this.#end(id, { code: 'cancelled' });
   }
 
   #fail(id: number, detail: PeerErrorDetail): void {
-    this.#sendError(id, errorFrameOf(detail));
-  }
-
-  #sendError(id: number, error: ErrorFrame): void {
-    this.#send({ id, type: TREE.ERROR, body: encodeTreeError(error) });
+    this.#send({ id, type: TREE.ERROR, body: treeError.encode(errorFrameOf(detail)) });
   }
 
   #send(message: TreeMessage, onSent?: () => void): void {
@@ -163,43 +161,6 @@ class TreeResponder {
       'a stream of tree calls broke off',
     );
     this.close(error);
-  }
-}
-
-/** Decodes the request at once, throwing WireError; the call itself follows. Undefined for a call that nobody answers here. */
-function dispatch(
-  servers: CallServers,
-  peer: PeerId,
-  { type, body }: TreeMessage,
-): (() => Promise<Uint8Array>) | undefined {
-  const { tree, preheat } = servers;
-  const bind = <Q, R>(
-    kind: TreeCall<Q, R>,
-    handle: ((peer: PeerId, request: Q) => Promise<R>) | undefined,
-  ): (() => Promise<Uint8Array>) | undefined => {
-    if (handle === undefined) return undefined;
-    const request = kind.request.decode(body);
-    return async () => kind.reply.encode(await handle(peer, request));
-  };
-  switch (type) {
-    case TREE.JOIN:
-      return bind(JOIN, tree?.onJoin.bind(tree));
-    case TREE.LEAVE:
-      return bind(LEAVE, tree?.onLeave.bind(tree));
-    case TREE.REPORT:
-      return bind(REPORT, tree?.onReport.bind(tree));
-    case TREE.RESOLVE:
-      return bind(RESOLVE, tree?.onResolve.bind(tree));
-    case TREE.STAT:
-      return bind(STAT, tree?.onStat.bind(tree));
-    case TREE.PREHEAT:
-      return bind(PREHEAT, preheat?.onPreheat?.bind(preheat));
-    case TREE.HOST_PREHEAT:
-      return bind(HOST_PREHEAT, preheat?.onHostPreheat.bind(preheat));
-    case TREE.MANIFEST:
-      return bind(MANIFEST, tree?.onManifest?.bind(tree));
-    default:
-      return undefined;
   }
 }
 

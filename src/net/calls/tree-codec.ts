@@ -1,36 +1,16 @@
+import { BLOCKS_MAX, type BlobRef } from '../../image/block.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
-import { BLOB_SIZE_BYTES_MAX, blockCount } from '../../image/block.ts';
-import {
-  type BlockRun,
-  type JoinReply,
-  type JoinRequest,
-  type LeaveRequest,
-  type ManifestReply,
-  type ManifestRequest,
-  type Place,
-  type ReportReply,
-  type ReportRequest,
-  type ResolveReply,
-  type ResolveRequest,
-  type StatReply,
-  type StatRequest,
-  type TouchOrder,
-  type WantedBlob,
-  MANIFEST_REFUSALS,
-} from '../../tree/messages.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   LOST_PER_REPORT_MAX,
   PATH_MAX,
   PLACES_PER_REPORT_MAX,
 } from '../../tree/limits.ts';
-import { KIB } from '../../util/bytes.ts';
-import { ByteReader } from '../wire/byte-reader.ts';
-import { ByteWriter } from '../wire/byte-writer.ts';
-import { badValue, overLimit } from '../wire/errors.ts';
-import * as fields from '../wire/fields.ts';
-import { HostTableReader, HostTableWriter, readHost, writeHost } from '../wire/hosts.ts';
-import { TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
+import type * as tree from '../../tree/messages.ts';
+import * as of from '../wire/codec.ts';
+import { badValue } from '../wire/errors.ts';
+import { digest, index, name, origin, peer, size } from '../wire/fields.ts';
+import { behindHosts, hostFields } from '../wire/hosts.ts';
 
 /** Stripes that any blob has (src/image/block.ts), with room for a later rule. */
 const STRIPES_MAX = 64;
@@ -48,326 +28,107 @@ const BLOBS_MAX = PLACES_PER_REPORT_MAX;
 /** Indices of one order in a reply: 2^17 blocks are 32 GiB touched. */
 const ORDER_MAX = 2 ** 17;
 
-/** Of an image reference. */
-export const REFERENCE_BYTES_MAX = 1024;
 const CHALLENGE_BYTES_MAX = 1024;
 
-/** The places of an image of 8 layers, at one of four roots, are 6 KiB. */
-const FIRST_BYTES = 8 * KIB;
-const HOLDS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
+/** An image reference. */
+export const imageReference = of.text(1024);
 
-/** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
-export interface MessageCodec<T> {
-  encode(message: T): Uint8Array;
-  decode(bytes: Uint8Array): T;
-}
+/** The bytes of a manifest. */
+export const manifest = of.bytes(MANIFEST_SIZE_BYTES_MAX);
 
-/** The codec of a message that `write` and `read` know the fields of. */
-export function messageCodec<T>(
-  write: (writer: ByteWriter, message: T) => void,
-  read: (reader: ByteReader) => T,
-): MessageCodec<T> {
-  return {
-    encode: (message) => {
-      const writer = new ByteWriter(TREE_MESSAGE_BYTES_MAX, FIRST_BYTES);
-      write(writer, message);
-      return writer.finish();
-    },
-    decode: (bytes) => {
-      if (bytes.length > TREE_MESSAGE_BYTES_MAX) {
-        throw overLimit('message', bytes.length, TREE_MESSAGE_BYTES_MAX);
-      }
-      const reader = new ByteReader(bytes);
-      const message = read(reader);
-      reader.end();
-      return message;
-    },
-  };
-}
+const stripe = of.atMost(STRIPES_MAX - 1, of.u8);
+const digests = of.list(digest, BLOBS_MAX);
 
-function writeRuns(writer: ByteWriter, runs: readonly BlockRun[]): void {
-  fields.writeList(
-    writer,
-    { field: 'held', countMax: HELD_RUNS_MAX, items: runs.slice(0, HELD_RUNS_MAX) },
-    ([first, count]) => {
-      writer.u32(first);
-      writer.u32(count);
-    },
-  );
-}
+const run: of.Codec<tree.BlockRun> = {
+  write: (writer, [first, count]) => {
+    writer.u32(first);
+    writer.u32(count);
+  },
+  read: (reader) => [reader.u32(), reader.u32()],
+};
 
 /** Runs ascend and are not empty, so that no list of them holds a block twice. */
-function readRuns(reader: ByteReader): readonly BlockRun[] {
+const ascendingRuns = of.checked(of.cut(run, HELD_RUNS_MAX), (runs, field) => {
   let free = 0;
-  return fields.readList(reader, 'held', HELD_RUNS_MAX, () => {
-    const first = reader.u32();
-    const count = reader.u32();
-    if (first < free || count === 0 || first + count > HOLDS_MAX) {
-      throw badValue('held', `a run of blocks from ${free} on`, `${first}+${count}`);
+  for (const [first, count] of runs) {
+    if (first < free || count === 0 || first + count > BLOCKS_MAX) {
+      throw badValue(field, `a run of blocks from ${free} on`, `${first}+${count}`);
     }
     free = first + count;
-    return [first, count] as const;
-  });
-}
-
-function writeWanted(writer: ByteWriter, wanted: WantedBlob): void {
-  fields.writeDigest(writer, wanted.blob.digest);
-  fields.writeSize(writer, wanted.blob.sizeBytes);
-  fields.writeOrigin(writer, wanted.origin);
-  fields.writeList(
-    writer,
-    { field: 'stripes', countMax: STRIPES_MAX, items: wanted.stripes },
-    (stripe) => writer.u8(stripe),
-  );
-  writeRuns(writer, wanted.held);
-}
-
-function readWanted(reader: ByteReader): WantedBlob {
-  return {
-    blob: { digest: fields.readDigest(reader), sizeBytes: fields.readSize(reader) },
-    origin: fields.readOrigin(reader),
-    stripes: fields.readList(reader, 'stripes', STRIPES_MAX, () => readStripe(reader)),
-    held: readRuns(reader),
-  };
-}
-
-function readStripe(reader: ByteReader): number {
-  const stripe = reader.u8();
-  if (stripe >= STRIPES_MAX) throw badValue('stripe', `below ${STRIPES_MAX}`, stripe);
-  return stripe;
-}
-
-/** Places behind the table of the hosts that they name. */
-function writePlaces(writer: ByteWriter, places: readonly Place[]): void {
-  const table = new HostTableWriter();
-  const indexed = places.map((place) => ({
-    place,
-    path: place.path.map((host) => table.add(host)),
-    alternates: place.alternates.map((host) => table.add(host)),
-  }));
-  table.write(writer);
-  const writeIndex = (index: number): void => writer.u16(index);
-  fields.writeList(writer, { field: 'places', countMax: PLACES_MAX, items: indexed }, (item) => {
-    const { place, path, alternates } = item;
-    fields.writeDigest(writer, place.digest);
-    writer.u8(place.stripe);
-    writer.u64(place.epoch);
-    fields.writeList(writer, { field: 'path', countMax: PATH_MAX, items: path }, writeIndex);
-    fields.writeList(
-      writer,
-      { field: 'alternates', countMax: ALTERNATES_MAX, items: alternates },
-      writeIndex,
-    );
-  });
-}
-
-function readPlaces(reader: ByteReader): readonly Place[] {
-  const table = HostTableReader.read(reader);
-  const places = fields.readList(reader, 'places', PLACES_MAX, () => ({
-    digest: fields.readDigest(reader),
-    stripe: readStripe(reader),
-    epoch: reader.u64('epoch'),
-    path: fields.readList(reader, 'path', PATH_MAX, () => table.host(reader.u16())),
-    alternates: fields.readList(reader, 'alternates', ALTERNATES_MAX, () =>
-      table.host(reader.u16()),
-    ),
-  }));
-  table.end();
-  return places;
-}
-
-function writeOrder(writer: ByteWriter, order: TouchOrder): void {
-  fields.writeDigest(writer, order.digest);
-  fields.writeIndices(writer, order.indices.slice(0, ORDER_MAX), ORDER_MAX);
-}
-
-function readOrder(reader: ByteReader): TouchOrder {
-  return { digest: fields.readDigest(reader), indices: fields.readIndices(reader, ORDER_MAX) };
-}
-
-function writeManifest(writer: ByteWriter, bytes: Uint8Array): void {
-  if (bytes.length > MANIFEST_SIZE_BYTES_MAX) {
-    throw overLimit('manifest', bytes.length, MANIFEST_SIZE_BYTES_MAX);
   }
-  writer.u32(bytes.length);
-  writer.raw(bytes);
-}
+});
 
-/** In memory of its own. */
-function readManifest(reader: ByteReader): Uint8Array {
-  const length = reader.u32();
-  if (length > MANIFEST_SIZE_BYTES_MAX) {
-    throw overLimit('manifest', length, MANIFEST_SIZE_BYTES_MAX);
-  }
-  return reader.raw(length).slice();
-}
+const wantedBlob = of.struct<tree.WantedBlob>({
+  blob: of.struct<BlobRef>({ digest, sizeBytes: size }),
+  origin,
+  stripes: of.list(stripe, STRIPES_MAX),
+  held: ascendingRuns,
+});
 
-export const joinRequest = messageCodec<JoinRequest>(
-  (writer, { host, blobs }) => {
-    writeHost(writer, host);
-    fields.writeName(writer, 'zone', host.zone);
-    writer.u16(host.capacity);
-    fields.writeList(
-      writer,
-      { field: 'blobs', countMax: BLOBS_PER_JOIN_MAX, items: blobs },
-      (wanted) => writeWanted(writer, wanted),
-    );
+const treeFields = { digest, stripe, epoch: of.u64 };
+
+const places = behindHosts<readonly tree.Place[]>(
+  (host) => {
+    const path = of.list(host, PATH_MAX);
+    const alternates = of.list(host, ALTERNATES_MAX);
+    return of.list(of.struct<tree.Place>({ ...treeFields, path, alternates }), PLACES_MAX);
   },
-  (reader) => ({
-    host: {
-      ...readHost(reader),
-      zone: fields.readName(reader, 'zone'),
-      capacity: reader.u16(),
-    },
-    blobs: fields.readList(reader, 'blobs', BLOBS_PER_JOIN_MAX, () => readWanted(reader)),
-  }),
+  (value) => value.flatMap(({ path, alternates }) => [...path, ...alternates]),
 );
 
-export const joinReply = messageCodec<JoinReply>(
-  (writer, { places, orders }) => {
-    writePlaces(writer, places);
-    fields.writeList(
-      writer,
-      { field: 'orders', countMax: BLOBS_PER_JOIN_MAX, items: orders },
-      (order) => writeOrder(writer, order),
-    );
-  },
-  (reader) => ({
-    places: readPlaces(reader),
-    orders: fields.readList(reader, 'orders', BLOBS_PER_JOIN_MAX, () => readOrder(reader)),
-  }),
+const orders = of.list(
+  of.struct<tree.TouchOrder>({ digest, indices: of.cut(index, ORDER_MAX, of.u32) }),
+  BLOBS_PER_JOIN_MAX,
 );
 
-export const leaveRequest = messageCodec<LeaveRequest>(
-  (writer, { digests }) =>
-    fields.writeList(writer, { field: 'digests', countMax: BLOBS_MAX, items: digests }, (digest) =>
-      fields.writeDigest(writer, digest),
-    ),
-  (reader) => ({
-    digests: fields.readList(reader, 'digests', BLOBS_MAX, () => fields.readDigest(reader)),
-  }),
-);
+/** JOIN: who asks, and for which blobs. */
+export const joinRequest = of.struct<tree.JoinRequest>({
+  host: of.struct<tree.HostCard>({ ...hostFields, zone: name, capacity: of.u16 }),
+  blobs: of.list(wantedBlob, BLOBS_PER_JOIN_MAX),
+});
 
-export const leaveReply = messageCodec<void>(
-  () => {},
-  () => {},
-);
+/** Places in the trees, and orders of touches. */
+export const joinReply = of.struct<tree.JoinReply>({ places, orders });
 
-export const reportRequest = messageCodec<ReportRequest>(
-  (writer, { lost, held }) => {
-    fields.writeList(
-      writer,
-      { field: 'lost', countMax: LOST_PER_REPORT_MAX, items: lost },
-      (peer) => fields.writePeer(writer, peer),
-    );
-    fields.writeList(
-      writer,
-      { field: 'held', countMax: PLACES_PER_REPORT_MAX, items: held },
-      (place) => {
-        fields.writeDigest(writer, place.digest);
-        writer.u8(place.stripe);
-        writer.u64(place.epoch);
-      },
-    );
-  },
-  (reader) => ({
-    lost: fields.readList(reader, 'lost', LOST_PER_REPORT_MAX, () => fields.readPeer(reader)),
-    held: fields.readList(reader, 'held', PLACES_PER_REPORT_MAX, () => ({
-      digest: fields.readDigest(reader),
-      stripe: readStripe(reader),
-      epoch: reader.u64('epoch'),
-    })),
-  }),
-);
+/** LEAVE: blobs that are no longer wanted. Its reply is empty. */
+export const leaveRequest = of.struct<tree.LeaveRequest>({ digests });
 
-export const reportReply = messageCodec<ReportReply>(
-  (writer, { places, unknown }) => {
-    writePlaces(writer, places);
-    fields.writeList(writer, { field: 'unknown', countMax: BLOBS_MAX, items: unknown }, (digest) =>
-      fields.writeDigest(writer, digest),
-    );
-  },
-  (reader) => ({
-    places: readPlaces(reader),
-    unknown: fields.readList(reader, 'unknown', BLOBS_MAX, () => fields.readDigest(reader)),
-  }),
-);
+/** REPORT: peers that did not answer, and places held. */
+export const reportRequest = of.struct<tree.ReportRequest>({
+  lost: of.list(peer, LOST_PER_REPORT_MAX),
+  held: of.list(of.struct<tree.ReportRequest['held'][number]>(treeFields), PLACES_PER_REPORT_MAX),
+});
 
-export const resolveRequest = messageCodec<ResolveRequest>(
-  (writer, { reference }) => fields.writeText(writer, 'reference', reference, REFERENCE_BYTES_MAX),
-  (reader) => ({ reference: fields.readText(reader, 'reference', REFERENCE_BYTES_MAX) }),
-);
+/** Places that changed, and unknown trees. */
+export const reportReply = of.struct<tree.ReportReply>({ places, unknown: digests });
 
-export const resolveReply = messageCodec<ResolveReply>(
-  (writer, { manifestDigest, manifest, origin }) => {
-    fields.writeDigest(writer, manifestDigest);
-    fields.writeOrigin(writer, origin);
-    writeManifest(writer, manifest);
-  },
-  (reader) => {
-    const manifestDigest = fields.readDigest(reader);
-    const origin = fields.readOrigin(reader);
-    return { manifestDigest, manifest: readManifest(reader), origin };
-  },
-);
+/** RESOLVE: an image reference. */
+export const resolveRequest = of.struct<tree.ResolveRequest>({ reference: imageReference });
 
-export const statRequest = messageCodec<StatRequest>(
-  (writer, { digest, origin }) => {
-    fields.writeDigest(writer, digest);
-    fields.writeOrigin(writer, origin);
-  },
-  (reader) => ({ digest: fields.readDigest(reader), origin: fields.readOrigin(reader) }),
-);
+/** The manifest that the reference stands for. */
+export const resolveReply = of.struct<tree.ResolveReply>({
+  manifestDigest: digest,
+  origin,
+  manifest,
+});
 
-export const statReply = messageCodec<StatReply>(
-  (writer, { sizeBytes, isPublic }) => {
-    fields.writeSize(writer, sizeBytes);
-    fields.writeFlag(writer, isPublic);
-  },
-  (reader) => ({ sizeBytes: fields.readSize(reader), isPublic: fields.readFlag(reader, 'public') }),
-);
+/** STAT: a blob of which only the address is known. */
+export const statRequest = of.struct<tree.StatRequest>({ digest, origin });
 
-export const manifestRequest = messageCodec<ManifestRequest>(
-  (writer, { origin, reference }) => {
-    fields.writeOrigin(writer, origin);
-    fields.writeName(writer, 'reference', reference);
-  },
-  (reader) => ({
-    origin: fields.readOrigin(reader),
-    reference: fields.readName(reader, 'reference'),
-  }),
-);
+/** The size of the blob, and who may read it. */
+export const statReply = of.struct<tree.StatReply>({ sizeBytes: size, isPublic: of.flag });
 
-export const manifestReply = messageCodec<ManifestReply>(
-  (writer, reply) => {
-    if (reply.outcome !== 'found') {
-      writer.u8(1 + MANIFEST_REFUSALS.indexOf(reply.outcome));
-      fields.writeText(writer, 'challenge', reply.challenge, CHALLENGE_BYTES_MAX);
-      writer.u64(reply.retryAfterMs);
-      return;
-    }
-    writer.u8(0);
-    fields.writeDigest(writer, reply.digest);
-    fields.writeName(writer, 'media type', reply.mediaType);
-    writer.u64(reply.ageMs);
-    writeManifest(writer, reply.bytes);
-  },
-  (reader) => {
-    const outcome = reader.u8();
-    if (outcome > 0) {
-      const refusal = MANIFEST_REFUSALS[outcome - 1];
-      if (refusal === undefined) {
-        throw badValue('outcome', `at most ${MANIFEST_REFUSALS.length}`, outcome);
-      }
-      const challenge = fields.readText(reader, 'challenge', CHALLENGE_BYTES_MAX);
-      return { outcome: refusal, challenge, retryAfterMs: reader.u64('retry after') };
-    }
-    return {
-      outcome: 'found',
-      digest: fields.readDigest(reader),
-      mediaType: fields.readName(reader, 'media type'),
-      ageMs: reader.u64('age'),
-      bytes: readManifest(reader),
-    };
-  },
-);
+/** MANIFEST: a tag or a digest of a repository. */
+export const manifestRequest = of.struct<tree.ManifestRequest>({ origin, reference: name });
+
+const refusal = { challenge: of.text(CHALLENGE_BYTES_MAX), retryAfterMs: of.u64 };
+
+/** The manifest, or the registry's refusal. */
+export const manifestReply = of.variant<tree.ManifestReply, 'outcome'>('outcome', {
+  found: { digest, mediaType: name, ageMs: of.u64, bytes: manifest },
+  'not-found': refusal,
+  unauthorized: refusal,
+  denied: refusal,
+  'rate-limited': refusal,
+  unavailable: refusal,
+});

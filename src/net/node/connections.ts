@@ -4,9 +4,10 @@ import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { deadline } from '../../runtime/deadline.ts';
+import { within } from '../../runtime/deadline.ts';
 import {
   ADDRESSES_MAX,
   BACKOFF_MS_MAX,
@@ -55,7 +56,9 @@ export class Connections {
   };
   readonly #stopping = new AbortController();
   readonly #dials = new Map<PeerId, Promise<Connection>>();
-  readonly #failures = new Map<PeerId, { readonly count: number; readonly untilMs: number }>();
+  readonly #failures = new BoundedMap<PeerId, { readonly count: number; readonly untilMs: number }>(
+    { entriesMax: BACKOFF_PEERS_MAX },
+  );
 
   constructor(components: {
     readonly clock: Clock;
@@ -100,18 +103,20 @@ export class Connections {
   }
 
   async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
-    const limit = deadline(this.#components.clock, DIAL_MS, { signal: this.#stopping.signal });
-    try {
+    const { clock, admission } = this.#components;
+    const dial = async (signal: AbortSignal): Promise<Connection> => {
       // The node returns the connection that is there, when the peer dialled and is not admitted yet.
-      const connection = await this.#tryDials(dialAddresses(host, id), limit.signal);
-      await this.#components.admission.admitted(connection, limit.signal);
+      const connection = await this.#tryDials(dialAddresses(host, id), signal);
+      await admission.admitted(connection, signal);
+      return connection;
+    };
+    try {
+      const connection = await within(clock, DIAL_MS, dial, { signal: this.#stopping.signal });
       this.#failures.delete(host.peer);
       return connection;
     } catch (error) {
       this.#noteFailure(host.peer);
       throw error;
-    } finally {
-      limit.clear();
     }
   }
 
@@ -129,13 +134,8 @@ export class Connections {
   #noteFailure(peer: PeerId): void {
     this.#components.metrics.dialFailed.inc({});
     const count = (this.#failures.get(peer)?.count ?? 0) + 1;
-    this.#failures.delete(peer);
     const untilMs = this.#components.clock.nowMs() + this.#pauseMs(count);
     this.#failures.set(peer, { count, untilMs });
-    const [oldest] = this.#failures.keys();
-    if (this.#failures.size > BACKOFF_PEERS_MAX && oldest !== undefined) {
-      this.#failures.delete(oldest);
-    }
   }
 
   /** Doubles with the failures; half more or less, so that many hosts do not come back in step. */

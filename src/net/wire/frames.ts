@@ -3,13 +3,12 @@ import {
   ATTESTATION_SIGNER_BYTES,
   type Attestation,
 } from '../../image/attestation.ts';
-import { blockIndex } from '../../image/block.ts';
 import type { BlockRequest, PeerErrorDetail } from '../../transfer/contracts/transport.ts';
 import type { TouchOrder } from '../../tree/messages.ts';
-import { ByteReader } from './byte-reader.ts';
 import { ByteWriter } from './byte-writer.ts';
+import * as of from './codec.ts';
 import { badValue } from './errors.ts';
-import { readDigest, readIndices, writeDigest, writeIndices } from './fields.ts';
+import { digest, index } from './fields.ts';
 import {
   ORDER_INDICES_MAX,
   PAYLOAD_BYTES_MAX,
@@ -65,8 +64,6 @@ export const BODY_BYTES: Readonly<Record<FrameType, readonly [min: number, max: 
 
 /** What a stream carries: `demand` answers and signs of life, or the `bulk` that may wait for them. */
 export type LaneName = 'demand' | 'bulk';
-const LANES = ['demand', 'bulk'] as const;
-const KINDS = ['demand', 'prefetch'] as const;
 
 /** Codes of ERROR by their number. What only the asker can know (`unreachable`, `protocol`) has none. */
 const ERROR_CODES = [
@@ -78,70 +75,91 @@ const ERROR_CODES = [
   'refused',
   'cancelled',
 ] as const;
-type WireErrorCode = (typeof ERROR_CODES)[number];
 
 /** An error as it crosses the wire; `retryAfterMs` is 0 unless the code is `overloaded`. */
 export interface ErrorFrame {
-  readonly code: WireErrorCode;
+  readonly code: (typeof ERROR_CODES)[number];
   readonly retryAfterMs: number;
 }
 
-function frame(type: FrameType, write: (writer: ByteWriter) => void): Uint8Array {
+/** Why something was not answered. */
+export const errorFrame: of.Codec<ErrorFrame> = of.checked(
+  of.struct<ErrorFrame>({ code: of.word(ERROR_CODES), retryAfterMs: of.u32 }),
+  ({ code, retryAfterMs }) => {
+    const max = code === 'overloaded' ? RETRY_AFTER_MS_MAX : 0;
+    if (retryAfterMs > max) throw badValue('retryAfterMs', `at most ${max}`, retryAfterMs);
+  },
+);
+
+const openBody = of.word<LaneName>(['demand', 'bulk']);
+
+const requestBody = of.struct<{ id: number; request: BlockRequest }>({
+  id: of.u32,
+  request: of.struct<BlockRequest>({
+    kind: of.word(['demand', 'prefetch']),
+    hops: of.u8,
+    timeoutMs: of.atMost(REQUEST_TIMEOUT_MS_MAX, of.u32),
+    digest,
+    index,
+  }),
+});
+
+/** All of an ANSWER but its payload. The attestation is copied out of the body. */
+const answerHead: of.Codec<{ id: number; attestation: Attestation }> = {
+  write: (writer, { id, attestation }) => {
+    writer.u32(id);
+    writer.raw(attestation.signer);
+    writer.raw(attestation.signature);
+  },
+  read: (reader) => ({
+    id: reader.u32(),
+    attestation: {
+      signer: reader.raw(ATTESTATION_SIGNER_BYTES).slice(),
+      signature: reader.raw(ATTESTATION_SIGNATURE_BYTES).slice(),
+    },
+  }),
+};
+
+const errorBody = of.struct<{ id: number; error: ErrorFrame }>({ id: of.u32, error: errorFrame });
+
+const orderBody = of.struct<TouchOrder>({
+  digest,
+  indices: of.list(index, ORDER_INDICES_MAX, of.u32),
+});
+
+function frame<T>(type: FrameType, body: of.Codec<T>, value: T): Uint8Array {
   const writer = new ByteWriter(FRAME_HEAD_BYTES + BODY_BYTES[type][1]);
   writer.u32(0);
   writer.u8(type);
-  write(writer);
+  body.write(writer, value, 'body');
   const bytes = writer.finish();
   new DataView(bytes.buffer).setUint32(0, bytes.length - 4, true);
   return bytes;
 }
 
-function parsed<T>(body: Uint8Array, read: (reader: ByteReader) => T): T {
-  const reader = new ByteReader(body);
-  const value = read(reader);
-  reader.end();
-  return value;
+/** How a body is read. The parser has checked its length by then. */
+function decoder<T>(body: of.Codec<T>): (bytes: Uint8Array) => T {
+  return of.message(body, { bytesMax: BODY_BYTES[FRAME.ANSWER][1] }).decode;
 }
 
-function named<T>(names: readonly T[], field: string, value: number): T {
-  const name = names[value];
-  if (name === undefined) throw badValue(field, `below ${names.length}`, value);
-  return name;
-}
+/** Readers of the bodies, by frame. Each throws WireError. */
+export const decodeOpen = decoder(openBody);
+export const decodeRequest = decoder(requestBody);
+export const decodeAnswerHead = decoder(answerHead);
+export const decodeError = decoder(errorBody);
+export const decodeId = decoder(of.u32);
+export const decodeOrder = decoder(orderBody);
 
 /** First frame of a stream. */
 export function encodeOpen(lane: LaneName): Uint8Array {
-  return frame(FRAME.OPEN, (writer) => writer.u8(LANES.indexOf(lane)));
-}
-
-export function decodeOpen(body: Uint8Array): LaneName {
-  return parsed(body, (reader) => named(LANES, 'lane', reader.u8()));
+  return frame(FRAME.OPEN, openBody, lane);
 }
 
 /** Hops are cut to what a byte holds, waits to ten minutes. */
 export function encodeRequest(id: number, request: BlockRequest): Uint8Array {
-  return frame(FRAME.REQUEST, (writer) => {
-    writer.u32(id);
-    writer.u8(KINDS.indexOf(request.kind));
-    writer.u8(Math.min(0xff, request.hops));
-    writer.u32(Math.min(REQUEST_TIMEOUT_MS_MAX, Math.max(0, Math.ceil(request.timeoutMs))));
-    writeDigest(writer, request.digest);
-    writer.u32(request.index);
-  });
-}
-
-export function decodeRequest(body: Uint8Array): { id: number; request: BlockRequest } {
-  return parsed(body, (reader) => {
-    const id = reader.u32();
-    const kind = named(KINDS, 'kind', reader.u8());
-    const hops = reader.u8();
-    const timeoutMs = reader.u32();
-    if (timeoutMs > REQUEST_TIMEOUT_MS_MAX) {
-      throw badValue('timeoutMs', `at most ${REQUEST_TIMEOUT_MS_MAX}`, timeoutMs);
-    }
-    const digest = readDigest(reader);
-    return { id, request: { digest, index: blockIndex(reader.u32()), kind, hops, timeoutMs } };
-  });
+  const hops = Math.min(0xff, request.hops);
+  const timeoutMs = Math.min(REQUEST_TIMEOUT_MS_MAX, Math.max(0, Math.ceil(request.timeoutMs)));
+  return frame(FRAME.REQUEST, requestBody, { id, request: { ...request, hops, timeoutMs } });
 }
 
 /** All of an ANSWER but its payload, which follows on the stream. */
@@ -150,24 +168,34 @@ export function encodeAnswerHead(
   attestation: Attestation,
   payloadBytes: number,
 ): Uint8Array {
-  const bytes = frame(FRAME.ANSWER, (writer) => {
-    writer.u32(id);
-    writer.raw(attestation.signer);
-    writer.raw(attestation.signature);
-  });
+  const bytes = frame(FRAME.ANSWER, answerHead, { id, attestation });
   new DataView(bytes.buffer).setUint32(0, 1 + ANSWER_HEAD_BYTES + payloadBytes, true);
   return bytes;
 }
 
-/** The attestation is copied out of the body. */
-export function decodeAnswerHead(head: Uint8Array): { id: number; attestation: Attestation } {
-  return parsed(head, (reader) => ({
-    id: reader.u32(),
-    attestation: {
-      signer: reader.raw(ATTESTATION_SIGNER_BYTES).slice(),
-      signature: reader.raw(ATTESTATION_SIGNATURE_BYTES).slice(),
-    },
-  }));
+/** Why a request is not answered. */
+export function encodeError(id: number, error: ErrorFrame): Uint8Array {
+  return frame(FRAME.ERROR, errorBody, { id, error });
+}
+
+/** CANCEL or PROMOTE of a request. */
+export function encodeIdFrame(
+  type: typeof FRAME.CANCEL | typeof FRAME.PROMOTE,
+  id: number,
+): Uint8Array {
+  return frame(type, of.u32, id);
+}
+
+/** At most ORDER_INDICES_MAX indices. */
+export function encodeOrder(order: TouchOrder): Uint8Array {
+  return frame(FRAME.ORDER, orderBody, order);
+}
+
+/** PING, PONG or ALIVE: a frame without a body. */
+export function encodeSignal(
+  type: typeof FRAME.PING | typeof FRAME.PONG | typeof FRAME.ALIVE,
+): Uint8Array {
+  return frame(type, of.nothing, undefined);
 }
 
 /**
@@ -199,62 +227,4 @@ function retryAfterOf(delayMs: number): number {
 export function detailOf(error: ErrorFrame): PeerErrorDetail {
   if (error.code === 'overloaded') return { code: 'overloaded', retryAfterMs: error.retryAfterMs };
   return { code: error.code };
-}
-
-export function writeError(writer: ByteWriter, error: ErrorFrame): void {
-  writer.u8(ERROR_CODES.indexOf(error.code));
-  writer.u32(error.retryAfterMs);
-}
-
-export function readError(reader: ByteReader): ErrorFrame {
-  const code = named(ERROR_CODES, 'code', reader.u8());
-  const retryAfterMs = reader.u32();
-  const max = code === 'overloaded' ? RETRY_AFTER_MS_MAX : 0;
-  if (retryAfterMs > max) throw badValue('retryAfterMs', `at most ${max}`, retryAfterMs);
-  return { code, retryAfterMs };
-}
-
-export function encodeError(id: number, error: ErrorFrame): Uint8Array {
-  return frame(FRAME.ERROR, (writer) => {
-    writer.u32(id);
-    writeError(writer, error);
-  });
-}
-
-export function decodeError(body: Uint8Array): { id: number; error: ErrorFrame } {
-  return parsed(body, (reader) => ({ id: reader.u32(), error: readError(reader) }));
-}
-
-/** CANCEL or PROMOTE of a request. */
-export function encodeIdFrame(
-  type: typeof FRAME.CANCEL | typeof FRAME.PROMOTE,
-  id: number,
-): Uint8Array {
-  return frame(type, (writer) => writer.u32(id));
-}
-
-export function decodeId(body: Uint8Array): number {
-  return parsed(body, (reader) => reader.u32());
-}
-
-/** At most ORDER_INDICES_MAX indices. */
-export function encodeOrder(order: TouchOrder): Uint8Array {
-  return frame(FRAME.ORDER, (writer) => {
-    writeDigest(writer, order.digest);
-    writeIndices(writer, order.indices, ORDER_INDICES_MAX);
-  });
-}
-
-export function decodeOrder(body: Uint8Array): TouchOrder {
-  return parsed(body, (reader) => ({
-    digest: readDigest(reader),
-    indices: readIndices(reader, ORDER_INDICES_MAX),
-  }));
-}
-
-/** PING, PONG or ALIVE: a frame without a body. */
-export function encodeSignal(
-  type: typeof FRAME.PING | typeof FRAME.PONG | typeof FRAME.ALIVE,
-): Uint8Array {
-  return frame(type, () => {});
 }

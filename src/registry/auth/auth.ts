@@ -1,4 +1,6 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import { safeUrl, type HttpSender } from '../http/http.ts';
@@ -83,8 +85,8 @@ export class Authorizer {
   readonly #clock: Clock;
   readonly #server: URL;
   readonly #credentials: CredentialsSource;
-  readonly #granted = new Map<string, Granted>();
-  readonly #basic = new Map<string, BasicLine>();
+  readonly #granted = new BoundedMap<string, Granted>({ entriesMax: SCOPES_MAX });
+  readonly #basic = new BoundedMap<string, BasicLine>({ entriesMax: SCOPES_MAX });
 
   constructor(
     components: AuthorizerComponents,
@@ -144,7 +146,7 @@ export class Authorizer {
       const owner = await this.#next(scope, tried);
       if (owner === undefined) throw this.unauthorized(before?.header);
       if (isUser(owner)) {
-        return keep(this.#basic, scope, { header: basicHeader(owner), owner, refused: tried });
+        return this.#basic.set(scope, { header: basicHeader(owner), owner, refused: tried });
       }
       tried.push(owner);
     }
@@ -176,7 +178,7 @@ export class Authorizer {
   #grant(scope: string, bearer: Bearer, refused: readonly Credentials[]): Granted {
     const token = this.#fetch(scope, bearer, refused);
     const granted = { bearer, token, accepted: false };
-    keep(this.#granted, scope, granted);
+    this.#granted.set(scope, granted);
     granted.token.catch(() => {
       if (this.#granted.get(scope) === granted) this.#granted.delete(scope);
     });
@@ -199,25 +201,22 @@ export class Authorizer {
   }
 
   /** Has a deadline of its own and no caller's signal: others may wait for it too. */
-  async #fetch(scope: string, bearer: Bearer, refused: readonly Credentials[]): Promise<OwnToken> {
-    const limit = new AbortController();
-    const timer = this.#clock.setTimer(TOKEN_MS_MAX, () => {
-      const what = `${safeUrl(bearer.realm)} gave no token within ${TOKEN_MS_MAX} ms`;
-      limit.abort(new RegistryError(what, { code: 'timeout', timeoutMs: TOKEN_MS_MAX }));
-    });
-    try {
-      const tried = [...refused];
+  #fetch(scope: string, bearer: Bearer, refused: readonly Credentials[]): Promise<OwnToken> {
+    const tried = [...refused];
+    const fetch = async (signal: AbortSignal): Promise<OwnToken> => {
       for (;;) {
-        const owner = await withSignal(this.#next(scope, tried), limit.signal);
+        const owner = await withSignal(this.#next(scope, tried), signal);
         if (owner === undefined && tried.length > 0) throw this.unauthorized('those tried');
-        const token = await this.#ask(bearer, owner, limit.signal);
+        const token = await this.#ask(bearer, owner, signal);
         if (token !== undefined) return { ...token, owner, refused: tried };
         if (owner === undefined) throw this.unauthorized(undefined);
         tried.push(owner);
       }
-    } finally {
-      timer.cancel();
-    }
+    };
+    const what = `${safeUrl(bearer.realm)} gave no token within ${TOKEN_MS_MAX} ms`;
+    const reason = (): Error =>
+      new RegistryError(what, { code: 'timeout', timeoutMs: TOKEN_MS_MAX });
+    return within(this.#clock, TOKEN_MS_MAX, fetch, { reason });
   }
 
   /** Undefined when the token server refuses the credentials. */
@@ -240,13 +239,6 @@ export class Authorizer {
 async function triedBy({ token, accepted }: Granted): Promise<readonly Credentials[]> {
   const { owner, refused } = await token.catch(() => ({ owner: undefined, refused: [] }));
   return accepted || owner === undefined ? refused : [...refused, owner];
-}
-
-/** Adds to a map of bounded size: the oldest goes. */
-function keep<T>(map: Map<string, T>, scope: string, value: T): void {
-  const [oldest] = map.keys();
-  if (map.size >= SCOPES_MAX && oldest !== undefined) map.delete(oldest);
-  map.set(scope, value);
 }
 
 /** A scope is `repository:NAME:ACTIONS`; no name has a colon. */

@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import type { Credentials } from '../auth/auth.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { errorText } from '../../util/errors.ts';
 
@@ -47,14 +48,19 @@ export class CredentialHelpers {
   }
 
   stop(): void {
-    this.#stop.abort();
+    this.#stop.abort(new Error('the agent stops'));
   }
 
   async #get(name: string, server: string): Promise<Credentials | undefined> {
     const program = `docker-credential-${name}`;
     try {
       if (this.#runs.size >= RUNS_MAX) throw new Error(`${RUNS_MAX} helpers run already`);
-      const output = await this.#run(program, server);
+      const run = (limit: AbortSignal): Promise<string | undefined> =>
+        this.#run(program, server, limit);
+      const output = await within(this.#clock, RUN_MS_MAX, run, {
+        signal: this.#stop.signal,
+        reason: () => new Error(`no answer in ${RUN_MS_MAX} ms`),
+      });
       return output === undefined ? undefined : readAnswer(output);
     } catch (error) {
       const fields = { program, server, error: errorText(error) };
@@ -64,28 +70,26 @@ export class CredentialHelpers {
   }
 
   /** What the program printed; undefined when it knows nothing. */
-  #run(program: string, server: string): Promise<string | undefined> {
+  async #run(program: string, server: string, limit: AbortSignal): Promise<string | undefined> {
+    limit.throwIfAborted();
     const { promise, resolve, reject } = Promise.withResolvers<string | undefined>();
-    if (this.#stop.signal.aborted) return Promise.reject(new Error('the agent stops'));
     // A group of its own, so that what it started ends with it.
     const child: ChildProcess = spawn(program, ['get'], {
       stdio: ['pipe', 'pipe', 'ignore'],
       detached: true,
     });
     child.on('error', reject);
-    const giveUp = (why: string): void => {
-      reject(new Error(why));
+    const giveUp = (why: Error): void => {
+      reject(why);
       killGroup(child);
     };
-    const onStop = (): void => giveUp('the agent stops');
-    const timer = this.#clock.setTimer(RUN_MS_MAX, () => giveUp(`no answer in ${RUN_MS_MAX} ms`));
-    this.#stop.signal.addEventListener('abort', onStop, { once: true });
+    limit.addEventListener('abort', () => giveUp(limit.reason as Error), { once: true });
     const pieces: Buffer[] = [];
     let length = 0;
     child.stdout?.on('data', (piece: Buffer) => {
       length += piece.length;
-      if (length > OUTPUT_BYTES_MAX) giveUp(`it printed more than ${OUTPUT_BYTES_MAX} bytes`);
-      else pieces.push(piece);
+      if (length <= OUTPUT_BYTES_MAX) pieces.push(piece);
+      else giveUp(new Error(`it printed more than ${OUTPUT_BYTES_MAX} bytes`));
     });
     child.on('close', (code, signal) => {
       const output = Buffer.concat(pieces).toString('utf8');
@@ -96,10 +100,7 @@ export class CredentialHelpers {
     // One that reads nothing is no failure yet.
     child.stdin?.on('error', () => {});
     child.stdin?.end(`${server}\n`);
-    return promise.finally(() => {
-      timer.cancel();
-      this.#stop.signal.removeEventListener('abort', onStop);
-    });
+    return promise;
   }
 }
 

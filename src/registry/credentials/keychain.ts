@@ -4,6 +4,7 @@ import { isAmong, type Credentials } from '../auth/auth.ts';
 import { registryName } from '../reference.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { errorText } from '../../util/errors.ts';
 import { invalid, unreadable, type NamedFile } from './access-files.ts';
 import { CredentialHelpers } from './credential-helpers.ts';
@@ -47,7 +48,7 @@ export class Keychain {
   /** What each file said when it was last in order. */
   #good = new Map<string, DockerConfig>();
   /** What was told of each path, so that it is told once. */
-  readonly #told = new Map<string, string>();
+  readonly #told = new BoundedMap<string, string>({ entriesMax: TOLD_MAX });
 
   /** Reads the files. Throws AccessFileError. */
   constructor(
@@ -114,7 +115,6 @@ export class Keychain {
     } catch (error) {
       const text = errorText(error);
       if (this.#told.get(path) !== text) {
-        if (this.#told.size >= TOLD_MAX) this.#told.clear();
         this.#told.set(path, text);
         this.#logger.warn({ error: text }, 'credentials could not be read again');
       }

@@ -1,4 +1,5 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Random } from '../../runtime/random.ts';
 import { RegistryError } from '../errors.ts';
 import { isCertificateError } from './http.ts';
@@ -52,23 +53,12 @@ export async function withDeadline<T>(
 ): Promise<T> {
   const { signal, timeoutMs = TIMEOUT_MS, attemptsMax = ATTEMPTS_MAX } = options;
   signal?.throwIfAborted();
-  const limit = new AbortController();
-  const timer = clock.setTimer(timeoutMs, () => {
-    const what = `the registry did not answer within ${timeoutMs} ms`;
-    limit.abort(new RegistryError(what, { code: 'timeout', timeoutMs }));
+  const deadlineMs = clock.nowMs() + timeoutMs;
+  const what = `the registry did not answer within ${timeoutMs} ms`;
+  return within(clock, timeoutMs, (limit) => run({ signal: limit, deadlineMs, attemptsMax }), {
+    signal,
+    reason: () => new RegistryError(what, { code: 'timeout', timeoutMs }),
   });
-  const onAbort = (): void => limit.abort(signal?.reason);
-  signal?.addEventListener('abort', onAbort, { once: true });
-  try {
-    return await run({
-      signal: limit.signal,
-      deadlineMs: clock.nowMs() + timeoutMs,
-      attemptsMax,
-    });
-  } finally {
-    timer.cancel();
-    signal?.removeEventListener('abort', onAbort);
-  }
 }
 
 /** Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up; rejects with the last failure. */

@@ -1,6 +1,7 @@
 import { createHash, createPublicKey, hash, verify, type KeyObject } from 'node:crypto';
 import { blake3 } from '@napi-rs/blake-hash';
 import type { Hash, Hasher } from '../codec.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 
 /** DER of a SubjectPublicKeyInfo for Ed25519 up to the key itself (RFC 8410, section 4). */
 const ED25519_SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
@@ -11,7 +12,7 @@ const KEYS_MAX = 64;
 
 /** SHA-256 and Ed25519 by node:crypto, BLAKE3 by a native add-on. */
 export class NodeHash implements Hash {
-  readonly #keys = new Map<string, KeyObject>();
+  readonly #keys = new BoundedMap<string, KeyObject>({ entriesMax: KEYS_MAX });
 
   sha256(data: Uint8Array): Uint8Array {
     return hash('sha256', data, 'buffer');
@@ -38,8 +39,6 @@ export class NodeHash implements Hash {
     if (known !== undefined) return known;
     const der = Buffer.concat([ED25519_SPKI_PREFIX, publicKey]);
     const key = createPublicKey({ key: der, format: 'der', type: 'spki' });
-    const [oldest] = this.#keys.keys();
-    if (this.#keys.size >= KEYS_MAX && oldest !== undefined) this.#keys.delete(oldest);
     this.#keys.set(name, key);
     return key;
   }

@@ -1,25 +1,12 @@
 import type { Attestation } from '../../image/attestation.ts';
 import type { BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
-import type {
-  HostAddress,
-  JoinReply,
-  JoinRequest,
-  LeaveRequest,
-  ManifestReply,
-  ManifestRequest,
-  ReportReply,
-  ReportRequest,
-  ResolveReply,
-  ResolveRequest,
-  StatReply,
-  StatRequest,
-  TouchOrder,
-} from '../../tree/messages.ts';
+import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
 import type { PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { ReadKind } from './blob-reader.ts';
+import type { Caller, Handlers, TreeCalls } from './calls.ts';
 
 /** One block asked of a peer. */
 export interface BlockRequest {
@@ -98,26 +85,15 @@ export interface BlockServer {
   onPeerGone(peer: PeerId): void;
 }
 
-/** What a root answers. Each rejects with any error: the asker gets `refused` or `not-found`, never the text. */
-export interface TreeServer {
-  onJoin(peer: PeerId, request: JoinRequest): Promise<JoinReply>;
-  onLeave(peer: PeerId, request: LeaveRequest): Promise<void>;
-  onReport(peer: PeerId, request: ReportRequest): Promise<ReportReply>;
-  onResolve(peer: PeerId, request: ResolveRequest): Promise<ResolveReply>;
-  onStat(peer: PeerId, request: StatRequest): Promise<StatReply>;
-  /** Absent where no mirror is served: such calls are refused. */
-  onManifest?(peer: PeerId, request: ManifestRequest): Promise<ManifestReply>;
-}
-
 /**
  * Talks to other agents.
  *
  * Life: constructed -> `serve()` once -> `start()` (listens) -> used -> `stop()` (closes every connection, rejects what is pending).
  * Connections are made on demand, kept, and shared by all requests to a peer.
  */
-export interface Transport {
+export interface Transport extends Caller<TreeCalls> {
   readonly self: PeerId;
-  serve(servers: { block: BlockServer; tree?: TreeServer }): void;
+  serve(servers: { block: BlockServer; calls?: Handlers<TreeCalls> }): void;
   start(): Promise<void>;
   stop(): Promise<void>;
   /** Multiaddrs to hand out, without the peer id. */
@@ -127,10 +103,4 @@ export interface Transport {
   sendOrder(peer: PeerId, order: TouchOrder): void;
   /** Tells a peer that is connected, and waits for us, that we are alive; nothing happens when it is not. */
   sendAlive(peer: PeerId): void;
-  /** The tree calls reject with PeerError. */
-  join(host: HostAddress, request: JoinRequest, signal: AbortSignal): Promise<JoinReply>;
-  leave(host: HostAddress, request: LeaveRequest, signal: AbortSignal): Promise<void>;
-  report(host: HostAddress, request: ReportRequest, signal: AbortSignal): Promise<ReportReply>;
-  resolve(host: HostAddress, request: ResolveRequest, signal: AbortSignal): Promise<ResolveReply>;
-  stat(host: HostAddress, request: StatRequest, signal: AbortSignal): Promise<StatReply>;
 }

@@ -1,3 +1,4 @@
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PayloadOps } from './core-types.ts';
 
 interface Entry<P> {
@@ -9,48 +10,43 @@ interface Entry<P> {
 /** Hot blocks in memory, least recently used out first, bounded in bytes. Holds (retains) what it keeps. */
 export class BlockCache<P> {
   readonly #ops: PayloadOps<P>;
-  readonly #sizeBytesMax: number;
-  readonly #entries = new Map<number, Entry<P>>();
-  #sizeBytes = 0;
+  readonly #entries: BoundedMap<number, Entry<P>>;
 
   constructor(components: { ops: PayloadOps<P> }, init: { sizeBytesMax: number }) {
-    this.#ops = components.ops;
-    this.#sizeBytesMax = init.sizeBytesMax;
+    const { ops } = components;
+    this.#ops = ops;
+    this.#entries = new BoundedMap({
+      entriesMax: Infinity,
+      evict: 'use',
+      sizeMax: init.sizeBytesMax,
+      sizeOf: ({ block }) => ops.length(block),
+      onEvict: (_, { block }) => ops.release(block),
+    });
   }
 
   get sizeBytes(): number {
-    return this.#sizeBytes;
+    return this.#entries.size;
   }
 
   /** The entry, which becomes the most recently used one. */
   get(key: number): Entry<P> | undefined {
-    const entry = this.#entries.get(key);
-    if (entry === undefined) return undefined;
-    this.#entries.delete(key);
-    this.#entries.set(key, entry);
-    return entry;
+    return this.#entries.get(key);
   }
 
   put(key: number, block: P, servable: boolean): void {
     this.delete(key);
     this.#ops.retain(block);
     this.#entries.set(key, { block, servable });
-    this.#sizeBytes += this.#ops.length(block);
-    for (const oldest of this.#entries.keys()) {
-      if (this.#sizeBytes <= this.#sizeBytesMax) break;
-      this.delete(oldest);
-    }
   }
 
   delete(key: number): void {
-    const entry = this.#entries.get(key);
+    const entry = this.#entries.peek(key);
     if (entry === undefined) return;
     this.#entries.delete(key);
-    this.#sizeBytes -= this.#ops.length(entry.block);
     this.#ops.release(entry.block);
   }
 
   clear(): void {
-    for (const key of [...this.#entries.keys()]) this.delete(key);
+    for (const [key] of this.#entries) this.delete(key);
   }
 }

@@ -1,4 +1,4 @@
-import type { BlobRef, BlockIndex } from '../../image/block.ts';
+import { BLOCKS_MAX, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import type { HeapTimer } from '../../util/timer-heap.ts';
@@ -186,7 +186,7 @@ export interface Attempt<T> {
 
 export interface BlobState<T> {
   readonly ref: BlobRef;
-  /** Numbers blobs densely: `id * 2^22 + index` is the key of a block. */
+  /** Numbers blobs densely, for `keyOf()`. */
   readonly id: number;
   readonly stripes: number;
   readonly fetches: Map<BlockIndex, Fetch<T>>;
@@ -196,6 +196,11 @@ export interface BlobState<T> {
   readonly children: readonly Set<PeerId>[];
   /** First-touched blocks that the children have not been told yet. */
   untold: BlockIndex[];
+}
+
+/** Names a block among those of all blobs that a host knows. */
+export function keyOf(blob: BlobState<unknown>, index: BlockIndex): number {
+  return blob.id * BLOCKS_MAX + index;
 }
 
 export type TimerAction<T> =

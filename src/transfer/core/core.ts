@@ -1,5 +1,12 @@
 import type { Verdict } from '../../image/attestation.ts';
-import { blockCount, stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts';
+import {
+  BLOB_SIZE_BYTES_MAX,
+  blockCount,
+  blockIndex,
+  stripeCount,
+  type BlobRef,
+  type BlockIndex,
+} from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { TouchOrder } from '../../tree/messages.ts';
@@ -12,6 +19,7 @@ import {
   CORE_DEFAULTS,
   HOPS_MAX,
   HOPS_SLACK,
+  keyOf,
   type BlobState,
   type CoreInit,
   type Fetch,
@@ -26,9 +34,6 @@ import { Fetcher, type FetcherHost } from './fetcher.ts';
 import { OrderGossip } from './order-gossip.ts';
 import { Prefetcher } from './prefetcher.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
-
-/** Blocks of the largest blob: 1 TiB / 256 KiB. */
-const BLOCKS_MAX = 2 ** 22;
 
 /** Blobs known at a time: a host of 100 images of 100 layers stays below it. */
 const BLOBS_MAX = 16_384;
@@ -131,11 +136,9 @@ export class BlockCore<P, T> {
   addBlob(ref: BlobRef): void {
     if (this.#blobs.has(ref.digest)) return;
     assert(this.#blobs.size < BLOBS_MAX, `more than ${BLOBS_MAX} blobs are known`);
-    assert(
-      blockCount(ref.sizeBytes) <= BLOCKS_MAX,
-      `a blob of ${ref.sizeBytes} bytes is too large`,
-    );
-    const stripes = stripeCount(ref.sizeBytes);
+    const { sizeBytes } = ref;
+    assert(sizeBytes <= BLOB_SIZE_BYTES_MAX, `a blob of ${sizeBytes} bytes is too large`);
+    const stripes = stripeCount(sizeBytes);
     this.#blobs.set(ref.digest, {
       ref,
       id: this.#blobCount++,
@@ -335,7 +338,7 @@ export class BlockCore<P, T> {
     const blob = this.#blobs.get(digest);
     if (blob === undefined) return;
     for (let i = 0; i < blockCount(blob.ref.sizeBytes); i++)
-      this.#cache.delete(blob.id * BLOCKS_MAX + i);
+      this.#cache.delete(keyOf(blob, blockIndex(i)));
   }
 
   /** Lets go of every block in memory. */
@@ -579,8 +582,4 @@ export class BlockCore<P, T> {
     this.#prefetcher.done();
     this.#pumpPrefetch();
   }
-}
-
-function keyOf(blob: BlobState<unknown>, index: BlockIndex): number {
-  return blob.id * BLOCKS_MAX + index;
 }

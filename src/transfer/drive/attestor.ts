@@ -8,6 +8,7 @@ import type { BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash, Signer } from '../../runtime/codec.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 
 /** Longest that a block from the registry waits for others to be signed with it, in milliseconds: a tenth of what the read itself took. */
 const BATCH_WAIT_MS = 3;
@@ -33,7 +34,7 @@ export class Attestor {
   readonly #parts: { hash: Hash; signer: Signer; clock: Clock };
   #waiting: Waiting[] = [];
   #loose: BlockClaim[] = [];
-  readonly #sealed = new Map<string, Attestation>();
+  readonly #sealed = new BoundedMap<string, Attestation>({ entriesMax: SEALED_MAX });
   #timer: Timer | undefined;
 
   constructor(components: { hash: Hash; signer: Signer; clock: Clock }) {
@@ -51,7 +52,7 @@ export class Attestor {
 
   /** The attestation of a fuller batch than the block first came with, when there is one. */
   latest(blob: Digest, index: BlockIndex): Attestation | undefined {
-    return this.#sealed.size === 0 ? undefined : this.#sealed.get(nameOf(blob, index));
+    return this.#sealed.count === 0 ? undefined : this.#sealed.get(nameOf(blob, index));
   }
 
   stop(): void {
@@ -78,10 +79,6 @@ export class Attestor {
     for (const [i, attestation] of attestBatch(this.#parts, claims).entries()) {
       const claim = claims[i];
       if (claim !== undefined) this.#sealed.set(nameOf(claim.blob, claim.index), attestation);
-    }
-    for (const oldest of this.#sealed.keys()) {
-      if (this.#sealed.size <= SEALED_MAX) break;
-      this.#sealed.delete(oldest);
     }
   }
 }

@@ -14,6 +14,7 @@ import type { Hash, Signer } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
+import type { TouchOrder } from '../../tree/messages.ts';
 import { defined, unreachable } from '../../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
@@ -101,10 +102,8 @@ export class TransferEngine implements BlobReader {
   readonly #reads = new Set<LocalToken>();
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #originReads = new Map<AttemptId, AbortController>();
-  readonly #bytesBySource = new Map<BlockSource, number>();
   readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
-  #failedReads = 0;
   #running = false;
   #stopped = false;
 
@@ -163,6 +162,14 @@ export class TransferEngine implements BlobReader {
     if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
   }
 
+  /**
+   * In which order containers touch a blob of this host, as the trace of an image says: what is
+   * missing is prefetched.
+   */
+  order(order: TouchOrder): void {
+    this.#run((nowMs) => this.#core.blocks.order(order, nowMs));
+  }
+
   /** What the transport calls when peers ask for blocks. */
   get blockServer(): BlockServer {
     return {
@@ -189,12 +196,12 @@ export class TransferEngine implements BlobReader {
 
   /** Demand reads of this host that failed since the start. */
   get failedReads(): number {
-    return this.#failedReads;
+    return this.#metrics.failed.total;
   }
 
   /** Bytes by source since the start. */
   bytesBySource(): Readonly<Partial<Record<BlockSource, number>>> {
-    return Object.fromEntries(this.#bytesBySource);
+    return this.#metrics.blockBytes.sums();
   }
 
   start(): void {
@@ -365,7 +372,6 @@ export class TransferEngine implements BlobReader {
       case 'fail':
         // A prefetch that fails is no harm yet: what needs the block reads it again.
         if (asLocal(effect.token).kind === 'demand') {
-          this.#failedReads++;
           this.#metrics.failed.inc({ code: effect.detail.code });
         }
         return asLocal(effect.token).reject(
@@ -411,7 +417,6 @@ export class TransferEngine implements BlobReader {
 
   #count(source: BlockSource, kind: 'demand' | 'prefetch', lengthBytes: number): void {
     this.#metrics.blockBytes.inc({ source, kind }, lengthBytes);
-    this.#bytesBySource.set(source, (this.#bytesBySource.get(source) ?? 0) + lengthBytes);
   }
 
   #send(incoming: IncomingBlockRequest, peer: PeerId, block: BlockAnswer): void {

@@ -1,15 +1,15 @@
-import type { Counter, Gauge, Metrics } from '../../runtime/metrics.ts';
+import { Tally, type Counter, type Gauge, type Metrics } from '../../runtime/metrics.ts';
 
 /** What the way of a block counts. Labels are fixed sets. */
 export interface TransferMetrics {
   /** `source`: BlockSource; `kind`: demand or prefetch. */
-  readonly blockBytes: Counter;
+  readonly blockBytes: Tally;
   /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation) or `unknown-signer`. */
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
   readonly lost: Counter;
   /** Demand reads of this host that failed, by `code`. */
-  readonly failed: Counter;
+  readonly failed: Tally;
   /** Bytes sent to peers. */
   readonly sentBytes: Counter;
   readonly waiting: Gauge;
@@ -17,15 +17,25 @@ export interface TransferMetrics {
   readonly unstored: Counter;
   /** Time in which a limit held back blocks, by `limit`: `upload` or `download`. */
   readonly heldSeconds: Counter;
+  /** Blobs that were hashed when complete, by `result`. */
+  readonly blobChecks: Counter;
 }
 
+/** Registers the metrics of the room. */
 export function transferMetrics(metrics: Metrics): TransferMetrics {
+  const blockBytes = metrics.counter({
+    name: 'xylem_block_bytes_total',
+    help: 'Block bytes that became available on this host, by source.',
+    labelNames: ['source', 'kind'],
+  });
+  const failed = metrics.counter({
+    name: 'xylem_read_failed_total',
+    help: 'Demand reads of this host that failed.',
+    labelNames: ['code'],
+  });
   return {
-    blockBytes: metrics.counter({
-      name: 'xylem_block_bytes_total',
-      help: 'Block bytes that became available on this host, by source.',
-      labelNames: ['source', 'kind'],
-    }),
+    blockBytes: new Tally(blockBytes, 'source'),
+    failed: new Tally(failed, 'code'),
     rejected: metrics.counter({
       name: 'xylem_block_rejected_total',
       help: 'Blocks that were refused: wrong bytes or attestation, or a root that this host does not know.',
@@ -35,11 +45,6 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
       name: 'xylem_peer_lost_total',
       help: 'Times that a peer was given up for a while.',
       labelNames: ['reason'],
-    }),
-    failed: metrics.counter({
-      name: 'xylem_read_failed_total',
-      help: 'Demand reads of this host that failed.',
-      labelNames: ['code'],
     }),
     sentBytes: metrics.counter({
       name: 'xylem_block_sent_bytes_total',
@@ -58,6 +63,11 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
       name: 'xylem_limit_held_seconds_total',
       help: 'Time in which the upload or the download limit held back blocks.',
       labelNames: ['limit'],
+    }),
+    blobChecks: metrics.counter({
+      name: 'xylem_blob_checks_total',
+      help: 'Blobs that were hashed when complete, by result: good, bad, incomplete, failed, skipped.',
+      labelNames: ['result'],
     }),
   };
 }

@@ -3,6 +3,7 @@ import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
 import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress, ResolveReply, StatReply } from '../../tree/messages.ts';
@@ -13,7 +14,8 @@ import { errorText } from '../../util/errors.ts';
 import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
-import type { Transport, TreeServer } from '../contracts/transport.ts';
+import type { Handlers, TreeCalls } from '../contracts/calls.ts';
+import type { Transport } from '../contracts/transport.ts';
 
 /** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. */
 const TREE_CALL_MS_MAX = 3_000;
@@ -72,18 +74,18 @@ export class TreeDriver<P, T> {
   }
 
   /** What a root answers, and a relay, which asks the roots for what the registry has to say. */
-  get server(): TreeServer {
+  get handlers(): Handlers<TreeCalls> {
     return {
-      onJoin: (peer, request) => {
+      join: (peer, request) => {
         for (const { blob, origin } of request.blobs) this.learnOrigin(blob.digest, origin);
         return this.#answer((nowMs) => this.#core.join(peer, request, nowMs));
       },
-      onLeave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
-      onReport: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
-      onResolve: (_peer, request) => this.#resolve(request.reference),
+      leave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
+      report: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
+      resolve: (_peer, { reference }) => this.manifestOf(reference),
       // Not what a JOIN said of it: that is the word of one host.
-      onStat: (_peer, { digest, origin }) =>
-        this.stat(digest, origin, this.#deadline(RESOLVE_MS_MAX)),
+      stat: (_peer, { digest, origin }) =>
+        this.#within(RESOLVE_MS_MAX, (signal) => this.stat(digest, origin, signal)),
     };
   }
 
@@ -136,9 +138,9 @@ export class TreeDriver<P, T> {
     this.#run((nowMs) => this.#core.unwant(unwanted, nowMs));
   }
 
-  /** What an image reference stands for: asked of a root; of the registry itself on a root, or when no root answers. */
+  /** What an image reference stands for: the manifest of `manifestOf()`, held against its digest. */
   async resolve(reference: string): Promise<ResolvedImage> {
-    const reply = await this.#resolve(reference);
+    const reply = await this.manifestOf(reference);
     const digest = `sha256:${toHex(this.#parts.hash.sha256(reply.manifest))}`;
     if (digest !== reply.manifestDigest) {
       throw new OriginError(
@@ -154,11 +156,28 @@ export class TreeDriver<P, T> {
     };
   }
 
+  /**
+   * The manifest of an image reference, not yet held against its digest: asked of a root; of the registry itself on a root, or
+   * when no root answers. One request for all that ask for the same reference at the same time.
+   */
+  manifestOf(reference: string): Promise<ResolveReply> {
+    const under = this.#resolving.get(reference);
+    if (under !== undefined) return under;
+    const reply = this.#askRoots(
+      (root, signal) => this.#parts.transport.call(root, 'resolve', { reference }, signal),
+      () => this.#within(RESOLVE_MS_MAX, (signal) => this.#parts.origin.resolve(reference, signal)),
+    ).finally(() => this.#resolving.delete(reference));
+    this.#resolving.set(reference, reply);
+    return reply;
+  }
+
   /** Size of a blob in bytes and whether anybody may read it, from a root or from the registry itself. */
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
     return this.#askRoots(
-      (root, limit) =>
-        this.#parts.transport.stat(root, { digest, origin }, AbortSignal.any([limit, signal])),
+      (root, limit) => {
+        const either = AbortSignal.any([limit, signal]);
+        return this.#parts.transport.call(root, 'stat', { digest, origin }, either);
+      },
       () => this.#parts.origin.stat(digest, origin, signal),
     );
   }
@@ -166,23 +185,22 @@ export class TreeDriver<P, T> {
   carryOut(effect: MembershipEffect): void {
     const { transport } = this.#parts;
     const { owner, ticket } = effect;
-    const signal = this.#deadline(TREE_CALL_MS_MAX);
     switch (effect.kind) {
       case 'join':
         return this.#call(
-          transport.join(owner, effect.request, signal),
+          (signal) => transport.call(owner, 'join', effect.request, signal),
           (reply, nowMs) => this.#core.joinReply(ticket, reply, nowMs),
           (nowMs) => this.#core.joinFailed(ticket, nowMs),
         );
       case 'report':
         return this.#call(
-          transport.report(owner, effect.request, signal),
+          (signal) => transport.call(owner, 'report', effect.request, signal),
           (reply, nowMs) => this.#core.reportReply(ticket, reply, nowMs),
           (nowMs) => this.#core.reportFailed(ticket, nowMs),
         );
       case 'leave':
         return this.#call(
-          transport.leave(owner, effect.request, signal),
+          (signal) => transport.call(owner, 'leave', effect.request, signal),
           (_reply, nowMs) => this.#core.leaveDone(ticket, nowMs),
           (nowMs) => this.#core.leaveDone(ticket, nowMs),
         );
@@ -197,11 +215,11 @@ export class TreeDriver<P, T> {
   }
 
   #call<R>(
-    answer: Promise<R>,
+    ask: (signal: AbortSignal) => Promise<R>,
     onReply: (reply: R, nowMs: number) => void,
     onFailure: (nowMs: number) => void,
   ): void {
-    const call = answer
+    const call = this.#within(TREE_CALL_MS_MAX, ask)
       .then(
         (reply) => {
           this.#run((nowMs) => onReply(reply, nowMs));
@@ -261,7 +279,7 @@ export class TreeDriver<P, T> {
     const above = this.#role === 'child' ? [...relays, ...roots] : roots;
     for (const root of this.#role === 'root' ? [] : above) {
       try {
-        return await ask(root, this.#deadline(RESOLVE_MS_MAX));
+        return await this.#within(RESOLVE_MS_MAX, (signal) => ask(root, signal));
       } catch (error) {
         const fields = { root: root.peer, error: errorText(error) };
         this.#parts.logger.warn(fields, 'a root did not answer');
@@ -270,22 +288,8 @@ export class TreeDriver<P, T> {
     return atOrigin();
   }
 
-  /** One request for all that ask for the same reference at the same time. */
-  #resolve(reference: string): Promise<ResolveReply> {
-    const under = this.#resolving.get(reference);
-    if (under !== undefined) return under;
-    const reply = this.#askRoots(
-      (root, signal) => this.#parts.transport.resolve(root, { reference }, signal),
-      () => this.#parts.origin.resolve(reference, this.#deadline(RESOLVE_MS_MAX)),
-    ).finally(() => this.#resolving.delete(reference));
-    this.#resolving.set(reference, reply);
-    return reply;
-  }
-
-  #deadline(ms: number): AbortSignal {
-    const limit = new AbortController();
-    const timer = this.#parts.clock.setTimer(ms, () => limit.abort());
-    limit.signal.addEventListener('abort', () => timer.cancel(), { once: true });
-    return AbortSignal.any([limit.signal, this.#stop.signal]);
+  /** Asks for at most so long, and not beyond `stop()`. */
+  #within<R>(timeoutMs: number, ask: (signal: AbortSignal) => Promise<R>): Promise<R> {
+    return within(this.#parts.clock, timeoutMs, ask, { signal: this.#stop.signal });
   }
 }

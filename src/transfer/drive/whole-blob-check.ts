@@ -5,8 +5,10 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
+import { transferMetrics } from './metrics.ts';
 
 /** Pause between two blocks, in milliseconds: 60 to 100 MB/s at most, a tenth of a core. Nothing waits for the outcome. */
 const PAUSE_MS = 2;
@@ -37,7 +39,7 @@ export class WholeBlobCheck {
   readonly #onBad: (digest: Digest) => void;
   readonly #checks: Counter;
   /** Lowest block of each blob that was not held yet when we looked; nothing for a blob that was checked. */
-  readonly #missing = new Map<Digest, number | 'whole'>();
+  readonly #missing = new BoundedMap<Digest, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
   readonly #waiting: BlobRef[] = [];
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
@@ -46,11 +48,7 @@ export class WholeBlobCheck {
   constructor(components: Components, init: { onBad: (digest: Digest) => void }) {
     this.#parts = components;
     this.#onBad = init.onBad;
-    this.#checks = components.metrics.counter({
-      name: 'xylem_blob_checks_total',
-      help: 'Blobs that were hashed when complete, by result: good, bad, incomplete, failed, skipped.',
-      labelNames: ['result'],
-    });
+    this.#checks = transferMetrics(components.metrics).blobChecks;
   }
 
   /** A block of the blob was stored. */
@@ -61,8 +59,6 @@ export class WholeBlobCheck {
     let missing = known;
     while (missing < count && this.#parts.store.has(blob.digest, blockIndex(missing))) missing++;
     this.#missing.set(blob.digest, missing === count ? 'whole' : missing);
-    const [oldest] = this.#missing.keys();
-    if (this.#missing.size > FOLLOWED_MAX && oldest !== undefined) this.#missing.delete(oldest);
     if (missing < count) return;
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
     this.#waiting.push(blob);

@@ -2,6 +2,7 @@ import { stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts
 import type { Digest } from '../../image/digest.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import type { Random } from '../../runtime/random.ts';
+import { INNER_CHILDREN } from '../../tree/limits.ts';
 import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
 import type {
   AgentRole,
@@ -15,10 +16,17 @@ import type {
   ReportRequest,
   TouchOrder,
 } from '../../tree/messages.ts';
+import { depthBound } from '../../tree/owner/depth.ts';
 import { Topology, type TopologyInit } from '../../tree/owner/topology.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { BlockCore } from '../core/core.ts';
-import type { CoreInit, PayloadOps, PeerSource, Routes } from '../core/core-types.ts';
+import {
+  HOPS_SLACK,
+  type CoreInit,
+  type PayloadOps,
+  type PeerSource,
+  type Routes,
+} from '../core/core-types.ts';
 import type { Effect } from '../core/effects.ts';
 import { runsOf } from './runs.ts';
 import { Uplink } from './uplink.ts';
@@ -30,10 +38,10 @@ const EXPIRY_TICK_MS = 60_000;
 const NO_PLACE_DEPTH = 1;
 
 /**
- * Hops that a host below relays allows for the way from its relay to the owner: the depth bound of a tree of 1,024 relays,
- * ceil(log2 1024) + 1 = 11, and the detours of a relay (HOPS_SLACK).
+ * Hops that a host below relays allows for the way from its relay to the owner: for 1,024 relays,
+ * 11, and a relay's detours, 4.
  */
-const RELAY_HOPS = 15;
+const RELAY_HOPS = depthBound(1_024, INNER_CHILDREN) + HOPS_SLACK;
 
 /** A tree that a host takes part in; without a place at its owner, and until the owner has answered. */
 export interface TreeSeat {

@@ -1,5 +1,7 @@
 import { BLOCK_SIZE_BYTES, type BlobRef } from '../../image/block.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
+import { orAbort } from '../../util/or-abort.ts';
 import type { BlobReader } from '../contracts/blob-reader.ts';
 
 /** Blocks that one reader is ahead, when it is alone: 4 MiB, two windows of prefetches at one parent (CORE_DEFAULTS.peerPrefetchMax). */
@@ -76,10 +78,8 @@ export class BulkReader {
   }
 
   async #finish(blob: BlobRef, piece: Ahead, signal: AbortSignal): Promise<Uint8Array> {
-    const { promise: late, resolve } = Promise.withResolvers<undefined>();
-    const timer = this.#clock.setTimer(PATIENCE_MS, () => resolve(undefined));
-    const bytes = await Promise.race([piece.bytes, late]);
-    timer.cancel();
+    const come = within(this.#clock, PATIENCE_MS, (late) => orAbort(piece.bytes, late));
+    const bytes = await come.catch(() => undefined);
     if (bytes !== undefined) return bytes;
     // A prefetch of the block under way becomes a demand read by this, here and at every hop.
     const options = { kind: 'demand', timeoutMs: DEMAND_MS_MAX, signal } as const;

@@ -1,9 +1,14 @@
 import { BlockDigests, digestedLayers, type DigestedLayer } from '../../image/block-digests.ts';
 import type { BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
-import { blockLayers, type ResolvedImage } from '../../image/manifest.ts';
-import type { Hash } from '../../runtime/codec.ts';
+import { blockLayers, traceLayer, type ResolvedImage } from '../../image/manifest.ts';
+import type { Codec, Hash } from '../../runtime/codec.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { TouchOrder } from '../../tree/messages.ts';
+import { errorText } from '../../util/errors.ts';
 import type { BlobReader, LocatedBlob } from '../contracts/blob-reader.ts';
+import { TransferError } from '../contracts/errors.ts';
+import { tracedOrders } from './traced-blocks.ts';
 
 /** What opening an image takes of an agent; `TransferEngine` has all of it. */
 export interface ImageOpener extends BlobReader {
@@ -14,32 +19,97 @@ export interface ImageOpener extends BlobReader {
   addDigests(blob: BlobRef, digests: BlockDigests): void;
 }
 
+/** What following the trace of an image takes. */
+interface TraceFollower {
+  readonly codec: Codec;
+  readonly logger: Logger;
+  /** Takes in the order in which containers touch a blob: what is missing of it is prefetched. */
+  order(order: TouchOrder): void;
+}
+
+/** An image whose trees this host is in. */
+export interface OpenedImage {
+  /** Its layers. */
+  readonly digests: readonly Digest[];
+  /** Leaves the trees. To be called once. */
+  close(): void;
+}
+
+interface Components {
+  readonly engine: ImageOpener;
+  readonly hash: Pick<Hash, 'blake3'>;
+  /** Absent: the trace that the image ships is left alone. */
+  readonly trace?: TraceFollower;
+}
+
 /**
- * Joins the trees of an image's layers, and takes over the block digests that it ships before any block of a layer is read. Gives the
- * layers' digests, to be closed once each. Rejects with TransferError, and with ImageError when the image contradicts itself:
- * such an image is not opened at all, since going by attestations instead is what a forger would want.
+ * Joins the trees of an image's layers, and takes over the block digests that it ships before any
+ * block of a layer is read. Then it follows the trace that the image ships, without waiting for
+ * that: what the trace names is prefetched, behind all demand reads. A trace that cannot be
+ * followed costs a line in the log.
+ *
+ * Rejects with TransferError, and with ImageError when the image contradicts itself: such an image
+ * is not opened at all, since going by attestations instead is what a forger would want.
  */
 export async function openImage(
-  components: { engine: ImageOpener; hash: Pick<Hash, 'blake3'> },
+  components: Components,
   image: ResolvedImage,
   signal: AbortSignal,
-): Promise<readonly Digest[]> {
-  const { engine } = components;
+): Promise<OpenedImage> {
+  const { engine, trace } = components;
   const { origin } = image;
   const layers = blockLayers(image.manifest).map((blob) => ({ blob, origin }));
   const digested = digestedLayers(image.manifest);
   const holders = [...new Map(digested.map(({ holder }) => [holder.digest, holder])).values()];
   const digests = layers.map(({ blob }) => blob.digest);
+  const closing = new AbortController();
   await engine.tree.open([...layers, ...holders.map((blob) => ({ blob, origin }))], signal);
   try {
     await Promise.all(digested.map((layer) => takeDigests(components, layer, signal)));
+    // Before the holders are closed: the trace lies in one of them as a rule.
+    if (trace !== undefined) void followTrace({ engine, trace }, image, closing.signal);
   } catch (error) {
     engine.tree.close(digests);
     throw error;
   } finally {
     engine.tree.close(holders.map(({ digest }) => digest));
   }
-  return digests;
+  return {
+    digests,
+    close: () => {
+      closing.abort();
+      engine.tree.close(digests);
+    },
+  };
+}
+
+/**
+ * Never rejects. Joins the tree of the trace by itself, so that whatever is wrong with it harms no
+ * layer.
+ */
+async function followTrace(
+  { engine, trace }: { engine: ImageOpener; trace: TraceFollower },
+  { reference, manifest, origin }: ResolvedImage,
+  signal: AbortSignal,
+): Promise<void> {
+  const { codec, logger } = trace;
+  const blob = traceLayer(manifest);
+  if (blob === undefined) return;
+  try {
+    await engine.tree.open([{ blob, origin }], signal);
+    const options = { kind: 'prefetch', signal } as const;
+    const orders = await tracedOrders({ reader: engine, codec }, manifest, options);
+    signal.throwIfAborted();
+    for (const order of orders) trace.order(order);
+    const blocks = orders.reduce((sum, { indices }) => sum + indices.length, 0);
+    if (blocks > 0) logger.info({ reference, blocks }, 'prefetching what the trace names');
+  } catch (error) {
+    const isOver = error instanceof TransferError && error.code === 'cancelled';
+    if (isOver || signal.aborted) return;
+    logger.warn({ reference, error: errorText(error) }, 'the trace of the image is not followed');
+  } finally {
+    engine.tree.close([blob.digest]);
+  }
 }
 
 async function takeDigests(

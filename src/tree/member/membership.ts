@@ -1,6 +1,7 @@
 import { stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
   ACK_DELAY_MS,
@@ -27,7 +28,7 @@ import type {
 } from '../messages.ts';
 import { RootRing } from '../rendezvous.ts';
 import { jitter, RootLink } from './root-link.ts';
-import { rankSources, Seat, type Refusal, type Source, type Wanted } from './seat.ts';
+import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
 
 /**
  * A request for the caller to send. Its outcome comes back with the ticket: `joinReply` or `joinFailed`, `reportReply` or
@@ -90,9 +91,8 @@ export class Membership {
   readonly #seats = new Map<Digest, Map<number, Seat>>();
   /** Seats for which no root is up, and those that this host owns in place of a root that is down. */
   readonly #unsettled = new Set<Seat>();
-  readonly #lost = new Map<PeerId, number>();
+  readonly #lost = new BoundedMap<PeerId, number>({ entriesMax: LOST_REMEMBERED_MAX });
   readonly #pending = new Map<number, Pending>();
-  readonly #refused: Record<Refusal, number> = { cycle: 0, stale: 0, malformed: 0 };
   #effects: MembershipEffect[] = [];
   #generation = 0;
   /** Sources handed out in this generation, one object for all stripes: a host is in dozens of trees with the same few others. */
@@ -257,17 +257,12 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
-  /** The peer answers again. */
-  peerBack(peer: PeerId): void {
-    if (!this.#lost.delete(peer)) return;
-    for (const link of this.#links.values()) link.lost.delete(peer);
-    this.#forgetSources();
-  }
-
   tick(nowMs: number): readonly MembershipEffect[] {
     for (const [peer, untilMs] of this.#lost) {
       if (untilMs > nowMs) break;
-      this.peerBack(peer);
+      this.#lost.delete(peer);
+      for (const link of this.#links.values()) link.lost.delete(peer);
+      this.#forgetSources();
     }
     for (const seat of [...this.#unsettled]) this.#assign(seat, nowMs);
     return this.#pump(nowMs);
@@ -275,7 +270,8 @@ export class Membership {
 
   /** When `tick()` is due next, in milliseconds of the same clock; undefined while nothing is to happen by itself. */
   get nextWakeMs(): number | undefined {
-    let wake = this.#lost.values().next().value ?? Number.POSITIVE_INFINITY;
+    const [lost] = this.#lost;
+    let wake = lost?.[1] ?? Number.POSITIVE_INFINITY;
     for (const link of this.#links.values()) {
       if (link.reportTicket === undefined && link.seated.size > 0) {
         wake = Math.min(wake, link.reportDueMs);
@@ -318,11 +314,6 @@ export class Membership {
     return this.#seats.get(digest)?.get(stripe)?.place;
   }
 
-  /** Places that were offered and not taken, by reason. */
-  get refused(): Readonly<Record<Refusal, number>> {
-    return this.#refused;
-  }
-
   #forgetSources(): void {
     this.#generation++;
     this.#sources.clear();
@@ -345,9 +336,6 @@ export class Membership {
   }
 
   #markLost(peer: PeerId, nowMs: number): void {
-    this.#lost.delete(peer);
-    const first = this.#lost.keys().next().value;
-    if (first !== undefined && this.#lost.size >= LOST_REMEMBERED_MAX) this.#lost.delete(first);
     this.#lost.set(peer, nowMs + LOST_COOL_DOWN_MS);
     this.#forgetSources();
   }
@@ -355,11 +343,8 @@ export class Membership {
   #take(seat: Seat, place: Place, link: Link, nowMs: number): boolean {
     const before = seat.place?.path[0]?.peer;
     const refusal = seat.take(place, link.host.peer, this.#self.peer);
-    if (refusal !== undefined) {
-      this.#refused[refusal]++;
-      // A stale place is no loss: a newer one is held.
-      return refusal === 'stale';
-    }
+    // A stale place is no loss: a newer one is held.
+    if (refusal !== undefined) return refusal === 'stale';
     if (before !== undefined && before !== place.path[0]?.peer) {
       this.#reportBy(link, nowMs + jitter(this.#random, ACK_DELAY_MS / 2, 1));
     }

@@ -22,7 +22,7 @@ export interface Source {
 }
 
 /** Why a place was not taken. */
-export type Refusal = 'cycle' | 'stale' | 'malformed';
+type Refusal = 'cycle' | 'stale' | 'malformed';
 
 /** This host's part in one stripe. */
 export class Seat {

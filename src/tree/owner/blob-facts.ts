@@ -1,6 +1,7 @@
 import { type BlockIndex, blockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { defined } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
   BLOBS_REMEMBERED_MAX,
@@ -20,27 +21,21 @@ interface Facts {
 
 /** What an owner remembers of blobs besides their trees: who holds which blocks, and in which order they are first touched. */
 export class BlobFacts {
-  /** Least recently used first. */
-  readonly #blobs = new Map<Digest, Facts>();
+  readonly #blobs = new BoundedMap<Digest, Facts>({
+    entriesMax: BLOBS_REMEMBERED_MAX,
+    evict: 'use',
+    onEvict: (digest, { holders }) => {
+      for (const peer of holders.keys()) this.#unlink(peer, digest);
+    },
+  });
   readonly #holdings = new Map<PeerId, Set<Digest>>();
 
   #of(digest: Digest): Facts {
-    let facts = this.#blobs.get(digest);
-    if (facts === undefined) {
-      if (this.#blobs.size >= BLOBS_REMEMBERED_MAX) {
-        this.#forget(defined(this.#blobs.keys().next().value, 'the map is full, not empty'));
-      }
-      facts = { holders: new Map(), touched: new Set(), order: undefined };
-    } else {
-      this.#blobs.delete(digest);
-    }
+    const known = this.#blobs.get(digest);
+    if (known !== undefined) return known;
+    const facts: Facts = { holders: new Map(), touched: new Set(), order: undefined };
     this.#blobs.set(digest, facts);
     return facts;
-  }
-
-  #forget(digest: Digest): void {
-    for (const peer of this.#blobs.get(digest)?.holders.keys() ?? []) this.#unlink(peer, digest);
-    this.#blobs.delete(digest);
   }
 
   #unlink(peer: PeerId, digest: Digest): void {
@@ -77,7 +72,7 @@ export class BlobFacts {
   drop(peer: PeerId, digest?: Digest): void {
     const digests = digest === undefined ? [...(this.#holdings.get(peer) ?? [])] : [digest];
     for (const each of digests) {
-      this.#blobs.get(each)?.holders.delete(peer);
+      this.#blobs.peek(each)?.holders.delete(peer);
       this.#unlink(peer, each);
     }
   }
@@ -85,7 +80,7 @@ export class BlobFacts {
   /** Peers that said they hold the block, the first to say so first, at most HOLDERS_ANSWERED_MAX. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     const found: PeerId[] = [];
-    for (const [peer, { runs }] of this.#blobs.get(digest)?.holders ?? []) {
+    for (const [peer, { runs }] of this.#blobs.peek(digest)?.holders ?? []) {
       if (found.length === HOLDERS_ANSWERED_MAX) break;
       if (covers(runs, index)) found.push(peer);
     }
@@ -100,20 +95,8 @@ export class BlobFacts {
     facts.order = undefined;
   }
 
-  /** A trace says the order; what was learned and is not in it follows. */
-  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
-    const facts = this.#of(digest);
-    const learned = [...facts.touched];
-    facts.touched.clear();
-    facts.order = undefined;
-    for (const index of [...indices, ...learned]) {
-      if (facts.touched.size >= ORDER_BLOCKS_MAX) return;
-      facts.touched.add(index);
-    }
-  }
-
   orderOf(digest: Digest): readonly BlockIndex[] {
-    const facts = this.#blobs.get(digest);
+    const facts = this.#blobs.peek(digest);
     if (facts === undefined) return [];
     facts.order ??= [...facts.touched];
     return facts.order;

@@ -1,4 +1,5 @@
 import { assert } from '../../util/assert.ts';
+import { COLOURS, INNER_CHILDREN } from '../limits.ts';
 
 /** The colour with the least; the first of equals. */
 function least(amounts: readonly number[]): number {
@@ -56,6 +57,9 @@ export class Colours {
 export function innerFanOut(fanOut: number, colourCount: number): number {
   return fanOut + colourCount - 1;
 }
+
+/** Most children of a host in one tree: 5. */
+export const CHILDREN_MAX = innerFanOut(INNER_CHILDREN, COLOURS);
 
 /**
  * Children of the owner in each of its trees: of `rootCount` roots each sends its share of the blobs that often, so that it sends

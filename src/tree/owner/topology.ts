@@ -1,6 +1,7 @@
 import { type BlobRef, type BlockIndex, stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { assert } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { BlobFacts } from './blob-facts.ts';
 import { Colours, innerFanOut, ownerFanOut } from './colours.ts';
@@ -8,7 +9,7 @@ import { TreeError } from '../errors.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   COLOURS,
-  FAN_OUT,
+  INNER_CHILDREN,
   GHOSTS_MAX,
   HOSTS_MAX,
   LOST_PER_REPORT_MAX,
@@ -108,14 +109,14 @@ export class Topology {
   readonly #hosts = new Map<PeerId, Host>();
   readonly #trees = new Map<Digest, Map<number, StripeTree>>();
   /** Hosts taken out of a tree without their word, as `peer digest/stripe`: they may hold a place. Oldest first. */
-  readonly #ghosts = new Set<string>();
+  readonly #ghosts = new BoundedMap<string, true>({ entriesMax: GHOSTS_MAX });
   #treeCount = 0;
   #hostsSeen = 0;
 
   constructor(init: TopologyInit) {
     const { peer, addresses } = init.self;
     this.#card = init.self;
-    this.#fanOut = init.fanOut ?? FAN_OUT;
+    this.#fanOut = init.fanOut ?? INNER_CHILDREN;
     this.#colours = new Colours({ count: init.colours ?? COLOURS });
     this.#isRootFanOutSet = init.rootFanOut !== undefined;
     this.#rootFanOut = init.rootFanOut ?? innerFanOut(this.#fanOut, this.#colours.count);
@@ -164,7 +165,7 @@ export class Topology {
         if (member === undefined) {
           member = this.#add(host, tree, nowMs);
           // Until it says that it has the new place, nobody is placed below it.
-          member.unsure = this.#ghosts.size > 0 && this.#ghosts.delete(ghostKey(peer, tree));
+          member.unsure = this.#ghosts.count > 0 && this.#ghosts.delete(ghostKey(peer, tree));
           host.members.set(tree, member);
         }
         member.seenMs = nowMs;
@@ -237,15 +238,6 @@ export class Topology {
     this.#facts.touch(digest, index);
   }
 
-  /** Sets the order from a trace shipped with the image; what was learned otherwise follows it. */
-  presetOrder(digest: Digest, indices: readonly BlockIndex[]): void {
-    this.#facts.presetOrder(digest, indices);
-  }
-
-  orderOf(digest: Digest): readonly BlockIndex[] {
-    return this.#facts.orderOf(digest);
-  }
-
   /** Hosts that said at their JOIN that they hold the block and are still here: asked before the registry. At most 8. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     return this.#facts.holders(digest, index);
@@ -254,10 +246,6 @@ export class Topology {
   /** Where a known host is reached. */
   addressOf(peer: PeerId): HostCard | undefined {
     return this.#hosts.get(peer)?.card;
-  }
-
-  get hostCount(): number {
-    return this.#hosts.size;
   }
 
   trees(): TreeSummary[] {
@@ -445,9 +433,7 @@ export class Topology {
 
   /** Takes a host out that did not say that it leaves. */
   #evict(host: Host, tree: StripeTree, nowMs: number): void {
-    const oldest = this.#ghosts.values().next().value;
-    if (oldest !== undefined && this.#ghosts.size >= GHOSTS_MAX) this.#ghosts.delete(oldest);
-    this.#ghosts.add(ghostKey(host.card.peer, tree));
+    this.#ghosts.set(ghostKey(host.card.peer, tree), true);
     this.#remove(host, tree, nowMs);
   }
 

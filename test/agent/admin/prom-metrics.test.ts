@@ -1,10 +1,5 @@
-import { execFileSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
-import { describeWith, needs } from '../../support/requires.ts';
-
-/** Of the Debian package prometheus. */
-const PROMTOOL = 'promtool';
 
 describe('PromMetrics', () => {
   it('counts, sets and observes with labels', async () => {
@@ -53,14 +48,5 @@ describe('PromMetrics', () => {
     expect(() => metrics.counter({ name: 'reads_total', help: 'h' })).toThrow(/xylem_/);
     expect(() => metrics.counter({ name: 'xylem_reads', help: 'h' })).toThrow(/_total/);
     expect(() => metrics.gauge({ name: 'xylem_reads_total', help: 'h' })).toThrow(/_total/);
-  });
-});
-
-describeWith('PromMetrics and promtool', [needs.program(PROMTOOL)], () => {
-  it('PromMetrics.text() passes promtool check metrics', async () => {
-    const metrics = new PromMetrics({ processMetrics: true });
-    metrics.counter({ name: 'xylem_reads_total', help: 'Reads.' }).inc({});
-    const output = execFileSync(PROMTOOL, ['check', 'metrics'], { input: await metrics.text() });
-    expect(output.toString()).toBe('');
   });
 });

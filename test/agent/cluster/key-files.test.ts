@@ -18,7 +18,7 @@ import {
   loadClusterKeys,
   loadIdentitySeed,
 } from '../../../src/agent/cluster/key-files.ts';
-import { ManualClock } from '../../net/manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { RootPresence } from '../../../src/agent/cluster/root-presence.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { peerId, type PeerId } from '../../../src/util/peer-id.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 
 const ROOTS = [
   { peer: peerId('r1'), addresses: ['/ip4/10.0.0.1/tcp/1', '/ip4/10.0.0.2/tcp/1'] },
@@ -11,7 +11,7 @@ const ROOTS = [
 
 describe('RootPresence', () => {
   it('keeps a connection to each root, over any of its addresses, until it stops', async () => {
-    const clock = new FakeClock();
+    const clock = new ManualClock();
     const dialled: string[] = [];
     const connected = new Set<PeerId>();
     const random = { float: () => 0.5, below: () => 0, bytes: () => new Uint8Array() };

@@ -8,8 +8,8 @@ import type { UrlAnswer, UrlRequest } from '../../../src/registry/url-client.ts'
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { orAbort } from '../../../src/util/or-abort.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { Failure } from '../../agent/admin/twins.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { Failure } from '../../kit/twins.ts';
 
 const ACCEPT_MS = 300_000;
 const STALE_MS = 3_600_000;
@@ -20,7 +20,7 @@ const { signal } = new AbortController();
 
 /** A registry in a few fields: who may read which repository, and what is in it. */
 class World {
-  readonly clock = new FakeClock();
+  readonly clock = new ManualClock();
   readonly asked: UrlRequest[] = [];
   /** By repository: the only Authorization that is accepted ('' for none). */
   readonly rights = new Map<string, string>();
@@ -140,20 +140,20 @@ describe('AccessCheck.check()', () => {
     }
   });
 
-  it('refuses a private blob to whoever names a repository that he may read', async () => {
+  it('refuses a private blob to a client that names another repository it may read', async () => {
     await check(at('secret', A), A, 'Bearer good');
     await check(at('open', B), B);
     await expect(check(at('open', A), A)).rejects.toMatchObject({ code: 'not-found' });
   });
 
-  it('asks nobody for what the roots know to be public, nor while that is fresh the roots', async () => {
+  it('asks no registry about a blob that the roots call public, nor the roots again while the answer is fresh', async () => {
     world.isPublic = true;
     await check(at('open', B), B);
     expect(world.asked).toEqual([]);
     expect(world.access.accepts(at('any', B), B, 'Bearer x')).toBe(true);
   });
 
-  it('asks again after its time', async () => {
+  it('asks again when a verdict has expired', async () => {
     await check(at('secret', A), A, 'Bearer good');
     advance(ACCEPT_MS);
     expect(world.access.accepts(at('secret', A), A, 'Bearer good')).toBe(false);
@@ -163,7 +163,7 @@ describe('AccessCheck.check()', () => {
     });
   });
 
-  it('believes an old verdict for a while when the registry is away, and then no more', async () => {
+  it('uses an expired verdict for up to staleMs while the registry is away', async () => {
     await check(at('secret', A), A, 'Bearer good');
     world.isAway = true;
     advance(ACCEPT_MS + STALE_MS);
@@ -177,7 +177,7 @@ describe('AccessCheck.check()', () => {
     });
   });
 
-  it('serves what was public as long as nobody can say otherwise', async () => {
+  it('serves a public blob while neither a root nor the registry answers', async () => {
     world.isPublic = true;
     await check(at('open', B), B);
     world.isInTree = false;
@@ -189,7 +189,7 @@ describe('AccessCheck.check()', () => {
     await expect(check(at('open', B), B)).rejects.toMatchObject({ code: 'unauthorized' });
   });
 
-  it('takes a signed URL for the right to its blob, and tries it with GET', async () => {
+  it('accepts a signed URL as the right to its blob, and checks it with GET', async () => {
     const url = `https://s.example/sha256/00/${A.slice(7)}/data?sig=1`;
     const address: BlobAddress = { scheme: 'https', registry: 's.example', repository: '', url };
     await expect(check(address, A)).rejects.toMatchObject({ code: 'denied' });
@@ -201,7 +201,7 @@ describe('AccessCheck.check()', () => {
     expect(world.access.accepts({ ...address, url: `${url}2` }, A, undefined)).toBe(false);
   });
 
-  it('takes a signed URL that a registry leads to for GET alone', async () => {
+  it('checks with GET a registry URL that redirects to a signed URL for GET alone', async () => {
     world.signed.add(at('secret', A).url);
     await check(at('secret', A), A);
     expect(world.asked.map(({ method }) => method)).toEqual(['HEAD', 'GET']);
@@ -216,7 +216,7 @@ describe('AccessCheck.check()', () => {
     expect(world.sizes.has(B)).toBe(false);
   });
 
-  it('tells when only the server itself can give the blob', async () => {
+  it('says when only the named server can serve the blob', async () => {
     world.isConfigured = false;
     world.isInTree = false;
     await expect(check(at('open', B), B)).rejects.toMatchObject({ code: 'not-shared' });

@@ -12,9 +12,9 @@ import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { CodedError } from '../../../src/util/errors.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { sampleBytes } from '../../support/layers.ts';
-import { digestOf } from '../../support/registry-content.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { sampleBytes } from '../../kit/layers.ts';
+import { digestOf } from '../../kit/registry-content.ts';
 
 const MIB = 1024 * 1024;
 const NONE = { host: 'none.example', insecure: false };
@@ -32,7 +32,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
   const world = {
     bytes,
     digest: digestOf(bytes),
-    clock: new FakeClock(),
+    clock: new ManualClock(),
     onRead: async (_offset: number): Promise<void> => {},
     challenges: [] as string[],
     onCheck: async (): Promise<void> => {},
@@ -143,7 +143,7 @@ describe('MirrorEndpoint', () => {
     expect(world.checked.map(({ authorization }) => authorization)).toEqual(['Basic x', 'Basic x']);
   });
 
-  it('holds the last block of a whole blob back until all of it is right', async () => {
+  it('withholds the last block of a whole blob until its digest is checked', async () => {
     const { world, url, metrics } = await start();
     const path = `${url}/v2/team/app/blobs/${world.digest}`;
     const good = await ask(path);

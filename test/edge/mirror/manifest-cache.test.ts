@@ -6,8 +6,8 @@ import { ManifestCache } from '../../../src/edge/mirror/manifest-cache.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeDisk } from '../../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'a/b' };
 const MIB = 1024 * 1024;
@@ -41,7 +41,7 @@ describe('ManifestCache', () => {
     expect(readdirSync(join(root, 'manifests')).length).toBe(2);
   });
 
-  it('drops files that are not what they were', async () => {
+  it('drops files whose content has changed', async () => {
     const root = tempFolder();
     const cache = await open(root);
     const manifest = manifestOf(new Uint8Array(randomBytes(1000)));
@@ -61,7 +61,7 @@ describe('ManifestCache', () => {
     }
   });
 
-  it('lets go of what was used least recently, in memory and on disk', async () => {
+  it('evicts the least recently used entries, in memory and on disk', async () => {
     const root = tempFolder();
     const cache = await open(root);
     const manifests = Array.from({ length: 6 }, () =>

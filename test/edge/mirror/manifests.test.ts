@@ -9,9 +9,10 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import type { ManifestReply } from '../../../src/tree/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { tempFolder } from '../../support/temp-folder.ts';
+import { callerOf } from '../../kit/caller.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'a/b' };
 const NEVER = new AbortController().signal;
@@ -23,7 +24,7 @@ function host(name: string) {
 
 /** One host, with a registry and hosts above it that answer as told; both count what they are asked. */
 function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } = {}) {
-  const clock = new FakeClock();
+  const clock = new ManualClock();
   const hash = new NodeHash();
   const parts = { disk: new NodeDisk({ root: tempFolder() }), hash, logger: silentLogger };
   const self = { root: ROOT, relay: RELAY, child: CHILD }[role].peer;
@@ -51,12 +52,12 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
           return { digest: digestOf(bytes), mediaType: 'a/b', bytes, origin };
         },
       },
-      transport: {
+      transport: callerOf({
         manifest: ({ peer }) => {
           world.askedAbove.push(peer);
           return world.above();
         },
-      },
+      }),
     },
     { self, role, tagMs: 30_000, staleMs: init.staleMs ?? 0 },
   );
@@ -90,7 +91,7 @@ describe('Manifests on a root', () => {
     expect(world.askedRegistry).toBe(2);
   });
 
-  it('answers a tag of lately while the registry is away, if it may, and not for ever', async () => {
+  it('answers a recent tag while the registry is away, if configured, up to a bound', async () => {
     const { world, get } = hostWith('root', { staleMs: 60_000 });
     const strict = hostWith('root');
     for (const each of [world, strict.world]) each.registryError = undefined;
@@ -122,7 +123,7 @@ describe('Manifests on a root', () => {
     expect(world.askedRegistry).toBe(2);
   });
 
-  it('tells a peer what the registry said', async () => {
+  it('passes the error of the registry on to a peer', async () => {
     const { world, manifests } = hostWith('root');
     const request = { origin: ORIGIN, reference: '1' };
     world.registryError = new RegistryError('no', {
@@ -151,7 +152,7 @@ describe('Manifests on a child', () => {
     expect([world.askedAbove, world.askedRegistry]).toEqual([[ROOT.peer, ROOT.peer], 0]);
   });
 
-  it('asks the registry when no root answers, or gives other bytes than it says', async () => {
+  it('asks the registry when no root answers, or sends bytes of another digest', async () => {
     const { world, get } = hostWith('child');
     await get('1');
     world.above = () => Promise.resolve(found('x', 'y'));
@@ -170,7 +171,7 @@ describe('Manifests on a child', () => {
     expect(world.askedRegistry).toBe(0);
   });
 
-  it('says what the root heard when it cannot reach the registry itself', async () => {
+  it('reports the registry error that the root got when it cannot reach the registry itself', async () => {
     const { world, get } = hostWith('child');
     world.registryError = AWAY;
     world.above = () =>

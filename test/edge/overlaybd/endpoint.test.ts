@@ -19,8 +19,8 @@ import type { Hasher } from '../../../src/runtime/codec.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
-import { ManualClock } from '../../agent/manual-clock.ts';
-import { Failure } from '../../agent/admin/twins.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { Failure } from '../../kit/twins.ts';
 
 const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
@@ -345,7 +345,7 @@ describe('BlobEndpoint and If-*', () => {
 });
 
 describe('BlobEndpoint and the right to read', () => {
-  it('asks before anything of a blob is given, also from memory', async () => {
+  it('checks access before any byte of a blob is sent, also from memory', async () => {
     twin.onCheck = async () => {
       throw new AccessError('no', { code: 'unauthorized', challenges: ['Basic realm="x"', 'B'] });
     };
@@ -357,7 +357,7 @@ describe('BlobEndpoint and the right to read', () => {
     expect(twin.reads).toEqual([]);
   });
 
-  it('is told at once when the way of the client is closed', async () => {
+  it('answers at once when the grant of the client has ended', async () => {
     twin.onRead = async () => {
       twin.ways[0]?.refuse(new AccessError('late', { code: 'denied', challenges: [] }));
       await new Promise(() => {});
@@ -365,7 +365,7 @@ describe('BlobEndpoint and the right to read', () => {
     expect((await get(TARGET, { headers: { range: 'bytes=0-9' } })).status).toBe(403);
   });
 
-  it('passes through what may be read only from where it is, and what has no digest', async () => {
+  it('passes through a blob that only its server may serve, and a URL without a digest', async () => {
     const urls: string[] = [];
     passed = async (_, response, { url, onStart }) => {
       urls.push(url);
@@ -383,7 +383,7 @@ describe('BlobEndpoint and the right to read', () => {
 });
 
 describe('BlobEndpoint and whole blobs', () => {
-  it('does not finish one that is not the blob of its name', async () => {
+  it('cuts off a whole blob whose content differs from its digest', async () => {
     digestFound = Buffer.alloc(32);
     const small = await get(TARGET);
     expect(small.status).toBe(502);
@@ -395,7 +395,7 @@ describe('BlobEndpoint and whole blobs', () => {
 });
 
 describe('LocalServer', () => {
-  it('closes the connections that are too many, and counts them', async () => {
+  it('closes connections beyond the maximum, and counts them', async () => {
     await server.stop();
     await startServer('dadip2p', 2);
     const { port } = new URL(server.url);

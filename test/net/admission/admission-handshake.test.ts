@@ -19,7 +19,7 @@ import { peerIdOf } from '../../../src/net/node/identity.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { identity } from '../support.ts';
+import { identity } from '../kit/transports.ts';
 
 const parts = { mac: new NodeMac(), random: new SystemRandom() };
 const [A, B, EVE] = [peerIdOf(identity(1)), peerIdOf(identity(2)), peerIdOf(identity(3))];
@@ -77,7 +77,7 @@ describe('InitiatorHandshake and ResponderHandshake', () => {
     ]);
   });
 
-  it('they end with wrong-key when they have none in common, and nothing made with a key was said', () => {
+  it('the handshake fails with wrong-key without a common key, before either side sends a proof', () => {
     const { ends, said } = run(initiator([NEW, OLD]), responder([WRONG]));
     expect(ends).toEqual([{ result: 'wrong-key' }, { result: 'wrong-key' }]);
     expect(said[1]).toEqual({ type: ADMISSION.REFUSED, body: new Uint8Array() });

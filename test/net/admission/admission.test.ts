@@ -14,10 +14,11 @@ import {
 } from '../../../src/net/limits.ts';
 import { BLOCK_PROTOCOL } from '../../../src/net/blocks/requester-link.ts';
 import { TREE_PROTOCOL } from '../../../src/net/calls/call-link.ts';
-import { TREE, messageFrames } from '../../../src/net/calls/call-message.ts';
+import { messageFrames } from '../../../src/net/calls/call-message.ts';
+import { CALLS } from '../../../src/net/calls/call-table.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 import {
   admitRaw,
   closed,
@@ -27,7 +28,7 @@ import {
   received,
   startRaw,
   stopRaws,
-} from '../raw-peer.ts';
+} from '../kit/raw-peer.ts';
 import {
   CLUSTER_KEYS,
   answerNow,
@@ -35,7 +36,7 @@ import {
   startAgent,
   stopAgents,
   type Agent,
-} from '../support.ts';
+} from '../kit/transports.ts';
 
 const [OLD, NEW, WRONG] = [1, 2, 3].map((byte) => new Uint8Array(32).fill(byte)) as [
   Uint8Array,
@@ -135,7 +136,7 @@ describe('Admission', () => {
     expect(lines.join('\n')).not.toMatch(/030303|AwMD|\\u0003/);
   });
 
-  it('Libp2pTransport.identify() tells who answers only when that host has the key', async () => {
+  it('Libp2pTransport.identify() names the answering host only when it has the key', async () => {
     const [one, two] = [await startAgent(1), await startAgent(2)];
     const stranger = await startAgent(3, undefined, { clusterKeys: () => [WRONG] });
     const addressOf = (agent: Agent): string => defined(agent.host.addresses[0], 'it listens');
@@ -162,7 +163,7 @@ describe('Admission', () => {
 
   it.each([
     [BLOCK_PROTOCOL, [frames.encodeOpen('demand'), frames.encodeRequest(0, blockRequest())]],
-    [TREE_PROTOCOL, [...messageFrames({ id: 0, type: TREE.STAT, body: new Uint8Array(40) })]],
+    [TREE_PROTOCOL, [...messageFrames({ id: 0, type: CALLS.stat.type, body: new Uint8Array(40) })]],
   ])('Admission cuts off a peer that goes straight to %s', async (protocol, bytes) => {
     const agent = await serving(1);
     const connection = await dialUnadmitted(await startRaw(), agent.host);

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Bans } from '../../../src/net/admission/bans.ts';
 import { BANS_MAX, BAN_FORGOTTEN_MS, FAILURE_FORGOTTEN_MS } from '../../../src/net/limits.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 
 function bansWith(failuresMax: number): { clock: ManualClock; bans: Bans } {
   const clock = new ManualClock();

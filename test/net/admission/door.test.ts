@@ -10,8 +10,8 @@ import {
 } from '../../../src/net/limits.ts';
 import { netMetrics } from '../../../src/net/metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../manual-clock.ts';
-import { CountingMetrics, identity } from '../support.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { CountingMetrics, identity } from '../kit/transports.ts';
 
 const PEER = peerIdOf(identity(9));
 

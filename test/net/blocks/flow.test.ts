@@ -6,8 +6,8 @@ import { BLOCK_PROTOCOL } from '../../../src/net/blocks/requester-link.ts';
 import type { IncomingBlockRequest } from '../../../src/transfer/contracts/transport.ts';
 import { BufferPool } from '../../../src/util/buffer-pool.ts';
 import { bytesEqual } from '../../../src/util/bytes.ts';
-import { closed, dialRaw, startRaw, stopRaws } from '../raw-peer.ts';
-import { blockAnswer, blockRequest, bytesOf, startAgent, stopAgents } from '../support.ts';
+import { closed, dialRaw, startRaw, stopRaws } from '../kit/raw-peer.ts';
+import { blockAnswer, blockRequest, bytesOf, startAgent, stopAgents } from '../kit/transports.ts';
 
 afterEach(async () => {
   await stopRaws();

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { PING_AFTER_IDLE_MS, PING_AFTER_MS, PONG_MS } from '../../../src/net/limits.ts';
 import { Liveness } from '../../../src/net/blocks/liveness.ts';
-import { ManualClock } from '../manual-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 
 function watched(): {
   clock: ManualClock;

@@ -3,8 +3,8 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { blockIndex } from '../../../src/image/block.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../../src/image/manifest.ts';
 import { netMetrics } from '../../../src/net/metrics.ts';
-import { LEAVE, TreeClient } from '../../../src/net/calls/call-client.ts';
-import * as codec from '../../../src/net/calls/tree-codec.ts';
+import { TreeClient } from '../../../src/net/calls/call-client.ts';
+import { CALLS } from '../../../src/net/calls/call-table.ts';
 import { TREE_PROTOCOL } from '../../../src/net/calls/call-link.ts';
 import {
   MessageParser,
@@ -14,13 +14,13 @@ import {
 } from '../../../src/net/calls/call-message.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
-import { PeerError, type TreeServer } from '../../../src/transfer/contracts/transport.ts';
+import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import type { JoinRequest } from '../../../src/tree/messages.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { hostOf, startRaw, stopRaws } from '../raw-peer.ts';
-import { DIGEST, startAgent, stopAgents } from '../support.ts';
+import { hostOf, startRaw, stopRaws } from '../kit/raw-peer.ts';
+import { DIGEST, startAgent, stopAgents } from '../kit/transports.ts';
 
 afterEach(async () => {
   await stopRaws();
@@ -31,18 +31,6 @@ const ORIGIN = { registry: 'r.io', repository: 'a/b' };
 const STAT_REQUEST = { digest: DIGEST, origin: ORIGIN };
 const DEAD_HOST = { peer: peerId('12D3KooWdead'), addresses: [] };
 const NO_SIGNAL = new AbortController().signal;
-
-function serverWith(changes: Partial<TreeServer>): TreeServer {
-  const never = (): Promise<never> => Promise.reject(new Error('secret text'));
-  return {
-    onJoin: never,
-    onLeave: never,
-    onReport: never,
-    onResolve: never,
-    onStat: never,
-    ...changes,
-  };
-}
 
 /** A client whose streams are all this one, on which nothing ever happens, whatever is done to it. */
 function clientOver(state: { status: string; writeStatus: string }): TreeClient {
@@ -86,14 +74,14 @@ async function eventually(call: () => Promise<unknown>): Promise<void> {
 describe('TreeClient', () => {
   it('TreeClient.call() rejects at once over a stream that was reset before it was used', async () => {
     const client = clientOver({ status: 'reset', writeStatus: 'closed' });
-    const call = client.call(LEAVE, DEAD_HOST, { digests: [DIGEST] }, NO_SIGNAL);
+    const call = client.call(DEAD_HOST, 'leave', { digests: [DIGEST] }, NO_SIGNAL);
     await expect(call).rejects.toMatchObject({ code: 'unreachable' });
   });
 
   it('TreeClient.call() ends with its signal over a stream that never ends', async () => {
     const client = clientOver({ status: 'open', writeStatus: 'writable' });
     const limit = new AbortController();
-    const call = client.call(LEAVE, DEAD_HOST, { digests: [DIGEST] }, limit.signal);
+    const call = client.call(DEAD_HOST, 'leave', { digests: [DIGEST] }, limit.signal);
     limit.abort(new Error('the agent stops'));
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
     client.stop();
@@ -101,48 +89,45 @@ describe('TreeClient', () => {
 
   it('TreeClient.call() carries every call and its reply', async () => {
     const heard: unknown[] = [];
-    const root = await startAgent(
-      2,
-      serverWith({
-        onJoin: (peer, request) => {
-          heard.push(peer, request);
-          const place = {
-            digest: DIGEST,
-            stripe: 0,
-            epoch: 1,
-            path: [request.host],
-            alternates: [],
-          };
-          const { peer: name, addresses } = request.host;
-          return Promise.resolve({
-            places: [{ ...place, path: [{ peer: name, addresses }] }],
-            orders: [{ digest: DIGEST, indices: [blockIndex(3)] }],
-          });
-        },
-        onLeave: (_peer, request) => {
-          heard.push(request);
-          return Promise.resolve();
-        },
-        onReport: () => Promise.resolve({ places: [], unknown: [DIGEST] }),
-        onResolve: () =>
-          Promise.resolve({
-            manifestDigest: DIGEST,
-            manifest: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(7),
-            origin: ORIGIN,
-          }),
-        onStat: () => Promise.resolve({ sizeBytes: 12_345, isPublic: true }),
-        onManifest: (_peer, request) => {
-          heard.push(request);
-          return Promise.resolve({
-            outcome: 'found' as const,
-            digest: DIGEST,
-            mediaType: 'a/b',
-            ageMs: 7,
-            bytes: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(9),
-          });
-        },
-      }),
-    );
+    const root = await startAgent(2, {
+      join: (peer, request) => {
+        heard.push(peer, request);
+        const place = {
+          digest: DIGEST,
+          stripe: 0,
+          epoch: 1,
+          path: [request.host],
+          alternates: [],
+        };
+        const { peer: name, addresses } = request.host;
+        return Promise.resolve({
+          places: [{ ...place, path: [{ peer: name, addresses }] }],
+          orders: [{ digest: DIGEST, indices: [blockIndex(3)] }],
+        });
+      },
+      leave: (_peer, request) => {
+        heard.push(request);
+        return Promise.resolve();
+      },
+      report: () => Promise.resolve({ places: [], unknown: [DIGEST] }),
+      resolve: () =>
+        Promise.resolve({
+          manifestDigest: DIGEST,
+          manifest: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(7),
+          origin: ORIGIN,
+        }),
+      stat: () => Promise.resolve({ sizeBytes: 12_345, isPublic: true }),
+      manifest: (_peer, request) => {
+        heard.push(request);
+        return Promise.resolve({
+          outcome: 'found' as const,
+          digest: DIGEST,
+          mediaType: 'a/b',
+          ageMs: 7,
+          bytes: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(9),
+        });
+      },
+    });
     const child = await startAgent(1);
     const join: JoinRequest = {
       host: { ...child.host, zone: 'z', capacity: 2 },
@@ -150,23 +135,28 @@ describe('TreeClient', () => {
         { blob: { digest: DIGEST, sizeBytes: 9 }, origin: ORIGIN, stripes: [0], held: [[0, 1]] },
       ],
     };
-    const joined = await child.transport.join(root.host, join, NO_SIGNAL);
+    const joined = await child.transport.call(root.host, 'join', join, NO_SIGNAL);
     expect(joined.places[0]?.path).toEqual([child.host]);
     expect(joined.orders).toEqual([{ digest: DIGEST, indices: [3] }]);
-    await child.transport.leave(root.host, { digests: [DIGEST] }, NO_SIGNAL);
+    await child.transport.call(root.host, 'leave', { digests: [DIGEST] }, NO_SIGNAL);
     expect(heard).toEqual([child.transport.self, join, { digests: [DIGEST] }]);
     const held = [{ digest: DIGEST, stripe: 0, epoch: 1 }];
     expect(
-      await child.transport.report(root.host, { lost: [root.host.peer], held }, NO_SIGNAL),
+      await child.transport.call(root.host, 'report', { lost: [root.host.peer], held }, NO_SIGNAL),
     ).toEqual({ places: [], unknown: [DIGEST] });
-    const resolved = await child.transport.resolve(root.host, { reference: 'x' }, NO_SIGNAL);
+    const resolved = await child.transport.call(
+      root.host,
+      'resolve',
+      { reference: 'x' },
+      NO_SIGNAL,
+    );
     expect(resolved.manifest.length).toBe(MANIFEST_SIZE_BYTES_MAX);
     expect(resolved.manifest.every((byte) => byte === 7)).toBe(true);
     expect(
-      await child.transport.stat(root.host, { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
+      await child.transport.call(root.host, 'stat', { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
     ).toEqual({ sizeBytes: 12_345, isPublic: true });
     const wanted = { origin: ORIGIN, reference: '1' };
-    const manifest = await child.transport.manifest(root.host, wanted, NO_SIGNAL);
+    const manifest = await child.transport.call(root.host, 'manifest', wanted, NO_SIGNAL);
     expect(heard.at(-1)).toEqual(wanted);
     expect(manifest).toMatchObject({ outcome: 'found', mediaType: 'a/b', ageMs: 7 });
   });
@@ -174,21 +164,18 @@ describe('TreeClient', () => {
   it('TreeClient.call() runs many calls at once, more than a peer takes', async () => {
     let open = 0;
     let openMax = 0;
-    const root = await startAgent(
-      2,
-      serverWith({
-        onStat: async () => {
-          openMax = Math.max(openMax, ++open);
-          await new Promise((resolve) => setImmediate(resolve));
-          open--;
-          return { sizeBytes: 1, isPublic: false };
-        },
-      }),
-    );
+    const root = await startAgent(2, {
+      stat: async () => {
+        openMax = Math.max(openMax, ++open);
+        await new Promise((resolve) => setImmediate(resolve));
+        open--;
+        return { sizeBytes: 1, isPublic: false };
+      },
+    });
     const child = await startAgent(1);
     const request = { digest: DIGEST, origin: ORIGIN };
     const calls = Array.from({ length: 60 }, () =>
-      child.transport.stat(root.host, request, NO_SIGNAL),
+      child.transport.call(root.host, 'stat', request, NO_SIGNAL),
     );
     expect(await Promise.all(calls)).toHaveLength(60);
     expect(openMax).toBeLessThanOrEqual(8);
@@ -205,14 +192,13 @@ describe('TreeClient', () => {
       ],
     ];
     const queue = errors.map(([error]) => error);
-    const root = await startAgent(
-      2,
-      serverWith({ onLeave: () => Promise.reject(queue.shift() ?? new Error('none left')) }),
-    );
+    const root = await startAgent(2, {
+      leave: () => Promise.reject(queue.shift() ?? new Error('none left')),
+    });
     const child = await startAgent(1);
     for (const [, detail] of errors) {
       const failure: unknown = await child.transport
-        .leave(root.host, { digests: [] }, NO_SIGNAL)
+        .call(root.host, 'leave', { digests: [] }, NO_SIGNAL)
         .catch((error: unknown) => error);
       expect(failure).toBeInstanceOf(PeerError);
       expect((failure as PeerError).detail).toEqual(detail);
@@ -223,7 +209,7 @@ describe('TreeClient', () => {
   it('TreeClient.call() rejects with refused at a host that is no root', async () => {
     const [child, other] = [await startAgent(1), await startAgent(2)];
     await expect(
-      child.transport.resolve(other.host, { reference: 'x' }, NO_SIGNAL),
+      child.transport.call(other.host, 'resolve', { reference: 'x' }, NO_SIGNAL),
     ).rejects.toMatchObject({ code: 'refused' });
   });
 
@@ -231,23 +217,20 @@ describe('TreeClient', () => {
     const [child, other] = [await startAgent(1), await startAgent(2)];
     const reference = 'x'.repeat(2000);
     await expect(
-      child.transport.resolve(other.host, { reference }, NO_SIGNAL),
+      child.transport.call(other.host, 'resolve', { reference }, NO_SIGNAL),
     ).rejects.toMatchObject({ code: 'refused' });
   });
 
   it('TreeClient.call() rejects with cancelled when the signal aborts', async () => {
     const abort = new AbortController();
-    const root = await startAgent(
-      2,
-      serverWith({
-        onResolve: () => {
-          abort.abort();
-          return new Promise(() => {});
-        },
-      }),
-    );
+    const root = await startAgent(2, {
+      resolve: () => {
+        abort.abort();
+        return new Promise(() => {});
+      },
+    });
     const child = await startAgent(1);
-    const call = child.transport.resolve(root.host, { reference: 'x' }, abort.signal);
+    const call = child.transport.call(root.host, 'resolve', { reference: 'x' }, abort.signal);
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
   });
 
@@ -258,12 +241,13 @@ describe('TreeClient', () => {
       streams.push(stream);
       answerAll(stream, () => ({
         type: TREE.OK,
-        body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }),
+        body: CALLS.stat.reply.encode({ sizeBytes: 1, isPublic: false }),
       }));
     });
     await raw.start();
     const child = await startAgent(1);
-    const stat = (): Promise<unknown> => child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    const stat = (): Promise<unknown> =>
+      child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
     await Promise.all([stat(), stat(), stat()]);
     await stat();
     expect(streams).toHaveLength(1);
@@ -279,10 +263,13 @@ describe('TreeClient', () => {
     const manifest = new Uint8Array(200_000).fill(7);
     await raw.handle(TREE_PROTOCOL, (stream) => {
       answerAll(stream, ({ id, type }) => {
-        if (type === TREE.STAT) {
-          return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }) };
+        if (type === CALLS.stat.type) {
+          return {
+            type: TREE.OK,
+            body: CALLS.stat.reply.encode({ sizeBytes: 1, isPublic: false }),
+          };
         }
-        const body = codec.resolveReply.encode({
+        const body = CALLS.resolve.reply.encode({
           manifestDigest: DIGEST,
           manifest,
           origin: ORIGIN,
@@ -295,8 +282,8 @@ describe('TreeClient', () => {
     });
     await raw.start();
     const child = await startAgent(1);
-    const resolved = child.transport.resolve(hostOf(raw), { reference: 'x' }, NO_SIGNAL);
-    await child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    const resolved = child.transport.call(hostOf(raw), 'resolve', { reference: 'x' }, NO_SIGNAL);
+    await child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
     rest.resolve();
     expect((await resolved).manifest).toEqual(manifest);
   });
@@ -308,17 +295,17 @@ describe('TreeClient', () => {
     await raw.handle(TREE_PROTOCOL, (stream) => {
       answerAll(stream, ({ type }) => {
         heard.push(type);
-        if (type === TREE.RESOLVE) abort.abort();
-        if (type === TREE.RESOLVE || type === TREE.CANCEL) return undefined;
-        return { type: TREE.OK, body: codec.statReply.encode({ sizeBytes: 1, isPublic: false }) };
+        if (type === CALLS.resolve.type) abort.abort();
+        if (type === CALLS.resolve.type || type === TREE.CANCEL) return undefined;
+        return { type: TREE.OK, body: CALLS.stat.reply.encode({ sizeBytes: 1, isPublic: false }) };
       });
     });
     await raw.start();
     const child = await startAgent(1);
-    const call = child.transport.resolve(hostOf(raw), { reference: 'x' }, abort.signal);
+    const call = child.transport.call(hostOf(raw), 'resolve', { reference: 'x' }, abort.signal);
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
-    await child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
-    expect(heard).toEqual([TREE.RESOLVE, TREE.CANCEL, TREE.STAT]);
+    await child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
+    expect(heard).toEqual([CALLS.resolve.type, TREE.CANCEL, CALLS.stat.type]);
   });
 
   it('TreeClient.call() rejects with protocol when the peer answers what was not asked', async () => {
@@ -333,29 +320,26 @@ describe('TreeClient', () => {
     });
     await raw.start();
     const child = await startAgent(1);
-    const call = child.transport.stat(hostOf(raw), STAT_REQUEST, NO_SIGNAL);
+    const call = child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
     await expect(call).rejects.toMatchObject({ code: 'protocol' });
     expect(child.metrics.values.get('xylem_net_violations_total{protocol=tree}')).toBe(1);
   });
 
   it('TreeClient.call() rejects with unreachable when either side stops, or never started', async () => {
     const asked = Promise.withResolvers<void>();
-    const root = await startAgent(
-      2,
-      serverWith({
-        onResolve: () => {
-          asked.resolve();
-          return new Promise(() => {});
-        },
-      }),
-    );
+    const root = await startAgent(2, {
+      resolve: () => {
+        asked.resolve();
+        return new Promise(() => {});
+      },
+    });
     const child = await startAgent(1);
-    const call = child.transport.resolve(root.host, { reference: 'x' }, NO_SIGNAL);
+    const call = child.transport.call(root.host, 'resolve', { reference: 'x' }, NO_SIGNAL);
     await asked.promise;
     await Promise.all([expect(call).rejects.toMatchObject({ code: 'unreachable' }), root.stop()]);
     await child.stop();
     await expect(
-      child.transport.resolve(root.host, { reference: 'x' }, NO_SIGNAL),
+      child.transport.call(root.host, 'resolve', { reference: 'x' }, NO_SIGNAL),
     ).rejects.toMatchObject({ code: 'unreachable' });
   });
 });

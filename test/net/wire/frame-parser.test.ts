@@ -4,7 +4,7 @@ import { WireError } from '../../../src/net/wire/errors.ts';
 import { FrameParser } from '../../../src/net/wire/frame-parser.ts';
 import * as frames from '../../../src/net/wire/frames.ts';
 import { PAYLOAD_BYTES_MAX } from '../../../src/net/limits.ts';
-import { bytesOf } from '../support.ts';
+import { bytesOf } from '../kit/transports.ts';
 
 const ALL = new Set(Object.values(frames.FRAME));
 const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(164) };

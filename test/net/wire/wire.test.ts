@@ -5,49 +5,39 @@ import { WireError } from '../../../src/net/wire/errors.ts';
 import * as admission from '../../../src/net/admission/admission-codec.ts';
 import * as frames from '../../../src/net/wire/frames.ts';
 import { ADDRESSES_MAX } from '../../../src/net/limits.ts';
-import * as preheat from '../../../src/net/calls/preheat-codec.ts';
-import * as codec from '../../../src/net/calls/tree-codec.ts';
+import { HELD_RUNS_MAX } from '../../../src/net/calls/tree-codec.ts';
+import { CALLS } from '../../../src/net/calls/call-table.ts';
+import type { MessageCodec } from '../../../src/net/wire/codec.ts';
 import {
   MessageParser,
   TREE,
   messageFrames,
+  treeError,
   type TreeMessage,
 } from '../../../src/net/calls/call-message.ts';
 import { blockIndex } from '../../../src/image/block.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { EXAMPLES, goldenText } from './golden.ts';
-import { DIGEST } from '../support.ts';
+import { EXAMPLES, goldenText } from '../kit/golden.ts';
+import { DIGEST } from '../kit/transports.ts';
 
 const DOCUMENT = new URL('../../../docs/WIRE_PROTOCOL.md', import.meta.url);
+
+function reread<T>({ encode, decode }: MessageCodec<T>): (bytes: Uint8Array) => Uint8Array {
+  return (bytes) => encode(decode(bytes));
+}
 
 /** Every codec, as a function from bytes to the bytes of what was read. */
 const CODECS: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
   ...Object.fromEntries(
-    Object.entries({
-      joinRequest: codec.joinRequest,
-      joinReply: codec.joinReply,
-      leaveRequest: codec.leaveRequest,
-      leaveReply: codec.leaveReply,
-      reportRequest: codec.reportRequest,
-      reportReply: codec.reportReply,
-      resolveRequest: codec.resolveRequest,
-      resolveReply: codec.resolveReply,
-      statRequest: codec.statRequest,
-      statReply: codec.statReply,
-      preheatRequest: preheat.preheatRequest,
-      preheatReply: preheat.preheatReply,
-      hostPreheatRequest: preheat.hostPreheatRequest,
-      hostPreheatReply: preheat.hostPreheatReply,
-      manifestRequest: codec.manifestRequest,
-      manifestReply: codec.manifestReply,
-    }).map(([name, each]) => {
-      const { encode, decode } = each as codec.MessageCodec<unknown>;
-      return [name, (bytes: Uint8Array) => encode(decode(bytes))];
-    }),
+    Object.entries(CALLS).flatMap(([name, { request, reply }]) => [
+      [`${name} request`, reread(request as MessageCodec<unknown>)],
+      [`${name} reply`, reread(reply as MessageCodec<unknown>)],
+    ]),
   ),
-  hello: (body) => admission.encodeHello(admission.decodeHello(body)),
-  challenge: (body) => admission.encodeChallenge(admission.decodeChallenge(body)),
-  proof: (body) => admission.decodeProof(body),
+  'any failure': reread(treeError),
+  hello: reread(admission.helloBody),
+  challenge: reread(admission.challengeBody),
+  proof: reread(admission.proofBody),
   open: (body) => frames.encodeOpen(frames.decodeOpen(body)).subarray(frames.FRAME_HEAD_BYTES),
   request: (body) => {
     const { id, request } = frames.decodeRequest(body);
@@ -75,22 +65,16 @@ function bodyOf(name: string, headBytes = frames.FRAME_HEAD_BYTES): Uint8Array {
 }
 
 const VALID: Readonly<Record<string, Uint8Array>> = {
-  joinRequest: bodyOf('JOIN', TREE_HEAD_BYTES),
-  joinReply: bodyOf('JOIN reply', TREE_HEAD_BYTES),
-  leaveRequest: bodyOf('LEAVE', TREE_HEAD_BYTES),
-  leaveReply: bodyOf('LEAVE reply', TREE_HEAD_BYTES),
-  reportRequest: bodyOf('REPORT', TREE_HEAD_BYTES),
-  reportReply: bodyOf('REPORT reply', TREE_HEAD_BYTES),
-  resolveRequest: bodyOf('RESOLVE', TREE_HEAD_BYTES),
-  resolveReply: bodyOf('RESOLVE reply', TREE_HEAD_BYTES),
-  statRequest: bodyOf('STAT', TREE_HEAD_BYTES),
-  statReply: bodyOf('STAT reply', TREE_HEAD_BYTES),
-  preheatRequest: bodyOf('PREHEAT', TREE_HEAD_BYTES),
-  preheatReply: bodyOf('PREHEAT reply', TREE_HEAD_BYTES),
-  hostPreheatRequest: bodyOf('HOST_PREHEAT', TREE_HEAD_BYTES),
-  hostPreheatReply: bodyOf('HOST_PREHEAT reply', TREE_HEAD_BYTES),
-  manifestRequest: bodyOf('MANIFEST', TREE_HEAD_BYTES),
-  manifestReply: bodyOf('MANIFEST reply', TREE_HEAD_BYTES),
+  ...Object.fromEntries(
+    Object.keys(CALLS).flatMap((name) => {
+      const example = name.replace('-', '_').toUpperCase();
+      return [
+        [`${name} request`, bodyOf(example, TREE_HEAD_BYTES)],
+        [`${name} reply`, bodyOf(`${example} reply`, TREE_HEAD_BYTES)],
+      ];
+    }),
+  ),
+  'any failure': bodyOf('any failure', TREE_HEAD_BYTES),
   hello: bodyOf('HELLO'),
   challenge: bodyOf('CHALLENGE'),
   proof: bodyOf('PROOF'),
@@ -155,51 +139,51 @@ describe('wire codecs', () => {
   it('joinReply.encode() writes a host that many places name once', () => {
     const host = { peer: peerId('1'.repeat(52)), addresses: ['/ip4/10.0.0.1/tcp/1'] };
     const place = { digest: DIGEST, stripe: 0, epoch: 1, path: [host, host], alternates: [host] };
-    const one = codec.joinReply.encode({ places: [place], orders: [] });
-    const two = codec.joinReply.encode({ places: [place, place], orders: [] });
+    const one = CALLS.join.reply.encode({ places: [place], orders: [] });
+    const two = CALLS.join.reply.encode({ places: [place, place], orders: [] });
     expect(two.length - one.length).toBe(32 + 1 + 8 + 2 + 4 + 2 + 2);
-    expect(codec.joinReply.decode(two).places[1]?.path).toEqual([host, host]);
+    expect(CALLS.join.reply.decode(two).places[1]?.path).toEqual([host, host]);
   });
 
   it('joinRequest.encode() leaves out the runs that are too many', () => {
-    const held = Array.from({ length: codec.HELD_RUNS_MAX + 5 }, (_, i) => [2 * i, 1] as const);
+    const held = Array.from({ length: HELD_RUNS_MAX + 5 }, (_, i) => [2 * i, 1] as const);
     const host = { peer: peerId('1'.repeat(52)), addresses: [], zone: 'z', capacity: 2 };
     const origin = { registry: 'r', repository: 'p' };
     const wanted = { blob: { digest: DIGEST, sizeBytes: 1 }, origin, stripes: [0], held };
-    const bytes = codec.joinRequest.encode({ host, blobs: [wanted] });
-    const read = codec.joinRequest.decode(bytes);
-    expect(read.blobs[0]?.held).toEqual(held.slice(0, codec.HELD_RUNS_MAX));
+    const bytes = CALLS.join.request.encode({ host, blobs: [wanted] });
+    const read = CALLS.join.request.decode(bytes);
+    expect(read.blobs[0]?.held).toEqual(held.slice(0, HELD_RUNS_MAX));
   });
 
   it('joinRequest.encode() refuses more addresses than a host has', () => {
     const addresses = Array.from({ length: ADDRESSES_MAX + 1 }, () => '/ip4/1.2.3.4/tcp/1');
     const host = { peer: peerId('1'.repeat(52)), addresses, zone: 'z', capacity: 2 };
-    expect(() => codec.joinRequest.encode({ host, blobs: [] })).toThrow(WireError);
+    expect(() => CALLS.join.request.encode({ host, blobs: [] })).toThrow(WireError);
   });
 
   it('preheatRequest, preheatReply and the host ones keep what may be absent', () => {
     const spec = { reference: 'r.io/a:1', part: 'image', pin: false } as const;
     const job = { id: '9', spec, state: 'waiting', startedMs: 5, hosts: [] } as const;
-    const { preheatRequest, preheatReply, hostPreheatRequest, hostPreheatReply } = preheat;
+    const { preheat, 'host-preheat': host } = CALLS;
     for (const request of [
       { action: 'status', id: '9' },
       { action: 'cancel', id: '9' },
       { action: 'start', id: '9', spec },
     ] as const) {
-      expect(preheatRequest.decode(preheatRequest.encode(request))).toEqual(request);
+      expect(preheat.request.decode(preheat.request.encode(request))).toEqual(request);
     }
-    expect(preheatReply.decode(preheatReply.encode(job))).toEqual(job);
-    expect(hostPreheatRequest.decode(hostPreheatRequest.encode({ action: 'ask' }))).toEqual({
+    expect(preheat.reply.decode(preheat.reply.encode(job))).toEqual(job);
+    expect(host.request.decode(host.request.encode({ action: 'ask' }))).toEqual({
       action: 'ask',
     });
-    expect(hostPreheatReply.decode(hostPreheatReply.encode({ zone: 'z' }))).toEqual({ zone: 'z' });
+    expect(host.reply.decode(host.reply.encode({ zone: 'z' }))).toEqual({ zone: 'z' });
   });
 
   it('resolveRequest.decode() refuses text that is not UTF-8, and keeps a byte order mark', () => {
     const bytes = new Uint8Array([2, 0, 0xc3, 0x28]);
-    expect(() => codec.resolveRequest.decode(bytes)).toThrow(/not UTF-8/);
-    const marked = codec.resolveRequest.encode({ reference: '\uFEFFa' });
-    expect(codec.resolveRequest.decode(marked).reference).toBe('\uFEFFa');
+    expect(() => CALLS.resolve.request.decode(bytes)).toThrow(/not UTF-8/);
+    const marked = CALLS.resolve.request.encode({ reference: '\uFEFFa' });
+    expect(CALLS.resolve.request.decode(marked).reference).toBe('\uFEFFa');
   });
 
   it('encodeRequest() cuts hops and waits to what the protocol carries', () => {

@@ -3,15 +3,15 @@ import { expect, onTestFinished, test } from 'vitest';
 import { RegistryClient } from '../../../src/registry/client.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { sampleBytes } from '../../support/layers.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { startServer } from '../rig.ts';
+import { sampleBytes } from '../../kit/layers.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { startServer } from '../../kit/servers.ts';
+import { passingClock } from '../kit/clients.ts';
 
 const digest = digestOf(sampleBytes(1000, 1));
 
 async function start(listener: RequestListener, requestsPerSecond?: number) {
-  const clock = new FakeClock();
+  const clock = passingClock();
   const host = await startServer(listener);
   const client = new RegistryClient(
     { clock, random: new SystemRandom(), hash: new NodeHash() },

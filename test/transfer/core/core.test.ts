@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { blockIndex } from '../../../src/image/block.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { DIGEST, SmallWorld, source, type SmallHost } from '../small-world.ts';
+import { DIGEST, SmallWorld, source, type SmallHost } from '../kit/small-world.ts';
 
 /** root <- a <- b <- c, each knowing its ancestors. */
 function chain(seed = 1): {

@@ -5,8 +5,8 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { Attestor } from '../../../src/transfer/drive/attestor.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { DIGEST } from '../small-world.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { DIGEST } from '../kit/small-world.ts';
 
 const hash = new NodeHash();
 const signer = ed25519Signer(new Uint8Array(32).fill(7));
@@ -16,8 +16,8 @@ function claim(index: number): BlockClaim {
   return { blob: DIGEST, index: blockIndex(index), blockDigest };
 }
 
-function make(): { attestor: Attestor; clock: FakeClock; checker: AttestationChecker } {
-  const clock = new FakeClock();
+function make(): { attestor: Attestor; clock: ManualClock; checker: AttestationChecker } {
+  const clock = new ManualClock();
   const checker = new AttestationChecker({ hash }, { trusted: [signer.publicKey] });
   return { attestor: new Attestor({ hash, signer, clock }), clock, checker };
 }

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { bytesEqual } from '../../../src/util/bytes.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { Cluster, ORIGIN } from '../cluster.ts';
+import { Cluster, ORIGIN } from '../../kit/engine-cluster.ts';
 
 const demand = { kind: 'demand' } as const;
 

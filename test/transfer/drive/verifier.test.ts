@@ -8,7 +8,7 @@ import { BlockVerifier } from '../../../src/transfer/drive/verifier.ts';
 import type { BlockAnswer } from '../../../src/transfer/contracts/transport.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { PooledBytes } from '../../../src/util/buffer-pool.ts';
-import { DIGEST } from '../small-world.ts';
+import { DIGEST } from '../kit/small-world.ts';
 
 const hash = new NodeHash();
 const root = ed25519Signer(new Uint8Array(32).fill(1));

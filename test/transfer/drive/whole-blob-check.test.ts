@@ -10,7 +10,7 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { WholeBlobCheck } from '../../../src/transfer/drive/whole-blob-check.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { PooledBytes } from '../../../src/util/buffer-pool.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 
 const BYTES = new Uint8Array(2 * BLOCK_SIZE_BYTES + 100).map((_, i) => i * 7);
 const HEX = createHash('sha256').update(BYTES).digest('hex');
@@ -24,7 +24,7 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
     ...silentMetrics,
     counter: () => ({ inc: (labels) => result.resolve(labels['result'] ?? '') }),
   };
-  const parts = { store, hash: new NodeHash(), clock: new FakeClock() };
+  const parts = { store, hash: new NodeHash(), clock: new ManualClock({ sleeps: 'pass' }) };
   const check = new WholeBlobCheck(
     { ...parts, logger: silentLogger, metrics },
     { onBad: (digest) => bad.push(digest) },
@@ -43,14 +43,14 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
 }
 
 describe('WholeBlobCheck', () => {
-  it('WholeBlobCheck.stored() leaves a blob alone that is the one of its name', async () => {
+  it('WholeBlobCheck.stored() keeps a blob whose content matches its digest', async () => {
     const { result, store, bad } = await run(HEX);
     expect(result).toBe('good');
     expect(store.stats().blockCount).toBe(3);
     expect(bad).toEqual([]);
   });
 
-  it('WholeBlobCheck.stored() drops all blocks of a blob that is not', async () => {
+  it('WholeBlobCheck.stored() drops all blocks of a blob whose content differs', async () => {
     const { result, store, bad } = await run('0'.repeat(64));
     expect(result).toBe('bad');
     expect(store.stats().blockCount).toBe(0);

@@ -4,10 +4,10 @@ import { BulkReader } from '../../../src/transfer/read/bulk-reader.ts';
 import type { BlobReader, ReadOptions } from '../../../src/transfer/contracts/blob-reader.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { FakeClock } from '../../support/fake-clock.ts';
-import { sampleBytes } from '../../support/layers.ts';
-import { digestOf } from '../../support/registry-content.ts';
-import { Cluster, ORIGIN } from '../cluster.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
+import { sampleBytes } from '../../kit/layers.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { Cluster, ORIGIN } from '../../kit/engine-cluster.ts';
 
 const NEVER = new AbortController().signal;
 const bytes = sampleBytes(40 * BLOCK_SIZE_BYTES + 5, 1);
@@ -39,7 +39,7 @@ class Twin implements BlobReader {
 
 function rig() {
   const reader = new Twin();
-  const clock = new FakeClock();
+  const clock = new ManualClock();
   return { reader, clock, bulk: new BulkReader({ reader, clock }) };
 }
 

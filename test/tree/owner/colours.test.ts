@@ -3,7 +3,7 @@ import { Colours, innerFanOut, ownerFanOut } from '../../../src/tree/owner/colou
 import { depthBound } from '../../../src/tree/owner/depth.ts';
 import { Topology } from '../../../src/tree/owner/topology.ts';
 import { dutyOf } from '../duty.ts';
-import { card, digestOf, joinOf, shapeOf, wanted } from '../support.ts';
+import { card, digestOf, joinOf, shapeOf, wanted } from '../kit/messages.ts';
 
 test('Colours.paintHost() keeps the colours even in each zone, also after hosts have gone', () => {
   const colours = new Colours({ count: 3 });

@@ -1,9 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { innerFanOut } from '../../../src/tree/owner/colours.ts';
 import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
 import { Topology, type TreeEdge } from '../../../src/tree/owner/topology.ts';
-import { card, digestOf, joinOf, seeded, shapeOf } from '../support.ts';
+import { card, digestOf, joinOf, shapeOf } from '../kit/messages.ts';
 
 type Op =
   | { readonly kind: 'join'; readonly host: number }
@@ -60,7 +61,7 @@ class Run {
   readonly #random;
 
   constructor(init: Case, weakShare: number) {
-    this.#random = seeded(init.seed);
+    this.#random = new SeededRandom(`topology ${init.seed}`);
     this.#fanOut = init.fanOut;
     this.owner = card('owner', { zone: `z${init.ownerZone}` });
     this.#widest = innerFanOut(init.fanOut, init.colours);

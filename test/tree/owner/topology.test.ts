@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { blockIndex } from '../../../src/image/block.ts';
 import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
@@ -6,7 +7,7 @@ import type { HostCard, Place, ReportReply } from '../../../src/tree/messages.ts
 import { Topology } from '../../../src/tree/owner/topology.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { card, digestOf, joinOf, seeded, shapeOf, wanted } from '../support.ts';
+import { card, digestOf, joinOf, shapeOf, wanted } from '../kit/messages.ts';
 
 const OWNER = card('owner');
 /** Every host has `fanOut` children in every tree. */
@@ -96,7 +97,7 @@ describe('Topology.join()', () => {
 
   test('Topology.join() hangs each zone by one head and gives the head a place near the owner', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER });
-    const random = seeded(4);
+    const random = new SeededRandom('heads');
     for (let i = 0; i < 500; i++) join(topology, card(`h${i}`, { zone: `z${random.below(6)}` }));
     const shape = shapeOf(topology.edges(D1, 0), OWNER);
     expect([...shape.crossings.values()]).toEqual([1, 1, 1, 1, 1]);
@@ -148,7 +149,7 @@ describe('Topology.join()', () => {
     expect(codeOf(() => topology.join(a.peer, joinOf(a, wanted(1), wanted(2), wanted(3)), 0))).toBe(
       'full trees',
     );
-    expect(topology.hostCount).toBe(0);
+    expect(topology.addressOf(a.peer)).toBeUndefined();
     join(topology, a);
     join(topology, card('b'));
     expect(codeOf(() => join(topology, card('c')))).toBe('full members');
@@ -194,7 +195,7 @@ describe('Topology.leave()', () => {
     const { topology, host } = joined('a');
     topology.leave(host('a').peer, { digests: [D1] }, 0);
     expect(topology.trees()).toEqual([]);
-    expect(topology.hostCount).toBe(0);
+    expect(topology.addressOf(host('a').peer)).toBeUndefined();
   });
 
   test('Topology.leave() of nearly all hosts leaves a tree within the bound', () => {
@@ -306,7 +307,7 @@ describe('Topology.tick()', () => {
     topology.tick(1_001);
     expect(tree(topology)).toBe('a<owner');
     topology.tick(1_901);
-    expect(topology.hostCount).toBe(0);
+    for (const name of 'ab') expect(topology.addressOf(peerId(name))).toBeUndefined();
   });
 });
 
@@ -341,31 +342,23 @@ describe('Topology.holders()', () => {
   });
 });
 
-describe('Topology.orderOf()', () => {
-  const indices = (...list: number[]) => list.map(blockIndex);
-
-  test('Topology.orderOf() is the order of first touches, and goes out with the replies to JOIN', () => {
-    const { topology } = joined('a');
-    for (const index of indices(5, 2, 5, 9)) topology.touch(D1, index);
-    expect(topology.orderOf(D1)).toEqual([5, 2, 9]);
+describe('Topology.touch()', () => {
+  const ordersAt = (topology: Topology) => {
     const host = card('b');
-    expect(topology.join(host.peer, joinOf(host), 0).orders).toEqual([
-      { digest: D1, indices: [5, 2, 9] },
-    ]);
-  });
+    return topology.join(host.peer, joinOf(host), 0).orders;
+  };
 
-  test('Topology.presetOrder() puts the blocks of a trace first', () => {
+  test('Topology.touch() makes the order of first touches, which goes out with the replies to JOIN', () => {
     const { topology } = joined('a');
-    for (const index of indices(7, 1)) topology.touch(D1, index);
-    topology.presetOrder(D1, indices(1, 2, 3));
-    topology.touch(D1, blockIndex(4));
-    expect(topology.orderOf(D1)).toEqual([1, 2, 3, 7, 4]);
+    expect(ordersAt(topology)).toEqual([]);
+    for (const index of [5, 2, 5, 9]) topology.touch(D1, blockIndex(index));
+    expect(ordersAt(topology)).toEqual([{ digest: D1, indices: [5, 2, 9] }]);
   });
 
   test('Topology.touch() stops at 8,192 blocks of a blob', () => {
     const { topology } = joined('a');
     for (let i = 0; i < 9_000; i++) topology.touch(D1, blockIndex(i));
-    expect(topology.orderOf(D1)).toHaveLength(8_192);
+    expect(ordersAt(topology)[0]?.indices).toHaveLength(8_192);
   });
 });
 

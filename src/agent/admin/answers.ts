@@ -1,0 +1,168 @@
+import { z } from 'zod';
+import { parseDigest, type Digest } from '../../image/digest.ts';
+import { PREHEAT_FAILURES, PREHEAT_PARTS, PREHEAT_STATES } from '../../preheat/messages.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+
+/** What the routes of the admin endpoint answer with. The descriptions are those of docs/ADMIN.md. */
+
+const digest = z
+  .custom<Digest>((value) => typeof value === 'string' && parseDigest(value) !== undefined)
+  .meta({ type: 'string' });
+const peer = z.custom<PeerId>((value) => typeof value === 'string').meta({ type: 'string' });
+const count = z.int().min(0);
+const bytes = z.int().min(0);
+const wallMs = z.number().describe('milliseconds since 1970');
+
+/** Facts about a running agent, for people and scripts. */
+export const agentStatus = z
+  .object({
+    version: z.string(),
+    role: z.enum(['root', 'relay', 'child']),
+    peer: z.string(),
+    zone: z.string(),
+    addresses: z.array(z.string()).readonly().describe('multiaddrs that it tells others'),
+    uptimeSeconds: z.number(),
+    notReady: z.string().exactOptional().describe('why it is not ready; absent when it is'),
+    peers: z.array(z.string()).readonly().describe('peers that it has a connection to'),
+    store: z
+      .object({
+        dir: z.string(),
+        quotaBytes: bytes,
+        sizeBytes: bytes,
+        blobCount: count,
+        blockCount: count,
+      })
+      .readonly(),
+    failedReads: count.describe('reads of this host that failed since the start'),
+    bytesBySource: z
+      .record(z.string(), z.number())
+      .readonly()
+      .describe(
+        'bytes since the start by source: memory, disk, parent, alternate, root, origin, fallback',
+      ),
+  })
+  .readonly();
+export type AgentStatus = z.output<typeof agentStatus>;
+
+/** The place of this host in the tree of one stripe. */
+export const treeStatus = z
+  .object({
+    digest,
+    stripe: count,
+    epoch: z.number(),
+    path: z
+      .array(z.string())
+      .readonly()
+      .describe('peers from the parent to the owner; empty at the owner itself'),
+    alternates: z.array(z.string()).readonly(),
+    children: z.array(z.string()).readonly(),
+  })
+  .readonly();
+export type TreeStatus = z.output<typeof treeStatus>;
+
+/** Blocks of a blob in the store of this host. */
+export const heldBlob = z
+  .object({
+    digest,
+    sizeBytes: bytes,
+    blocks: z
+      .array(z.tuple([count, count]).readonly())
+      .readonly()
+      .describe('runs of [first index, count], ascending'),
+  })
+  .readonly();
+export type HeldBlob = z.output<typeof heldBlob>;
+
+/** An image mounted on this host. */
+export const mountedImage = z
+  .object({
+    image: z.string().describe('as the user named it'),
+    digest,
+    dir: z.string().describe('where it is mounted, absolute'),
+    device: z.string().describe('the block device under it, such as `/dev/loop3`'),
+    sizeBytes: bytes,
+  })
+  .readonly();
+export type MountedImage = z.output<typeof mountedImage>;
+
+/** What the store has of a blob, and why it keeps it: BlobUsage of src/blockstore/store.ts. */
+export const blobUsage = z
+  .object({
+    digest,
+    sizeBytes: bytes.exactOptional().describe('of the whole blob; absent when nothing is held'),
+    heldBytes: bytes,
+    blockCount: count,
+    keep: z.enum(['plain', 'mounted', 'pinned']),
+    pinned: z.boolean(),
+    mounted: z.boolean(),
+    lastUseMs: wallMs
+      .exactOptional()
+      .describe('milliseconds since 1970 of the last use; absent when nothing is held'),
+  })
+  .readonly();
+export type BlobUsage = z.output<typeof blobUsage>;
+
+/** The blobs that a pin or its end came to. */
+export const pinned = z.object({ digests: z.array(digest).readonly() }).readonly();
+
+/** What a collection freed. */
+export const evicted = z.object({ blockCount: count, sizeBytes: bytes }).readonly();
+
+const progress = {
+  state: z.enum(PREHEAT_STATES),
+  failure: z.enum(PREHEAT_FAILURES).exactOptional(),
+};
+
+/** A preheat as the root that leads it knows it: PreheatJob of src/preheat/messages.ts. */
+export const preheatJob = z
+  .object({
+    id: z.string(),
+    spec: z
+      .object({
+        reference: z.string().describe('`host[:port]/name[:tag][@digest]`'),
+        part: z.enum(PREHEAT_PARTS),
+        pin: z.boolean(),
+        zone: z.string().exactOptional(),
+        count: count.exactOptional(),
+      })
+      .readonly(),
+    ...progress,
+    digest: digest.exactOptional().describe('of the manifest; absent until it is known'),
+    startedMs: wallMs,
+    finishedMs: wallMs.exactOptional(),
+    hosts: z
+      .array(
+        z
+          .object({
+            peer,
+            zone: z.string(),
+            ...progress,
+            doneBytes: bytes,
+            totalBytes: bytes.describe('0 until it is known'),
+          })
+          .readonly(),
+      )
+      .readonly(),
+  })
+  .readonly();
+
+/** A preheat as Dragonfly 1 tells it. */
+export const dragonfly1Job = z.object({
+  ID: z.string(),
+  status: z.enum(['WAITING', 'RUNNING', 'SUCCESS', 'FAILED']),
+  startTime: z.string(),
+  finishTime: z.string().exactOptional(),
+  errorMsg: z.string(),
+});
+
+/** A preheat as the open API of Dragonfly 2 tells it. */
+export const dragonfly2Job = z.object({
+  id: z.number(),
+  type: z.literal('preheat'),
+  created_at: z.string(),
+  updated_at: z.string(),
+  state: z.enum(['PENDING', 'SUCCESS', 'FAILURE']),
+  result: z.object({
+    job_states: z.array(z.object({ error: z.string(), results: z.array(z.string()) })),
+  }),
+});

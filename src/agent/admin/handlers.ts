@@ -1,0 +1,57 @@
+import type { Handlers } from './api.ts';
+import { RequestError } from './errors.ts';
+import { preheatHandlers } from './preheat-handlers.ts';
+import type { MountService, Services, StoreService } from './services.ts';
+
+/** The handlers of all routes. */
+export function makeHandlers(services: Services): Handlers {
+  const { status, metrics } = services;
+  return {
+    live: () => ({ live: true }),
+    ready: () => {
+      const reason = status.notReady();
+      if (reason !== undefined) throw new RequestError(reason, { code: 'not-ready' });
+      return { ready: true };
+    },
+    metrics: () => metrics.text(),
+    status: () => status.status(),
+    blobs: () => ({ blobs: status.blobs() }),
+    tree: ({ digest }) => ({ trees: status.tree(digest) }),
+    ...mountHandlers(services),
+    ...storeHandlers(services),
+    ...preheatHandlers(services),
+  };
+}
+
+function mountHandlers(services: Services) {
+  const mounts = (): MountService => {
+    if (services.mounts !== undefined) return services.mounts;
+    throw new RequestError(
+      'this agent mounts no images: set device.enabled in its configuration and restart it',
+      { code: 'no-devices' },
+    );
+  };
+  return {
+    mounts: () => ({ mounts: mounts().list() }),
+    mount: ({ image, dir }, signal) => mounts().mount(image, dir, signal),
+    unmount: async ({ dir }) => {
+      await mounts().unmount(dir);
+      return { dir };
+    },
+  } satisfies Partial<Handlers>;
+}
+
+function storeHandlers(services: Services) {
+  const store = (): StoreService => {
+    if (services.store !== undefined) return services.store;
+    throw new RequestError('this process keeps no blocks: ask the agent of this host', {
+      code: 'no-store',
+    });
+  };
+  return {
+    storeUsage: () => ({ blobs: store().usage() }),
+    pin: async ({ what }) => ({ digests: await store().pin(what) }),
+    unpin: async ({ what }) => ({ digests: await store().unpin(what) }),
+    gc: ({ to }) => store().gc(to),
+  } satisfies Partial<Handlers>;
+}

@@ -1,0 +1,30 @@
+import type { Counter, Metrics } from '../../runtime/metrics.ts';
+
+/** What the registry mirror counts. */
+export interface MirrorMetrics {
+  /** By `kind` (manifest, blob or other) and `status` of HTTP. */
+  readonly requests: Counter;
+  readonly responseBytes: Counter;
+  /** By `source`: cache, root, origin or stale. */
+  readonly manifests: Counter;
+}
+
+/** Registers the metrics of the room. */
+export function mirrorMetrics(metrics: Metrics): MirrorMetrics {
+  return {
+    requests: metrics.counter({
+      name: 'xylem_mirror_requests_total',
+      help: 'Requests to the registry mirror, by what was asked for (manifest, blob, other) and HTTP status.',
+      labelNames: ['kind', 'status'],
+    }),
+    responseBytes: metrics.counter({
+      name: 'xylem_mirror_response_bytes_total',
+      help: 'Bytes of blobs handed to sockets by the registry mirror.',
+    }),
+    manifests: metrics.counter({
+      name: 'xylem_manifests_total',
+      help: 'Manifests that were found, by source: cache, root, origin, stale (a tag while the registry is away).',
+      labelNames: ['source'],
+    }),
+  };
+}

@@ -1,0 +1,61 @@
+import { execFile } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { DEFAULT_HOST } from '../../../src/agent/commands/containerd-hosts.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
+
+const CLI = new URL('../../../bin/xylem.js', import.meta.url).pathname;
+const REGISTRY = 'registry.example';
+
+interface Outcome {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+function configure(...args: readonly string[]): Promise<Outcome> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, [CLI, 'configure-containerd', ...args], (error, out, err) => {
+      resolve({ code: typeof error?.code === 'number' ? error.code : 0, out, err });
+    });
+  });
+}
+
+describe('xylem configure-containerd', () => {
+  it('changes nothing with --dry-run, then writes, says so, and undoes it', async () => {
+    const dir = join(tempFolder(), 'certs.d');
+    const args = ['--dir', dir, '--registry', REGISTRY, '--default', '--json'];
+    const dry = await configure(...args, '--dry-run');
+    expect(JSON.parse(dry.out)).toMatchObject({
+      dryRun: true,
+      changes: [
+        { registry: REGISTRY, action: 'create' },
+        { registry: DEFAULT_HOST, action: 'create' },
+      ],
+    });
+    expect(existsSync(dir)).toBe(false);
+    const done = JSON.parse((await configure(...args)).out) as { notes: string[] };
+    expect(done.notes[0]).toContain('does not count');
+    expect(readdirSync(dir).sort()).toEqual([DEFAULT_HOST, REGISTRY]);
+    const again = JSON.parse((await configure(...args)).out) as { changes: object[] };
+    expect(again.changes).toMatchObject([{ action: 'none' }, { action: 'none' }]);
+    const removed = await configure('--dir', dir, '--registry', REGISTRY, '--default', '--remove');
+    expect(removed.out).toContain('removed');
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
+  it('refuses wrong usage, and a file that is no TOML, with a reason', async () => {
+    const none = await configure();
+    expect([none.code, none.err]).toEqual([2, expect.stringContaining('--registry, or --default')]);
+    expect((await configure('--registry', 'a/b')).err).toContain('HOST or HOST:PORT');
+    expect((await configure('--default', '--mirror', 'ftp://x')).err).toContain('http[s]://');
+    expect((await configure('--default', '--server', 'http://x')).err).toContain('one --registry');
+    const dir = tempFolder();
+    mkdirSync(join(dir, REGISTRY));
+    writeFileSync(join(dir, REGISTRY, 'hosts.toml'), 'server =');
+    const bad = await configure('--dir', dir, '--registry', REGISTRY);
+    expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('nothing was changed')]);
+    expect((await configure('--help')).out).toContain('Examples:');
+  });
+});

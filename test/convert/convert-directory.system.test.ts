@@ -1,0 +1,128 @@
+import { spawnSync } from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { convertDirectory } from '../../src/convert/convert-directory.ts';
+import { LocalFile } from '../../src/convert/files.ts';
+import { flattenLayers } from '../../src/convert/flatten.ts';
+import { blobPath } from '../../src/convert/oci-layout.ts';
+import { openLayer } from '../../src/image/layer.ts';
+import { blockLayers, OVERLAYBD_ANNOTATION, parseManifest } from '../../src/image/manifest.ts';
+import { verifyLayer } from '../../src/image/verify.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { codec, sampleBytes } from '../kit/layers.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+
+const components = { codec, hash: new NodeHash() };
+let folder: string;
+let rootfs: string;
+let layout: string;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'xylem-convert-'));
+  [rootfs, layout] = [join(folder, 'rootfs'), join(folder, 'layout')];
+  mkdirSync(join(rootfs, 'usr/bin'), { recursive: true });
+  writeFileSync(join(rootfs, 'usr/bin/tool'), sampleBytes(3_000_000, 1));
+  writeFileSync(join(rootfs, 'empty'), '');
+  writeFileSync(join(rootfs, 'zeros'), Buffer.alloc(5_000_000));
+  symlinkSync('usr/bin/tool', join(rootfs, 'link'));
+});
+
+afterEach(() => rmSync(folder, { recursive: true }));
+
+/** Names in the layout that do not belong to an image. */
+function leftovers(): string[] {
+  return readdirSync(layout).filter(
+    (name) => !['blobs', 'oci-layout', 'index.json'].includes(name),
+  );
+}
+
+describeWith('convertDirectory()', [needs.program('mke2fs'), needs.program('debugfs')], () => {
+  it('makes a layer with the content of the directory', async () => {
+    const image = await convertDirectory(components, rootfs, { directory: layout, tag: 'a' });
+    const path = blobPath(layout, image.layer.digest);
+    const blob = readFileSync(path);
+    expect(blob).toHaveLength(image.layer.sizeBytes);
+    expect(`sha256:${Buffer.from(components.hash.sha256(blob)).toString('hex')}`).toBe(
+      image.layer.digest,
+    );
+    expect(blob.length).toBeLessThan(4_000_000);
+    const disk = join(folder, 'disk');
+    const flat = await flattenLayers({ codec }, [path], disk);
+    expect(flat.sizeBytes).toBe(image.virtualSizeBytes);
+    const copy = join(folder, 'copy');
+    spawnSync('/usr/sbin/debugfs', ['-R', `dump /usr/bin/tool ${copy}`, disk]);
+    expect(readFileSync(copy).equals(readFileSync(join(rootfs, 'usr/bin/tool')))).toBe(true);
+    const check = spawnSync('/usr/sbin/e2fsck', ['-fn', disk]);
+    expect(check.status).toBe(0);
+    expect(leftovers()).toEqual([]);
+  });
+
+  it('describes the layer as overlaybd does', async () => {
+    const image = await convertDirectory(components, rootfs, { directory: layout, tag: 'a' });
+    const manifest = parseManifest(readFileSync(blobPath(layout, image.manifestDigest)));
+    expect(blockLayers(manifest)).toEqual([image.layer]);
+    expect(manifest.layers[0]?.annotations).toMatchObject({
+      [`${OVERLAYBD_ANNOTATION}blob-digest`]: image.layer.digest,
+      [`${OVERLAYBD_ANNOTATION}blob-size`]: String(image.layer.sizeBytes),
+      [`${OVERLAYBD_ANNOTATION}version`]: '0.1.0',
+    });
+    const config = JSON.parse(readFileSync(blobPath(layout, manifest.config.digest), 'utf8')) as {
+      rootfs: unknown;
+    };
+    const { accelerationLayer } = image;
+    expect(config.rootfs).toEqual({
+      type: 'layers',
+      diff_ids: [image.layer.digest, accelerationLayer.digest],
+    });
+    const file = await LocalFile.open(blobPath(layout, image.layer.digest), 'read');
+    try {
+      const layer = await openLayer(file, codec);
+      expect(layer.virtualSizeBytes).toBe(image.virtualSizeBytes);
+      expect((await verifyLayer(layer, codec)).isCovered).toBe(true);
+    } finally {
+      await file.close();
+    }
+  });
+
+  it('gives the same digests again, and another one for another content', async () => {
+    const one = await convertDirectory(components, rootfs, { directory: layout, tag: 'a' });
+    const two = await convertDirectory(components, rootfs, { directory: layout, tag: 'b' });
+    expect(two).toEqual(one);
+    writeFileSync(join(rootfs, 'empty'), 'x');
+    const three = await convertDirectory(components, rootfs, { directory: layout, tag: 'a' });
+    expect(three.layer.digest).not.toBe(one.layer.digest);
+    const index = JSON.parse(readFileSync(join(layout, 'index.json'), 'utf8')) as {
+      manifests: { digest: string; annotations: Record<string, string> }[];
+    };
+    const tags = index.manifests.map((entry) => [
+      Object.values(entry.annotations)[0],
+      entry.digest,
+    ]);
+    expect(tags).toEqual([
+      ['b', one.manifestDigest],
+      ['a', three.manifestDigest],
+    ]);
+  });
+
+  it('leaves nothing behind when it is stopped', async () => {
+    const controller = new AbortController();
+    const onProgress = (): void => controller.abort(new Error('stopped'));
+    const options = { signal: controller.signal, onProgress };
+    const made = convertDirectory(components, rootfs, { directory: layout, tag: 'a' }, options);
+    await expect(made).rejects.toThrow('stopped');
+    expect(leftovers()).toEqual([]);
+    expect(readdirSync(join(layout, 'blobs/sha256'))).toEqual([]);
+    expect(existsSync(join(layout, 'index.json'))).toBe(false);
+  });
+});

@@ -1,0 +1,236 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, it, onTestFinished } from 'vitest';
+import { DeviceService } from '../../src/device/device-service.ts';
+import type { ResolvedImage } from '../../src/image/manifest.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { silentMetrics } from '../../src/runtime/metrics.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { makeExt4Layer } from './kit/ext4-image.ts';
+import { imageOf, MemoryReader, NO_TRACES, run, tracesOf } from './kit/images.ts';
+
+/** A started service in a folder of its own, stopped when the test ends, which must leave nothing on the host. */
+async function startService(folder = tempFolder()): Promise<{
+  service: DeviceService;
+  reader: MemoryReader;
+  folder: string;
+}> {
+  const reader = new MemoryReader();
+  const components = { reader, codec, clock: new SystemClock(), logger: silentLogger };
+  const service = new DeviceService(
+    { ...components, metrics: silentMetrics },
+    { stateDir: join(folder, 'state') },
+  );
+  onTestFinished(async () => {
+    await service.stop();
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(readdirSync(join(folder, 'state', 'mounts'))).toEqual([]);
+  });
+  await service.start();
+  return { service, reader, folder };
+}
+
+async function startWithImage(): Promise<
+  Awaited<ReturnType<typeof startService>> & { image: ResolvedImage; files: string; dir: string }
+> {
+  const started = await startService();
+  const { layer, files } = await makeExt4Layer(started.folder);
+  const image = imageOf([started.reader.add(layer)], 'ext4');
+  return { ...started, image, files, dir: join(started.folder, 'mnt') };
+}
+
+/** What makes Node mount the file `layer` of the folder in a process of its own. */
+function childArguments(folder: string): string[] {
+  const program = fileURLToPath(new URL('./kit/serve-child.ts', import.meta.url));
+  return ['--no-warnings', program, ...['state', 'layer', 'mnt'].map((name) => join(folder, name))];
+}
+
+/** A child process that serves a mount and answers no read any more. */
+async function startChild(folder: string): Promise<{ child: ChildProcess; dir: string }> {
+  const { layer } = await makeExt4Layer(folder);
+  writeFileSync(join(folder, 'layer'), layer);
+  const child = spawn(process.execPath, childArguments(folder), {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const [said] = (await once(child.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
+  expect(said.toString()).toBe('mounted\n');
+  return { child, dir: join(folder, 'mnt') };
+}
+
+const NEEDS = [needs.root, needs.fuse, needs.program('mke2fs')];
+
+describeWith('DeviceService', NEEDS, () => {
+  it('mount() shows the files of the image, and unmount() leaves nothing', async () => {
+    const { service, image, files, dir, folder } = await startWithImage();
+    const info = await service.mount(image, dir);
+    expect(info).toMatchObject({ reference: image.reference, digest: image.digest, dir });
+    expect(info.device).toMatch(/^\/dev\/loop\d+$/);
+    expect(service.list()).toEqual([info]);
+    await run('diff', ['-r', '--exclude=lost+found', files, dir]);
+    const name = info.device.slice('/dev/'.length);
+    const facts = ['ro', 'loop/dio', 'loop/autoclear', 'queue/logical_block_size'];
+    const { stdout } = await run(
+      'cat',
+      facts.map((fact) => `/sys/block/${name}/${fact}`),
+    );
+    expect(stdout).toBe('1\n1\n1\n4096\n');
+    await service.unmount(dir);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(existsSync(dir)).toBe(false); // It was made for the mount.
+    await service.unmount(dir);
+  });
+
+  it('mounts several images at once and takes one away while the others go on', async () => {
+    const { service, image, files, dir } = await startWithImage();
+    const dirs = [1, 2, 3].map((i) => `${dir}-${i}`);
+    const infos = await Promise.all(dirs.map((one) => service.mount(image, one)));
+    expect(new Set(infos.map((info) => info.device)).size).toBe(3);
+    await service.unmount(`${dir}-2`);
+    await run('diff', ['-r', '--exclude=lost+found', files, `${dir}-3`]);
+    expect(service.list().map((info) => info.dir)).toEqual([`${dir}-1`, `${dir}-3`]);
+  });
+
+  it('mount() refuses a folder that is in use or not empty, and another filesystem', async () => {
+    const { service, reader, image, dir, folder } = await startWithImage();
+    await service.mount(image, dir);
+    await expect(service.mount(image, dir)).rejects.toMatchObject({ code: 'already-mounted' });
+    mkdirSync(join(folder, 'full', 'x'), { recursive: true });
+    await expect(service.mount(image, join(folder, 'full'))).rejects.toMatchObject({
+      code: 'target-not-usable',
+    });
+    const erofs = imageOf([reader.add(sampleBytes(100, 1))], 'erofs');
+    await expect(service.mount(erofs, join(folder, 'b'))).rejects.toMatchObject({
+      detail: { code: 'unsupported-filesystem', filesystem: 'erofs' },
+    });
+    expect(service.list()).toHaveLength(1);
+  });
+
+  it('mount() takes an ext4 of blocks smaller than a page', async () => {
+    const { service, reader, folder } = await startService();
+    const { layer, files } = await makeExt4Layer(folder, 1024);
+    const dir = join(folder, 'mnt');
+    await service.mount(imageOf([reader.add(layer)]), dir);
+    const difference = await run('diff', ['-r', '--exclude=lost+found', files, dir]);
+    expect(difference.stdout).toBe('');
+  });
+
+  it('mount() says so when the device holds no ext4', async () => {
+    const { service, reader, folder } = await startService();
+    const bytes = sampleBytes(65_536, 3);
+    const layer = await makeLayer({
+      virtualSizeBytes: 65_536,
+      ranges: [{ offset: 0, bytes }],
+    });
+    const mounting = service.mount(imageOf([reader.add(layer)]), join(folder, 'mnt'));
+    await expect(mounting).rejects.toMatchObject({ code: 'unsupported-filesystem' });
+  });
+
+  it('mount() says what is needed where this process may not mount', async () => {
+    const folder = tempFolder();
+    const { layer } = await makeExt4Layer(folder);
+    writeFileSync(join(folder, 'layer'), layer);
+    const drop = ['--bounding-set=-sys_admin', '--inh-caps=-sys_admin', process.execPath];
+    const failing = run('setpriv', [...drop, ...childArguments(folder)]);
+    await expect(failing).rejects.toThrow(/CAP_SYS_ADMIN.*not-permitted/s);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(readdirSync(join(folder, 'state', 'mounts'))).toEqual([]);
+    expect(existsSync(join(folder, 'mnt'))).toBe(false);
+  });
+
+  it('mount() of an image whose bytes cannot be read fails and leaves nothing', async () => {
+    const { service, reader, image, dir, folder } = await startWithImage();
+    let reads = 0;
+    reader.gate = () => (++reads > 6 ? Promise.reject(new Error('gone')) : Promise.resolve());
+    await expect(service.mount(image, dir)).rejects.toMatchObject({ code: 'failed' });
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(existsSync(dir)).toBe(false);
+  });
+
+  it('unmount() refuses while a file is open, and works afterwards', async () => {
+    const { service, image, dir } = await startWithImage();
+    await service.mount(image, dir);
+    const holder = spawn('sh', ['-c', 'exec 3<small.txt; echo open; cat'], {
+      cwd: dir,
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
+    await once(holder.stdout, 'data');
+    await expect(service.unmount(dir)).rejects.toMatchObject({ code: 'busy' });
+    expect((await run('cat', [join(dir, 'small.txt')])).stdout).toBe('xylem\n');
+    holder.stdin.end();
+    await once(holder, 'exit');
+    await service.unmount(dir);
+    expect(service.list()).toEqual([]);
+  });
+
+  it('unmount() refuses while a bind mount uses the image', async () => {
+    const { service, image, dir, folder } = await startWithImage();
+    await service.mount(image, dir);
+    const other = join(folder, 'bind');
+    mkdirSync(other);
+    await run('mount', ['--bind', dir, other]);
+    await expect(service.unmount(dir)).rejects.toMatchObject({ code: 'busy' });
+    expect((await run('cat', [join(other, 'small.txt')])).stdout).toBe('xylem\n');
+    await run('umount', [other]);
+    await service.unmount(dir);
+  });
+
+  it('stop() detaches what is busy', async () => {
+    const { service, image, dir, folder } = await startWithImage();
+    await service.mount(image, dir);
+    const holder = spawn('sh', ['-c', 'echo in; cat'], {
+      cwd: dir,
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
+    await once(holder.stdout, 'data');
+    await service.stop();
+    expect(tracesOf(folder).mounts).toEqual([]);
+    holder.stdin.end();
+    await once(holder, 'exit');
+    await expect(service.mount(image, dir)).rejects.toMatchObject({ code: 'not-running' });
+  });
+
+  it('stop() ends a mount whose reads are never answered', async () => {
+    const { service, reader, image, dir } = await startWithImage();
+    const begun = Promise.withResolvers<void>();
+    let reads = 0;
+    reader.gate = () => {
+      if (++reads <= 6) return Promise.resolve();
+      begun.resolve();
+      return new Promise(() => {});
+    };
+    const mounting = expect(service.mount(image, dir)).rejects.toThrow();
+    await begun.promise;
+    await service.stop();
+    await mounting;
+  });
+
+  it('start() clears what a process left that was killed in the midst of reads', async () => {
+    const folder = tempFolder();
+    const { child, dir } = await startChild(folder);
+    await expect(startService(folder)).rejects.toMatchObject({ code: 'locked' });
+    const reading = run('cat', [join(dir, 'deep', 'er', 'big')]);
+    const failing = expect(reading).rejects.toThrow(/Input\/output|not connected/);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    await failing;
+    expect(tracesOf(folder).mounts).toHaveLength(2);
+    await startService(folder);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(existsSync(dir)).toBe(false);
+  });
+
+  it('a process that stops on SIGTERM leaves nothing', async () => {
+    const folder = tempFolder();
+    const { child } = await startChild(folder);
+    child.kill('SIGTERM');
+    expect(await once(child, 'exit')).toEqual([0, null]);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+  });
+});

@@ -1,0 +1,40 @@
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { makeLayer, sampleBytes } from '../../kit/layers.ts';
+import { run } from './images.ts';
+
+/** A block layer that holds an ext4 of 16 MiB, and the folder of files that was put into it. */
+export async function makeExt4Layer(
+  folder: string,
+  blockBytes = 4096,
+): Promise<{ layer: Uint8Array; files: string }> {
+  const files = join(folder, 'files');
+  mkdirSync(join(files, 'deep', 'er'), { recursive: true });
+  writeFileSync(join(files, 'small.txt'), 'xylem\n');
+  writeFileSync(join(files, 'deep', 'er', 'big'), sampleBytes(5 * 1024 * 1024 + 123, 7));
+  for (let i = 0; i < 50; i++) {
+    writeFileSync(join(files, 'deep', `file-${i}`), sampleBytes(i * 997, i));
+  }
+  const device = join(folder, 'device.ext4');
+  const options = [
+    '-q',
+    '-F',
+    '-t',
+    'ext4',
+    '-b',
+    `${blockBytes}`,
+    '-O',
+    '^has_journal',
+    '-d',
+    files,
+  ];
+  await run('/usr/sbin/mke2fs', [...options, device, '16M']);
+  const bytes = readFileSync(device);
+  return {
+    layer: await makeLayer({
+      virtualSizeBytes: bytes.length,
+      ranges: [{ offset: 0, bytes }],
+    }),
+    files,
+  };
+}

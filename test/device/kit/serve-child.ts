@@ -1,0 +1,28 @@
+/** A process that mounts a layer and serves it until it is killed: `serve-child.ts STATE LAYER DIR`; says `mounted` when it is. */
+import { readFileSync } from 'node:fs';
+import { DeviceService } from '../../../src/device/device-service.ts';
+import { silentLogger } from '../../../src/runtime/logger.ts';
+import { silentMetrics } from '../../../src/runtime/metrics.ts';
+import { SystemClock } from '../../../src/runtime/node/clock.ts';
+import { NodeCodec } from '../../../src/runtime/node/codec.ts';
+import { imageOf, MemoryReader } from './images.ts';
+
+const [stateDir = '', layer = '', dir = ''] = process.argv.slice(2);
+const reader = new MemoryReader();
+const image = imageOf([reader.add(readFileSync(layer))]);
+const service = new DeviceService(
+  {
+    reader,
+    codec: new NodeCodec(),
+    clock: new SystemClock(),
+    logger: silentLogger,
+    metrics: silentMetrics,
+  },
+  { stateDir },
+);
+await service.start();
+process.on('SIGTERM', () => void service.stop().then(() => process.exit(0)));
+// From now on no read is ever answered, so that the kill comes in the midst of some.
+await service.mount(image, dir);
+reader.gate = () => new Promise(() => {});
+process.stdout.write('mounted\n');

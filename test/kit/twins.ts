@@ -1,0 +1,86 @@
+import type {
+  AgentStatus,
+  HeldBlob,
+  MountedImage,
+  TreeStatus,
+} from '../../src/agent/admin/answers.ts';
+import type { MountService, StatusSource } from '../../src/agent/admin/services.ts';
+import type { Digest } from '../../src/image/digest.ts';
+import { CodedError } from '../../src/util/errors.ts';
+
+export const DIGEST = `sha256:${'cd'.repeat(32)}` as Digest;
+
+/** An error as a subsystem behind a port would raise it. */
+export class Failure extends CodedError<{ readonly code: string }> {
+  constructor(code: string) {
+    super(`the twin fails with ${code}`, { code });
+  }
+}
+
+/** An agent with one blob, ready as soon as `reason` is taken away. */
+export class StatusTwin implements StatusSource {
+  reason: string | undefined = 'no root answered yet';
+
+  notReady(): string | undefined {
+    return this.reason;
+  }
+
+  status(): AgentStatus {
+    return {
+      version: '0.0.1',
+      role: 'child',
+      peer: 'peer-a',
+      zone: 'z1',
+      addresses: ['/ip4/10.0.0.1/tcp/19147'],
+      uptimeSeconds: 12.5,
+      ...(this.reason !== undefined && { notReady: this.reason }),
+      peers: ['peer-b'],
+      store: {
+        dir: '/store',
+        quotaBytes: 2 ** 30,
+        sizeBytes: 3 * 2 ** 20,
+        blobCount: 1,
+        blockCount: 12,
+      },
+      failedReads: 0,
+      bytesBySource: { parent: 2 ** 20, origin: 0 },
+    };
+  }
+
+  blobs(): readonly HeldBlob[] {
+    return [{ digest: DIGEST, sizeBytes: 3 * 2 ** 20, blocks: [[0, 12]] }];
+  }
+
+  tree(digest?: Digest): readonly TreeStatus[] {
+    const own = {
+      digest: DIGEST,
+      stripe: 0,
+      epoch: 4,
+      path: ['peer-b', 'peer-r'],
+      alternates: [],
+      children: ['peer-c'],
+    };
+    return digest === undefined || digest === DIGEST ? [own] : [];
+  }
+}
+
+/** Mounts in a map. `onMount` can fail or hang. */
+export class MountTwin implements MountService {
+  readonly #mounted = new Map<string, MountedImage>();
+  onMount: (signal: AbortSignal) => Promise<void> = async () => {};
+
+  async mount(image: string, dir: string, signal: AbortSignal): Promise<MountedImage> {
+    await this.onMount(signal);
+    const mounted = { image, digest: DIGEST, dir, device: '/dev/loop3', sizeBytes: 5 * 2 ** 20 };
+    this.#mounted.set(dir, mounted);
+    return mounted;
+  }
+
+  async unmount(dir: string): Promise<void> {
+    this.#mounted.delete(dir);
+  }
+
+  list(): readonly MountedImage[] {
+    return [...this.#mounted.values()];
+  }
+}
