@@ -17,12 +17,19 @@ import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
 import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
+import { peerId } from '../util/peer-id.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
 import { AdminServer } from './admin/admin-server.ts';
 import { AdminToken } from './admin/admin-token.ts';
-import { ClientOrigin } from '../edge/access/client-origin.ts';
+import { BlobAuthority } from '../edge/access/authority.ts';
+import { BlobRoots } from '../edge/access/blob-roots.ts';
+import { UrlProbe } from '../edge/access/url-probe.ts';
+import { WayOrigin } from '../edge/access/way-origin.ts';
+import { Ways } from '../edge/access/ways.ts';
+import { BelievedSources } from '../registry/sources.ts';
 import type { Config } from './config/config-schema.ts';
+import type { OpenBlobGate } from '../edge/access/gate.ts';
 import { makeEdge, type Edge } from '../edge/edge.ts';
 import { ImageMounts } from './admin/image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
@@ -74,7 +81,9 @@ interface DataPlane {
   readonly registries: RegistryOrigin;
   /** Asks servers in the name of local clients. */
   readonly urls: LazyUrlClient;
-  readonly origin: ClientOrigin;
+  readonly ways: Ways;
+  readonly probe: UrlProbe;
+  readonly roots: BlobRoots;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
   readonly manifestCache: ManifestCache;
@@ -106,10 +115,8 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     registries: withoutSecrets(registryConfigs(config.registries)),
     proxies: proxyEnvironment(process.env),
   });
-  const origin = new ClientOrigin(
-    { ...shared, inner: registries, urls },
-    { isRoot: config.role === 'root' },
-  );
+  const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
+  const origin = new WayOrigin({ ...shared, inner: registries, urls, ways });
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
@@ -137,13 +144,51 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
-  const tree = { ...engine.tree.handlers, manifest: manifests.answer.bind(manifests) };
+  const roots = makeRoots(config, { ...shared, transport, registries, engine, ways, probe });
+  const tree = {
+    ...engine.tree.handlers,
+    manifest: manifests.answer.bind(manifests),
+    open: roots.answer.bind(roots),
+  };
   transport.serve({
     block: engine.blockServer,
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
-  const moved = { store, transport, registries, urls, origin, engine, preheats };
+  const moved = { store, transport, registries, urls, ways, probe, roots, engine, preheats };
   return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
+}
+
+/** Whom this host asks about blobs, and, on a root, what decides for the cluster. */
+function makeRoots(
+  config: Config,
+  components: AgentComponents &
+    Pick<DataPlane, 'transport' | 'registries' | 'engine' | 'ways' | 'probe'> & {
+      readonly hash: NodeHash;
+    },
+): BlobRoots {
+  const { transport, registries, engine } = components;
+  const sources = new BelievedSources({
+    registries: config.registries,
+    defaults: config.defaultRegistries,
+  });
+  const authority =
+    config.role === 'root'
+      ? new BlobAuthority({
+          ...components,
+          sources,
+          stat: registries.stat.bind(registries),
+          onSource: (key, { digest, origin }) =>
+            engine.tree.setOrigin(key, key === digest ? origin : { ...origin, content: digest }),
+        })
+      : undefined;
+  const knownRoots = config.roots.flatMap((root) => {
+    const id = /\/p2p\/([^/]+)$/.exec(root)?.[1];
+    return id === undefined ? [] : [peerId(id)];
+  });
+  return new BlobRoots(
+    { ...components, authority },
+    { self: transport.self, role: config.role, knownRoots },
+  );
 }
 
 /** Loads the code of devices only where there are any. */
@@ -173,6 +218,7 @@ class Agent implements Service, StatusSource {
   readonly #presence: RootPresence;
   readonly #devices: DeviceService | undefined;
   readonly #local: LocalServer;
+  readonly #gate: OpenBlobGate;
   readonly #admin: AdminServer;
   readonly #startedMs: number;
   readonly #found: { root: readonly FoundRoot[]; relay: readonly FoundRoot[] } = {
@@ -210,6 +256,7 @@ class Agent implements Service, StatusSource {
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
     const edge = makeEdge({ ...components, ...plane, hash: new NodeHash() }, config.local);
+    this.#gate = edge.gate;
     const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(
       { routes: [mirror, ...edge.routes], clock, metrics },
@@ -265,6 +312,7 @@ class Agent implements Service, StatusSource {
     for (const finder of this.#finders) finder.stop();
     this.#presence.stop();
     await this.#local.stop();
+    this.#gate.stop();
     await this.#devices?.stop();
     await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
@@ -279,15 +327,14 @@ class Agent implements Service, StatusSource {
     return this.#starting ? 'starting' : this.#notReady;
   }
 
-  #mirror(components: AgentComponents, { access, directory, sender }: Edge): MirrorEndpoint {
+  #mirror(components: AgentComponents, { gate, sender }: Edge): MirrorEndpoint {
     const { manifests, metrics, urls } = this.#plane;
     const { registries } = this.#config;
     return new MirrorEndpoint(
       {
         ...components,
         manifests,
-        directory,
-        gate: access,
+        gate,
         ping: new MirrorPing({ urls, clock: this.#clock }, { registries }),
         sender,
         metrics,
@@ -302,6 +349,8 @@ class Agent implements Service, StatusSource {
     const { root: roots, relay: relays } = this.#found;
     const rootKeys = roots.map(({ publicKey }) => publicKey);
     this.#plane.manifests.setUpstreams({ roots, relays });
+    this.#plane.roots.setUpstreams({ roots, relays });
+    this.#gate.rootsChanged();
     this.#plane.engine.setUpstreams({ roots, relays }, rootKeys);
     this.#plane.preheats.setRoots(roots);
     // Roots and relays see the others when trees need them to.

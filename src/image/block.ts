@@ -33,6 +33,8 @@ export interface BlobOrigin {
   readonly repository: string;
   /** Of a storage: scheme, host and the path up to the digest, such as `https://s3.example/bucket/docker/registry/v2/blobs/`. */
   readonly storage?: string;
+  /** Of a source that is not believed: the digest by which it knows the blob, whose blocks have a key of their own (blob-key.ts). */
+  readonly content?: Digest;
 }
 
 /** Blocks of a blob of this size; the last one may be shorter. */

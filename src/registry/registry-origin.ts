@@ -10,13 +10,13 @@ import { RegistryError } from './errors.ts';
 import type { OperationOptions } from './http/retry.ts';
 import { hostPlatform } from './platform.ts';
 import type { RegistriesInit } from './registries.ts';
-import { registryName } from './reference.ts';
+import { BelievedSources } from './sources.ts';
 import {
   OriginError,
   type Origin,
   type OriginErrorDetail,
   type ResolveReply,
-  type StatReply,
+  type BlobStat,
 } from '../transfer/contracts/origin.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
@@ -40,6 +40,8 @@ interface RegistryOriginComponents {
 
 interface RegistryOriginInit {
   readonly registries: readonly RegistryEntry[];
+  /** Whether the default list of registries is believed too; true when absent. */
+  readonly defaultRegistries?: boolean;
   readonly credentials?: CredentialFiles;
   readonly limits?: {
     /** Requests to each registry at a time. */
@@ -66,7 +68,7 @@ export class RegistryOrigin implements Origin {
   /** Asks as somebody without credentials would. */
   #anonymous: Promise<RegistryClient> | undefined;
   #closed = false;
-  readonly #names: ReadonlySet<string>;
+  readonly #sources: BelievedSources;
   /** Repositories that refused that somebody lately; until when. */
   readonly #private: ExpiringMap<true>;
   readonly #stats: StatCache;
@@ -83,7 +85,10 @@ export class RegistryOrigin implements Origin {
       connectionsMax: limits?.originReads,
       requestsPerSecond: limits?.registryRequestsPerSecond,
     };
-    this.#names = new Set(this.#init.registries.map(({ host }) => registryName(host)));
+    this.#sources = new BelievedSources({
+      registries: init.registries,
+      defaults: init.defaultRegistries ?? true,
+    });
     this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
     this.#stats = new StatCache(components, (digest, origin, signal) =>
       this.#statNow(digest, origin, signal),
@@ -120,12 +125,14 @@ export class RegistryOrigin implements Origin {
     return client.manifest(origin, reference, options);
   }
 
-  isConfigured(registry: string): boolean {
-    return this.#names.has(registryName(registry));
+  believes(origin: BlobOrigin): boolean {
+    return origin.storage === undefined
+      ? this.#sources.isRegistry(origin.registry)
+      : this.#sources.believesStorage(origin.storage);
   }
 
   /** Remembered for minutes, so that a blob that many hosts open costs one request. */
-  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     try {
       return await this.#stats.stat(digest, origin, signal);
     } catch (cause) {
@@ -146,10 +153,10 @@ export class RegistryOrigin implements Origin {
     await Promise.all([client?.close(), anonymous?.close()]);
   }
 
-  async #statNow(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+  async #statNow(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     const key = `${origin.registry}/${origin.repository}`;
     // Any server may say that a blob is public: those that nobody chose are not believed.
-    if (this.isConfigured(origin.registry) && this.#private.get(key) === undefined) {
+    if (this.#sources.isRegistry(origin.registry) && this.#private.get(key) === undefined) {
       try {
         const { credentials: _, ...init } = this.#init;
         this.#anonymous ??= this.#load({

@@ -7,9 +7,9 @@ import type { UrlShape } from './url-shape.ts';
 /** A registry that the configuration names, with the storages to which it redirects. */
 export interface SourceEntry {
   readonly host: string;
-  readonly insecure?: boolean;
+  readonly insecure?: boolean | undefined;
   /** Prefixes: see `storagePrefixFault()`. */
-  readonly storage?: readonly string[];
+  readonly storage?: readonly string[] | undefined;
 }
 
 /**

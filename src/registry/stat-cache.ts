@@ -2,7 +2,7 @@ import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { within } from '../runtime/deadline.ts';
-import { OriginError, type StatReply } from '../transfer/contracts/origin.ts';
+import { OriginError, type BlobStat } from '../transfer/contracts/origin.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
 
@@ -15,14 +15,14 @@ const BLOBS_MAX = 16_384;
 /** Longest wait for an answer, whoever asks; below that of a read. */
 const STAT_MS_MAX = 20_000;
 
-type Ask = (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<StatReply>;
+type Ask = (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<BlobStat>;
 
 /** Sizes of blobs, and who may read them, asked once for all that want to know at the same time, and remembered for minutes. */
 export class StatCache {
   readonly #clock: Clock;
   readonly #ask: Ask;
-  readonly #known: ExpiringMap<StatReply>;
-  readonly #asking = new Map<string, Promise<StatReply>>();
+  readonly #known: ExpiringMap<BlobStat>;
+  readonly #asking = new Map<string, Promise<BlobStat>>();
 
   constructor(components: { clock: Clock }, ask: Ask) {
     this.#clock = components.clock;
@@ -31,7 +31,7 @@ export class StatCache {
   }
 
   /** Rejects with what asking rejects with, unless nobody could tell and an older answer is remembered; or with the signal's reason. */
-  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
+  async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     const key = `${origin.registry}/${origin.repository}@${digest}`;
     const known = this.#known.get(key);
     if (known !== undefined) return known;
@@ -47,8 +47,8 @@ export class StatCache {
     }
   }
 
-  #begin(key: string, digest: Digest, origin: BlobOrigin): Promise<StatReply> {
-    const ask = (signal: AbortSignal): Promise<StatReply> => this.#ask(digest, origin, signal);
+  #begin(key: string, digest: Digest, origin: BlobOrigin): Promise<BlobStat> {
+    const ask = (signal: AbortSignal): Promise<BlobStat> => this.#ask(digest, origin, signal);
     const asking = within(this.#clock, STAT_MS_MAX, ask)
       .then((reply) => {
         this.#known.set(key, reply, LIFE_MS);

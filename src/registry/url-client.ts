@@ -28,6 +28,8 @@ export interface UrlRequest {
   readonly url: string;
   /** Names in lower case. */
   readonly headers: Readonly<Record<string, string>>;
+  /** False: a redirect is given as it is. True when absent. */
+  readonly followsRedirects?: boolean;
 }
 
 /** The head of an answer, whatever its status, and its body, which the caller reads to the end or destroys. */
@@ -81,7 +83,8 @@ export class UrlClient {
       const head = { status, headers: answered };
       // Whoever reads it is told as well; one that nobody reads, or no longer, must not end the process.
       body.on('error', () => {});
-      if (![301, 302, 303, 307, 308].includes(status)) return { ...head, body };
+      const isRedirect = [301, 302, 303, 307, 308].includes(status);
+      if (!isRedirect || request.followsRedirects === false) return { ...head, body };
       await body.dump({ limit: REDIRECT_BODY_BYTES_MAX });
       const location = readLocation(head, new URL(path, origin));
       ({ origin, path } = { origin: location, path: `${location.pathname}${location.search}` });

@@ -131,16 +131,33 @@ export type ManifestReply =
     };
 
 /**
- * Child to root: how large a blob is, when only its address is known. The root asks the registry (HEAD); of an address without a
- * repository, that of a storage behind a registry, it tells what it knows of the digest.
+ * Child to root: a client of the child's host wants this blob from this origin. The owner of the blob's first stripe asks the origin itself,
+ * once for all hosts, and takes no host's word for anything.
  */
-export interface StatRequest {
+export interface OpenRequest {
   readonly digest: Digest;
   readonly origin: BlobOrigin;
+  /** A signed URL of the blob that the client showed, lent to this root: it keeps the URL in memory only, and reads by it alone. */
+  readonly url?: string;
 }
 
-export interface StatReply {
-  readonly sizeBytes: number;
-  /** A registry that the root is configured to know gives it to anybody. */
-  readonly isPublic: boolean;
-}
+/** What a root says of a blob, or the registry's refusal of the root's own credentials. */
+export type OpenReply =
+  | {
+      readonly outcome: 'open';
+      /** Names the blocks: the digest itself, or the key of blob-key.ts when the source is not believed. */
+      readonly key: Digest;
+      readonly sizeBytes: number;
+      /** The registry gives it to anybody. */
+      readonly isPublic: boolean;
+      readonly isBelieved: boolean;
+    }
+  /** No root reaches the blob: hosts read it by their clients' own ways. */
+  | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
+  | {
+      readonly outcome: ManifestRefusal;
+      /** The WWW-Authenticate header of the registry; empty when there was none. */
+      readonly challenge: string;
+      /** When to ask again; 0 when the registry did not say. */
+      readonly retryAfterMs: number;
+    };

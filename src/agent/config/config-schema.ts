@@ -1,3 +1,4 @@
+import { DEFAULT_SOURCES, storagePrefixFault } from '../../registry/sources.ts';
 import { z } from 'zod';
 import { parseSizeBytes } from '../../util/sizes.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
@@ -110,6 +111,11 @@ const registryShape = z.strictObject({
     description:
       'Proxy for this registry, its token server and its storage, or `none`. Not set: as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.',
     rule: '"none" or http[s]://HOST[:PORT]; a proxy that wants a password goes into HTTPS_PROXY',
+  }),
+  storage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
+    description:
+      'Storages to which it redirects blob reads, by URL prefix: what they send is believed as if the registry had sent it. `*` stands for one label of the host. Name the bucket or the CDN of this registry, never a host that others share.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard above a name that anybody may register; the path of the bucket on a shared host`,
   }),
   mirrors: key(list(text(isMirrorUrl)).default([]), {
     description:
@@ -251,10 +257,14 @@ export const configSchema = z.strictObject({
       .default([]),
     {
       description:
-        'What a registry needs beyond its name; those not listed are asked over HTTPS, anonymously.',
+        'What a registry needs beyond its name. These registries, and those of the default list, are believed: what they send for a digest counts for everybody. Blobs of others are shared in quarantine, by source.',
       rule: `a list of at most ${LIST_LENGTH_MAX} entries {${Object.keys(registryShape.shape).join(', ')}}, each host once`,
     },
   ),
+  defaultRegistries: key(z.boolean().default(true), {
+    description: `Whether the well-known public registries are believed too: ${DEFAULT_SOURCES.map(({ host }) => host).join(', ')}.`,
+    rule: 'true or false',
+  }),
   credentials: z.strictObject({
     dockerConfigs: key(list(path).default([]), {
       description:

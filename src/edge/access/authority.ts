@@ -7,7 +7,8 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { OpenReply, OpenRequest, StatReply } from '../../tree/messages.ts';
+import type { BlobStat } from '../../transfer/contracts/origin.ts';
+import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
@@ -35,7 +36,7 @@ interface Facts {
 
 interface Components {
   /** Size of a blob by the root's own credentials, and whether anybody may read it. Rejects with OriginError. */
-  readonly stat: (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<StatReply>;
+  readonly stat: (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<BlobStat>;
   readonly sources: BelievedSources;
   readonly ways: Ways;
   readonly probe: Pick<UrlProbe, 'sizeAt'>;
@@ -78,7 +79,8 @@ export class BlobAuthority {
     if (refused !== undefined) return refused;
     return this.#asking.run(flight, async () => {
       const reply = await this.#find(key, { digest, origin }, isBelieved);
-      if (reply.outcome === 'refused') this.#refusals.set(flight, reply, REFUSAL_MS);
+      const isRefusal = reply.outcome !== 'open' && reply.outcome !== 'no-way';
+      if (isRefusal) this.#refusals.set(flight, reply, REFUSAL_MS);
       return reply;
     });
   }
@@ -104,7 +106,7 @@ export class BlobAuthority {
     } catch (error) {
       const { code, challenge = '', retryAfterMs = 0 } = blobError(error).detail;
       const told = code === 'bad-content' ? 'unavailable' : code;
-      return { outcome: 'refused', code: told, challenge, retryAfterMs };
+      return { outcome: told, challenge, retryAfterMs };
     }
   }
 

@@ -14,14 +14,15 @@ import {
   type ProbeResult,
 } from '../../transfer/host/open-blobs.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
 import { unreachable } from '../../util/assert.ts';
-import type { PeerId } from '../../util/peer-id.ts';
 import { AccessError } from './access-error.ts';
 import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract.ts';
+import type { BlobRoots } from './blob-roots.ts';
 import { accessMetrics, type AccessMetrics } from './metrics.ts';
 import type { UrlProbe } from './url-probe.ts';
-import type { Way, Ways } from './ways.ts';
+import type { Ways } from './ways.ts';
 
 /** Blobs open at a time: a host of 100 images of 100 layers stays below it. */
 const BLOBS_MAX = 16_384;
@@ -32,25 +33,39 @@ const IDLE_MS = 20 * 60_000;
 /** Longest wait for a root's answer to OPEN; the reducer asks others long before. */
 const ROOT_MS_MAX = 15_000;
 
+/** URLs of clients are lent to the owners of a blob this often: signatures last minutes. (tunable) */
+const LEND_INTERVAL_MS = 60_000;
+
 /** Longest wait for one byte from the origin. */
 const PROBE_MS_MAX = 10_000;
 
 interface Components {
-  /** The roots in the order in which they own the blob, silent ones last. */
-  readonly roots: (digest: Digest) => readonly PeerId[];
-  /** Asks a root, or this host itself when it is that root. Rejects with any error when there is no answer. */
-  readonly askRoot: (root: PeerId, request: OpenRequest, signal: AbortSignal) => Promise<OpenReply>;
-  /** Whether a client's signed URL may be lent to this root: it is known by id or certificate. */
-  readonly mayLendTo: (root: PeerId) => boolean;
+  readonly roots: Pick<BlobRoots, 'order' | 'ask' | 'mayLendTo' | 'lend'>;
   readonly probe: Pick<UrlProbe, 'sizeAt'>;
   readonly ways: Ways;
-  /** Joins the trees of the blob; `isShared: false`: its blocks come by this host's own way alone. */
-  readonly join: (blob: BlobRef, source: { readonly digest: Digest; readonly origin: BlobOrigin }, isShared: boolean) => void;
-  readonly leave: (blob: BlobRef, isShared: boolean) => void;
-  readonly drop: (blob: BlobRef) => void;
+  readonly trees: Trees;
   readonly clock: Clock;
   readonly hash: Pick<Hash, 'sha256'>;
   readonly metrics: Metrics;
+}
+
+/** What the gate does with an open blob; `TreeDriver` has it. */
+interface Trees {
+  /** Joins the trees of the blob, and waits a little for the places. */
+  open(
+    blobs: readonly { readonly blob: BlobRef; readonly origin: BlobOrigin }[],
+    signal?: AbortSignal,
+  ): Promise<void>;
+  close(digests: readonly Digest[]): void;
+  /** Of a blob that is read alone: where its blocks are. */
+  setOrigin(key: Digest, origin: BlobOrigin): void;
+}
+
+interface Joined {
+  readonly isShared: boolean;
+  readonly ready: Promise<void>;
+  /** When the URL of a client was lent last, in milliseconds of the clock. */
+  lentMs: number;
 }
 
 interface Token {
@@ -70,10 +85,13 @@ export class OpenBlobGate implements BlobGate {
   readonly #blobs: OpenBlobs<Token>;
   readonly #metrics: AccessMetrics;
   /** URL and credentials of the requests that wait, by right: a reducer never sees a secret. */
-  readonly #shown = new Map<string, BlobAddress & { readonly authorization: string | undefined }>();
+  readonly #shown = new BoundedMap<
+    string,
+    BlobAddress & { readonly authorization: string | undefined }
+  >({ entriesMax: BLOBS_MAX, evict: 'use' });
   readonly #running = new Map<number, AbortController>();
   /** Blobs whose trees this host has joined for its clients, by key. */
-  readonly #joined = new Map<Digest, boolean>();
+  readonly #joined = new Map<Digest, Joined>();
   #wake: { readonly timer: Timer; readonly atMs: number } | undefined;
   #isRunning = false;
   #isStopped = false;
@@ -82,7 +100,7 @@ export class OpenBlobGate implements BlobGate {
     this.#parts = components;
     this.#metrics = accessMetrics(components.metrics);
     this.#blobs = new OpenBlobs<Token>(
-      { roots: components.roots },
+      { roots: (digest, origin) => components.roots.order(digest, origin) },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
   }
@@ -178,8 +196,7 @@ export class OpenBlobGate implements BlobGate {
       case 'refuse':
         return effect.token.reject(accessError(effect.refusal, effect.token.request.address));
       case 'drop':
-        this.#leave(effect.blob);
-        return this.#parts.drop(effect.blob);
+        return this.#leave(effect.blob);
       case 'close':
         return this.#leave(effect.blob);
       default:
@@ -189,15 +206,18 @@ export class OpenBlobGate implements BlobGate {
 
   async #askRoot(effect: OpenEffect<Token> & { type: 'ask-root' }): Promise<void> {
     const { attempt, root, digest, origin, right } = effect;
-    const { mayLendTo, ways } = this.#parts;
+    const { roots, ways } = this.#parts;
     const url = this.#shown.get(right)?.url;
     const { storage } = origin;
     const isLent =
-      url !== undefined && storage !== undefined && mayLendTo(root) && ways.isLendable(storage);
+      url !== undefined &&
+      storage !== undefined &&
+      roots.mayLendTo(root) &&
+      ways.isLendable(storage);
     const request: OpenRequest = { digest, origin, ...(isLent && { url }) };
     await this.#attempt(attempt, ROOT_MS_MAX, async (signal) => {
       try {
-        const reply = await this.#parts.askRoot(root, request, signal);
+        const reply = await roots.ask(root, request, signal);
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
       } catch {
         return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);
@@ -248,23 +268,56 @@ export class OpenBlobGate implements BlobGate {
   }
 
   #grant(token: Token, opened: OpenedBlob): void {
-    const { address, digest, authorization } = token.request;
-    const { blob, isShared } = opened;
-    const { url } = address;
-    const way: Way = this.#parts.ways.add(blob.digest, { url, authorization });
-    if (this.#joined.get(blob.digest) !== isShared) {
-      this.#leave(blob);
-      this.#joined.set(blob.digest, isShared);
-      this.#parts.join(blob, { digest, origin: originOf(address) }, isShared);
-    }
-    token.resolve({ ...opened, way });
+    const { address, authorization } = token.request;
+    const { blob } = opened;
+    const way = this.#parts.ways.add(blob.digest, { url: address.url, authorization });
+    const joined = this.#join(token.request, opened);
+    this.#lendAgain(token.request, blob, joined);
+    joined.ready.then(
+      () => token.resolve({ ...opened, way }),
+      (error: unknown) => token.reject(error instanceof Error ? error : new Error(String(error))),
+    );
+  }
+
+  /** Joins the trees of a blob that this host has not joined yet; what is read alone only needs its origin. */
+  #join({ digest, address }: GateRequest, { blob, isShared }: OpenedBlob): Joined {
+    const known = this.#joined.get(blob.digest);
+    if (known?.isShared === isShared) return known;
+    this.#leave(blob);
+    const { trees } = this.#parts;
+    const where = originOf(address);
+    const origin = blob.digest === digest ? where : { ...where, content: digest };
+    const join = async (): Promise<void> => {
+      if (where.storage !== undefined) await this.#lend(address, digest, blob);
+      await trees.open([{ blob, origin }]);
+    };
+    if (!isShared) trees.setOrigin(blob.digest, origin);
+    const ready = isShared ? join() : Promise.resolve();
+    const joined = { isShared, ready, lentMs: this.#parts.clock.nowMs() };
+    this.#joined.set(blob.digest, joined);
+    return joined;
+  }
+
+  /** The owners' signatures end; those that clients show later are lent too, now and then. */
+  #lendAgain({ digest, address }: GateRequest, blob: BlobRef, joined: Joined): void {
+    const nowMs = this.#parts.clock.nowMs();
+    const isDue = joined.isShared && nowMs - joined.lentMs >= LEND_INTERVAL_MS;
+    if (!isDue || address.storage === undefined) return;
+    joined.lentMs = nowMs;
+    void this.#lend(address, digest, blob);
+  }
+
+  async #lend(address: BlobAddress, digest: Digest, blob: BlobRef): Promise<void> {
+    const { roots, ways } = this.#parts;
+    if (address.storage === undefined || !ways.isLendable(address.storage)) return;
+    await roots.lend(blob, { digest, origin: originOf(address), url: address.url });
   }
 
   #leave(blob: BlobRef): void {
-    const isShared = this.#joined.get(blob.digest);
-    if (isShared === undefined) return;
+    const joined = this.#joined.get(blob.digest);
+    if (joined === undefined) return;
     this.#joined.delete(blob.digest);
-    this.#parts.leave(blob, isShared);
+    if (joined.isShared) this.#parts.trees.close([blob.digest]);
   }
 
   /** Names the right of a request without its secret: at a storage the URL is the right. */
@@ -279,8 +332,8 @@ function originOf({ registry, repository, storage }: BlobAddress): BlobOrigin {
 }
 
 function answerOf(reply: OpenReply): OpenAnswer {
-  if (reply.outcome !== 'refused') return reply;
-  const { code, challenge, retryAfterMs } = reply;
+  if (reply.outcome === 'open' || reply.outcome === 'no-way') return reply;
+  const { outcome: code, challenge, retryAfterMs } = reply;
   const challenges = challenge === '' ? [] : [challenge];
   switch (code) {
     case 'unauthorized':

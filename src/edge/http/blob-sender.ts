@@ -24,6 +24,9 @@ const BAD_MAX = 1024;
 /** One answer to be sent. */
 export interface BlobAnswer {
   readonly response: ServerResponse;
+  /** What the client asked for: the sha256 of the whole. */
+  readonly digest: Digest;
+  /** The size, and the key of the blocks. */
   readonly blob: BlobRef;
   readonly range: ByteRange;
   readonly signal: AbortSignal;
@@ -58,11 +61,11 @@ export class BlobSender {
 
   /** Resolves when all of it was handed to the socket. Rejects with any error: before `start()` was called, or with the answer unfinished. */
   async send(answer: BlobAnswer): Promise<void> {
-    const { response, blob, range, signal } = answer;
+    const { response, digest, blob, range, signal } = answer;
     const isWhole = range.length === blob.sizeBytes;
     await pipe(
       this.#bulk.read(blob, range, signal),
-      (pieces) => (isWhole ? this.#checked(blob, pieces) : pieces),
+      (pieces) => (isWhole ? this.#checked({ ...blob, digest }, pieces) : pieces),
       (pieces) => deliver(answer, pieces),
     );
     response.end();

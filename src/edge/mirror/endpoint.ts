@@ -18,7 +18,7 @@ import { mirrorMetrics } from './metrics.ts';
 import { blobError, type BlobErrorDetail } from '../http/blob-error.ts';
 import { parseMirrorTarget, type MirrorTarget } from './target.ts';
 import type { MirrorPing } from './ping.ts';
-import type { AccessGate, BlobAddress, BlobDirectory } from '../access/contract.ts';
+import type { BlobAddress, BlobGate, GrantedBlob } from '../access/contract.ts';
 
 /** No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may take (manifests.ts). */
 const DEADLINE_MS = 30_000;
@@ -31,8 +31,7 @@ const WAITING_MAX = 1024;
 
 interface MirrorEndpointComponents {
   readonly manifests: Pick<Manifests, 'get'>;
-  readonly directory: BlobDirectory;
-  readonly gate: AccessGate;
+  readonly gate: Pick<BlobGate, 'open'>;
   readonly ping: Pick<MirrorPing, 'challenges'>;
   readonly sender: Pick<BlobSender, 'check' | 'send'>;
   readonly clock: Clock;
@@ -200,9 +199,7 @@ export class MirrorEndpoint implements LocalRoute {
     const { request, response, signal } = exchange;
     signal.throwIfAborted();
     this.#parts.sender.check(digest);
-    const options = await this.#admit(exchange, digest);
-    const address = this.#addressOf(exchange, digest);
-    const blob = await this.#parts.directory.open(digest, address, options);
+    const { blob } = await this.#admit(exchange, digest);
     const { sizeBytes } = blob;
     const isHead = request.method === 'HEAD';
     const range = isHead ? 'whole' : parseByteRange(request.headers.range, sizeBytes);
@@ -235,16 +232,15 @@ export class MirrorEndpoint implements LocalRoute {
       return;
     }
     const onBytes = (count: number): void => this.#bytes.inc({}, count);
-    await this.#parts.sender.send({ response, blob, range: part, signal, start, onBytes });
+    await this.#parts.sender.send({ response, digest, blob, range: part, signal, start, onBytes });
   }
 
-  /** Makes sure that this client may read it; what it said for itself is handed on. */
-  async #admit(exchange: Exchange, digest: Digest) {
+  /** Makes sure that this client may read it, by what it shows itself. */
+  #admit(exchange: Exchange, digest: Digest): Promise<GrantedBlob> {
     const { authorization } = exchange.request.headers;
     const { signal } = exchange;
-    const options = { signal, ...(authorization !== undefined && { authorization }) };
-    await this.#parts.gate.check(this.#addressOf(exchange, digest), digest, options);
-    return options;
+    const address = this.#addressOf(exchange, digest);
+    return this.#parts.gate.open({ digest, address, authorization, signal });
   }
 
   #addressOf({ origin, wanted }: Exchange, digest: Digest): BlobAddress {

@@ -1,7 +1,8 @@
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { BlobRef } from '../../image/block.ts';
 import { CodedError } from '../../util/errors.ts';
-import { AccessError } from '../access/access.ts';
+import type { Digest } from '../../image/digest.ts';
+import { AccessError } from '../access/access-error.ts';
 import type { BlobTarget } from './target.ts';
 import type { ByteRange } from '../http/byte-range.ts';
 import { errorBody, type ErrorBody } from '../http/listen.ts';
@@ -51,16 +52,20 @@ export const PRECONDITION_FAILED: Refusal = {
 };
 
 /** The strong validator of a blob: its digest. */
-export function etagOf(blob: BlobRef): string {
-  return `"${blob.digest}"`;
+export function etagOf(digest: Digest): string {
+  return `"${digest}"`;
 }
 
-export function headersOf(blob: BlobRef, range: ByteRange | 'whole'): OutgoingHttpHeaders {
+export function headersOf(
+  digest: Digest,
+  blob: BlobRef,
+  range: ByteRange | 'whole',
+): OutgoingHttpHeaders {
   const partial = range !== 'whole';
   return {
     'content-type': 'application/octet-stream',
     'accept-ranges': 'bytes',
-    etag: etagOf(blob),
+    etag: etagOf(digest),
     'content-length': partial ? range.length : blob.sizeBytes,
     ...(partial && { 'content-range': contentRangeOf(range, blob) }),
   };
@@ -87,6 +92,8 @@ function statusOf(error: unknown): number {
       return 403;
     case 'not-found':
       return 404;
+    case 'rate-limited':
+      return 429;
     case 'timeout':
     case 'deadline':
       return 504;

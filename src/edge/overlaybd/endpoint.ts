@@ -1,5 +1,6 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../../runtime/metrics.ts';
@@ -10,7 +11,6 @@ import { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
-import { AccessError } from '../access/access.ts';
 import {
   contentRangeOf,
   etagOf,
@@ -24,12 +24,11 @@ import {
 import type { BlobSender } from '../http/blob-sender.ts';
 import { parseBlobTarget, type BlobTarget } from './target.ts';
 import { parseByteRange, type ByteRange } from '../http/byte-range.ts';
-import type { ClientOrigin } from '../access/client-origin.ts';
 import { evaluateConditions, hasConditions } from '../http/conditions.ts';
 import type { LocalRoute } from '../http/local-server.ts';
 import { overlaybdMetrics } from './metrics.ts';
 import type { PassThrough } from './pass-through.ts';
-import type { BlobDirectory, RememberingGate } from '../access/contract.ts';
+import type { BlobGate, GrantedBlob } from '../access/contract.ts';
 
 /** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
 const DEADLINE_MS = 25_000;
@@ -54,10 +53,8 @@ const HOT_RUNNING_MAX = 1024;
 const TARGETS_MAX = 256;
 
 export interface BlobEndpointComponents {
-  readonly access: RememberingGate;
-  readonly directory: BlobDirectory;
+  readonly gate: BlobGate;
   readonly reader: BlobReader;
-  readonly ways: Pick<ClientOrigin, 'note'>;
   readonly passThrough: Pick<PassThrough, 'answer'>;
   readonly sender: Pick<BlobSender, 'send'>;
   readonly clock: Clock;
@@ -128,11 +125,11 @@ export class BlobEndpoint implements LocalRoute {
     response: ServerResponse,
     { address, digest }: BlobTarget & { kind: 'blob' },
   ): boolean {
-    const { access, directory, reader } = this.#components;
+    const { gate, reader } = this.#components;
     const { headers } = request;
     if (request.method !== 'GET' || hasConditions(headers)) return false;
-    const blob = directory.opened(digest);
-    if (blob === undefined || !access.accepts(address, digest, headers.authorization)) return false;
+    const blob = gate.opened({ digest, address, authorization: headers.authorization })?.blob;
+    if (blob === undefined) return false;
     const range = parseByteRange(headers.range, blob.sizeBytes);
     if (typeof range === 'string' || range.length > HOT_BYTES_MAX) return false;
     if (this.#hotRunning >= HOT_RUNNING_MAX) return false;
@@ -152,7 +149,7 @@ export class BlobEndpoint implements LocalRoute {
       'accept-ranges',
       'bytes',
       'etag',
-      etagOf(blob),
+      etagOf(digest),
       'content-length',
       String(range.length),
       'content-range',
@@ -198,27 +195,19 @@ export class BlobEndpoint implements LocalRoute {
   }
 
   async #serve(request: IncomingMessage, exchange: Exchange, target: BlobTarget): Promise<void> {
-    const { access } = this.#components;
     const { signal } = exchange;
     signal.throwIfAborted();
     if (target.kind === 'no-digest') return this.#passThrough(request, exchange, target.url);
     assert(target.kind === 'blob', 'everything else is refused');
     const { digest, address } = target;
     const { authorization } = request.headers;
-    const options = { signal, ...(authorization !== undefined && { authorization }) };
-    try {
-      await orAbort(access.check(address, digest, options), signal);
-    } catch (error) {
-      if (!(error instanceof AccessError && error.code === 'not-shared')) throw error;
-      return this.#passThrough(request, exchange, address.url);
-    }
-    const way = this.#components.ways.note(digest, address, authorization);
+    const granted = await this.#components.gate.open({ digest, address, authorization, signal });
     // What a client can mend (a token that has expired) it is told at once, not when all else has failed too.
-    const unwatch = way?.watch((error) => exchange.abort.abort(error));
+    const unwatch = granted.way.watch((error) => exchange.abort.abort(error));
     try {
-      await this.#serveBlob(request, exchange, target);
+      await this.#serveBlob(request, exchange, { digest, granted });
     } finally {
-      unwatch?.();
+      unwatch();
     }
   }
 
@@ -231,15 +220,14 @@ export class BlobEndpoint implements LocalRoute {
   async #serveBlob(
     request: IncomingMessage,
     exchange: Exchange,
-    { digest, address }: BlobTarget & { kind: 'blob' },
+    { digest, granted }: { readonly digest: Digest; readonly granted: GrantedBlob },
   ): Promise<void> {
-    const { response, signal } = exchange;
-    const { directory } = this.#components;
-    const blob = await orAbort(directory.open(digest, address, { signal }), signal);
-    const condition = evaluateConditions(request.headers, etagOf(blob));
+    const { response } = exchange;
+    const { blob } = granted;
+    const condition = evaluateConditions(request.headers, etagOf(digest));
     if (condition === 'failed') return this.#refuse(response, PRECONDITION_FAILED);
     if (condition === 'not-modified') {
-      this.#start(exchange, 304, { etag: etagOf(blob) });
+      this.#start(exchange, 304, { etag: etagOf(digest) });
       response.end();
       return;
     }
@@ -250,29 +238,35 @@ export class BlobEndpoint implements LocalRoute {
         ? 'whole'
         : parseByteRange(request.headers.range, blob.sizeBytes);
     if (range === 'unsatisfiable') return this.#refuse(response, unsatisfiable(request, blob));
-    const headers = headersOf(blob, range);
+    const headers = headersOf(digest, blob, range);
     if (head || blob.sizeBytes === 0) {
       this.#start(exchange, 200, headers);
       response.end();
       return;
     }
     const whole = { offset: 0, length: blob.sizeBytes };
-    await this.#send(exchange, blob, { range: range === 'whole' ? whole : range, headers });
+    const body = { digest, range: range === 'whole' ? whole : range, headers };
+    await this.#send(exchange, blob, body);
   }
 
   async #send(
     exchange: Exchange,
     blob: BlobRef,
-    body: { readonly range: ByteRange; readonly headers: OutgoingHttpHeaders },
+    body: {
+      readonly digest: Digest;
+      readonly range: ByteRange;
+      readonly headers: OutgoingHttpHeaders;
+    },
   ): Promise<void> {
     const { response, signal } = exchange;
-    const { range, headers } = body;
+    const { digest, range, headers } = body;
     const start = (): void => {
       this.#start(exchange, 'content-range' in headers ? 206 : 200, headers);
     };
     const onBytes = (count: number): void => this.#bytes.inc(NO_LABELS, count);
     if (range.length === blob.sizeBytes || range.length > PIECE_BYTES_MAX) {
-      await this.#components.sender.send({ response, blob, range, signal, start, onBytes });
+      const answer = { response, digest, blob, range, signal, start, onBytes };
+      await this.#components.sender.send(answer);
       return;
     }
     const piece = await this.#piece(blob, range, signal);

@@ -32,7 +32,8 @@ export function parseBlobTarget(target: string, prefix: string): BlobTarget {
     case 'storage': {
       const { scheme, host: registry, digest, url } = shape;
       const repository = shape.kind === 'registry' ? shape.repository : '';
-      return { kind: 'blob', digest, address: { scheme, registry, repository, url } };
+      const storage = shape.kind === 'storage' ? { storage: shape.prefix } : {};
+      return { kind: 'blob', digest, address: { scheme, registry, repository, url, ...storage } };
     }
   }
 }

@@ -30,6 +30,9 @@ const ORDER_MAX = 2 ** 17;
 
 const CHALLENGE_BYTES_MAX = 1024;
 
+/** A signed URL: as much as the local endpoint takes. */
+const URL_BYTES_MAX = 8 * 1024;
+
 /** An image reference. */
 export const imageReference = of.text(1024);
 
@@ -112,12 +115,6 @@ export const resolveReply = of.struct<tree.ResolveReply>({
   manifest,
 });
 
-/** STAT: a blob of which only the address is known. */
-export const statRequest = of.struct<tree.StatRequest>({ digest, origin });
-
-/** The size of the blob, and who may read it. */
-export const statReply = of.struct<tree.StatReply>({ sizeBytes: size, isPublic: of.flag });
-
 /** MANIFEST: a tag or a digest of a repository. */
 export const manifestRequest = of.struct<tree.ManifestRequest>({ origin, reference: name });
 
@@ -126,6 +123,24 @@ const refusal = { challenge: of.text(CHALLENGE_BYTES_MAX), retryAfterMs: of.u64 
 /** The manifest, or the registry's refusal. */
 export const manifestReply = of.variant<tree.ManifestReply, 'outcome'>('outcome', {
   found: { digest, mediaType: name, ageMs: of.u64, bytes: manifest },
+  'not-found': refusal,
+  unauthorized: refusal,
+  denied: refusal,
+  'rate-limited': refusal,
+  unavailable: refusal,
+});
+
+/** OPEN: a blob by its origin, perhaps with a signed URL. */
+export const openRequest = of.struct<tree.OpenRequest>({
+  digest,
+  origin,
+  url: of.absentAs('', of.text(URL_BYTES_MAX)),
+});
+
+/** What the root says of the blob. */
+export const openReply = of.variant<tree.OpenReply, 'outcome'>('outcome', {
+  open: { key: digest, sizeBytes: size, isPublic: of.flag, isBelieved: of.flag },
+  'no-way': { isBelieved: of.flag },
   'not-found': refusal,
   unauthorized: refusal,
   denied: refusal,

@@ -8,7 +8,7 @@ import { digestBytes, parseDigest, type Digest } from '../../image/digest.ts';
 import { defined } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
-import { atMost, struct, text, u32, u64, type Codec } from './codec.ts';
+import { absentAs, atMost, optional, struct, text, u32, u64, type Codec } from './codec.ts';
 import { badValue } from './errors.ts';
 
 /** Bytes of a registry's and a repository's name (the distribution spec names 255 as the usual bound), an address, a zone. */
@@ -17,6 +17,9 @@ const NAME_BYTES_MAX = 255;
 /** Base58 of a key: 52 characters for Ed25519; other kinds are no hosts of ours. */
 const PEER_ID_BYTES_MAX = 64;
 const PEER_ID = /^[1-9A-HJ-NP-Za-km-z]{32,64}$/;
+
+/** A storage prefix: a host and the folders of a bucket. */
+const STORAGE_BYTES_MAX = 1024;
 
 const DIGEST_BYTES = 32;
 
@@ -46,7 +49,12 @@ export const digest: Codec<Digest> = {
 export const size = atMost(BLOB_SIZE_BYTES_MAX, u64);
 
 /** Where the registry has a blob. */
-export const origin = struct<BlobOrigin>({ registry: name, repository: name });
+export const origin = struct<BlobOrigin>({
+  registry: name,
+  repository: name,
+  storage: absentAs('', text(STORAGE_BYTES_MAX)),
+  content: optional(digest),
+});
 
 /** The place of a block in its blob (u32). */
 export const index: Codec<BlockIndex> = {

@@ -14,6 +14,8 @@ export interface RegistryEntry {
   readonly clientKeyFile?: string | undefined;
   readonly proxy?: string | undefined;
   readonly mirrors: readonly string[];
+  /** Prefixes of the storages to which it redirects. */
+  readonly storage?: readonly string[] | undefined;
 }
 
 /** A bundle of all public authorities has about 250 KiB. */

@@ -1,9 +1,16 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
-import type { ResolveReply, StatReply } from '../../tree/messages.ts';
+import type { ResolveReply } from '../../tree/messages.ts';
 import { CodedError } from '../../util/errors.ts';
 
-export type { ResolveReply, StatReply };
+export type { ResolveReply };
+
+/** What a registry says of a blob. */
+export interface BlobStat {
+  readonly sizeBytes: number;
+  /** The registry gives it to anybody. */
+  readonly isPublic: boolean;
+}
 
 /**
  * Why the registry did not give what was asked.
@@ -28,10 +35,10 @@ export interface Origin {
   ): Promise<void>;
   /** What an image reference stands for. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
-  /** Whether the operator chose this server: others are believed only where nothing better is known. */
-  isConfigured(registry: string): boolean;
+  /** Whether the configuration believes this source: what it sends counts for everybody who asks for the digest. */
+  believes(origin: BlobOrigin): boolean;
   /** Size of a blob in bytes, and whether anybody may read it. */
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply>;
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
   /** What was read of a blob there was not the blob of its name: read elsewhere where there is a choice. */
   distrust?(origin: BlobOrigin): void;
 }

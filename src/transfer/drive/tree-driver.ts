@@ -1,12 +1,13 @@
 import type { BlockStore } from '../../blockstore/store.ts';
 import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
 import type { BlobOrigin } from '../../image/block.ts';
+import { quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { HostAddress, ResolveReply, StatReply } from '../../tree/messages.ts';
+import type { HostAddress, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
 import { unreachable } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
@@ -77,15 +78,12 @@ export class TreeDriver<P, T> {
   get handlers(): Handlers<TreeCalls> {
     return {
       join: (peer, request) => {
-        for (const { blob, origin } of request.blobs) this.learnOrigin(blob.digest, origin);
+        for (const { blob, origin } of request.blobs) this.#learnOrigin(blob.digest, origin);
         return this.#answer((nowMs) => this.#core.join(peer, request, nowMs));
       },
       leave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
       report: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
       resolve: (_peer, { reference }) => this.manifestOf(reference),
-      // Not what a JOIN said of it: that is the word of one host.
-      stat: (_peer, { digest, origin }) =>
-        this.#within(RESOLVE_MS_MAX, (signal) => this.stat(digest, origin, signal)),
     };
   }
 
@@ -100,13 +98,24 @@ export class TreeDriver<P, T> {
     if (where !== undefined) this.#parts.origin.distrust?.(where);
   }
 
+  /** Blocks with this key are read where the origin says: this host has found it to be so, or its own client shows the way. */
+  setOrigin(key: Digest, origin: BlobOrigin): void {
+    this.#origins.set(key, origin);
+  }
+
   /**
-   * Takes in where a blob is said to be. A storage without a repository, and a registry that nobody configured, count only while
-   * nothing better is known: whoever opens a blob names its origin, and must not lead the others to a server of his own.
+   * Takes in where a peer says a blob is. It counts only when the configuration believes the source, or when the blocks have the key of just
+   * that source: whoever names a blob must not lead others to a server of his own.
    */
-  learnOrigin(digest: Digest, origin: BlobOrigin): void {
-    const isGood = origin.repository !== '' && this.#parts.origin.isConfigured(origin.registry);
-    if (isGood || !this.#origins.has(digest)) this.#origins.set(digest, origin);
+  #learnOrigin(key: Digest, origin: BlobOrigin): void {
+    const { origin: registries, hash } = this.#parts;
+    const { content } = origin;
+    const isSound =
+      content === undefined
+        ? registries.believes(origin)
+        : quarantineKey(hash, content, origin) === key;
+    if (isSound && origin.storage === undefined) this.#origins.set(key, origin);
+    else if (isSound && !this.#origins.has(key)) this.#origins.set(key, origin);
   }
 
   /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. */
@@ -116,7 +125,7 @@ export class TreeDriver<P, T> {
     placesMsMax = PLACES_MS_MAX,
   ): Promise<void> {
     for (const { blob, origin } of blobs) {
-      this.learnOrigin(blob.digest, origin);
+      this.setOrigin(blob.digest, origin);
       this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
     }
     this.#run((nowMs) => this.#core.want(blobs, nowMs));
@@ -169,17 +178,6 @@ export class TreeDriver<P, T> {
     ).finally(() => this.#resolving.delete(reference));
     this.#resolving.set(reference, reply);
     return reply;
-  }
-
-  /** Size of a blob in bytes and whether anybody may read it, from a root or from the registry itself. */
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
-    return this.#askRoots(
-      (root, limit) => {
-        const either = AbortSignal.any([limit, signal]);
-        return this.#parts.transport.call(root, 'stat', { digest, origin }, either);
-      },
-      () => this.#parts.origin.stat(digest, origin, signal),
-    );
   }
 
   carryOut(effect: MembershipEffect): void {

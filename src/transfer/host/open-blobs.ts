@@ -23,6 +23,9 @@ const ALONE_MS = 60_000;
 /** A definite no is remembered this long: clients repeat a request several times in a row. (tunable) */
 const REFUSED_MS = 5_000;
 
+/** Roots remembered as silent; a cluster has a few. */
+const SILENT_MAX = 64;
+
 /** Rights remembered for one blob: clients of one host with credentials or signatures of their own. */
 const RIGHTS_MAX = 64;
 
@@ -169,7 +172,9 @@ export interface OpenBlobsInit {
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
-  readonly #roots: (digest: Digest) => readonly PeerId[];
+  readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
+  /** Roots that let a request wait: asked last, until they answer again. */
+  readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
   readonly #entries = new Map<string, Entry<T>>();
   readonly #waiting = new Map<T, { readonly entry: Entry<T>; readonly waiter: Waiter<T> }>();
   readonly #attempts = new Map<number, Attempt<T>>();
@@ -179,8 +184,10 @@ export class OpenBlobs<T> {
   #nowMs = 0;
 
   constructor(
-    /** Roots in the order in which they own the blob's first stripe, those that answer before those that are silent. */
-    components: { readonly roots: (digest: Digest) => readonly PeerId[] },
+    /** Roots in the order in which they own the blob's first stripe. */
+    components: {
+      readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
+    },
     init: OpenBlobsInit,
   ) {
     this.#roots = components.roots;
@@ -228,7 +235,7 @@ export class OpenBlobs<T> {
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
     this.#timers.set(waiter.deadlineMs, { type: 'deadline', entry, waiter });
-    if (entry.phase !== 'asking' && nowMs >= entry.untilMs) this.#ask(entry);
+    if (entry.phase !== 'asking' && nowMs >= entry.untilMs) this.#ask(entry, request.right);
     this.#settle(entry);
   }
 
@@ -244,6 +251,7 @@ export class OpenBlobs<T> {
     const found = this.#takeAttempt(attempt, 'root');
     if (found === undefined) return;
     const { entry } = found;
+    if (found.kind === 'root') this.#silent.delete(found.root);
     switch (answer.outcome) {
       case 'open':
         this.#share(entry, answer);
@@ -394,7 +402,9 @@ export class OpenBlobs<T> {
   }
 
   #nextRoot(entry: Entry<T>, right: RightKey = ''): void {
-    const root = this.#roots(entry.digest).find((peer) => !entry.asked.has(peer));
+    for (const late of entry.asking.values()) this.#silent.set(late, true);
+    const left = this.#roots(entry.digest, entry.origin).filter((peer) => !entry.asked.has(peer));
+    const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
     if (root === undefined) {
       // All were asked: those that still owe an answer may give it, and the client's own way is taken beside.
       entry.probesItself = true;
@@ -588,5 +598,5 @@ function idOf({
   readonly digest: Digest;
   readonly origin: BlobOrigin;
 }): string {
-  return `${digest} ${origin.registry}/${origin.repository}`;
+  return `${digest} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
 }

@@ -1,0 +1,111 @@
+import type { BlobOrigin } from '../../image/block.ts';
+import { stripeCount, type BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
+import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
+import type { AgentRole, HostAddress, OpenReply, OpenRequest } from '../../tree/messages.ts';
+import { RootRing } from '../../tree/rendezvous.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import type { BlobAuthority } from './authority.ts';
+
+/** Longest wait for the owners of other stripes to take a lent URL; blocks of theirs come by the host's own way until they have. */
+const LEND_MS_MAX = 1_000;
+
+/** How long a relay waits for a root before it says that no root answered. */
+const RELAY_MS_MAX = 10_000;
+
+interface Components {
+  readonly transport: Caller<TreeCalls>;
+  readonly clock: Clock;
+  /** On a root. */
+  readonly authority: BlobAuthority | undefined;
+}
+
+interface Upstreams {
+  readonly roots: readonly HostAddress[];
+  readonly relays: readonly HostAddress[];
+}
+
+/** Whom this host asks about blobs, and what it answers when it is asked. */
+export class BlobRoots {
+  readonly #parts: Components;
+  readonly #self: PeerId;
+  readonly #role: AgentRole;
+  readonly #known: ReadonlySet<PeerId>;
+  #upstreams: Upstreams = { roots: [], relays: [] };
+  #ring = new RootRing([]);
+
+  constructor(
+    components: Components,
+    init: {
+      readonly self: PeerId;
+      readonly role: AgentRole;
+      /** Roots that the configuration names by id: a client's signed URL is lent to these alone. */
+      readonly knownRoots: Iterable<PeerId>;
+    },
+  ) {
+    this.#parts = components;
+    this.#self = init.self;
+    this.#role = init.role;
+    this.#known = new Set(init.knownRoots);
+  }
+
+  setUpstreams(upstreams: Upstreams): void {
+    this.#upstreams = upstreams;
+    this.#ring = new RootRing(upstreams.roots.map(({ peer }) => peer));
+  }
+
+  /** Whom to ask about a blob, the owner of its first stripe first; a root asks itself alone. Relays only know what roots read by themselves. */
+  order(digest: Digest, origin: BlobOrigin): readonly PeerId[] {
+    if (this.#role === 'root') return [this.#self];
+    const roots = this.#ring.order(digest, 0);
+    const { relays } = this.#upstreams;
+    if (origin.storage !== undefined || this.#role === 'relay') return roots;
+    return [...relays.map(({ peer }) => peer), ...roots];
+  }
+
+  /** Rejects with any error when there is no answer. */
+  async ask(root: PeerId, request: OpenRequest, signal: AbortSignal): Promise<OpenReply> {
+    const { authority, transport } = this.#parts;
+    if (root === this.#self && authority !== undefined) return authority.open(request, undefined);
+    const { roots, relays } = this.#upstreams;
+    const host = [...roots, ...relays].find(({ peer }) => peer === root);
+    if (host === undefined) throw new Error(`${root} is no root any more`);
+    return transport.call(host, 'open', request, signal);
+  }
+
+  /** Whether a client's signed URL may be lent to this root. */
+  mayLendTo(root: PeerId): boolean {
+    return root === this.#self || this.#known.has(root);
+  }
+
+  /** Lends a signed URL to the roots that own other stripes of the blob, so that each can read its own. Never rejects. */
+  async lend(blob: BlobRef, request: OpenRequest): Promise<void> {
+    if (this.#role === 'root') return;
+    const owners = new Set<PeerId>();
+    for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) {
+      const owner = this.#ring.order(blob.digest, stripe)[0];
+      if (owner !== undefined && this.mayLendTo(owner)) owners.add(owner);
+    }
+    const { clock } = this.#parts;
+    const asks = [...owners].map((owner) =>
+      within(clock, LEND_MS_MAX, (signal) => this.ask(owner, request, signal)),
+    );
+    await Promise.allSettled(asks);
+  }
+
+  /** For a peer: a root decides, a relay asks a root. */
+  async answer(peer: PeerId, request: OpenRequest): Promise<OpenReply> {
+    const { authority, clock } = this.#parts;
+    if (authority !== undefined) return authority.open(request, peer);
+    for (const root of this.#ring.order(request.digest, 0)) {
+      try {
+        return await within(clock, RELAY_MS_MAX, (signal) => this.ask(root, request, signal));
+      } catch {
+        // The next one may answer.
+      }
+    }
+    return { outcome: 'unavailable', challenge: '', retryAfterMs: 0 };
+  }
+}

@@ -1,0 +1,158 @@
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import {
+  OriginError,
+  type BlobStat,
+  type Origin,
+  type ResolveReply,
+} from '../../transfer/contracts/origin.ts';
+import { toHex } from '../../util/bytes.ts';
+import { errorText } from '../../util/errors.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
+import { AccessError, refusalOf } from './access-error.ts';
+import { accessMetrics } from './metrics.ts';
+import type { Way, Ways } from './ways.ts';
+
+/** A registry that refused this host's own credentials is not asked again before each block. (tunable) */
+const REFUSED_MS = 60_000;
+const REFUSED_MAX = 4096;
+
+interface Components {
+  readonly inner: Origin;
+  readonly urls: {
+    open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer>;
+    fill(
+      answer: UrlAnswer,
+      range: { readonly offset: number; readonly target: Uint8Array; readonly sizeBytes: number },
+      what: string,
+    ): Promise<void>;
+  };
+  readonly ways: Ways;
+  readonly hash: Pick<Hash, 'sha256'>;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+}
+
+/**
+ * Reads blocks by the ways that this host has: its own credentials at a registry first, then the ways of clients: a signed URL or a token
+ * of a client of this host, or a signed URL that a host lent. A lent URL is read with Range alone, and no redirect is followed.
+ */
+export class WayOrigin implements Origin {
+  readonly #parts: Components;
+  readonly #refused: ExpiringMap<true, Digest>;
+  readonly #bytes: Counter;
+
+  constructor(components: Components) {
+    this.#parts = components;
+    this.#refused = new ExpiringMap(components, { entriesMax: REFUSED_MAX });
+    this.#bytes = accessMetrics(components.metrics).clientOriginBytes;
+  }
+
+  /** A blob of one block is held against its digest before anybody sees it. */
+  async readInto(
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    offset: number,
+    target: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const digest = blob.origin.content ?? blob.digest;
+    await this.#read(blob, offset, target, signal);
+    if (target.length !== blob.sizeBytes) return;
+    if (`sha256:${toHex(this.#parts.hash.sha256(target))}` === digest) return;
+    const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
+    throw new OriginError(what, { code: 'unavailable' });
+  }
+
+  resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
+    return this.#parts.inner.resolve(reference, signal);
+  }
+
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
+    return this.#parts.inner.stat(digest, origin, signal);
+  }
+
+  believes(origin: BlobOrigin): boolean {
+    return this.#parts.inner.believes(origin);
+  }
+
+  distrust(origin: BlobOrigin): void {
+    this.#parts.inner.distrust?.(origin);
+  }
+
+  async #read(
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    offset: number,
+    target: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { inner, ways } = this.#parts;
+    const { digest: key, origin } = blob;
+    const hasWays = ways.of(key).length > 0;
+    const isRefused = origin.repository === '' || this.#refused.get(key) === true;
+    if (!isRefused || !hasWays) {
+      try {
+        const asked = { ...blob, digest: origin.content ?? key };
+        return await inner.readInto(asked, offset, target, signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!hasWays) throw error;
+        const isRefusal = error instanceof OriginError && error.code !== 'unavailable';
+        if (isRefusal) this.#refused.set(key, true, REFUSED_MS);
+      }
+    }
+    await this.#readWays(blob, offset, target, signal);
+  }
+
+  /** Tries the ways one after the other: when a signature ends in the middle of a blob, another client's is used. */
+  async #readWays(
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    offset: number,
+    target: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<void> {
+    let failure: OriginError | undefined;
+    for (const way of this.#parts.ways.of(blob.digest)) {
+      try {
+        return await this.#readWay(way, blob, { offset, target }, signal);
+      } catch (cause) {
+        signal.throwIfAborted();
+        failure = this.#wayFailed(way, blob, cause);
+      }
+    }
+    throw failure ?? new OriginError(`no way to ${blob.digest} is left`, { code: 'not-found' });
+  }
+
+  async #readWay(
+    { url, authorization, lender }: Way,
+    { digest, sizeBytes, origin }: BlobRef & { readonly origin: BlobOrigin },
+    { offset, target }: { readonly offset: number; readonly target: Uint8Array },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { urls } = this.#parts;
+    const range = `bytes=${offset}-${offset + target.length - 1}`;
+    const headers = authorization === undefined ? { range } : { range, authorization };
+    const followsRedirects = lender === undefined;
+    const answer = await urls.open({ method: 'GET', url, headers, followsRedirects }, signal);
+    if (answer.status !== 200 && answer.status !== 206) {
+      answer.body.destroy();
+      throw refusalOf(answer, origin);
+    }
+    const what = `${range} of ${digest} at ${origin.registry}`;
+    await urls.fill(answer, { offset, target, sizeBytes }, what);
+    this.#bytes.inc({}, target.length);
+  }
+
+  #wayFailed(way: Way, blob: BlobRef & { readonly origin: BlobOrigin }, cause: unknown): OriginError {
+    const isClosed = cause instanceof AccessError && cause.code !== 'rate-limited' && cause.code !== 'unchecked';
+    if (isClosed) {
+      this.#parts.ways.remove(blob.digest, way);
+      way.close(cause);
+    }
+    const code = isClosed ? (cause.code === 'not-found' ? 'not-found' : 'refused') : 'unavailable';
+    return new OriginError(errorText(cause), { code }, { cause });
+  }
+}
