@@ -4,9 +4,9 @@ import type { DeviceService } from '../../../src/device/device-service.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { digestOf, orderOf } from '../../preheat/images.ts';
-import { codec, makeLayer, sampleBytes } from '../../support/layers.ts';
-import { Cluster, type Node } from '../../transfer/cluster.ts';
+import { digestOf, orderOf } from '../../preheat/kit/images.ts';
+import { codec, makeLayer, sampleBytes } from '../../kit/layers.ts';
+import { Cluster, type Node } from '../../kit/engine-cluster.ts';
 
 const signal = new AbortController().signal;
 
