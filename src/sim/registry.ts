@@ -39,8 +39,6 @@ export class Registry {
   group = 0;
   servedBytes = 0;
   fallbackBytes = 0;
-  requests = 0;
-  refused = 0;
   readonly #events: EventHeap<SimEvent>;
   readonly #random: Random;
   readonly #bytesPerMs: number;
@@ -78,13 +76,11 @@ export class Registry {
     ask: { attempt: number; block: SimBlock; fallback: boolean },
     atMs: number,
   ): void {
-    this.requests++;
     if (port.group !== this.group) {
       this.#fail(port, ask.attempt, atMs + UNREACHABLE_MS);
       return;
     }
     if (this.#refuses(atMs)) {
-      this.refused++;
       this.#fail(port, ask.attempt, atMs + 2 * LATENCY_MS);
       return;
     }
