@@ -40,13 +40,13 @@ export async function benchJoin(options: { smoke: boolean }): Promise<BenchRow[]
       const setup = await withClients(owner, connections);
       await costOf(setup, WARM_JOINS[size], join(setup));
       const joins = await lowest(rounds, () => costOf(setup, hosts, join(setup)));
-      const small = await lowest(rounds, () => costOf(setup, hosts, stat(setup)));
+      const small = await lowest(rounds, () => costOf(setup, hosts, open(setup)));
       const late = await withClients(owner, connections);
       const first = await costOf(late, connections, join(late));
       return [
         row('JOIN, all in', joins),
         row(`first JOIN on each of ${connections} connections, all in`, first),
-        row('small call (STAT), all in', small),
+        row('small call (OPEN), all in', small),
       ];
     })),
   ];
@@ -119,10 +119,10 @@ function join({ host }: Setup): Call {
   return (client, number) => client.call(host, 'join', requestOf(number), NO_SIGNAL);
 }
 
-function stat({ host }: Setup): Call {
+function open({ host }: Setup): Call {
   const { digest } = defined(joinMaker(host.peer)(0).blobs[0], 'a layer').blob;
   const request = { digest, origin: { registry: 'registry.example', repository: 'application' } };
-  return (client) => client.call(host, 'stat', request, NO_SIGNAL);
+  return (client) => client.call(host, 'open-blob', request, NO_SIGNAL);
 }
 
 /** CPU milliseconds of a new owner per call. */

@@ -148,7 +148,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   const tree = {
     ...engine.tree.handlers,
     manifest: manifests.answer.bind(manifests),
-    open: roots.answer.bind(roots),
+    'open-blob': roots.answer.bind(roots),
   };
   transport.serve({
     block: engine.blockServer,

@@ -13,8 +13,8 @@ import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import type { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { TransferEngine } from '../../src/transfer/drive/engine.ts';
-import { OriginError, type Origin } from '../../src/transfer/contracts/origin.ts';
-import type { HostCard, StatReply } from '../../src/tree/messages.ts';
+import { OriginError, type Origin, type BlobStat } from '../../src/transfer/contracts/origin.ts';
+import type { HostCard } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
 import { SimDisk } from '../kit/sim-disk.ts';
@@ -65,11 +65,11 @@ export class SoakOrigin implements Origin {
     return Promise.reject(new OriginError('no images here', { code: 'not-found' }));
   }
 
-  isConfigured(): boolean {
+  believes(): boolean {
     return true;
   }
 
-  async stat(digest: Digest): Promise<StatReply> {
+  async stat(digest: Digest): Promise<BlobStat> {
     const { sizeBytes } = defined(this.blobs.get(digest), 'a blob of the soak').ref;
     return { sizeBytes, isPublic: true };
   }

@@ -17,7 +17,7 @@ import {
   treeError,
   type TreeMessage,
 } from '../../src/net/calls/call-message.ts';
-import type { StatReply } from '../../src/tree/messages.ts';
+import type { OpenReply } from '../../src/tree/messages.ts';
 import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './kit/raw-peer.ts';
 import {
   answerNow,
@@ -218,22 +218,22 @@ describe('Requester', () => {
 
 describe('TreeResponder', () => {
   const VIOLATIONS_OF_TREE = 'xylem_net_violations_total{protocol=tree}';
-  const stat = CALLS.stat.request.encode({
+  const open = CALLS['open-blob'].request.encode({
     digest: blockRequest().digest,
     origin: { registry: 'r.io', repository: 'a/b' },
   });
 
-  /** An agent that never answers a STAT, unless it is told to, and a stream of tree calls to it. */
+  /** An agent that never answers an OPEN, unless it is told to, and a stream of tree calls to it. */
   async function rawCaller(): Promise<{
     agent: Agent;
     stream: Stream;
     heard: TreeMessage[];
-    /** Lets all STATs end. */
+    /** Lets all OPENs end. */
     answer: () => void;
   }> {
-    const end = Promise.withResolvers<StatReply>();
+    const end = Promise.withResolvers<OpenReply>();
     const never = (): Promise<never> => Promise.reject(new Error('not asked'));
-    const agent = await startAgent(1, { leave: never, stat: () => end.promise });
+    const agent = await startAgent(1, { leave: never, 'open-blob': () => end.promise });
     const connection = await dialRaw(await startRaw(), agent.host);
     const stream = await connection.newStream(TREE_PROTOCOL);
     const heard: TreeMessage[] = [];
@@ -243,7 +243,12 @@ describe('TreeResponder', () => {
     stream.addEventListener('message', (event: StreamMessageEvent) => {
       parser.accept(event.data.subarray());
     });
-    return { agent, stream, heard, answer: () => end.resolve({ sizeBytes: 1, isPublic: false }) };
+    return {
+      agent,
+      stream,
+      heard,
+      answer: () => end.resolve({ outcome: 'no-way', isBelieved: true }),
+    };
   }
 
   function say(stream: Stream, ...messages: readonly TreeMessage[]): void {
@@ -261,7 +266,7 @@ describe('TreeResponder', () => {
     }
   }
 
-  const call = (id: number): TreeMessage => ({ id, type: CALLS.stat.type, body: stat });
+  const call = (id: number): TreeMessage => ({ id, type: CALLS['open-blob'].type, body: open });
   const cancel = (id: number): TreeMessage => ({ id, type: TREE.CANCEL, body: new Uint8Array() });
 
   const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {

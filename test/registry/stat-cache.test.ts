@@ -1,15 +1,15 @@
 import { expect, test } from 'vitest';
 import { StatCache } from '../../src/registry/stat-cache.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
-import type { StatReply } from '../../src/tree/messages.ts';
+import type { BlobStat } from '../../src/transfer/contracts/origin.ts';
 import { ManualClock } from '../kit/manual-clock.ts';
 import { DIGEST } from '../kit/twins.ts';
 
 const ORIGIN = { registry: 'r.example', repository: 'app' };
-const REPLY: StatReply = { sizeBytes: 5, isPublic: true };
+const REPLY: BlobStat = { sizeBytes: 5, isPublic: true };
 const { signal } = new AbortController();
 
-function makeCache(answers: (() => Promise<StatReply>)[]) {
+function makeCache(answers: (() => Promise<BlobStat>)[]) {
   const clock = new ManualClock();
   const asked = { count: 0 };
   const cache = new StatCache({ clock }, () => {
@@ -30,7 +30,7 @@ test('StatCache.stat() asks once for all, and again after minutes', async () => 
 });
 
 test('StatCache.stat() gives the older answer when nobody can tell, and not when the registry says no', async () => {
-  const fails = (code: 'unavailable' | 'not-found') => async (): Promise<StatReply> => {
+  const fails = (code: 'unavailable' | 'not-found') => async (): Promise<BlobStat> => {
     throw new OriginError('no', { code });
   };
   const { clock, stat } = makeCache([

@@ -44,7 +44,10 @@ interface Components {
   readonly clock: Clock;
   readonly logger: Logger;
   /** Blocks with this key are read from here on where the origin says, asked for by `digest`. */
-  readonly onSource: (key: Digest, source: { readonly digest: Digest; readonly origin: BlobOrigin }) => void;
+  readonly onSource: (
+    key: Digest,
+    source: { readonly digest: Digest; readonly origin: BlobOrigin },
+  ) => void;
 }
 
 /**
@@ -126,7 +129,9 @@ export class BlobAuthority {
   async #askWays(key: Digest, signal: AbortSignal): Promise<Facts | undefined> {
     for (const way of this.#parts.ways.of(key)) {
       try {
-        const sizeBytes = await this.#parts.probe.sizeAt(way, signal, { isLent: way.lender !== undefined });
+        const sizeBytes = await this.#parts.probe.sizeAt(way, signal, {
+          isLent: way.lender !== undefined,
+        });
         return { sizeBytes, isPublic: false };
       } catch (error) {
         signal.throwIfAborted();
@@ -143,7 +148,10 @@ export class BlobAuthority {
     const shape = shapeOf(url);
     if (shape.kind !== 'storage' || shape.digest !== digest) return false;
     if (shape.prefix !== origin.storage) return false;
-    if (!this.#parts.sources.believes(shape) && !(shape.scheme === 'https' && isPublicHttps(shape.host))) {
+    if (
+      !this.#parts.sources.believes(shape) &&
+      !(shape.scheme === 'https' && isPublicHttps(shape.host))
+    ) {
       return false;
     }
     const way: Pick<Way, 'url' | 'authorization'> = { url, authorization: undefined };
@@ -166,7 +174,8 @@ export class BlobAuthority {
       origin.storage === undefined
         ? `registries: [{host: "${origin.registry}"}]`
         : `registries[].storage: ["${origin.storage}"]`;
-    const text = 'a source that the configuration does not name: its blobs are shared in quarantine';
+    const text =
+      'a source that the configuration does not name: its blobs are shared in quarantine';
     this.#parts.logger.warn({ source, add }, text);
   }
 }

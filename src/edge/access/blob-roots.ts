@@ -72,7 +72,7 @@ export class BlobRoots {
     const { roots, relays } = this.#upstreams;
     const host = [...roots, ...relays].find(({ peer }) => peer === root);
     if (host === undefined) throw new Error(`${root} is no root any more`);
-    return transport.call(host, 'open', request, signal);
+    return transport.call(host, 'open-blob', request, signal);
   }
 
   /** Whether a client's signed URL may be lent to this root. */

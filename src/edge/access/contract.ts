@@ -41,4 +41,3 @@ export interface BlobSource {
   readonly digest: Digest;
   readonly origin: BlobOrigin;
 }
-

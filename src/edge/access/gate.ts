@@ -96,7 +96,10 @@ export class OpenBlobGate implements BlobGate {
   #isRunning = false;
   #isStopped = false;
 
-  constructor(components: Components, init: { readonly acceptMs: number; readonly staleMs: number }) {
+  constructor(
+    components: Components,
+    init: { readonly acceptMs: number; readonly staleMs: number },
+  ) {
     this.#parts = components;
     this.#metrics = accessMetrics(components.metrics);
     this.#blobs = new OpenBlobs<Token>(
@@ -108,7 +111,10 @@ export class OpenBlobGate implements BlobGate {
   opened(request: Omit<GateRequest, 'signal'>): OpenedBlob | undefined {
     const { address, digest, authorization } = request;
     const right = this.#rightOf(address, authorization);
-    return this.#blobs.opened({ digest, origin: originOf(address), right }, this.#parts.clock.nowMs());
+    return this.#blobs.opened(
+      { digest, origin: originOf(address), right },
+      this.#parts.clock.nowMs(),
+    );
   }
 
   async open(request: GateRequest): Promise<GrantedBlob> {
@@ -139,7 +145,10 @@ export class OpenBlobGate implements BlobGate {
   }
 
   /** A client's way turned out to be closed: the next request with it is told so at once. */
-  closed({ address, digest, authorization }: Omit<GateRequest, 'signal'>, error: AccessError): void {
+  closed(
+    { address, digest, authorization }: Omit<GateRequest, 'signal'>,
+    error: AccessError,
+  ): void {
     const right = this.#rightOf(address, authorization);
     const refusal = refusalOfError(error);
     this.#run((nowMs) =>

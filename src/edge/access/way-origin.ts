@@ -146,8 +146,13 @@ export class WayOrigin implements Origin {
     this.#bytes.inc({}, target.length);
   }
 
-  #wayFailed(way: Way, blob: BlobRef & { readonly origin: BlobOrigin }, cause: unknown): OriginError {
-    const isClosed = cause instanceof AccessError && cause.code !== 'rate-limited' && cause.code !== 'unchecked';
+  #wayFailed(
+    way: Way,
+    blob: BlobRef & { readonly origin: BlobOrigin },
+    cause: unknown,
+  ): OriginError {
+    const isClosed =
+      cause instanceof AccessError && cause.code !== 'rate-limited' && cause.code !== 'unchecked';
     if (isClosed) {
       this.#parts.ways.remove(blob.digest, way);
       way.close(cause);

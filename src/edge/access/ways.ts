@@ -63,17 +63,16 @@ export class Ways {
   }
 
   /** Takes in a way to the blob with this key, and gives it, or the same one that is known already. */
-  add(
-    key: Digest,
-    way: Pick<Way, 'url' | 'authorization'> & { readonly lender?: PeerId },
-  ): Way {
+  add(key: Digest, way: Pick<Way, 'url' | 'authorization'> & { readonly lender?: PeerId }): Way {
     const { url, authorization, lender } = way;
     const nowMs = this.#clock.nowMs();
     const known = this.of(key);
     const same = known.find((each) => each.url === url && each.authorization === authorization);
     const added = same ?? new Way({ url, authorization, lender, nowMs });
     // A lender has one place, so that no host crowds the others out.
-    const others = known.filter((each) => each !== same && (lender === undefined || each.lender !== lender));
+    const others = known.filter(
+      (each) => each !== same && (lender === undefined || each.lender !== lender),
+    );
     this.#ways.set(key, [added, ...others].slice(0, WAYS_PER_BLOB_MAX));
     return added;
   }

@@ -32,7 +32,7 @@ export const CALLS: { readonly [K in keyof Calls]: Call<Calls[K][0], Calls[K][1]
   leave: call(2, tree.leaveRequest, nothing),
   report: call(3, tree.reportRequest, tree.reportReply),
   resolve: call(4, tree.resolveRequest, tree.resolveReply),
-  open: call(10, tree.openRequest, tree.openReply),
+  'open-blob': call(10, tree.openRequest, tree.openReply),
   preheat: call(7, preheat.preheatRequest, preheat.preheatReply),
   'host-preheat': call(8, preheat.hostPreheatRequest, preheat.hostPreheatReply),
   manifest: call(9, tree.manifestRequest, tree.manifestReply),

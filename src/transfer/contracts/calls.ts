@@ -10,7 +10,7 @@ export interface TreeCalls {
   readonly leave: [tree.LeaveRequest, void];
   readonly report: [tree.ReportRequest, tree.ReportReply];
   readonly resolve: [tree.ResolveRequest, tree.ResolveReply];
-  readonly open: [tree.OpenRequest, tree.OpenReply];
+  readonly 'open-blob': [tree.OpenRequest, tree.OpenReply];
   readonly manifest: [tree.ManifestRequest, tree.ManifestReply];
 }
 

@@ -5,6 +5,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
 import { LocalServer } from '../../../src/edge/http/local-server.ts';
 import { MirrorEndpoint } from '../../../src/edge/mirror/endpoint.ts';
+import { Way } from '../../../src/edge/access/ways.ts';
 import type { BlobAddress } from '../../../src/edge/access/contract.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import type { Digest } from '../../../src/image/digest.ts';
@@ -58,15 +59,13 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
           return Promise.resolve(manifest);
         },
       },
-      directory: {
-        open: (digest) => Promise.resolve({ digest, sizeBytes: world.bytes.length }),
-        opened: () => undefined,
-      },
       ping: { challenges: () => Promise.resolve(world.challenges) },
       gate: {
-        check: (address, digest, { authorization }) => {
+        open: async ({ address, digest, authorization }) => {
           world.checked.push({ address, digest, authorization });
-          return world.onCheck();
+          await world.onCheck();
+          const way = new Way({ url: address.url, authorization, nowMs: 0 });
+          return { blob: { digest, sizeBytes: world.bytes.length }, isShared: true, way };
         },
       },
       sender: new BlobSender({ reader, hash: new NodeHash(), clock: world.clock }),

@@ -5,16 +5,16 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BlobEndpoint, type BlobEndpointComponents } from '../../../src/edge/overlaybd/endpoint.ts';
 import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
 import { LocalServer } from '../../../src/edge/http/local-server.ts';
-import { AccessError } from '../../../src/edge/access/access.ts';
-import { ClientWay } from '../../../src/edge/access/client-origin.ts';
+import { AccessError } from '../../../src/edge/access/access-error.ts';
+import { Way } from '../../../src/edge/access/ways.ts';
 import type {
   BlobAddress,
-  BlobDirectory,
-  RememberingGate,
+  BlobGate,
+  GateRequest,
+  GrantedBlob,
 } from '../../../src/edge/access/contract.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import type { BlobRef } from '../../../src/image/block.ts';
-import type { Digest } from '../../../src/image/digest.ts';
 import type { Hasher } from '../../../src/runtime/codec.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -27,39 +27,31 @@ const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
 const MIB = 1024 * 1024;
 
 /** One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are asked. */
-class Twin implements BlobDirectory, BlobReader, RememberingGate {
+class Twin implements BlobReader, BlobGate {
   bytes: Buffer = pattern(10_000);
   cached = false;
   onOpen: (signal: AbortSignal) => Promise<void> = async () => {};
   onRead: (offset: number, signal: AbortSignal | undefined) => Promise<void> = async () => {};
   onCheck: () => Promise<void> = async () => {};
   readonly checked: { address: BlobAddress; authorization: string | undefined }[] = [];
-  readonly ways: ClientWay[] = [];
+  readonly ways: Way[] = [];
   readonly reads: { offset: number; length: number }[] = [];
 
-  accepts(): boolean {
-    return this.cached;
-  }
-
-  async check(address: BlobAddress, _: Digest, options: { authorization?: string }): Promise<void> {
-    this.checked.push({ address, authorization: options.authorization });
+  async open({ digest, address, authorization, signal }: GateRequest): Promise<GrantedBlob> {
+    this.checked.push({ address, authorization });
     await this.onCheck();
-  }
-
-  note(_: Digest, address: BlobAddress, authorization: string | undefined): ClientWay {
-    const way = new ClientWay(address, authorization);
+    await this.onOpen(signal);
+    const way = new Way({ url: address.url, authorization, nowMs: 0 });
     this.ways.push(way);
-    return way;
+    return { blob: { digest, sizeBytes: this.bytes.length }, isShared: true, way };
   }
 
-  async open(digest: Digest, _: BlobAddress, options: { signal: AbortSignal }): Promise<BlobRef> {
-    await this.onOpen(options.signal);
-    return { digest, sizeBytes: this.bytes.length };
+  opened({ digest }: Omit<GateRequest, 'signal'>) {
+    if (!this.cached) return undefined;
+    return { blob: { digest, sizeBytes: this.bytes.length }, isShared: true };
   }
 
-  opened(digest: Digest): BlobRef | undefined {
-    return this.cached ? { digest, sizeBytes: this.bytes.length } : undefined;
-  }
+  closed(): void {}
 
   async read(
     _: BlobRef,
@@ -102,10 +94,8 @@ class HashTwin extends NodeHash {
 async function startServer(prefix: string, connectionsMax = 100): Promise<void> {
   const endpoint = new BlobEndpoint(
     {
-      access: twin,
-      directory: twin,
+      gate: twin,
       reader: twin,
-      ways: twin,
       passThrough: { answer: (...asked) => passed(...asked) },
       sender: new BlobSender({ reader: twin, hash: new HashTwin(), clock }),
       clock,
@@ -260,6 +250,7 @@ describe('BlobEndpoint targets', () => {
           scheme: 'https',
           registry: 's3.example',
           repository: '',
+          storage: 'https://s3.example/',
           url: url.replace(':/', '://'),
         },
         authorization: 'Bearer t',
@@ -359,26 +350,22 @@ describe('BlobEndpoint and the right to read', () => {
 
   it('answers at once when the grant of the client has ended', async () => {
     twin.onRead = async () => {
-      twin.ways[0]?.refuse(new AccessError('late', { code: 'denied', challenges: [] }));
+      twin.ways[0]?.close(new AccessError('late', { code: 'denied', challenges: [] }));
       await new Promise(() => {});
     };
     expect((await get(TARGET, { headers: { range: 'bytes=0-9' } })).status).toBe(403);
   });
 
-  it('passes through a blob that only its server may serve, and a URL without a digest', async () => {
+  it('passes through a URL without a digest', async () => {
     const urls: string[] = [];
     passed = async (_, response, { url, onStart }) => {
       urls.push(url);
       response.writeHead(206).end('passed');
       onStart(206);
     };
-    twin.onCheck = async () => {
-      throw new AccessError('alone', { code: 'not-shared' });
-    };
-    expect((await get(TARGET)).body.toString()).toBe('passed');
     const other = 'https://r.example/v2/app/manifests/latest?a=%2F';
     expect((await get(`/dadip2p/${other}`)).body.toString()).toBe('passed');
-    expect(urls).toEqual([TARGET.slice(9), other]);
+    expect(urls).toEqual([other]);
   });
 });
 

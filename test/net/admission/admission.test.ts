@@ -163,7 +163,10 @@ describe('Admission', () => {
 
   it.each([
     [BLOCK_PROTOCOL, [frames.encodeOpen('demand'), frames.encodeRequest(0, blockRequest())]],
-    [TREE_PROTOCOL, [...messageFrames({ id: 0, type: CALLS.stat.type, body: new Uint8Array(40) })]],
+    [
+      TREE_PROTOCOL,
+      [...messageFrames({ id: 0, type: CALLS['open-blob'].type, body: new Uint8Array(40) })],
+    ],
   ])('Admission cuts off a peer that goes straight to %s', async (protocol, bytes) => {
     const agent = await serving(1);
     const connection = await dialUnadmitted(await startRaw(), agent.host);

@@ -28,7 +28,14 @@ afterEach(async () => {
 });
 
 const ORIGIN = { registry: 'r.io', repository: 'a/b' };
-const STAT_REQUEST = { digest: DIGEST, origin: ORIGIN };
+const OPEN_REQUEST = { digest: DIGEST, origin: ORIGIN };
+const OPENED = {
+  outcome: 'open',
+  key: DIGEST,
+  sizeBytes: 12_345,
+  isPublic: true,
+  isBelieved: true,
+} as const;
 const DEAD_HOST = { peer: peerId('12D3KooWdead'), addresses: [] };
 const NO_SIGNAL = new AbortController().signal;
 
@@ -116,7 +123,7 @@ describe('TreeClient', () => {
           manifest: new Uint8Array(MANIFEST_SIZE_BYTES_MAX).fill(7),
           origin: ORIGIN,
         }),
-      stat: () => Promise.resolve({ sizeBytes: 12_345, isPublic: true }),
+      'open-blob': () => Promise.resolve(OPENED),
       manifest: (_peer, request) => {
         heard.push(request);
         return Promise.resolve({
@@ -153,8 +160,13 @@ describe('TreeClient', () => {
     expect(resolved.manifest.length).toBe(MANIFEST_SIZE_BYTES_MAX);
     expect(resolved.manifest.every((byte) => byte === 7)).toBe(true);
     expect(
-      await child.transport.call(root.host, 'stat', { digest: DIGEST, origin: ORIGIN }, NO_SIGNAL),
-    ).toEqual({ sizeBytes: 12_345, isPublic: true });
+      await child.transport.call(
+        root.host,
+        'open-blob',
+        { digest: DIGEST, origin: ORIGIN },
+        NO_SIGNAL,
+      ),
+    ).toEqual(OPENED);
     const wanted = { origin: ORIGIN, reference: '1' };
     const manifest = await child.transport.call(root.host, 'manifest', wanted, NO_SIGNAL);
     expect(heard.at(-1)).toEqual(wanted);
@@ -165,17 +177,17 @@ describe('TreeClient', () => {
     let open = 0;
     let openMax = 0;
     const root = await startAgent(2, {
-      stat: async () => {
+      'open-blob': async () => {
         openMax = Math.max(openMax, ++open);
         await new Promise((resolve) => setImmediate(resolve));
         open--;
-        return { sizeBytes: 1, isPublic: false };
+        return OPENED;
       },
     });
     const child = await startAgent(1);
     const request = { digest: DIGEST, origin: ORIGIN };
     const calls = Array.from({ length: 60 }, () =>
-      child.transport.call(root.host, 'stat', request, NO_SIGNAL),
+      child.transport.call(root.host, 'open-blob', request, NO_SIGNAL),
     );
     expect(await Promise.all(calls)).toHaveLength(60);
     expect(openMax).toBeLessThanOrEqual(8);
@@ -241,18 +253,18 @@ describe('TreeClient', () => {
       streams.push(stream);
       answerAll(stream, () => ({
         type: TREE.OK,
-        body: CALLS.stat.reply.encode({ sizeBytes: 1, isPublic: false }),
+        body: CALLS['open-blob'].reply.encode(OPENED),
       }));
     });
     await raw.start();
     const child = await startAgent(1);
-    const stat = (): Promise<unknown> =>
-      child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
-    await Promise.all([stat(), stat(), stat()]);
-    await stat();
+    const open = (): Promise<unknown> =>
+      child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, NO_SIGNAL);
+    await Promise.all([open(), open(), open()]);
+    await open();
     expect(streams).toHaveLength(1);
     streams[0]?.abort(new Error('lost'));
-    await eventually(stat);
+    await eventually(open);
     expect(streams).toHaveLength(2);
   });
 
@@ -263,10 +275,10 @@ describe('TreeClient', () => {
     const manifest = new Uint8Array(200_000).fill(7);
     await raw.handle(TREE_PROTOCOL, (stream) => {
       answerAll(stream, ({ id, type }) => {
-        if (type === CALLS.stat.type) {
+        if (type === CALLS['open-blob'].type) {
           return {
             type: TREE.OK,
-            body: CALLS.stat.reply.encode({ sizeBytes: 1, isPublic: false }),
+            body: CALLS['open-blob'].reply.encode(OPENED),
           };
         }
         const body = CALLS.resolve.reply.encode({
@@ -283,7 +295,7 @@ describe('TreeClient', () => {
     await raw.start();
     const child = await startAgent(1);
     const resolved = child.transport.call(hostOf(raw), 'resolve', { reference: 'x' }, NO_SIGNAL);
-    await child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
+    await child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, NO_SIGNAL);
     rest.resolve();
     expect((await resolved).manifest).toEqual(manifest);
   });
@@ -297,15 +309,15 @@ describe('TreeClient', () => {
         heard.push(type);
         if (type === CALLS.resolve.type) abort.abort();
         if (type === CALLS.resolve.type || type === TREE.CANCEL) return undefined;
-        return { type: TREE.OK, body: CALLS.stat.reply.encode({ sizeBytes: 1, isPublic: false }) };
+        return { type: TREE.OK, body: CALLS['open-blob'].reply.encode(OPENED) };
       });
     });
     await raw.start();
     const child = await startAgent(1);
     const call = child.transport.call(hostOf(raw), 'resolve', { reference: 'x' }, abort.signal);
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
-    await child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
-    expect(heard).toEqual([CALLS.resolve.type, TREE.CANCEL, CALLS.stat.type]);
+    await child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, NO_SIGNAL);
+    expect(heard).toEqual([CALLS.resolve.type, TREE.CANCEL, CALLS['open-blob'].type]);
   });
 
   it('TreeClient.call() rejects with protocol when the peer answers what was not asked', async () => {
@@ -320,7 +332,7 @@ describe('TreeClient', () => {
     });
     await raw.start();
     const child = await startAgent(1);
-    const call = child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, NO_SIGNAL);
+    const call = child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, NO_SIGNAL);
     await expect(call).rejects.toMatchObject({ code: 'protocol' });
     expect(child.metrics.values.get('xylem_net_violations_total{protocol=tree}')).toBe(1);
   });

@@ -113,8 +113,6 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     manifest: new Uint8Array([123, 125]),
     origin,
   }),
-  STAT: asked('stat', { digest, origin }),
-  'STAT reply': answered('stat', { sizeBytes: 2 ** 40, isPublic: true }),
   PREHEAT: asked('preheat', { action: 'start', id: '17', spec: preheatSpec }),
   'PREHEAT reply': answered('preheat', {
     id: '17',
@@ -139,6 +137,24 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     },
   }),
   'HOST_PREHEAT reply': answered('host-preheat', { zone: 'z1', progress }),
+  OPEN_BLOB: asked('open-blob', {
+    digest,
+    origin: { registry: 's.io', repository: '', storage: 'https://s.io/b/', content: digest },
+    url: 'https://s.io/b/x?s=1',
+  }),
+  'OPEN_BLOB reply': answered('open-blob', {
+    outcome: 'open',
+    key: digest,
+    sizeBytes: 2 ** 40,
+    isPublic: true,
+    isBelieved: false,
+  }),
+  'OPEN_BLOB reply, no way': answered('open-blob', { outcome: 'no-way', isBelieved: true }),
+  'OPEN_BLOB reply, refused': answered('open-blob', {
+    outcome: 'denied',
+    challenge: '',
+    retryAfterMs: 0,
+  }),
   MANIFEST: asked('manifest', { origin, reference: '1.4' }),
   'MANIFEST reply': answered('manifest', {
     outcome: 'found',

@@ -1,4 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import { quarantineKey } from '../../../src/image/blob-key.ts';
 import { BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { bytesEqual } from '../../../src/util/bytes.ts';
 import { defined } from '../../../src/util/assert.ts';
@@ -58,17 +60,32 @@ describe('TransferEngine', () => {
     });
   });
 
-  it('reads a blob where a configured registry has it, whoever else says to have it', async () => {
+  it('believes no host that names an origin of its own for a blob', async () => {
     await cluster.start({ roots: 1, children: 1 });
     const blob = cluster.origin.add(1000);
     const { tree } = defined(cluster.roots[0], 'a root').engine;
+    const child = defined(cluster.children[0], 'a child').engine.tree;
     const stranger = { registry: 'stranger.test', repository: 'app' };
-    const storage = { registry: 'storage.test', repository: '' };
-    const known = [stranger, storage, ORIGIN, stranger, storage].map((origin) => {
-      tree.learnOrigin(blob.digest, origin);
-      return tree.originOf(blob.digest);
-    });
-    expect(known).toEqual([stranger, stranger, ORIGIN, ORIGIN, ORIGIN]);
+    const known = [];
+    for (const origin of [stranger, ORIGIN, stranger]) {
+      await child.open([{ blob, origin }]);
+      known.push(tree.originOf(blob.digest));
+      child.close([blob.digest]);
+    }
+    expect(known).toEqual([undefined, ORIGIN, ORIGIN]);
+  });
+
+  it('takes the origin of a blob in quarantine only with the key of just that source', async () => {
+    await cluster.start({ roots: 1, children: 1 });
+    const { digest } = cluster.origin.add(1000);
+    const { tree } = defined(cluster.roots[0], 'a root').engine;
+    const child = defined(cluster.children[0], 'a child').engine.tree;
+    const origin = { registry: 'stranger.test', repository: 'app', content: digest };
+    const key = quarantineKey(new NodeHash(), digest, origin);
+    await child.open([{ blob: { digest, sizeBytes: 1000 }, origin }]);
+    expect(tree.originOf(digest)).toBeUndefined();
+    await child.open([{ blob: { digest: key, sizeBytes: 1000 }, origin }]);
+    expect(tree.originOf(key)).toEqual(origin);
   });
 
   it('goes on when a parent goes, and when the owner goes with another root standing by', async () => {
