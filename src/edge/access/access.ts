@@ -14,6 +14,7 @@ import { toHex } from '../../util/bytes.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
 import type { BlobAddress, RememberingGate } from './contract.ts';
 import { accessMetrics } from './metrics.ts';
 
@@ -87,7 +88,7 @@ export class AccessCheck implements RememberingGate {
   readonly #accepted: ExpiringMap<true>;
   /** Blobs that a repository has. */
   readonly #members: ExpiringMap<true>;
-  readonly #checking = new Map<string, Promise<void>>();
+  readonly #checking = new SingleFlight<string, void>();
   readonly #checks: Counter;
 
   constructor(
@@ -117,21 +118,20 @@ export class AccessCheck implements RememberingGate {
     const { authorization, signal } = options;
     if (this.accepts(address, digest, authorization)) return;
     const key = `${this.#credentialsKey(address, authorization)} ${digest}`;
-    const checking =
-      this.#checking.get(key) ?? this.#begin(key, { address, digest, authorization });
-    await orAbort(checking, signal);
+    const request = { address, digest, authorization };
+    await orAbort(
+      this.#checking.run(key, () => this.#decideInTime(request)),
+      signal,
+    );
   }
 
-  /** Whoever asks at the same time shares the answer. */
-  #begin(key: string, request: CheckedRequest): Promise<void> {
+  #decideInTime(request: CheckedRequest): Promise<void> {
     const old = this.#oldVerdict(request);
     const limitMs = old === undefined ? CHECK_MS_MAX : RECHECK_MS_MAX;
     const decide = (signal: AbortSignal): Promise<void> => this.#decide(request, old, signal);
-    const checking = within(this.#parts.clock, limitMs, decide, {
+    return within(this.#parts.clock, limitMs, decide, {
       reason: () => new AccessError(`the registry did not answer in ${limitMs} ms`, UNCHECKED),
-    }).finally(() => this.#checking.delete(key));
-    this.#checking.set(key, checking);
-    return checking;
+    });
   }
 
   async #decide(

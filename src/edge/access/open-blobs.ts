@@ -5,6 +5,7 @@ import { within } from '../../runtime/deadline.ts';
 import type { TransferEngine } from '../../transfer/drive/engine.ts';
 import type { StatReply } from '../../tree/messages.ts';
 import { orAbort } from '../../util/or-abort.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
 import type { BlobAddress, BlobDirectory } from './contract.ts';
 
 /** How long after its last use a blob that a local client opened stays in its trees: as long as the trees keep a silent host. */
@@ -17,11 +18,9 @@ const ALONE_MS_MAX = 60_000;
 const OPEN_MS_MAX = 20_000;
 
 interface Opened {
-  readonly joining: Promise<BlobRef>;
-  /** Once it is open. */
-  blob?: BlobRef;
+  readonly blob: BlobRef;
   /** Until when it is read without a tree; undefined when it has joined one. */
-  aloneUntilMs?: number;
+  readonly aloneUntilMs: number | undefined;
   usedMs: number;
 }
 
@@ -37,6 +36,7 @@ interface Components {
 export class OpenBlobs implements BlobDirectory {
   readonly #parts: Components;
   readonly #opened = new Map<Digest, Opened>();
+  readonly #opening = new SingleFlight<Digest, BlobRef>();
 
   constructor(components: Components) {
     this.#parts = components;
@@ -44,7 +44,7 @@ export class OpenBlobs implements BlobDirectory {
 
   opened(digest: Digest): BlobRef | undefined {
     const opened = this.#opened.get(digest);
-    if (opened?.blob === undefined) return undefined;
+    if (opened === undefined) return undefined;
     opened.usedMs = this.#parts.clock.nowMs();
     return opened.blob;
   }
@@ -57,41 +57,24 @@ export class OpenBlobs implements BlobDirectory {
     const nowMs = this.#parts.clock.nowMs();
     this.#sweep(nowMs);
     const known = this.#opened.get(digest);
-    const isCurrent = known !== undefined && nowMs < (known.aloneUntilMs ?? Infinity);
-    const opened = isCurrent ? known : this.#begin(digest, address);
-    opened.usedMs = nowMs;
-    this.#opened.set(digest, opened);
-    try {
-      return await orAbort(opened.joining, options.signal);
-    } catch (error) {
-      if (options.signal.aborted) throw error;
-      if (this.#opened.get(digest) === opened) this.#opened.delete(digest);
-      throw error;
+    if (known !== undefined && nowMs < (known.aloneUntilMs ?? Infinity)) {
+      known.usedMs = nowMs;
+      return known.blob;
     }
-  }
-
-  #begin(digest: Digest, address: BlobAddress): Opened {
+    this.#opened.delete(digest);
     const { registry, repository } = address;
-    const join = async (signal: AbortSignal): Promise<BlobRef> => {
-      const blob = await this.#join(opened, digest, { registry, repository }, signal);
-      opened.blob = blob;
-      return blob;
-    };
-    const opened: Opened = {
-      joining: Promise.resolve().then(() => within(this.#parts.clock, OPEN_MS_MAX, join)),
-      usedMs: 0,
-    };
-    return opened;
+    const open = (signal: AbortSignal): Promise<BlobRef> =>
+      this.#open(digest, { registry, repository }, signal);
+    return orAbort(
+      this.#opening.run(digest, () => within(this.#parts.clock, OPEN_MS_MAX, open)),
+      options.signal,
+    );
   }
 
-  async #join(
-    opened: Opened,
-    digest: Digest,
-    origin: BlobOrigin,
-    signal: AbortSignal,
-  ): Promise<BlobRef> {
+  async #open(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobRef> {
     const { tree, stat, sizeOf, clock } = this.#parts;
     let sizeBytes: number | undefined;
+    let aloneUntilMs: number | undefined;
     try {
       ({ sizeBytes } = await stat(digest, origin, signal));
     } catch (error) {
@@ -99,11 +82,12 @@ export class OpenBlobs implements BlobDirectory {
       sizeBytes = sizeOf(digest);
       if (sizeBytes === undefined) throw error;
       // Nobody else can read it for this host: its client's own way is the only one.
-      opened.aloneUntilMs = clock.nowMs() + ALONE_MS_MAX;
+      aloneUntilMs = clock.nowMs() + ALONE_MS_MAX;
     }
     const blob = { digest, sizeBytes };
-    if (opened.aloneUntilMs === undefined) await tree.open([{ blob, origin }], signal);
+    if (aloneUntilMs === undefined) await tree.open([{ blob, origin }], signal);
     else tree.learnOrigin(digest, origin);
+    this.#opened.set(digest, { blob, aloneUntilMs, usedMs: clock.nowMs() });
     return blob;
   }
 
