@@ -6,6 +6,7 @@ import { parseManifest, type ResolvedImage, blobsOf } from '../image/manifest.ts
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { backoffMs } from '../util/backoff.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
@@ -281,7 +282,7 @@ export class HostPreheats {
           );
         }
       }
-      await clock.sleep(Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** (tries - 1)), signal);
+      await clock.sleep(backoffMs(tries, RETRY_MS_MIN, RETRY_MS_MAX), signal);
     }
   }
 

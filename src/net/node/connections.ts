@@ -4,6 +4,7 @@ import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -139,7 +140,7 @@ export class Connections {
 
   /** Doubles with the failures; half more or less, so that many hosts do not come back in step. */
   #pauseMs(failureCount: number): number {
-    const pauseMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** (failureCount - 1));
+    const pauseMs = backoffMs(failureCount, BACKOFF_MS_MIN, BACKOFF_MS_MAX);
     return pauseMs * (0.5 + this.#components.random.float());
   }
 }

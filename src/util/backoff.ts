@@ -1,0 +1,4 @@
+/** Milliseconds to wait after `failureCount` failures in a row: `minMs` after the first, doubled with each more up to `maxMs`. */
+export function backoffMs(failureCount: number, minMs: number, maxMs: number): number {
+  return Math.min(maxMs, minMs * 2 ** (failureCount - 1));
+}
