@@ -80,6 +80,7 @@ interface DataPlane {
   readonly manifestCache: ManifestCache;
   readonly manifests: Manifests;
   readonly codec: NodeCodec;
+  readonly hash: NodeHash;
   readonly metrics: PromMetrics;
 }
 
@@ -143,7 +144,8 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const moved = { store, transport, registries, urls, origin, engine, preheats };
-  return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
+  const made = { codec, hash, metrics, manifestCache, manifests };
+  return { self: { ...host, publicKey }, ...made, ...moved };
 }
 
 /** Loads the code of devices only where there are any. */
@@ -209,7 +211,7 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
-    const edge = makeEdge({ ...components, ...plane, hash: new NodeHash() }, config.local);
+    const edge = makeEdge({ ...components, ...plane }, config.local);
     const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(
       { routes: [mirror, ...edge.routes], clock, metrics },
@@ -224,7 +226,7 @@ class Agent implements Service, StatusSource {
         : new ImageMounts({
             engine,
             devices: this.#devices,
-            hash: new NodeHash(),
+            hash: plane.hash,
             codec: plane.codec,
             logger,
             store: plane.store,
