@@ -57,10 +57,16 @@ export interface ByteRange {
   readonly length: number;
 }
 
-/** Bytes [offset, offset + length) of a source, when they are at hand: a view, used before the next call. */
+/**
+ * Bytes [offset, offset + length) of a source, when they are at hand: a view, used before the next
+ * call.
+ */
 export type BytesAt = (offset: number, length: number) => Uint8Array | undefined;
 
-/** Reads the ranges together. The result gives what lies within one of them. Throws ImageError as `readPart()` does. */
+/**
+ * Reads the ranges together. The result gives bytes that lie within one of them. Throws ImageError
+ * as `readPart()` does.
+ */
 export async function readRanges(
   source: ByteSource,
   ranges: readonly ByteRange[],

@@ -114,7 +114,10 @@ export class LayeredImage {
     return target;
   }
 
-  /** Fills `target` with the device's bytes from `offset` on, read from the layers' sources. Throws ImageError. */
+  /**
+   * Fills `target` with the device's bytes from `offset` on, read from the layers' sources, all
+   * ranges together. Throws ImageError.
+   */
   async fetchInto(target: Uint8Array, offset: number): Promise<void> {
     const plan = Map.groupBy(this.plan(offset, target.length), ({ layer }) => layer);
     const fetched = new Map<number, BytesAt>();

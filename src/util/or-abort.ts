@@ -1,6 +1,7 @@
 /**
- * The promise's outcome, or the signal's reason as soon as it aborts, while the work behind the promise goes on. A signal that has
- * aborted before always wins. The promise counts as handled: it may reject later.
+ * The promise's outcome, or the signal's reason as soon as it aborts; the work behind the promise
+ * goes on. A signal that has aborted before always wins. The promise may reject later: it counts as
+ * handled.
  */
 export async function orAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   let onAbort = (): void => {};

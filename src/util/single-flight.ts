@@ -14,7 +14,10 @@ export class SingleFlight<K, V> {
     return this.#running.has(key);
   }
 
-  /** The outcome of the task in flight for `key`, or of `task`, begun at once, when there is none. */
+  /**
+   * The outcome of the task in flight for `key`; when there is none, of `task`, which begins at
+   * once.
+   */
   run(key: K, task: () => Promise<V>): Promise<V> {
     const running = this.#running.get(key);
     if (running !== undefined) return running;

@@ -289,7 +289,7 @@ export class BlockCore<P, T> {
     this.#fetcher.received(attempt, block, nowMs);
   }
 
-  /** The result of `verify`; `block`: what takes the place of the block that was checked, with the reference to it. */
+  /** The result of `verify`. `block` replaces the one that was checked and takes over its reference. */
   verified(attempt: AttemptId, verdict: Verdict, nowMs: number, block?: P): void {
     this.#nowMs = nowMs;
     this.#fetcher.verified(attempt, verdict, nowMs, block);

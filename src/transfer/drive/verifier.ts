@@ -13,7 +13,7 @@ const TRUSTED_MAX = 64;
 /** What a check found out. */
 export interface CheckedBlock {
   readonly verdict: Verdict;
-  /** The block that was checked, with its digest where it was computed: the same payload, held once. */
+  /** The block that was checked, with the digest if that was computed. It shares the payload. */
   readonly block: AttestedBlock;
 }
 
