@@ -12,8 +12,8 @@ import {
   VERSION_FILE,
   VERSION_TEXT,
 } from '../src/blockstore/layout.ts';
-import type { StoredBlock } from '../src/blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex, type BlobRef } from '../src/image/block.ts';
+import type { AttestedBlock } from '../src/image/attested-block.ts';
 import { parseDigest } from '../src/image/digest.ts';
 import type { Disk } from '../src/runtime/disk.ts';
 import { silentLogger } from '../src/runtime/logger.ts';
@@ -96,7 +96,7 @@ function benchBlob(number: number, blocks: number): BlobRef {
   };
 }
 
-function benchBlock(): StoredBlock {
+function benchBlock(): AttestedBlock {
   return {
     payload: PooledBytes.unpooled(new SystemRandom().bytes(BLOCK_SIZE_BYTES)),
     attestation: { signer: new Uint8Array(32).fill(1), signature: new Uint8Array(164).fill(2) },
@@ -241,7 +241,7 @@ async function benchEviction(
 /** Puts blocks of ever new blobs until the signal; how many. */
 async function putForever(
   store: DiskStore,
-  block: StoredBlock,
+  block: AttestedBlock,
   options: { perBlob: number; signal: AbortSignal },
 ): Promise<number> {
   let count = 0;

@@ -89,6 +89,7 @@ interface DataPlane {
   readonly manifestCache: ManifestCache;
   readonly manifests: Manifests;
   readonly codec: NodeCodec;
+  readonly hash: NodeHash;
   readonly metrics: PromMetrics;
 }
 
@@ -155,7 +156,8 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const moved = { store, transport, registries, urls, ways, probe, roots, engine, preheats };
-  return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
+  const made = { codec, hash, metrics, manifestCache, manifests };
+  return { self: { ...host, publicKey }, ...made, ...moved };
 }
 
 /** Whom this host asks about blobs, and, on a root, what decides for the cluster. */
@@ -255,7 +257,7 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
-    const edge = makeEdge({ ...components, ...plane, hash: new NodeHash() }, config.local);
+    const edge = makeEdge({ ...components, ...plane }, config.local);
     this.#gate = edge.gate;
     const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(
@@ -271,7 +273,7 @@ class Agent implements Service, StatusSource {
         : new ImageMounts({
             engine,
             devices: this.#devices,
-            hash: new NodeHash(),
+            hash: plane.hash,
             codec: plane.codec,
             logger,
             store: plane.store,

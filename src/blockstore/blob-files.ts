@@ -1,3 +1,4 @@
+import type { AttestedBlock } from '../image/attested-block.ts';
 import {
   blockCount,
   blockIndex,
@@ -29,7 +30,6 @@ import {
   recordOffset,
 } from './layout.ts';
 import { readFully } from './read-fully.ts';
-import type { StoredBlock } from './store.ts';
 import type { SyncTarget } from './syncer.ts';
 
 export interface BlobFilesComponents {
@@ -82,7 +82,7 @@ export class BlobFiles implements SyncTarget {
   }
 
   /** Writes the bytes, then the record that makes them count. Rejects with DiskError. */
-  async write(index: BlockIndex, block: StoredBlock): Promise<void> {
+  async write(index: BlockIndex, block: AttestedBlock): Promise<void> {
     const { files, hash } = this.#components;
     await this.#last;
     if (!this.#made) await this.#inTurn(() => this.#make());
@@ -113,7 +113,7 @@ export class BlobFiles implements SyncTarget {
   }
 
   /** The block, whose payload the caller releases; `damaged` when what is there is not what was written. Rejects with DiskError. */
-  async read(index: BlockIndex): Promise<StoredBlock | 'damaged'> {
+  async read(index: BlockIndex): Promise<AttestedBlock | 'damaged'> {
     const { pool, hash } = this.#components;
     const lengthBytes = blockLength(this.blob.sizeBytes, index);
     const payload = pool.acquire(lengthBytes);

@@ -1,4 +1,5 @@
 import { blockIndex, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
+import type { AttestedBlock } from '../image/attested-block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
@@ -39,7 +40,7 @@ import {
 } from './limits.ts';
 import { storeMetrics, type StoreMetrics } from './metrics.ts';
 import { scanStore, type FoundBlob } from './scan.ts';
-import type { BlobUsage, BlockStore, BlockStoreStats, Evicted, StoredBlock } from './store.ts';
+import type { BlobUsage, BlockStore, BlockStoreStats, Evicted } from './store.ts';
 import { SpaceGuard } from './space-guard.ts';
 import { Syncer } from './syncer.ts';
 import { usageOf } from './usage.ts';
@@ -180,7 +181,7 @@ export class DiskStore implements BlockStore {
     return this.#state === 'running' && this.#blobs.get(digest)?.files.present.has(index) === true;
   }
 
-  get(blob: BlobRef, index: BlockIndex): Promise<StoredBlock | undefined> {
+  get(blob: BlobRef, index: BlockIndex): Promise<AttestedBlock | undefined> {
     return this.#operation('get', async () => {
       const entry = this.#blobs.get(blob.digest);
       if (entry === undefined || !entry.files.present.has(index)) {
@@ -201,7 +202,7 @@ export class DiskStore implements BlockStore {
     });
   }
 
-  put(blob: BlobRef, index: BlockIndex, block: StoredBlock): Promise<void> {
+  put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void> {
     return this.#operation('put', async () => {
       checkBlock(blob, index, block.payload.length);
       const entry = this.#blobs.get(blob.digest) ?? this.#begin(blob);
@@ -335,7 +336,7 @@ export class DiskStore implements BlockStore {
     }
   }
 
-  async #write(entry: Entry, index: BlockIndex, block: StoredBlock): Promise<void> {
+  async #write(entry: Entry, index: BlockIndex, block: AttestedBlock): Promise<void> {
     const { payload } = block;
     const lengthBytes = payload.length;
     try {
@@ -393,7 +394,7 @@ export class DiskStore implements BlockStore {
     return change.done;
   }
 
-  async #read(entry: Entry, index: BlockIndex): Promise<StoredBlock | undefined> {
+  async #read(entry: Entry, index: BlockIndex): Promise<AttestedBlock | undefined> {
     try {
       // Twice, since a block that was dropped and put again meanwhile is read as a mixture of both.
       for (let attempt = 0; attempt < 2; attempt++) {

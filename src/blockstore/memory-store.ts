@@ -1,15 +1,16 @@
 import type { BlobRef, BlockIndex } from '../image/block.ts';
+import type { AttestedBlock } from '../image/attested-block.ts';
 import type { Digest } from '../image/digest.ts';
 import { defined } from '../util/assert.ts';
 import { checkBlock, checkSize, stoppedError } from './errors.ts';
 import { GroupTable } from './group-table.ts';
 import { groupOf } from './layout.ts';
-import type { BlobUsage, BlockStore, BlockStoreStats, Evicted, StoredBlock } from './store.ts';
+import type { BlobUsage, BlockStore, BlockStoreStats, Evicted } from './store.ts';
 import { usageOf } from './usage.ts';
 
 interface MemoryBlob {
   readonly blob: BlobRef;
-  readonly blocks: Map<BlockIndex, StoredBlock>;
+  readonly blocks: Map<BlockIndex, AttestedBlock>;
 }
 
 /**
@@ -36,7 +37,7 @@ export class MemoryStore implements BlockStore {
     return this.#running && this.#blobs.get(digest)?.blocks.has(index) === true;
   }
 
-  async get(blob: BlobRef, index: BlockIndex): Promise<StoredBlock | undefined> {
+  async get(blob: BlobRef, index: BlockIndex): Promise<AttestedBlock | undefined> {
     this.#check();
     const known = this.#blobs.get(blob.digest);
     const block = known?.blocks.get(index);
@@ -46,7 +47,7 @@ export class MemoryStore implements BlockStore {
     return { payload: block.payload.retain(), attestation: block.attestation };
   }
 
-  async put(blob: BlobRef, index: BlockIndex, block: StoredBlock): Promise<void> {
+  async put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void> {
     this.#check();
     checkBlock(blob, index, block.payload.length);
     const known = this.#blobs.get(blob.digest) ?? { blob, blocks: new Map() };
@@ -124,7 +125,7 @@ export class MemoryStore implements BlockStore {
     return { blockCount, sizeBytes };
   }
 
-  #take(digest: Digest, index: BlockIndex): StoredBlock | undefined {
+  #take(digest: Digest, index: BlockIndex): AttestedBlock | undefined {
     const known = this.#blobs.get(digest);
     const block = known?.blocks.get(index);
     known?.blocks.delete(index);

@@ -1,15 +1,6 @@
-import type { Attestation } from '../image/attestation.ts';
+import type { AttestedBlock } from '../image/attested-block.ts';
 import type { BlobRef, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import type { PooledBytes } from '../util/buffer-pool.ts';
-
-/** A verified block as it is kept. Whoever gets one releases its bytes. */
-export interface StoredBlock {
-  readonly payload: PooledBytes;
-  readonly attestation: Attestation;
-  /** BLAKE3 of the payload, where it is known: `put()` need not compute it then. */
-  readonly blockDigest?: Uint8Array;
-}
 
 export interface BlockStoreStats {
   readonly blobCount: number;
@@ -54,9 +45,9 @@ export interface BlockStore {
   /** Whether the block is present: answered from memory, in the same step. */
   has(digest: Digest, index: BlockIndex): boolean;
   /** The block, or undefined when absent (also when it was lost meanwhile). The caller releases the payload. */
-  get(blob: BlobRef, index: BlockIndex): Promise<StoredBlock | undefined>;
+  get(blob: BlobRef, index: BlockIndex): Promise<AttestedBlock | undefined>;
   /** Keeps a verified block. Holds the payload itself for as long as it needs it. A block already present is left alone. */
-  put(blob: BlobRef, index: BlockIndex, block: StoredBlock): Promise<void>;
+  put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void>;
   /** Forgets a block, for instance one that was found damaged. */
   drop(digest: Digest, index: BlockIndex): Promise<void>;
   /** Blobs with any block present, with their sizes. */

@@ -1,11 +1,12 @@
-import { bytesIn } from '../image/body.ts';
 import type { BlobRef } from '../image/block.ts';
+import type { ByteSource } from '../image/byte-source.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import { openLayer } from '../image/layer.ts';
 import { blockLayers, type Manifest } from '../image/manifest.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
-import { assert, defined } from '../util/assert.ts';
+import { defined } from '../util/assert.ts';
+import { orAbort } from '../util/or-abort.ts';
 import type { ReadOnlyDisk } from './disk.ts';
 
 /**
@@ -41,20 +42,14 @@ export class ImageDisk implements ReadOnlyDisk {
     const { reader, codec } = components;
     const blobs = blockLayers(manifest);
     const closing = new AbortController();
-    const either =
-      signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal]);
+    const opening = Promise.all(
+      blobs.map((blob) => openLayer(sourceOf(reader, blob, closing.signal), codec)),
+    );
     try {
-      const layers = await Promise.all(
-        blobs.map((blob) => {
-          const options = { kind: 'demand', signal: either } as const;
-          const read = (offset: number, length: number): Promise<Uint8Array> =>
-            reader.read(blob, offset, length, options);
-          return openLayer({ sizeBytes: blob.sizeBytes, read }, codec);
-        }),
-      );
+      const layers = await (signal === undefined ? opening : orAbort(opening, signal));
       return new ImageDisk({ reader }, { blobs, image: new LayeredImage(layers), closing });
     } catch (error) {
-      closing.abort(error); // The other layers need not be read any more.
+      closing.abort(error); // The layers need not be read any more.
       throw error;
     }
   }
@@ -65,20 +60,8 @@ export class ImageDisk implements ReadOnlyDisk {
     );
   }
 
-  async read(target: Uint8Array, offset: number): Promise<void> {
-    const fetched: { offset: number; bytes: Uint8Array }[][] = this.#blobs.map(() => []);
-    const options = { kind: 'demand', signal: this.#closing.signal } as const;
-    await Promise.all(
-      this.#image.plan(offset, target.length).map(async (range) => {
-        const blob = this.#blobOf(range.layer);
-        const bytes = await this.#reader.read(blob, range.offset, range.length, options);
-        fetched[range.layer]?.push({ offset: range.offset, bytes });
-      }),
-    );
-    const isWhole = this.#image.readInto(target, offset, (layer, at, length) =>
-      bytesIn(fetched[layer] ?? [], at, length),
-    );
-    assert(isWhole, 'an image asked for bytes that its plan did not name');
+  read(target: Uint8Array, offset: number): Promise<void> {
+    return this.#image.fetchInto(target, offset);
   }
 
   close(): void {
@@ -88,4 +71,13 @@ export class ImageDisk implements ReadOnlyDisk {
   #blobOf(layer: number): BlobRef {
     return defined(this.#blobs[layer], 'an image names its layers alone');
   }
+}
+
+/** A blob of the cluster, read for somebody who waits, until the signal aborts. */
+function sourceOf(reader: BlobReader, blob: BlobRef, signal: AbortSignal): ByteSource {
+  const options = { kind: 'demand', signal } as const;
+  return {
+    sizeBytes: blob.sizeBytes,
+    read: (offset, length) => reader.read(blob, offset, length, options),
+  };
 }

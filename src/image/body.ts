@@ -1,12 +1,9 @@
 import { assert } from '../util/assert.ts';
 import { BLOCK_SIZE_BYTES } from './block.ts';
-import { type ByteSource, readPart } from './byte-source.ts';
+import { readRanges, type ByteRange, type ByteSource, type BytesAt } from './byte-source.ts';
 import type { DecodedCache } from './decoded-cache.ts';
 import { damaged } from './errors.ts';
 import type { Payload } from './tar.ts';
-
-/** Bytes [offset, offset + length) of the blob, when they are at hand: a view, used before the next call. */
-export type BytesAt = (offset: number, length: number) => Uint8Array | undefined;
 
 /** Called with a range of the blob. */
 export type RangeVisitor = (offset: number, length: number) => void;
@@ -55,36 +52,18 @@ export class RawBody implements LayerBody {
 export async function readBody(
   source: ByteSource,
   body: LayerBody,
-  range: { offset: number; length: number },
+  range: ByteRange,
   part: string,
 ): Promise<Uint8Array> {
   const { offset, length } = range;
   if (offset < 0 || offset + length > body.sizeBytes) {
     throw damaged(part, `bytes ${offset} to ${offset + length} of a layer of ${body.sizeBytes}`);
   }
-  const ranges: { offset: number; bytes: Uint8Array }[] = [];
-  const wanted: [number, number][] = [];
-  body.visitRanges(offset, length, (at, count) => wanted.push([at, count]));
-  for (const [at, count] of wanted) {
-    ranges.push({ offset: at, bytes: await readPart(source, at, count, part) });
-  }
+  const ranges: ByteRange[] = [];
+  body.visitRanges(offset, length, (at, count) => ranges.push({ offset: at, length: count }));
+  const bytesAt = await readRanges(source, ranges, part);
   const target = new Uint8Array(length);
-  const whole = body.readInto(target, offset, (at, count) => bytesIn(ranges, at, count));
+  const whole = body.readInto(target, offset, bytesAt);
   assert(whole, 'a body asked for bytes that it had not named');
   return target;
-}
-
-/** The part [offset, offset + length) of the fetched ranges, when one of them holds it. */
-export function bytesIn(
-  ranges: readonly { offset: number; bytes: Uint8Array }[],
-  offset: number,
-  length: number,
-): Uint8Array | undefined {
-  for (const range of ranges) {
-    const start = offset - range.offset;
-    if (start >= 0 && start + length <= range.bytes.length) {
-      return range.bytes.subarray(start, start + length);
-    }
-  }
-  return undefined;
 }

@@ -50,3 +50,41 @@ export async function readPart(
   }
   return bytes;
 }
+
+/** A range of a source. */
+export interface ByteRange {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/**
+ * Bytes [offset, offset + length) of a source, when they are at hand: a view, used before the next
+ * call.
+ */
+export type BytesAt = (offset: number, length: number) => Uint8Array | undefined;
+
+/**
+ * Reads the ranges together. The result gives bytes that lie within one of them. Throws ImageError
+ * as `readPart()` does.
+ */
+export async function readRanges(
+  source: ByteSource,
+  ranges: readonly ByteRange[],
+  part: string,
+): Promise<BytesAt> {
+  const fetched = await Promise.all(
+    ranges.map(async ({ offset, length }) => ({
+      offset,
+      bytes: await readPart(source, offset, length, part),
+    })),
+  );
+  return (offset, length) => {
+    for (const range of fetched) {
+      const start = offset - range.offset;
+      if (start >= 0 && start + length <= range.bytes.length) {
+        return range.bytes.subarray(start, start + length);
+      }
+    }
+    return undefined;
+  };
+}

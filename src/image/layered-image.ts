@@ -1,6 +1,5 @@
 import { assert } from '../util/assert.ts';
-import { bytesIn } from './body.ts';
-import { readPart } from './byte-source.ts';
+import { readRanges, type ByteRange, type BytesAt } from './byte-source.ts';
 import { DecodedBlocks, type DecodedCache } from './decoded-cache.ts';
 import { ImageError } from './errors.ts';
 import type { Layer } from './layer.ts';
@@ -23,10 +22,8 @@ export interface ImageSegment {
 }
 
 /** Bytes of a layer's blob, as it is stored and transferred. */
-export interface BlobRange {
+export interface BlobRange extends ByteRange {
   readonly layer: number;
-  readonly offset: number;
-  readonly length: number;
 }
 
 /** Bytes [offset, offset + length) of a layer's blob, when they are at hand: a view, used before the next call. */
@@ -36,7 +33,7 @@ export type BytesOf = (layer: number, offset: number, length: number) => Uint8Ar
  * The block device that layers make together: the top one wins, what none covers reads as zeros.
  *
  * A reader tries `readInto()` first, which is synchronous and copies nothing that it need not; when that says false,
- * it fetches what `plan()` names and tries again. `read()` does both over the layers' own sources.
+ * `fetchInto()` reads what `plan()` names from the layers' own sources first.
  */
 export class LayeredImage {
   readonly layers: readonly Layer[];
@@ -113,20 +110,28 @@ export class LayeredImage {
   /** The device's bytes [offset, offset + length), read from the layers' sources. Throws ImageError. */
   async read(offset: number, length: number): Promise<Uint8Array> {
     const target = new Uint8Array(length);
-    const fetched = this.layers.map((): { offset: number; bytes: Uint8Array }[] => []);
+    await this.fetchInto(target, offset);
+    return target;
+  }
+
+  /**
+   * Fills `target` with the device's bytes from `offset` on, read from the layers' sources, all
+   * ranges together. Throws ImageError.
+   */
+  async fetchInto(target: Uint8Array, offset: number): Promise<void> {
+    const plan = Map.groupBy(this.plan(offset, target.length), ({ layer }) => layer);
+    const fetched = new Map<number, BytesAt>();
     await Promise.all(
-      this.plan(offset, length).map(async (range) => {
-        const source = this.layers[range.layer]?.source;
+      [...plan].map(async ([layer, ranges]) => {
+        const source = this.layers[layer]?.source;
         assert(source !== undefined, 'a plan names layers of the image');
-        const bytes = await readPart(source, range.offset, range.length, 'layer data');
-        fetched[range.layer]?.push({ offset: range.offset, bytes });
+        fetched.set(layer, await readRanges(source, ranges, 'layer data'));
       }),
     );
     const whole = this.readInto(target, offset, (layer, at, count) =>
-      bytesIn(fetched[layer] ?? [], at, count),
+      fetched.get(layer)?.(at, count),
     );
     assert(whole, 'an image asked for bytes that its plan did not name');
-    return target;
   }
 
   /** Visits the pieces of a range in order until the visitor says false; true when it never did. */

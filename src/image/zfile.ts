@@ -1,9 +1,9 @@
 import type { Codec } from '../runtime/codec.ts';
 import { viewOf } from './binary.ts';
 import { BLOCK_SIZE_BYTES } from './block.ts';
-import { readPart, type ByteSource } from './byte-source.ts';
+import { readPart, type BytesAt, type ByteSource } from './byte-source.ts';
 import { BLOCK_CRC_SEED, rawCrc32c } from './checksum.ts';
-import type { BytesAt, LayerBody, RangeVisitor } from './body.ts';
+import type { LayerBody, RangeVisitor } from './body.ts';
 import type { DecodedCache } from './decoded-cache.ts';
 import { damaged } from './errors.ts';
 import { readJumpTable, type JumpTable } from './jump-table.ts';

@@ -6,10 +6,11 @@ import { parseManifest, type ResolvedImage, blobsOf } from '../image/manifest.ts
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { backoffMs } from '../util/backoff.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
-import type { ReadOptions, LocatedBlob } from '../transfer/contracts/blob-reader.ts';
+import type { ReadOptions } from '../transfer/contracts/blob-reader.ts';
 import { TransferError } from '../transfer/contracts/errors.ts';
 import { openImage, type ImageOpener } from '../transfer/read/open-image.ts';
 import {
@@ -53,10 +54,6 @@ const QUOTA_SHARE = 0.9;
 
 /** What preheating takes of an agent; `TransferEngine` has all of it. */
 interface PreheatEngine extends ImageOpener {
-  readonly tree: {
-    open(blobs: readonly LocatedBlob[], signal?: AbortSignal, placesMsMax?: number): Promise<void>;
-    close(digests: readonly Digest[]): void;
-  };
   keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void>;
 }
 
@@ -174,21 +171,13 @@ export class HostPreheats {
     const blobs = blobsOf(image.manifest);
     const digests = blobs.map(({ digest }) => digest);
     store.retain(digests);
-    const placed = {
-      open: (wanted: readonly LocatedBlob[]) => engine.tree.open(wanted, signal, PLACES_MS_MAX),
-      close: engine.tree.close.bind(engine.tree),
-    };
     try {
       const { origin } = image;
-      await placed.open(blobs.map((blob) => ({ blob, origin })));
+      const located = blobs.map((blob) => ({ blob, origin }));
+      await engine.tree.open(located, signal, PLACES_MS_MAX);
       this.#stay(digests);
-      const opener: ImageOpener = {
-        read: engine.read.bind(engine),
-        readCached: engine.readCached.bind(engine),
-        addDigests: engine.addDigests.bind(engine),
-        tree: placed,
-      };
-      (await openImage({ engine: opener, hash }, image, signal)).close();
+      const places = { placesMsMax: PLACES_MS_MAX };
+      (await openImage({ engine, hash }, image, signal, places)).close();
       const { blocks, totalBytes } = await this.#plan(work, image, blobs);
       work.totalBytes = totalBytes;
       this.#requireRoom(work, digests);
@@ -281,7 +270,7 @@ export class HostPreheats {
           );
         }
       }
-      await clock.sleep(Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** (tries - 1)), signal);
+      await clock.sleep(backoffMs(tries, RETRY_MS_MIN, RETRY_MS_MAX), signal);
     }
   }
 

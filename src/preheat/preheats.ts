@@ -1,6 +1,7 @@
 import type { BlockStore } from '../blockstore/store.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
+import { within } from '../runtime/deadline.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
@@ -162,14 +163,9 @@ export class ClusterPreheats implements PreheatService {
     }
   }
 
-  async #askRoot(root: HostAddress, request: PreheatRequest): Promise<PreheatJob> {
-    const limit = new AbortController();
-    const timer = this.#components.clock.setTimer(CALL_MS_MAX, () => limit.abort());
-    try {
-      return await this.#components.transport.call(root, 'preheat', request, limit.signal);
-    } finally {
-      timer.cancel();
-    }
+  #askRoot(root: HostAddress, request: PreheatRequest): Promise<PreheatJob> {
+    const { clock, transport } = this.#components;
+    return within(clock, CALL_MS_MAX, (signal) => transport.call(root, 'preheat', request, signal));
   }
 }
 

@@ -5,6 +5,7 @@ import { within } from '../runtime/deadline.ts';
 import { OriginError, type BlobStat } from '../transfer/contracts/origin.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
+import { SingleFlight } from '../util/single-flight.ts';
 
 /** How long what was told of a blob holds: what is taken from the public stays readable for so long. (tunable) */
 const LIFE_MS = 300_000;
@@ -22,7 +23,7 @@ export class StatCache {
   readonly #clock: Clock;
   readonly #ask: Ask;
   readonly #known: ExpiringMap<BlobStat>;
-  readonly #asking = new Map<string, Promise<BlobStat>>();
+  readonly #asking = new SingleFlight<string, BlobStat>();
 
   constructor(components: { clock: Clock }, ask: Ask) {
     this.#clock = components.clock;
@@ -35,7 +36,12 @@ export class StatCache {
     const key = `${origin.registry}/${origin.repository}@${digest}`;
     const known = this.#known.get(key);
     if (known !== undefined) return known;
-    const asking = this.#asking.get(key) ?? this.#begin(key, digest, origin);
+    const ask = async (limit: AbortSignal): Promise<BlobStat> => {
+      const reply = await this.#ask(digest, origin, limit);
+      this.#known.set(key, reply, LIFE_MS);
+      return reply;
+    };
+    const asking = this.#asking.run(key, () => within(this.#clock, STAT_MS_MAX, ask));
     try {
       return await orAbort(asking, signal);
     } catch (error) {
@@ -45,17 +51,5 @@ export class StatCache {
       if (old === undefined || !isAway) throw error;
       return old;
     }
-  }
-
-  #begin(key: string, digest: Digest, origin: BlobOrigin): Promise<BlobStat> {
-    const ask = (signal: AbortSignal): Promise<BlobStat> => this.#ask(digest, origin, signal);
-    const asking = within(this.#clock, STAT_MS_MAX, ask)
-      .then((reply) => {
-        this.#known.set(key, reply, LIFE_MS);
-        return reply;
-      })
-      .finally(() => this.#asking.delete(key));
-    this.#asking.set(key, asking);
-    return asking;
   }
 }

@@ -3,7 +3,10 @@ import { assert } from './assert.ts';
 /** Bounds of a map, and which entry goes first when one is reached. */
 export interface BoundedMapInit<K, V> {
   readonly entriesMax: number;
-  /** `age`: the entry set longest ago goes first. `use`: the one neither set nor got for longest. `age` when absent. */
+  /**
+   * `age`: the entry set longest ago goes first. `use`: the one neither set nor got for longest.
+   * `age` when absent.
+   */
   readonly evict?: 'age' | 'use';
   /** Bound on the sum of `sizeOf()` over the entries; an entry above it is not kept at all. */
   readonly sizeMax?: number;
@@ -22,8 +25,9 @@ interface Entry<K, V> {
 }
 
 /**
- * A map that forgets instead of growing. The entries form a list in the order in which they go: a Map that gives up its first key
- * again and again walks over the places of all that went before (ten microseconds each at 10,000 entries).
+ * A map that forgets instead of growing. Its entries form a list in the order in which they go.
+ * The order of the Map alone would do, but slowly: looking for its first key, V8 walks over the
+ * places of all keys deleted before (ten microseconds at 10,000 entries).
  */
 export class BoundedMap<K, V> implements Iterable<[K, V]> {
   readonly #init: BoundedMapInit<K, V>;

@@ -14,13 +14,15 @@ export class SingleFlight<K, V> {
     return this.#running.has(key);
   }
 
-  /** The outcome of the task in flight for `key`, or of `task` when there is none. */
+  /**
+   * The outcome of the task in flight for `key`; when there is none, of `task`, which begins at
+   * once.
+   */
   run(key: K, task: () => Promise<V>): Promise<V> {
     const running = this.#running.get(key);
     if (running !== undefined) return running;
-    const started = Promise.resolve()
-      .then(task)
-      .finally(() => this.#running.delete(key));
+    const begin = async (): Promise<V> => task();
+    const started = begin().finally(() => this.#running.delete(key));
     this.#running.set(key, started);
     return started;
   }

@@ -1,8 +1,8 @@
+import type { AttestedBlock } from '../../src/image/attested-block.ts';
 import type { Clock } from '../../src/runtime/clock.ts';
 import type { Random } from '../../src/runtime/random.ts';
 import {
   PeerError,
-  type BlockAnswer,
   type BlockRequest,
   type BlockServer,
   type PendingBlock,
@@ -161,7 +161,7 @@ export class FaultyTransport implements Transport {
   /** The answer with something done to it; who gave it up meanwhile hears `cancelled`, as from the real one. */
   #changed(
     real: PendingBlock,
-    change: (block: BlockAnswer) => BlockAnswer | Promise<BlockAnswer>,
+    change: (block: AttestedBlock) => AttestedBlock | Promise<AttestedBlock>,
   ): PendingBlock {
     let cancelled = false;
     const answer = real.answer.then(async (block) => {
@@ -180,7 +180,7 @@ export class FaultyTransport implements Transport {
     };
   }
 
-  #corrupt(block: BlockAnswer): BlockAnswer {
+  #corrupt(block: AttestedBlock): AttestedBlock {
     const inAttestation = this.#random.below(4) === 0;
     const bytes = block.payload.bytes.slice();
     const signature = block.attestation.signature.slice();
@@ -193,7 +193,7 @@ export class FaultyTransport implements Transport {
 }
 
 /** The answer with another payload; the one that it had is released. */
-function withPayload(block: BlockAnswer, bytes: Uint8Array): BlockAnswer {
+function withPayload(block: AttestedBlock, bytes: Uint8Array): AttestedBlock {
   block.payload.release();
   return { payload: PooledBytes.unpooled(bytes), attestation: block.attestation };
 }
@@ -201,7 +201,7 @@ function withPayload(block: BlockAnswer, bytes: Uint8Array): BlockAnswer {
 /** A request whose answer never comes. */
 function lost(real: PendingBlock): PendingBlock {
   discard(real);
-  const { promise, reject } = Promise.withResolvers<BlockAnswer>();
+  const { promise, reject } = Promise.withResolvers<AttestedBlock>();
   return {
     answer: promise,
     promote: () => real.promote(),

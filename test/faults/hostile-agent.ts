@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { MemoryStore } from '../../src/blockstore/memory-store.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { BLOCK_SIZE_BYTES } from '../../src/image/block.ts';
+import type { AttestedBlock } from '../../src/image/attested-block.ts';
 import { peerIdOf, publicKeyOf } from '../../src/net/node/identity.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
@@ -12,14 +13,14 @@ import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import { TransferEngine } from '../../src/transfer/drive/engine.ts';
-import type { BlockAnswer, BlockServer } from '../../src/transfer/contracts/transport.ts';
+import type { BlockServer } from '../../src/transfer/contracts/transport.ts';
 import type { HostAddress } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../src/util/buffer-pool.ts';
 import { CountingOrigin } from '../kit/engine-cluster.ts';
 
 /** What it does to each answer to a peer. */
-type Tamper = (answer: BlockAnswer) => BlockAnswer;
+type Tamper = (answer: AttestedBlock) => AttestedBlock;
 
 export interface HostileAgent {
   readonly engine: TransferEngine;
@@ -94,7 +95,7 @@ function tampering(server: BlockServer, tamper: Tamper, served: { count: number 
 }
 
 /** One bit of the payload is another; the attestation stays. */
-export function flipBit(answer: BlockAnswer): BlockAnswer {
+export function flipBit(answer: AttestedBlock): AttestedBlock {
   const bytes = answer.payload.bytes.slice();
   bytes[bytes.length >> 1]! ^= 1;
   return { ...answer, payload: PooledBytes.unpooled(bytes) };

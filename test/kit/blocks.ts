@@ -1,3 +1,4 @@
+import type { AttestedBlock } from '../../src/image/attested-block.ts';
 import {
   blockLength,
   type BlobRef,
@@ -11,7 +12,6 @@ import { SystemClock } from '../../src/runtime/node/clock.ts';
 import type { Disk } from '../../src/runtime/disk.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
-import type { StoredBlock } from '../../src/blockstore/store.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../src/util/buffer-pool.ts';
 
@@ -32,7 +32,7 @@ export function testBytes(blob: BlobRef, index: BlockIndex): Uint8Array {
 }
 
 /** The block as it would come from a peer; the caller releases the payload. */
-export function testBlock(blob: BlobRef, index: BlockIndex): StoredBlock {
+export function testBlock(blob: BlobRef, index: BlockIndex): AttestedBlock {
   return {
     payload: PooledBytes.unpooled(testBytes(blob, index)),
     attestation: {

@@ -20,6 +20,7 @@ import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
 import { mirrorMetrics } from './metrics.ts';
 import { BlobError, blobError, refusalError, refusalOf } from '../http/blob-error.ts';
@@ -100,7 +101,7 @@ export class Manifests {
   readonly #parts: ManifestsComponents;
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
-  readonly #underWay = new Map<string, Promise<Found>>();
+  readonly #asking = new SingleFlight<string, Found>();
   /** What references were refused with lately. */
   readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
@@ -163,17 +164,12 @@ export class Manifests {
     if (fresh !== undefined) return this.#count('cache', fresh);
     // What a root answers never waits for another root.
     const key = `${roots.length === 0 ? '' : 'roots '}${nameOf(origin, reference)}`;
-    const underWay = this.#underWay.get(key);
-    if (underWay !== undefined) return underWay;
-    const turn = this.#limiter.run(() => this.#ask(origin, reference, roots));
-    if (turn === undefined) {
-      throw new BlobError(`${WAITING_MAX} manifests are waited for already`, {
-        code: 'unavailable',
-      });
-    }
-    const found = turn.finally(() => this.#underWay.delete(key));
-    this.#underWay.set(key, found);
-    return found;
+    return this.#asking.run(key, async () => {
+      const turn = this.#limiter.run(() => this.#ask(origin, reference, roots));
+      if (turn !== undefined) return turn;
+      const what = `${WAITING_MAX} manifests are waited for already`;
+      throw new BlobError(what, { code: 'unavailable' });
+    });
   }
 
   async #ask(origin: BlobOrigin, reference: string, roots: readonly HostAddress[]): Promise<Found> {

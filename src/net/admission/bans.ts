@@ -1,4 +1,5 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import {
   BANS_MAX,
@@ -47,7 +48,7 @@ export class Bans {
     }
     const calm = nowMs > before.bannedUntilMs + BAN_FORGOTTEN_MS;
     const banCount = calm ? 1 : before.banCount + 1;
-    const banMs = Math.min(BAN_MS_MAX, BAN_MS_MIN * 2 ** (banCount - 1));
+    const banMs = backoffMs(banCount, BAN_MS_MIN, BAN_MS_MAX);
     this.#records.set(name, { level: 0, failedMs: nowMs, banCount, bannedUntilMs: nowMs + banMs });
     return banMs;
   }

@@ -1,7 +1,7 @@
+import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import {
   peerError,
-  type BlockAnswer,
   type BlockRequest,
   type PeerErrorDetail,
   type PendingBlock,
@@ -20,7 +20,7 @@ export interface CallOwner {
 
 /** One block asked of a peer, from the call to its end: an answer, an error, the deadline or `cancel()`. */
 export class BlockCall implements PendingBlock {
-  readonly answer: Promise<BlockAnswer>;
+  readonly answer: Promise<AttestedBlock>;
   readonly request: BlockRequest;
   /** Number and stream of the request once it was sent. */
   sent: { readonly id: number; readonly lane: LaneName } | undefined;
@@ -36,7 +36,7 @@ export class BlockCall implements PendingBlock {
   readonly #metrics: NetMetrics;
   readonly #startMs: number;
   readonly #timer: Timer;
-  readonly #settle: PromiseWithResolvers<BlockAnswer>;
+  readonly #settle: PromiseWithResolvers<AttestedBlock>;
 
   constructor(
     components: { readonly clock: Clock; readonly metrics: NetMetrics },
@@ -79,7 +79,7 @@ export class BlockCall implements PendingBlock {
     this.#giveUp('cancelled');
   }
 
-  resolve(answer: BlockAnswer): void {
+  resolve(answer: AttestedBlock): void {
     this.#end('ok');
     this.#metrics.answerSeconds.observe(
       { kind: this.#kind },

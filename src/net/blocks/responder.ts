@@ -1,6 +1,6 @@
+import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import type {
-  BlockAnswer,
   BlockRequest,
   BlockServer,
   IncomingBlockRequest,
@@ -65,7 +65,7 @@ class Incoming implements IncomingBlockRequest {
     this.askedOn = init.askedOn;
   }
 
-  answer(block: BlockAnswer): Promise<void> {
+  answer(block: AttestedBlock): Promise<void> {
     return this.#responder.answer(this, block);
   }
 
@@ -138,7 +138,7 @@ export class Responder {
   }
 
   /** Holds the payload until it is with the socket; never rejects. */
-  answer(incoming: Incoming, block: BlockAnswer): Promise<void> {
+  answer(incoming: Incoming, block: AttestedBlock): Promise<void> {
     const { length } = block.payload;
     assert(length > 0 && length <= PAYLOAD_BYTES_MAX, `a payload of ${length} bytes is no block`);
     if (!this.#waits(incoming)) return Promise.resolve();

@@ -4,9 +4,11 @@ import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
 import { within } from '../../runtime/deadline.ts';
 import {
   ADDRESSES_MAX,
@@ -55,7 +57,7 @@ export class Connections {
     readonly admission: Admitter;
   };
   readonly #stopping = new AbortController();
-  readonly #dials = new Map<PeerId, Promise<Connection>>();
+  readonly #dials = new SingleFlight<PeerId, Connection>();
   readonly #failures = new BoundedMap<PeerId, { readonly count: number; readonly untilMs: number }>(
     { entriesMax: BACKOFF_PEERS_MAX },
   );
@@ -79,13 +81,11 @@ export class Connections {
       .getConnections(id)
       .find((connection) => connection.status === 'open' && admission.isAdmitted(connection));
     if (open !== undefined) return open;
-    let dial = this.#dials.get(host.peer);
-    if (dial === undefined) {
-      this.#assertNotBackingOff(host.peer);
-      dial = this.#dial(host, id).finally(() => this.#dials.delete(host.peer));
-      this.#dials.set(host.peer, dial);
-    }
-    return orAbort(dial, signal);
+    if (!this.#dials.has(host.peer)) this.#assertNotBackingOff(host.peer);
+    return orAbort(
+      this.#dials.run(host.peer, () => this.#dial(host, id)),
+      signal,
+    );
   }
 
   /** Ends the dials under way and refuses new ones. */
@@ -140,7 +140,7 @@ export class Connections {
 
   /** Doubles with the failures; half more or less, so that many hosts do not come back in step. */
   #pauseMs(failureCount: number): number {
-    const pauseMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS_MIN * 2 ** (failureCount - 1));
+    const pauseMs = backoffMs(failureCount, BACKOFF_MS_MIN, BACKOFF_MS_MAX);
     return pauseMs * (0.5 + this.#components.random.float());
   }
 }

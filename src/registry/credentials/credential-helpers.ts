@@ -4,6 +4,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { errorText } from '../../util/errors.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
 
 /** One run of a helper; those of clouds ask a server. Below the time that a token may take (registry/auth/auth.ts). (tunable) */
 const RUN_MS_MAX = 5_000;
@@ -29,7 +30,7 @@ const TOKEN_USER = '<token>';
 export class CredentialHelpers {
   readonly #clock: Clock;
   readonly #logger: Logger;
-  readonly #runs = new Map<string, Promise<Credentials | undefined>>();
+  readonly #runs = new SingleFlight<string, Credentials | undefined>();
   readonly #stop = new AbortController();
 
   constructor(components: { readonly clock: Clock; readonly logger: Logger }) {
@@ -39,12 +40,7 @@ export class CredentialHelpers {
 
   /** Undefined when the helper knows nothing, and (logged) when it fails. Never rejects. */
   get(name: string, server: string): Promise<Credentials | undefined> {
-    const key = `${name} ${server}`;
-    const known = this.#runs.get(key);
-    if (known !== undefined) return known;
-    const run = this.#get(name, server).finally(() => this.#runs.delete(key));
-    this.#runs.set(key, run);
-    return run;
+    return this.#runs.run(`${name} ${server}`, () => this.#get(name, server));
   }
 
   stop(): void {

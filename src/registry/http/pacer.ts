@@ -1,9 +1,9 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { Limiter } from '../../util/limiter.ts';
+import { orAbort } from '../../util/or-abort.ts';
 import { TokenBucket } from '../../util/token-bucket.ts';
 import { RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
-import { withSignal } from './retry.ts';
 
 /** A server that asks for more patience than this is asked again all the same. (tunable) */
 const PAUSE_MS_MAX = 5 * 60_000;
@@ -55,7 +55,7 @@ export class Pacer {
       const what = `${this.#host} was not asked: ${WAITING_MAX} requests wait for their turn already`;
       throw new RegistryError(what, { code: 'overloaded' });
     }
-    await withSignal(turn, signal);
+    await orAbort(turn, signal);
     metrics.heldSeconds.inc({}, (clock.nowMs() - startedMs) / 1000);
     this.#checkPause();
   }

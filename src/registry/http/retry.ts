@@ -1,6 +1,7 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Random } from '../../runtime/random.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { RegistryError } from '../errors.ts';
 import { isCertificateError } from './http.ts';
 import type { RegistryMetrics } from '../metrics.ts';
@@ -85,10 +86,9 @@ export async function withRetries<T>(
 function retryDelayMs(error: RegistryError, failures: number, random: Random): number | undefined {
   const { detail } = error;
   if (!isPassing(error)) return undefined;
-  const wholeMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (failures - 1));
-  const backoffMs = wholeMs * (0.5 + random.float() / 2);
+  const pauseMs = backoffMs(failures, BACKOFF_MS, BACKOFF_MS_MAX) * (0.5 + random.float() / 2);
   const afterMs = 'retryAfterMs' in detail ? (detail.retryAfterMs ?? 0) : 0;
-  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(backoffMs, afterMs);
+  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(pauseMs, afterMs);
 }
 
 function isPassing(error: RegistryError): boolean {
@@ -104,17 +104,4 @@ function isPassing(error: RegistryError): boolean {
     default:
       return false;
   }
-}
-
-/** The promise's result, or the signal's reason when that comes first. */
-export function withSignal<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) {
-    promise.catch(() => {});
-    return Promise.reject(signal.reason as Error);
-  }
-  const { promise: result, resolve, reject } = Promise.withResolvers<T>();
-  const onAbort = (): void => reject(signal.reason);
-  signal.addEventListener('abort', onAbort, { once: true });
-  void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  return result;
 }

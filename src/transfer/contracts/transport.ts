@@ -1,8 +1,7 @@
-import type { Attestation } from '../../image/attestation.ts';
+import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
-import type { PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { ReadKind } from './blob-reader.ts';
@@ -17,13 +16,6 @@ export interface BlockRequest {
   readonly hops: number;
   /** Milliseconds that the asker still waits. */
   readonly timeoutMs: number;
-}
-
-export interface BlockAnswer {
-  readonly payload: PooledBytes;
-  readonly attestation: Attestation;
-  /** BLAKE3 of the payload, once this host has computed it. */
-  blockDigest?: Uint8Array;
 }
 
 /**
@@ -56,7 +48,7 @@ export function peerError(peer: PeerId, detail: PeerErrorDetail, cause?: unknown
 /** A block request under way at a peer. */
 export interface PendingBlock {
   /** Resolves with the block, whose payload the caller releases, or rejects with PeerError. Bytes are not verified yet. */
-  readonly answer: Promise<BlockAnswer>;
+  readonly answer: Promise<AttestedBlock>;
   /** Something waits for it now: the peer treats it as a demand read from here on. */
   promote(): void;
   /** The answer is no longer wanted; `answer` rejects with `cancelled`. */
@@ -68,7 +60,7 @@ export interface IncomingBlockRequest {
   readonly peer: PeerId;
   readonly request: BlockRequest;
   /** Sends the block; holds the payload until it is handed to the socket, then resolves. Never rejects: a peer that went away is no concern. */
-  answer(block: BlockAnswer): Promise<void>;
+  answer(block: AttestedBlock): Promise<void>;
   fail(detail: PeerErrorDetail): void;
 }
 

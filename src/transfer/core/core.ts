@@ -289,10 +289,10 @@ export class BlockCore<P, T> {
     this.#fetcher.received(attempt, block, nowMs);
   }
 
-  /** The result of `verify`. */
-  verified(attempt: AttemptId, verdict: Verdict, nowMs: number): void {
+  /** The result of `verify`. `block` replaces the one that was checked and takes over its reference. */
+  verified(attempt: AttemptId, verdict: Verdict, nowMs: number, block?: P): void {
     this.#nowMs = nowMs;
-    this.#fetcher.verified(attempt, verdict, nowMs);
+    this.#fetcher.verified(attempt, verdict, nowMs, block);
   }
 
   failed(attempt: AttemptId, detail: PeerErrorDetail, nowMs: number): void {

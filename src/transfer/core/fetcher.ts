@@ -160,10 +160,11 @@ export class Fetcher<P, T> {
     this.#host.emit({ type: 'verify', attempt: id, blob: blob.ref, index, block });
   }
 
-  verified(id: AttemptId, verdict: Verdict, nowMs: number): void {
+  verified(id: AttemptId, verdict: Verdict, nowMs: number, checked?: P): void {
     const entry = this.#attempts.get(id);
     if (entry?.block === undefined) return;
-    const { attempt, block } = entry;
+    const { attempt, block: received } = entry;
+    const block = checked ?? received;
     entry.block = undefined;
     this.#end(attempt, nowMs, false);
     if (verdict === 'good') {

@@ -1,4 +1,5 @@
 import type { HostAddress } from '../../tree/messages.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import type { CoreInit, SourceWindow } from './core-types.ts';
 
 /** Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load. */
@@ -110,7 +111,6 @@ export function ban(
   nowMs: number,
   limits: Pick<CoreInit, 'banMsMin' | 'banMsMax'>,
 ): void {
-  const banMs = Math.min(limits.banMsMax, limits.banMsMin * 2 ** Math.min(window.bans, 16));
   window.bans++;
-  window.bannedUntilMs = nowMs + banMs;
+  window.bannedUntilMs = nowMs + backoffMs(window.bans, limits.banMsMin, limits.banMsMax);
 }

@@ -1,5 +1,6 @@
 import type { BlockStore } from '../../blockstore/store.ts';
 import { NO_ATTESTATION } from '../../image/attestation.ts';
+import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { BlockDigests } from '../../image/block-digests.ts';
 import {
   BLOCK_SIZE_BYTES,
@@ -35,7 +36,6 @@ import { OriginError, type Origin } from '../contracts/origin.ts';
 import { checkRange, copyOverlap } from '../read/ranges.ts';
 import {
   PeerError,
-  type BlockAnswer,
   type BlockServer,
   type IncomingBlockRequest,
   type PeerErrorDetail,
@@ -51,7 +51,7 @@ const READ_TIMEOUT_MS = 30_000;
 
 /** A read of one block from the registry; `fallback`: for this host alone. */
 type OriginRead = Pick<
-  Extract<HostEffect<BlockAnswer, ReadToken>, { type: 'ask-origin' }>,
+  Extract<HostEffect<AttestedBlock, ReadToken>, { type: 'ask-origin' }>,
   'attempt' | 'blob' | 'index' | 'fallback'
 >;
 
@@ -60,7 +60,7 @@ type ReadToken = LocalToken | IncomingBlockRequest;
 
 interface LocalToken {
   readonly kind: ReadKind;
-  readonly resolve: (block: BlockAnswer) => void;
+  readonly resolve: (block: AttestedBlock) => void;
   readonly reject: (error: TransferError) => void;
 }
 
@@ -93,16 +93,16 @@ export class TransferEngine implements BlobReader {
   readonly #attestor: Attestor;
   readonly #wholeBlobs: WholeBlobCheck;
   /** Blocks that this host read from the registry itself. */
-  readonly #ownReads = new WeakSet<BlockAnswer>();
+  readonly #ownReads = new WeakSet<AttestedBlock>();
   #originReading = 0;
-  readonly #core: HostCore<BlockAnswer, ReadToken>;
+  readonly #core: HostCore<AttestedBlock, ReadToken>;
   readonly #metrics: TransferMetrics;
   readonly #heldTime: HeldTime;
   /** Reads of this host that have not ended. */
   readonly #reads = new Set<LocalToken>();
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #originReads = new Map<AttemptId, AbortController>();
-  readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
+  readonly #tree: TreeDriver<AttestedBlock, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
   #running = false;
   #stopped = false;
@@ -121,7 +121,7 @@ export class TransferEngine implements BlobReader {
         this.#tree.distrustOrigin(digest);
       },
     });
-    this.#core = new HostCore<BlockAnswer, ReadToken>(
+    this.#core = new HostCore<AttestedBlock, ReadToken>(
       {
         ops: {
           length: (block) => block.payload.length,
@@ -145,7 +145,7 @@ export class TransferEngine implements BlobReader {
   }
 
   /** Joins trees and resolves images, for this host and (on a root) for peers. */
-  get tree(): TreeDriver<BlockAnswer, ReadToken> {
+  get tree(): TreeDriver<AttestedBlock, ReadToken> {
     return this.#tree;
   }
 
@@ -291,7 +291,7 @@ export class TransferEngine implements BlobReader {
     return target;
   }
 
-  #readBlock(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<BlockAnswer> {
+  #readBlock(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<AttestedBlock> {
     return new Promise((resolve, reject) => {
       if (this.#stopped || options.signal?.aborted === true) {
         reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
@@ -361,7 +361,7 @@ export class TransferEngine implements BlobReader {
     this.#wake = { timer, atMs };
   }
 
-  #carryOut(effect: HostEffect<BlockAnswer, ReadToken>): void {
+  #carryOut(effect: HostEffect<AttestedBlock, ReadToken>): void {
     const { transport } = this.#parts;
     switch (effect.type) {
       case 'answer':
@@ -419,7 +419,7 @@ export class TransferEngine implements BlobReader {
     this.#metrics.blockBytes.inc({ source, kind }, lengthBytes);
   }
 
-  #send(incoming: IncomingBlockRequest, peer: PeerId, block: BlockAnswer): void {
+  #send(incoming: IncomingBlockRequest, peer: PeerId, block: AttestedBlock): void {
     const { digest, index } = incoming.request;
     const attestation = this.#attestor.latest(digest, index) ?? block.attestation;
     const done = (): void => {
@@ -453,28 +453,29 @@ export class TransferEngine implements BlobReader {
     );
   }
 
-  #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
-    const isOwn = this.#ownReads.has(block);
-    const verdict = isOwn
-      ? this.#verifier.checkOwn(blob, index, block)
-      : this.#verifier.check(blob, index, block);
+  #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, received: AttestedBlock): void {
+    const isOwn = this.#ownReads.has(received);
+    const { verdict, block } = isOwn
+      ? this.#verifier.checkOwn(blob, index, received)
+      : this.#verifier.check(blob, index, received);
     if (verdict !== 'good') {
       this.#metrics.rejected.inc({ reason: verdict });
       this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
       if (isOwn) this.#tree.distrustOrigin(blob.digest);
     }
-    this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs());
+    this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs(), block);
   }
 
   #diskRead(blob: BlobRef, index: BlockIndex): void {
     const { store, logger } = this.#parts;
     const fields = { blob: blob.digest, block: index };
-    const done = (block: BlockAnswer | undefined): void =>
+    const done = (block: AttestedBlock | undefined): void =>
       this.#run((nowMs) => this.#core.blocks.diskRead(blob.digest, index, block, nowMs));
-    const read = async (): Promise<BlockAnswer | undefined> => {
+    const read = async (): Promise<AttestedBlock | undefined> => {
       const block = await store.get(blob, index);
       if (block === undefined) return undefined;
-      if (this.#verifier.checkOwn(blob, index, block) === 'good') return block;
+      const checked = this.#verifier.checkOwn(blob, index, block);
+      if (checked.verdict === 'good') return checked.block;
       block.payload.release();
       this.#metrics.rejected.inc({ reason: 'bad' });
       logger.warn(fields, 'block in the store is not that of the image: dropped');
@@ -488,7 +489,7 @@ export class TransferEngine implements BlobReader {
     });
   }
 
-  #diskWrite(blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
+  #diskWrite(blob: BlobRef, index: BlockIndex, block: AttestedBlock): void {
     this.#parts.store
       .put(blob, index, block)
       .then(() => this.#wholeBlobs.stored(blob))
@@ -524,7 +525,7 @@ export class TransferEngine implements BlobReader {
   async #readOrigin(
     { blob, index, fallback }: OriginRead,
     signal: AbortSignal,
-  ): Promise<BlockAnswer> {
+  ): Promise<AttestedBlock> {
     const { pool, origin } = this.#parts;
     const where = this.#tree.originOf(blob.digest);
     if (where === undefined) {
@@ -548,7 +549,7 @@ export class TransferEngine implements BlobReader {
     return block;
   }
 
-  async #attested(blob: BlobRef, index: BlockIndex, payload: PooledBytes): Promise<BlockAnswer> {
+  async #attested(blob: BlobRef, index: BlockIndex, payload: PooledBytes): Promise<AttestedBlock> {
     const blockDigest = this.#parts.hash.blake3(payload.bytes);
     const claim = { blob: blob.digest, index, blockDigest };
     const attestation = await this.#attestor.attest(claim, this.#originReading === 0);

@@ -12,6 +12,7 @@ import type { MembershipEffect } from '../../tree/member/membership.ts';
 import { unreachable } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
+import { SingleFlight } from '../../util/single-flight.ts';
 import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
@@ -48,7 +49,7 @@ export class TreeDriver<P, T> {
   readonly #run: (change: (nowMs: number) => void) => void;
   readonly #origins = new Map<Digest, BlobOrigin>();
   readonly #openers = new Map<Digest, number>();
-  readonly #resolving = new Map<string, Promise<ResolveReply>>();
+  readonly #resolving = new SingleFlight<string, ResolveReply>();
   /** Openers that wait for their places. */
   readonly #unplaced = new Set<() => boolean>();
   readonly #stop = new AbortController();
@@ -170,14 +171,13 @@ export class TreeDriver<P, T> {
    * when no root answers. One request for all that ask for the same reference at the same time.
    */
   manifestOf(reference: string): Promise<ResolveReply> {
-    const under = this.#resolving.get(reference);
-    if (under !== undefined) return under;
-    const reply = this.#askRoots(
-      (root, signal) => this.#parts.transport.call(root, 'resolve', { reference }, signal),
-      () => this.#within(RESOLVE_MS_MAX, (signal) => this.#parts.origin.resolve(reference, signal)),
-    ).finally(() => this.#resolving.delete(reference));
-    this.#resolving.set(reference, reply);
-    return reply;
+    const { transport, origin } = this.#parts;
+    return this.#resolving.run(reference, () =>
+      this.#askRoots(
+        (root, signal) => transport.call(root, 'resolve', { reference }, signal),
+        () => this.#within(RESOLVE_MS_MAX, (signal) => origin.resolve(reference, signal)),
+      ),
+    );
   }
 
   carryOut(effect: MembershipEffect): void {

@@ -1,14 +1,21 @@
-import { AttestationChecker, type BlockClaim, type Verdict } from '../../image/attestation.ts';
+import { AttestationChecker, type Verdict } from '../../image/attestation.ts';
+import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { BlockDigests } from '../../image/block-digests.ts';
 import { blockCount, blockLength, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { BitSet } from '../../util/bit-set.ts';
 import { bytesEqual } from '../../util/bytes.ts';
-import type { BlockAnswer } from '../contracts/transport.ts';
 
 /** Keys of roots that are believed: far more than there are roots, over many replacements. */
 const TRUSTED_MAX = 64;
+
+/** What a check found out. */
+export interface CheckedBlock {
+  readonly verdict: Verdict;
+  /** The block that was checked, with the digest if that was computed. It shares the payload. */
+  readonly block: AttestedBlock;
+}
 
 interface Known {
   readonly digests: BlockDigests;
@@ -61,38 +68,42 @@ export class BlockVerifier {
   }
 
   /** A block that a peer sent. */
-  check(blob: BlobRef, index: BlockIndex, block: BlockAnswer): Verdict {
-    const { payload } = block;
-    if (payload.length !== blockLength(blob.sizeBytes, index)) return 'bad';
-    block.blockDigest = this.#hash.blake3(payload.bytes);
+  check(blob: BlobRef, index: BlockIndex, received: AttestedBlock): CheckedBlock {
+    const { payload, attestation } = received;
+    if (payload.length !== blockLength(blob.sizeBytes, index)) {
+      return { verdict: 'bad', block: received };
+    }
+    const blockDigest = this.#hash.blake3(payload.bytes);
+    const block = { payload, attestation, blockDigest };
     const known = this.#known.get(blob.digest);
     if (known === undefined) {
-      return this.#checker.check(claimOf(blob, index, block.blockDigest), block.attestation);
+      const claim = { blob: blob.digest, index, blockDigest };
+      return { verdict: this.#checker.check(claim, attestation), block };
     }
     known.attested.delete(index);
-    return known.digests.matches(index, block.blockDigest) ? 'good' : 'bad';
+    return { verdict: known.digests.matches(index, blockDigest) ? 'good' : 'bad', block };
   }
 
   /** A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any. */
-  checkOwn(blob: BlobRef, index: BlockIndex, block: BlockAnswer): Verdict {
+  checkOwn(blob: BlobRef, index: BlockIndex, block: AttestedBlock): CheckedBlock {
     const known = this.#known.get(blob.digest);
-    if (known === undefined) return 'good';
-    block.blockDigest ??= this.#hash.blake3(block.payload.bytes);
-    return known.digests.matches(index, block.blockDigest) ? 'good' : 'bad';
+    if (known === undefined) return { verdict: 'good', block };
+    const blockDigest = this.#digestOf(block);
+    const verdict = known.digests.matches(index, blockDigest) ? 'good' : 'bad';
+    return { verdict, block: { ...block, blockDigest } };
   }
 
   /** Whether a verified block carries an attestation that every other host will take. */
-  mayPassOn(digest: Digest, index: BlockIndex, block: BlockAnswer): boolean {
+  mayPassOn(digest: Digest, index: BlockIndex, block: AttestedBlock): boolean {
     const known = this.#known.get(digest);
     if (known === undefined || known.attested.has(index)) return true;
-    block.blockDigest ??= this.#hash.blake3(block.payload.bytes);
-    const claim: BlockClaim = { blob: digest, index, blockDigest: block.blockDigest };
+    const claim = { blob: digest, index, blockDigest: this.#digestOf(block) };
     if (this.#checker.check(claim, block.attestation) !== 'good') return false;
     known.attested.add(index);
     return true;
   }
-}
 
-function claimOf(blob: BlobRef, index: BlockIndex, blockDigest: Uint8Array): BlockClaim {
-  return { blob: blob.digest, index, blockDigest };
+  #digestOf({ payload, blockDigest }: AttestedBlock): Uint8Array {
+    return blockDigest ?? this.#hash.blake3(payload.bytes);
+  }
 }

@@ -13,7 +13,7 @@ import { tracedOrders } from './traced-blocks.ts';
 /** What opening an image takes of an agent; `TransferEngine` has all of it. */
 export interface ImageOpener extends BlobReader {
   readonly tree: {
-    open(blobs: readonly LocatedBlob[], signal?: AbortSignal): Promise<void>;
+    open(blobs: readonly LocatedBlob[], signal?: AbortSignal, placesMsMax?: number): Promise<void>;
     close(digests: readonly Digest[]): void;
   };
   addDigests(blob: BlobRef, digests: BlockDigests): void;
@@ -48,6 +48,8 @@ interface Components {
  * that: what the trace names is prefetched, behind all demand reads. A trace that cannot be
  * followed costs a line in the log.
  *
+ * `placesMsMax`: how long it waits for places in the trees, when not as long as a mount does.
+ *
  * Rejects with TransferError, and with ImageError when the image contradicts itself: such an image
  * is not opened at all, since going by attestations instead is what a forger would want.
  */
@@ -55,6 +57,7 @@ export async function openImage(
   components: Components,
   image: ResolvedImage,
   signal: AbortSignal,
+  options: { readonly placesMsMax?: number } = {},
 ): Promise<OpenedImage> {
   const { engine, trace } = components;
   const { origin } = image;
@@ -63,7 +66,8 @@ export async function openImage(
   const holders = [...new Map(digested.map(({ holder }) => [holder.digest, holder])).values()];
   const digests = layers.map(({ blob }) => blob.digest);
   const closing = new AbortController();
-  await engine.tree.open([...layers, ...holders.map((blob) => ({ blob, origin }))], signal);
+  const wanted = [...layers, ...holders.map((blob) => ({ blob, origin }))];
+  await engine.tree.open(wanted, signal, options.placesMsMax);
   try {
     await Promise.all(digested.map((layer) => takeDigests(components, layer, signal)));
     // Before the holders are closed: the trace lies in one of them as a rule.

@@ -1,5 +1,6 @@
 import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { FAILURES_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from '../limits.ts';
 import type { HostAddress } from '../messages.ts';
@@ -62,7 +63,7 @@ export class RootLink<S> {
     this.joinNotBeforeMs = nowMs + jitter(random, RETRY_MS, 0.5);
     this.reportDueMs = Math.min(this.reportDueMs, this.joinNotBeforeMs);
     if (this.#failures < FAILURES_MAX) return false;
-    const base = Math.min(ROOT_DOWN_MS_MAX, ROOT_DOWN_MS * 2 ** Math.min(this.#downs, 10));
+    const base = backoffMs(this.#downs + 1, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX);
     this.#downUntilMs = nowMs + jitter(random, base, 0.5);
     this.#downs++;
     this.#failures = FAILURES_MAX - 1;

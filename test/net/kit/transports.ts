@@ -6,9 +6,9 @@ import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import type { AttestedBlock } from '../../../src/image/attested-block.ts';
 import { parseDigest, type Digest } from '../../../src/image/digest.ts';
 import type {
-  BlockAnswer,
   BlockRequest,
   BlockServer,
   IncomingBlockRequest,
@@ -184,7 +184,7 @@ export function bytesOf(index: number, length = BLOCK_SIZE_BYTES): Uint8Array {
   return bytes;
 }
 
-export function blockAnswer(index: number, length = BLOCK_SIZE_BYTES): BlockAnswer {
+export function blockAnswer(index: number, length = BLOCK_SIZE_BYTES): AttestedBlock {
   return {
     payload: PooledBytes.unpooled(bytesOf(index, length)),
     attestation: {

@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { attestBatch, NO_ATTESTATION, type Attestation } from '../../../src/image/attestation.ts';
+import type { AttestedBlock } from '../../../src/image/attested-block.ts';
 import { BlockDigests } from '../../../src/image/block-digests.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { BlockVerifier } from '../../../src/transfer/drive/verifier.ts';
-import type { BlockAnswer } from '../../../src/transfer/contracts/transport.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { PooledBytes } from '../../../src/util/buffer-pool.ts';
 import { DIGEST } from '../kit/small-world.ts';
@@ -19,7 +19,7 @@ const last = blockIndex(1);
 const right = new Uint8Array(10).fill(5);
 const wrong = new Uint8Array(10).fill(6);
 
-function answer(bytes: Uint8Array, attestation: Attestation): BlockAnswer {
+function answer(bytes: Uint8Array, attestation: Attestation): AttestedBlock {
   return { payload: PooledBytes.unpooled(bytes), attestation };
 }
 
@@ -43,32 +43,39 @@ function knowing(): BlockVerifier {
 
 describe('BlockVerifier.check()', () => {
   it('goes by the attestation', () => {
-    expect(verifier().check(blob, last, answer(right, attested(right)))).toBe('good');
-    expect(verifier().check(blob, last, answer(wrong, attested(right)))).toBe('bad');
+    expect(verifier().check(blob, last, answer(right, attested(right))).verdict).toBe('good');
+    expect(verifier().check(blob, last, answer(wrong, attested(right))).verdict).toBe('bad');
     const short = answer(right.subarray(1), attested(right.subarray(1)));
-    expect(verifier().check(blob, last, short)).toBe('bad');
+    expect(verifier().check(blob, last, short).verdict).toBe('bad');
   });
 
   it('knows the keys that it was told, earlier ones included', () => {
     const one = verifier();
     const block = answer(right, attested(right, stranger));
-    expect(one.check(blob, last, block)).toBe('unknown-signer');
+    expect(one.check(blob, last, block).verdict).toBe('unknown-signer');
     one.trust([stranger.publicKey]);
-    expect(one.check(blob, last, block)).toBe('good');
-    expect(one.check(blob, last, answer(right, attested(right)))).toBe('good');
+    expect(one.check(blob, last, block).verdict).toBe('good');
+    expect(one.check(blob, last, answer(right, attested(right))).verdict).toBe('good');
   });
 
   it('goes by the digests of the image alone, where it has them', () => {
-    expect(knowing().check(blob, last, answer(right, NO_ATTESTATION))).toBe('good');
-    expect(knowing().check(blob, last, answer(wrong, attested(wrong)))).toBe('bad');
+    expect(knowing().check(blob, last, answer(right, NO_ATTESTATION)).verdict).toBe('good');
+    expect(knowing().check(blob, last, answer(wrong, attested(wrong))).verdict).toBe('bad');
+  });
+
+  it('gives the block with its digest and leaves the one that came as it was', () => {
+    const received = answer(right, attested(right));
+    const { block } = verifier().check(blob, last, received);
+    expect(block).toEqual({ ...received, blockDigest: hash.blake3(right) });
+    expect([block.payload === received.payload, 'blockDigest' in received]).toEqual([true, false]);
   });
 });
 
 describe('BlockVerifier.checkOwn()', () => {
   it('holds a block of the registry or the store against the digests of the image', () => {
-    expect(verifier().checkOwn(blob, last, answer(wrong, NO_ATTESTATION))).toBe('good');
-    expect(knowing().checkOwn(blob, last, answer(wrong, NO_ATTESTATION))).toBe('bad');
-    expect(knowing().checkOwn(blob, last, answer(right, NO_ATTESTATION))).toBe('good');
+    expect(verifier().checkOwn(blob, last, answer(wrong, NO_ATTESTATION)).verdict).toBe('good');
+    expect(knowing().checkOwn(blob, last, answer(wrong, NO_ATTESTATION)).verdict).toBe('bad');
+    expect(knowing().checkOwn(blob, last, answer(right, NO_ATTESTATION)).verdict).toBe('good');
   });
 });
 
@@ -76,20 +83,20 @@ describe('BlockVerifier.mayPassOn()', () => {
   it('keeps back a block that the image vouches for with an attestation that nobody would take', () => {
     const one = knowing();
     const bad = answer(right, attested(wrong));
-    expect(one.check(blob, last, bad)).toBe('good');
+    expect(one.check(blob, last, bad).verdict).toBe('good');
     expect(one.mayPassOn(DIGEST, last, bad)).toBe(false);
     const good = answer(right, attested(right));
-    expect(one.check(blob, last, good)).toBe('good');
+    expect(one.check(blob, last, good).verdict).toBe('good');
     expect(one.mayPassOn(DIGEST, last, good)).toBe(true);
     // Sent by another peer later, with another attestation: looked at anew.
-    expect(one.check(blob, last, bad)).toBe('good');
+    expect(one.check(blob, last, bad).verdict).toBe('good');
     expect(one.mayPassOn(DIGEST, last, bad)).toBe(false);
   });
 
   it('passes on what was taken on its attestation', () => {
     const one = verifier();
     const good = answer(right, attested(right));
-    expect(one.check(blob, last, good)).toBe('good');
+    expect(one.check(blob, last, good).verdict).toBe('good');
     expect(one.mayPassOn(DIGEST, last, good)).toBe(true);
   });
 });

@@ -1,0 +1,26 @@
+import { describe, expect, it } from 'vitest';
+import { SingleFlight } from '../../src/util/single-flight.ts';
+
+describe('SingleFlight.run()', () => {
+  it('gives all that ask at the same time the outcome of one task', async () => {
+    const flights = new SingleFlight<string, number>();
+    let count = 0;
+    const task = async (): Promise<number> => ++count;
+    const asked = [flights.run('a', task), flights.run('b', task), flights.run('a', task)];
+    expect([count, flights.size, flights.has('a'), flights.has('c')]).toEqual([2, 2, true, false]);
+    expect(await Promise.all(asked)).toEqual([1, 2, 1]);
+  });
+
+  it('starts anew when the task has settled, also when it failed or threw', async () => {
+    const flights = new SingleFlight<string, number>();
+    const failing = flights.run('a', () => {
+      throw new Error('failed');
+    });
+    const sharing = flights.run('a', async () => 1);
+    await expect(failing).rejects.toThrow('failed');
+    await expect(sharing).rejects.toThrow('failed');
+    expect(flights.has('a')).toBe(false);
+    expect(await flights.run('a', async () => 2)).toBe(2);
+    expect(flights.size).toBe(0);
+  });
+});
