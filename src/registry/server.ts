@@ -212,9 +212,16 @@ function isRedirection(method: string, status: number): boolean {
   return (method === 'GET' || method === 'HEAD') && [301, 302, 303, 307, 308].includes(status);
 }
 
-/** A refusal of credentials, with what the server asked for: a client with credentials of its own can answer it. */
+/**
+ * Why there is no token, with what the server asked for: a client with credentials of its own can answer it. A token server that has no
+ * such page, or denies one, says nothing about the blob.
+ */
 function withChallenge(error: unknown, header: string | readonly string[] | undefined): unknown {
-  if (!(error instanceof RegistryError) || error.detail.code !== 'unauthorized') return error;
+  if (!(error instanceof RegistryError)) return error;
+  const { code } = error.detail;
+  if (code !== 'unauthorized' && code !== 'denied' && code !== 'not-found') return error;
   const challenge = header === undefined ? undefined : [header].flat().join(', ');
-  return new RegistryError(error.message, { ...error.detail, challenge }, { cause: error.cause });
+  const options = { cause: error.cause };
+  const detail = { code: 'unauthorized', status: 401, challenge } as const;
+  return new RegistryError(error.message, detail, options);
 }

@@ -1,4 +1,5 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import { quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
@@ -103,7 +104,10 @@ export class OpenBlobGate implements BlobGate {
     this.#parts = components;
     this.#metrics = accessMetrics(components.metrics);
     this.#blobs = new OpenBlobs<Token>(
-      { roots: (digest, origin) => components.roots.order(digest, origin) },
+      {
+        roots: (digest, origin) => components.roots.order(digest, origin),
+        ownKey: (digest, origin) => quarantineKey(components.hash, digest, origin),
+      },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
   }

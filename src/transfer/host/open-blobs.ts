@@ -54,7 +54,7 @@ export type OpenAnswer =
       readonly isPublic: boolean;
     }
   /** No root reaches the blob: its host reads it by the client's own way. */
-  | { readonly outcome: 'no-way' }
+  | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
   | { readonly outcome: 'refused'; readonly refusal: OpenRefusal };
 
 /** What the origin says of a request's own right: by a GET of one byte, never by HEAD, a redirect or a page. */
@@ -131,6 +131,8 @@ interface Entry<T> {
   phase: 'asking' | 'shared' | 'alone';
   blob: BlobRef | undefined;
   isPublic: boolean;
+  /** A root said that the configuration believes the source. */
+  isBelieved: boolean;
   untilMs: number;
   usedMs: number;
   /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
@@ -172,6 +174,7 @@ export interface OpenBlobsInit {
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
+  readonly #ownKey: (digest: Digest, origin: BlobOrigin) => Digest;
   readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
   /** Roots that let a request wait: asked last, until they answer again. */
   readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
@@ -187,10 +190,13 @@ export class OpenBlobs<T> {
     /** Roots in the order in which they own the blob's first stripe. */
     components: {
       readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
+      /** Names the blocks of a blob that only its own source vouches for: see blob-key.ts. */
+      readonly ownKey: (digest: Digest, origin: BlobOrigin) => Digest;
     },
     init: OpenBlobsInit,
   ) {
     this.#roots = components.roots;
+    this.#ownKey = components.ownKey;
     this.#init = init;
   }
 
@@ -257,11 +263,12 @@ export class OpenBlobs<T> {
         this.#share(entry, answer);
         break;
       case 'no-way':
+        entry.isBelieved = answer.isBelieved;
         this.#beAlone(entry);
         break;
       case 'refused':
         // A root refuses by its own credentials: a request with a right of its own may still be accepted.
-        entry.refusal = answer.refusal;
+        entry.refusal = isWhole(answer.refusal) ? answer.refusal : undefined;
         if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
         else this.#beAlone(entry);
         break;
@@ -374,6 +381,7 @@ export class OpenBlobs<T> {
       phase: 'asking',
       blob: undefined,
       isPublic: false,
+      isBelieved: false,
       untilMs: 0,
       usedMs: this.#nowMs,
       asked: new Set(),
@@ -455,7 +463,8 @@ export class OpenBlobs<T> {
 
   #accept(entry: Entry<T>, right: Right, sizeBytes: number): void {
     if (entry.blob === undefined) {
-      entry.blob = { digest: entry.digest, sizeBytes };
+      const { digest, origin, isBelieved } = entry;
+      entry.blob = { digest: isBelieved ? digest : this.#ownKey(digest, origin), sizeBytes };
     } else if (entry.blob.sizeBytes !== sizeBytes) {
       right.state = 'refused';
       right.refusal = { code: 'other-content', sizeBytes };
@@ -588,6 +597,11 @@ export class OpenBlobs<T> {
     this.#endRound(entry);
     if (entry.blob !== undefined) this.#effects.push({ type: 'close', blob: entry.blob });
   }
+}
+
+/** Whether a root's refusal says all that the registry would say to a request that shows nothing: a client needs the challenge. */
+function isWhole(refusal: OpenRefusal): boolean {
+  return !('challenges' in refusal) || refusal.challenges.length > 0;
 }
 
 /** A blob by a source: what one source says of a digest counts for no other, until a root gives both the same key. */

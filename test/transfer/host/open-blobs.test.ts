@@ -12,6 +12,8 @@ import type { PeerId } from '../../../src/util/peer-id.ts';
 const DIGEST = digest('a1');
 const REGISTRY = { registry: 'r.example', repository: 'team/app' };
 const STORAGE = { registry: 's.example', repository: '' };
+/** What names blocks that only their source vouches for. */
+const OWN_KEY = digest('0e');
 const ROOTS = ['root-0', 'root-1'] as PeerId[];
 const DENIED: OpenRefusal = { code: 'denied', challenges: [] };
 
@@ -30,7 +32,7 @@ class World {
 
   constructor(entriesMax = 100) {
     this.blobs = new OpenBlobs(
-      { roots: () => this.roots },
+      { roots: () => this.roots, ownKey: () => OWN_KEY },
       { entriesMax, acceptMs: 60_000, staleMs: 600_000, idleMs: 1_200_000 },
     );
   }
@@ -144,9 +146,9 @@ describe('OpenBlobs, sizes and rights', () => {
   it('what one source says of the size counts for no other source', () => {
     const world = new World();
     world.ask('evil', 'x', { registry: 'evil.example', repository: 'x/y' });
-    world.root({ outcome: 'no-way' }).origin(100);
+    world.root({ outcome: 'no-way', isBelieved: false }).origin(100);
     expect(world.took('grant')[0]?.opened).toEqual({
-      blob: { digest: DIGEST, sizeBytes: 100 },
+      blob: { digest: OWN_KEY, sizeBytes: 100 },
       isShared: false,
     });
     world.ask('honest', 'good').root({ sizeBytes: 5000 }).origin(5000);
@@ -154,7 +156,10 @@ describe('OpenBlobs, sizes and rights', () => {
   });
 
   it('a size that proves wrong is replaced, what was held is dropped, and rights are shown again', () => {
-    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(100);
+    const world = new World()
+      .ask('a', 'good')
+      .root({ outcome: 'no-way', isBelieved: true })
+      .origin(100);
     expect(world.granted()).toEqual(['a']);
     world.pass(61_000).ask('b', 'good').root({ sizeBytes: 5000 });
     expect(world.took('drop').map(({ blob }) => blob.sizeBytes)).toEqual([100]);
@@ -167,7 +172,10 @@ describe('OpenBlobs, sizes and rights', () => {
   });
 
   it('the first size from an own way holds for later rights of the same source', () => {
-    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(100);
+    const world = new World()
+      .ask('a', 'good')
+      .root({ outcome: 'no-way', isBelieved: true })
+      .origin(100);
     world.granted();
     world.ask('b', 'other').origin(200);
     expect(world.refused()).toEqual([['b', 'other-content']]);
@@ -301,7 +309,7 @@ describe('OpenBlobs, roots that do not answer', () => {
     const [asked] = world.took('ask-root');
     const { attempt } = defined(asked, 'asked');
     world.blobs.probed(attempt, { outcome: 'accepted', sizeBytes: 7 }, world.nowMs);
-    world.blobs.answered(attempt, { outcome: 'no-way' }, world.nowMs);
+    world.blobs.answered(attempt, { outcome: 'no-way', isBelieved: true }, world.nowMs);
     const forged = { outcome: 'open', key: DIGEST, sizeBytes: 7, isPublic: true } as const;
     world.blobs.answered(attempt, forged, world.nowMs);
     world.blobs.answered(99, forged, world.nowMs);
