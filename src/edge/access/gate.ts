@@ -69,6 +69,9 @@ interface Joined {
   lentMs: number;
 }
 
+/** What a client showed for a blob. */
+type Shown = BlobAddress & { readonly authorization: string | undefined };
+
 interface Token {
   readonly request: GateRequest;
   readonly resolve: (granted: GrantedBlob) => void;
@@ -85,11 +88,8 @@ export class OpenBlobGate implements BlobGate {
   readonly #parts: Components;
   readonly #blobs: OpenBlobs<Token>;
   readonly #metrics: AccessMetrics;
-  /** URL and credentials of the requests that wait, by right: a reducer never sees a secret. */
-  readonly #shown = new BoundedMap<
-    string,
-    BlobAddress & { readonly authorization: string | undefined }
-  >({ entriesMax: BLOBS_MAX, evict: 'use' });
+  /** URL and credentials of the requests that wait, by `shownKey()`: a reducer never sees a secret. */
+  readonly #shown = new BoundedMap<string, Shown>({ entriesMax: BLOBS_MAX, evict: 'use' });
   readonly #running = new Map<number, AbortController>();
   /** Blobs whose trees this host has joined for its clients, by key. */
   readonly #joined = new Map<Digest, Joined>();
@@ -133,7 +133,7 @@ export class OpenBlobGate implements BlobGate {
       reject(signal.reason as Error);
     };
     signal.addEventListener('abort', onAbort, { once: true });
-    this.#shown.set(right, { ...address, authorization });
+    this.#shown.set(shownKey(digest, origin, right), { ...address, authorization });
     try {
       if (this.#isStopped) throw new AccessError('the agent stops', { code: 'unchecked' });
       this.#run((nowMs) => this.#blobs.request({ token, digest, origin, right }, nowMs));
@@ -220,7 +220,7 @@ export class OpenBlobGate implements BlobGate {
   async #askRoot(effect: OpenEffect<Token> & { type: 'ask-root' }): Promise<void> {
     const { attempt, root, digest, origin, right } = effect;
     const { roots, ways } = this.#parts;
-    const url = this.#shown.get(right)?.url;
+    const url = this.#shown.get(shownKey(digest, origin, right))?.url;
     const { storage } = origin;
     const isLent =
       url !== undefined &&
@@ -239,15 +239,15 @@ export class OpenBlobGate implements BlobGate {
   }
 
   async #probe(effect: OpenEffect<Token> & { type: 'probe' }): Promise<void> {
-    const { attempt, right } = effect;
+    const { attempt, digest, origin, right } = effect;
+    const shown = this.#shown.get(shownKey(digest, origin, right));
     await this.#attempt(attempt, PROBE_MS_MAX, async (signal) => {
-      const result = await this.#probeNow(right, signal);
+      const result = await this.#probeNow(shown, signal);
       return (nowMs) => this.#blobs.probed(attempt, result, nowMs);
     });
   }
 
-  async #probeNow(right: string, signal: AbortSignal): Promise<ProbeResult> {
-    const shown = this.#shown.get(right);
+  async #probeNow(shown: Shown | undefined, signal: AbortSignal): Promise<ProbeResult> {
     if (shown === undefined) return { outcome: 'unreachable' };
     // Without it some registries say that a manifest of a newer kind is not there.
     const accept = shown.url.includes('/manifests/') ? MANIFEST_MEDIA_TYPES.join(', ') : undefined;
@@ -338,6 +338,11 @@ export class OpenBlobGate implements BlobGate {
     const secret = repository === '' ? `${url}\n${authorization ?? ''}` : (authorization ?? '');
     return secret === '' ? '' : toHex(this.#parts.hash.sha256(Buffer.from(secret)));
   }
+}
+
+/** Rights are told apart by blob and origin too: a request that shows nothing has the same right everywhere. */
+function shownKey(digest: Digest, origin: BlobOrigin, right: string): string {
+  return `${digest} ${origin.registry}/${origin.repository} ${right}`;
 }
 
 function originOf({ registry, repository, storage }: BlobAddress): BlobOrigin {
