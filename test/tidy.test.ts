@@ -6,6 +6,7 @@ import { undocumentedExports, wideLines } from './tidy/form.ts';
 import { missingNames } from './tidy/names.ts';
 import { bannedPhrases, outsideMentions } from './tidy/prose.ts';
 import { ROOT, sourcesIn, type Finding } from './tidy/sources.ts';
+import { startsInUnitTests } from './tidy/units.ts';
 
 /**
  * How many findings each file may still have, by rule. Counts only go down:
@@ -93,6 +94,10 @@ describe('the sources keep', () => {
 
   it('no mention of documents outside the repository', () => {
     expect(texts(outsideMentions())).toEqual([]);
+  });
+
+  it('unit tests that start no program, agent, soak or benchmark', () => {
+    expect(texts(startsInUnitTests())).toEqual([]);
   });
 
   it.each([...PAGES])('docs/%s as its generator writes it', (name, generate) => {

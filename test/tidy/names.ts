@@ -72,6 +72,6 @@ export function missingNames(): readonly Finding[] {
 }
 
 /** The pages for people. */
-export function docs(): readonly Source[] {
+function docs(): readonly Source[] {
   return sourcesIn(['docs', 'README.md'], /\.md$/);
 }
