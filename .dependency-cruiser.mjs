@@ -75,7 +75,7 @@ export const rooms = {
 };
 
 /** Files beside the rooms that stand above them and put them together: no room imports one. */
-const compositions = [
+export const compositions = [
   'net/libp2p-transport.ts',
   'edge/edge.ts',
   'agent/main.ts',
@@ -85,7 +85,7 @@ const compositions = [
 ];
 
 /** The commands that start what no other part of the agent may know. */
-const commandOwners = { sim: 'agent/commands/sim.ts', demo: 'agent/commands/demo.ts' };
+export const commandOwners = { sim: 'agent/commands/sim.ts', demo: 'agent/commands/demo.ts' };
 
 const pattern = (places) =>
   places.map((place) => place.replace('.', '\\.') + (place.endsWith('.ts') ? '$' : '/')).join('|');

@@ -8,12 +8,12 @@ import {
 import { publicKeyOf } from '../../src/net/node/identity.ts';
 import type { PendingBlock } from '../../src/transfer/contracts/transport.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
+import { identity } from '../kit/identity.ts';
 import {
   answerNow,
   blockAnswer,
   blockRequest,
   bytesOf,
-  identity,
   startAgent,
   stopAgents,
   DIGEST,

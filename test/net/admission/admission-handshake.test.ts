@@ -19,7 +19,7 @@ import { peerIdOf } from '../../../src/net/node/identity.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { identity } from '../kit/transports.ts';
+import { identity } from '../../kit/identity.ts';
 
 const parts = { mac: new NodeMac(), random: new SystemRandom() };
 const [A, B, EVE] = [peerIdOf(identity(1)), peerIdOf(identity(2)), peerIdOf(identity(3))];

@@ -11,7 +11,8 @@ import {
 import { netMetrics } from '../../../src/net/metrics.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
-import { CountingMetrics, identity } from '../kit/transports.ts';
+import { identity } from '../../kit/identity.ts';
+import { CountingMetrics } from '../kit/transports.ts';
 
 const PEER = peerIdOf(identity(9));
 

@@ -4,7 +4,6 @@ import { type Counter, type Metrics, silentMetrics } from '../../../src/runtime/
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
-import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
 import type { AttestedBlock } from '../../../src/image/attested-block.ts';
 import { parseDigest, type Digest } from '../../../src/image/digest.ts';
@@ -17,17 +16,12 @@ import type { HostAddress, TouchOrder } from '../../../src/tree/messages.ts';
 import type { Handlers } from '../../../src/transfer/contracts/calls.ts';
 import type { Calls } from '../../../src/net/calls/call-table.ts';
 import { Libp2pTransport } from '../../../src/net/libp2p-transport.ts';
-import type { Identity } from '../../../src/net/node/identity.ts';
+import { identity } from '../../kit/identity.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../../src/util/buffer-pool.ts';
 import type { PeerId } from '../../../src/util/peer-id.ts';
 
 export const DIGEST: Digest = defined(parseDigest(`sha256:${'ab'.repeat(32)}`), 'a digest');
-
-export function identity(number: number): Identity {
-  const seed = new Uint8Array(32).fill(number);
-  return { seed, publicKey: ed25519Signer(seed).publicKey };
-}
 
 /** Counters by `name{label=value,...}`. */
 export class CountingMetrics implements Metrics {

@@ -8,7 +8,8 @@ import { netMetrics } from '../../../src/net/metrics.ts';
 import type { Random } from '../../../src/runtime/random.ts';
 import { orAbort } from '../../../src/util/or-abort.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
-import { CountingMetrics, identity } from '../kit/transports.ts';
+import { identity } from '../../kit/identity.ts';
+import { CountingMetrics } from '../kit/transports.ts';
 
 const HOST = { peer: peerIdOf(identity(9)), addresses: ['/ip4/10.0.0.1/tcp/1'] };
 const NO_SIGNAL = new AbortController().signal;
