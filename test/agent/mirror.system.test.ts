@@ -43,6 +43,20 @@ function readByRoot(
   });
 }
 
+/** One byte for each agent and right, and as many again for probes made while a root is slow. */
+const PROBES_MAX = 16;
+
+/** Each blob came from the registry once; each agent that asks whether its client may read it gets one byte. */
+function expectOnce(
+  bytes: Readonly<Record<string, number>>,
+  layers: readonly { readonly digest: string; readonly sizeBytes: number }[],
+): void {
+  for (const { digest, sizeBytes } of layers) {
+    expect(bytes[digest]).toBeGreaterThanOrEqual(sizeBytes);
+    expect(bytes[digest]).toBeLessThanOrEqual(sizeBytes + PROBES_MAX);
+  }
+}
+
 /**
  * Pulls the image through every host of the cluster with containerd and skopeo. The registry stops before the last pulls: after the first one,
  * through a child, or after each host has pulled once. What is private is given only to credentials that the registry has accepted on that host:
@@ -68,7 +82,7 @@ async function pullEverywhere(
     if (init.stopAfter === 'first') await proxy.stop();
   }
   const bytes = proxy.blobBytes();
-  for (const { digest, sizeBytes } of init.image.layers) expect(bytes[digest]).toBe(sizeBytes);
+  expectOnce(bytes, init.image.layers);
   expect(proxy.direct()).toEqual([]);
   // It learns at /v2/ that credentials are wanted: the agent knows that only from the registry.
   if (init.skopeo !== undefined) {
@@ -114,7 +128,7 @@ describeWith(
             for (const { digest } of image.layers) expect(content, host.name).toContain(digest);
           }
           const bytes = proxy.blobBytes();
-          for (const { digest, sizeBytes } of image.layers) expect(bytes[digest]).toBe(sizeBytes);
+          expectOnce(bytes, image.layers);
           expect(proxy.direct()).toEqual([]);
         });
       },

@@ -518,7 +518,11 @@ export class OpenBlobs<T> {
     }
     const right = this.#rightOf(entry, waiter.right);
     if (right.state === 'accepted' && opened !== false) return { opened };
-    if (right.state === 'refused') return { refusal: right.refusal ?? this.#unchecked(entry) };
+    if (right.state === 'refused') {
+      // An origin that this host cannot reach says nothing while a root may still answer.
+      const isOpen = right.refusal?.code === 'unchecked' && entry.asking.size > 0;
+      return isOpen ? undefined : { refusal: right.refusal ?? this.#unchecked(entry) };
+    }
     if (right.state === 'unknown') this.#probe(entry, waiter.right, right);
     return undefined;
   }

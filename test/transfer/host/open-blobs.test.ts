@@ -289,6 +289,21 @@ describe('OpenBlobs, roots that do not answer', () => {
     });
   });
 
+  it('waits for a slow root when the origin cannot be reached from this host', () => {
+    const world = new World().ask('a', 'good').pass(700);
+    const [first] = world.took('ask-root');
+    world.origin('unreachable').pass(2000);
+    expect(world.refused()).toEqual([]);
+    const answer = {
+      outcome: 'open',
+      key: DIGEST,
+      sizeBytes: 1000,
+      isPublic: true,
+    } as const;
+    world.blobs.answered(defined(first, 'asked').attempt, answer, world.nowMs);
+    expect(world.granted()).toEqual(['a']);
+  });
+
   it('works without any root', () => {
     const world = new World();
     world.roots = [];
