@@ -85,7 +85,8 @@ export class LocalServer {
     }
     response.once('socket', () => {
       this.#ahead.set(socket, (this.#ahead.get(socket) ?? 1) - 1);
-      this.#handle(request, response);
+      // A response ends with its connection as well, and the next one then gets a socket that is gone.
+      if (!socket.destroyed) this.#handle(request, response);
     });
   }
 
