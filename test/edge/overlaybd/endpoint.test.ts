@@ -1,6 +1,6 @@
-import { once, type EventEmitter } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BlobEndpoint, type BlobEndpointComponents } from '../../../src/edge/overlaybd/endpoint.ts';
 import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
@@ -554,6 +554,54 @@ describe('BlobEndpoint failures', () => {
   });
 });
 
+describe('BlobEndpoint and clients that take or hold places', () => {
+  const ASK = `GET ${TARGET} HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-9\r\n\r\n`;
+
+  async function connectAll(count: number): Promise<Socket[]> {
+    const { port } = new URL(server.url);
+    const sockets = Array.from({ length: count }, () => connect(Number(port), '127.0.0.1'));
+    await Promise.all(sockets.map((socket) => once(socket, 'connect')));
+    for (const socket of sockets) socket.write(ASK);
+    return sockets;
+  }
+
+  it('works for no client that left while it waited in line', async () => {
+    await server.stop();
+    await startServer('dadip2p', 2000);
+    const checked = new EventEmitter();
+    const free = Promise.withResolvers<void>();
+    twin.onCheck = () => {
+      checked.emit('checked');
+      return free.promise;
+    };
+    const running = await connectAll(256);
+    while (twin.checked.length < 256) await once(checked, 'checked');
+    const leaving = await connectAll(300);
+    for (const socket of leaving) socket.destroy();
+    while (!(await metrics.text()).includes('xylem_local_connections 256\n')) {
+      await new Promise(setImmediate);
+    }
+    const last = get(TARGET, { headers: { range: 'bytes=0-9', authorization: 'last' } });
+    free.resolve();
+    expect((await last).status).toBe(206);
+    expect(twin.checked).toHaveLength(257);
+    expect(twin.checked.at(-1)?.authorization).toBe('last');
+    for (const socket of running) socket.destroy();
+  });
+
+  it('cuts off a stream that its client takes too slowly', async () => {
+    twin.bytes = Buffer.alloc(64 * MIB);
+    const response = await open(TARGET);
+    while (!clock.delays.includes(16_000)) await new Promise(setImmediate);
+    clock.advance(16_000);
+    await expect(
+      (async () => {
+        for await (const piece of response) void piece;
+      })(),
+    ).rejects.toThrow(/aborted/);
+  });
+});
+
 describe('BlobEndpoint and its surroundings', () => {
   it('counts requests and bytes', async () => {
     await get(TARGET, { headers: { range: 'bytes=0-99' } });
@@ -563,6 +611,16 @@ describe('BlobEndpoint and its surroundings', () => {
     expect(text).toContain('xylem_local_requests_total{status="404"} 1');
     expect(text).toContain('xylem_local_response_bytes_total 100');
     expect(text).toContain('xylem_local_first_byte_seconds_count 1');
+  });
+
+  it('gives the room of an answer back when its client has it', async () => {
+    twin.bytes = pattern(3 * MIB);
+    await get(TARGET, { headers: { range: 'bytes=0-99999' } });
+    await get(TARGET);
+    const text = async (): Promise<string> => metrics.text();
+    expect(await text()).toContain('xylem_local_held_bytes{kind="stream"}');
+    while (/xylem_local_held_bytes\{.*\} [1-9]/.test(await text())) await new Promise(setImmediate);
+    expect(await text()).toContain('xylem_local_held_bytes{kind="read"} 0');
   });
 
   it('LocalServer.stop() lets an answer under way finish', async () => {
