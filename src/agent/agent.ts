@@ -39,6 +39,7 @@ import { ManifestCache } from '../edge/mirror/manifest-cache.ts';
 import { Manifests } from '../edge/mirror/manifests.ts';
 import { MirrorEndpoint } from '../edge/mirror/endpoint.ts';
 import { MirrorPing } from '../edge/mirror/ping.ts';
+import { OwnAnswer } from '../edge/mirror/own-answer.ts';
 import type { AgentStatus, HeldBlob, TreeStatus } from './admin/answers.ts';
 import type { StatusSource } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
@@ -338,6 +339,7 @@ class Agent implements Service, StatusSource {
         manifests,
         gate,
         ping: new MirrorPing({ urls, clock: this.#clock }, { registries }),
+        ownAnswer: new OwnAnswer({ urls, clock: this.#clock }),
         sender,
         metrics,
       },

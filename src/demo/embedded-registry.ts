@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
-import { parseByteRange } from '../edge/http/byte-range.ts';
+import { blobResponse, REGISTRY_CODES } from '../edge/http/blob-response.ts';
 import { LoopbackServer } from './loopback-server.ts';
 
 /** What the registry has sent since its start. */
@@ -104,27 +104,25 @@ export class EmbeddedRegistry extends LoopbackServer {
       refuse(response, 404, 'BLOB_UNKNOWN');
       return;
     }
-    const range = parseByteRange(request.headers.range, size);
-    if (range === 'unsatisfiable') {
-      response.setHeader('content-range', `bytes */${size}`);
-      refuse(response, 416, 'RANGE_INVALID');
+    const answer = blobResponse(request, { digest, sizeBytes: size });
+    if (answer.kind === 'refusal') {
+      for (const [name, value] of Object.entries(answer.headers)) {
+        if (value !== undefined) response.setHeader(name, value);
+      }
+      refuse(response, answer.status, REGISTRY_CODES[answer.code]);
       return;
     }
-    const { offset, length } = range === 'whole' ? { offset: 0, length: size } : range;
-    const end = offset + length - 1;
-    response.writeHead(range === 'whole' ? 200 : 206, {
-      'content-type': 'application/octet-stream',
-      'content-length': length,
-      'docker-content-digest': digest,
-      'accept-ranges': 'bytes',
-      ...(range !== 'whole' && { 'content-range': `bytes ${offset}-${end}/${size}` }),
-    });
-    if (request.method === 'HEAD' || size === 0) {
+    response.writeHead(answer.status, [...answer.headers, 'docker-content-digest', digest]);
+    if (answer.kind === 'head' || answer.range.length === 0) {
       response.end();
       return;
     }
     this.#blobRequests++;
-    const file = createReadStream(this.#pathOf(digest), { start: offset, end });
+    const { offset, length } = answer.range;
+    const file = createReadStream(this.#pathOf(digest), {
+      start: offset,
+      end: offset + length - 1,
+    });
     file.on('data', (piece) => {
       this.#blobBytes += piece.length;
     });

@@ -105,5 +105,26 @@ describeWith(
       const wrong = [undefined, 'Bearer none', other];
       await expectPrivate(registry, right, wrong, /^Bearer realm=.*team\/app:pull/);
     });
+
+    it('has tags that nobody without the right can tell from none', async () => {
+      const registry = await startDockerRegistry({
+        storage: await filledStorage(),
+        htpasswd: user,
+      });
+      const { hosts } = await startCluster(registry);
+      const answerTo = (mirror: string, tag: string, headers: Record<string, string>) =>
+        ask(mirror, `/v2/team/app/manifests/${tag}?ns=${registry}`, { headers });
+      for (const { mirror, name } of hosts) {
+        expect((await answerTo(mirror, '1', { authorization: basic })).status).toBe(200);
+        expect((await answerTo(mirror, 'none', { authorization: basic })).status).toBe(404);
+        const seen = [];
+        for (const tag of ['1', 'none']) {
+          const { status, headers, body } = await answerTo(mirror, tag, {});
+          seen.push([status, headers['www-authenticate'], body.toString()]);
+        }
+        expect(seen[1], name).toEqual(seen[0]);
+        expect(seen[0]?.[0]).toBe(401);
+      }
+    });
   },
 );

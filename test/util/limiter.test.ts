@@ -43,4 +43,25 @@ describe('Limiter', () => {
     await expect(limiter.run(() => Promise.reject(new Error('no')))).rejects.toThrow('no');
     expect(await limiter.run(() => Promise.resolve(1))).toBe(1);
   });
+
+  it('Limiter.run() lets who gives up leave the line at once, and nobody loses a place by it', async () => {
+    const limiter = new Limiter({ runningMax: 1, waitingMax: 3 });
+    const gate = Promise.withResolvers<void>();
+    const running = limiter.run(() => gate.promise);
+    const leaving = [new AbortController(), new AbortController()];
+    const ran: string[] = [];
+    const waiting = leaving.map(({ signal }) =>
+      limiter.run(async () => void ran.push('no'), signal),
+    );
+    const last = limiter.run(async () => void ran.push('last'));
+    expect(limiter.full).toBe(true);
+    for (const each of leaving) each.abort(new Error('gone'));
+    expect(limiter.full).toBe(false);
+    for (const each of waiting) await expect(each).rejects.toThrow('gone');
+    await expect(limiter.run(() => Promise.resolve(), AbortSignal.abort())).rejects.toThrow();
+    gate.resolve();
+    await Promise.all([running, last]);
+    expect(ran).toEqual(['last']);
+    expect(limiter.idle).toBe(true);
+  });
 });

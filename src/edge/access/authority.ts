@@ -12,7 +12,7 @@ import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
-import { blobError } from '../http/blob-error.ts';
+import { refusalOf } from '../client-errors.ts';
 import { AccessError } from './access-error.ts';
 import type { UrlProbe } from './url-probe.ts';
 import type { Way, Ways } from './ways.ts';
@@ -107,9 +107,7 @@ export class BlobAuthority {
       this.#parts.onSource(key, source);
       return { outcome: 'open', key, isBelieved, ...facts };
     } catch (error) {
-      const { code, challenge = '', retryAfterMs = 0 } = blobError(error).detail;
-      const told = code === 'bad-content' ? 'unavailable' : code;
-      return { outcome: told, challenge, retryAfterMs };
+      return refusalOf(error);
     }
   }
 

@@ -1,90 +1,45 @@
-import { RegistryError } from '../../registry/errors.ts';
-import type { ManifestRefusal, ManifestReply } from '../../tree/messages.ts';
-import { PeerError } from '../../transfer/contracts/transport.ts';
-import { CodedError, errorText } from '../../util/errors.ts';
+import { CodedError } from '../../util/errors.ts';
 
-/** Why the mirror cannot give something, in the terms of what its client is told. */
+/**
+ * Why a client of this host does not get something.
+ *
+ * - `not-found`, `unauthorized`, `denied`, `rate-limited`: so says the registry.
+ * - `unavailable`: it may be had elsewhere, or later. `unchecked`: nobody could tell whether this client may read it.
+ * - `bad-content`: what came is not what its digest names. `timeout`: nothing came in time. `overloaded`: a bound of this host is reached.
+ * - `internal`: a mistake of ours, whose text is for the log alone.
+ */
 export interface BlobErrorDetail {
-  /** `unavailable`: elsewhere it may be had now. `bad-content`: what came is not what its digest names. */
-  readonly code: ManifestRefusal | 'bad-content';
-  /** Of `unauthorized`: the WWW-Authenticate header of the registry; empty when there was none. */
-  readonly challenge?: string;
-  /** Of `rate-limited`: when to ask again, where the registry said. */
+  readonly code:
+    | 'bad-content'
+    | 'denied'
+    | 'internal'
+    | 'not-found'
+    | 'overloaded'
+    | 'rate-limited'
+    | 'timeout'
+    | 'unauthorized'
+    | 'unavailable'
+    | 'unchecked';
+  /** Of `unauthorized` and `denied`: the WWW-Authenticate headers of the registry. */
+  readonly challenges?: readonly string[];
+  /** Of `rate-limited` and `overloaded`: when to ask again, where that is known. */
   readonly retryAfterMs?: number;
 }
 
-/** The mirror cannot give what a client asks for. */
+/** A client of this host does not get what it asks for. */
 export class BlobError extends CodedError<BlobErrorDetail> {}
 
-/** Of a challenge: what a header of usual length holds, in visible characters. */
-const CHALLENGE_LENGTH_MAX = 1000;
-
-/** What an error from anywhere on the way to the registry means to the client of a mirror; the registry's own words are found among its causes. */
-export function blobError(error: unknown): BlobError {
-  for (let cause = error, depth = 0; cause instanceof Error && depth < 8; depth++) {
-    if (cause instanceof BlobError) return cause;
-    if (cause instanceof RegistryError) return ofRegistry(cause);
-    cause = cause.cause;
-  }
-  const told = error instanceof CodedError ? toldBy(error) : undefined;
-  return new BlobError(errorText(error), told ?? { code: 'unavailable' }, { cause: error });
+/** A bound is reached: `what` says which. */
+export function overloadedError(what: string): BlobError {
+  return new BlobError(what, { code: 'overloaded', retryAfterMs: 1000 });
 }
 
-/** The refusal of a root, as an error. */
-export function refusalError(
-  what: string,
-  reply: Exclude<ManifestReply, { outcome: 'found' }>,
-): BlobError {
-  const { outcome, challenge, retryAfterMs } = reply;
-  const text = `${what} was not given by the registry, says a root: ${outcome}`;
-  return new BlobError(text, { code: outcome, challenge, retryAfterMs });
-}
-
-/** The same for a peer to read. */
-export function refusalOf(error: unknown): ManifestReply {
-  const { code, challenge = '', retryAfterMs = 0 } = blobError(error).detail;
-  return { outcome: code === 'bad-content' ? 'unavailable' : code, challenge, retryAfterMs };
-}
-
-function ofRegistry(error: RegistryError): BlobError {
-  const { detail } = error;
-  const fail = (told: BlobErrorDetail): BlobError =>
-    new BlobError(error.message, told, { cause: error });
-  switch (detail.code) {
-    case 'not-found':
-    case 'invalid-reference':
-    case 'no-platform':
-      return fail({ code: 'not-found' });
-    case 'unauthorized':
-      return fail({ code: 'unauthorized', challenge: visible(detail.challenge ?? '') });
-    case 'denied':
-      return fail({ code: 'denied' });
-    case 'rate-limited':
-      return fail({ code: 'rate-limited', retryAfterMs: detail.retryAfterMs ?? 0 });
-    case 'digest-mismatch':
-      return fail({ code: 'bad-content' });
-    default:
-      return fail({ code: 'unavailable' });
-  }
-}
-
-/** Errors of other parts that say what clients are told by their code. */
-function toldBy(error: CodedError<{ readonly code: string }>): BlobErrorDetail | undefined {
-  // A peer that refuses us says nothing about the registry.
-  if (error instanceof PeerError) return undefined;
-  const { challenges } = error.detail as { challenges?: readonly string[] };
-  switch (error.code) {
-    case 'unauthorized':
-      return { code: 'unauthorized', challenge: visible(challenges?.join(', ') ?? '') };
-    case 'denied':
-      return { code: 'denied' };
-    case 'not-found':
-      return { code: 'not-found' };
-    default:
-      return undefined;
-  }
-}
-
-function visible(text: string): string {
-  return text.replaceAll(/[^ -~]/g, '').slice(0, CHALLENGE_LENGTH_MAX);
+/** The headers that belong to the error, whatever the body. */
+export function errorHeaders(detail: BlobErrorDetail): Record<string, string | string[]> {
+  const { code, challenges = [], retryAfterMs = 0 } = detail;
+  const isLater = code === 'rate-limited' || code === 'overloaded';
+  return {
+    ...(challenges.length > 0 && { 'www-authenticate': [...challenges] }),
+    ...(isLater && { 'retry-after': String(Math.ceil(retryAfterMs / 1000) || 1) }),
+  };
 }

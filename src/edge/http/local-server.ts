@@ -1,9 +1,11 @@
+import type { Socket } from 'node:net';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import { httpAddress, type ListenAddress } from '../../registry/hosts.ts';
-import { boundAddress, listenError } from './listen.ts';
-import { httpMetrics } from './metrics.ts';
+import { HostCheck } from './host-check.ts';
+import { boundAddress, listenError, type ErrorBody } from './listen.ts';
+import { httpMetrics, type HttpMetrics } from './metrics.ts';
 
 /** One of the things that the local endpoint serves. */
 export interface LocalRoute {
@@ -20,11 +22,15 @@ const KEEP_ALIVE_MS = 60_000;
 /** Silence on a socket, in either direction; above the 25 s that an answer may take. */
 const SOCKET_IDLE_MS = 60_000;
 
+/** Requests that a connection may be ahead of its answers. No client of ours sends any; each costs some KiB. */
+const AHEAD_MAX = 16;
+
 /** How long answers under way may go on at a stop. */
 const DRAIN_MS = 5_000;
 
 /**
- * The HTTP server for programs of this host. Routes see the raw request target, since origin URLs in it must not be tidied.
+ * The HTTP server for programs of this host. Routes see the raw request target, since origin URLs in it must not be tidied. A connection
+ * gets one answer at a time: the next request is begun when the answer before it has left, so that none piles up answers.
  *
  * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (no new connections, answers under way get 5 s, then all is closed).
  */
@@ -32,6 +38,11 @@ export class LocalServer {
   readonly #clock: Clock;
   readonly #listen: ListenAddress;
   readonly #server: Server;
+  readonly #metrics: HttpMetrics;
+  readonly #routes: readonly LocalRoute[];
+  readonly #hosts: HostCheck;
+  /** How many requests of a connection wait for the answer before them. */
+  readonly #ahead = new WeakMap<Socket, number>();
 
   /** `connectionsMax`: beyond it new ones are closed. */
   constructor(
@@ -44,6 +55,9 @@ export class LocalServer {
   ) {
     this.#clock = components.clock;
     this.#listen = init.listen;
+    this.#routes = components.routes;
+    this.#hosts = new HostCheck(init.listen);
+    this.#metrics = httpMetrics(components.metrics);
     this.#server = createServer(
       {
         headersTimeout: HEAD_TIMEOUT_MS,
@@ -51,17 +65,40 @@ export class LocalServer {
         keepAliveTimeout: KEEP_ALIVE_MS,
         noDelay: true,
       },
-      (request, response) => {
-        if (!components.routes.some((route) => route.handle(request, response))) notFound(response);
-      },
+      (request, response) => this.#begin(request, response),
     );
     this.#server.timeout = SOCKET_IDLE_MS;
     this.#server.maxConnections = init.connectionsMax;
-    this.#count(components.metrics);
+    this.#count();
   }
 
-  #count(metrics: Metrics): void {
-    const { connections, refused } = httpMetrics(metrics);
+  /** A response has its socket from the start, or when the response before it has been handed to the system. */
+  #begin(request: IncomingMessage, response: ServerResponse): void {
+    if (response.socket !== null) return this.#handle(request, response);
+    const { socket } = request;
+    const ahead = (this.#ahead.get(socket) ?? 0) + 1;
+    this.#ahead.set(socket, ahead);
+    if (ahead > AHEAD_MAX) {
+      if (!socket.destroyed) this.#metrics.refused.inc({});
+      socket.destroy();
+      return;
+    }
+    response.once('socket', () => {
+      this.#ahead.set(socket, (this.#ahead.get(socket) ?? 1) - 1);
+      // A response ends with its connection as well, and the next one then gets a socket that is gone.
+      if (!socket.destroyed) this.#handle(request, response);
+    });
+  }
+
+  #handle(request: IncomingMessage, response: ServerResponse): void {
+    if (!this.#hosts.accepts(request.headers.host)) return misdirected(request, response);
+    if (!this.#routes.some((route) => route.handle(request, response))) {
+      refuse(response, 404, { error: 'nothing is served at this path', code: 'not-found' });
+    }
+  }
+
+  #count(): void {
+    const { connections, refused } = this.#metrics;
     let count = 0;
     this.#server.on('connection', (socket) => {
       connections.set({}, ++count);
@@ -98,9 +135,15 @@ export class LocalServer {
   }
 }
 
-function notFound(response: ServerResponse): void {
-  const text = `${JSON.stringify({ error: 'nothing is served at this path', code: 'not-found' })}\n`;
-  response.writeHead(404, {
+function misdirected(request: IncomingMessage, response: ServerResponse): void {
+  const shown = JSON.stringify(request.headers.host ?? '').slice(0, 100);
+  const error = `the Host header names ${shown}: ask for 127.0.0.1, localhost, [::1] or the host of local.listen`;
+  refuse(response, 421, { error, code: 'misdirected' });
+}
+
+function refuse(response: ServerResponse, status: number, body: ErrorBody): void {
+  const text = `${JSON.stringify(body)}\n`;
+  response.writeHead(status, {
     'content-type': 'application/json',
     'content-length': Buffer.byteLength(text),
   });

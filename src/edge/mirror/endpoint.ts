@@ -1,39 +1,34 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import type { BlobOrigin } from '../../image/block.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import { type Digest, parseDigest } from '../../image/digest.ts';
 import { checkOrigin, checkTag, registryName, registryServer } from '../../registry/reference.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
-import { errorText } from '../../util/errors.ts';
-import { Limiter } from '../../util/limiter.ts';
-import { orAbort } from '../../util/or-abort.ts';
 import { isRegistryHost } from '../../registry/hosts.ts';
 import type { BlobSender } from '../http/blob-sender.ts';
-import { parseByteRange } from '../http/byte-range.ts';
+import { blobError } from '../client-errors.ts';
+import { errorHeaders, type BlobError, type BlobErrorDetail } from '../http/blob-error.ts';
+import { blobResponse, refusalOfMethod, REGISTRY_CODES } from '../http/blob-response.ts';
+import { Exchanges, type Exchange } from '../http/exchange.ts';
 import type { LocalRoute } from '../http/local-server.ts';
 import type { KeptManifest } from './manifest-cache.ts';
 import type { Manifests } from './manifests.ts';
 import { mirrorMetrics } from './metrics.ts';
-import { blobError, type BlobErrorDetail } from '../http/blob-error.ts';
 import { parseMirrorTarget, type MirrorTarget } from './target.ts';
 import type { MirrorPing } from './ping.ts';
-import type { BlobAddress, BlobGate, GrantedBlob } from '../access/contract.ts';
+import type { OwnAnswer } from './own-answer.ts';
+import type { BlobAddress, BlobGate } from '../access/contract.ts';
 
 /** No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may take (manifests.ts). */
 const DEADLINE_MS = 30_000;
-
-/** Blobs that are sent at a time; containerd fetches three layers of an image. What they hold: see bulk-reader.ts. */
-const RUNNING_MAX = 64;
-
-/** Requests in line behind them; beyond, 503. */
-const WAITING_MAX = 1024;
 
 interface MirrorEndpointComponents {
   readonly manifests: Pick<Manifests, 'get'>;
   readonly gate: Pick<BlobGate, 'open'>;
   readonly ping: Pick<MirrorPing, 'challenges'>;
-  readonly sender: Pick<BlobSender, 'check' | 'send'>;
+  readonly ownAnswer: Pick<OwnAnswer, 'check'>;
+  readonly sender: Pick<BlobSender, 'check' | 'send' | 'sendBytes'>;
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: Metrics;
@@ -55,11 +50,10 @@ interface Refusal {
 
 type Wanted = MirrorTarget & { kind: 'manifest' | 'blob' };
 
-/** One request under way. */
-interface Exchange {
+/** A request under way for something that is mirrored. */
+interface Wish {
   readonly request: IncomingMessage;
-  readonly response: ServerResponse;
-  readonly signal: AbortSignal;
+  readonly exchange: Exchange;
   readonly wanted: Wanted;
   readonly origin: BlobOrigin;
 }
@@ -74,13 +68,17 @@ export class MirrorEndpoint implements LocalRoute {
   readonly #parts: MirrorEndpointComponents;
   readonly #init: MirrorEndpointInit;
   readonly #insecure: ReadonlySet<string>;
-  readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
+  readonly #exchanges: Exchanges;
   readonly #requests: Counter;
   readonly #bytes: Counter;
 
   constructor(components: MirrorEndpointComponents, init: MirrorEndpointInit) {
     this.#parts = components;
     this.#init = init;
+    this.#exchanges = new Exchanges(components, {
+      deadlineMs: init.deadlineMs ?? DEADLINE_MS,
+      message: 'mirror: not given',
+    });
     const insecure = init.registries.filter((registry) => registry.insecure);
     this.#insecure = new Set(insecure.map(({ host }) => registryName(host)));
     const { requests, responseBytes } = mirrorMetrics(components.metrics);
@@ -91,10 +89,10 @@ export class MirrorEndpoint implements LocalRoute {
   handle(request: IncomingMessage, response: ServerResponse): boolean {
     const target = parseMirrorTarget(request.url ?? '');
     if (target.kind === 'elsewhere') return false;
-    if (request.method !== 'GET' && request.method !== 'HEAD') {
+    const refused = refusalOfMethod(request.method);
+    if (refused !== undefined) {
       const message = 'this mirror is read-only';
-      const headers = { allow: 'GET, HEAD' };
-      this.#refuse(response, 'other', { status: 405, code: 'UNSUPPORTED', message, headers });
+      this.#refuse(response, 'other', { ...refused, code: REGISTRY_CODES[refused.code], message });
     } else if (target.kind === 'ping') {
       void this.#answerPing(request, response);
     } else if (target.kind === 'other') {
@@ -120,35 +118,24 @@ export class MirrorEndpoint implements LocalRoute {
         headers,
       });
     }
-    this.#head(response, 'other', { 'content-type': 'application/json', 'content-length': 2 });
+    this.#head(response, 'other', 200, ['content-type', 'application/json', 'content-length', '2']);
     response.end(request.method === 'HEAD' ? undefined : '{}');
   }
 
+  /** Never rejects. */
   async #answer(request: IncomingMessage, response: ServerResponse, wanted: Wanted): Promise<void> {
-    const abort = new AbortController();
-    const deadlineMs = this.#init.deadlineMs ?? DEADLINE_MS;
-    const timer = this.#parts.clock.setTimer(deadlineMs, () => {
-      const late = `nothing came within ${deadlineMs} ms from any source`;
-      if (!response.headersSent) abort.abort(new Error(late));
+    const origin = this.#originOf(wanted);
+    if ('status' in origin) return this.#refuse(response, wanted.kind, origin);
+    await this.#exchanges.run(response, {
+      fields: { repository: wanted.repository },
+      serve: (exchange) => {
+        checkOrigin(origin);
+        const wish = { request, exchange, wanted, origin };
+        if (wanted.kind === 'manifest') return this.#serveManifest(wish, wanted.reference);
+        return this.#serveBlob(wish, wanted.digest);
+      },
+      refuse: (error) => this.#refuse(response, wanted.kind, refusalFor(blobError(error), wanted)),
     });
-    const gone = new Error('the client is gone');
-    response.on('close', () => abort.abort(gone));
-    try {
-      const origin = this.#originOf(wanted);
-      if ('status' in origin) return this.#refuse(response, wanted.kind, origin);
-      checkOrigin(origin);
-      const exchange = { request, response, signal: abort.signal, wanted, origin };
-      await orAbort(this.#serve(exchange), abort.signal);
-    } catch (error) {
-      if (error === gone) return;
-      const { repository } = wanted;
-      this.#parts.logger.warn({ repository, error: errorText(error) }, 'mirror: not given');
-      if (response.headersSent) response.destroy();
-      else this.#refuse(response, wanted.kind, refusalFor(error, wanted));
-    } finally {
-      timer.cancel();
-      abort.abort(gone);
-    }
   }
 
   /** The registry that the client means. */
@@ -166,93 +153,97 @@ export class MirrorEndpoint implements LocalRoute {
     return { status: 404, code: 'NAME_UNKNOWN', message };
   }
 
-  async #serve(exchange: Exchange): Promise<void> {
-    const { wanted, request } = exchange;
-    if (wanted.kind === 'manifest') return this.#serveManifest(exchange, wanted.reference);
-    if (request.method === 'HEAD') return this.#serveBlob(exchange, wanted.digest);
-    const turn = this.#limiter.run(() => this.#serveBlob(exchange, wanted.digest));
-    if (turn === undefined) {
-      throw new Error(`${RUNNING_MAX} blobs are being sent and ${WAITING_MAX} requests wait`);
-    }
-    await turn;
-  }
-
-  async #serveManifest(exchange: Exchange, reference: string): Promise<void> {
-    const { request, response, origin, signal } = exchange;
-    if (parseDigest(reference) === undefined) checkTag(reference);
-    const manifest = await this.#parts.manifests.get(origin, reference, signal);
-    await this.#admit(exchange, manifest.digest);
+  /** What names a digest is asked for once the client is found to be allowed to read it; a tag has to be read to have one. */
+  async #serveManifest(wish: Wish, reference: string): Promise<void> {
+    const { request, exchange } = wish;
+    const { response, signal } = exchange;
+    const wantedDigest = parseDigest(reference);
+    if (wantedDigest !== undefined) await this.#admit(wish, wantedDigest);
+    const manifest = await this.#manifest(wish, reference);
+    if (wantedDigest === undefined) await this.#admit(wish, manifest.digest);
     const { digest, mediaType, bytes } = manifest;
     if (!accepts(request.headers.accept, mediaType)) {
       return this.#refuse(response, 'manifest', unacceptable(manifest));
     }
-    this.#head(response, 'manifest', {
-      'content-type': mediaType,
-      'content-length': bytes.length,
-      'docker-content-digest': digest,
-      etag: `"${digest}"`,
-    });
-    response.end(request.method === 'HEAD' ? undefined : bytes);
+    const start = (): void =>
+      this.#head(response, 'manifest', 200, [
+        'content-type',
+        mediaType,
+        'content-length',
+        String(bytes.length),
+        'docker-content-digest',
+        digest,
+        'etag',
+        `"${digest}"`,
+      ]);
+    if (request.method !== 'HEAD') {
+      return this.#parts.sender.sendBytes(bytes, { response, signal, start });
+    }
+    start();
+    response.end();
   }
 
-  async #serveBlob(exchange: Exchange, digest: Digest): Promise<void> {
-    const { request, response, signal } = exchange;
-    signal.throwIfAborted();
-    this.#parts.sender.check(digest);
-    const { blob } = await this.#admit(exchange, digest);
-    const { sizeBytes } = blob;
-    const isHead = request.method === 'HEAD';
-    const range = isHead ? 'whole' : parseByteRange(request.headers.range, sizeBytes);
-    if (range === 'unsatisfiable') {
-      const message = `the blob has ${sizeBytes} bytes`;
-      const headers = { 'content-range': `bytes */${sizeBytes}` };
-      return this.#refuse(response, 'blob', {
-        status: 416,
-        code: 'RANGE_INVALID',
-        message,
-        headers,
-      });
+  /**
+   * The manifest, read with the credentials of the cluster. What these find wrong with a tag is no business of a client that may not read
+   * the repository: it is told what the registry says to itself, as of a tag that is there.
+   */
+  async #manifest(wish: Wish, reference: string): Promise<KeptManifest> {
+    const { request, exchange, origin } = wish;
+    const { signal } = exchange;
+    const isTag = parseDigest(reference) === undefined;
+    if (isTag) checkTag(reference);
+    try {
+      return await this.#parts.manifests.get(origin, reference, signal);
+    } catch (error) {
+      const { code } = blobError(error);
+      if (isTag && (code === 'not-found' || code === 'bad-content')) {
+        const address = this.#addressOf(wish, reference);
+        await this.#parts.ownAnswer.check(address, request.headers.authorization, signal);
+      }
+      throw error;
     }
-    const part = range === 'whole' ? { offset: 0, length: sizeBytes } : range;
-    const lastByte = part.offset + part.length - 1;
-    const start = (): void =>
-      this.#head(response, 'blob', {
-        'content-type': 'application/octet-stream',
-        'content-length': part.length,
-        'accept-ranges': 'bytes',
-        'docker-content-digest': digest,
-        etag: `"${digest}"`,
-        ...(range !== 'whole' && {
-          'content-range': `bytes ${part.offset}-${lastByte}/${sizeBytes}`,
-        }),
-      });
-    if (isHead) {
+  }
+
+  async #serveBlob(wish: Wish, digest: Digest): Promise<void> {
+    const { request, exchange } = wish;
+    const { response, signal } = exchange;
+    const blob = await this.#admit(wish, digest);
+    this.#parts.sender.check(digest);
+    const answer = blobResponse(request, { digest, sizeBytes: blob.sizeBytes });
+    if (answer.kind === 'refusal') {
+      const code = REGISTRY_CODES[answer.code];
+      return this.#refuse(response, 'blob', { ...answer, code });
+    }
+    const headers = [...answer.headers, 'docker-content-digest', digest];
+    const start = (): void => this.#head(response, 'blob', answer.status, headers);
+    if (answer.kind === 'head') {
       start();
       response.end();
       return;
     }
     const onBytes = (count: number): void => this.#bytes.inc({}, count);
-    await this.#parts.sender.send({ response, digest, blob, range: part, signal, start, onBytes });
+    const { range } = answer;
+    await this.#parts.sender.send({ response, digest, blob, range, signal, start, onBytes });
   }
 
-  /** Makes sure that this client may read it, by what it shows itself. */
-  #admit(exchange: Exchange, digest: Digest): Promise<GrantedBlob> {
-    const { authorization } = exchange.request.headers;
-    const { signal } = exchange;
-    const address = this.#addressOf(exchange, digest);
-    return this.#parts.gate.open({ digest, address, authorization, signal });
+  /** The blob or manifest, once this client is found to be allowed to read it. */
+  async #admit(wish: Wish, digest: Digest): Promise<BlobRef> {
+    const { authorization } = wish.request.headers;
+    const { signal } = wish.exchange;
+    const address = this.#addressOf(wish, digest);
+    const { blob } = await this.#parts.gate.open({ digest, address, authorization, signal });
+    return blob;
   }
 
-  #addressOf({ origin, wanted }: Exchange, digest: Digest): BlobAddress {
+  #addressOf({ origin, wanted }: Wish, reference: string): BlobAddress {
     const scheme = this.#insecure.has(origin.registry) ? 'http' : 'https';
     const base = `${scheme}://${registryServer(origin.registry)}/v2/${origin.repository}`;
-    return { ...origin, scheme, url: `${base}/${wanted.kind}s/${digest}` };
+    return { ...origin, scheme, url: `${base}/${wanted.kind}s/${reference}` };
   }
 
-  #head(response: ServerResponse, kind: string, headers: OutgoingHttpHeaders): void {
-    const status = 'content-range' in headers ? 206 : 200;
+  #head(response: ServerResponse, kind: string, status: number, headers: readonly string[]): void {
     this.#requests.inc({ kind, status: String(status) });
-    response.writeHead(status, { 'docker-distribution-api-version': 'registry/2.0', ...headers });
+    response.writeHead(status, ['docker-distribution-api-version', 'registry/2.0', ...headers]);
   }
 
   #refuse(response: ServerResponse, kind: string, refusal: Refusal): void {
@@ -290,16 +281,15 @@ const STATUS: Readonly<Record<BlobErrorDetail['code'], readonly [number, string]
   denied: [403, 'DENIED'],
   'rate-limited': [429, 'TOOMANYREQUESTS'],
   unavailable: [503, 'UNAVAILABLE'],
+  unchecked: [503, 'UNAVAILABLE'],
+  timeout: [503, 'UNAVAILABLE'],
+  overloaded: [503, 'UNAVAILABLE'],
   'bad-content': [502, 'DIGEST_INVALID'],
+  internal: [500, 'UNKNOWN'],
 };
 
-function refusalFor(error: unknown, wanted: Wanted): Refusal {
-  const told = blobError(error);
-  const { code: why, challenge = '', retryAfterMs = 0 } = told.detail;
-  const [status, name] = STATUS[why];
-  const code = why === 'not-found' ? `${wanted.kind.toUpperCase()}_UNKNOWN` : name;
-  const headers: OutgoingHttpHeaders = {};
-  if (why === 'unauthorized' && challenge !== '') headers['www-authenticate'] = challenge;
-  if (why === 'rate-limited') headers['retry-after'] = String(Math.ceil(retryAfterMs / 1000) || 1);
-  return { status, code, message: told.message, headers };
+function refusalFor({ detail, message }: BlobError, wanted: Wanted): Refusal {
+  const [status, name] = STATUS[detail.code];
+  const code = detail.code === 'not-found' ? `${wanted.kind.toUpperCase()}_UNKNOWN` : name;
+  return { status, code, message, headers: errorHeaders(detail) };
 }

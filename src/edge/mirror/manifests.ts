@@ -14,16 +14,17 @@ import type {
   ManifestRequest,
 } from '../../tree/messages.ts';
 import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
+import { PeerError } from '../../transfer/contracts/transport.ts';
 import { rendezvousOrder } from '../../tree/rendezvous.ts';
-import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { SingleFlight } from '../../util/single-flight.ts';
 import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
 import { mirrorMetrics } from './metrics.ts';
-import { BlobError, blobError, refusalError, refusalOf } from '../http/blob-error.ts';
+import { blobError, refusalCode, refusalError, refusalOf } from '../client-errors.ts';
+import { BlobError, overloadedError } from '../http/blob-error.ts';
+import { FailureLog } from '../http/failure-log.ts';
 
 /** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
 const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };
@@ -91,6 +92,14 @@ interface Found {
   readonly ageMs: number;
 }
 
+/** A question under way, shared by all that ask for the same. */
+interface Flight {
+  readonly found: Promise<Found>;
+  /** Aborted when the last of them has left: in line, it is dropped. */
+  readonly left: AbortController;
+  callers: number;
+}
+
 /**
  * Manifests by tag and digest: from this host, from the root that keeps those of the reference, from the registry.
  *
@@ -101,10 +110,11 @@ export class Manifests {
   readonly #parts: ManifestsComponents;
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
-  readonly #asking = new SingleFlight<string, Found>();
+  readonly #underWay = new Map<string, Flight>();
   /** What references were refused with lately. */
   readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
+  readonly #failures: FailureLog;
   #upstreams: Upstreams = { roots: [], relays: [] };
 
   constructor(components: ManifestsComponents, init: ManifestsInit) {
@@ -112,6 +122,7 @@ export class Manifests {
     this.#init = init;
     this.#leftAlone = new ExpiringMap(components, { entriesMax: LEFT_ALONE_MAX });
     this.#found = mirrorMetrics(components.metrics).manifests;
+    this.#failures = new FailureLog(components, { message: 'a root did not give a manifest' });
   }
 
   /** The roots and relays that exist now, this host among them if it is one. */
@@ -121,8 +132,8 @@ export class Manifests {
 
   /** For a client of this host. */
   async get(origin: BlobOrigin, reference: string, signal: AbortSignal): Promise<KeptManifest> {
-    const found = this.#find(origin, reference, this.#above(origin, reference));
-    return (await orAbort(found, signal)).manifest;
+    const above = this.#above(origin, reference);
+    return (await this.#find(origin, reference, above, signal)).manifest;
   }
 
   /** For a peer: a root looks here and at the registry, a relay asks a root. Never rejects. */
@@ -156,6 +167,7 @@ export class Manifests {
     origin: BlobOrigin,
     reference: string,
     roots: readonly HostAddress[],
+    signal?: AbortSignal,
   ): Promise<Found> {
     const digest = parseDigest(reference);
     const known = digest === undefined ? undefined : this.#parts.cache.manifest(origin, digest);
@@ -164,12 +176,28 @@ export class Manifests {
     if (fresh !== undefined) return this.#count('cache', fresh);
     // What a root answers never waits for another root.
     const key = `${roots.length === 0 ? '' : 'roots '}${nameOf(origin, reference)}`;
-    return this.#asking.run(key, async () => {
-      const turn = this.#limiter.run(() => this.#ask(origin, reference, roots));
-      if (turn !== undefined) return turn;
-      const what = `${WAITING_MAX} manifests are waited for already`;
-      throw new BlobError(what, { code: 'unavailable' });
+    const underWay = this.#underWay.get(key);
+    const isOpen = underWay !== undefined && !underWay.left.signal.aborted;
+    const flight = isOpen ? underWay : this.#begin(key, () => this.#ask(origin, reference, roots));
+    flight.callers++;
+    try {
+      return await (signal === undefined ? flight.found : orAbort(flight.found, signal));
+    } finally {
+      if (--flight.callers === 0) flight.left.abort(new Error('nobody waits for it any more'));
+    }
+  }
+
+  #begin(key: string, task: () => Promise<Found>): Flight {
+    const left = new AbortController();
+    const turn = this.#limiter.run(task, left.signal);
+    if (turn === undefined)
+      throw overloadedError(`${WAITING_MAX} manifests are waited for already`);
+    const found = turn.finally(() => {
+      if (this.#underWay.get(key) === flight) this.#underWay.delete(key);
     });
+    const flight = { found, left, callers: 0 };
+    this.#underWay.set(key, flight);
+    return flight;
   }
 
   async #ask(origin: BlobOrigin, reference: string, roots: readonly HostAddress[]): Promise<Found> {
@@ -182,8 +210,7 @@ export class Manifests {
         // The registry's own words, which another root would only hear again.
         if (told?.code === 'not-found' || told?.code === 'rate-limited') throw told;
         refusal ??= told;
-        const fields = { root: root.peer, reference, error: errorText(error) };
-        this.#parts.logger.warn(fields, 'a root did not give a manifest');
+        this.#failures.note(error, { root: root.peer, reference });
         if (told !== undefined) break;
       }
     }
@@ -192,7 +219,7 @@ export class Manifests {
       return this.#count('origin', await this.#askOrigin(origin, reference, limits));
     } catch (error) {
       const own = blobError(error);
-      if (own.code !== 'unavailable') throw own;
+      if (!isAway(own)) throw own;
       const { tagMs, staleMs } = this.#init;
       const stale = staleMs > 0 ? this.#kept(origin, reference, tagMs + staleMs) : undefined;
       if (stale !== undefined) return this.#count('stale', stale);
@@ -212,7 +239,7 @@ export class Manifests {
     const wanted = parseDigest(reference) ?? digest;
     if (wanted !== digest || digestOf(hash, bytes) !== digest) {
       // No word of the registry, so that the next root is asked.
-      throw new Error(`a root gave another manifest for ${what}`);
+      throw new PeerError(`a root gave another manifest for ${what}`, { code: 'protocol' });
     }
     return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs });
   }
@@ -231,9 +258,7 @@ export class Manifests {
       return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs: 0 });
     } catch (error) {
       const told = blobError(error);
-      if (told.code === 'rate-limited' || told.code === 'unavailable') {
-        this.#leaveAlone(name, told);
-      }
+      if (told.code === 'rate-limited' || isAway(told)) this.#leaveAlone(name, told);
       throw told;
     }
   }
@@ -270,4 +295,9 @@ export class Manifests {
     this.#found.inc({ source });
     return found;
   }
+}
+
+/** Whether the registry said nothing, rather than something that holds for a while. */
+function isAway({ code }: BlobError): boolean {
+  return code !== 'bad-content' && refusalCode(code) === 'unavailable';
 }

@@ -1,11 +1,10 @@
-import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
-import type { BlobRef } from '../../image/block.ts';
+import type { OutgoingHttpHeaders } from 'node:http';
 import { CodedError } from '../../util/errors.ts';
-import type { Digest } from '../../image/digest.ts';
-import { AccessError } from '../access/access-error.ts';
+import { clientDetail, clientText } from '../client-errors.ts';
+import { errorHeaders, type BlobErrorDetail } from '../http/blob-error.ts';
+import { refusalOfMethod, type BlobRefusal } from '../http/blob-response.ts';
+import type { ErrorBody } from '../http/listen.ts';
 import type { BlobTarget } from './target.ts';
-import type { ByteRange } from '../http/byte-range.ts';
-import { errorBody, type ErrorBody } from '../http/listen.ts';
 
 /** An answer that is an error, with its body. */
 export interface Refusal {
@@ -16,91 +15,45 @@ export interface Refusal {
 
 /** Why a request is refused before any work, or undefined when there is something to answer it with. */
 export function refusalOfRequest(
-  request: IncomingMessage,
+  method: string | undefined,
   target: BlobTarget,
 ): Refusal | undefined {
-  if (request.method !== 'GET' && request.method !== 'HEAD') {
-    const error = `${request.method ?? ''} is not supported here: only GET and HEAD are`;
-    return { status: 405, body: { error, code: 'method' }, headers: { allow: 'GET, HEAD' } };
-  }
+  const refused = refusalOfMethod(method);
+  if (refused !== undefined) return refusalOfBlob(refused);
   if (target.kind === 'no-url') {
     const error =
       'no origin URL follows the prefix: ask for /<prefix>/https://HOST/v2/NAME/blobs/sha256:HEX';
     return { status: 404, body: { error, code: 'no-url' } };
   }
-  if (target.kind === 'ambiguous') {
-    const error = `the origin URL is refused: ${target.reason}`;
-    return { status: 400, body: { error, code: 'ambiguous-url' } };
-  }
   return undefined;
 }
 
-export function unsatisfiable(request: IncomingMessage, blob: BlobRef): Refusal {
-  const shown = JSON.stringify(request.headers.range ?? '').slice(0, 100);
-  const error = `Range ${shown} is not one range within the ${blob.sizeBytes} bytes of the blob`;
-  return {
-    status: 416,
-    body: { error, code: 'range' },
-    headers: { 'content-range': `bytes */${blob.sizeBytes}` },
-  };
+/** A refusal of a blob with the body that this endpoint has. */
+export function refusalOfBlob({ status, code, message, headers }: BlobRefusal): Refusal {
+  return { status, body: { error: message, code }, headers };
 }
 
-/** For an If-Match that names something else. */
-export const PRECONDITION_FAILED: Refusal = {
-  status: 412,
-  body: { error: 'If-Match does not name this blob', code: 'precondition' },
+/** overlaybd refreshes its token or signed URL at 401 and 403; it takes other errors as they are. */
+const STATUS: Readonly<Record<BlobErrorDetail['code'], number>> = {
+  unauthorized: 401,
+  denied: 403,
+  'not-found': 404,
+  'rate-limited': 429,
+  internal: 500,
+  'bad-content': 502,
+  unavailable: 502,
+  overloaded: 503,
+  unchecked: 503,
+  timeout: 504,
 };
 
-/** The strong validator of a blob: its digest. */
-export function etagOf(digest: Digest): string {
-  return `"${digest}"`;
-}
-
-export function headersOf(
-  digest: Digest,
-  blob: BlobRef,
-  range: ByteRange | 'whole',
-): OutgoingHttpHeaders {
-  const partial = range !== 'whole';
-  return {
-    'content-type': 'application/octet-stream',
-    'accept-ranges': 'bytes',
-    etag: etagOf(digest),
-    'content-length': partial ? range.length : blob.sizeBytes,
-    ...(partial && { 'content-range': contentRangeOf(range, blob) }),
-  };
-}
-
-export function contentRangeOf(range: ByteRange, blob: BlobRef): string {
-  return `bytes ${range.offset}-${range.offset + range.length - 1}/${blob.sizeBytes}`;
-}
-
-/** The answer to a request that failed. overlaybd refreshes its token or signed URL at 401 and 403; it takes other errors as they are. */
+/** The answer to a request that failed. */
 export function refusalOfError(error: unknown): Refusal {
-  const refusal = { status: statusOf(error), body: errorBody(error) };
-  const detail = error instanceof AccessError ? error.detail : undefined;
-  if (detail === undefined || !('challenges' in detail)) return refusal;
-  return { ...refusal, headers: { 'www-authenticate': [...detail.challenges] } };
-}
-
-function statusOf(error: unknown): number {
-  if (!(error instanceof CodedError)) return 500;
-  switch (error.code) {
-    case 'unauthorized':
-      return 401;
-    case 'denied':
-      return 403;
-    case 'not-found':
-      return 404;
-    case 'rate-limited':
-      return 429;
-    case 'timeout':
-    case 'deadline':
-      return 504;
-    case 'overloaded':
-    case 'unchecked':
-      return 503;
-    default:
-      return 502;
-  }
+  const detail = clientDetail(error);
+  const code = error instanceof CodedError ? String(error.code) : detail.code;
+  return {
+    status: STATUS[detail.code],
+    body: { error: clientText(error), code },
+    headers: errorHeaders(detail),
+  };
 }

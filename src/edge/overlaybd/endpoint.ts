@@ -1,4 +1,4 @@
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -8,27 +8,21 @@ import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
 import { assert } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { BufferPool } from '../../util/buffer-pool.ts';
-import { CodedError } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
-import {
-  contentRangeOf,
-  etagOf,
-  headersOf,
-  PRECONDITION_FAILED,
-  refusalOfError,
-  refusalOfRequest,
-  unsatisfiable,
-  type Refusal,
-} from './answer.ts';
+import type { BlobGate } from '../access/contract.ts';
+import { overloadedError } from '../http/blob-error.ts';
+import { blobResponse } from '../http/blob-response.ts';
 import type { BlobSender } from '../http/blob-sender.ts';
-import { parseBlobTarget, type BlobTarget } from './target.ts';
-import { parseByteRange, type ByteRange } from '../http/byte-range.ts';
-import { evaluateConditions, hasConditions } from '../http/conditions.ts';
+import type { ByteRange } from '../http/byte-range.ts';
+import { Exchanges, type Exchange } from '../http/exchange.ts';
+import { HeldBytes } from '../http/held-bytes.ts';
 import type { LocalRoute } from '../http/local-server.ts';
+import { httpMetrics } from '../http/metrics.ts';
+import { refusalOfBlob, refusalOfError, refusalOfRequest, type Refusal } from './answer.ts';
 import { overlaybdMetrics } from './metrics.ts';
 import type { PassThrough } from './pass-through.ts';
-import type { BlobGate, GrantedBlob } from '../access/contract.ts';
+import { parseBlobTarget, type BlobTarget } from './target.ts';
 
 /** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
 const DEADLINE_MS = 25_000;
@@ -36,17 +30,23 @@ const DEADLINE_MS = 25_000;
 /** Answers up to this size are read at once, before every prefetch; larger ones, and whole blobs, in pieces behind what others wait for. */
 const PIECE_BYTES_MAX = 1024 * 1024;
 
-/** Answers under way: with their pieces 256 MiB at most, beside what is read ahead. overlaybd opens few connections per device. */
+/** Reads under way. overlaybd opens few connections per device. */
 const RUNNING_MAX = 256;
 
-/** Answers in line behind them; beyond, 503. */
+/** Requests in line behind them; beyond, 503. */
 const WAITING_MAX = 1024;
+
+/** Memory of answers that are read at once, until their clients have taken them; the next ones wait. */
+const HELD_BYTES_MAX = 96 * 1024 * 1024;
+
+/** A read ends so much before the request does: its error says which source failed and why. */
+const REASON_MS = 250;
 
 /** Answers from memory of up to what overlaybd reads at a time go out of buffers that are used again: 64 of them are kept, 4 MiB. */
 const HOT_BYTES_MAX = 64 * 1024;
 const HOT_FREE_MAX = 64;
 
-/** Such answers that clients have not taken yet, 64 MiB; beyond, they wait in line with the others. */
+/** Such answers that clients have not taken yet, 64 MiB beside the others; beyond, they wait in line with the others. */
 const HOT_RUNNING_MAX = 1024;
 
 /** Request targets whose meaning is remembered: a client asks for parts of the same few blobs over and over. With 8 KiB each, 2 MiB. */
@@ -62,13 +62,11 @@ export interface BlobEndpointComponents {
   readonly metrics: Metrics;
 }
 
-/** What is needed to answer one request. */
-interface Exchange {
-  readonly response: ServerResponse;
-  readonly abort: AbortController;
-  readonly signal: AbortSignal;
-  readonly startedMs: number;
-}
+/** A request for a blob. */
+type BlobRead = BlobTarget & { readonly kind: 'blob' };
+
+/** What is left to do of a request without a place among the reads. */
+type Rest = () => Promise<void>;
 
 /**
  * Blobs for overlaybd: `GET /<prefix>/<origin URL>` with one Range, answered from wherever the blocks are.
@@ -79,7 +77,8 @@ interface Exchange {
 export class BlobEndpoint implements LocalRoute {
   readonly #components: BlobEndpointComponents;
   readonly #prefix: string;
-  readonly #deadlineMs: number;
+  readonly #exchanges: Exchanges;
+  readonly #held: HeldBytes;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #hotBuffers = new BufferPool({ slabBytes: HOT_BYTES_MAX, freeMax: HOT_FREE_MAX });
   #hotRunning = 0;
@@ -94,7 +93,15 @@ export class BlobEndpoint implements LocalRoute {
   ) {
     this.#components = components;
     this.#prefix = init.prefix;
-    this.#deadlineMs = init.deadlineMs ?? DEADLINE_MS;
+    this.#exchanges = new Exchanges(components, {
+      deadlineMs: init.deadlineMs ?? DEADLINE_MS,
+      message: 'could not answer a local read',
+    });
+    const { heldBytes, cut } = httpMetrics(components.metrics);
+    this.#held = new HeldBytes(
+      { clock: components.clock, gauge: heldBytes, cut },
+      { bytesMax: HELD_BYTES_MAX, kind: 'read' },
+    );
     const { requests, responseBytes, firstByteSeconds } = overlaybdMetrics(components.metrics);
     this.#requests = requests;
     this.#bytes = responseBytes;
@@ -120,179 +127,141 @@ export class BlobEndpoint implements LocalRoute {
   }
 
   /** The common case, within one step: no timer, no promise, and a buffer that comes back. False when there is more to it. */
-  #answerFromMemory(
-    request: IncomingMessage,
-    response: ServerResponse,
-    { address, digest }: BlobTarget & { kind: 'blob' },
-  ): boolean {
-    const { gate, reader } = this.#components;
-    const { headers } = request;
-    if (request.method !== 'GET' || hasConditions(headers)) return false;
-    const blob = gate.opened({ digest, address, authorization: headers.authorization })?.blob;
+  #answerFromMemory(request: IncomingMessage, response: ServerResponse, read: BlobRead): boolean {
+    if (request.method !== 'GET' || this.#hotRunning >= HOT_RUNNING_MAX) return false;
+    const blob = this.#opened(request, read);
     if (blob === undefined) return false;
-    const range = parseByteRange(headers.range, blob.sizeBytes);
-    if (typeof range === 'string' || range.length > HOT_BYTES_MAX) return false;
-    if (this.#hotRunning >= HOT_RUNNING_MAX) return false;
-    const cached = reader.readCached(blob, range.offset, range.length);
+    const answer = blobResponse(request, shownBlob(read.digest, blob));
+    if (answer.kind !== 'body' || answer.status !== 206) return false;
+    const { offset, length } = answer.range;
+    if (length > HOT_BYTES_MAX) return false;
+    const cached = this.#components.reader.readCached(blob, offset, length);
     if (cached === undefined) return false;
+    // Bytes of the buffer that are not written now are those of another client's answer.
+    assert(cached.length === length, `${cached.length} bytes in memory for ${length} asked`);
     // The view dies at the next turn of the event loop, the socket may need it longer.
-    const buffer = this.#hotBuffers.acquire(range.length);
+    const buffer = this.#hotBuffers.acquire(length);
     buffer.bytes.set(cached);
     this.#hotRunning++;
     response.once('close', () => {
       this.#hotRunning--;
       buffer.release();
     });
-    response.writeHead(206, [
-      'content-type',
-      'application/octet-stream',
-      'accept-ranges',
-      'bytes',
-      'etag',
-      etagOf(digest),
-      'content-length',
-      String(range.length),
-      'content-range',
-      contentRangeOf(range, blob),
-    ]);
+    response.writeHead(206, answer.headers);
     response.end(buffer.bytes);
     this.#requests.inc(PARTIAL);
-    this.#bytes.inc(NO_LABELS, range.length);
+    this.#bytes.inc(NO_LABELS, length);
     this.#firstByte.observe(NO_LABELS, 0);
     return true;
   }
 
+  /** The blob, if this request may read it as far as is known without asking anybody. */
+  #opened(request: IncomingMessage, { digest, address }: BlobRead): BlobRef | undefined {
+    const { authorization } = request.headers;
+    return this.#components.gate.opened({ digest, address, authorization })?.blob;
+  }
+
+  /** The blob, once this request is found to be allowed to read it. Rejects with AccessError. */
+  async #open(
+    request: IncomingMessage,
+    exchange: Exchange,
+    { digest, address }: BlobRead,
+  ): Promise<BlobRef> {
+    const { signal } = exchange;
+    const { authorization } = request.headers;
+    const { gate } = this.#components;
+    const { blob, way } = await gate.open({ digest, address, authorization, signal });
+    // What a client can mend (a token that has expired) it is told at once, not when all else has failed too.
+    const unwatch = way.watch(exchange.abort);
+    signal.addEventListener('abort', unwatch, { once: true });
+    return blob;
+  }
+
+  /** Never rejects. */
   async #answer(
     request: IncomingMessage,
     response: ServerResponse,
     target: BlobTarget,
   ): Promise<void> {
-    const { clock, logger } = this.#components;
-    const abort = new AbortController();
-    const timer = clock.setTimer(this.#deadlineMs, () => {
-      if (!response.headersSent) abort.abort(new DeadlineError(this.#deadlineMs));
+    const refusal = refusalOfRequest(request.method, target);
+    if (refusal !== undefined) return this.#refuse(response, refusal);
+    await this.#exchanges.run(response, {
+      fields: target.kind === 'blob' ? { digest: target.digest } : {},
+      serve: (exchange) => this.#serve(request, exchange, target),
+      refuse: (error) => this.#refuse(response, refusalOfError(error)),
     });
-    response.on('close', () => {
-      // Also comes after a whole answer.
-      if (!response.writableFinished) abort.abort(new ClientGoneError());
-    });
-    const exchange = { response, abort, signal: abort.signal, startedMs: clock.nowMs() };
-    try {
-      const refusal = refusalOfRequest(request, target);
-      if (refusal !== undefined) return this.#refuse(response, refusal);
-      const turn = this.#limiter.run(() => this.#serve(request, exchange, target));
-      if (turn === undefined) return this.#refuse(response, OVERLOADED);
-      await orAbort(turn, abort.signal);
-    } catch (error) {
-      if (error instanceof ClientGoneError) return;
-      const where = target.kind === 'blob' ? { digest: target.digest } : {};
-      logger.warn({ ...where, error }, 'could not answer a local read');
-      if (response.headersSent) response.destroy();
-      else this.#refuse(response, refusalOfError(error));
-    } finally {
-      timer.cancel();
-    }
   }
 
+  /** Reads have places; what is streamed from elsewhere as its client takes it has places of its own, so that no read waits for it. */
   async #serve(request: IncomingMessage, exchange: Exchange, target: BlobTarget): Promise<void> {
-    const { signal } = exchange;
-    signal.throwIfAborted();
     if (target.kind === 'no-digest') return this.#passThrough(request, exchange, target.url);
     assert(target.kind === 'blob', 'everything else is refused');
-    const { digest, address } = target;
-    const { authorization } = request.headers;
-    const granted = await this.#components.gate.open({ digest, address, authorization, signal });
-    // What a client can mend (a token that has expired) it is told at once, not when all else has failed too.
-    const unwatch = granted.way.watch((error) => exchange.abort.abort(error));
-    try {
-      await this.#serveBlob(request, exchange, { digest, granted });
-    } finally {
-      unwatch();
+    const read = (): Promise<Rest | undefined> => this.#serveBlob(request, exchange, target);
+    const turn = this.#limiter.run(read, exchange.signal);
+    if (turn === undefined) {
+      throw overloadedError(`${RUNNING_MAX} reads are under way and ${WAITING_MAX} wait already`);
     }
+    const rest = await turn;
+    await rest?.();
   }
 
   #passThrough(request: IncomingMessage, exchange: Exchange, url: string): Promise<void> {
-    const { response, signal } = exchange;
     const onStart = (status: number): void => this.#count(exchange, status);
-    return this.#components.passThrough.answer(request, response, { url, signal, onStart });
+    return this.#components.passThrough.answer(request, exchange, { url, onStart });
   }
 
   async #serveBlob(
     request: IncomingMessage,
     exchange: Exchange,
-    { digest, granted }: { readonly digest: Digest; readonly granted: GrantedBlob },
-  ): Promise<void> {
-    const { response } = exchange;
-    const { blob } = granted;
-    const condition = evaluateConditions(request.headers, etagOf(digest));
-    if (condition === 'failed') return this.#refuse(response, PRECONDITION_FAILED);
-    if (condition === 'not-modified') {
-      this.#start(exchange, 304, { etag: etagOf(digest) });
-      response.end();
-      return;
-    }
-    const head = request.method === 'HEAD';
-    // A Range has a meaning for GET alone (RFC 9110, section 14.2).
-    const range =
-      head || condition === 'whole'
-        ? 'whole'
-        : parseByteRange(request.headers.range, blob.sizeBytes);
-    if (range === 'unsatisfiable') return this.#refuse(response, unsatisfiable(request, blob));
-    const headers = headersOf(digest, blob, range);
-    if (head || blob.sizeBytes === 0) {
-      this.#start(exchange, 200, headers);
-      response.end();
-      return;
-    }
-    const whole = { offset: 0, length: blob.sizeBytes };
-    const body = { digest, range: range === 'whole' ? whole : range, headers };
-    await this.#send(exchange, blob, body);
-  }
-
-  async #send(
-    exchange: Exchange,
-    blob: BlobRef,
-    body: {
-      readonly digest: Digest;
-      readonly range: ByteRange;
-      readonly headers: OutgoingHttpHeaders;
-    },
-  ): Promise<void> {
+    read: BlobRead,
+  ): Promise<Rest | undefined> {
     const { response, signal } = exchange;
-    const { digest, range, headers } = body;
+    const { digest } = read;
+    const blob = await this.#open(request, exchange, read);
+    const answer = blobResponse(request, shownBlob(digest, blob));
+    if (answer.kind === 'refusal') return void this.#refuse(response, refusalOfBlob(answer));
+    const { status, headers } = answer;
     const start = (): void => {
-      this.#start(exchange, 'content-range' in headers ? 206 : 200, headers);
+      response.writeHead(status, headers);
+      this.#count(exchange, status);
     };
-    const onBytes = (count: number): void => this.#bytes.inc(NO_LABELS, count);
-    if (range.length === blob.sizeBytes || range.length > PIECE_BYTES_MAX) {
-      const answer = { response, digest, blob, range, signal, start, onBytes };
-      await this.#components.sender.send(answer);
-      return;
+    if (answer.kind === 'head') {
+      start();
+      response.end();
+      return undefined;
     }
-    const piece = await this.#piece(blob, range, signal);
-    start();
-    onBytes(piece.length);
-    response.end(piece);
+    const { range } = answer;
+    if (range.length === blob.sizeBytes || range.length > PIECE_BYTES_MAX) {
+      const onBytes = (count: number): void => this.#bytes.inc(NO_LABELS, count);
+      const body = { response, digest, blob, range, signal, start, onBytes };
+      return () => this.#components.sender.send(body);
+    }
+    await this.#held.run({ response, bytes: range.length, signal }, async () => {
+      const piece = await this.#piece(blob, range, exchange);
+      start();
+      this.#bytes.inc(NO_LABELS, piece.length);
+      response.end(piece);
+    });
+    return undefined;
   }
 
-  async #piece(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array> {
-    const { reader } = this.#components;
-    const { offset, length } = range;
+  async #piece(
+    blob: BlobRef,
+    { offset, length }: ByteRange,
+    { signal, deadlineMs }: Exchange,
+  ): Promise<Uint8Array> {
+    const { reader, clock } = this.#components;
     const cached = reader.readCached(blob, offset, length);
+    const timeoutMs = Math.max(1, deadlineMs - REASON_MS - clock.nowMs());
     // The view dies at the next turn of the event loop, the socket may need it longer.
     const piece =
       cached?.slice() ??
       (await orAbort(
-        reader.read(blob, offset, length, { kind: 'demand', timeoutMs: this.#deadlineMs, signal }),
+        reader.read(blob, offset, length, { kind: 'demand', timeoutMs, signal }),
         signal,
       ));
     assert(piece.length === length, `a read of ${length} bytes gave ${piece.length}`);
     return piece;
-  }
-
-  #start(exchange: Exchange, status: number, headers: OutgoingHttpHeaders): void {
-    exchange.response.writeHead(status, headers);
-    this.#count(exchange, status);
   }
 
   #count(exchange: Exchange, status: number): void {
@@ -312,22 +281,10 @@ export class BlobEndpoint implements LocalRoute {
   }
 }
 
-class ClientGoneError extends Error {}
-
-class DeadlineError extends CodedError<{ readonly code: 'timeout' }> {
-  constructor(deadlineMs: number) {
-    super(`the bytes did not arrive within ${deadlineMs} ms from any source`, { code: 'timeout' });
-  }
+/** The blob as its client knows it: blocks of a source that is not believed have another key. */
+function shownBlob(digest: Digest, blob: BlobRef): BlobRef {
+  return blob.digest === digest ? blob : { digest, sizeBytes: blob.sizeBytes };
 }
 
 const NO_LABELS = {};
 const PARTIAL = { status: '206' };
-
-const OVERLOADED: Refusal = {
-  status: 503,
-  body: {
-    error: `${RUNNING_MAX} reads are under way and ${WAITING_MAX} wait already`,
-    code: 'overloaded',
-  },
-  headers: { 'retry-after': '1' },
-};

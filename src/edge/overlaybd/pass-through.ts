@@ -1,10 +1,25 @@
-import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { parseContentRange } from '../../registry/http/content-range.ts';
 import { protocolError } from '../../registry/errors.ts';
 import type { UrlAnswer, UrlClient } from '../../registry/url-client.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { Limiter } from '../../util/limiter.ts';
+import { BlobError, overloadedError } from '../http/blob-error.ts';
+import type { Exchange } from '../http/exchange.ts';
 import { overlaybdMetrics } from './metrics.ts';
+
+/** Answers under way from one server, and in line: no server is so slow that others wait for it. */
+const SERVER_LIMITS = { runningMax: 32, waitingMax: 128 };
+
+/** The same of all servers. They take no place of reads of blobs. */
+const ALL_LIMITS = { runningMax: 256, waitingMax: 1024 };
+
+/** An answer that passes less than 16 KiB/s over this time is cut off. (tunable) */
+const WINDOW_MS = 30_000;
+const WINDOW_BYTES_MIN = (16 * 1024 * WINDOW_MS) / 1000;
 
 /** What a client may tell the server: what it wants, in which form, and by which right. */
 const REQUEST_HEADERS = [
@@ -39,40 +54,92 @@ const ANSWER_HEADERS = [
  */
 export class PassThrough {
   readonly #urls: Pick<UrlClient, 'open'>;
+  readonly #clock: Clock;
   readonly #bytes: Counter;
+  readonly #all = new Limiter(ALL_LIMITS);
+  /** Of servers that answers are under way from. */
+  readonly #servers = new Map<string, Limiter>();
 
-  constructor(components: { readonly urls: Pick<UrlClient, 'open'>; readonly metrics: Metrics }) {
+  constructor(components: {
+    readonly urls: Pick<UrlClient, 'open'>;
+    readonly clock: Clock;
+    readonly metrics: Metrics;
+  }) {
     this.#urls = components.urls;
+    this.#clock = components.clock;
     this.#bytes = overlaybdMetrics(components.metrics).passedThroughBytes;
   }
 
   /**
-   * Gives the status once the answer is sent. Rejects with RegistryError before anything is sent when there is no sound answer; once it has begun,
-   * the connection to the client is cut when the server's breaks.
+   * Gives the status once the answer is sent. Rejects with RegistryError, or BlobError when too many wait, before anything is sent; once it
+   * has begun, the connection to the client is cut when the server's breaks or is too slow.
    */
   async answer(
     request: IncomingMessage,
-    response: ServerResponse,
-    init: {
-      readonly url: string;
-      readonly signal: AbortSignal;
-      readonly onStart: (status: number) => void;
-    },
+    exchange: Pick<Exchange, 'response' | 'signal'>,
+    init: { readonly url: string; readonly onStart: (status: number) => void },
   ): Promise<void> {
-    const { url, signal, onStart } = init;
+    const { signal } = exchange;
+    const server = /^https?:\/\/([^/?#]*)/.exec(init.url)?.[1]?.toLowerCase() ?? '';
+    const line = this.#servers.get(server) ?? new Limiter(SERVER_LIMITS);
+    this.#servers.set(server, line);
+    const turn = line.run(() => {
+      const own = this.#all.run(() => this.#pass(request, exchange, init), signal);
+      return own ?? Promise.reject(tooMany(ALL_LIMITS, 'servers'));
+    }, signal);
+    if (turn === undefined) throw tooMany(SERVER_LIMITS, server);
+    try {
+      await turn;
+    } finally {
+      if (line.idle) this.#servers.delete(server);
+    }
+  }
+
+  async #pass(
+    request: IncomingMessage,
+    { response, signal }: Pick<Exchange, 'response' | 'signal'>,
+    { url, onStart }: { readonly url: string; readonly onStart: (status: number) => void },
+  ): Promise<void> {
     const method = request.method === 'HEAD' ? 'HEAD' : 'GET';
     const headers = chosen(request.headers, REQUEST_HEADERS) as Record<string, string>;
     const answer = await this.#urls.open({ method, url, headers }, signal);
+    const watched = this.#watch(answer.body);
     try {
       checkPart(answer);
       response.writeHead(answer.status, chosen(answer.headers, ANSWER_HEADERS));
       onStart(answer.status);
-      answer.body.on('data', (piece: Uint8Array) => this.#bytes.inc({}, piece.length));
-      await pipeline(answer.body, response);
+      await pipeline(answer.body, response, { signal });
     } finally {
+      watched.cancel();
       answer.body.destroy();
     }
   }
+
+  /** Ends a body that passes too slowly, whichever side is slow. */
+  #watch(body: Readable): Timer {
+    let windowBytes = 0;
+    body.on('data', (piece: Uint8Array) => {
+      windowBytes += piece.length;
+      this.#bytes.inc({}, piece.length);
+    });
+    const look = (): void => {
+      if (windowBytes < WINDOW_BYTES_MIN) return void body.destroy(tooSlow(windowBytes));
+      windowBytes = 0;
+      timer = this.#clock.setTimer(WINDOW_MS, look);
+    };
+    let timer = this.#clock.setTimer(WINDOW_MS, look);
+    return { cancel: () => timer.cancel() };
+  }
+}
+
+function tooMany(limits: typeof ALL_LIMITS, server: string): BlobError {
+  const { runningMax, waitingMax } = limits;
+  return overloadedError(`${runningMax} answers of ${server} pass and ${waitingMax} wait already`);
+}
+
+function tooSlow(bytes: number): BlobError {
+  const text = `${bytes} bytes passed in ${WINDOW_MS} ms: at least ${WINDOW_BYTES_MIN} have to`;
+  return new BlobError(text, { code: 'timeout' });
 }
 
 function chosen(

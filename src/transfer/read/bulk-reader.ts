@@ -14,8 +14,8 @@ const AHEAD_BLOCKS_IN_ALL = 256;
 /** A block that is next, and does not come for this long, is asked for as by a program that waits: at 128 KiB/s bulk reads go on whatever else does. */
 const PATIENCE_MS = 2_000;
 
-/** With the patience: as long as any read may take. */
-const DEMAND_MS_MAX = 28_000;
+/** With the patience below the time that an answer has (edge/mirror/endpoint.ts): the error of the read says more than that of the answer. */
+const DEMAND_MS_MAX = 26_000;
 
 /** Bytes [offset, offset + length) of a blob. */
 interface Range {
@@ -42,7 +42,7 @@ export class BulkReader {
     this.#clock = components.clock;
   }
 
-  /** Verified pieces of a block at most, each in memory of the caller's own. Throws TransferError, 30 s after the last piece at the latest. */
+  /** Verified pieces of a block at most, each in memory of the caller's own. Throws TransferError, 28 s after the last piece at the latest. */
   async *read(blob: BlobRef, range: Range, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const left = new AbortController();
     const either = AbortSignal.any([signal, left.signal]);

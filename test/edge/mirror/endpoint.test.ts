@@ -5,22 +5,21 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
 import { LocalServer } from '../../../src/edge/http/local-server.ts';
 import { MirrorEndpoint } from '../../../src/edge/mirror/endpoint.ts';
+import { AccessError } from '../../../src/edge/access/access-error.ts';
 import { Way } from '../../../src/edge/access/ways.ts';
 import type { BlobAddress } from '../../../src/edge/access/contract.ts';
+import { BlobError } from '../../../src/edge/http/blob-error.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import type { Digest } from '../../../src/image/digest.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
-import { CodedError } from '../../../src/util/errors.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 
 const MIB = 1024 * 1024;
 const NONE = { host: 'none.example', insecure: false };
-
-class Refused extends CodedError<{ code: string; challenges?: readonly string[] }> {}
 
 /** A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to hang. */
 async function start(registries = [{ host: 'r.example:5000', insecure: true }]) {
@@ -37,7 +36,9 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
     onRead: async (_offset: number): Promise<void> => {},
     challenges: [] as string[],
     onCheck: async (): Promise<void> => {},
+    onManifest: async (): Promise<void> => {},
     asked: [] as { origin: object; reference: string }[],
+    askedForClient: [] as { url: string; authorization: string | undefined }[],
     checked: [] as { address: BlobAddress; digest: Digest; authorization: string | undefined }[],
   };
   const metrics = new PromMetrics({ processMetrics: false });
@@ -56,7 +57,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
       manifests: {
         get: (origin, reference) => {
           world.asked.push({ origin, reference });
-          return Promise.resolve(manifest);
+          return world.onManifest().then(() => manifest);
         },
       },
       ping: { challenges: () => Promise.resolve(world.challenges) },
@@ -68,7 +69,13 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
           return { blob: { digest, sizeBytes: world.bytes.length }, isShared: true, way };
         },
       },
-      sender: new BlobSender({ reader, hash: new NodeHash(), clock: world.clock }),
+      ownAnswer: {
+        check: (address, authorization) => {
+          world.askedForClient.push({ url: address.url, authorization });
+          return world.onCheck();
+        },
+      },
+      sender: new BlobSender({ reader, hash: new NodeHash(), clock: world.clock, metrics }),
     },
     { registries },
   );
@@ -127,13 +134,13 @@ describe('MirrorEndpoint', () => {
   });
 
   it.each([
-    ['unauthorized', 401],
-    ['denied', 403],
-    ['not-found', 404],
-    ['unchecked', 503],
-  ])('gives nothing to whom the gate refuses as %s', async (code, status) => {
+    [{ code: 'unauthorized', challenges: ['Basic a', 'B'] }, 401],
+    [{ code: 'denied', challenges: [] }, 403],
+    [{ code: 'not-found' }, 404],
+    [{ code: 'unchecked' }, 503],
+  ] as const)('gives nothing to whom the gate refuses as %o', async (detail, status) => {
     const { world, url } = await start();
-    world.onCheck = () => Promise.reject(new Refused('no', { code, challenges: ['Basic a', 'B'] }));
+    world.onCheck = () => Promise.reject(new AccessError('no', detail));
     for (const path of ['manifests/1', `blobs/${world.digest}`]) {
       const answer = await ask(`${url}/v2/team/app/${path}`, { authorization: 'Basic x' });
       expect(answer.status, path).toBe(status);
@@ -193,7 +200,7 @@ describe('MirrorEndpoint', () => {
     };
     const { hostname, port } = new URL(url);
     const socket = connect(Number(port), hostname);
-    socket.write(`GET /v2/a/blobs/${world.digest} HTTP/1.1\r\nhost: x\r\n\r\n`);
+    socket.write(`GET /v2/a/blobs/${world.digest} HTTP/1.1\r\nhost: localhost\r\n\r\n`);
     await reached.promise;
     socket.destroy();
     await once(socket, 'close');
@@ -210,5 +217,58 @@ describe('MirrorEndpoint', () => {
       'Basic realm="r"',
     ]);
     expect((await ask(`${url}/v2/`, { authorization: 'Basic x' })).status).toBe(200);
+  });
+
+  it('tells tags of a private repository from none to nobody who may not read it', async () => {
+    const { world, url } = await start();
+    world.onCheck = () =>
+      Promise.reject(new AccessError('no', { code: 'unauthorized', challenges: ['Basic a'] }));
+    const there = await ask(`${url}/v2/team/app/manifests/1`);
+    world.onManifest = () => Promise.reject(new BlobError('no such tag', { code: 'not-found' }));
+    const missing = await ask(`${url}/v2/team/app/manifests/2`, { authorization: 'Basic x' });
+    const seen = ({ status, headers, body }: typeof there) => {
+      const { date: _, ...others } = headers;
+      return [status, others, body.toString()];
+    };
+    expect(seen(missing)).toEqual(seen(there));
+    expect(missing.status).toBe(401);
+    expect(world.askedForClient).toEqual([
+      { url: 'http://r.example:5000/v2/team/app/manifests/2', authorization: 'Basic x' },
+    ]);
+    // Who may read the repository learns that there is none.
+    world.onCheck = async () => {};
+    expect((await ask(`${url}/v2/team/app/manifests/2`)).status).toBe(404);
+  });
+
+  it('asks for a manifest by digest only when its client may read it', async () => {
+    const { world, url } = await start();
+    world.onCheck = () => Promise.reject(new AccessError('no', { code: 'not-found' }));
+    expect((await ask(`${url}/v2/team/app/manifests/${world.digest}`)).status).toBe(404);
+    expect(world.asked).toEqual([]);
+  });
+
+  it('keeps the conditions of RFC 9110 for blobs', async () => {
+    const { world, url } = await start();
+    const path = `${url}/v2/team/app/blobs/${world.digest}`;
+    const etag = `"${world.digest}"`;
+    expect((await ask(path, { 'if-none-match': etag })).status).toBe(304);
+    expect((await ask(path, { 'if-match': '"x"' })).status).toBe(412);
+    const whole = await ask(path, { range: 'bytes=0-9', 'if-range': '"x"' });
+    expect([whole.status, whole.body.length]).toEqual([200, world.bytes.length]);
+    expect((await ask(path, { range: 'bytes=0-9,20-29' })).status).toBe(200);
+    expect((await ask(path, { range: 'bytes=0-9' })).headers).toMatchObject({
+      etag,
+      'content-range': `bytes 0-9/${world.bytes.length}`,
+      'docker-content-digest': world.digest,
+      'docker-distribution-api-version': 'registry/2.0',
+    });
+  });
+
+  it('says nothing of the inside of errors that are mistakes of ours', async () => {
+    const { world, url } = await start();
+    world.onManifest = () => Promise.reject(new Error('secret'));
+    const answer = await ask(`${url}/v2/team/app/manifests/1`);
+    expect(answer.status).toBe(500);
+    expect(answer.body.toString()).not.toContain('secret');
   });
 });

@@ -177,7 +177,7 @@ describe('Manifests on a child', () => {
     world.above = () =>
       Promise.resolve({ outcome: 'unauthorized', challenge: 'Basic x', retryAfterMs: 0 });
     await expect(get('1')).rejects.toMatchObject({
-      detail: { code: 'unauthorized', challenge: 'Basic x' },
+      detail: { code: 'unauthorized', challenges: ['Basic x'] },
     });
   });
 

@@ -1,6 +1,6 @@
-import { once, type EventEmitter } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BlobEndpoint, type BlobEndpointComponents } from '../../../src/edge/overlaybd/endpoint.ts';
 import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
@@ -21,6 +21,11 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { Failure } from '../../kit/twins.ts';
+import { RegistryError } from '../../../src/registry/errors.ts';
+import { TransferError } from '../../../src/transfer/contracts/errors.ts';
+import { OriginError } from '../../../src/transfer/contracts/origin.ts';
+import { peerError } from '../../../src/transfer/contracts/transport.ts';
+import { peerId } from '../../../src/util/peer-id.ts';
 
 const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
@@ -97,7 +102,7 @@ async function startServer(prefix: string, connectionsMax = 100): Promise<void> 
       gate: twin,
       reader: twin,
       passThrough: { answer: (...asked) => passed(...asked) },
-      sender: new BlobSender({ reader: twin, hash: new HashTwin(), clock }),
+      sender: new BlobSender({ reader: twin, hash: new HashTwin(), clock, metrics }),
       clock,
       logger: silentLogger,
       metrics,
@@ -203,8 +208,12 @@ describe('BlobEndpoint answers', () => {
   it('an empty blob', async () => {
     twin.bytes = Buffer.alloc(0);
     expect(await get(TARGET)).toMatchObject({ status: 200, headers: { 'content-length': '0' } });
-    const answer = await get(TARGET, { headers: { range: 'bytes=0-0' } });
-    expect(answer).toMatchObject({ status: 416, headers: { 'content-range': 'bytes */0' } });
+    for (const range of ['bytes=0-', 'bytes=0-0']) {
+      const answer = await get(TARGET, { headers: { range } });
+      expect([answer.status, answer.body.length]).toEqual([200, 0]);
+    }
+    digestFound = Buffer.alloc(32);
+    expect((await get(TARGET)).status).toBe(502);
   });
 
   it('HEAD without reading, whatever the range', async () => {
@@ -230,13 +239,27 @@ describe('BlobEndpoint answers', () => {
     expect(sockets.size).toBe(1);
   });
 
-  it('416 to what is not one range of the blob', async () => {
-    for (const range of ['bytes=10000-', 'bytes=0-1,5-6', 'bytes=x']) {
+  it('416 to what is no range of the blob', async () => {
+    for (const range of ['bytes=10000-', 'bytes=10000-,20000-', 'bytes=x']) {
       const answer = await get(TARGET, { headers: { range } });
       expect(answer).toMatchObject({ status: 416, headers: { 'content-range': 'bytes */10000' } });
       expect(JSON.parse(answer.body.toString())).toMatchObject({ code: 'range' });
     }
   });
+});
+
+describe('BlobEndpoint and several ranges', () => {
+  it.each(['bytes=0-3,100-200', 'bytes=0-0,-1', 'bytes=0-9, 5-20'])(
+    '200 with all of it to %s',
+    async (range) => {
+      for (const cached of [false, true]) {
+        twin.cached = cached;
+        const answer = await get(TARGET, { headers: { range } });
+        expect(answer.status).toBe(200);
+        expect(answer.body.equals(twin.bytes)).toBe(true);
+      }
+    },
+  );
 });
 
 describe('BlobEndpoint targets', () => {
@@ -291,7 +314,7 @@ describe('BlobEndpoint targets', () => {
   });
 
   it('survives odd requests on the wire', async () => {
-    const rest = 'Host: x\r\nConnection: close\r\n\r\n';
+    const rest = 'Host: localhost\r\nConnection: close\r\n\r\n';
     expect(await raw(`GET ${TARGET}?a=%zz|"\xe9 HTTP/1.1\r\nRange: bytes=0-0\r\n${rest}`)).toMatch(
       /^HTTP\/1.1 (206|400) /,
     );
@@ -358,7 +381,7 @@ describe('BlobEndpoint and the right to read', () => {
 
   it('passes through a URL without a digest', async () => {
     const urls: string[] = [];
-    passed = async (_, response, { url, onStart }) => {
+    passed = async (_, { response }, { url, onStart }) => {
       urls.push(url);
       response.writeHead(206).end('passed');
       onStart(206);
@@ -399,28 +422,52 @@ describe('LocalServer', () => {
 
 describe('BlobEndpoint failures', () => {
   it.each([
-    ['unauthorized', 401],
-    ['denied', 403],
-    ['not-found', 404],
-    ['overloaded', 503],
-    ['timeout', 504],
-    ['deadline', 504],
-    ['unavailable', 502],
-  ])('before the first byte: %s is a clean %i', async (code, status) => {
+    [new AccessError('no', { code: 'unauthorized', challenges: [] }), 401],
+    [new AccessError('no', { code: 'denied', challenges: [] }), 403],
+    [new OriginError('no', { code: 'not-found' }), 404],
+    [new TransferError('no', { code: 'overloaded' }), 503],
+    [new AccessError('no', { code: 'unchecked' }), 503],
+    [new RegistryError('no', { code: 'timeout', timeoutMs: 1 }), 504],
+    [new TransferError('no', { code: 'deadline', waitedMs: 1 }), 504],
+    [new OriginError('no', { code: 'unavailable' }), 502],
+    [new RegistryError('no', { code: 'rate-limited', retryAfterMs: 2500 }), 429],
+    [peerError(peerId('p'), { code: 'not-found' }), 502],
+    [new Failure('not-found'), 502],
+  ])('before the first byte: %s is a clean %i', async (error, status) => {
     twin.onOpen = async () => {
-      throw new Failure(code);
+      throw error;
     };
     expect((await get(TARGET)).status).toBe(status);
     twin.onOpen = async () => {};
     twin.onRead = async () => {
-      throw new Failure(code);
+      throw error;
     };
     const answer = await get(TARGET, { headers: { range: 'bytes=0-99' } });
     expect(answer.status).toBe(status);
     expect(answer.headers['content-range']).toBeUndefined();
-    expect(JSON.parse(answer.body.toString())).toEqual({
-      error: `the twin fails with ${code}`,
-      code,
+    expect(JSON.parse(answer.body.toString())).toEqual({ error: error.message, code: error.code });
+  });
+
+  it('says when to ask again, where that is known', async () => {
+    for (const [error, seconds] of [
+      [new RegistryError('no', { code: 'rate-limited', retryAfterMs: 2500 }), '3'],
+      [new TransferError('no', { code: 'overloaded' }), '1'],
+    ] as const) {
+      twin.onRead = () => Promise.reject(error);
+      const answer = await get(TARGET, { headers: { range: 'bytes=0-99' } });
+      expect(answer.headers['retry-after']).toBe(seconds);
+    }
+  });
+
+  it('gives the last reason of a read that was in vain', async () => {
+    twin.onRead = async () => {
+      const cause = new OriginError('r.example gave other bytes', { code: 'unavailable' });
+      throw new TransferError('not read', { code: 'deadline', waitedMs: 1 }, { cause });
+    };
+    const answer = await get(TARGET, { headers: { range: 'bytes=0-9' } });
+    expect(answer.status).toBe(504);
+    expect(JSON.parse(answer.body.toString())).toMatchObject({
+      error: 'not read: r.example gave other bytes',
     });
   });
 
@@ -473,7 +520,7 @@ describe('BlobEndpoint failures', () => {
       await new Promise(() => {});
     };
     const socket = connect(Number(new URL(server.url).port), '127.0.0.1');
-    socket.write(`GET ${TARGET} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    socket.write(`GET ${TARGET} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
     await reading.promise;
     socket.destroy();
     expect(await gone.promise).toBeInstanceOf(Error);
@@ -494,6 +541,54 @@ describe('BlobEndpoint failures', () => {
   });
 });
 
+describe('BlobEndpoint and clients that take or hold places', () => {
+  const ASK = `GET ${TARGET} HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-9\r\n\r\n`;
+
+  async function connectAll(count: number): Promise<Socket[]> {
+    const { port } = new URL(server.url);
+    const sockets = Array.from({ length: count }, () => connect(Number(port), '127.0.0.1'));
+    await Promise.all(sockets.map((socket) => once(socket, 'connect')));
+    for (const socket of sockets) socket.write(ASK);
+    return sockets;
+  }
+
+  it('works for no client that left while it waited in line', async () => {
+    await server.stop();
+    await startServer('dadip2p', 2000);
+    const checked = new EventEmitter();
+    const free = Promise.withResolvers<void>();
+    twin.onCheck = () => {
+      checked.emit('checked');
+      return free.promise;
+    };
+    const running = await connectAll(256);
+    while (twin.checked.length < 256) await once(checked, 'checked');
+    const leaving = await connectAll(300);
+    for (const socket of leaving) socket.destroy();
+    while (!(await metrics.text()).includes('xylem_local_connections 256\n')) {
+      await new Promise(setImmediate);
+    }
+    const last = get(TARGET, { headers: { range: 'bytes=0-9', authorization: 'last' } });
+    free.resolve();
+    expect((await last).status).toBe(206);
+    expect(twin.checked).toHaveLength(257);
+    expect(twin.checked.at(-1)?.authorization).toBe('last');
+    for (const socket of running) socket.destroy();
+  });
+
+  it('cuts off a stream that its client takes too slowly', async () => {
+    twin.bytes = Buffer.alloc(64 * MIB);
+    const response = await open(TARGET);
+    while (!clock.delays.includes(16_000)) await new Promise(setImmediate);
+    clock.advance(16_000);
+    await expect(
+      (async () => {
+        for await (const piece of response) void piece;
+      })(),
+    ).rejects.toThrow(/aborted/);
+  });
+});
+
 describe('BlobEndpoint and its surroundings', () => {
   it('counts requests and bytes', async () => {
     await get(TARGET, { headers: { range: 'bytes=0-99' } });
@@ -503,6 +598,16 @@ describe('BlobEndpoint and its surroundings', () => {
     expect(text).toContain('xylem_local_requests_total{status="404"} 1');
     expect(text).toContain('xylem_local_response_bytes_total 100');
     expect(text).toContain('xylem_local_first_byte_seconds_count 1');
+  });
+
+  it('gives the room of an answer back when its client has it', async () => {
+    twin.bytes = pattern(3 * MIB);
+    await get(TARGET, { headers: { range: 'bytes=0-99999' } });
+    await get(TARGET);
+    const text = async (): Promise<string> => metrics.text();
+    expect(await text()).toContain('xylem_local_held_bytes{kind="stream"}');
+    while (/xylem_local_held_bytes\{.*\} [1-9]/.test(await text())) await new Promise(setImmediate);
+    expect(await text()).toContain('xylem_local_held_bytes{kind="read"} 0');
   });
 
   it('LocalServer.stop() lets an answer under way finish', async () => {
