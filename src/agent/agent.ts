@@ -26,7 +26,6 @@ import type { Config } from './config/config-schema.ts';
 import { makeEdge, type Edge } from '../edge/edge.ts';
 import { ImageMounts } from './admin/image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
-import { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import { LocalServer } from '../edge/http/local-server.ts';
 import { ManifestCache } from '../edge/mirror/manifest-cache.ts';
 import { Manifests } from '../edge/mirror/manifests.ts';
@@ -36,9 +35,7 @@ import type { AgentStatus, HeldBlob, TreeStatus } from './admin/answers.ts';
 import type { StatusSource } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
-import { registryConfigs, withoutSecrets } from '../registry/credentials/registry-files.ts';
-import { proxyEnvironment } from '../registry/http/proxy.ts';
-import { RegistryOrigin } from '../registry/registry-origin.ts';
+import { RegistryAccess } from '../registry/registry-access.ts';
 import { RootPresence } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
 import type { Service } from './run.ts';
@@ -71,9 +68,7 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
-  readonly registries: RegistryOrigin;
-  /** Asks servers in the name of local clients. */
-  readonly urls: LazyUrlClient;
+  readonly registries: RegistryAccess;
   readonly origin: ClientOrigin;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
@@ -101,13 +96,9 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     announce: config.p2p.announce,
     clusterKeys: () => clusterKeys.keys(),
   });
-  const registries = new RegistryOrigin(shared, { ...config, variables: process.env });
-  const urls = new LazyUrlClient(shared, {
-    registries: withoutSecrets(registryConfigs(config.registries)),
-    proxies: proxyEnvironment(process.env),
-  });
+  const registries = new RegistryAccess(shared, { ...config, variables: process.env });
   const origin = new ClientOrigin(
-    { ...shared, inner: registries, urls },
+    { ...shared, inner: registries.origin, urls: registries.urls },
     { isRoot: config.role === 'root' },
   );
   const host = { peer: transport.self, addresses: addressesToTell(config) };
@@ -129,7 +120,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const manifests = new Manifests(
-    { ...shared, cache: manifestCache, origin: registries, transport },
+    { ...shared, cache: manifestCache, origin: registries.origin, transport },
     {
       self: host.peer,
       role: config.role,
@@ -142,7 +133,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     block: engine.blockServer,
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
-  const moved = { store, transport, registries, urls, origin, engine, preheats };
+  const moved = { store, transport, registries, origin, engine, preheats };
   return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
 }
 
@@ -209,7 +200,8 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
-    const edge = makeEdge({ ...components, ...plane, hash: new NodeHash() }, config.local);
+    const { urls } = plane.registries;
+    const edge = makeEdge({ ...components, ...plane, urls, hash: new NodeHash() }, config.local);
     const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(
       { routes: [mirror, ...edge.routes], clock, metrics },
@@ -268,7 +260,7 @@ class Agent implements Service, StatusSource {
     await this.#devices?.stop();
     await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
-    await Promise.all([this.#plane.registries.close(), this.#plane.urls.close()]);
+    await this.#plane.registries.close();
     await this.#plane.transport.stop();
     await this.#plane.manifestCache.stop();
     await this.#plane.store.stop();
@@ -280,7 +272,8 @@ class Agent implements Service, StatusSource {
   }
 
   #mirror(components: AgentComponents, { access, directory, sender }: Edge): MirrorEndpoint {
-    const { manifests, metrics, urls } = this.#plane;
+    const { manifests, metrics } = this.#plane;
+    const { urls } = this.#plane.registries;
     const { registries } = this.#config;
     return new MirrorEndpoint(
       {

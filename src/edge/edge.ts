@@ -9,7 +9,7 @@ import { BlobEndpoint } from './overlaybd/endpoint.ts';
 import { BlobSender } from './http/blob-sender.ts';
 import type { ClientOrigin } from './access/client-origin.ts';
 import { OpenBlobs } from './access/open-blobs.ts';
-import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
+import type { UrlClient } from '../registry/url-client.ts';
 import type { LocalRoute } from './http/local-server.ts';
 import { PassThrough } from './overlaybd/pass-through.ts';
 import type { AccessGate, BlobDirectory } from './access/contract.ts';
@@ -18,7 +18,7 @@ import { StatCache } from '../registry/stat-cache.ts';
 interface Components {
   readonly engine: TransferEngine;
   readonly origin: ClientOrigin;
-  readonly urls: LazyUrlClient;
+  readonly urls: UrlClient;
   readonly clock: Clock;
   readonly random: Random;
   readonly hash: Hash;

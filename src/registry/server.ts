@@ -3,26 +3,18 @@ import type { Clock } from '../runtime/clock.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { Authorizer, type CredentialsSource } from './auth/auth.ts';
 import { parseChallenges } from './auth/challenge.ts';
-import { protocolError, RegistryError } from './errors.ts';
+import { RegistryError } from './errors.ts';
+import { EXCERPT_BYTES_MAX, follow, type Hop } from './http/follow.ts';
+import type { HttpSender } from './http/http.ts';
 import {
   safeUrl,
   type BodySink,
   type HttpAnswer,
   type HttpBody,
   type HttpHead,
-  type HttpSender,
-} from './http/http.ts';
-import { readLocation } from './http/location.ts';
-import type { RegistryMetrics } from './metrics.ts';
-import { Pacer } from './http/pacer.ts';
+} from './http/message.ts';
 import { ExcerptSink } from './http/sinks.ts';
 import { statusError } from './http/status.ts';
-
-/** Clients of the field follow 5 to 20; registries need one or two. */
-const REDIRECTS_MAX = 5;
-
-/** Of the body of an answer that is no success; its first part may say what is wrong. */
-const EXCERPT_BYTES_MAX = 4096;
 
 /**
  * Where storage keeps a blob is asked of the registry again after this long: signed URLs live for minutes. (tunable)
@@ -42,22 +34,22 @@ export interface ServerRequest<S> {
   readonly body?: (() => HttpBody) | undefined;
   /** Of the blob that is read: its redirection is remembered. */
   readonly blob?: Digest | undefined;
-  /** Called for a success (2xx). */
-  readonly open: (head: HttpHead) => S;
+  /** The caller bounds the wait for the head of the answer, however silent the server is. */
+  readonly isPatient?: boolean | undefined;
+  /** Statuses that are an answer to this request, beside all 2xx. */
+  readonly answers?: readonly number[] | undefined;
+  /** Called for a success. `isServer`: it is the server's own, not that of what it led to. */
+  readonly open: (head: HttpHead, isServer: boolean) => S;
 }
 
-interface Hop<S> {
+/** The last answer, and where it came from. */
+interface Answered<S> extends Hop {
   readonly answer: HttpAnswer<S | ExcerptSink>;
-  /** What answered. */
-  readonly url: URL;
-  /** Every hop so far was the registry itself. */
-  readonly isServer: boolean;
 }
 
 interface ServerComponents {
   readonly clock: Clock;
   readonly http: HttpSender;
-  readonly metrics: RegistryMetrics;
 }
 
 /** Answers 401 to one request: two to each of several credentials, when their tokens end early. */
@@ -68,7 +60,6 @@ interface ServerInit {
   readonly credentials: CredentialsSource;
   /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
   readonly namespace?: string;
-  readonly requestsPerSecond?: number;
 }
 
 /** One server that speaks the distribution API: answers its challenges, follows its redirects. */
@@ -78,7 +69,6 @@ export class RegistryServer {
   readonly #http: HttpSender;
   readonly #authorizer: Authorizer;
   readonly #namespace: string | undefined;
-  readonly #pacer: Pacer;
   /** Redirections of blobs, by path. */
   readonly #locations: ExpiringMap<URL>;
 
@@ -88,10 +78,6 @@ export class RegistryServer {
     this.#clock = components.clock;
     this.#http = components.http;
     this.#locations = new ExpiringMap(components, { entriesMax: LOCATIONS_MAX });
-    this.#pacer = new Pacer(components, {
-      host: init.base.host,
-      requestsPerSecond: init.requestsPerSecond,
-    });
     this.#authorizer = new Authorizer(components, {
       server: init.base,
       credentials: init.credentials,
@@ -136,8 +122,11 @@ export class RegistryServer {
     const url = this.#locations.get(request.path);
     if (url === undefined) return undefined;
     try {
-      const answer = await this.#send(request, url, undefined, signal);
-      return this.#successOf({ answer, url, isServer: false }, request);
+      const hop = { url, isServer: false };
+      // The registry is there to be asked instead.
+      const impatient = { ...request, isPatient: false };
+      const answer = await this.#send(impatient, hop, undefined, signal);
+      return this.#successOf({ ...hop, answer }, request);
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof RegistryError)) throw error;
@@ -147,69 +136,54 @@ export class RegistryServer {
     }
   }
 
-  /** Credentials go to the registry alone, by scheme, host and port, and not after a redirection led away from it. */
+  /** Credentials go to the registry alone. */
   async #follow<S extends BodySink>(
     request: ServerRequest<S>,
     authorization: string | undefined,
     signal: AbortSignal,
-  ): Promise<Hop<S>> {
-    let url = new URL(request.path, this.base);
+  ): Promise<Answered<S>> {
+    const url = new URL(request.path, this.base);
     if (this.#namespace !== undefined) url.searchParams.set('ns', this.#namespace);
-    let isServer = url.origin === this.base.origin;
-    for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
-      const answer = await this.#send(request, url, isServer ? authorization : undefined, signal);
-      if (!isRedirection(request.method, answer.head.status)) return { answer, url, isServer };
-      url = readLocation(answer.head, url);
-      isServer &&= url.origin === this.base.origin;
-    }
-    throw protocolError(
-      'too-many-redirects',
-      `${request.method} ${request.path} at ${this.base.host}: more than ${REDIRECTS_MAX} redirections`,
-    );
+    // An upload may have begun elsewhere.
+    const isOwn = url.origin === this.base.origin;
+    const last = await follow({ method: request.method, url }, (hop) => {
+      const isServer = isOwn && hop.isServer;
+      return this.#send(request, { url: hop.url, isServer }, authorization, signal);
+    });
+    return { ...last, isServer: isOwn && last.isServer };
   }
 
-  async #send<S extends BodySink>(
+  #send<S extends BodySink>(
     request: ServerRequest<S>,
-    url: URL,
+    { url, isServer }: Hop,
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S | ExcerptSink>> {
-    // Storage that the registry leads to is not asked in its name.
-    if (url.origin === this.base.origin) await this.#pacer.turn(signal);
-    const { method } = request;
+    const { method, isPatient } = request;
     const body = request.body?.();
-    const headers =
-      authorization === undefined ? request.headers : { ...request.headers, authorization };
+    const isShown = isServer && authorization !== undefined;
+    const headers = isShown ? { ...request.headers, authorization } : request.headers;
     return this.#http.send<S | ExcerptSink>(
-      { method, url, headers, body },
+      { method, url, headers, body, isPatient },
       (head) =>
-        isSuccess(head.status)
-          ? request.open(head)
+        isSuccess(request, head.status)
+          ? request.open(head, isServer)
           : new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
       signal,
     );
   }
 
-  #successOf<S extends BodySink>({ answer, url, isServer }: Hop<S>, request: ServerRequest<S>) {
+  #successOf<S extends BodySink>({ answer, url }: Answered<S>, request: ServerRequest<S>) {
     const { head, sink } = answer;
-    if (isSuccess(head.status)) return { head, sink: sink as S };
+    if (isSuccess(request, head.status)) return { head, sink: sink as S };
     const text = sink instanceof ExcerptSink ? sink.text() : '';
     const what = `${request.method} ${safeUrl(url)}`;
-    const error = statusError({ head, what, text, wallMs: this.#clock.wallMs() });
-    if (isServer && 'retryAfterMs' in error.detail && error.detail.retryAfterMs !== undefined) {
-      this.#pacer.pause(error.detail.retryAfterMs);
-    }
-    throw error;
+    throw statusError({ head, what, text, wallMs: this.#clock.wallMs() });
   }
 }
 
-function isSuccess(status: number): boolean {
-  return status >= 200 && status < 300;
-}
-
-/** Of what is written, nothing is sent on to elsewhere. */
-function isRedirection(method: string, status: number): boolean {
-  return (method === 'GET' || method === 'HEAD') && [301, 302, 303, 307, 308].includes(status);
+function isSuccess({ answers }: ServerRequest<BodySink>, status: number): boolean {
+  return (status >= 200 && status < 300) || answers?.includes(status) === true;
 }
 
 /** A refusal of credentials, with what the server asked for: a client with credentials of its own can answer it. */

@@ -8,7 +8,7 @@ import { digestOf } from '../kit/registry-content.ts';
 import type { ManualClock } from '../kit/manual-clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { startServer } from '../kit/servers.ts';
-import { makeClient, passingClock } from './kit/clients.ts';
+import { clientOf, makeClient, makeRegistries, passingClock } from './kit/clients.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -248,14 +248,15 @@ test('RegistryClient writes nothing into the target after the caller has given u
     response.write(right.slice(0, 1), () => abort.abort(new Error('enough')));
     finish = () => void response.end(right.slice(1));
   });
-  const client = makeClient([{ host, insecure: true }], passingClock());
+  const registries = makeRegistries({ registries: [{ host, insecure: true }] }, passingClock());
+  const client = clientOf(registries, passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
   const reading = client.readBlobInto(blob, 100, target, { signal: abort.signal });
   await expect(reading).rejects.toThrow('enough');
   const before = target.slice();
   finish();
-  await client.close();
+  await registries.close();
   expect(target).toEqual(before);
 });
 
@@ -518,7 +519,8 @@ test('RegistryClient refuses an operation when very many are under way', async (
 });
 
 test('RegistryClient refuses names that are no part of a URL, and works no more once closed', async () => {
-  const client = makeClient([]);
+  const registries = makeRegistries({ registries: [] });
+  const client = clientOf(registries);
   for (const repository of ['../secret', 'app?x', 'App', '', 'a//b', 'a#b', 'a%2fb']) {
     const size = client.blobSize({ registry: '127.0.0.1', repository }, digest);
     await expect(size).rejects.toMatchObject({ code: 'invalid-reference' });
@@ -527,7 +529,7 @@ test('RegistryClient refuses names that are no part of a URL, and works no more 
     const size = client.blobSize({ registry, repository: 'app' }, digest);
     await expect(size).rejects.toMatchObject({ code: 'invalid-reference' });
   }
-  await client.close();
+  await registries.close();
   const size = client.blobSize({ registry: 'host', repository: 'app' }, digest);
   await expect(size).rejects.toMatchObject({ code: 'closed' });
 });

@@ -9,7 +9,7 @@ import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access.ts';
-import type { LazyUrlClient } from '../../registry/lazy-url-client.ts';
+import type { UrlClient } from '../../registry/url-client.ts';
 import type { BlobAddress } from './contract.ts';
 import { accessMetrics } from './metrics.ts';
 
@@ -49,7 +49,7 @@ export class ClientWay {
 
 interface Components {
   readonly inner: Origin;
-  readonly urls: Pick<LazyUrlClient, 'open' | 'fill' | 'isConfigured'>;
+  readonly urls: Pick<UrlClient, 'open' | 'fill' | 'isConfigured'>;
   readonly hash: Hash;
   readonly clock: Clock;
   readonly metrics: Metrics;

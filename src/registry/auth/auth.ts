@@ -3,8 +3,9 @@ import { within } from '../../runtime/deadline.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from '../errors.ts';
-import { safeUrl, type HttpSender } from '../http/http.ts';
-import { withSignal } from '../http/retry.ts';
+import type { HttpSender } from '../http/http.ts';
+import { safeUrl } from '../http/message.ts';
+import { orAbort } from '../../util/or-abort.ts';
 import { fetchToken, type Bearer, type Token } from './token.ts';
 
 /** A user of a registry. */
@@ -102,13 +103,13 @@ export class Authorizer {
   async header(scope: string, signal: AbortSignal): Promise<string | undefined> {
     const granted = this.#granted.get(scope);
     if (granted === undefined) return this.#basic.get(scope)?.header;
-    let token = await withSignal(granted.token, signal);
+    let token = await orAbort(granted.token, signal);
     if (this.#clock.nowMs() >= token.renewAtMs) {
       // Another one may have begun the renewal while this one waited.
       const current = this.#granted.get(scope) ?? granted;
       const renewing =
         current === granted ? this.#grant(scope, granted.bearer, token.refused) : current;
-      token = await withSignal(renewing.token, signal);
+      token = await orAbort(renewing.token, signal);
     }
     return `Bearer ${token.value}`;
   }
@@ -132,7 +133,7 @@ export class Authorizer {
       // A new token, given to nobody in particular, was of no use.
       if (before?.accepted === false && tried.length === 0) throw this.unauthorized(refused);
       const granted = this.#grant(scope, this.#readBearer(bearer, scope), tried);
-      await withSignal(granted.token, signal);
+      await orAbort(granted.token, signal);
       return;
     }
     if (!challenges.some(({ scheme }) => scheme === 'basic')) {
@@ -205,7 +206,7 @@ export class Authorizer {
     const tried = [...refused];
     const fetch = async (signal: AbortSignal): Promise<OwnToken> => {
       for (;;) {
-        const owner = await withSignal(this.#next(scope, tried), signal);
+        const owner = await orAbort(this.#next(scope, tried), signal);
         if (owner === undefined && tried.length > 0) throw this.unauthorized('those tried');
         const token = await this.#ask(bearer, owner, signal);
         if (token !== undefined) return { ...token, owner, refused: tried };

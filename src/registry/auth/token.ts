@@ -1,6 +1,7 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { protocolError } from '../errors.ts';
-import { safeUrl, type HttpRequest, type HttpSender } from '../http/http.ts';
+import type { HttpSender } from '../http/http.ts';
+import { safeUrl, type HttpRequest } from '../http/message.ts';
 import { CollectingSink } from '../http/sinks.ts';
 import { statusError } from '../http/status.ts';
 

@@ -77,8 +77,3 @@ function readCredentials(file: NamedFile): UserCredentials {
 function fileOf(entry: RegistryEntry, name: string, path: string): NamedFile {
   return { key: `registries[host=${entry.host}].${name}`, path };
 }
-
-/** The registries as somebody sees them who has nothing of ours: no password, no certificate. */
-export function withoutSecrets(registries: readonly RegistryConfig[]): readonly RegistryConfig[] {
-  return registries.map(({ credentials: _credentials, client: _client, ...entry }) => entry);
-}
