@@ -183,11 +183,7 @@ export class RegistryClient {
       headers: { range: 'bytes=0-0' },
       answers: [RANGE_NOT_SATISFIABLE],
       open: (head, isServer) => {
-        // Strangers are led to pages that are no HTML as well; storage serves parts.
-        if (this.#view === 'nobody' && !isServer && head.status !== 206) {
-          throw protocolError('page', `${what}: strangers are led elsewhere`);
-        }
-        sizeBytes = sizeOfFirstByte(head, digest, what);
+        sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
         return new HeadSink();
       },
     });

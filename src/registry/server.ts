@@ -3,7 +3,7 @@ import type { Clock } from '../runtime/clock.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { Authorizer, type CredentialsSource } from './auth/auth.ts';
 import { parseChallenges } from './auth/challenge.ts';
-import { RegistryError } from './errors.ts';
+import { RegistryError, type ProtocolFault } from './errors.ts';
 import { EXCERPT_BYTES_MAX, follow, type Hop } from './http/follow.ts';
 import type { HttpSender } from './http/http.ts';
 import {
@@ -22,6 +22,18 @@ import { statusError } from './http/status.ts';
  */
 const LOCATION_MS_MAX = 60_000;
 const LOCATIONS_MAX = 1024;
+
+/** A registry that does not challenge at `/v2/` is not asked there again for this long. (tunable) */
+const OPEN_MS = 300_000;
+
+/** How what is meant for people looks to a client. */
+const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
+  'bad-challenge',
+  'bad-location',
+  'no-size',
+  'page',
+  'too-many-redirects',
+]);
 
 export interface ServerRequest<S> {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
@@ -71,6 +83,7 @@ export class RegistryServer {
   readonly #namespace: string | undefined;
   /** Redirections of blobs, by path. */
   readonly #locations: ExpiringMap<URL>;
+  #openUntilMs = 0;
 
   constructor(components: ServerComponents, init: ServerInit) {
     this.base = init.base;
@@ -91,6 +104,20 @@ export class RegistryServer {
   ): Promise<HttpAnswer<S>> {
     const short = await this.#requestKnown(request, signal);
     if (short !== undefined) return short;
+    try {
+      return await this.#requestAs(request, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!mayHide(error) || !(await this.#knock(request.scope, signal))) throw error;
+    }
+    return this.#requestAs(request, signal);
+  }
+
+  /** With the best credentials that are known to be wanted, and with better ones for as long as the registry asks for them. */
+  async #requestAs<S extends BodySink>(
+    request: ServerRequest<S>,
+    signal: AbortSignal,
+  ): Promise<HttpAnswer<S>> {
     const { scope } = request;
     let authorization = await this.#authorizer.header(scope, signal);
     let hop = await this.#follow(request, authorization, signal);
@@ -111,6 +138,33 @@ export class RegistryServer {
       this.#locations.set(request.path, hop.url, LOCATION_MS_MAX);
     }
     return answer;
+  }
+
+  /**
+   * Some registries challenge strangers at `/v2/` alone, and elsewhere hide what is private or lead to a page. Where there are credentials that
+   * were not shown, asks there how to show them; whether that was learned.
+   */
+  async #knock(scope: string, signal: AbortSignal): Promise<boolean> {
+    if (this.#clock.nowMs() < this.#openUntilMs) return false;
+    try {
+      if ((await this.#authorizer.header(scope, signal)) !== undefined) return false;
+      if (!(await this.#authorizer.hasCredentials(scope))) return false;
+      const { head } = await this.#http.send(
+        { method: 'GET', url: new URL('/v2/', this.base), headers: {} },
+        () => new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
+        signal,
+      );
+      if (head.status !== 401) {
+        this.#openUntilMs = this.#clock.nowMs() + OPEN_MS;
+        return false;
+      }
+      const challenges = parseChallenges(head.headers['www-authenticate']);
+      await this.#authorizer.learn(challenges, scope, undefined, signal);
+      return true;
+    } catch {
+      signal.throwIfAborted();
+      return false;
+    }
   }
 
   /** Asks where the blob was last time; undefined when that is not known or refuses now. */
@@ -180,6 +234,14 @@ export class RegistryServer {
     const what = `${request.method} ${safeUrl(url)}`;
     throw statusError({ head, what, text, wallMs: this.#clock.wallMs() });
   }
+}
+
+/** Whether a stranger may have been refused what somebody with credentials is given. */
+function mayHide(error: unknown): boolean {
+  if (!(error instanceof RegistryError)) return false;
+  const { detail } = error;
+  if (detail.code === 'protocol') return HIDING_FAULTS.has(detail.fault);
+  return ['denied', 'not-found', 'digest-mismatch'].includes(detail.code);
 }
 
 function isSuccess({ answers }: ServerRequest<BodySink>, status: number): boolean {

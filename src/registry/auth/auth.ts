@@ -153,6 +153,11 @@ export class Authorizer {
     }
   }
 
+  /** Whether there are any to try for the scope. */
+  async hasCredentials(scope: string): Promise<boolean> {
+    return (await this.#next(scope, [])) !== undefined;
+  }
+
   /** The registry did not refuse what `header()` gave for the scope. */
   accepted(scope: string): void {
     const granted = this.#granted.get(scope);

@@ -11,6 +11,9 @@ const IGNORED_RANGE_BYTES_MAX = 8 * 1024 * 1024;
 /** Of a blob without a byte, the only one whose size may be 0. */
 const EMPTY_DIGEST = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 
+/** What storage calls its content, when it is not what a web server shows people. */
+const CONTENT = /^\s*(application|binary)\/(?!json|xhtml)/i;
+
 /** Kinds of text that web servers show people instead of what was asked for. */
 const PAGE = /^\s*(text\/html|application\/xhtml\+xml)\b/i;
 
@@ -82,14 +85,25 @@ export function lengthOf({ headers }: HttpHead): number | undefined {
   return header !== undefined && /^[0-9]{1,15}$/.test(header) ? Number(header) : undefined;
 }
 
+interface FirstByte {
+  readonly digest: Digest;
+  /** The registry itself answered, not something that it led to. */
+  readonly isServer: boolean;
+  readonly what: string;
+}
+
 /**
  * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal (416) names the whole, an answer of a server that
- * ignores ranges (200) has its length. Throws RegistryError when it is no answer about that blob.
+ * ignores ranges (200) has its length. Throws RegistryError when it is no answer about that blob: strangers are led to all kinds of pages.
  */
-export function sizeOfFirstByte(head: HttpHead, digest: Digest, what: string): number {
+export function sizeOfFirstByte(head: HttpHead, { digest, isServer, what }: FirstByte): number {
   const { status, headers } = head;
   const announced = headers['docker-content-digest'];
   if (announced !== digest) checkPage(head, what);
+  const isStorage = isServer || status !== 200 || CONTENT.test(headers['content-type'] ?? '');
+  if (announced !== digest && !isStorage) {
+    throw protocolError('page', `${what}: the registry leads to something else`);
+  }
   if (announced !== undefined && announced !== digest) {
     const actual = String(announced).slice(0, 100);
     const why = `${what}: the registry says that it is ${JSON.stringify(actual)}`;
