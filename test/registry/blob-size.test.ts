@@ -147,7 +147,10 @@ test('the error of a stat holds what the registry said', async () => {
   expect(found).toMatchObject({
     name: 'OriginError',
     code: 'refused',
-    cause: { name: 'RegistryError', detail: { code: 'unauthorized', challenge: 'Basic realm="x"' } },
+    cause: {
+      name: 'RegistryError',
+      detail: { code: 'unauthorized', challenge: 'Basic realm="x"' },
+    },
   });
 });
 
