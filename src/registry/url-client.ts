@@ -1,6 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
-import type { UrlSender } from './url-sender.ts';
 
 export interface UrlRequest {
   readonly method: 'GET' | 'HEAD';
@@ -12,11 +11,25 @@ export interface UrlRequest {
   readonly followsRedirects?: boolean;
 }
 
+/** Where the body of the answer to a range request goes. */
+export interface UrlRange {
+  readonly offset: number;
+  readonly target: Uint8Array;
+  /** Of the whole blob. */
+  readonly sizeBytes: number;
+}
+
 /** The head of an answer, whatever its status, and its body, which the caller reads to the end or destroys. */
 export interface UrlAnswer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
   readonly body: Readable;
+}
+
+/** What sends the requests, once the HTTP client is loaded. */
+interface Sender {
+  open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer>;
+  fill(answer: UrlAnswer, range: UrlRange, what: string): Promise<void>;
 }
 
 /**
@@ -25,12 +38,12 @@ export interface UrlAnswer {
  * holds for its host here too. Hosts that the configuration does not name are reached at public addresses alone.
  */
 export class UrlClient {
-  readonly #load: () => Promise<UrlSender>;
+  readonly #load: () => Promise<Sender>;
   readonly #isConfigured: (host: string) => boolean;
 
   /** `load` brings the HTTP client, when a request first needs it. */
   constructor(components: {
-    readonly load: () => Promise<UrlSender>;
+    readonly load: () => Promise<Sender>;
     readonly isConfigured: (host: string) => boolean;
   }) {
     this.#load = components.load;
@@ -49,7 +62,7 @@ export class UrlClient {
   }
 
   /** Fills the target with the body of an answer to a request for just that range. Rejects with RegistryError. */
-  async fill(...answer: Parameters<UrlSender['fill']>): Promise<void> {
+  async fill(...answer: Parameters<Sender['fill']>): Promise<void> {
     const sender = await this.#load();
     return sender.fill(...answer);
   }

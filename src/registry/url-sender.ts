@@ -6,7 +6,7 @@ import { EXCERPT_BYTES_MAX, follow, isRedirection, type Hop } from './http/follo
 import type { HttpStream } from './http/message.ts';
 import { registryServer } from './reference.ts';
 import type { Registries } from './registries.ts';
-import type { UrlAnswer, UrlRequest } from './url-client.ts';
+import type { UrlAnswer, UrlRange, UrlRequest } from './url-client.ts';
 
 const ABSOLUTE_URL = /^(https?):\/\/([^/?#]+)(\/[^?#]*)?(\?[^#]*)?$/;
 
@@ -40,11 +40,7 @@ export class UrlSender {
     return { ...head, body };
   }
 
-  async fill(
-    answer: UrlAnswer,
-    range: { readonly offset: number; readonly target: Uint8Array; readonly sizeBytes: number },
-    what: string,
-  ): Promise<void> {
+  async fill(answer: UrlAnswer, range: UrlRange, what: string): Promise<void> {
     try {
       const sink = openRange(answer, range, what);
       if (sink.lengthBytes < range.target.length) {
