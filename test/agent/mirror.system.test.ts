@@ -19,6 +19,7 @@ import {
 
 /** A layer that is sent while it comes, and one that is checked before. */
 const SIZES = [9_000_000, 700_000];
+const SINGLE_BYTES_MAX = 10;
 const user = { username: 'reader', password: 'pass:word' };
 const STALE = { mirror: { tagSeconds: 1, staleTagSeconds: 3600 } };
 
@@ -41,6 +42,15 @@ function readByRoot(
     ...STALE,
     registries: [{ host, ...always, ...(role === 'root' && access) }],
   });
+}
+
+/** Each byte once, and a few single ones by which agents learned size and rights. */
+function expectOnce(bytes: Readonly<Record<string, number>>, layers: TarImage['layers']): void {
+  for (const { digest, sizeBytes } of layers) {
+    const extra = (bytes[digest] ?? 0) - sizeBytes;
+    expect(extra, digest).toBeGreaterThanOrEqual(0);
+    expect(extra, digest).toBeLessThanOrEqual(SINGLE_BYTES_MAX);
+  }
 }
 
 /**
@@ -68,7 +78,7 @@ async function pullEverywhere(
     if (init.stopAfter === 'first') await proxy.stop();
   }
   const bytes = proxy.blobBytes();
-  for (const { digest, sizeBytes } of init.image.layers) expect(bytes[digest]).toBe(sizeBytes);
+  expectOnce(bytes, init.image.layers);
   expect(proxy.direct()).toEqual([]);
   // It learns at /v2/ that credentials are wanted: the agent knows that only from the registry.
   if (init.skopeo !== undefined) {
@@ -114,7 +124,7 @@ describeWith(
             for (const { digest } of image.layers) expect(content, host.name).toContain(digest);
           }
           const bytes = proxy.blobBytes();
-          for (const { digest, sizeBytes } of image.layers) expect(bytes[digest]).toBe(sizeBytes);
+          expectOnce(bytes, image.layers);
           expect(proxy.direct()).toEqual([]);
         });
       },
