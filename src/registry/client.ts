@@ -11,8 +11,8 @@ import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
-import { openRange, sizeOfFirstByte } from './http/blob-range.ts';
-import { protocolError, RegistryError } from './errors.ts';
+import { checkWhole, openRange, sizeOfFirstByte } from './http/blob-range.ts';
+import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
@@ -30,6 +30,8 @@ import {
 } from './http/retry.ts';
 import { askPatiently } from './http/patience.ts';
 import { CollectingSink, HeadSink } from './http/sinks.ts';
+import { WholeReads, type Transfer, type WholeRange } from './http/whole-reads.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
 
 /** Indexes within indexes that are followed. One is usual. */
 const INDEX_DEPTH_MAX = 3;
@@ -39,6 +41,10 @@ const PARTS_MAX = 64;
 
 /** Range requests name this status where the range is beyond the end: of an empty blob it is the answer. */
 const RANGE_NOT_SATISFIABLE = 416;
+
+/** A server that ignored the range for a blob is taken to do so again for this long; a cache that has filled may honour it then. (tunable) */
+const RANGELESS_MS = 60_000;
+const RANGELESS_MAX = 1024;
 
 /** The operations at unlisted registries take their places together. */
 const UNLISTED = '';
@@ -67,7 +73,12 @@ interface RegistryClientComponents {
 }
 
 /** A request that reads; the client adds the scope. */
-type PullRequest<S> = Omit<CheckedRequest<S>, 'scope'>;
+interface PullRequest<S> extends Omit<CheckedRequest<S>, 'scope'> {
+  /** Where a mirror is asked in another way. */
+  readonly openAtMirror?: CheckedRequest<S>['open'];
+}
+
+type OriginBlob = BlobRef & { readonly origin: BlobOrigin };
 
 /**
  * Reads from registries, and writes to them, by the OCI distribution API. Everything rejects with RegistryError, or with the reason of the caller's
@@ -80,6 +91,9 @@ export class RegistryClient {
   readonly #metrics: RegistryMetrics;
   readonly #registries: Registries;
   readonly #view: View;
+  readonly #wholes: WholeReads;
+  /** Blobs that were sent from their start when a range was asked for. */
+  readonly #rangeless: ExpiringMap<true>;
 
   constructor(components: RegistryClientComponents, init: { readonly view: View }) {
     this.#clock = components.clock;
@@ -88,6 +102,8 @@ export class RegistryClient {
     this.#metrics = registryMetrics(components.metrics ?? silentMetrics);
     this.#registries = components.registries;
     this.#view = init.view;
+    this.#wholes = new WholeReads(components);
+    this.#rangeless = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
   }
 
   /** The manifest of an image for a platform, checked against its digest; an index leads to the one of the platform. */
@@ -137,36 +153,66 @@ export class RegistryClient {
 
   /** Fills `target` with the bytes of the blob from `offset` on. Nothing is written to it after the call has settled. */
   async readBlobInto(
-    blob: BlobRef & { readonly origin: BlobOrigin },
+    blob: OriginBlob,
     offset: number,
     target: Uint8Array,
     options: OperationOptions = {},
   ): Promise<void> {
-    const { clock, timeoutMs = TIMEOUT_MS } = { clock: this.#clock, ...options };
-    const deadlineMs = clock.nowMs() + timeoutMs;
+    const { timeoutMs = TIMEOUT_MS } = options;
+    const deadlineMs = this.#clock.nowMs() + timeoutMs;
     for (let at = 0, parts = 0; at < target.length; parts++) {
-      const first = offset + at;
-      const rest = target.subarray(at);
-      const last = first + rest.length - 1;
-      const what = `bytes ${first}-${last} of ${blob.digest}`;
+      const range = { offset: offset + at, target: target.subarray(at), sizeBytes: blob.sizeBytes };
       if (parts === PARTS_MAX) {
-        const why = `${what}: the registry gave the ones before in ${parts} parts`;
-        throw protocolError('bad-content-range', why);
+        const what = `bytes from ${offset} on of ${blob.digest}: they came in ${parts} parts, and more are missing`;
+        throw protocolError('bad-content-range', what);
       }
-      const range = { offset: first, target: rest, sizeBytes: blob.sizeBytes };
-      const { sink } = await this.#pull(
-        blob.origin,
-        { ...options, timeoutMs: deadlineMs - clock.nowMs() },
-        {
-          method: 'GET',
-          path: blobPath(blob.origin, blob.digest),
-          headers: { range: `bytes=${first}-${last}` },
-          blob: blob.digest,
-          open: (head) => openRange(head, range, what),
-        },
-      );
-      at += sink.lengthBytes;
+      const left = { ...options, timeoutMs: deadlineMs - this.#clock.nowMs() };
+      at += await this.#readPart(blob, range, left);
     }
+  }
+
+  /** Fills the target from its start; how many bytes the server gave. */
+  async #readPart(blob: OriginBlob, range: WholeRange, options: OperationOptions): Promise<number> {
+    const { origin, digest } = blob;
+    const path = blobPath(origin, digest);
+    const key = `${origin.registry}${path}`;
+    const last = range.offset + range.target.length - 1;
+    const what = `bytes ${range.offset}-${last} of ${digest}`;
+    if (this.#rangeless.get(key) === undefined) {
+      try {
+        const { sink } = await this.#pull(origin, options, {
+          method: 'GET',
+          path,
+          headers: { range: `bytes=${range.offset}-${last}` },
+          blob: digest,
+          open: (head) => openRange(head, range, what, 0),
+          openAtMirror: (head) => openRange(head, range, what),
+        });
+        return sink.lengthBytes;
+      } catch (error) {
+        const isIgnored = error instanceof RegistryError && isFault(error, 'range-ignored');
+        if (!isIgnored) throw error;
+        this.#rangeless.set(key, true, RANGELESS_MS);
+      }
+    }
+    await this.#operate(origin, options, ({ server }, limits) =>
+      this.#retry(limits, () => {
+        const transfer: Transfer = (open, signal) =>
+          server.request(
+            {
+              ...{ method: 'GET', path, headers: {}, blob: digest, isPatient: true },
+              scope: pullScope(origin),
+              open: (head, _isServer, flow) => {
+                checkWhole(head, blob.sizeBytes, `blob ${digest}`);
+                return open(flow);
+              },
+            },
+            signal,
+          );
+        return this.#wholes.read(key, range, transfer, limits.signal);
+      }),
+    );
+    return range.target.length;
   }
 
   /** Size of a blob in bytes, as a GET of its first byte tells it: many registries and storages answer a HEAD in another way. */
@@ -191,11 +237,7 @@ export class RegistryClient {
   }
 
   /** Puts a blob into a repository, unless it is there; whether it was sent. */
-  pushBlob(
-    blob: BlobRef & { readonly origin: BlobOrigin },
-    open: BlobOpener,
-    options: OperationOptions = {},
-  ): Promise<boolean> {
+  pushBlob(blob: OriginBlob, open: BlobOpener, options: OperationOptions = {}): Promise<boolean> {
     const timeoutMs = TIMEOUT_MS + (blob.sizeBytes / PUSH_BYTES_PER_SECOND_MIN) * 1000;
     return this.#operate(blob.origin, { timeoutMs, ...options }, ({ server }, limits) =>
       this.#retry(limits, () => putBlob(server, blob, open, limits.signal)),
@@ -241,10 +283,11 @@ export class RegistryClient {
     options: OperationOptions,
     pull: PullRequest<S>,
   ): Promise<HttpAnswer<S>> {
-    const request = { ...pull, scope: `repository:${origin.repository}:pull` };
+    const { openAtMirror = pull.open, ...asked } = pull;
+    const request = { ...asked, scope: pullScope(origin) };
     return this.#operate(origin, options, async ({ mirrors, server }, limits) => {
       for (const mirror of mirrors) {
-        const answer = await mirror.ask(request, limits);
+        const answer = await mirror.ask({ ...request, open: openAtMirror }, limits);
         if (answer !== undefined) return answer;
       }
       const patient = { ...request, isPatient: true };
@@ -287,4 +330,12 @@ export class RegistryClient {
 
 function blobPath(origin: BlobOrigin, digest: Digest): string {
   return `/v2/${origin.repository}/blobs/${digest}`;
+}
+
+function pullScope({ repository }: BlobOrigin): string {
+  return `repository:${repository}:pull`;
+}
+
+function isFault({ detail }: RegistryError, fault: ProtocolFault): boolean {
+  return detail.code === 'protocol' && detail.fault === fault;
 }

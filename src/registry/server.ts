@@ -9,6 +9,7 @@ import type { HttpSender } from './http/http.ts';
 import {
   safeUrl,
   type BodySink,
+  type Flow,
   type HttpAnswer,
   type HttpBody,
   type HttpHead,
@@ -51,7 +52,7 @@ export interface ServerRequest<S> {
   /** Statuses that are an answer to this request, beside all 2xx. */
   readonly answers?: readonly number[] | undefined;
   /** Called for a success. `isServer`: it is the server's own, not that of what it led to. */
-  readonly open: (head: HttpHead, isServer: boolean) => S;
+  readonly open: (head: HttpHead, isServer: boolean, flow: Flow) => S;
 }
 
 /** The last answer, and where it came from. */
@@ -219,9 +220,9 @@ export class RegistryServer {
     const headers = isShown ? { ...request.headers, authorization } : request.headers;
     return this.#http.send<S | ExcerptSink>(
       { method, url, headers, body, isPatient },
-      (head) =>
+      (head, flow) =>
         isSuccess(request, head.status)
-          ? request.open(head, isServer)
+          ? request.open(head, isServer, flow)
           : new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
       signal,
     );

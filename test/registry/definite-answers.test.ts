@@ -1,5 +1,5 @@
 import type { RequestListener, ServerResponse } from 'node:http';
-import { expect, test } from 'vitest';
+import { beforeAll, expect, test } from 'vitest';
 import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
@@ -42,6 +42,9 @@ const status =
     void response.writeHead(code, { 'www-authenticate': 'Basic realm="x"' }).end();
 
 const empty = new Uint8Array();
+
+// So that the time until an answer is not that of loading the HTTP client.
+beforeAll(async () => void (await import('../../src/registry/registry-views.ts')));
 
 test.each<[string, (response: ServerResponse) => void, string, number]>([
   ['400', status(400), 'protocol', 1],

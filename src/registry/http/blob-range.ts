@@ -5,7 +5,7 @@ import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpHead } from './message.ts';
 import { TargetSink } from './sinks.ts';
 
-/** A server that ignores a range sends the blob from its start; a range must end within this, that so much and no more is thrown away. */
+/** A server that ignores a range sends the blob from its start; where a range ends within this, the bytes before it may be thrown away. */
 const IGNORED_RANGE_BYTES_MAX = 8 * 1024 * 1024;
 
 /** Of a blob without a byte, the only one whose size may be 0. */
@@ -26,23 +26,39 @@ interface WantedRange {
 
 /**
  * Where the body of the answer to a range request goes: to the target, or to the first part of it when the server sends fewer bytes than asked, as it
- * may (RFC 9110, section 15.3.7). Throws RegistryError when the answer is not of that range.
+ * may (RFC 9110, section 15.3.7). Throws RegistryError when the answer is not of that range; `range-ignored` when it is all of the blob, and
+ * the range ends beyond `skippedBytesMax`.
  */
-export function openRange(head: HttpHead, range: WantedRange, what: string): TargetSink {
+export function openRange(
+  head: HttpHead,
+  range: WantedRange,
+  what: string,
+  skippedBytesMax = IGNORED_RANGE_BYTES_MAX,
+): TargetSink {
   const { offset, target, sizeBytes } = range;
   if (head.status === 206) {
     const lengthBytes = checkContentRange(head, range, what);
     const part = target.subarray(0, lengthBytes);
     return new TargetSink({ what, target: part, skipBytes: 0, restIsRefused: true });
   }
-  const hasRightSize = lengthOf(head) === sizeBytes;
-  if (!hasRightSize) checkPage(head, what);
-  checkCoding(head, hasRightSize, what);
-  if (offset + target.length > IGNORED_RANGE_BYTES_MAX) {
-    const rule = `only ranges that end within ${IGNORED_RANGE_BYTES_MAX} bytes can be had that way`;
-    throw protocolError('range-ignored', `${what}: the server ignores ranges, and ${rule}`);
+  checkWhole(head, sizeBytes, what);
+  if (offset + target.length > skippedBytesMax && target.length !== sizeBytes) {
+    throw protocolError('range-ignored', `${what}: the server ignores ranges`);
   }
   return new TargetSink({ what, target, skipBytes: offset, restIsRefused: false });
+}
+
+/** Throws RegistryError when the answer cannot be the whole blob. */
+export function checkWhole(head: HttpHead, sizeBytes: number, what: string): void {
+  const lengthBytes = lengthOf(head);
+  if (lengthBytes !== sizeBytes) checkPage(head, what);
+  checkCoding(head, lengthBytes === sizeBytes, what);
+  if (head.status === 200 && (lengthBytes ?? sizeBytes) === sizeBytes) return;
+  const found = `${lengthBytes ?? 'no'} bytes, status ${head.status}`;
+  throw protocolError(
+    'bad-content-range',
+    `${what}, of ${sizeBytes} bytes: answered with ${found}`,
+  );
 }
 
 /** How many of the wanted bytes the part has. */

@@ -23,7 +23,7 @@ export interface HttpHead {
 
 /** Takes the body of one answer. Whatever it throws ends the exchange, and is what the caller gets. */
 export interface BodySink {
-  /** The piece is used before the call returns. False when the rest is not wanted: the exchange has succeeded then. */
+  /** The piece is the sink's to keep. False when the rest is not wanted: the exchange has succeeded then. */
   write(piece: Uint8Array): boolean;
   /** The body is complete. */
   end(): void;

@@ -1,6 +1,7 @@
 import { onTestFinished } from 'vitest';
 import { RegistryAccess } from '../../../src/registry/registry-access.ts';
 import type { RegistryOrigin } from '../../../src/registry/registry-origin.ts';
+import type { Clock } from '../../../src/runtime/clock.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -20,9 +21,10 @@ export function makeOrigin(
 export function makeAccess(
   entry: Partial<Entries[number]> & { host: string },
   init: Partial<ConstructorParameters<typeof RegistryAccess>[1]> = {},
+  clock: Clock = new SystemClock(),
 ): RegistryAccess {
   const components = {
-    clock: new SystemClock(),
+    clock,
     random: new SystemRandom(),
     hash: new NodeHash(),
     logger: silentLogger,
