@@ -80,8 +80,7 @@ export const compositions = [
   'edge/edge.ts',
   'agent/main.ts',
   'agent/agent.ts',
-  'registry/registry-origin.ts',
-  'registry/lazy-url-client.ts',
+  'registry/registry-access.ts',
 ];
 
 /** The commands that start what no other part of the agent may know. */

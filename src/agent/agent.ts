@@ -27,13 +27,11 @@ import { BlobRoots } from '../edge/access/blob-roots.ts';
 import { UrlProbe } from '../edge/access/url-probe.ts';
 import { WayOrigin } from '../edge/access/way-origin.ts';
 import { Ways } from '../edge/access/ways.ts';
-import { BelievedSources } from '../registry/sources.ts';
 import type { Config } from './config/config-schema.ts';
 import type { OpenBlobGate } from '../edge/access/gate.ts';
 import { makeEdge, type Edge } from '../edge/edge.ts';
 import { ImageMounts } from './admin/image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
-import { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import { LocalServer } from '../edge/http/local-server.ts';
 import { ManifestCache } from '../edge/mirror/manifest-cache.ts';
 import { Manifests } from '../edge/mirror/manifests.ts';
@@ -44,9 +42,7 @@ import type { AgentStatus, HeldBlob, TreeStatus } from './admin/answers.ts';
 import type { StatusSource } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
-import { registryConfigs, withoutSecrets } from '../registry/credentials/registry-files.ts';
-import { proxyEnvironment } from '../registry/http/proxy.ts';
-import { RegistryOrigin } from '../registry/registry-origin.ts';
+import { RegistryAccess } from '../registry/registry-access.ts';
 import { RootPresence } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
 import type { Service } from './run.ts';
@@ -79,9 +75,7 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
-  readonly registries: RegistryOrigin;
-  /** Asks servers in the name of local clients. */
-  readonly urls: LazyUrlClient;
+  readonly registries: RegistryAccess;
   readonly ways: Ways;
   readonly probe: UrlProbe;
   readonly roots: BlobRoots;
@@ -112,13 +106,10 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     announce: config.p2p.announce,
     clusterKeys: () => clusterKeys.keys(),
   });
-  const registries = new RegistryOrigin(shared, { ...config, variables: process.env });
-  const urls = new LazyUrlClient(shared, {
-    registries: withoutSecrets(registryConfigs(config.registries)),
-    proxies: proxyEnvironment(process.env),
-  });
+  const registries = new RegistryAccess(shared, { ...config, variables: process.env });
+  const { urls } = registries;
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
-  const origin = new WayOrigin({ ...shared, inner: registries, urls, ways });
+  const origin = new WayOrigin({ ...shared, inner: registries.origin, urls, ways });
   const host = { peer: transport.self, addresses: addressesToTell(config) };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
@@ -138,7 +129,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const manifests = new Manifests(
-    { ...shared, cache: manifestCache, origin: registries, transport },
+    { ...shared, cache: manifestCache, origin: registries.origin, transport },
     {
       self: host.peer,
       role: config.role,
@@ -156,7 +147,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     block: engine.blockServer,
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
-  const moved = { store, transport, registries, urls, ways, probe, roots, engine, preheats };
+  const moved = { store, transport, registries, ways, probe, roots, engine, preheats };
   const made = { codec, hash, metrics, manifestCache, manifests };
   return { self: { ...host, publicKey }, ...made, ...moved };
 }
@@ -170,16 +161,12 @@ function makeRoots(
     },
 ): BlobRoots {
   const { transport, registries, engine } = components;
-  const sources = new BelievedSources({
-    registries: config.registries,
-    defaults: config.defaultRegistries,
-  });
   const authority =
     config.role === 'root'
       ? new BlobAuthority({
           ...components,
-          sources,
-          stat: registries.stat.bind(registries),
+          sources: registries.sources,
+          stat: (...asked) => registries.origin.stat(...asked),
           onSource: (key, { digest, origin }) =>
             engine.tree.setOrigin(key, key === digest ? origin : { ...origin, content: digest }),
         })
@@ -258,7 +245,8 @@ class Agent implements Service, StatusSource {
     ];
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
-    const edge = makeEdge({ ...components, ...plane }, config.local);
+    const { urls } = plane.registries;
+    const edge = makeEdge({ ...components, ...plane, urls }, config.local);
     this.#gate = edge.gate;
     const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(
@@ -319,7 +307,7 @@ class Agent implements Service, StatusSource {
     await this.#devices?.stop();
     await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
-    await Promise.all([this.#plane.registries.close(), this.#plane.urls.close()]);
+    await this.#plane.registries.close();
     await this.#plane.transport.stop();
     await this.#plane.manifestCache.stop();
     await this.#plane.store.stop();
@@ -331,7 +319,8 @@ class Agent implements Service, StatusSource {
   }
 
   #mirror(components: AgentComponents, { gate, sender }: Edge): MirrorEndpoint {
-    const { manifests, metrics, urls } = this.#plane;
+    const { manifests, metrics } = this.#plane;
+    const { urls } = this.#plane.registries;
     const { registries } = this.#config;
     return new MirrorEndpoint(
       {

@@ -140,6 +140,7 @@ function ofOrigin(code: OriginError['code']): BlobErrorDetail['code'] {
   switch (code) {
     case 'not-found':
       return 'not-found';
+    case 'protocol':
     case 'refused':
     case 'unavailable':
       return 'unavailable';

@@ -2,8 +2,8 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
-import type { LazyUrlClient } from '../registry/lazy-url-client.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
+import type { UrlClient } from '../registry/url-client.ts';
 import type { BlobRoots } from './access/blob-roots.ts';
 import { OpenBlobGate } from './access/gate.ts';
 import type { UrlProbe } from './access/url-probe.ts';
@@ -18,7 +18,7 @@ interface Components {
   readonly roots: BlobRoots;
   readonly ways: Ways;
   readonly probe: UrlProbe;
-  readonly urls: LazyUrlClient;
+  readonly urls: UrlClient;
   readonly clock: Clock;
   readonly hash: Hash;
   readonly logger: Logger;

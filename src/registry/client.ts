@@ -11,29 +11,43 @@ import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
-import { openRange, sizeOfHead, sizeOfRange } from './http/blob-range.ts';
-import { RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer } from './http/http.ts';
+import { checkWhole, openRange, sizeOfFirstByte } from './http/blob-range.ts';
+import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
+import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
 import { putBlob, putManifest, type BlobOpener, type NewManifest } from './push.ts';
-import { checkOrigin, checkTag, parseReference } from './reference.ts';
-import { Registries, type RegistriesInit, type Registry } from './registries.ts';
+import { checkOrigin, checkTag, parseReference, registryName } from './reference.ts';
+import type { Registries, Registry, View } from './registries.ts';
 import {
+  isPassing,
   TIMEOUT_MS,
   withDeadline,
   withRetries,
   type OperationLimits,
   type OperationOptions,
 } from './http/retry.ts';
-import { CollectingSink, TargetSink } from './http/sinks.ts';
+import { askPatiently } from './http/patience.ts';
+import { CollectingSink, HeadSink } from './http/sinks.ts';
+import { WholeReads, type Transfer, type WholeRange } from './http/whole-reads.ts';
+import { ExpiringMap } from '../util/expiring-map.ts';
 
 /** Indexes within indexes that are followed. One is usual. */
 const INDEX_DEPTH_MAX = 3;
 
-/** Operations under way at a time, those in line for a connection included; one more is refused (`overloaded`). */
-const OPERATIONS_MAX = 1024;
+/** A server may send less than it was asked for, and is asked for the rest; in so many parts at most. */
+const PARTS_MAX = 64;
+
+/** Range requests name this status where the range is beyond the end: of an empty blob it is the answer. */
+const RANGE_NOT_SATISFIABLE = 416;
+
+/** A server that ignored the range for a blob is taken to do so again for this long; a cache that has filled may honour it then. (tunable) */
+const RANGELESS_MS = 60_000;
+const RANGELESS_MAX = 1024;
+
+/** The operations at unlisted registries take their places together. */
+const UNLISTED = '';
 
 /** Slowest upload that is waited for; adds to the deadline of a push. (tunable) */
 const PUSH_BYTES_PER_SECOND_MIN = 1024 * 1024;
@@ -54,16 +68,21 @@ interface RegistryClientComponents {
   readonly random: Random;
   readonly hash: Hash;
   readonly metrics?: Metrics;
+  /** Outlive the client; whoever made them closes them. */
+  readonly registries: Registries;
 }
 
 /** A request that reads; the client adds the scope. */
-type PullRequest<S> = Omit<CheckedRequest<S>, 'scope'>;
+interface PullRequest<S> extends Omit<CheckedRequest<S>, 'scope'> {
+  /** Where a mirror is asked in another way. */
+  readonly openAtMirror?: CheckedRequest<S>['open'];
+}
+
+type OriginBlob = BlobRef & { readonly origin: BlobOrigin };
 
 /**
  * Reads from registries, and writes to them, by the OCI distribution API. Everything rejects with RegistryError, or with the reason of the caller's
- * signal; every operation has a deadline (30 s unless the caller names one).
- *
- * Life: constructed -> used -> `close()`, which breaks off what is under way. Opens no connection before it is needed.
+ * signal; every operation has a deadline (30 s unless the caller names one). A client is one view of the registries.
  */
 export class RegistryClient {
   readonly #clock: Clock;
@@ -71,14 +90,20 @@ export class RegistryClient {
   readonly #hash: Hash;
   readonly #metrics: RegistryMetrics;
   readonly #registries: Registries;
-  #operations = 0;
+  readonly #view: View;
+  readonly #wholes: WholeReads;
+  /** Blobs that were sent from their start when a range was asked for. */
+  readonly #rangeless: ExpiringMap<true>;
 
-  constructor(components: RegistryClientComponents, init: RegistriesInit) {
+  constructor(components: RegistryClientComponents, init: { readonly view: View }) {
     this.#clock = components.clock;
     this.#random = components.random;
     this.#hash = components.hash;
     this.#metrics = registryMetrics(components.metrics ?? silentMetrics);
-    this.#registries = new Registries({ clock: this.#clock, metrics: this.#metrics }, init);
+    this.#registries = components.registries;
+    this.#view = init.view;
+    this.#wholes = new WholeReads(components);
+    this.#rangeless = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
   }
 
   /** The manifest of an image for a platform, checked against its digest; an index leads to the one of the platform. */
@@ -128,56 +153,91 @@ export class RegistryClient {
 
   /** Fills `target` with the bytes of the blob from `offset` on. Nothing is written to it after the call has settled. */
   async readBlobInto(
-    blob: BlobRef & { readonly origin: BlobOrigin },
+    blob: OriginBlob,
     offset: number,
     target: Uint8Array,
     options: OperationOptions = {},
   ): Promise<void> {
-    if (target.length === 0) return;
-    const range = { offset, target, sizeBytes: blob.sizeBytes };
-    const last = offset + target.length - 1;
-    await this.#pull(blob.origin, options, {
-      method: 'GET',
-      path: blobPath(blob.origin, blob.digest),
-      headers: { range: `bytes=${offset}-${last}` },
-      blob: blob.digest,
-      open: (head) => openRange(head, range, `bytes ${offset}-${last} of ${blob.digest}`),
-    });
+    const { timeoutMs = TIMEOUT_MS } = options;
+    const deadlineMs = this.#clock.nowMs() + timeoutMs;
+    for (let at = 0, parts = 0; at < target.length; parts++) {
+      const range = { offset: offset + at, target: target.subarray(at), sizeBytes: blob.sizeBytes };
+      if (parts === PARTS_MAX) {
+        const what = `bytes from ${offset} on of ${blob.digest}: they came in ${parts} parts, and more are missing`;
+        throw protocolError('bad-content-range', what);
+      }
+      const left = { ...options, timeoutMs: deadlineMs - this.#clock.nowMs() };
+      at += await this.#readPart(blob, range, left);
+    }
   }
 
-  /** Size of a blob in bytes. */
+  /** Fills the target from its start; how many bytes the server gave. */
+  async #readPart(blob: OriginBlob, range: WholeRange, options: OperationOptions): Promise<number> {
+    const { origin, digest } = blob;
+    const path = blobPath(origin, digest);
+    const key = `${origin.registry}${path}`;
+    const last = range.offset + range.target.length - 1;
+    const what = `bytes ${range.offset}-${last} of ${digest}`;
+    if (this.#rangeless.get(key) === undefined) {
+      try {
+        const { sink } = await this.#pull(origin, options, {
+          method: 'GET',
+          path,
+          headers: { range: `bytes=${range.offset}-${last}` },
+          blob: digest,
+          open: (head) => openRange(head, range, what, 0),
+          openAtMirror: (head) => openRange(head, range, what),
+        });
+        return sink.lengthBytes;
+      } catch (error) {
+        const isIgnored = error instanceof RegistryError && isFault(error, 'range-ignored');
+        if (!isIgnored) throw error;
+        this.#rangeless.set(key, true, RANGELESS_MS);
+      }
+    }
+    await this.#operate(origin, options, ({ server }, limits) =>
+      this.#retry(limits, () => {
+        const transfer: Transfer = (open, signal) =>
+          server.request(
+            {
+              ...{ method: 'GET', path, headers: {}, blob: digest, isPatient: true },
+              scope: pullScope(origin),
+              open: (head, _isServer, flow) => {
+                checkWhole(head, blob.sizeBytes, `blob ${digest}`);
+                return open(flow);
+              },
+            },
+            signal,
+          );
+        return this.#wholes.read(key, range, transfer, limits.signal);
+      }),
+    );
+    return range.target.length;
+  }
+
+  /** Size of a blob in bytes, as a GET of its first byte tells it: many registries and storages answer a HEAD in another way. */
   async blobSize(
     origin: BlobOrigin,
     digest: Digest,
     options: OperationOptions = {},
   ): Promise<number> {
     const what = `blob ${digest} of ${origin.registry}/${origin.repository}`;
-    const path = blobPath(origin, digest);
-    const { head } = await this.#pull(origin, options, {
-      method: 'HEAD',
-      path,
-      headers: {},
-      open: () => new CollectingSink({ what, sizeBytesMax: 0 }),
-    });
-    const size = sizeOfHead(head, what);
-    if (size !== undefined) return size;
-    // Some servers leave it out of the answer to HEAD; a range names the whole size.
-    const target = new Uint8Array(1);
-    const probed = await this.#pull(origin, options, {
+    let sizeBytes: number | undefined;
+    await this.#pull(origin, options, {
       method: 'GET',
-      path,
+      path: blobPath(origin, digest),
       headers: { range: 'bytes=0-0' },
-      open: () => new TargetSink({ what, target, skipBytes: 0, restIsRefused: false }),
+      answers: [RANGE_NOT_SATISFIABLE],
+      open: (head, isServer) => {
+        sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
+        return new HeadSink();
+      },
     });
-    return sizeOfRange(probed.head, what);
+    return defined(sizeBytes, 'an answer was opened');
   }
 
   /** Puts a blob into a repository, unless it is there; whether it was sent. */
-  pushBlob(
-    blob: BlobRef & { readonly origin: BlobOrigin },
-    open: BlobOpener,
-    options: OperationOptions = {},
-  ): Promise<boolean> {
+  pushBlob(blob: OriginBlob, open: BlobOpener, options: OperationOptions = {}): Promise<boolean> {
     const timeoutMs = TIMEOUT_MS + (blob.sizeBytes / PUSH_BYTES_PER_SECOND_MIN) * 1000;
     return this.#operate(blob.origin, { timeoutMs, ...options }, ({ server }, limits) =>
       this.#retry(limits, () => putBlob(server, blob, open, limits.signal)),
@@ -206,11 +266,6 @@ export class RegistryClient {
     this.#registries.distrustMirrors(registry);
   }
 
-  /** Breaks off what is under way, and closes the connections. */
-  async close(): Promise<void> {
-    await this.#registries.close();
-  }
-
   #digestOf(bytes: Uint8Array, wanted: Digest | undefined, what: string): Digest {
     const text = `sha256:${toHex(this.#hash.sha256(bytes))}`;
     const actual = defined(parseDigest(text), 'a sha256 is a digest');
@@ -228,13 +283,24 @@ export class RegistryClient {
     options: OperationOptions,
     pull: PullRequest<S>,
   ): Promise<HttpAnswer<S>> {
-    const request = { ...pull, scope: `repository:${origin.repository}:pull` };
+    const { openAtMirror = pull.open, ...asked } = pull;
+    const request = { ...asked, scope: pullScope(origin) };
     return this.#operate(origin, options, async ({ mirrors, server }, limits) => {
       for (const mirror of mirrors) {
-        const answer = await mirror.ask(request, limits);
+        const answer = await mirror.ask({ ...request, open: openAtMirror }, limits);
         if (answer !== undefined) return answer;
       }
-      const answer = await this.#retry(limits, () => server.request(request, limits.signal));
+      const patient = { ...request, isPatient: true };
+      const ask = (signal: AbortSignal, claim: () => void): Promise<HttpAnswer<S>> => {
+        const open = (...head: Parameters<typeof request.open>): S => {
+          claim();
+          return request.open(...head);
+        };
+        return server.request({ ...patient, open }, signal);
+      };
+      const answer = await this.#retry(limits, () =>
+        askPatiently(this.#clock, limits.signal, ask, isPassing),
+      );
       request.check?.(answer);
       return answer;
     });
@@ -247,17 +313,13 @@ export class RegistryClient {
     run: (registry: Registry, limits: OperationLimits) => Promise<T>,
   ): Promise<T> {
     checkOrigin(origin);
-    const registry = this.#registries.get(origin.registry);
-    if (this.#operations >= OPERATIONS_MAX) {
-      const what = `${origin.registry} was not asked: ${OPERATIONS_MAX} requests are under way already`;
-      throw new RegistryError(what, { code: 'overloaded' });
-    }
-    this.#operations++;
-    try {
-      return await withDeadline({ clock: this.#clock }, options, (limits) => run(registry, limits));
-    } finally {
-      this.#operations--;
-    }
+    const registries = this.#registries;
+    const registry = registries.get(origin.registry, this.#view);
+    const name = registryName(origin.registry);
+    const share = registries.isConfigured(name) ? name : UNLISTED;
+    return registries.operations.run(name, share, () =>
+      withDeadline({ clock: this.#clock }, options, (limits) => run(registry, limits)),
+    );
   }
 
   #retry<T>(limits: OperationLimits, attempt: () => Promise<T>): Promise<T> {
@@ -268,4 +330,12 @@ export class RegistryClient {
 
 function blobPath(origin: BlobOrigin, digest: Digest): string {
   return `/v2/${origin.repository}/blobs/${digest}`;
+}
+
+function pullScope({ repository }: BlobOrigin): string {
+  return `repository:${repository}:pull`;
+}
+
+function isFault({ detail }: RegistryError, fault: ProtocolFault): boolean {
+  return detail.code === 'protocol' && detail.fault === fault;
 }

@@ -1,7 +1,7 @@
 import type { Clock } from '../runtime/clock.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer } from './http/http.ts';
+import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { RegistryMetrics } from './metrics.ts';
 import { withDeadline, type OperationLimits } from './http/retry.ts';
 import type { RegistryServer, ServerRequest } from './server.ts';
@@ -27,20 +27,47 @@ export interface CheckedRequest<S> extends ServerRequest<S> {
   readonly check?: ((answer: HttpAnswer<S>) => void) | undefined;
 }
 
-/** A server that is asked before a registry: whatever is wrong with it, the registry itself is still there. */
+/** Until when a mirror is left alone, whoever asks. */
+export class MirrorHealth {
+  readonly #clock: Clock;
+  #awayUntilMs = 0;
+
+  constructor(components: { readonly clock: Clock }) {
+    this.#clock = components.clock;
+  }
+
+  get isAway(): boolean {
+    return this.#clock.nowMs() < this.#awayUntilMs;
+  }
+
+  /** What was read was not what its digest says, and this mirror may have sent it. */
+  distrust(): void {
+    this.leave(DISTRUST_MS);
+  }
+
+  leave(forMs: number): void {
+    this.#awayUntilMs = Math.max(this.#awayUntilMs, this.#clock.nowMs() + forMs);
+  }
+}
+
+/**
+ * A server that is asked before a registry, as one view of it sees it: whatever is wrong with it, the registry itself is still there.
+ */
 export class Mirror {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
   readonly #server: RegistryServer;
+  readonly #health: MirrorHealth;
   /** Paths that are not asked for. */
   readonly #missing: ExpiringMap<true>;
-  #awayUntilMs = 0;
 
   constructor(
     components: { readonly clock: Clock; readonly metrics: RegistryMetrics },
     server: RegistryServer,
+    health: MirrorHealth,
   ) {
     this.#components = components;
     this.#server = server;
+    this.#health = health;
     this.#missing = new ExpiringMap(components, { entriesMax: MISSING_MAX });
   }
 
@@ -51,7 +78,7 @@ export class Mirror {
   ): Promise<HttpAnswer<S> | undefined> {
     const { clock, metrics } = this.#components;
     const nowMs = clock.nowMs();
-    if (nowMs < this.#awayUntilMs || this.#missing.get(request.path) === true) return undefined;
+    if (this.#health.isAway || this.#missing.get(request.path) === true) return undefined;
     const timeoutMs = Math.min(ANSWER_MS_MAX, (limits.deadlineMs - nowMs) / 2);
     try {
       return await withDeadline({ clock }, { signal: limits.signal, timeoutMs }, async (own) => {
@@ -61,7 +88,7 @@ export class Mirror {
       });
     } catch (error) {
       if (limits.signal.aborted) {
-        if (clock.nowMs() - nowMs >= SLOW_MS) this.#leave(AWAY_MS);
+        if (clock.nowMs() - nowMs >= SLOW_MS) this.#health.leave(AWAY_MS);
         throw limits.signal.reason;
       }
       if (!(error instanceof RegistryError)) throw error;
@@ -71,25 +98,15 @@ export class Mirror {
     }
   }
 
-  /** What was read was not what its digest says, and this mirror may have sent it. */
-  distrust(): void {
-    this.#leave(DISTRUST_MS);
-  }
-
-  #leave(forMs: number): void {
-    const untilMs = this.#components.clock.nowMs() + forMs;
-    this.#awayUntilMs = Math.max(this.#awayUntilMs, untilMs);
-  }
-
   #leaveAlone(path: string, error: RegistryError): void {
     const { detail } = error;
     switch (detail.code) {
       case 'digest-mismatch':
-        return this.distrust();
+        return this.#health.distrust();
       case 'unavailable':
       case 'timeout':
       case 'rate-limited':
-        return this.#leave(AWAY_MS);
+        return this.#health.leave(AWAY_MS);
       default:
         this.#missing.set(path, true, AWAY_MS);
     }

@@ -1,6 +1,6 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import { sizeOfHead } from './http/blob-range.ts';
+import { lengthOf } from './http/blob-range.ts';
 import { RegistryError } from './errors.ts';
 import { readLocation } from './http/location.ts';
 import type { RegistryServer } from './server.ts';
@@ -83,7 +83,7 @@ async function hasBlob(
       { method: 'HEAD', path, headers: {}, scope, open: ignore },
       signal,
     );
-    return sizeOfHead(head, `blob ${blob.digest}`) === blob.sizeBytes;
+    return lengthOf(head) === blob.sizeBytes;
   } catch (error) {
     if (error instanceof RegistryError && error.code === 'not-found') return false;
     throw error;

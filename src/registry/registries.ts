@@ -1,13 +1,14 @@
-import type { Dispatcher } from 'undici';
 import type { Clock } from '../runtime/clock.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import { isAmong, type Credentials, type CredentialsSource } from './auth/auth.ts';
 import { Connections, type ClientCertificate } from './http/connections.ts';
 import { RegistryError } from './errors.ts';
-import { HttpSender } from './http/http.ts';
+import { HttpSender, type HttpSenderInit } from './http/http.ts';
+import { Pacers } from './http/pacer.ts';
 import type { RegistryMetrics } from './metrics.ts';
-import { Mirror } from './mirror.ts';
+import { Mirror, MirrorHealth } from './mirror.ts';
+import { OperationShares } from './operation-shares.ts';
 import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
@@ -37,6 +38,8 @@ export interface RegistryConfig {
    * certificates included; it never gets those of the registry. One without an entry shares the authorities and the proxy.
    */
   readonly mirrors?: readonly string[];
+  /** Prefixes of the storages to which it redirects; requests may reach their hosts wherever they are. */
+  readonly storage?: readonly string[] | undefined;
 }
 
 /** What holds for every registry. */
@@ -47,8 +50,10 @@ export interface RegistriesInit {
   readonly proxies?: ProxyEnvironment | undefined;
   /** To each host. */
   readonly connectionsMax?: number | undefined;
-  /** Requests to each registry. */
+  /** Requests to the distribution API of each host, whoever asks. */
   readonly requestsPerSecond?: number | undefined;
+  /** Addresses at which hosts that are not configured may be; public ones when absent. */
+  readonly mayReach?: ((address: string) => boolean) | undefined;
 }
 
 type HostCredentials = (
@@ -56,63 +61,117 @@ type HostCredentials = (
   ...asked: Parameters<CredentialsSource>
 ) => ReturnType<CredentialsSource>;
 
-/** The servers of one registry. */
+/** In whose name a registry is asked: the agent's own, with its credentials and certificates, or that of somebody who has none. */
+export type View = 'own' | 'nobody';
+
+/** The servers of one registry, as one view sees them: what it shows, and the tokens and redirections that it was given for that. */
 export interface Registry {
   readonly mirrors: readonly Mirror[];
   readonly server: RegistryServer;
-  /** The connections to the registry's own server. */
-  readonly dispatcher: Dispatcher;
 }
 
-interface OpenRegistry extends Registry {
-  readonly dispatchers: readonly Dispatcher[];
+/** What sends the requests of local clients to a registry, or to any other host. */
+export interface ClientSenders {
+  /** The registry's own server, or that of the URL. */
+  readonly base: URL;
+  /** For its distribution API: a configured registry may lead anywhere. */
+  readonly api: HttpSender;
+  /** For everything else. */
+  readonly other: HttpSender;
 }
 
-/** The registries that are in use, with their connections and what was learned about them. */
+/** A server with its connections. */
+interface Site {
+  readonly config: RegistryConfig;
+  readonly base: URL;
+  readonly connections: Connections;
+}
+
+interface OpenRegistry extends Site {
+  readonly mirrors: readonly (Site & { readonly health: MirrorHealth })[];
+  readonly views: Map<View, Registry>;
+  senders: ClientSenders | undefined;
+}
+
+interface RegistriesComponents {
+  readonly clock: Clock;
+  readonly metrics: RegistryMetrics;
+}
+
+/**
+ * The registries that are in use, with their connections and what was learned about them: one set for all that ask. Views differ in what
+ * they show; rates, pauses, the health of mirrors and the shares of operations are the same for all.
+ */
 export class Registries {
-  readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
+  readonly operations = new OperationShares();
+  readonly #components: RegistriesComponents;
   readonly #init: RegistriesInit;
   readonly #proxies: ProxyRules;
+  readonly #pacers: Pacers;
   readonly #configs: ReadonlyMap<string, RegistryConfig>;
+  /** Hosts, as URLs name them, that the configuration names: requests may reach them wherever they are. */
+  readonly #listed: ReadonlySet<string>;
   readonly #configured = new Map<string, OpenRegistry>();
   readonly #others = new BoundedMap<string, OpenRegistry>({
     entriesMax: OTHER_REGISTRIES_MAX,
     evict: 'use',
     // Lets finish what is under way.
-    onEvict: (_, { dispatchers }) => dispatchers.forEach((dispatcher) => void dispatcher.close()),
+    onEvict: (_, registry) => connectionsOf(registry).forEach((each) => void each.close()),
   });
   #closed = false;
 
-  constructor(
-    components: { readonly clock: Clock; readonly metrics: RegistryMetrics },
-    init: RegistriesInit,
-  ) {
+  constructor(components: RegistriesComponents, init: RegistriesInit) {
     this.#components = components;
     this.#init = init;
     this.#proxies = new ProxyRules(init.proxies ?? {});
     this.#configs = new Map(init.registries.map((config) => [registryName(config.host), config]));
+    const mirrors = init.registries.flatMap((config) => config.mirrors ?? []);
+    const storages = init.registries
+      .flatMap((config) => config.storage ?? [])
+      .filter((prefix) => !prefix.includes('*'));
+    this.#listed = new Set([
+      ...init.registries.map((config) => baseOf(config).host),
+      ...mirrors.map((url) => new URL(url).host),
+      ...storages.map((prefix) => new URL(prefix).host),
+    ]);
+    const { requestsPerSecond } = init;
+    this.#pacers = new Pacers(components, { configured: this.#listed, requestsPerSecond });
   }
 
-  /** The registry of this name; one that is not configured is asked over HTTPS, anonymously. Throws RegistryError once closed. */
-  get(named: string): Registry {
-    if (this.#closed) {
-      throw new RegistryError('the registry client is closed', { code: 'closed' });
-    }
-    const name = registryName(named);
-    const config = this.#configs.get(name);
-    const registries = config === undefined ? this.#others : this.#configured;
-    const known = registries.get(name);
+  /** The registry of this name; one that is not configured is asked over HTTPS. Throws RegistryError once closed. */
+  get(named: string, view: View): Registry {
+    const open = this.#find(named);
+    const known = open.views.get(view);
     if (known !== undefined) return known;
-    const registry = this.#open(config ?? { host: name });
-    registries.set(name, registry);
+    const of = open.config.host;
+    const registry = {
+      server: this.#server(open, view),
+      mirrors: open.mirrors.map(
+        (site) => new Mirror(this.#components, this.#server(site, view, of), site.health),
+      ),
+    };
+    open.views.set(view, registry);
     return registry;
+  }
+
+  /** For the host of a client's URL. Throws RegistryError once closed. */
+  senders(named: string): ClientSenders {
+    const open = this.#find(named);
+    const { config, base } = open;
+    const use = { isForClient: true, showsCertificate: false };
+    open.senders ??= {
+      base,
+      api: this.#sender(open, { ...use, isGuarded: this.#guard(config) }),
+      other: this.#sender(open, { ...use, isGuarded: this.#isUnlisted }),
+    };
+    return open.senders;
   }
 
   /** Any mirror of the registry may have sent wrong bytes. */
   distrustMirrors(named: string): void {
     const name = registryName(named);
     const registry = this.#configured.get(name) ?? this.#others.peek(name);
-    for (const mirror of registry?.mirrors ?? []) mirror.distrust();
+    for (const { health } of registry?.mirrors ?? []) health.distrust();
   }
 
   /** Whether the registry is one of the configured ones. */
@@ -126,28 +185,41 @@ export class Registries {
     const registries = [...this.#configured, ...this.#others];
     this.#configured.clear();
     this.#others.clear();
-    const open = registries.flatMap(([, { dispatchers }]) => dispatchers);
-    await Promise.all(open.map((dispatcher) => dispatcher.destroy()));
+    const open = registries.flatMap(([, registry]) => connectionsOf(registry));
+    await Promise.all(open.map((connections) => connections.destroy()));
+  }
+
+  #find(named: string): OpenRegistry {
+    if (this.#closed) {
+      throw new RegistryError('the registry client is closed', { code: 'closed' });
+    }
+    const name = registryName(named);
+    const config = this.#configs.get(name);
+    const registries = config === undefined ? this.#others : this.#configured;
+    const known = registries.get(name);
+    if (known !== undefined) return known;
+    const registry = this.#open(config ?? { host: name });
+    registries.set(name, registry);
+    return registry;
   }
 
   #open(config: RegistryConfig): OpenRegistry {
-    const scheme = config.insecure === true ? 'http' : 'https';
-    const base = new URL(`${scheme}://${registryServer(config.host)}`);
+    const base = baseOf(config);
     const own = this.#connect(config, base);
-    const registry = { dispatchers: [own], mirrors: [] as Mirror[] };
-    for (const url of config.mirrors ?? []) {
+    const mirrors = (config.mirrors ?? []).map((url) => {
       const mirror = new URL(url);
       const entry = this.#configs.get(registryName(mirror.host));
-      const dispatcher = entry === undefined ? own : this.#connect(entry, mirror);
-      if (dispatcher !== own) registry.dispatchers.push(dispatcher);
-      const as = entry ?? { host: mirror.host };
-      const server = this.#server(as, dispatcher, { base: mirror, of: config.host });
-      registry.mirrors.push(new Mirror(this.#components, server));
-    }
-    return { ...registry, dispatcher: own, server: this.#server(config, own, { base }) };
+      return {
+        config: entry ?? { host: mirror.host },
+        base: mirror,
+        connections: entry === undefined ? own : this.#connect(entry, mirror),
+        health: new MirrorHealth(this.#components),
+      };
+    });
+    return { config, base, connections: own, mirrors, views: new Map(), senders: undefined };
   }
 
-  #connect(config: RegistryConfig, own: URL): Dispatcher {
+  #connect(config: RegistryConfig, own: URL): Connections {
     const { proxy } = config;
     const fixed = proxy === 'none' ? undefined : proxy;
     return new Connections({
@@ -156,28 +228,43 @@ export class Registries {
       own,
       proxyOf: proxy === undefined ? (url) => this.#proxies.proxyOf(url) : () => fixed,
       connectionsMax: Math.max(CONNECTIONS_MAX, this.#init.connectionsMax ?? 0),
+      mayReach: this.#init.mayReach,
     });
   }
 
-  #server(
-    config: RegistryConfig,
-    dispatcher: Dispatcher,
-    init: { readonly base: URL; readonly of?: string },
-  ): RegistryServer {
-    const { clock, metrics } = this.#components;
-    const http = new HttpSender({ clock, dispatcher, metrics });
-    const name = registryName(config.host);
-    const { requestsPerSecond } = this.#init;
-    return new RegistryServer(
-      { clock, http, metrics },
+  #server({ config, base, connections }: Site, view: View, of?: string): RegistryServer {
+    const isOwn = view === 'own';
+    const http = this.#sender(
+      { connections },
       {
-        base: init.base,
-        credentials: (...asked) => this.#credentials(config, name, ...asked),
-        ...(init.of !== undefined && { namespace: registryName(init.of) }),
-        ...(requestsPerSecond !== undefined && { requestsPerSecond }),
+        isForClient: false,
+        showsCertificate: isOwn,
+        // A mirror is the operator's word as well.
+        isGuarded: of === undefined ? this.#guard(config) : () => false,
+      },
+    );
+    const name = registryName(config.host);
+    return new RegistryServer(
+      { clock: this.#components.clock, http },
+      {
+        base,
+        credentials: async (...asked) =>
+          isOwn ? this.#credentials(config, name, ...asked) : undefined,
+        ...(of !== undefined && { namespace: registryName(of) }),
       },
     );
   }
+
+  #sender({ connections }: Pick<Site, 'connections'>, use: HttpSenderInit): HttpSender {
+    return new HttpSender({ ...this.#components, connections, pacers: this.#pacers }, use);
+  }
+
+  /** A configured registry may lead anywhere; to where any other leads, to what is listed or public. */
+  #guard({ host }: RegistryConfig): (url: URL) => boolean {
+    return this.isConfigured(host) ? () => false : this.#isUnlisted;
+  }
+
+  readonly #isUnlisted = (url: URL): boolean => !this.#listed.has(url.host);
 
   async #credentials(
     config: RegistryConfig,
@@ -194,4 +281,12 @@ export class Registries {
       throw new RegistryError(why, { code: 'unavailable' }, { cause });
     }
   }
+}
+
+function baseOf({ host, insecure }: RegistryConfig): URL {
+  return new URL(`${insecure === true ? 'http' : 'https'}://${registryServer(host)}`);
+}
+
+function connectionsOf({ connections, mirrors }: OpenRegistry): readonly Connections[] {
+  return [...new Set([connections, ...mirrors.map((mirror) => mirror.connections)])];
 }

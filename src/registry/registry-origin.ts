@@ -1,16 +1,11 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
-import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
-import type { Metrics } from '../runtime/metrics.ts';
-import type { Random } from '../runtime/random.ts';
 import type { FetchedManifest, RegistryClient } from './client.ts';
 import { RegistryError } from './errors.ts';
 import type { OperationOptions } from './http/retry.ts';
 import { hostPlatform } from './platform.ts';
-import type { RegistriesInit } from './registries.ts';
-import { BelievedSources } from './sources.ts';
 import {
   OriginError,
   type Origin,
@@ -21,92 +16,77 @@ import {
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
-import { Keychain, type CredentialFiles } from './credentials/keychain.ts';
-import {
-  registryConfigs,
-  withoutSecrets,
-  type RegistryEntry,
-} from './credentials/registry-files.ts';
-import { proxyEnvironment } from './http/proxy.ts';
+import type { RegistryViews } from './registry-views.ts';
+import type { BelievedSources } from './sources.ts';
 import { StatCache } from './stat-cache.ts';
 
-interface RegistryOriginComponents {
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly hash: Hash;
-  readonly logger: Logger;
-  readonly metrics?: Metrics;
-}
-
-interface RegistryOriginInit {
-  readonly registries: readonly RegistryEntry[];
-  /** Whether the default list of registries is believed too; true when absent. */
-  readonly defaultRegistries?: boolean;
-  readonly credentials?: CredentialFiles;
-  readonly limits?: {
-    /** Requests to each registry at a time. */
-    readonly originReads: number;
-    readonly registryRequestsPerSecond?: number | undefined;
-  };
-  /** Of the environment: those that name proxies count. */
-  readonly variables?: Readonly<Record<string, string | undefined>>;
-}
 /** A refusal to anybody without credentials is believed for this long, so that each blob of a private repository costs one request. (tunable) */
 const PRIVATE_MS = 300_000;
 const PRIVATE_MAX = 4096;
 
+/** Longest wait for the answer to somebody without credentials: enough is left of the time of `stat()` to ask with ours. (tunable) */
+const PROBE_MS_MAX = 10_000;
+
+/** Attempts at it: a blob that is wrongly called private is still read, by those whom the registry lets. */
+const PROBE_ATTEMPTS_MAX = 2;
+
+/** A definite no, or the same unsound answer twice, is told to all who want the blob for this long without asking again. (tunable) */
+const DEFINITE_MS = 5_000;
+const DEFINITE_MAX = 4096;
+
+interface RegistryOriginComponents {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Gives the registries, which it makes when they are first asked. */
+  readonly load: () => Promise<RegistryViews>;
+  /** The same, unless nobody has asked them yet. */
+  readonly loaded: () => Promise<RegistryViews> | undefined;
+  readonly sources: BelievedSources;
+}
+
 /**
  * The registries of the configuration, and any other over HTTPS, as the origin of blocks and images.
- * Images are those for the platform of this host. Life: constructed (reads the files that the configuration names; throws
- * AccessFileError or ProxyVariableError) -> used -> `close()`, which breaks off what is under way.
+ * Images are those for the platform of this host.
  */
 export class RegistryOrigin implements Origin {
   readonly #components: RegistryOriginComponents;
-  readonly #init: RegistriesInit;
-  readonly #keychain: Keychain;
-  #client: Promise<RegistryClient> | undefined;
-  /** Asks as somebody without credentials would. */
-  #anonymous: Promise<RegistryClient> | undefined;
-  #closed = false;
-  readonly #sources: BelievedSources;
-  /** Repositories that refused that somebody lately; until when. */
+  /** Repositories that lately refused somebody without credentials what they gave to ours. */
   readonly #private: ExpiringMap<true>;
   readonly #stats: StatCache;
+  /** Why blobs could not be read. */
+  readonly #definite: ExpiringMap<OriginError>;
 
-  constructor(components: RegistryOriginComponents, init: RegistryOriginInit) {
-    const { limits, credentials = { dockerConfigs: [], pullSecrets: [] } } = init;
-    const keychain = new Keychain(components, credentials);
+  constructor(components: RegistryOriginComponents) {
     this.#components = components;
-    this.#keychain = keychain;
-    this.#init = {
-      registries: registryConfigs(init.registries),
-      credentials: (...asked) => keychain.get(...asked),
-      proxies: proxyEnvironment(init.variables ?? {}),
-      connectionsMax: limits?.originReads,
-      requestsPerSecond: limits?.registryRequestsPerSecond,
-    };
-    this.#sources = new BelievedSources({
-      registries: init.registries,
-      defaults: init.defaultRegistries ?? true,
-    });
     this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
+    this.#definite = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
     this.#stats = new StatCache(components, (digest, origin, signal) =>
       this.#statNow(digest, origin, signal),
     );
   }
 
-  readInto(
+  async readInto(
     blob: BlobRef & { readonly origin: BlobOrigin },
     offset: number,
     target: Uint8Array,
     signal: AbortSignal,
   ): Promise<void> {
-    return this.#ask((client) => client.readBlobInto(blob, offset, target, { signal }));
+    const { digest, sizeBytes, origin } = blob;
+    const key = `${origin.registry}/${origin.repository}@${digest} ${sizeBytes}`;
+    const known = this.#definite.get(key);
+    if (known !== undefined) throw known;
+    try {
+      await this.#ask(({ own }) => own.readBlobInto(blob, offset, target, { signal }));
+    } catch (error) {
+      const isDefinite = error instanceof OriginError && error.code !== 'unavailable';
+      if (isDefinite) this.#definite.set(key, error, DEFINITE_MS);
+      throw error;
+    }
   }
 
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
-    return this.#ask(async (client) => {
-      const found = await client.resolve(reference, hostPlatform(), { signal });
+    return this.#ask(async ({ own }) => {
+      const found = await own.resolve(reference, hostPlatform(), { signal });
       this.#components.logger.info(
         { reference, digest: found.digest },
         'image resolved at the registry',
@@ -121,14 +101,15 @@ export class RegistryOrigin implements Origin {
     reference: string,
     options: OperationOptions,
   ): Promise<FetchedManifest> {
-    const client = await this.#open();
-    return client.manifest(origin, reference, options);
+    const { own } = await this.#components.load();
+    return own.manifest(origin, reference, options);
   }
 
   believes(origin: BlobOrigin): boolean {
+    const { sources } = this.#components;
     return origin.storage === undefined
-      ? this.#sources.isRegistry(origin.registry)
-      : this.#sources.believesStorage(origin.storage);
+      ? sources.isRegistry(origin.registry)
+      : sources.believesStorage(origin.storage);
   }
 
   /** Remembered for minutes, so that a blob that many hosts open costs one request. */
@@ -141,66 +122,48 @@ export class RegistryOrigin implements Origin {
   }
 
   distrust(origin: BlobOrigin): void {
-    // Without a client nothing was read.
-    this.#client?.then((client) => client.distrustMirrors(origin.registry)).catch(() => {});
-  }
-
-  async close(): Promise<void> {
-    this.#closed = true;
-    this.#keychain.close();
-    const client = await this.#client;
-    const anonymous = await this.#anonymous;
-    await Promise.all([client?.close(), anonymous?.close()]);
+    // Nothing was read of registries that were never asked.
+    const { loaded } = this.#components;
+    loaded()
+      ?.then(({ registries }) => registries.distrustMirrors(origin.registry))
+      .catch(() => {});
   }
 
   async #statNow(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     const key = `${origin.registry}/${origin.repository}`;
     // Any server may say that a blob is public: those that nobody chose are not believed.
-    if (this.#sources.isRegistry(origin.registry) && this.#private.get(key) === undefined) {
-      try {
-        const { credentials: _, ...init } = this.#init;
-        this.#anonymous ??= this.#load({
-          ...init,
-          registries: withoutSecrets(init.registries),
-        });
-        const anonymous = await this.#anonymous;
-        return { sizeBytes: await sizeOf(anonymous, digest, { origin, signal }), isPublic: true };
-      } catch (error) {
-        if (!(error instanceof RegistryError && isRefusal(error))) throw asOriginError(error);
-        this.#private.set(key, true, PRIVATE_MS);
-      }
-    }
-    const sizeBytes = await this.#ask((client) => sizeOf(client, digest, { origin, signal }));
+    const isKnown = this.#components.sources.isRegistry(origin.registry);
+    const isProbed = isKnown && this.#private.get(key) === undefined;
+    const probed = isProbed ? await this.#probe(digest, origin, signal) : undefined;
+    if (typeof probed === 'number') return { sizeBytes: probed, isPublic: true };
+    signal.throwIfAborted();
+    const sizeBytes = await this.#ask(({ own }) => sizeOf(own, digest, { origin, signal }));
+    if (probed === 'refused') this.#private.set(key, true, PRIVATE_MS);
     return { sizeBytes, isPublic: false };
   }
 
-  /** Loads the client when it is first asked: most agents read all they need from peers, and the HTTP client takes 15 MiB. */
-  #open(): Promise<RegistryClient> {
-    this.#client ??= this.#load(this.#init);
-    return this.#client;
-  }
-
-  #load(init: RegistriesInit): Promise<RegistryClient> {
-    if (this.#closed) {
-      throw new RegistryError('the registries were closed', { code: 'closed' });
-    }
-    return import('./client.ts').then(
-      ({ RegistryClient }) => new RegistryClient(this.#components, init),
-    );
-  }
-
-  async #ask<T>(call: (client: RegistryClient) => Promise<T>): Promise<T> {
+  /** The size of a blob that the registry gives to anybody. Some registries say of what is private that it is not there, or lead strangers to a page. */
+  async #probe(
+    digest: Digest,
+    origin: BlobOrigin,
+    signal: AbortSignal,
+  ): Promise<number | 'refused' | undefined> {
+    const options = { origin, signal, timeoutMs: PROBE_MS_MAX, attemptsMax: PROBE_ATTEMPTS_MAX };
     try {
-      return await call(await this.#open());
+      const { nobody } = await this.#components.load();
+      return await sizeOf(nobody, digest, options);
+    } catch (error) {
+      return originCode(error) === 'unavailable' ? undefined : 'refused';
+    }
+  }
+
+  async #ask<T>(call: (views: RegistryViews) => Promise<T>): Promise<T> {
+    try {
+      return await call(await this.#components.load());
     } catch (cause) {
       throw asOriginError(cause);
     }
   }
-}
-
-/** Some registries say of what is private that it is not there. */
-function isRefusal({ code }: RegistryError): boolean {
-  return code === 'unauthorized' || code === 'denied' || code === 'not-found';
 }
 
 function asOriginError(cause: unknown): OriginError {
@@ -211,8 +174,8 @@ function asOriginError(cause: unknown): OriginError {
 function originCode(error: unknown): OriginErrorDetail['code'] {
   // What is not of the registry is the abort of the caller.
   if (!(error instanceof RegistryError)) return 'unavailable';
-  const { code } = error;
-  switch (code) {
+  const { detail } = error;
+  switch (detail.code) {
     case 'invalid-reference':
     case 'no-platform':
     case 'not-found':
@@ -220,31 +183,37 @@ function originCode(error: unknown): OriginErrorDetail['code'] {
     case 'unauthorized':
     case 'denied':
       return 'refused';
+    case 'digest-mismatch':
+    case 'too-large':
+      return 'protocol';
+    case 'protocol':
+      return detail.fault === 'cut-body' ? 'unavailable' : 'protocol';
     case 'rate-limited':
     case 'unavailable':
     case 'timeout':
-    case 'protocol':
-    case 'digest-mismatch':
-    case 'too-large':
     case 'overloaded':
     case 'closed':
       return 'unavailable';
     default:
-      return unreachable(code);
+      return unreachable(detail);
   }
+}
+
+interface SizeOptions extends OperationOptions {
+  readonly origin: BlobOrigin;
 }
 
 /** Size of a blob; of a manifest, which the mirror asks about too, when the repository has it as one. */
 async function sizeOf(
   client: RegistryClient,
   digest: Digest,
-  { origin, signal }: { readonly origin: BlobOrigin; readonly signal: AbortSignal },
+  { origin, ...options }: SizeOptions,
 ): Promise<number> {
   try {
-    return await client.blobSize(origin, digest, { signal });
+    return await client.blobSize(origin, digest, options);
   } catch (error) {
     if (!(error instanceof RegistryError) || error.code !== 'not-found') throw error;
-    const manifest = await client.manifest(origin, digest, { signal }).catch(() => undefined);
+    const manifest = await client.manifest(origin, digest, options).catch(() => undefined);
     if (manifest === undefined) throw error;
     return manifest.bytes.length;
   }

@@ -3,26 +3,19 @@ import type { Clock } from '../runtime/clock.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { Authorizer, type CredentialsSource } from './auth/auth.ts';
 import { parseChallenges } from './auth/challenge.ts';
-import { protocolError, RegistryError } from './errors.ts';
+import { RegistryError, type ProtocolFault } from './errors.ts';
+import { EXCERPT_BYTES_MAX, follow, type Hop } from './http/follow.ts';
+import type { HttpSender } from './http/http.ts';
 import {
   safeUrl,
   type BodySink,
+  type Flow,
   type HttpAnswer,
   type HttpBody,
   type HttpHead,
-  type HttpSender,
-} from './http/http.ts';
-import { readLocation } from './http/location.ts';
-import type { RegistryMetrics } from './metrics.ts';
-import { Pacer } from './http/pacer.ts';
+} from './http/message.ts';
 import { ExcerptSink } from './http/sinks.ts';
 import { statusError } from './http/status.ts';
-
-/** Clients of the field follow 5 to 20; registries need one or two. */
-const REDIRECTS_MAX = 5;
-
-/** Of the body of an answer that is no success; its first part may say what is wrong. */
-const EXCERPT_BYTES_MAX = 4096;
 
 /**
  * Where storage keeps a blob is asked of the registry again after this long: signed URLs live for minutes. (tunable)
@@ -30,6 +23,18 @@ const EXCERPT_BYTES_MAX = 4096;
  */
 const LOCATION_MS_MAX = 60_000;
 const LOCATIONS_MAX = 1024;
+
+/** A registry that does not challenge at `/v2/` is not asked there again for this long. (tunable) */
+const OPEN_MS = 300_000;
+
+/** How what is meant for people looks to a client. */
+const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
+  'bad-challenge',
+  'bad-location',
+  'no-size',
+  'page',
+  'too-many-redirects',
+]);
 
 export interface ServerRequest<S> {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
@@ -42,22 +47,22 @@ export interface ServerRequest<S> {
   readonly body?: (() => HttpBody) | undefined;
   /** Of the blob that is read: its redirection is remembered. */
   readonly blob?: Digest | undefined;
-  /** Called for a success (2xx). */
-  readonly open: (head: HttpHead) => S;
+  /** The caller bounds the wait for the head of the answer, however silent the server is. */
+  readonly isPatient?: boolean | undefined;
+  /** Statuses that are an answer to this request, beside all 2xx. */
+  readonly answers?: readonly number[] | undefined;
+  /** Called for a success. `isServer`: it is the server's own, not that of what it led to. */
+  readonly open: (head: HttpHead, isServer: boolean, flow: Flow) => S;
 }
 
-interface Hop<S> {
+/** The last answer, and where it came from. */
+interface Answered<S> extends Hop {
   readonly answer: HttpAnswer<S | ExcerptSink>;
-  /** What answered. */
-  readonly url: URL;
-  /** Every hop so far was the registry itself. */
-  readonly isServer: boolean;
 }
 
 interface ServerComponents {
   readonly clock: Clock;
   readonly http: HttpSender;
-  readonly metrics: RegistryMetrics;
 }
 
 /** Answers 401 to one request: two to each of several credentials, when their tokens end early. */
@@ -68,7 +73,6 @@ interface ServerInit {
   readonly credentials: CredentialsSource;
   /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
   readonly namespace?: string;
-  readonly requestsPerSecond?: number;
 }
 
 /** One server that speaks the distribution API: answers its challenges, follows its redirects. */
@@ -78,9 +82,9 @@ export class RegistryServer {
   readonly #http: HttpSender;
   readonly #authorizer: Authorizer;
   readonly #namespace: string | undefined;
-  readonly #pacer: Pacer;
   /** Redirections of blobs, by path. */
   readonly #locations: ExpiringMap<URL>;
+  #openUntilMs = 0;
 
   constructor(components: ServerComponents, init: ServerInit) {
     this.base = init.base;
@@ -88,10 +92,6 @@ export class RegistryServer {
     this.#clock = components.clock;
     this.#http = components.http;
     this.#locations = new ExpiringMap(components, { entriesMax: LOCATIONS_MAX });
-    this.#pacer = new Pacer(components, {
-      host: init.base.host,
-      requestsPerSecond: init.requestsPerSecond,
-    });
     this.#authorizer = new Authorizer(components, {
       server: init.base,
       credentials: init.credentials,
@@ -105,6 +105,20 @@ export class RegistryServer {
   ): Promise<HttpAnswer<S>> {
     const short = await this.#requestKnown(request, signal);
     if (short !== undefined) return short;
+    try {
+      return await this.#requestAs(request, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!mayHide(error) || !(await this.#knock(request.scope, signal))) throw error;
+    }
+    return this.#requestAs(request, signal);
+  }
+
+  /** With the best credentials that are known to be wanted, and with better ones for as long as the registry asks for them. */
+  async #requestAs<S extends BodySink>(
+    request: ServerRequest<S>,
+    signal: AbortSignal,
+  ): Promise<HttpAnswer<S>> {
     const { scope } = request;
     let authorization = await this.#authorizer.header(scope, signal);
     let hop = await this.#follow(request, authorization, signal);
@@ -127,6 +141,33 @@ export class RegistryServer {
     return answer;
   }
 
+  /**
+   * Some registries challenge strangers at `/v2/` alone, and elsewhere hide what is private or lead to a page. Where there are credentials that
+   * were not shown, asks there how to show them; whether that was learned.
+   */
+  async #knock(scope: string, signal: AbortSignal): Promise<boolean> {
+    if (this.#clock.nowMs() < this.#openUntilMs) return false;
+    try {
+      if ((await this.#authorizer.header(scope, signal)) !== undefined) return false;
+      if (!(await this.#authorizer.hasCredentials(scope))) return false;
+      const { head } = await this.#http.send(
+        { method: 'GET', url: new URL('/v2/', this.base), headers: {} },
+        () => new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
+        signal,
+      );
+      if (head.status !== 401) {
+        this.#openUntilMs = this.#clock.nowMs() + OPEN_MS;
+        return false;
+      }
+      const challenges = parseChallenges(head.headers['www-authenticate']);
+      await this.#authorizer.learn(challenges, scope, undefined, signal);
+      return true;
+    } catch {
+      signal.throwIfAborted();
+      return false;
+    }
+  }
+
   /** Asks where the blob was last time; undefined when that is not known or refuses now. */
   async #requestKnown<S extends BodySink>(
     request: ServerRequest<S>,
@@ -136,8 +177,11 @@ export class RegistryServer {
     const url = this.#locations.get(request.path);
     if (url === undefined) return undefined;
     try {
-      const answer = await this.#send(request, url, undefined, signal);
-      return this.#successOf({ answer, url, isServer: false }, request);
+      const hop = { url, isServer: false };
+      // The registry is there to be asked instead.
+      const impatient = { ...request, isPatient: false };
+      const answer = await this.#send(impatient, hop, undefined, signal);
+      return this.#successOf({ ...hop, answer }, request);
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof RegistryError)) throw error;
@@ -147,69 +191,62 @@ export class RegistryServer {
     }
   }
 
-  /** Credentials go to the registry alone, by scheme, host and port, and not after a redirection led away from it. */
+  /** Credentials go to the registry alone. */
   async #follow<S extends BodySink>(
     request: ServerRequest<S>,
     authorization: string | undefined,
     signal: AbortSignal,
-  ): Promise<Hop<S>> {
-    let url = new URL(request.path, this.base);
+  ): Promise<Answered<S>> {
+    const url = new URL(request.path, this.base);
     if (this.#namespace !== undefined) url.searchParams.set('ns', this.#namespace);
-    let isServer = url.origin === this.base.origin;
-    for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
-      const answer = await this.#send(request, url, isServer ? authorization : undefined, signal);
-      if (!isRedirection(request.method, answer.head.status)) return { answer, url, isServer };
-      url = readLocation(answer.head, url);
-      isServer &&= url.origin === this.base.origin;
-    }
-    throw protocolError(
-      'too-many-redirects',
-      `${request.method} ${request.path} at ${this.base.host}: more than ${REDIRECTS_MAX} redirections`,
-    );
+    // An upload may have begun elsewhere.
+    const isOwn = url.origin === this.base.origin;
+    const last = await follow({ method: request.method, url }, (hop) => {
+      const isServer = isOwn && hop.isServer;
+      return this.#send(request, { url: hop.url, isServer }, authorization, signal);
+    });
+    return { ...last, isServer: isOwn && last.isServer };
   }
 
-  async #send<S extends BodySink>(
+  #send<S extends BodySink>(
     request: ServerRequest<S>,
-    url: URL,
+    { url, isServer }: Hop,
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S | ExcerptSink>> {
-    // Storage that the registry leads to is not asked in its name.
-    if (url.origin === this.base.origin) await this.#pacer.turn(signal);
-    const { method } = request;
+    const { method, isPatient } = request;
     const body = request.body?.();
-    const headers =
-      authorization === undefined ? request.headers : { ...request.headers, authorization };
+    const isShown = isServer && authorization !== undefined;
+    const headers = isShown ? { ...request.headers, authorization } : request.headers;
     return this.#http.send<S | ExcerptSink>(
-      { method, url, headers, body },
-      (head) =>
-        isSuccess(head.status)
-          ? request.open(head)
+      { method, url, headers, body, isPatient },
+      (head, flow) =>
+        isSuccess(request, head.status)
+          ? request.open(head, isServer, flow)
           : new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
       signal,
     );
   }
 
-  #successOf<S extends BodySink>({ answer, url, isServer }: Hop<S>, request: ServerRequest<S>) {
+  #successOf<S extends BodySink>({ answer, url }: Answered<S>, request: ServerRequest<S>) {
     const { head, sink } = answer;
-    if (isSuccess(head.status)) return { head, sink: sink as S };
+    if (isSuccess(request, head.status)) return { head, sink: sink as S };
     const text = sink instanceof ExcerptSink ? sink.text() : '';
     const what = `${request.method} ${safeUrl(url)}`;
-    const error = statusError({ head, what, text, wallMs: this.#clock.wallMs() });
-    if (isServer && 'retryAfterMs' in error.detail && error.detail.retryAfterMs !== undefined) {
-      this.#pacer.pause(error.detail.retryAfterMs);
-    }
-    throw error;
+    throw statusError({ head, what, text, wallMs: this.#clock.wallMs() });
   }
 }
 
-function isSuccess(status: number): boolean {
-  return status >= 200 && status < 300;
+/** Whether a stranger may have been refused what somebody with credentials is given. */
+function mayHide(error: unknown): boolean {
+  if (!(error instanceof RegistryError)) return false;
+  const { detail } = error;
+  if (detail.code === 'protocol') return HIDING_FAULTS.has(detail.fault);
+  return ['denied', 'not-found', 'digest-mismatch'].includes(detail.code);
 }
 
-/** Of what is written, nothing is sent on to elsewhere. */
-function isRedirection(method: string, status: number): boolean {
-  return (method === 'GET' || method === 'HEAD') && [301, 302, 303, 307, 308].includes(status);
+function isSuccess({ answers }: ServerRequest<BodySink>, status: number): boolean {
+  return (status >= 200 && status < 300) || answers?.includes(status) === true;
 }
 
 /**

@@ -47,7 +47,10 @@ export class StatCache {
     } catch (error) {
       signal.throwIfAborted();
       const old = this.#known.getStale(key);
-      const isAway = !(error instanceof OriginError) || error.code === 'unavailable';
+      const isAway =
+        !(error instanceof OriginError) ||
+        error.code === 'unavailable' ||
+        error.code === 'protocol';
       if (old === undefined || !isAway) throw error;
       return old;
     }

@@ -156,7 +156,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     // On a busy machine a connection to the registry may break, and its few requests be sent again.
     expect(registry.stats().blobBytes - before).toBeLessThan(1.5 * sizeBytes);
     for (const host of cluster.children) expect(await holds(host, 'all'), host.name).toBe(true);
-    const shut = registry.stats().blobRequests;
+    const shut = registry.stats().blobBytes;
     for (const host of cluster.children) {
       for (const { digest } of blobsOf('all')) {
         const url = `${host.local}/http://${door.address}/v2/app/blobs/${digest}`;
@@ -166,7 +166,8 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
       }
       expect((await cluster.status(host)).bytesBySource['fallback'] ?? 0).toBe(0);
     }
-    expect(registry.stats().blobRequests).toBe(shut);
+    // But for the byte by which the root learns that anybody may read a blob.
+    expect(registry.stats().blobBytes - shut).toBeLessThanOrEqual(blobsOf('all').length);
   }, 120_000);
 
   it('brings an image to one zone, or to a count of hosts, whichever agent is asked', async () => {

@@ -4,7 +4,7 @@ import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
-import { makeClient, passingClock } from './kit/clients.ts';
+import { clientOf, makeClient, makeRegistries, passingClock } from './kit/clients.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -28,14 +28,16 @@ async function start(mirror: RequestListener, entry: Partial<RegistryConfig> = {
     answer(request, response);
   });
   const mirrors = [`http://${mirrorHost}`];
-  const client = makeClient([{ host, insecure: true, mirrors, ...entry }], clock);
+  const init = { registries: [{ host, insecure: true, mirrors, ...entry }] };
+  const registries = makeRegistries(init, clock);
+  const client = clientOf(registries, clock);
   const origin = { registry: host, repository: 'app' };
   const read = async (): Promise<void> => {
     const target = new Uint8Array(50);
     await client.readBlobInto({ digest, sizeBytes: 1000, origin }, 100, target);
     expect(target).toEqual(right);
   };
-  return { asked, clock, read, client, origin, mirrorHost };
+  return { asked, clock, read, client, registries, origin, mirrorHost };
 }
 
 const refuse =
@@ -130,14 +132,14 @@ test('RegistryClient takes no manifest from a mirror that is not that of its dig
 });
 
 test('RegistryClient.distrustMirrors() leaves mirrors alone for 10 minutes', async () => {
-  const { asked, clock, read, client, origin } = await start(answer);
+  const { asked, clock, read, client, registries, origin } = await start(answer);
   await read();
   client.distrustMirrors(origin.registry);
   await read();
   clock.advance(10 * 60_000);
   await read();
   expect(asked).toEqual({ mirror: 2, registry: 1 });
-  await client.close();
+  await registries.close();
   client.distrustMirrors(origin.registry);
 });
 

@@ -1,16 +1,20 @@
 import { text } from 'node:stream/consumers';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { UrlClient } from '../../src/registry/url-client.ts';
-import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { UrlSender } from '../../src/registry/url-sender.ts';
 import { startServer } from '../kit/servers.ts';
+import { makeRegistries } from './kit/clients.ts';
 
 const { signal } = new AbortController();
 
-function makeUrlClient(registries: readonly RegistryConfig[] = []): UrlClient {
-  const client = new UrlClient({ clock: new SystemClock() }, { registries });
-  onTestFinished(() => client.close());
-  return client;
+/** Reaches loopback, where the servers of these tests are. */
+function makeUrlClient(configs: readonly RegistryConfig[] = []): UrlClient {
+  const registries = makeRegistries({ registries: configs, mayReach: () => true });
+  const sender = new UrlSender({ registries });
+  return new UrlClient({
+    load: async () => sender,
+  });
 }
 
 function get(client: UrlClient, url: string, headers: Record<string, string> = {}) {

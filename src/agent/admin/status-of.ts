@@ -140,6 +140,8 @@ function ofOrigin(code: OriginError['code']): number {
       return 403;
     case 'not-found':
       return 404;
+    case 'protocol':
+      return 502;
     case 'unavailable':
       return 503;
     default:

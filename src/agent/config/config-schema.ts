@@ -294,8 +294,8 @@ export const configSchema = z.strictObject({
     }),
     registryRequestsPerSecond: key(count(1, REQUESTS_PER_SECOND_MAX).optional(), {
       description:
-        'Most requests to each registry and to each mirror, by each of two clients: the one with credentials, and the one without that finds out what is public. ' +
-        'Token servers and storage count apart. Requests with the credentials or the URL of a local client are not limited. Not set: no limit.',
+        'Most requests to each registry and to each mirror (to `/v2/` of its host), whoever asks: this host with its credentials or without, or a local client. ' +
+        'Token servers and storage count apart. Not set: no limit.',
       rule: `a whole number from 1 to ${REQUESTS_PER_SECOND_MAX}`,
     }),
   }),

@@ -1,10 +1,11 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
-import { orAbort } from '../../util/or-abort.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from '../errors.ts';
-import { safeUrl, type HttpSender } from '../http/http.ts';
+import type { HttpSender } from '../http/http.ts';
+import { safeUrl } from '../http/message.ts';
+import { orAbort } from '../../util/or-abort.ts';
 import { fetchToken, type Bearer, type Token } from './token.ts';
 
 /** A user of a registry. */
@@ -150,6 +151,11 @@ export class Authorizer {
       }
       tried.push(owner);
     }
+  }
+
+  /** Whether there are any to try for the scope. */
+  async hasCredentials(scope: string): Promise<boolean> {
+    return (await this.#next(scope, [])) !== undefined;
   }
 
   /** The registry did not refuse what `header()` gave for the scope. */

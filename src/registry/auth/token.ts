@@ -1,6 +1,8 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { protocolError } from '../errors.ts';
-import { safeUrl, type HttpRequest, type HttpSender } from '../http/http.ts';
+import type { HttpSender } from '../http/http.ts';
+import { follow } from '../http/follow.ts';
+import { safeUrl, type HttpRequest } from '../http/message.ts';
 import { CollectingSink } from '../http/sinks.ts';
 import { statusError } from '../http/status.ts';
 
@@ -40,7 +42,8 @@ type Proof =
 
 /**
  * Asks a token server (distribution's token specification; its OAuth 2 page for a refresh token); undefined when it refuses the
- * credentials, or wants some. Follows no redirection: credentials go to the server that the registry named and nowhere else.
+ * credentials, or wants some. A GET is followed within the host of the token server and to HTTPS; credentials go to the server that the registry
+ * named and nowhere else.
  */
 export async function fetchToken(
   { clock, http }: { readonly clock: Clock; readonly http: HttpSender },
@@ -49,11 +52,20 @@ export async function fetchToken(
 ): Promise<Token | undefined> {
   const what = `the answer of the token server ${safeUrl(bearer.realm)}`;
   const request = proof?.kind === 'refresh' ? refresh(bearer, proof.token) : ask(bearer, proof);
-  const { head, sink } = await http.send(
-    request,
-    () => new CollectingSink({ what, sizeBytesMax: TOKEN_ANSWER_BYTES_MAX }),
-    signal,
-  );
+  const { authorization: _, ...others } = request.headers;
+  const { answer } = await follow(request, ({ url, isServer }) => {
+    const isNear = url.protocol === 'https:' || url.host === bearer.realm.host;
+    if (!isNear) {
+      const to = safeUrl(url);
+      throw protocolError('bad-location', `${what} leads to ${to}: another host without TLS`);
+    }
+    return http.send(
+      { ...request, url, headers: isServer ? request.headers : others },
+      () => new CollectingSink({ what, sizeBytesMax: TOKEN_ANSWER_BYTES_MAX }),
+      signal,
+    );
+  });
+  const { head, sink } = answer;
   const text = new TextDecoder().decode(sink.bytes());
   // RFC 6749, section 5.2: a refresh token that is not valid is answered with 400 `invalid_grant`.
   const isRefused = head.status === 401 || (proof?.kind === 'refresh' && head.status === 400);

@@ -30,13 +30,14 @@ const CREDENTIALS_FILE_BYTES_MAX = 64 * 1024;
  */
 export function registryConfigs(entries: readonly RegistryEntry[]): readonly RegistryConfig[] {
   return entries.map((entry) => {
-    const { host, insecure, mirrors, caFile, credentialsFile, proxy } = entry;
+    const { host, insecure, mirrors, storage, caFile, credentialsFile, proxy } = entry;
     const credentials = credentialsFile && fileOf(entry, 'credentialsFile', credentialsFile);
     if (credentials) readCredentials(credentials);
     return {
       host,
       insecure,
       mirrors,
+      storage,
       proxy,
       client: readClient(entry),
       ...(caFile !== undefined && { ca: readPem(fileOf(entry, 'caFile', caFile), 'CERTIFICATE') }),
@@ -78,9 +79,4 @@ function readCredentials(file: NamedFile): UserCredentials {
 
 function fileOf(entry: RegistryEntry, name: string, path: string): NamedFile {
   return { key: `registries[host=${entry.host}].${name}`, path };
-}
-
-/** The registries as somebody sees them who has nothing of ours: no password, no certificate. */
-export function withoutSecrets(registries: readonly RegistryConfig[]): readonly RegistryConfig[] {
-  return registries.map(({ credentials: _credentials, client: _client, ...entry }) => entry);
 }

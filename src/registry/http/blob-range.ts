@@ -1,11 +1,21 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
 import { parseContentRange } from './content-range.ts';
 import { protocolError, RegistryError } from '../errors.ts';
-import type { HttpHead } from './http.ts';
+import type { HttpHead } from './message.ts';
 import { TargetSink } from './sinks.ts';
 
-/** A server that ignores a range sends the blob from its start; a range must end within this, that so much and no more is thrown away. */
+/** A server that ignores a range sends the blob from its start; where a range ends within this, the bytes before it may be thrown away. */
 const IGNORED_RANGE_BYTES_MAX = 8 * 1024 * 1024;
+
+/** Of a blob without a byte, the only one whose size may be 0. */
+const EMPTY_DIGEST = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
+
+/** What storage calls its content, when it is not what a web server shows people. */
+const CONTENT = /^\s*(application|binary)\/(?!json|xhtml)/i;
+
+/** Kinds of text that web servers show people instead of what was asked for. */
+const PAGE = /^\s*(text\/html|application\/xhtml\+xml)\b/i;
 
 interface WantedRange {
   readonly offset: number;
@@ -14,59 +24,120 @@ interface WantedRange {
   readonly sizeBytes: number;
 }
 
-/** Where the body of the answer to a range request goes. Throws RegistryError when it is not exactly that range. */
-export function openRange(head: HttpHead, range: WantedRange, what: string): TargetSink {
-  const { offset, target } = range;
-  const coding = head.headers['content-encoding'];
-  if (coding !== undefined && coding !== 'identity') {
-    // Its bytes are others than those asked for.
-    throw protocolError('bad-coding', `${what}: sent with Content-Encoding ${coding}`);
-  }
+/**
+ * Where the body of the answer to a range request goes: to the target, or to the first part of it when the server sends fewer bytes than asked, as it
+ * may (RFC 9110, section 15.3.7). Throws RegistryError when the answer is not of that range; `range-ignored` when it is all of the blob, and
+ * the range ends beyond `skippedBytesMax`.
+ */
+export function openRange(
+  head: HttpHead,
+  range: WantedRange,
+  what: string,
+  skippedBytesMax = IGNORED_RANGE_BYTES_MAX,
+): TargetSink {
+  const { offset, target, sizeBytes } = range;
   if (head.status === 206) {
-    checkContentRange(head, range, what);
-    return new TargetSink({ what, target, skipBytes: 0, restIsRefused: true });
+    const lengthBytes = checkContentRange(head, range, what);
+    const part = target.subarray(0, lengthBytes);
+    return new TargetSink({ what, target: part, skipBytes: 0, restIsRefused: true });
   }
-  if (offset + target.length > IGNORED_RANGE_BYTES_MAX) {
-    const rule = `only ranges that end within ${IGNORED_RANGE_BYTES_MAX} bytes can be had that way`;
-    throw protocolError('range-ignored', `${what}: the server ignores ranges, and ${rule}`);
+  checkWhole(head, sizeBytes, what);
+  if (offset + target.length > skippedBytesMax && target.length !== sizeBytes) {
+    throw protocolError('range-ignored', `${what}: the server ignores ranges`);
   }
   return new TargetSink({ what, target, skipBytes: offset, restIsRefused: false });
 }
 
-function checkContentRange(head: HttpHead, wanted: WantedRange, what: string): void {
+/** Throws RegistryError when the answer cannot be the whole blob. */
+export function checkWhole(head: HttpHead, sizeBytes: number, what: string): void {
+  const lengthBytes = lengthOf(head);
+  if (lengthBytes !== sizeBytes) checkPage(head, what);
+  checkCoding(head, lengthBytes === sizeBytes, what);
+  if (head.status === 200 && (lengthBytes ?? sizeBytes) === sizeBytes) return;
+  const found = `${lengthBytes ?? 'no'} bytes, status ${head.status}`;
+  throw protocolError(
+    'bad-content-range',
+    `${what}, of ${sizeBytes} bytes: answered with ${found}`,
+  );
+}
+
+/** How many of the wanted bytes the part has. */
+function checkContentRange(head: HttpHead, wanted: WantedRange, what: string): number {
   const header = head.headers['content-range'];
   const contentLength = head.headers['content-length'];
   const range = parseContentRange(header);
-  const { offset, sizeBytes } = wanted;
-  const { length } = wanted.target;
+  const { offset, sizeBytes, target } = wanted;
+  const lengthBytes = range === undefined ? 0 : range.last - range.first + 1;
   if (
     range?.first !== offset ||
-    range.last !== offset + length - 1 ||
+    lengthBytes <= 0 ||
+    lengthBytes > target.length ||
     (range.total !== undefined && range.total !== sizeBytes) ||
-    (contentLength !== undefined && contentLength !== String(length))
+    (contentLength !== undefined && contentLength !== String(lengthBytes))
   ) {
     const found = `Content-Range ${JSON.stringify(header)} and Content-Length ${contentLength}`;
     const why = `${what}, a blob of ${sizeBytes} bytes: answered with ${found}`;
     throw protocolError('bad-content-range', why);
   }
+  checkCoding(head, range.total === sizeBytes, what);
+  return lengthBytes;
 }
 
-/** The size that the answer to a HEAD names, or undefined. Throws RegistryError when it is too large. */
-export function sizeOfHead(head: HttpHead, what: string): number | undefined {
-  const header = head.headers['content-length'];
-  if (header === undefined || !/^[0-9]{1,15}$/.test(header)) return undefined;
-  const size = Number(header);
-  if (size <= BLOB_SIZE_BYTES_MAX) return size;
-  const why = `${what} has ${size} bytes, more than ${BLOB_SIZE_BYTES_MAX}`;
-  throw new RegistryError(why, { code: 'too-large', sizeBytesMax: BLOB_SIZE_BYTES_MAX });
+/** Stored content that carries the name of its own compression is as it should be when its size is; otherwise the bytes are others than those asked for. */
+function checkCoding({ headers }: HttpHead, hasRightSize: boolean, what: string): void {
+  const coding = headers['content-encoding'];
+  if (coding === undefined || coding === 'identity' || hasRightSize) return;
+  throw protocolError('bad-coding', `${what}: sent with Content-Encoding ${coding}`);
 }
 
-/** The size of the blob that the answer to a range request names: a part (206) names the whole. Throws RegistryError. */
-export function sizeOfRange(head: HttpHead, what: string): number {
+function checkPage({ headers }: HttpHead, what: string): void {
+  if (!PAGE.test(headers['content-type'] ?? '')) return;
+  throw protocolError('page', `${what}: a page came instead of it`);
+}
+
+/** The size that a Content-Length names, or undefined. */
+export function lengthOf({ headers }: HttpHead): number | undefined {
+  const header = headers['content-length'];
+  return header !== undefined && /^[0-9]{1,15}$/.test(header) ? Number(header) : undefined;
+}
+
+interface FirstByte {
+  readonly digest: Digest;
+  /** The registry itself answered, not something that it led to. */
+  readonly isServer: boolean;
+  readonly what: string;
+}
+
+/**
+ * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal (416) names the whole, an answer of a server that
+ * ignores ranges (200) has its length. Throws RegistryError when it is no answer about that blob: strangers are led to all kinds of pages.
+ */
+export function sizeOfFirstByte(head: HttpHead, { digest, isServer, what }: FirstByte): number {
+  const { status, headers } = head;
+  const announced = headers['docker-content-digest'];
+  if (announced !== digest) checkPage(head, what);
+  const isStorage = isServer || status !== 200 || CONTENT.test(headers['content-type'] ?? '');
+  if (announced !== digest && !isStorage) {
+    throw protocolError('page', `${what}: the registry leads to something else`);
+  }
+  if (announced !== undefined && announced !== digest) {
+    const actual = String(announced).slice(0, 100);
+    const why = `${what}: the registry says that it is ${JSON.stringify(actual)}`;
+    throw new RegistryError(why, { code: 'digest-mismatch', expected: digest, actual });
+  }
+  const range = headers['content-range'];
   const total =
-    head.status === 206
-      ? parseContentRange(head.headers['content-range'])?.total
-      : sizeOfHead(head, what);
-  if (total !== undefined && total <= BLOB_SIZE_BYTES_MAX) return total;
-  throw protocolError('no-size', `${what}: the registry does not tell its size`);
+    status === 206
+      ? parseContentRange(range)?.total
+      : status === 416
+        ? range?.trim() === 'bytes */0'
+          ? 0
+          : undefined
+        : lengthOf(head);
+  if (total === undefined || (total === 0) !== (digest === EMPTY_DIGEST)) {
+    throw protocolError('no-size', `${what}: the registry does not tell its size`);
+  }
+  if (total <= BLOB_SIZE_BYTES_MAX) return total;
+  const why = `${what} has ${total} bytes, more than ${BLOB_SIZE_BYTES_MAX}`;
+  throw new RegistryError(why, { code: 'too-large', sizeBytesMax: BLOB_SIZE_BYTES_MAX });
 }

@@ -1,5 +1,8 @@
+import { lookup as systemLookup, type LookupAddress } from 'node:dns';
+import { isIP, type LookupFunction } from 'node:net';
 import { getCACertificates } from 'node:tls';
-import { Agent, Dispatcher, Pool, ProxyAgent } from 'undici';
+import { Agent, Pool, ProxyAgent, type Dispatcher } from 'undici';
+import { isPublicAddress } from './public-address.ts';
 
 /** Hosts that one registry may lead to at a time: token servers, storage. */
 const HOSTS_MAX = 64;
@@ -26,65 +29,96 @@ export interface ConnectionsInit {
   readonly client: ClientCertificate | undefined;
   readonly own: URL;
   readonly proxyOf: (url: URL) => string | undefined;
-  /** To each host. */
+  /** To each host, for the agent itself; as many again for clients. */
   readonly connectionsMax: number;
+  /** Addresses that guarded requests may reach. */
+  readonly mayReach?: ((address: string) => boolean) | undefined;
+}
+
+/** For whom a request is made: decides over the connections that it may take. */
+export interface ConnectionUse {
+  /** Local clients have connections of their own: slow ones must not take those of the agent. */
+  readonly isForClient: boolean;
+  readonly showsCertificate: boolean;
+  /** Made for somebody whose word is not the operator's: reaches public addresses alone. */
+  readonly isGuarded: boolean;
+}
+
+/** A guarded request would have led to this host, its neighbours, its cluster or nowhere. */
+export class ForbiddenAddressError extends Error {
+  override name = 'ForbiddenAddressError';
 }
 
 /**
  * The connections to a registry and to where it leads: direct ones, or through a proxy by URL (a tunnel for HTTPS; for plain HTTP
  * the proxy is asked for the whole URL). Life: used -> `close()`, which lets finish, or `destroy()`, which breaks off.
  */
-export class Connections extends Dispatcher {
+export class Connections {
   readonly #init: ConnectionsInit;
-  /** By proxy and by whether our certificate is shown: at most six. */
+  readonly #mayReach: (address: string) => boolean;
+  /** By proxy and use: a connection made for one use serves no other. */
   readonly #dispatchers = new Map<string, Dispatcher>();
 
   constructor(init: ConnectionsInit) {
-    super();
     this.#init = init;
+    this.#mayReach = init.mayReach ?? isPublicAddress;
   }
 
-  /** Headers must be given as a mapping. */
-  override dispatch(
-    options: Dispatcher.DispatchOptions,
-    handler: Dispatcher.DispatchHandler,
-  ): boolean {
-    const { origin, protocol, host } = new URL(options.origin ?? '');
+  /** Headers must be given as a mapping. The handler hears of a ForbiddenAddressError as of any failure to connect. */
+  dispatch(
+    options: Dispatcher.DispatchOptions & {
+      readonly origin: string;
+      readonly headers: Readonly<Record<string, string>>;
+    },
+    handler: Dispatcher.DispatchHandler & { onResponseError(by: never, error: Error): void },
+    use: ConnectionUse,
+  ): void {
+    const { origin, protocol, host, hostname } = new URL(options.origin);
+    const literal = hostname.replace(/^\[(.*)\]$/, '$1');
+    // No name is looked up for these, and a proxy looks names up itself.
+    if (use.isGuarded && isIP(literal) !== 0 && !this.#mayReach(literal)) {
+      handler.onResponseError(undefined as never, forbidden(literal));
+      return;
+    }
     const proxy = this.#init.proxyOf(new URL(origin));
     if (proxy === undefined || protocol === 'https:') {
-      const showsClient = origin === this.#init.own.origin && this.#init.client !== undefined;
-      return this.#dispatcher(proxy, showsClient).dispatch(options, handler);
+      const showsCertificate =
+        use.showsCertificate && origin === this.#init.own.origin && this.#init.client !== undefined;
+      this.#dispatcher(proxy, { ...use, showsCertificate }).dispatch(options, handler);
+      return;
     }
     const to = new URL(proxy);
     const authorization = proxyAuthorization(to);
     const headers = {
-      ...(options.headers as Readonly<Record<string, string>>),
+      ...options.headers,
       host,
       ...(authorization !== undefined && { 'proxy-authorization': authorization }),
     };
     const whole = { ...options, headers, origin: to.origin, path: `${origin}${options.path}` };
-    return this.#dispatcher(undefined, false).dispatch(whole, handler);
+    const toProxy = { ...use, showsCertificate: false, isGuarded: false };
+    this.#dispatcher(undefined, toProxy).dispatch(whole, handler);
   }
 
-  override async close(): Promise<void> {
+  async close(): Promise<void> {
     await Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.close()));
   }
 
-  override async destroy(): Promise<void> {
+  async destroy(): Promise<void> {
     await Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.destroy()));
   }
 
-  #dispatcher(proxy: string | undefined, showsClient: boolean): Dispatcher {
-    const key = `${showsClient} ${proxy ?? ''}`;
+  #dispatcher(proxy: string | undefined, use: ConnectionUse): Dispatcher {
+    const { isForClient, showsCertificate, isGuarded } = use;
+    const key = `${isForClient} ${showsCertificate} ${isGuarded} ${proxy ?? ''}`;
     let dispatcher = this.#dispatchers.get(key);
     if (dispatcher === undefined) {
-      dispatcher = this.#make(proxy, showsClient);
+      dispatcher = this.#make(proxy, use);
       this.#dispatchers.set(key, dispatcher);
     }
     return dispatcher;
   }
 
-  #make(proxy: string | undefined, showsClient: boolean): Dispatcher {
+  #make(proxy: string | undefined, { showsCertificate, isGuarded }: ConnectionUse): Dispatcher {
     const { ca, client, connectionsMax } = this.#init;
     const trust = {
       timeout: CONNECT_MS_MAX,
@@ -92,7 +126,8 @@ export class Connections extends Dispatcher {
     };
     const tls = {
       ...trust,
-      ...(showsClient && client !== undefined && { cert: client.certificate, key: client.key }),
+      ...(showsCertificate &&
+        client !== undefined && { cert: client.certificate, key: client.key }),
     };
     const limits = {
       connections: connectionsMax,
@@ -103,7 +138,10 @@ export class Connections extends Dispatcher {
       headersTimeout: 0,
       bodyTimeout: 0,
     };
-    if (proxy === undefined) return new Agent({ ...limits, connect: tls });
+    if (proxy === undefined) {
+      const guard = isGuarded ? { lookup: guardedLookup(this.#mayReach) } : {};
+      return new Agent({ ...limits, connect: { ...tls, ...guard } });
+    }
     const token = proxyAuthorization(new URL(proxy));
     return new ProxyAgent({
       ...limits,
@@ -115,6 +153,29 @@ export class Connections extends Dispatcher {
         new Pool(origin, { ...options, headersTimeout: CONNECT_MS_MAX }),
     });
   }
+}
+
+/** Looks names up when the connection is made, and leaves out the addresses that may not be reached: what a name meant a moment before proves nothing. */
+export function guardedLookup(
+  mayReach: (address: string) => boolean,
+  lookup: typeof systemLookup = systemLookup,
+): LookupFunction {
+  return (hostname, options, done) => {
+    lookup(hostname, { ...options, all: true }, (error, addresses) => {
+      if (error !== null) return done(error, []);
+      const allowed = (addresses as LookupAddress[]).filter(({ address }) => mayReach(address));
+      const [first] = allowed;
+      if (first === undefined) return done(forbidden(hostname), []);
+      if (options.all === true) done(null, allowed);
+      else done(null, first.address, first.family);
+    });
+  };
+}
+
+function forbidden(host: string): ForbiddenAddressError {
+  return new ForbiddenAddressError(
+    `${host} is at no public address: where it shall be reached, name it in registries`,
+  );
 }
 
 /** What a proxy is told of the user in its URL. */

@@ -5,68 +5,71 @@ import type { Clock, Timer } from '../../runtime/clock.ts';
 import { errorText } from '../../util/errors.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
+import { ForbiddenAddressError, type Connections, type ConnectionUse } from './connections.ts';
+import { isCertificateError } from './certificate.ts';
+import {
+  safeUrl,
+  type BodySink,
+  type Flow,
+  type HttpAnswer,
+  type HttpHead,
+  type HttpRequest,
+  type HttpStream,
+} from './message.ts';
+import type { Pacers } from './pacer.ts';
+import { parseRetryAfter } from './retry-after.ts';
+import { StreamSink } from './stream-sink.ts';
 
 /** Nothing arrives for this long after a request was sent, or after a piece of the answer: the attempt is given up. (tunable) */
-const SILENCE_MS_MAX = 10_000;
+export const SILENCE_MS_MAX = 10_000;
 
-export interface HttpRequest {
-  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
-  readonly url: URL;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body?: HttpBody | undefined;
+export interface HttpSenderComponents {
+  readonly clock: Clock;
+  readonly metrics: RegistryMetrics;
+  readonly connections: Connections;
+  readonly pacers: Pacers;
 }
 
-/** What is sent: a piece, or pieces from the start. Its length stands in the headers. */
-export type HttpBody = Uint8Array | AsyncIterable<Uint8Array>;
-
-export interface HttpHead {
-  readonly status: number;
-  /** Names in lower case. */
-  readonly headers: IncomingHttpHeaders;
+export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
+  /** Whether a request to this URL may reach public addresses alone. */
+  readonly isGuarded: (url: URL) => boolean;
 }
 
-/** Takes the body of one answer. Whatever it throws ends the exchange, and is what the caller gets. */
-export interface BodySink {
-  /** The piece is used before the call returns. False when the rest is not wanted: the exchange has succeeded then. */
-  write(piece: Uint8Array): boolean;
-  /** The body is complete. */
-  end(): void;
-  /** The connection broke within the body. True when what has come will do. */
-  cut(): boolean;
-}
-
-export interface HttpAnswer<S> {
-  readonly head: HttpHead;
-  readonly sink: S;
-}
-
-/** Sends single requests: no redirects, no retries, no credentials of its own. */
+/**
+ * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the distribution API of a host (`/v2/`) waits for
+ * its turn there, and what the host says of Retry-After holds for all senders.
+ */
 export class HttpSender {
-  readonly #clock: Clock;
-  readonly #dispatcher: Dispatcher;
-  readonly #metrics: RegistryMetrics;
+  readonly #components: HttpSenderComponents;
+  readonly #init: HttpSenderInit;
 
-  constructor(components: { clock: Clock; dispatcher: Dispatcher; metrics: RegistryMetrics }) {
-    this.#clock = components.clock;
-    this.#dispatcher = components.dispatcher;
-    this.#metrics = components.metrics;
+  constructor(components: HttpSenderComponents, init: HttpSenderInit) {
+    this.#components = components;
+    this.#init = init;
   }
 
   /**
    * Resolves when the sink has the body; whatever the status. After it has settled the sink is called no more, so that buffers
    * behind it may be used again. Rejects with RegistryError, or with the signal's reason.
    */
-  send<S extends BodySink>(
+  async send<S extends BodySink>(
     request: HttpRequest,
-    open: (head: HttpHead) => S,
+    open: (head: HttpHead, flow: Flow) => S,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
+    const { clock, metrics, pacers } = this.#components;
+    const pacer = isApi(request) ? pacers.of(request.url.host) : undefined;
+    await pacer?.turn(signal);
     const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer<S>>();
     const exchange = new Exchange<S>({
-      clock: this.#clock,
-      metrics: this.#metrics,
+      clock,
+      metrics,
       request,
-      open,
+      open: (head, flow) => {
+        const pauseMs = pauseOf(head, clock.wallMs());
+        if (pauseMs !== undefined) pacer?.pause(pauseMs);
+        return open(head, flow);
+      },
       signal,
       resolve,
       reject,
@@ -75,12 +78,27 @@ export class HttpSender {
     return promise;
   }
 
+  /** Resolves with the head; the body comes as fast as it is read. Rejects, and its body fails, as `send()` does. */
+  stream(request: HttpRequest, signal: AbortSignal): Promise<HttpStream> {
+    const { promise, resolve, reject } = Promise.withResolvers<HttpStream>();
+    const open = (head: HttpHead, flow: Flow): StreamSink => {
+      const sink = new StreamSink(flow);
+      resolve({ head, body: sink.body });
+      sent.catch((error: unknown) => sink.fail(error));
+      return sink;
+    };
+    const sent = this.send(request, open, signal);
+    sent.catch(reject);
+    return promise;
+  }
+
   #dispatch<S extends BodySink>(request: HttpRequest, exchange: Exchange<S>): void {
-    const { url, body } = request;
-    this.#dispatcher.dispatch(
+    const { url, body, rawPath } = request;
+    const { isGuarded, ...use } = this.#init;
+    this.#components.connections.dispatch(
       {
         origin: url.origin,
-        path: `${url.pathname}${url.search}`,
+        path: rawPath ?? `${url.pathname}${url.search}`,
         method: request.method,
         headers: { 'user-agent': 'xylem', 'accept-encoding': 'identity', ...request.headers },
         body:
@@ -89,15 +107,27 @@ export class HttpSender {
             : Readable.from(exchange.watched(body)),
       },
       exchange,
+      { ...use, isGuarded: isGuarded(url) },
     );
   }
+}
+
+/** Whether the request is one of the distribution API; token servers and storage are no business of a registry's limits. */
+function isApi({ url, rawPath }: HttpRequest): boolean {
+  return (rawPath ?? url.pathname).startsWith('/v2/');
+}
+
+/** For how long the server wants to be left alone, in milliseconds. */
+function pauseOf({ status, headers }: HttpHead, wallMs: number): number | undefined {
+  if (status !== 429 && status !== 408 && status !== 425 && status < 500) return undefined;
+  return parseRetryAfter(headers['retry-after'], wallMs);
 }
 
 interface ExchangeInit<S> {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
   readonly request: HttpRequest;
-  readonly open: (head: HttpHead) => S;
+  readonly open: (head: HttpHead, flow: Flow) => S;
   readonly signal: AbortSignal;
   readonly resolve: (answer: HttpAnswer<S>) => void;
   readonly reject: (reason: unknown) => void;
@@ -111,6 +141,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   #silence: Timer | undefined;
   #heardMs = 0;
   #answer: HttpAnswer<S> | undefined;
+  #isPaused = false;
   settled = false;
 
   constructor(init: ExchangeInit<S>) {
@@ -131,7 +162,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#controller = controller;
     if (this.settled) return controller.abort(new Error('given up before it was sent'));
     this.#heardMs = this.#init.clock.nowMs();
-    this.#watchSilence();
+    if (this.#init.request.isPatient !== true) this.#watchSilence();
   }
 
   onResponseStart(
@@ -142,9 +173,10 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     // 1xx answers announce the real one.
     if (this.settled || status < 200) return;
     this.#heardMs = this.#init.clock.nowMs();
+    if (this.#init.request.isPatient === true) this.#watchSilence();
     this.#guard(() => {
       const head = { status, headers };
-      this.#answer = { head, sink: this.#init.open(head) };
+      this.#answer = { head, sink: this.#init.open(head, this.#flow()) };
     });
   }
 
@@ -154,9 +186,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#heardMs = this.#init.clock.nowMs();
     this.#init.metrics.receivedBytes.inc({}, piece.length);
     this.#guard(() => {
-      if (answer.sink.write(piece)) return;
-      this.#succeed(answer);
-      this.#controller?.abort(new Error('the rest of the body is not wanted'));
+      if (!answer.sink.write(piece)) this.#stop();
     });
   }
 
@@ -175,6 +205,28 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     else this.#fail(this.#failure(error));
   }
 
+  #flow(): Flow {
+    return {
+      pause: () => {
+        this.#isPaused = true;
+        this.#controller?.pause();
+      },
+      resume: () => {
+        if (!this.#isPaused || this.settled) return;
+        this.#isPaused = false;
+        this.#heardMs = this.#init.clock.nowMs();
+        this.#controller?.resume();
+      },
+      stop: () => this.#stop(),
+    };
+  }
+
+  #stop(): void {
+    if (this.settled || this.#answer === undefined) return;
+    this.#succeed(this.#answer);
+    this.#controller?.abort(new Error('the rest of the body is not wanted'));
+  }
+
   #guard(action: () => void): void {
     try {
       action();
@@ -188,6 +240,8 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#silence?.cancel();
     const leftMs = this.#heardMs + SILENCE_MS_MAX - clock.nowMs();
     this.#silence = clock.setTimer(leftMs, () => {
+      // Who reads is slow, not the server.
+      if (this.#isPaused) this.#heardMs = clock.nowMs();
       if (clock.nowMs() - this.#heardMs < SILENCE_MS_MAX) return this.#watchSilence();
       const what = `${request.method} ${safeUrl(request.url)}: silent for ${SILENCE_MS_MAX} ms`;
       this.#fail(new RegistryError(what, { code: 'timeout', timeoutMs: SILENCE_MS_MAX }));
@@ -221,7 +275,10 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
       return protocolError('not-http', `${what}: the answer is not HTTP`, cause);
     }
     if (this.#answer !== undefined) {
-      return protocolError('short-body', `${what}: the connection broke within the body`, cause);
+      return protocolError('cut-body', `${what}: the connection broke within the body`, cause);
+    }
+    if (cause instanceof ForbiddenAddressError) {
+      return protocolError('forbidden-address', `${what}: ${cause.message}`, cause);
     }
     const advice = isCertificateError(cause)
       ? '; name the authority that signs it in registries[].caFile'
@@ -231,20 +288,6 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   }
 }
 
-/** What OpenSSL and Node say about a certificate that does not convince: https://nodejs.org/api/tls.html#x509-certificate-error-codes */
-const CERTIFICATE_ERROR =
-  /^(CERT_|UNABLE_TO_|SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED_CERT$|ERR_TLS_CERT_)/;
-
-/** Whether the server's certificate is the trouble: another attempt meets the same. */
-export function isCertificateError(error: unknown): boolean {
-  return CERTIFICATE_ERROR.test(String((error as { code?: unknown } | undefined)?.code));
-}
-
-/** The URL without its query: signatures of storage servers are secrets. */
-export function safeUrl(url: URL): string {
-  return `${url.origin}${url.pathname}`;
-}
-
 /** Errors of connecting to several addresses have their texts inside. */
 function reasonText(error: Error): string {
   if (error instanceof AggregateError) return error.errors.map(errorText).join('; ');
@@ -252,6 +295,6 @@ function reasonText(error: Error): string {
 }
 
 /** The status as the metrics know it. */
-export function statusLabel(status: number): string {
+function statusLabel(status: number): string {
   return status === 401 || status === 429 ? String(status) : `${Math.floor(status / 100)}xx`;
 }

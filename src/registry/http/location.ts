@@ -1,5 +1,5 @@
 import { protocolError } from '../errors.ts';
-import { safeUrl, type HttpHead } from './http.ts';
+import { safeUrl, type HttpHead } from './message.ts';
 
 /**
  * Where the Location header of an answer leads: perhaps to another host, never from HTTPS to plain HTTP, since what comes from

@@ -1,4 +1,5 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import { TokenBucket } from '../../util/token-bucket.ts';
@@ -8,8 +9,11 @@ import type { RegistryMetrics } from '../metrics.ts';
 /** A server that asks for more patience than this is asked again all the same. (tunable) */
 const PAUSE_MS_MAX = 5 * 60_000;
 
-/** Requests in line for one server: as many as the client has operations under way. */
+/** Requests in line for one server: as many as the agent has operations under way. */
 const WAITING_MAX = 1024;
+
+/** Hosts that are not configured and yet known at a time; the one asked least recently is forgotten. */
+const OTHER_HOSTS_MAX = 1024;
 
 interface PacerComponents {
   readonly clock: Clock;
@@ -17,7 +21,7 @@ interface PacerComponents {
 }
 
 /** When one server may be asked: at a bounded rate, in the order of coming, and not before the time that it named. */
-export class Pacer {
+class Pacer {
   readonly #components: PacerComponents;
   readonly #host: string;
   readonly #bucket: TokenBucket | undefined;
@@ -75,5 +79,38 @@ export class Pacer {
     if (retryAfterMs <= 0) return;
     const what = `${this.#host} was not asked: it wants to be left alone for another ${Math.ceil(retryAfterMs)} ms`;
     throw new RegistryError(what, { code: 'rate-limited', retryAfterMs });
+  }
+}
+
+/** The pacers of all hosts: one each, whoever asks. */
+export class Pacers {
+  readonly #components: PacerComponents;
+  readonly #requestsPerSecond: number | undefined;
+  readonly #configured: ReadonlyMap<string, Pacer>;
+  readonly #others = new BoundedMap<string, Pacer>({ entriesMax: OTHER_HOSTS_MAX, evict: 'use' });
+
+  /** Hosts as URLs name them. */
+  constructor(
+    components: PacerComponents,
+    init: {
+      readonly configured: Iterable<string>;
+      readonly requestsPerSecond: number | undefined;
+    },
+  ) {
+    this.#components = components;
+    this.#requestsPerSecond = init.requestsPerSecond;
+    this.#configured = new Map([...init.configured].map((host) => [host, this.#make(host)]));
+  }
+
+  of(host: string): Pacer {
+    const known = this.#configured.get(host) ?? this.#others.get(host);
+    if (known !== undefined) return known;
+    const pacer = this.#make(host);
+    this.#others.set(host, pacer);
+    return pacer;
+  }
+
+  #make(host: string): Pacer {
+    return new Pacer(this.#components, { host, requestsPerSecond: this.#requestsPerSecond });
   }
 }

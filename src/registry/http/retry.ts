@@ -1,9 +1,8 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Random } from '../../runtime/random.ts';
-import { backoffMs } from '../../util/backoff.ts';
-import { RegistryError } from '../errors.ts';
-import { isCertificateError } from './http.ts';
+import { RegistryError, type ProtocolFault } from '../errors.ts';
+import { isCertificateError } from './certificate.ts';
 import type { RegistryMetrics } from '../metrics.ts';
 
 /** Attempts at one operation, the first included. (tunable) */
@@ -62,18 +61,36 @@ export async function withDeadline<T>(
   });
 }
 
-/** Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up; rejects with the last failure. */
+/** Answers that break the protocol are asked for once more: a second one of the same kind is the answer. */
+const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
+  'bad-coding',
+  'bad-content-range',
+  'no-size',
+  'not-http',
+  'page',
+  'short-body',
+]);
+
+/**
+ * Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up; rejects with the last failure. What the server
+ * says for good (4xx) is not asked again, nor what was no sound answer twice in the same way.
+ */
 export async function withRetries<T>(
   { clock, random, metrics }: RetryComponents,
   limits: OperationLimits,
   attempt: () => Promise<T>,
 ): Promise<T> {
+  let before: ProtocolFault | undefined;
   for (let failures = 1; ; failures++) {
     try {
       return await attempt();
     } catch (error) {
       limits.signal.throwIfAborted();
       if (!(error instanceof RegistryError) || failures === limits.attemptsMax) throw error;
+      const fault = 'fault' in error.detail ? error.detail.fault : undefined;
+      const isRepeated = fault !== undefined && REPEATED_FAULTS.has(fault) && fault !== before;
+      before = fault;
+      if (!isRepeated && !isPassing(error)) throw error;
       const delayMs = retryDelayMs(error, failures, random);
       if (delayMs === undefined || clock.nowMs() + delayMs >= limits.deadlineMs) throw error;
       metrics.retries.inc({ code: error.code });
@@ -82,16 +99,18 @@ export async function withRetries<T>(
   }
 }
 
-/** Milliseconds to wait after this many failures, the last being `error`; undefined when another attempt is in vain. */
+/** Milliseconds to wait after this many failures, the last being `error`; undefined when the server wants to be left alone for too long. */
 function retryDelayMs(error: RegistryError, failures: number, random: Random): number | undefined {
   const { detail } = error;
-  if (!isPassing(error)) return undefined;
-  const pauseMs = backoffMs(failures, BACKOFF_MS, BACKOFF_MS_MAX) * (0.5 + random.float() / 2);
+  const wholeMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (failures - 1));
+  const backoffMs = wholeMs * (0.5 + random.float() / 2);
   const afterMs = 'retryAfterMs' in detail ? (detail.retryAfterMs ?? 0) : 0;
-  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(pauseMs, afterMs);
+  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(backoffMs, afterMs);
 }
 
-function isPassing(error: RegistryError): boolean {
+/** Whether the same request may be answered in a moment. */
+export function isPassing(error: unknown): boolean {
+  if (!(error instanceof RegistryError)) return false;
   const { detail } = error;
   switch (detail.code) {
     case 'rate-limited':
@@ -100,7 +119,7 @@ function isPassing(error: RegistryError): boolean {
     case 'unavailable':
       return !isCertificateError(error.cause);
     case 'protocol':
-      return detail.fault === 'short-body';
+      return detail.fault === 'cut-body';
     default:
       return false;
   }

@@ -1,5 +1,5 @@
 import { protocolError, RegistryError } from '../errors.ts';
-import type { BodySink } from './http.ts';
+import type { BodySink } from './message.ts';
 
 /** Keeps a whole body of bounded size. */
 export class CollectingSink implements BodySink {
@@ -67,6 +67,19 @@ export class ExcerptSink implements BodySink {
   }
 }
 
+/** Takes no byte: all that counts is the head. */
+export class HeadSink implements BodySink {
+  write(): boolean {
+    return false;
+  }
+
+  end(): void {}
+
+  cut(): boolean {
+    return true;
+  }
+}
+
 /** Fills a buffer with part of a body: skips some bytes, takes as many as the buffer holds. */
 export class TargetSink implements BodySink {
   readonly #what: string;
@@ -88,6 +101,11 @@ export class TargetSink implements BodySink {
     this.#isWhole = init.restIsRefused;
   }
 
+  /** Bytes that it takes in all. */
+  get lengthBytes(): number {
+    return this.#target.length;
+  }
+
   write(piece: Uint8Array): boolean {
     const skipped = Math.min(this.#skip, piece.length);
     this.#skip -= skipped;
@@ -107,6 +125,7 @@ export class TargetSink implements BodySink {
     const found = `${this.#filled} of ${this.#target.length} bytes`;
     throw protocolError('short-body', `${this.#what}: the body ended after ${found}`);
   }
+
   cut(): boolean {
     return false;
   }

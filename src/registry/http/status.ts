@@ -1,5 +1,5 @@
 import { protocolError, RegistryError } from '../errors.ts';
-import type { HttpHead } from './http.ts';
+import type { HttpHead } from './message.ts';
 import { parseRetryAfter } from './retry-after.ts';
 
 /** Characters of a server's own words that go into an error. */

@@ -15,11 +15,12 @@ export interface BlobStat {
 /**
  * Why the registry did not give what was asked.
  *
- * `not-found` and `refused` (no valid credentials) will not change by asking again soon; `unavailable` may.
+ * `not-found`, `refused` (no valid credentials) and `protocol` (twice no sound answer) will not change by asking again soon; `unavailable` may.
  */
 export type OriginErrorDetail =
   | { readonly code: 'not-found' }
   | { readonly code: 'refused' }
+  | { readonly code: 'protocol' }
   | { readonly code: 'unavailable' };
 
 export class OriginError extends CodedError<OriginErrorDetail> {}

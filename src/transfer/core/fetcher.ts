@@ -484,7 +484,7 @@ export class Fetcher<P, T> {
 
   #originFailed(fetch: Fetch<T>, detail: PeerErrorDetail, nowMs: number): void {
     if (fetch.stage !== 'network' || fetch.attempts.length > 0) return;
-    const definite = detail.code === 'not-found' || detail.code === 'refused';
+    const definite = ['not-found', 'refused', 'protocol'].includes(detail.code);
     this.#roundFailed(fetch, definite, nowMs);
   }
 

@@ -1,23 +1,17 @@
 import type { RequestListener } from 'node:http';
-import { expect, onTestFinished, test } from 'vitest';
-import { RegistryClient } from '../../../src/registry/client.ts';
-import { NodeHash } from '../../../src/runtime/node/hash.ts';
-import { SystemRandom } from '../../../src/runtime/node/random.ts';
+import { expect, test } from 'vitest';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 import { startServer } from '../../kit/servers.ts';
-import { passingClock } from '../kit/clients.ts';
+import { clientOf, makeRegistries, passingClock } from '../kit/clients.ts';
 
 const digest = digestOf(sampleBytes(1000, 1));
 
 async function start(listener: RequestListener, requestsPerSecond?: number) {
   const clock = passingClock();
   const host = await startServer(listener);
-  const client = new RegistryClient(
-    { clock, random: new SystemRandom(), hash: new NodeHash() },
-    { registries: [{ host, insecure: true }], requestsPerSecond },
-  );
-  onTestFinished(() => client.close());
+  const init = { registries: [{ host, insecure: true }], requestsPerSecond };
+  const client = clientOf(makeRegistries(init, clock), clock);
   const size = (timeoutMs = 30_000) =>
     client.blobSize({ registry: host, repository: 'app' }, digest, { timeoutMs });
   return { clock, size };

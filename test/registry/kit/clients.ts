@@ -1,7 +1,14 @@
 import { onTestFinished } from 'vitest';
 import { RegistryClient } from '../../../src/registry/client.ts';
-import type { RegistryConfig } from '../../../src/registry/registries.ts';
+import { registryMetrics } from '../../../src/registry/metrics.ts';
+import {
+  Registries,
+  type RegistriesInit,
+  type RegistryConfig,
+  type View,
+} from '../../../src/registry/registries.ts';
 import type { Clock } from '../../../src/runtime/clock.ts';
+import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import type { Random } from '../../../src/runtime/random.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -14,15 +21,29 @@ const evenRandom: Random = {
   bytes: (count) => new Uint8Array(count),
 };
 
+/** Registries that end with the running test. */
+export function makeRegistries(init: RegistriesInit, clock: Clock = new SystemClock()): Registries {
+  const registries = new Registries({ clock, metrics: registryMetrics(silentMetrics) }, init);
+  onTestFinished(() => registries.close());
+  return registries;
+}
+
+/** A client of them that shows credentials, or another one. */
+export function clientOf(
+  registries: Registries,
+  clock: Clock = new SystemClock(),
+  view: View = 'own',
+): RegistryClient {
+  const hash = new NodeHash();
+  return new RegistryClient({ clock, random: evenRandom, hash, registries }, { view });
+}
+
 /** A client that ends with the running test. */
 export function makeClient(
   registries: readonly RegistryConfig[],
   clock: Clock = new SystemClock(),
 ): RegistryClient {
-  const hash = new NodeHash();
-  const client = new RegistryClient({ clock, random: evenRandom, hash }, { registries });
-  onTestFinished(() => client.close());
-  return client;
+  return clientOf(makeRegistries({ registries }, clock), clock);
 }
 
 /** A clock on which retries run through; `slept` has their delays. */

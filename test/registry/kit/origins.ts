@@ -1,25 +1,36 @@
 import { onTestFinished } from 'vitest';
-import { RegistryOrigin } from '../../../src/registry/registry-origin.ts';
+import { RegistryAccess } from '../../../src/registry/registry-access.ts';
+import type { RegistryOrigin } from '../../../src/registry/registry-origin.ts';
+import type { Clock } from '../../../src/runtime/clock.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 
-type Entries = ConstructorParameters<typeof RegistryOrigin>[1]['registries'];
+type Entries = ConstructorParameters<typeof RegistryAccess>[1]['registries'];
 
-/** A `RegistryOrigin` that ends with the running test. */
+/** The origin of an access to one registry that ends with the running test. */
 export function makeOrigin(
   entry: Partial<Entries[number]> & { host: string },
-  init: Partial<ConstructorParameters<typeof RegistryOrigin>[1]> = {},
+  init: Partial<ConstructorParameters<typeof RegistryAccess>[1]> = {},
 ): RegistryOrigin {
+  return makeAccess(entry, init).origin;
+}
+
+/** An access to one registry that ends with the running test. */
+export function makeAccess(
+  entry: Partial<Entries[number]> & { host: string },
+  init: Partial<ConstructorParameters<typeof RegistryAccess>[1]> = {},
+  clock: Clock = new SystemClock(),
+): RegistryAccess {
   const components = {
-    clock: new SystemClock(),
+    clock,
     random: new SystemRandom(),
     hash: new NodeHash(),
     logger: silentLogger,
   };
   const registries = [{ insecure: false, mirrors: [], ...entry }];
-  const origin = new RegistryOrigin(components, { registries, ...init });
-  onTestFinished(() => origin.close());
-  return origin;
+  const access = new RegistryAccess(components, { registries, ...init });
+  onTestFinished(() => access.close());
+  return access;
 }

@@ -1,0 +1,225 @@
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import { protocolError, RegistryError } from '../errors.ts';
+import type { BodySink, Flow } from './message.ts';
+
+/** Of what has passed, so much is kept for reads that come a little late. (tunable) */
+const RECENT_BYTES_MAX = 8 * 1024 * 1024;
+
+/** Transfers of one blob at a time: one for who reads on, one for who begins or goes back. */
+const BLOB_TRANSFERS_MAX = 2;
+
+/** Transfers in all, each with its recent bytes; a read that would need one more is refused (`overloaded`). */
+const TRANSFERS_MAX = 8;
+
+/** A transfer that nobody wants anything of is broken off after this long. (tunable) */
+const IDLE_MS_MAX = 10_000;
+
+/** Sends a request for a whole blob whose body goes to the sink that `open` gives; resolves when it has ended. */
+export type Transfer = (open: (flow: Flow) => BodySink, signal: AbortSignal) => Promise<unknown>;
+
+export interface WholeRange {
+  readonly offset: number;
+  readonly target: Uint8Array;
+  /** Of the whole blob. */
+  readonly sizeBytes: number;
+}
+
+interface Waiter extends WholeRange {
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its start, and cut up for all who wait. It flows
+ * as far as somebody wants it and no further; what nobody wants is dropped.
+ */
+export class WholeReads {
+  readonly #clock: Clock;
+  readonly #running = new Map<string, Set<WholeTransfer>>();
+  #count = 0;
+
+  constructor(components: { readonly clock: Clock }) {
+    this.#clock = components.clock;
+  }
+
+  /** Fills the target; nothing is written to it after the call has settled. `key` names the blob at its server. Rejects with what the transfer rejects with, or with the signal's reason. */
+  async read(
+    key: string,
+    range: WholeRange,
+    transfer: Transfer,
+    signal: AbortSignal,
+  ): Promise<void> {
+    signal.throwIfAborted();
+    const running = this.#running.get(key) ?? new Set();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const waiter: Waiter = { ...range, resolve, reject };
+    const chosen =
+      this.#choose(running, range.offset) ?? this.#begin(key, running, transfer, range.sizeBytes);
+    const onAbort = (): void => {
+      chosen.leave(waiter);
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    chosen.join(waiter);
+    try {
+      await promise;
+    } finally {
+      signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** The one that comes by the offset first. */
+  #choose(running: ReadonlySet<WholeTransfer>, offset: number): WholeTransfer | undefined {
+    const ahead = [...running].filter((each) => each.startBytes <= offset);
+    return ahead.toSorted((a, b) => b.startBytes - a.startBytes)[0];
+  }
+
+  #begin(
+    key: string,
+    running: Set<WholeTransfer>,
+    transfer: Transfer,
+    sizeBytes: number,
+  ): WholeTransfer {
+    const idle = [...running].find((each) => each.isIdle);
+    if (running.size >= BLOB_TRANSFERS_MAX) idle?.stop();
+    if (running.size >= BLOB_TRANSFERS_MAX || this.#count >= TRANSFERS_MAX) {
+      const what = 'the registry ignores ranges, and too much is read of it at a time';
+      throw new RegistryError(what, { code: 'overloaded' });
+    }
+    const onEnd = (): void => {
+      if (!running.delete(begun)) return;
+      this.#count--;
+      if (running.size === 0 && this.#running.get(key) === running) this.#running.delete(key);
+    };
+    const begun = new WholeTransfer({ clock: this.#clock, onEnd }, { sizeBytes });
+    running.add(begun);
+    this.#running.set(key, running);
+    this.#count++;
+    begun.run(transfer);
+    return begun;
+  }
+}
+
+/** One transfer of a blob from its start. */
+class WholeTransfer implements BodySink {
+  readonly #clock: Clock;
+  readonly #onEnd: () => void;
+  readonly #sizeBytes: number;
+  readonly #abort = new AbortController();
+  readonly #waiting = new Set<Waiter>();
+  #recent: Uint8Array[] = [];
+  #recentBytes = 0;
+  #positionBytes = 0;
+  #flow: Flow | undefined;
+  #idle: Timer | undefined;
+
+  constructor(
+    components: { readonly clock: Clock; readonly onEnd: () => void },
+    init: { readonly sizeBytes: number },
+  ) {
+    this.#clock = components.clock;
+    this.#onEnd = components.onEnd;
+    this.#sizeBytes = init.sizeBytes;
+  }
+
+  /** From here on it has, or will have, every byte. */
+  get startBytes(): number {
+    return this.#positionBytes - this.#recentBytes;
+  }
+
+  get isIdle(): boolean {
+    return this.#waiting.size === 0;
+  }
+
+  run(transfer: Transfer): void {
+    const open = (flow: Flow): BodySink => {
+      this.#flow = flow;
+      return this;
+    };
+    transfer(open, this.#abort.signal).then(
+      () => this.#complete(),
+      (error: unknown) => this.#end(error),
+    );
+  }
+
+  join(waiter: Waiter): void {
+    let at = this.startBytes;
+    for (const piece of this.#recent) {
+      copyOverlap(piece, at, waiter);
+      at += piece.length;
+    }
+    if (waiter.offset + waiter.target.length <= this.#positionBytes) return waiter.resolve();
+    this.#waiting.add(waiter);
+    this.#idle?.cancel();
+    this.#flow?.resume();
+  }
+
+  leave(waiter: Waiter): void {
+    if (this.#waiting.delete(waiter)) this.#rest();
+  }
+
+  stop(): void {
+    this.#abort.abort(new Error('nobody wants more of the blob'));
+    this.#end(this.#abort.signal.reason);
+  }
+
+  write(piece: Uint8Array): boolean {
+    const at = this.#positionBytes;
+    this.#positionBytes += piece.length;
+    for (const waiter of this.#waiting) {
+      copyOverlap(piece, at, waiter);
+      if (waiter.offset + waiter.target.length > this.#positionBytes) continue;
+      this.#waiting.delete(waiter);
+      waiter.resolve();
+    }
+    this.#keep(piece);
+    this.#rest();
+    return true;
+  }
+
+  end(): void {}
+
+  cut(): boolean {
+    return false;
+  }
+
+  #keep(piece: Uint8Array): void {
+    this.#recent.push(piece);
+    this.#recentBytes += piece.length;
+    let dropped = 0;
+    while (this.#recentBytes > RECENT_BYTES_MAX) {
+      this.#recentBytes -= this.#recent[dropped++]?.length ?? 0;
+    }
+    if (dropped > 0) this.#recent = this.#recent.slice(dropped);
+  }
+
+  /** Stands still while nobody wants more. */
+  #rest(): void {
+    if (this.#waiting.size > 0 || this.#positionBytes >= this.#sizeBytes) return;
+    this.#flow?.pause();
+    this.#idle?.cancel();
+    this.#idle = this.#clock.setTimer(IDLE_MS_MAX, () => this.stop());
+  }
+
+  /** Its last bytes may still be wanted. */
+  #complete(): void {
+    const isShort = this.#positionBytes < this.#sizeBytes;
+    if (isShort) return this.#end(protocolError('short-body', 'the blob ended before its size'));
+    this.#idle?.cancel();
+    this.#idle = this.#clock.setTimer(IDLE_MS_MAX, () => this.stop());
+  }
+
+  #end(error: unknown): void {
+    this.#idle?.cancel();
+    this.#onEnd();
+    for (const waiter of this.#waiting) waiter.reject(error);
+    this.#waiting.clear();
+  }
+}
+
+/** Copies what the piece, which stands at this place of the blob, has of the wanted bytes. */
+function copyOverlap(piece: Uint8Array, at: number, { offset, target }: WholeRange): void {
+  const first = Math.max(at, offset);
+  const end = Math.min(at + piece.length, offset + target.length);
+  if (first < end) target.set(piece.subarray(first - at, end - at), first - offset);
+}

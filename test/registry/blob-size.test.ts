@@ -1,0 +1,166 @@
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { sampleBytes } from '../kit/layers.ts';
+import { digestOf } from '../kit/registry-content.ts';
+import { startServer } from '../kit/servers.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { makeOrigin } from './kit/origins.ts';
+
+const digest = digestOf(sampleBytes(1000, 1));
+const { signal } = new AbortController();
+
+type Behaviour = (request: IncomingMessage, response: ServerResponse) => void;
+
+/** Storage that serves ranges to whoever has its URL, and refuses HEAD: it is signed for GET. */
+const storage: RequestListener = (request, response) => {
+  if (request.method === 'HEAD') response.writeHead(403).end();
+  else response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');
+};
+
+const isOwner = (request: IncomingMessage): boolean => request.headers.authorization !== undefined;
+
+/** Asks a registry that behaves as told, with credentials of the agent's own. */
+async function stat(behave: Behaviour) {
+  const asked: string[] = [];
+  const host = await startServer((request, response) => {
+    if (request.url === '/v2/') {
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+      return;
+    }
+    asked.push(`${request.method} ${isOwner(request) ? 'own' : 'nobody'}`);
+    behave(request, response);
+  });
+  const credentialsFile = join(tempFolder(), 'credentials');
+  writeFileSync(credentialsFile, 'reader:secret\n');
+  const origin = makeOrigin({ host, insecure: true, credentialsFile });
+  const where = { registry: host, repository: 'app' };
+  const found = await origin.stat(digest, where, signal).catch((error: unknown) => error);
+  return { found, asked };
+}
+
+test.each([400, 401, 403, 404, 405, 500, 501])(
+  'a registry that answers HEAD of a blob with %i is asked by GET alone',
+  async (code) => {
+    const { found, asked } = await stat((request, response) => {
+      if (request.method === 'HEAD') response.writeHead(code).end();
+      else storage(request, response);
+    });
+    expect(found).toEqual({ sizeBytes: 1000, isPublic: true });
+    expect(asked).toEqual(['GET nobody']);
+  },
+);
+
+test('a storage that refuses HEAD tells the size of a blob', async () => {
+  const host = await startServer(storage);
+  const { found } = await stat((_request, response) => {
+    response.writeHead(307, { location: `http://${host}/data` }).end();
+  });
+  expect(found).toEqual({ sizeBytes: 1000, isPublic: true });
+});
+
+/** Serves those who have credentials. */
+const serve: Behaviour = (_request, response) =>
+  void response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');
+
+test.each<[string, Behaviour]>([
+  [
+    'a login page after a redirect',
+    async (_request, response) => {
+      const login = await startServer((_, page) => {
+        page.setHeader('content-type', 'text/html; charset=utf-8').end('<html>login</html>');
+      });
+      response.writeHead(302, { location: `http://${login}/login` }).end();
+    },
+  ],
+  [
+    'a login page without a type after a redirect',
+    async (_request, response) => {
+      const login = await startServer((_, page) => void page.end('log in'));
+      response.writeHead(302, { location: `http://${login}/login` }).end();
+    },
+  ],
+  [
+    'a page with 200',
+    (_, response) => void response.setHeader('content-type', 'text/html').end('x'),
+  ],
+  ['a redirect that is refused', (_, response) => void response.writeHead(302).end()],
+  ['404', (_, response) => void response.writeHead(404).end()],
+  ['a part without a total', (_, response) => void response.writeHead(206).end('x')],
+  [
+    'the digest of something else',
+    (_, response) =>
+      void response
+        .setHeader('docker-content-digest', digestOf(Buffer.from('x')))
+        .setHeader('content-length', 7)
+        .end('another'),
+  ],
+  ['nothing at all', (_, response) => void response.setHeader('content-length', 0).end()],
+])('a registry that answers strangers with %s is asked with credentials', async (_name, behave) => {
+  const { found, asked } = await stat((request, response) =>
+    isOwner(request) ? serve(request, response) : behave(request, response),
+  );
+  expect(found).toEqual({ sizeBytes: 1000, isPublic: false });
+  expect(asked.at(-1)).toBe('GET own');
+});
+
+test('a storage that ignores ranges tells the size of a blob', async () => {
+  const host = await startServer((_request, response) => {
+    response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-length': 1000 });
+    response.end(Buffer.alloc(1000));
+  });
+  const { found } = await stat((_request, response) => {
+    response.writeHead(307, { location: `http://${host}/data` }).end();
+  });
+  expect(found).toEqual({ sizeBytes: 1000, isPublic: true });
+});
+
+test('a registry that fails for strangers may still serve those who have credentials', async () => {
+  let count = 0;
+  const { found } = await stat((request, response) => {
+    if (isOwner(request)) return serve(request, response);
+    const status = ++count <= 2 ? 500 : 401;
+    response.writeHead(status, { 'www-authenticate': 'Basic realm="x"' }).end();
+  });
+  expect(found).toEqual({ sizeBytes: 1000, isPublic: false });
+});
+
+test('a server that ignores ranges is cut off once its head told the size', async () => {
+  let sent = 0;
+  const { found } = await stat((_request, response) => {
+    response.writeHead(200, { 'content-length': 1_000_000_000 });
+    const more = (): void => {
+      while (!response.destroyed && response.write(Buffer.alloc(65_536))) sent += 65_536;
+    };
+    response.on('drain', more);
+    more();
+  });
+  expect(found).toEqual({ sizeBytes: 1_000_000_000, isPublic: true });
+  expect(sent).toBeLessThan(20_000_000);
+});
+
+test('the error of a stat holds what the registry said', async () => {
+  const { found } = await stat((_request, response) => {
+    response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end();
+  });
+  expect(found).toMatchObject({
+    name: 'OriginError',
+    code: 'refused',
+    cause: {
+      name: 'RegistryError',
+      detail: { code: 'unauthorized', challenge: 'Basic realm="x"' },
+    },
+  });
+});
+
+test('the empty blob has no byte, and no other has none', async () => {
+  const empty = digestOf(new Uint8Array());
+  const host = await startServer((_request, response) => {
+    response.writeHead(416, { 'content-range': 'bytes */0' }).end();
+  });
+  const origin = makeOrigin({ host, insecure: true });
+  const where = { registry: host, repository: 'app' };
+  expect(await origin.stat(empty, where, signal)).toEqual({ sizeBytes: 0, isPublic: true });
+  await expect(origin.stat(digest, where, signal)).rejects.toMatchObject({ code: 'protocol' });
+});
