@@ -19,8 +19,7 @@ import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
-import { AdminServer } from './admin/admin-server.ts';
-import { AdminToken } from './admin/admin-token.ts';
+import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { ClientOrigin } from '../edge/access/client-origin.ts';
 import type { Config } from './config/config-schema.ts';
 import { makeEdge, type Edge } from '../edge/edge.ts';
@@ -233,14 +232,10 @@ class Agent implements Service, StatusSource {
       store: plane.store,
       resolve: (reference) => engine.tree.resolve(reference),
     });
-    const { tokenFile } = config.admin;
-    const optional = {
-      ...(mounts !== undefined && { mounts }),
-      ...(tokenFile !== undefined && { token: new AdminToken({ logger }, { file: tokenFile }) }),
-    };
-    this.#admin = new AdminServer(
-      { status: this, metrics, clock, logger, store, preheats: plane.preheats, ...optional },
-      { listen: listenAddress(config.admin.listen) },
+    const services = { status: this, metrics, store, preheats: plane.preheats };
+    this.#admin = makeAdminServer(
+      { ...services, ...(mounts !== undefined && { mounts }), clock, logger },
+      config.admin,
     );
   }
 

@@ -41,8 +41,6 @@ export interface Route {
   readonly path: `/${string}`;
   readonly summary: string;
   readonly access: Access;
-  /** The token of `admin.tokenFile` opens it too. */
-  readonly byToken?: true;
   readonly params?: z.ZodObject;
   readonly query?: z.ZodObject;
   readonly body?: z.ZodObject;
@@ -168,7 +166,6 @@ export const API = {
     path: '/api/v1/preheat',
     summary: 'Starts to bring an image to hosts.',
     access: 'change',
-    byToken: true,
     body: preheatBody,
     isSecret: true,
     reply: preheatJob,
@@ -187,7 +184,6 @@ export const API = {
     path: '/api/v1/preheat/:id',
     summary: 'Ends a preheat. What has come stays where it is.',
     access: 'change',
-    byToken: true,
     params: preheatParams,
     reply: preheatJob,
   },
@@ -203,7 +199,6 @@ export const API = {
     path: '/preheats',
     summary: 'Starts a preheat, as Harbor before 2.12 asks Dragonfly.',
     access: 'change',
-    byToken: true,
     body: harborImage,
     isSecret: true,
     reply: z.object({ ID: z.string() }),
@@ -228,7 +223,6 @@ export const API = {
     path: '/oapi/v1/jobs',
     summary: 'Starts a preheat, as Harbor from 2.12 on asks Dragonfly.',
     access: 'change',
-    byToken: true,
     body: dragonfly2Body,
     isSecret: true,
     reply: dragonfly2Job,
@@ -253,7 +247,6 @@ export const API = {
     path: '/registry/notifications',
     summary: 'Starts a preheat of each image that was pushed, as Harbor asks Kraken.',
     access: 'change',
-    byToken: true,
     body: krakenBody,
     isSecret: true,
     reply: z.object({ ids: z.array(z.string()) }),

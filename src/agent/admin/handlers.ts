@@ -1,3 +1,4 @@
+import { SingleFlight } from '../../util/single-flight.ts';
 import type { Handlers } from './api.ts';
 import { RequestError } from './errors.ts';
 import { preheatHandlers } from './preheat-handlers.ts';
@@ -6,6 +7,8 @@ import type { MountService, Services, StoreService } from './services.ts';
 /** The handlers of all routes. */
 export function makeHandlers(services: Services): Handlers {
   const { status, metrics } = services;
+  // Anyone may ask for it, as often as he likes.
+  const texts = new SingleFlight<'metrics', string>();
   return {
     live: () => ({ live: true }),
     ready: () => {
@@ -13,7 +16,7 @@ export function makeHandlers(services: Services): Handlers {
       if (reason !== undefined) throw new RequestError(reason, { code: 'not-ready' });
       return { ready: true };
     },
-    metrics: () => metrics.text(),
+    metrics: () => texts.run('metrics', () => metrics.text()),
     status: () => status.status(),
     blobs: () => ({ blobs: status.blobs() }),
     tree: ({ digest }) => ({ trees: status.tree(digest) }),

@@ -27,7 +27,9 @@ function ofRequest(code: RequestError['code']): number {
   switch (code) {
     case 'bad-request':
       return 400;
-    case 'loopback-only':
+    case 'unauthorized':
+      return 401;
+    case 'forbidden':
       return 403;
     case 'not-found':
       return 404;
