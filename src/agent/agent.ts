@@ -153,8 +153,7 @@ async function makeDevices(
 ): Promise<DeviceService | undefined> {
   if (!config.device.enabled) return undefined;
   const { DeviceService } = await import('../device/device-service.ts');
-  const { stateDir } = config.device;
-  return new DeviceService({ ...components, reader: engine, codec, metrics }, { stateDir });
+  return new DeviceService({ ...components, reader: engine, codec, metrics }, config.device);
 }
 
 /**

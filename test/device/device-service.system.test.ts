@@ -25,7 +25,7 @@ async function startService(folder = tempFolder()): Promise<{
   const components = { reader, codec, clock: new SystemClock(), logger: silentLogger };
   const service = new DeviceService(
     { ...components, metrics: silentMetrics },
-    { stateDir: join(folder, 'state') },
+    { stateDir: join(folder, 'state'), mountFolders: [folder] },
   );
   onTestFinished(async () => {
     await service.stop();

@@ -54,6 +54,7 @@ function ofDevice(code: DeviceError['code']): number {
   switch (code) {
     case 'target-not-usable':
       return 400;
+    case 'target-not-allowed':
     case 'not-permitted':
       return 403;
     case 'already-mounted':
