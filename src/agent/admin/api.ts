@@ -29,6 +29,7 @@ import {
   mountBody,
   pinBody,
   preheatBody,
+  preheatNumberParams,
   preheatParams,
   treeQuery,
   unmountBody,
@@ -232,7 +233,7 @@ export const API = {
     path: '/oapi/v1/jobs/:id',
     summary: 'How far a preheat is, as Harbor from 2.12 on asks Dragonfly.',
     access: 'read',
-    params: preheatParams,
+    params: preheatNumberParams,
     reply: dragonfly2Job,
   },
   krakenHealth: {
@@ -245,7 +246,8 @@ export const API = {
   krakenNotify: {
     method: 'POST',
     path: '/registry/notifications',
-    summary: 'Starts a preheat of each image that was pushed, as Harbor asks Kraken.',
+    summary:
+      'Starts a preheat of each image that was pushed, as Harbor asks Kraken and registries send their notifications.',
     access: 'change',
     body: krakenBody,
     isSecret: true,
