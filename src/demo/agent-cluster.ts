@@ -40,8 +40,8 @@ export interface ClusterInit {
   readonly zones?: readonly string[];
   /** `limits` of the configuration, by role. */
   readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
-  /** Keys of the configuration beside and instead of the usual ones. */
-  readonly config?: (role: Config['role']) => object;
+  /** Sections and lists of the configuration: their keys beside and instead of the usual ones. */
+  readonly config?: (role: Config['role']) => Readonly<Record<string, object>>;
   /** Where the hosts are, roots first; on this host's loopback when not given. */
   readonly places?: readonly HostPlace[];
 }
@@ -105,7 +105,7 @@ export class AgentCluster {
         ...this.#config(plan, { role, ...upstreams, clusterKey }),
         ...(zone !== undefined && { zone }),
       };
-      for (const [section, keys] of Object.entries(this.#init.config ?? {})) {
+      for (const [section, keys] of Object.entries<object>(this.#init.config?.(role) ?? {})) {
         const chosen = config[section];
         config[section] = Array.isArray(keys) ? keys : { ...(chosen as object), ...keys };
       }
@@ -212,7 +212,6 @@ export class AgentCluster {
         stateDir: join(plan.dir, 'device'),
         mountFolders: [join(plan.dir, 'mounts')],
       },
-      ...this.#init.config?.(init.role),
     };
   }
 }

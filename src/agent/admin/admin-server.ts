@@ -24,10 +24,7 @@ import type { Services } from './services.ts';
 import { statusOf } from './status-of.ts';
 
 /** Of each door: probes, Prometheus, people. Beyond it the longest idle goes. */
-const CONNECTIONS_MAX = 64;
-
-/** Connections that come in one turn of the event loop, before any can go: as many as the kernel keeps waiting for us. */
-const CONNECTIONS_AT_ONCE_MAX = 1024;
+const CONNECTION_BOUNDS = { connectionsMax: 64, connectionsAtOnceMax: 512 };
 
 /** For a client to send the head of its request, or all of it. A probe sends its own together with the connection. */
 const HEAD_TIMEOUT_MS = 1_500;
@@ -110,8 +107,8 @@ export class AdminServer {
       keepAliveTimeout: KEEP_ALIVE_MS,
     });
     server.timeout = SOCKET_IDLE_MS;
-    server.maxConnections = CONNECTIONS_AT_ONCE_MAX;
-    const bound = new ConnectionBound(server, { connectionsMax: CONNECTIONS_MAX });
+    const { clock } = this.#components;
+    const bound = new ConnectionBound({ server, clock }, CONNECTION_BOUNDS);
     for (const name of ROUTE_NAMES) this.#add(router, name, { door, bound });
     server.on('request', (request, response) => {
       if (!request.socket.destroyed) router.lookup(request, response);

@@ -104,13 +104,10 @@ export const preheatBody = z.strictObject(
       .enum(PREHEAT_PARTS, PART_RULE)
       .default('image')
       .meta({ rule: PART_RULE, description: 'all of it, or the blocks that its trace names' }),
-    pin: z
-      .boolean(PIN_RULE)
-      .default(false)
-      .meta({
-        rule: PIN_RULE,
-        description: 'whether each host keeps it longest from here on; at a root alone',
-      }),
+    pin: z.boolean(PIN_RULE).default(false).meta({
+      rule: PIN_RULE,
+      description: 'whether each host keeps it longest from here on; at a root alone',
+    }),
     zone: text(() => true, { rule: 'the name of a zone', lengthMax: 63 })
       .exactOptional()
       .describe('only hosts of this zone'),
