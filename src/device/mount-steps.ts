@@ -15,7 +15,7 @@ import { readMountTable } from './mount-table.ts';
 import { pathOf } from './target-folder.ts';
 
 /** Where the helper process has the open folder that it mounts on: its path could lead elsewhere by now. */
-export const TARGET_FD = 3;
+const TARGET_FD = 3;
 
 /** Whoever made the image gets no rights on the host by it: no set-user-ID programs, no device files, nothing written. */
 const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;

@@ -19,9 +19,8 @@ export function folderAbove(dir: string, folders: readonly string[]): string {
   const path = resolve(dir);
   const found = folders.map((folder) => resolve(folder)).find((folder) => isBelow(path, folder));
   if (found !== undefined) return found;
-  const places = folders.length === 0 ? 'which names no folder' : `which is ${folders.join(', ')}`;
   throw new DeviceError(
-    `${dir} cannot be mounted on: images are mounted below the folders of device.mountFolders alone, ${places}`,
+    `${dir} cannot be mounted on: images are mounted below the folders of device.mountFolders alone (${folders.join(', ')})`,
     { code: 'target-not-allowed', dir },
   );
 }

@@ -14,7 +14,7 @@ const HEADER_LENGTH_MAX = TOKEN_BYTES_MAX + 16;
 const MODE_OF_OTHERS = 0o077;
 
 /** Why a file holds no token that can be used. Messages name the file, never its content. */
-export class TokenFileError extends CodedError<{ readonly code: 'token-file' }> {}
+class TokenFileError extends CodedError<{ readonly code: 'token-file' }> {}
 
 /** The token in a file of mode 0600. Throws TokenFileError. */
 export function readToken(file: string): string {

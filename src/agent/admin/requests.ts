@@ -60,7 +60,12 @@ export const treeQuery = object({
 });
 
 /** An image to mount. */
-export const mountBody = object({ image, dir: dir.describe('an empty directory') });
+export const mountBody = object({
+  image,
+  dir: dir.describe(
+    'an empty directory, or one to be made, below a folder of `device.mountFolders`',
+  ),
+});
 
 /** Where an image is to go. */
 export const unmountBody = object({ dir });

@@ -14,13 +14,16 @@ export function registerMount(program: Command): void {
     .command('mount')
     .description('mount an image; its blocks arrive as they are touched')
     .argument('<image>', 'docker://host[:port]/name:tag')
-    .argument('<dir>', 'an empty directory')
+    .argument(
+      '<dir>',
+      'an empty directory below a folder of device.mountFolders, or one to be made there',
+    )
     .addOption(adminOption())
     .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /mnt/app\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 ./app | jq -r .device',
+      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /run/xylem/mounts/app\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 /run/xylem/mounts/app | jq -r .device',
     )
     .action(async (image: string, dir: string, options: Options) => {
       const mounted = await askAgent(options, 'mount', { image, dir: resolve(dir) });
@@ -42,7 +45,7 @@ export function registerUnmount(program: Command): void {
     .addOption(adminOption())
     .addOption(tokenOption())
     .addOption(jsonOption())
-    .addHelpText('after', '\nExamples:\n  xylem unmount /mnt/app')
+    .addHelpText('after', '\nExamples:\n  xylem unmount /run/xylem/mounts/app')
     .action(async (dir: string, options: Options) => {
       const answer = await askAgent(options, 'unmount', { dir: resolve(dir) });
       printFacts(options.json, answer, `nothing is mounted at ${answer.dir} any more`);
