@@ -123,8 +123,9 @@ export class DeviceService {
   }
 
   /**
-   * Mounts an image at `dir`, below a folder for mounts: an empty folder, or one that is made and goes with the mount. Rejects with DeviceError, or with
-   * the reader's error or ImageError when the layers cannot be opened; nothing is left then.
+   * Mounts an image at `dir`, below a folder for mounts: an empty folder, or one that is made and
+   * goes with the mount. Rejects with DeviceError, or with the reader's error or ImageError when
+   * the layers cannot be opened; nothing is left then.
    */
   async mount(image: ResolvedImage, dir: string): Promise<MountInfo> {
     const target = resolve(dir);

@@ -48,7 +48,10 @@ export function mount(
   return result === 0 ? undefined : failure();
 }
 
-/** umount2(2) of what is at the path itself, not at the end of a symbolic link; undefined when it succeeded. */
+/**
+ * umount2(2) of what is at the path itself, not at the end of a symbolic link; undefined when it
+ * succeeded.
+ */
 export function unmount(target: string, flags: number): CallFailure | undefined {
   return (cUmount2(target, flags | UMOUNT_NOFOLLOW) as number) === 0 ? undefined : failure();
 }

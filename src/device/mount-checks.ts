@@ -23,8 +23,8 @@ export function requireExt4(image: ResolvedImage): void {
 }
 
 /**
- * Opens the folder for an image to be mounted at, below one of `folders`, and makes it where it is missing. Throws DeviceError
- * when something is mounted there or it is not empty.
+ * Opens the folder for an image to be mounted at, below one of `folders`, and makes it where it is
+ * missing. Throws DeviceError when something is mounted there or it is not empty.
  */
 export function takeTarget(dir: string, folders: readonly string[]): TargetFolder {
   const target = openTarget(dir, folders);

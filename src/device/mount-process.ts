@@ -9,8 +9,9 @@ import type { MountRequest, MountResult } from './mount-steps.ts';
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /**
- * Runs one request in a helper process, to mount with the open target as its `TARGET_FD`, and kills that when it takes longer than `timeoutMs`. Throws DeviceError
- * `timeout`, or `failed` when the helper itself broke; everything else is in the result.
+ * Runs one request in a helper process, to mount with the open target as its `TARGET_FD`, and kills
+ * that when it takes longer than `timeoutMs`. Throws DeviceError `timeout`, or `failed` when the
+ * helper itself broke; everything else is in the result.
  */
 export async function runInHelper(
   components: { clock: Clock },

@@ -14,15 +14,21 @@ import { IMAGE_FILE } from './fuse-filesystem.ts';
 import { readMountTable } from './mount-table.ts';
 import { pathOf } from './target-folder.ts';
 
-/** Where the helper process has the open folder that it mounts on: its path could lead elsewhere by now. */
+/**
+ * Where the helper process has the open folder that it mounts on: its path could lead elsewhere by
+ * now.
+ */
 const TARGET_FD = 3;
 
-/** Whoever made the image gets no rights on the host by it: no set-user-ID programs, no device files, nothing written. */
+/**
+ * Whoever made the image gets no rights on the host by it: no set-user-ID programs, no device
+ * files, nothing written.
+ */
 const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
 
 /**
- * What the helper process is asked for. `fuseDir` is where the disk's file is served, `target` where its filesystem goes; to
- * mount, that folder is open as `TARGET_FD`.
+ * What the helper process is asked for. `fuseDir` is where the disk's file is served, `target`
+ * where its filesystem goes; to mount, that folder is open as `TARGET_FD`.
  */
 export type MountRequest =
   | { readonly do: 'mount'; readonly fuseDir: string; readonly target: string }
@@ -99,7 +105,8 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
     closeSync(loop.fd); // Autoclear: without a mount this detaches it.
     const step = `mounting ${loop.path} as ext4 at ${target}`;
     if (failure !== undefined) return failed({ step, failure });
-    // Somebody moved the folder or one above it. The caller takes the mount away again, wherever it is.
+    // Somebody moved the folder or one above it. The caller takes the mount away again, wherever it
+    // is.
     if (!isMountedAt(loop.path, target)) return { kind: 'failed', step, errno: 'ESTALE' };
     return { kind: 'mounted', loop: loop.path };
   } catch (error) {

@@ -5,7 +5,10 @@ import { DeviceError } from './errors.ts';
 /** A folder itself: never what a symbolic link in its place leads to. */
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
-/** An open folder. It stays the same one, whatever is done to its path; the holder closes the descriptor. */
+/**
+ * An open folder. It stays the same one, whatever is done to its path; the holder closes the
+ * descriptor.
+ */
 export interface TargetFolder {
   readonly fd: number;
   /** Its path without symbolic links, as the kernel lists it. */
@@ -14,7 +17,10 @@ export interface TargetFolder {
   readonly isNew: boolean;
 }
 
-/** The one of `folders` that `dir` lies below. Throws DeviceError `target-not-allowed` when there is none. */
+/**
+ * The one of `folders` that `dir` lies below. Throws DeviceError `target-not-allowed` when there is
+ * none.
+ */
 export function folderAbove(dir: string, folders: readonly string[]): string {
   const path = resolve(dir);
   const found = folders.map((folder) => resolve(folder)).find((folder) => isBelow(path, folder));
@@ -26,8 +32,9 @@ export function folderAbove(dir: string, folders: readonly string[]): string {
 }
 
 /**
- * Opens `dir` folder by folder, from the one of `folders` that it lies below, and makes what is missing. Follows symbolic
- * links in the path of that folder, which the configuration names, and none below it. Throws DeviceError.
+ * Opens `dir` folder by folder, from the one of `folders` that it lies below, and makes what is
+ * missing. Follows symbolic links in the path of that folder, which the configuration names, and
+ * none below it. Throws DeviceError.
  */
 export function openTarget(dir: string, folders: readonly string[]): TargetFolder {
   const top = folderAbove(dir, folders);
@@ -51,7 +58,10 @@ export function openTarget(dir: string, folders: readonly string[]): TargetFolde
   }
 }
 
-/** Removes a folder by its path without symbolic links; leaves it when it is in use, or when a link is on the way by now. */
+/**
+ * Removes a folder by its path without symbolic links; leaves it when it is in use, or when a link
+ * is on the way by now.
+ */
 export function removeEmptyFolder(path: string): void {
   try {
     const { fd } = walk('/', dirname(path).split('/').filter(Boolean), false);

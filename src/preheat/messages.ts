@@ -71,7 +71,10 @@ export const PREHEAT_ID = /^[0-9a-f]{32}$/;
 /** Hex digits that a number in JSON holds without loss: 52 bits. */
 const NUMBER_DIGITS = 13;
 
-/** The number of a preheat, for clients that take no other name: the first bits of its id. Roots know a preheat by it too. */
+/**
+ * The number of a preheat, for clients that take no other name: the first bits of its id. Roots
+ * know a preheat by it too.
+ */
 export function preheatNumber(id: string): number {
   return Number.parseInt(id.slice(0, NUMBER_DIGITS), 16);
 }
@@ -130,7 +133,10 @@ export interface PreheatTransport extends Caller<PreheatCalls> {
   peers(): readonly PeerId[];
 }
 
-/** Preheats, as the admin endpoint starts and shows them: by id or by number. Rejects with PreheatError. */
+/**
+ * Preheats, as the admin endpoint starts and shows them: by id or by number. Rejects with
+ * PreheatError.
+ */
 export interface PreheatService {
   /** Only a root takes one that pins. */
   start(spec: PreheatSpec): Promise<PreheatJob>;

@@ -114,7 +114,10 @@ export class ClusterPreheats implements PreheatService {
     await this.#host.stop();
   }
 
-  /** Leads what any host asks for, but for pins: those are for people, at the admin endpoint of a root. */
+  /**
+   * Leads what any host asks for, but for pins: those are for people, at the admin endpoint of a
+   * root.
+   */
   #onPreheat(jobs: PreheatJobs, peer: PeerId, request: PreheatRequest): PreheatJob {
     if (request.action === 'start' && (request.spec.pin || !PREHEAT_ID.test(request.id))) {
       throw new PreheatError(`${peer} may not ask for a pin, or gives no sound id`, {

@@ -20,7 +20,10 @@ const LIMIT = { timeout: 30_000, interval: 100 };
 const PROBE_MS_MAX = 9_000;
 const IMAGE = 'docker://127.0.0.1:1/app:1';
 
-/** What takes a method, a URL or a socket, and a path, and says what it heard: the status, or why there is none. */
+/**
+ * What takes a method, a URL or a socket, and a path, and says what it heard: the status, or why
+ * there is none.
+ */
 const STRANGER = `
   const [at, method, path] = process.argv.slice(1);
   const place = at.startsWith('/') ? { socketPath: at } : { host: '127.0.0.1', port: new URL(at).port };
@@ -120,7 +123,9 @@ describe('a host of the cluster', () => {
 });
 
 describe('probes', () => {
-  /** A connection to the agent that never completes its head, and comes back whenever it is closed. */
+  /**
+   * A connection to the agent that never completes its head, and comes back whenever it is closed.
+   */
   function hold(flood: { readonly sockets: Set<Socket>; reopened: number; ends: boolean }): void {
     const socket = connect(Number(new URL(child.process.admin).port), '127.0.0.1', () =>
       socket.write('GET /livez HTTP/1.1\r\nhost: a\r\nx-unfinished: '),
@@ -135,7 +140,10 @@ describe('probes', () => {
     });
   }
 
-  /** As the kubelet asks: a connection of its own. It asks again before it gives up; here the first time counts. */
+  /**
+   * As the kubelet asks: a connection of its own. It asks again before it gives up; here the first
+   * time counts.
+   */
   function probe(path: string): Promise<number> {
     return new Promise((resolve, reject) => {
       const { port } = new URL(child.process.admin);

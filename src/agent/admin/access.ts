@@ -5,14 +5,17 @@ import { RequestError } from './errors.ts';
 /**
  * Who may ask what.
  *
- * - `probe`: the agent runs, or is ready. `metrics`: figures for Prometheus. Whoever reaches the endpoint gets both.
- * - `read`: facts, with names of images and peers. `change`: what changes something, on this host or on others.
+ * - `probe`: the agent runs, or is ready. `metrics`: figures for Prometheus. Whoever reaches the
+ *   endpoint gets both.
+ * - `read`: facts, with names of images and peers. `change`: what changes something, on this host
+ *   or on others.
  */
 export type Access = 'probe' | 'metrics' | 'read' | 'change';
 
 /**
- * How a request came: over the Unix socket, which the file system opens to those who may do everything, or over TCP, where
- * every program of every host is alike. Loopback is no privilege: pods on the host's network have it too.
+ * How a request came: over the Unix socket, which the file system opens to those who may do
+ * everything, or over TCP, where every program of every host is alike. Loopback is no privilege:
+ * pods on the host's network have it too.
  */
 export type Door = 'socket' | 'tcp';
 
@@ -36,8 +39,9 @@ export function isOpen(access: Access): boolean {
 }
 
 /**
- * The one place that decides whether a request may do what its route does. Throws RequestError when it may not. Web pages
- * have neither the socket nor a token, so it does not matter under which name the agent was asked.
+ * The one place that decides whether a request may do what its route does. Throws RequestError when
+ * it may not. Web pages have neither the socket nor a token, so it does not matter under which name
+ * the agent was asked.
  */
 export function requireAccess(
   headers: Pick<IncomingMessage['headers'], 'authorization'>,

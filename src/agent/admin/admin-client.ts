@@ -25,7 +25,10 @@ export interface AdminPlace {
   readonly tokenFile?: string;
 }
 
-/** Asks a running agent and gives its answer, checked. Rejects with AdminError, or TokenFileError. */
+/**
+ * Asks a running agent and gives its answer, checked. Rejects with AdminError, or with a CodedError
+ * of code `token-file`.
+ */
 export async function askAgent<N extends RouteName>(
   place: AdminPlace,
   name: N,

@@ -26,7 +26,10 @@ import { statusOf } from './status-of.ts';
 /** Of each door: probes, Prometheus, people. Beyond it the longest idle goes. */
 const CONNECTION_BOUNDS = { connectionsMax: 64, connectionsAtOnceMax: 512 };
 
-/** For a client to send the head of its request, or all of it. A probe sends its own together with the connection. */
+/**
+ * For a client to send the head of its request, or all of it. A probe sends its own together with
+ * the connection.
+ */
 const HEAD_TIMEOUT_MS = 1_500;
 const REQUEST_TIMEOUT_MS = 10_000;
 const TIMEOUT_CHECK_MS = 500;
@@ -47,10 +50,11 @@ interface AdminComponents extends Services {
 }
 
 /**
- * The HTTP server for probes, Prometheus and the `xylem` commands: the routes of api.ts, over TCP and over a Unix socket, each
- * open to whom access.ts lets in.
+ * The HTTP server for probes, Prometheus and the `xylem` commands: the routes of api.ts, over TCP
+ * and over a Unix socket, each open to whom access.ts lets in.
  *
- * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (closes every connection).
+ * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (closes every
+ * connection).
  */
 export class AdminServer {
   readonly #components: AdminComponents;

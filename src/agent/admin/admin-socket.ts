@@ -21,7 +21,10 @@ const MODES = { alone: { folder: 0o700, socket: 0o600 }, group: { folder: 0o750,
 /** What a folder of ours never lets others do: write as its group, or anything as anybody else. */
 const MODE_OF_OTHERS = 0o027;
 
-/** Why a place is not one for the socket. The message completes "cannot listen on PATH (admin.socket): ". */
+/**
+ * Why a place is not one for the socket. The message completes "cannot listen on PATH
+ * (admin.socket): ".
+ */
 class PlaceError extends CodedError<{ readonly code: 'place' }> {}
 
 /** Where the socket is. */
@@ -33,10 +36,11 @@ export interface SocketPlace {
 }
 
 /**
- * The Unix socket that a server listens on: who may open it is the file system's word, so it stands in a folder that others
- * cannot enter.
+ * The Unix socket that a server listens on: who may open it is the file system's word, so it stands
+ * in a folder that others cannot enter.
  *
- * Life: constructed -> `open()` (rejects with ListenError) -> `close()`, once the server has closed.
+ * Life: constructed -> `open()` (rejects with ListenError) -> `close()`, once the server has
+ * closed.
  */
 export class AdminSocket {
   readonly #place: SocketPlace;
@@ -46,7 +50,10 @@ export class AdminSocket {
     this.#place = place;
   }
 
-  /** Takes the folder, so that no two agents have one socket, replaces what a dead agent left, and has the server listen. */
+  /**
+   * Takes the folder, so that no two agents have one socket, replaces what a dead agent left, and
+   * has the server listen.
+   */
   async open(server: Server): Promise<void> {
     const { path } = this.#place;
     const modes = this.#place.group === undefined ? MODES.alone : MODES.group;

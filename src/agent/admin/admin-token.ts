@@ -38,7 +38,10 @@ export function readToken(file: string): string {
   return token;
 }
 
-/** A token that opens routes over TCP. Its file is read again when it changes; one that cannot be used lets nobody in. */
+/**
+ * A token that opens routes over TCP. Its file is read again when it changes; one that cannot be
+ * used lets nobody in.
+ */
 export class AdminToken {
   readonly #file: string;
   readonly #logger: Logger;
@@ -75,7 +78,9 @@ export class AdminToken {
   }
 }
 
-/** Differs when the file was written, replaced (by a symbolic link too) or given other permissions. */
+/**
+ * Differs when the file was written, replaced (by a symbolic link too) or given other permissions.
+ */
 function stampOf(file: string): string {
   try {
     const { ino, size, mtimeNs, ctimeNs } = statSync(file, { bigint: true });

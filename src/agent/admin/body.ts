@@ -4,7 +4,10 @@ import { RequestError } from './errors.ts';
 /** An image reference and a path fit many times over. */
 const BODY_BYTES_MAX = 64 * 1024;
 
-/** JSON, or a format made of it: registries send their notifications as `application/vnd.docker.distribution.events.v1+json`. */
+/**
+ * JSON, or a format made of it: registries send their notifications as
+ * `application/vnd.docker.distribution.events.v1+json`.
+ */
 const JSON_TYPE = /^application\/([\w.-]+\+)?json *(;|$)/i;
 
 /**

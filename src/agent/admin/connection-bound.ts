@@ -2,10 +2,16 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 
-/** Requests of one connection that are answered at a time: no client of ours sends one before the answer to the last. */
+/**
+ * Requests of one connection that are answered at a time: no client of ours sends one before the
+ * answer to the last.
+ */
 const REQUESTS_MAX = 2;
 
-/** What a connection has for its request to come, or for its answer to be read, before it goes for another one. */
+/**
+ * What a connection has for its request to come, or for its answer to be read, before it goes for
+ * another one.
+ */
 const GRACE_MS = 250;
 
 interface Connection {
@@ -32,9 +38,10 @@ interface Bounds {
 }
 
 /**
- * Keeps the connections of a server to a bound, so that whoever holds many cannot keep others out: a new connection comes in,
- * and the one that has been idle for longest goes, never one that `hold()` names. Closes none within the moment that an honest
- * client needs to send its request, so that more than the bound may be open for so long.
+ * Keeps the connections of a server to a bound, so that whoever holds many cannot keep others out:
+ * a new connection comes in, and the one that has been idle for longest goes, never one that
+ * `hold()` names. Closes none within the moment that an honest client needs to send its request, so
+ * that more than the bound may be open for so long.
  *
  * Constructed once for a server, before it listens.
  */
@@ -97,7 +104,10 @@ export class ConnectionBound {
     });
   }
 
-  /** Closes the longest unchanged connections down to `countMax`, none that changed after `sinceMsMax`. */
+  /**
+   * Closes the longest unchanged connections down to `countMax`, none that changed after
+   * `sinceMsMax`.
+   */
   #close(countMax: number, sinceMsMax: number): void {
     for (const mayGo of STAGES) {
       for (const [socket, connection] of this.#connections) {

@@ -4,7 +4,10 @@ import { RequestError } from './errors.ts';
 import { preheatHandlers } from './preheat-handlers.ts';
 import type { MountService, Services, StoreService } from './services.ts';
 
-/** How long one text of metrics is given to all who ask: anyone may, as often as he likes, and each costs a millisecond. */
+/**
+ * How long one text of metrics is given to all who ask: anyone may, as often as he likes, and each
+ * costs a millisecond.
+ */
 const METRICS_MS = 100;
 
 /** The handlers of all routes. */

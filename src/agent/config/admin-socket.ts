@@ -1,4 +1,7 @@
-/** Where the agent listens for commands of its host unless told otherwise, and where the commands ask. */
+/**
+ * Where the agent listens for commands of its host unless told otherwise, and where the commands
+ * ask.
+ */
 export const ADMIN_SOCKET = '/run/xylem/admin/admin.sock';
 
 /** Stands for no socket. */

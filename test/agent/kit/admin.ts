@@ -13,7 +13,9 @@ import { StatusTwin } from '../../kit/twins.ts';
 export const TOKEN = '0123456789abcdef0123456789abcdef';
 export const BEARER = { authorization: `Bearer ${TOKEN}` };
 
-/** An admin endpoint before twins, on a free port, with `TOKEN`, and with a socket in the folder. */
+/**
+ * An admin endpoint before twins, on a free port, with `TOKEN`, and with a socket in the folder.
+ */
 export function adminServer(
   folder: string,
   parts: Partial<Services & { readonly clock: Clock; readonly logger: Logger }> = {},
