@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { accessSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { accessSync, closeSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { memoryDisk } from '../src/device/disk.ts';
 import { FuseServer } from '../src/device/fuse-server.ts';
 import { deviceMetrics } from '../src/device/metrics.ts';
-import { requireMounted } from '../src/device/mount-checks.ts';
+import { requireMounted, takeTarget } from '../src/device/mount-checks.ts';
 import { runInHelper } from '../src/device/mount-process.ts';
 import { silentLogger } from '../src/runtime/logger.ts';
 import { silentMetrics } from '../src/runtime/metrics.ts';
@@ -57,7 +57,8 @@ async function measure(folder: string, smoke: boolean): Promise<BenchRow[]> {
   const file = join(folder, 'ext4');
   await run('/usr/sbin/mke2fs', ['-q', '-F', '-t', 'ext4', file, smoke ? '16M' : '512M']);
   const [fuseDir, target] = [join(folder, 'fuse'), join(folder, 'mnt')];
-  for (const dir of [fuseDir, target]) mkdirSync(dir);
+  mkdirSync(fuseDir);
+  const { fd: targetFd } = takeTarget(target, [folder]);
   const clock = new SystemClock();
   const metrics = deviceMetrics(silentMetrics);
   const disk = memoryDisk(await readFile(file));
@@ -67,7 +68,8 @@ async function measure(folder: string, smoke: boolean): Promise<BenchRow[]> {
   const timeoutMs = 60_000;
   try {
     const startMs = clock.nowMs();
-    const mounted = await runInHelper({ clock }, { do: 'mount', ...places }, timeoutMs);
+    const limit = { timeoutMs, targetFd };
+    const mounted = await runInHelper({ clock }, { do: 'mount', ...places }, limit);
     const mountMs = clock.nowMs() - startMs;
     const device = requireMounted(mounted, target);
     const row = { bench: 'device', what: 'loop device and ext4 mount', value: mountMs, unit: 'ms' };
@@ -76,7 +78,8 @@ async function measure(folder: string, smoke: boolean): Promise<BenchRow[]> {
     for (const one of CASES) rows.push(await fio(one, device, smoke));
     return rows;
   } finally {
-    await runInHelper({ clock }, { do: 'unmount', ...places, force: true }, timeoutMs);
+    await runInHelper({ clock }, { do: 'unmount', ...places, force: true }, { timeoutMs });
+    closeSync(targetFd);
     await server.ended;
   }
 }

@@ -20,8 +20,7 @@ import { BufferPool } from '../util/buffer-pool.ts';
 import { peerId } from '../util/peer-id.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
-import { AdminServer } from './admin/admin-server.ts';
-import { AdminToken } from './admin/admin-token.ts';
+import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { BlobAuthority } from '../edge/access/authority.ts';
 import { BlobRoots } from '../edge/access/blob-roots.ts';
 import { UrlProbe } from '../edge/access/url-probe.ts';
@@ -189,8 +188,7 @@ async function makeDevices(
 ): Promise<DeviceService | undefined> {
   if (!config.device.enabled) return undefined;
   const { DeviceService } = await import('../device/device-service.ts');
-  const { stateDir } = config.device;
-  return new DeviceService({ ...components, reader: engine, codec, metrics }, { stateDir });
+  return new DeviceService({ ...components, reader: engine, codec, metrics }, config.device);
 }
 
 /**
@@ -271,14 +269,10 @@ class Agent implements Service, StatusSource {
       store: plane.store,
       resolve: (reference) => engine.tree.resolve(reference),
     });
-    const { tokenFile } = config.admin;
-    const optional = {
-      ...(mounts !== undefined && { mounts }),
-      ...(tokenFile !== undefined && { token: new AdminToken({ logger }, { file: tokenFile }) }),
-    };
-    this.#admin = new AdminServer(
-      { status: this, metrics, clock, logger, store, preheats: plane.preheats, ...optional },
-      { listen: listenAddress(config.admin.listen) },
+    const services = { status: this, metrics, store, preheats: plane.preheats };
+    this.#admin = makeAdminServer(
+      { ...services, ...(mounts !== undefined && { mounts }), clock, logger },
+      config.admin,
     );
   }
 

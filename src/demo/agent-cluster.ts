@@ -40,8 +40,8 @@ export interface ClusterInit {
   readonly zones?: readonly string[];
   /** `limits` of the configuration, by role. */
   readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
-  /** Keys of the configuration beside and instead of the usual ones. */
-  readonly config?: (role: Config['role']) => object;
+  /** Sections and lists of the configuration: their keys beside and instead of the usual ones. */
+  readonly config?: (role: Config['role']) => Readonly<Record<string, object>>;
   /** Where the hosts are, roots first; on this host's loopback when not given. */
   readonly places?: readonly HostPlace[];
 }
@@ -105,7 +105,7 @@ export class AgentCluster {
         ...this.#config(plan, { role, ...upstreams, clusterKey }),
         ...(zone !== undefined && { zone }),
       };
-      for (const [section, keys] of Object.entries(this.#init.config ?? {})) {
+      for (const [section, keys] of Object.entries<object>(this.#init.config?.(role) ?? {})) {
         const chosen = config[section];
         config[section] = Array.isArray(keys) ? keys : { ...(chosen as object), ...keys };
       }
@@ -120,7 +120,7 @@ export class AgentCluster {
         mirror: `http://127.0.0.1:${plan.local}`,
         start,
         process: startAgent(start),
-        mountDir: join(plan.dir, 'mnt'),
+        mountDir: join(plan.dir, 'mounts', 'image'),
         storeDir: join(plan.dir, 'store'),
       });
     }
@@ -145,15 +145,15 @@ export class AgentCluster {
   }
 
   status(host: ClusterHost): Promise<AgentStatus> {
-    return askAgent(host.process.admin, 'status');
+    return askAgent({ admin: host.process.socket }, 'status');
   }
 
   async blobs(host: ClusterHost): Promise<readonly HeldBlob[]> {
-    return (await askAgent(host.process.admin, 'blobs')).blobs;
+    return (await askAgent({ admin: host.process.socket }, 'blobs')).blobs;
   }
 
   async trees(host: ClusterHost): Promise<readonly TreeStatus[]> {
-    return (await askAgent(host.process.admin, 'tree')).trees;
+    return (await askAgent({ admin: host.process.socket }, 'tree')).trees;
   }
 
   /** Largest number of hops from a child to a root, now. */
@@ -181,6 +181,7 @@ export class AgentCluster {
       listen: `/ip4/${place.address}/tcp/${p2p}`,
       local,
       admin: `http://${place.address}:${admin}`,
+      socket: join(dir, 'admin', 'admin.sock'),
       enter: place.enter,
     };
   }
@@ -203,14 +204,14 @@ export class AgentCluster {
       relays: init.relays,
       store: { dir: join(plan.dir, 'store'), quota: '4GiB' },
       local: { listen: `127.0.0.1:${plan.local}` },
-      admin: { listen: plan.admin.slice('http://'.length) },
+      admin: { listen: plan.admin.slice('http://'.length), socket: plan.socket },
       registries: [{ host: this.#init.registry, insecure: true }],
       limits: this.#init.limits?.[init.role] ?? {},
       device: {
         enabled: init.role === 'child' && this.#init.devices,
         stateDir: join(plan.dir, 'device'),
+        mountFolders: [join(plan.dir, 'mounts')],
       },
-      ...this.#init.config?.(init.role),
     };
   }
 }
@@ -230,5 +231,6 @@ interface Plan {
   readonly local: number;
   /** Base URL. */
   readonly admin: string;
+  readonly socket: string;
   readonly enter: readonly string[];
 }

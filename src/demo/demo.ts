@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -206,8 +206,8 @@ export class Demo {
   /** Milliseconds from the request to mount until the program said that it runs. */
   async #startProgram(host: ClusterHost, image: DemoImage, reportUrl: string): Promise<number> {
     const startMs = performance.now();
-    await mkdir(host.mountDir, { recursive: true });
-    await askAgent(host.process.admin, 'mount', { image: image.reference, dir: host.mountDir });
+    const place = { admin: host.process.socket };
+    await askAgent(place, 'mount', { image: image.reference, dir: host.mountDir });
     const reported = new Promise<void>((resolve) => {
       this.#reports.set(new URL(reportUrl).pathname, resolve);
     });
@@ -252,7 +252,7 @@ export class Demo {
   }
 
   async #unmount(host: ClusterHost): Promise<void> {
-    await askAgent(host.process.admin, 'unmount', { dir: host.mountDir });
+    await askAgent({ admin: host.process.socket }, 'unmount', { dir: host.mountDir });
   }
 
   /** Takes the reports of the programs; resolves with the URL that a name is appended to. */

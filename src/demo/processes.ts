@@ -21,8 +21,10 @@ export class DemoError extends CodedError<
 /** An agent in a process of its own. */
 export interface AgentProcess {
   readonly name: string;
-  /** Base URL of its admin endpoint. */
+  /** Base URL of its admin endpoint, for probes and metrics. */
   readonly admin: string;
+  /** Path of its admin socket, for all else. */
+  readonly socket: string;
   readonly pid: number;
   readonly logFile: string;
   /** Sends a signal, for instance to stop it short. */
@@ -36,6 +38,7 @@ export function startAgent(init: {
   name: string;
   configFile: string;
   admin: string;
+  socket: string;
   logFile: string;
   /** A command and its first arguments, which runs the agent somewhere else. */
   enter?: readonly string[];
@@ -54,6 +57,7 @@ export function startAgent(init: {
   return {
     name: init.name,
     admin: init.admin,
+    socket: init.socket,
     pid: child.pid ?? -1,
     logFile: init.logFile,
     signal: (name) => void child.kill(name),

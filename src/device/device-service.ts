@@ -1,3 +1,4 @@
+import { closeSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { digestHex, type Digest } from '../image/digest.ts';
 import type { ResolvedImage } from '../image/manifest.ts';
@@ -20,6 +21,7 @@ import { requireExt4, requireMounted, takeTarget } from './mount-checks.ts';
 import { runInHelper } from './mount-process.ts';
 import { MountRecords, type MountRecord } from './mount-records.ts';
 import type { MountResult } from './mount-steps.ts';
+import { folderAbove, type TargetFolder } from './target-folder.ts';
 
 /** Images mounted at once on a host: each has a thread of some MB. Hosts run at most some hundred containers. */
 const MOUNTS_MAX = 256;
@@ -60,6 +62,8 @@ interface Mount {
   unmounting: Promise<void> | undefined;
 }
 
+type HelperParameters = Parameters<typeof runInHelper>;
+
 /**
  * Mounts images as block devices: ext4 on a loop device on a FUSE file whose bytes arrive as they are touched.
  *
@@ -75,6 +79,7 @@ export class DeviceService {
   readonly #metrics: DeviceMetrics;
   readonly #records: MountRecords;
   readonly #stateDir: string;
+  readonly #mountFolders: readonly string[];
   /** By target; undefined while it is being made. */
   readonly #mounts = new Map<string, Mount | undefined>();
   readonly #making = new Set<Promise<unknown>>();
@@ -89,7 +94,7 @@ export class DeviceService {
       logger: Logger;
       metrics: Metrics;
     },
-    init: { stateDir: string },
+    init: { stateDir: string; mountFolders: readonly string[] },
   ) {
     this.#reader = components.reader;
     this.#codec = components.codec;
@@ -97,6 +102,7 @@ export class DeviceService {
     this.#logger = components.logger;
     this.#metrics = deviceMetrics(components.metrics);
     this.#stateDir = resolve(init.stateDir);
+    this.#mountFolders = init.mountFolders;
     this.#records = new MountRecords({ stateDir: this.#stateDir });
   }
 
@@ -111,12 +117,19 @@ export class DeviceService {
     });
   }
 
+  /** Throws DeviceError `target-not-allowed` unless `dir` lies below a folder for mounts. */
+  requireAllowed(dir: string): void {
+    folderAbove(dir, this.#mountFolders);
+  }
+
   /**
-   * Mounts an image at `dir`: an empty folder, or one that is made and goes with the mount. Rejects with DeviceError, or with
-   * the reader's error or ImageError when the layers cannot be opened; nothing is left then.
+   * Mounts an image at `dir`, below a folder for mounts: an empty folder, or one that is made and
+   * goes with the mount. Rejects with DeviceError, or with the reader's error or ImageError when
+   * the layers cannot be opened; nothing is left then.
    */
   async mount(image: ResolvedImage, dir: string): Promise<MountInfo> {
     const target = resolve(dir);
+    this.requireAllowed(dir);
     if (this.#lock === undefined || this.#stopping.signal.aborted) throw notRunning();
     if (this.#mounts.has(target)) {
       throw new DeviceError(
@@ -207,12 +220,12 @@ export class DeviceService {
     const onStop = (): void => disk.close(); // The reads of the mount fail, and with them the mount.
     signal.addEventListener('abort', onStop);
     try {
-      const name = digestHex(image.digest).slice(0, 12);
-      const record = this.#records.add(name, takeTarget(dir));
-      const { server, device } = await this.#mountDisk(disk, record);
-      const { reference, digest } = image;
-      const info = { reference, digest, dir, device, sizeBytes: disk.sizeBytes };
-      return { disk, server, record, info, unmounting: undefined };
+      const target = takeTarget(dir, this.#mountFolders);
+      try {
+        return await this.#makeAt(target, { image, disk, dir });
+      } finally {
+        closeSync(target.fd);
+      }
     } catch (error) {
       disk.close();
       throw error;
@@ -221,9 +234,23 @@ export class DeviceService {
     }
   }
 
+  async #makeAt(
+    { fd, path, isNew }: TargetFolder,
+    init: { readonly image: ResolvedImage; readonly disk: ImageDisk; readonly dir: string },
+  ): Promise<Mount> {
+    const { image, disk, dir } = init;
+    const { reference, digest } = image;
+    const name = digestHex(digest).slice(0, 12);
+    const record = this.#records.add(name, { target: path, ownsTarget: isNew });
+    const { server, device } = await this.#mountDisk(disk, record, fd);
+    const info = { reference, digest, dir, device, sizeBytes: disk.sizeBytes };
+    return { disk, server, record, info, unmounting: undefined };
+  }
+
   async #mountDisk(
     disk: ImageDisk,
     record: MountRecord,
+    targetFd: number,
   ): Promise<{ server: FuseServer; device: string }> {
     const { fuseDir, target } = record;
     const components = {
@@ -235,7 +262,8 @@ export class DeviceService {
     const server = new FuseServer(components, { path: fuseDir });
     try {
       server.mount();
-      const result = await this.#help({ do: 'mount', fuseDir, target }, MOUNT_TIMEOUT_MS);
+      const limit = { timeoutMs: MOUNT_TIMEOUT_MS, targetFd };
+      const result = await this.#help({ do: 'mount', fuseDir, target }, limit);
       return { server, device: requireMounted(result, target) };
     } catch (error) {
       await this.#forceAway(record);
@@ -247,7 +275,7 @@ export class DeviceService {
     const { record, info, server, disk } = mount;
     const { fuseDir, target } = record;
     const request = { do: 'unmount', fuseDir, target, force } as const;
-    const result = await this.#help(request, UNMOUNT_TIMEOUT_MS);
+    const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
     if (result.kind === 'busy') {
       throw busy(info.dir, `${result.what} is in use, perhaps through a bind mount or an overlay`);
     }
@@ -280,7 +308,7 @@ export class DeviceService {
     const { fuseDir, target } = record;
     try {
       const request = { do: 'unmount', fuseDir, target, force: true } as const;
-      const result = await this.#help(request, UNMOUNT_TIMEOUT_MS);
+      const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
       if (result.kind === 'unmounted') return this.#records.remove(record);
       this.#logger.error({ ...record, result }, 'what is left of a mount could not be taken away');
     } catch (error) {
@@ -289,8 +317,8 @@ export class DeviceService {
     }
   }
 
-  #help(request: Parameters<typeof runInHelper>[1], timeoutMs: number): Promise<MountResult> {
-    return runInHelper({ clock: this.#clock }, request, timeoutMs);
+  #help(request: HelperParameters[1], limit: HelperParameters[2]): Promise<MountResult> {
+    return runInHelper({ clock: this.#clock }, request, limit);
   }
 }
 

@@ -8,6 +8,8 @@ export type DeviceErrorDetail =
   | { readonly code: 'unsupported-filesystem'; readonly filesystem: string }
   | { readonly code: 'already-mounted'; readonly dir: string }
   | { readonly code: 'target-not-usable'; readonly dir: string }
+  /** No folder of `device.mountFolders` holds it. */
+  | { readonly code: 'target-not-allowed'; readonly dir: string }
   /** Something still uses the mount. */
   | { readonly code: 'busy'; readonly dir: string }
   | { readonly code: 'too-many-mounts'; readonly limit: number }

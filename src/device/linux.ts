@@ -15,6 +15,7 @@ export const MS_NODEV = 4;
 export const MS_NOATIME = 1024;
 export const MNT_FORCE = 1;
 export const MNT_DETACH = 2;
+const UMOUNT_NOFOLLOW = 8;
 const PR_SET_PDEATHSIG = 1;
 
 /** The C library that Node itself runs on: glibc or musl. */
@@ -47,9 +48,12 @@ export function mount(
   return result === 0 ? undefined : failure();
 }
 
-/** umount2(2); undefined when it succeeded. */
+/**
+ * umount2(2) of what is at the path itself, not at the end of a symbolic link; undefined when it
+ * succeeded.
+ */
 export function unmount(target: string, flags: number): CallFailure | undefined {
-  return (cUmount2(target, flags) as number) === 0 ? undefined : failure();
+  return (cUmount2(target, flags | UMOUNT_NOFOLLOW) as number) === 0 ? undefined : failure();
 }
 
 /** ioctl(2) with a structure, or none; its result, which is not negative. */

@@ -1,9 +1,10 @@
-import { mkdirSync, readdirSync, realpathSync } from 'node:fs';
+import { closeSync, readdirSync } from 'node:fs';
 import { blockLayers, OVERLAYBD_ANNOTATION, type ResolvedImage } from '../image/manifest.ts';
 import { DeviceError } from './errors.ts';
 import { notPermitted } from './fuse-server.ts';
 import { readMountTable } from './mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
+import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';
 
 /** Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what. */
 export function requireExt4(image: ResolvedImage): void {
@@ -22,49 +23,32 @@ export function requireExt4(image: ResolvedImage): void {
 }
 
 /**
- * Checks that an image can be mounted at `dir`, and makes it where it is missing. The path without symbolic links, as the
- * kernel lists it, and whether it was made. Throws DeviceError.
+ * Opens the folder for an image to be mounted at, below one of `folders`, and makes it where it is
+ * missing. Throws DeviceError when something is mounted there or it is not empty.
  */
-export function takeTarget(dir: string): { target: string; ownsTarget: boolean } {
-  const names = namesIn(dir);
-  const target = realpathSync(dir);
-  if (readMountTable().some((entry) => entry.mountPoint === target)) {
+export function takeTarget(dir: string, folders: readonly string[]): TargetFolder {
+  const target = openTarget(dir, folders);
+  try {
+    requireUnused(target, dir);
+    return target;
+  } catch (error) {
+    closeSync(target.fd);
+    throw error;
+  }
+}
+
+function requireUnused({ fd, path }: TargetFolder, dir: string): void {
+  if (readMountTable().some((entry) => entry.mountPoint === path)) {
     throw new DeviceError(`${dir} already has something mounted on it; unmount that first`, {
       code: 'already-mounted',
       dir,
     });
   }
-  if (names === undefined) return { target, ownsTarget: true };
-  if (names.length > 0) {
-    throw new DeviceError(
-      `${dir} is not empty (it holds ${names[0]}): an image is mounted on an empty folder, or on one to be made`,
-      { code: 'target-not-usable', dir },
-    );
-  }
-  return { target, ownsTarget: false };
-}
-
-/** Names in a folder; undefined when it was missing and has been made. */
-function namesIn(dir: string): string[] | undefined {
-  try {
-    return readdirSync(dir);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw unusable(dir, error);
-  }
-  try {
-    mkdirSync(dir, { recursive: true });
-    return undefined;
-  } catch (error) {
-    throw unusable(dir, error);
-  }
-}
-
-function unusable(dir: string, error: unknown): DeviceError {
-  const { code } = error as NodeJS.ErrnoException;
-  return new DeviceError(
-    `${dir} cannot be mounted on (${code ?? String(error)}): name an empty folder, or one that can be made`,
+  const [name] = readdirSync(pathOf(fd));
+  if (name === undefined) return;
+  throw new DeviceError(
+    `${dir} is not empty (it holds ${name}): an image is mounted on an empty folder, or on one to be made`,
     { code: 'target-not-usable', dir },
-    { cause: error },
   );
 }
 

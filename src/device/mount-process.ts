@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Clock } from '../runtime/clock.ts';
+import { defined } from '../util/assert.ts';
 import { DeviceError } from './errors.ts';
 import type { MountRequest, MountResult } from './mount-steps.ts';
 
@@ -8,25 +9,27 @@ import type { MountRequest, MountResult } from './mount-steps.ts';
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /**
- * Runs one request in a helper process, and kills that when it takes longer than `timeoutMs`. Throws DeviceError
- * `timeout`, or `failed` when the helper itself broke; everything else is in the result.
+ * Runs one request in a helper process, to mount with the open target as its `TARGET_FD`, and kills
+ * that when it takes longer than `timeoutMs`. Throws DeviceError `timeout`, or `failed` when the
+ * helper itself broke; everything else is in the result.
  */
 export async function runInHelper(
   components: { clock: Clock },
   request: MountRequest,
-  timeoutMs: number,
+  { timeoutMs, targetFd }: { readonly timeoutMs: number; readonly targetFd?: number },
 ): Promise<MountResult> {
   const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
   const helper = fileURLToPath(new URL(`./mount-helper.${extension}`, import.meta.url));
   const child = spawn(
     process.execPath,
     ['--no-warnings', '--max-semi-space-size=1', helper, JSON.stringify(request)],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
+    // In the place of TARGET_FD.
+    { stdio: ['ignore', 'pipe', 'pipe', targetFd ?? 'ignore'] },
   );
   const output = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const) {
-    child[name].setEncoding('utf8');
-    child[name].on('data', (text: string) => {
+    const stream = defined(child[name], 'it is a pipe').setEncoding('utf8');
+    stream.on('data', (text: string) => {
       if (output[name].length < OUTPUT_BYTES_MAX) output[name] += text;
     });
   }

@@ -5,11 +5,11 @@ import {
   readFileSync,
   realpathSync,
   renameSync,
-  rmdirSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { removeEmptyFolder } from './target-folder.ts';
 
 /** Version of the record's form, first in the file. */
 const RECORD_VERSION = 1;
@@ -55,8 +55,8 @@ export class MountRecords {
 
   /** Removes a record, its folder, and the target if it was made for it; both must be unmounted and are left when in use. */
   remove(record: MountRecord): void {
-    removeFolder(record.fuseDir);
-    if (record.ownsTarget) removeFolder(record.target);
+    removeEmptyFolder(record.fuseDir);
+    if (record.ownsTarget) removeEmptyFolder(record.target);
     rmSync(`${record.fuseDir}.json`, { force: true });
   }
 
@@ -68,7 +68,7 @@ export class MountRecords {
       const path = join(this.#dir, name);
       if (name.endsWith('.json')) records.push(readRecord(path));
       else if (name.endsWith('.tmp')) rmSync(path, { force: true });
-      else if (!names.includes(`${name}.json`)) removeFolder(path);
+      else if (!names.includes(`${name}.json`)) removeEmptyFolder(path);
     }
     return records;
   }
@@ -87,13 +87,4 @@ function readRecord(path: string): MountRecord {
     // As if of an unknown version.
   }
   return { fuseDir, target: '', ownsTarget: false };
-}
-
-function removeFolder(path: string): void {
-  try {
-    rmdirSync(path);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENOTEMPTY' && code !== 'EBUSY') throw error;
-  }
 }

@@ -1,10 +1,35 @@
-import { closeSync, openSync, readSync } from 'node:fs';
-import { MNT_DETACH, MNT_FORCE, MS_NOATIME, MS_NODEV, MS_RDONLY, mount, unmount } from './linux.ts';
+import { closeSync, openSync, readlinkSync, readSync } from 'node:fs';
+import {
+  MNT_DETACH,
+  MNT_FORCE,
+  MS_NOATIME,
+  MS_NODEV,
+  MS_NOSUID,
+  MS_RDONLY,
+  mount,
+  unmount,
+} from './linux.ts';
 import { attachLoop, detachLoop, loopsOver, type StepFailure } from './loop.ts';
 import { IMAGE_FILE } from './fuse-filesystem.ts';
 import { readMountTable } from './mount-table.ts';
+import { pathOf } from './target-folder.ts';
 
-/** What the helper process is asked for. `fuseDir` is where the disk's file is served, `target` where its filesystem goes. */
+/**
+ * Where the helper process has the open folder that it mounts on: its path could lead elsewhere by
+ * now.
+ */
+const TARGET_FD = 3;
+
+/**
+ * Whoever made the image gets no rights on the host by it: no set-user-ID programs, no device
+ * files, nothing written.
+ */
+const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
+
+/**
+ * What the helper process is asked for. `fuseDir` is where the disk's file is served, `target`
+ * where its filesystem goes; to mount, that folder is open as `TARGET_FD`.
+ */
 export type MountRequest =
   | { readonly do: 'mount'; readonly fuseDir: string; readonly target: string }
   /** `force`: fail all reads first and detach what is busy; for mounts whose server is gone or has to go. */
@@ -67,22 +92,33 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
     return { kind: 'failed', step: `opening ${imagePath}`, errno: code ?? String(error) };
   }
   try {
+    if (readlinkSync(pathOf(TARGET_FD)) !== target) {
+      return { kind: 'failed', step: `mounting at ${target}`, errno: 'ESTALE' };
+    }
     const blockBytes = ext4BlockBytes(backingFd);
     if (blockBytes === undefined) return { kind: 'not-ext4' };
     const loopBlockBytes = Math.min(LOOP_BLOCK_BYTES_MAX, blockBytes);
     const loop = attachLoop(backingFd, imagePath, loopBlockBytes);
     if ('step' in loop) return failed(loop);
-    const flags = MS_RDONLY | MS_NODEV | MS_NOATIME;
-    const failure = mount({ source: loop.path, target }, 'ext4', { flags, data: EXT4_OPTIONS });
+    const place = { source: loop.path, target: pathOf(TARGET_FD) };
+    const failure = mount(place, 'ext4', { flags: MOUNT_FLAGS, data: EXT4_OPTIONS });
     closeSync(loop.fd); // Autoclear: without a mount this detaches it.
-    if (failure === undefined) return { kind: 'mounted', loop: loop.path };
-    return failed({ step: `mounting ${loop.path} as ext4 at ${target}`, failure });
+    const step = `mounting ${loop.path} as ext4 at ${target}`;
+    if (failure !== undefined) return failed({ step, failure });
+    // Somebody moved the folder or one above it. The caller takes the mount away again, wherever it
+    // is.
+    if (!isMountedAt(loop.path, target)) return { kind: 'failed', step, errno: 'ESTALE' };
+    return { kind: 'mounted', loop: loop.path };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     return { kind: 'failed', step: `reading ${imagePath}`, errno: code ?? String(error) };
   } finally {
     closeSync(backingFd);
   }
+}
+
+function isMountedAt(source: string, target: string): boolean {
+  return readMountTable().some((at) => at.source === source && at.mountPoint === target);
 }
 
 /** Block size of the ext4 on a disk; undefined when that is none. Throws when the disk cannot be read. */

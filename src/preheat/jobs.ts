@@ -9,6 +9,7 @@ import type { PeerId } from '../util/peer-id.ts';
 import {
   isFinal,
   PreheatError,
+  preheatNumber,
   type HostPreheatReply,
   type HostPreheatRequest,
   type HostProgress,
@@ -130,7 +131,9 @@ export class PreheatJobs {
   }
 
   #job(id: string): Job {
-    const job = this.#jobs.get(id);
+    const job =
+      this.#jobs.get(id) ??
+      [...this.#jobs.values()].find((each) => String(preheatNumber(each.id)) === id);
     if (job !== undefined) return job;
     throw new PreheatError(`no preheat ${id} is known here (any more)`, { code: 'not-found' });
   }

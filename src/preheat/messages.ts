@@ -65,8 +65,23 @@ export interface PreheatHost extends HostProgress {
   readonly zone: string;
 }
 
+/** 128 random bits in hex: who knows one was told it. */
+export const PREHEAT_ID = /^[0-9a-f]{32}$/;
+
+/** Hex digits that a number in JSON holds without loss: 52 bits. */
+const NUMBER_DIGITS = 13;
+
+/**
+ * The number of a preheat, for clients that take no other name: the first bits of its id. Roots
+ * know a preheat by it too.
+ */
+export function preheatNumber(id: string): number {
+  return Number.parseInt(id.slice(0, NUMBER_DIGITS), 16);
+}
+
 /** A preheat as the root that leads it knows it. */
 export interface PreheatJob {
+  /** As PREHEAT_ID says. */
   readonly id: string;
   readonly spec: PreheatSpec;
   readonly state: PreheatState;
@@ -118,8 +133,12 @@ export interface PreheatTransport extends Caller<PreheatCalls> {
   peers(): readonly PeerId[];
 }
 
-/** Preheats, as the admin endpoint starts and shows them. Rejects with PreheatError. */
+/**
+ * Preheats, as the admin endpoint starts and shows them: by id or by number. Rejects with
+ * PreheatError.
+ */
 export interface PreheatService {
+  /** Only a root takes one that pins. */
   start(spec: PreheatSpec): Promise<PreheatJob>;
   get(id: string): Promise<PreheatJob>;
   /** What has come stays where it is. */

@@ -8,6 +8,7 @@ import type { TransferEngine } from '../transfer/drive/engine.ts';
 import { HostPreheats } from './host-preheats.ts';
 import { PreheatJobs } from './jobs.ts';
 import {
+  PREHEAT_ID,
   PreheatError,
   type HostPreheatReply,
   type HostPreheatRequest,
@@ -23,8 +24,12 @@ import type { Handlers } from '../transfer/contracts/calls.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
+import { toHex } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
+
+/** As PREHEAT_ID has them. */
+const ID_BYTES = 16;
 
 /** For a root to answer: from memory. */
 const CALL_MS_MAX = 5_000;
@@ -75,7 +80,8 @@ export class ClusterPreheats implements PreheatService {
     const jobs = this.#jobs;
     return {
       ...(jobs !== undefined && {
-        preheat: async (_peer: PeerId, request: PreheatRequest) => runJob(jobs, request),
+        preheat: async (peer: PeerId, request: PreheatRequest) =>
+          this.#onPreheat(jobs, peer, request),
       }),
       'host-preheat': async (peer, request) => this.#onHostPreheat(peer, request),
     };
@@ -86,9 +92,13 @@ export class ClusterPreheats implements PreheatService {
   }
 
   async start(spec: PreheatSpec): Promise<PreheatJob> {
-    const { clock, random } = this.#components;
-    // A number, since there are clients that take nothing else; larger than any of an earlier run.
-    const id = String(clock.wallMs() * 1000 + random.below(1000));
+    if (spec.pin && this.#jobs === undefined) {
+      throw new PreheatError(
+        'this agent may not have every host pin an image: pins outlive the preheat, so ask at a root (--admin)',
+        { code: 'refused' },
+      );
+    }
+    const id = toHex(this.#components.random.bytes(ID_BYTES));
     return this.#ask({ action: 'start', id, spec });
   }
 
@@ -103,6 +113,19 @@ export class ClusterPreheats implements PreheatService {
   async stop(): Promise<void> {
     await this.#jobs?.stop();
     await this.#host.stop();
+  }
+
+  /**
+   * Leads what any host asks for, but for pins: those are for people, at the admin endpoint of a
+   * root.
+   */
+  #onPreheat(jobs: PreheatJobs, peer: PeerId, request: PreheatRequest): PreheatJob {
+    if (request.action === 'start' && (request.spec.pin || !PREHEAT_ID.test(request.id))) {
+      throw new PreheatError(`${peer} may not ask for a pin, or gives no sound id`, {
+        code: 'refused',
+      });
+    }
+    return runJob(jobs, request);
   }
 
   /** Only roots may tell a host to preheat, and only one that keeps no trees: roots and relays keep what passes them. */

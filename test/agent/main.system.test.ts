@@ -1,13 +1,14 @@
 import { execFile } from 'node:child_process';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../src/agent/admin/admin-server.ts';
-import { PromMetrics } from '../../src/agent/admin/prom-metrics.ts';
-import { silentLogger } from '../../src/runtime/logger.ts';
-import { ManualClock } from '../kit/manual-clock.ts';
+import type { AdminServer } from '../../src/agent/admin/admin-server.ts';
 import { MountTwin, StatusTwin } from '../kit/twins.ts';
+import { adminServer } from './kit/admin.ts';
 
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const COMMANDS = [
@@ -17,22 +18,19 @@ const COMMANDS = [
 const NOTHING_THERE = 'http://127.0.0.1:1';
 
 let server: AdminServer;
+let folder: string;
+let socket: string;
 beforeAll(async () => {
   const status = new StatusTwin();
   status.reason = undefined;
-  server = new AdminServer(
-    {
-      status,
-      mounts: new MountTwin(),
-      metrics: new PromMetrics({ processMetrics: false }),
-      clock: new ManualClock(),
-      logger: silentLogger,
-    },
-    { listen: { host: '127.0.0.1', port: 0 } },
-  );
+  folder = mkdtempSync(join(tmpdir(), 'xylem-test-'));
+  ({ server, socket } = adminServer(folder, { status, mounts: new MountTwin() }));
   await server.start();
 });
-afterAll(() => server.stop());
+afterAll(async () => {
+  await server.stop();
+  rmSync(folder, { recursive: true });
+});
 
 interface Outcome {
   readonly code: number;
@@ -75,7 +73,7 @@ describe('main() usage', () => {
     [['status', 'x'], 'xylem: too many arguments for'],
     [
       ['status', '--admin', 'x'],
-      "xylem: option '--admin <url>' argument 'x' is invalid. It must be http://HOST:PORT.\n",
+      "xylem: option '--admin <address>' argument 'x' is invalid. It must be the path of a socket, with a slash, or http://HOST:PORT.\n",
     ],
   ])('%j is refused with a line, a hint and code 2', async (args, text) => {
     const outcome = await xylem(args);
@@ -155,7 +153,7 @@ describe('xylem agent', () => {
 
 describe('xylem status, tree, mount and unmount', () => {
   it('print for people', async () => {
-    const admin = ['--admin', server.url];
+    const admin = ['--admin', socket];
     const status = await xylem(['status', ...admin]);
     expect(status.out).toMatch(/agent +xylem 0.0.1, child in zone z1\n/);
     expect(status.out).toContain('3MiB of 1GiB in /store: 12 blocks of 1 blobs');
@@ -172,7 +170,7 @@ describe('xylem status, tree, mount and unmount', () => {
   });
 
   it('print one object for scripts', async () => {
-    const admin = ['--json', '--admin', server.url];
+    const admin = ['--json', '--admin', socket];
     for (const [args, part] of [
       [['status'], { role: 'child' }],
       [['tree'], { trees: [{ stripe: 0 }] }],
@@ -185,8 +183,37 @@ describe('xylem status, tree, mount and unmount', () => {
     }
   });
 
+  it('ask over TCP with a token from a file of mode 0600 alone', async () => {
+    const bare = await xylem(['status', '--admin', server.url]);
+    expect(bare).toMatchObject({ code: 1, out: '' });
+    expect(bare.err).toBe(
+      'xylem: over TCP this needs the token of admin.readTokenFile or admin.tokenFile: `xylem ... --token-file FILE`; on the host of the agent ask over its socket (admin.socket)\n',
+    );
+    const file = join(folder, 'token');
+    const args = ['status', '--admin', server.url, '--token-file', file];
+    expect(await xylem(args)).toMatchObject({ code: 0, err: '' });
+    chmodSync(file, 0o644);
+    const open = await xylem(args);
+    chmodSync(file, 0o600);
+    expect(open.err).toBe(
+      `xylem: the token file ${file} cannot be used: others can reach it; run \`chmod 600 ${file}\`\n`,
+    );
+  });
+
+  it('say what to do where no agent is, or where this user may not ask', async () => {
+    const gone = await xylem(['status', '--admin', join(folder, 'gone.sock')]);
+    expect(gone.err).toMatch(/^xylem: cannot reach an agent at .*gone.sock: ENOENT; start one/);
+    if (process.getuid?.() !== 0) return;
+    const args = ['--reuid', '65534', '--clear-groups', process.execPath, BIN, 'status'];
+    const refused = await new Promise<string>((resolve) => {
+      execFile('setpriv', [...args, '--admin', socket], { cwd: '/' }, (_, __, err) => resolve(err));
+    });
+    expect(refused).toContain(`this user may not ask the agent at ${socket} (EACCES): run the`);
+    expect(refused).toContain('or let a group of this user in by admin.socketGroup');
+  });
+
   it("repeat the agent's reason", async () => {
-    const outcome = await xylem(['mount', 'oci:a:b', '/mnt/a', '--admin', server.url]);
+    const outcome = await xylem(['mount', 'oci:a:b', '/mnt/a', '--admin', socket]);
     expect(outcome.code).toBe(1);
     expect(outcome.err).toBe(
       'xylem: image is "oci:a:b", but must be docker://HOST[:PORT]/NAME:TAG\n',

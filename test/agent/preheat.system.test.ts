@@ -124,9 +124,9 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     return [config, ...layers];
   };
   const start = (host: ClusterHost, given: Given<'preheat'>): Promise<PreheatJob> =>
-    askAgent(host.process.admin, 'preheat', given);
+    askAgent({ admin: host.process.socket }, 'preheat', given);
   const look = (host: ClusterHost, id: string): Promise<PreheatJob> =>
-    askAgent(host.process.admin, 'preheatStatus', { id });
+    askAgent({ admin: host.process.socket }, 'preheatStatus', { id });
   const ended = async (host: ClusterHost, id: string): Promise<PreheatJob> => {
     await expect.poll(async () => isFinal((await look(host, id)).state), LIMIT).toBe(true);
     return look(host, id);
@@ -143,8 +143,8 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
 
   it('xylem preheat brings an image to all hosts, and then the registry is not needed', async () => {
     const before = registry.stats().blobBytes;
-    const { admin } = child(1).process;
-    const args = [BIN, 'preheat', '--json', '--admin', admin, image('all')];
+    const { socket } = child(1).process;
+    const args = [BIN, 'preheat', '--json', '--admin', socket, image('all')];
     const { stdout } = await run(process.execPath, args, { timeout: 60_000 });
     const job = JSON.parse(stdout) as PreheatJob;
     expect(job).toMatchObject({ state: 'done' });
@@ -202,7 +202,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     await expect
       .poll(async () => (await look(child(0), id)).hosts.map(({ state }) => state), LIMIT)
       .toEqual(['running', 'running', 'running']);
-    const cancelled = await askAgent(child(1).process.admin, 'cancelPreheat', { id });
+    const cancelled = await askAgent({ admin: child(1).process.socket }, 'cancelPreheat', { id });
     expect(cancelled).toMatchObject({ id, state: 'cancelled' });
     door.open();
     // A later one does not stand behind it.

@@ -1,6 +1,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { parse, parseAllDocuments } from 'yaml';
+import { API } from '../../src/agent/admin/api.ts';
+import { ADMIN_SOCKET } from '../../src/agent/config/admin-socket.ts';
 import { loadConfig } from '../../src/agent/config/config.ts';
 
 const FOLDER = new URL('../../deploy/k8s/', import.meta.url).pathname;
@@ -33,7 +35,21 @@ describe('deploy/k8s', () => {
       ['agent-config.yaml', 'child'],
     ] as const) {
       const config = loadConfig({ file: FOLDER + file, variables: {}, flags: {} });
-      expect(config).toMatchObject({ role, admin: { listen: '0.0.0.0:19146' } });
+      const admin = { listen: '0.0.0.0:19146', socket: ADMIN_SOCKET };
+      expect(config).toMatchObject({ role, admin });
+    }
+  });
+
+  it('probes by what anyone may ask over TCP', () => {
+    const open = Object.values(API).filter(({ access }) => access === 'probe');
+    for (const file of ['roots.yaml', 'agents.yaml']) {
+      const text = readFileSync(FOLDER + file, 'utf8');
+      const probes = [...text.matchAll(/(\w+)Probe: \{ httpGet: \{ path: (\S+), port: (\w+) \}/g)];
+      expect(probes.map(([, kind, , port]) => [kind, port])).toEqual([
+        ['liveness', 'admin'],
+        ['readiness', 'admin'],
+      ]);
+      for (const [, , path] of probes) expect(open.map((route) => route.path)).toContain(path);
     }
   });
 });

@@ -1,6 +1,15 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it, onTestFinished } from 'vitest';
@@ -25,7 +34,7 @@ async function startService(folder = tempFolder()): Promise<{
   const components = { reader, codec, clock: new SystemClock(), logger: silentLogger };
   const service = new DeviceService(
     { ...components, metrics: silentMetrics },
-    { stateDir: join(folder, 'state') },
+    { stateDir: join(folder, 'state'), mountFolders: [folder] },
   );
   onTestFinished(async () => {
     await service.stop();
@@ -110,6 +119,71 @@ describeWith('DeviceService', NEEDS, () => {
       detail: { code: 'unsupported-filesystem', filesystem: 'erofs' },
     });
     expect(service.list()).toHaveLength(1);
+  });
+
+  it('mount() gives no rights to who runs a set-user-ID program of the image', async () => {
+    const folder = tempFolder();
+    mkdirSync(join(folder, 'files'));
+    copyFileSync('/usr/bin/id', join(folder, 'files', 'id'));
+    chmodSync(join(folder, 'files', 'id'), 0o4755);
+    const { service, reader } = await startService(folder);
+    const { layer } = await makeExt4Layer(folder);
+    const dir = join(folder, 'mnt');
+    await service.mount(imageOf([reader.add(layer)]), dir);
+    expect((await run('stat', ['-c', '%a %u', join(dir, 'id')])).stdout).toBe('4755 0\n');
+    chmodSync(folder, 0o755);
+    const nobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];
+    const { stdout } = await run('setpriv', [...nobody, join(dir, 'id')]);
+    expect(stdout).toMatch(/^uid=65534/);
+    expect(stdout).not.toContain('euid');
+    const [line = ''] = tracesOf(folder).mounts.filter((mount) => mount.includes(' ext4 '));
+    expect(line).toContain(' ro,nosuid,nodev,noatime ');
+  });
+
+  it('mount() refuses what is outside of its folders, and names the key', async () => {
+    const { service, image, folder } = await startWithImage();
+    for (const dir of ['/etc/xylem-test', folder, `${folder}-beside`, join(folder, '..', 'x')]) {
+      await expect(service.mount(image, dir)).rejects.toMatchObject({
+        code: 'target-not-allowed',
+        message: `${dir} cannot be mounted on: images are mounted below the folders of device.mountFolders alone (${folder})`,
+      });
+      expect(existsSync(dir)).toBe(dir === folder);
+    }
+  });
+
+  it('mount() follows no symbolic link below its folder, and makes nothing behind one', async () => {
+    const { service, image, folder } = await startWithImage();
+    const elsewhere = tempFolder();
+    symlinkSync(elsewhere, join(folder, 'link'));
+    for (const dir of ['link', 'link/new', 'link/deep/er'].map((name) => join(folder, name))) {
+      await expect(service.mount(image, dir)).rejects.toMatchObject({
+        code: 'target-not-usable',
+        message: expect.stringContaining('a symbolic link or a file is on the way') as string,
+      });
+    }
+    expect(readdirSync(elsewhere)).toEqual([]);
+  });
+
+  it('mount() and unmount() are led nowhere else by who puts a link in the place of a folder meanwhile', async () => {
+    const { service, reader, image, folder } = await startWithImage();
+    const elsewhere = tempFolder();
+    mkdirSync(join(elsewhere, 'mnt'));
+    const [user, dir] = [join(folder, 'user'), join(folder, 'user', 'mnt')];
+    const swap = (): void => {
+      renameSync(user, `${user}-moved`);
+      symlinkSync(elsewhere, user);
+    };
+    // The device's own reads are the first ones after the folder was opened.
+    let reads = 0;
+    reader.gate = async () => {
+      if (++reads === 7) swap();
+    };
+    await expect(service.mount(image, dir)).rejects.toMatchObject({ code: 'failed' });
+    expect(reads).toBeGreaterThan(7);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+    expect(tracesOf(elsewhere)).toEqual(NO_TRACES);
+    // Made for the mount there, it would have gone with it.
+    expect(existsSync(join(elsewhere, 'mnt'))).toBe(true);
   });
 
   it('mount() takes an ext4 of blocks smaller than a page', async () => {

@@ -12,6 +12,8 @@ interface DockerRegistryOptions {
   readonly storage?: string;
   readonly htpasswd?: { readonly username: string; readonly password: string };
   readonly tls?: Certificates;
+  /** Where it tells of pushes, with an Authorization header. */
+  readonly notifies?: { readonly url: string; readonly authorization: string };
   /** As of the registry's configuration, `auth.token`. */
   readonly token?: {
     readonly realm: string;
@@ -36,7 +38,7 @@ export async function startDockerRegistry(options: DockerRegistryOptions = {}): 
 }
 
 function configuration(folder: string, options: DockerRegistryOptions): object {
-  const { storage = join(folder, 'storage'), htpasswd, tls, token } = options;
+  const { storage = join(folder, 'storage'), htpasswd, tls, token, notifies } = options;
   const passwords = join(folder, 'htpasswd');
   if (htpasswd !== undefined) {
     const { username, password } = htpasswd;
@@ -52,6 +54,16 @@ function configuration(folder: string, options: DockerRegistryOptions): object {
     },
     ...(htpasswd && { auth: { htpasswd: { realm: 'tests', path: passwords } } }),
     ...(token && { auth: { token } }),
+    ...(notifies && {
+      notifications: {
+        endpoints: [
+          {
+            ...{ name: 'test', url: notifies.url, timeout: '5s', threshold: 5, backoff: '1s' },
+            headers: { Authorization: [notifies.authorization] },
+          },
+        ],
+      },
+    }),
   };
 }
 

@@ -1,8 +1,9 @@
+import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { ClusterPreheats } from '../../src/preheat/preheats.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import type { PreheatJob, PreheatSpec } from '../../src/preheat/messages.ts';
+import { preheatNumber, type PreheatJob, type PreheatSpec } from '../../src/preheat/messages.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { callerOf } from '../kit/caller.ts';
@@ -37,7 +38,11 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
     codec,
     hash: new NodeHash(),
     clock: new ManualClock({ startMs: Date.UTC(2024, 0, 1) }),
-    random: { float: () => 0, below: () => 5, bytes: () => new Uint8Array() },
+    random: {
+      float: () => 0,
+      below: () => 5,
+      bytes: (count: number) => new Uint8Array(randomBytes(count)),
+    },
     logger: silentLogger,
   };
   const init = { role, zone: 'z1', quotaBytes: 2 ** 30 };
@@ -69,11 +74,16 @@ describe('ClusterPreheats on a host', () => {
     preheats.setRoots(ROOTS);
     answers.set('r1', 'unreachable');
     const { id } = await preheats.start(SPEC);
-    expect(id).toMatch(/^[0-9]{16}$/);
+    expect(id).toMatch(/^[0-9a-f]{32}$/);
+    // Nobody guesses the next one from it.
+    expect((await preheats.start(SPEC)).id.slice(0, 8)).not.toBe(id.slice(0, 8));
     answers.clear();
     await preheats.get(id);
     await preheats.cancel(id);
-    expect(asked).toEqual(['r1 start', 'r2 start', 'r2 status', 'r2 cancel']);
+    expect(asked).toEqual([
+      ...['r1 start', 'r2 start', 'r1 start', 'r2 start'],
+      ...['r2 status', 'r2 cancel'],
+    ]);
     answers.set('r2', 'unreachable');
     await expect(preheats.get(id)).rejects.toMatchObject({ code: 'unreachable' });
   });
@@ -86,6 +96,16 @@ describe('ClusterPreheats on a host', () => {
     answers.set('r2', 'not-found');
     await expect(preheats.get('18')).rejects.toMatchObject({ code: 'not-found' });
     expect(asked).toEqual(['r1 status', 'r2 status', 'r1 status', 'r2 status']);
+  });
+
+  it('hands on no pin, which would outlive the preheat on every host', async () => {
+    for (const role of ['child', 'relay'] as const) {
+      const { preheats, asked } = preheatsOf(role);
+      preheats.setRoots(ROOTS);
+      const pins = preheats.start({ ...SPEC, pin: true });
+      await expect(pins).rejects.toMatchObject({ code: 'refused' });
+      expect(asked).toEqual([]);
+    }
   });
 
   it('begins nothing at a second root when the first has too much to do', async () => {
@@ -112,6 +132,36 @@ describe('ClusterPreheats on a root', () => {
     // What another root leads is asked of that one.
     expect(await preheats.get('17')).toMatchObject({ id: '17' });
     expect(asked).toEqual(['r1 status']);
+    await preheats.stop();
+  });
+
+  it('pins for its own admin endpoint, never for a host of the cluster that asks', async () => {
+    const { preheats } = preheatsOf('root');
+    const ask = (id: string, pin: boolean) =>
+      preheats.handlers.preheat?.(peerId('other'), { action: 'start', id, spec: { ...SPEC, pin } });
+    const id = 'ab'.repeat(16);
+    await expect(ask(id, true)).rejects.toMatchObject({ code: 'refused' });
+    await expect(preheats.get(id)).rejects.toMatchObject({ code: 'not-found' });
+    expect(await ask(id, false)).toMatchObject({ id, spec: { pin: false } });
+    const own = await preheats.start({ ...SPEC, pin: true });
+    expect(own).toMatchObject({ spec: { pin: true } });
+    // A host cannot make it one that pins by the id of one that does not.
+    await expect(ask(own.id, true)).rejects.toMatchObject({ code: 'refused' });
+    await preheats.stop();
+  });
+
+  it('takes no id from a host that others could guess, and finds a preheat by its number', async () => {
+    const { preheats } = preheatsOf('root');
+    const spec = SPEC;
+    for (const id of ['1764000000000123', '', 'AB'.repeat(16)]) {
+      const ask = preheats.handlers.preheat?.(peerId('other'), { action: 'start', id, spec });
+      await expect(ask).rejects.toMatchObject({ code: 'refused' });
+    }
+    const { id } = await preheats.start(SPEC);
+    const number = preheatNumber(id);
+    expect(Number.isSafeInteger(number)).toBe(true);
+    expect(await preheats.get(String(number))).toMatchObject({ id });
+    await expect(preheats.get(String(number + 1))).rejects.toMatchObject({ code: 'not-found' });
     await preheats.stop();
   });
 });

@@ -1,52 +1,69 @@
 import type { IncomingMessage } from 'node:http';
-import { isLoopback, parseListenAddress } from '../../registry/hosts.ts';
 import type { AdminToken } from './admin-token.ts';
 import { RequestError } from './errors.ts';
 
 /**
  * Who may ask what.
  *
- * - `probe`: the agent runs, or is ready. `metrics`: figures for Prometheus. `read`: facts, with names of images and peers. Whoever reaches
- *   the endpoint gets all three.
- * - `change`: connections from this host alone, and only when the request names this host, so that no web page can make it.
+ * - `probe`: the agent runs, or is ready. `metrics`: figures for Prometheus. Whoever reaches the
+ *   endpoint gets both.
+ * - `read`: facts, with names of images and peers. `change`: what changes something, on this host
+ *   or on others.
  */
 export type Access = 'probe' | 'metrics' | 'read' | 'change';
+
+/**
+ * How a request came: over the Unix socket, which the file system opens to those who may do
+ * everything, or over TCP, where every program of every host is alike. Loopback is no privilege:
+ * pods on the host's network have it too.
+ */
+export type Door = 'socket' | 'tcp';
 
 /** The kinds of access in the order of docs/ADMIN.md. */
 export const ACCESS_WORDS: Readonly<Record<Access, string>> = {
   probe: 'anyone who reaches the endpoint',
   metrics: 'anyone who reaches the endpoint',
-  read: 'anyone who reaches the endpoint',
-  change:
-    'programs of this host, through 127.0.0.1, [::1] or localhost; where the table says so, also requests from elsewhere with ' +
-    '`Authorization: Bearer` and the token of `admin.tokenFile`',
+  read: 'the socket; over TCP the token of `admin.readTokenFile` or of `admin.tokenFile`',
+  change: 'the socket; over TCP the token of `admin.tokenFile`',
 };
 
-/** The one place that decides whether a request may do what its route does. Throws RequestError when it may not. */
-export function requireAccess(
-  request: Pick<IncomingMessage, 'headers' | 'socket'>,
-  route: { readonly access: Access; readonly byToken?: true },
-  token: Pick<AdminToken, 'accepts'> | undefined,
-): void {
-  if (route.access !== 'change') return;
-  if (route.byToken === true && token?.accepts(request.headers.authorization) === true) return;
-  requireThisHost(request);
+/** The tokens that open routes over TCP. One that is absent opens nothing. */
+export interface Tokens {
+  readonly change?: Pick<AdminToken, 'accepts'>;
+  readonly read?: Pick<AdminToken, 'accepts'>;
 }
 
-function requireThisHost({ headers, socket }: Pick<IncomingMessage, 'headers' | 'socket'>): void {
-  const peer = socket.remoteAddress ?? '';
-  if (!isLoopback(peer)) {
+/** Whether a route is open to anyone, who may then come in any number. */
+export function isOpen(access: Access): boolean {
+  return access === 'probe' || access === 'metrics';
+}
+
+/**
+ * The one place that decides whether a request may do what its route does. Throws RequestError when
+ * it may not. Web pages have neither the socket nor a token, so it does not matter under which name
+ * the agent was asked.
+ */
+export function requireAccess(
+  headers: Pick<IncomingMessage['headers'], 'authorization'>,
+  access: Access,
+  { door, tokens }: { readonly door: Door; readonly tokens: Tokens },
+): void {
+  if (door === 'socket' || isOpen(access)) return;
+  const { authorization } = headers;
+  // Both are looked at, whatever the first says, so that the time tells nothing.
+  const mayChange = tokens.change?.accepts(authorization) === true;
+  const mayRead = tokens.read?.accepts(authorization) === true;
+  if (mayChange || (mayRead && access === 'read')) return;
+  if (mayRead) {
     throw new RequestError(
-      `${peer} may not change anything here: ask from the host itself, through 127.0.0.1`,
-      { code: 'loopback-only' },
+      'this token shows and changes nothing: ask with that of admin.tokenFile, or over the socket (admin.socket)',
+      { code: 'forbidden' },
     );
   }
-  const name = headers.host ?? '';
-  const host = parseListenAddress(name)?.host ?? name;
-  if (host !== 'localhost' && !isLoopback(host)) {
-    throw new RequestError(
-      `requests that change something must be made to 127.0.0.1, not to ${JSON.stringify(host)}`,
-      { code: 'loopback-only' },
-    );
-  }
+  const file = access === 'read' ? 'admin.readTokenFile or admin.tokenFile' : 'admin.tokenFile';
+  throw new RequestError(
+    `over TCP this needs the token of ${file}: \`xylem ... --token-file FILE\`; ` +
+      'on the host of the agent ask over its socket (admin.socket)',
+    { code: 'unauthorized' },
+  );
 }

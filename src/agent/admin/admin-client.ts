@@ -1,10 +1,9 @@
+import { request, type RequestOptions } from 'node:http';
 import type { z } from 'zod';
 import { errorText } from '../../util/errors.ts';
+import { readToken } from './admin-token.ts';
 import { API, pathOf, type Answer, type Given, type Route, type RouteName } from './api.ts';
 import { AdminError } from './errors.ts';
-
-/** Where `xylem status` and the like ask unless told otherwise: the default of `admin.listen`, on this host. */
-export const ADMIN_URL_DEFAULT = 'http://127.0.0.1:19146';
 
 /** For answers from memory. */
 const TIMEOUT_MS = 10_000;
@@ -15,33 +14,58 @@ const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 /** Above the time of a route, so that the agent's own reason arrives. */
 const TIMEOUT_MARGIN_MS = 10_000;
 
-/** Asks a running agent, at `base` (`http://host:port`), and gives its answer, checked. Rejects with AdminError. */
+/** What the system says when the socket of an agent is not for this user. */
+const NOT_PERMITTED: ReadonlySet<string> = new Set(['EACCES', 'EPERM']);
+
+/** Where an agent is asked, and with what. */
+export interface AdminPlace {
+  /** The path of its Unix socket, or `http://host:port`. */
+  readonly admin: string;
+  /** File of the token that is sent. */
+  readonly tokenFile?: string;
+}
+
+/**
+ * Asks a running agent and gives its answer, checked. Rejects with AdminError, or with a CodedError
+ * of code `token-file`.
+ */
 export async function askAgent<N extends RouteName>(
-  base: string,
+  place: AdminPlace,
   name: N,
   ...[given]: {} extends Given<N> ? [given?: Given<N>] : [given: Given<N>]
 ): Promise<Answer<N>> {
   const route: Route = API[name];
-  const url = base.replace(/\/+$/, '') + targetOf(route, given ?? {});
   const timeoutMs =
     route.timeoutMs === undefined ? TIMEOUT_MS : route.timeoutMs + TIMEOUT_MARGIN_MS;
-  let response: Response;
-  let text: string;
-  try {
-    response = await fetch(url, {
-      method: route.method,
-      signal: AbortSignal.timeout(timeoutMs),
-      redirect: 'error',
-      ...(route.body !== undefined && {
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify(partOf(route.body, given ?? {})),
-      }),
-    });
-    text = await textOf(response, url);
-  } catch (cause) {
-    throw cause instanceof AdminError ? cause : failure(base, { url, timeoutMs, cause });
-  }
-  return answerOf(route, { url, response, text }) as Answer<N>;
+  const asked = {
+    ...toPlace(place),
+    method: route.method,
+    path: targetOf(route, given ?? {}),
+    timeoutMs,
+    body: route.body && JSON.stringify(partOf(route.body, given ?? {})),
+  };
+  const heard = await exchange(asked, headersOf(place, asked.body));
+  return answerOf(route, heard) as Answer<N>;
+}
+
+function toPlace({ admin }: AdminPlace): Pick<Asked, 'at' | 'connection'> {
+  if (!admin.startsWith('http://')) return { at: admin, connection: { socketPath: admin } };
+  const { origin, hostname, port } = new URL(admin);
+  // Brackets are for URLs alone.
+  return { at: origin, connection: { host: hostname.replace(/^\[|\]$/g, ''), port } };
+}
+
+function headersOf(
+  { tokenFile }: AdminPlace,
+  body: string | undefined,
+): Readonly<Record<string, string>> {
+  return {
+    ...(tokenFile !== undefined && { authorization: `Bearer ${readToken(tokenFile)}` }),
+    ...(body !== undefined && {
+      'content-type': 'application/json',
+      'content-length': String(Buffer.byteLength(body)),
+    }),
+  };
 }
 
 /** The path of a request, with its query. */
@@ -58,26 +82,74 @@ function partOf(schema: z.ZodObject | undefined, given: object): Record<string, 
   return Object.fromEntries(Object.entries(given).filter(([name]) => names.has(name)));
 }
 
+interface Asked {
+  /** For people. */
+  readonly at: string;
+  readonly connection: RequestOptions;
+  readonly method: string;
+  readonly path: string;
+  readonly timeoutMs: number;
+  readonly body: string | undefined;
+}
+
 interface Heard {
   readonly url: string;
-  readonly response: Response;
+  readonly status: number;
   readonly text: string;
 }
 
-function answerOf({ reply }: Route, { url, response, text }: Heard): unknown {
-  if (response.ok && typeof reply === 'string') return text;
+/** Sends a request on a connection of its own and reads the answer. Rejects with AdminError. */
+async function exchange(asked: Asked, headers: Readonly<Record<string, string>>): Promise<Heard> {
+  const { at, connection, method, path, timeoutMs, body } = asked;
+  const url = at + path;
+  const signal = AbortSignal.timeout(timeoutMs);
+  const { promise, resolve, reject } = Promise.withResolvers<Heard>();
+  const options = { ...connection, method, path, headers, agent: false, signal };
+  const sent = request(options, (response) => {
+    const pieces: Buffer[] = [];
+    let sizeBytes = 0;
+    response.on('error', reject);
+    response.on('data', (piece: Buffer) => {
+      sizeBytes += piece.length;
+      if (sizeBytes > ANSWER_BYTES_MAX) response.destroy(tooLarge(url));
+      else pieces.push(piece);
+    });
+    response.on('end', () => {
+      const text = Buffer.concat(pieces).toString('utf8');
+      resolve({ url, status: response.statusCode ?? 0, text });
+    });
+  });
+  sent.on('error', reject);
+  sent.end(body);
+  try {
+    return await promise;
+  } catch (cause) {
+    throw cause instanceof AdminError ? cause : failure(asked, { url, signal, cause });
+  }
+}
+
+function tooLarge(url: string): AdminError {
+  return new AdminError(`the answer of ${url} is larger than ${ANSWER_BYTES_MAX} bytes`, {
+    code: 'admin-protocol',
+    url,
+  });
+}
+
+function answerOf({ reply }: Route, { url, status, text }: Heard): unknown {
+  const isOk = status >= 200 && status < 300;
+  if (isOk && typeof reply === 'string') return text;
   const json = jsonOf(text);
   if (json === undefined) {
     throw new AdminError(
-      `${url} answered ${response.status} without JSON: is it the admin address of an agent (admin.listen)?`,
+      `${url} answered ${status} without JSON: is it the admin address of an agent (admin.socket, admin.listen)?`,
       { code: 'admin-protocol', url },
     );
   }
-  if (!response.ok) {
+  if (!isOk) {
     const { error, code } = json as { error?: unknown; code?: unknown };
-    throw new AdminError(typeof error === 'string' ? error : `${url} answered ${response.status}`, {
+    throw new AdminError(typeof error === 'string' ? error : `${url} answered ${status}`, {
       code: 'admin-refused',
-      status: response.status,
+      status,
       reason: typeof code === 'string' ? code : '',
     });
   }
@@ -87,22 +159,6 @@ function answerOf({ reply }: Route, { url, response, text }: Heard): unknown {
     `${url} answered something else than docs/ADMIN.md says (${issue.path.join('.')}): is the agent of another version?`,
     { code: 'admin-protocol', url },
   );
-}
-
-async function textOf(response: Response, url: string): Promise<string> {
-  const pieces: Uint8Array[] = [];
-  let sizeBytes = 0;
-  for await (const piece of response.body ?? []) {
-    sizeBytes += piece.length;
-    if (sizeBytes > ANSWER_BYTES_MAX) {
-      throw new AdminError(`the answer of ${url} is larger than ${ANSWER_BYTES_MAX} bytes`, {
-        code: 'admin-protocol',
-        url,
-      });
-    }
-    pieces.push(piece);
-  }
-  return Buffer.concat(pieces).toString('utf8');
 }
 
 function jsonOf(text: string): object | undefined {
@@ -115,22 +171,27 @@ function jsonOf(text: string): object | undefined {
 }
 
 function failure(
-  base: string,
-  found: { readonly url: string; readonly timeoutMs: number; readonly cause: unknown },
+  { at, timeoutMs }: Asked,
+  found: { readonly url: string; readonly signal: AbortSignal; readonly cause: unknown },
 ): AdminError {
-  const { url, timeoutMs, cause } = found;
-  if (cause instanceof Error && cause.name === 'TimeoutError') {
+  const { url, signal, cause } = found;
+  if (signal.aborted) {
     return new AdminError(
-      `the agent at ${base} did not answer within ${timeoutMs} ms`,
+      `the agent at ${at} did not answer within ${timeoutMs} ms`,
       { code: 'admin-timeout', url },
       { cause },
     );
   }
-  // fetch() says "fetch failed"; what failed is in the cause.
-  const inner = cause instanceof Error && cause.cause !== undefined ? cause.cause : cause;
-  const reason = (inner as NodeJS.ErrnoException).code ?? errorText(inner);
+  const reason = (cause as NodeJS.ErrnoException).code ?? errorText(cause);
+  if (NOT_PERMITTED.has(reason)) {
+    return new AdminError(
+      `this user may not ask the agent at ${at} (${reason}): run the command as root, or let a group of this user in by admin.socketGroup`,
+      { code: 'admin-unreachable', url },
+      { cause },
+    );
+  }
   return new AdminError(
-    `cannot reach an agent at ${base}: ${reason}; start one with \`xylem agent\`, or name its admin address with --admin`,
+    `cannot reach an agent at ${at}: ${reason}; start one with \`xylem agent\`, or name its socket or its address with --admin`,
     { code: 'admin-unreachable', url },
     { cause },
   );

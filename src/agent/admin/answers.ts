@@ -116,7 +116,7 @@ const progress = {
 /** A preheat as the root that leads it knows it: PreheatJob of src/preheat/messages.ts. */
 export const preheatJob = z
   .object({
-    id: z.string(),
+    id: z.string().describe('32 hex digits'),
     spec: z
       .object({
         reference: z.string().describe('`host[:port]/name[:tag][@digest]`'),
@@ -157,7 +157,7 @@ export const dragonfly1Job = z.object({
 
 /** A preheat as the open API of Dragonfly 2 tells it. */
 export const dragonfly2Job = z.object({
-  id: z.number(),
+  id: z.number().describe('the first 52 bits of the id of the preheat'),
   type: z.literal('preheat'),
   created_at: z.string(),
   updated_at: z.string(),

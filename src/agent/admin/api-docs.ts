@@ -6,9 +6,17 @@ const OPENING = `# Admin endpoint
 
 This page is generated from the table of routes in \`src/agent/admin/api.ts\`: \`npm run docs\`.
 
-Probes, Prometheus and the commands of \`xylem\` ask here: HTTP at \`admin.listen\` (CONFIGURATION.md), by default port 19146 of every address.
-What a request sends is JSON with \`content-type: application/json\`, at most 64 KiB. Answers are JSON unless the table says otherwise. An error is
-\`{"error": "one line for people", "code": "word-for-scripts"}\`.
+The commands of \`xylem\` ask here over the Unix socket \`admin.socket\`, by default \`/run/xylem/admin/admin.sock\`;
+probes, Prometheus and whoever has a token over TCP at \`admin.listen\`, by default port 19146 of every address
+(CONFIGURATION.md). Both speak HTTP:
+
+    curl --unix-socket /run/xylem/admin/admin.sock http://agent/api/v1/status
+    curl -H "Authorization: Bearer $(cat read.token)" http://10.0.0.7:19146/api/v1/status
+
+What a request sends is JSON with \`content-type: application/json\` or \`application/...+json\`, at most 64 KiB.
+Answers are JSON unless the table says otherwise. An error is
+\`{"error": "one line for people", "code": "word-for-scripts"}\`. A request without the token that it needs is answered
+with 401 \`unauthorized\`, one with a token that does not open the route with 403 \`forbidden\`.
 `;
 
 /** What of a JSON Schema this page shows; \`rule\` is ours. */
@@ -40,7 +48,7 @@ export function adminDocs(): string {
     '',
     '| request | access | what it is for |',
     '|---|---|---|',
-    ...routes.map((route) => row([titleOf(route), accessOf(route), route.summary])),
+    ...routes.map((route) => row([titleOf(route), route.access, route.summary])),
     '',
     '## What they take and answer',
     '',
@@ -110,10 +118,6 @@ function typeOf(shape: Shape): string {
 
 function titleOf({ method, path }: Route): string {
   return `\`${method} ${path}\``;
-}
-
-function accessOf({ access, byToken }: Route): string {
-  return byToken === true ? `${access}, or the token` : access;
 }
 
 function row(cells: readonly string[]): string {

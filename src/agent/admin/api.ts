@@ -29,6 +29,7 @@ import {
   mountBody,
   pinBody,
   preheatBody,
+  preheatNumberParams,
   preheatParams,
   treeQuery,
   unmountBody,
@@ -41,8 +42,6 @@ export interface Route {
   readonly path: `/${string}`;
   readonly summary: string;
   readonly access: Access;
-  /** The token of `admin.tokenFile` opens it too. */
-  readonly byToken?: true;
   readonly params?: z.ZodObject;
   readonly query?: z.ZodObject;
   readonly body?: z.ZodObject;
@@ -168,7 +167,6 @@ export const API = {
     path: '/api/v1/preheat',
     summary: 'Starts to bring an image to hosts.',
     access: 'change',
-    byToken: true,
     body: preheatBody,
     isSecret: true,
     reply: preheatJob,
@@ -187,7 +185,6 @@ export const API = {
     path: '/api/v1/preheat/:id',
     summary: 'Ends a preheat. What has come stays where it is.',
     access: 'change',
-    byToken: true,
     params: preheatParams,
     reply: preheatJob,
   },
@@ -203,7 +200,6 @@ export const API = {
     path: '/preheats',
     summary: 'Starts a preheat, as Harbor before 2.12 asks Dragonfly.',
     access: 'change',
-    byToken: true,
     body: harborImage,
     isSecret: true,
     reply: z.object({ ID: z.string() }),
@@ -228,7 +224,6 @@ export const API = {
     path: '/oapi/v1/jobs',
     summary: 'Starts a preheat, as Harbor from 2.12 on asks Dragonfly.',
     access: 'change',
-    byToken: true,
     body: dragonfly2Body,
     isSecret: true,
     reply: dragonfly2Job,
@@ -238,7 +233,7 @@ export const API = {
     path: '/oapi/v1/jobs/:id',
     summary: 'How far a preheat is, as Harbor from 2.12 on asks Dragonfly.',
     access: 'read',
-    params: preheatParams,
+    params: preheatNumberParams,
     reply: dragonfly2Job,
   },
   krakenHealth: {
@@ -251,9 +246,9 @@ export const API = {
   krakenNotify: {
     method: 'POST',
     path: '/registry/notifications',
-    summary: 'Starts a preheat of each image that was pushed, as Harbor asks Kraken.',
+    summary:
+      'Starts a preheat of each image that was pushed, as Harbor asks Kraken and registries send their notifications.',
     access: 'change',
-    byToken: true,
     body: krakenBody,
     isSecret: true,
     reply: z.object({ ids: z.array(z.string()) }),

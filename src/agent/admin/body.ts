@@ -5,16 +5,25 @@ import { RequestError } from './errors.ts';
 const BODY_BYTES_MAX = 64 * 1024;
 
 /**
+ * JSON, or a format made of it: registries send their notifications as
+ * `application/vnd.docker.distribution.events.v1+json`.
+ */
+const JSON_TYPE = /^application\/([\w.-]+\+)?json *(;|$)/i;
+
+/**
  * The JSON of a request's body; an empty object when it has none. Only what says that it is JSON is read: a web page may not send that to
  * another server without asking it first. Rejects with RequestError.
  */
 export async function readBody(request: IncomingMessage): Promise<unknown> {
   const { 'content-length': length = '0', 'content-type': type = '' } = request.headers;
   if (length === '0' && request.headers['transfer-encoding'] === undefined) return {};
-  if (!/^application\/json *(;|$)/i.test(type)) {
-    throw new RequestError('the body must be JSON, with content-type: application/json', {
-      code: 'media-type',
-    });
+  if (!JSON_TYPE.test(type)) {
+    throw new RequestError(
+      'the body must be JSON, with content-type: application/json or application/...+json',
+      {
+        code: 'media-type',
+      },
+    );
   }
   if (Number(length) > BODY_BYTES_MAX) throw tooLarge();
   const pieces: Buffer[] = [];

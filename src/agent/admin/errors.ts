@@ -12,8 +12,11 @@ export class AdminError extends CodedError<
 /**
  * Why the admin endpoint itself refuses a request.
  *
- * - `bad-request`, `too-large`, `media-type`: what was sent. `not-found`: no route. `loopback-only`: who asks.
- * - `not-ready`: the agent cannot serve yet. `no-devices`, `no-store`, `no-preheats`: this process has none.
+ * - `bad-request`, `too-large`, `media-type`: what was sent. `not-found`: no route.
+ * - `unauthorized`: it came without a token that opens anything. `forbidden`: its token opens other
+ *   routes.
+ * - `not-ready`: the agent cannot serve yet. `no-devices`, `no-store`, `no-preheats`: this process
+ *   has none.
  * - `timeout`: it took too long, or the client went away.
  */
 export class RequestError extends CodedError<{
@@ -22,7 +25,8 @@ export class RequestError extends CodedError<{
     | 'too-large'
     | 'media-type'
     | 'not-found'
-    | 'loopback-only'
+    | 'unauthorized'
+    | 'forbidden'
     | 'not-ready'
     | 'no-devices'
     | 'no-store'

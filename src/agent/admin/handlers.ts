@@ -1,11 +1,19 @@
+import type { Clock } from '../../runtime/clock.ts';
 import type { Handlers } from './api.ts';
 import { RequestError } from './errors.ts';
 import { preheatHandlers } from './preheat-handlers.ts';
 import type { MountService, Services, StoreService } from './services.ts';
 
+/**
+ * How long one text of metrics is given to all who ask: anyone may, as often as he likes, and each
+ * costs a millisecond.
+ */
+const METRICS_MS = 100;
+
 /** The handlers of all routes. */
-export function makeHandlers(services: Services): Handlers {
+export function makeHandlers(services: Services & { readonly clock: Clock }): Handlers {
   const { status, metrics } = services;
+  const text = shared(() => metrics.text(), services.clock);
   return {
     live: () => ({ live: true }),
     ready: () => {
@@ -13,13 +21,24 @@ export function makeHandlers(services: Services): Handlers {
       if (reason !== undefined) throw new RequestError(reason, { code: 'not-ready' });
       return { ready: true };
     },
-    metrics: () => metrics.text(),
+    metrics: text,
     status: () => status.status(),
     blobs: () => ({ blobs: status.blobs() }),
     tree: ({ digest }) => ({ trees: status.tree(digest) }),
     ...mountHandlers(services),
     ...storeHandlers(services),
     ...preheatHandlers(services),
+  };
+}
+
+function shared(make: () => Promise<string>, clock: Clock): () => Promise<string> {
+  let last: { readonly text: Promise<string>; readonly madeMs: number } | undefined;
+  return () => {
+    const nowMs = clock.nowMs();
+    if (last === undefined || nowMs >= last.madeMs + METRICS_MS) {
+      last = { text: make(), madeMs: nowMs };
+    }
+    return last.text;
   };
 }
 

@@ -38,6 +38,7 @@ export class ImageMounts implements MountService {
 
   async mount(image: string, dir: string, signal: AbortSignal): Promise<MountedImage> {
     const path = resolve(dir);
+    this.#devices.requireAllowed(path);
     const resolved = await this.#engine.tree.resolve(image.replace(/^docker:\/\//, ''));
     signal.throwIfAborted();
     const opened = await this.#open(resolved, signal);

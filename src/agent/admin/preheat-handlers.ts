@@ -1,6 +1,7 @@
 import { parseDigest } from '../../image/digest.ts';
 import {
   isFinal,
+  preheatNumber,
   type PreheatJob,
   type PreheatService,
   type PreheatSpec,
@@ -54,10 +55,10 @@ export function preheatHandlers(services: Services) {
     krakenNotify: async ({ events }) => {
       const ids: string[] = [];
       for (const { action, target } of events) {
-        const { url, mediaType = 'manifest' } = target;
+        const { url = '', mediaType = 'manifest' } = target;
         if (action !== 'push' || !MANIFEST_MEDIA_TYPE.test(mediaType)) continue;
         if (!MANIFEST_URL.test(url)) throw brokenRule('target.url', MANIFEST_URL_RULE);
-        ids.push((await preheats().start(specOf(target))).id);
+        ids.push((await preheats().start(specOf({ ...target, url }))).id);
       }
       return { ids };
     },
@@ -77,7 +78,7 @@ function toDragonfly1Job(job: PreheatJob): Answer<'dragonfly1Status'> {
 function toDragonfly2Job(job: PreheatJob): Answer<'dragonfly2Status'> {
   const error = errorOf(job);
   return {
-    id: Number(job.id),
+    id: preheatNumber(job.id),
     type: 'preheat',
     created_at: timeOf(job.startedMs),
     updated_at: timeOf(job.finishedMs ?? job.startedMs),

@@ -1,7 +1,7 @@
 import { isAbsolute, normalize } from 'node:path';
 import { z } from 'zod';
 import { parseDigest } from '../../image/digest.ts';
-import { PREHEAT_PARTS } from '../../preheat/messages.ts';
+import { PREHEAT_ID, PREHEAT_PARTS } from '../../preheat/messages.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
 
 /** What the routes of the admin endpoint take. A rule completes "must be ..." in errors and in docs/ADMIN.md. */
@@ -60,7 +60,12 @@ export const treeQuery = object({
 });
 
 /** An image to mount. */
-export const mountBody = object({ image, dir: dir.describe('an empty directory') });
+export const mountBody = object({
+  image,
+  dir: dir.describe(
+    'an empty directory, or one to be made, below a folder of `device.mountFolders`',
+  ),
+});
 
 /** Where an image is to go. */
 export const unmountBody = object({ dir });
@@ -82,8 +87,13 @@ export const gcBody = object({
     .describe('until at most this much is held; down to 90 % of the quota when absent'),
 });
 
-/** The number of a preheat. */
+/** The id of a preheat. */
 export const preheatParams = object({
+  id: text((value) => PREHEAT_ID.test(value), { rule: 'the id of a preheat: 32 hex digits' }),
+});
+
+/** The number of a preheat, as preheatNumber() of src/preheat/messages.ts makes it. */
+export const preheatNumberParams = object({
   id: text((value) => /^[0-9]{1,16}$/.test(value), { rule: 'the number of a preheat' }),
 });
 
@@ -99,10 +109,10 @@ export const preheatBody = z.strictObject(
       .enum(PREHEAT_PARTS, PART_RULE)
       .default('image')
       .meta({ rule: PART_RULE, description: 'all of it, or the blocks that its trace names' }),
-    pin: z
-      .boolean(PIN_RULE)
-      .default(false)
-      .meta({ rule: PIN_RULE, description: 'whether each host keeps it longest from here on' }),
+    pin: z.boolean(PIN_RULE).default(false).meta({
+      rule: PIN_RULE,
+      description: 'whether each host keeps it longest from here on; at a root alone',
+    }),
     zone: text(() => true, { rule: 'the name of a zone', lengthMax: 63 })
       .exactOptional()
       .describe('only hosts of this zone'),
@@ -155,7 +165,9 @@ export const krakenBody = object({
         action: shortText(64),
         target: object({
           mediaType: shortText(256).exactOptional(),
-          url: shortText(URL_LENGTH_MAX),
+          url: shortText(URL_LENGTH_MAX)
+            .exactOptional()
+            .describe('of the manifest that was pushed; other events may have none'),
           digest: shortText(128).exactOptional(),
         }),
       }),

@@ -27,7 +27,9 @@ function ofRequest(code: RequestError['code']): number {
   switch (code) {
     case 'bad-request':
       return 400;
-    case 'loopback-only':
+    case 'unauthorized':
+      return 401;
+    case 'forbidden':
       return 403;
     case 'not-found':
       return 404;
@@ -52,6 +54,7 @@ function ofDevice(code: DeviceError['code']): number {
   switch (code) {
     case 'target-not-usable':
       return 400;
+    case 'target-not-allowed':
     case 'not-permitted':
       return 403;
     case 'already-mounted':

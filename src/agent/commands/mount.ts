@@ -1,11 +1,10 @@
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin/admin-client.ts';
-import { adminOption, jsonOption, printFacts } from './output.ts';
+import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
+import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
-interface Options {
-  readonly admin: string;
+interface Options extends AdminPlace {
   readonly json?: boolean;
 }
 
@@ -15,15 +14,19 @@ export function registerMount(program: Command): void {
     .command('mount')
     .description('mount an image; its blocks arrive as they are touched')
     .argument('<image>', 'docker://host[:port]/name:tag')
-    .argument('<dir>', 'an empty directory')
+    .argument(
+      '<dir>',
+      'an empty directory below a folder of device.mountFolders, or one to be made there',
+    )
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /mnt/app\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 ./app | jq -r .device',
+      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /run/xylem/mounts/app\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 /run/xylem/mounts/app | jq -r .device',
     )
     .action(async (image: string, dir: string, options: Options) => {
-      const mounted = await askAgent(options.admin, 'mount', { image, dir: resolve(dir) });
+      const mounted = await askAgent(options, 'mount', { image, dir: resolve(dir) });
       const size = formatSizeBytes(mounted.sizeBytes);
       printFacts(
         options.json,
@@ -40,10 +43,11 @@ export function registerUnmount(program: Command): void {
     .description('unmount what `xylem mount` mounted; does nothing when nothing is there')
     .argument('<dir>', 'the directory')
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
-    .addHelpText('after', '\nExamples:\n  xylem unmount /mnt/app')
+    .addHelpText('after', '\nExamples:\n  xylem unmount /run/xylem/mounts/app')
     .action(async (dir: string, options: Options) => {
-      const answer = await askAgent(options.admin, 'unmount', { dir: resolve(dir) });
+      const answer = await askAgent(options, 'unmount', { dir: resolve(dir) });
       printFacts(options.json, answer, `nothing is mounted at ${answer.dir} any more`);
     });
 }

@@ -1,20 +1,28 @@
 import { InvalidArgumentError, Option } from 'commander';
-import { ADMIN_URL_DEFAULT } from '../admin/admin-client.ts';
+import { ADMIN_SOCKET } from '../config/admin-socket.ts';
 
 /** `--json` of the commands that print facts. */
 export function jsonOption(): Option {
   return new Option('--json', 'print one JSON object for scripts');
 }
 
-/** `--admin URL` of the commands that ask a running agent. */
+/** `--admin ADDRESS` of the commands that ask a running agent. */
 export function adminOption(): Option {
-  return new Option('--admin <url>', 'admin address of the agent')
-    .default(ADMIN_URL_DEFAULT)
+  return new Option('--admin <address>', 'socket of the agent, or http://HOST:PORT')
+    .default(ADMIN_SOCKET)
     .argParser((text) => {
       const url = URL.parse(text);
       if (url?.protocol === 'http:' && url.pathname === '/' && url.search === '') return url.origin;
-      throw new InvalidArgumentError('It must be http://HOST:PORT.');
+      if (url === null && text.includes('/')) return text;
+      throw new InvalidArgumentError(
+        'It must be the path of a socket, with a slash, or http://HOST:PORT.',
+      );
     });
+}
+
+/** `--token-file FILE` of the same commands. */
+export function tokenOption(): Option {
+  return new Option('--token-file <file>', 'file of the token that the agent wants over http');
 }
 
 /** Prints facts for scripts or for people. */

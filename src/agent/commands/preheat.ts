@@ -2,12 +2,12 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isFinal, type PreheatJob } from '../../preheat/messages.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin/admin-client.ts';
+import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import { API, pathOf } from '../admin/api.ts';
 import { AdminError } from '../admin/errors.ts';
 import { preheatFailureText } from '../admin/preheat-text.ts';
 import { ProgressLine } from './long-work.ts';
-import { adminOption, jsonOption, printFacts } from './output.ts';
+import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
 /** Pause between looks: a root itself looks at its hosts once a second. */
 const LOOK_MS = 500;
@@ -17,8 +17,7 @@ const MISSES_MAX = 60;
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
-interface Options {
-  readonly admin: string;
+interface Options extends AdminPlace {
   readonly json?: boolean;
   readonly zone?: string;
   readonly count?: number;
@@ -36,9 +35,13 @@ export function registerPreheat(program: Command): void {
     .option('--zone <name>', 'only to the hosts of this zone')
     .option('--count <hosts>', 'to so many hosts, spread over their zones (default: all)', countOf)
     .option('--trace', 'only the blocks that the trace of the image names')
-    .option('--pin', 'keep the image there longest, whatever else comes (see `xylem store unpin`)')
-    .option('--no-wait', 'print the number of the preheat and leave it to the cluster')
+    .option(
+      '--pin',
+      'keep the image there longest, whatever else comes (see `xylem store unpin`); ask a root',
+    )
+    .option('--no-wait', 'print the id of the preheat and leave it to the cluster')
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
@@ -50,8 +53,8 @@ export function registerPreheat(program: Command): void {
 }
 
 async function preheat(image: string, options: Options): Promise<void> {
-  const { admin, zone, count, trace, pin } = options;
-  const started = await askAgent(admin, 'preheat', {
+  const { zone, count, trace, pin } = options;
+  const started = await askAgent(options, 'preheat', {
     image,
     part: trace === true ? 'trace' : 'image',
     pin: pin === true,
@@ -67,7 +70,7 @@ async function preheat(image: string, options: Options): Promise<void> {
     );
     return;
   }
-  const job = await follow(started, admin);
+  const job = await follow(started, options);
   if (job.state !== 'done') {
     throw new AdminError(preheatFailureText(job), { code: 'preheat', id: job.id });
   }
@@ -79,7 +82,7 @@ async function preheat(image: string, options: Options): Promise<void> {
 }
 
 /** Shows how the preheat goes until it is over. A signal ends it everywhere. */
-async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
+async function follow(started: PreheatJob, place: AdminPlace): Promise<PreheatJob> {
   const interrupted = new AbortController();
   const onSignal = (): void => interrupted.abort();
   for (const name of SIGNALS) process.once(name, onSignal);
@@ -91,7 +94,7 @@ async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
       await sleep(LOOK_MS, undefined, { signal: interrupted.signal }).catch(() => {});
       const route = interrupted.signal.aborted ? 'cancelPreheat' : 'preheatStatus';
       try {
-        job = await askAgent(admin, route, { id });
+        job = await askAgent(place, route, { id });
         misses = 0;
       } catch (error) {
         if (route === 'cancelPreheat' || ++misses >= MISSES_MAX || !mayPass(error)) throw error;

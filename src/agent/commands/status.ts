@@ -1,11 +1,10 @@
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin/admin-client.ts';
+import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import type { AgentStatus, TreeStatus } from '../admin/answers.ts';
-import { adminOption, columns, jsonOption, printFacts } from './output.ts';
+import { adminOption, columns, jsonOption, printFacts, tokenOption } from './output.ts';
 
-interface Options {
-  readonly admin: string;
+interface Options extends AdminPlace {
   readonly json?: boolean;
 }
 
@@ -15,13 +14,14 @@ export function registerStatus(program: Command): void {
     .command('status')
     .description('show what a running agent is and does')
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem status\n  xylem status --admin http://10.0.0.7:19146\n  xylem status --json | jq .store',
+      '\nExamples:\n  xylem status\n  xylem status --admin http://10.0.0.7:19146 --token-file read.token\n  xylem status --json | jq .store',
     )
     .action(async (options: Options) => {
-      const status = await askAgent(options.admin, 'status');
+      const status = await askAgent(options, 'status');
       printFacts(options.json, status, statusText(status));
     });
 }
@@ -33,10 +33,11 @@ export function registerTree(program: Command): void {
     .description("show an agent's places in the trees of the blobs that it holds")
     .argument('[digest]', 'only the trees of this blob (sha256:...)')
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText('after', '\nExamples:\n  xylem tree\n  xylem tree --json | jq .trees[0].path')
     .action(async (digest: string | undefined, options: Options) => {
-      const answer = await askAgent(options.admin, 'tree', digest === undefined ? {} : { digest });
+      const answer = await askAgent(options, 'tree', digest === undefined ? {} : { digest });
       printFacts(options.json, answer, treeText(answer.trees));
     });
 }

@@ -1,13 +1,12 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { formatSizeBytes, parseSizeBytes } from '../../util/sizes.ts';
-import { askAgent } from '../admin/admin-client.ts';
+import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import type { BlobUsage } from '../admin/answers.ts';
-import { adminOption, jsonOption, printFacts } from './output.ts';
+import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
 const WHAT = 'sha256:... of a blob, or docker://host[:port]/name:tag for all layers of an image';
 
-interface Options {
-  readonly admin: string;
+interface Options extends AdminPlace {
   readonly json?: boolean;
 }
 
@@ -25,13 +24,14 @@ function addLs(store: Command): void {
     .command('ls')
     .description('list the blobs, most recently used first')
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
       "\nExamples:\n  xylem store ls\n  xylem store ls --json | jq '.blobs[] | select(.pinned).digest'",
     )
     .action(async (options: Options) => {
-      const answer = await askAgent(options.admin, 'storeUsage');
+      const answer = await askAgent(options, 'storeUsage');
       printFacts(options.json, answer, listText(answer.blobs));
     });
 }
@@ -42,13 +42,14 @@ function addPin(store: Command, name: 'pin' | 'unpin', description: string): voi
     .description(description)
     .argument('<what>', WHAT)
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
       `\nExamples:\n  xylem store ${name} docker://registry.example/app:1.4\n  xylem store ${name} sha256:0123...`,
     )
     .action(async (what: string, options: Options) => {
-      const answer = await askAgent(options.admin, name, { what });
+      const answer = await askAgent(options, name, { what });
       const verb = name === 'pin' ? 'pinned' : 'no longer pinned';
       const lines = answer.digests.map((digest) => `${digest} ${verb}`);
       printFacts(options.json, answer, lines.join('\n'));
@@ -61,14 +62,15 @@ function addGc(store: Command): void {
     .description('evict what is neither mounted, pinned nor in use, least recently used first')
     .option('--to <size>', 'until at most this much is held (default: 90 % of the quota)', sizeOf)
     .addOption(adminOption())
+    .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
       '\nExamples:\n  xylem store gc\n  xylem store gc --to 10GiB\n  xylem store gc --to 0',
     )
     .action(async (options: Options & { readonly to?: string }) => {
-      const { admin, to, json } = options;
-      const freed = await askAgent(admin, 'gc', to === undefined ? {} : { to });
+      const { to, json } = options;
+      const freed = await askAgent(options, 'gc', to === undefined ? {} : { to });
       const size = formatSizeBytes(freed.sizeBytes);
       printFacts(json, freed, `freed ${size} in ${freed.blockCount} blocks`);
     });

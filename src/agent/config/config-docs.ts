@@ -50,9 +50,13 @@ addresses may have a port. Loopback addresses and \`localhost\` are never asked 
 * \`p2p.listen\`: agents of the cluster. Whoever does not prove the cluster key gets no answer.
 * \`local.listen\`: programs of this host. There is no authentication beyond the credentials that they send for the registry; what a registry does
   not give to anybody is served to requests with credentials that it accepts. Name the registries in \`registries\`, and the storage hosts that they redirect to.
-* \`admin.listen\`: on all addresses by default, since the kubelet's probes and Prometheus come from elsewhere. It gives facts to whoever asks
-  (names of images and peers among them); what changes something is done for connections from this host alone, preheats also
-  for who sends the token of \`admin.tokenFile\` (PREHEAT.md). Set \`127.0.0.1:19146\` where nothing else should ask.
+* \`admin.socket\`: root, or the user of the agent, and the members of \`admin.socketGroup\`. They may do what the
+  agent may.
+* \`admin.listen\`: on all addresses by default, since the kubelet's probes and Prometheus come from elsewhere.
+  Without a token it gives probes and metrics alone, to programs of this host too. \`admin.readTokenFile\` opens what
+  reads, \`admin.tokenFile\` everything (ADMIN.md has the list). It speaks plain HTTP: where tokens go over a network
+  that is not trusted, put a TLS proxy in front of it.
+* \`device.mountFolders\`: where images are mounted. Keep everything in which other users may write out of the list.
 `;
 
 /** docs/CONFIGURATION.md, whole. */

@@ -1,6 +1,7 @@
 import { DEFAULT_SOURCES, storagePrefixFault } from '../../registry/sources.ts';
 import { z } from 'zod';
 import { parseSizeBytes } from '../../util/sizes.ts';
+import { ADMIN_SOCKET, NO_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
 
@@ -23,6 +24,9 @@ const CONNECTIONS_MAX_MAX = 65_536;
 
 /** A day: who has lost a right to read keeps it no longer than that. */
 const ACCESS_SECONDS_MAX = 86_400;
+
+/** Outside of what the host's own services read. */
+const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
 
 /** Linux: PATH_MAX. */
 const PATH_LENGTH_MAX = 4096;
@@ -51,6 +55,7 @@ function list<S extends z.ZodType>(element: S): z.ZodArray<S> {
 const path = text(
   (value) => value.length > 0 && value.length <= PATH_LENGTH_MAX && !value.includes('\0'),
 );
+const absolutePath = path.refine((value) => value.startsWith('/'));
 const listenAddress = text((value) => parseListenAddress(value) !== undefined);
 const PATH_RULE = `a path of 1 to ${PATH_LENGTH_MAX} characters; a relative one starts at the working directory`;
 const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
@@ -70,6 +75,14 @@ function count(min: number, max: number) {
     .transform(Number)
     .pipe(z.int().min(min).max(max));
 }
+
+/** Nine digits, as many as a count has here. */
+const GROUP_MAX = 999_999_999;
+
+const socketPath = text((value) => {
+  if (value === '' || value === NO_SOCKET) return true;
+  return value.startsWith('/') && Buffer.byteLength(value) <= SOCKET_PATH_BYTES_MAX;
+}).transform((value) => value || NO_SOCKET);
 
 const quota = size(QUOTA_BYTES_MIN, QUOTA_BYTES_MAX);
 const rate = size(RATE_BYTES_MIN, RATE_BYTES_MAX).optional();
@@ -240,14 +253,29 @@ export const configSchema = z.strictObject({
     }),
   }),
   admin: z.strictObject({
+    socket: key(socketPath.default(ADMIN_SOCKET), {
+      description:
+        'Unix socket of the admin endpoint, where `xylem status` and the other commands ask. Whoever can open it may do everything: it has mode 0600, in a folder of mode 0700 that is made for it. `none`: there is no socket.',
+      rule: `an absolute path of at most ${SOCKET_PATH_BYTES_MAX} bytes, or "none"`,
+    }),
+    socketGroup: key(count(0, GROUP_MAX).optional(), {
+      description:
+        'Number of a group (gid) that may use the socket too; its folder has mode 0750 and the socket 0660 then. Its members may do what the agent may, which is root in most places.',
+      rule: `a whole number from 0 to ${GROUP_MAX}`,
+    }),
     listen: key(listenAddress.default('0.0.0.0:19146'), {
       description:
-        'Where probes, Prometheus and `xylem status` ask. Requests that change something are answered on loopback alone (but see `admin.tokenFile`).',
+        'Where probes, Prometheus and others with a token ask over TCP. Without a token it gives probes and metrics, from this host too.',
       rule: LISTEN_RULE,
     }),
     tokenFile: key(path.optional(), {
       description:
-        'File with a token of 32 characters or more. Who sends it (`Authorization: Bearer TOKEN`) may ask for preheats from other hosts too, as Harbor does. Read at each use.',
+        'File of mode 0600 with a token of 32 characters or more. Who sends it over TCP (`Authorization: Bearer TOKEN`) may do everything, such as start preheats as Harbor does. Read again when it changes.',
+      rule: PATH_RULE,
+    }),
+    readTokenFile: key(path.optional(), {
+      description:
+        'The same for a token that shows everything and changes nothing: names of images, peers and folders.',
       rule: PATH_RULE,
     }),
   }),
@@ -308,6 +336,11 @@ export const configSchema = z.strictObject({
     stateDir: key(path.default('/run/xylem/device'), {
       description: 'Folder of the records of what is mounted, and of the FUSE mounts.',
       rule: PATH_RULE,
+    }),
+    mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
+      description:
+        'Folders below which `xylem mount` mounts, however deep, and nowhere else. One that is missing is made. Below them no symbolic link is followed.',
+      rule: `a list of at most ${LIST_LENGTH_MAX} absolute paths`,
     }),
   }),
   log: z.strictObject({

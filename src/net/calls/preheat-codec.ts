@@ -5,9 +5,9 @@ import { digest, name, origin, peer } from '../wire/fields.ts';
 import { CONNECTIONS_MAX } from '../limits.ts';
 import { imageReference, manifest } from './tree-codec.ts';
 
-/** Digits of a preheat's number. */
-const ID = /^[0-9]{1,16}$/;
-const ID_BYTES_MAX = 16;
+/** What names a preheat: its id, or to look for it also its number. */
+const ID = /^([0-9a-f]{32}|[0-9]{1,16})$/;
+const ID_BYTES_MAX = 32;
 
 /** In place of a failure: there is none. */
 const NO_FAILURE = 255;
@@ -16,7 +16,7 @@ const NO_FAILURE = 255;
 const ALL_HOSTS = 0;
 
 const id = of.checked(of.text(ID_BYTES_MAX), (value, field) => {
-  if (!ID.test(value)) throw badValue(field, '1 to 16 digits', value);
+  if (!ID.test(value)) throw badValue(field, '32 hex digits, or 1 to 16 digits', value);
 });
 
 const part = of.word(preheat.PREHEAT_PARTS);

@@ -1,53 +1,54 @@
-import type { IncomingMessage } from 'node:http';
 import { describe, expect, it } from 'vitest';
-import { requireAccess } from '../../../src/agent/admin/access.ts';
-import { API, ROUTE_NAMES } from '../../../src/agent/admin/api.ts';
-import type { Route } from '../../../src/agent/admin/api.ts';
+import { isOpen, requireAccess, type Door, type Tokens } from '../../../src/agent/admin/access.ts';
+import { API, ROUTE_NAMES, type RouteName } from '../../../src/agent/admin/api.ts';
 
-type Asked = Pick<IncomingMessage, 'headers' | 'socket'>;
+const token = (text: string) => ({
+  accepts: (authorization: string | undefined) => authorization === `Bearer ${text}`,
+});
+const BOTH: Tokens = { change: token('c'), read: token('r') };
 
-function asked(remoteAddress: string, host: string, authorization?: string): Asked {
-  const socket = { remoteAddress } as IncomingMessage['socket'];
-  return { socket, headers: { host, ...(authorization !== undefined && { authorization }) } };
+interface Asked {
+  readonly door?: Door;
+  readonly bearer?: string;
+  readonly tokens?: Tokens;
 }
 
-const TOKEN = { accepts: (authorization: string | undefined) => authorization === 'Bearer t' };
-const HERE = asked('127.0.0.1', '127.0.0.1:19146');
-const ELSEWHERE = asked('10.0.0.7', 'agent.example:19146');
-
-function open(request: Asked, token = TOKEN): readonly string[] {
-  return ROUTE_NAMES.filter((name) => {
-    try {
-      requireAccess(request, API[name], token);
-      return true;
-    } catch {
-      return false;
-    }
-  });
+/** What a request to a route comes to: `open`, or the code of its refusal. */
+function outcome(name: RouteName, { door = 'tcp', bearer, tokens = BOTH }: Asked): string {
+  const headers = bearer === undefined ? {} : { authorization: `Bearer ${bearer}` };
+  try {
+    requireAccess(headers, API[name].access, { door, tokens });
+    return 'open';
+  } catch (error) {
+    return (error as { code: string }).code;
+  }
 }
 
-const names = (accepts: (route: Route) => boolean): readonly string[] =>
-  ROUTE_NAMES.filter((name) => accepts(API[name]));
+const open = (asked: Asked): readonly string[] =>
+  ROUTE_NAMES.filter((name) => outcome(name, asked) === 'open');
+const withAccess = (...kinds: readonly string[]): readonly string[] =>
+  ROUTE_NAMES.filter((name) => kinds.includes(API[name].access));
 
 describe('requireAccess()', () => {
-  it('opens every route to this host', () => {
-    expect(open(HERE)).toEqual(ROUTE_NAMES);
-    expect(open(asked('::1', '[::1]:19146'))).toEqual(ROUTE_NAMES);
+  it('opens every route over the socket', () => {
+    expect(open({ door: 'socket', tokens: {} })).toEqual(ROUTE_NAMES);
   });
 
-  it('opens all but changes to others, and to other names of this host', () => {
-    const harmless = names(({ access }) => access !== 'change');
-    expect(open(ELSEWHERE)).toEqual(harmless);
-    expect(open(asked('127.0.0.1', 'evil.example'))).toEqual(harmless);
-    expect(open(asked('10.0.0.7', '127.0.0.1:19146'))).toEqual(harmless);
+  it('opens probes and metrics alone over TCP, wherever the request comes from', () => {
+    const harmless = withAccess('probe', 'metrics');
+    for (const asked of [{}, { bearer: 'x' }, { tokens: {} }, { bearer: 'c', tokens: {} }]) {
+      expect(open(asked)).toEqual(harmless);
+      expect(outcome('status', asked)).toBe('unauthorized');
+      expect(outcome('mount', asked)).toBe('unauthorized');
+    }
+    expect(harmless).toContain('live');
+    expect(harmless).not.toContain('preheatStatus');
   });
 
-  it('opens the changes that say so to the token', () => {
-    const withToken = asked('10.0.0.7', 'agent.example', 'Bearer t');
-    const allowed = names(({ access, byToken }) => access !== 'change' || byToken === true);
-    expect(open(withToken)).toEqual(allowed);
-    expect(allowed).not.toContain('mount');
-    expect(allowed).toContain('preheat');
+  it('opens what reads to the token for it, and all to the other token', () => {
+    expect(open({ bearer: 'r' })).toEqual(withAccess('probe', 'metrics', 'read'));
+    expect(outcome('mount', { bearer: 'r' })).toBe('forbidden');
+    expect(open({ bearer: 'c' })).toEqual(ROUTE_NAMES);
   });
 });
 
@@ -57,5 +58,13 @@ describe('API', () => {
       const { method, access } = API[name];
       expect(access === 'change', name).toBe(method !== 'GET');
     }
+  });
+
+  it('gives nothing away that names an image, a peer or a folder', () => {
+    const harmless = ROUTE_NAMES.filter((name) => isOpen(API[name].access));
+    expect(harmless).toEqual([
+      ...['live', 'ready', 'metrics'],
+      ...['dragonfly1Health', 'dragonfly2Health', 'krakenHealth'],
+    ]);
   });
 });

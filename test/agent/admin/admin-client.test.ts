@@ -31,12 +31,16 @@ afterEach(() => {
 describe('askAgent()', () => {
   it('puts each field where the route has it', async () => {
     answer = { status: 200, text: '{"trees":[]}' };
-    expect(await askAgent(`${base}/`, 'tree', { digest: DIGEST })).toEqual({ trees: [] });
-    await askAgent(base, 'tree');
+    expect(await askAgent({ admin: `${base}/` }, 'tree', { digest: DIGEST })).toEqual({
+      trees: [],
+    });
+    await askAgent({ admin: base }, 'tree');
     answer = { status: 200, text: '{"dir":"/a"}' };
-    expect((await askAgent(base, 'unmount', { dir: '/a' })).dir).toBe('/a');
+    expect((await askAgent({ admin: base }, 'unmount', { dir: '/a' })).dir).toBe('/a');
     answer = { status: 404, text: '{"error":"no such preheat","code":"not-found"}' };
-    await expect(askAgent(base, 'preheatStatus', { id: '5' })).rejects.toThrow('no such preheat');
+    await expect(askAgent({ admin: base }, 'preheatStatus', { id: '5' })).rejects.toThrow(
+      'no such preheat',
+    );
     expect(asked).toEqual([
       { request: `GET /api/v1/tree?digest=${encodeURIComponent(DIGEST)}`, body: '' },
       { request: 'GET /api/v1/tree', body: '' },
@@ -47,14 +51,14 @@ describe('askAgent()', () => {
 
   it('hands on fields that it does not know, and text as it is', async () => {
     answer = { status: 200, text: '{"trees":[],"later":1}' };
-    expect(await askAgent(base, 'tree')).toEqual({ trees: [], later: 1 });
+    expect(await askAgent({ admin: base }, 'tree')).toEqual({ trees: [], later: 1 });
     answer = { status: 200, text: 'xylem_up 1\n' };
-    expect(await askAgent(base, 'metrics')).toBe('xylem_up 1\n');
+    expect(await askAgent({ admin: base }, 'metrics')).toBe('xylem_up 1\n');
   });
 
   it('refuses an answer of another shape, and names the field', async () => {
     answer = { status: 200, text: '{"dir":5}' };
-    await expect(askAgent(base, 'unmount', { dir: '/a' })).rejects.toMatchObject({
+    await expect(askAgent({ admin: base }, 'unmount', { dir: '/a' })).rejects.toMatchObject({
       code: 'admin-protocol',
       message: expect.stringContaining('(dir)') as string,
     });

@@ -1,19 +1,22 @@
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, rmSync, writeFileSync } from 'node:fs';
 import { request, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
-import { AdminToken } from '../../../src/agent/admin/admin-token.ts';
+import type { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { PreheatError } from '../../../src/preheat/messages.ts';
-import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
-import { ManualClock } from '../../kit/manual-clock.ts';
-import { DIGEST, StatusTwin } from '../../kit/twins.ts';
-import { DONE, FAILED, PREHEAT_ID as ID, PreheatTwin } from '../kit/preheat-twin.ts';
+import { DIGEST } from '../../kit/twins.ts';
+import { adminServer, BEARER, TOKEN } from '../kit/admin.ts';
+import {
+  DONE,
+  FAILED,
+  PREHEAT_ID as ID,
+  PREHEAT_NUMBER,
+  PreheatTwin,
+} from '../kit/preheat-twin.ts';
 
-const TOKEN = '0123456789abcdef0123456789abcdef';
 const IMAGE = 'docker://r.example/team/app:1';
 
 let twin: PreheatTwin;
@@ -26,19 +29,9 @@ const logger: Logger = { ...silentLogger, info: note, warn: note, error: note, d
 beforeEach(async () => {
   twin = new PreheatTwin();
   logged.length = 0;
-  tokenFile = join(tempFolder(), 'token');
-  writeFileSync(tokenFile, `${TOKEN}\n`);
-  server = new AdminServer(
-    {
-      status: new StatusTwin(),
-      metrics: new PromMetrics({ processMetrics: false }),
-      clock: new ManualClock(),
-      logger,
-      preheats: twin,
-      token: new AdminToken({ logger }, { file: tokenFile }),
-    },
-    { listen: { host: '127.0.0.1', port: 0 } },
-  );
+  const folder = tempFolder();
+  tokenFile = join(folder, 'token');
+  ({ server } = adminServer(folder, { preheats: twin, logger }));
   await server.start();
 });
 afterEach(() => server.stop());
@@ -46,18 +39,18 @@ afterEach(() => server.stop());
 interface Ask {
   readonly method?: string;
   readonly body?: unknown;
-  /** Asked under this name, as from elsewhere. */
-  readonly host?: string;
+  readonly type?: string;
+  /** The right one when not given; none when empty. */
   readonly authorization?: string;
 }
 
 async function ask(path: string, init: Ask = {}): Promise<{ status: number; json: unknown }> {
   const { hostname, port } = new URL(server.url);
-  const { method = init.body === undefined ? 'GET' : 'POST', body, host, authorization } = init;
+  const { method = init.body === undefined ? 'GET' : 'POST', body } = init;
+  const { type = 'application/json', authorization = BEARER.authorization } = init;
   const headers = {
-    ...(body !== undefined && { 'content-type': 'application/json' }),
-    ...(host !== undefined && { host }),
-    ...(authorization !== undefined && { authorization }),
+    ...(body !== undefined && { 'content-type': type }),
+    ...(authorization !== '' && { authorization }),
   };
   const sent = request({ hostname, port, path, method, headers });
   sent.end(body === undefined ? undefined : JSON.stringify(body));
@@ -91,7 +84,10 @@ describe('POST /api/v1/preheat', () => {
       json: { state: 'cancelled' },
     });
     expect(twin.cancelled).toEqual([ID]);
-    expect(await ask(`${path}/5`)).toMatchObject({ status: 404, json: { code: 'not-found' } });
+    const unknown = `${path}/${'0'.repeat(32)}`;
+    expect(await ask(unknown)).toMatchObject({ status: 404, json: { code: 'not-found' } });
+    // The number is for clients that take nothing else.
+    expect(await ask(`${path}/${PREHEAT_NUMBER}`)).toMatchObject({ status: 400 });
     expect(await ask(`${path}/nonsense`)).toMatchObject({ status: 400 });
   });
 
@@ -122,37 +118,41 @@ describe('POST /api/v1/preheat', () => {
     }
   });
 
-  it('accepts requests from other hosts with the token alone, also to cancel', async () => {
-    const host = 'agent.example:19146';
-    const given = (authorization: string): Ask => ({ host, authorization, body: { image: IMAGE } });
-    for (const authorization of ['', 'Bearer', `Basic ${TOKEN}`, `Bearer ${TOKEN}x`, 'Bearer x']) {
-      expect(await ask(path, given(authorization))).toMatchObject({
-        status: 403,
-        json: { code: 'loopback-only' },
-      });
+  it('neither starts, shows nor cancels a preheat for somebody without the token', async () => {
+    const bad = ['', 'Bearer', `Basic ${TOKEN}`, `Bearer ${TOKEN}x`, 'Bearer x'];
+    for (const authorization of bad) {
+      const answers = [
+        await ask(path, { authorization, body: { image: IMAGE } }),
+        await ask(`${path}/${ID}`, { authorization }),
+        await ask(`${path}/${ID}`, { authorization, method: 'DELETE' }),
+      ];
+      for (const answer of answers) {
+        expect(answer).toMatchObject({ status: 401, json: { code: 'unauthorized' } });
+      }
     }
-    expect(await ask(`${path}/${ID}`, { method: 'DELETE', host })).toMatchObject({ status: 403 });
-    expect(twin.specs).toEqual([]);
-    const authorization = `Bearer ${TOKEN}`;
-    expect((await ask(path, given(authorization))).status).toBe(202);
-    expect((await ask(`${path}/${ID}`, { method: 'DELETE', host, authorization })).status).toBe(
-      200,
-    );
-    // The token is for preheats.
-    const mount = { body: { image: IMAGE, dir: '/a' }, host, authorization };
-    expect(await ask('/api/v1/mounts', mount)).toMatchObject({ status: 403 });
+    expect(twin).toMatchObject({ specs: [], cancelled: [], looks: 0 });
   });
 
   it('takes a new token at once, and none from a file that cannot be used', async () => {
-    const host = 'agent.example:19146';
     const asked = async (token: string): Promise<number> =>
-      (await ask(path, { host, authorization: `Bearer ${token}`, body: { image: IMAGE } })).status;
-    writeFileSync(tokenFile, 'f'.repeat(40));
-    expect(await asked(TOKEN)).toBe(403);
-    expect(await asked('f'.repeat(40))).toBe(202);
+      (await ask(path, { authorization: `Bearer ${token}`, body: { image: IMAGE } })).status;
+    const fresh = 'f'.repeat(40);
+    writeFileSync(tokenFile, fresh);
+    expect(await asked(TOKEN)).toBe(401);
+    expect(await asked(fresh)).toBe(202);
+    chmodSync(tokenFile, 0o640);
+    expect(await asked(fresh)).toBe(401);
+    expect(JSON.stringify(logged)).toContain('others can reach it');
+    chmodSync(tokenFile, 0o600);
+    expect(await asked(fresh)).toBe(202);
     writeFileSync(tokenFile, 'short');
-    expect(await asked('short')).toBe(403);
+    expect(await asked('short')).toBe(401);
+    rmSync(tokenFile);
+    expect(await asked('short')).toBe(401);
+    expect(await asked('')).toBe(401);
     expect(JSON.stringify(logged)).toContain('the admin token cannot be used');
+    // Each state of the file is told once, however often somebody asks.
+    expect(logged).toHaveLength(3);
     expect(JSON.stringify(logged)).not.toContain('short');
   });
 });
@@ -160,14 +160,13 @@ describe('POST /api/v1/preheat', () => {
 describe('requests of Harbor', () => {
   const url = 'https://harbor.example/v2/library/app/manifests/1.4';
   const headers = { Authorization: 'Bearer the-secret-of-a-robot' };
-  const authorization = `Bearer ${TOKEN}`;
-  const host = 'agent.example:19146';
+  const authorization = '';
 
   it('Dragonfly 1: health, start, and every state', async () => {
-    expect((await ask('/_ping', { host })).status).toBe(200);
+    expect((await ask('/_ping', { authorization })).status).toBe(200);
     const body = { type: 'image', url, headers, image: 'library/app', tag: '1.4', digest: DIGEST };
-    expect(await ask('/preheats', { body, host })).toMatchObject({ status: 403 });
-    expect(await ask('/preheats', { body, host, authorization })).toEqual({
+    expect(await ask('/preheats', { body, authorization })).toMatchObject({ status: 401 });
+    expect(await ask('/preheats', { body })).toEqual({
       status: 200,
       json: { ID },
     });
@@ -182,7 +181,8 @@ describe('requests of Harbor', () => {
       [{ state: 'cancelled' }, 'FAILED'],
     ] as const) {
       twin.changes = changes;
-      const { json } = await ask(`/preheats/${ID}`, { host });
+      expect((await ask(`/preheats/${ID}`, { authorization })).status).toBe(401);
+      const { json } = await ask(`/preheats/${ID}`);
       expect(json).toMatchObject({ ID, status, startTime: '1970-01-01T00:00:01.000Z' });
     }
     twin.changes = FAILED;
@@ -193,12 +193,12 @@ describe('requests of Harbor', () => {
   });
 
   it('Dragonfly 2: health, start with a scope, and every state', async () => {
-    expect((await ask('/healthy', { host })).status).toBe(200);
+    expect((await ask('/healthy', { authorization })).status).toBe(200);
     const args = { type: 'image', url, headers, scope: 'single_seed_peer', concurrent_count: 0 };
     const body = { type: 'preheat', args, scheduler_cluster_ids: null };
-    expect(await ask('/oapi/v1/jobs', { body, host })).toMatchObject({ status: 403 });
-    const answer = await ask('/oapi/v1/jobs', { body, host, authorization });
-    expect(answer).toMatchObject({ status: 200, json: { id: Number(ID), state: 'PENDING' } });
+    expect(await ask('/oapi/v1/jobs', { body, authorization })).toMatchObject({ status: 401 });
+    const answer = await ask('/oapi/v1/jobs', { body });
+    expect(answer).toMatchObject({ status: 200, json: { id: PREHEAT_NUMBER, state: 'PENDING' } });
     await ask('/oapi/v1/jobs', { body: { ...body, args: { ...args, scope: 'all_peers' } } });
     expect(twin.specs).toEqual([
       { reference: 'harbor.example/library/app:1.4', part: 'image', pin: false, count: 1 },
@@ -210,15 +210,17 @@ describe('requests of Harbor', () => {
       [FAILED, 'FAILURE', 1],
     ] as const) {
       twin.changes = changes;
-      const { json } = await ask(`/oapi/v1/jobs/${ID}`, { host });
-      expect(json).toMatchObject({ id: Number(ID), state });
+      const status = `/oapi/v1/jobs/${PREHEAT_NUMBER}`;
+      expect((await ask(status, { authorization })).status).toBe(401);
+      const { json } = await ask(status);
+      expect(json).toMatchObject({ id: PREHEAT_NUMBER, state });
       const { result } = json as { result: { job_states: unknown[] } };
       expect(result.job_states).toHaveLength(errors);
     }
   });
 
   it('Kraken: health, and pushes of manifests', async () => {
-    expect((await ask('/health', { host })).status).toBe(200);
+    expect((await ask('/health', { authorization })).status).toBe(200);
     const target = {
       mediaType: 'application/vnd.docker.distribution.manifest.v2+json',
       digest: DIGEST,
@@ -231,12 +233,34 @@ describe('requests of Harbor', () => {
       { id: 'e2', action: 'pull', target },
       { id: 'e3', action: 'push', target: { ...target, mediaType: 'application/octet-stream' } },
     ];
-    expect(await ask('/registry/notifications', { body: { events }, host })).toMatchObject({
-      status: 403,
-    });
-    const answer = await ask('/registry/notifications', { body: { events }, host, authorization });
+    expect(await ask('/registry/notifications', { body: { events }, authorization })).toMatchObject(
+      {
+        status: 401,
+      },
+    );
+    const answer = await ask('/registry/notifications', { body: { events } });
     expect(answer).toEqual({ status: 200, json: { ids: [ID] } });
     expect(twin.specs).toHaveLength(1);
+  });
+
+  it('Kraken: reads the notifications of registries by their own content types, whatever else they tell', async () => {
+    const target = { mediaType: 'application/vnd.oci.image.index.v1+json', digest: DIGEST, url };
+    const push = { action: 'push', target };
+    // A deletion has no URL.
+    const events = [push, { action: 'delete', target: { digest: DIGEST } }];
+    const types = [
+      'application/vnd.docker.distribution.events.v1+json',
+      'application/vnd.docker.distribution.events.v2+json',
+      'application/cloudevents+json; charset=utf-8',
+    ];
+    for (const type of types) {
+      const answer = await ask('/registry/notifications', { body: { events }, type });
+      expect(answer, type).toEqual({ status: 200, json: { ids: [ID] } });
+    }
+    for (const type of ['text/plain', 'application/x-json', 'application/+json', 'text/x+json']) {
+      const answer = await ask('/registry/notifications', { body: { events }, type });
+      expect(answer, type).toMatchObject({ status: 415 });
+    }
   });
 
   it('gets a 400 for a body that is not understood; its credentials are neither kept nor logged', async () => {

@@ -1,11 +1,9 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
-import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
-import { silentLogger } from '../../../src/runtime/logger.ts';
-import { ManualClock } from '../../kit/manual-clock.ts';
-import { StatusTwin } from '../../kit/twins.ts';
+import type { AdminServer } from '../../../src/agent/admin/admin-server.ts';
+import { tempFolder } from '../../kit/temp-folder.ts';
+import { adminServer } from '../kit/admin.ts';
 import { DONE, FAILED, PREHEAT_ID as ID, PreheatTwin } from '../kit/preheat-twin.ts';
 
 const BIN = new URL('../../../bin/xylem.js', import.meta.url).pathname;
@@ -13,26 +11,18 @@ const IMAGE = 'docker://r.example/team/app:1';
 
 let twin: PreheatTwin;
 let server: AdminServer;
+let socket: string;
 
 beforeEach(async () => {
   twin = new PreheatTwin();
-  server = new AdminServer(
-    {
-      status: new StatusTwin(),
-      metrics: new PromMetrics({ processMetrics: false }),
-      clock: new ManualClock(),
-      logger: silentLogger,
-      preheats: twin,
-    },
-    { listen: { host: '127.0.0.1', port: 0 } },
-  );
+  ({ server, socket } = adminServer(tempFolder(), { preheats: twin }));
   await server.start();
 });
 afterEach(() => server.stop());
 
 describe('xylem preheat', () => {
   function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-    const all = [BIN, 'preheat', '--admin', server.url, ...args];
+    const all = [BIN, 'preheat', '--admin', socket, ...args];
     return new Promise((resolve) => {
       execFile(process.execPath, all, (error, stdout, stderr) =>
         resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
@@ -65,7 +55,7 @@ describe('xylem preheat', () => {
   }, 90_000);
 
   it('cancels on SIGINT', async () => {
-    const child = spawn(process.execPath, [BIN, 'preheat', '--admin', server.url, IMAGE]);
+    const child = spawn(process.execPath, [BIN, 'preheat', '--admin', socket, IMAGE]);
     let stderr = '';
     child.stderr.on('data', (piece) => (stderr += String(piece)));
     const exited = once(child, 'exit');

@@ -1,14 +1,15 @@
 import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AdminServer } from '../../../src/agent/admin/admin-server.ts';
-import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
+import type { AdminServer } from '../../../src/agent/admin/admin-server.ts';
 import { StoreAdmin } from '../../../src/agent/admin/store-service.ts';
 import { MemoryStore } from '../../../src/blockstore/memory-store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
-import { silentLogger } from '../../../src/runtime/logger.ts';
 import { testBlob, testBlock } from '../../kit/blocks.ts';
-import { ManualClock } from '../../kit/manual-clock.ts';
-import { Failure, StatusTwin } from '../../kit/twins.ts';
+import { Failure } from '../../kit/twins.ts';
+import { adminServer } from '../kit/admin.ts';
 
 const BIN = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 const [blob, other] = [testBlob(1, BLOCK_SIZE_BYTES), testBlob(2, BLOCK_SIZE_BYTES)];
@@ -16,33 +17,26 @@ const block = blockIndex(0);
 
 const store = new MemoryStore();
 let server: AdminServer;
-let base: string;
+let folder: string;
+let socket: string;
 beforeAll(async () => {
   await store.start();
   for (const each of [blob, other]) await store.put(each, block, testBlock(each, block));
   const admin = new StoreAdmin({ store, resolve: () => Promise.reject(new Failure('not-found')) });
-  server = new AdminServer(
-    {
-      status: new StatusTwin(),
-      metrics: new PromMetrics({ processMetrics: false }),
-      clock: new ManualClock(),
-      logger: silentLogger,
-      store: admin,
-    },
-    { listen: { host: '127.0.0.1', port: 0 } },
-  );
+  folder = mkdtempSync(join(tmpdir(), 'xylem-test-'));
+  ({ server, socket } = adminServer(folder, { store: admin }));
   await server.start();
-  base = server.url;
 });
 afterAll(async () => {
   await server.stop();
   await store.stop();
+  rmSync(folder, { recursive: true });
 });
 
 /** Runs `xylem store ...` against the server. */
 function xylem(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   return new Promise((resolve) => {
-    const all = [BIN, 'store', ...args, '--admin', base];
+    const all = [BIN, 'store', ...args, '--admin', socket];
     execFile(process.execPath, all, { cwd: '/' }, (error, out, err) => {
       resolve({ code: typeof error?.code === 'number' ? error.code : 0, out, err });
     });

@@ -78,7 +78,9 @@ describe('loadConfig()', () => {
     };
     const config = loadConfig({ variables });
     expect(config.roots).toEqual(['dns:roots:19147', '/ip4/10.0.0.1/tcp/19147']);
-    expect(config.registries).toEqual([{ host: 'localhost:5000', insecure: true, mirrors: [] }]);
+    expect(config.registries).toEqual([
+      { host: 'localhost:5000', insecure: true, mirrors: [], storage: [] },
+    ]);
     expect(config.p2p.announce).toEqual([]);
     expect(config.device.enabled).toBe(true);
     expect(loadConfig({ flags: { ...ROOT, 'device.enabled': true } }).device.enabled).toBe(true);

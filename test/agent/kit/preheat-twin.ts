@@ -6,8 +6,9 @@ import {
 } from '../../../src/preheat/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 
-/** The name of the twin's one preheat. */
-export const PREHEAT_ID = '1764000000000123';
+/** The id of the twin's one preheat, and its number: the first 52 bits. */
+export const PREHEAT_ID = 'fedcba9876543210fedcba9876543210';
+export const PREHEAT_NUMBER = 0xfedcba9876543;
 
 /** Preheats in the state that a test gives them. */
 export class PreheatTwin implements PreheatService {
@@ -15,6 +16,7 @@ export class PreheatTwin implements PreheatService {
   changes: Partial<PreheatJob> = {};
   fails: PreheatError | undefined;
   readonly cancelled: string[] = [];
+  looks = 0;
 
   async start(spec: PreheatSpec): Promise<PreheatJob> {
     if (this.fails !== undefined) throw this.fails;
@@ -23,7 +25,9 @@ export class PreheatTwin implements PreheatService {
   }
 
   async get(id: string): Promise<PreheatJob> {
-    if (id !== PREHEAT_ID) throw new PreheatError('no such preheat', { code: 'not-found' });
+    this.looks++;
+    if (id !== PREHEAT_ID && id !== String(PREHEAT_NUMBER))
+      throw new PreheatError('no such preheat', { code: 'not-found' });
     return this.#job();
   }
 

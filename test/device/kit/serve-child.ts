@@ -1,5 +1,6 @@
 /** A process that mounts a layer and serves it until it is killed: `serve-child.ts STATE LAYER DIR`; says `mounted` when it is. */
 import { readFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { DeviceService } from '../../../src/device/device-service.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
@@ -18,7 +19,7 @@ const service = new DeviceService(
     logger: silentLogger,
     metrics: silentMetrics,
   },
-  { stateDir },
+  { stateDir, mountFolders: [dirname(dir)] },
 );
 await service.start();
 process.on('SIGTERM', () => void service.stop().then(() => process.exit(0)));

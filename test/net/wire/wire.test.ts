@@ -169,6 +169,7 @@ describe('wire codecs', () => {
       { action: 'status', id: '9' },
       { action: 'cancel', id: '9' },
       { action: 'start', id: '9', spec },
+      { action: 'start', id: 'ab'.repeat(16), spec },
     ] as const) {
       expect(preheat.request.decode(preheat.request.encode(request))).toEqual(request);
     }
