@@ -43,7 +43,7 @@ describe('BlockDigests', () => {
     expect(parsed.matches(blockIndex(2), digests.subarray(32))).toBe(false);
   });
 
-  it('BlockDigests.parse() refuses bytes of another root, whichever byte differs', () => {
+  it('BlockDigests.parse() refuses bytes that differ from the root in any byte', () => {
     fc.assert(
       fc.property(
         fc.nat({ max: bytes.length - 1 }),
@@ -58,7 +58,7 @@ describe('BlockDigests', () => {
     expect(() => BlockDigests.parse(hash, layer, bytes.subarray(1))).toThrow(/bytes, not the/);
   });
 
-  it('BlockDigests.parse() refuses the digest blob of another layer or version, whatever its root', () => {
+  it('BlockDigests.parse() refuses the digests of another layer or version, for any root', () => {
     for (const at of [0, 8, 12, 16, 24, 28, 32]) {
       const changed = bytes.slice();
       changed[at]! ^= 1;
@@ -82,7 +82,7 @@ describe('digestedLayers()', () => {
     offset: 512,
   });
 
-  it('reads what digestsAnnotations() says', () => {
+  it('reads the annotations of digestsAnnotations()', () => {
     expect(digestedLayers(manifest(said))).toEqual([layer]);
     expect(digestedLayers(manifest({}))).toEqual([]);
   });
