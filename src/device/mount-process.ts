@@ -4,12 +4,13 @@ import type { Clock } from '../runtime/clock.ts';
 import { DeviceError } from './errors.ts';
 import type { MountRequest, MountResult } from './mount-steps.ts';
 
-/** Output of the helper that is kept; a result is some hundred bytes. */
+/** Most output of the helper that is kept, in bytes; a result has some hundred. */
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /**
- * Runs one request in a helper process, and kills that when it takes longer than `timeoutMs`. Throws DeviceError
- * `timeout`, or `failed` when the helper itself broke; everything else is in the result.
+ * Runs one request in a helper process, and kills the helper after `timeoutMs`. Rejects with
+ * DeviceError `timeout`, or `failed` when the helper itself failed; the result has all other
+ * outcomes.
  */
 export async function runInHelper(
   components: { clock: Clock },
@@ -42,7 +43,10 @@ export async function runInHelper(
   return JSON.parse(output.stdout) as MountResult;
 }
 
-/** Exit code of the child. When it is late it is killed and not waited for: it may sit in a read that only a forced unmount ends. */
+/**
+ * Resolves with the exit code of the child. Kills a late child without waiting for its end: only a
+ * forced unmount may end its read.
+ */
 function ended(
   clock: Clock,
   child: ChildProcess,
@@ -53,10 +57,13 @@ function ended(
     const timer = clock.setTimer(timeoutMs, () => {
       child.kill('SIGKILL');
       reject(
-        new DeviceError(`${step} did not end within ${timeoutMs} ms and was given up`, {
-          code: 'timeout',
-          step,
-        }),
+        new DeviceError(
+          `${step} did not end within ${timeoutMs} ms; the helper process was killed`,
+          {
+            code: 'timeout',
+            step,
+          },
+        ),
       );
     });
     child.on('error', (cause) => {
