@@ -1,5 +1,5 @@
 /**
- * * Throws an AssertionError with `message` when an assumption of the code does not hold.
+ * Throws an AssertionError with `message` when an assumption of the code does not hold.
  * Assertions stay on in production: an agent in a wrong state must not serve bytes.
  */
 export function assert(condition: unknown, message: string): asserts condition {

@@ -124,7 +124,7 @@ describeWith('DeviceService', NEEDS, () => {
     expect(difference.stdout).toBe('');
   });
 
-  it('mount() names the filesystem when the device holds no ext4', async () => {
+  it('mount() rejects with unsupported-filesystem when the device holds no ext4', async () => {
     const { service, reader, folder } = await startService();
     const bytes = sampleBytes(65_536, 3);
     const layer = await makeLayer({

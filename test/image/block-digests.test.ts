@@ -55,7 +55,9 @@ describe('BlockDigests', () => {
         },
       ),
     );
-    expect(() => BlockDigests.parse(hash, layer, bytes.subarray(1))).toThrow(/bytes, not the/);
+    expect(() => BlockDigests.parse(hash, layer, bytes.subarray(1))).toThrow(
+      /bytes, but the layer needs/,
+    );
   });
 
   it('BlockDigests.parse() refuses the digests of another layer or version, for any root', () => {
@@ -96,6 +98,6 @@ describe('digestedLayers()', () => {
     ['an offset that is no number', { 'io.xylem.block-digests.offset': '-1' }],
   ])('refuses %s', (_, change) => {
     const changed = manifest({ ...said, ...change });
-    expect(() => digestedLayers(changed)).toThrow(/can be where it says/);
+    expect(() => digestedLayers(changed)).toThrow(/name no place for block digests/);
   });
 });

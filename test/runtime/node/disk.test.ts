@@ -34,7 +34,7 @@ describe('NodeDisk', () => {
     expect(statSync(join(root, 'a')).mode & 0o777).toBe(0o700);
   });
 
-  it('DiskFile.write() rejects on a file opened for reads', async () => {
+  it('DiskFile.write() rejects on a file opened for reads, and on a full disk', async () => {
     const root = tempFolder();
     writeFileSync(join(root, 'file'), 'abc');
     const file = await new NodeDisk({ root }).open('file', 'read');
