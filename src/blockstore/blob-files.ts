@@ -32,6 +32,7 @@ import {
 import { readFully } from './read-fully.ts';
 import type { SyncTarget } from './syncer.ts';
 
+/** What the files of a blob need; the store's blobs share it. */
 export interface BlobFilesComponents {
   readonly disk: Disk;
   readonly files: FileCache;
@@ -39,19 +40,21 @@ export interface BlobFilesComponents {
   readonly hash: Pick<Hash, 'blake3'>;
   readonly pool: BufferPool;
   readonly logger: Logger;
-  /** Of the whole store: its upkeep takes turns. */
+  /** Limits the upkeep of the whole store. */
   readonly slow: Limiter;
 }
 
 /**
- * The files of a blob: blocks go in and come out whole or not at all; groups of them go together.
+ * The files of a blob. Blocks are written and read whole or not at all; groups of blocks are
+ * removed together.
  *
- * Making and removing of files follow one another in the order of the calls, and a write waits for those before it. Who calls sees to
- * it that no group is removed while one of its blocks is read, written or erased.
+ * Files are created and removed in the order of the calls, and a write waits for earlier creations
+ * and removals. The caller ensures that no group is removed while one of its blocks is read,
+ * written or erased.
  */
 export class BlobFiles implements SyncTarget {
   readonly blob: BlobRef;
-  /** Blocks that can be read. Kept by the store. */
+  /** Readable blocks. The store maintains it. */
   readonly present: BitSet;
   readonly #paths;
   readonly #components: BlobFilesComponents;
@@ -60,15 +63,15 @@ export class BlobFiles implements SyncTarget {
   readonly #groups = new Set<number>();
   /** Groups written since the last sync. */
   readonly #dirty = new Set<number>();
-  /** Names that a loss of power may take: in the blob's folder, and the folder itself. */
+  /** Whether a loss of power may take names in the blob's folder, or the folder itself. */
   readonly #newNames = { inFolder: false, folder: false };
-  /** Syncs of this blob's files under way: no file is removed before they end. */
+  /** Syncs of this blob's files in flight: no file is removed before they end. */
   #syncing: Promise<void> = Promise.resolve();
   #made: boolean;
-  /** The last making or removing of files. Never rejects. */
+  /** The last creation or removal of files. Never rejects. */
   #last: Promise<void> = Promise.resolve();
 
-  /** `found` when the files exist; otherwise they are made by the first `write()`. */
+  /** `found`: the blocks of existing files. Without it, the first `write()` creates the files. */
   constructor(components: BlobFilesComponents, init: { blob: BlobRef; found?: BitSet }) {
     this.#components = components;
     this.blob = init.blob;
@@ -76,12 +79,12 @@ export class BlobFiles implements SyncTarget {
     this.present = init.found ?? new BitSet(blockCount(init.blob.sizeBytes));
     this.#records = new RecordCodec({ codec: components.codec }, { blob: init.blob });
     this.#made = init.found !== undefined;
-    // An earlier life may have been killed before it synced the names that it made.
+    // An earlier run may have been killed before it synced new names.
     if (this.#made) Object.assign(this.#newNames, { inFolder: true, folder: true });
     for (const index of this.indices()) this.#groups.add(groupOf(index));
   }
 
-  /** Writes the bytes, then the record that makes them count. Rejects with DiskError. */
+  /** Writes the bytes, then the record that makes them valid. Rejects with DiskError. */
   async write(index: BlockIndex, block: AttestedBlock): Promise<void> {
     const { files, hash } = this.#components;
     await this.#last;
@@ -104,7 +107,9 @@ export class BlobFiles implements SyncTarget {
     await this.#writeRecords(index, record);
   }
 
-  /** Unmakes the record; the bytes stay where they are and count for nothing. Rejects with DiskError. */
+  /**
+   * Erases the record; the bytes stay in the file, but are no longer valid. Rejects with DiskError.
+   */
   async erase(index: BlockIndex): Promise<void> {
     await this.#last;
     if (!this.#made) return;
@@ -112,14 +117,17 @@ export class BlobFiles implements SyncTarget {
     await this.#writeRecords(index, EMPTY_RECORD);
   }
 
-  /** The block, whose payload the caller releases; `damaged` when what is there is not what was written. Rejects with DiskError. */
+  /**
+   * Reads a block, whose payload the caller releases. Gives `damaged` when the bytes differ from
+   * the written ones. Rejects with DiskError.
+   */
   async read(index: BlockIndex): Promise<AttestedBlock | 'damaged'> {
     const { pool, hash } = this.#components;
     const lengthBytes = blockLength(this.blob.sizeBytes, index);
     const payload = pool.acquire(lengthBytes);
     const slot = new Uint8Array(RECORD_BYTES);
     const path = dataPath(this.#paths, groupOf(index));
-    // Both at once; and both must be over before the buffer can go back.
+    // Both reads run at once, and both must end before the buffer can return to the pool.
     const [data, record] = await Promise.allSettled([
       this.#fill(path, payload.bytes, dataOffset(index)),
       this.#fill(this.#paths.records, slot, recordOffset(index)),
@@ -138,9 +146,10 @@ export class BlobFiles implements SyncTarget {
   }
 
   /**
-   * Unmakes the records of the group, then removes its data and so frees their space; of the whole folder, when nothing else of the
-   * blob is kept. Rejects with DiskError when nothing was changed. What cannot be removed any more after the records is logged, and
-   * removed by the next start.
+   * Erases the records of the group (`erase`), then removes its data file and so frees the space.
+   * With `whole`, when no other block of the blob is kept, removes the whole folder. Rejects with
+   * DiskError when nothing was changed. When the removal fails after the records are erased, logs
+   * that: the next start removes the files.
    */
   removeGroup(group: number, init: { erase: boolean; whole: boolean }): Promise<void> {
     return this.#inTurn(async () => {
@@ -155,7 +164,7 @@ export class BlobFiles implements SyncTarget {
       } catch (error) {
         this.#components.logger.warn(
           { digest: this.blob.digest, group, error: errorText(error) },
-          'the store could not remove what it evicted; the next start will',
+          'the store could not remove evicted blocks from the disk; the next start will',
         );
       }
     });
@@ -174,7 +183,10 @@ export class BlobFiles implements SyncTarget {
     );
   }
 
-  /** Makes durable what was written before the call. Tries everything and rejects with the first DiskError. */
+  /**
+   * Makes all writes before the call durable. Tries every step, then rejects with the first
+   * DiskError.
+   */
   sync(): Promise<void> {
     const done = this.#syncing.then(() => this.#sync());
     this.#syncing = done.catch(() => {});
@@ -214,12 +226,14 @@ export class BlobFiles implements SyncTarget {
     );
   }
 
-  /** What the file holds there; less than asked leaves the rest as it was, and the digest tells. */
+  /**
+   * Reads into the target. After a short read its rest is unchanged, and the digest will not match.
+   */
   async #fill(path: string, target: Uint8Array, offset: number): Promise<void> {
     try {
       await this.#components.files.use(path, 'read', (file) => readFully(file, target, offset));
     } catch (error) {
-      // Somebody removed the file below us: its blocks are lost, the disk is well.
+      // Another program removed the file: its blocks are lost, but the disk is sound.
       if (!(error instanceof DiskError && error.code === 'not-found')) throw error;
     }
   }
@@ -230,7 +244,8 @@ export class BlobFiles implements SyncTarget {
       const records = new Uint8Array(count * RECORD_BYTES);
       await this.#slowly(() => this.#writeRecords(blockIndex(first), records));
     } catch (error) {
-      // A disk so full that not even zeros can be written needs the removal most; the start drops records without data.
+      // A disk too full even for zeros needs the removal most; the next start drops records without
+      // data.
       if (!(error instanceof DiskError && error.code === 'no-space')) throw error;
     }
   }
@@ -245,15 +260,15 @@ export class BlobFiles implements SyncTarget {
     if (whole) await this.#slowly(() => disk.remove(this.#paths.folder));
   }
 
-  /** Runs upkeep, which may take a thread for long, when it is its turn. */
+  /** Runs upkeep in its turn: it may block a thread for long. */
   #slowly(action: () => Promise<void>): Promise<void> {
     return defined(
       this.#components.slow.run(action),
-      'a blob waits for one sync and one removal at most',
+      'a blob has at most one sync and one removal waiting',
     );
   }
 
-  /** Runs it after all that were asked for before. */
+  /** Runs the action after all earlier ones. */
   #inTurn(action: () => Promise<void>): Promise<void> {
     const done = this.#last.then(action);
     this.#last = done.catch(() => {});
@@ -264,7 +279,7 @@ export class BlobFiles implements SyncTarget {
     if (this.#made) return;
     const { disk, files, codec } = this.#components;
     const { folder, records } = this.#paths;
-    // Of an earlier life, of which nothing is known any more.
+    // Files of an earlier run may remain, without any readable block.
     await files.forget(records);
     await disk.remove(folder);
     await disk.makeFolder(folder);

@@ -52,7 +52,7 @@ interface DiskStoreComponents {
   readonly clock: Clock;
   readonly codec: Pick<Codec, 'crc32c'>;
   readonly hash: Pick<Hash, 'blake3'>;
-  /** Where `get()` takes its buffers from; slabs of a block at least. */
+  /** Buffers for `get()`; slabs of at least a block. */
   readonly pool: BufferPool;
   readonly logger: Logger;
   readonly metrics: Metrics;
@@ -64,11 +64,11 @@ const WORDS: Readonly<Record<Operation, string>> = {
   put: 'put a block',
   get: 'get a block',
   drop: 'drop a block',
-  pin: 'note what is pinned',
+  pin: 'save the list of pinned blobs',
   evict: 'evict blocks',
 };
 
-/** The latest change of a block under way. Changes of one block follow one another. */
+/** The latest change of a block in flight. Changes of one block run one after another. */
 interface Change {
   readonly kind: 'put' | 'drop';
   readonly done: Promise<void>;
@@ -77,20 +77,20 @@ interface Change {
 interface Entry {
   readonly files: BlobFiles;
   readonly changes: Map<BlockIndex, Change>;
-  /** Removals of its files under way: another entry would work on the same files. */
+  /** Removals of its files in flight: a new entry would work on the same files. */
   removals: number;
 }
 
 /**
- * The store on disk, laid out as docs/ON_DISK_FORMAT.md says.
+ * The store on disk, in the format of docs/ON_DISK_FORMAT.md.
  *
- * A put resolves when the block can be read and would survive the death of the process; it survives a loss of power a second
- * later, or after `stop()`. Every get checks the bytes against their digest: a block that was torn or has rotted is dropped, counted
- * and reported as absent. An unreadable block (EIO) is dropped as well, and the get rejects. Nothing here is worth more than
- * fetching it again, so that errors of the disk cost blocks and never stop the host.
+ * A put resolves when the block is readable and survives the death of the process; a second later,
+ * or after `stop()`, it survives a loss of power. Every get checks the digest: it drops and counts
+ * a torn or rotten block, and reports it absent. It drops an unreadable block (EIO) too, and
+ * rejects. Blocks can be fetched again: errors of the disk cost blocks and never stop the host.
  *
- * With a quota, groups of blocks go when it is nearly full: one at a time, beside puts and gets, in the order of src/blockstore/eviction.ts.
- * They also go while the disk has less free than it must have.
+ * Near its quota, or with less than `freeBytesMin` free on the disk, the store evicts groups one at
+ * a time, beside puts and gets, in the order of src/blockstore/eviction.ts.
  */
 export class DiskStore implements BlockStore {
   readonly #components: DiskStoreComponents;
@@ -110,13 +110,13 @@ export class DiskStore implements BlockStore {
     waitingMax: WRITES_WAITING_MAX,
   });
   readonly #slow = new Limiter({ runningMax: SLOW_RUNNING_MAX, waitingMax: SLOW_WAITING_MAX });
-  /** What `stop()` waits for. */
+  /** Work in flight, for which `stop()` waits. */
   readonly #underWay = new Set<Promise<unknown>>();
   #lock: DiskLock | undefined;
   #state: 'stopped' | 'starting' | 'running' | 'stopping' = 'stopped';
   #stopping: Promise<void> = Promise.resolve();
   #queuedBytes = 0;
-  /** Evicted, and not freed yet. */
+  /** Bytes evicted, but not freed yet. */
   #leavingBytes = 0;
 
   constructor(components: DiskStoreComponents, init: DiskStoreInit = {}) {
@@ -150,9 +150,9 @@ export class DiskStore implements BlockStore {
     });
   }
 
-  /** Rejects with `version`, `locked`, or the disk's word; then nothing is held. */
+  /** Rejects with `version`, `locked` or a disk error, and then holds no lock and no file. */
   async start(): Promise<void> {
-    assert(this.#state === 'stopped', `a block store was started that is ${this.#state}`);
+    assert(this.#state === 'stopped', `cannot start a block store that is ${this.#state}`);
     this.#state = 'starting';
     const { disk } = this.#components;
     try {
@@ -171,7 +171,7 @@ export class DiskStore implements BlockStore {
     }
   }
 
-  /** Rejects with the first error of the last sync, after everything was closed and released all the same. */
+  /** Closes and releases everything, then rejects with the first error of the last sync, if any. */
   stop(): Promise<void> {
     if (this.#state === 'running') this.#stopping = this.#stop();
     return this.#stopping;
@@ -288,7 +288,7 @@ export class DiskStore implements BlockStore {
   async #stop(): Promise<void> {
     this.#state = 'stopping';
     await this.#evictor.stop();
-    // What ends may begin the removal of what it emptied.
+    // Work that ends may begin the removal of a group that it emptied.
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
     this.#syncer.stop();
     this.#ledger.stop();
@@ -312,7 +312,7 @@ export class DiskStore implements BlockStore {
     this.#state = 'stopped';
   }
 
-  /** Runs a call of the store: counted when it fails, waited for by `stop()`. */
+  /** Runs a call of the store, for which `stop()` waits. Counts its failure. */
   #operation<T>(operation: Operation, action: () => Promise<T>): Promise<T> {
     return this.#track(this.#attempt(operation, action));
   }
@@ -363,7 +363,7 @@ export class DiskStore implements BlockStore {
     }
   }
 
-  /** Puts the work behind the change of the same block that is under way, and behind other writes. */
+  /** Runs the work after the block's change in flight, in turn with other writes. */
   #change(
     entry: Entry,
     index: BlockIndex,
@@ -380,7 +380,7 @@ export class DiskStore implements BlockStore {
           throw busyError(`${kind} a block`, `${WRITES_WAITING_MAX} writes wait`);
         }
         await written;
-        // A drop that came meanwhile has the last word.
+        // A drop that arrived meanwhile wins.
         if (kind === 'put' && entry.changes.get(index) === change) {
           this.#setPresent(entry, index, group);
         }
@@ -396,7 +396,7 @@ export class DiskStore implements BlockStore {
 
   async #read(entry: Entry, index: BlockIndex): Promise<AttestedBlock | undefined> {
     try {
-      // Twice, since a block that was dropped and put again meanwhile is read as a mixture of both.
+      // Twice: a read of a block dropped and put again meanwhile may mix both.
       for (let attempt = 0; attempt < 2; attempt++) {
         const block = await entry.files.read(index);
         if (block !== 'damaged') {
@@ -414,10 +414,10 @@ export class DiskStore implements BlockStore {
     return undefined;
   }
 
-  /** Forgets a block that cannot be read. That it cannot even be erased is no further concern: every read checks. */
+  /** Forgets an unreadable block. A failure to erase it does no harm: every read checks. */
   #dropLost(entry: Entry, index: BlockIndex, cause?: DiskError): void {
     const { digest } = entry.files.blob;
-    const reason = cause === undefined ? 'its bytes are not those that were put' : errorText(cause);
+    const reason = cause === undefined ? 'its bytes are not the written ones' : errorText(cause);
     this.#components.logger.warn({ digest, index, reason }, 'a block in the store was lost');
     this.#metrics.blocks.inc({ event: 'damaged' });
     if (entry.changes.get(index)?.kind === 'drop') return;
@@ -436,7 +436,7 @@ export class DiskStore implements BlockStore {
       await entry.files.erase(index);
       this.#syncer.touch(entry.files);
     });
-    // The change holds it now.
+    // The change holds the group now.
     this.#table.letGo(group);
     return dropped;
   }
@@ -454,7 +454,7 @@ export class DiskStore implements BlockStore {
     this.#ledger.touch();
   }
 
-  /** Ends a use of a group; what is empty then frees its space. */
+  /** Ends a use of a group; a group left empty frees its space. */
   #letGo(entry: Entry, group: Group): void {
     if (!this.#table.letGo(group)) return;
     void this.#track(this.#removeEmpty(entry, group));
@@ -468,7 +468,7 @@ export class DiskStore implements BlockStore {
     this.#forgetIfEmpty(entry);
   }
 
-  /** Takes a group out of memory at once, then off the disk. Rejects when the disk refuses; then it is back. */
+  /** Removes a group from memory, then from the disk. When that fails, restores it and rejects. */
   async #evict(group: Group): Promise<void> {
     const entry = defined(this.#blobs.get(group.digest), 'a group belongs to a blob');
     const { blob, present } = entry.files;
@@ -510,7 +510,7 @@ export class DiskStore implements BlockStore {
     this.#evictor.consider(this.#table.keepOf(blob.digest));
     if (!hasRoom) {
       throw new BlockStoreError(
-        `the block store keeps no more blocks: less than ${freeBytesMin} bytes of the disk are free`,
+        `the block store takes no blocks: less than ${freeBytesMin} bytes of the disk are free`,
         { code: 'no-space' },
       );
     }
@@ -521,11 +521,11 @@ export class DiskStore implements BlockStore {
     if (this.#usedBytes() + lengthBytes > quotaBytes) throw quotaError(blob, quotaBytes);
   }
 
-  /** An entry for a blob of which nothing is kept yet. */
+  /** A new entry for a blob without blocks. */
   #begin(blob: BlobRef): Entry {
     if (this.#blobs.size >= BLOBS_MAX) {
       throw new BlockStoreError(
-        `cannot keep blocks of ${blob.digest}: the block store holds ${BLOBS_MAX} blobs already`,
+        `cannot keep blocks of ${blob.digest}: the block store already holds ${BLOBS_MAX} blobs`,
         { code: 'too-many-blobs' },
       );
     }
@@ -542,7 +542,7 @@ export class DiskStore implements BlockStore {
     return entry;
   }
 
-  /** What may be left of it on disk counts for nothing: a later put begins anew, and the next start removes it. */
+  /** Files left on disk are harmless: a later put removes them, or the next start does. */
   #forgetIfEmpty(entry: Entry): void {
     const { blob } = entry.files;
     if (this.#table.has(blob.digest) || entry.removals > 0) return;

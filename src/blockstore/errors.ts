@@ -4,16 +4,17 @@ import { DiskError } from '../runtime/disk.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 
 /**
- * Why the store refused.
+ * Why an operation of the store failed.
  *
- * - `busy`: as much is waiting to be written or read as the store takes; go on without it.
- * - `no-space`, `read-only`, `io`: the disk's word. What is present can still be read.
- * - `quota`: full of what is in use, or of a higher class than the block.
- * - `size-mismatch`: the blob is kept with another size: of two sources one is wrong.
- * - `invalid-block`: no block of this blob has that index or that length.
- * - `too-many-blobs`, `too-many-pins`: the store keeps no more of them.
- * - `stopped`: used before `start()` or after `stop()`.
- * - `version`: the folder was written by a version that this one does not know; `locked`: another process uses it.
+ * - `busy`: the queue of writes or reads is full. Continue without the store.
+ * - `no-space`, `read-only`, `io`: a disk error. Blocks in the store can still be read.
+ * - `quota`: the quota is full of blocks in use, or of a higher class than the block.
+ * - `size-mismatch`: the store has the blob with another size: one of two sources is wrong.
+ * - `invalid-block`: the blob has no block of that index or length.
+ * - `too-many-blobs`, `too-many-pins`: the store has as many as it can hold.
+ * - `stopped`: the call came before `start()` or after `stop()`.
+ * - `version`: the folder has the format of another version. `locked`: another process uses the
+ *   folder.
  */
 export type BlockStoreErrorDetail =
   | { readonly code: 'busy' }
@@ -29,9 +30,10 @@ export type BlockStoreErrorDetail =
   | { readonly code: 'version'; readonly found: string }
   | { readonly code: 'locked' };
 
+/** An operation of the store that failed. */
 export class BlockStoreError extends CodedError<BlockStoreErrorDetail> {}
 
-/** A disk's refusal in the terms of the store; anything else as it is. */
+/** Turns a DiskError into a BlockStoreError; gives any other value back unchanged. */
 export function storeError(what: string, cause: unknown): unknown {
   if (!(cause instanceof DiskError)) return cause;
   return new BlockStoreError(
@@ -56,7 +58,10 @@ function storeCode(code: DiskError['code']): 'no-space' | 'read-only' | 'locked'
   }
 }
 
-/** Throws unless the blob has a block of this index and length: both may come from the word of a peer. */
+/**
+ * Throws `invalid-block` unless the blob has a block of this index and length: a peer may have
+ * named them.
+ */
 export function checkBlock(blob: BlobRef, index: BlockIndex, lengthBytes: number): void {
   const count = blockCount(blob.sizeBytes);
   const inRange = Number.isInteger(index) && index >= 0 && index < count;
@@ -68,37 +73,46 @@ export function checkBlock(blob: BlobRef, index: BlockIndex, lengthBytes: number
   );
 }
 
-/** Throws unless both speak of the same size. */
+/** Throws `size-mismatch` unless both sizes of the blob agree. */
 export function checkSize(known: BlobRef, asked: BlobRef): void {
   if (known.sizeBytes !== asked.sizeBytes) {
     throw sizeMismatch(asked.digest, known.sizeBytes, asked.sizeBytes);
   }
 }
 
+/** For a full queue: what the store cannot do, and which limit it has reached. */
 export function busyError(what: string, limit: string): BlockStoreError {
   return new BlockStoreError(`the block store is busy: cannot ${what}, ${limit}`, { code: 'busy' });
 }
 
+/** For a block that the quota has no room for. */
 export function quotaError(blob: BlobRef, quotaBytes: number): BlockStoreError {
   return new BlockStoreError(
-    `cannot keep a block of ${blob.digest}: the quota of ${quotaBytes} bytes (store.quota) is full of blocks that are kept longer`,
+    `cannot keep a block of ${blob.digest}: ` +
+      `blocks that are kept longer fill the quota of ${quotaBytes} bytes (store.quota)`,
     { code: 'quota', quotaBytes },
   );
 }
 
+/** For a pin beyond the most pins of a store. */
 export function tooManyPins(digest: Digest, pinsMax: number): BlockStoreError {
-  return new BlockStoreError(`cannot pin ${digest}: ${pinsMax} blobs are pinned; unpin some`, {
-    code: 'too-many-pins',
-  });
+  return new BlockStoreError(
+    `cannot pin ${digest}: ${pinsMax} blobs are already pinned; unpin some`,
+    {
+      code: 'too-many-pins',
+    },
+  );
 }
 
 function sizeMismatch(digest: Digest, knownSizeBytes: number, sizeBytes: number): BlockStoreError {
   return new BlockStoreError(
-    `cannot keep blocks of ${digest} as a blob of ${sizeBytes} bytes: it is kept with ${knownSizeBytes}`,
+    `cannot keep blocks of ${digest} as a blob of ${sizeBytes} bytes: ` +
+      `the store has it with ${knownSizeBytes}`,
     { code: 'size-mismatch', digest, knownSizeBytes },
   );
 }
 
+/** For a call while the store is not running. */
 export function stoppedError(): BlockStoreError {
   return new BlockStoreError('the block store is not running', { code: 'stopped' });
 }

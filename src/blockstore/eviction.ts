@@ -2,23 +2,25 @@ import { defined } from '../util/assert.ts';
 import type { KeepClass } from './store.ts';
 
 /**
- * Uses of a group closer than this count as one, in milliseconds. A container's start reads a layer in seconds, and prefetch runs
- * less than a minute ahead of the reads; what is used a minute later is used by somebody else, or again.
+ * Uses of a group closer than this many milliseconds count as one. A container's start reads a
+ * layer in seconds, and prefetch runs less than a minute ahead of the reads: a use a minute later
+ * is by another container, or a repeated one.
  */
 export const REUSE_GAP_MS = 60_000;
 
 /**
- * Share of the groups of a class that may be proven when one has to go. The rest is where new ones show whether they are used again:
- * with less than a fifth, a container's start would push out its own first blocks. (The usual split of a segmented LRU.)
+ * Largest share of proven groups in a class when a group must be evicted. In the rest, new groups
+ * show whether they are used again: with less than a fifth, a container's start would evict its own
+ * first blocks. (The usual split of a segmented LRU.)
  */
 const PROVEN_SHARE_MAX = 0.8;
 
-/** The classes, first to go first. */
+/** The classes in order of eviction. */
 const KEEP_CLASSES: readonly KeepClass[] = ['plain', 'mounted', 'pinned'];
 
-/** What is known of a group's uses. Times in milliseconds since 1970. */
+/** What the store knows of a group's uses. Times are milliseconds since 1970. */
 export interface Standing {
-  /** Used again, at least `REUSE_GAP_MS` after its first use. */
+  /** Whether it was used again at least `REUSE_GAP_MS` after its first use. */
   readonly proven: boolean;
   readonly lastUseMs: number;
 }
@@ -39,8 +41,9 @@ interface Segments<G> {
 const segments = <G>(): Segments<G> => ({ fresh: new Set(), proven: new Set() });
 
 /**
- * In which order groups of blocks go: class by class, in each the fresh ones first, then the proven ones, each least recently used
- * first. A scan, however long, is fresh: it pushes out what was used once, and nothing that proved itself.
+ * The order of eviction of groups of blocks: class by class, in each class the fresh groups first,
+ * then the proven ones, least recently used first. The groups of a scan, however long, are fresh:
+ * they evict groups used once, and no proven ones.
  */
 export class EvictionOrder<G extends object> {
   readonly #places = new Map<G, Place>();
@@ -50,7 +53,7 @@ export class EvictionOrder<G extends object> {
     pinned: segments(),
   };
 
-  /** Puts a new group behind all others of its kind. */
+  /** Adds a group as the last of its class and standing. */
   add(group: G, keep: KeepClass, standing: Standing): void {
     const { proven, lastUseMs } = standing;
     this.remove(group);
@@ -58,7 +61,7 @@ export class EvictionOrder<G extends object> {
     this.#segment(keep, proven).add(group);
   }
 
-  /** Notes a use. Clocks that jump shift an order, and harm nothing else. */
+  /** Notes a use. A clock that jumps changes the order, and does no other harm. */
   use(group: G, nowMs: number): void {
     const place = this.#placeOf(group);
     place.lastUseMs = nowMs;
@@ -67,7 +70,7 @@ export class EvictionOrder<G extends object> {
     this.#segment(place.keep, place.proven).add(group);
   }
 
-  /** Gives the group another class; there it counts as the most recently used. */
+  /** Moves the group to another class, where it counts as the most recently used. */
   move(group: G, keep: KeepClass): void {
     const place = this.#placeOf(group);
     if (place.keep === keep) return;
@@ -91,7 +94,10 @@ export class EvictionOrder<G extends object> {
     return this.#placeOf(group);
   }
 
-  /** Groups of this class and those below it, first to go first. Proven ones beyond their share have to prove themselves again. */
+  /**
+   * Groups up to this class, in order of eviction. Proven groups beyond their share become fresh
+   * again.
+   */
   *candidates(keepMax: KeepClass): IterableIterator<G> {
     for (const keep of KEEP_CLASSES) {
       this.#demote(keep);
@@ -127,6 +133,6 @@ export class EvictionOrder<G extends object> {
   }
 
   #placeOf(group: G): Place {
-    return defined(this.#places.get(group), 'the group is in the order');
+    return defined(this.#places.get(group), 'the order has the group');
   }
 }

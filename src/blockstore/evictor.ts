@@ -4,34 +4,41 @@ import { errorText } from '../util/errors.ts';
 import type { Group } from './group-table.ts';
 import type { Evicted, KeepClass } from './store.ts';
 
-/** Share of the limit beyond which groups go. What is between it and the limit is room for writes while they do. */
+/**
+ * Share of the limit beyond which eviction starts. The rest is room for writes during the eviction.
+ */
 const HIGH_WATERMARK = 0.95;
 
-/** Share down to which they go then: lower ones forget more at once, higher ones evict at every other write. */
+/**
+ * Share of the limit at which eviction ends. A lower one forgets more at once; a higher one evicts
+ * at every other write.
+ */
 const LOW_WATERMARK = 0.9;
 
-/** Pause after a group that the disk would not let go, in milliseconds. */
+/** Pause after a failed removal of a group, in milliseconds. */
 const RETRY_MS = 1000;
 
 interface EvictorComponents {
   readonly clock: Clock;
   readonly logger: Logger;
-  /** What is held. */
+  /** Bytes of blocks in the store. */
   readonly heldBytes: () => number;
-  /** What is held, about to be written, or not yet freed. */
+  /** Bytes of blocks in the store, waiting to be written, or not freed yet. */
   readonly usedBytes: () => number;
-  /** What may be held at most, now. */
+  /** Most bytes that the store may hold now. */
   readonly limitBytes: () => number;
-  /** The first group to go, up to this class; undefined when there is none. */
+  /** The first group to evict, up to this class; undefined when there is none. */
   readonly victim: (keepMax: KeepClass) => Group | undefined;
-  /** Frees a group. Rejects when the disk refuses, and then nothing has changed. */
+  /** Frees a group. Rejects when the disk fails, and then has changed nothing. */
   readonly evict: (group: Group) => Promise<void>;
 }
 
 /**
- * Keeps the store below its limit: from the high watermark down to the low one, one group at a time, beside reads and writes.
+ * Keeps the store below its limit: from the high watermark down to the low one, one group at a
+ * time, beside reads and writes.
  *
- * Life: constructed -> `consider()` before each write, `gc()` -> `stop()`, which lets the group under way finish.
+ * Life: constructed -> `consider()` before each write, `gc()` -> `stop()`, which waits for the
+ * removal in flight.
  */
 export class Evictor {
   readonly #components: EvictorComponents;
@@ -44,7 +51,10 @@ export class Evictor {
     this.#components = components;
   }
 
-  /** Starts an eviction when there is too much, for the sake of a block of this class: it pushes out none of a higher class. */
+  /**
+   * Starts an eviction beyond the high watermark, to make room for a block of this class: it evicts
+   * no group of a higher class.
+   */
   consider(keep: KeepClass): void {
     const { clock, heldBytes, usedBytes, limitBytes } = this.#components;
     if (usedBytes() <= limitBytes() * HIGH_WATERMARK) return;
@@ -52,12 +62,16 @@ export class Evictor {
     if (this.#running !== undefined || this.#stopped || clock.nowMs() < this.#retryAtMs) return;
     void this.#start(() => ({
       targetBytes: limitBytes() * LOW_WATERMARK,
-      // Beyond the limit itself nothing is sacred: it was lowered, or the disk has filled up.
+      // Beyond the limit itself any class may be evicted: the limit was lowered, or the disk is
+      // full.
       keepMax: heldBytes() > limitBytes() ? 'pinned' : this.#keepMax,
     })).catch(() => {});
   }
 
-  /** Evicts what is plain until at most so much is held (the low watermark by default). Rejects with DiskError. */
+  /**
+   * Evicts groups of class `plain` until at most `targetBytes` are used (default: the low
+   * watermark). Rejects with DiskError.
+   */
   async gc(targetBytes?: number): Promise<Evicted> {
     while (this.#running !== undefined) await this.#running.catch(() => {});
     return this.#start(() => ({

@@ -9,8 +9,8 @@ interface CachedFile {
 }
 
 /**
- * Open files, kept for reuse. Beyond the bound those that nobody uses are closed, least recently used first;
- * files in use are never closed, and who uses them is bounded elsewhere.
+ * Open files, kept for reuse. Beyond `openMax`, closes idle files, least recently used first. Files
+ * in use are never closed; the limits of reads and writes bound their number.
  */
 export class FileCache {
   readonly #disk: Disk;
@@ -26,7 +26,7 @@ export class FileCache {
     this.#openMax = init.openMax;
   }
 
-  /** Runs the action on the file, open for as long as it runs. Rejects with DiskError when it cannot be opened. */
+  /** Runs the action on the open file. Rejects with DiskError when the file cannot be opened. */
   async use<T>(path: string, mode: OpenMode, action: (file: DiskFile) => Promise<T>): Promise<T> {
     const key = `${mode}:${path}`;
     const cached = this.#take(key, path, mode);
@@ -38,21 +38,21 @@ export class FileCache {
     }
   }
 
-  /** Closes a file that nobody uses, so that removing it frees its space. */
+  /** Closes an idle file, so that its removal frees its space. */
   async forget(path: string): Promise<void> {
     const closing: Promise<void>[] = [];
     for (const mode of ['read', 'write'] as const) {
       const key = `${mode}:${path}`;
       const cached = this.#files.get(key);
       if (cached === undefined) continue;
-      assert(cached.users === 0, `${path} is forgotten while it is in use`);
+      assert(cached.users === 0, `cannot forget ${path}: it is in use`);
       this.#files.delete(key);
       closing.push(this.#close(key, cached));
     }
     await Promise.all(closing);
   }
 
-  /** Closes every file, when nobody uses them any more. */
+  /** Closes every idle file; at the end of the store all files are idle. */
   async closeAll(): Promise<void> {
     this.#closeIdle(0);
     await Promise.all(this.#closing);
@@ -62,7 +62,7 @@ export class FileCache {
     const known = this.#files.get(key);
     const cached = known ?? { file: this.#disk.open(path, mode), users: 0 };
     cached.users++;
-    // Into the last place: the most recently used.
+    // Moves to the end as the most recently used.
     this.#files.delete(key);
     this.#files.set(key, cached);
     if (known === undefined) {
@@ -89,10 +89,7 @@ export class FileCache {
     try {
       await (await cached.file).close();
     } catch (error) {
-      this.#logger.warn(
-        { file: key, error: errorText(error) },
-        'a file of the store did not close',
-      );
+      this.#logger.warn({ file: key, error: errorText(error) }, 'the store could not close a file');
     }
   }
 }

@@ -5,7 +5,7 @@ import { EvictionOrder, type Standing } from './eviction.ts';
 import { groupOf } from './layout.ts';
 import type { KeepClass } from './store.ts';
 
-/** Neighbouring blocks of a blob that go together. Only the table changes it. */
+/** Neighbouring blocks of a blob that are evicted together. Only the table changes it. */
 export interface Group {
   readonly digest: Digest;
   /** Number of the group in its blob, from 0. */
@@ -14,13 +14,13 @@ export interface Group {
   readonly sizeBytes: number;
 }
 
-/** A group with its uses, as it is remembered over a restart. */
+/** A group's uses, as the store remembers them over a restart. */
 export interface GroupUse extends Standing {
   readonly digest: Digest;
   readonly index: number;
 }
 
-/** What the groups of a blob come to. */
+/** Totals of the groups of a blob. */
 interface BlobTotals {
   readonly blockCount: number;
   readonly sizeBytes: number;
@@ -41,15 +41,17 @@ class CountedGroup implements Group {
 }
 
 /**
- * Which groups of blocks a store holds, how much is in them, who uses them and which go first. Holds no bytes.
+ * Which groups of blocks a store holds, with their sizes, users and order of eviction. It holds no
+ * bytes of blocks.
  *
- * A group is there while it has a block or a user. It goes only as a whole, and never while it has a user.
+ * A group exists while it has a block or a user. It is evicted as a whole, and never while it has a
+ * user.
  */
 export class GroupTable {
   readonly #order = new EvictionOrder<CountedGroup>();
   readonly #blobs = new Map<Digest, Map<number, CountedGroup>>();
   readonly #pins = new Set<Digest>();
-  /** How often each blob is retained. */
+  /** Number of `retain()`s of each blob without a `release()` yet. */
   readonly #mounts = new Map<Digest, number>();
   #blockCount = 0;
   #sizeBytes = 0;
@@ -66,29 +68,29 @@ export class GroupTable {
     return this.#pins;
   }
 
-  /** Whether any group of the blob is there. */
+  /** Whether any group of the blob exists. */
   has(digest: Digest): boolean {
     return this.#blobs.has(digest);
   }
 
-  /** Uses the group of a block until `letGo()`. */
+  /** Makes the caller a user of the block's group until `letGo()`. */
   hold(digest: Digest, block: BlockIndex): Group {
     const group = this.#make(digest, groupOf(block));
     group.users++;
     return group;
   }
 
-  /** Ends one `hold()`. True when nothing is left of the group. */
+  /** Ends one `hold()`. True when the group then has no block and no user. */
   letGo(held: Group): boolean {
     const group = this.#own(held);
-    assert(group.users > 0, 'a group was let go that nobody held');
+    assert(group.users > 0, 'cannot let go of a group without users');
     group.users--;
     if (group.users > 0 || group.blockCount > 0) return false;
     this.#remove(group);
     return true;
   }
 
-  /** Counts a block that came into a group that the caller holds, which is a use of it. */
+  /** Counts a block added to a group that the caller holds, which is a use of the group. */
   addBlock(held: Group, lengthBytes: number, nowMs: number): void {
     const group = this.#own(held);
     this.#count(group, 1, lengthBytes);
@@ -96,20 +98,23 @@ export class GroupTable {
     else this.#order.add(group, this.keepOf(group.digest), { proven: false, lastUseMs: nowMs });
   }
 
-  /** Counts a block that went from a group that the caller holds. */
+  /** Counts a block removed from a group that the caller holds. */
   removeBlock(held: Group, lengthBytes: number): void {
     const group = this.#own(held);
     this.#count(group, -1, -lengthBytes);
     if (group.blockCount === 0) this.#order.remove(group);
   }
 
-  /** Notes that a block of the group was read. */
+  /** Notes a read of a block of the group. */
   use(held: Group, nowMs: number): void {
     const group = this.#own(held);
     if (this.#order.has(group)) this.#order.use(group, nowMs);
   }
 
-  /** Takes over the blocks of an earlier life with what is remembered of their uses; groups without a memory count as used now. */
+  /**
+   * Takes over the blocks of an earlier run with their remembered uses. Groups without a remembered
+   * use count as used now.
+   */
   restore(
     found: Iterable<{ digest: Digest; block: BlockIndex; lengthBytes: number }>,
     init: { uses: Iterable<GroupUse>; nowMs: number },
@@ -130,7 +135,7 @@ export class GroupTable {
     }
   }
 
-  /** What is to be remembered of the uses, class by class. */
+  /** The uses to remember, class by class. */
   *uses(): IterableIterator<GroupUse> {
     for (const group of this.#order.groups()) {
       const { proven, lastUseMs } = this.#order.standing(group);
@@ -138,16 +143,16 @@ export class GroupTable {
     }
   }
 
-  /** The first group to go, up to this class, of those that nobody uses. */
+  /** The first group without users to evict, up to this class; undefined when there is none. */
   victim(keepMax: KeepClass): Group | undefined {
     for (const group of this.#order.candidates(keepMax)) if (group.users === 0) return group;
     return undefined;
   }
 
-  /** Takes out a group with all that is in it. */
+  /** Removes a group with all its blocks. */
   evict(victim: Group): void {
     const group = this.#own(victim);
-    assert(group.users === 0, 'a group in use cannot be evicted');
+    assert(group.users === 0, 'cannot evict a group in use');
     this.#order.remove(group);
     this.#remove(group);
     this.#blockCount -= group.blockCount;
@@ -180,7 +185,7 @@ export class GroupTable {
 
   release(digest: Digest): void {
     const count = this.#mounts.get(digest);
-    assert(count !== undefined, `${digest} was released and not retained`);
+    assert(count !== undefined, `cannot release ${digest}: it is not retained`);
     if (count > 1) this.#mounts.set(digest, count - 1);
     else this.#mounts.delete(digest);
     this.#move(digest);

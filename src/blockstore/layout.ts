@@ -15,7 +15,7 @@ import type { Codec } from '../runtime/codec.ts';
 import { assert, defined } from '../util/assert.ts';
 import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
 
-/** The bytes of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
+/** Version of the format of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
 export const STORE_VERSION = 2;
 
 /** Content of the file `version` at the root of a store. */
@@ -24,35 +24,43 @@ export const VERSION_TEXT = `xylem-store ${STORE_VERSION}\n`;
 /** First bytes of a records file. */
 const MAGIC = new TextEncoder().encode('xylemrec');
 
+/** Bytes of the header of a records file. */
 export const HEADER_BYTES = 64;
 const HEADER_CRC_OFFSET = 60;
-/** Up to the signature: CRC, index, length, flags, digest, signer. */
+/** Offset of the signature, after CRC, index, length, flags, digest and signer. */
 const RECORD_SIGNATURE_AT = 80;
+/** Bytes of the record of a block. */
 export const RECORD_BYTES = RECORD_SIGNATURE_AT + ATTESTATION_SIGNATURE_BYTES;
 
-/** A slot that holds no block: also what a hole of the file reads as. */
+/** The record of an absent block: all zero, as a hole of the file reads. */
 export const EMPTY_RECORD: Uint8Array = new Uint8Array(RECORD_BYTES);
 
 const FLAG_PRESENT = 1;
 
 /**
- * Blocks that share a data file and are evicted together: 16 MiB. Node cannot punch holes, so that only the removal of a file frees
- * space. 100 GB are 6,000 files; the store forgets 64 blocks for one that it needs room for, at most.
+ * Blocks that share a data file and are evicted together: 16 MiB. Node cannot punch holes, so that
+ * only the removal of a file frees space. 100 GB take 6,000 files; to make room for one block, the
+ * store forgets at most 64.
  */
 export const GROUP_BLOCKS = 64;
 
-/** Names, below the root of the store, of what is kept of a blob. */
+/** Paths of a blob's folder and files, relative to the root of the store. */
 export interface BlobPaths {
   readonly shard: string;
   readonly folder: string;
   readonly records: string;
 }
 
+/** Folder of all blobs, below the root of the store. */
 export const BLOBS_FOLDER = 'blobs';
+/** File with the version of the store's format. */
 export const VERSION_FILE = 'version';
+/** File with the digests of pinned blobs, one per line. */
 export const PINS_FILE = 'pins';
+/** File with the uses of groups (src/blockstore/usage-file.ts). */
 export const USAGE_FILE = 'usage';
 
+/** Paths of a blob. */
 export function blobPaths(digest: Digest): BlobPaths {
   const hex = digestHex(digest);
   const shard = `${BLOBS_FOLDER}/${hex.slice(0, 2)}`;
@@ -60,36 +68,41 @@ export function blobPaths(digest: Digest): BlobPaths {
   return { shard, folder, records: `${folder}/records` };
 }
 
-/** Number of the group that a block belongs to. */
+/** Number of a block's group. */
 export function groupOf(index: BlockIndex): number {
   return Math.floor(index / GROUP_BLOCKS);
 }
 
-/** The blocks of a group in a blob of this many: first index and count. */
+/** First index and count of the blocks of a group, in a blob of `blocks` blocks. */
 export function blocksOfGroup(group: number, blocks: number): readonly [number, number] {
   const first = group * GROUP_BLOCKS;
   return [first, Math.min(GROUP_BLOCKS, blocks - first)];
 }
 
+/** Path of the data file of a group. */
 export function dataPath(paths: BlobPaths, group: number): string {
   return `${paths.folder}/data.${group}`;
 }
 
-/** The group whose data a file of a blob's folder holds; undefined for any other name. */
+/** The group of a data file's name in a blob's folder; undefined for any other name. */
 export function groupOfFile(name: string): number | undefined {
   return /^data\.(0|[1-9][0-9]{0,5})$/.test(name) ? Number(name.slice(5)) : undefined;
 }
 
-/** The digest whose blob is kept in `blobs/<shard>/<name>`; undefined when no blob would be. */
+/**
+ * The digest of the blob in the folder `blobs/<shard>/<name>`; undefined when no blob has that
+ * folder.
+ */
 export function digestOfFolder(shard: string, name: string): Digest | undefined {
   return name.startsWith(shard) && shard.length === 2 ? parseDigest(`sha256:${name}`) : undefined;
 }
 
-/** Where a block is in the data file of its group. */
+/** Byte offset of a block in the data file of its group. */
 export function dataOffset(index: BlockIndex): number {
   return (index % GROUP_BLOCKS) * BLOCK_SIZE_BYTES;
 }
 
+/** Byte offset of a block's record in the records file. */
 export function recordOffset(index: BlockIndex): number {
   return HEADER_BYTES + index * RECORD_BYTES;
 }
@@ -99,7 +112,8 @@ type Crc = Pick<Codec, 'crc32c'>;
 /**
  * Header of a records file, 64 bytes.
  *
- *     magic "xylemrec" (8) | version u32 | block size u32 | blob size u64 | blob sha256 (32) | zero (4) | CRC-32C of all before, u32
+ *     magic "xylemrec" (8) | version u32 | block size u32 | blob size u64 | blob sha256 (32)
+ *     zero (4) | CRC-32C of all before, u32
  */
 export function encodeHeader(codec: Crc, blob: BlobRef): Uint8Array {
   const bytes = new Uint8Array(HEADER_BYTES);
@@ -113,7 +127,10 @@ export function encodeHeader(codec: Crc, blob: BlobRef): Uint8Array {
   return bytes;
 }
 
-/** The blob that a header names; undefined when it is damaged, of another version or of another block size. */
+/**
+ * The blob that a header names; undefined when the header is damaged, or of another version or
+ * block size.
+ */
 export function decodeHeader(codec: Crc, bytes: Uint8Array): BlobRef | undefined {
   if (bytes.length !== HEADER_BYTES || !bytesEqual(bytes.subarray(0, 8), MAGIC)) return undefined;
   const view = viewOf(bytes);
@@ -127,7 +144,7 @@ export function decodeHeader(codec: Crc, bytes: Uint8Array): BlobRef | undefined
   return digest === undefined ? undefined : { digest, sizeBytes };
 }
 
-/** What is kept of a block beside its bytes. */
+/** What the store keeps of a block beside its bytes. */
 export interface BlockRecord {
   readonly lengthBytes: number;
   /** BLAKE3 of the bytes, 32 bytes. */
@@ -140,9 +157,11 @@ export interface BlockRecord {
  *
  * Record of block `i`, 244 bytes at 64 + 244 * i; all zero when the block is absent:
  *
- *     CRC-32C u32 | block index u32 | length u32 | flags u32 (1 = present) | BLAKE3 (32) | signer (32) | signature (164)
+ *     CRC-32C u32 | block index u32 | length u32 | flags u32 (1 = present)
+ *     BLAKE3 (32) | signer (32) | signature (164)
  *
- * The CRC continues that of the header over the rest of the record, so that a record counts in its own file alone.
+ * The CRC continues the CRC of the header over the rest of the record, so that a record is valid
+ * only in its own file.
  */
 export class RecordCodec {
   readonly #codec: Crc;
@@ -152,7 +171,7 @@ export class RecordCodec {
   constructor(components: { codec: Crc }, init: { blob: BlobRef }) {
     this.#codec = components.codec;
     this.#blob = init.blob;
-    // Without the header's own CRC: over the two together every CRC-32C comes to the same constant.
+    // Without the header's CRC: a CRC-32C over data and its own CRC is always the same constant.
     const header = encodeHeader(components.codec, init.blob).subarray(0, HEADER_CRC_OFFSET);
     this.#seed = components.codec.crc32c(header);
   }
@@ -177,12 +196,12 @@ export class RecordCodec {
     return bytes;
   }
 
-  /** What a slot holds, without making a record of it. */
+  /** The state of a slot, without decoding its record. */
   check(index: BlockIndex, bytes: Uint8Array): 'present' | 'empty' | 'damaged' {
     if (bytes.length !== RECORD_BYTES) return 'damaged';
     const view = viewOf(bytes);
     const crc = view.getUint32(0, true);
-    // A record whose CRC happens to be 0 is told from an empty slot by its flags.
+    // The flags distinguish a record whose CRC happens to be 0 from an empty slot.
     if (crc === 0 && view.getUint32(12, true) === 0) return 'empty';
     const sound =
       crc === this.#codec.crc32c(bytes.subarray(4), this.#seed) &&
@@ -192,7 +211,10 @@ export class RecordCodec {
     return sound ? 'present' : 'damaged';
   }
 
-  /** The record in a slot, with bytes of its own; undefined when there is none that holds. */
+  /**
+   * The record in a slot, with its own copy of the bytes; undefined when the slot is empty or
+   * damaged.
+   */
   decode(index: BlockIndex, bytes: Uint8Array): BlockRecord | undefined {
     if (this.check(index, bytes) !== 'present') return undefined;
     return {

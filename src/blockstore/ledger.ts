@@ -11,13 +11,16 @@ import { PINS_FILE, USAGE_FILE } from './layout.ts';
 import { readWhole } from './read-fully.ts';
 import { decodeUsage, encodeUsage, USAGE_BYTES_MAX } from './usage-file.ts';
 
-/** Blobs that may be pinned: every layer of a thousand images. */
+/** Most pinned blobs: enough for every layer of a thousand images. */
 export const PINS_MAX = 16_384;
 
-/** Bytes of a line of the pins file: "sha256:", 64 digits and the end of the line. */
+/** Bytes of a line of the pins file: "sha256:", 64 digits and a line feed. */
 const PIN_LINE_BYTES = 72;
 
-/** Time from a read to the writing down of it, in milliseconds: it may be lost, and costs a file of a few hundred KiB. */
+/**
+ * Milliseconds from a use to the save of the uses. Unsaved uses may be lost; a save writes a few
+ * hundred KiB.
+ */
 const SAVE_INTERVAL_MS = 60_000;
 
 interface LedgerComponents {
@@ -26,26 +29,28 @@ interface LedgerComponents {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly table: GroupTable;
-  /** Of the whole store: its upkeep takes turns. */
+  /** Limits the upkeep of the whole store. */
   readonly slow: Limiter;
 }
 
 /**
- * Remembers over restarts what is pinned (at once, and over a loss of power) and when groups were used (some time later, if at all).
+ * Remembers over restarts which blobs are pinned and when groups were used. Pins are saved at once
+ * and survive a loss of power; uses are saved later and may be lost.
  *
- * Life: constructed -> `load()` -> `touch()` on reads, `savePins()` -> `stop()`, then `saveUses()` for the last time.
+ * Life: constructed -> `load()` -> `touch()` on reads, `savePins()` -> `stop()`, then `saveUses()`
+ * for the last time.
  */
 export class Ledger {
   readonly #components: LedgerComponents;
   #timer: Timer | undefined;
-  /** The writing under way: one at a time. */
+  /** The last save; saves run one at a time. */
   #saving: Promise<void> = Promise.resolve();
 
   constructor(components: LedgerComponents) {
     this.#components = components;
   }
 
-  /** What was remembered. Damage costs the memory and never the start. */
+  /** Loads pins and uses. Damaged files lose pins or uses, but never fail the start. */
   async load(): Promise<{ pins: readonly Digest[]; uses: readonly GroupUse[] }> {
     const { codec, logger } = this.#components;
     const text = new TextDecoder().decode(await this.#read(PINS_FILE, PINS_MAX * PIN_LINE_BYTES));
@@ -53,15 +58,16 @@ export class Ledger {
     const pins = lines.flatMap((line) => parseDigest(line) ?? []);
     if (pins.length < lines.length) {
       const fields = { lineCount: lines.length - pins.length };
-      logger.warn(fields, 'lines of the list of pinned blobs are damaged and are ignored');
+      logger.warn(fields, 'the list of pinned blobs has damaged lines; they are ignored');
     }
     const bytes = await this.#read(USAGE_FILE, USAGE_BYTES_MAX);
     const uses = bytes.length === 0 ? [] : decodeUsage(codec, bytes);
-    if (uses === undefined) logger.warn({}, 'when blocks were last used is not known any more');
+    if (uses === undefined)
+      logger.warn({}, 'the record of when blocks were last used is damaged; all count as used now');
     return { pins: pins.slice(0, PINS_MAX), uses: uses ?? [] };
   }
 
-  /** A group was used. */
+  /** Notes that a group was used: the uses are saved within `SAVE_INTERVAL_MS`. */
   touch(): void {
     this.#timer ??= this.#components.clock.setTimer(SAVE_INTERVAL_MS, () => {
       this.#timer = undefined;
@@ -69,19 +75,21 @@ export class Ledger {
     });
   }
 
-  /** Never rejects: a disk that does not take it has said so before. */
+  /** Saves the uses. Never rejects: a failure is logged. */
   saveUses(): Promise<void> {
     return this.#inTurn(async () => {
       const { codec, logger, table } = this.#components;
       try {
         await this.#replace(USAGE_FILE, encodeUsage(codec, [...table.uses()]), { sync: false });
       } catch (error) {
-        logger.warn({ error: errorText(error) }, 'the store could not note when blocks were used');
+        logger.warn({ error: errorText(error) }, 'the store could not save when blocks were used');
       }
     });
   }
 
-  /** When it resolves, the pins of now survive a loss of power. Rejects with DiskError. */
+  /**
+   * Saves the current pins. Once it resolves, they survive a loss of power. Rejects with DiskError.
+   */
   savePins(): Promise<void> {
     return this.#inTurn(() => {
       const lines = [...this.#components.table.pins].map((digest) => `${digest}\n`).join('');
@@ -89,7 +97,7 @@ export class Ledger {
     });
   }
 
-  /** Nothing is written by itself any more. */
+  /** Stops the timed saves. */
   stop(): void {
     this.#timer?.cancel();
     this.#timer = undefined;
@@ -97,7 +105,7 @@ export class Ledger {
 
   #inTurn(action: () => Promise<void>): Promise<void> {
     const { slow } = this.#components;
-    const saved = this.#saving.then(() => defined(slow.run(action), 'one note waits at most'));
+    const saved = this.#saving.then(() => defined(slow.run(action), 'at most one save waits'));
     this.#saving = saved.catch(() => {});
     return saved;
   }
@@ -119,7 +127,7 @@ export class Ledger {
     }
   }
 
-  /** Under another name first: a crash leaves the old file or the new one. */
+  /** Writes the file under another name first: a crash leaves the old file or the new one. */
   async #replace(path: string, bytes: Uint8Array, options: { sync: boolean }): Promise<void> {
     const { disk } = this.#components;
     const temporary = `${path}.new`;

@@ -14,8 +14,8 @@ interface MemoryBlob {
 }
 
 /**
- * The store in memory: for the simulator and for tests. Keeps its blocks over `stop()` and `start()`, as a disk would; it has no
- * quota and no clock, and counts its uses instead.
+ * The store in memory, for the simulator and tests. Keeps its blocks over `stop()` and `start()`,
+ * as a disk does. It has no quota and no clock, and numbers its uses instead.
  */
 export class MemoryStore implements BlockStore {
   readonly #blobs = new Map<Digest, MemoryBlob>();

@@ -1,26 +1,32 @@
 import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
 
-/** What the store counts. */
+/** Metrics of the store. */
 export interface StoreMetrics {
   /** Labels: `event` = written | hit | miss | damaged | dropped | evicted. */
   readonly blocks: Counter;
-  /** Calls that rejected. Labels: `operation` = put | get | drop | sync | evict, `code` of BlockStoreError. */
+  /**
+   * Calls that rejected. Labels: `operation` = put | get | drop | sync | evict, `code` of
+   * BlockStoreError.
+   */
   readonly errors: Counter;
   readonly present: Gauge;
   readonly sizeBytes: Gauge;
   readonly queuedBytes: Gauge;
   readonly quotaBytes: Gauge;
-  /** 1 while the disk takes no writes. */
+  /** 1 while writes to the disk fail, else 0. */
   readonly writesFailing: Gauge;
   readonly syncSeconds: Histogram;
   readonly evictSeconds: Histogram;
 }
 
+/** Registers the metrics of a store. */
 export function storeMetrics(metrics: Metrics): StoreMetrics {
   return {
     blocks: metrics.counter({
       name: 'xylem_store_blocks_total',
-      help: 'Blocks written to, found in, missed in, found damaged in, dropped and evicted from the store.',
+      help:
+        'Blocks written to, found in, missed in, found damaged in, ' +
+        'dropped and evicted from the store.',
       labelNames: ['event'],
     }),
     errors: metrics.counter({
@@ -46,18 +52,20 @@ export function storeMetrics(metrics: Metrics): StoreMetrics {
     }),
     writesFailing: metrics.gauge({
       name: 'xylem_store_writes_failing',
-      help: '1 while the disk refuses writes and blocks are passed on without being stored, else 0.',
+      help:
+        '1 while the disk refuses writes and blocks are passed on ' +
+        'without being stored, else 0.',
     }),
     evictSeconds: metrics.histogram({
       name: 'xylem_store_evict_seconds',
       help: 'Time to remove one group of blocks from the disk.',
-      // From an unlink in memory to a disk that is in trouble.
+      // From an unlink in memory to a disk in trouble.
       buckets: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3],
     }),
     syncSeconds: metrics.histogram({
       name: 'xylem_store_sync_seconds',
       help: 'Time to make everything that was written durable.',
-      // From a cheap sync on flash (1 ms) to a disk that is in trouble (10 s).
+      // From a cheap sync on flash (1 ms) to a disk in trouble (10 s).
       buckets: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10],
     }),
   };

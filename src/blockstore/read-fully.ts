@@ -1,6 +1,9 @@
 import type { DiskFile } from '../runtime/disk.ts';
 
-/** Reads until the target is full or the file ends; the bytes read. */
+/**
+ * Reads until the target is full or the file ends; gives the count of bytes read. Rejects with
+ * DiskError.
+ */
 export async function readFully(
   file: DiskFile,
   target: Uint8Array,
@@ -15,10 +18,10 @@ export async function readFully(
   return done;
 }
 
-/** First guess at the size of a small file; it grows by doubling. */
+/** First guess at the size of a small file, in bytes; it doubles until the file fits. */
 const WHOLE_BYTES_FIRST = 4096;
 
-/** All of a file, or its first `sizeBytesMax` bytes. */
+/** Reads a whole file, or its first `sizeBytesMax` bytes. Rejects with DiskError. */
 export async function readWhole(file: DiskFile, sizeBytesMax: number): Promise<Uint8Array> {
   let bytes = new Uint8Array(Math.min(WHOLE_BYTES_FIRST, sizeBytesMax));
   for (let done = 0; ; ) {

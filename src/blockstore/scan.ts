@@ -21,13 +21,13 @@ import {
   recordOffset,
 } from './layout.ts';
 
-/** Blobs read at a time: as many as Node has threads for files. */
+/** Blobs read at a time: one for each of Node's threads for files. */
 const SCANS_RUNNING = 4;
 
-/** Records read at a time: about 1 MiB, so that each of the scans holds that much. */
+/** Records read at a time: about 1 MiB, which each scan holds. */
 const RECORDS_PER_READ = 7 * 1024;
 
-/** What an earlier run kept of a blob. */
+/** A blob of an earlier run, with its present blocks. */
 export interface FoundBlob {
   readonly blob: BlobRef;
   readonly present: BitSet;
@@ -40,9 +40,10 @@ interface ScanComponents {
 }
 
 /**
- * Finds what earlier runs kept. Reads the records alone, never the data: a byte of records stands for 1,800 of data.
- * Repairs what a crash left, so that nothing takes space that is not counted: data without records, records without data, blobs
- * whose header does not hold. What is not ours stays, with a line in the log. Blobs beyond `blobsMax` are not looked at.
+ * Finds the blocks that earlier runs kept. Reads only the records, never the data: a byte of
+ * records stands for 1,800 of data. Repairs the remains of a crash, so that no file takes space
+ * uncounted: data without records, records without data, blobs with a damaged header. Foreign files
+ * stay and are logged. Ignores blobs beyond `blobsMax`.
  */
 export async function scanStore(
   components: ScanComponents,
@@ -51,7 +52,10 @@ export async function scanStore(
   const digests = await listBlobs(components);
   if (digests.length > init.blobsMax) {
     const fields = { blobCount: digests.length, blobsMax: init.blobsMax };
-    components.logger.warn(fields, 'the store holds more blobs than it takes; the rest is ignored');
+    components.logger.warn(
+      fields,
+      'the store holds more blobs than its limit; the rest is ignored',
+    );
     digests.length = init.blobsMax;
   }
   const found: FoundBlob[] = [];
@@ -79,14 +83,14 @@ async function listBlobs({ disk, logger }: ScanComponents): Promise<Digest[]> {
         else foreignCount++;
       }
     } catch (error) {
-      // A file where a folder should be, or a folder that the disk does not give: the rest is still good.
+      // A file in place of a folder, or an unreadable folder: the rest is still usable.
       logger.warn({ path, error: errorText(error) }, 'a part of the store is unreadable');
     }
     if (foreignCount > 0) {
-      logger.warn({ path, foreignCount }, 'the store ignores what it did not make');
+      logger.warn({ path, foreignCount }, 'the store ignores files that it did not make');
     }
   }
-  // In the order of their names, whatever the order in which the disk lists them.
+  // By name: the disk lists them in any order.
   return digests.sort();
 }
 
@@ -110,7 +114,7 @@ async function scanBlob(
     if (!(error instanceof DiskError && error.code === 'not-found')) return undefined;
   }
   if (found !== undefined && found.present.count > 0) return found;
-  // Never recorded, damaged, or dropped to the last block: nothing in there can be served.
+  // Without records, damaged, or with every block dropped: it has no block to serve.
   await attempt(components, path, () => components.disk.remove(blobPaths(digest).folder));
   return undefined;
 }
@@ -124,7 +128,7 @@ async function readBlob(
   const headerBytes = await readFully(file, header, 0);
   const blob = decodeHeader(codec, header.subarray(0, headerBytes));
   if (blob === undefined || blob.digest !== digest) {
-    logger.warn({ path }, 'a blob in the store has a header that does not hold and is removed');
+    logger.warn({ path }, 'a blob in the store has a damaged header; it is removed');
     return undefined;
   }
   const found = { blob, present: new BitSet(blockCount(blob.sizeBytes)) };
@@ -133,7 +137,7 @@ async function readBlob(
   return found;
 }
 
-/** Brings data files and records into accord: a crash may leave either without the other. */
+/** Reconciles data files and records: a crash may leave either without the other. */
 async function repairGroups(components: ScanComponents, found: FoundBlob): Promise<void> {
   const { disk, logger } = components;
   const { present } = found;
@@ -145,7 +149,7 @@ async function repairGroups(components: ScanComponents, found: FoundBlob): Promi
     if (group === undefined || recorded.delete(group)) continue;
     await attempt(components, paths.folder, () => disk.remove(`${paths.folder}/${name}`));
   }
-  // What is left are groups whose data is gone.
+  // The remaining groups have no data.
   for (const group of recorded) {
     const [first, count] = blocksOfGroup(group, present.length);
     for (let i = first; i < first + count; i++) present.delete(i);
@@ -168,7 +172,7 @@ async function eraseRecords(
   }
 }
 
-/** A repair that the disk refuses is tried again by the next start. */
+/** Tries a repair; the next start repeats a failed one. */
 async function attempt(
   { logger }: ScanComponents,
   path: string,
@@ -181,7 +185,7 @@ async function attempt(
   }
 }
 
-/** Marks what is present; the count of damaged records. */
+/** Marks the present blocks; gives the count of damaged records. */
 async function readRecords(
   records: RecordCodec,
   { file, found }: { file: DiskFile; found: FoundBlob },
@@ -192,7 +196,7 @@ async function readRecords(
     const wanted = Math.min(RECORDS_PER_READ, found.present.length - first) * RECORD_BYTES;
     const target = buffer.subarray(0, wanted);
     const count = await readFully(file, target, recordOffset(blockIndex(first)));
-    // A record that the end of the file cuts off is not looked at.
+    // Ignores a record cut off by the end of the file.
     for (let i = 0; (i + 1) * RECORD_BYTES <= count; i++) {
       const slot = target.subarray(i * RECORD_BYTES, (i + 1) * RECORD_BYTES);
       const state = records.check(blockIndex(first + i), slot);

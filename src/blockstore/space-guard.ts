@@ -3,18 +3,24 @@ import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { errorText } from '../util/errors.ts';
 
-/** Age of an answer after which the disk is asked again, in milliseconds: a second of a fast disk is below the space kept free. */
+/**
+ * Longest age of an answer of the disk, in milliseconds: a fast disk writes less in a second than
+ * the space kept free.
+ */
 const CHECK_INTERVAL_MS = 1000;
 
 interface SpaceGuardComponents {
   readonly disk: Disk;
   readonly clock: Clock;
   readonly logger: Logger;
-  /** What the store takes of the disk now. */
+  /** Bytes that the store takes of the disk now. */
   readonly usedBytes: () => number;
 }
 
-/** Knows whether the file system has room, from an answer that is a second old at most while anybody asks. */
+/**
+ * Knows whether the file system has room. While it is asked, its knowledge is at most about a
+ * second old.
+ */
 export class SpaceGuard {
   readonly #components: SpaceGuardComponents;
   readonly #freeBytesMin: number;
@@ -34,12 +40,17 @@ export class SpaceGuard {
     return this.#hasRoom;
   }
 
-  /** What the store may take at most so that the disk has room again; no limit while it has. */
+  /**
+   * Most bytes that the store may take so that the disk has room again; infinite while it has room.
+   */
   get limitBytes(): number {
     return this.#limitBytes;
   }
 
-  /** Asks the disk. Never rejects: a disk that does not tell is one that tells when it is full. */
+  /**
+   * Asks the disk for its free space. Never rejects: when that fails, a full disk still shows by
+   * failed writes.
+   */
   check(): Promise<void> {
     this.#checking ??= this.#check().finally(() => (this.#checking = undefined));
     return this.#checking;
@@ -53,14 +64,18 @@ export class SpaceGuard {
       const hasRoom = freeBytes >= this.#freeBytesMin;
       const fields = { freeBytes, freeBytesMin: this.#freeBytesMin };
       if (this.#hasRoom && !hasRoom)
-        logger.warn(fields, 'the disk is full: no more blocks are kept');
-      if (!this.#hasRoom && hasRoom) logger.info(fields, 'the disk has room again');
+        logger.warn(fields, 'the disk is full; the store takes no blocks');
+      if (!this.#hasRoom && hasRoom)
+        logger.info(fields, 'the disk has room again; the store takes blocks');
       this.#hasRoom = hasRoom;
       const missingBytes = this.#freeBytesMin - freeBytes;
       const usedBytes = this.#components.usedBytes();
       this.#limitBytes = hasRoom ? Number.POSITIVE_INFINITY : Math.max(0, usedBytes - missingBytes);
     } catch (error) {
-      logger.warn({ error: errorText(error) }, 'the free space of the disk is unknown');
+      logger.warn(
+        { error: errorText(error) },
+        'cannot find out the free space of the disk; the store takes blocks until writes fail',
+      );
       this.#hasRoom = true;
       this.#limitBytes = Number.POSITIVE_INFINITY;
     }

@@ -2,30 +2,37 @@ import type { AttestedBlock } from '../image/attested-block.ts';
 import type { BlobRef, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 
+/** How much a store holds. */
 export interface BlockStoreStats {
   readonly blobCount: number;
   readonly blockCount: number;
   readonly sizeBytes: number;
 }
 
-/** How long the store keeps a blob: all of a class go before any of the next. A block never pushes out one of a higher class. */
+/**
+ * How long the store keeps a blob: it evicts all groups of a class before any of the next. A block
+ * never evicts one of a higher class.
+ */
 export type KeepClass = 'plain' | 'mounted' | 'pinned';
 
-/** What the store has of a blob, and why it keeps it. */
+/** How much the store holds of a blob, and why it keeps the blob. */
 export interface BlobUsage {
   readonly digest: Digest;
-  /** Of the whole blob; absent when nothing of it is held. */
+  /** Size of the whole blob; absent when the store holds none of its blocks. */
   readonly sizeBytes?: number;
   readonly heldBytes: number;
   readonly blockCount: number;
   readonly keep: KeepClass;
   readonly pinned: boolean;
   readonly mounted: boolean;
-  /** Milliseconds since 1970 of the last use; absent when nothing is held. */
+  /**
+   * Time of the last use in milliseconds since 1970; absent when the store holds none of its
+   * blocks.
+   */
   readonly lastUseMs?: number;
 }
 
-/** What an eviction freed. */
+/** Blocks and bytes that an eviction freed. */
 export interface Evicted {
   readonly blockCount: number;
   readonly sizeBytes: number;
@@ -34,35 +41,50 @@ export interface Evicted {
 /**
  * Blocks of blobs on this host.
  *
- * Life: constructed -> `start()` (finds what an earlier run kept) -> used -> `stop()` (everything accepted is durable).
- * A block is present only when it was written whole: a crash at any point loses blocks at worst, never yields a torn one.
- * Within its quota, when it has one: blocks go in groups, those used least recently first (src/blockstore/eviction.ts).
- * Errors: `BlockStoreError`; a missing block is not an error.
+ * Life: constructed -> `start()` (finds the blocks of an earlier run) -> used -> `stop()` (all
+ * accepted blocks are durable). A block is present only when it was written whole: a crash at any
+ * point may lose blocks, but never yields a torn one. With a quota, the store evicts blocks in
+ * groups, the least recently used first (src/blockstore/eviction.ts). Errors: `BlockStoreError`; a
+ * missing block is not an error.
  */
 export interface BlockStore {
   start(): Promise<void>;
   stop(): Promise<void>;
-  /** Whether the block is present: answered from memory, in the same step. */
+  /** Whether the block is present: answered synchronously from memory. */
   has(digest: Digest, index: BlockIndex): boolean;
-  /** The block, or undefined when absent (also when it was lost meanwhile). The caller releases the payload. */
+  /**
+   * The block, whose payload the caller releases; undefined when it is absent or was found damaged.
+   */
   get(blob: BlobRef, index: BlockIndex): Promise<AttestedBlock | undefined>;
-  /** Keeps a verified block. Holds the payload itself for as long as it needs it. A block already present is left alone. */
+  /**
+   * Keeps a verified block; does nothing when it is present. Retains the payload for as long as it
+   * needs it.
+   */
   put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void>;
-  /** Forgets a block, for instance one that was found damaged. */
+  /** Forgets a block, for instance a damaged one. */
   drop(digest: Digest, index: BlockIndex): Promise<void>;
   /** Blobs with any block present, with their sizes. */
   blobs(): readonly BlobRef[];
   /** Indices of the present blocks of a blob, ascending. */
   blocksOf(digest: Digest): readonly BlockIndex[];
   stats(): BlockStoreStats;
-  /** Blobs with any block present, and pinned ones without. */
+  /** Blobs with any block present, and pinned blobs without. */
   usage(): readonly BlobUsage[];
-  /** Keeps the blob longest, whether or not anything of it is present yet. When it resolves, a restart does not undo it. */
+  /**
+   * Keeps the blob longest, with or without blocks present. Once it resolves, the pin survives a
+   * restart.
+   */
   pin(digest: Digest): Promise<void>;
   unpin(digest: Digest): Promise<void>;
-  /** Marks blobs as mounted until as many `release()`s. Lasts as long as the process; also before `start()`. */
+  /**
+   * Marks blobs as mounted until as many `release()`s, or the end of the process. May be called
+   * before `start()`.
+   */
   retain(digests: readonly Digest[]): void;
   release(digests: readonly Digest[]): void;
-  /** Evicts what is neither mounted, pinned nor in use until at most `targetBytes` are held; to the low watermark by default. */
+  /**
+   * Evicts blocks neither mounted, pinned nor in use until at most `targetBytes` are held (default:
+   * the low watermark).
+   */
   gc(options?: { readonly targetBytes?: number }): Promise<Evicted>;
 }

@@ -3,9 +3,9 @@ import type { Logger } from '../runtime/logger.ts';
 import { errorText } from '../util/errors.ts';
 import type { StoreMetrics } from './metrics.ts';
 
-/** Files that hold writes which a loss of power would take. */
+/** Files with writes that a loss of power would take. */
 export interface SyncTarget {
-  /** Makes durable what was written before the call. Rejects with DiskError. */
+  /** Makes all writes before the call durable. Rejects with DiskError. */
   sync(): Promise<void>;
 }
 
@@ -16,10 +16,11 @@ interface SyncerComponents {
 }
 
 /**
- * Makes writes durable in groups: some time after the first write, everything written until then is synced at once.
+ * Makes writes durable in groups: `intervalMs` after the first write, syncs all writes until then
+ * at once.
  *
- * The order of data and records does not matter: every block is checked against its digest when it is read, so that a record
- * that survived without its data costs a block and never yields a wrong one.
+ * The order of data and records does not matter. Every read checks the block against its digest, so
+ * that a record that survived without its data costs a block and never yields a wrong one.
  *
  * Life: constructed -> `touch()` after each write -> `flush()` and `stop()`.
  */
@@ -28,7 +29,7 @@ export class Syncer {
   readonly #intervalMs: number;
   readonly #dirty = new Set<SyncTarget>();
   #timer: Timer | undefined;
-  /** The flush under way: one at a time. */
+  /** The last flush; flushes run one at a time. */
   #flushing: Promise<void> = Promise.resolve();
 
   constructor(components: SyncerComponents, init: { intervalMs: number }) {
@@ -40,19 +41,20 @@ export class Syncer {
     this.#dirty.add(target);
     this.#timer ??= this.#components.clock.setTimer(this.#intervalMs, () => {
       this.#timer = undefined;
-      // A failure is logged and counted; the kernel has given the pages up, and the digests tell what was lost.
+      // A failure is logged and counted. The kernel has dropped the pages; the digests reveal lost
+      // blocks.
       this.flush().catch(() => {});
     });
   }
 
-  /** Syncs what was touched before the call. Rejects with the first DiskError, after it tried everything. */
+  /** Syncs every target touched before the call, then rejects with the first DiskError, if any. */
   flush(): Promise<void> {
     const flushed = this.#flushing.then(() => this.#flush());
     this.#flushing = flushed.catch(() => {});
     return flushed;
   }
 
-  /** No flush starts by itself any more. */
+  /** Stops the timed flushes. */
   stop(): void {
     this.#timer?.cancel();
     this.#timer = undefined;

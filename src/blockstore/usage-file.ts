@@ -13,19 +13,23 @@ const ENTRY_BYTES = 44;
 const CRC_BYTES = 4;
 const FLAG_PROVEN = 1;
 
-/** Groups whose uses are remembered: 4 TiB of full ones, in 11 MiB. Of more, those used least recently are forgotten. */
+/**
+ * Most groups with remembered uses: 4 TiB of full groups, in 11 MiB. Beyond it, the least recently
+ * used are forgotten.
+ */
 const USES_MAX = 262_144;
 
-/** Largest usage file. */
+/** Bytes of the largest usage file. */
 export const USAGE_BYTES_MAX: number = HEADER_BYTES + USES_MAX * ENTRY_BYTES + CRC_BYTES;
 
 type Crc = Pick<Codec, 'crc32c'>;
 
 /**
- * When groups were last used: a memory, which may be lost.
+ * Encodes when groups were last used. The file may be lost without harm.
  *
  *     magic "xylemuse" (8) | version u32 | count u32 | entries of 44 | CRC-32C of all before, u32
- *     entry: blob sha256 (32) | group u32 | last use u32, seconds since 1970 | flags u32 (1 = proven)
+ *     entry: blob sha256 (32) | group u32 | last use u32, seconds since 1970
+ *            flags u32 (1 = proven)
  */
 export function encodeUsage(codec: Crc, uses: readonly GroupUse[]): Uint8Array {
   const kept = uses.slice(-USES_MAX);
@@ -46,7 +50,7 @@ export function encodeUsage(codec: Crc, uses: readonly GroupUse[]): Uint8Array {
   return bytes;
 }
 
-/** The uses that a file holds; undefined when it is damaged or of another version. */
+/** The uses in a file; undefined when it is damaged or of another version. */
 export function decodeUsage(codec: Crc, bytes: Uint8Array): GroupUse[] | undefined {
   const end = bytes.length - CRC_BYTES;
   if (end < HEADER_BYTES || !bytesEqual(bytes.subarray(0, 8), MAGIC)) return undefined;

@@ -3,7 +3,10 @@ import type { Digest } from '../image/digest.ts';
 import type { GroupTable } from './group-table.ts';
 import type { BlobUsage } from './store.ts';
 
-/** What a store with these blobs has of them, and of pinned blobs that it has not: most recently used first. */
+/**
+ * How much a store holds of these blobs, and of pinned blobs without blocks: most recently used
+ * first.
+ */
 export function usageOf(table: GroupTable, blobs: readonly BlobRef[]): BlobUsage[] {
   const sizes = new Map<Digest, number>(blobs.map((blob) => [blob.digest, blob.sizeBytes]));
   const digests = new Set([...sizes.keys(), ...table.pins]);

@@ -3,17 +3,21 @@ import { BlockStoreError } from './errors.ts';
 import { VERSION_FILE, VERSION_TEXT } from './layout.ts';
 import { readFully } from './read-fully.ts';
 
-/** Longest version text that is looked at; any known one is shorter. */
+/** Most bytes of a version text that are read; every known one is shorter. */
 const VERSION_BYTES_MAX = 64;
 
-/** Marks a new store with the version; rejects with `version` when an existing one has another. */
+/**
+ * Writes the version into a new store; rejects with `version` when an existing store has another
+ * one.
+ */
 export async function checkVersion(disk: Disk): Promise<void> {
   const found = await readVersion(disk);
   if (found === VERSION_TEXT) return;
   if (found === undefined) return writeVersion(disk);
   throw new BlockStoreError(
-    `the block store says it is ${JSON.stringify(found)} and this version of xylem reads ` +
-      `${JSON.stringify(VERSION_TEXT)} only: use the version that wrote it, or empty the folder (blocks are fetched again)`,
+    `the block store has version ${JSON.stringify(found)}, but this version of xylem only reads ` +
+      `${JSON.stringify(VERSION_TEXT)}: use the version that wrote it, ` +
+      'or empty the folder (blocks are fetched again)',
     { code: 'version', found },
   );
 }
@@ -34,7 +38,7 @@ async function readVersion(disk: Disk): Promise<string | undefined> {
   }
 }
 
-/** Under another name first: a crash leaves a whole version file or none. */
+/** Writes the file under another name first: a crash leaves a whole version file or none. */
 async function writeVersion(disk: Disk): Promise<void> {
   const temporary = `${VERSION_FILE}.new`;
   const file = await disk.open(temporary, 'write');

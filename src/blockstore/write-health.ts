@@ -4,8 +4,9 @@ import { DiskError } from '../runtime/disk.ts';
 import { errorText } from '../util/errors.ts';
 
 /**
- * Tells when the disk stops taking writes and when it takes them again: one line each, however many blocks it concerns.
- * Nothing else changes: every put tries the disk anew, so that the store recovers with it.
+ * Logs when writes to the disk begin to fail, and when they succeed again: one line each, for any
+ * number of blocks. Nothing else changes: every put tries the disk again, so that the store
+ * recovers with it.
  */
 export class WriteHealth {
   readonly #logger: Logger;
@@ -20,7 +21,7 @@ export class WriteHealth {
   succeeded(): void {
     if (!this.#isFailing) return;
     this.#set(false);
-    this.#logger.info({}, 'the disk takes blocks again');
+    this.#logger.info({}, 'the disk takes writes again; the store keeps blocks');
   }
 
   failed(error: unknown): void {
@@ -28,7 +29,7 @@ export class WriteHealth {
     this.#set(true);
     this.#logger.error(
       { code: error.code, error: errorText(error) },
-      'the disk takes no blocks: they are passed on without being stored',
+      'writes to the disk fail: blocks are passed on without being stored',
     );
   }
 

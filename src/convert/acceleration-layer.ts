@@ -14,23 +14,25 @@ import { putBlob } from './oci-layout.ts';
 
 const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
-/** What is made of the layers of an image beside their blobs. */
+/** The acceleration layer of an image, and the annotations that point into it. */
 export interface AccelerationLayer {
-  /** Topmost layer of the manifest; its digest is its diff id too. */
+  /** Topmost layer of the manifest; its digest is also its diff id. */
   readonly descriptor: Descriptor;
-  /** For each layer, bottom first: what its annotations say beside the usual. */
+  /** Further annotations of each layer, bottom first. */
   readonly layerAnnotations: readonly Readonly<Record<string, string>>[];
 }
 
 /**
- * Makes the acceleration layer of an image in an OCI layout: a tar with the trace of a start and the block digests of each layer.
+ * Makes the acceleration layer of an image in an OCI layout: a tar with the trace of a start and
+ * the block digests of each layer.
  *
- *     trace                      an empty one when none is given
- *     block-digests/<sha256>     of the layer with this digest, as in src/image/block-digests.ts
+ *     trace                      an empty one by default
+ *     block-digests/<sha256>     of the layer with this digest (src/image/block-digests.ts)
  *
- * It is a layer as any other to registries and to containerd, which wants as many layers as there are diff ids, and unpacks it without
- * harm. overlaybd takes the topmost layer with this annotation out of the stack, and looks for `trace` in it. So a trace is always
- * there: one of no accesses prefetches nothing. Throws ConvertError.
+ * Registries and containerd treat it as any other layer: containerd requires as many layers as diff
+ * ids, and can unpack this one. overlaybd takes the topmost layer with this annotation out of the
+ * stack and looks for `trace` in it. Therefore the tar always has a trace: a trace without accesses
+ * prefetches nothing. Throws ConvertError.
  */
 export async function makeAccelerationLayer(
   components: { codec: Codec; hash: Hash },

@@ -19,31 +19,32 @@ import { blobPath, prepareLayout, putBlob, tagManifest, type LayoutTarget } from
 const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
 const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
-/** Of every image: the same content shall give the same digest. */
+/** Creation time of every image: the same content must give the same digest. */
 const CREATED = '1970-01-01T00:00:00Z';
 
-/** Processor names of Go, which images use, where Node's differ. */
+/** Go's names of processors, which images use, where Node's names differ. */
 const ARCHITECTURES: Readonly<Record<string, string>> = {
   x64: 'amd64',
   ia32: '386',
   ppc64: 'ppc64le',
 };
 
-/** An image that was made. */
+/** A converted image. */
 export interface ConvertedImage {
   readonly manifestDigest: Digest;
   readonly layer: LayerBlob;
   /** Bytes of the block device. */
   readonly virtualSizeBytes: number;
-  /** The topmost layer, with the digests of the other's blocks. */
+  /** The topmost layer, with the digests of the other layer's blocks. */
   readonly accelerationLayer: LayerBlob;
 }
 
 /**
- * Makes a block image of a directory, one layer with an ext4 in it, in an OCI image layout. The same directory gives the same digests as long as the
- * file system lists it in the same order. Owners are kept when root runs it.
+ * Converts a directory into a block image in an OCI image layout: one layer with an ext4 file
+ * system, and an acceleration layer. The same directory gives the same digests as long as the file
+ * system lists it in the same order. Run by root, it keeps the owners of files.
  *
- * What is made on the way lies in a folder of its own in the layout, which is removed however this ends.
+ * Intermediate files lie in a temporary folder in the layout, which is always removed at the end.
  * Throws ConvertError, or the signal's reason.
  */
 export async function convertDirectory(

@@ -1,11 +1,11 @@
 import { CodedError } from '../util/errors.ts';
 
 /**
- * Why an image could not be made or written.
+ * Why a conversion, a check or a flattening of an image failed.
  *
- * `argument`: a source, destination or name that is none. `file`: the file system refused. `tool`: a program is missing or
- * failed. `too-large`: past a limit. `layout`: the OCI layout that was found is not one.
- * `interrupted`: the user stopped it.
+ * `argument`: an invalid source, destination or name. `file`: a file operation failed. `tool`: a
+ * program is missing or failed. `too-large`: a limit is exceeded. `layout`: the directory is no
+ * valid OCI layout, or lacks the tag. `interrupted`: the user stopped the command.
  */
 export type ConvertErrorDetail =
   | { readonly code: 'argument' }
@@ -15,4 +15,5 @@ export type ConvertErrorDetail =
   | { readonly code: 'layout'; readonly path: string }
   | { readonly code: 'interrupted' };
 
+/** An image could not be converted, checked or flattened. */
 export class ConvertError extends CodedError<ConvertErrorDetail> {}

@@ -8,7 +8,7 @@ const SUPERBLOCK_MAGIC = 0xef53;
 const INCOMPAT_64BIT = 0x80;
 const DESCRIPTOR_BYTES_32 = 32;
 
-/** Inodes of 256 bytes that are changed at a time. */
+/** Inodes of 256 bytes, changed at a time. */
 const CHUNK_INODES = 4096;
 
 /** Geometry of an ext4, from its superblock (kernel: Documentation/filesystems/ext4). */
@@ -21,9 +21,10 @@ interface Geometry {
 }
 
 /**
- * Sets the access and change times of every inode to its modification time. They tell when a directory was read or
- * copied, which no container should see and which would make each conversion different.
- * For a file system of ours: without checksums over inodes, with descriptors in the second block.
+ * Sets the access and change times of each inode to its modification time. They show when the
+ * directory was read or copied: no container should see that, and it would make each conversion
+ * different. Only for file systems of `makeExt4()`: without checksums over inodes, with the
+ * descriptors in the second block. Throws ConvertError, or ImageError when the file is too short.
  */
 export async function normalizeTimes(disk: ByteSource & ByteSink): Promise<void> {
   const geometry = await readGeometry(disk);
@@ -51,7 +52,7 @@ export async function normalizeTimes(disk: ByteSource & ByteSink): Promise<void>
 async function readGeometry(disk: ByteSource): Promise<Geometry> {
   const view = viewOf(await readPart(disk, SUPERBLOCK_OFFSET, SUPERBLOCK_BYTES, 'ext4 superblock'));
   if (view.getUint16(56, true) !== SUPERBLOCK_MAGIC) {
-    throw new ConvertError('mke2fs left a file without an ext4 superblock', {
+    throw new ConvertError('mke2fs made a file without an ext4 superblock', {
       code: 'tool',
       program: 'mke2fs',
     });
@@ -67,7 +68,10 @@ async function readGeometry(disk: ByteSource): Promise<Geometry> {
   };
 }
 
-/** Offsets in an inode: 8 atime, 12 ctime, 16 mtime; 132, 136, 140 the fractions of ctime, mtime, atime. */
+/**
+ * Offsets in an inode: 8 atime, 12 ctime, 16 mtime; 132, 136 and 140 the fractions of ctime, mtime
+ * and atime.
+ */
 function setTimes(inodes: Uint8Array, inodeBytes: number): boolean {
   const view = viewOf(inodes);
   let changed = false;

@@ -14,33 +14,37 @@ const MIB = 1024 * 1024;
 const FILESYSTEM_UUID = '78796c65-6d00-4000-8000-000000000001';
 const HASH_SEED = '78796c65-6d00-4000-8000-000000000002';
 
-/** Of the file system itself; 0 would mean "now" to mke2fs. Files keep their own times. */
+/**
+ * Times of the file system itself, in seconds since 1970; 0 would mean "now" to mke2fs. Files keep
+ * their own times.
+ */
 const FILESYSTEM_TIME_SECONDS = 1;
 
 /**
- * What a read-only image needs, and no more: no journal, and no checksums over inodes, whose times are set afterwards.
- * Named one by one, so that the defaults of the host do not matter.
+ * The features that a read-only image needs: no journal, and no checksums over inodes, whose times
+ * `normalizeTimes()` changes. Each one is named, so that the defaults of the host do not matter.
  */
 const FEATURES = [
   'none,filetype,extent,dir_index,sparse_super,large_file,huge_file,flex_bg,ext_attr,dir_nlink',
   'extra_isize,64bit',
 ].join(',');
 
-/** In the place of /etc/mke2fs.conf. */
+/** Replaces /etc/mke2fs.conf. */
 const MKE2FS_CONF = ['ext4', 'floppy', 'small', 'big', 'huge'].reduce(
   (text, type) => `${text}${type} = {\n}\n`,
   '[defaults]\n[fs_types]\n',
 );
 
-/** Inodes that ext4 reserves, and a few free ones. */
+/** Inodes that ext4 reserves, plus a few free ones. */
 const SPARE_INODES = 32;
 
-/** What mke2fs's complaint is cut to in our message. */
+/** Most characters of the errors of mke2fs in an error text. */
 const COMPLAINT_LENGTH_MAX = 500;
 
 /**
- * Makes a file with an ext4 that holds the directory's content, by `mke2fs -d`: with owners when root runs it. The same directory gives the
- * same bytes. Throws ConvertError; the signal stops it.
+ * Makes a file with an ext4 file system that holds the directory's content, by `mke2fs -d`. Run by
+ * root, it keeps the owners of files. The same directory gives the same bytes. Throws ConvertError,
+ * or the signal's reason.
  */
 export async function makeExt4(
   directory: string,
@@ -64,19 +68,22 @@ export async function makeExt4(
   await withFile(diskPath, 'change', (disk) => normalizeTimes(disk));
 }
 
-/** Data, inode tables, and room for extents, bitmaps and descriptors; free blocks cost nothing in the layer. */
+/**
+ * Data, inode tables, and room for extents, bitmaps and descriptors; free blocks cost nothing in
+ * the layer.
+ */
 function diskSize(size: TreeSize, inodeCount: number): number {
   const bytes = ceilTo(size.dataBytes * 1.05 + inodeCount * 320 + 16 * MIB, MIB);
   if (bytes > IMAGE_SIZE_BYTES_MAX) {
     throw new ConvertError(
-      `the directory needs a disk of ${bytes} bytes; an image has ${IMAGE_SIZE_BYTES_MAX} at most`,
+      `the directory needs a disk of ${bytes} bytes; the limit is ${IMAGE_SIZE_BYTES_MAX}`,
       { code: 'too-large', value: bytes },
     );
   }
   return bytes;
 }
 
-/** mke2fs lies in sbin, which users often do not have in PATH. */
+/** Adds the sbin folders, where mke2fs lies: the PATH of users often lacks them. */
 function toolEnvironment(config: string): NodeJS.ProcessEnv {
   const path = [process.env['PATH'] ?? '', '/usr/sbin', '/sbin'].join(delimiter);
   const time = String(FILESYSTEM_TIME_SECONDS);
@@ -84,7 +91,7 @@ function toolEnvironment(config: string): NodeJS.ProcessEnv {
     PATH: path,
     LC_ALL: 'C',
     MKE2FS_CONFIG: config,
-    // Older e2fsprogs know the first name, newer ones the second.
+    // Older e2fsprogs read the first variable, newer ones the second.
     E2FSPROGS_FAKE_TIME: time,
     SOURCE_DATE_EPOCH: time,
   };
@@ -106,7 +113,7 @@ async function runMke2fs(
   });
   const failure = await new Promise<string | undefined>((resolve, reject) => {
     child.once('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') resolve('it is not installed (Debian package e2fsprogs)');
+      if (error.code === 'ENOENT') resolve('it is not installed; install the package e2fsprogs');
       else if (error.name !== 'AbortError') reject(error);
     });
     child.once('close', (code, killedBy) => {

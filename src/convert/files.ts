@@ -4,14 +4,17 @@ import type { ByteSink, ByteSource } from '../image/byte-source.ts';
 import { errorText } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
 
-/** Without waiting for the other end of a named pipe, which is refused right after. */
+/** O_NONBLOCK: an open does not wait for the other end of a named pipe, which is then refused. */
 const OPEN_FLAGS = {
   read: constants.O_RDONLY | constants.O_NONBLOCK,
   change: 'r+',
   create: 'wx+',
 } as const;
 
-/** A local file as a source and a sink of bytes. Errors are ConvertErrors that name the file. Whoever opened it closes it. */
+/**
+ * A local file as a source and a sink of bytes. Errors are ConvertErrors that name the file. The
+ * code that opened it closes it.
+ */
 export class LocalFile implements ByteSource, ByteSink {
   readonly path: string;
   readonly #handle: FileHandle;
@@ -23,7 +26,9 @@ export class LocalFile implements ByteSource, ByteSink {
     this.#sizeBytes = init.sizeBytes;
   }
 
-  /** Opens a regular file: an existing one to read or to change, or a new one. */
+  /**
+   * Opens an existing regular file to read or to change, or creates a new one. Throws ConvertError.
+   */
   static async open(path: string, mode: 'read' | 'change' | 'create'): Promise<LocalFile> {
     const flags = OPEN_FLAGS[mode];
     const handle = await failing(path, 'open', () => open(path, flags));
@@ -62,7 +67,7 @@ export class LocalFile implements ByteSource, ByteSink {
     this.#sizeBytes = Math.max(this.#sizeBytes, offset + bytes.length);
   }
 
-  /** Cuts or extends the file with a hole. */
+  /** Cuts the file to this size, or extends it with a hole. */
   async truncate(sizeBytes: number): Promise<void> {
     await failing(this.path, 'resize', () => this.#handle.truncate(sizeBytes));
     this.#sizeBytes = sizeBytes;
@@ -77,7 +82,7 @@ export class LocalFile implements ByteSource, ByteSink {
   }
 }
 
-/** Opens a file, uses it, and closes it whatever happens. */
+/** Opens a file for the time of `use`, and always closes it afterwards. Throws ConvertError. */
 export async function withFile<T>(
   path: string,
   mode: 'read' | 'change' | 'create',
@@ -91,7 +96,7 @@ export async function withFile<T>(
   }
 }
 
-/** Does something with the file system; its errors become a ConvertError that says what could not be done to what. */
+/** Runs a file operation. Its error becomes a ConvertError: "cannot VERB PATH: reason". */
 export async function failing<T>(path: string, verb: string, act: () => Promise<T>): Promise<T> {
   try {
     return await act();
@@ -102,7 +107,7 @@ export async function failing<T>(path: string, verb: string, act: () => Promise<
 }
 
 const REASONS: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file or directory',
+  ENOENT: 'no such file or directory',
   EACCES: 'permission denied',
   EEXIST: 'it exists already',
   ENOSPC: 'the disk is full',

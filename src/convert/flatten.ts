@@ -5,19 +5,20 @@ import { openLayer, type Layer } from '../image/layer.ts';
 import { failing, LocalFile, withFile } from './files.ts';
 import type { ProgressOptions } from './layer-blob.ts';
 
-/** Bytes of the device that are read and written at a time. */
+/** Bytes of the device, read and written at a time. */
 const CHUNK_BYTES = 1024 * 1024;
 
-/** What came out of flattening. */
+/** Size of a flattened image. */
 export interface FlattenedImage {
-  /** Bytes of the block device, and of the file, which has holes where nothing is mapped. */
+  /** Bytes of the block device and of the file, which has holes where no layer has data. */
   readonly sizeBytes: number;
   readonly writtenBytes: number;
 }
 
 /**
- * Writes the block device that local layer blobs make together, bottom first, as one sparse file. It has its name only when it is
- * whole; what was there before is replaced. Throws ImageError, ConvertError, or the signal's reason.
+ * Writes the block device that local layer blobs (bottom first) make together as one sparse file.
+ * The file gets its name once it is whole, and replaces any earlier file. Throws ImageError,
+ * ConvertError, or the signal's reason.
  */
 export async function flattenLayers(
   components: { codec: Codec },

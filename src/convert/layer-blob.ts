@@ -10,30 +10,32 @@ import { LayerWriter } from '../image/layer-writer.ts';
 import { uuidOfHex } from '../image/lsmt-header.ts';
 import type { LocalFile } from './files.ts';
 
-/** Bytes hashed at a time: whole blocks. */
+/** Bytes hashed at a time; a multiple of the block size. */
 const CHUNK_BYTES = 4 * BLOCK_SIZE_BYTES;
 
+/** How to stop a command, and where to report its progress. */
 export interface ProgressOptions {
   readonly signal?: AbortSignal;
-  /** Told how far the step is. */
+  /** Called with the bytes done and the bytes to do of the current step. */
   readonly onProgress?: (step: string, doneBytes: number, totalBytes: number) => void;
 }
 
-/** A layer blob as a manifest names it. */
+/** Digest and size of a layer blob. */
 export interface LayerBlob {
   readonly digest: Digest;
   readonly sizeBytes: number;
 }
 
-/** A layer blob that was written, with the digests of its blocks. */
+/** A written layer blob, with the digests of its blocks. */
 export interface WrittenLayer {
   readonly layer: LayerBlob;
   readonly blockDigests: BlockDigests;
 }
 
 /**
- * Writes a disk as one layer blob, zeros left out. The uuid in it is made of the sha256 of the disk's data: the digest of the
- * blob, which other tools derive it from, would have to contain itself.
+ * Writes a disk as one layer blob, without its zeros. The layer's uuid is derived from the sha256
+ * of the disk's data. Other tools derive it from the digest of the blob, which cannot contain
+ * itself. Throws ConvertError, ImageError, or the signal's reason.
  */
 export async function writeLayerBlob(
   components: { codec: Codec; hash: Hash },
@@ -63,7 +65,10 @@ export function digestOf(hash: Hash, bytes: Uint8Array): Digest {
   return asDigest(hash.sha256(bytes));
 }
 
-/** Digest of a blob, and those of its blocks one after another, 32 bytes each. */
+/**
+ * Digest of a blob, and the BLAKE3 digests of its blocks in order, 32 bytes each. Throws the
+ * signal's reason when it aborts.
+ */
 export async function digestsOf(
   hash: Hash,
   source: ByteSource,

@@ -13,7 +13,7 @@ import { failing } from './files.ts';
 
 const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
 
-/** Tags as registries take them (OCI distribution spec, "Pulling manifests"). */
+/** Tags that registries accept (OCI distribution spec, "Pulling manifests"). */
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
 
 interface IndexEntry {
@@ -36,7 +36,7 @@ export function parseLayoutTarget(text: string): LayoutTarget {
   const tag = text.slice(colon + 1);
   if (!text.startsWith('oci:') || directory === '' || !TAG.test(tag)) {
     throw new ConvertError(
-      `${JSON.stringify(text)} is not a place for an image: it must be oci:DIR:tag, ` +
+      `${JSON.stringify(text)} is no place for an image: it must be oci:DIR:tag, ` +
         'for instance oci:/tmp/images:app-1.4',
       { code: 'argument' },
     );
@@ -44,26 +44,26 @@ export function parseLayoutTarget(text: string): LayoutTarget {
   return { directory, tag };
 }
 
-/** Where a blob of the layout lies. */
+/** Path of a blob in the layout. */
 export function blobPath(directory: string, digest: Digest): string {
   return join(directory, 'blobs', 'sha256', digestHex(digest));
 }
 
-/** Makes the layout, or takes the one that is there. Throws ConvertError. */
+/** Creates the layout if it does not exist. Throws ConvertError. */
 export async function prepareLayout(directory: string): Promise<void> {
   const blobs = join(directory, 'blobs', 'sha256');
-  await failing(blobs, 'make', () => mkdir(blobs, { recursive: true }));
+  await failing(blobs, 'create', () => mkdir(blobs, { recursive: true }));
   const marker = join(directory, 'oci-layout');
   const text = JSON.stringify({ imageLayoutVersion: '1.0.0' });
   await failing(marker, 'write', () => writeFile(marker, text));
 }
 
-/** Keeps a small blob (a config or a manifest) in the layout. Throws ConvertError. */
+/** Writes a small blob (a config or a manifest) to the layout. Throws ConvertError. */
 export async function putBlob(directory: string, digest: Digest, bytes: Uint8Array): Promise<void> {
   await replaceFile(blobPath(directory, digest), bytes);
 }
 
-/** Points the tag at a manifest that is in the layout; other tags stay. Throws ConvertError. */
+/** Points the tag at a manifest of the layout; other tags stay. Throws ConvertError. */
 export async function tagManifest(
   target: LayoutTarget,
   manifest: { digest: Digest; size: number },
@@ -85,7 +85,10 @@ export async function tagManifest(
   await replaceFile(path, new TextEncoder().encode(JSON.stringify(index)));
 }
 
-/** The manifest that a tag of the layout points at. Throws ConvertError, and ManifestError when it is not an image's. */
+/**
+ * Reads the manifest of a tag of the layout. Throws ConvertError, or ManifestError when it is no
+ * manifest of an image.
+ */
 export async function readTag(target: LayoutTarget): Promise<Manifest> {
   const { directory, tag } = target;
   const path = join(directory, 'index.json');
@@ -94,7 +97,10 @@ export async function readTag(target: LayoutTarget): Promise<Manifest> {
   );
   const digest = entry === undefined ? undefined : parseDigest(entry.digest);
   if (digest === undefined) {
-    throw new ConvertError(`${path} has no image with the tag ${tag}`, { code: 'layout', path });
+    throw new ConvertError(`${path} has no image with the tag ${tag}; check the tag`, {
+      code: 'layout',
+      path,
+    });
   }
   const manifest = blobPath(directory, digest);
   return parseManifest(await failing(manifest, 'read', () => readFile(manifest)));
@@ -109,7 +115,8 @@ async function readIndex(path: string): Promise<readonly IndexEntry[]> {
     return failing(path, 'read', () => Promise.reject(error as Error));
   }
   try {
-    if (bytes.length > MANIFEST_SIZE_BYTES_MAX) throw new Error('it is too large');
+    if (bytes.length > MANIFEST_SIZE_BYTES_MAX)
+      throw new Error(`it is larger than ${MANIFEST_SIZE_BYTES_MAX} bytes`);
     const { manifests } = JSON.parse(bytes.toString('utf8')) as { manifests: IndexEntry[] };
     if (!Array.isArray(manifests)) throw new Error('it lists no manifests');
     return manifests;
@@ -125,7 +132,7 @@ async function readIndex(path: string): Promise<readonly IndexEntry[]> {
   }
 }
 
-/** The file is there whole, or as it was. */
+/** Replaces the file atomically: a crash leaves the old content or the new. */
 async function replaceFile(path: string, bytes: Uint8Array): Promise<void> {
   const part = `${path}.part-${process.pid}`;
   await failing(path, 'write', async () => {

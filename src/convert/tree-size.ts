@@ -5,26 +5,26 @@ import { ceilTo } from '../image/binary.ts';
 import { ConvertError } from './errors.ts';
 import { failing } from './files.ts';
 
-/** Most files and directories of an image that is made here. */
+/** Most files and directories of a converted image. */
 const ENTRY_COUNT_MAX = 2 ** 21;
 
 const BLOCK_BYTES = 4096;
 
-/** Longest target of a symbolic link that fits its inode (ext4: 60 bytes with the NUL). */
+/** Longest target of a symbolic link that its inode holds (ext4: 60 bytes with the NUL). */
 const SYMLINK_INLINE_BYTES = 59;
 
-/** Bytes of a directory entry beside the name, rounded up. */
+/** Bytes of a directory entry without the name, rounded up. */
 const DIRENT_BYTES = 12;
 
-/** What a directory tree needs in a file system of 4 KiB blocks. */
+/** Space that a directory tree needs in a file system with blocks of 4 KiB. */
 export interface TreeSize {
-  /** Files, directories and everything else, hard links counted once. */
+  /** Number of files, directories and other entries; hard links count once. */
   readonly inodeCount: number;
-  /** Bytes of content, in whole blocks; holes counted as data. */
+  /** Bytes of content in whole blocks; holes count as data. */
   readonly dataBytes: number;
 }
 
-/** Walks a directory tree, not following links. Throws ConvertError. */
+/** Measures a directory tree; follows no links. Throws ConvertError, or the signal's reason. */
 export async function measureTree(
   root: string,
   signal: AbortSignal | undefined,
@@ -62,8 +62,11 @@ function directoryBytes(entries: readonly Dirent[]): number {
 }
 
 function tooMany(root: string): ConvertError {
-  return new ConvertError(`${root} has more than ${ENTRY_COUNT_MAX} files; split it into images`, {
-    code: 'too-large',
-    value: ENTRY_COUNT_MAX,
-  });
+  return new ConvertError(
+    `${root} has more than ${ENTRY_COUNT_MAX} files; split it into several images`,
+    {
+      code: 'too-large',
+      value: ENTRY_COUNT_MAX,
+    },
+  );
 }

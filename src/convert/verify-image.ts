@@ -13,17 +13,18 @@ import { withFile } from './files.ts';
 import { digestsOf, type ProgressOptions } from './layer-blob.ts';
 import { blobPath, readTag, type LayoutTarget } from './oci-layout.ts';
 
-/** Whether a layer of an image is sound. */
+/** Result of the check of a layer. */
 export interface LayerCheck {
   readonly digest: Digest;
   readonly result: VerifyResult | CodedError<{ readonly code: string }>;
-  /** Whether the image ships the digests of its blocks; they were checked too then. */
+  /** Whether the image ships the digests of the layer's blocks; the check then covers them too. */
   readonly hasBlockDigests: boolean;
 }
 
 /**
- * Checks the layers of an image in an OCI layout: the blob against its sha256, the layer whole, and the block digests that the image
- * ships against the blocks. Throws ConvertError or ManifestError when there is no such image, and the signal's reason.
+ * Checks each layer of an image in an OCI layout: the blob against its sha256, the whole layer, and
+ * the shipped block digests against the blocks. Throws ConvertError or ManifestError when there is
+ * no such image, or the signal's reason.
  */
 export async function verifyImage(
   components: { codec: Codec; hash: Hash },
@@ -62,7 +63,7 @@ async function verifyBlob(
     if (shipped !== undefined) {
       const digests = await readDigests(components.hash, directory, shipped);
       if (!bytesEqual(digests.bytes, BlockDigests.make(blob, found.blockDigests).bytes)) {
-        throw damaged('block digests', 'they are not those of the blocks of the layer');
+        throw damaged('block digests', "they do not match the layer's blocks");
       }
     }
     const { signal } = options;

@@ -11,34 +11,35 @@ import type { AgentStatus, HeldBlob, TreeStatus } from '../agent/admin/answers.t
 import { freePorts } from './free-ports.ts';
 import { startAgent, waitReady, type AgentProcess } from './processes.ts';
 
-/** An agent of the cluster. */
+/** A host of the cluster, with its agent. */
 export interface ClusterHost {
   readonly name: string;
   readonly role: Config['role'];
   readonly peer: string;
-  /** Its local endpoint with the prefix. */
+  /** URL of its local endpoint, with the prefix. */
   readonly local: string;
-  /** Its local endpoint without, as a registry mirror. */
+  /** URL of its local endpoint as a registry mirror, without the prefix. */
   readonly mirror: string;
   readonly process: AgentProcess;
   readonly mountDir: string;
   readonly storeDir: string;
 }
 
+/** Size, folder and settings of a cluster. */
 export interface ClusterInit {
   /** Folder for keys, configurations, logs and stores; the caller removes it. */
   readonly dir: string;
   readonly roots: number;
-  /** Relays between the roots and all children; 0 when absent. */
+  /** Relays between the roots and all children. Default: 0. */
   readonly relays?: number;
   readonly children: number;
-  /** Registry that is asked over plain HTTP, as `host:port`. */
+  /** Registry that agents read over plain HTTP, as `host:port`. */
   readonly registry: string;
   /** Whether the children serve block devices. */
   readonly devices: boolean;
-  /** Zones of the children, in their order; all are in the same one when absent. */
+  /** Zones of the children, in their order. Default: one zone for all. */
   readonly zones?: readonly string[];
-  /** `limits` of the configuration, by role. */
+  /** The section `limits` of the configuration, by role. */
   readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
   /** Sections and lists of the configuration: their keys beside and instead of the usual ones. */
   readonly config?: (role: Config['role']) => Readonly<Record<string, object>>;
@@ -46,16 +47,16 @@ export interface ClusterInit {
   readonly places?: readonly HostPlace[];
 }
 
-/** A network namespace for a host. */
+/** The network namespace of a host. */
 export interface HostPlace {
-  /** Its IPv4 address, which can be reached from here too. */
+  /** Its IPv4 address, reachable from this process too. */
   readonly address: string;
-  /** What starts a program in there: a command and its first arguments. */
+  /** Command, with its first arguments, that starts a program in the namespace. */
   readonly enter: readonly string[];
 }
 
 /**
- * Roots, relays and children in processes of their own on loopback, each with its own ports, keys and store.
+ * Roots, relays and children on loopback: each is a process with its own ports, keys and store.
  *
  * Life: constructed -> `start()` (resolves when all are ready) -> `stop()`.
  */
@@ -67,7 +68,7 @@ export class AgentCluster {
     this.#init = init;
   }
 
-  /** Roots first. */
+  /** All hosts, roots first. */
   get hosts(): readonly ClusterHost[] {
     return this.#hosts;
   }
@@ -128,8 +129,8 @@ export class AgentCluster {
   }
 
   /**
-   * Ends the agent of a host and starts it anew with the same configuration, keys and store; `host.process` is the new one then.
-   * Resolves without waiting until it is ready.
+   * Stops the agent of a host and starts another with the same configuration, keys and store, then
+   * in `host.process`. Resolves without waiting until the agent is ready.
    */
   async restart(host: ClusterHost): Promise<void> {
     const running = defined(
@@ -156,7 +157,7 @@ export class AgentCluster {
     return (await askAgent({ admin: host.process.socket }, 'tree')).trees;
   }
 
-  /** Largest number of hops from a child to a root, now. */
+  /** Current largest number of hops from a child to a root. */
   async depthMax(): Promise<number> {
     const trees = await Promise.all(this.children.map((host) => this.trees(host)));
     return Math.max(0, ...trees.flat().map(({ path }) => path.length));
@@ -218,7 +219,7 @@ export class AgentCluster {
 
 interface RunningHost extends ClusterHost {
   process: AgentProcess;
-  /** What its agent is started with. */
+  /** Start options of its agent. */
   readonly start: Parameters<typeof startAgent>[0];
 }
 
@@ -229,7 +230,7 @@ interface Plan {
   readonly peer: string;
   readonly listen: string;
   readonly local: number;
-  /** Base URL. */
+  /** Base URL of the admin endpoint. */
   readonly admin: string;
   readonly socket: string;
   readonly enter: readonly string[];

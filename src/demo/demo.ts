@@ -24,15 +24,18 @@ import { DemoError } from './processes.ts';
 import { buildRootfs, PROGRAM } from './rootfs.ts';
 import { readUnmounted, whyNotMountable } from './unmounted.ts';
 
-/** Longest wait for a program in the image to report. */
+/** Longest wait for the report of a program in the image, in milliseconds. */
 const REPORT_MS_MAX = 180_000;
 
 const REPOSITORY = 'demo';
 
-/** What the demo found; the object that `--json` prints. */
+/** Result of the demo; `--json` prints this object. */
 export interface DemoResult {
   readonly hosts: number;
-  /** Hosts on which the image was mounted; 0 where that is impossible, and the image was read without. */
+  /**
+   * Hosts that mounted the image; 0 where mounts are impossible, and hosts read the image without
+   * one.
+   */
   readonly mounted: number;
   readonly depthMax: number;
   readonly imageBytes: number;
@@ -43,27 +46,29 @@ export interface DemoResult {
   readonly warm: RoundFigures;
 }
 
+/** Figures of each host in one round. */
 export interface DemoRound {
   readonly title: string;
   readonly hosts: readonly HostFigures[];
 }
 
 /**
- * One real image on several hosts: an embedded registry, a root and child agents in processes of their own, the image mounted
- * by each child at the same time, and a program started out of each mount that reports back over HTTP; then the same again, warm.
+ * Starts one real image on several hosts: an embedded registry, a root and child agents, each agent
+ * in its own process. All children mount the image at the same time and start a program from it,
+ * which reports back over HTTP. A second round repeats this with warm stores.
  *
  * Life: constructed -> `run()` -> `stop()`, which also undoes a run that failed half-way.
  */
 export class Demo {
   readonly #hostCount: number;
-  /** Leave the folder with the logs and stores. */
+  /** Whether to keep the folder with the logs and stores. */
   readonly #keep: boolean;
   readonly #say: (line: string) => void;
   readonly #signal: AbortSignal;
   readonly #reports = new Map<string, () => void>();
-  /** Why images cannot be mounted here. */
+  /** Why this process cannot mount images; undefined when it can. */
   readonly #unmountable = whyNotMountable();
-  /** Largest number of hops to the root seen. */
+  /** Largest number of hops to the root so far. */
   #depth = 0;
   #sha256: string | undefined;
   #dir: string | undefined;
@@ -83,7 +88,9 @@ export class Demo {
 
   async run(): Promise<{ result: DemoResult; rounds: readonly DemoRound[] }> {
     if (this.#unmountable !== undefined) {
-      this.#say(`images cannot be mounted here (${this.#unmountable}): reading without mounting`);
+      this.#say(
+        `this process cannot mount images (${this.#unmountable}): hosts read without a mount`,
+      );
     }
     const dir = await mkdtemp(join(tmpdir(), 'xylem-demo-'));
     this.#dir = dir;
@@ -162,7 +169,10 @@ export class Demo {
     return this.#cluster;
   }
 
-  /** Mounts the image on every child at once, starts the program in each, and takes everything down again. */
+  /**
+   * Mounts the image on all children at once, starts the program in each, and unmounts it
+   * everywhere.
+   */
   async #round(
     title: string,
     image: DemoImage,
@@ -203,7 +213,7 @@ export class Demo {
     };
   }
 
-  /** Milliseconds from the request to mount until the program said that it runs. */
+  /** Milliseconds from the request to mount until the report of the program. */
   async #startProgram(host: ClusterHost, image: DemoImage, reportUrl: string): Promise<number> {
     const startMs = performance.now();
     const place = { admin: host.process.socket };
@@ -229,21 +239,21 @@ export class Demo {
     clearTimeout(timer);
     if (outcome !== undefined) {
       throw new DemoError(
-        `the program on ${host.name} did not report: ${outcome}: ${words.trim()}`,
+        `no report from the program on ${host.name}: ${outcome}: ${words.trim()}`,
         { code: 'no-report', host: host.name },
       );
     }
     return reportMs;
   }
 
-  /** Milliseconds that reading a part of the image took; every host must read the same bytes. */
+  /** Milliseconds of a read of a part of the image; every host must read the same bytes. */
   async #readImage(host: ClusterHost, image: DemoImage): Promise<number> {
     const startMs = performance.now();
     const origin = { registry: image.address, repository: REPOSITORY };
     const sha256 = await readUnmounted(host.local, { manifest: image.manifest, origin });
     this.#sha256 ??= sha256;
     if (sha256 !== this.#sha256) {
-      throw new DemoError(`${host.name} read other bytes than the first host`, {
+      throw new DemoError(`${host.name} did not read the same bytes as the first host`, {
         code: 'wrong-bytes',
         host: host.name,
       });
@@ -255,7 +265,9 @@ export class Demo {
     await askAgent({ admin: host.process.socket }, 'unmount', { dir: host.mountDir });
   }
 
-  /** Takes the reports of the programs; resolves with the URL that a name is appended to. */
+  /**
+   * Starts the server for the reports of the programs; gives its URL, to which a name is appended.
+   */
   async #listenForReports(): Promise<string> {
     const server = createServer((request, response) => {
       this.#reports.get(request.url ?? '')?.();

@@ -8,7 +8,7 @@ import { MANIFEST_MEDIA_TYPES } from '../image/manifest.ts';
 import { blobResponse, REGISTRY_CODES } from '../edge/http/blob-response.ts';
 import { LoopbackServer } from './loopback-server.ts';
 
-/** What the registry has sent since its start. */
+/** Bytes and answers of blobs that the registry has sent since its start. */
 export interface RegistryStats {
   readonly blobBytes: number;
   readonly blobRequests: number;
@@ -17,8 +17,8 @@ export interface RegistryStats {
 const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
 
 /**
- * Serves the images of an OCI layout folder read-only over plain HTTP on loopback, as one repository, and counts what it sends:
- * the registry of the demo and of tests that count.
+ * Serves the images of an OCI layout folder read-only over plain HTTP on loopback, as one
+ * repository. Counts the blob bytes that it sends, for the demo and for tests.
  *
  * Life: constructed -> `start()` (listens on a free port) -> `stop()`.
  */

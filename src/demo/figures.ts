@@ -4,43 +4,44 @@ import { BLOCK_SIZE_BYTES, blockIndex, blockLength } from '../image/block.ts';
 /** Block bytes by source on one host. */
 export type BytesBySource = Readonly<Record<string, number>>;
 
-/** What one host did in one round. */
+/** Figures of one host in one round. */
 export interface HostFigures {
   readonly name: string;
-  /** From the request to mount until the program in the image reported back. */
+  /** Milliseconds from the request to mount until the report of the program in the image. */
   readonly reportMs: number;
   readonly bytes: BytesBySource;
 }
 
-/** A round in one line of numbers. */
+/** Totals of a round. */
 export interface RoundFigures {
   /** Blob bytes that the registry sent. */
   readonly originBytes: number;
-  /** Block bytes that agents got from each other. */
+  /** Block bytes that agents received from each other. */
   readonly peerBytes: number;
   readonly ms: { readonly p50: number; readonly p99: number; readonly max: number };
 }
 
 const PEER_SOURCES = ['parent', 'alternate', 'root'] as const;
 
-/** Bytes that came from other agents. */
+/** Bytes received from other agents. */
 function peerBytes(bytes: BytesBySource): number {
   return PEER_SOURCES.reduce((sum, source) => sum + (bytes[source] ?? 0), 0);
 }
 
-/** What was added between two readings of a counter. */
+/** Growth between two readings of the counters. */
 export function difference(after: BytesBySource, before: BytesBySource): BytesBySource {
   return Object.fromEntries(
     Object.entries(after).map(([source, bytes]) => [source, bytes - (before[source] ?? 0)]),
   );
 }
 
-/** Nearest-rank percentile: the smallest value that this share of all values does not exceed. */
+/** Nearest-rank percentile: the smallest value such that `share` of all values are at most it. */
 function percentile(values: readonly number[], share: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0;
 }
 
+/** Totals of a round from the figures of its children and the registry's bytes. */
 export function roundFigures(hosts: readonly HostFigures[], originBytes: number): RoundFigures {
   const ms = hosts.map((host) => host.reportMs);
   const rounded = (share: number): number => Math.round(percentile(ms, share));
@@ -51,7 +52,7 @@ export function roundFigures(hosts: readonly HostFigures[], originBytes: number)
   };
 }
 
-/** Bytes of the distinct blocks that any of the hosts holds. */
+/** Bytes of the distinct blocks that the hosts hold together. */
 export function distinctBytes(hosts: readonly (readonly HeldBlob[])[]): number {
   const seen = new Set<string>();
   let bytes = 0;
@@ -70,7 +71,7 @@ export function distinctBytes(hosts: readonly (readonly HeldBlob[])[]): number {
 
 const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
 
-/** The table of one round: a line per host, MiB by source. */
+/** The table of one round: a line per host, with MiB by source. */
 export function roundTable(title: string, hosts: readonly HostFigures[]): string {
   const sources = ['memory', 'disk', 'parent', 'alternate', 'root', 'origin', 'fallback'];
   const header = ['host', ...sources, 'report ms'];
@@ -89,5 +90,5 @@ export function roundTable(title: string, hosts: readonly HostFigures[]): string
   return [`${title} (MiB of blocks by source)`, line(header), ...rows.map(line)].join('\n');
 }
 
-/** Block size, for the legend under the table. */
+/** Block size in KiB, for the legend under the table. */
 export const BLOCK_KIB = BLOCK_SIZE_BYTES / 1024;

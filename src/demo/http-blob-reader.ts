@@ -4,21 +4,27 @@ import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import type { BlobReader, ReadOptions } from '../transfer/contracts/blob-reader.ts';
 import { CodedError } from '../util/errors.ts';
 
-/** Connections to the agent: more reads than that wait. */
+/** Most connections to the agent; further reads wait. */
 const CONNECTIONS_MAX = 16;
 
 const READ_TIMEOUT_MS = 30_000;
 
-/** The local endpoint did not give what was asked of it. */
+/** A read from the local endpoint failed. */
 class LocalReadError extends CodedError<{ readonly code: 'local-read' }> {}
 
-/** Reads blobs through the local endpoint of an agent in another process, the way overlaybd does. Rejects with LocalReadError. */
+/**
+ * Reads blobs through the local endpoint of an agent in another process, as overlaybd does. Rejects
+ * with LocalReadError.
+ */
 export class HttpBlobReader implements BlobReader {
   readonly #base: string;
   readonly #origin: BlobOrigin;
   readonly #agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS_MAX });
 
-  /** `base`: the prefix address of the agent, such as `http://127.0.0.1:19145/dadip2p`. */
+  /**
+   * `base`: URL of the agent's local endpoint with the prefix, such as
+   * `http://127.0.0.1:19145/dadip2p`.
+   */
   constructor(init: { base: string; origin: BlobOrigin }) {
     this.#base = init.base;
     this.#origin = init.origin;
@@ -34,7 +40,8 @@ export class HttpBlobReader implements BlobReader {
       const fail = (why: string, cause?: unknown): void =>
         reject(
           new LocalReadError(
-            `bytes ${offset}+${length} of ${blob.digest} could not be read at ${this.#base}: ${why}`,
+            `cannot read ${length} bytes at ${offset} of ${blob.digest} ` +
+              `from ${this.#base}: ${why}`,
             { code: 'local-read' },
             { cause },
           ),
@@ -45,7 +52,7 @@ export class HttpBlobReader implements BlobReader {
         buffer(response).then(
           (body) => {
             if (response.statusCode === 206 && body.length === length) resolve(body);
-            else fail(`answer ${response.statusCode} with ${body.length} bytes`);
+            else fail(`the answer was ${response.statusCode} with ${body.length} bytes`);
           },
           (error: unknown) => fail('the answer broke off', error),
         );

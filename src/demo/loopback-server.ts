@@ -3,7 +3,8 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 
 /**
- * A plain HTTP server on loopback: what the small registries of the demo, of tests and of benchmarks have in common.
+ * A plain HTTP server on loopback: the base of the small registries of the demo, tests and
+ * benchmarks.
  *
  * Life: constructed -> `start()` (listens) -> `stop()`.
  */
@@ -11,7 +12,7 @@ export abstract class LoopbackServer {
   readonly #server: Server;
   readonly #port: number;
 
-  /** On a free port, unless one is given. */
+  /** Uses a free port by default. */
   constructor(port = 0) {
     this.#port = port;
     this.#server = createServer((request, response) => {
@@ -29,16 +30,16 @@ export abstract class LoopbackServer {
     await once(this.#server, 'listening');
   }
 
-  /** Cuts off what is under way. */
+  /** Stops listening and cuts the requests in flight. */
   async stop(): Promise<void> {
     await stopServer(this.#server);
   }
 
-  /** Answers a request; when it rejects, the connection is cut. */
+  /** Answers a request. When it rejects, the server cuts the connection. */
   protected abstract handle(request: IncomingMessage, response: ServerResponse): Promise<void>;
 }
 
-/** Ends a server with all its connections; nothing happens when it does not listen. */
+/** Closes a server with all its connections; does nothing when it does not listen. */
 export async function stopServer(server: Server): Promise<void> {
   if (!server.listening) return;
   const closed = once(server, 'close');

@@ -6,11 +6,15 @@ import { CodedError } from '../util/errors.ts';
 
 const CLI = fileURLToPath(new URL('../../bin/xylem.js', import.meta.url));
 
-/** Longest wait for an agent to be ready, and for it to end after SIGTERM before it is killed. */
+/**
+ * Longest waits, in milliseconds: for an agent to be ready, and for its end after SIGTERM before a
+ * kill.
+ */
 const READY_MS_MAX = 90_000;
 const STOP_MS_MAX = 15_000;
 const POLL_MS = 50;
 
+/** The demo failed, or was interrupted. */
 export class DemoError extends CodedError<
   | { readonly code: 'not-ready'; readonly host: string }
   | { readonly code: 'no-report'; readonly host: string }
@@ -18,7 +22,7 @@ export class DemoError extends CodedError<
   | { readonly code: 'interrupted' }
 > {}
 
-/** An agent in a process of its own. */
+/** An agent in its own process. */
 export interface AgentProcess {
   readonly name: string;
   /** Base URL of its admin endpoint, for probes and metrics. */
@@ -27,27 +31,30 @@ export interface AgentProcess {
   readonly socket: string;
   readonly pid: number;
   readonly logFile: string;
-  /** Sends a signal, for instance to stop it short. */
+  /** Sends a signal, for instance to pause the agent. */
   signal(name: NodeJS.Signals): void;
-  /** Sends SIGTERM, waits, and kills when it takes too long. */
+  /** Sends SIGTERM and waits for the end; kills the agent after `STOP_MS_MAX`. */
   stop(): Promise<void>;
 }
 
-/** Starts `xylem agent` with a configuration file; its log goes to `logFile`. Resolves at once: see `waitReady()`. */
+/**
+ * Starts `xylem agent` with a configuration file and appends its log to `logFile`. Returns at once;
+ * `waitReady()` waits for the agent.
+ */
 export function startAgent(init: {
   name: string;
   configFile: string;
   admin: string;
   socket: string;
   logFile: string;
-  /** A command and its first arguments, which runs the agent somewhere else. */
+  /** Command, with its first arguments, that runs the agent in another place. */
   enter?: readonly string[];
 }): AgentProcess {
   const agent = [process.execPath, CLI, 'agent', '--config', init.configFile];
   const [command = '', ...args] = [...(init.enter ?? []), ...agent];
   const child = spawn(command, args, {
     stdio: ['ignore', 'pipe', 'pipe'],
-    // As deploy/k8s starts it.
+    // As deploy/k8s sets it.
     env: { MALLOC_ARENA_MAX: '1', ...process.env },
   });
   const log = createWriteStream(init.logFile, { flags: 'a' });
@@ -75,7 +82,9 @@ async function stopProcess(child: ChildProcess): Promise<void> {
   clearTimeout(killer);
 }
 
-/** Waits until the agent says that it is ready. Throws DemoError with its last words when it does not. */
+/**
+ * Waits until the agent reports that it is ready. Otherwise throws DemoError with its last answer.
+ */
 export async function waitReady(agent: AgentProcess): Promise<void> {
   const deadlineMs = performance.now() + READY_MS_MAX;
   let reason = 'it did not answer';
@@ -90,7 +99,8 @@ export async function waitReady(agent: AgentProcess): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
   throw new DemoError(
-    `agent ${agent.name} was not ready after ${READY_MS_MAX} ms: ${reason}; its log is ${agent.logFile}`,
+    `agent ${agent.name} was not ready after ${READY_MS_MAX} ms: ${reason}; ` +
+      `see its log ${agent.logFile}`,
     { code: 'not-ready', host: agent.name },
   );
 }

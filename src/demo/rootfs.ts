@@ -6,13 +6,16 @@ import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 
-/** Left out of the image: the Node that is copied anyway, and the largest tool of the project. */
+/**
+ * Packages left out of the image: Node, which is copied separately, and the largest tool of the
+ * project.
+ */
 const LEFT_OUT = ['node', '@biomejs', '.bin', '.cache'];
 
-/** Program inside the image, by its path there. */
+/** Paths of the program in the image. */
 export const PROGRAM = { node: '/usr/bin/node', script: '/app/report.mjs' } as const;
 
-/** Says over HTTP that it started, after using a few packages: a web server that is asked once. */
+/** Reports its start over HTTP, after one request to a web server made of a few packages. */
 const SCRIPT = `
 import findMyWay from 'find-my-way';
 import { once } from 'node:events';
@@ -35,8 +38,8 @@ await fetch(process.argv[2], { method: 'POST', body });
 `;
 
 /**
- * Fills a folder with a small root file system: the running Node, the libraries that it needs, the packages that this program
- * runs on and a script. Some 300 MB, all of it from this machine.
+ * Fills a folder with a small root file system: the running Node, its libraries, the packages of
+ * this program and a script. It has some 300 MB, all copied from this machine.
  */
 export async function buildRootfs(dir: string): Promise<void> {
   const node = await realpath(process.execPath);
@@ -58,13 +61,13 @@ async function install(source: string, target: string): Promise<void> {
   await cp(source, target, { dereference: true });
 }
 
-/** Paths of the shared libraries, the loader included, that the dynamic linker would take. */
+/** Paths of the shared libraries that the dynamic linker would load, loader included. */
 async function librariesOf(program: string): Promise<readonly string[]> {
   const { stdout } = await run('ldd', [program]);
   return [...stdout.matchAll(/(\/[^\s()]+)\s+\(0x/g)].map((match) => match[1] ?? '');
 }
 
-/** The folder with the packages that this program runs on. */
+/** The folder with the packages of this program. */
 function packagesFolder(): string {
   let folder = dirname(fileURLToPath(import.meta.resolve('yaml')));
   while (basename(folder) !== 'node_modules') folder = dirname(folder);

@@ -6,11 +6,11 @@ import type { Manifest } from '../image/manifest.ts';
 import { NodeCodec } from '../runtime/node/codec.ts';
 import { HttpBlobReader } from './http-blob-reader.ts';
 
-/** One read of 1 MiB in every 4 MiB of the disk: a good part of the image, in jumps. */
+/** One read of 1 MiB in every 4 MiB of the disk: a good part of the image, with gaps. */
 const READ_BYTES = 1024 * 1024;
 const STEP_BYTES = 4 * READ_BYTES;
 
-/** Why this process cannot mount, or undefined when it should be able to. */
+/** Why this process cannot mount images; undefined when it probably can. */
 export function whyNotMountable(): string | undefined {
   if (process.getuid?.() !== 0) return 'not root';
   try {
@@ -23,8 +23,8 @@ export function whyNotMountable(): string | undefined {
 }
 
 /**
- * Reads the image through the code of the device, without mounting it, from the local endpoint of an agent. Gives the SHA-256 of
- * what was read.
+ * Reads a part of the image from the local endpoint of an agent, through the code of the device but
+ * without a mount. Gives the SHA-256 of the bytes in hex.
  */
 export async function readUnmounted(
   base: string,

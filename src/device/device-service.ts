@@ -23,34 +23,40 @@ import { MountRecords, type MountRecord } from './mount-records.ts';
 import type { MountResult } from './mount-steps.ts';
 import { folderAbove, type TargetFolder } from './target-folder.ts';
 
-/** Images mounted at once on a host: each has a thread of some MB. Hosts run at most some hundred containers. */
+/**
+ * Most images mounted at once on a host: each takes a thread of some MB. Hosts run at most some
+ * hundred containers.
+ */
 const MOUNTS_MAX = 256;
 
-/** Longest mount, in milliseconds: some dozen reads one after the other, of which each has the reader's own deadline. */
+/**
+ * Longest mount, in milliseconds: some dozen reads one after another, each with the reader's own
+ * deadline.
+ */
 const MOUNT_TIMEOUT_MS = 120_000;
 
-/** Longest unmount: no reads, but a machine that swaps. */
+/** Longest unmount, in milliseconds: it reads nothing, but the machine may swap. */
 const UNMOUNT_TIMEOUT_MS = 10_000;
 
-/** How long the FUSE thread may take to see that its filesystem is gone. */
+/** Longest wait for the FUSE thread to end after its filesystem is unmounted, in milliseconds. */
 const END_TIMEOUT_MS = 5_000;
 
-/** Unmounts under way at once when everything is taken down: each is a process. */
+/** Most unmounts in flight during a stop: each is a process. */
 const TEARDOWN_PARALLEL_MAX = 4;
 
-/** Longest stop(). */
+/** Longest `stop()`, in milliseconds. */
 const STOP_TIMEOUT_MS = 30_000;
 
-/** An image that is mounted. */
+/** A mounted image. */
 export interface MountInfo {
-  /** As the user named it. */
+  /** The user's name for the image. */
   readonly reference: string;
   readonly digest: Digest;
-  /** Where its files are. */
+  /** Folder of its files. */
   readonly dir: string;
   /** The loop device under it, such as `/dev/loop3`. */
   readonly device: string;
-  /** Of the block device. */
+  /** Bytes of the block device. */
   readonly sizeBytes: number;
 }
 
@@ -65,11 +71,13 @@ interface Mount {
 type HelperParameters = Parameters<typeof runInHelper>;
 
 /**
- * Mounts images as block devices: ext4 on a loop device on a FUSE file whose bytes arrive as they are touched.
+ * Mounts images as block devices: ext4 on a loop device on a FUSE file, whose bytes are fetched on
+ * demand.
  *
- * Life: `start()`, which takes away what a killed process left -> `mount()` and `unmount()` -> `stop()`, which unmounts all,
- * at most 30 s. A process that ends without it leaves mounts whose reads fail; the next `start()` clears them. Two services
- * never share a state folder: `start()` rejects with DiskError `locked`. May be stopped without having been started.
+ * Life: `start()`, which clears the mounts of a killed process -> `mount()` and `unmount()` ->
+ * `stop()`, which unmounts all within 30 s. A process that ends without `stop()` leaves mounts
+ * whose reads fail; the next `start()` clears them. Two services never share a state folder:
+ * `start()` rejects with DiskError `locked`. A service may be stopped without a start.
  */
 export class DeviceService {
   readonly #reader: BlobReader;
@@ -106,13 +114,16 @@ export class DeviceService {
     this.#records = new MountRecords({ stateDir: this.#stateDir });
   }
 
-  /** Takes the state folder and clears what an earlier process left. Rejects with DiskError `locked`. */
+  /**
+   * Locks the state folder and clears the mounts of an earlier process. Rejects with DiskError
+   * `locked`.
+   */
   async start(): Promise<void> {
     this.#stopping = new AbortController();
     this.#records.open();
     this.#lock = await lockFolder(this.#stateDir);
     await inParallel(this.#records.list(), async (record) => {
-      this.#logger.warn({ ...record }, 'clearing a mount that an earlier process left');
+      this.#logger.warn({ ...record }, 'clearing a mount of an earlier process');
       await this.#forceAway(record);
     });
   }
@@ -133,7 +144,7 @@ export class DeviceService {
     if (this.#lock === undefined || this.#stopping.signal.aborted) throw notRunning();
     if (this.#mounts.has(target)) {
       throw new DeviceError(
-        `${dir} already has an image mounted by this process; unmount it first`,
+        `cannot mount at ${dir}: this process has already mounted an image there; unmount it first`,
         {
           code: 'already-mounted',
           dir,
@@ -142,7 +153,8 @@ export class DeviceService {
     }
     if (this.#mounts.size >= MOUNTS_MAX) {
       throw new DeviceError(
-        `cannot mount ${image.reference}: ${MOUNTS_MAX} images are mounted, which is the limit; unmount some`,
+        `cannot mount ${image.reference}: ${MOUNTS_MAX} images are mounted already (the limit); ` +
+          'unmount some',
         { code: 'too-many-mounts', limit: MOUNTS_MAX },
       );
     }
@@ -164,31 +176,34 @@ export class DeviceService {
   }
 
   /**
-   * Unmounts what is at `dir`; does nothing when that is nothing of ours. Rejects with DeviceError `busy` while something
-   * uses it, upon which all goes on as before.
+   * Unmounts the image at `dir`; does nothing when this service has none there. Rejects with
+   * DeviceError `busy` while the mount is in use; the mount then stays as it was.
    */
   async unmount(dir: string): Promise<void> {
     const target = resolve(dir);
     if (!this.#mounts.has(target)) return;
     const mount = this.#mounts.get(target);
-    if (mount === undefined) throw busy(dir, 'it is still being mounted');
+    if (mount === undefined) throw busy(dir, 'its mount has not finished');
     mount.unmounting ??= this.#unmake(mount, false).finally(() => {
       mount.unmounting = undefined;
     });
     await mount.unmounting;
   }
 
-  /** What is mounted now, in the order in which it was asked for. */
+  /** The mounted images, in the order of the `mount()` calls. */
   list(): readonly MountInfo[] {
     return [...this.#mounts.values()].flatMap((mount) => (mount === undefined ? [] : [mount.info]));
   }
 
-  /** Unmounts all. What is busy is detached with a warning: whoever still uses it gets EIO. Never rejects. */
+  /**
+   * Unmounts all. Detaches busy mounts with a warning: processes that still use one get EIO. Never
+   * rejects.
+   */
   async stop(): Promise<void> {
     this.#stopping.abort(notRunning());
     await this.#endsWithin(STOP_TIMEOUT_MS, this.#unmakeAll());
     for (const mount of this.#mounts.values()) {
-      // Fails all reads, without which this process could not exit.
+      // Fails all reads: this process could not exit otherwise.
       if (mount !== undefined) unmount(mount.record.fuseDir, MNT_FORCE);
     }
     await this.#lock?.release();
@@ -204,9 +219,12 @@ export class DeviceService {
         if (this.#mounts.has(mount.info.dir)) await this.#unmake(mount, false);
       } catch (error) {
         const { dir } = mount.info;
-        this.#logger.warn({ dir, error: errorText(error) }, 'detaching a mount by force');
+        this.#logger.warn(
+          { dir, error: errorText(error) },
+          'cannot unmount an image: detaching it by force',
+        );
         await this.#unmake(mount, true).catch((failure: unknown) =>
-          this.#logger.error({ dir, error: errorText(failure) }, 'a mount could not be detached'),
+          this.#logger.error({ dir, error: errorText(failure) }, 'cannot detach a mount'),
         );
       }
     });
@@ -217,7 +235,7 @@ export class DeviceService {
     const { signal } = this.#stopping;
     const components = { reader: this.#reader, codec: this.#codec };
     const disk = await ImageDisk.open(components, image.manifest, signal);
-    const onStop = (): void => disk.close(); // The reads of the mount fail, and with them the mount.
+    const onStop = (): void => disk.close(); // Fails the reads of the mount, and so the mount.
     signal.addEventListener('abort', onStop);
     try {
       const target = takeTarget(dir, this.#mountFolders);
@@ -295,7 +313,7 @@ export class DeviceService {
     this.#logger.info({ ...info }, 'image unmounted');
   }
 
-  /** Waits for work that never rejects; false when it goes on beyond the time. */
+  /** Waits for work that never rejects; false when it does not end in time. */
   #endsWithin(timeoutMs: number, work: Promise<void>): Promise<boolean> {
     return within(this.#clock, timeoutMs, (signal) => orAbort(work, signal)).then(
       () => true,
@@ -303,17 +321,26 @@ export class DeviceService {
     );
   }
 
-  /** Takes a mount away whose server is gone or whose making failed. Never rejects; what stays is tried again by the next start. */
+  /**
+   * Clears a mount without a server, or one that failed half-way. Never rejects: the next start
+   * tries again to clear the rest.
+   */
   async #forceAway(record: MountRecord): Promise<void> {
     const { fuseDir, target } = record;
     try {
       const request = { do: 'unmount', fuseDir, target, force: true } as const;
       const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
       if (result.kind === 'unmounted') return this.#records.remove(record);
-      this.#logger.error({ ...record, result }, 'what is left of a mount could not be taken away');
+      this.#logger.error(
+        { ...record, result },
+        'cannot clear the rest of a mount; the next start tries again',
+      );
     } catch (error) {
       const text = errorText(error);
-      this.#logger.error({ ...record, error: text }, 'clearing what is left of a mount failed');
+      this.#logger.error(
+        { ...record, error: text },
+        'cannot clear the rest of a mount; the next start tries again',
+      );
     }
   }
 
@@ -327,13 +354,13 @@ function notRunning(): DeviceError {
 }
 
 function busy(dir: string, why: string): DeviceError {
-  return new DeviceError(`${dir} cannot be unmounted: ${why}; end what uses it and try again`, {
+  return new DeviceError(`cannot unmount ${dir}: ${why}; end its users and try again`, {
     code: 'busy',
     dir,
   });
 }
 
-/** Runs the work for all items, a few at a time; the work must not reject. */
+/** Runs the work for each item, at most `TEARDOWN_PARALLEL_MAX` at a time; it must not reject. */
 async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
   const rest = items.values();
   const runner = async (): Promise<void> => {

@@ -1,18 +1,22 @@
 /**
- * Bytes of a block device that never change: what the FUSE server serves, and what can be read without mounting.
+ * Bytes of a block device that never change. The FUSE server serves one; it can also be read
+ * without a mount.
  *
- * Ranges lie in the device: the caller checks. `read()` may be called many times before the first one ends.
+ * The caller checks that ranges lie in the device. Any number of `read()`s may be in flight.
  */
 export interface ReadOnlyDisk {
-  /** A multiple of 512. */
+  /** Bytes of the device; a multiple of 512. */
   readonly sizeBytes: number;
-  /** Fills the target from `offset` on when all of it is in memory; else false, with the target in an unknown state. Throws as read() rejects. */
+  /**
+   * Fills the target from `offset` on when all its bytes are in memory. Otherwise false: the
+   * content of the target is then undefined. Throws the errors of `read()`.
+   */
   readSync(target: Uint8Array, offset: number): boolean;
-  /** Fills the target from `offset` on, however long that takes within the disk's own deadline. Rejects when it cannot. */
+  /** Fills the target from `offset` on, or rejects, at the latest at the disk's own deadline. */
   read(target: Uint8Array, offset: number): Promise<void>;
 }
 
-/** A disk over bytes in memory, for tests and benchmarks. */
+/** A disk of bytes in memory, for tests and benchmarks. */
 export function memoryDisk(bytes: Uint8Array): ReadOnlyDisk {
   const readSync = (target: Uint8Array, offset: number): boolean => {
     target.set(bytes.subarray(offset, offset + target.length));

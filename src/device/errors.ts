@@ -1,10 +1,13 @@
 import { CodedError } from '../util/errors.ts';
 
-/** What can be wrong with a mount; `dir` is the target as the caller named it. */
+/** Why a mount or an unmount failed; `dir` is the caller's name of the target. */
 export type DeviceErrorDetail =
-  /** This process may not mount here, or the kernel lacks FUSE or loop: read the disk without mounting it. */
+  /**
+   * This process may not mount here, or the kernel lacks FUSE or loop: read the disk without a
+   * mount.
+   */
   | { readonly code: 'not-permitted'; readonly step: string }
-  /** The image holds a filesystem that is not mounted by Xylem. */
+  /** The image holds a filesystem that Xylem does not mount. */
   | { readonly code: 'unsupported-filesystem'; readonly filesystem: string }
   | { readonly code: 'already-mounted'; readonly dir: string }
   | { readonly code: 'target-not-usable'; readonly dir: string }
@@ -13,11 +16,11 @@ export type DeviceErrorDetail =
   /** Something still uses the mount. */
   | { readonly code: 'busy'; readonly dir: string }
   | { readonly code: 'too-many-mounts'; readonly limit: number }
-  /** The service is not running: not started, or stopped. */
+  /** The service is not started, or stopped. */
   | { readonly code: 'not-running' }
-  /** A system call failed in a way that says nothing about the cases above. */
+  /** A system call failed for a reason other than those above. */
   | { readonly code: 'failed'; readonly step: string }
   | { readonly code: 'timeout'; readonly step: string };
 
-/** A device that could not be made, or not be taken away. */
+/** An image could not be mounted or unmounted. */
 export class DeviceError extends CodedError<DeviceErrorDetail> {}

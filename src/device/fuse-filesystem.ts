@@ -15,32 +15,35 @@ import {
   type Unique,
 } from './fuse-protocol.ts';
 
-/** Name of the one file in the root folder. */
+/** Name of the only file in the root folder. */
 export const IMAGE_FILE = 'image';
 
 const ROOT_NODE = 1;
 const IMAGE_NODE = 2;
 
-/** What is to be done about a request. */
+/** What the server has to do about a request. */
 export type FuseAction =
   | { readonly kind: 'answer'; readonly bytes: Uint8Array }
-  /** Bytes [offset, offset + length), which lie in the file, are wanted; `length` is at least 1. */
+  /**
+   * Answer with the file's bytes [offset, offset + length), which lie in the file; `length` is at
+   * least 1.
+   */
   | {
       readonly kind: 'read';
       readonly unique: Unique;
       readonly offset: number;
       readonly length: number;
     }
-  /** Whoever asked for this no longer waits. */
+  /** The process that made the request `unique` no longer waits for its answer. */
   | { readonly kind: 'interrupt'; readonly unique: Unique }
   | { readonly kind: 'none' };
 
 const NONE: FuseAction = { kind: 'none' };
 
-/** INIT flags that are asked for when the kernel has them. */
+/** INIT flags requested of kernels that have them. */
 const INIT_FLAGS =
-  (1 << 0) | // ASYNC_READ: several reads of readahead at once
-  (1 << 15) | // ASYNC_DIO: a direct read is split and sent at once, without which depth brings nothing
+  (1 << 0) | // ASYNC_READ: several readahead reads in flight
+  (1 << 15) | // ASYNC_DIO: sends the parts of a direct read at once; depth needs it
   (1 << 22); // MAX_PAGES: reads up to 1 MiB instead of 128 KiB
 
 const INIT_OUT_BYTES = 64;
@@ -50,7 +53,7 @@ const FOPEN_KEEP_CACHE = 2;
 const O_ACCMODE = 3;
 const W_OK = 2;
 
-/** How long the kernel may believe what it was told, in seconds: nothing ever changes. */
+/** Seconds for which the kernel may cache attributes and names: they never change. */
 const VALID_SECONDS = 2 ** 31 - 1;
 
 const ALTERING: ReadonlySet<number> = new Set([
@@ -80,7 +83,7 @@ const ALWAYS_FINE: ReadonlySet<number> = new Set([
   OP.destroy,
 ]);
 
-/** Bytes that the body of a request has at least, by opcode. */
+/** Fewest bytes of a request's body, by opcode. */
 const BODY_BYTES_MIN: ReadonlyMap<number, number> = new Map([
   [OP.init, 16],
   [OP.open, 8],
@@ -91,8 +94,9 @@ const BODY_BYTES_MIN: ReadonlyMap<number, number> = new Map([
 ]);
 
 /**
- * A filesystem of one folder with one file, `image`, of which everything but the content is known here.
- * Pure: the request as it came from the kernel in, what to do about it out. Throws nothing, whatever the bytes are.
+ * Handles a request to a filesystem of one folder with one file, `image`: answers everything except
+ * reads of the content. Pure: takes the kernel's bytes of a request, and returns what the server
+ * has to do. Never throws, for any bytes.
  */
 export function handleRequest(bytes: Uint8Array, file: { sizeBytes: number }): FuseAction {
   const request = decodeRequest(bytes);
@@ -162,7 +166,7 @@ function answerInit({ unique, body }: FuseRequest): FuseAction {
       out.setUint32(12, flags & INIT_FLAGS, true);
       out.setUint16(16, BACKGROUND_MAX, true);
       out.setUint16(18, (BACKGROUND_MAX * 3) / 4, true);
-      out.setUint32(20, 4096, true); // max_write, of which nothing is ever used
+      out.setUint32(20, 4096, true); // max_write, never used
       out.setUint32(24, 1, true); // time granularity in nanoseconds
       out.setUint16(28, READ_BYTES_MAX / 4096, true);
     }),
@@ -194,7 +198,10 @@ function answerAttributes({ unique, nodeId }: FuseRequest, sizeBytes: number): F
   );
 }
 
-/** struct fuse_attr: ino, size, blocks, three times, their nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags. */
+/**
+ * Writes a struct fuse_attr: ino, size, blocks, three times, their nanoseconds, mode, nlink, uid,
+ * gid, rdev, blksize, flags.
+ */
 function writeAttributes(
   out: DataView,
   at: number,
@@ -230,7 +237,9 @@ function answerRead({ unique, nodeId, body }: FuseRequest, sizeBytes: number): F
   return { kind: 'read', unique, offset, length };
 }
 
-/** Entries with the number of the next one as their offset, so that a reader can go on anywhere. */
+/**
+ * The offset of each entry is the number of the next one, so that a reader can continue anywhere.
+ */
 function answerDirectory({ unique, nodeId, body }: FuseRequest): FuseAction {
   if (nodeId !== ROOT_NODE) return fail(unique, 'EINVAL');
   const roomBytes = body.getUint32(16, true);
@@ -267,7 +276,10 @@ function answerDirectory({ unique, nodeId, body }: FuseRequest): FuseAction {
   );
 }
 
-/** struct fuse_kstatfs: blocks, bfree, bavail, files, ffree u64; bsize, namelen, frsize u32; padding. */
+/**
+ * Answers with a struct fuse_kstatfs: blocks, bfree, bavail, files, ffree u64; bsize, namelen,
+ * frsize u32; padding.
+ */
 function answerStatfs({ unique }: FuseRequest, sizeBytes: number): FuseAction {
   return answer(
     encodeBody(unique, 80, (out) => {

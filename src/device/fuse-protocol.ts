@@ -1,33 +1,41 @@
 /**
- * The part of the FUSE protocol that a read-only file needs: numbers and structures of include/uapi/linux/fuse.h.
- * All integers are of the machine, which is little-endian wherever Node runs on Linux today (x86-64, arm64).
+ * Major version of the FUSE protocol. This file has the part that a read-only file needs: numbers
+ * and structures of include/uapi/linux/fuse.h. Integers are in host byte order, which is
+ * little-endian wherever Node runs on Linux today (x86-64, arm64).
  *
- *     request  len u32 | opcode u32 | unique u64 | nodeid u64 | uid, gid, pid u32 | extlen u16, pad u16 | body
- *     answer   len u32 | -errno i32 | unique u64 | body
+ *     request  len u32 | opcode u32 | unique u64 | nodeid u64 | uid, gid, pid u32
+ *              extlen u16, pad u16 | body
+ *      answer   len u32 | -errno i32 | unique u64 | body
  */
 export const FUSE_MAJOR = 7;
 
-/** The minor version we speak; the kernel speaks the lower of both. 38 is Linux 6.3. */
+/** The minor version that Xylem speaks; the kernel uses the lower of both. 38 is Linux 6.3. */
 export const FUSE_MINOR = 38;
 
-/** The first minor version whose INIT answer has today's size (64 bytes); Linux 3.15. */
+/** The first minor version whose INIT answer has today's size of 64 bytes (Linux 3.15). */
 export const FUSE_MINOR_MIN = 23;
 
 const IN_HEADER_BYTES = 40;
+/** Bytes of the header of an answer. */
 export const OUT_HEADER_BYTES = 16;
 
-/** The kernel refuses to hand out requests to a buffer smaller than 8 KiB (FUSE_MIN_READ_BUFFER). */
+/** Bytes of the buffer for a request: the kernel requires at least 8 KiB (FUSE_MIN_READ_BUFFER). */
 export const REQUEST_BYTES_MAX = 8192;
 
-/** Largest read, in bytes: max_pages 256 pages of 4 KiB. One answer then covers four blocks of a blob. */
+/**
+ * Largest read, in bytes: 256 pages (max_pages) of 4 KiB. One answer then covers four blocks of a
+ * blob.
+ */
 export const READ_BYTES_MAX = 256 * 4096;
 
 /**
- * Direct reads count as background requests, of which the kernel sends this many at once before it queues the rest
- * (default 12). 64 reads of 1 MiB bound the memory of one mount to 64 MiB; more brings nothing beyond queue depth 32.
+ * Most background requests in flight; the kernel queues the rest (its default is 12). Direct reads
+ * count as background requests. 64 reads of 1 MiB bound the memory of one mount to 64 MiB; more
+ * gains nothing beyond queue depth 32.
  */
 export const BACKGROUND_MAX = 64;
 
+/** Opcodes of requests. */
 export const OP = {
   lookup: 1,
   forget: 2,
@@ -65,6 +73,7 @@ export const OP = {
   tmpfile: 51,
 } as const;
 
+/** Error numbers of Linux that answers carry. */
 export const ERRNO = {
   ENOENT: 2,
   EINTR: 4,
@@ -76,13 +85,13 @@ export const ERRNO = {
   EPROTO: 71,
 } as const;
 
-/** Number of a request: u64 in the kernel, kept in halves, since only equality matters. */
+/** Number of a request: a u64 of the kernel in two halves, since only equality matters. */
 export interface Unique {
   readonly low: number;
   readonly high: number;
 }
 
-/** The header of a request, and its body as a view. */
+/** The header of a request, and a view of its body. */
 export interface FuseRequest {
   readonly opcode: number;
   readonly unique: Unique;
@@ -90,7 +99,7 @@ export interface FuseRequest {
   readonly body: DataView;
 }
 
-/** Takes a request apart; undefined when its length field does not fit what was read. */
+/** Decodes a request; undefined when its length field does not match the bytes. */
 export function decodeRequest(bytes: Uint8Array): FuseRequest | undefined {
   if (bytes.length < IN_HEADER_BYTES) return undefined;
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -107,7 +116,10 @@ export function decodeRequest(bytes: Uint8Array): FuseRequest | undefined {
   };
 }
 
-/** Writes the header of an answer with a body of `bodyBytes` bytes that follows it. `errno` is positive, 0 for success. */
+/**
+ * Writes the header of an answer whose body of `bodyBytes` bytes follows it. `errno` is positive,
+ * or 0 for success.
+ */
 export function writeOutHeader(
   target: Uint8Array,
   unique: Unique,
@@ -120,14 +132,14 @@ export function writeOutHeader(
   view.setUint32(12, unique.high, true);
 }
 
-/** An answer that is only an error, or with 0 only a success. */
+/** An answer without a body: an error, or success for 0. */
 export function encodeStatus(unique: Unique, errno: number): Uint8Array {
   const bytes = new Uint8Array(OUT_HEADER_BYTES);
   writeOutHeader(bytes, unique, { errno, bodyBytes: 0 });
   return bytes;
 }
 
-/** A successful answer whose body is filled in by the caller. */
+/** A successful answer with a body of `bodyBytes` bytes, which `fill` writes. */
 export function encodeBody(
   unique: Unique,
   bodyBytes: number,
@@ -139,7 +151,7 @@ export function encodeBody(
   return bytes;
 }
 
-/** A u64 as a number: exact below 2^53, and above it still larger than any device. */
+/** The u64 at `at` as a number: exact below 2^53, and above it still larger than any device. */
 export function readU64(view: DataView, at: number): number {
   return view.getUint32(at + 4, true) * 2 ** 32 + view.getUint32(at, true);
 }

@@ -18,34 +18,45 @@ import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from './linux.ts';
 import type { DeviceMetrics } from './metrics.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
 
-/** Reads that wait for their bytes at once, in one mount; the rest stays in the ring. The kernel sends at most 64 direct ones. */
+/**
+ * Most reads of one mount that wait for their bytes; the rest stays in the ring. The kernel sends
+ * at most 64 direct reads.
+ */
 const PENDING_MAX = 256;
 
-/** Reads answered from memory before the thread looks after its network again: about 0.5 ms of 4 KiB reads. */
+/**
+ * Most reads answered from memory per turn of the event loop, which also serves the network: about
+ * 0.5 ms of 4 KiB reads.
+ */
 const BATCH_MAX = 64;
 
-/** What the worker thread is given. */
+/** Start data of the worker thread. */
 export interface FuseWorkerInit {
   readonly fd: number;
   readonly sizeBytes: number;
   readonly ring: SharedArrayBuffer;
 }
 
-/** What the worker thread says: that the ring has something for a sleeper, or that the connection is over. */
+/**
+ * Message of the worker thread: the ring has an entry for the sleeping consumer, or the connection
+ * has ended.
+ */
 export type FuseWorkerMessage =
   | { readonly kind: 'wake' }
   | { readonly kind: 'ended'; readonly reason: string };
 
 /**
- * Serves a disk as the file `image` of a FUSE filesystem, over /dev/fuse without libfuse.
+ * Serves a disk as the file `image` of a FUSE filesystem, through /dev/fuse without libfuse.
  *
- * Life: construct -> `mount()` once, after which reads are served -> somebody unmounts `path` -> `ended` resolves and all
- * is released. This process must never touch a path below `path` from a thread that it cannot spare, and cannot exit
- * before the unmount: a thread sits in a read of /dev/fuse. When it is killed the kernel fails all reads with EIO or ENOTCONN.
+ * Life: constructed -> `mount()` once, which starts the service of reads -> any process unmounts
+ * `path` -> `ended` resolves, with everything released. This process must never touch a path below
+ * `path` from a thread that must not block. It cannot exit before the unmount, since a thread waits
+ * in a read of /dev/fuse. When the process is killed, the kernel fails all reads with EIO or
+ * ENOTCONN.
  */
 export class FuseServer {
   readonly path: string;
-  /** Resolves when the filesystem is gone and everything is released. */
+  /** Resolves when the filesystem is unmounted and everything is released. */
   readonly ended: Promise<void>;
   readonly #disk: ReadOnlyDisk;
   readonly #clock: Clock;
@@ -54,7 +65,7 @@ export class FuseServer {
   readonly #shared = new SharedArrayBuffer(RequestRing.sizeBytes);
   readonly #ring = new RequestRing(this.#shared);
   readonly #again = new MessageChannel();
-  /** Header and bytes of an answer that is written before anything else happens. */
+  /** Buffer for an answer that is written in the same step. */
   readonly #scratch = new Uint8Array(OUT_HEADER_BYTES + READ_BYTES_MAX);
   readonly #pending = new Map<number, { interrupted: boolean }>();
   #resolveEnded: () => void = () => {};
@@ -75,7 +86,7 @@ export class FuseServer {
     });
   }
 
-  /** Mounts at `path`, an empty folder, and begins to serve. Throws DeviceError. */
+  /** Mounts at `path`, an empty folder, and starts to serve reads. Throws DeviceError. */
   mount(): void {
     assert(this.#fd === -1, 'a FUSE server mounts once');
     this.#fd = openFuse();
@@ -92,7 +103,7 @@ export class FuseServer {
   }
 
   #startWorker(): void {
-    // The sources run as they are under Node's type stripping, and as .js when built.
+    // The sources run as .ts under Node's type stripping, and as .js when built.
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
     const workerData: FuseWorkerInit = {
       fd: this.#fd,
@@ -105,10 +116,14 @@ export class FuseServer {
     });
     worker.on('message', (message: FuseWorkerMessage) => {
       if (message.kind === 'wake') this.#drain();
-      else this.#logger.debug({ path: this.path, reason: message.reason }, 'FUSE connection over');
+      else
+        this.#logger.debug(
+          { path: this.path, reason: message.reason },
+          'the FUSE connection has ended',
+        );
     });
     worker.on('error', (error) =>
-      this.#logger.error({ path: this.path, error: errorText(error) }, 'FUSE thread failed'),
+      this.#logger.error({ path: this.path, error: errorText(error) }, 'the FUSE thread failed'),
     );
     worker.on('exit', () => this.#release());
     this.#again.port2.on('message', () => this.#drain());
@@ -122,7 +137,7 @@ export class FuseServer {
     this.#resolveEnded();
   }
 
-  /** Takes requests from the ring: a batch, then the rest in a later turn of the event loop. */
+  /** Takes a batch of requests from the ring, and the rest in later turns of the event loop. */
   #drain(): void {
     for (let count = 0; count < BATCH_MAX; count++) {
       if (this.#pending.size >= PENDING_MAX) {
@@ -199,14 +214,20 @@ export class FuseServer {
       writeSync(this.#fd, bytes, 0, length);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
-      // Interrupted, aborted or unmounted meanwhile: nobody waits for it.
+      // Interrupted, aborted or unmounted meanwhile: no process waits for the answer.
       if (code === 'ENOENT' || code === 'ENODEV' || code === 'ECONNABORTED') return;
-      this.#logger.error({ path: this.path, error: errorText(error) }, 'answer to FUSE failed');
+      this.#logger.error(
+        { path: this.path, error: errorText(error) },
+        'cannot answer a FUSE request',
+      );
     }
   }
 }
 
-/** The kernel counts requests up from 2: below 2^53 for any life of a host, so a number will do as a key. */
+/**
+ * The kernel counts requests up from 2. The count stays below 2^53 for the life of any host, so
+ * that a number can be the key.
+ */
 function keyOf(unique: Unique): number {
   return unique.high * 2 ** 32 + unique.low;
 }
@@ -220,11 +241,12 @@ function openFuse(): number {
   }
 }
 
-/** For what needs rights or kernel features that are not there. */
+/** For a step that lacks rights or kernel features. */
 export function notPermitted(step: string, found: string): DeviceError {
   return new DeviceError(
-    `cannot mount images here: ${step} failed with ${found}. It needs root (CAP_SYS_ADMIN), /dev/fuse and loop ` +
-      `devices; in a container run it privileged. Images can be read without a mount`,
+    `cannot mount images here: ${step} failed with ${found}. ` +
+      'Mounts need root (CAP_SYS_ADMIN), /dev/fuse and loop devices; ' +
+      'in a container, run privileged. Images can be read without a mount',
     { code: 'not-permitted', step },
   );
 }

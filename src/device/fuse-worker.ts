@@ -7,9 +7,10 @@ import { RequestRing } from './request-ring.ts';
 import type { FuseWorkerInit, FuseWorkerMessage } from './fuse-server.ts';
 
 /**
- * The thread that reads the kernel's requests: a blocking read in a loop, which costs a third of what reads through Node's
- * thread pool do. It answers everything but reads of the file by itself, so that the file can be opened and looked up
- * whatever the serving thread is doing, and puts reads into the ring. Ends when the filesystem is unmounted.
+ * Loop of the thread that reads the kernel's requests. Its blocking reads cost a third of reads
+ * through Node's thread pool. It puts reads of the file into the ring and answers all other
+ * requests by itself, so that the file can be opened and looked up even while the serving thread is
+ * busy. Ends when the filesystem is unmounted.
  */
 function serve(init: FuseWorkerInit, post: (message: FuseWorkerMessage) => void): void {
   const ring = new RequestRing(init.ring);
@@ -33,13 +34,16 @@ function readRequest(fd: number, buffer: Uint8Array): number | 'again' | { reaso
     return readSync(fd, buffer);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    // ENOENT: the request was taken back while we read it.
+    // ENOENT: the kernel withdrew the request during the read.
     if (code === 'EINTR' || code === 'EAGAIN' || code === 'ENOENT') return 'again';
     return { reason: code ?? String(error) };
   }
 }
 
-/** A failing answer means that nobody waits for it any more: interrupted, aborted or unmounted. */
+/**
+ * Answers a request. A failure is normal when the request was interrupted or aborted, or the
+ * filesystem unmounted.
+ */
 function answerNow(fd: number, bytes: Uint8Array): void {
   try {
     writeSync(fd, bytes);

@@ -10,10 +10,10 @@ import { orAbort } from '../util/or-abort.ts';
 import type { ReadOnlyDisk } from './disk.ts';
 
 /**
- * The block device of an image, read from its compressed layers as they are touched: what is in memory is decoded at once,
- * the rest is fetched first, all ranges of a read together.
+ * The block device of an image, read on demand from its compressed layers. Blocks in memory are
+ * decoded at once; other blocks are fetched first, all ranges of a read concurrently.
  *
- * Life: `open()` -> reads -> `close()`, which fails the reads under way.
+ * Life: `open()` -> reads -> `close()`, which fails the reads in flight.
  */
 export class ImageDisk implements ReadOnlyDisk {
   readonly sizeBytes: number;
@@ -33,7 +33,9 @@ export class ImageDisk implements ReadOnlyDisk {
     this.sizeBytes = init.image.sizeBytes;
   }
 
-  /** Opens all layers together. Rejects with ImageError or TransferError, and with the signal's reason when it aborts. */
+  /**
+   * Opens all layers concurrently. Rejects with ImageError, TransferError, or the signal's reason.
+   */
   static async open(
     components: { reader: BlobReader; codec: Codec },
     manifest: Manifest,
@@ -49,7 +51,7 @@ export class ImageDisk implements ReadOnlyDisk {
       const layers = await (signal === undefined ? opening : orAbort(opening, signal));
       return new ImageDisk({ reader }, { blobs, image: new LayeredImage(layers), closing });
     } catch (error) {
-      closing.abort(error); // The layers need not be read any more.
+      closing.abort(error); // Ends the reads of the other layers.
       throw error;
     }
   }
@@ -65,15 +67,15 @@ export class ImageDisk implements ReadOnlyDisk {
   }
 
   close(): void {
-    this.#closing.abort(new Error('the device was closed'));
+    this.#closing.abort(new Error('the device is closed'));
   }
 
   #blobOf(layer: number): BlobRef {
-    return defined(this.#blobs[layer], 'an image names its layers alone');
+    return defined(this.#blobs[layer], 'an image names only its own layers');
   }
 }
 
-/** A blob of the cluster, read for somebody who waits, until the signal aborts. */
+/** A blob of the cluster, read with demand priority until the signal aborts. */
 function sourceOf(reader: BlobReader, blob: BlobRef, signal: AbortSignal): ByteSource {
   const options = { kind: 'demand', signal } as const;
   return {

@@ -9,19 +9,26 @@ export interface CallFailure {
   readonly name: string;
 }
 
+/** mount(2): read-only. */
 export const MS_RDONLY = 1;
+/** mount(2): ignores set-user-ID bits. */
 export const MS_NOSUID = 2;
+/** mount(2): no access to device files. */
 export const MS_NODEV = 4;
+/** mount(2): no updates of access times. */
 export const MS_NOATIME = 1024;
+/** umount2(2): fails the filesystem's requests in flight. */
 export const MNT_FORCE = 1;
+/** umount2(2): detaches now, and unmounts when the last user ends. */
 export const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 const PR_SET_PDEATHSIG = 1;
 
-/** The C library that Node itself runs on: glibc or musl. */
+/** The C library that Node itself uses: glibc or musl. */
 const libc = koffi.load(null);
 const cMount = libc.func(
-  'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
+  'int mount(const char *source, const char *target, const char *type, ' +
+    'unsigned long flags, const char *data)',
 );
 const cUmount2 = libc.func('int umount2(const char *target, int flags)');
 const cIoctl = libc.func('int ioctl(int fd, unsigned long request, uint8_t *argument)');
@@ -38,7 +45,7 @@ function failure(): CallFailure {
   return { errno, name: ERRNO_NAMES.get(errno) ?? `errno ${errno}` };
 }
 
-/** mount(2); undefined when it succeeded. Waits for the filesystem's first reads. */
+/** mount(2); undefined on success. Blocks until the filesystem's first reads are answered. */
 export function mount(
   place: { source: string; target: string },
   type: string,
@@ -56,7 +63,10 @@ export function unmount(target: string, flags: number): CallFailure | undefined 
   return (cUmount2(target, flags | UMOUNT_NOFOLLOW) as number) === 0 ? undefined : failure();
 }
 
-/** ioctl(2) with a structure, or none; its result, which is not negative. */
+/**
+ * ioctl(2) with a structure, or null for none; gives its result, which is not negative, or the
+ * failure.
+ */
 export function ioctl(
   fd: number,
   request: number,
@@ -66,7 +76,7 @@ export function ioctl(
   return result >= 0 ? result : failure();
 }
 
-/** Has the kernel kill this process when the thread that started it ends. */
+/** Makes the kernel kill this process when the thread that started it ends. */
 export function dieWithParent(): void {
   cPrctl(PR_SET_PDEATHSIG, constants.signals.SIGKILL, 0, 0, 0);
 }

@@ -9,30 +9,36 @@ const LO_FLAGS_READ_ONLY = 1;
 const LO_FLAGS_AUTOCLEAR = 4;
 const LO_FLAGS_DIRECT_IO = 16;
 
-/** struct loop_config: fd u32, block_size u32, loop_info64 (232 bytes, lo_flags at 52), 64 reserved. */
+/**
+ * struct loop_config: fd u32, block_size u32, loop_info64 (232 bytes, lo_flags at 52), 64 reserved.
+ */
 const CONFIG_BYTES = 304;
 const CONFIG_FLAGS_AT = 8 + 52;
 const CONFIG_NAME_AT = 8 + 56;
 const CONFIG_NAME_BYTES = 64;
 
-/** Somebody else may take the free device between our asking and our taking it; more racers than this are not believed in. */
+/**
+ * Most attempts to claim a loop device. Another process may claim the free device first; more
+ * losses in a row are not plausible.
+ */
 const CLAIM_ATTEMPTS_MAX = 64;
 
-/** A loop device that was made; it stays while `fd` or a mount of it is open. */
+/** A new loop device; it exists while `fd` or a mount of it is open. */
 export interface LoopDevice {
   readonly path: string;
   readonly fd: number;
 }
 
-/** A step that failed, and how. */
+/** A failed step, and its error. */
 export interface StepFailure {
   readonly step: string;
   readonly failure: CallFailure;
 }
 
 /**
- * Makes a read-only loop device over an open file: direct I/O, so that pages are cached once, in the filesystem above;
- * and autoclear, so that it goes with the last user whatever becomes of us.
+ * Makes a read-only loop device over an open file. Direct I/O makes the kernel cache pages only
+ * once, in the filesystem above. Autoclear removes the device after its last user, even if this
+ * process dies.
  */
 export function attachLoop(
   backingFd: number,
@@ -63,14 +69,14 @@ export function attachLoop(
   return last;
 }
 
-/** Loop devices whose backing file is this one, as /dev paths. Reads sysfs alone. */
+/** The /dev paths of the loop devices over this backing file. Only reads sysfs. */
 export function loopsOver(backingPath: string): string[] {
   return readdirSync('/sys/block')
     .filter((name) => /^loop\d+$/.test(name) && backingFileOf(name) === backingPath)
     .map((name) => `/dev/${name}`);
 }
 
-/** Detaches a loop device now, or when its last user goes. */
+/** Detaches a loop device now, or when its last user ends; undefined on success. */
 export function detachLoop(path: string): CallFailure | undefined {
   const fd = openSync(path, 'r');
   try {
@@ -116,7 +122,7 @@ function loopConfig(backingFd: number, backingPath: string, blockBytes: number):
 function backingFileOf(loopName: string): string | undefined {
   try {
     const text = readFileSync(`/sys/block/${loopName}/loop/backing_file`, 'utf8').trimEnd();
-    // The kernel says so of a file whose name or mount is gone.
+    // The kernel marks a file whose name or mount is gone.
     return text.replace(/ \(deleted\)$/, '');
   } catch {
     return undefined; // Not attached.

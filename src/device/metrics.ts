@@ -1,6 +1,6 @@
 import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
 
-/** What the devices of a host count, all mounts together. */
+/** Metrics of the devices of a host, for all mounts together. */
 export interface DeviceMetrics {
   readonly mounts: Gauge;
   readonly readBytes: Counter;
@@ -8,7 +8,7 @@ export interface DeviceMetrics {
   readonly waitSeconds: Histogram;
 }
 
-/** Registers the metrics of the folder. */
+/** Registers the metrics of the devices. */
 export function deviceMetrics(metrics: Metrics): DeviceMetrics {
   return {
     mounts: metrics.gauge({
@@ -27,7 +27,8 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
     waitSeconds: metrics.histogram({
       name: 'xylem_device_read_wait_seconds',
       help: 'How long a read waited for bytes that were not in memory.',
-      // From a block on the local disk (1 ms) over a fetch from a parent (10 ms) to the deadline of a read.
+      // From a block on the local disk (1 ms) and a fetch from a parent (10 ms) to the deadline of
+      // a read.
       buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
     }),
   };

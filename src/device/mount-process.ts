@@ -5,7 +5,7 @@ import { defined } from '../util/assert.ts';
 import { DeviceError } from './errors.ts';
 import type { MountRequest, MountResult } from './mount-steps.ts';
 
-/** Output of the helper that is kept; a result is some hundred bytes. */
+/** Most output of the helper that is kept, in bytes; a result has some hundred. */
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /**
@@ -45,7 +45,10 @@ export async function runInHelper(
   return JSON.parse(output.stdout) as MountResult;
 }
 
-/** Exit code of the child. When it is late it is killed and not waited for: it may sit in a read that only a forced unmount ends. */
+/**
+ * Resolves with the exit code of the child. Kills a late child without waiting for its end: only a
+ * forced unmount may end its read.
+ */
 function ended(
   clock: Clock,
   child: ChildProcess,
@@ -56,10 +59,13 @@ function ended(
     const timer = clock.setTimer(timeoutMs, () => {
       child.kill('SIGKILL');
       reject(
-        new DeviceError(`${step} did not end within ${timeoutMs} ms and was given up`, {
-          code: 'timeout',
-          step,
-        }),
+        new DeviceError(
+          `${step} did not end within ${timeoutMs} ms; the helper process was killed`,
+          {
+            code: 'timeout',
+            step,
+          },
+        ),
       );
     });
     child.on('error', (cause) => {

@@ -11,25 +11,26 @@ import {
 import { join } from 'node:path';
 import { removeEmptyFolder } from './target-folder.ts';
 
-/** Version of the record's form, first in the file. */
+/** Version of the record's format, first in the file. */
 const RECORD_VERSION = 1;
 
-/** What has to be taken away again, written before it is made. */
+/** What an unmount has to remove; written before the mount begins. */
 export interface MountRecord {
-  /** Where the FUSE file is, and with `.json` after it the record itself. */
+  /** Folder of the FUSE file; with `.json` appended, the path of the record itself. */
   readonly fuseDir: string;
-  /** Where the image's filesystem is. */
+  /** Mount point of the image's filesystem. */
   readonly target: string;
-  /** Whether `target` was made for the mount, and goes with it. */
+  /** Whether `target` was made for the mount; the unmount then removes it. */
   readonly ownsTarget: boolean;
 }
 
 /**
- * The records of the mounts of this host, one JSON file each beside the folder of the FUSE mount, so that whatever a killed
- * process left can be found and undone. They need not survive a loss of power: mounts do not either.
+ * The records of this host's mounts, by which a new process finds and undoes the mounts of a killed
+ * one. Each is a JSON file beside the folder of its FUSE mount. They need not survive a loss of
+ * power: mounts do not either.
  *
- *     STATE/mounts/<12 hex digits of the image>-<6 characters>/        the FUSE mount, one file `image`
- *     STATE/mounts/<...>.json                                          {"version":1,"target":DIR,"ownsTarget":false}
+ *     STATE/mounts/<12 hex digits of the image>-<6 characters>/   the FUSE mount, one file `image`
+ *     STATE/mounts/<...>.json             {"version":1,"target":DIR,"ownsTarget":false}
  */
 export class MountRecords {
   #dir: string;
@@ -38,13 +39,15 @@ export class MountRecords {
     this.#dir = join(init.stateDir, 'mounts');
   }
 
-  /** Makes the folders. Their path without symbolic links is what the kernel will list. */
+  /**
+   * Creates the folders. Uses their path without symbolic links, since the kernel lists that one.
+   */
   open(): void {
     mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
     this.#dir = realpathSync(this.#dir);
   }
 
-  /** Makes a folder for the FUSE mount, and the record of it. `name` is the start of the folder's name. */
+  /** Creates a folder for the FUSE mount, and its record. The folder's name starts with `name`. */
   add(name: string, mount: { target: string; ownsTarget: boolean }): MountRecord {
     const fuseDir = mkdtempSync(join(this.#dir, `${name}-`));
     const temporary = `${fuseDir}.tmp`;
@@ -53,14 +56,20 @@ export class MountRecords {
     return { fuseDir, ...mount };
   }
 
-  /** Removes a record, its folder, and the target if it was made for it; both must be unmounted and are left when in use. */
+  /**
+   * Removes a record, its folder, and a target made for the mount. Both must be unmounted; a folder
+   * in use stays.
+   */
   remove(record: MountRecord): void {
     removeEmptyFolder(record.fuseDir);
     if (record.ownsTarget) removeEmptyFolder(record.target);
     rmSync(`${record.fuseDir}.json`, { force: true });
   }
 
-  /** All records. Removes what a process left that was killed between two steps of `add()` or `remove()`. */
+  /**
+   * All records. Removes the remains of an `add()` or `remove()` during which the process was
+   * killed.
+   */
   list(): MountRecord[] {
     const names = readdirSync(this.#dir);
     const records: MountRecord[] = [];
@@ -74,7 +83,10 @@ export class MountRecords {
   }
 }
 
-/** A record that cannot be understood still names its folder, by which the loop device and its mounts are found. */
+/**
+ * Reads a record. An unreadable record still names its folder, by which the loop device and its
+ * mounts are found.
+ */
 function readRecord(path: string): MountRecord {
   const fuseDir = path.slice(0, -'.json'.length);
   try {
@@ -84,7 +96,7 @@ function readRecord(path: string): MountRecord {
       return { fuseDir, target, ownsTarget: json['ownsTarget'] === true };
     }
   } catch {
-    // As if of an unknown version.
+    // Treated as an unknown version.
   }
   return { fuseDir, target: '', ownsTarget: false };
 }

@@ -8,8 +8,10 @@ export interface MountEntry {
 }
 
 /**
- * Reads the text of /proc/self/mountinfo (proc(5)): `id parent maj:min root MOUNT-POINT options [tags] - TYPE SOURCE super`,
- * with blanks, tabs, line ends and backslashes in octal. Lines of another form are passed over.
+ * Parses the text of /proc/self/mountinfo (proc(5)), with blanks, tabs, line ends and backslashes
+ * in octal. Ignores lines of another form.
+ *
+ *     id parent maj:min root MOUNT-POINT options [tags] - TYPE SOURCE super
  */
 export function parseMountTable(text: string): MountEntry[] {
   const entries: MountEntry[] = [];
@@ -23,7 +25,7 @@ export function parseMountTable(text: string): MountEntry[] {
   return entries;
 }
 
-/** The mounts of now. Touches none of them. */
+/** The current mounts. Touches none of them. */
 export function readMountTable(): MountEntry[] {
   return parseMountTable(readFileSync('/proc/self/mountinfo', 'utf8'));
 }

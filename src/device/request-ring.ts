@@ -1,14 +1,19 @@
 import { assert } from '../util/assert.ts';
 import type { Unique } from './fuse-protocol.ts';
 
-/** What the thread that reads the kernel's requests hands on. A length of 0 says that the request was interrupted. */
+/**
+ * A read that the thread of the kernel's requests hands on; with length 0, the interruption of one.
+ */
 export interface RingEntry {
   readonly unique: Unique;
   readonly offset: number;
   readonly length: number;
 }
 
-/** Requests on their way between the threads; a power of two, far above what the kernel sends at once. */
+/**
+ * Most requests between the threads: a power of two, far above the number that the kernel has in
+ * flight.
+ */
 const SLOT_COUNT = 1024;
 const SLOT_WORDS = 8;
 const HEADER_WORDS = 16;
@@ -19,24 +24,28 @@ const ASLEEP = 2;
 /**
  * A queue with one producer and one consumer in memory that two threads share.
  *
- *     words 0-15: head (taken so far), tail (put so far), 1 while the consumer sleeps | 1024 slots of 8 words:
+ *     words 0-15: head (taken so far), tail (put so far), 1 while the consumer sleeps
+ *     then 1024 slots of 8 words:
  *     unique low, unique high, offset low, offset high, length, 3 unused
  *
- * The producer waits when it is full. The consumer never waits: it says that it goes to sleep, and the `put()` that finds
- * it asleep returns true, upon which the producer wakes it by other means.
+ * The producer waits while the ring is full. The consumer never waits: it marks itself as asleep.
+ * The `put()` that finds it asleep returns true, and the producer then wakes it by other means.
  */
 export class RequestRing {
   readonly #words: Int32Array;
 
   constructor(shared: SharedArrayBuffer) {
-    assert(shared.byteLength === RequestRing.sizeBytes, 'a ring has one size');
+    assert(
+      shared.byteLength === RequestRing.sizeBytes,
+      `the memory of a ring must have ${RequestRing.sizeBytes} bytes`,
+    );
     this.#words = new Int32Array(shared);
   }
 
-  /** Bytes of the memory that a ring is made over. */
+  /** Bytes of a ring's shared memory. */
   static readonly sizeBytes = (HEADER_WORDS + SLOT_COUNT * SLOT_WORDS) * 4;
 
-  /** Producer: adds an entry; true when the consumer has to be woken. */
+  /** Producer: adds an entry; true when the producer has to wake the consumer. */
   put(entry: RingEntry): boolean {
     const words = this.#words;
     const tail = Atomics.load(words, TAIL);
@@ -67,13 +76,14 @@ export class RequestRing {
       length: words[at + 4] ?? 0,
     };
     Atomics.store(words, HEAD, (head + 1) | 0);
-    // Looked at after the head has moved: a producer that filled the last slot meanwhile may already wait for it to move.
+    // Checked after the head has moved: a producer that filled the last slot meanwhile may already
+    // wait for the move.
     const wasFull = ((Atomics.load(words, TAIL) - head) | 0) === SLOT_COUNT;
     if (wasFull) Atomics.notify(words, HEAD);
     return entry;
   }
 
-  /** Consumer: goes to sleep; false when something came meanwhile and it has to stay up. */
+  /** Consumer: goes to sleep; false when an entry arrived meanwhile and it has to stay awake. */
   sleep(): boolean {
     const words = this.#words;
     Atomics.store(words, ASLEEP, 1);

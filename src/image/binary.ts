@@ -1,18 +1,21 @@
 import { outOfRange } from './errors.ts';
 
-/** A view for reading and writing little-endian numbers of `bytes`. */
+/** A view of `bytes` for reads and writes of numbers in it. */
 export function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
-/** The u64 at `offset` as a number; throws ImageError when it passes 2^53 - 1, which no real size does. */
+/**
+ * The little-endian u64 at `offset`. Throws ImageError above 2^53 - 1, which no real size exceeds.
+ */
 export function readU64(view: DataView, offset: number, part: string): number {
   const value = view.getUint32(offset + 4, true) * 2 ** 32 + view.getUint32(offset, true);
-  if (!Number.isSafeInteger(value)) throw outOfRange(part, value, 'no size or offset passes 2^53');
+  if (!Number.isSafeInteger(value))
+    throw outOfRange(part, value, 'sizes and offsets must stay below 2^53');
   return value;
 }
 
-/** Writes a non-negative safe integer as u64. */
+/** Writes a non-negative safe integer as a little-endian u64. */
 export function writeU64(view: DataView, offset: number, value: number): void {
   view.setUint32(offset, value % 2 ** 32, true);
   view.setUint32(offset + 4, Math.floor(value / 2 ** 32), true);

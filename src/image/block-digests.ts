@@ -7,7 +7,10 @@ import { digestBytes, type Digest } from './digest.ts';
 import { damaged } from './errors.ts';
 import type { Descriptor, Manifest } from './manifest.ts';
 
-/** Annotations of a layer: which blob holds its digests (`sha256:...`), from which byte on, and the BLAKE3 over them (`blake3:...`). */
+/**
+ * Annotations of a layer: the blob that holds its block digests (`sha256:...`), their byte offset
+ * in it, and the BLAKE3 over them (`blake3:...`).
+ */
 const HOLDER_ANNOTATION = 'io.xylem.block-digests';
 const OFFSET_ANNOTATION = 'io.xylem.block-digests.offset';
 const ROOT_ANNOTATION = 'io.xylem.block-digests.root';
@@ -20,22 +23,25 @@ const ROOT = /^blake3:[0-9a-f]{64}$/;
 const PART = 'block digests';
 
 /**
- * The digests of all blocks of a layer blob, made with the image and shipped in it: who has the manifest needs no root's word for a block.
+ * The digests of all blocks of a layer blob, made with the image and shipped in it. A host that has
+ * the manifest can check blocks without a root's attestation.
  *
- * As shipped, in the acceleration layer of the image (src/convert/acceleration-layer.ts); integers little-endian:
+ * The acceleration layer of the image ships them in this form (src/convert/acceleration-layer.ts).
+ * Integers are little-endian.
  *
- *     magic "xylemdig" (8) | version u32 = 1 | block size u32 | layer blob size u64 | block count u32 | zero (4) | layer blob sha256 (32)
+ *     magic "xylemdig" (8) | version u32 = 1 | block size u32 | layer blob size u64
+ *     block count u32 | zero (4) | layer blob sha256 (32)
  *     BLAKE3 of block 0 (32) | BLAKE3 of block 1 (32) | ...
  */
 export class BlockDigests {
   readonly #bytes: Uint8Array;
 
-  /** `bytes`: digests whose header was checked. */
+  /** `bytes`: header and digests, already checked. */
   private constructor(bytes: Uint8Array) {
     this.#bytes = bytes;
   }
 
-  /** `digests`: those of all blocks one after another, 32 bytes each. */
+  /** `digests`: the digests of all blocks in order, 32 bytes each. */
   static make(blob: BlobRef, digests: Uint8Array): BlockDigests {
     const count = blockCount(blob.sizeBytes);
     assert(digests.length === count * HASH_BYTES, `${digests.length} bytes of ${count} digests`);
@@ -56,10 +62,10 @@ export class BlockDigests {
     const { blob, root } = layer;
     const sizeBytes = digestsSizeBytes(blob.sizeBytes);
     if (bytes.length !== sizeBytes) {
-      throw damaged(PART, `there are ${bytes.length} bytes, not the ${sizeBytes} of its layer`);
+      throw damaged(PART, `there are ${bytes.length} bytes, but the layer needs ${sizeBytes}`);
     }
     if (!bytesEqual(hash.blake3(bytes), root)) {
-      throw damaged(PART, `their BLAKE3 is not the ${toHex(root)} that the manifest names`);
+      throw damaged(PART, `their BLAKE3 is not ${toHex(root)}, which the manifest names`);
     }
     const view = viewOf(bytes);
     const isOfLayer =
@@ -76,19 +82,19 @@ export class BlockDigests {
     return new BlockDigests(bytes);
   }
 
-  /** As they are shipped. */
+  /** Header and digests in their shipped form. */
   get bytes(): Uint8Array {
     return this.#bytes;
   }
 
-  /** Whether the block with this BLAKE3 is the one of the image. */
+  /** Whether the image's block `index` has this BLAKE3. */
   matches(index: BlockIndex, blockDigest: Uint8Array): boolean {
     const start = HEADER_BYTES + index * HASH_BYTES;
     return bytesEqual(this.#bytes.subarray(start, start + HASH_BYTES), blockDigest);
   }
 }
 
-/** Size of the digests of a layer blob, in bytes: 1/8,192 of it. */
+/** Bytes of the shipped digests of a layer blob: 1/8,192 of its size. */
 function digestsSizeBytes(layerSizeBytes: number): number {
   return HEADER_BYTES + blockCount(layerSizeBytes) * HASH_BYTES;
 }
@@ -96,15 +102,15 @@ function digestsSizeBytes(layerSizeBytes: number): number {
 /** A layer whose block digests are in the image. */
 export interface DigestedLayer {
   readonly blob: BlobRef;
-  /** The blob of the image that holds them, and where in it. */
+  /** The blob of the image that holds the digests. They lie at `offset` in it. */
   readonly holder: BlobRef;
   readonly offset: number;
   readonly sizeBytes: number;
-  /** BLAKE3 over them, 32 bytes. */
+  /** BLAKE3 over the shipped digests, 32 bytes. */
   readonly root: Uint8Array;
 }
 
-/** Annotations of a layer that say where its digests are. */
+/** Annotations of a layer that name the place of its block digests. */
 export function digestsAnnotations(
   hash: Pick<Hash, 'blake3'>,
   digests: BlockDigests,
@@ -117,7 +123,10 @@ export function digestsAnnotations(
   };
 }
 
-/** The layers of an image that ship their block digests. Throws ImageError when what is said of them makes no sense. */
+/**
+ * The layers of an image that ship their block digests. Throws ImageError when the annotations of a
+ * layer name an impossible place.
+ */
 export function digestedLayers(manifest: Manifest): readonly DigestedLayer[] {
   return manifest.layers
     .map((layer) => digestedLayer(manifest, layer))
@@ -142,7 +151,7 @@ function digestedLayer(manifest: Manifest, layer: Descriptor): DigestedLayer | u
     const said = JSON.stringify([name, at, root]);
     throw damaged(
       'manifest',
-      `no block digests of layer ${layer.digest} can be where it says: ${said}`,
+      `annotations of layer ${layer.digest} name no place for block digests: ${said}`,
     );
   }
   return {

@@ -5,22 +5,22 @@ import type { DecodedCache } from './decoded-cache.ts';
 import { damaged } from './errors.ts';
 import type { Payload } from './tar.ts';
 
-/** Called with a range of the blob. */
+/** Called with a byte range of the blob. */
 export type RangeVisitor = (offset: number, length: number) => void;
 
 /** The uncompressed bytes of a layer, wherever they lie in its blob. */
 export interface LayerBody {
   readonly sizeBytes: number;
-  /** Names the ranges of the blob that hold the uncompressed [offset, offset + length). */
+  /** Visits the ranges of the blob that hold the uncompressed bytes [offset, offset + length). */
   visitRanges(offset: number, length: number, visit: RangeVisitor): void;
   /**
-   * Fills `target` with the uncompressed bytes from `offset` on; false, with the target in an unknown state, when
-   * `bytesAt` lacks something. Throws ImageError when a block is damaged.
+   * Fills `target` with the uncompressed bytes from `offset` on. False when `bytesAt` lacks some
+   * bytes: the content of `target` is then undefined. Throws ImageError when a block is damaged.
    */
   readInto(target: Uint8Array, offset: number, bytesAt: BytesAt, cache?: DecodedCache): boolean;
 }
 
-/** A layer without compression: its bytes are the blob's, from `payload.offset` on. */
+/** A layer without compression: its bytes are the bytes of the blob from `payload.offset` on. */
 export class RawBody implements LayerBody {
   readonly kind = 'raw';
   readonly sizeBytes: number;
@@ -48,7 +48,10 @@ export class RawBody implements LayerBody {
   }
 }
 
-/** Uncompressed bytes [offset, offset + length) of a body, for the parts that opening reads. Throws ImageError. */
+/**
+ * Reads a range of uncompressed bytes; `openLayer()` reads headers and indices so. Errors name
+ * `part`. Throws ImageError.
+ */
 export async function readBody(
   source: ByteSource,
   body: LayerBody,
@@ -57,13 +60,16 @@ export async function readBody(
 ): Promise<Uint8Array> {
   const { offset, length } = range;
   if (offset < 0 || offset + length > body.sizeBytes) {
-    throw damaged(part, `bytes ${offset} to ${offset + length} of a layer of ${body.sizeBytes}`);
+    throw damaged(
+      part,
+      `it needs bytes ${offset} to ${offset + length}, but the layer has ${body.sizeBytes}`,
+    );
   }
   const ranges: ByteRange[] = [];
   body.visitRanges(offset, length, (at, count) => ranges.push({ offset: at, length: count }));
   const bytesAt = await readRanges(source, ranges, part);
   const target = new Uint8Array(length);
   const whole = body.readInto(target, offset, bytesAt);
-  assert(whole, 'a body asked for bytes that it had not named');
+  assert(whole, 'a body reads only bytes that it has named');
   return target;
 }

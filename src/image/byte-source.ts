@@ -2,25 +2,25 @@ import { assert } from '../util/assert.ts';
 import { truncated } from './errors.ts';
 
 /**
- * Bytes of one blob or file, read by position: a local file, memory, or blocks that come from elsewhere.
- * Does not change while it is open.
+ * Bytes of one blob or file, read by position: a local file, memory, or blocks from other hosts.
+ * Its content does not change while it is open.
  */
 export interface ByteSource {
   readonly sizeBytes: number;
   /**
-   * Exactly the bytes [offset, offset + length), which lie in the source. The caller may not write into them;
-   * they stay valid. Rejects when they cannot be had.
+   * Exactly the bytes [offset, offset + length), which must lie in the source. They stay valid; the
+   * caller may not write into them. Rejects when they cannot be read.
    */
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** A place for bytes, written by position, each byte once or more; gaps read as zeros. */
+/** Takes bytes by position, each byte once or more. Gaps read as zeros. */
 export interface ByteSink {
-  /** Takes the bytes; they may be reused by the caller when the promise has resolved. */
+  /** Takes the bytes. Once the promise has resolved, the caller may reuse them. */
   write(offset: number, bytes: Uint8Array): Promise<void>;
 }
 
-/** A source over bytes in memory. */
+/** A source of bytes in memory. */
 export function memorySource(bytes: Uint8Array): ByteSource {
   return {
     sizeBytes: bytes.length,
@@ -31,7 +31,10 @@ export function memorySource(bytes: Uint8Array): ByteSource {
   };
 }
 
-/** Reads [offset, offset + length) of what is called `part`, or throws ImageError when the source ends before. */
+/**
+ * Reads the bytes [offset, offset + length). Throws ImageError, which names `part`, when the source
+ * ends earlier.
+ */
 export async function readPart(
   source: ByteSource,
   offset: number,
@@ -41,30 +44,30 @@ export async function readPart(
   if (offset < 0 || offset + length > source.sizeBytes) {
     throw truncated(
       part,
-      `it needs bytes ${offset} to ${offset + length}, and there are ${source.sizeBytes}`,
+      `it needs bytes ${offset} to ${offset + length}, but there are ${source.sizeBytes}`,
     );
   }
   const bytes = await source.read(offset, length);
   if (bytes.length !== length) {
-    throw truncated(part, `${length} bytes at ${offset} were asked for, ${bytes.length} came`);
+    throw truncated(part, `a read of ${length} bytes at ${offset} gave ${bytes.length}`);
   }
   return bytes;
 }
 
-/** A range of a source. */
+/** A range of a source, in bytes. */
 export interface ByteRange {
   readonly offset: number;
   readonly length: number;
 }
 
 /**
- * Bytes [offset, offset + length) of a source, when they are at hand: a view, used before the next
- * call.
+ * The bytes [offset, offset + length) of a source: a view, valid until the next call. Undefined
+ * when they are not at hand.
  */
 export type BytesAt = (offset: number, length: number) => Uint8Array | undefined;
 
 /**
- * Reads the ranges together. The result gives bytes that lie within one of them. Throws ImageError
+ * Reads the ranges concurrently. The result gives any bytes within one of them. Throws ImageError
  * as `readPart()` does.
  */
 export async function readRanges(

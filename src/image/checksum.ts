@@ -4,8 +4,8 @@ import type { Codec } from '../runtime/codec.ts';
 export const BLOCK_CRC_SEED = 100_007;
 
 /**
- * CRC-32C as overlaybd uses it: reflected Castagnoli without the inversions of the standard one.
- * Seed 0 for headers, jump tables and traces, `BLOCK_CRC_SEED` for blocks.
+ * CRC-32C as overlaybd uses it: reflected Castagnoli without the standard inversions. The seed is 0
+ * for headers, jump tables and traces, and `BLOCK_CRC_SEED` for blocks.
  */
 export function rawCrc32c(codec: Codec, bytes: Uint8Array, seed: number): number {
   return ~codec.crc32c(bytes, ~seed >>> 0) >>> 0;

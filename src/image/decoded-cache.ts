@@ -1,6 +1,9 @@
 import { BoundedMap } from '../util/bounded-map.ts';
 
-/** Decoded blocks of the layers of one image, the least recently used dropped first beyond a bound of bytes. */
+/**
+ * Cache of decoded blocks of one image's layers: at most `bytesMax`, the least recently used
+ * dropped first.
+ */
 export class DecodedBlocks {
   readonly #blocks: BoundedMap<number, Uint8Array>;
 
@@ -13,7 +16,7 @@ export class DecodedBlocks {
     });
   }
 
-  /** The part that belongs to one layer. */
+  /** The part of one layer, named by its number. */
   ofLayer(layer: number): DecodedCache {
     const key = (block: number): number => layer * 2 ** 32 + block;
     return {
@@ -23,7 +26,7 @@ export class DecodedBlocks {
   }
 }
 
-/** Decoded blocks of one layer that may still be at hand. */
+/** Cached decoded blocks of one layer. */
 export interface DecodedCache {
   get(block: number): Uint8Array | undefined;
   set(block: number, bytes: Uint8Array): void;

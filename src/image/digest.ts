@@ -1,11 +1,11 @@
 declare const digestBrand: unique symbol;
 
-/** `sha256:` and 64 lower-case hex digits: the name of a blob. Made by `parseDigest()` alone. */
+/** `sha256:` and 64 lower-case hex digits: the name of a blob. Only `parseDigest()` makes one. */
 export type Digest = string & { readonly [digestBrand]: true };
 
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
 
-/** The digest, or undefined when the text is not one. Only sha256 exists in practice. */
+/** The digest; undefined for any other text. Only sha256 occurs in practice. */
 export function parseDigest(text: string): Digest | undefined {
   return DIGEST.test(text) ? (text as Digest) : undefined;
 }

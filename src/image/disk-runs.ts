@@ -1,18 +1,21 @@
 import { readPart, type ByteSource } from './byte-source.ts';
 
-/** Bytes looked at, and handed on, at a time. */
+/** Bytes read at a time, and most bytes of a run. */
 const CHUNK_BYTES = 1024 * 1024;
 
-/** Zeros are left out in whole units of this size: the block of the file systems in images. */
+/** Zeros are skipped in whole units of this size: the block size of the file systems in images. */
 const UNIT_BYTES = 4096;
 
-/** A range of a disk that is not all zeros; at most 1 MiB. */
+/** A range of a disk without a unit of zeros; at most 1 MiB. */
 export interface DiskRun {
   readonly offset: number;
   readonly bytes: Uint8Array;
 }
 
-/** The ranges of a disk that hold data, in order; stops with the signal's reason. */
+/**
+ * The ranges of a disk that hold data, in ascending order. Throws the signal's reason when it
+ * aborts.
+ */
 export async function* dataRuns(
   disk: ByteSource,
   signal: AbortSignal | undefined,

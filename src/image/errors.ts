@@ -1,11 +1,12 @@
 import { CodedError } from '../util/errors.ts';
 
 /**
- * What a layer or an image can have wrong.
+ * What is wrong with a layer or an image.
  *
- * `not-a-layer`: neither tar, ZFile nor LSMT. `truncated`: bytes that must be there are not. `damaged`: a checksum, a magic
- * number or a structure does not hold. `out-of-range`: a size or a position that a limit or the file refuses.
- * `unsupported`: sound, but not something Xylem reads. `unreadable`: the bytes could not be had.
+ * `not-a-layer`: neither tar, ZFile nor LSMT. `truncated`: bytes are missing. `damaged`: a
+ * checksum, a magic number or a structure is wrong. `out-of-range`: a size or a position exceeds a
+ * limit or the file. `unsupported`: sound, but of a form that Xylem does not read. `unreadable`:
+ * the bytes could not be read.
  */
 export type ImageErrorDetail =
   | { readonly code: 'not-a-layer' }
@@ -15,20 +16,20 @@ export type ImageErrorDetail =
   | { readonly code: 'unsupported'; readonly part: string }
   | { readonly code: 'unreadable'; readonly part: string };
 
-/** A layer or an image that cannot be read, with the part that is wrong. */
+/** A layer or an image cannot be read; names the wrong part. */
 export class ImageError extends CodedError<ImageErrorDetail> {}
 
-/** For a checksum, a magic number or an order that does not hold in `part`. */
+/** For a wrong checksum, magic number or order in `part`. */
 export function damaged(part: string, what: string, cause?: unknown): ImageError {
   return new ImageError(`${part} is damaged: ${what}`, { code: 'damaged', part }, { cause });
 }
 
-/** For a number in `part` that a limit or the file refuses. */
+/** For a number in `part` that exceeds a limit or the file. `rule` says what it must be. */
 export function outOfRange(part: string, value: number, rule: string): ImageError {
   return new ImageError(`${part} is ${value}, but ${rule}`, { code: 'out-of-range', part, value });
 }
 
-/** For bytes of `part` that should be there. */
+/** For missing bytes of `part`. */
 export function truncated(part: string, what: string): ImageError {
   return new ImageError(`${part} is cut short: ${what}`, { code: 'truncated', part });
 }

@@ -5,18 +5,22 @@ import { readPart, type ByteSource } from './byte-source.ts';
 import { damaged, outOfRange } from './errors.ts';
 import { BLOCK_CRC_BYTES, hex32, type ZFileHeader } from './zfile-header.ts';
 
-/** A stored position every so many blocks: a look-up adds up at most 31 lengths, and costs 1/4 byte a block. */
+/**
+ * Blocks per stored position: a look-up adds up at most 31 lengths, and the positions cost 1/4 byte
+ * per block.
+ */
 const CHECKPOINT_BLOCKS = 32;
 
-/** Most blocks of a ZFile: 256 GiB at 4 KiB. Bounds the table in memory at 150 MB. */
+/** Most blocks of a ZFile: 256 GiB at 4 KiB. The bound keeps the table in memory below 150 MB. */
 const BLOCK_COUNT_MAX = 2 ** 26;
 
-/** Read of the table at a time, so that a lie about its length is found before memory is spent on it. */
+/** Bytes of the table read at a time. A false length is found before memory is spent on it. */
 const CHUNK_BYTES = 1024 * 1024;
 
 /**
- * Where the blocks of a ZFile lie. In the file: one u32 a block, its stored bytes with their CRC. Here: those
- * lengths in 16 bits where they fit, and a position every 32 blocks.
+ * Where the blocks of a ZFile lie. The file has one u32 per block: its stored bytes, CRC included.
+ * In memory, the table keeps these lengths in 16 bits where they fit, and a position every 32
+ * blocks.
  */
 export class JumpTable {
   readonly blockCount: number;
@@ -34,7 +38,7 @@ export class JumpTable {
     }
   }
 
-  /** Byte offset of a block in the ZFile; of its end of all blocks when `block` is the block count. */
+  /** Byte offset of a block in the ZFile. For the block count, the end of all blocks. */
   offsetOf(block: number): number {
     const checkpoint = Math.floor(block / CHECKPOINT_BLOCKS);
     let offset = this.#checkpoints[checkpoint] ?? 0;
@@ -48,7 +52,7 @@ export class JumpTable {
   }
 }
 
-/** Reads and checks the jump table of a ZFile that starts at byte `base` of the source. Throws ImageError. */
+/** Reads and checks the jump table of the ZFile at byte `base` of the source. Throws ImageError. */
 export async function readJumpTable(
   source: ByteSource,
   base: number,
@@ -87,7 +91,7 @@ export async function readJumpTable(
   return new JumpTable(lengths, header.dataOffset);
 }
 
-/** Lengths as the file keeps them, and their checksum. */
+/** The lengths in the form of the file, and their checksum. */
 export function encodeJumpTable(
   lengths: Uint32Array,
   codec: Codec,
@@ -102,20 +106,21 @@ function checkTable(header: ZFileHeader, sum: number, crc: number): void {
   if (header.indexCrc !== undefined && header.indexCrc !== crc) {
     throw damaged(
       'ZFile jump table',
-      `the header gives its CRC as ${hex32(header.indexCrc)}, its bytes give ${hex32(crc)}`,
+      `its CRC is ${hex32(crc)}, but the header says ${hex32(header.indexCrc)}`,
     );
   }
   if (sum !== header.indexOffset) {
     throw damaged(
       'ZFile jump table',
-      `its blocks end at ${sum}, but the table is said to begin at ${header.indexOffset}`,
+      `its blocks end at ${sum}, but the header says that it begins at ${header.indexOffset}`,
     );
   }
 }
 
 /**
- * Most bytes that a block can take. Incompressible data grows by 1/255 + 16 bytes in LZ4 (lz4_Block_format), by less
- * in ZSTD (`ZSTD_COMPRESSBOUND`: 1/256 + 64 for blocks this small); the larger terms of both, and the CRC.
+ * Most stored bytes of a block. Incompressible data grows by 1/255 + 16 bytes in LZ4
+ * (lz4_Block_format), and by 1/256 + 64 bytes in ZSTD (`ZSTD_COMPRESSBOUND` for blocks this small).
+ * This takes the larger terms of both, and the CRC.
  */
 function storedBytesMax(blockSizeBytes: number): number {
   return blockSizeBytes + Math.ceil(blockSizeBytes / 255) + 64 + BLOCK_CRC_BYTES;

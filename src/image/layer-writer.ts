@@ -13,20 +13,21 @@ import { SegmentMapBuilder } from './segment-map.ts';
 import { TAR_PREFIX_BYTES, tarPrefix, tarSuffix } from './tar.ts';
 import { ZFILE_DEFAULTS, ZFileWriter, type ZFileOptions } from './zfile-writer.ts';
 
+/** The block device that a layer holds, its uuid, and how to compress it. */
 export interface LayerWriterInit {
   /** Bytes of the block device, a multiple of 512. */
   readonly virtualSizeBytes: number;
-  /** Upper-case 8-4-4-4-12. */
+  /** Upper-case 8-4-4-4-12 hex digits. */
   readonly uuid: string;
   readonly options?: ZFileOptions;
 }
 
 /**
- * Writes a committed layer, tar(ZFile(LSMT)), from ranges of a block device in ascending order. Memory stays at a few
- * megabytes, apart from 4 bytes a block and 13 a range.
+ * Writes a committed layer, tar(ZFile(LSMT)), from ranges of a block device in ascending order. It
+ * needs a few megabytes of memory, and beyond them 4 bytes per block and 13 per range.
  *
- * Life: constructed -> `write()` per range with data (what is left out reads as zeros) -> `finish()` once.
- * After an error the blob is worthless.
+ * Life: constructed -> `write()` per range with data (gaps read as zeros) -> `finish()` once. After
+ * an error the blob is unusable.
  */
 export class LayerWriter {
   readonly #sink: ByteSink;
@@ -50,9 +51,15 @@ export class LayerWriter {
     this.#zfile = new ZFileWriter(components, { base: TAR_PREFIX_BYTES, options });
   }
 
-  /** Adds the device's bytes at `offset`: whole sectors, after all that was written. Throws ImageError at the bound of ranges. */
+  /**
+   * Adds the device's bytes at `offset`: whole sectors, after all earlier writes. Throws ImageError
+   * beyond the most ranges of a layer.
+   */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
-    assert(offset % SECTOR_BYTES === 0 && bytes.length % SECTOR_BYTES === 0, 'whole sectors');
+    assert(
+      offset % SECTOR_BYTES === 0 && bytes.length % SECTOR_BYTES === 0,
+      'a write covers whole sectors',
+    );
     assert(offset + bytes.length <= this.#init.virtualSizeBytes, 'a range lies in the device');
     if (bytes.length === 0) return;
     await this.#begin();
@@ -62,13 +69,13 @@ export class LayerWriter {
       throw outOfRange(
         'count of ranges',
         this.#segments.count,
-        `a layer has ${SEGMENT_COUNT_MAX} at most`,
+        `a layer has at most ${SEGMENT_COUNT_MAX}`,
       );
     }
     await this.#zfile.write(bytes);
   }
 
-  /** Writes the index and everything around; gives the bytes of the whole blob. */
+  /** Writes the index and the wrappers; gives the size of the whole blob in bytes. */
   async finish(): Promise<number> {
     await this.#begin();
     const index = encodeIndex(this.#segments.build());

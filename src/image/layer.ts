@@ -16,27 +16,27 @@ import { findTarPayload, isTar, type Payload } from './tar.ts';
 import { ZFileBody } from './zfile.ts';
 import { isZFile } from './zfile-header.ts';
 
-/** First bytes of a blob that are read at once: they hold the headers of every wrapper. */
+/** First bytes of a blob, read at once: they hold the headers of all wrappers. */
 const HEAD_BYTES = 8 * 1024;
 
-/** A layer of a block image, opened: immutable, and without a state of its own. */
+/** An open layer of a block image: immutable, without state of its own. */
 export interface Layer {
   readonly source: ByteSource;
-  /** Where the layer lies in its blob: all of it, unless a tar is around it. */
+  /** Where the layer lies in its blob: the whole blob, unless a tar wraps it. */
   readonly payload: Payload;
   readonly body: RawBody | ZFileBody;
-  /** Bytes of the block device; 0 when this layer does not say. */
+  /** Bytes of the block device; 0 when the layer does not say. */
   readonly virtualSizeBytes: number;
   readonly uuid: string;
   readonly parentUuid: string;
-  /** Rows of layer number 0, and of zeros. */
+  /** Rows of data have layer number 0. */
   readonly segments: SegmentMap;
 }
 
 /**
- * Opens a committed layer: tar, ZFile and LSMT around each other, each of the outer two optional. Four reads of the source:
- * the head, the jump table, the LSMT trailer and the index. Nothing of the data is checked yet but its place.
- * Throws ImageError for everything that is wrong with the blob.
+ * Opens a committed layer: LSMT, optionally in a ZFile, optionally in a tar. Reads the source four
+ * times: the head, the jump table, the LSMT trailer and the index. Of the data it checks only the
+ * place. Throws ImageError for anything wrong with the blob.
  */
 export async function openLayer(source: ByteSource, codec: Codec): Promise<Layer> {
   const headed = await withHead(source);
@@ -56,13 +56,15 @@ export async function openLayer(source: ByteSource, codec: Codec): Promise<Layer
   };
 }
 
-/** Opens a writable layer in append mode: its data file and its index file. Throws ImageError. */
+/**
+ * Opens a writable layer in append mode from its data file and its index file. Throws ImageError.
+ */
 export async function openAppendLayer(data: ByteSource, index: ByteSource): Promise<Layer> {
   const payload = { offset: 0, sizeBytes: data.sizeBytes };
   const first = await readPart(data, 0, LSMT_HEADER_BYTES, 'LSMT header');
   const header = parseLsmtHeader(first, 'LSMT header');
   if (header.isSealed || header.isSparse || !header.isData) {
-    throw new ImageError('data file is not the one of a writable layer in append mode', {
+    throw new ImageError('data file does not belong to a writable layer in append mode', {
       code: 'unsupported',
       part: 'LSMT header',
     });
@@ -70,7 +72,7 @@ export async function openAppendLayer(data: ByteSource, index: ByteSource): Prom
   const start = await readPart(index, 0, LSMT_HEADER_BYTES, 'LSMT index header');
   const { uuid, indexOffset } = parseLsmtHeader(start, 'LSMT index header');
   if (uuid !== header.uuid) {
-    throw damaged('LSMT index header', `its uuid is ${uuid}, the data file's is ${header.uuid}`);
+    throw damaged('LSMT index header', `its uuid is ${uuid}, but the data file has ${header.uuid}`);
   }
   const entryCount = Math.floor((index.sizeBytes - indexOffset) / SEGMENT_BYTES);
   checkIndexPlace(indexOffset, Math.max(0, entryCount), index.sizeBytes);
@@ -95,14 +97,15 @@ async function readCommitted(
   body: RawBody | ZFileBody,
 ): Promise<{ trailer: LsmtHeader; segments: SegmentMap }> {
   if (body.sizeBytes < 2 * LSMT_HEADER_BYTES) {
-    throw truncated('LSMT file', `${body.sizeBytes} bytes hold no header and trailer`);
+    throw truncated('LSMT file', `${body.sizeBytes} bytes are too few for a header and a trailer`);
   }
   const length = LSMT_HEADER_BYTES;
   const first = await readBody(source, body, { offset: 0, length }, 'LSMT header');
   const header = parseLsmtHeader(first, 'LSMT header');
   if (!header.isSealed || !header.isHeader) {
     throw new ImageError(
-      'layer is not committed: a writable layer keeps its index in a file of its own; commit it first',
+      'layer is not committed: a writable layer keeps its index in a file of its own; ' +
+        'commit it first',
       { code: 'unsupported', part: 'LSMT header' },
     );
   }
@@ -110,7 +113,7 @@ async function readCommitted(
   const last = await readBody(source, body, { offset: at, length }, 'LSMT trailer');
   const trailer = parseLsmtHeader(last, 'LSMT trailer');
   if (trailer.isHeader || !trailer.isSealed) {
-    throw damaged('LSMT trailer', 'its flags are not those of the trailer of a committed layer');
+    throw damaged('LSMT trailer', 'its flags do not fit the trailer of a committed layer');
   }
   const { indexOffset, segmentCount } = trailer;
   checkIndexPlace(indexOffset, segmentCount, at);
@@ -140,7 +143,7 @@ function checkIndexPlace(indexOffset: number, segmentCount: number, limit: numbe
   }
 }
 
-/** The source with its first bytes read once. */
+/** The source with its first bytes in memory. */
 async function withHead(source: ByteSource): Promise<ByteSource> {
   const head = await source.read(0, Math.min(HEAD_BYTES, source.sizeBytes));
   return {
@@ -155,7 +158,7 @@ async function withHead(source: ByteSource): Promise<ByteSource> {
 function notALayer(start: Uint8Array): ImageError {
   const gzip = start[0] === 0x1f && start[1] === 0x8b;
   const what = gzip
-    ? 'is gzip: an ordinary OCI layer, which has to be converted first'
-    : 'starts with neither the magic number of a ZFile nor that of LSMT';
+    ? 'is gzip: an ordinary OCI layer; convert it first'
+    : 'has neither the magic number of a ZFile nor the one of LSMT';
   return new ImageError(`blob is not a block layer: its content ${what}`, { code: 'not-a-layer' });
 }

@@ -7,42 +7,52 @@ import { SECTOR_BYTES } from './lsmt-header.ts';
 import { LAYER_COUNT_MAX } from './manifest.ts';
 import { overlayAll, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
 
-/** Decoded blocks that are kept for the next small read, in bytes (tunable): 64 of the largest blocks. */
+/**
+ * Default bound in bytes of the decoded blocks kept for later small reads: 64 of the largest
+ * blocks.
+ */
 const DECODED_BYTES_MAX = 4 * 1024 * 1024;
 
-/** A range of the block device that lies in one place. */
+/** A range of the block device that lies in one layer, contiguously, or is all zeros. */
 export interface ImageSegment {
-  /** In bytes of the block device. */
+  /** Byte offset in the block device. */
   readonly offset: number;
   readonly length: number;
   /** Number of the layer, bottom first; undefined where the device reads as zeros. */
   readonly layer: number | undefined;
-  /** In the uncompressed bytes of the layer; 0 for zeros. */
+  /** Byte offset in the layer's uncompressed bytes; 0 for zeros. */
   readonly moffset: number;
 }
 
-/** Bytes of a layer's blob, as it is stored and transferred. */
+/** A range of a layer's blob in its stored and transferred form. */
 export interface BlobRange extends ByteRange {
   readonly layer: number;
 }
 
-/** Bytes [offset, offset + length) of a layer's blob, when they are at hand: a view, used before the next call. */
+/**
+ * The bytes [offset, offset + length) of a layer's blob: a view, valid until the next call.
+ * Undefined when they are not at hand.
+ */
 export type BytesOf = (layer: number, offset: number, length: number) => Uint8Array | undefined;
 
 /**
- * The block device that layers make together: the top one wins, what none covers reads as zeros.
+ * The block device that layers make together: the topmost layer wins, and ranges that no layer
+ * covers read as zeros.
  *
- * A reader tries `readInto()` first, which is synchronous and copies nothing that it need not; when that says false,
- * `fetchInto()` reads what `plan()` names from the layers' own sources first.
+ * A reader tries `readInto()` first, which is synchronous and makes no needless copies. When it
+ * returns false, `fetchInto()` first reads the ranges of `plan()` from the layers' own sources.
  */
 export class LayeredImage {
   readonly layers: readonly Layer[];
-  /** Bytes of the block device: that of the topmost layer that has a size. */
+  /** Bytes of the block device, by the topmost layer that names a size. */
   readonly sizeBytes: number;
   readonly #map: SegmentMap;
   readonly #caches: readonly DecodedCache[];
 
-  /** Layers bottom first, at most 255. Throws ImageError when none of them says how large the device is. */
+  /**
+   * `layers`: bottom first, at most 255. Throws ImageError when none of them names the size of the
+   * device.
+   */
   constructor(layers: readonly Layer[], init: { decodedBytesMax?: number } = {}) {
     assert(
       layers.length <= LAYER_COUNT_MAX,
@@ -51,7 +61,8 @@ export class LayeredImage {
     const size = layers.findLast((layer) => layer.virtualSizeBytes > 0)?.virtualSizeBytes;
     if (size === undefined) {
       throw new ImageError(
-        `none of the ${layers.length} layers says how large the block device is: is the base layer missing?`,
+        `none of the ${layers.length} layers names the size of the block device: ` +
+          'is the base layer missing?',
         { code: 'out-of-range', part: 'LSMT virtual_size', value: 0 },
       );
     }
@@ -62,14 +73,17 @@ export class LayeredImage {
     this.#caches = layers.map((_, i) => decoded.ofLayer(i));
   }
 
-  /** What [offset, offset + length) is made of, in order and without gaps. */
+  /** The segments that make up [offset, offset + length), in order and without gaps. */
   segmentsIn(offset: number, length: number): ImageSegment[] {
     const segments: ImageSegment[] = [];
     this.#visit(offset, length, (segment) => segments.push(segment) > 0);
     return segments;
   }
 
-  /** The ranges of the layers' blobs that hold [offset, offset + length); neighbours are joined. */
+  /**
+   * The ranges of the layers' blobs that hold [offset, offset + length). Adjacent ranges are
+   * joined.
+   */
   plan(offset: number, length: number): BlobRange[] {
     const ranges: { layer: number; offset: number; length: number }[] = [];
     this.#visit(offset, length, (segment) => {
@@ -87,8 +101,9 @@ export class LayeredImage {
   }
 
   /**
-   * Fills `target` with the device's bytes from `offset` on, which lie in the device. False, with the target in an unknown state,
-   * when `bytesOf` lacks something. Throws ImageError when a block is damaged.
+   * Fills `target` with the device's bytes from `offset` on; they must lie in the device. False
+   * when `bytesOf` lacks some bytes: the content of `target` is then undefined. Throws ImageError
+   * when a block is damaged.
    */
   readInto(target: Uint8Array, offset: number, bytesOf: BytesOf): boolean {
     return this.#visit(offset, target.length, (segment) => {
@@ -107,7 +122,9 @@ export class LayeredImage {
     });
   }
 
-  /** The device's bytes [offset, offset + length), read from the layers' sources. Throws ImageError. */
+  /**
+   * Reads the device's bytes [offset, offset + length) from the layers' sources. Throws ImageError.
+   */
   async read(offset: number, length: number): Promise<Uint8Array> {
     const target = new Uint8Array(length);
     await this.fetchInto(target, offset);
@@ -115,8 +132,8 @@ export class LayeredImage {
   }
 
   /**
-   * Fills `target` with the device's bytes from `offset` on, read from the layers' sources, all
-   * ranges together. Throws ImageError.
+   * Fills `target` with the device's bytes from `offset` on, after concurrent reads of all ranges
+   * from the layers' sources. Throws ImageError.
    */
   async fetchInto(target: Uint8Array, offset: number): Promise<void> {
     const plan = Map.groupBy(this.plan(offset, target.length), ({ layer }) => layer);
@@ -131,10 +148,12 @@ export class LayeredImage {
     const whole = this.readInto(target, offset, (layer, at, count) =>
       fetched.get(layer)?.(at, count),
     );
-    assert(whole, 'an image asked for bytes that its plan did not name');
+    assert(whole, 'an image reads only bytes that its plan names');
   }
 
-  /** Visits the pieces of a range in order until the visitor says false; true when it never did. */
+  /**
+   * Visits the pieces of a range in order until the visitor returns false; whether it never did.
+   */
   #visit(offset: number, length: number, visit: (segment: ImageSegment) => boolean): boolean {
     const end = offset + length;
     assert(offset >= 0 && end <= this.sizeBytes, `bytes ${offset} to ${end} lie in the device`);

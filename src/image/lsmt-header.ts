@@ -1,10 +1,10 @@
 import { readU64, startsWith, viewOf, writeU64 } from './binary.ts';
 import { damaged, outOfRange } from './errors.ts';
 
-/** Block that holds an LSMT header, and another its trailer. */
+/** Bytes of an LSMT header or trailer, padding included. */
 export const LSMT_HEADER_BYTES = 4096;
 
-/** Unit of every position in LSMT. */
+/** Unit of every position in LSMT, in bytes. */
 export const SECTOR_BYTES = 512;
 
 /** Largest block device of an image, in bytes (1 TiB). */
@@ -24,25 +24,27 @@ const UUID = /^[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$/;
 /**
  * Header or trailer of an LSMT file: 390 bytes, zero padded to 4096.
  *
- *      0 magic (24) | 24 size u32 = 390 | 28 flags u32 | 32 index_offset u64 | 40 index_size u64 | 48 virtual_size u64
- *     56 uuid (37) | 93 parent uuid (37) | 132 version u8 | 133 sub_version u8 | 134 user_tag (256)
+ *      0 magic (24) | 24 size u32 = 390 | 28 flags u32 | 32 index_offset u64 | 40 index_size u64
+ *     48 virtual_size u64 | 56 uuid (37) | 93 parent uuid (37) | 132 version u8
+ *     133 sub_version u8 | 134 user_tag (256)
  */
 export interface LsmtHeader {
   readonly isHeader: boolean;
   readonly isData: boolean;
-  /** Whether the layer is committed; a writable one keeps its index in another file. */
+  /** Whether the layer is committed; a writable layer keeps its index in another file. */
   readonly isSealed: boolean;
   readonly isSparse: boolean;
   readonly indexOffset: number;
   /** Index entries, padding included. */
   readonly segmentCount: number;
-  /** Bytes of the block device; 0 when this layer does not say. */
+  /** Bytes of the block device; 0 when the layer does not say. */
   readonly virtualSizeBytes: number;
-  /** Upper-case 8-4-4-4-12; empty when the file has none. */
+  /** Upper-case 8-4-4-4-12 hex digits; empty when the file has none. */
   readonly uuid: string;
   readonly parentUuid: string;
 }
 
+/** The part of an LSMT layer that a header stands in, for error texts. */
 export type LsmtPart = 'LSMT header' | 'LSMT trailer' | 'LSMT index header';
 
 /** Whether the bytes start like an LSMT file. */
@@ -62,7 +64,7 @@ export function parseLsmtHeader(bytes: Uint8Array, part: LsmtPart): LsmtHeader {
     throw outOfRange(
       `${part} virtual_size`,
       virtualSizeBytes,
-      `it is a multiple of ${SECTOR_BYTES} up to ${IMAGE_SIZE_BYTES_MAX}`,
+      `it must be a multiple of ${SECTOR_BYTES} up to ${IMAGE_SIZE_BYTES_MAX}`,
     );
   }
   return {
@@ -78,7 +80,7 @@ export function parseLsmtHeader(bytes: Uint8Array, part: LsmtPart): LsmtHeader {
   };
 }
 
-/** What the writer puts into a header or trailer. */
+/** Fields that the writer puts into a header or trailer. */
 export interface LsmtFields {
   readonly indexOffset: number;
   readonly segmentCount: number;
@@ -86,7 +88,7 @@ export interface LsmtFields {
   readonly uuid: string;
 }
 
-/** Header (its index fields are 0) or trailer of a committed layer without parent. */
+/** The header (with index fields of 0) or trailer of a committed layer without a parent. */
 export function encodeLsmtHeader(fields: LsmtFields, which: 'header' | 'trailer'): Uint8Array {
   const bytes = new Uint8Array(LSMT_HEADER_BYTES);
   const view = viewOf(bytes);
@@ -102,13 +104,13 @@ export function encodeLsmtHeader(fields: LsmtFields, which: 'header' | 'trailer'
   return bytes;
 }
 
-/** A uuid as LSMT keeps it, of the first 32 hex digits of a digest. */
+/** A uuid in the form of LSMT, made of the first 32 digits of `hex`. */
 export function uuidOfHex(hex: string): string {
   const at = (from: number, to: number): string => hex.slice(from, to).toUpperCase();
   return [at(0, 8), at(8, 12), at(12, 16), at(16, 20), at(20, 32)].join('-');
 }
 
-/** Identification only: whatever is not a uuid counts as none. */
+/** The uuid, which only identifies; empty when the bytes are no uuid. */
 function parseUuid(bytes: Uint8Array, offset: number): string {
   const text = String.fromCharCode(...bytes.subarray(offset, offset + 36));
   return UUID.test(text) && /[1-9A-F]/.test(text) ? text : '';

@@ -8,10 +8,13 @@ import {
 } from './lsmt-header.ts';
 import { overlayAll, SegmentMapBuilder, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
 
-/** Most index entries of one layer: bounds the index at 64 MiB. ext4 images have a few hundred per GiB. */
+/**
+ * Most index entries of one layer: limits its index to 64 MiB. ext4 images have a few hundred per
+ * GiB.
+ */
 export const SEGMENT_COUNT_MAX = 2 ** 22;
 
-/** Longest range of one entry on disk, in sectors: 14 bits. */
+/** Longest range of one stored entry, in sectors: 14 bits. */
 const SEGMENT_SECTORS_MAX = 2 ** 14 - 1;
 
 /** Offset of the entries that pad an index: all 50 bits. */
@@ -20,7 +23,7 @@ const PADDING_OFFSET = 2 ** 50 - 1;
 /** Bit 55 of an entry's second word, in its upper half. */
 const ZEROED = 2 ** 23;
 
-/** What the entries of an index must stay within, in sectors. */
+/** Limits of the entries of an index, in sectors. */
 export interface IndexLimits {
   /** End of the block device; 0 when the layer does not say. */
   readonly virtualSectors: number;
@@ -28,7 +31,7 @@ export interface IndexLimits {
   readonly dataEndSectors: number;
 }
 
-/** One entry as it stands on disk, in sectors. */
+/** One stored entry, in sectors. */
 interface Entry {
   readonly offset: number;
   readonly length: number;
@@ -36,14 +39,14 @@ interface Entry {
   readonly zeroed: boolean;
 }
 
-/** Reads the index of a committed layer: sorted, without overlaps. Throws ImageError. */
+/** Reads the index of a committed layer: sorted entries without overlaps. Throws ImageError. */
 export function parseIndex(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
   const out = new SegmentMapBuilder();
   forEachEntry(bytes, limits, (entry, number) => {
     if (entry.offset < out.end) {
       throw damaged(
         `LSMT index entry ${number}`,
-        `it begins at sector ${entry.offset}, before the end ${out.end} of the one in front`,
+        `it begins at sector ${entry.offset}, but the entry before ends at ${out.end}`,
       );
     }
     out.push(entry.offset, entry.length, placeOf(entry));
@@ -51,7 +54,10 @@ export function parseIndex(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
   return out.build();
 }
 
-/** Reads the index of a writable layer: in the order of the writes, the later one wins. Throws ImageError. */
+/**
+ * Reads the index of a writable layer: entries in order of the writes; later ones win. Throws
+ * ImageError.
+ */
 export function parseIndexLog(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
   const writes: SegmentMap[] = [];
   forEachEntry(bytes, limits, (entry) => {
@@ -62,7 +68,7 @@ export function parseIndexLog(bytes: Uint8Array, limits: IndexLimits): SegmentMa
   return overlayAll(writes);
 }
 
-/** The index as it stands on disk: rows cut to the longest length, padded to 4096 bytes. */
+/** The index in its stored form: rows split at the longest length, padded to 4096 bytes. */
 export function encodeIndex(map: SegmentMap): Uint8Array {
   let count = 0;
   for (const length of map.lengths) count += Math.ceil(length / SEGMENT_SECTORS_MAX);
@@ -115,7 +121,7 @@ function forEachEntry(
 function checkEntry(entry: Entry, number: number, limits: IndexLimits): void {
   const name = `LSMT index entry ${number}`;
   if (entry.length === 0)
-    throw outOfRange(`${name} length`, 0, 'an entry covers a sector at least');
+    throw outOfRange(`${name} length`, 0, 'an entry must cover at least a sector');
   const end = entry.offset + entry.length;
   const device = limits.virtualSectors || IMAGE_SIZE_BYTES_MAX / SECTOR_BYTES;
   if (end > device) {
@@ -127,7 +133,8 @@ function checkEntry(entry: Entry, number: number, limits: IndexLimits): void {
     throw outOfRange(
       `${name} moffset`,
       entry.moffset,
-      `its ${entry.length} sectors must lie in the data of the layer, sectors ${first} to ${limits.dataEndSectors}`,
+      `its ${entry.length} sectors must lie in the layer's data, ` +
+        `sectors ${first} to ${limits.dataEndSectors}`,
     );
   }
 }

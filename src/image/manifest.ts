@@ -2,26 +2,38 @@ import { BLOB_SIZE_BYTES_MAX, type BlobOrigin, type BlobRef } from './block.ts';
 import { parseDigest, type Digest } from './digest.ts';
 import { CodedError } from '../util/errors.ts';
 
+/** Media types of an image manifest; the first one is the default. */
 export const MANIFEST_MEDIA_TYPES = [
   'application/vnd.oci.image.manifest.v1+json',
   'application/vnd.docker.distribution.manifest.v2+json',
 ] as const;
+/** Media types of an image index, which lists manifests by platform. */
 export const INDEX_MEDIA_TYPES = [
   'application/vnd.oci.image.index.v1+json',
   'application/vnd.docker.distribution.manifest.list.v2+json',
 ] as const;
 
-/** Registries accept manifests up to 4 MiB (distribution spec, "Pushing Manifests"); larger ones are refused here too. */
+/**
+ * Largest manifest in bytes: registries accept up to 4 MiB (distribution spec, "Pushing
+ * Manifests").
+ */
 export const MANIFEST_SIZE_BYTES_MAX = 4 * 1024 * 1024;
 
-/** overlaybd stacks at most 255 layers (LSMT keeps the layer in one byte); other images stay far below. */
+/**
+ * Most layers of an image. overlaybd stacks at most 255 (LSMT has one byte for the layer's number);
+ * other images have far fewer.
+ */
 export const LAYER_COUNT_MAX = 255;
 
+/** Prefix of the annotations of an overlaybd layer. */
 export const OVERLAYBD_ANNOTATION = 'containerd.io/snapshot/overlaybd/';
 
-/** `yes` marks an acceleration layer: it ships a trace and is no part of the block device. */
+/**
+ * The value `yes` marks an acceleration layer: it ships a trace and is no part of the block device.
+ */
 export const ACCELERATION_ANNOTATION = `${OVERLAYBD_ANNOTATION}acceleration-layer`;
 
+/** A blob that a manifest names, with its size in bytes. */
 export interface Descriptor {
   readonly mediaType: string;
   readonly digest: Digest;
@@ -29,7 +41,7 @@ export interface Descriptor {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
-/** An image manifest, checked. */
+/** A checked image manifest. */
 export interface Manifest {
   readonly mediaType: string;
   readonly config: Descriptor;
@@ -38,9 +50,9 @@ export interface Manifest {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
-/** An image as a device mounts it. */
+/** An image, ready to mount as a device. */
 export interface ResolvedImage {
-  /** As the user named it. */
+  /** The user's name for it. */
   readonly reference: string;
   readonly digest: Digest;
   readonly manifest: Manifest;
@@ -53,12 +65,12 @@ class ManifestError extends CodedError<
   | { readonly code: 'invalid'; readonly field: string }
 > {}
 
-/** The layers that make the block device: all but an acceleration layer (a shipped trace), bottom first. */
+/** The layers that make up the block device, bottom first: all except acceleration layers. */
 export function blockLayers(manifest: Manifest): readonly BlobRef[] {
   return manifest.layers.filter((layer) => !isAcceleration(layer)).map(refOf);
 }
 
-/** The layer that ships the trace of a start; undefined when the image has none. */
+/** The layer that ships the trace of a container's start; undefined when the image has none. */
 export function traceLayer(manifest: Manifest): BlobRef | undefined {
   const layer = manifest.layers.findLast(isAcceleration);
   return layer === undefined ? undefined : refOf(layer);
@@ -72,11 +84,11 @@ function refOf({ digest, size }: Descriptor): BlobRef {
   return { digest, sizeBytes: size };
 }
 
-/** Reads a manifest; never trusts a field of it. Throws ManifestError. */
+/** Reads a manifest and checks each field. Throws ManifestError. */
 export function parseManifest(bytes: Uint8Array): Manifest {
   if (bytes.length > MANIFEST_SIZE_BYTES_MAX) {
     throw new ManifestError(
-      `manifest of ${bytes.length} bytes is larger than ${MANIFEST_SIZE_BYTES_MAX}`,
+      `manifest has ${bytes.length} bytes; the limit is ${MANIFEST_SIZE_BYTES_MAX}`,
       {
         code: 'too-large',
         sizeBytes: bytes.length,
@@ -124,7 +136,7 @@ function descriptorAt(value: unknown, field: string): Descriptor {
     size < 0 ||
     size > BLOB_SIZE_BYTES_MAX
   ) {
-    throw invalid(`${field}.size`, `must be a count of bytes up to ${BLOB_SIZE_BYTES_MAX}`);
+    throw invalid(`${field}.size`, `must be a number of bytes up to ${BLOB_SIZE_BYTES_MAX}`);
   }
   const mediaType = object['mediaType'];
   if (typeof mediaType !== 'string') throw invalid(`${field}.mediaType`, 'must be a string');
@@ -145,7 +157,7 @@ function annotationsAt(value: unknown, field: string): Record<string, string> {
   return object as Record<string, string>;
 }
 
-/** The blobs of an image, each once: what a pull reads, and what a mount reads. Empty ones have nothing to bring. */
+/** The blobs of an image that a pull or a mount reads, each once. Empty blobs are left out. */
 export function blobsOf(manifest: Manifest): readonly BlobRef[] {
   const blobs = new Map<Digest, BlobRef>();
   for (const { digest, size } of [manifest.config, ...manifest.layers]) {

@@ -1,20 +1,24 @@
 import { assert } from '../util/assert.ts';
 
-/** In the place of a layer's number: the range reads as zeros. overlaybd stacks at most 255 layers, 0 to 254. */
+/**
+ * In place of a layer's number: the range reads as zeros. overlaybd stacks at most 255 layers, 0 to
+ * 254.
+ */
 export const ZERO_LAYER = 255;
 
-/** Rows that a builder starts with. */
+/** Rows that a new builder has room for; the room doubles when it is full. */
 const ROWS_FIRST = 64;
 
 /**
- * Which layer holds which range of a block device: rows sorted by offset, without overlaps, in columns. In sectors
- * of 512 bytes, which 32 bits count up to 2 TiB. What no row covers reads as zeros.
+ * Which layer holds which range of a block device: rows sorted by offset, without overlaps, stored
+ * in columns. Units are sectors of 512 bytes, which 32 bits count up to 2 TiB. Ranges that no row
+ * covers read as zeros.
  */
 export class SegmentMap {
   readonly count: number;
   readonly offsets: Uint32Array;
   readonly lengths: Uint32Array;
-  /** Where the range lies in the uncompressed bytes of its layer; unused for zeros. */
+  /** Sector of the range in the uncompressed bytes of its layer; unused for zeros. */
   readonly moffsets: Uint32Array;
   readonly layers: Uint8Array;
 
@@ -37,7 +41,7 @@ export class SegmentMap {
     return (this.offsets[row] ?? 0) + (this.lengths[row] ?? 0);
   }
 
-  /** First row that ends after `sector`; `count` when none does. */
+  /** First row that ends after `sector`; `count` when there is none. */
   rowAfter(sector: number): number {
     let low = 0;
     let high = this.count;
@@ -49,9 +53,12 @@ export class SegmentMap {
     return low;
   }
 
-  /** The same rows with this layer's number; zeros stay zeros. */
+  /** The same rows with `layer` as their number; zeros stay zeros. */
   numbered(layer: number): SegmentMap {
-    assert(layer < ZERO_LAYER, `layer ${layer} has no number`);
+    assert(
+      layer < ZERO_LAYER,
+      `a layer's number must be below ${ZERO_LAYER}, and this is ${layer}`,
+    );
     const layers = this.layers.map((old) => (old === ZERO_LAYER ? ZERO_LAYER : layer));
     return new SegmentMap({ ...this.#columns(), layers });
   }
@@ -62,7 +69,9 @@ export class SegmentMap {
   }
 }
 
-/** Builds a map from rows in ascending order. A row that continues the one before becomes part of it. */
+/**
+ * Builds a map from rows in ascending order. A row that continues the row before is merged into it.
+ */
 export class SegmentMapBuilder {
   #count = 0;
   #offsets = new Uint32Array(ROWS_FIRST);
@@ -82,7 +91,7 @@ export class SegmentMapBuilder {
 
   /** Adds `length` sectors at `offset`, not before the end of the last row. */
   push(offset: number, length: number, place: { moffset: number; layer: number }): void {
-    assert(length > 0 && offset >= this.end, 'rows of a segment map are added in order');
+    assert(length > 0 && offset >= this.end, 'rows of a segment map must be added in order');
     const { moffset, layer } = place;
     if (this.#continues(offset, moffset, layer)) {
       this.#lengths[this.#count - 1] = (this.#lengths[this.#count - 1] ?? 0) + length;
@@ -130,7 +139,10 @@ export class SegmentMapBuilder {
   }
 }
 
-/** One map on another: where both cover a sector, `top` wins. Linear in the rows of both. */
+/**
+ * Puts one map over another: where both cover a sector, `top` wins. Takes time linear in the rows
+ * of both.
+ */
 function overlay(bottom: SegmentMap, top: SegmentMap): SegmentMap {
   const out = new SegmentMapBuilder();
   let row = 0;
@@ -160,7 +172,7 @@ function overlay(bottom: SegmentMap, top: SegmentMap): SegmentMap {
   return out.build();
 }
 
-/** Maps on top of each other, bottom first: n log k for n rows in k maps. */
+/** Stacks maps, bottom first, in n log k time for n rows in k maps. */
 export function overlayAll(maps: readonly SegmentMap[]): SegmentMap {
   const [only] = maps;
   if (only === undefined) return new SegmentMapBuilder().build();

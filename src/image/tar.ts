@@ -3,43 +3,43 @@ import { ceilTo } from './binary.ts';
 import { type ByteSource, readPart } from './byte-source.ts';
 import { damaged, ImageError, outOfRange } from './errors.ts';
 
-/** Tar works in records of this size. */
+/** Bytes of a tar record. */
 const RECORD_BYTES = 512;
 
-/** Longest list of PAX records that is read; the real ones are under 30 bytes. */
+/** Longest list of PAX records that is read, in bytes; real ones are below 30. */
 const PAX_SIZE_BYTES_MAX = 64 * 1024;
 
 /** Name of the one file in the tar of a layer, as overlaybd writes it. */
 const LAYER_NAME = 'overlaybd.commit';
 
-/** Where our tar wrapper ends and the layer begins. */
+/** Bytes of the tar wrapper in front of a layer. */
 export const TAR_PREFIX_BYTES = 3 * RECORD_BYTES;
 
-/** Where a layer lies in its blob. */
+/** Where a layer lies in its blob, in bytes. */
 export interface Payload {
   readonly offset: number;
   readonly sizeBytes: number;
 }
 
-/** A header of a tar file, checked. */
+/** A checked header of a tar file. */
 interface TarHeader {
   readonly name: string;
   readonly type: string;
   readonly sizeBytes: number;
 }
 
-/** Whether this is a ustar header. */
+/** Whether the record is a ustar header. */
 export function isTar(record: Uint8Array): boolean {
   return record.length >= RECORD_BYTES && ascii(record, 257, 5) === 'ustar';
 }
 
 /**
- * The first file of a tar: the layer. Reads both forms that overlaybd writes: a PAX header whose
- * `size` counts, or a plain one.
+ * Finds the first file of a tar, which is the layer. Reads both forms that overlaybd writes: a PAX
+ * header, whose `size` counts, or a plain header. *     PAX:   | header x | records | header 0,
+ * size 0 | payload ...
+ *     plain: | header 0 | payload ...
  *
- *     PAX: | header x | records | header 0, size 0 | payload ...      plain: | header 0 | payload ...
- *
- * Throws ImageError when a checksum or a size does not hold.
+ * Throws ImageError when a checksum or a size is wrong.
  */
 export async function findTarPayload(source: ByteSource): Promise<Payload> {
   let offset = 0;
@@ -50,7 +50,7 @@ export async function findTarPayload(source: ByteSource): Promise<Payload> {
       throw outOfRange(
         'tar PAX header size',
         header.sizeBytes,
-        `at most ${PAX_SIZE_BYTES_MAX} is read`,
+        `at most ${PAX_SIZE_BYTES_MAX} bytes are read`,
       );
     }
     const records = await readPart(
@@ -65,8 +65,8 @@ export async function findTarPayload(source: ByteSource): Promise<Payload> {
   }
   if (header.type !== '0' && header.type !== '\0') {
     throw new ImageError(
-      `blob is a tar whose first entry ${JSON.stringify(header.name)} is not a regular file, so it is no block layer: ` +
-        'an ordinary OCI layer has to be converted first',
+      `blob is not a block layer: it is a tar whose first entry ${JSON.stringify(header.name)} ` +
+        'is not a regular file; convert an ordinary OCI layer first',
       { code: 'not-a-layer' },
     );
   }
@@ -81,7 +81,7 @@ export async function findTarPayload(source: ByteSource): Promise<Payload> {
   return payload;
 }
 
-/** The bytes in front of a layer of `sizeBytes` in its tar (PAX form). */
+/** The bytes in front of a layer of `sizeBytes` in its tar, in PAX form. */
 export function tarPrefix(sizeBytes: number): Uint8Array {
   const record = paxRecord('size', String(sizeBytes));
   const bytes = new Uint8Array(TAR_PREFIX_BYTES);
@@ -91,25 +91,31 @@ export function tarPrefix(sizeBytes: number): Uint8Array {
   return bytes;
 }
 
-/** The bytes after a layer of `sizeBytes` in its tar: padding and the two zero records that end it. */
+/**
+ * The bytes after a layer of `sizeBytes` in its tar: padding, and the two zero records that end a
+ * tar.
+ */
 export function tarSuffix(sizeBytes: number): Uint8Array {
   const end = TAR_PREFIX_BYTES + sizeBytes;
   return new Uint8Array(ceilTo(end, RECORD_BYTES) - end + 2 * RECORD_BYTES);
 }
 
-/** A file to be put into a tar. */
+/** A file of a tar. */
 export interface TarEntry {
-  /** Path in it: ASCII, at most 100 characters. */
+  /** Path in the tar: ASCII, at most 100 characters. */
   readonly name: string;
   readonly bytes: Uint8Array;
 }
 
-/** A small tar of regular files in this order, and where the bytes of each begin. The same files give the same tar. */
+/**
+ * Makes a small tar of regular files in this order, and gives the offset of each file's bytes. The
+ * same files give the same tar.
+ */
 export function tarOf(entries: readonly TarEntry[]): { bytes: Uint8Array; offsets: number[] } {
   const offsets: number[] = [];
   let end = 0;
   for (const { name, bytes } of entries) {
-    assert(/^[!-~]{1,100}$/.test(name), `${JSON.stringify(name)} is no name for a tar entry`);
+    assert(/^[!-~]{1,100}$/.test(name), `${JSON.stringify(name)} cannot name a tar entry`);
     offsets.push(end + RECORD_BYTES);
     end += RECORD_BYTES + ceilTo(bytes.length, RECORD_BYTES);
   }
@@ -128,7 +134,10 @@ async function readHeader(source: ByteSource, offset: number): Promise<TarHeader
   const sum = parseOctal(ascii(record, 148, 8));
   const found = checksum(record);
   if (sum !== found) {
-    throw damaged('tar header', `its checksum says ${sum}, its bytes at ${offset} sum to ${found}`);
+    throw damaged(
+      'tar header',
+      `its checksum is ${sum}, but its bytes at ${offset} sum to ${found}`,
+    );
   }
   const size = parseOctal(ascii(record, 124, 12));
   if (size === undefined) {
@@ -138,7 +147,7 @@ async function readHeader(source: ByteSource, offset: number): Promise<TarHeader
   return { name, type: ascii(record, 156, 1), sizeBytes: size };
 }
 
-/** The `size` of PAX records `<length> <key>=<value>\n`; the last one counts. */
+/** The `size` among PAX records `<length> <key>=<value>\n`; the last one counts. */
 function sizeRecord(records: Uint8Array): number {
   const text = new TextDecoder().decode(records);
   const found = [...text.matchAll(/(?:^|\n)[0-9]+ size=([0-9]{1,16})(?=\n)/g)].at(-1)?.[1];
@@ -181,7 +190,7 @@ function sealed(header: Uint8Array, type: string): Uint8Array {
   return header;
 }
 
-/** Sum of the bytes, the checksum field itself counted as eight spaces. */
+/** Sum of the header's bytes, with the checksum field counted as eight spaces. */
 function checksum(record: Uint8Array): number {
   let sum = 8 * 0x20;
   for (let i = 0; i < RECORD_BYTES; i++) if (i < 148 || i >= 156) sum += record[i] ?? 0;

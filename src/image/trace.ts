@@ -10,10 +10,10 @@ const HEADER_BYTES = 24;
 const RECORD_BYTES = 24;
 const OPS = { R: 'read', W: 'write' } as const;
 
-/** Accesses of the largest trace that is read: far more than the start of a container makes. */
+/** Most accesses of a trace that is read: far more than the start of a container makes. */
 export const TRACE_ACCESSES_MAX = 2 ** 21;
 
-/** One access of a container: bytes [offset, offset + length) of a layer's uncompressed bytes. */
+/** One access of a container to the uncompressed bytes [offset, offset + length) of a layer. */
 export interface TraceAccess {
   readonly op: (typeof OPS)[keyof typeof OPS];
   /** Number of the layer, bottom first. */
@@ -30,7 +30,7 @@ export function checkTraceSize(sizeBytes: number, accessesMax: number): void {
 }
 
 /**
- * Reads a trace of accesses, in order, as overlaybd records it. Throws ImageError.
+ * Reads a trace as overlaybd records it: accesses in order. Throws ImageError.
  *
  *     header:  0 magic u32 | 8 bytes of records u64 | 16 raw CRC-32C of the records u32
  *     record:  0 op 'R' or 'W' | 4 layer u32 | 8 count u64 | 16 offset i64
@@ -45,19 +45,20 @@ export function parseTrace(bytes: Uint8Array, codec: Codec): TraceAccess[] {
     throw outOfRange(
       'trace data_size',
       size,
-      `it is a multiple of ${RECORD_BYTES} up to the ${bytes.length - HEADER_BYTES} bytes after the header`,
+      `it must be a multiple of ${RECORD_BYTES} up to ` +
+        `the ${bytes.length - HEADER_BYTES} bytes after the header`,
     );
   }
   const end = HEADER_BYTES + size;
   if (rawCrc32c(codec, bytes.subarray(HEADER_BYTES, end), 0) !== view.getUint32(16, true)) {
-    throw damaged('trace', 'the checksum of its records is wrong');
+    throw damaged('trace', 'the CRC of its records is wrong');
   }
   const accesses: TraceAccess[] = [];
   for (let at = HEADER_BYTES; at < end; at += RECORD_BYTES) accesses.push(parseAccess(view, at));
   return accesses;
 }
 
-/** Writes a trace as parseTrace() reads it. */
+/** Writes a trace in the form that `parseTrace()` reads. */
 export function encodeTrace(accesses: readonly TraceAccess[], codec: Codec): Uint8Array {
   const bytes = new Uint8Array(HEADER_BYTES + accesses.length * RECORD_BYTES);
   const view = viewOf(bytes);
@@ -80,10 +81,10 @@ function parseAccess(view: DataView, at: number): TraceAccess {
     | TraceAccess['op']
     | undefined;
   if (op === undefined)
-    throw damaged(name, `its operation is byte ${view.getUint8(at)}, not R or W`);
+    throw damaged(name, `its operation is byte ${view.getUint8(at)} instead of R or W`);
   const layer = view.getUint32(at + 4, true);
   if (layer >= LAYER_COUNT_MAX) {
-    throw outOfRange(`${name} layer`, layer, `an image has ${LAYER_COUNT_MAX} layers at most`);
+    throw outOfRange(`${name} layer`, layer, `an image has at most ${LAYER_COUNT_MAX} layers`);
   }
   const length = readU64(view, at + 8, `${name} count`);
   const offset = readU64(view, at + 16, `${name} offset`);
@@ -91,7 +92,7 @@ function parseAccess(view: DataView, at: number): TraceAccess {
     throw outOfRange(
       `${name} end`,
       offset + length,
-      `a layer has ${LAYER_SIZE_BYTES_MAX} bytes at most`,
+      `a layer has at most ${LAYER_SIZE_BYTES_MAX} bytes`,
     );
   }
   return { op, layer, offset, length };

@@ -5,26 +5,31 @@ import { damaged } from './errors.ts';
 import type { Layer } from './layer.ts';
 import { parseZFileHeader, ZFILE_HEADER_BYTES } from './zfile-header.ts';
 
-/** Uncompressed bytes that are checked at a time; a multiple of every block size. */
+/** Uncompressed bytes checked at a time: a multiple of every block size. */
 const CHUNK_BYTES = 1024 * 1024;
 
+/** How to stop a check, and where to report its progress. */
 export interface VerifyOptions {
   readonly signal?: AbortSignal;
-  /** Told how much of the uncompressed bytes is done. */
+  /** Called with the uncompressed bytes checked so far, and with all of them. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
 
-/** What a check covered. */
+/** How much a check covered. */
 export interface VerifyResult {
-  /** Blocks that were checked; 0 when the layer is not compressed. */
+  /** Number of checked blocks; 0 when the layer is not compressed. */
   readonly blockCount: number;
-  /** Whether checksums cover the data: not for a layer without ZFile, or with a ZFile made without them. */
+  /**
+   * Whether checksums cover the data. False for a layer without a ZFile, or with a ZFile without
+   * checksums.
+   */
   readonly isCovered: boolean;
 }
 
 /**
- * Checks an open layer as a whole: every block against its CRC and by decoding it, and the trailer of its ZFile against
- * the header. The rest was checked when it was opened. Throws ImageError for the first thing wrong.
+ * Checks a whole open layer: decodes each block, checks its CRC, and compares the trailer of the
+ * ZFile with its header. `openLayer()` has checked the rest. Throws ImageError for the first
+ * defect.
  */
 export async function verifyLayer(
   layer: Layer,
@@ -53,7 +58,7 @@ async function verifyTrailer(layer: Layer, codec: Codec): Promise<void> {
     if (trailer[field] !== body.header[field]) {
       throw damaged(
         'ZFile trailer',
-        `its ${field} is ${trailer[field]}, the header's ${body.header[field]}`,
+        `its ${field} is ${trailer[field]}, but the header has ${body.header[field]}`,
       );
     }
   }

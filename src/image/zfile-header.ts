@@ -3,17 +3,17 @@ import { readU64, startsWith, viewOf, writeU64 } from './binary.ts';
 import { rawCrc32c } from './checksum.ts';
 import { damaged, ImageError, outOfRange } from './errors.ts';
 
-/** Sector that holds a ZFile's header, and another its trailer. */
+/** Bytes of a ZFile's header or trailer, padding included. */
 export const ZFILE_HEADER_BYTES = 512;
 
-/** Block sizes that overlaybd reads, in bytes. */
+/** Smallest block size that overlaybd reads, in bytes; the largest follows. */
 export const ZFILE_BLOCK_BYTES_MIN = 4 * 1024;
 const ZFILE_BLOCK_BYTES_MAX = 64 * 1024;
 
-/** CRC after a block. */
+/** Bytes of the CRC after a block. */
 export const BLOCK_CRC_BYTES = 4;
 
-/** Most uncompressed bytes of a layer, 2 TiB: its 512-byte sectors are numbered in 32 bits. */
+/** Most uncompressed bytes of a layer, 2 TiB: 32 bits number its 512-byte sectors. */
 export const LAYER_SIZE_BYTES_MAX = 2 ** 32 * 512;
 
 const STRUCT_BYTES = 96;
@@ -24,24 +24,25 @@ const MAGIC = Uint8Array.from([
 const FLAG = { header: 1, data: 2, sealed: 4, overwritten: 8, digest: 16 } as const;
 const ALGORITHMS = { 1: 'lz4', 2: 'zstd' } as const;
 
+/** Compression of the blocks of a ZFile. */
 export type ZFileAlgorithm = (typeof ALGORITHMS)[keyof typeof ALGORITHMS];
 
 /**
  * Header or trailer of a ZFile: 96 bytes, zero padded to a sector of 512.
  *
- *      0 magic (24) | 24 size u32 = 96 | 28 digest u32 | 32 flags u64 | 40 index_offset u64 | 48 index_size u64
- *     56 original_file_size u64 | 64 index_crc u32 | 72 block_size u32 | 76 algo u8 | 78 use_dict u8 | 84 dict_size u32
- *     88 verify u8
+ *      0 magic (24) | 24 size u32 = 96 | 28 digest u32 | 32 flags u64 | 40 index_offset u64
+ *     48 index_size u64 | 56 original_file_size u64 | 64 index_crc u32 | 72 block_size u32
+ *     76 algo u8 | 78 use_dict u8 | 84 dict_size u32 | 88 verify u8
  */
 export interface ZFileHeader {
   readonly flags: number;
   /** Byte offset of the jump table in the ZFile. */
   readonly indexOffset: number;
-  /** Entries of the jump table = number of blocks. */
+  /** Number of blocks, and so of entries of the jump table. */
   readonly blockCount: number;
   /** Uncompressed bytes. */
   readonly sizeBytes: number;
-  /** Checksum of the jump table; undefined when the file is of the old kind that has none. */
+  /** Checksum of the jump table; undefined in files of the old kind without one. */
   readonly indexCrc: number | undefined;
   readonly blockSizeBytes: number;
   readonly algorithm: ZFileAlgorithm;
@@ -56,13 +57,13 @@ export function isZFile(bytes: Uint8Array): boolean {
   return startsWith(bytes, MAGIC);
 }
 
-/** Whether the index fields of this header count; if not, those of the trailer do. */
+/** Whether the index fields of this header count; otherwise the fields of the trailer do. */
 export function headerIsFinal(sector: Uint8Array): boolean {
   return (viewOf(sector).getUint32(32, true) & FLAG.overwritten) !== 0;
 }
 
 /**
- * Reads a header or trailer. Fields and bits that nothing needs are not looked at: old files hold garbage there.
+ * Reads a header or trailer. Ignores unused fields and bits, which hold garbage in old files.
  * Throws ImageError.
  */
 export function parseZFileHeader(
@@ -76,18 +77,21 @@ export function parseZFileHeader(
   const checked = (flags & FLAG.digest) !== 0;
   if (checked) checkDigest(sector, part, codec);
   if (((flags & FLAG.header) !== 0) !== (part === 'ZFile header')) {
-    throw damaged(part, `flags ${flags} say that it is the other one of header and trailer`);
+    throw damaged(
+      part,
+      `flags ${flags} do not fit a ${part === 'ZFile header' ? 'header' : 'trailer'}`,
+    );
   }
   const algorithm = ALGORITHMS[view.getUint8(76) as 1 | 2] as ZFileAlgorithm | undefined;
   if (algorithm === undefined) {
     throw new ImageError(
-      `${part} names compression ${view.getUint8(76)}; 1 (LZ4) and 2 (ZSTD) can be read`,
+      `${part} names compression ${view.getUint8(76)}; Xylem reads 1 (LZ4) and 2 (ZSTD)`,
       { code: 'unsupported', part },
     );
   }
   const dictBytes = view.getUint32(84, true);
   if (view.getUint8(78) !== 0 && dictBytes > 0) {
-    throw new ImageError(`${part} names a dictionary, which cannot be read`, {
+    throw new ImageError(`${part} names a dictionary, which Xylem does not read`, {
       code: 'unsupported',
       part,
     });
@@ -106,8 +110,8 @@ export function parseZFileHeader(
 }
 
 /**
- * Checks that sizes and positions agree with each other and with a ZFile of `fileBytes`, before anything is
- * allocated by their word. Throws ImageError.
+ * Checks that sizes and positions agree with each other and with a ZFile of `fileBytes`. Call it
+ * before allocating memory by them. Throws ImageError.
  */
 export function checkZFileGeometry(header: ZFileHeader, fileBytes: number): void {
   const { sizeBytes, blockCount, blockSizeBytes, indexOffset } = header;
@@ -115,7 +119,7 @@ export function checkZFileGeometry(header: ZFileHeader, fileBytes: number): void
     throw outOfRange(
       'ZFile original_file_size',
       sizeBytes,
-      `at most ${LAYER_SIZE_BYTES_MAX} is read`,
+      `at most ${LAYER_SIZE_BYTES_MAX} bytes are read`,
     );
   }
   const expected = Math.ceil(sizeBytes / blockSizeBytes);
@@ -131,13 +135,13 @@ export function checkZFileGeometry(header: ZFileHeader, fileBytes: number): void
     throw outOfRange(
       'ZFile index_offset',
       indexOffset,
-      `the jump table of ${blockCount} blocks must lie after ${header.dataOffset} and before the trailer ` +
-        `of a file of ${fileBytes} bytes`,
+      `the jump table of ${blockCount} blocks must lie after ${header.dataOffset} ` +
+        `and before the trailer of a file of ${fileBytes} bytes`,
     );
   }
 }
 
-/** What the writer knows at the end of a file. */
+/** Fields that a writer knows at the end of a file. */
 export interface ZFileGeometry {
   readonly indexOffset: number;
   readonly blockCount: number;
@@ -147,7 +151,7 @@ export interface ZFileGeometry {
   readonly algorithm: ZFileAlgorithm;
 }
 
-/** The sector of a final header or trailer, sealed with its digest. */
+/** The sector of a final header or trailer, with its digest. */
 export function encodeZFileHeader(
   geometry: ZFileGeometry,
   which: 'header' | 'trailer',
@@ -180,7 +184,7 @@ function checkDigest(sector: Uint8Array, part: string, codec: Codec): void {
   view.setUint32(28, 0, true);
   const found = rawCrc32c(codec, copy, 0);
   if (said !== found) {
-    throw damaged(part, `its digest says ${hex32(said)}, its bytes give ${hex32(found)}`);
+    throw damaged(part, `its digest is ${hex32(said)}, but its bytes give ${hex32(found)}`);
   }
 }
 
@@ -190,13 +194,13 @@ function checkBlockSize(sizeBytes: number, part: string): number {
     throw outOfRange(
       `${part} block_size`,
       sizeBytes,
-      `it is a power of two from ${ZFILE_BLOCK_BYTES_MIN} to ${ZFILE_BLOCK_BYTES_MAX}`,
+      `it must be a power of two from ${ZFILE_BLOCK_BYTES_MIN} to ${ZFILE_BLOCK_BYTES_MAX}`,
     );
   }
   return sizeBytes;
 }
 
-/** A checksum as people compare it. */
+/** A 32-bit checksum in 8 hex digits, for error texts. */
 export function hex32(value: number): string {
   return value.toString(16).padStart(8, '0');
 }

@@ -12,33 +12,34 @@ import {
   type ZFileAlgorithm,
 } from './zfile-header.ts';
 
-/** Compressed bytes that are written at once: 128 blocks of 4 KiB at least. */
+/** Most compressed bytes per write: at least 128 blocks of 4 KiB. */
 const OUTPUT_BYTES = 1024 * 1024;
 
-/** Lengths that the table of a new file has room for; it doubles from there. */
+/** Lengths that the table of a new file has room for; the room doubles when it is full. */
 const LENGTHS_FIRST = 4096;
 
 /**
- * overlaybd itself fails to read incompressible blocks of 64 KiB: larger ones than this are not
- * written.
+ * Largest block that is written, in bytes: overlaybd itself fails to read incompressible blocks of
+ * 64 KiB.
  */
 const WRITTEN_BLOCK_BYTES_MAX = 32 * 1024;
 
-/** How a ZFile is compressed. */
+/** Compression of a ZFile. */
 export interface ZFileOptions {
   readonly blockSizeBytes: number;
   readonly algorithm: ZFileAlgorithm;
 }
 
-/** What overlaybd's own tools write: what a container reads at random costs least to decode. */
+/** The choice of overlaybd's own tools: random reads of a container decode the least. */
 export const ZFILE_DEFAULTS: ZFileOptions = {
   blockSizeBytes: ZFILE_BLOCK_BYTES_MIN,
   algorithm: 'lz4',
 };
 
 /**
- * Writes a ZFile from uncompressed bytes in order, in the memory of one output buffer and the jump table.
- * `write()` as often as needed, then `finish()` once; after an error the file is worthless.
+ * Writes a ZFile from uncompressed bytes in order. Its memory is one output buffer and the jump
+ * table. Life: `write()` any number of times, then `finish()` once. After an error the file is
+ * unusable.
  */
 export class ZFileWriter {
   readonly #codec: Codec;
@@ -54,7 +55,7 @@ export class ZFileWriter {
   #sizeBytes = 0;
   #flushedTo = ZFILE_HEADER_BYTES;
 
-  /** `base`: where in the sink the file begins. */
+  /** `base`: byte offset in the sink at which the file begins. */
   constructor(
     components: { codec: Codec; sink: ByteSink },
     init: { base: number; options: ZFileOptions },
@@ -62,7 +63,7 @@ export class ZFileWriter {
     const { blockSizeBytes } = init.options;
     assert(
       blockSizeBytes <= WRITTEN_BLOCK_BYTES_MAX,
-      `blocks of ${blockSizeBytes} are not written`,
+      `cannot write blocks of ${blockSizeBytes} bytes; the limit is ${WRITTEN_BLOCK_BYTES_MAX}`,
     );
     this.#codec = components.codec;
     this.#sink = components.sink;
@@ -72,7 +73,7 @@ export class ZFileWriter {
     this.#output = new Uint8Array(OUTPUT_BYTES);
   }
 
-  /** Uncompressed bytes so far. */
+  /** Uncompressed bytes written so far. */
   get sizeBytes(): number {
     return this.#sizeBytes;
   }
@@ -95,7 +96,10 @@ export class ZFileWriter {
     this.#sizeBytes += bytes.length;
   }
 
-  /** Writes what is left, the jump table, the trailer and the header; gives the bytes of the whole ZFile. */
+  /**
+   * Writes the remaining bytes, the jump table, the trailer and the header; gives the size of the
+   * whole ZFile in bytes.
+   */
   async finish(): Promise<number> {
     if (this.#blockFill > 0) await this.#putFill();
     await this.#flush();

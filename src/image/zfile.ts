@@ -19,12 +19,12 @@ import {
 } from './zfile-header.ts';
 
 /**
- * The uncompressed bytes of a layer inside a ZFile, at random access.
+ * Random access to the uncompressed bytes of a layer in a ZFile.
  *
  *     header 512 | block 0, crc | block 1, crc | ... | jump table | trailer 512
  *
- * Every block is checked against its CRC before it is decoded. Opening reads the header, the jump table, and the
- * trailer where the header is not final.
+ * Checks the CRC of each block before it decodes the block. Opening reads the header, the jump
+ * table, and the trailer when the header is not final.
  */
 export class ZFileBody implements LayerBody {
   readonly kind = 'zfile';
@@ -90,8 +90,9 @@ export class ZFileBody implements LayerBody {
   }
 
   /**
-   * Blocks from `block` on that are asked for together: they are used whole and lie in one transfer block of the
-   * blob, so that a view of it will do. A block that crosses the border, or is used in part, goes alone.
+   * Consecutive blocks from `block` on that are read together: they are used whole and lie in one
+   * transfer block of the blob, so that a view of it suffices. A block that crosses a border, or is
+   * used in part, is read alone.
    */
   #runOf(
     block: number,
@@ -140,7 +141,7 @@ export class ZFileBody implements LayerBody {
       if (said !== found) {
         throw damaged(
           `ZFile block ${block} at byte ${this.#base + this.#table.offsetOf(block)}`,
-          `its CRC says ${hex32(said)}, its bytes give ${hex32(found)}`,
+          `its CRC is ${hex32(said)}, but its bytes give ${hex32(found)}`,
         );
       }
     }
@@ -155,7 +156,7 @@ export class ZFileBody implements LayerBody {
     }
   }
 
-  /** Copies what [offset, offset + target.length) takes of a decoded block. */
+  /** Copies the part of a decoded block that lies in [offset, offset + target.length). */
   #copy(decoded: Uint8Array, block: number, target: Uint8Array, offset: number): void {
     const start = block * this.header.blockSizeBytes;
     const from = Math.max(0, offset - start);

@@ -1,32 +1,41 @@
 /**
- * Compression and hashing, injected, since the real ones are native.
- * All calls are synchronous and run on the calling thread: a block at a time, never a whole blob.
+ * Compression and checksums, injected, since the real ones are native code. All calls are
+ * synchronous and run on the calling thread: callers pass a block at a time, never a whole blob.
  */
 export interface Codec {
-  /** Decodes one raw LZ4 block of exactly `sizeBytes` decoded bytes. Throws when the input is damaged or of another size. */
+  /**
+   * Decodes one raw LZ4 block to exactly `sizeBytes` bytes. Throws when the input is damaged or
+   * decodes to another size.
+   */
   lz4Decode(source: Uint8Array, sizeBytes: number): Uint8Array;
-  /** Encodes to one raw LZ4 block: no frame, no size in front. */
+  /** Encodes to one raw LZ4 block: no frame, no leading size. */
   lz4Encode(source: Uint8Array): Uint8Array;
-  /** Decodes one ZSTD frame of exactly `sizeBytes` decoded bytes. Throws as lz4Decode does; never allocates more than asked. */
+  /**
+   * Decodes one ZSTD frame to exactly `sizeBytes` bytes. Throws as lz4Decode() does; never
+   * allocates more than `sizeBytes`.
+   */
   zstdDecode(source: Uint8Array, sizeBytes: number): Uint8Array;
+  /** Encodes to one ZSTD frame. */
   zstdEncode(source: Uint8Array): Uint8Array;
   /** Standard CRC-32C (init and final inversion), continued from `initial` (0 at the start). */
   crc32c(data: Uint8Array, initial?: number): number;
 }
 
-/** A hash fed piece by piece. */
+/** A hash that takes its input in pieces. After `digest()` nothing may be called. */
 export interface Hasher {
   update(data: Uint8Array): void;
   digest(): Uint8Array;
 }
 
-/** Digests and signatures, injected. */
+/** Digests and checks of signatures, injected. */
 export interface Hash {
   sha256(data: Uint8Array): Uint8Array;
   sha256Stream(): Hasher;
   /** BLAKE3, 32 bytes: the digest of blocks, three times as fast as SHA-256 at their size. */
   blake3(data: Uint8Array): Uint8Array;
-  /** Whether `signature` (64 bytes) is the Ed25519 signature of `message` by `publicKey` (32 bytes). */
+  /**
+   * Whether `signature` (64 bytes) is the Ed25519 signature of `message` by `publicKey` (32 bytes).
+   */
   ed25519Verify(publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): boolean;
 }
 

@@ -1,25 +1,28 @@
 import type { Clock } from './clock.ts';
 
-/** A signal that aborts after a time or with another signal; to be cleared when the work that it bounds has ended. */
+/**
+ * A signal that aborts after a time or with another signal. Its owner clears it when the bounded
+ * work ends.
+ */
 export interface Deadline {
   readonly signal: AbortSignal;
   clear(): void;
 }
 
-/** The reason of an abort by time. */
+/** Default reason of an abort by time. */
 export class DeadlineError extends Error {
   override name = 'DeadlineError';
 }
 
-/** What else ends the time, and what the abort by time says. */
+/** Another signal that aborts a deadline, and the reason of an abort by time. */
 export interface DeadlineOptions {
   /** Aborts the deadline with its own reason. */
   readonly signal?: AbortSignal | undefined;
-  /** Makes the reason of an abort by time; a DeadlineError when absent. */
+  /** Makes the reason of an abort by time. Default: a DeadlineError. */
   readonly reason?: () => Error;
 }
 
-/** Starts a deadline of `delayMs`. The caller clears it; `within()` does so by itself. */
+/** Starts a deadline of `delayMs`. The caller clears it; `within()` clears its own. */
 export function deadline(clock: Clock, delayMs: number, options: DeadlineOptions = {}): Deadline {
   const { signal, reason } = options;
   const controller = new AbortController();
@@ -38,7 +41,10 @@ export function deadline(clock: Clock, delayMs: number, options: DeadlineOptions
   };
 }
 
-/** Runs `task` with a signal that aborts after `delayMs`. The task decides what an abort does; see `orAbort()` for one that cannot. */
+/**
+ * Runs `task` with a signal that aborts after `delayMs`. The task acts on the abort; for a task
+ * that cannot, see `orAbort()`.
+ */
 export async function within<T>(
   clock: Clock,
   delayMs: number,

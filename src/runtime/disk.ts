@@ -1,12 +1,13 @@
 import { CodedError } from '../util/errors.ts';
 
 /**
- * Why the disk refused.
+ * Why a disk operation failed.
  *
- * - `not-found`, `exists`: no such file or folder; one is there already.
- * - `no-space`: full, or over a quota. `read-only`: the file system is. `denied`: this user may not.
- * - `too-many-files`: the process or the machine is out of descriptors.
- * - `locked`: another process uses the folder. `io`: anything else, a failing medium above all.
+ * - `not-found`: no such file or folder. `exists`: there is one already.
+ * - `no-space`: the disk is full, or a quota is used up. `read-only`: the file system is read-only.
+ *   `denied`: this user lacks permission.
+ * - `too-many-files`: the process or the machine has no descriptor left.
+ * - `locked`: another process uses the folder. `io`: anything else, most often a failing medium.
  */
 export interface DiskErrorDetail {
   readonly code:
@@ -21,54 +22,68 @@ export interface DiskErrorDetail {
   readonly path: string;
 }
 
+/** A disk operation that failed, with its path. */
 export class DiskError extends CodedError<DiskErrorDetail> {}
 
-/** `read`: must exist. `write`: to read and write, made when absent. */
+/** `read`: the file must exist. `write`: for reads and writes; creates the file when absent. */
 export type OpenMode = 'read' | 'write';
 
-/** An open file. After `close()` nothing may be called. */
+/** An open file. Positions and sizes are in bytes. After `close()` nothing may be called. */
 export interface DiskFile {
-  /** Reads at the offset; may read less than asked, as pread(2) does, and 0 bytes only at the end of the file. */
+  /**
+   * Reads at the offset and gives the count of bytes read: may be fewer than asked, as by pread(2),
+   * but 0 only at the end of the file.
+   */
   read(target: Uint8Array, offset: number): Promise<number>;
-  /** Writes all of it, or rejects with any part of it written. Beyond the end the file grows, with a hole between. */
+  /**
+   * Writes all of `source`, or rejects with any part of it written. A write beyond the end grows
+   * the file, with a hole between.
+   */
   write(source: Uint8Array, offset: number): Promise<void>;
-  /** Cuts or extends (with a hole) the file to this size. */
+  /** Cuts the file to this size, or extends it with a hole. */
   truncate(sizeBytes: number): Promise<void>;
-  /** When it resolves, what was written before the call survives a loss of power: fdatasync(2). */
+  /** Once it resolves, all writes before the call survive a loss of power: fdatasync(2). */
   sync(): Promise<void>;
   close(): Promise<void>;
 }
 
+/** An entry of a folder. */
 export interface DiskEntry {
   readonly name: string;
   readonly kind: 'file' | 'folder' | 'other';
 }
 
-/** Sole use of a folder; ends with `release()` and with the process, however that ends. */
+/** Sole use of a folder. Ends with `release()`, or with the process, however the process ends. */
 export interface DiskLock {
   release(): Promise<void>;
 }
 
 /**
- * What a crash-safe store needs of a disk, injected. Paths are relative to the disk's root, with `/` between the parts;
- * the empty path is the root itself. Everything rejects with DiskError.
+ * The disk of a crash-safe store, injected. Paths are relative to the disk's root, with `/` between
+ * the parts; the empty path is the root itself. Every method rejects with DiskError.
  *
- * What is not synced may be lost, and may be kept in any order, when power is lost: data by `DiskFile.sync()`, names by `syncFolder()`.
+ * When power is lost, any changes not yet synced may be lost, in any order. `DiskFile.sync()` syncs
+ * data, `syncFolder()` names.
  */
 export interface Disk {
   open(path: string, mode: OpenMode): Promise<DiskFile>;
-  /** Makes the folder and its parents, for this user alone; fine when it is there. */
+  /**
+   * Creates the folder and its parents, for this user alone. Resolves also when the folder exists.
+   */
   makeFolder(path: string): Promise<void>;
-  /** Entries in an order of no meaning. */
+  /** The entries of a folder, in no particular order. */
   list(path: string): Promise<readonly DiskEntry[]>;
-  /** Gives a file another name, at once and whole, replacing what had that name. */
+  /** Renames a file atomically and replaces any file of the new name. */
   rename(from: string, to: string): Promise<void>;
-  /** Removes a file, or a folder with all that is in it; fine when it is not there. */
+  /** Removes a file, or a folder with its content. Resolves also when the path does not exist. */
   remove(path: string): Promise<void>;
-  /** When it resolves, names made, changed and removed in the folder survive a loss of power. */
+  /** Once it resolves, names added, changed and removed in the folder survive a loss of power. */
   syncFolder(path: string): Promise<void>;
   /** Bytes that this user may still write to the file system of the root. */
   freeBytes(): Promise<number>;
-  /** Takes the folder for this holder alone; rejects with `locked` while another lives, in this process or any on the host. */
+  /**
+   * Takes the folder for this holder alone. Rejects with `locked` while another holder lives, in
+   * this process or any other on the host.
+   */
   lock(path: string): Promise<DiskLock>;
 }

@@ -1,16 +1,17 @@
+/** Fields of a log line beside its message. */
 export type LogFields = Readonly<Record<string, unknown>>;
 
-/** Structured log, one JSON object a line in production. Never given secrets. */
+/** Structured log: in production one JSON object per line. Callers never pass secrets. */
 export interface Logger {
   debug(fields: LogFields, message: string): void;
   info(fields: LogFields, message: string): void;
   warn(fields: LogFields, message: string): void;
   error(fields: LogFields, message: string): void;
-  /** A logger whose lines carry these fields too. */
+  /** A logger that adds these fields to each line. */
   child(fields: LogFields): Logger;
 }
 
-/** Says nothing. */
+/** Drops every line. */
 export const silentLogger: Logger = {
   debug: () => {},
   info: () => {},

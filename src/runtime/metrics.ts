@@ -1,24 +1,27 @@
-/** A count that only grows. Labels are fixed sets: they never grow with the cluster. */
+/** A count that only grows. Label values come from fixed sets that never grow with the cluster. */
 export interface Counter {
   inc(labels: Readonly<Record<string, string>>, value?: number): void;
 }
 
+/** A value that goes up and down. */
 export interface Gauge {
   set(labels: Readonly<Record<string, string>>, value: number): void;
 }
 
+/** A distribution of observed values, counted in buckets. */
 export interface Histogram {
   observe(labels: Readonly<Record<string, string>>, value: number): void;
 }
 
+/** Name, help text and labels of a metric. */
 export interface MetricInit {
-  /** Starts with `xylem_`, ends with the base unit; counters end with `_total`. */
+  /** Starts with `xylem_` and ends with the base unit; counters end with `_total`. */
   readonly name: string;
   readonly help: string;
   readonly labelNames?: readonly string[];
 }
 
-/** A counter that can be read: its sums by the values of one label. */
+/** A counter that its owner can also read: it keeps sums by the values of one label. */
 export class Tally implements Counter {
   readonly #counter: Counter;
   readonly #label: string;
@@ -35,7 +38,7 @@ export class Tally implements Counter {
     this.#sums.set(name, (this.#sums.get(name) ?? 0) + value);
   }
 
-  /** Since the start; a value that was never counted is left out. */
+  /** Sums since the start by label value, without values never counted. */
   sums(): Readonly<Record<string, number>> {
     return Object.fromEntries(this.#sums);
   }
@@ -47,14 +50,14 @@ export class Tally implements Counter {
   }
 }
 
-/** Where a folder registers what it counts; prom-client stands behind it in an agent. */
+/** Where a subsystem registers its metrics, injected; an agent implements it by prom-client. */
 export interface Metrics {
   counter(init: MetricInit): Counter;
   gauge(init: MetricInit): Gauge;
   histogram(init: MetricInit & { readonly buckets: readonly number[] }): Histogram;
 }
 
-/** Counts nothing: for commands that end, and for tests that do not look. */
+/** Counts nothing: for short-lived commands, and for tests that read no metrics. */
 export const silentMetrics: Metrics = {
   counter: () => ({ inc: () => {} }),
   gauge: () => ({ set: () => {} }),

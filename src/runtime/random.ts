@@ -1,9 +1,9 @@
-/** Randomness, injected. The real one is unpredictable; the simulator's is seeded. */
+/** Randomness, injected. Unpredictable in an agent, seeded in the simulator. */
 export interface Random {
   /** Uniform in [0, 1). */
   float(): number;
   /** Uniform integer in [0, limit). */
   below(limit: number): number;
-  /** Fresh bytes, fit for nonces when the real one made them. */
+  /** Fresh random bytes; in an agent fit for nonces. */
   bytes(count: number): Uint8Array;
 }

@@ -1,28 +1,31 @@
 import { assert } from './assert.ts';
 
-/** A set of small integers [0, length) at one bit each, with its size counted. */
+/** A set of small integers [0, length) at one bit each, with its members counted. */
 export class BitSet {
   readonly length: number;
   readonly #words: Uint32Array;
   #count = 0;
 
   constructor(length: number) {
-    assert(Number.isSafeInteger(length) && length >= 0, `a bit set of length ${length}`);
+    assert(
+      Number.isSafeInteger(length) && length >= 0,
+      `cannot make a bit set of length ${length}`,
+    );
     this.length = length;
     this.#words = new Uint32Array(Math.ceil(length / 32));
   }
 
-  /** Members. */
+  /** Number of members. */
   get count(): number {
     return this.#count;
   }
 
-  /** Whether it is a member; false outside [0, length). */
+  /** Whether the value is a member; false outside [0, length). */
   has(value: number): boolean {
     return ((this.#words[value >>> 5] ?? 0) & (1 << (value & 31))) !== 0;
   }
 
-  /** Adds it; false when it was there. */
+  /** Adds the value; false when it was a member already. */
   add(value: number): boolean {
     this.#check(value);
     if (this.has(value)) return false;
@@ -31,7 +34,7 @@ export class BitSet {
     return true;
   }
 
-  /** Removes it; false when it was not there. */
+  /** Removes the value; false when it was no member. */
   delete(value: number): boolean {
     this.#check(value);
     if (!this.has(value)) return false;
@@ -40,7 +43,7 @@ export class BitSet {
     return true;
   }
 
-  /** Members, ascending. */
+  /** The members, ascending. */
   *values(): IterableIterator<number> {
     for (let word = 0; word < this.#words.length; word++) {
       let bits = this.#words[word]!;

@@ -1,18 +1,21 @@
 import { assert } from './assert.ts';
 
-/** Bounds of a map, and which entry goes first when one is reached. */
+/** Bounds of a map, and which entry is evicted first beyond one. */
 export interface BoundedMapInit<K, V> {
   readonly entriesMax: number;
   /**
-   * `age`: the entry set longest ago goes first. `use`: the one neither set nor got for longest.
-   * `age` when absent.
+   * `age` (default): the entry set longest ago is evicted first. `use`: the entry neither set nor
+   * got for longest.
    */
   readonly evict?: 'age' | 'use';
-  /** Bound on the sum of `sizeOf()` over the entries; an entry above it is not kept at all. */
+  /**
+   * Bound on the sum of `sizeOf()` over the entries; a larger entry is not kept at all. Unbounded
+   * when absent.
+   */
   readonly sizeMax?: number;
-  /** Size of an entry in the unit of `sizeMax`, asked once when it is set. */
+  /** Size of an entry in the unit of `sizeMax`, asked once, when the entry is set. */
   readonly sizeOf?: (value: V, key: K) => number;
-  /** Called for each entry that a bound pushed out; not for those deleted or replaced. */
+  /** Called for each entry evicted by a bound; not for entries deleted or replaced. */
   readonly onEvict?: (key: K, value: V) => void;
 }
 
@@ -25,9 +28,9 @@ interface Entry<K, V> {
 }
 
 /**
- * A map that forgets instead of growing. Its entries form a list in the order in which they go.
- * The order of the Map alone would do, but slowly: looking for its first key, V8 walks over the
- * places of all keys deleted before (ten microseconds at 10,000 entries).
+ * A map that evicts entries instead of growing beyond its bounds. Its entries form a list in order
+ * of eviction. The order of the Map alone would suffice, but slowly: to find its first key, V8
+ * walks over the slots of all keys deleted before (ten microseconds at 10,000 entries).
  */
 export class BoundedMap<K, V> implements Iterable<[K, V]> {
   readonly #init: BoundedMapInit<K, V>;
@@ -37,7 +40,7 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
   #size = 0;
 
   constructor(init: BoundedMapInit<K, V>) {
-    assert(init.entriesMax > 0, 'a bounded map holds at least one entry');
+    assert(init.entriesMax > 0, 'entriesMax of a bounded map must be positive');
     this.#init = init;
   }
 
@@ -55,7 +58,7 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     return this.#entries.has(key);
   }
 
-  /** The value; with `evict: 'use'` its entry now goes last. */
+  /** The value. With `evict: 'use'` its entry is now the last to be evicted. */
   get(key: K): V | undefined {
     const entry = this.#entries.get(key);
     if (entry !== undefined && this.#init.evict === 'use' && entry !== this.#newest) {
@@ -65,12 +68,14 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     return entry?.value;
   }
 
-  /** The value, without counting as a use. */
+  /** The value, without counting as a use of its entry. */
   peek(key: K): V | undefined {
     return this.#entries.get(key)?.value;
   }
 
-  /** Adds or replaces the entry, which now goes last, and evicts what is beyond the bounds. */
+  /**
+   * Adds or replaces the entry, now the last to be evicted, and evicts entries beyond the bounds.
+   */
   set(key: K, value: V): void {
     const { entriesMax, sizeMax = Infinity, sizeOf, onEvict } = this.#init;
     const size = sizeOf?.(value, key) ?? 0;
@@ -88,7 +93,7 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     }
   }
 
-  /** Whether there was such an entry. */
+  /** Deletes the entry; whether there was one. */
   delete(key: K): boolean {
     const entry = this.#entries.get(key);
     if (entry === undefined) return false;
@@ -103,7 +108,7 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     this.#size = 0;
   }
 
-  /** Entries, the one that goes first in front. What is deleted meanwhile ends nothing. */
+  /** The entries, the next to be evicted first. A deletion during the iteration does not end it. */
   *[Symbol.iterator](): Generator<[K, V], void, undefined> {
     for (let entry = this.#oldest; entry !== undefined; entry = entry.newer) {
       yield [entry.key, entry.value];

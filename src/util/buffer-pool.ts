@@ -1,13 +1,14 @@
 import { assert } from './assert.ts';
 
-/** What a released buffer is filled with when the pool poisons: a reader that kept it shows up as a wrong byte. */
+/** Fills released buffers of a poisoning pool: a reader that kept one finds wrong bytes. */
 const POISON = 0xdb;
 
 /**
- * Payload of a block in a buffer of a pool, counted by its holders.
+ * Payload of a block in a pooled buffer, with a count of its holders.
  *
- * Life: `BufferPool.acquire()` (one holder) -> `retain()`/`release()` in pairs -> at zero the slab goes back to the pool
- * and `bytes` must not be touched again. Whoever keeps a reference past the current synchronous step retains it.
+ * Life: `BufferPool.acquire()` (one holder) -> `retain()`/`release()` in pairs -> at zero holders
+ * the slab returns to the pool, and `bytes` must not be touched again. Code that keeps a reference
+ * past the current synchronous step retains it.
  */
 export class PooledBytes {
   #slab: Uint8Array | undefined;
@@ -25,7 +26,7 @@ export class PooledBytes {
     this.#pool = pool;
   }
 
-  /** A payload outside any pool, for tests and small things. */
+  /** A payload outside any pool, for tests and small payloads. */
   static unpooled(bytes: Uint8Array): PooledBytes {
     return new PooledBytes(bytes, bytes.length, undefined);
   }
@@ -36,18 +37,18 @@ export class PooledBytes {
 
   /** A view of the payload, valid while the caller holds it. */
   get bytes(): Uint8Array {
-    assert(this.#slab !== undefined, 'bytes of a released buffer were asked for');
+    assert(this.#slab !== undefined, 'cannot read the bytes of a released buffer');
     return this.#slab.length === this.#length ? this.#slab : this.#slab.subarray(0, this.#length);
   }
 
   retain(): this {
-    assert(this.#holders > 0, 'a released buffer was retained');
+    assert(this.#holders > 0, 'cannot retain a released buffer');
     this.#holders++;
     return this;
   }
 
   release(): void {
-    assert(this.#holders > 0, 'a buffer was released twice');
+    assert(this.#holders > 0, 'cannot release a buffer twice');
     if (--this.#holders > 0) return;
     const slab = this.#slab;
     this.#slab = undefined;
@@ -55,7 +56,10 @@ export class PooledBytes {
   }
 }
 
-/** Slabs of one size, kept for reuse up to a bound; beyond it they are left to the garbage collector. */
+/**
+ * Slabs of one size. The pool keeps up to `freeMax` for reuse and leaves others to the garbage
+ * collector.
+ */
 export class BufferPool {
   readonly slabBytes: number;
   readonly #freeMax: number;
@@ -68,9 +72,9 @@ export class BufferPool {
     this.#poison = init.poison ?? false;
   }
 
-  /** A buffer of `length` bytes (at most a slab) with unspecified content and one holder. */
+  /** A buffer of `length` bytes (at most `slabBytes`) with unspecified content and one holder. */
   acquire(length: number): PooledBytes {
-    assert(length <= this.slabBytes, `asked for ${length} bytes of a pool of ${this.slabBytes}`);
+    assert(length <= this.slabBytes, `${length} bytes do not fit a slab of ${this.slabBytes}`);
     return new PooledBytes(this.#free.pop() ?? new Uint8Array(this.slabBytes), length, this);
   }
 

@@ -1,11 +1,11 @@
-/** What every error of a subsystem carries: a code that callers switch on, and the data that belongs to it. */
+/** Detail of a subsystem's error: a code that callers switch on, and the data of that code. */
 export interface ErrorDetail {
   readonly code: string;
 }
 
 /**
- * Base of the one error class that each subsystem has (`RegistryError`, `ImageError`, ...).
- * The message is for people: what could not be done, to what, by which rule, the value found.
+ * Base of each subsystem's one error class (`RegistryError`, `ImageError`, ...). The message is for
+ * people: what could not be done, to what, by which rule, the value found.
  */
 export class CodedError<D extends ErrorDetail> extends Error {
   readonly detail: D;
@@ -21,7 +21,7 @@ export class CodedError<D extends ErrorDetail> extends Error {
   }
 }
 
-/** The text of anything thrown. */
+/** The message of a thrown Error; any other thrown value as a string. */
 export function errorText(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

@@ -5,7 +5,7 @@ interface Entry<V> {
   readonly untilMs: number;
 }
 
-/** Facts that hold for a time; at the bound the one set longest ago goes. */
+/** Facts that hold for a time each. Beyond `entriesMax` the fact set longest ago is dropped. */
 export class ExpiringMap<V, K = string> {
   readonly #clock: { nowMs(): number };
   readonly #entries: BoundedMap<K, Entry<V>>;
@@ -15,19 +15,19 @@ export class ExpiringMap<V, K = string> {
     this.#entries = new BoundedMap(init);
   }
 
-  /** The value, while it holds. */
+  /** The value while it holds; undefined once it has expired. */
   get(key: K): V | undefined {
     const entry = this.#entries.get(key);
     return entry !== undefined && this.#clock.nowMs() < entry.untilMs ? entry.value : undefined;
   }
 
-  /** How long ago the value ceased to hold, in milliseconds (0 while it does); undefined when there is none. */
+  /** Milliseconds since the value expired, 0 while it holds; undefined without a value. */
   staleMs(key: K): number | undefined {
     const entry = this.#entries.get(key);
     return entry === undefined ? undefined : Math.max(0, this.#clock.nowMs() - entry.untilMs);
   }
 
-  /** The value, whether it still holds or not. */
+  /** The value, expired or not. */
   getStale(key: K): V | undefined {
     return this.#entries.get(key)?.value;
   }

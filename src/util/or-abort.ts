@@ -1,7 +1,7 @@
 /**
- * The promise's outcome, or the signal's reason as soon as it aborts; the work behind the promise
- * goes on. A signal that has aborted before always wins. The promise may reject later: it counts as
- * handled.
+ * Settles as the promise does, or rejects with the signal's reason as soon as the signal aborts.
+ * The work behind the promise goes on. A signal that has already aborted always wins. A later
+ * rejection of the promise counts as handled.
  */
 export async function orAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   let onAbort = (): void => {};

@@ -1,6 +1,7 @@
 /**
- * Callers that want the same thing at the same time share one task and its outcome. The task belongs to none of them: a caller that gives
- * up leaves by `orAbort()`, and the task bounds itself. When it has settled, the next caller starts a new one.
+ * Lets callers that ask for the same key at the same time share one task and its outcome. No caller
+ * owns the task: a caller that gives up leaves by `orAbort()`, and the task limits its own time.
+ * After the task has settled, the next caller starts a new one.
  */
 export class SingleFlight<K, V> {
   readonly #running = new Map<K, Promise<V>>();
@@ -15,8 +16,8 @@ export class SingleFlight<K, V> {
   }
 
   /**
-   * The outcome of the task in flight for `key`; when there is none, of `task`, which begins at
-   * once.
+   * The outcome of the task in flight for `key`. When there is none, starts `task` at once and
+   * gives its outcome.
    */
   run(key: K, task: () => Promise<V>): Promise<V> {
     const running = this.#running.get(key);

@@ -8,7 +8,10 @@ const UNITS: Readonly<Record<string, number>> = {
   PiB: 2 ** 50,
 };
 
-/** Bytes of a size such as `20GiB`, `1.5 TiB` or `4096`; undefined when it is none, or no whole count of bytes. */
+/**
+ * Bytes of a size such as `20GiB`, `1.5 TiB` or `4096`; undefined for other text or a fraction of a
+ * byte.
+ */
 export function parseSizeBytes(text: string): number | undefined {
   const match = /^([0-9]{1,16}(?:\.[0-9]{1,6})?) ?([KMGTP]iB|B|)$/.exec(text);
   if (match === null) return undefined;
@@ -16,7 +19,7 @@ export function parseSizeBytes(text: string): number | undefined {
   return Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
-/** A size for people: `20GiB`, `1.5MiB`, `100B`; at most two digits after the point. */
+/** A size in bytes for people: `20GiB`, `1.5MiB`, `100B`; at most two digits after the point. */
 export function formatSizeBytes(bytes: number): string {
   const names = ['PiB', 'TiB', 'GiB', 'MiB', 'KiB'];
   const name = names.find((unit) => bytes >= (UNITS[unit] ?? Number.POSITIVE_INFINITY)) ?? 'B';

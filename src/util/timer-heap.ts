@@ -1,4 +1,4 @@
-/** A timer of a `TimerHeap`; cancelled by clearing `action`. */
+/** A timer of a `TimerHeap`. Set `action` to undefined to cancel it. */
 export interface HeapTimer<A> {
   readonly atMs: number;
   readonly order: number;
@@ -6,14 +6,14 @@ export interface HeapTimer<A> {
 }
 
 /**
- * Timers of a reducer: a binary heap by (time, order of setting), so that equal times fire in the order in which they were set.
- * Cancelled timers stay until their time comes.
+ * Timers of a reducer: a binary heap by (time, order of setting), so that timers of equal time fire
+ * in the order of setting. Cancelled timers stay in the heap until their time.
  */
 export class TimerHeap<A> {
   readonly #heap: HeapTimer<A>[] = [];
   #count = 0;
 
-  /** Time of the next live timer; undefined when there is none. */
+  /** Time of the next live timer in clock milliseconds; undefined when there is none. */
   get nextMs(): number | undefined {
     while (this.#heap.length > 0 && this.#heap[0]?.action === undefined) this.#removeFirst();
     return this.#heap[0]?.atMs;
@@ -26,7 +26,7 @@ export class TimerHeap<A> {
     return timer;
   }
 
-  /** Takes the next timer that is due, if any. */
+  /** Removes the next due timer and gives its action; undefined when none is due. */
   takeDue(nowMs: number): A | undefined {
     const next = this.nextMs;
     if (next === undefined || next > nowMs) return undefined;

@@ -1,8 +1,9 @@
 import { assert } from './assert.ts';
 
 /**
- * A rate with a burst: over any time no more passes than the burst and the rate times that time. Time is passed in, in milliseconds,
- * and never runs back. Starts full.
+ * A rate limit with a burst: over any time, at most `burst` plus the rate times that time passes.
+ * The caller passes the time in, in milliseconds; an earlier time than before counts as the latest
+ * one. The bucket starts full.
  */
 export class TokenBucket {
   readonly #perMs: number;
@@ -11,22 +12,25 @@ export class TokenBucket {
   #atMs: number | undefined;
 
   constructor(init: { readonly perSecond: number; readonly burst: number }) {
-    assert(init.perSecond > 0 && init.burst > 0, 'a rate and its burst are more than nothing');
+    assert(init.perSecond > 0 && init.burst > 0, 'perSecond and burst must be positive');
     this.#perMs = init.perSecond / 1000;
     this.#burst = init.burst;
     this.#level = init.burst;
   }
 
-  /** Takes the amount, at most the burst, when it is there and the reserve would be left behind; whether it did. */
+  /** Takes the amount (at most the burst) if the reserve would remain; whether it took it. */
   take(amount: number, nowMs: number, reserve = 0): boolean {
-    assert(amount <= this.#burst, `${amount} never passes a burst of ${this.#burst}`);
+    assert(amount <= this.#burst, `an amount of ${amount} exceeds the burst of ${this.#burst}`);
     this.#fill(nowMs);
     if (this.#level < this.#needed(amount, reserve)) return false;
     this.#level -= amount;
     return true;
   }
 
-  /** When `take()` succeeds if nothing is taken until then; at least a millisecond after `nowMs` when it would fail now. */
+  /**
+   * Time (clock ms) at which `take()` succeeds if nothing is taken first: `nowMs` if it would now,
+   * else at least 1 ms later.
+   */
   readyMs(amount: number, nowMs: number, reserve = 0): number {
     this.#fill(nowMs);
     const missing = this.#needed(amount, reserve) - this.#level;

@@ -9,11 +9,11 @@ import { storeParts, testBlob } from '../kit/blocks.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { readAll } from './kit/read-all.ts';
 
-/** Rounds of the real thing: each kills a process and reads what it left. */
+/** Number of rounds: each kills a process, and then reads the blocks that it left. */
 const ROUNDS = 10;
 
 describe('BlockStore after kill -9', () => {
-  it(`DiskStore yields only whole blocks after ${ROUNDS} kills of a process that writes`, async () => {
+  it(`DiskStore yields only whole blocks after ${ROUNDS} kills of a writing process`, async () => {
     const root = tempFolder();
     const writer = new URL('./kit/crash-writer.ts', import.meta.url).pathname;
     const many = [testBlob(1, 40 * BLOCK_SIZE_BYTES), testBlob(2, 25 * BLOCK_SIZE_BYTES + 1)];
@@ -29,7 +29,7 @@ describe('BlockStore after kill -9', () => {
         for await (const line of createInterface({ input: child.stdout })) {
           const [what = '', block = ''] = line.split(' ');
           (what === 'put' ? told : dropped).add(block);
-          // Sooner or later in each round, in the midst of the writes that are under way.
+          // At a different time in each round, during writes in flight.
           if (told.size >= 3 + 5 * round) child.kill('SIGKILL');
         }
       } finally {

@@ -10,7 +10,7 @@ import { blockName, readAll } from './kit/read-all.ts';
 
 const blobs = [testBlob(1, 2 * BLOCK_SIZE_BYTES + 700), testBlob(2, 1500), testBlob(3, 1)];
 
-/** A change of the n-th block of all test blobs, or a sync of everything before it. */
+/** A change of the n-th block of all test blobs, or a sync of all earlier steps. */
 const steps = fc.array(fc.tuple(fc.constantFrom('put', 'put', 'put', 'drop', 'sync'), fc.nat(4)), {
   minLength: 1,
   maxLength: 12,
@@ -23,7 +23,10 @@ function blockAt(n: number) {
   return all[n % all.length]!;
 }
 
-/** Runs the steps until the disk dies. What is certain to be there at the end, for a killed process and for a loss of power. */
+/**
+ * Runs the steps until the disk dies. Gives the blocks that must survive a kill of the process, and
+ * those that must survive a loss of power.
+ */
 async function runUntilDeath(disk: SimDisk, changes: readonly (readonly [string, number])[]) {
   const clock = new ManualClock();
   const store = new DiskStore({ ...storeParts(disk), clock });
@@ -47,7 +50,8 @@ async function runUntilDeath(disk: SimDisk, changes: readonly (readonly [string,
       }
     }
   };
-  // The dead disk never answers, so that the run may never end: look whether it is over once nothing moves any more.
+  // The dead disk never answers, so that the run may never end: check whether it has ended once
+  // nothing moves.
   let over = false;
   void run().then(() => (over = true));
   for (let idle = 0, last = -1; !over && idle < 20; idle++) {
@@ -78,7 +82,7 @@ describe('BlockStore after a crash', () => {
     );
   });
 
-  it('DiskStore never yields a torn block after a loss of power, and keeps what was synced', async () => {
+  it('DiskStore yields no torn block after a loss of power, and keeps synced blocks', async () => {
     await fc.assert(
       fc.asyncProperty(schedule, async ({ seed, changes, dieAfter }) => {
         const disk = new SimDisk({ random: new SeededRandom(seed) });
@@ -89,7 +93,7 @@ describe('BlockStore after a crash', () => {
         await next.start();
         const { found, lost } = await readAll(next, blobs);
         for (const each of durable) expect([...found]).toContain(each);
-        // What was lost can be put again.
+        // Lost blocks can be put again.
         for (const blob of blobs) {
           for (let i = 0; i < blockCount(blob.sizeBytes); i++) {
             await next.put(blob, blockIndex(i), testBlock(blob, blockIndex(i)));

@@ -7,7 +7,7 @@ import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
 
-/** Runs the body with a file system of that size on the folder. */
+/** Runs the body with a file system of this size mounted on the folder. */
 async function withTmpfs(sizeBytes: number, body: (root: string) => Promise<void>): Promise<void> {
   const root = tempFolder();
   execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${sizeBytes}`, 'tmpfs', root]);
@@ -19,7 +19,7 @@ async function withTmpfs(sizeBytes: number, body: (root: string) => Promise<void
 }
 
 describeWith('DiskStore on a real small disk', [needs.root, needs.program('mount')], () => {
-  it('DiskStore goes on serving when the disk is full, and when it turns read-only', async () => {
+  it('DiskStore still serves blocks when the disk is full or turns read-only', async () => {
     await withTmpfs(4 * BLOCK_SIZE_BYTES, async (root) => {
       const store = new DiskStore(storeParts(new NodeDisk({ root })), { freeBytesMin: 0 });
       await store.start();
@@ -34,7 +34,7 @@ describeWith('DiskStore on a real small disk', [needs.root, needs.program('mount
           ),
         );
       }
-      // The version, the records and the folders take the room of the fourth.
+      // The version, the records and the folders take the space of the fourth block.
       expect(results).toEqual([...Array(3).fill('kept'), ...Array(5).fill('no-space')]);
       expect(store.blocksOf(blob.digest)).toEqual([0, 1, 2]);
       await store.stop();

@@ -17,7 +17,7 @@ const places = blobs.flatMap((blob) =>
   Array.from({ length: blockCount(blob.sizeBytes) }, (_, i) => ({ blob, index: blockIndex(i) })),
 );
 
-/** One change, or several that are under way together. */
+/** One change, or several in flight together. */
 const change = fc.tuple(fc.constantFrom('put', 'put', 'drop', 'get'), fc.nat(places.length - 1));
 const step = fc.oneof(
   { weight: 8, arbitrary: fc.array(change, { minLength: 1, maxLength: 6 }) },
@@ -49,7 +49,7 @@ async function expectSame(store: BlockStore, model: BlockStore): Promise<void> {
 }
 
 describe('DiskStore against its twin', () => {
-  it('DiskStore holds after any changes and restarts what MemoryStore holds', async () => {
+  it('DiskStore holds the same blocks as MemoryStore after any changes and restarts', async () => {
     const schedule = fc.array(step, { maxLength: 12 });
     await fc.assert(
       fc.asyncProperty(schedule, async (steps) => {

@@ -14,7 +14,7 @@ import { tempFolder } from '../kit/temp-folder.ts';
 import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
 import { SimDisk, simError } from '../kit/sim-disk.ts';
 
-/** A started store of so many blocks on a simulated disk. */
+/** A started store on a simulated disk, with a quota of `quotaBlocks` blocks. */
 async function smallStore(quotaBlocks: number) {
   const disk = new SimDisk({ random: new SeededRandom('quota') });
   const clock = new ManualClock({ startMs: 1_000_000 });
@@ -25,7 +25,7 @@ async function smallStore(quotaBlocks: number) {
   return { disk, clock, store, open };
 }
 
-/** Blobs of so many blocks, each of one group. */
+/** Blobs of one group of `blocks` blocks each. */
 const blobsOf = (count: number, blocks: number): BlobRef[] =>
   Array.from({ length: count }, (_, i) => testBlob(i + 1, blocks * BLOCK_SIZE_BYTES));
 
@@ -35,7 +35,7 @@ async function putAll(store: BlockStore, blob: BlobRef): Promise<void> {
   }
 }
 
-/** Until what goes on in the background has come to rest. */
+/** Resolves when no background work is left. */
 async function settle(disk: SimDisk): Promise<void> {
   for (let idle = 0, last = -1; idle < 20; idle++) {
     await new Promise((resolve) => setImmediate(resolve));
@@ -48,7 +48,7 @@ const held = (store: BlockStore, blobs: readonly BlobRef[]): boolean[] =>
   blobs.map((blob) => store.blocksOf(blob.digest).length > 0);
 
 describe('DiskStore with a quota', () => {
-  it('DiskStore evicts from the high watermark down to the low one, least recently used first', async () => {
+  it('DiskStore evicts from the high watermark to the low one, by least recent use', async () => {
     const { disk, clock, store } = await smallStore(40);
     const blobs = blobsOf(10, 4);
     for (const blob of blobs.slice(0, 9)) {
@@ -65,7 +65,7 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
-  it('DiskStore keeps what is used again over any scan', async () => {
+  it('DiskStore keeps blocks that are used again, over any scan', async () => {
     const { disk, clock, store } = await smallStore(40);
     const [hot, ...scan] = blobsOf(60, 4);
     for (const round of [0, 1]) {
@@ -83,7 +83,7 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
-  it('DiskStore keeps mounted and pinned blobs, and passes on what would push them out', async () => {
+  it('DiskStore keeps mounted and pinned blobs, and refuses other blocks instead', async () => {
     const { disk, store } = await smallStore(40);
     const blobs = blobsOf(12, 4);
     const [pinned, mounted, ...plain] = blobs;
@@ -105,7 +105,7 @@ describe('DiskStore with a quota', () => {
       ),
     );
     await settle(disk);
-    // The last tenth is full; nothing of a higher class goes for a plain block.
+    // The last tenth is full; a plain block evicts no group of a higher class.
     expect(results).toContain('quota');
     expect(held(store, [pinned!, mounted!])).toEqual([true, true]);
     store.release(plain.map(({ digest }) => digest));
@@ -147,7 +147,7 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
-  it('DiskStore leaves a thread to reads while it writes, syncs and evicts', async () => {
+  it('DiskStore leaves a thread for reads while it writes, syncs and evicts', async () => {
     const { disk, clock, store } = await smallStore(40);
     const [hot, ...others] = blobsOf(40, 4);
     await putAll(store, hot!);
@@ -169,7 +169,7 @@ describe('DiskStore with a quota', () => {
     let over = false;
     void all.then(() => (over = true));
     for (let turn = 0; !over; turn++) {
-      // All that could begin has begun: the disk does nothing before it is let.
+      // Every operation that could begin has begun: the disk waits for the test.
       await settle(disk);
       if (turn % 8 === 0) clock.fireAll();
       const block = await store.get(hot!, blockIndex(turn % 4));
@@ -184,7 +184,7 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
-  it('DiskStore keeps its blocks when the disk lets none of them go, and tries again', async () => {
+  it('DiskStore keeps its blocks when the disk fails to remove them, and tries again', async () => {
     const { disk, clock, store } = await smallStore(8);
     const [first, second] = blobsOf(2, 4);
     await putAll(store, first!);
@@ -205,7 +205,7 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
-  it('DiskStore remembers uses and pins over a restart, and obeys a quota that was lowered', async () => {
+  it('DiskStore remembers uses and pins over a restart, and keeps a lowered quota', async () => {
     const { disk, clock, store } = await smallStore(100);
     const blobs = blobsOf(5, 4);
     for (const blob of blobs) {
@@ -235,7 +235,7 @@ describe('DiskStore with a quota', () => {
     await next.stop();
   });
 
-  it('DiskStore starts without what it remembered when that is damaged', async () => {
+  it('DiskStore starts without uses and pins when their files are damaged', async () => {
     const { disk, store, open } = await smallStore(100);
     const [blob] = blobsOf(1, 4);
     await putAll(store, blob!);
@@ -283,7 +283,7 @@ async function readEveryBlock(store: BlockStore): Promise<void> {
   for (const { blob, index } of places) {
     if (!store.has(blob.digest, index)) continue;
     const block = await store.get(blob, index);
-    // An eviction may have come between; a wrong byte may not.
+    // The block may have been evicted meanwhile, but never has a wrong byte.
     if (block === undefined) continue;
     expect(Buffer.compare(block.payload.bytes, testBytes(blob, index))).toBe(0);
     block.payload.release();
@@ -306,7 +306,7 @@ describe('DiskStore with a quota, under any schedule', () => {
     { weight: 1, arbitrary: fc.constant('restart' as const) },
   );
 
-  it('DiskStore stays within its quota, gives right bytes, and leaves no file of what went', async () => {
+  it('DiskStore keeps its quota, gives right bytes, and leaves no evicted file', async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(step, { maxLength: 10 }), async (steps) => {
         const root = tempFolder();
@@ -348,7 +348,7 @@ describe('DiskStore with a quota, under any schedule', () => {
     power: fc.boolean(),
   });
 
-  it('DiskStore is sound after dying in the midst of evictions, and counts all the space it takes', async () => {
+  it('DiskStore is sound after a death during evictions, and counts all its space', async () => {
     await fc.assert(
       fc.asyncProperty(schedule, async ({ seed, changes, dieAfter, power }) => {
         const disk = new SimDisk({ random: new SeededRandom(seed) });

@@ -35,7 +35,7 @@ const [zero, one, two] = [blockIndex(0), blockIndex(1), blockIndex(2)];
 const data = `blobs/01/${blob.digest.slice(7)}/data.0`;
 const records = `blobs/01/${blob.digest.slice(7)}/records`;
 
-/** A started store on a simulated disk, with what it logged and counted. */
+/** A started store on a simulated disk, with its log lines and metrics. */
 async function simStore(init: ConstructorParameters<typeof DiskStore>[1] = {}) {
   const disk = new SimDisk({ random: new SeededRandom('store') });
   const clock = new ManualClock();
@@ -49,7 +49,7 @@ async function simStore(init: ConstructorParameters<typeof DiskStore>[1] = {}) {
   return { disk, clock, store, put, counts, lines, reopen: () => new DiskStore(parts, init) };
 }
 
-/** Counts by name and label values. */
+/** Values of metrics by name and label values. */
 function counting(counts: Record<string, number>): Metrics {
   const add = (name: string, labels: Readonly<Record<string, string>>, value: number): void => {
     const key = [name.replace('xylem_store_', ''), ...Object.values(labels)].join(' ');
@@ -73,7 +73,7 @@ function noting(lines: string[]): Logger {
   return logger;
 }
 
-/** Fails operations of that kind on paths that end so. */
+/** Fails operations of this kind on paths with this ending. */
 function failing(operation: DiskOperation, suffix: string, code: 'no-space' | 'io' | 'read-only') {
   return (each: DiskOperation, path: string): void => {
     if (each === operation && path.endsWith(suffix)) throw simError(code, path);
@@ -82,7 +82,7 @@ function failing(operation: DiskOperation, suffix: string, code: 'no-space' | 'i
 
 describe('DiskStore on a disk that fails', () => {
   for (const code of ['no-space', 'read-only', 'io'] as const) {
-    it(`DiskStore.put() rejects with ${code} when the disk says so, and the rest goes on`, async () => {
+    it(`DiskStore.put() rejects with ${code} by the disk, and reads go on`, async () => {
       const { disk, store, put, counts, lines } = await simStore();
       await put(zero);
       for (const suffix of ['/data.0', '/records']) {
@@ -99,15 +99,15 @@ describe('DiskStore on a disk that fails', () => {
       expect(store.blocksOf(blob.digest)).toEqual([zero, one]);
       expect(counts['writes_failing']).toBe(0);
       expect(lines).toEqual([
-        'the disk takes no blocks: they are passed on without being stored',
-        'the disk takes blocks again',
+        'writes to the disk fail: blocks are passed on without being stored',
+        'the disk takes writes again; the store keeps blocks',
       ]);
       expect(counts).toMatchObject({ [`errors_total put ${code}`]: 2, write_queue_bytes: 0 });
       await store.stop();
     });
   }
 
-  it('DiskStore.put() of the first block of a blob leaves nothing in memory when it fails', async () => {
+  it('DiskStore.put() of the first block of a blob leaves no memory on failure', async () => {
     const { disk, store, put } = await simStore();
     disk.setFault(failing('open', '/records', 'no-space'));
     await expect(put(zero)).rejects.toMatchObject({ code: 'no-space' });
@@ -118,7 +118,7 @@ describe('DiskStore on a disk that fails', () => {
     await store.stop();
   });
 
-  it('DiskStore.get() rejects with io where the disk cannot read, and forgets the block', async () => {
+  it('DiskStore.get() rejects with io on an unreadable block, and forgets it', async () => {
     const { disk, store, put, counts } = await simStore();
     await put(zero);
     disk.setFault(failing('read', '/data.0', 'io'));
@@ -163,7 +163,7 @@ describe('DiskStore on a disk that fails', () => {
     await store.stop();
   });
 
-  it('DiskStore.stop() rejects when the last sync fails, and lets go of everything', async () => {
+  it('DiskStore.stop() rejects when the last sync fails, but releases everything', async () => {
     const { disk, store, put, counts, reopen } = await simStore();
     await put(zero);
     disk.setFault(failing('sync', '/data.0', 'io'));
@@ -177,7 +177,7 @@ describe('DiskStore on a disk that fails', () => {
 });
 
 describe('DiskStore limits', () => {
-  it('DiskStore.put() rejects with busy beyond the bound of the queue, and takes more later', async () => {
+  it('DiskStore.put() rejects with busy when the queue is full, and succeeds later', async () => {
     const { disk, store, put, counts } = await simStore({ queueBytesMax: 2 * BLOCK_SIZE_BYTES });
     const gate = Promise.withResolvers<void>();
     disk.setFault((operation) => (operation === 'write' ? gate.promise : undefined));
@@ -191,13 +191,13 @@ describe('DiskStore limits', () => {
     await store.stop();
   });
 
-  it('DiskStore.put() rejects with no-space while less is free than it leaves free, and blocks go', async () => {
+  it('DiskStore.put() rejects with no-space below freeBytesMin, and the store evicts', async () => {
     const { disk, clock, store, put, counts, lines } = await simStore({ freeBytesMin: 1000 });
     disk.freeSpaceBytes = 999;
     clock.jump(1000);
     await put(zero);
     await expect(put(one)).rejects.toMatchObject({ code: 'no-space' });
-    // A byte was missing: the one group there is goes.
+    // A byte was missing: the only group is evicted.
     while (counts['blocks_total evicted'] === undefined) await Promise.resolve();
     expect(store.has(blob.digest, zero)).toBe(false);
     disk.freeSpaceBytes = 1000;
@@ -205,14 +205,14 @@ describe('DiskStore limits', () => {
     await expect(put(one)).rejects.toMatchObject({ code: 'no-space' });
     await put(one);
     expect(lines).toEqual([
-      'the disk is full: no more blocks are kept',
+      'the disk is full; the store takes no blocks',
       'blocks evicted',
-      'the disk has room again',
+      'the disk has room again; the store takes blocks',
     ]);
     await store.stop();
   });
 
-  it('DiskStore syncs half a second after the first write, everything at once', async () => {
+  it('DiskStore syncs all writes at once, half a second after the first one', async () => {
     const { disk, clock, store, put, counts } = await simStore();
     const synced: string[] = [];
     disk.setFault((operation, path) => {
@@ -233,7 +233,7 @@ describe('DiskStore limits', () => {
     expect(clock.delays).toEqual([]);
   });
 
-  it('DiskStore gives every buffer back that it took', async () => {
+  it('DiskStore returns every buffer that it took', async () => {
     const { store, put } = await simStore();
     const block = testBlock(blob, zero);
     await store.put(blob, zero, block);
@@ -253,7 +253,7 @@ describe('DiskStore.start()', () => {
     return { store, lines };
   };
 
-  it('DiskStore.start() refuses a version that it does not know, and leaves it alone', async () => {
+  it('DiskStore.start() refuses an unknown version, and leaves the folder unchanged', async () => {
     const root = tempFolder();
     writeFileSync(join(root, 'version'), 'xylem-store 1\n');
     await expect(started(root)).rejects.toMatchObject({
@@ -271,7 +271,7 @@ describe('DiskStore.start()', () => {
     await (await started(root)).store.stop();
   });
 
-  it('DiskStore.start() ignores what is foreign, removes what is damaged, and says so', async () => {
+  it('DiskStore.start() ignores foreign files, removes damaged blobs, and logs both', async () => {
     const root = tempFolder();
     const first = await started(root);
     await first.store.put(blob, zero, testBlock(blob, zero));
@@ -287,11 +287,11 @@ describe('DiskStore.start()', () => {
     const { store, lines } = await started(root);
     expect(store.blobs()).toEqual([blob]);
     expect(lines.toSorted()).toEqual([
-      'a blob in the store has a header that does not hold and is removed',
+      'a blob in the store has a damaged header; it is removed',
       'a blob in the store is unreadable',
       'a part of the store is unreadable',
-      'the store ignores what it did not make',
-      'the store ignores what it did not make',
+      'the store ignores files that it did not make',
+      'the store ignores files that it did not make',
     ]);
     const other = testBlob(2, 5);
     await store.put(other, zero, testBlock(other, zero));
@@ -311,7 +311,7 @@ describe('DiskStore.start()', () => {
     expect(readdirSync(root).toSorted()).toEqual(['blobs', 'usage', 'version']);
   });
 
-  it('DiskStore.start() brings data and records into accord', async () => {
+  it('DiskStore.start() reconciles data and records', async () => {
     const root = tempFolder();
     const large = testBlob(5, 130 * BLOCK_SIZE_BYTES);
     const { store } = await started(root);

@@ -12,7 +12,7 @@ const names = (order: EvictionOrder<Named>, keepMax: KeepClass = 'pinned'): stri
   [...order.candidates(keepMax)].map(({ name }) => name);
 const fresh = (lastUseMs: number) => ({ proven: false, lastUseMs });
 
-/** Groups a, b, c, ... of a class, used once at 0. */
+/** Groups a, b, c, ... of a class, each used once, at time 0. */
 function filled(count: number, keep: KeepClass = 'plain') {
   const order = new EvictionOrder<Named>();
   const groups = Array.from({ length: count }, (_, i) => named(String.fromCharCode(97 + i)));
@@ -21,7 +21,7 @@ function filled(count: number, keep: KeepClass = 'plain') {
 }
 
 describe('EvictionOrder', () => {
-  it('EvictionOrder gives those first that were used least recently', () => {
+  it('EvictionOrder gives the least recently used groups first', () => {
     const { order, groups } = filled(4);
     order.use(groups[0]!, 10);
     order.use(groups[2]!, 20);
@@ -30,7 +30,7 @@ describe('EvictionOrder', () => {
     expect(names(order)).toEqual(['b', 'a', 'c']);
   });
 
-  it('EvictionOrder.use() proves a group by a use apart in time, and not by many at once', () => {
+  it('EvictionOrder.use() proves a group by a later use, not by many uses at once', () => {
     const { order, groups } = filled(5);
     for (let ms = 0; ms < REUSE_GAP_MS; ms += 1000) order.use(groups[0]!, ms);
     expect(order.standing(groups[0]!).proven).toBe(false);
@@ -39,17 +39,17 @@ describe('EvictionOrder', () => {
     expect(names(order)).toEqual(['c', 'd', 'e', 'a', 'b']);
   });
 
-  it('EvictionOrder keeps a fifth of the places for what is new', () => {
+  it('EvictionOrder keeps a fifth of the places for new groups', () => {
     const { order, groups } = filled(5);
     for (const group of groups) order.use(group, REUSE_GAP_MS);
     const proven = (): boolean[] => groups.map((group) => order.standing(group).proven);
     expect(proven()).toEqual(Array(5).fill(true));
-    // When one has to go, the first to be proven has to prove itself again.
+    // For an eviction, the group proven first becomes fresh again.
     expect(names(order)).toEqual(['a', 'b', 'c', 'd', 'e']);
     expect(proven()).toEqual([false, true, true, true, true]);
   });
 
-  it('EvictionOrder lets all of a class go before any of the next', () => {
+  it('EvictionOrder gives all groups of a class before any of the next', () => {
     const order = new EvictionOrder<Named>();
     order.add(named('pinned'), 'pinned', fresh(0));
     order.add(named('mounted'), 'mounted', fresh(0));
@@ -59,7 +59,7 @@ describe('EvictionOrder', () => {
     expect(names(order, 'plain')).toEqual(['plain']);
   });
 
-  it('EvictionOrder.move() takes a group to the other class and back', () => {
+  it('EvictionOrder.move() moves a group to the other class and back', () => {
     const { order, groups } = filled(3);
     order.move(groups[0]!, 'mounted');
     expect(names(order, 'plain')).toEqual(['b', 'c']);
@@ -87,13 +87,13 @@ describe('EvictionOrder', () => {
     }
     for (let i = 0; i < 10 * capacity; i++) {
       const scanned = named(`scan-${i}`);
-      // Each is read block by block, in no time.
+      // Each is read block by block, without a pause.
       for (let read = 0; read < 64; read++) come(scanned, 3 * REUSE_GAP_MS + i * 100 + read);
     }
     expect(hot.filter((group) => held.has(group))).toHaveLength(hotCount);
   });
 
-  it('EvictionOrder holds every group once, whatever happens to it', () => {
+  it('EvictionOrder holds each group once, after any operations', () => {
     const step = fc.tuple(
       fc.constantFrom('add', 'use', 'move', 'remove'),
       fc.nat(7),

@@ -63,7 +63,7 @@ describe('store layout', () => {
     );
   });
 
-  it('blobPaths(), dataOffset() and recordOffset() say where everything is', () => {
+  it('blobPaths(), dataOffset() and recordOffset() give the places of the format', () => {
     const hex = blob.digest.slice(7);
     expect(blobPaths(blob.digest)).toEqual({
       shard: 'blobs/ab',
@@ -98,7 +98,7 @@ describe('decodeHeader', () => {
     expect(decodeHeader(codec, encodeHeader(codec, blob))).toEqual(blob);
   });
 
-  it('decodeHeader() refuses a header of which any byte is changed or missing', () => {
+  it('decodeHeader() refuses a header with any byte changed or missing', () => {
     const good = encodeHeader(codec, blob);
     for (let i = 0; i < good.length; i++) {
       const bad = good.slice();
@@ -150,7 +150,7 @@ describe('RecordCodec', () => {
     expect(records.check(blockIndex(3), long)).toBe('damaged');
   });
 
-  it('RecordCodec.check() refuses any mixture of a record with what was there before', () => {
+  it('RecordCodec.check() refuses any mixture of a record with the earlier bytes', () => {
     const before = fc.oneof(
       fc.constant(EMPTY_RECORD),
       fc.uint8Array({ minLength: RECORD_BYTES, maxLength: RECORD_BYTES }),

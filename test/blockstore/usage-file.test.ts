@@ -30,7 +30,7 @@ describe('usage file', () => {
     expect(decodeUsage(codec, encodeUsage(codec, []))).toEqual([]);
   });
 
-  it('decodeUsage() refuses a file of which any byte is changed or missing', () => {
+  it('decodeUsage() refuses a file with any byte changed or missing', () => {
     const good = encodeUsage(codec, uses);
     for (let i = 0; i < good.length; i++) {
       const bad = good.slice();

@@ -20,7 +20,7 @@ import { tempFolder } from '../kit/temp-folder.ts';
 const hash = new NodeHash();
 const programs = ['mke2fs', 'skopeo', 'docker-registry'].map((name) => needs.program(name));
 
-/** A converted image in a layout of its own. */
+/** A converted image in its own layout. */
 async function convert(): Promise<{ folder: string; layout: string; manifestDigest: Digest }> {
   const folder = tempFolder();
   const [rootfs, layout] = [join(folder, 'rootfs'), join(folder, 'layout')];
@@ -32,7 +32,7 @@ async function convert(): Promise<{ folder: string; layout: string; manifestDige
 }
 
 describeWith('makeAccelerationLayer()', programs, () => {
-  it('keeps digests that every block of the layer has', async () => {
+  it('ships the digests of all blocks of the layer', async () => {
     const { layout, manifestDigest } = await convert();
     const manifest = parseManifest(readFileSync(blobPath(layout, manifestDigest)));
     const [layer] = digestedLayers(manifest);
@@ -49,7 +49,7 @@ describeWith('makeAccelerationLayer()', programs, () => {
     }
   });
 
-  it('makes a tar that tar lists, with a trace of no accesses', async () => {
+  it('makes a tar that tar lists, with a trace without accesses', async () => {
     const { layout, manifestDigest } = await convert();
     const manifest = parseManifest(readFileSync(blobPath(layout, manifestDigest)));
     const { blob, holder } = defined(digestedLayers(manifest)[0], 'a layer with digests');
@@ -76,7 +76,7 @@ describeWith('makeAccelerationLayer()', programs, () => {
     expect(String(bad?.result)).toMatch(/their BLAKE3 is not/);
   });
 
-  it('survives skopeo to a registry and back', async () => {
+  it('survives a copy by skopeo to a registry and back', async () => {
     const { folder, layout, manifestDigest } = await convert();
     const registry = await startDockerRegistry();
     const copy = (from: string, to: string): Buffer =>

@@ -95,7 +95,7 @@ describeWith('convertDirectory()', [needs.program('mke2fs'), needs.program('debu
     }
   });
 
-  it('gives the same digests again, and another one for another content', async () => {
+  it('gives the same digests again, and others for other content', async () => {
     const one = await convertDirectory(components, rootfs, { directory: layout, tag: 'a' });
     const two = await convertDirectory(components, rootfs, { directory: layout, tag: 'b' });
     expect(two).toEqual(one);

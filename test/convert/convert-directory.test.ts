@@ -7,7 +7,7 @@ import { codec } from '../kit/layers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 
 describe('convertDirectory()', () => {
-  it('rejects what is not a directory', async () => {
+  it('rejects a source that is no directory', async () => {
     const folder = tempFolder();
     writeFileSync(join(folder, 'empty'), '');
     const components = { codec, hash: new NodeHash() };
@@ -15,6 +15,6 @@ describe('convertDirectory()', () => {
     const file = convertDirectory(components, join(folder, 'empty'), target);
     await expect(file).rejects.toThrow('is not a directory');
     const missing = convertDirectory(components, join(folder, 'missing'), target);
-    await expect(missing).rejects.toThrow('there is no such file');
+    await expect(missing).rejects.toThrow('no such file');
   });
 });

@@ -6,7 +6,7 @@ import { codec } from '../kit/layers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 
 describe('flattenLayers()', () => {
-  it('leaves what was there when a layer is bad', async () => {
+  it('leaves the earlier file when a layer is damaged', async () => {
     const folder = tempFolder();
     const out = join(folder, 'out');
     writeFileSync(out, 'before');

@@ -8,7 +8,7 @@ const run = promisify(execFile);
 const CLI = new URL('../../bin/xylem.js', import.meta.url).pathname;
 
 describeWith('xylem demo', [needs.program('mke2fs')], () => {
-  it('brings an image to every host, each block from the registry once', async () => {
+  it('brings an image to every host, and reads each block from the registry once', async () => {
     const { stdout } = await run(process.execPath, [CLI, 'demo', '--hosts', '4', '--json']);
     const result = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as DemoResult;
     const mountable = needs.root() === undefined && needs.fuse() === undefined;

@@ -24,7 +24,10 @@ import { tempFolder } from '../kit/temp-folder.ts';
 import { makeExt4Layer } from './kit/ext4-image.ts';
 import { imageOf, MemoryReader, NO_TRACES, run, tracesOf } from './kit/images.ts';
 
-/** A started service in a folder of its own, stopped when the test ends, which must leave nothing on the host. */
+/**
+ * A started service in its own folder. It is stopped when the test ends, and must leave nothing on
+ * the host.
+ */
 async function startService(folder = tempFolder()): Promise<{
   service: DeviceService;
   reader: MemoryReader;
@@ -54,13 +57,13 @@ async function startWithImage(): Promise<
   return { ...started, image, files, dir: join(started.folder, 'mnt') };
 }
 
-/** What makes Node mount the file `layer` of the folder in a process of its own. */
+/** Arguments that make Node mount the file `layer` of the folder in another process. */
 function childArguments(folder: string): string[] {
   const program = fileURLToPath(new URL('./kit/serve-child.ts', import.meta.url));
   return ['--no-warnings', program, ...['state', 'layer', 'mnt'].map((name) => join(folder, name))];
 }
 
-/** A child process that serves a mount and answers no read any more. */
+/** A child process that serves a mount, but answers no more reads. */
 async function startChild(folder: string): Promise<{ child: ChildProcess; dir: string }> {
   const { layer } = await makeExt4Layer(folder);
   writeFileSync(join(folder, 'layer'), layer);
@@ -96,7 +99,7 @@ describeWith('DeviceService', NEEDS, () => {
     await service.unmount(dir);
   });
 
-  it('mounts several images at once and takes one away while the others go on', async () => {
+  it('mounts several images at once, and unmounts one while the others go on', async () => {
     const { service, image, files, dir } = await startWithImage();
     const dirs = [1, 2, 3].map((i) => `${dir}-${i}`);
     const infos = await Promise.all(dirs.map((one) => service.mount(image, one)));
@@ -195,7 +198,7 @@ describeWith('DeviceService', NEEDS, () => {
     expect(difference.stdout).toBe('');
   });
 
-  it('mount() says so when the device holds no ext4', async () => {
+  it('mount() rejects with unsupported-filesystem when the device holds no ext4', async () => {
     const { service, reader, folder } = await startService();
     const bytes = sampleBytes(65_536, 3);
     const layer = await makeLayer({
@@ -206,7 +209,7 @@ describeWith('DeviceService', NEEDS, () => {
     await expect(mounting).rejects.toMatchObject({ code: 'unsupported-filesystem' });
   });
 
-  it('mount() says what is needed where this process may not mount', async () => {
+  it('mount() names the needed rights where this process may not mount', async () => {
     const folder = tempFolder();
     const { layer } = await makeExt4Layer(folder);
     writeFileSync(join(folder, 'layer'), layer);
@@ -255,7 +258,7 @@ describeWith('DeviceService', NEEDS, () => {
     await service.unmount(dir);
   });
 
-  it('stop() detaches what is busy', async () => {
+  it('stop() detaches busy mounts', async () => {
     const { service, image, dir, folder } = await startWithImage();
     await service.mount(image, dir);
     const holder = spawn('sh', ['-c', 'echo in; cat'], {
@@ -270,7 +273,7 @@ describeWith('DeviceService', NEEDS, () => {
     await expect(service.mount(image, dir)).rejects.toMatchObject({ code: 'not-running' });
   });
 
-  it('stop() ends a mount whose reads are never answered', async () => {
+  it('stop() ends a mount without answers to its reads', async () => {
     const { service, reader, image, dir } = await startWithImage();
     const begun = Promise.withResolvers<void>();
     let reads = 0;
@@ -285,7 +288,7 @@ describeWith('DeviceService', NEEDS, () => {
     await mounting;
   });
 
-  it('start() clears what a process left that was killed in the midst of reads', async () => {
+  it('start() clears the mount of a process that was killed during reads', async () => {
     const folder = tempFolder();
     const { child, dir } = await startChild(folder);
     await expect(startService(folder)).rejects.toMatchObject({ code: 'locked' });

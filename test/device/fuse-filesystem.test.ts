@@ -7,7 +7,7 @@ import { toHex } from '../../src/util/bytes.ts';
 const FILE = { sizeBytes: 5 * 2 ** 32 + 4096 };
 const UNIQUE = '0200000001000000';
 
-/** A request as the kernel sends it: number 2^32 + 2, for this node, with this body in hex. */
+/** A request in the kernel's form: number 2^32 + 2, for this node, with this body in hex. */
 function request(opcode: number, nodeId: number, body = ''): Uint8Array {
   const bytes = new Uint8Array(40 + body.length / 2);
   const view = new DataView(bytes.buffer);
@@ -74,7 +74,7 @@ describe('handleRequest()', () => {
         '0000000000000000' + // node 2, generation 0
         'ffffff7f00000000' +
         'ffffff7f00000000' +
-        '00'.repeat(8) + // valid for ever
+        '00'.repeat(8) + // valid forever
         '0200000000000000' +
         '0010000005000000' +
         '0800800200000000' + // inode, size, blocks
@@ -90,7 +90,7 @@ describe('handleRequest()', () => {
     expect(errnoOf(handleRequest(request(OP.lookup, 2, name), FILE))).toBe(ERRNO.ENOENT);
   });
 
-  it('hands on a read with offsets beyond 2^32, cut at the end of the file', () => {
+  it('hands on a read at an offset beyond 2^32, cut at the end of the file', () => {
     const at = 5n * 2n ** 32n;
     const unique = { low: 2, high: 1 };
     expect(handleRequest(request(OP.read, 2, readBody(at, 65536)), FILE)).toEqual({
@@ -107,12 +107,12 @@ describe('handleRequest()', () => {
     );
   });
 
-  it('refuses a read that is larger than what was agreed', () => {
+  it('refuses a read larger than the agreed size', () => {
     const body = readBody(0n, 2 ** 20 + 1);
     expect(errnoOf(handleRequest(request(OP.read, 2, body), FILE))).toBe(ERRNO.EINVAL);
   });
 
-  it('says EROFS to whatever would alter something', () => {
+  it('answers EROFS to every request that would change something', () => {
     const writing = [
       OP.write,
       OP.setattr,
@@ -137,7 +137,7 @@ describe('handleRequest()', () => {
     );
   });
 
-  it('says ENOSYS to what it does not know, and nothing to FORGET', () => {
+  it('answers ENOSYS to unknown requests, and nothing to FORGET', () => {
     for (const opcode of [40, 44, 46, 50, 99, 4096]) {
       expect(errnoOf(handleRequest(request(opcode, 2, '00'.repeat(64)), FILE))).toBe(ERRNO.ENOSYS);
     }
@@ -152,7 +152,7 @@ describe('handleRequest()', () => {
     });
   });
 
-  it('lists the folder from any entry on, within the room that there is', () => {
+  it('lists the folder from any entry on, within the given room', () => {
     const list = (from: bigint, room: number): string =>
       hexOf(handleRequest(request(OP.readdir, 1, readBody(from, room)), FILE));
     const dot =
@@ -165,7 +165,7 @@ describe('handleRequest()', () => {
     expect(list(0n, 31)).toBe('1000000000000000' + UNIQUE);
   });
 
-  it('never throws, and gives reads within the file, whatever the bytes are', () => {
+  it('never throws, and gives only reads within the file, for any bytes', () => {
     fc.assert(
       fc.property(
         fc.integer({ min: 0, max: 60 }),

@@ -27,7 +27,7 @@ function coldDisk(bytes: Uint8Array, gate: (offset: number) => Promise<void>): R
   };
 }
 
-/** Serves a disk until the test ends; the path of its file. */
+/** Serves a disk until the test ends; gives the path of its file. */
 function serve(disk: ReadOnlyDisk): { file: string; server: FuseServer; path: string } {
   const path = join(tempFolder(), 'fuse');
   mkdirSync(path);
@@ -45,7 +45,7 @@ function serve(disk: ReadOnlyDisk): { file: string; server: FuseServer; path: st
   return { file: join(path, 'image'), server, path };
 }
 
-/** Bytes [offset, offset + length) of a file by another process, past the page cache. */
+/** Bytes [offset, offset + length) of a file, read by another process without the page cache. */
 async function read(file: string, offset: number, length: number): Promise<Buffer> {
   const options = ['bs=4096', `skip=${offset / 4096}`, `count=${length / 4096}`];
   const result = await run('dd', [`if=${file}`, ...options, 'iflag=direct', 'status=none'], {
@@ -67,7 +67,7 @@ describeWith('FuseServer', [needs.root, needs.fuse, needs.program('fio')], () =>
     await expect(run('touch', [join(path, 'other')])).rejects.toThrow(/Read-only/);
   });
 
-  it('answers many readers at once with the right bytes, from memory and not', async () => {
+  it('answers many concurrent readers with the right bytes, from memory or fetched', async () => {
     const bytes = sampleBytes(8 * MIB, 4);
     const warm = memoryDisk(bytes);
     const cold = coldDisk(bytes, () => Promise.resolve());
@@ -85,7 +85,7 @@ describeWith('FuseServer', [needs.root, needs.fuse, needs.program('fio')], () =>
     expect(await Promise.all(readers)).toEqual(Array(8).fill(0));
   });
 
-  it('gives fio the checksummed blocks that it wrote, at depth, from memory and not', async () => {
+  it('gives fio the checksummed blocks that it wrote, at depth, cached or fetched', async () => {
     const source = join(tempFolder(), 'source');
     const verify = [
       '--name=v',
@@ -145,7 +145,7 @@ describeWith('FuseServer', [needs.root, needs.fuse, needs.program('fio')], () =>
     expect(Buffer.compare(await slow, bytes.subarray(MIB, MIB + 4096))).toBe(0);
   });
 
-  it('fails the reads that wait when it is unmounted by force', async () => {
+  it('fails waiting reads when it is unmounted by force', async () => {
     const begun = Promise.withResolvers<void>();
     const { file, path, server } = serve(
       coldDisk(sampleBytes(MIB, 8), () => {

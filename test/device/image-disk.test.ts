@@ -6,7 +6,9 @@ import { imageOf, MemoryReader } from './kit/images.ts';
 
 const SIZE = 2 * 1024 * 1024;
 
-/** Two layers, the upper over parts of the lower, and what they make together. */
+/**
+ * Two layers, of which the upper covers parts of the lower, and the bytes that they make together.
+ */
 async function twoLayers(): Promise<{
   reader: MemoryReader;
   layers: Uint8Array[];
@@ -30,7 +32,7 @@ async function openDisk(reader: MemoryReader, layers: readonly Uint8Array[]): Pr
 }
 
 describe('ImageDisk', () => {
-  it('reads what the layers hold together, cold and warm', async () => {
+  it('reads the bytes that the layers make together, cold and warm', async () => {
     const { reader, layers, whole } = await twoLayers();
     const disk = await openDisk(reader, layers);
     expect(disk.sizeBytes).toBe(SIZE);
@@ -50,7 +52,7 @@ describe('ImageDisk', () => {
     );
   });
 
-  it('rejects a read whose bytes cannot be had, and that read alone', async () => {
+  it('rejects only a read whose bytes cannot be fetched', async () => {
     const { reader, layers, whole } = await twoLayers();
     const disk = await openDisk(reader, layers);
     reader.gate = (_, offset) =>
@@ -69,7 +71,7 @@ describe('ImageDisk', () => {
     await expect(disk.read(new Uint8Array(SIZE), 0)).rejects.toThrow(/damaged/);
   });
 
-  it('close() fails the reads under way', async () => {
+  it('close() fails the reads in flight', async () => {
     const { reader, layers } = await twoLayers();
     const disk = await openDisk(reader, layers);
     reader.gate = () => new Promise(() => {});
@@ -78,7 +80,7 @@ describe('ImageDisk', () => {
     await expect(read).rejects.toThrow('closed');
   });
 
-  it('open() gives up the other layers when one cannot be opened', async () => {
+  it('open() stops opening the other layers when one fails', async () => {
     const { reader, layers } = await twoLayers();
     const good = reader.add(layers[0] as Uint8Array);
     const bad = reader.add(sampleBytes(100_000, 9));

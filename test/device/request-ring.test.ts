@@ -18,10 +18,10 @@ describe('RequestRing', () => {
     expect([ring.take(), ring.take(), ring.take(), ring.take()]).toEqual([...entries, undefined]);
   });
 
-  it('asks for a wake only when the consumer sleeps', () => {
+  it('requests a wake only while the consumer sleeps', () => {
     const ring = new RequestRing(new SharedArrayBuffer(RequestRing.sizeBytes));
     expect(ring.put(entry(1))).toBe(false);
-    expect(ring.sleep()).toBe(false); // Something is there.
+    expect(ring.sleep()).toBe(false); // The ring has an entry.
     ring.take();
     expect(ring.sleep()).toBe(true);
     expect(ring.put(entry(2))).toBe(true);
@@ -49,7 +49,8 @@ describe('RequestRing', () => {
         }
       });
     });
-    // As a server does: asleep before the first request can come. Whatever came already is taken at its wake.
+    // As in a server, the consumer sleeps before the first request can arrive. It takes earlier
+    // entries when it wakes.
     if (!ring.sleep()) worker.emit('message', 0);
     await done;
     for (let taken = ring.take(); taken !== undefined; taken = ring.take()) {

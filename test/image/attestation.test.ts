@@ -141,7 +141,9 @@ describe('AttestationChecker.check()', () => {
   });
 });
 
-/** Signature, depth 2 and position 1, first leaf, the node of the third and an empty one, nothing. */
+/**
+ * Signature, depth 2 and position 1, first leaf, the node of the third and an empty leaf, zeros.
+ */
 const GOLDEN: readonly string[] = [
   '2e1520599c7d34fb8cfdb1c74d1dc97024d2854badb2bedc43bcba8e9aaae271',
   'dad5ec70ffcc26114fbf6d181aaad827f7e7b19d38ab9803e3ca888753cc7707',

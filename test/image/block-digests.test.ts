@@ -43,7 +43,7 @@ describe('BlockDigests', () => {
     expect(parsed.matches(blockIndex(2), digests.subarray(32))).toBe(false);
   });
 
-  it('BlockDigests.parse() refuses bytes of another root, whichever byte differs', () => {
+  it('BlockDigests.parse() refuses bytes that differ from the root in any byte', () => {
     fc.assert(
       fc.property(
         fc.nat({ max: bytes.length - 1 }),
@@ -55,10 +55,12 @@ describe('BlockDigests', () => {
         },
       ),
     );
-    expect(() => BlockDigests.parse(hash, layer, bytes.subarray(1))).toThrow(/bytes, not the/);
+    expect(() => BlockDigests.parse(hash, layer, bytes.subarray(1))).toThrow(
+      /bytes, but the layer needs/,
+    );
   });
 
-  it('BlockDigests.parse() refuses the digest blob of another layer or version, whatever its root', () => {
+  it('BlockDigests.parse() refuses the digests of another layer or version, for any root', () => {
     for (const at of [0, 8, 12, 16, 24, 28, 32]) {
       const changed = bytes.slice();
       changed[at]! ^= 1;
@@ -82,7 +84,7 @@ describe('digestedLayers()', () => {
     offset: 512,
   });
 
-  it('reads what digestsAnnotations() says', () => {
+  it('reads the annotations of digestsAnnotations()', () => {
     expect(digestedLayers(manifest(said))).toEqual([layer]);
     expect(digestedLayers(manifest({}))).toEqual([]);
   });
@@ -96,6 +98,6 @@ describe('digestedLayers()', () => {
     ['an offset that is no number', { 'io.xylem.block-digests.offset': '-1' }],
   ])('refuses %s', (_, change) => {
     const changed = manifest({ ...said, ...change });
-    expect(() => digestedLayers(changed)).toThrow(/can be where it says/);
+    expect(() => digestedLayers(changed)).toThrow(/name no place for block digests/);
   });
 });

@@ -19,7 +19,7 @@ const KIB = 1024;
 const DEVICE = 256 * KIB;
 const TAR_PREFIX = 1536;
 const LSMT_MAGIC = Buffer.from('4c534d5400010200657e63d29444084ca2d2c8ec4fcfae8a', 'hex');
-/** Device bytes that are compared. */
+/** Compared bytes of the device. */
 const WINDOW = 2 * KIB * KIB;
 
 async function contentOf(blob: Uint8Array): Promise<Uint8Array> {
@@ -27,7 +27,10 @@ async function contentOf(blob: Uint8Array): Promise<Uint8Array> {
   return image.read(0, Math.min(WINDOW, image.sizeBytes));
 }
 
-/** Reading the blob gives the sound content or an ImageError: never other bytes, never another error. */
+/**
+ * Expects that a read of the blob gives the sound content or an ImageError, and no other bytes or
+ * errors.
+ */
 async function expectSoundOrError(blob: Uint8Array, sound: Uint8Array): Promise<'sound' | 'error'> {
   try {
     expect(bytesEqual(await contentOf(blob), sound)).toBe(true);
@@ -64,7 +67,7 @@ describe('a damaged layer', () => {
     sound = await contentOf(blob);
   });
 
-  it('openLayer() and read() give an ImageError or the right bytes for any flipped bits', async () => {
+  it('openLayer() and read() survive any flipped bits', async () => {
     await fc.assert(
       fc.asyncProperty(flips, async (where) => {
         await expectSoundOrError(flipped(blob, where), sound);
@@ -73,7 +76,7 @@ describe('a damaged layer', () => {
     );
   });
 
-  it('openLayer() and read() notice every flipped bit of headers, jump table and index', async () => {
+  it('openLayer() and read() notice each flipped bit of headers, table and index', async () => {
     const { payload, body } = await openLayer(memorySource(blob), codec);
     const table = payload.offset + (body.kind === 'zfile' ? body.header.indexOffset : 0);
     const header = Array.from({ length: 96 }, (_, i) => payload.offset + i);
@@ -86,7 +89,7 @@ describe('a damaged layer', () => {
     }
   });
 
-  it('openLayer() and read() give an ImageError or the right bytes wherever the blob ends', async () => {
+  it('openLayer() and read() survive an end of the blob at any byte', async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(blob.length - 1), async (length) => {
         await expectSoundOrError(blob.slice(0, length), sound);
@@ -138,7 +141,7 @@ describe('a damaged layer', () => {
     ['one byte', Uint8Array.of(1), 'neither'],
     ['gzip', Uint8Array.of(0x1f, 0x8b, 8, 0), 'ordinary OCI layer'],
     ['text', new TextEncoder().encode('{"errors": []}'.padEnd(9000)), 'neither'],
-  ])('openLayer() says what %s is', async (_, bytes, text) => {
+  ])('openLayer() names the problem of %s', async (_, bytes, text) => {
     await expect(openLayer(memorySource(bytes), codec)).rejects.toThrow(text);
   });
 
@@ -168,7 +171,7 @@ describe('a damaged layer', () => {
 });
 
 describe('a ZFile of 64 KiB blocks', () => {
-  it('openLayer() reads it, although it is not written here', async () => {
+  it('openLayer() reads it, although ZFileWriter does not write it', async () => {
     const ranges = [{ offset: 4096, bytes: sampleBytes(150 * KIB, 5) }];
     const small = await makeLayer({ virtualSizeBytes: DEVICE, ranges });
     const layer = await openLayer(memorySource(small), codec);
@@ -179,7 +182,7 @@ describe('a ZFile of 64 KiB blocks', () => {
   });
 });
 
-/** A ZFile by hand, LZ4, with blocks of any size. */
+/** A handmade LZ4 ZFile with blocks of any size. */
 function zfileOf(bytes: Uint8Array, blockSizeBytes: number): Uint8Array {
   const parts: Uint8Array[] = [];
   const lengths: number[] = [];

@@ -94,7 +94,7 @@ describeWith('layers that overlaybd made', [needs.fixtures], () => {
     const layer = await openAppendLayer(data, memorySource(fixture('rw/append.index')));
     const image = new LayeredImage([layer]);
     expect(image.sizeBytes).toBe(1024 * MIB);
-    // The superblock of the ext4 that was made in it.
+    // The superblock of the ext4 in it.
     expect((await image.read(1024 + 56, 2)).join()).toBe('83,239');
   });
 

@@ -13,7 +13,7 @@ const KIB = 1024;
 const DEVICE = 512 * KIB;
 const TAR_PREFIX = 1536;
 
-/** A device in memory and its layer: ranges of whole sectors. */
+/** A device in memory and its layer, with ranges of whole sectors. */
 async function sampleLayer(init: {
   ranges: readonly (readonly [number, number])[];
   blockSizeBytes?: number;
@@ -116,7 +116,7 @@ describe('LayerWriter and openLayer()', () => {
 });
 
 describe('LayeredImage', () => {
-  it('read() gives any range of any stack, and readInto() the same with what plan() names', async () => {
+  it('read() gives any range of any stack, and readInto() the same from plan()', async () => {
     const layers = await Promise.all([
       sampleLayer({ ranges: RANGES }),
       sampleLayer({
@@ -179,7 +179,7 @@ describe('LayeredImage', () => {
     );
   });
 
-  it('readInto() says false when bytes are missing, and uses decoded blocks that it kept', async () => {
+  it('readInto() returns false when bytes are missing, and uses cached blocks', async () => {
     const { blob, disk } = await sampleLayer({ ranges: RANGES, blockSizeBytes: 32 * KIB });
     const image = await openImage(blob);
     const target = new Uint8Array(4096);
@@ -196,12 +196,12 @@ describe('LayeredImage', () => {
     expect(reads).toHaveLength(1);
   });
 
-  it('constructor rejects layers of which none has a size', () => {
+  it('the constructor rejects layers without any size', () => {
     expect(() => new LayeredImage([])).toThrow(ImageError);
   });
 });
 
-/** A plain ustar around one file, made by hand. */
+/** A handmade plain ustar around one file. */
 function plainTar(file: Uint8Array): Uint8Array {
   const tar = Buffer.alloc(512 + Math.ceil(file.length / 512) * 512 + 1024);
   tar.write('layer', 0);

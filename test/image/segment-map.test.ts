@@ -8,7 +8,7 @@ import {
   type SegmentMap,
 } from '../../src/image/segment-map.ts';
 
-/** Sectors of the small devices here. */
+/** Sectors of the small devices of these tests. */
 const SECTORS = 200;
 
 interface Row {
@@ -86,7 +86,7 @@ describe('SegmentMap', () => {
       { gap: 1, length: 2, moffset: 0, zeroed: true },
     ];
     expect([...mapOf(rows, 0).numbered(254).layers]).toEqual([254, ZERO_LAYER]);
-    expect(() => mapOf(rows, 0).numbered(255)).toThrow('has no number');
+    expect(() => mapOf(rows, 0).numbered(255)).toThrow('must be below 255');
   });
 });
 
@@ -113,7 +113,7 @@ describe('the LSMT index', () => {
         [0, 8, 8],
         [7, 8, 16],
       ],
-      'before the end',
+      'the entry before ends at',
     ],
     [
       'a wrong order',
@@ -121,12 +121,12 @@ describe('the LSMT index', () => {
         [100, 8, 8],
         [50, 8, 16],
       ],
-      'before the end',
+      'the entry before ends at',
     ],
-    ['no length', [[0, 0, 8]], 'covers a sector'],
+    ['no length', [[0, 0, 8]], 'must cover at least a sector'],
     ['an end after the device', [[2 ** 31 - 4, 8, 8]], 'the block device ends'],
-    ['data in the header', [[0, 8, 7]], 'must lie in the data'],
-    ['data after the end', [[0, 8, 2 ** 32 - 4]], 'must lie in the data'],
+    ['data in the header', [[0, 8, 7]], "must lie in the layer's data"],
+    ['data after the end', [[0, 8, 2 ** 32 - 4]], "must lie in the layer's data"],
   ])('parseIndex() rejects %s', (_, entries, text) => {
     const bytes = new Uint8Array(entries.length * 16);
     const view = new DataView(bytes.buffer);

@@ -4,7 +4,7 @@ import { orAbort } from '../../src/util/or-abort.ts';
 import { ManualClock } from '../kit/manual-clock.ts';
 
 describe('deadline()', () => {
-  it('aborts when its time is over, with an error that names the time', () => {
+  it('aborts when the deadline has passed, with an error that names the time', () => {
     const clock = new ManualClock();
     const limit = deadline(clock, 100);
     clock.advance(99);
@@ -21,7 +21,7 @@ describe('deadline()', () => {
     expect(limit.signal.reason).toBe(late);
   });
 
-  it('aborts with another signal, with its reason, also with one that has aborted', () => {
+  it("aborts with another signal's reason, also when that has aborted already", () => {
     const clock = new ManualClock();
     const outer = new AbortController();
     const limit = deadline(clock, 100, { signal: outer.signal });
@@ -58,7 +58,7 @@ describe('within()', () => {
     expect(signals.map(({ aborted }) => aborted)).toEqual([false, false]);
   });
 
-  it('begins the task at once, and aborts it when its time is over', async () => {
+  it('starts the task at once, and aborts it when the deadline has passed', async () => {
     const clock = new ManualClock();
     const never = new Promise<void>(() => {});
     const late = within(clock, 100, (signal) => orAbort(never, signal));

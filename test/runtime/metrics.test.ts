@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Tally } from '../../src/runtime/metrics.ts';
 
 describe('Tally', () => {
-  it('Tally counts in its counter, and says how much by the values of one label', () => {
+  it('Tally counts in its counter, and keeps sums by the values of one label', () => {
     const counted: unknown[] = [];
     const tally = new Tally({ inc: (...args) => counted.push(args) }, 'source');
     expect([tally.total, tally.sums()]).toEqual([0, {}]);

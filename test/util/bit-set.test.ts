@@ -24,7 +24,7 @@ describe('BitSet', () => {
     );
   });
 
-  it('BitSet.add() refuses what is outside, BitSet.has() says no', () => {
+  it('BitSet.add() refuses a value outside the range, and BitSet.has() is false', () => {
     const bits = new BitSet(33);
     expect(bits.has(33)).toBe(false);
     expect(bits.has(64)).toBe(false);

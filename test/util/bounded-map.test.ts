@@ -8,7 +8,10 @@ interface Bounds {
   readonly sizeMax: number;
 }
 
-/** The same promises, kept the slow way: all entries in one array, the one that goes first in front. */
+/**
+ * A slow implementation of the same contract: all entries in one array, the next to be evicted
+ * first.
+ */
 class PlainModel {
   readonly evicted: string[] = [];
   entries: { readonly key: string; readonly value: number }[] = [];
@@ -72,7 +75,7 @@ const bounds: fc.Arbitrary<Bounds> = fc.record({
 });
 
 describe('BoundedMap', () => {
-  it('does what a plain list of entries does', () => {
+  it('behaves as a plain list of entries', () => {
     fc.assert(
       fc.property(bounds, fc.array(step, { maxLength: 60 }), (init, steps) => {
         const evicted: string[] = [];
@@ -98,7 +101,7 @@ describe('BoundedMap', () => {
     );
   });
 
-  it('evicts the entry set longest ago when nothing else is asked for', () => {
+  it('evicts the entry set longest ago by default', () => {
     const map = new BoundedMap<string, number>({ entriesMax: 2 });
     for (const name of ['a', 'b', 'a', 'c']) map.set(name, 1);
     expect(map.get('a')).toBe(1);
@@ -106,7 +109,7 @@ describe('BoundedMap', () => {
     expect([...map].map(([name]) => name)).toEqual(['c', 'd']);
   });
 
-  it('may be emptied, one entry after the other, while its entries are looked at', () => {
+  it('may be emptied, entry by entry, during an iteration', () => {
     const map = new BoundedMap<number, string>({ entriesMax: 10 });
     for (let i = 0; i < 5; i++) map.set(i, 'x');
     for (const [i] of map) map.delete(i);

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { ExpiringMap } from '../../src/util/expiring-map.ts';
 import { ManualClock } from '../kit/manual-clock.ts';
 
-test('ExpiringMap forgets after the time of each entry, and remembers what was', () => {
+test('ExpiringMap expires each entry after its time, and still gives the stale value', () => {
   const clock = new ManualClock();
   const map = new ExpiringMap<number>({ clock }, { entriesMax: 10 });
   map.set('a', 1, 100);
@@ -15,7 +15,7 @@ test('ExpiringMap forgets after the time of each entry, and remembers what was',
   expect([map.getStale('a'), map.staleMs('a')]).toEqual([undefined, undefined]);
 });
 
-test('ExpiringMap keeps to its bound: the one set longest ago goes', () => {
+test('ExpiringMap keeps its bound: it drops the entry set longest ago', () => {
   const map = new ExpiringMap<number>({ clock: new ManualClock() }, { entriesMax: 2 });
   for (const key of ['a', 'b', 'a', 'c']) map.set(key, 1, 100);
   expect(['a', 'b', 'c'].map((key) => map.get(key))).toEqual([1, undefined, 1]);

@@ -13,7 +13,7 @@ describe('nearest()', () => {
     expect(nearest(name, known)).toBe(meant);
   });
 
-  it.each(['', 'replicas', 'x'.repeat(10_000)])('has no idea for %.20s', (name) => {
+  it.each(['', 'replicas', 'x'.repeat(10_000)])('finds no name for %.20s', (name) => {
     expect(nearest(name, known)).toBeUndefined();
   });
 });

@@ -15,12 +15,12 @@ describe('orAbort()', () => {
     await expect(waiting).rejects.toThrow('enough');
   });
 
-  it('lets a signal that has aborted win, and handles the rejection that nobody waits for', async () => {
+  it('prefers a signal that has aborted, and handles the unawaited rejection', async () => {
     const signal = AbortSignal.abort(new Error('enough'));
     await expect(orAbort(Promise.resolve(1), signal)).rejects.toThrow('enough');
     const { promise, reject } = Promise.withResolvers<void>();
     await expect(orAbort(promise, signal)).rejects.toThrow('enough');
-    // Unhandled, it would fail the run.
+    // An unhandled rejection would fail the run.
     reject(new Error('later'));
   });
 });

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { SingleFlight } from '../../src/util/single-flight.ts';
 
 describe('SingleFlight.run()', () => {
-  it('gives all that ask at the same time the outcome of one task', async () => {
+  it('gives concurrent callers the outcome of one task', async () => {
     const flights = new SingleFlight<string, number>();
     let count = 0;
     const task = async (): Promise<number> => ++count;
@@ -11,7 +11,7 @@ describe('SingleFlight.run()', () => {
     expect(await Promise.all(asked)).toEqual([1, 2, 1]);
   });
 
-  it('starts anew when the task has settled, also when it failed or threw', async () => {
+  it('starts a new task when the last one has settled, failed or thrown', async () => {
     const flights = new SingleFlight<string, number>();
     const failing = flights.run('a', () => {
       throw new Error('failed');

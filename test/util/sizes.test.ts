@@ -43,7 +43,7 @@ describe('formatSizeBytes()', () => {
     ]);
   });
 
-  it('is read back, within a hundredth', () => {
+  it('parses back to the same size, within a hundredth', () => {
     fc.assert(
       fc.property(fc.integer({ min: 0, max: 2 ** 50 }), (bytes) => {
         const text = formatSizeBytes(bytes);

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { TokenBucket } from '../../src/util/token-bucket.ts';
 
-/** Steps in time and amounts that are asked for then. */
+/** Steps in time, each with the amount taken after it. */
 const steps = fc.array(
   fc.record({
     waitMs: fc.integer({ min: 0, max: 5_000 }),
@@ -16,7 +16,7 @@ const bucket = fc.record({
 });
 
 describe('TokenBucket.take()', () => {
-  it('lets through no more than the rate and the burst, from any time to any other', () => {
+  it('lets through at most the burst and the rate, over any time', () => {
     fc.assert(
       fc.property(bucket, steps, (init, asked) => {
         const tokens = new TokenBucket(init);
@@ -47,7 +47,7 @@ describe('TokenBucket.take()', () => {
 });
 
 describe('TokenBucket.readyMs()', () => {
-  it('names the time at which the amount is available, at most a little late', () => {
+  it('names the time at which the amount is available, or slightly later', () => {
     fc.assert(
       fc.property(bucket, steps, fc.integer({ min: 0, max: 20_000 }), (init, asked, reserve) => {
         const tokens = new TokenBucket(init);
@@ -61,7 +61,7 @@ describe('TokenBucket.readyMs()', () => {
           }
           expect(tokens.take(amount, nowMs, reserve)).toBe(false);
           if (readyMs - nowMs > 2) expect(tokens.take(amount, readyMs - 2, reserve)).toBe(false);
-          // Rounding may ask for another millisecond, never for the same again.
+          // Rounding may name a later millisecond, never the same one again.
           expect(tokens.take(amount, readyMs + 1, reserve)).toBe(true);
           nowMs = readyMs + 1;
         }

@@ -1,9 +1,15 @@
 import type { Clock, Timer } from '../clock.ts';
 
-/** Longest delay that Node's timers take, in milliseconds (a signed 32-bit count, about 24.8 days); longer ones would fire at once. */
+/**
+ * Longest delay of Node's timers in milliseconds (signed 32-bit, about 24.8 days). A timer with a
+ * longer delay would fire at once.
+ */
 const TIMER_DELAY_MS_MAX = 2 ** 31 - 1;
 
-/** The clock of this machine. Timers do not keep the process alive; `sleep()` does, since something waits for it. */
+/**
+ * The clock of this machine. Timers do not keep the process alive; `sleep()` does, since a caller
+ * waits for it.
+ */
 export class SystemClock implements Clock {
   nowMs(): number {
     return performance.now();
@@ -34,12 +40,14 @@ export class SystemClock implements Clock {
   }
 }
 
-/** "At least `delayMs`": Node counts whole milliseconds from a start cut to one, so up to one too few. */
+/**
+ * Keeps "at least `delayMs`": Node rounds the start down to a millisecond and may fire one early.
+ */
 function clampedDelayMs(delayMs: number): number {
   return delayMs > 0 ? Math.min(TIMER_DELAY_MS_MAX, Math.ceil(delayMs) + 1) : 0;
 }
 
-/** The abort reason as it is; wrapped only when somebody aborted with something that is no Error. */
+/** The abort reason; wrapped when it is no Error. */
 function asError(reason: unknown): Error {
   return reason instanceof Error ? reason : new Error(`aborted: ${String(reason)}`);
 }

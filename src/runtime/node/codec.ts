@@ -3,16 +3,19 @@ import { crc32c } from '@node-rs/crc32';
 import { compressSync, uncompressSync } from 'lz4-napi';
 import type { Codec } from '../codec.ts';
 
-/** lz4-napi keeps the decoded size, u32 LE, in front of the raw block. */
+/** Decoded size, u32 LE, that lz4-napi expects in front of the raw block. */
 const LZ4_PREFIX_BYTES = 4;
 
-/** Largest decoded block that is accepted: the size is the caller's word, but nothing in Xylem decodes more at once. */
+/**
+ * Largest decoded block. Nothing in Xylem decodes more at once: a larger size is an error of the
+ * caller.
+ */
 const DECODED_SIZE_BYTES_MAX = 16 * 1024 * 1024;
 
-/** The native codecs. Each instance has a scratch buffer of its own and is used from one thread. */
+/** The native codecs. An instance has its own scratch buffer and serves one thread. */
 export class NodeCodec implements Codec {
-  // The input is copied behind a size of our own: writing into the bytes in front of the caller's view would be
-  // seen by whoever writes or hashes that memory on another thread. The copy costs 2 % of decoding.
+  // The codec copies the input behind a size field of its own. The bytes in front of the caller's
+  // view may belong to a writer or hasher on another thread. The copy costs 2 % of decoding.
   #scratch = Buffer.alloc(64 * 1024);
 
   lz4Decode(source: Uint8Array, sizeBytes: number): Uint8Array {
@@ -30,7 +33,7 @@ export class NodeCodec implements Codec {
 
   zstdDecode(source: Uint8Array, sizeBytes: number): Uint8Array {
     checkSize(sizeBytes);
-    // A truncated frame comes back short, without an error: the length decides.
+    // zlib decodes a truncated frame without an error, but short: the length decides.
     const decoded = zstdDecompressSync(source, { maxOutputLength: Math.max(1, sizeBytes) });
     return exactly(decoded, sizeBytes, 'ZSTD');
   }
@@ -51,7 +54,7 @@ function asBuffer(bytes: Uint8Array): Buffer {
 function checkSize(sizeBytes: number): void {
   if (sizeBytes > DECODED_SIZE_BYTES_MAX) {
     throw new RangeError(
-      `decoding to ${sizeBytes} bytes was asked for; ${DECODED_SIZE_BYTES_MAX} is the limit`,
+      `cannot decode to ${sizeBytes} bytes: the limit is ${DECODED_SIZE_BYTES_MAX}`,
     );
   }
 }

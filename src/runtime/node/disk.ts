@@ -27,7 +27,7 @@ import {
 } from '../disk.ts';
 import { lockFolder } from './disk-lock.ts';
 
-/** What is kept may be private: for this user alone. */
+/** Access for this user alone: the content may be private. */
 const FOLDER_MODE = 0o700;
 const FILE_MODE = 0o600;
 
@@ -44,7 +44,8 @@ const CODES: Readonly<Record<string, DiskErrorDetail['code']>> = {
 };
 
 const fsp = {
-  // Plain descriptors and callbacks: a FileHandle costs a third more per call at 256 KiB and has nothing that is needed here.
+  // Plain descriptors and callbacks: a FileHandle costs a third more per call at 256 KiB and brings
+  // nothing needed here.
   close: promisify(close),
   fdatasync: promisify(fdatasync),
   fsync: promisify(fsync),
@@ -57,7 +58,7 @@ const fsp = {
   statfs: promisify(statfs),
 };
 
-/** The action's result; its failure as DiskError that says what could not be done. */
+/** Runs the action; turns its failure into a DiskError that says what could not be done. */
 async function attempt<T>(what: string, path: string, action: () => Promise<T>): Promise<T> {
   try {
     return await action();
@@ -121,7 +122,7 @@ class NodeDiskFile implements DiskFile {
   }
 }
 
-/** A folder of this machine as a Disk. The folder itself is made by the first `makeFolder('')`. */
+/** A folder of this machine as a Disk. `makeFolder('')` creates the folder itself. */
 export class NodeDisk implements Disk {
   readonly #root: string;
 
@@ -174,7 +175,7 @@ export class NodeDisk implements Disk {
   }
 
   async freeBytes(): Promise<number> {
-    const stats = await attempt('ask the free space of', this.#root, () => fsp.statfs(this.#root));
+    const stats = await attempt('get the free space of', this.#root, () => fsp.statfs(this.#root));
     return stats.bavail * stats.bsize;
   }
 

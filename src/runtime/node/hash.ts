@@ -3,11 +3,14 @@ import { blake3 } from '@napi-rs/blake-hash';
 import type { Hash, Hasher } from '../codec.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 
-/** DER of a SubjectPublicKeyInfo for Ed25519 up to the key itself (RFC 8410, section 4). */
+/** DER of a SubjectPublicKeyInfo for Ed25519 in front of the key (RFC 8410, section 4). */
 const ED25519_SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
 const ED25519_KEY_BYTES = 32;
 
-/** Parsed public keys that are kept: there is one per root, and roots are few. The oldest goes first. */
+/**
+ * Most parsed public keys that are kept: one per root, and roots are few. The oldest is dropped
+ * first.
+ */
 const KEYS_MAX = 64;
 
 /** SHA-256 and Ed25519 by node:crypto, BLAKE3 by a native add-on. */

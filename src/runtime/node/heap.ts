@@ -7,10 +7,13 @@ type Collect = (options: {
   readonly flavor: 'last-resort';
 }) => void;
 
-/** Collects all garbage now and moves what is left together, so that memory goes back to the system: 0.1 to 0.2 s in which nothing else runs. */
+/**
+ * Collects all garbage now and compacts the heap, so that memory returns to the system. Nothing
+ * else runs for its 0.1 to 0.2 s.
+ */
 export function collectGarbage(): void {
   setFlagsFromString('--expose-gc');
-  // The function is in contexts made after the flag was set.
+  // Only contexts made after the flag was set have the function.
   const collect = runInNewContext('gc') as Collect;
   collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
   setFlagsFromString('--no-expose-gc');

@@ -7,12 +7,13 @@ import {
 } from 'pino';
 import type { LogFields, Logger } from '../logger.ts';
 
+/** Least severe level that is logged; `silent` logs nothing. */
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent';
 
 /**
- * Logs one JSON object a line, to standard error unless told otherwise; standard output belongs to what commands print.
- * Lines are written before the call returns, so that the last words of a crash are not lost. An Error in the field `error`
- * is written with its code data, causes and stack.
+ * Logs one JSON object per line, by default to standard error: standard output belongs to the
+ * output of commands. A call returns after its line is written, so that a crash loses no line. An
+ * Error in the field `error` is logged with its code, data, causes and stack.
  */
 export function jsonLogger(init: { level: LogLevel; destination?: DestinationStream }): Logger {
   const destination = init.destination ?? pino.destination({ dest: 2, sync: true });

@@ -2,7 +2,10 @@ import { randomFillSync } from 'node:crypto';
 import { assert } from '../../util/assert.ts';
 import type { Random } from '../random.ts';
 
-/** Words drawn from the kernel at a time: a draw costs about a microsecond, so that single ones would dominate. */
+/**
+ * 32-bit words drawn from the kernel at a time. A draw costs about a microsecond: draws of single
+ * words would dominate.
+ */
 const WORDS_PER_DRAW = 256;
 
 /** Unpredictable randomness, fit for keys and nonces. */
@@ -10,19 +13,16 @@ export class SystemRandom implements Random {
   readonly #words = new Uint32Array(WORDS_PER_DRAW);
   #used = WORDS_PER_DRAW;
 
-  /** 53 random bits, as many as a double's fraction holds. */
+  /** Uniform in [0, 1), of 53 random bits: the precision of a double. */
   float(): number {
     const high = this.#word() >>> 5;
     const low = this.#word() >>> 6;
     return (high * 2 ** 26 + low) / 2 ** 53;
   }
 
-  /** Scales `float()`: the bias is below limit / 2^53. */
+  /** Scales `float()`; the bias is below limit / 2^53. */
   below(limit: number): number {
-    assert(
-      Number.isSafeInteger(limit) && limit > 0,
-      `a random integer below ${limit} was asked for`,
-    );
+    assert(Number.isSafeInteger(limit) && limit > 0, `cannot draw a random integer below ${limit}`);
     return Math.floor(this.float() * limit);
   }
 

@@ -4,7 +4,10 @@ import type { BlockStore } from '../../../src/blockstore/store.ts';
 import { PooledBytes } from '../../../src/util/buffer-pool.ts';
 import { testBlob, testBlock, testBytes } from '../../kit/blocks.ts';
 
-/** A kind of store: `open()` gives a fresh empty one, not started; `reopen()` the same one in its next life. */
+/**
+ * A kind of store. `open()` gives a new empty store, not started; `reopen()` gives the same store
+ * for its next run.
+ */
 export interface StoreRig {
   open(): { store: BlockStore; reopen: () => BlockStore };
 }
@@ -12,7 +15,7 @@ export interface StoreRig {
 const blob = testBlob(1, 3 * BLOCK_SIZE_BYTES + 100);
 const [first, last, beyond] = [blockIndex(0), blockIndex(3), blockIndex(4)];
 
-/** What every BlockStore does, whatever it keeps its blocks in. */
+/** The contract of every BlockStore, whatever it keeps its blocks in. */
 export function describeBlockStore(name: string, rig: StoreRig): void {
   describe(`${name} as a BlockStore`, () => {
     const started = async (): Promise<BlockStore> => {
@@ -57,7 +60,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await store.stop();
     });
 
-    it('BlockStore.get() misses what was never there', async () => {
+    it('BlockStore.get() misses blocks never put', async () => {
       const store = await started();
       expect(await store.get(blob, first)).toBeUndefined();
       await store.put(blob, first, testBlock(blob, first));
@@ -70,7 +73,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await store.stop();
     });
 
-    it('BlockStore.put() holds the payload itself, and lets go of it when it is dropped', async () => {
+    it('BlockStore.put() retains the payload, and a drop releases it', async () => {
       const store = await started();
       const block = testBlock(blob, first);
       const putting = store.put(blob, first, block);
@@ -83,7 +86,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await store.stop();
     });
 
-    it('BlockStore.put() leaves a block alone that is present or being put', async () => {
+    it('BlockStore.put() does nothing for a block that is present or being put', async () => {
       const store = await started();
       const other = {
         payload: PooledBytes.unpooled(new Uint8Array(BLOCK_SIZE_BYTES)),
@@ -136,7 +139,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await store.stop();
     });
 
-    it('BlockStore.start() finds what an earlier life kept', async () => {
+    it('BlockStore.start() finds the blocks of an earlier run', async () => {
       const { store, reopen } = rig.open();
       await store.start();
       const small = testBlob(2, 1);
@@ -160,7 +163,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await next.stop();
     });
 
-    it('BlockStore.gc() keeps what is pinned or mounted, until it is not', async () => {
+    it('BlockStore.gc() keeps blobs for as long as they are pinned or mounted', async () => {
       const store = await started();
       const blobs = [1, 2, 3].map((number) => testBlob(number, BLOCK_SIZE_BYTES));
       const [plain, pinned, mounted] = blobs.map(({ digest }) => digest);
@@ -193,7 +196,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await store.stop();
     });
 
-    it('BlockStore.pin() holds for what is not there yet, and over a restart', async () => {
+    it('BlockStore.pin() works for blobs without blocks yet, and over a restart', async () => {
       const { store, reopen } = rig.open();
       await store.start();
       await store.pin(blob.digest);
@@ -217,7 +220,7 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await next.stop();
     });
 
-    it('BlockStore holds nothing and refuses all before start() and after stop()', async () => {
+    it('BlockStore holds nothing and refuses calls before start() and after stop()', async () => {
       const store = rig.open().store;
       const refusesAll = async (): Promise<void> => {
         const refused = { code: 'stopped' };

@@ -1,4 +1,7 @@
-/** Writes and drops blocks of two blobs, several at a time, for ever, and tells each that is done: made to be killed. */
+/**
+ * Writes and drops blocks of two blobs forever, several at a time, and reports each finished one;
+ * the test kills it.
+ */
 import { DiskStore } from '../../../src/blockstore/disk-store.ts';
 import { BLOCK_SIZE_BYTES, blockCount, blockIndex } from '../../../src/image/block.ts';
 import { NodeDisk } from '../../../src/runtime/node/disk.ts';

@@ -4,8 +4,8 @@ import type { BlobRef } from '../../../src/image/block.ts';
 import { testBlock, testBytes } from '../../kit/blocks.ts';
 
 /**
- * Reads every block that the store lists and expects its right bytes. Returns the names of the
- * blocks that were found, and of those that the store lists and does not have.
+ * Reads every block that the store lists, and expects its right bytes. Returns the names of the
+ * found blocks, and of the listed but missing blocks.
  */
 export async function readAll(
   store: BlockStore,

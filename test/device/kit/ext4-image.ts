@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { makeLayer, sampleBytes } from '../../kit/layers.ts';
 import { run } from './images.ts';
 
-/** A block layer that holds an ext4 of 16 MiB, and the folder of files that was put into it. */
+/** A block layer that holds an ext4 of 16 MiB, and the folder of its files. */
 export async function makeExt4Layer(
   folder: string,
   blockBytes = 4096,

@@ -8,10 +8,13 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader, ReadOptions } from '../../../src/transfer/contracts/blob-reader.ts';
 import { toHex } from '../../../src/util/bytes.ts';
 
-/** Runs a program: paths under a mount of ours are touched by other processes alone, since this one serves them. */
+/** Runs a program: only other processes touch paths under the mounts that this process serves. */
 export const run = promisify(execFile);
 
-/** Blobs in memory. Nothing is cached unless `isWarm`; a read that `gate` rejects fails, and one that it delays waits. */
+/**
+ * Blobs in memory. `isWarm` makes all of them cached. A read fails when `gate` rejects, and waits
+ * until it resolves.
+ */
 export class MemoryReader implements BlobReader {
   isWarm = false;
   gate: (blob: BlobRef, offset: number, length: number) => Promise<void> = () => Promise.resolve();
@@ -47,7 +50,7 @@ export class MemoryReader implements BlobReader {
   }
 }
 
-/** An image of these layers, bottom first. */
+/** An image of these layers (bottom first). */
 export function imageOf(layers: readonly BlobRef[], fsType?: string): ResolvedImage {
   const annotations: Record<string, string> = {};
   if (fsType !== undefined) annotations[`${OVERLAYBD_ANNOTATION}blob-fs-type`] = fsType;
@@ -64,7 +67,7 @@ export function imageOf(layers: readonly BlobRef[], fsType?: string): ResolvedIm
   return { reference: 'registry.example/app:1', digest: first.digest, manifest, origin };
 }
 
-/** Every trace that a mount under this folder would leave on the host. */
+/** All traces on the host of mounts under this folder. */
 export function tracesOf(folder: string): { mounts: string[]; loops: string[] } {
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')

@@ -1,4 +1,4 @@
-/** Puts numbered entries into a ring as fast as it takes them. */
+/** Puts numbered entries into a ring as fast as the ring takes them. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { RequestRing } from '../../../src/device/request-ring.ts';
 

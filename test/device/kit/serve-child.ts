@@ -1,4 +1,7 @@
-/** A process that mounts a layer and serves it until it is killed: `serve-child.ts STATE LAYER DIR`; says `mounted` when it is. */
+/**
+ * A process that mounts a layer and serves it until it is killed: `serve-child.ts STATE LAYER DIR`.
+ * It prints `mounted` after the mount.
+ */
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { DeviceService } from '../../../src/device/device-service.ts';
@@ -23,7 +26,7 @@ const service = new DeviceService(
 );
 await service.start();
 process.on('SIGTERM', () => void service.stop().then(() => process.exit(0)));
-// From now on no read is ever answered, so that the kill comes in the midst of some.
+// From now on no read is answered, so that the kill happens during reads.
 await service.mount(image, dir);
 reader.gate = () => new Promise(() => {});
 process.stdout.write('mounted\n');

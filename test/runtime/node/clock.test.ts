@@ -44,7 +44,7 @@ describe('SystemClock', () => {
     cancelled.cancel();
   });
 
-  it('SystemClock.setTimer() clamps delays beyond what Node can count instead of firing at once', async () => {
+  it('SystemClock.setTimer() clamps delays beyond the limit of Node', async () => {
     let fired = false;
     const timer = clock.setTimer(2 ** 33, () => (fired = true));
     await clock.sleep(5);

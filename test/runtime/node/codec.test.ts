@@ -50,7 +50,7 @@ describe('NodeCodec', () => {
     expect(() => codec.zstdDecode(zstd, 2 ** 31)).toThrow(RangeError);
   });
 
-  it('crc32c() is the standard one and continues', () => {
+  it('crc32c() is the standard CRC-32C, and continues from an earlier one', () => {
     expect(codec.crc32c(text('123456789'))).toBe(0xe3069283);
     expect(codec.crc32c(text('6789'), codec.crc32c(text('12345')))).toBe(0xe3069283);
   });
@@ -68,7 +68,7 @@ describe('NodeHash', () => {
     expect(toHex(hash.blake3(new Uint8Array()))).toBe(empty);
   });
 
-  it('ed25519Verify() accepts the signature of this message by this key alone', () => {
+  it('ed25519Verify() accepts only the signature of this message by this key', () => {
     const { publicKey, privateKey } = generateKeyPairSync('ed25519');
     const raw = publicKey.export({ format: 'der', type: 'spki' }).subarray(-32);
     const signature = sign(null, text('message'), privateKey);

@@ -7,7 +7,7 @@ import { tempFolder } from '../../kit/temp-folder.ts';
 
 const LOCK_MODULE = new URL('../../../src/runtime/node/disk.ts', import.meta.url).href;
 
-it('Disk.lock() is free again after its holder was killed', async () => {
+it('Disk.lock() succeeds again after its holder was killed', async () => {
   const root = tempFolder();
   const script = `const { NodeDisk } = await import('${LOCK_MODULE}');
       await new NodeDisk({ root: process.argv[1] }).lock('');

@@ -20,7 +20,7 @@ describe('NodeDisk', () => {
     await file.close();
   });
 
-  it('Disk.open() makes files for this user alone, and only to write', async () => {
+  it('Disk.open() creates files for this user alone, and only for writes', async () => {
     const root = tempFolder();
     const disk = new NodeDisk({ root });
     await expect(disk.open('absent', 'read')).rejects.toMatchObject({
@@ -34,7 +34,7 @@ describe('NodeDisk', () => {
     expect(statSync(join(root, 'a')).mode & 0o777).toBe(0o700);
   });
 
-  it('DiskFile.write() rejects where writing is not possible', async () => {
+  it('DiskFile.write() rejects on a file opened for reads, and on a full disk', async () => {
     const root = tempFolder();
     writeFileSync(join(root, 'file'), 'abc');
     const file = await new NodeDisk({ root }).open('file', 'read');
@@ -45,7 +45,7 @@ describe('NodeDisk', () => {
     await full.close();
   });
 
-  it('Disk.list(), rename() and remove() do what they say', async () => {
+  it('Disk.list(), rename() and remove() work on files and folders', async () => {
     const root = tempFolder();
     const disk = new NodeDisk({ root });
     await disk.makeFolder('folder/below');
@@ -65,7 +65,7 @@ describe('NodeDisk', () => {
     await expect(disk.rename('absent', 'x')).rejects.toMatchObject({ code: 'not-found' });
   });
 
-  it('Disk.freeBytes() is a count of bytes', async () => {
+  it('Disk.freeBytes() gives a count of bytes', async () => {
     expect(await new NodeDisk({ root: tempFolder() }).freeBytes()).toBeGreaterThan(0);
   });
 });
@@ -91,7 +91,7 @@ describe('Disk.lock()', () => {
     await lock.release();
   });
 
-  it('Disk.lock() never admits two of many that come at once', async () => {
+  it('Disk.lock() never admits two of many simultaneous contenders', async () => {
     const root = tempFolder();
     const disk = new NodeDisk({ root });
     for (let round = 0; round < 10; round++) {

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { collectGarbage } from '../../../src/runtime/node/heap.ts';
 
-/** An object that only the caller may hold, and what tells whether it is still there. */
+/** An object that only the caller holds, and a WeakRef that shows whether it still exists. */
 function watched(): { object: object; ref: WeakRef<object> } {
   const object = { bytes: new Uint8Array(1000) };
   return { object, ref: new WeakRef(object) };

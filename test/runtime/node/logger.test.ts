@@ -9,7 +9,7 @@ function capture(level: LogLevel) {
 }
 
 describe('jsonLogger', () => {
-  it('jsonLogger() writes one JSON object a line with level, fields and message', () => {
+  it('jsonLogger() writes one JSON object per line with level, fields and message', () => {
     const { logger, lines } = capture('info');
     logger.child({ part: 'store' }).warn({ blockCount: 3 }, 'blocks lost');
     expect(lines).toHaveLength(1);
@@ -22,7 +22,7 @@ describe('jsonLogger', () => {
     expect(lines[0]?.['time']).toMatch(/^\d{4}-\d\d-\d\dT/);
   });
 
-  it('jsonLogger() leaves out what is below its level', () => {
+  it('jsonLogger() drops lines below its level', () => {
     const { logger, lines } = capture('warn');
     logger.debug({}, 'a');
     logger.info({}, 'b');

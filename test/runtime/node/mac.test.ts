@@ -6,7 +6,7 @@ const mac = new NodeMac();
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
 
 describe('NodeMac', () => {
-  it('NodeMac.hmacSha256() makes the vectors of RFC 4231, section 4', () => {
+  it('NodeMac.hmacSha256() gives the vectors of RFC 4231, section 4', () => {
     expect(toHex(mac.hmacSha256(new Uint8Array(20).fill(0x0b), text('Hi There')))).toBe(
       'b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7',
     );
@@ -16,7 +16,7 @@ describe('NodeMac', () => {
     );
   });
 
-  it('NodeMac.equal() tells the same bytes from others, of any length', () => {
+  it('NodeMac.equal() compares bytes of any length', () => {
     expect(mac.equal(text('abc'), text('abc'))).toBe(true);
     expect(mac.equal(text('abc'), text('abd'))).toBe(false);
     expect(mac.equal(text('abc'), text('ab'))).toBe(false);

@@ -18,11 +18,11 @@ describe('SystemRandom', () => {
     expect(random.below(1)).toBe(0);
   });
 
-  it('SystemRandom.below() refuses limits that make no sense', () => {
+  it('SystemRandom.below() refuses invalid limits', () => {
     for (const limit of [0, -1, 1.5, Number.NaN]) expect(() => random.below(limit)).toThrow();
   });
 
-  it('SystemRandom.bytes() gives fresh bytes of the asked count', () => {
+  it('SystemRandom.bytes() gives the requested count of fresh bytes', () => {
     expect(random.bytes(0).length).toBe(0);
     const a = random.bytes(32);
     expect(a.length).toBe(32);

@@ -25,7 +25,7 @@ describe('ed25519Signer', () => {
     );
   });
 
-  it('ed25519Signer().sign() verifies with the public key alone', () => {
+  it('ed25519Signer().sign() gives signatures that the public key verifies', () => {
     const spki = Buffer.concat([bytes('302a300506032b6570032100'), signer.publicKey]);
     const key = createPublicKey({ key: spki, format: 'der', type: 'spki' });
     expect(verify(null, bytes('01'), key, signer.sign(bytes('01')))).toBe(true);
