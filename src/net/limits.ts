@@ -110,6 +110,9 @@ export const ADMISSION_STREAMS_MAX = 2;
 /** Milliseconds in which a refused peer may read that it is. */
 export const REFUSED_LINGER_MS = 250;
 
+/** How often the log tells of hosts that dialled with another version of the wire protocol. */
+export const VERSION_TOLD_MS = 60_000;
+
 /** Inbound connections that are not admitted yet, from the first packet on: as many as may be in their handshake. */
 export const UNADMITTED_MAX = 512;
 
