@@ -9,18 +9,20 @@ import { DeadlineError, deadline } from '../../runtime/deadline.ts';
 import { WireError } from '../wire/errors.ts';
 import { detailOf } from '../wire/frames.ts';
 import {
+  CALLS_PER_REGISTRY_MAX,
+  MEMORY_CALLS_MAX,
   OVERLOADED_RETRY_MS,
   REQUESTS_QUEUED_MAX,
-  TREE_CALLS_MAX,
   TREE_CALL_MS_MAX,
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
-import { TreeLink } from './call-link.ts';
+import { SilentError, TreeLink } from './call-link.ts';
 import { TREE, treeError, type TreeMessage } from './call-message.ts';
 import { CALLS, type Calls } from './call-table.ts';
 
-/** Calls to one peer. */
-const LIMITS = { runningMax: TREE_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX };
+/** Calls to one peer that it answers from memory, and calls that may wait for one registry. */
+const MEMORY_LIMITS = { runningMax: MEMORY_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX };
+const REGISTRY_LIMITS = { runningMax: CALLS_PER_REGISTRY_MAX, waitingMax: REQUESTS_QUEUED_MAX };
 
 interface Components {
   readonly clock: Clock;
@@ -29,13 +31,15 @@ interface Components {
 }
 
 /**
- * The asking side: a stream for each peer that is called, opened with the first call and kept. Eight calls to a peer are under way at a
- * time, one that its caller gave up among them until the peer has said its last word.
+ * The asking side: a stream for each peer that is called, opened with the first call and kept. Calls that the peer answers from
+ * memory wait in one line, those that may wait for a registry in one for each registry: eight of a line are under way at a time, one
+ * that its caller gave up among them until the peer has said its last word.
  */
 export class TreeClient {
   readonly #components: Components;
   readonly #links = new Map<PeerId, Promise<TreeLink>>();
-  readonly #limiters = new Map<PeerId, { readonly limiter: Limiter; users: number }>();
+  /** By peer and line. */
+  readonly #lines = new Map<string, { readonly limiter: Limiter; users: number }>();
   readonly #stopping = new AbortController();
 
   constructor(components: Components) {
@@ -54,7 +58,10 @@ export class TreeClient {
     });
     try {
       const body = encoded(name, host.peer, request);
-      const asked = this.#limited(host.peer, () => this.#ask(host, name, body, limit.signal));
+      const registry = CALLS[name].registryOf?.(request);
+      const asked = this.#inLine(host.peer, registry, () =>
+        this.#ask(host, name, body, limit.signal),
+      );
       const reply = await orAbort(asked, limit.signal);
       this.#count(name, 'ok');
       return reply;
@@ -120,9 +127,11 @@ export class TreeClient {
   }
 
   /** Runs few calls to a peer at a time: it takes no more. */
-  async #limited<T>(peer: PeerId, run: () => Promise<T>): Promise<T> {
-    const entry = this.#limiters.get(peer) ?? { limiter: new Limiter(LIMITS), users: 0 };
-    this.#limiters.set(peer, entry);
+  async #inLine<T>(peer: PeerId, registry: string | undefined, run: () => Promise<T>): Promise<T> {
+    const name = registry === undefined ? peer : `${peer} ${registry}`;
+    const limits = registry === undefined ? MEMORY_LIMITS : REGISTRY_LIMITS;
+    const entry = this.#lines.get(name) ?? { limiter: new Limiter(limits), users: 0 };
+    this.#lines.set(name, entry);
     entry.users++;
     try {
       const result = entry.limiter.run(run);
@@ -131,7 +140,7 @@ export class TreeClient {
       }
       return await result;
     } finally {
-      if (--entry.users === 0) this.#limiters.delete(peer);
+      if (--entry.users === 0) this.#lines.delete(name);
     }
   }
 
@@ -139,7 +148,7 @@ export class TreeClient {
     if (cause instanceof PeerError) return cause.detail;
     if (cause instanceof WireError) return { code: 'protocol' };
     if (signal.aborted) return { code: 'cancelled' };
-    if (cause instanceof DeadlineError) return { code: 'timeout' };
+    if (cause instanceof DeadlineError || cause instanceof SilentError) return { code: 'timeout' };
     return { code: 'unreachable' };
   }
 
