@@ -124,12 +124,18 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     },
   );
   const preheats = new ClusterPreheats(
-    { ...shared, transport, engine, store, codec },
+    { ...shared, transport, engine, askRoots: engine.askRoots, store, codec },
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const manifests = new Manifests(
-    { ...shared, cache: manifestCache, origin: registries, transport },
+    {
+      ...shared,
+      cache: manifestCache,
+      origin: registries,
+      transport,
+      askRoots: engine.askRoots,
+    },
     {
       self: host.peer,
       role: config.role,

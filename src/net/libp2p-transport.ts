@@ -86,7 +86,7 @@ interface Running {
 
 /**
  * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then `/xylem/block/1` and
- * `/xylem/tree/2` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
+ * `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
  * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport, PreheatTransport {

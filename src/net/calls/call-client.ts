@@ -56,18 +56,22 @@ export class TreeClient {
     const limit = deadline(this.#components.clock, TREE_CALL_MS_MAX, {
       signal: AbortSignal.any([signal, this.#stopping.signal]),
     });
+    let reached = false;
     try {
       const body = encoded(name, host.peer, request);
       const registry = CALLS[name].registryOf?.(request);
-      const asked = this.#inLine(host.peer, registry, () =>
-        this.#ask(host, name, body, limit.signal),
-      );
+      const asked = this.#inLine(host.peer, registry, async () => {
+        limit.signal.throwIfAborted();
+        const link = await orAbort(this.#linkTo(host), limit.signal);
+        reached = true;
+        return this.#ask(link, { host, name, body }, limit.signal);
+      });
       const reply = await orAbort(asked, limit.signal);
       this.#count(name, 'ok');
       return reply;
     } catch (error) {
       const cause: unknown = limit.signal.aborted ? limit.signal.reason : error;
-      const detail = this.#detailOf(cause, signal);
+      const detail = causeOf(cause, { signal, reached });
       this.#count(name, detail.code);
       throw cause instanceof PeerError ? cause : peerError(host.peer, detail, cause);
     } finally {
@@ -93,14 +97,12 @@ export class TreeClient {
   }
 
   async #ask<K extends keyof Calls>(
-    host: HostAddress,
-    name: K,
-    body: Uint8Array,
+    link: TreeLink,
+    call: { readonly host: HostAddress; readonly name: K; readonly body: Uint8Array },
     signal: AbortSignal,
   ): Promise<Calls[K][1]> {
     signal.throwIfAborted();
-    const link = await orAbort(this.#linkTo(host), signal);
-    signal.throwIfAborted();
+    const { host, name, body } = call;
     const { type } = CALLS[name];
     return link.call({ type, body }, (reply) => replyOf(name, host.peer, reply), signal);
   }
@@ -144,17 +146,24 @@ export class TreeClient {
     }
   }
 
-  #detailOf(cause: unknown, signal: AbortSignal): PeerErrorDetail {
-    if (cause instanceof PeerError) return cause.detail;
-    if (cause instanceof WireError) return { code: 'protocol' };
-    if (signal.aborted) return { code: 'cancelled' };
-    if (cause instanceof DeadlineError || cause instanceof SilentError) return { code: 'timeout' };
-    return { code: 'unreachable' };
-  }
-
   #count(call: keyof Calls, outcome: string): void {
     this.#components.metrics.treeCalls.inc({ call, outcome });
   }
+}
+
+/** `reached`: the call had a stream to the peer; without one, a deadline that passes is no connection in time. */
+function causeOf(
+  cause: unknown,
+  { signal, reached }: { readonly signal: AbortSignal; readonly reached: boolean },
+): PeerErrorDetail {
+  if (cause instanceof PeerError) return cause.detail;
+  if (cause instanceof WireError) return { code: 'protocol' };
+  if (signal.aborted && signal.reason instanceof DeadlineError && !reached) {
+    return { code: 'unreachable' };
+  }
+  if (signal.aborted) return { code: 'cancelled' };
+  if (cause instanceof DeadlineError || cause instanceof SilentError) return { code: 'timeout' };
+  return { code: 'unreachable' };
 }
 
 /** A request that breaks a bound of the protocol is refused here, before the peer does. */

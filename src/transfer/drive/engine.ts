@@ -19,6 +19,7 @@ import { defined, unreachable } from '../../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { AskRoots } from './ask-roots.ts';
 import { Attestor } from './attestor.ts';
 import type { BlobReader, ReadKind, ReadOptions } from '../contracts/blob-reader.ts';
 import { type AttemptId, type BlockSource } from '../core/effects.ts';
@@ -30,6 +31,7 @@ import {
   type TreeSeat,
   type Upstreams,
 } from '../host/host-core.ts';
+import { PeerHealth } from '../host/peer-health.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
 import { checkRange, copyOverlap } from '../read/ranges.ts';
@@ -103,6 +105,9 @@ export class TransferEngine implements BlobReader {
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #originReads = new Map<AttemptId, AbortController>();
   readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
+  readonly #health = new PeerHealth();
+  /** Asks roots and relays, for all parts of this host. */
+  readonly askRoots: AskRoots;
   #wake: { timer: Timer; atMs: number } | undefined;
   #running = false;
   #stopped = false;
@@ -136,12 +141,17 @@ export class TransferEngine implements BlobReader {
       },
       init,
     );
-    this.#tree = new TreeDriver(components, {
-      core: this.#core,
-      role: init.role,
-      upstreams: init,
-      run: (change) => this.#run(change),
-    });
+    const health = this.#health;
+    this.askRoots = new AskRoots({ ...components, health });
+    this.#tree = new TreeDriver(
+      { ...components, health, askRoots: this.askRoots },
+      {
+        core: this.#core,
+        role: init.role,
+        upstreams: init,
+        run: (change) => this.#run(change),
+      },
+    );
   }
 
   /** Joins trees and resolves images, for this host and (on a root) for peers. */
@@ -181,7 +191,10 @@ export class TransferEngine implements BlobReader {
       onCancel: (incoming) =>
         this.#run((nowMs) => this.#core.blocks.cancelForPeer(incoming, incoming.peer, nowMs)),
       onOrder: (peer, order) => this.#run((nowMs) => this.#core.orderFrom(peer, order, nowMs)),
-      onAlive: (peer) => this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs)),
+      onAlive: (peer) => {
+        this.#health.heard(peer);
+        this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs));
+      },
       onPeerGone: (peer) => this.#run((nowMs) => this.#core.peerGone(peer, nowMs)),
     };
   }
@@ -387,7 +400,7 @@ export class TransferEngine implements BlobReader {
         return this.#diskWrite(effect.blob, effect.index, effect.block);
       case 'ask': {
         const pending = transport.requestBlock(effect.host, effect.request);
-        return this.#await(effect.attempt, pending);
+        return this.#await(effect.attempt, effect.host.peer, pending);
       }
       case 'ask-origin':
         return this.#askOrigin(effect);
@@ -405,6 +418,9 @@ export class TransferEngine implements BlobReader {
         return transport.sendAlive(effect.peer);
       case 'lost':
         this.#metrics.lost.inc({ reason: effect.reason });
+        if (effect.reason === 'silent') {
+          this.#health.silent(effect.peer, this.#parts.clock.nowMs());
+        }
         return this.#parts.logger.warn({ peer: effect.peer, reason: effect.reason }, 'peer lost');
       case 'order':
         return transport.sendOrder(effect.peer, effect.order);
@@ -437,11 +453,12 @@ export class TransferEngine implements BlobReader {
     });
   }
 
-  #await(attempt: AttemptId, pending: PendingBlock): void {
+  #await(attempt: AttemptId, peer: PeerId, pending: PendingBlock): void {
     this.#pending.set(attempt, pending);
     pending.answer.then(
       (block) => {
         this.#pending.delete(attempt);
+        this.#health.heard(peer);
         this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
       },
       (error: unknown) => {
