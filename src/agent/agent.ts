@@ -124,7 +124,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     },
   );
   const preheats = new ClusterPreheats(
-    { ...shared, transport, engine, askRoots: engine.askRoots, store, codec },
+    { ...shared, transport, engine, askRoots: engine.tree.askRoots, store, codec },
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
@@ -134,7 +134,7 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
       cache: manifestCache,
       origin: registries,
       transport,
-      askRoots: engine.askRoots,
+      askRoots: engine.tree.askRoots,
     },
     {
       self: host.peer,

@@ -1,5 +1,5 @@
 import type { Connection } from '@libp2p/interface';
-import { CODE_P2P, multiaddr } from '@multiformats/multiaddr';
+import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Libp2p } from 'libp2p';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -172,9 +172,16 @@ export class Libp2pTransport implements Transport, PreheatTransport {
   /** Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by address alone. Rejects with any error. */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
     const { node, admission, treeClient } = defined(this.#running, 'the transport runs');
-    const connection = await node.dial(multiaddr(address), { signal });
-    await admission.admitted(connection, signal);
+    const target = multiaddr(address);
+    const open = node
+      .getConnections()
+      .find((each) => leadsTo(each, target) && admission.isAdmitted(each));
+    const connection = open ?? (await node.dial(target, { signal }));
     const peer = peerId(connection.remotePeer.toString());
+    // A second connection to a peer may be closed in favour of the first.
+    await admission.admitted(connection, signal).catch((error: unknown) => {
+      if (!admission.knows(peer)) throw error;
+    });
     // Roots are found so: thousands of hosts may soon ask one for their places at the same time.
     void treeClient.prepare({ peer, addresses: [address] });
     return peer;
@@ -289,4 +296,11 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       admission.onClose(detail);
     });
   }
+}
+
+/** Whether the connection was made by dialling the address. */
+function leadsTo({ direction, remoteAddr }: Connection, address: Multiaddr): boolean {
+  if (direction !== 'outbound') return false;
+  const [one, other] = [remoteAddr, address].map((each) => each.decapsulateCode(CODE_P2P));
+  return one !== undefined && other !== undefined && one.equals(other);
 }

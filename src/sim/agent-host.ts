@@ -34,8 +34,7 @@ import type { SimBlob } from './workload.ts';
 const READ_TIMEOUT_MS = 30_000;
 
 /** Longest wait for a root's answer, as in the agent's own driver; of a root that shows no sign of life, as in its transport. */
-const TREE_CALL_MS_MAX = 3_000;
-const SILENT_CALL_MS_MAX = 1_000;
+const CALL_MS_MAX = { failed: 3_000, silent: 1_000 } as const;
 
 /** A mute liar says that it is alive this often, for so many times per request. */
 const MUTE_ALIVE_MS = 100;
@@ -495,15 +494,14 @@ export class AgentHost {
     const id = ++this.#callCount;
     this.#calls.set(id, effect);
     const { network, events } = this.#world;
-    const { number, incarnation } = this.#port;
+    const { number, incarnation, links } = this.#port;
     const atMs = this.#doneMs(nowMs);
     const to = this.#world.numberOf(effect.owner.peer);
     // Roots answer from memory, so an answer that is late is a root that stands still or is cut off.
-    const failure = this.#port.links.has(to) ? 'silent' : 'failed';
+    const item = { kind: 'call-late', id, failure: links.has(to) ? 'silent' : 'failed' } as const;
     network.send({ from: number, to, atMs }, { kind: 'call', id, call: effect });
-    const item: Item = { kind: 'call-late', id, failure };
-    const lateMs = failure === 'silent' ? SILENT_CALL_MS_MAX : TREE_CALL_MS_MAX;
-    events.push(atMs + lateMs, { type: 'item', host: number, incarnation, item });
+    const lateMs = atMs + CALL_MS_MAX[item.failure];
+    events.push(lateMs, { type: 'item', host: number, incarnation, item });
   }
 
   /** Sends on the connection that is there; without one, nobody waits for it. */

@@ -4,7 +4,6 @@ import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { PreheatJob, PreheatSpec } from '../../src/preheat/messages.ts';
 import { AskRoots } from '../../src/transfer/drive/ask-roots.ts';
-import { PeerHealth } from '../../src/transfer/host/peer-health.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { callerOf } from '../kit/caller.ts';
@@ -36,7 +35,7 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
   const parts = {
     transport,
     engine: {} as never,
-    askRoots: new AskRoots({ clock, logger: silentLogger, health: new PeerHealth() }),
+    askRoots: new AskRoots({ clock, logger: silentLogger }),
     store: {} as never,
     codec,
     hash: new NodeHash(),

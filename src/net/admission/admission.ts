@@ -162,7 +162,14 @@ export class Admission {
     this.#entries.delete(connection);
     const { state } = entry;
     const error = this.#end(entry, hangUpResult(entry), new HungUpError('the connection closed'));
-    if (state === 'stranger') this.#report(connection, error);
+    // Of two connections with a peer the node that dialled closes one: nothing is wrong.
+    const isSecond = this.#ofPeer.has(entry.peer);
+    if (state === 'stranger' && !isSecond) this.#report(connection, error);
+  }
+
+  /** Whether there is an admitted connection with the peer. */
+  knows(peer: PeerId): boolean {
+    return this.#ofPeer.has(peer);
   }
 
   /**
@@ -280,9 +287,12 @@ export class Admission {
     entry.timer.cancel();
     entry.outcome.reject(error);
     const siblings = this.#ofPeer.get(peer);
-    if (siblings?.delete(entry) === true && siblings.size === 0) {
-      this.#ofPeer.delete(peer);
-      this.#init.onPeerGone(peer);
+    if (siblings?.delete(entry) === true) {
+      this.#components.door.part(peer);
+      if (siblings.size === 0) {
+        this.#ofPeer.delete(peer);
+        this.#init.onPeerGone(peer);
+      }
     }
     return error;
   }

@@ -5,7 +5,7 @@ import type { HostAddress } from '../../tree/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { errorText } from '../../util/errors.ts';
 import { PeerError } from '../contracts/transport.ts';
-import type { PeerHealth } from '../host/peer-health.ts';
+import { PeerHealth } from '../host/peer-health.ts';
 
 /** One call that any of a few hosts may answer. */
 export interface Question<R> {
@@ -31,7 +31,6 @@ export class NobodyError extends Error {
 interface Components {
   readonly clock: Clock;
   readonly logger: Logger;
-  readonly health: PeerHealth;
 }
 
 /**
@@ -39,26 +38,38 @@ interface Components {
  * first answer counts, and the others are cancelled. All callers share what is known of the peers.
  */
 export class AskRoots {
+  /** What is known of the peers. */
+  readonly health = new PeerHealth();
   readonly #components: Components;
 
   constructor(components: Components) {
     this.#components = components;
   }
 
+  /** The peer showed no sign of life, as blocks were asked of it. */
+  silent(peer: PeerId): void {
+    this.health.silent(peer, this.#components.clock.nowMs());
+  }
+
   /** The first answer. Rejects with a final error, with what a host said when all fail, or with the signal's reason. */
   async ask<R>(question: Question<R>): Promise<R> {
-    const { health, clock } = this.#components;
+    const { clock } = this.#components;
     question.signal?.throwIfAborted();
-    const hosts = health.order(question.hosts, clock.nowMs());
+    const hosts = this.health.order(question.hosts, clock.nowMs());
     if (hosts.length === 0) throw new NobodyError('no host is known that could be asked');
-    health.called();
-    return new Round(this.#components, question, hosts).run();
+    this.health.called();
+    const parts = { ...this.#components, health: this.health };
+    return new Round(parts, question, hosts).run();
   }
+}
+
+interface RoundComponents extends Components {
+  readonly health: PeerHealth;
 }
 
 /** One question under way. */
 class Round<R> {
-  readonly #components: Components;
+  readonly #components: RoundComponents;
   readonly #question: Question<R>;
   readonly #hosts: readonly HostAddress[];
   readonly #result = Promise.withResolvers<R>();
@@ -69,7 +80,7 @@ class Round<R> {
   #failure: unknown;
   #timer: Timer | undefined;
 
-  constructor(components: Components, question: Question<R>, hosts: readonly HostAddress[]) {
+  constructor(components: RoundComponents, question: Question<R>, hosts: readonly HostAddress[]) {
     this.#components = components;
     this.#question = question;
     this.#hosts = hosts;

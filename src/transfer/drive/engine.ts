@@ -14,12 +14,11 @@ import type { Hash, Signer } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
-import type { TouchOrder } from '../../tree/messages.ts';
+import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
 import { defined, unreachable } from '../../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { AskRoots } from './ask-roots.ts';
 import { Attestor } from './attestor.ts';
 import type { BlobReader, ReadKind, ReadOptions } from '../contracts/blob-reader.ts';
 import { type AttemptId, type BlockSource } from '../core/effects.ts';
@@ -31,7 +30,6 @@ import {
   type TreeSeat,
   type Upstreams,
 } from '../host/host-core.ts';
-import { PeerHealth } from '../host/peer-health.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
 import { checkRange, copyOverlap } from '../read/ranges.ts';
@@ -105,9 +103,6 @@ export class TransferEngine implements BlobReader {
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #originReads = new Map<AttemptId, AbortController>();
   readonly #tree: TreeDriver<BlockAnswer, ReadToken>;
-  readonly #health = new PeerHealth();
-  /** Asks roots and relays, for all parts of this host. */
-  readonly askRoots: AskRoots;
   #wake: { timer: Timer; atMs: number } | undefined;
   #running = false;
   #stopped = false;
@@ -141,17 +136,12 @@ export class TransferEngine implements BlobReader {
       },
       init,
     );
-    const health = this.#health;
-    this.askRoots = new AskRoots({ ...components, health });
-    this.#tree = new TreeDriver(
-      { ...components, health, askRoots: this.askRoots },
-      {
-        core: this.#core,
-        role: init.role,
-        upstreams: init,
-        run: (change) => this.#run(change),
-      },
-    );
+    this.#tree = new TreeDriver(components, {
+      core: this.#core,
+      role: init.role,
+      upstreams: init,
+      run: (change) => this.#run(change),
+    });
   }
 
   /** Joins trees and resolves images, for this host and (on a root) for peers. */
@@ -191,10 +181,7 @@ export class TransferEngine implements BlobReader {
       onCancel: (incoming) =>
         this.#run((nowMs) => this.#core.blocks.cancelForPeer(incoming, incoming.peer, nowMs)),
       onOrder: (peer, order) => this.#run((nowMs) => this.#core.orderFrom(peer, order, nowMs)),
-      onAlive: (peer) => {
-        this.#health.heard(peer);
-        this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs));
-      },
+      onAlive: (peer) => this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs)),
       onPeerGone: (peer) => this.#run((nowMs) => this.#core.peerGone(peer, nowMs)),
     };
   }
@@ -398,10 +385,8 @@ export class TransferEngine implements BlobReader {
         return this.#diskRead(effect.blob, effect.index);
       case 'disk-write':
         return this.#diskWrite(effect.blob, effect.index, effect.block);
-      case 'ask': {
-        const pending = transport.requestBlock(effect.host, effect.request);
-        return this.#await(effect.attempt, effect.host.peer, pending);
-      }
+      case 'ask':
+        return this.#await(effect, transport.requestBlock(effect.host, effect.request));
       case 'ask-origin':
         return this.#askOrigin(effect);
       case 'promote':
@@ -418,9 +403,7 @@ export class TransferEngine implements BlobReader {
         return transport.sendAlive(effect.peer);
       case 'lost':
         this.#metrics.lost.inc({ reason: effect.reason });
-        if (effect.reason === 'silent') {
-          this.#health.silent(effect.peer, this.#parts.clock.nowMs());
-        }
+        if (effect.reason === 'silent') this.#tree.askRoots.silent(effect.peer);
         return this.#parts.logger.warn({ peer: effect.peer, reason: effect.reason }, 'peer lost');
       case 'order':
         return transport.sendOrder(effect.peer, effect.order);
@@ -453,12 +436,15 @@ export class TransferEngine implements BlobReader {
     });
   }
 
-  #await(attempt: AttemptId, peer: PeerId, pending: PendingBlock): void {
+  #await(
+    { attempt, host }: { attempt: AttemptId; host: HostAddress },
+    pending: PendingBlock,
+  ): void {
     this.#pending.set(attempt, pending);
     pending.answer.then(
       (block) => {
         this.#pending.delete(attempt);
-        this.#health.heard(peer);
+        this.#tree.askRoots.health.heard(host.peer);
         this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
       },
       (error: unknown) => {

@@ -17,8 +17,7 @@ import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
 import type { Handlers, TreeCalls } from '../contracts/calls.ts';
 import { PeerError, type Transport } from '../contracts/transport.ts';
-import type { PeerHealth } from '../host/peer-health.ts';
-import { noteFailure, type AskRoots } from './ask-roots.ts';
+import { AskRoots, noteFailure } from './ask-roots.ts';
 
 /** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. Of one that was silent, shorter. */
 const TREE_CALL_MS_MAX = 3_000;
@@ -37,8 +36,6 @@ interface TreeComponents {
   readonly hash: Hash;
   readonly clock: Clock;
   readonly logger: Logger;
-  readonly health: PeerHealth;
-  readonly askRoots: AskRoots;
 }
 
 /**
@@ -46,6 +43,8 @@ interface TreeComponents {
  * Blobs are counted by their openers; the last `close()` leaves the trees.
  */
 export class TreeDriver<P, T> {
+  /** Asks roots and relays, for all parts of this host. */
+  readonly askRoots: AskRoots;
   readonly #parts: TreeComponents;
   readonly #core: HostCore<P, T>;
   readonly #role: HostCoreInit['role'];
@@ -69,6 +68,7 @@ export class TreeDriver<P, T> {
     },
   ) {
     this.#parts = components;
+    this.askRoots = new AskRoots(components);
     this.#core = init.core;
     this.#role = init.role;
     this.#upstreams = init.upstreams;
@@ -169,7 +169,7 @@ export class TreeDriver<P, T> {
   manifestOf(reference: string): Promise<ResolveReply> {
     const under = this.#resolving.get(reference);
     if (under !== undefined) return under;
-    const reply = this.#askRoots(
+    const reply = this.#fromRoots(
       'resolve',
       (root, signal) => this.#parts.transport.call(root, 'resolve', { reference }, signal),
       () => this.#within(RESOLVE_MS_MAX, (signal) => this.#parts.origin.resolve(reference, signal)),
@@ -180,7 +180,7 @@ export class TreeDriver<P, T> {
 
   /** Size of a blob in bytes and whether anybody may read it, from a root or from the registry itself. */
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<StatReply> {
-    return this.#askRoots(
+    return this.#fromRoots(
       'stat',
       (root, limit) => {
         const either = AbortSignal.any([limit, signal]);
@@ -231,7 +231,8 @@ export class TreeDriver<P, T> {
     onReply: (reply: R, nowMs: number) => void,
     onFailure: (nowMs: number, failure: CallFailure) => void,
   ): void {
-    const { health, clock, logger } = this.#parts;
+    const { clock, logger } = this.#parts;
+    const { health } = this.askRoots;
     const wasSilent = health.isSilent(peer);
     const call = this.#within(wasSilent ? SILENT_CALL_MS_MAX : TREE_CALL_MS_MAX, ask)
       .then(
@@ -288,7 +289,7 @@ export class TreeDriver<P, T> {
   }
 
   /** Asks the relays, then the roots, the next when one is late; on a root and when none answers, the registry. */
-  async #askRoots<R>(
+  async #fromRoots<R>(
     call: string,
     ask: (root: HostAddress, signal: AbortSignal) => Promise<R>,
     atOrigin: () => Promise<R>,
@@ -298,7 +299,7 @@ export class TreeDriver<P, T> {
     const hosts = this.#role === 'root' ? [] : above;
     const { signal } = this.#stop;
     try {
-      return await this.#parts.askRoots.ask({
+      return await this.askRoots.ask({
         call,
         hosts,
         ask,

@@ -7,7 +7,6 @@ import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { AskRoots } from '../../../src/transfer/drive/ask-roots.ts';
-import { PeerHealth } from '../../../src/transfer/host/peer-health.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import type { ManifestReply } from '../../../src/tree/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
@@ -44,7 +43,7 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
     {
       ...parts,
       clock,
-      askRoots: new AskRoots({ ...parts, clock, health: new PeerHealth() }),
+      askRoots: new AskRoots({ ...parts, clock }),
       cache: new ManifestCache(parts),
       metrics: silentMetrics,
       origin: {

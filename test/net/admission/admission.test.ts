@@ -185,6 +185,33 @@ describe('Admission', () => {
     await expect(wrong).rejects.toMatchObject({ code: 'wrong-key' });
   });
 
+  it('Admission takes a second dial of an admitted host for nothing wrong, and makes none to an address that it has', async () => {
+    const lines: string[] = [];
+    const tell: Logger['warn'] = (_fields, text) => void lines.push(text);
+    const [one, two] = [
+      await serving(1, { logger: { ...silentLogger, warn: tell } }),
+      await startAgent(2),
+    ];
+    const address = defined(two.host.addresses[0], 'it listens');
+    const dials = (): number =>
+      one.metrics.values.get('xylem_net_connected_total{direction=outbound}') ?? 0;
+    await one.transport.identify(address, NO_SIGNAL);
+    for (let i = 0; i < 5; i++) await one.transport.identify(address, NO_SIGNAL);
+    expect(dials()).toBe(1);
+    // The other side knows of no address that the connection leads to: it dials, and closes one of the two.
+    const back = defined(one.host.addresses[0], 'it listens');
+    for (let i = 0; i < ADDRESS_FAILURES_MAX + 5; i++) {
+      expect(await two.transport.identify(back, NO_SIGNAL)).toBe(one.host.peer);
+    }
+    expect(lines).toEqual([]);
+    for (const { metrics } of [one, two]) {
+      expect(metrics.values.get(result('refused'))).toBeUndefined();
+      expect(metrics.values.get(result('protocol'))).toBeUndefined();
+    }
+    await read(two, one);
+    await read(await startAgent(3), one);
+  });
+
   it('Admission tells a peer with a wrong key one word, and nothing on any other protocol', async () => {
     const agent = await serving(1);
     const raw = await startRaw();

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import { AskRoots, NobodyError, type Question } from '../../../src/transfer/drive/ask-roots.ts';
-import { PATIENCE_MS_MIN, PeerHealth } from '../../../src/transfer/host/peer-health.ts';
+import { PATIENCE_MS_MIN, type PeerHealth } from '../../../src/transfer/host/peer-health.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 
@@ -18,8 +18,8 @@ function roots(): {
   answer: (name: string, error?: Error) => Promise<void>;
 } {
   const clock = new ManualClock();
-  const health = new PeerHealth();
-  const askRoots = new AskRoots({ clock, logger: silentLogger, health });
+  const askRoots = new AskRoots({ clock, logger: silentLogger });
+  const { health } = askRoots;
   const asked: string[] = [];
   const cancelled: string[] = [];
   const pending = new Map<string, PromiseWithResolvers<string>>();
