@@ -1,4 +1,5 @@
 import type { Connection } from '@libp2p/interface';
+import { peerIdFromString } from '@libp2p/peer-id';
 import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Libp2p } from 'libp2p';
 import type { Clock } from '../runtime/clock.ts';
@@ -40,6 +41,7 @@ import { netMetrics, type NetMetrics } from './metrics.ts';
 import { Requester } from './blocks/requester.ts';
 import { BLOCK_PROTOCOL } from './blocks/requester-link.ts';
 import { Responders } from './blocks/responders.ts';
+import { withObserved } from './wire/addresses.ts';
 import { TreeClient } from './calls/call-client.ts';
 import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
@@ -133,7 +135,17 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       connections,
       responders: new Responders({ clock, metrics, server: block }),
       treeClient: new TreeClient({ clock, metrics, connect }),
-      treeResponders: new TreeResponders({ clock, logger, metrics, handlers }),
+      treeResponders: new TreeResponders({
+        clock,
+        logger,
+        metrics,
+        handlers: withObservedAddresses(handlers, (peer) =>
+          node
+            .getConnections(peerIdFromString(peer))
+            .find((connection) => admission.isAdmitted(connection))
+            ?.remoteAddr.toString(),
+        ),
+      }),
     };
     this.#listenTo(running);
     await this.#handle(running);
@@ -303,4 +315,22 @@ function leadsTo({ direction, remoteAddr }: Connection, address: Multiaddr): boo
   if (direction !== 'outbound') return false;
   const [one, other] = [remoteAddr, address].map((each) => each.decapsulateCode(CODE_P2P));
   return one !== undefined && other !== undefined && one.equals(other);
+}
+
+/** The handlers, told of each host that joins with the address that it is seen under. */
+function withObservedAddresses(
+  handlers: Handlers<Calls>,
+  observedOf: (peer: PeerId) => string | undefined,
+): Handlers<Calls> {
+  const { join } = handlers;
+  if (join === undefined) return handlers;
+  return {
+    ...handlers,
+    join: (peer, request) => {
+      const observed = observedOf(peer);
+      if (observed === undefined) return join(peer, request);
+      const addresses = withObserved(request.host, observed);
+      return join(peer, { ...request, host: { ...request.host, addresses } });
+    },
+  };
 }

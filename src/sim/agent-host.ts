@@ -494,14 +494,13 @@ export class AgentHost {
     const id = ++this.#callCount;
     this.#calls.set(id, effect);
     const { network, events } = this.#world;
-    const { number, incarnation, links } = this.#port;
+    const { number: host, incarnation, links } = this.#port;
     const atMs = this.#doneMs(nowMs);
     const to = this.#world.numberOf(effect.owner.peer);
     // Roots answer from memory, so an answer that is late is a root that stands still or is cut off.
     const item = { kind: 'call-late', id, failure: links.has(to) ? 'silent' : 'failed' } as const;
-    network.send({ from: number, to, atMs }, { kind: 'call', id, call: effect });
-    const lateMs = atMs + CALL_MS_MAX[item.failure];
-    events.push(lateMs, { type: 'item', host: number, incarnation, item });
+    network.send({ from: host, to, atMs }, { kind: 'call', id, call: effect });
+    events.push(atMs + CALL_MS_MAX[item.failure], { type: 'item', host, incarnation, item });
   }
 
   /** Sends on the connection that is there; without one, nobody waits for it. */

@@ -9,6 +9,7 @@ import {
   REQUEST_ARRIVAL_MS_MAX,
   UNFINISHED_BYTES_MAX,
 } from '../../src/net/limits.ts';
+import { peerId } from '../../src/util/peer-id.ts';
 import { defined } from '../../src/util/assert.ts';
 import { ManualClock } from '../kit/manual-clock.ts';
 import { BLOCK_PROTOCOL } from '../../src/net/blocks/requester-link.ts';
@@ -82,6 +83,12 @@ async function rawResponder(say: (stream: Stream) => void): Promise<{
 }
 
 describe('Responder', () => {
+  function joinFrom(address: string): readonly Uint8Array[] {
+    const host = { peer: peerId('1'.repeat(52)), addresses: [address], zone: 'z', capacity: 2 };
+    const body = CALLS.join.request.encode({ host, blobs: [] });
+    return [...messageFrames({ id: 1, type: CALLS.join.type, body })];
+  }
+
   const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {
     'a first frame that is no OPEN': [frames.encodeSignal(frames.FRAME.PING)],
     'a lane that does not exist': [new Uint8Array([2, 0, 0, 0, 1, 9])],
@@ -89,6 +96,8 @@ describe('Responder', () => {
     'a frame of 4 GiB': [frames.encodeOpen('demand'), head(frames.FRAME.REQUEST, 0xffff_ffff)],
     'an ANSWER': [frames.encodeOpen('demand'), head(frames.FRAME.ANSWER, 1000)],
     'an unknown type': [frames.encodeOpen('demand'), head(99, 1)],
+    'a JOIN that would have others look up a name': joinFrom('/dns4/metadata.internal/tcp/80'),
+    'a JOIN that would have others dial a socket': joinFrom('/unix/var%2Frun%2Fdocker.sock'),
     'an id that is in use': [
       frames.encodeOpen('demand'),
       frames.encodeRequest(1, blockRequest()),
@@ -244,7 +253,7 @@ describe('TreeResponder', () => {
   }> {
     const end = Promise.withResolvers<StatReply>();
     const never = (): Promise<never> => Promise.reject(new Error('not asked'));
-    const agent = await startAgent(1, { leave: never, stat: () => end.promise });
+    const agent = await startAgent(1, { join: never, leave: never, stat: () => end.promise });
     const connection = await dialRaw(await startRaw(), agent.host);
     const stream = await connection.newStream(TREE_PROTOCOL);
     const heard: TreeMessage[] = [];

@@ -2,6 +2,7 @@ import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
 import { PeerError, type PeerErrorDetail, peerError } from '../../transfer/contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { errorText } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -171,7 +172,8 @@ function encoded<K extends keyof Calls>(name: K, peer: PeerId, request: Calls[K]
   try {
     return CALLS[name].request.encode(request);
   } catch (cause) {
-    throw peerError(peer, { code: 'refused' }, cause);
+    const text = `${name} to peer ${peer} was not sent: ${errorText(cause)}`;
+    throw new PeerError(text, { code: 'refused' }, { cause });
   }
 }
 
