@@ -9,6 +9,7 @@ import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
+import { benchRoots } from './roots.ts';
 import type { BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
 import { benchVerify } from './verify.ts';
@@ -23,6 +24,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   memory: benchMemory,
   limits: benchLimits,
   edge: benchEdge,
+  roots: benchRoots,
 };
 
 const NOTES = `
@@ -38,6 +40,7 @@ limits  one child reads a blob of 48 MiB that only the registry has, from one ro
 edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones, four at a time) and a whole blob of 64 MiB, by
         agents in processes of their own on loopback and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
         compared. All agents share the processors of this machine; the first image finds agents that have just started.
+roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped (SIGSTOP) for a minute; every byte is compared.
 `;
 
 async function main(): Promise<void> {

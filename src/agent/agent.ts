@@ -1,4 +1,3 @@
-import { networkInterfaces } from 'node:os';
 import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
@@ -42,6 +41,7 @@ import type { StatusSource } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
 import { RegistryAccess } from '../registry/registry-access.ts';
+import { ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
 import { RootPresence } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
 import type { Service } from './run.ts';
@@ -61,7 +61,9 @@ interface AgentComponents {
 
 /** Builds the agent of a host from its configuration: the one place where the real parts meet. Throws KeyFileError. */
 export async function createAgent(config: Config, components: AgentComponents): Promise<Service> {
-  const plane = makeDataPlane(config, components);
+  const { p2p, roots } = config;
+  const own = await ownAddresses(components, { ...p2p, roots });
+  const plane = makeDataPlane(config, components, own);
   return new Agent(config, {
     ...components,
     plane,
@@ -87,7 +89,7 @@ interface DataPlane {
   readonly metrics: PromMetrics;
 }
 
-function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
+function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddresses): DataPlane {
   const { logger, random } = components;
   const clusterKeys = new ClusterKeyFile(components, { file: config.cluster.keyFile });
   const seed = loadIdentitySeed(config.identity.keyFile, { logger, random });
@@ -109,11 +111,11 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
   const { urls } = registries;
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
   const origin = new WayOrigin({ ...shared, inner: registries.origin, urls, ways });
-  const host = { peer: transport.self, addresses: addressesToTell(config) };
+  const host = { peer: transport.self, addresses: own.addresses };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
     {
-      self: { ...host, zone: config.zone, capacity: CHILDREN_MAX },
+      self: { ...host, zone: config.zone, capacity: CHILDREN_MAX, announced: own.announced },
       role: config.role,
       // Above every epoch that an earlier run of this host gave out.
       topology: { epochBase: components.clock.wallMs() },
@@ -123,12 +125,18 @@ function makeDataPlane(config: Config, components: AgentComponents): DataPlane {
     },
   );
   const preheats = new ClusterPreheats(
-    { ...shared, transport, engine, store, codec },
+    { ...shared, transport, engine, askRoots: engine.tree.askRoots, store, codec },
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const manifests = new Manifests(
-    { ...shared, cache: manifestCache, origin: registries.origin, transport },
+    {
+      ...shared,
+      cache: manifestCache,
+      origin: registries.origin,
+      transport,
+      askRoots: engine.tree.askRoots,
+    },
     {
       self: host.peer,
       role: config.role,
@@ -391,22 +399,6 @@ class Agent implements Service, StatusSource {
 function blockLimits(limits: Config['limits']): Partial<CoreInit> {
   const { uploadBytesPerSecond, downloadBytesPerSecond, originReads } = limits;
   return { uploadBytesPerSecond, downloadBytesPerSecond, originOutstandingMax: originReads };
-}
-
-/** What other agents are told to dial: a wildcard stands for every address of this host that is not loopback. */
-function addressesToTell(config: Config): readonly string[] {
-  if (config.p2p.announce.length > 0) return config.p2p.announce;
-  return config.p2p.listen.flatMap((address) => {
-    const match = /^\/(ip4\/0\.0\.0\.0|ip6\/::)(\/tcp\/\d+)$/.exec(address);
-    if (match === null) return [address];
-    const [, host = '', tcp = ''] = match;
-    const family = host.startsWith('ip4') ? 'IPv4' : 'IPv6';
-    return Object.values(networkInterfaces())
-      .flatMap((entries) => entries ?? [])
-      .filter((entry) => entry.family === family && !entry.internal)
-      .filter((entry) => !entry.address.startsWith('fe80:'))
-      .map((entry) => `/${host.slice(0, 3)}/${entry.address}${tcp}`);
-  });
 }
 
 function listenAddress(text: string): { host: string; port: number } {

@@ -1,5 +1,6 @@
 import type { Connection } from '@libp2p/interface';
-import { CODE_P2P, multiaddr } from '@multiformats/multiaddr';
+import { peerIdFromString } from '@libp2p/peer-id';
+import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Libp2p } from 'libp2p';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -40,6 +41,7 @@ import { netMetrics, type NetMetrics } from './metrics.ts';
 import { Requester } from './blocks/requester.ts';
 import { BLOCK_PROTOCOL } from './blocks/requester-link.ts';
 import { Responders } from './blocks/responders.ts';
+import { withObserved } from './wire/addresses.ts';
 import { TreeClient } from './calls/call-client.ts';
 import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
@@ -85,8 +87,8 @@ interface Running {
 }
 
 /**
- * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/1` first, then `/xylem/block/1` and
- * `/xylem/tree/2` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
+ * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then `/xylem/block/1` and
+ * `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
  * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport, PreheatTransport {
@@ -133,7 +135,17 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       connections,
       responders: new Responders({ clock, metrics, server: block }),
       treeClient: new TreeClient({ clock, metrics, connect }),
-      treeResponders: new TreeResponders({ clock, logger, metrics, handlers }),
+      treeResponders: new TreeResponders({
+        clock,
+        logger,
+        metrics,
+        handlers: withObservedAddresses(handlers, (peer) =>
+          node
+            .getConnections(peerIdFromString(peer))
+            .find((connection) => admission.isAdmitted(connection))
+            ?.remoteAddr.toString(),
+        ),
+      }),
     };
     this.#listenTo(running);
     await this.#handle(running);
@@ -172,9 +184,16 @@ export class Libp2pTransport implements Transport, PreheatTransport {
   /** Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by address alone. Rejects with any error. */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
     const { node, admission, treeClient } = defined(this.#running, 'the transport runs');
-    const connection = await node.dial(multiaddr(address), { signal });
-    await admission.admitted(connection, signal);
+    const target = multiaddr(address);
+    const open = node
+      .getConnections()
+      .find((each) => leadsTo(each, target) && admission.isAdmitted(each));
+    const connection = open ?? (await node.dial(target, { signal }));
     const peer = peerId(connection.remotePeer.toString());
+    // A second connection to a peer may be closed in favour of the first.
+    await admission.admitted(connection, signal).catch((error: unknown) => {
+      if (!admission.knows(peer)) throw error;
+    });
     // Roots are found so: thousands of hosts may soon ask one for their places at the same time.
     void treeClient.prepare({ peer, addresses: [address] });
     return peer;
@@ -289,4 +308,29 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       admission.onClose(detail);
     });
   }
+}
+
+/** Whether the connection was made by dialling the address. */
+function leadsTo({ direction, remoteAddr }: Connection, address: Multiaddr): boolean {
+  if (direction !== 'outbound') return false;
+  const [one, other] = [remoteAddr, address].map((each) => each.decapsulateCode(CODE_P2P));
+  return one !== undefined && other !== undefined && one.equals(other);
+}
+
+/** The handlers, told of each host that joins with the address that it is seen under. */
+function withObservedAddresses(
+  handlers: Handlers<Calls>,
+  observedOf: (peer: PeerId) => string | undefined,
+): Handlers<Calls> {
+  const { join } = handlers;
+  if (join === undefined) return handlers;
+  return {
+    ...handlers,
+    join: (peer, request) => {
+      const observed = observedOf(peer);
+      if (observed === undefined) return join(peer, request);
+      const addresses = withObserved(request.host, observed);
+      return join(peer, { ...request, host: { ...request.host, addresses } });
+    },
+  };
 }

@@ -37,14 +37,26 @@ export const SMALL_FRAMES_QUEUED_MAX = 1024;
 /** Streams of a requester on `/xylem/block/1`: one for demand, one for the rest. */
 export const BLOCK_STREAMS_IN_MAX = 2;
 
-/** Streams of a caller on `/xylem/tree/2`. */
+/** Streams of a caller on `/xylem/tree/3`. */
 export const TREE_STREAMS_MAX = 1;
 
-/** Tree calls on one stream whose last word is not said, and calls of ours to one peer. */
-export const TREE_CALLS_MAX = 8;
+/** Calls on one stream that are answered from memory and whose last word is not said; as many of ours to one peer. */
+export const MEMORY_CALLS_MAX = 8;
 
-/** Largest message of `/xylem/tree/2`: a manifest (4 MiB) or the places of an image of 255 layers, with room. */
+/** Calls on one stream that may wait for a registry. They have places of their own: a slow registry delays no JOIN. */
+export const REGISTRY_CALLS_MAX = 32;
+
+/** Of these, calls of ours to one peer that may wait for one registry: a silent one leaves places for three others. */
+export const CALLS_PER_REGISTRY_MAX = 8;
+
+/** Largest message of `/xylem/tree/3`: a manifest (4 MiB) or the places of an image of 255 layers, with room. */
 export const TREE_MESSAGE_BYTES_MAX = 8 * MIB;
+
+/** Milliseconds from the first byte of a request to its last; then its stream is reset. */
+export const REQUEST_ARRIVAL_MS_MAX = 10_000;
+
+/** Bytes of requests of all peers that have not arrived in full; the stream that goes over it is reset. */
+export const UNFINISHED_BYTES_MAX = 64 * MIB;
 
 /** Most of a tree message that one frame carries: what another message waits for, 0.35 ms at 1.5 Gbit/s. */
 export const TREE_CHUNK_BYTES = 64 * KIB;
@@ -110,6 +122,9 @@ export const ADMISSION_STREAMS_MAX = 2;
 /** Milliseconds in which a refused peer may read that it is. */
 export const REFUSED_LINGER_MS = 250;
 
+/** How often the log tells of hosts that dialled with another version of the wire protocol. */
+export const VERSION_TOLD_MS = 60_000;
+
 /** Inbound connections that are not admitted yet, from the first packet on: as many as may be in their handshake. */
 export const UNADMITTED_MAX = 512;
 
@@ -136,14 +151,23 @@ export const BAN_FORGOTTEN_MS = 300_000;
 /** Peers, and addresses, whose failures are remembered; the one that failed longest ago is forgotten first. */
 export const BANS_MAX = 4096;
 
-/** Milliseconds without a byte from a peer that we wait for, until it is asked for a sign of life. */
-export const PING_AFTER_MS = 2_000;
+/**
+ * Of a peer that we wait for blocks of: a dead host is noticed within 6 s, and its connection is given up. A root with 10,000 idle
+ * hosts answers 667 pings a second.
+ */
+export const BLOCK_PATIENCE = {
+  pingAfterMs: 2_000,
+  pingAfterIdleMs: 15_000,
+  pongMs: 4_000,
+  lateMsMax: 1_000,
+} as const;
 
-/** The same when nothing is asked of it: a root with 10,000 idle hosts then answers 667 pings a second. */
-export const PING_AFTER_IDLE_MS = 15_000;
-
-/** Milliseconds for that sign; then the connection is given up. So a dead host is noticed within 6 s by who waits for it. */
-export const PONG_MS = 4_000;
+/**
+ * Of a peer that we wait for a call of: calls fail after 1 s of silence, and the caller asks another
+ * root. The connection stays: a root that stood still for a second is not made to shake hands anew
+ * with all its hosts.
+ */
+export const CALL_PATIENCE = { pingAfterMs: 300, pongMs: 700, lateMsMax: 250 } as const;
 
 /** An inbound requester that sent nothing for this long is gone: three of its idle pings and their wait. */
 export const INBOUND_SILENT_MS = 60_000;

@@ -1,7 +1,6 @@
 import type { BlockStore } from '../blockstore/store.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
-import { within } from '../runtime/deadline.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
@@ -20,6 +19,7 @@ import {
   type PreheatTransport,
   type PreheatService,
 } from './messages.ts';
+import { NobodyError, type AskRoots } from '../transfer/drive/ask-roots.ts';
 import type { Handlers } from '../transfer/contracts/calls.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
@@ -40,6 +40,7 @@ const LEADERS_MAX = 256;
 interface Components {
   readonly transport: PreheatTransport & { readonly self: PeerId };
   readonly engine: TransferEngine;
+  readonly askRoots: AskRoots;
   readonly store: BlockStore;
   readonly codec: Codec;
   readonly hash: Hash;
@@ -150,24 +151,16 @@ export class ClusterPreheats implements PreheatService {
     }
   }
 
-  /** Asks the root that leads the preheat, else one after the other. */
+  /** Asks the root that leads the preheat, else one after the other: two would lead it twice. */
   async #ask(request: PreheatRequest): Promise<PreheatJob> {
     if (this.#jobs !== undefined) return this.#asRoot(this.#jobs, request);
     const leader = this.#leaders.get(request.id);
-    const noRoot = 'no root agent was found yet: see `roots` in the configuration';
-    let failure = new PreheatError(noRoot, { code: 'unreachable' });
-    for (const root of leader === undefined ? this.#roots : [leader]) {
-      try {
-        const job = await this.#askRoot(root, request);
-        this.#leaders.set(request.id, root);
-        return job;
-      } catch (error) {
-        failure = toPreheatError(error);
-        // Another root would begin the same once more.
-        if (failure.code === 'full' || failure.code === 'refused') break;
-      }
-    }
-    throw failure;
+    const hosts = leader === undefined ? this.#roots : [leader];
+    const { job, root } = await this.#askRoots(hosts, request).catch((error: unknown) => {
+      throw toPreheatError(error);
+    });
+    this.#leaders.set(request.id, root);
+    return job;
   }
 
   /** A root leads what it is asked for; what another root leads is asked of that one. */
@@ -176,19 +169,34 @@ export class ClusterPreheats implements PreheatService {
       return runJob(jobs, request);
     } catch (error) {
       const { self } = this.#components.transport;
-      const isElsewhere = error instanceof PreheatError && error.code === 'not-found';
-      for (const root of isElsewhere ? this.#roots : []) {
-        if (root.peer === self) continue;
-        const job = await this.#askRoot(root, request).catch(() => undefined);
-        if (job !== undefined) return job;
-      }
-      throw error;
+      if (!(error instanceof PreheatError) || error.code !== 'not-found') throw error;
+      const others = this.#roots.filter(({ peer }) => peer !== self);
+      const found = await this.#askRoots(others, request).catch(() => undefined);
+      if (found === undefined) throw error;
+      return found.job;
     }
   }
 
-  #askRoot(root: HostAddress, request: PreheatRequest): Promise<PreheatJob> {
-    const { clock, transport } = this.#components;
-    return within(clock, CALL_MS_MAX, (signal) => transport.call(root, 'preheat', request, signal));
+  #askRoots(
+    hosts: readonly HostAddress[],
+    request: PreheatRequest,
+  ): Promise<{ readonly job: PreheatJob; readonly root: HostAddress }> {
+    const { askRoots, transport } = this.#components;
+    return askRoots.ask({
+      call: 'preheat',
+      hosts,
+      timeoutMs: CALL_MS_MAX,
+      oneByOne: request.action === 'start',
+      ask: async (root, signal) => ({
+        job: await transport.call(root, 'preheat', request, signal),
+        root,
+      }),
+      // Another root would begin the same once more.
+      isFinal: (error) => {
+        const { code } = toPreheatError(error);
+        return code === 'full' || code === 'refused';
+      },
+    });
   }
 }
 
@@ -217,6 +225,12 @@ function toPreheatError(cause: unknown): PreheatError {
     case 'refused':
       return failed('refused', 'the root refused the preheat');
     default:
+      if (cause instanceof NobodyError) {
+        return failed(
+          'unreachable',
+          'no root agent was found yet: see `roots` in the configuration',
+        );
+      }
       return failed('unreachable', `no root could be asked: ${errorText(cause)}`);
   }
 }

@@ -5,6 +5,7 @@ import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import { TreeError } from '../tree/errors.ts';
 import type { JoinReply, JoinRequest } from '../tree/messages.ts';
 import type { MembershipEffect } from '../tree/member/membership.ts';
+import type { CallFailure } from '../tree/member/root-link.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import {
   asLocal,
@@ -32,8 +33,8 @@ import type { SimBlob } from './workload.ts';
 /** Longest wait of a local read: what the device and overlaybd wait. */
 const READ_TIMEOUT_MS = 30_000;
 
-/** Longest wait for a root's answer, as in the agent's own driver. */
-const TREE_CALL_MS_MAX = 3_000;
+/** Longest wait for a root's answer, as in the agent's own driver; of a root that shows no sign of life, as in its transport. */
+const CALL_MS_MAX = { failed: 3_000, silent: 1_000 } as const;
 
 /** A mute liar says that it is alive this often, for so many times per request. */
 const MUTE_ALIVE_MS = 100;
@@ -215,7 +216,7 @@ export class AgentHost {
         for (const order of item.orders) blocks.order(order, localMs);
         return;
       case 'call-late':
-        return this.#callFailed(item.id, localMs);
+        return this.#callFailed(item.id, localMs, item.failure);
       case 'mute':
         return this.#sayAlive(item.token, item.left, nowMs);
       case 'tick':
@@ -322,21 +323,21 @@ export class AgentHost {
         this.#calls.delete(id);
         return this.#core.leaveDone(call.ticket, localMs);
       case 'refused':
-        return this.#callFailed(id, localMs);
+        return this.#callFailed(id, localMs, 'refused');
       default:
         return unreachable(answer);
     }
   }
 
-  #callFailed(id: number, localMs: number): void {
+  #callFailed(id: number, localMs: number, failure: CallFailure): void {
     const call = this.#calls.get(id);
     if (call === undefined) return;
     this.#calls.delete(id);
     switch (call.kind) {
       case 'join':
-        return this.#core.joinFailed(call.ticket, localMs);
+        return this.#core.joinFailed(call.ticket, localMs, failure);
       case 'report':
-        return this.#core.reportFailed(call.ticket, localMs);
+        return this.#core.reportFailed(call.ticket, localMs, failure);
       case 'leave':
         return this.#core.leaveDone(call.ticket, localMs);
       default:
@@ -357,7 +358,7 @@ export class AgentHost {
     }
     const peer = this.#world.peerOf(host);
     for (const [id, call] of [...this.#calls]) {
-      if (call.owner.peer === peer) this.#callFailed(id, localMs);
+      if (call.owner.peer === peer) this.#callFailed(id, localMs, 'failed');
     }
     for (const [attempt, ask] of [...this.#asked]) {
       if (ask.to !== host) continue;
@@ -372,7 +373,7 @@ export class AgentHost {
       this.#unask(body.attempt);
       this.#core.blocks.failed(body.attempt, { code: 'unreachable' }, localMs);
     } else if (body.kind === 'call') {
-      this.#callFailed(body.id, localMs);
+      this.#callFailed(body.id, localMs, 'failed');
     }
   }
 
@@ -493,12 +494,13 @@ export class AgentHost {
     const id = ++this.#callCount;
     this.#calls.set(id, effect);
     const { network, events } = this.#world;
-    const { number, incarnation } = this.#port;
+    const { number: host, incarnation, links } = this.#port;
     const atMs = this.#doneMs(nowMs);
-    const body: Body = { kind: 'call', id, call: effect };
-    network.send({ from: number, to: this.#world.numberOf(effect.owner.peer), atMs }, body);
-    const item: Item = { kind: 'call-late', id };
-    events.push(atMs + TREE_CALL_MS_MAX, { type: 'item', host: number, incarnation, item });
+    const to = this.#world.numberOf(effect.owner.peer);
+    // Roots answer from memory, so an answer that is late is a root that stands still or is cut off.
+    const item = { kind: 'call-late', id, failure: links.has(to) ? 'silent' : 'failed' } as const;
+    network.send({ from: host, to, atMs }, { kind: 'call', id, call: effect });
+    events.push(atMs + CALL_MS_MAX[item.failure], { type: 'item', host, incarnation, item });
   }
 
   /** Sends on the connection that is there; without one, nobody waits for it. */

@@ -1,6 +1,7 @@
 import type { ReadKind } from '../transfer/contracts/blob-reader.ts';
 import type { AttemptId } from '../transfer/core/effects.ts';
 import type { BlockRequest, PeerErrorDetail } from '../transfer/contracts/transport.ts';
+import type { CallFailure } from '../tree/member/root-link.ts';
 import type { MembershipEffect } from '../tree/member/membership.ts';
 import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
 import type { SimBlock } from './blocks.ts';
@@ -114,7 +115,7 @@ export type Item =
     }
   | { readonly kind: 'want'; readonly blobs: readonly SimBlob[] }
   | { readonly kind: 'orders'; readonly orders: readonly TouchOrder[] }
-  | { readonly kind: 'call-late'; readonly id: number }
+  | { readonly kind: 'call-late'; readonly id: number; readonly failure: CallFailure }
   /** A mute liar's sign of life. */
   | { readonly kind: 'mute'; readonly token: PeerToken; readonly left: number }
   | { readonly kind: 'tick' };

@@ -84,9 +84,18 @@ export const LOST_REMEMBERED_MAX = 1_024;
 /** Wait before a request that failed is repeated to the same root, half more or less. */
 export const RETRY_MS = 1_000;
 
-/** Requests that fail in a row before the next root takes over; one is enough when the connection broke as well. */
+/**
+ * Requests that fail in a row before the next root takes over. One is enough when the connection broke
+ * as well, or when the root showed no sign of life and another one is up.
+ */
 export const FAILURES_MAX = 2;
+
+/** Wait before a JOIN that was refused is sent again in two halves, half more or less: the blob that it was refused for is searched. */
+export const REFUSED_MS = 200;
+
+/** A blob that is refused by itself is asked for again after `RETRY_MS`, doubled each time up to this, half more or less. */
+export const REFUSED_MS_MAX = 60_000;
 
 /** A root that is down is tried again after this time, doubled at each failure up to the maximum, half more or less. */
 export const ROOT_DOWN_MS = 2_000;
-export const ROOT_DOWN_MS_MAX = 60_000;
+export const ROOT_DOWN_MS_MAX = 30_000;

@@ -17,6 +17,8 @@ export interface HostCard extends HostAddress {
   readonly zone: string;
   /** Children that it serves in one tree at most; 0 = a leaf everywhere. */
   readonly capacity: number;
+  /** Its addresses are its operator's choice; else an address that it is seen under goes before them. */
+  readonly announced?: boolean | undefined;
 }
 
 /** A run of blocks: `[first index, count]`. */

@@ -5,20 +5,32 @@ import * as frames from '../../src/net/wire/frames.ts';
 import {
   REQUESTS_IN_FLIGHT_MAX,
   SMALL_FRAMES_QUEUED_MAX,
-  TREE_CALLS_MAX,
+  REGISTRY_CALLS_MAX,
+  REQUEST_ARRIVAL_MS_MAX,
+  UNFINISHED_BYTES_MAX,
 } from '../../src/net/limits.ts';
+import { peerId } from '../../src/util/peer-id.ts';
+import { defined } from '../../src/util/assert.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { BLOCK_PROTOCOL } from '../../src/net/blocks/requester-link.ts';
 import { CALLS } from '../../src/net/calls/call-table.ts';
 import { TREE_PROTOCOL } from '../../src/net/calls/call-link.ts';
 import {
-  MessageParser,
   TREE,
   messageFrames,
   treeError,
   type TreeMessage,
 } from '../../src/net/calls/call-message.ts';
 import type { OpenReply } from '../../src/tree/messages.ts';
-import { closed, dialRaw, hostOf, received, startRaw, stopRaws } from './kit/raw-peer.ts';
+import {
+  anyMessages,
+  closed,
+  dialRaw,
+  hostOf,
+  received,
+  startRaw,
+  stopRaws,
+} from './kit/raw-peer.ts';
 import {
   answerNow,
   blockRequest,
@@ -71,6 +83,12 @@ async function rawResponder(say: (stream: Stream) => void): Promise<{
 }
 
 describe('Responder', () => {
+  function joinFrom(address: string): readonly Uint8Array[] {
+    const host = { peer: peerId('1'.repeat(52)), addresses: [address], zone: 'z', capacity: 2 };
+    const body = CALLS.join.request.encode({ host, blobs: [] });
+    return [...messageFrames({ id: 1, type: CALLS.join.type, body })];
+  }
+
   const wrong: Readonly<Record<string, readonly Uint8Array[]>> = {
     'a first frame that is no OPEN': [frames.encodeSignal(frames.FRAME.PING)],
     'a lane that does not exist': [new Uint8Array([2, 0, 0, 0, 1, 9])],
@@ -78,6 +96,8 @@ describe('Responder', () => {
     'a frame of 4 GiB': [frames.encodeOpen('demand'), head(frames.FRAME.REQUEST, 0xffff_ffff)],
     'an ANSWER': [frames.encodeOpen('demand'), head(frames.FRAME.ANSWER, 1000)],
     'an unknown type': [frames.encodeOpen('demand'), head(99, 1)],
+    'a JOIN that would have others look up a name': joinFrom('/dns4/metadata.internal/tcp/80'),
+    'a JOIN that would have others dial a socket': joinFrom('/unix/var%2Frun%2Fdocker.sock'),
     'an id that is in use': [
       frames.encodeOpen('demand'),
       frames.encodeRequest(1, blockRequest()),
@@ -233,11 +253,15 @@ describe('TreeResponder', () => {
   }> {
     const end = Promise.withResolvers<OpenReply>();
     const never = (): Promise<never> => Promise.reject(new Error('not asked'));
-    const agent = await startAgent(1, { leave: never, 'open-blob': () => end.promise });
+    const agent = await startAgent(1, {
+      join: never,
+      leave: never,
+      'open-blob': () => end.promise,
+    });
     const connection = await dialRaw(await startRaw(), agent.host);
     const stream = await connection.newStream(TREE_PROTOCOL);
     const heard: TreeMessage[] = [];
-    const parser = new MessageParser(({ id, type, body }) =>
+    const parser = anyMessages(({ id, type, body }) =>
       heard.push({ id, type, body: Uint8Array.from(body) }),
     );
     stream.addEventListener('message', (event: StreamMessageEvent) => {
@@ -286,20 +310,114 @@ describe('TreeResponder', () => {
     });
   }
 
-  it('TreeResponder refuses the ninth call with overloaded, and goes on', async () => {
+  it('TreeResponder answers from memory while as many calls as it takes wait for a registry', async () => {
     const { stream, heard, answer } = await rawCaller();
-    for (let id = 0; id <= TREE_CALLS_MAX; id++) say(stream, call(id));
+    for (let id = 0; id < REGISTRY_CALLS_MAX; id++) say(stream, call(id));
+    const leave = CALLS.leave.request.encode({ digests: [] });
+    say(stream, { id: 500, type: CALLS.leave.type, body: leave });
+    await words(stream, heard, 1);
+    const refused = treeError.encode({ code: 'refused', retryAfterMs: 0 });
+    expect(heard).toEqual([{ id: 500, type: TREE.ERROR, body: refused }]);
+    answer();
+    await words(stream, heard, 1 + REGISTRY_CALLS_MAX);
+  });
+
+  it('TreeResponder says that it lives while it works', async () => {
+    const { stream, heard } = await rawCaller();
+    say(stream, call(0), { id: 9, type: TREE.PING, body: new Uint8Array() });
+    await words(stream, heard, 1);
+    expect(heard).toEqual([{ id: 9, type: TREE.PONG, body: new Uint8Array() }]);
+  });
+
+  /** The first frame of a request of two. */
+  function firstFrame(id: number, type: number = CALLS.join.type): Uint8Array {
+    const [frame] = messageFrames({ id, type, body: new Uint8Array(65_537) });
+    return defined(frame, 'a frame');
+  }
+
+  it.each([
+    ['a second long request before the first has ended', [firstFrame(1), firstFrame(2)]],
+    [
+      'a longer request than its kind may have',
+      [firstFrame(1, CALLS['open-blob'].type), firstFrame(1, CALLS['open-blob'].type)],
+    ],
+  ])('TreeResponder resets a stream that brings %s', async (_, said) => {
+    const { agent, stream } = await rawCaller();
+    for (const bytes of said) stream.send(bytes);
+    await closed(stream);
+    expect(agent.metrics.values.get(VIOLATIONS_OF_TREE)).toBe(1);
+  });
+
+  it.each([
+    ['a message', firstFrame(1)],
+    ['a frame', firstFrame(1).subarray(0, 100)],
+    ['the head of a frame', firstFrame(1).subarray(0, 2)],
+  ])(
+    'TreeResponder resets a stream on which %s does not end, after ten seconds',
+    async (_, said) => {
+      const clock = new ManualClock();
+      const agent = await startAgent(1, {}, { clock });
+      const connection = await dialRaw(await startRaw(), agent.host);
+      const stream = await connection.newStream(TREE_PROTOCOL);
+      const heard: TreeMessage[] = [];
+      const parser = anyMessages((message) => heard.push(message));
+      stream.addEventListener('message', (event: StreamMessageEvent) => {
+        parser.accept(event.data.subarray());
+      });
+      say(stream, { id: 9, type: TREE.PING, body: new Uint8Array() });
+      await words(stream, heard, 1);
+      stream.send(said);
+      // It comes behind the unfinished message, so only time tells that it has come.
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      clock.advance(REQUEST_ARRIVAL_MS_MAX);
+      await closed(stream);
+      expect(agent.metrics.values.get(VIOLATIONS_OF_TREE)).toBe(1);
+    },
+  );
+
+  it('TreeResponders hold no more of unfinished requests of all peers than their bound', async () => {
+    const agent = await startAgent(1, {});
+    const streams: Stream[] = [];
+    const begin = messageFrames({
+      id: 1,
+      type: CALLS['host-preheat'].type,
+      body: new Uint8Array(4 * 2 ** 20),
+    });
+    const frames = [...begin].slice(0, -1);
+    const perStream = frames.length * 65_536;
+    const fits = Math.floor(UNFINISHED_BYTES_MAX / perStream);
+    for (let i = 0; i <= fits; i++) {
+      const connection = await dialRaw(await startRaw(), agent.host);
+      streams.push(await connection.newStream(TREE_PROTOCOL));
+    }
+    const anyClosed = Promise.race(streams.map((stream) => closed(stream)));
+    for (const stream of streams) {
+      for (const frame of frames) {
+        if (!stream.send(frame)) await stream.onDrain().catch(() => {});
+      }
+    }
+    await anyClosed;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(streams.filter(({ status }) => status === 'open').length).toBeGreaterThanOrEqual(
+      fits - 1,
+    );
+    expect(agent.metrics.values.get(VIOLATIONS_OF_TREE)).toBeGreaterThanOrEqual(1);
+  });
+
+  it('TreeResponder refuses the 33rd call of a kind with overloaded, and goes on', async () => {
+    const { stream, heard, answer } = await rawCaller();
+    for (let id = 0; id <= REGISTRY_CALLS_MAX; id++) say(stream, call(id));
     await words(stream, heard, 1);
     const error = treeError.encode({ code: 'overloaded', retryAfterMs: 100 });
-    expect(heard).toEqual([{ id: TREE_CALLS_MAX, type: TREE.ERROR, body: error }]);
+    expect(heard).toEqual([{ id: REGISTRY_CALLS_MAX, type: TREE.ERROR, body: error }]);
     answer();
-    await words(stream, heard, 1 + TREE_CALLS_MAX);
-    expect(heard.slice(1).map(({ type }) => type)).toEqual(Array(TREE_CALLS_MAX).fill(TREE.OK));
+    await words(stream, heard, 1 + REGISTRY_CALLS_MAX);
+    expect(heard.slice(1).map(({ type }) => type)).toEqual(Array(REGISTRY_CALLS_MAX).fill(TREE.OK));
   });
 
   it('TreeResponder answers a CANCEL with cancelled, once, and counts the call until it has ended', async () => {
     const { stream, heard, answer } = await rawCaller();
-    for (let id = 0; id < TREE_CALLS_MAX; id++) say(stream, call(id));
+    for (let id = 0; id < REGISTRY_CALLS_MAX; id++) say(stream, call(id));
     say(stream, cancel(0), cancel(0), cancel(77), call(99));
     await words(stream, heard, 2);
     const cancelled = treeError.encode({ code: 'cancelled', retryAfterMs: 0 });
@@ -309,7 +427,9 @@ describe('TreeResponder', () => {
       { id: 99, type: TREE.ERROR, body: overloaded },
     ]);
     answer();
-    await words(stream, heard, 2 + TREE_CALLS_MAX - 1);
-    expect(heard.slice(2).map(({ id }) => id)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+    await words(stream, heard, 2 + REGISTRY_CALLS_MAX - 1);
+    expect(heard.slice(2).map(({ id }) => id)).toEqual(
+      Array.from({ length: REGISTRY_CALLS_MAX - 1 }, (_, i) => i + 1),
+    );
   });
 });

@@ -4,6 +4,7 @@ import { ClusterPreheats } from '../../src/preheat/preheats.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { preheatNumber, type PreheatJob, type PreheatSpec } from '../../src/preheat/messages.ts';
+import { AskRoots } from '../../src/transfer/drive/ask-roots.ts';
 import { PeerError, type PeerErrorDetail } from '../../src/transfer/contracts/transport.ts';
 import { peerId } from '../../src/util/peer-id.ts';
 import { callerOf } from '../kit/caller.ts';
@@ -31,13 +32,15 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
       },
     }),
   };
+  const clock = new ManualClock({ startMs: Date.UTC(2024, 0, 1) });
   const parts = {
     transport,
     engine: {} as never,
+    askRoots: new AskRoots({ clock, logger: silentLogger }),
     store: {} as never,
     codec,
     hash: new NodeHash(),
-    clock: new ManualClock({ startMs: Date.UTC(2024, 0, 1) }),
+    clock,
     random: {
       float: () => 0,
       below: () => 5,

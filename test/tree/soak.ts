@@ -197,8 +197,14 @@ class World {
 
   #fail(node: Node, effect: MembershipEffect): readonly MembershipEffect[] {
     this.#count(`${effect.kind}-failed`);
-    if (effect.kind === 'join') return node.membership.joinFailed(effect.ticket, this.nowMs);
-    if (effect.kind === 'report') return node.membership.reportFailed(effect.ticket, this.nowMs);
+    // Whether a root showed signs of life is the transport's word; either must do.
+    const failure = this.#chance(0.5) ? 'silent' : 'failed';
+    if (effect.kind === 'join') {
+      return node.membership.joinFailed(effect.ticket, this.nowMs, failure);
+    }
+    if (effect.kind === 'report') {
+      return node.membership.reportFailed(effect.ticket, this.nowMs, failure);
+    }
     return node.membership.leaveDone(effect.ticket, this.nowMs);
   }
 

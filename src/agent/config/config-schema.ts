@@ -1,5 +1,6 @@
 import { DEFAULT_SOURCES, storagePrefixFault } from '../../registry/sources.ts';
 import { z } from 'zod';
+import { ADDRESSES_MAX } from '../../net/limits.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
 import { ADMIN_SOCKET, NO_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
@@ -188,10 +189,10 @@ export const configSchema = z.strictObject({
       description: 'Where other agents reach this one.',
       rule: `a list of 1 to ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
     }),
-    announce: key(list(text(isDialMultiaddr)).default([]), {
+    announce: key(z.array(text(isListenMultiaddr)).max(ADDRESSES_MAX).default([]), {
       description:
-        'Addresses to tell others instead of those listened on, where they differ (address translation, several networks).',
-      rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`,
+        'Addresses to tell others instead of those listened on, where they differ (address translation, several networks). Without it others try the address that this host is seen under first.',
+      rule: `a list of at most ${ADDRESSES_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
     }),
   }),
   roots: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {

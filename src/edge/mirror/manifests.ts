@@ -1,6 +1,5 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import { parseDigest } from '../../image/digest.ts';
-import { within } from '../../runtime/deadline.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -15,6 +14,7 @@ import type {
 } from '../../tree/messages.ts';
 import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
 import { PeerError } from '../../transfer/contracts/transport.ts';
+import type { AskRoots } from '../../transfer/drive/ask-roots.ts';
 import { rendezvousOrder } from '../../tree/rendezvous.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
@@ -75,6 +75,7 @@ interface ManifestsComponents {
     ): Promise<FetchedManifest>;
   };
   readonly transport: Caller<TreeCalls>;
+  readonly askRoots: AskRoots;
 }
 
 interface ManifestsInit {
@@ -202,16 +203,14 @@ export class Manifests {
 
   async #ask(origin: BlobOrigin, reference: string, roots: readonly HostAddress[]): Promise<Found> {
     let refusal: BlobError | undefined;
-    for (const root of roots) {
+    if (roots.length > 0) {
       try {
-        return this.#count('root', await this.#askRoot(root, origin, reference));
+        return this.#count('root', await this.#askRoots(origin, reference, roots));
       } catch (error) {
         const told = error instanceof BlobError ? error : undefined;
-        // The registry's own words, which another root would only hear again.
         if (told?.code === 'not-found' || told?.code === 'rate-limited') throw told;
-        refusal ??= told;
-        this.#failures.note(error, { root: root.peer, reference });
-        if (told !== undefined) break;
+        refusal = told;
+        this.#failures.note(error, { reference });
       }
     }
     const limits = refusal === undefined ? ORIGIN : ORIGIN_AGAIN;
@@ -228,11 +227,21 @@ export class Manifests {
     }
   }
 
-  async #askRoot(root: HostAddress, origin: BlobOrigin, reference: string): Promise<Found> {
-    const { clock, hash, transport } = this.#parts;
-    const reply = await within(clock, ROOT_MS_MAX, (signal) =>
-      transport.call(root, 'manifest', { origin, reference }, signal),
-    );
+  #askRoots(origin: BlobOrigin, reference: string, hosts: readonly HostAddress[]): Promise<Found> {
+    return this.#parts.askRoots.ask({
+      call: 'manifest',
+      hosts,
+      timeoutMs: ROOT_MS_MAX,
+      ask: (root, signal) => this.#askRoot(root, { origin, reference }, signal),
+      // The registry's own words, which another root would only hear again.
+      isFinal: (error) => error instanceof BlobError,
+    });
+  }
+
+  async #askRoot(root: HostAddress, request: ManifestRequest, signal: AbortSignal): Promise<Found> {
+    const { hash, transport } = this.#parts;
+    const { origin, reference } = request;
+    const reply = await transport.call(root, 'manifest', request, signal);
     const what = nameOf(origin, reference);
     if (reply.outcome !== 'found') throw refusalError(what, reply);
     const { digest, mediaType, bytes, ageMs } = reply;

@@ -1,12 +1,12 @@
 import { defined } from '../../util/assert.ts';
 import { ByteReader } from '../wire/byte-reader.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
-import { checked, list, message, raw, struct, u8 } from '../wire/codec.ts';
+import { checked, list, message, optional, raw, struct, u8, u16 } from '../wire/codec.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { FRAME_HEAD_BYTES } from '../wire/frames.ts';
 import { CLUSTER_KEYS_MAX } from '../limits.ts';
 
-/** Types of `/xylem/admission/1`, in the order in which they are sent; REFUSED ends it at any point. */
+/** Types of `/xylem/admission/2`, in the order in which they are sent; REFUSED ends it at any point. */
 export const ADMISSION = {
   HELLO: 1,
   CHALLENGE: 2,
@@ -21,8 +21,11 @@ export const KEY_ID_BYTES = 8;
 /** An HMAC-SHA-256. */
 const PROOF_BYTES = 32;
 
-/** The longest body: a HELLO. */
-const BODY_BYTES_MAX = NONCE_BYTES + 1 + CLUSTER_KEYS_MAX * KEY_ID_BYTES;
+/** An Ed25519 signature by the authority of the roots. */
+export const CERTIFICATE_BYTES = 64;
+
+/** Room for a HELLO of any version: this one has at most 51 bytes. */
+const BODY_BYTES_MAX = 256;
 
 /** A message and its type. */
 export interface AdmissionMessage {
@@ -32,6 +35,8 @@ export interface AdmissionMessage {
 
 /** From the initiator. */
 export interface Hello {
+  /** Of the wire protocol. The first bytes of a HELLO in every version. */
+  readonly version: number;
   /** Fresh, 32 bytes. */
   readonly nonce: Uint8Array;
   /** Ids of the keys that it has, 8 bytes each, the one that it prefers first. */
@@ -46,6 +51,13 @@ export interface Challenge {
   readonly keyId: Uint8Array;
 }
 
+/** The last word of each side. */
+export interface Proof {
+  readonly proof: Uint8Array;
+  /** Of a root: the authority's signature over its peer id. */
+  readonly certificate: Uint8Array | undefined;
+}
+
 const limits = { bytesMax: BODY_BYTES_MAX };
 
 const keyCount = checked(u8, (count, field) => {
@@ -56,7 +68,10 @@ const keyCount = checked(u8, (count, field) => {
 const keyIds = list(raw(KEY_ID_BYTES), CLUSTER_KEYS_MAX, keyCount);
 
 /** The body of a HELLO. */
-export const helloBody = message(struct<Hello>({ nonce: raw(NONCE_BYTES), keyIds }), limits);
+export const helloBody = message(
+  struct<Hello>({ version: u16, nonce: raw(NONCE_BYTES), keyIds }),
+  limits,
+);
 
 /** The body of a CHALLENGE. */
 export const challengeBody = message(
@@ -64,8 +79,19 @@ export const challengeBody = message(
   limits,
 );
 
+/** The version that a HELLO of any version names. */
+export function helloVersion(body: Uint8Array): number {
+  return new ByteReader(body).u16();
+}
+
 /** The body of PROOF and of ADMITTED. */
-export const proofBody = message(raw(PROOF_BYTES), limits);
+export const proofBody = message(
+  struct<Proof>({ proof: raw(PROOF_BYTES), certificate: optional(raw(CERTIFICATE_BYTES)) }),
+  limits,
+);
+
+/** The body of REFUSED, in every version: the version of the responder. */
+export const refusedBody = message(u16, limits);
 
 /** The message behind its head: length of the rest (u32), type (u8). */
 export function encodeAdmission({ type, body }: AdmissionMessage): Uint8Array {

@@ -1,6 +1,6 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import { AdmissionReader } from './admission-codec.ts';
-import type { Handshake, Step } from './admission-handshake.ts';
+import type { Handshake, HandshakeEnd, Step } from './admission-handshake.ts';
 import { piecesOf } from '../wire/stream-io.ts';
 
 /** The peer left before the handshake ended. */
@@ -13,7 +13,7 @@ export function converse(
   stream: Stream,
   handshake: Handshake,
   signal: AbortSignal,
-): Promise<NonNullable<Step['end']>> {
+): Promise<HandshakeEnd> {
   return new Promise((resolve, reject) => {
     const reader = new AdmissionReader();
     let ended = false;

@@ -15,11 +15,13 @@ import {
   clusterKey,
   type ClusterKey,
   type Handshake,
+  type HandshakeEnd,
 } from './admission-handshake.ts';
 import { HungUpError, converse } from './admission-stream.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Door } from './door.ts';
 import { WireError } from '../wire/errors.ts';
+import { WIRE_VERSION } from '../wire/version.ts';
 import {
   ADMISSION_MS,
   CLUSTER_KEYS_CHECK_MS,
@@ -27,21 +29,23 @@ import {
   CONNECTIONS_MAX,
   REFUSED_LINGER_MS,
   RENEWALS_MAX,
+  VERSION_TOLD_MS,
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
 
 /** Mutual proof of the cluster key, once per connection and again when the key it was proved with is taken away. */
-export const ADMISSION_PROTOCOL = '/xylem/admission/1';
+export const ADMISSION_PROTOCOL = '/xylem/admission/2';
 
 /**
  * How an admission ends, for the metric.
  *
  * - `admitted`: both sides have proved the key. `wrong-key`: they have none in common.
+ * - `version`: the peer speaks another version of the wire protocol.
  * - `timeout`: not done within `ADMISSION_MS`.
  * - `protocol`: the peer said something else, wanted something else first, or left in the middle.
  * - `refused`: turned away at the door, or the peer that we dialled hung up on us.
  */
-type AdmissionResult = 'admitted' | 'wrong-key' | 'timeout' | 'protocol' | 'refused';
+type AdmissionResult = 'admitted' | 'wrong-key' | 'version' | 'timeout' | 'protocol' | 'refused';
 
 /** Why a connection is of no use. */
 export class AdmissionError extends CodedError<{
@@ -62,6 +66,8 @@ interface Init {
   readonly self: PeerId;
   /** The cluster keys that are valid now, the one to prove first; the same list as long as they are the same. */
   readonly clusterKeys: () => readonly Uint8Array[];
+  /** Shows others that this host is a root. */
+  readonly certificate?: Uint8Array;
   /** The last admitted connection of the peer is gone. */
   readonly onPeerGone: (peer: PeerId) => void;
 }
@@ -76,12 +82,14 @@ interface Entry {
   state: 'stranger' | 'admitted' | 'ended';
   /** The key that it was last proved with. */
   key: ClusterKey | undefined;
+  /** What the peer showed as a root, unchecked. */
+  certificate: Uint8Array | undefined;
   /** A handshake that the peer began is under way. */
   answering: boolean;
 }
 
 /**
- * Admits connections: the dialler proves the cluster key and the listener after it, over a stream of `/xylem/admission/1`; before that
+ * Admits connections: the dialler proves the cluster key and the listener after it, over a stream of `/xylem/admission/2`; before that
  * no other stream of the peer is taken and none is opened. A connection that fails is closed, and the peer that failed turned away.
  *
  * When a key is no longer valid, the connections proved with it are proved anew with another, or closed: so a key that was stolen
@@ -98,6 +106,7 @@ export class Admission {
   readonly #renewals = new Limiter({ runningMax: RENEWALS_MAX, waitingMax: CONNECTIONS_MAX });
   #secrets: readonly Uint8Array[] = [];
   #keys: readonly ClusterKey[] = [];
+  #versionToldMs = Number.NEGATIVE_INFINITY;
   #check: Timer;
 
   constructor(components: Components, init: Init) {
@@ -113,6 +122,11 @@ export class Admission {
 
   isAdmitted(connection: Connection): boolean {
     return this.#entries.get(connection)?.state === 'admitted';
+  }
+
+  /** What the peer of an admitted connection showed as a root, unchecked. */
+  certificateOf(connection: Connection): Uint8Array | undefined {
+    return this.#entries.get(connection)?.certificate;
   }
 
   /** Resolves when the connection is admitted. Rejects with AdmissionError, or with the signal's reason. */
@@ -133,6 +147,7 @@ export class Admission {
       timer: this.#components.clock.setTimer(ADMISSION_MS, () => this.#onLate(entry)),
       state: 'stranger',
       key: undefined,
+      certificate: undefined,
       answering: false,
     };
     // Nobody may be waiting for it.
@@ -147,7 +162,14 @@ export class Admission {
     this.#entries.delete(connection);
     const { state } = entry;
     const error = this.#end(entry, hangUpResult(entry), new HungUpError('the connection closed'));
-    if (state === 'stranger') this.#report(connection, error);
+    // Of two connections with a peer the node that dialled closes one: nothing is wrong.
+    const isSecond = this.#ofPeer.has(entry.peer);
+    if (state === 'stranger' && !isSecond) this.#report(connection, error);
+  }
+
+  /** Whether there is an admitted connection with the peer. */
+  knows(peer: PeerId): boolean {
+    return this.#ofPeer.has(peer);
   }
 
   /**
@@ -173,10 +195,9 @@ export class Admission {
       return stream.abort(new Error('no handshake belongs here now'));
     }
     entry.answering = true;
-    const sides = { initiator: entry.peer, responder: this.#init.self };
-    const keys = this.#currentKeys();
+    const init = this.#handshakeInit({ initiator: entry.peer, responder: this.#init.self });
     await this.#run(entry, () =>
-      this.#converse(stream, new ResponderHandshake(this.#components, { ...sides, keys })),
+      this.#converse(stream, new ResponderHandshake(this.#components, init)),
     );
     entry.answering = false;
   }
@@ -189,39 +210,44 @@ export class Admission {
 
   /** Begins a handshake. */
   async #prove(entry: Entry): Promise<void> {
-    const sides = { initiator: this.#init.self, responder: entry.peer };
-    const keys = this.#currentKeys();
+    const init = this.#handshakeInit({ initiator: this.#init.self, responder: entry.peer });
     await this.#run(entry, () =>
       this.#within(async (signal) => {
         const stream = await entry.connection.newStream(ADMISSION_PROTOCOL, { signal });
-        const handshake = new InitiatorHandshake(this.#components, { ...sides, keys });
-        return this.#converse(stream, handshake);
+        return this.#converse(stream, new InitiatorHandshake(this.#components, init));
       }),
     );
   }
 
-  async #run(entry: Entry, handshake: () => Promise<ClusterKey | undefined>): Promise<void> {
+  #handshakeInit<S>(sides: S): S & { keys: readonly ClusterKey[]; certificate?: Uint8Array } {
+    const { certificate } = this.#init;
+    const shown = certificate === undefined ? {} : { certificate };
+    return { ...sides, keys: this.#currentKeys(), ...shown };
+  }
+
+  async #run(entry: Entry, handshake: () => Promise<HandshakeEnd>): Promise<void> {
     try {
-      const key = await handshake();
-      if (key === undefined) this.#fail(entry, 'wrong-key', new Error('no cluster key in common'));
-      else this.#admit(entry, key);
+      const end = await handshake();
+      if (end.result === 'admitted') this.#admit(entry, end);
+      else if (end.result === 'version') this.#fail(entry, 'version', versionError(end.theirs));
+      else this.#fail(entry, 'wrong-key', new Error('no cluster key in common'));
     } catch (error) {
       this.#fail(entry, resultOf(error, entry), error);
     }
   }
 
-  async #converse(stream: Stream, handshake: Handshake): Promise<ClusterKey | undefined> {
-    const end = await this.#within((signal) => converse(stream, handshake, signal));
-    return end.result === 'admitted' ? end.key : undefined;
+  #converse(stream: Stream, handshake: Handshake): Promise<HandshakeEnd> {
+    return this.#within((signal) => converse(stream, handshake, signal));
   }
 
   #within<T>(task: (signal: AbortSignal) => Promise<T>): Promise<T> {
     return within(this.#components.clock, ADMISSION_MS, task, { signal: this.#stopping.signal });
   }
 
-  #admit(entry: Entry, key: ClusterKey): void {
+  #admit(entry: Entry, end: Extract<HandshakeEnd, { result: 'admitted' }>): void {
     if (entry.state === 'ended') return;
-    entry.key = key;
+    entry.key = end.key;
+    entry.certificate = end.certificate;
     this.#components.metrics.admission.inc({ result: 'admitted' });
     if (entry.state === 'stranger') {
       entry.state = 'admitted';
@@ -245,7 +271,7 @@ export class Admission {
     const { connection, peer } = entry;
     const error = this.#end(entry, code, cause);
     this.#report(connection, error);
-    if (connection.direction === 'inbound' && code === 'wrong-key') {
+    if (connection.direction === 'inbound' && (code === 'wrong-key' || code === 'version')) {
       this.#components.door.banPeer(peer);
       this.#components.clock.setTimer(REFUSED_LINGER_MS, () => connection.abort(error));
     } else {
@@ -261,14 +287,20 @@ export class Admission {
     entry.timer.cancel();
     entry.outcome.reject(error);
     const siblings = this.#ofPeer.get(peer);
-    if (siblings?.delete(entry) === true && siblings.size === 0) {
-      this.#ofPeer.delete(peer);
-      this.#init.onPeerGone(peer);
+    if (siblings?.delete(entry) === true) {
+      this.#components.door.part(peer);
+      if (siblings.size === 0) {
+        this.#ofPeer.delete(peer);
+        this.#init.onPeerGone(peer);
+      }
     }
     return error;
   }
 
-  /** Strangers can make us log as much as they like, so only what we dialled ourselves is worth a warning. */
+  /**
+   * Strangers can make us log as much as they like, so only what we dialled ourselves is worth a
+   * warning each time, and another version of a host that dialled once a minute.
+   */
   #report({ direction, remoteAddr }: Connection, error: AdmissionError): void {
     if (this.#stopping.signal.aborted) return;
     const { logger, metrics } = this.#components;
@@ -276,7 +308,16 @@ export class Admission {
     const { peer, code } = error.detail;
     const fields = { peer, address: remoteAddr.toString(), result: code, error: error.message };
     if (direction === 'outbound') logger.warn(fields, 'a host that was dialled was not admitted');
-    else logger.debug(fields, 'a host that dialled was not admitted');
+    else if (code === 'version' && this.#mayWarnOfVersion()) {
+      logger.warn(fields, 'a host that dialled was not admitted');
+    } else logger.debug(fields, 'a host that dialled was not admitted');
+  }
+
+  #mayWarnOfVersion(): boolean {
+    const nowMs = this.#components.clock.nowMs();
+    if (nowMs < this.#versionToldMs + VERSION_TOLD_MS) return false;
+    this.#versionToldMs = nowMs;
+    return true;
   }
 
   /** The valid keys. When they have changed, what was proved with one that is gone is proved anew. */
@@ -319,6 +360,13 @@ function peerIdOf(connection: Connection): PeerId {
 function failure(peer: PeerId, code: AdmissionError['code'], cause: unknown): AdmissionError {
   const text = `peer ${peer} was not admitted: ${code}, ${errorText(cause)}`;
   return new AdmissionError(text, { code, peer }, { cause });
+}
+
+function versionError(theirs: number): Error {
+  return new Error(
+    `it speaks version ${theirs} of the wire protocol, this agent version ${WIRE_VERSION}: ` +
+      'run one release of Xylem on all hosts',
+  );
 }
 
 function resultOf(error: unknown, entry: Entry): AdmissionError['code'] {

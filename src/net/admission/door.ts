@@ -8,7 +8,7 @@ import type {
 import type { Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { PeerId } from '../../util/peer-id.ts';
+import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { Bans } from './bans.ts';
 import {
   ADDRESS_FAILURES_MAX,
@@ -21,6 +21,8 @@ import type { NetMetrics } from '../metrics.ts';
 /** An inbound connection that has proved nothing yet. */
 interface Stranger {
   readonly address: string;
+  /** Who it is, once the handshake of the connection says so. */
+  peer?: PeerId;
   /** No longer counts its bytes. */
   release: () => void;
 }
@@ -40,6 +42,8 @@ export class Door {
   /** By the one object that a socket and the connection made of it share. */
   readonly #strangers = new Map<MultiaddrConnectionTimeline, Stranger>();
   readonly #byAddress = new Map<string, number>();
+  /** Admitted connections by peer. */
+  readonly #admitted = new Map<PeerId, number>();
 
   constructor(components: {
     readonly clock: Clock;
@@ -54,8 +58,8 @@ export class Door {
       denyInboundConnection: (socket) => this.#counted(!this.#takes(socket)),
       denyInboundEncryptedConnection: (peer) =>
         this.#counted(this.#peerBans.isBanned(peer.toString())),
-      denyInboundUpgradedConnection: (_peer, socket) => {
-        this.#countBytes(socket);
+      denyInboundUpgradedConnection: (peer, socket) => {
+        this.#countBytes(socket, peerId(peer.toString()));
         return false;
       },
     };
@@ -64,8 +68,16 @@ export class Door {
   /** The connection's peer has proved the key: it counts no more. */
   admit(connection: Connection, peer: PeerId): void {
     this.#peerBans.forgive(peer);
+    this.#admitted.set(peer, (this.#admitted.get(peer) ?? 0) + 1);
     const stranger = this.#leave(connection.timeline);
     if (stranger !== undefined) this.#addressBans.forgive(stranger.address);
+  }
+
+  /** An admitted connection of the peer has ended. */
+  part(peer: PeerId): void {
+    const left = (this.#admitted.get(peer) ?? 0) - 1;
+    if (left > 0) this.#admitted.set(peer, left);
+    else this.#admitted.delete(peer);
   }
 
   /** The peer has failed to prove the key: it is turned away for a while. */
@@ -86,10 +98,14 @@ export class Door {
     return true;
   }
 
-  /** A connection that ends without an admission is a failure of its address, whatever ended it. */
+  /**
+   * A connection that ends without an admission is a failure of its address, whatever ended it; but not
+   * a second connection of an admitted peer, which the node that dialled closes by itself.
+   */
   #onClose(socket: MultiaddrConnection): void {
     const stranger = this.#leave(socket.timeline);
     if (stranger === undefined) return;
+    if (stranger.peer !== undefined && this.#admitted.has(stranger.peer)) return;
     const banMs = this.#addressBans.fail(stranger.address);
     if (banMs === 0) return;
     this.#logger.warn(
@@ -99,9 +115,10 @@ export class Door {
   }
 
   /** From here on the node listens to the socket, so that listening too takes nothing away from it. */
-  #countBytes(socket: MultiaddrConnection): void {
+  #countBytes(socket: MultiaddrConnection, peer: PeerId): void {
     const stranger = this.#strangers.get(socket.timeline);
     if (stranger === undefined) return;
+    stranger.peer = peer;
     let byteCount = 0;
     const count = ({ data }: StreamMessageEvent): void => {
       byteCount += data.byteLength;

@@ -16,8 +16,8 @@ import {
   type LaneName,
 } from '../wire/frames.ts';
 import { FrameParser, type FrameSink } from '../wire/frame-parser.ts';
-import { STREAM_OPEN_MS } from '../limits.ts';
-import { Liveness } from './liveness.ts';
+import { BLOCK_PATIENCE, STREAM_OPEN_MS } from '../limits.ts';
+import { Liveness } from '../wire/liveness.ts';
 import type { NetMetrics } from '../metrics.ts';
 import { deadline } from '../../runtime/deadline.ts';
 import { isClosed, piecesOf } from '../wire/stream-io.ts';
@@ -82,6 +82,7 @@ export class RequesterLink {
     this.#streams = init.streams;
     this.#events = init.events;
     this.#liveness = new Liveness(components, {
+      patience: BLOCK_PATIENCE,
       isWaitedFor: () => this.#events.isWaitedFor(),
       ping: () => this.#send('demand', encodeSignal(FRAME.PING)),
       onSilent: () => this.#onSilent(),

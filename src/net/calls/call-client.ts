@@ -2,6 +2,7 @@ import type { Connection } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
 import { PeerError, type PeerErrorDetail, peerError } from '../../transfer/contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { errorText } from '../../util/errors.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -9,18 +10,20 @@ import { DeadlineError, deadline } from '../../runtime/deadline.ts';
 import { WireError } from '../wire/errors.ts';
 import { detailOf } from '../wire/frames.ts';
 import {
+  CALLS_PER_REGISTRY_MAX,
+  MEMORY_CALLS_MAX,
   OVERLOADED_RETRY_MS,
   REQUESTS_QUEUED_MAX,
-  TREE_CALLS_MAX,
   TREE_CALL_MS_MAX,
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
-import { TreeLink } from './call-link.ts';
+import { SilentError, TreeLink } from './call-link.ts';
 import { TREE, treeError, type TreeMessage } from './call-message.ts';
 import { CALLS, type Calls } from './call-table.ts';
 
-/** Calls to one peer. */
-const LIMITS = { runningMax: TREE_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX };
+/** Calls to one peer that it answers from memory, and calls that may wait for one registry. */
+const MEMORY_LIMITS = { runningMax: MEMORY_CALLS_MAX, waitingMax: REQUESTS_QUEUED_MAX };
+const REGISTRY_LIMITS = { runningMax: CALLS_PER_REGISTRY_MAX, waitingMax: REQUESTS_QUEUED_MAX };
 
 interface Components {
   readonly clock: Clock;
@@ -29,13 +32,15 @@ interface Components {
 }
 
 /**
- * The asking side: a stream for each peer that is called, opened with the first call and kept. Eight calls to a peer are under way at a
- * time, one that its caller gave up among them until the peer has said its last word.
+ * The asking side: a stream for each peer that is called, opened with the first call and kept. Calls that the peer answers from
+ * memory wait in one line, those that may wait for a registry in one for each registry: eight of a line are under way at a time, one
+ * that its caller gave up among them until the peer has said its last word.
  */
 export class TreeClient {
   readonly #components: Components;
   readonly #links = new Map<PeerId, Promise<TreeLink>>();
-  readonly #limiters = new Map<PeerId, { readonly limiter: Limiter; users: number }>();
+  /** By peer and line. */
+  readonly #lines = new Map<string, { readonly limiter: Limiter; users: number }>();
   readonly #stopping = new AbortController();
 
   constructor(components: Components) {
@@ -52,15 +57,22 @@ export class TreeClient {
     const limit = deadline(this.#components.clock, TREE_CALL_MS_MAX, {
       signal: AbortSignal.any([signal, this.#stopping.signal]),
     });
+    let reached = false;
     try {
       const body = encoded(name, host.peer, request);
-      const asked = this.#limited(host.peer, () => this.#ask(host, name, body, limit.signal));
+      const registry = CALLS[name].registryOf?.(request);
+      const asked = this.#inLine(host.peer, registry, async () => {
+        limit.signal.throwIfAborted();
+        const link = await orAbort(this.#linkTo(host), limit.signal);
+        reached = true;
+        return this.#ask(link, { host, name, body }, limit.signal);
+      });
       const reply = await orAbort(asked, limit.signal);
       this.#count(name, 'ok');
       return reply;
     } catch (error) {
       const cause: unknown = limit.signal.aborted ? limit.signal.reason : error;
-      const detail = this.#detailOf(cause, signal);
+      const detail = causeOf(cause, { signal, reached });
       this.#count(name, detail.code);
       throw cause instanceof PeerError ? cause : peerError(host.peer, detail, cause);
     } finally {
@@ -86,14 +98,12 @@ export class TreeClient {
   }
 
   async #ask<K extends keyof Calls>(
-    host: HostAddress,
-    name: K,
-    body: Uint8Array,
+    link: TreeLink,
+    call: { readonly host: HostAddress; readonly name: K; readonly body: Uint8Array },
     signal: AbortSignal,
   ): Promise<Calls[K][1]> {
     signal.throwIfAborted();
-    const link = await orAbort(this.#linkTo(host), signal);
-    signal.throwIfAborted();
+    const { host, name, body } = call;
     const { type } = CALLS[name];
     return link.call({ type, body }, (reply) => replyOf(name, host.peer, reply), signal);
   }
@@ -120,9 +130,11 @@ export class TreeClient {
   }
 
   /** Runs few calls to a peer at a time: it takes no more. */
-  async #limited<T>(peer: PeerId, run: () => Promise<T>): Promise<T> {
-    const entry = this.#limiters.get(peer) ?? { limiter: new Limiter(LIMITS), users: 0 };
-    this.#limiters.set(peer, entry);
+  async #inLine<T>(peer: PeerId, registry: string | undefined, run: () => Promise<T>): Promise<T> {
+    const name = registry === undefined ? peer : `${peer} ${registry}`;
+    const limits = registry === undefined ? MEMORY_LIMITS : REGISTRY_LIMITS;
+    const entry = this.#lines.get(name) ?? { limiter: new Limiter(limits), users: 0 };
+    this.#lines.set(name, entry);
     entry.users++;
     try {
       const result = entry.limiter.run(run);
@@ -131,16 +143,8 @@ export class TreeClient {
       }
       return await result;
     } finally {
-      if (--entry.users === 0) this.#limiters.delete(peer);
+      if (--entry.users === 0) this.#lines.delete(name);
     }
-  }
-
-  #detailOf(cause: unknown, signal: AbortSignal): PeerErrorDetail {
-    if (cause instanceof PeerError) return cause.detail;
-    if (cause instanceof WireError) return { code: 'protocol' };
-    if (signal.aborted) return { code: 'cancelled' };
-    if (cause instanceof DeadlineError) return { code: 'timeout' };
-    return { code: 'unreachable' };
   }
 
   #count(call: keyof Calls, outcome: string): void {
@@ -148,12 +152,28 @@ export class TreeClient {
   }
 }
 
+/** `reached`: the call had a stream to the peer; without one, a deadline that passes is no connection in time. */
+function causeOf(
+  cause: unknown,
+  { signal, reached }: { readonly signal: AbortSignal; readonly reached: boolean },
+): PeerErrorDetail {
+  if (cause instanceof PeerError) return cause.detail;
+  if (cause instanceof WireError) return { code: 'protocol' };
+  if (signal.aborted && signal.reason instanceof DeadlineError && !reached) {
+    return { code: 'unreachable' };
+  }
+  if (signal.aborted) return { code: 'cancelled' };
+  if (cause instanceof DeadlineError || cause instanceof SilentError) return { code: 'timeout' };
+  return { code: 'unreachable' };
+}
+
 /** A request that breaks a bound of the protocol is refused here, before the peer does. */
 function encoded<K extends keyof Calls>(name: K, peer: PeerId, request: Calls[K][0]): Uint8Array {
   try {
     return CALLS[name].request.encode(request);
   } catch (cause) {
-    throw peerError(peer, { code: 'refused' }, cause);
+    const text = `${name} to peer ${peer} was not sent: ${errorText(cause)}`;
+    throw new PeerError(text, { code: 'refused' }, { cause });
   }
 }
 

@@ -2,14 +2,27 @@ import type { Connection, Stream, StreamMessageEvent } from '@libp2p/interface';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import { deadline } from '../../runtime/deadline.ts';
 import { WireError, badValue } from '../wire/errors.ts';
-import { ABANDONED_MS_MAX, STREAM_OPEN_MS } from '../limits.ts';
+import {
+  ABANDONED_MS_MAX,
+  CALL_PATIENCE,
+  MEMORY_CALLS_MAX,
+  REGISTRY_CALLS_MAX,
+  STREAM_OPEN_MS,
+  TREE_MESSAGE_BYTES_MAX,
+} from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
+import { Liveness } from '../wire/liveness.ts';
 import { isClosed, piecesOf } from '../wire/stream-io.ts';
 import { MessageParser, TREE, type TreeMessage } from './call-message.ts';
 import { TreeSender } from './call-sender.ts';
 
 /** Calls to the owner of a tree, their replies and nothing else: one long-lived stream per peer and direction. */
-export const TREE_PROTOCOL = '/xylem/tree/2';
+export const TREE_PROTOCOL = '/xylem/tree/3';
+
+/** The peer showed no sign of life while a call waited. */
+export class SilentError extends Error {
+  override name = 'SilentError';
+}
 
 interface Components {
   readonly clock: Clock;
@@ -30,13 +43,14 @@ interface Waiting {
 /**
  * The stream for tree calls that we opened to a peer. The caller sees to it that only so many calls are under way as a peer takes.
  *
- * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, or for a breach of the protocol. Then
- * what waits is rejected.
+ * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, for a breach of the protocol, or
+ * because the peer is silent while something waits. Then what waits is rejected.
  */
 export class TreeLink {
   readonly #components: Components;
   readonly #stream: Stream;
   readonly #sender: TreeSender;
+  readonly #liveness: Liveness;
   readonly #waiting = new Map<number, Waiting>();
   readonly #onClosed: () => void;
   #nextId = 0;
@@ -49,7 +63,13 @@ export class TreeLink {
     this.#components = components;
     this.#stream = init.stream;
     this.#onClosed = init.onClosed;
-    this.#sender = new TreeSender(this.#stream);
+    this.#sender = new TreeSender(this.#stream, { longMax: 1 });
+    this.#liveness = new Liveness(components, {
+      patience: CALL_PATIENCE,
+      isWaitedFor: () => this.#waiting.size > 0,
+      ping: () => this.#send({ id: 0, type: TREE.PING, body: new Uint8Array() }),
+      onSilent: () => this.close(new SilentError('the peer showed no sign of life')),
+    });
     this.#listen();
   }
 
@@ -110,6 +130,7 @@ export class TreeLink {
         abandoned: undefined,
       };
       this.#waiting.set(id, waiting);
+      if (this.#waiting.size === 1) this.#liveness.wake();
       signal.addEventListener('abort', onAbort, { once: true });
       this.#send({ id, ...request }, () => {
         waiting.sent = true;
@@ -121,6 +142,7 @@ export class TreeLink {
   close(error: Error): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#liveness.stop();
     this.#stream.abort(error);
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
@@ -129,9 +151,14 @@ export class TreeLink {
   }
 
   #listen(): void {
-    const parser = new MessageParser((message) => this.#onMessage(message));
+    const parser = new MessageParser({
+      bytesMax: ({ type, id }) => this.#bytesMax(type, id),
+      begunMax: MEMORY_CALLS_MAX + REGISTRY_CALLS_MAX,
+      onMessage: (message) => this.#onMessage(message),
+    });
     this.#stream.addEventListener('close', () => this.close(new Error('the stream closed')));
     this.#stream.addEventListener('message', (event: StreamMessageEvent) => {
+      this.#liveness.heard();
       try {
         for (const piece of piecesOf(event.data)) if (!this.#closed) parser.accept(piece);
       } catch (error) {
@@ -142,8 +169,15 @@ export class TreeLink {
     });
   }
 
+  /** Bytes that a message may have: nothing is kept of one that no call waits for. */
+  #bytesMax(type: number, id: number): number {
+    if (type === TREE.PONG) return 0;
+    if (!this.#waiting.has(id)) throw badValue('id', 'that of a call', id);
+    return TREE_MESSAGE_BYTES_MAX;
+  }
+
   #onMessage(message: TreeMessage): void {
-    if (this.#closed) return;
+    if (this.#closed || message.type === TREE.PONG) return;
     const waiting = this.#waiting.get(message.id);
     if (waiting === undefined) throw badValue('id', 'that of a call', message.id);
     this.#waiting.delete(message.id);

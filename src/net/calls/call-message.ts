@@ -3,10 +3,10 @@ import { ByteWriter } from '../wire/byte-writer.ts';
 import { message } from '../wire/codec.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { FRAME_HEAD_BYTES, errorFrame } from '../wire/frames.ts';
-import { TREE_CALLS_MAX, TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
+import { TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
 
-/** Types of `/xylem/tree/2` beside those of the calls (call-table.ts). */
-export const TREE = { CANCEL: 6, OK: 128, ERROR: 129 } as const;
+/** Types of `/xylem/tree/3` beside those of the calls (call-table.ts). */
+export const TREE = { CANCEL: 6, PING: 127, OK: 128, ERROR: 129, PONG: 130 } as const;
 
 /** A message; a reply has the id of its request. */
 export interface TreeMessage {
@@ -46,6 +46,16 @@ export function* messageFrames({ id, type, body }: TreeMessage): Generator<Uint8
 interface Partial {
   readonly type: number;
   readonly writer: ByteWriter;
+  byteCount: number;
+}
+
+interface ParserInit {
+  /** Longest body of a message. Throws WireError at one that does not belong there. */
+  readonly bytesMax: (message: Pick<TreeMessage, 'type' | 'id'>) => number;
+  /** Messages that may be begun at a time. */
+  readonly begunMax: number;
+  /** Gets each message. Its body is valid during the call only. May throw WireError. */
+  readonly onMessage: (message: TreeMessage) => void;
 }
 
 /**
@@ -53,16 +63,27 @@ interface Partial {
  * nothing before the length of a frame was checked, and no more than arrived twice over.
  */
 export class MessageParser {
-  readonly #onMessage: (message: TreeMessage) => void;
+  readonly #init: ParserInit;
   readonly #head = new Uint8Array(4);
   readonly #partials = new Map<number, Partial>();
   /** The frame that is arriving, without its length; undefined while the length is. */
   #frame: Uint8Array | undefined;
   #filled = 0;
+  #unfinishedBytes = 0;
+  #ended = 0;
 
-  /** The body that `onMessage` gets is valid during the call only. It may throw WireError. */
-  constructor(onMessage: (message: TreeMessage) => void) {
-    this.#onMessage = onMessage;
+  constructor(init: ParserInit) {
+    this.#init = init;
+  }
+
+  /** Bytes held of messages that have not arrived in full. */
+  get unfinishedBytes(): number {
+    return this.#unfinishedBytes + (this.#frame?.length ?? this.#filled);
+  }
+
+  /** Messages that have arrived in full: who watches an unfinished one sees by it that another has begun. */
+  get endedCount(): number {
+    return this.#ended;
   }
 
   /** Takes the next piece of the stream. */
@@ -120,23 +141,30 @@ export class MessageParser {
       throw new WireError(`a message goes on as type ${type}`, { code: 'type', type });
     }
     if (more > 1) throw badValue('more', '0 or 1', more);
+    const length = (partial?.byteCount ?? 0) + piece.length;
+    const bytesMax = this.#init.bytesMax({ type, id });
+    if (length > bytesMax) throw overLimit('message', length, bytesMax);
     if (more === 1) return this.#keep({ id, type, body: piece }, partial);
-    if (partial === undefined) return this.#onMessage({ id, type, body: piece });
+    this.#ended++;
+    if (partial === undefined) return this.#init.onMessage({ id, type, body: piece });
     partial.writer.raw(piece);
     this.#partials.delete(id);
-    this.#onMessage({ id, type, body: partial.writer.finish() });
+    this.#unfinishedBytes -= partial.byteCount;
+    this.#init.onMessage({ id, type, body: partial.writer.finish() });
   }
 
   #keep({ id, type, body: piece }: TreeMessage, partial: Partial | undefined): void {
     if (piece.length !== TREE_CHUNK_BYTES) {
       throw badValue('length', `${TREE_CHUNK_BYTES} while more follows`, piece.length);
     }
-    if (partial === undefined && this.#partials.size >= TREE_CALLS_MAX) {
-      throw overLimit('messages begun', this.#partials.size + 1, TREE_CALLS_MAX);
+    if (partial === undefined && this.#partials.size >= this.#init.begunMax) {
+      throw overLimit('messages begun', this.#partials.size + 1, this.#init.begunMax);
     }
-    const kept = partial ?? { type, writer: new ByteWriter(TREE_MESSAGE_BYTES_MAX) };
+    const kept = partial ?? { type, writer: new ByteWriter(TREE_MESSAGE_BYTES_MAX), byteCount: 0 };
     this.#partials.set(id, kept);
     kept.writer.raw(piece);
+    kept.byteCount += piece.length;
+    this.#unfinishedBytes += piece.length;
   }
 }
 

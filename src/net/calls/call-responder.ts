@@ -1,5 +1,5 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
-import type { Clock } from '../../runtime/clock.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Handlers } from '../../transfer/contracts/calls.ts';
 import { PeerError, type PeerErrorDetail } from '../../transfer/contracts/transport.ts';
@@ -9,14 +9,18 @@ import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { errorFrameOf } from '../wire/frames.ts';
 import {
   OVERLOADED_RETRY_MS,
+  MEMORY_CALLS_MAX,
+  REGISTRY_CALLS_MAX,
+  REQUEST_ARRIVAL_MS_MAX,
   SMALL_FRAMES_QUEUED_MAX,
-  TREE_CALLS_MAX,
   TREE_CALL_MS_MAX,
+  TREE_CHUNK_BYTES,
+  UNFINISHED_BYTES_MAX,
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
 import { isClosed, piecesOf } from '../wire/stream-io.ts';
 import { MessageParser, TREE, treeError, type TreeMessage } from './call-message.ts';
-import { CALLS, callOf, type Calls } from './call-table.ts';
+import { CALLS, callOf, requestBytesMax, type Calls } from './call-table.ts';
 import { TreeSender } from './call-sender.ts';
 
 interface Components {
@@ -26,9 +30,15 @@ interface Components {
   readonly handlers: Handlers<Calls>;
 }
 
+/** Bytes of requests that have not arrived in full, of all peers. */
+interface Unfinished {
+  bytes: number;
+}
+
 /** The answering side of all streams of tree calls. */
 export class TreeResponders {
   readonly #components: Components;
+  readonly #unfinished: Unfinished = { bytes: 0 };
   readonly #all = new Set<TreeResponder>();
 
   constructor(components: Components) {
@@ -38,9 +48,13 @@ export class TreeResponders {
   /** Takes a new stream of the peer. */
   add(peer: PeerId, stream: Stream): void {
     if (isClosed(stream)) return;
-    const responder = new TreeResponder(this.#components, { peer, stream });
+    const unfinished = this.#unfinished;
+    const responder = new TreeResponder(this.#components, { peer, stream, unfinished });
     this.#all.add(responder);
-    stream.addEventListener('close', () => this.#all.delete(responder));
+    stream.addEventListener('close', () => {
+      this.#all.delete(responder);
+      responder.onClosed();
+    });
   }
 
   stop(): void {
@@ -48,8 +62,20 @@ export class TreeResponders {
   }
 }
 
+/** Calls of one kind on a stream. */
+interface Places {
+  readonly max: number;
+  /** Calls whose last word is not sent. */
+  open: number;
+  /** Calls that the server works on; some of them may be cancelled. */
+  running: number;
+}
+
 /**
- * Answers the calls that come on one stream, each in its own time and with one last word: the reply or an ERROR.
+ * Answers the calls that come on one stream, each in its own time and with one last word: the reply or an ERROR. Calls that may wait
+ * for a registry have places apart from the others.
+ *
+ * One request may be incomplete at a time, for `REQUEST_ARRIVAL_MS_MAX`, and all of them hold `UNFINISHED_BYTES_MAX` at most.
  *
  * Life: constructed with an open stream -> closed with it, by `close()`, or because the peer broke the protocol.
  */
@@ -58,20 +84,36 @@ class TreeResponder {
   readonly #peer: PeerId;
   readonly #stream: Stream;
   readonly #sender: TreeSender;
-  /** Calls whose last word is not sent. */
-  readonly #open = new Set<number>();
-  /** Calls that the server works on; some of them may be cancelled. */
-  #running = 0;
+  /** Calls whose last word is not sent, and their places. */
+  readonly #open = new Map<number, Places>();
+  readonly #memory: Places = { max: MEMORY_CALLS_MAX, open: 0, running: 0 };
+  readonly #registry: Places = { max: REGISTRY_CALLS_MAX, open: 0, running: 0 };
+  readonly #parser: MessageParser;
+  readonly #unfinished: Unfinished;
+  /** What this stream has a part of in `#unfinished`, since when which message has been arriving. */
+  #heldBytes = 0;
+  #arriving: { readonly ordinal: number; readonly timer: Timer } | undefined;
 
-  constructor(components: Components, init: { readonly peer: PeerId; readonly stream: Stream }) {
+  constructor(
+    components: Components,
+    init: { readonly peer: PeerId; readonly stream: Stream; readonly unfinished: Unfinished },
+  ) {
     this.#components = components;
     this.#peer = init.peer;
     this.#stream = init.stream;
+    this.#unfinished = init.unfinished;
     this.#sender = new TreeSender(init.stream);
-    const parser = new MessageParser((message) => this.#onMessage(message));
+    this.#parser = new MessageParser({
+      bytesMax: ({ type }) => requestBytesMax(type) ?? TREE_CHUNK_BYTES,
+      begunMax: 1,
+      onMessage: (message) => this.#onMessage(message),
+    });
     this.#stream.addEventListener('message', (event: StreamMessageEvent) => {
       try {
-        for (const piece of piecesOf(event.data)) if (!isClosed(this.#stream)) parser.accept(piece);
+        for (const piece of piecesOf(event.data)) {
+          if (!isClosed(this.#stream)) this.#parser.accept(piece);
+        }
+        this.#watchArrival();
       } catch (error) {
         if (!(error instanceof WireError)) throw error;
         this.#violation(error);
@@ -79,22 +121,73 @@ class TreeResponder {
     });
   }
 
+  /** The stream is closed: what had arrived of a request is gone. */
+  onClosed(): void {
+    this.#hold(0);
+    this.#arriving?.timer.cancel();
+  }
+
   close(error: Error): void {
     this.#stream.abort(error);
+  }
+
+  /** Bounds what an incomplete request holds, and for how long. Throws WireError. */
+  #watchArrival(): void {
+    if (isClosed(this.#stream)) return;
+    this.#hold(this.#parser.unfinishedBytes);
+    if (this.#unfinished.bytes > UNFINISHED_BYTES_MAX) {
+      throw overLimit('unfinished bytes', this.#unfinished.bytes, UNFINISHED_BYTES_MAX);
+    }
+    const ordinal = this.#heldBytes === 0 ? undefined : this.#parser.endedCount;
+    if (ordinal === this.#arriving?.ordinal) return;
+    this.#arriving?.timer.cancel();
+    this.#arriving = undefined;
+    if (ordinal === undefined) return;
+    const onLate = (): void =>
+      this.#violation(
+        new WireError(`a request did not arrive within ${REQUEST_ARRIVAL_MS_MAX} ms`, {
+          code: 'truncated',
+        }),
+      );
+    const timer = this.#components.clock.setTimer(REQUEST_ARRIVAL_MS_MAX, onLate);
+    this.#arriving = { ordinal, timer };
+  }
+
+  #hold(byteCount: number): void {
+    this.#unfinished.bytes += byteCount - this.#heldBytes;
+    this.#heldBytes = byteCount;
   }
 
   #onMessage(message: TreeMessage): void {
     if (isClosed(this.#stream)) return;
     const { id, type } = message;
     if (type === TREE.CANCEL) return this.#onCancel(message);
+    if (type === TREE.PING) return this.#onPing(message);
     if (this.#open.has(id)) throw badValue('id', 'not in use', id);
-    if (this.#open.size >= TREE_CALLS_MAX || this.#running >= TREE_CALLS_MAX) {
+    const name = callOf(type);
+    const mayWait = name !== undefined && CALLS[name].registryOf !== undefined;
+    const places = mayWait ? this.#registry : this.#memory;
+    if (places.open >= places.max || places.running >= places.max) {
       return this.#fail(id, { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS });
     }
-    const run = this.#prepare(callOf(type), message.body);
+    const run = this.#prepare(name, message.body);
     if (run === undefined) return this.#fail(id, { code: 'refused' });
-    this.#open.add(id);
-    void this.#answer(message, run);
+    this.#open.set(id, places);
+    places.open++;
+    void this.#answer(message, run, places);
+  }
+
+  #onPing({ id, body }: TreeMessage): void {
+    if (body.length > 0) throw overLimit('length of a PING', body.length, 0);
+    this.#send({ id, type: TREE.PONG, body });
+  }
+
+  /** Whether the call was open. */
+  #close(id: number): boolean {
+    const places = this.#open.get(id);
+    if (places === undefined) return false;
+    places.open--;
+    return this.#open.delete(id);
   }
 
   /** Decodes the request at once, throwing WireError; the call itself follows. Undefined for a call that nobody answers here. */
@@ -111,10 +204,14 @@ class TreeResponder {
   }
 
   /** Never rejects. */
-  async #answer({ id, type }: TreeMessage, run: () => Promise<Uint8Array>): Promise<void> {
+  async #answer(
+    { id, type }: TreeMessage,
+    run: () => Promise<Uint8Array>,
+    places: Places,
+  ): Promise<void> {
     const { clock, logger } = this.#components;
     const limit = clock.setTimer(TREE_CALL_MS_MAX, () => this.#end(id, { code: 'timeout' }));
-    this.#running++;
+    places.running++;
     try {
       const body = await run();
       this.#reply(id, body);
@@ -122,7 +219,7 @@ class TreeResponder {
       logger.debug({ peer: this.#peer, type, error: errorText(error) }, 'a tree call failed');
       this.#end(id, failureOf(error));
     } finally {
-      this.#running--;
+      places.running--;
       limit.cancel();
     }
   }
@@ -130,12 +227,12 @@ class TreeResponder {
   #reply(id: number, body: Uint8Array): void {
     if (!this.#open.has(id)) return;
     // It counts until it is sent, so that a peer that does not read makes this host hold few replies.
-    this.#send({ id, type: TREE.OK, body }, () => this.#open.delete(id));
+    this.#send({ id, type: TREE.OK, body }, () => this.#close(id));
   }
 
   /** The last word on a call, unless it was said. */
   #end(id: number, detail: PeerErrorDetail): void {
-    if (this.#open.delete(id)) this.#fail(id, detail);
+    if (this.#close(id)) this.#fail(id, detail);
   }
 
   /** A call whose reply has begun, or is sent, goes on as if nothing had been said. */

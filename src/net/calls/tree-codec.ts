@@ -86,7 +86,12 @@ const orders = of.list(
 
 /** JOIN: who asks, and for which blobs. */
 export const joinRequest = of.struct<tree.JoinRequest>({
-  host: of.struct<tree.HostCard>({ ...hostFields, zone: name, capacity: of.u16 }),
+  host: of.struct<tree.HostCard>({
+    ...hostFields,
+    zone: name,
+    capacity: of.u16,
+    announced: of.absentAs(false, of.flag),
+  }),
   blobs: of.list(wantedBlob, BLOBS_PER_JOIN_MAX),
 });
 

@@ -76,6 +76,8 @@ export function createNode(init: {
       dialTimeout: DIAL_MS,
       addressDialTimeout: ADDRESS_DIAL_MS,
       maxPeerAddrsToDial: ADDRESSES_MAX,
+      // They come best first.
+      addressSorter: () => 0,
       reconnectRetries: 0,
     },
     metrics: () => refusals(init.metrics),

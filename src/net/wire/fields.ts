@@ -8,7 +8,18 @@ import { digestBytes, parseDigest, type Digest } from '../../image/digest.ts';
 import { defined } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
-import { absentAs, atMost, optional, struct, text, u32, u64, type Codec } from './codec.ts';
+import { isTcpAddress } from './addresses.ts';
+import {
+  absentAs,
+  atMost,
+  checked,
+  optional,
+  struct,
+  text,
+  u32,
+  u64,
+  type Codec,
+} from './codec.ts';
 import { badValue } from './errors.ts';
 
 /** Bytes of a registry's and a repository's name (the distribution spec names 255 as the usual bound), an address, a zone. */
@@ -25,6 +36,11 @@ const DIGEST_BYTES = 32;
 
 /** A name or an address: text of at most 255 bytes. */
 export const name = text(NAME_BYTES_MAX);
+
+/** Where a host is dialled. */
+export const address = checked(name, (value, field) => {
+  if (!isTcpAddress(value)) throw badValue(field, '/ip4|ip6/ADDRESS/tcp/PORT', value);
+});
 
 const peerText = text(PEER_ID_BYTES_MAX);
 

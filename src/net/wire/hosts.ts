@@ -3,14 +3,14 @@ import { defined } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { list, struct, type Codec } from './codec.ts';
 import { badValue } from './errors.ts';
-import { name, peer } from './fields.ts';
+import { address, peer } from './fields.ts';
 import { ADDRESSES_MAX } from '../limits.ts';
 
 /** Different hosts in one message: what an index of 16 bits can name. */
 const HOSTS_MAX = 65_535;
 
 /** The properties of a host, for messages that say more of it. */
-export const hostFields = { peer, addresses: list(name, ADDRESSES_MAX) };
+export const hostFields = { peer, addresses: list(address, ADDRESSES_MAX) };
 
 const hosts = list(struct<HostAddress>(hostFields), HOSTS_MAX);
 

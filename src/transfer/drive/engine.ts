@@ -15,7 +15,7 @@ import type { Hash, Signer } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
-import type { TouchOrder } from '../../tree/messages.ts';
+import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
 import { defined, unreachable } from '../../util/assert.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
@@ -385,10 +385,8 @@ export class TransferEngine implements BlobReader {
         return this.#diskRead(effect.blob, effect.index);
       case 'disk-write':
         return this.#diskWrite(effect.blob, effect.index, effect.block);
-      case 'ask': {
-        const pending = transport.requestBlock(effect.host, effect.request);
-        return this.#await(effect.attempt, pending);
-      }
+      case 'ask':
+        return this.#await(effect, transport.requestBlock(effect.host, effect.request));
       case 'ask-origin':
         return this.#askOrigin(effect);
       case 'promote':
@@ -405,6 +403,7 @@ export class TransferEngine implements BlobReader {
         return transport.sendAlive(effect.peer);
       case 'lost':
         this.#metrics.lost.inc({ reason: effect.reason });
+        if (effect.reason === 'silent') this.#tree.askRoots.silent(effect.peer);
         return this.#parts.logger.warn({ peer: effect.peer, reason: effect.reason }, 'peer lost');
       case 'order':
         return transport.sendOrder(effect.peer, effect.order);
@@ -437,11 +436,15 @@ export class TransferEngine implements BlobReader {
     });
   }
 
-  #await(attempt: AttemptId, pending: PendingBlock): void {
+  #await(
+    { attempt, host }: { attempt: AttemptId; host: HostAddress },
+    pending: PendingBlock,
+  ): void {
     this.#pending.set(attempt, pending);
     pending.answer.then(
       (block) => {
         this.#pending.delete(attempt);
+        this.#tree.askRoots.health.heard(host.peer);
         this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
       },
       (error: unknown) => {

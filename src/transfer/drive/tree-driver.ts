@@ -4,11 +4,12 @@ import type { BlobOrigin } from '../../image/block.ts';
 import { quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
-import { within } from '../../runtime/deadline.ts';
+import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
+import type { CallFailure } from '../../tree/member/root-link.ts';
 import { unreachable } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
@@ -17,10 +18,12 @@ import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
 import type { Handlers, TreeCalls } from '../contracts/calls.ts';
-import type { Transport } from '../contracts/transport.ts';
+import { PeerError, type Transport } from '../contracts/transport.ts';
+import { AskRoots, noteFailure } from './ask-roots.ts';
 
-/** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. */
+/** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. Of one that was silent, shorter. */
 const TREE_CALL_MS_MAX = 3_000;
+const SILENT_CALL_MS_MAX = 1_000;
 
 /** Longest wait for a root to ask the registry for a manifest or a size. */
 const RESOLVE_MS_MAX = 20_000;
@@ -42,6 +45,8 @@ interface TreeComponents {
  * Blobs are counted by their openers; the last `close()` leaves the trees.
  */
 export class TreeDriver<P, T> {
+  /** Asks roots and relays, for all parts of this host. */
+  readonly askRoots: AskRoots;
   readonly #parts: TreeComponents;
   readonly #core: HostCore<P, T>;
   readonly #role: HostCoreInit['role'];
@@ -65,6 +70,7 @@ export class TreeDriver<P, T> {
     },
   ) {
     this.#parts = components;
+    this.askRoots = new AskRoots(components);
     this.#core = init.core;
     this.#role = init.role;
     this.#upstreams = init.upstreams;
@@ -173,7 +179,8 @@ export class TreeDriver<P, T> {
   manifestOf(reference: string): Promise<ResolveReply> {
     const { transport, origin } = this.#parts;
     return this.#resolving.run(reference, () =>
-      this.#askRoots(
+      this.#fromRoots(
+        'resolve',
         (root, signal) => transport.call(root, 'resolve', { reference }, signal),
         () => this.#within(RESOLVE_MS_MAX, (signal) => origin.resolve(reference, signal)),
       ),
@@ -186,18 +193,21 @@ export class TreeDriver<P, T> {
     switch (effect.kind) {
       case 'join':
         return this.#call(
+          owner,
           (signal) => transport.call(owner, 'join', effect.request, signal),
           (reply, nowMs) => this.#core.joinReply(ticket, reply, nowMs),
-          (nowMs) => this.#core.joinFailed(ticket, nowMs),
+          (nowMs, failure) => this.#core.joinFailed(ticket, nowMs, failure),
         );
       case 'report':
         return this.#call(
+          owner,
           (signal) => transport.call(owner, 'report', effect.request, signal),
           (reply, nowMs) => this.#core.reportReply(ticket, reply, nowMs),
-          (nowMs) => this.#core.reportFailed(ticket, nowMs),
+          (nowMs, failure) => this.#core.reportFailed(ticket, nowMs, failure),
         );
       case 'leave':
         return this.#call(
+          owner,
           (signal) => transport.call(owner, 'leave', effect.request, signal),
           (_reply, nowMs) => this.#core.leaveDone(ticket, nowMs),
           (nowMs) => this.#core.leaveDone(ticket, nowMs),
@@ -213,19 +223,26 @@ export class TreeDriver<P, T> {
   }
 
   #call<R>(
+    { peer }: HostAddress,
     ask: (signal: AbortSignal) => Promise<R>,
     onReply: (reply: R, nowMs: number) => void,
-    onFailure: (nowMs: number) => void,
+    onFailure: (nowMs: number, failure: CallFailure) => void,
   ): void {
-    const call = this.#within(TREE_CALL_MS_MAX, ask)
+    const { clock, logger } = this.#parts;
+    const { health } = this.askRoots;
+    const wasSilent = health.isSilent(peer);
+    const call = this.#within(wasSilent ? SILENT_CALL_MS_MAX : TREE_CALL_MS_MAX, ask)
       .then(
         (reply) => {
+          health.heard(peer);
           this.#run((nowMs) => onReply(reply, nowMs));
           for (const check of [...this.#unplaced]) check();
         },
         (error: unknown) => {
-          this.#parts.logger.warn({ error: errorText(error) }, 'a root did not answer');
-          if (!this.#stop.signal.aborted) this.#run(onFailure);
+          if (this.#stop.signal.aborted) return;
+          logger.warn({ root: peer, error: errorText(error) }, 'a root did not answer');
+          noteFailure(health, { peer, error, nowMs: clock.nowMs() });
+          this.#run((nowMs) => onFailure(nowMs, failureOf(error, wasSilent)));
         },
       )
       .finally(() => this.#calls.delete(call));
@@ -268,26 +285,50 @@ export class TreeDriver<P, T> {
     });
   }
 
-  /** Asks the relays, then the roots, one after the other; on a root and when none answers, the registry. */
-  async #askRoots<R>(
+  /** Asks the relays, then the roots, the next when one is late; on a root and when none answers, the registry. */
+  async #fromRoots<R>(
+    call: string,
     ask: (root: HostAddress, signal: AbortSignal) => Promise<R>,
     atOrigin: () => Promise<R>,
   ): Promise<R> {
     const { roots, relays = [] } = this.#upstreams;
     const above = this.#role === 'child' ? [...relays, ...roots] : roots;
-    for (const root of this.#role === 'root' ? [] : above) {
-      try {
-        return await this.#within(RESOLVE_MS_MAX, (signal) => ask(root, signal));
-      } catch (error) {
-        const fields = { root: root.peer, error: errorText(error) };
-        this.#parts.logger.warn(fields, 'a root did not answer');
-      }
+    const hosts = this.#role === 'root' ? [] : above;
+    const { signal } = this.#stop;
+    try {
+      return await this.askRoots.ask({
+        call,
+        hosts,
+        ask,
+        timeoutMs: RESOLVE_MS_MAX,
+        signal,
+      });
+    } catch (error) {
+      // Why each of them failed is in the log.
+      if (signal.aborted) throw error;
+      return atOrigin();
     }
-    return atOrigin();
   }
 
   /** Asks for at most so long, and not beyond `stop()`. */
   #within<R>(timeoutMs: number, ask: (signal: AbortSignal) => Promise<R>): Promise<R> {
     return within(this.#parts.clock, timeoutMs, ask, { signal: this.#stop.signal });
+  }
+}
+
+/** What a failed call to a root says of it. */
+function failureOf(error: unknown, wasSilent: boolean): CallFailure {
+  const code = error instanceof PeerError ? error.code : undefined;
+  switch (code) {
+    case 'timeout':
+      return 'silent';
+    case 'unreachable':
+    case 'cancelled':
+    case 'protocol':
+      return wasSilent ? 'silent' : 'failed';
+    case undefined:
+      return wasSilent && error instanceof DeadlineError ? 'silent' : 'failed';
+    default:
+      return 'refused';
   }
 }

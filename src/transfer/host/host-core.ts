@@ -4,6 +4,7 @@ import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import type { Random } from '../../runtime/random.ts';
 import { INNER_CHILDREN } from '../../tree/limits.ts';
 import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
+import type { CallFailure } from '../../tree/member/root-link.ts';
 import type {
   AgentRole,
   HostAddress,
@@ -259,9 +260,9 @@ export class HostCore<P, T> {
     for (const order of reply.orders) this.blocks.order(order, nowMs);
   }
 
-  joinFailed(ticket: number, nowMs: number): void {
+  joinFailed(ticket: number, nowMs: number, failure: CallFailure): void {
     this.#nowMs = nowMs;
-    for (const each of this.#memberships) this.#tree(each.joinFailed(ticket, nowMs));
+    for (const each of this.#memberships) this.#tree(each.joinFailed(ticket, nowMs, failure));
   }
 
   reportReply(ticket: number, reply: ReportReply, nowMs: number): void {
@@ -269,9 +270,9 @@ export class HostCore<P, T> {
     for (const each of this.#memberships) this.#tree(each.reportReply(ticket, reply, nowMs));
   }
 
-  reportFailed(ticket: number, nowMs: number): void {
+  reportFailed(ticket: number, nowMs: number, failure: CallFailure): void {
     this.#nowMs = nowMs;
-    for (const each of this.#memberships) this.#tree(each.reportFailed(ticket, nowMs));
+    for (const each of this.#memberships) this.#tree(each.reportFailed(ticket, nowMs, failure));
   }
 
   leaveDone(ticket: number, nowMs: number): void {

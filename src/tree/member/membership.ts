@@ -12,6 +12,8 @@ import {
   LOST_PER_REPORT_MAX,
   LOST_REMEMBERED_MAX,
   PLACES_PER_REPORT_MAX,
+  REFUSED_MS,
+  REFUSED_MS_MAX,
   REPORT_INTERVAL_MS,
   RETRY_MS,
 } from '../limits.ts';
@@ -27,7 +29,7 @@ import type {
   WantedBlob,
 } from '../messages.ts';
 import { RootRing } from '../rendezvous.ts';
-import { jitter, RootLink } from './root-link.ts';
+import { jitter, RootLink, type CallFailure } from './root-link.ts';
 import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
 
 /**
@@ -78,7 +80,8 @@ type Pending =
  * Per stripe: the owner is the first root in rendezvous order that is not down. A host joins there, reports now and then, and
  * takes the places that the answers bring. When its parent is lost it uses the next ancestor of its path at once and reports;
  * when the owner is down it keeps its place and joins at the next root, telling what it holds. When a root that comes earlier in
- * the order is back, new joins go to it, and the stripes joined elsewhere move to it when their next report is due.
+ * the order is back, new joins go to it, and the stripes joined elsewhere move to it when their next report is due. A blob that a
+ * root refuses waits by itself: the root lives, and the other blobs are none the worse.
  */
 export class Membership {
   readonly #self: HostCard;
@@ -173,15 +176,14 @@ export class Membership {
     const pending = this.#settle(ticket, 'join');
     if (pending === undefined) return [];
     const { link, seats } = pending;
-    link.succeed();
+    this.#answered(link, nowMs);
     const places = new Map(reply.places.map((place) => [`${place.digest}/${place.stripe}`, place]));
     for (const seat of seats) {
       if (!link.asked.delete(seat)) continue;
       const place = places.get(`${seat.digest}/${seat.stripe}`);
       if (place === undefined || !this.#take(seat, place, link, nowMs)) {
         seat.drop();
-        link.waiting.add(seat);
-        link.joinNotBeforeMs = nowMs + jitter(this.#random, RETRY_MS, 0.5);
+        this.#refuse(seat, link, { blobCount: 1, nowMs });
         continue;
       }
       link.seated.add(seat);
@@ -192,13 +194,18 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
-  joinFailed(ticket: number, nowMs: number): readonly MembershipEffect[] {
+  joinFailed(ticket: number, nowMs: number, failure: CallFailure): readonly MembershipEffect[] {
     const pending = this.#settle(ticket, 'join');
     if (pending === undefined) return [];
-    for (const seat of pending.seats) {
-      if (pending.link.asked.delete(seat)) pending.link.waiting.add(seat);
+    const { link, seats } = pending;
+    const blobCount = new Set(seats.map(({ digest }) => digest)).size;
+    for (const seat of seats) {
+      if (!link.asked.delete(seat)) continue;
+      if (failure === 'refused') this.#refuse(seat, link, { blobCount, nowMs });
+      else link.waiting.add(seat);
     }
-    this.#failed(pending.link, nowMs);
+    if (failure === 'refused') this.#answered(link, nowMs);
+    else this.#failed(link, nowMs, failure);
     return this.#pump(nowMs);
   }
 
@@ -206,7 +213,7 @@ export class Membership {
     const pending = this.#settle(ticket, 'report');
     if (pending === undefined) return [];
     const { link, seats } = pending;
-    link.succeed();
+    this.#answered(link, nowMs);
     for (const place of reply.places) {
       const seat = this.#seats.get(place.digest)?.get(place.stripe);
       if (seat !== undefined && link.seated.has(seat)) this.#take(seat, place, link, nowMs);
@@ -221,10 +228,11 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
-  reportFailed(ticket: number, nowMs: number): readonly MembershipEffect[] {
+  reportFailed(ticket: number, nowMs: number, failure: CallFailure): readonly MembershipEffect[] {
     const pending = this.#settle(ticket, 'report');
     if (pending === undefined) return [];
-    this.#failed(pending.link, nowMs);
+    if (failure === 'refused') this.#answered(pending.link, nowMs);
+    else this.#failed(pending.link, nowMs, failure);
     return this.#pump(nowMs);
   }
 
@@ -280,7 +288,10 @@ export class Membership {
       if (link.joinsUnderWay < JOINS_UNDER_WAY_MAX && joins) {
         wake = Math.min(wake, link.joinNotBeforeMs);
       }
-      if (this.#unsettled.size > 0 && link.isDown(this.#nowMs)) {
+      for (const dueMs of link.refused.values()) wake = Math.min(wake, dueMs);
+      if (link.silent) {
+        if (link.reportTicket === undefined) wake = Math.min(wake, link.downUntilMs);
+      } else if (this.#unsettled.size > 0 && link.isDown(this.#nowMs)) {
         wake = Math.min(wake, link.downUntilMs);
       }
     }
@@ -295,7 +306,7 @@ export class Membership {
       const list = rankSources(seat, {
         roots: this.#links,
         self: this.#self.peer,
-        isLost: (peer) => this.#lost.has(peer),
+        isLost: (peer) => this.#lost.has(peer) || this.#links.get(peer)?.silent === true,
         sourceOf: (host, role) => this.#sourceOf(host, role),
       });
       seat.sources = { generation: this.#generation, list };
@@ -383,6 +394,7 @@ export class Membership {
   #unlink(seat: Seat): void {
     const link = seat.link;
     link?.waiting.delete(seat);
+    link?.refused.delete(seat);
     link?.asked.delete(seat);
     link?.seated.delete(seat);
     seat.link = undefined;
@@ -421,20 +433,60 @@ export class Membership {
     return pending;
   }
 
-  #failed(link: Link, nowMs: number): void {
-    const down = link.fail(nowMs, this.#random);
+  /** The root said something: it is up. */
+  #answered(link: Link, nowMs: number): void {
+    if (!link.succeed()) return;
+    this.#lost.delete(link.host.peer);
+    this.#forgetSources();
+    for (const seat of [...this.#unsettled]) this.#assign(seat, nowMs);
+  }
+
+  #failed(link: Link, nowMs: number, failure: 'silent' | 'failed'): void {
+    // Where nobody else is there, a root that stands still for a moment is better asked once more.
+    const silent = failure === 'silent' && this.#hasOther(link, nowMs);
+    const down = link.fail(nowMs, this.#random, silent);
     if (!down || this.#links.get(link.host.peer) !== link) return;
     this.#markLost(link.host.peer, nowMs);
-    for (const seat of [...link.waiting, ...link.asked, ...link.seated]) this.#assign(seat, nowMs);
+    const seats = [...link.waiting, ...link.refused.keys(), ...link.asked, ...link.seated];
+    for (const seat of seats) this.#assign(seat, nowMs);
+  }
+
+  /** Whether this host or another root may own what the root does. */
+  #hasOther(link: Link, nowMs: number): boolean {
+    if (this.#isRoot) return true;
+    for (const other of this.#links.values()) {
+      if (other !== link && !other.isDown(nowMs)) return true;
+    }
+    return false;
+  }
+
+  /** The root refused a JOIN of so many blobs: the seat is asked for again with half of them, or, alone, later each time. */
+  #refuse(seat: Seat, link: Link, refusal: { blobCount: number; nowMs: number }): void {
+    const { blobCount, nowMs } = refusal;
+    seat.blobsMax = Math.max(1, Math.floor(blobCount / 2));
+    let waitMs = REFUSED_MS;
+    if (blobCount === 1) {
+      waitMs = Math.min(REFUSED_MS_MAX, RETRY_MS * 2 ** Math.min(seat.refusals, 10));
+      seat.refusals++;
+    }
+    link.refused.set(seat, nowMs + jitter(this.#random, waitMs, 0.5));
   }
 
   /** Makes the requests that are due. */
   #pump(nowMs: number): readonly MembershipEffect[] {
     this.#nowMs = nowMs;
     for (const link of this.#links.values()) {
-      if (link.reportTicket === undefined && nowMs >= link.reportDueMs) this.#report(link, nowMs);
+      if (link.reportTicket !== undefined) continue;
+      if (link.silent) {
+        if (nowMs >= link.downUntilMs) this.#probe(link);
+      } else if (nowMs >= link.reportDueMs) this.#report(link, nowMs);
     }
     for (const link of this.#links.values()) {
+      for (const [seat, dueMs] of link.refused) {
+        if (nowMs < dueMs) continue;
+        link.refused.delete(seat);
+        link.waiting.add(seat);
+      }
       while (link.joinsUnderWay < JOINS_UNDER_WAY_MAX && nowMs >= link.joinNotBeforeMs) {
         if (!this.#join(link)) break;
       }
@@ -448,12 +500,15 @@ export class Membership {
   #join(link: Link): boolean {
     const byBlob = new Map<Digest, { wanted: Seat['wanted']; stripes: number[] }>();
     const seats: Seat[] = [];
+    let blobsMax = BLOBS_PER_JOIN_MAX;
     for (const seat of link.waiting) {
       if (link.leaving.has(seat.digest)) continue;
       const blob = byBlob.get(seat.digest);
+      const fits = byBlob.size < Math.min(blobsMax, seat.blobsMax);
       if (blob !== undefined) blob.stripes.push(seat.stripe);
-      else if (byBlob.size === BLOBS_PER_JOIN_MAX) continue;
-      else byBlob.set(seat.digest, { wanted: seat.wanted, stripes: [seat.stripe] });
+      else if (fits) byBlob.set(seat.digest, { wanted: seat.wanted, stripes: [seat.stripe] });
+      else continue;
+      blobsMax = Math.min(blobsMax, seat.blobsMax);
       seats.push(seat);
     }
     if (seats.length === 0) return false;
@@ -473,6 +528,20 @@ export class Membership {
     const request: JoinRequest = { host: this.#self, blobs };
     this.#effects.push({ kind: 'join', owner: link.host, request, ticket });
     return true;
+  }
+
+  /** Asks a silent root for a sign of life: a report of nothing. */
+  #probe(link: Link): void {
+    link.reportDueMs = Number.POSITIVE_INFINITY;
+    const ticket = this.#nextTicket();
+    link.reportTicket = ticket;
+    this.#pending.set(ticket, { kind: 'report', link, seats: [] });
+    this.#effects.push({
+      kind: 'report',
+      owner: link.host,
+      request: { lost: [], held: [] },
+      ticket,
+    });
   }
 
   #report(link: Link, nowMs: number): void {

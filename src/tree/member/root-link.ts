@@ -11,14 +11,25 @@ export function jitter(random: Random, base: number, spread: number): number {
 }
 
 /**
+ * Why a request to a root has no reply.
+ *
+ * - `silent`: the root showed no sign of life, though it was asked for one. `failed`: there is no connection, or no reply in time.
+ * - `refused`: it said no, or that it is overloaded. That is a sign of life.
+ */
+export type CallFailure = 'silent' | 'failed' | 'refused';
+
+/**
  * What a host knows of a root and has under way with it; `S` is its part in a stripe.
  *
- * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the next failure is enough.
+ * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the next failure is enough. A root
+ * that was silent stays down until it answers a probe, since each new blob would wait for it otherwise.
  */
 export class RootLink<S> {
   host: HostAddress;
   /** Seats to be joined here, seats named in the JOIN under way, and seats held here. */
   readonly waiting = new Set<S>();
+  /** Seats that were refused here, and when each is asked for again. */
+  readonly refused = new Map<S, number>();
   readonly asked = new Set<S>();
   readonly seated = new Set<S>();
   /** Peers to be reported as lost. */
@@ -32,24 +43,33 @@ export class RootLink<S> {
   #failures = 0;
   #downs = 0;
   #downUntilMs = 0;
+  #silent = false;
 
   constructor(host: HostAddress) {
     this.host = host;
   }
 
   isDown(nowMs: number): boolean {
-    return nowMs < this.#downUntilMs;
+    return this.#silent || nowMs < this.#downUntilMs;
+  }
+
+  /** It is down because it was silent: a probe finds out when it is back. */
+  get silent(): boolean {
+    return this.#silent;
   }
 
   get downUntilMs(): number {
     return this.#downUntilMs;
   }
 
-  /** The root answered. */
-  succeed(): void {
+  /** The root answered; whether it was silent before. */
+  succeed(): boolean {
+    const wasSilent = this.#silent;
     this.#failures = 0;
     this.#downs = 0;
     this.#downUntilMs = 0;
+    this.#silent = false;
+    return wasSilent;
   }
 
   /** The connection broke: the next failed request is enough to call it down. */
@@ -57,9 +77,10 @@ export class RootLink<S> {
     this.#failures = Math.max(this.#failures, FAILURES_MAX - 1);
   }
 
-  /** A request failed; whether the root counts as down now. */
-  fail(nowMs: number, random: Random): boolean {
-    this.#failures++;
+  /** A request failed; whether the root counts as down now. `silent`: it is down at once, until it answers. */
+  fail(nowMs: number, random: Random, silent: boolean): boolean {
+    this.#failures = silent ? FAILURES_MAX : this.#failures + 1;
+    this.#silent ||= silent;
     this.joinNotBeforeMs = nowMs + jitter(random, RETRY_MS, 0.5);
     this.reportDueMs = Math.min(this.reportDueMs, this.joinNotBeforeMs);
     if (this.#failures < FAILURES_MAX) return false;

@@ -1,7 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { PATH_MAX } from '../limits.ts';
+import { BLOBS_PER_JOIN_MAX, PATH_MAX } from '../limits.ts';
 import type { BlockRun, HostAddress, Place } from '../messages.ts';
 import type { RootLink } from './root-link.ts';
 
@@ -36,6 +36,9 @@ export class Seat {
   /** Root that it was joined to before. */
   left: RootLink<Seat> | undefined;
   owned = false;
+  /** Times in a row that it was refused by itself, and the most blobs of the next JOIN that names it. */
+  refusals = 0;
+  blobsMax = BLOBS_PER_JOIN_MAX;
   place: Place | undefined;
   /** Answer to the last `sources()`, good while the membership's generation is this one. */
   sources: { readonly generation: number; readonly list: readonly Source[] } | undefined;
@@ -67,6 +70,8 @@ export class Seat {
     }
     this.place = place;
     this.sources = undefined;
+    this.refusals = 0;
+    this.blobsMax = BLOBS_PER_JOIN_MAX;
     return undefined;
   }
 }

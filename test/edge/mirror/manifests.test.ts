@@ -6,6 +6,7 @@ import { silentLogger } from '../../../src/runtime/logger.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
+import { AskRoots } from '../../../src/transfer/drive/ask-roots.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
 import type { ManifestReply } from '../../../src/tree/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
@@ -42,6 +43,7 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
     {
       ...parts,
       clock,
+      askRoots: new AskRoots({ ...parts, clock }),
       cache: new ManifestCache(parts),
       metrics: silentMetrics,
       origin: {

@@ -4,6 +4,7 @@ import {
   ADMISSION,
   AdmissionReader,
   encodeAdmission,
+  refusedBody,
   type AdmissionMessage,
 } from '../../../src/net/admission/admission-codec.ts';
 import {
@@ -15,6 +16,7 @@ import {
   type Step,
 } from '../../../src/net/admission/admission-handshake.ts';
 import { WireError } from '../../../src/net/wire/errors.ts';
+import { WIRE_VERSION } from '../../../src/net/wire/version.ts';
 import { peerIdOf } from '../../../src/net/node/identity.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
@@ -77,10 +79,26 @@ describe('InitiatorHandshake and ResponderHandshake', () => {
     ]);
   });
 
+  it('each side learns what the other shows as a root', () => {
+    const certificate = new Uint8Array(64).fill(9);
+    const two = new ResponderHandshake(parts, {
+      initiator: A,
+      responder: B,
+      keys: [OLD],
+      certificate,
+    });
+    expect(run(initiator([OLD]), two).ends).toEqual(
+      [
+        { result: 'admitted', key: OLD },
+        { result: 'admitted', key: OLD, certificate },
+      ].reverse(),
+    );
+  });
+
   it('the handshake fails with wrong-key without a common key, before either side sends a proof', () => {
     const { ends, said } = run(initiator([NEW, OLD]), responder([WRONG]));
     expect(ends).toEqual([{ result: 'wrong-key' }, { result: 'wrong-key' }]);
-    expect(said[1]).toEqual({ type: ADMISSION.REFUSED, body: new Uint8Array() });
+    expect(said[1]).toEqual({ type: ADMISSION.REFUSED, body: refusedBody.encode(WIRE_VERSION) });
   });
 
   it('ResponderHandshake refuses a proof by whoever knows the id of the key alone', () => {
@@ -96,7 +114,7 @@ describe('InitiatorHandshake and ResponderHandshake', () => {
       accept: (message) =>
         message.type === ADMISSION.HELLO
           ? two.accept(message)
-          : { send: encodeAdmission({ type: ADMISSION.ADMITTED, body: new Uint8Array(32) }) },
+          : { send: encodeAdmission({ type: ADMISSION.ADMITTED, body: new Uint8Array(33) }) },
     };
     expect(run(initiator([OLD]), liar).ends[0]).toEqual({ result: 'wrong-key' });
   });
@@ -141,12 +159,12 @@ describe('InitiatorHandshake and ResponderHandshake', () => {
     expect(() => initiator([OLD]).accept(challenge)).toThrow(WireError);
   });
 
-  it('neither is ended by any bytes but with wrong-key or a WireError', () => {
+  it('neither is ended by any bytes but with wrong-key, another version or a WireError', () => {
     const message = fc.record({
       type: fc.nat({ max: 6 }),
       body: fc.oneof(
         fc.uint8Array({ maxLength: 60 }),
-        ...[0, 32, 40, 41, 49].map((length) =>
+        ...[0, 2, 33, 40, 43, 51, 97].map((length) =>
           fc.uint8Array({ minLength: length, maxLength: length }),
         ),
       ),
@@ -157,7 +175,7 @@ describe('InitiatorHandshake and ResponderHandshake', () => {
         try {
           for (const each of messages) {
             const { end } = side.accept(each);
-            expect(end?.result ?? 'wrong-key').toBe('wrong-key');
+            expect(['wrong-key', 'version']).toContain(end?.result ?? 'wrong-key');
           }
         } catch (error) {
           expect(error).toBeInstanceOf(WireError);
@@ -173,7 +191,7 @@ describe('AdmissionReader', () => {
     const { said } = run(initiator([NEW, OLD]), responder([OLD]));
     const bytes = Buffer.concat([
       ...said.map(encodeAdmission),
-      encodeAdmission({ type: ADMISSION.REFUSED, body: new Uint8Array() }),
+      encodeAdmission({ type: ADMISSION.REFUSED, body: refusedBody.encode(WIRE_VERSION) }),
     ]);
     for (const size of [1, 2, 7, bytes.length]) {
       const reader = new AdmissionReader();
@@ -189,7 +207,7 @@ describe('AdmissionReader', () => {
   });
 
   it('AdmissionReader.accept() throws at a length before it keeps what follows', () => {
-    for (const length of [0, 51, 0xffff_ffff]) {
+    for (const length of [0, 258, 0xffff_ffff]) {
       const head = new Uint8Array(5);
       new DataView(head.buffer).setUint32(0, length, true);
       expect(() => new AdmissionReader().accept(head, () => {})).toThrow(WireError);

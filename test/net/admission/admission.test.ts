@@ -4,7 +4,11 @@ import { multiaddr } from '@multiformats/multiaddr';
 import type { Libp2p } from 'libp2p';
 import { afterEach, describe, expect, it } from 'vitest';
 import { ADMISSION_PROTOCOL } from '../../../src/net/admission/admission.ts';
-import { ADMISSION, encodeAdmission } from '../../../src/net/admission/admission-codec.ts';
+import {
+  ADMISSION,
+  encodeAdmission,
+  refusedBody,
+} from '../../../src/net/admission/admission-codec.ts';
 import * as frames from '../../../src/net/wire/frames.ts';
 import {
   ADDRESS_FAILURES_MAX,
@@ -16,6 +20,7 @@ import { BLOCK_PROTOCOL } from '../../../src/net/blocks/requester-link.ts';
 import { TREE_PROTOCOL } from '../../../src/net/calls/call-link.ts';
 import { messageFrames } from '../../../src/net/calls/call-message.ts';
 import { CALLS } from '../../../src/net/calls/call-table.ts';
+import { WIRE_VERSION } from '../../../src/net/wire/version.ts';
 import { silentLogger, type Logger } from '../../../src/runtime/logger.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
@@ -44,7 +49,10 @@ const [OLD, NEW, WRONG] = [1, 2, 3].map((byte) => new Uint8Array(32).fill(byte))
   Uint8Array,
 ];
 const NO_SIGNAL = new AbortController().signal;
-const REFUSED = encodeAdmission({ type: ADMISSION.REFUSED, body: new Uint8Array() });
+const REFUSED = encodeAdmission({
+  type: ADMISSION.REFUSED,
+  body: refusedBody.encode(WIRE_VERSION),
+});
 const result = (name: string): string => `xylem_admission_total{result=${name}}`;
 
 const sockets = new Set<Socket>();
@@ -136,6 +144,38 @@ describe('Admission', () => {
     expect(lines.join('\n')).not.toMatch(/030303|AwMD|\\u0003/);
   });
 
+  it.each(['dialled', 'dials'])(
+    'Admission refuses a host of another version that %s, in one line that names both versions',
+    async (direction) => {
+      const lines: string[] = [];
+      const tell: Logger['warn'] = (fields, text) =>
+        void lines.push(JSON.stringify({ ...fields, text }));
+      const agent = await startAgent(1, undefined, { logger: { ...silentLogger, warn: tell } });
+      const raw = await startRaw(['/ip4/127.0.0.1/tcp/0'], { admission: 'left alone' });
+      const refused = encodeAdmission({ type: ADMISSION.REFUSED, body: refusedBody.encode(77) });
+      await raw.handle(ADMISSION_PROTOCOL, (stream) => void stream.send(refused));
+      await raw.start();
+      if (direction === 'dialled') {
+        const { answer } = agent.transport.requestBlock(hostOf(raw), blockRequest());
+        await expect(answer).rejects.toMatchObject({ code: 'unreachable' });
+      } else {
+        // What follows the version is of no form that this agent knows.
+        const hello = encodeAdmission({
+          type: ADMISSION.HELLO,
+          body: new Uint8Array([77, 0, 1, 2, 3]),
+        });
+        const connection = await dialUnadmitted(raw, agent.host);
+        expect(await told(connection, ADMISSION_PROTOCOL, [hello])).toEqual(Buffer.from(REFUSED));
+        await gone(connection);
+      }
+      await agent.metrics.until(result('version'), 1);
+      expect(lines).toHaveLength(1);
+      expect(lines[0]).toContain('version 77 of the wire protocol');
+      expect(lines[0]).toContain(`this agent version ${WIRE_VERSION}`);
+      nothingWasTold(agent);
+    },
+  );
+
   it('Libp2pTransport.identify() names the answering host only when it has the key', async () => {
     const [one, two] = [await startAgent(1), await startAgent(2)];
     const stranger = await startAgent(3, undefined, { clusterKeys: () => [WRONG] });
@@ -145,11 +185,38 @@ describe('Admission', () => {
     await expect(wrong).rejects.toMatchObject({ code: 'wrong-key' });
   });
 
+  it('Admission takes a second dial of an admitted host for nothing wrong, and makes none to an address that it has', async () => {
+    const lines: string[] = [];
+    const tell: Logger['warn'] = (_fields, text) => void lines.push(text);
+    const [one, two] = [
+      await serving(1, { logger: { ...silentLogger, warn: tell } }),
+      await startAgent(2),
+    ];
+    const address = defined(two.host.addresses[0], 'it listens');
+    const dials = (): number =>
+      one.metrics.values.get('xylem_net_connected_total{direction=outbound}') ?? 0;
+    await one.transport.identify(address, NO_SIGNAL);
+    for (let i = 0; i < 5; i++) await one.transport.identify(address, NO_SIGNAL);
+    expect(dials()).toBe(1);
+    // The other side knows of no address that the connection leads to: it dials, and closes one of the two.
+    const back = defined(one.host.addresses[0], 'it listens');
+    for (let i = 0; i < ADDRESS_FAILURES_MAX + 5; i++) {
+      expect(await two.transport.identify(back, NO_SIGNAL)).toBe(one.host.peer);
+    }
+    expect(lines).toEqual([]);
+    for (const { metrics } of [one, two]) {
+      expect(metrics.values.get(result('refused'))).toBeUndefined();
+      expect(metrics.values.get(result('protocol'))).toBeUndefined();
+    }
+    await read(two, one);
+    await read(await startAgent(3), one);
+  });
+
   it('Admission tells a peer with a wrong key one word, and nothing on any other protocol', async () => {
     const agent = await serving(1);
     const raw = await startRaw();
     const hello = Buffer.concat([
-      new Uint8Array([42, 0, 0, 0, 1]),
+      new Uint8Array([44, 0, 0, 0, 1, WIRE_VERSION, 0]),
       new Uint8Array(32),
       new Uint8Array([1]),
       new Uint8Array(8),
@@ -430,5 +497,5 @@ async function relay(eve: Libp2p, agent: Agent, inbound: Stream, said: Buffer[])
 }
 
 function sendAdmitted(stream: Stream): void {
-  stream.send(encodeAdmission({ type: ADMISSION.ADMITTED, body: new Uint8Array(32) }));
+  stream.send(encodeAdmission({ type: ADMISSION.ADMITTED, body: new Uint8Array(33) }));
 }

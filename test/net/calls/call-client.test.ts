@@ -6,12 +6,7 @@ import { netMetrics } from '../../../src/net/metrics.ts';
 import { TreeClient } from '../../../src/net/calls/call-client.ts';
 import { CALLS } from '../../../src/net/calls/call-table.ts';
 import { TREE_PROTOCOL } from '../../../src/net/calls/call-link.ts';
-import {
-  MessageParser,
-  TREE,
-  messageFrames,
-  type TreeMessage,
-} from '../../../src/net/calls/call-message.ts';
+import { TREE, messageFrames, type TreeMessage } from '../../../src/net/calls/call-message.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { PeerError } from '../../../src/transfer/contracts/transport.ts';
@@ -19,7 +14,7 @@ import type { JoinRequest } from '../../../src/tree/messages.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
-import { hostOf, startRaw, stopRaws } from '../kit/raw-peer.ts';
+import { anyMessages, hostOf, startRaw, stopRaws } from '../kit/raw-peer.ts';
 import { DIGEST, startAgent, stopAgents } from '../kit/transports.ts';
 
 afterEach(async () => {
@@ -56,7 +51,7 @@ function answerAll(
   stream: Stream,
   answer: (message: TreeMessage) => Omit<TreeMessage, 'id'> | undefined,
 ): void {
-  const parser = new MessageParser((message) => {
+  const parser = anyMessages((message) => {
     const reply = answer(message);
     if (reply === undefined) return;
     for (const frame of messageFrames({ id: message.id, ...reply })) stream.send(frame);
@@ -298,6 +293,63 @@ describe('TreeClient', () => {
     await child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, NO_SIGNAL);
     rest.resolve();
     expect((await resolved).manifest).toEqual(manifest);
+  });
+
+  it('TreeClient.call() fails with timeout after a second at a peer that stands still', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    await raw.handle(TREE_PROTOCOL, () => {});
+    await raw.start();
+    const child = await startAgent(1);
+    const startedMs = performance.now();
+    const calls = ['open-blob', 'open-blob', 'leave'].map((name) =>
+      name === 'open-blob'
+        ? child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, NO_SIGNAL)
+        : child.transport.call(hostOf(raw), 'leave', { digests: [] }, NO_SIGNAL),
+    );
+    for (const call of calls) await expect(call).rejects.toMatchObject({ code: 'timeout' });
+    expect(performance.now() - startedMs).toBeLessThan(2_000);
+    // The connection stays: a peer that stood still for a second is not made to shake hands anew.
+    expect(child.transport.peers()).toEqual([hostOf(raw).peer]);
+  });
+
+  it('TreeClient.call() waits for a peer that lives and is slow', async () => {
+    const root = await startAgent(2, {
+      'open-blob': async () => {
+        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        return OPENED;
+      },
+    });
+    const child = await startAgent(1);
+    const call = child.transport.call(root.host, 'open-blob', OPEN_REQUEST, NO_SIGNAL);
+    expect(await call).toMatchObject({ sizeBytes: 1 });
+  });
+
+  it('TreeClient.call() joins at once while calls wait for silent registries', async () => {
+    const never = new Promise<never>(() => {});
+    const root = await startAgent(2, {
+      'open-blob': (_peer, { origin }) =>
+        origin.registry === 'sound' ? Promise.resolve(OPENED) : never,
+      manifest: () => never,
+      join: () => Promise.resolve({ places: [], orders: [] }),
+    });
+    const child = await startAgent(1);
+    const abort = new AbortController();
+    const ask = (registry: string): Promise<unknown> =>
+      child.transport.call(
+        root.host,
+        'open-blob',
+        { digest: DIGEST, origin: { registry, repository: 'a' } },
+        abort.signal,
+      );
+    const slow = Array.from({ length: 24 }, (_, i) => ask(`silent-${i % 3}`));
+    const more = Array.from({ length: 24 }, () => ask('silent-0'));
+    const host = { ...child.host, zone: 'z', capacity: 2 };
+    const startedMs = performance.now();
+    await child.transport.call(root.host, 'join', { host, blobs: [] }, NO_SIGNAL);
+    await ask('sound');
+    expect(performance.now() - startedMs).toBeLessThan(500);
+    abort.abort();
+    await Promise.allSettled([...slow, ...more]);
   });
 
   it('TreeClient.call() tells the peer that it gave up, and goes on with the other calls', async () => {

@@ -1,6 +1,10 @@
 import { parseDigest } from '../../../src/image/digest.ts';
 import { blockIndex } from '../../../src/image/block.ts';
-import { ADMISSION, encodeAdmission } from '../../../src/net/admission/admission-codec.ts';
+import {
+  ADMISSION,
+  encodeAdmission,
+  refusedBody,
+} from '../../../src/net/admission/admission-codec.ts';
 import {
   InitiatorHandshake,
   ResponderHandshake,
@@ -9,6 +13,7 @@ import {
 import * as frames from '../../../src/net/wire/frames.ts';
 import { TREE, messageFrames, treeError } from '../../../src/net/calls/call-message.ts';
 import { CALLS, type Calls } from '../../../src/net/calls/call-table.ts';
+import { WIRE_VERSION } from '../../../src/net/wire/version.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import type { Random } from '../../../src/runtime/random.ts';
 import { defined } from '../../../src/util/assert.ts';
@@ -44,7 +49,7 @@ function answered<K extends keyof Calls>(name: K, reply: Calls[K][1]): Uint8Arra
 const other = peerId('12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X');
 const mac = new NodeMac();
 
-/** The messages of an admission of `peer` by `other`, whose key is 32 bytes 07 and whose nonces are bytes aa and bb. */
+/** The messages of an admission of `peer` by `other`, a root: the key is 32 bytes 07, the nonces are bytes aa and bb. */
 function admission(): readonly (Uint8Array | undefined)[] {
   const keys = [clusterKey(mac, new Uint8Array(32).fill(7))];
   const sides = { initiator: peer, responder: other, keys };
@@ -54,7 +59,8 @@ function admission(): readonly (Uint8Array | undefined)[] {
     bytes: (count) => new Uint8Array(count).fill(byte),
   });
   const one = new InitiatorHandshake({ mac, random: random(0xaa) }, sides);
-  const two = new ResponderHandshake({ mac, random: random(0xbb) }, sides);
+  const certificate = new Uint8Array(64).fill(0xcc);
+  const two = new ResponderHandshake({ mac, random: random(0xbb) }, { ...sides, certificate });
   const said = [one.first];
   for (const side of [two, one, two]) {
     const [type = 0] = said.at(-1)?.subarray(4) ?? [];
@@ -73,7 +79,7 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   CHALLENGE: defined(challenge, 'said'),
   PROOF: defined(proof, 'said'),
   ADMITTED: defined(admitted, 'said'),
-  REFUSED: encodeAdmission({ type: ADMISSION.REFUSED, body: new Uint8Array() }),
+  REFUSED: encodeAdmission({ type: ADMISSION.REFUSED, body: refusedBody.encode(WIRE_VERSION) }),
   OPEN: frames.encodeOpen('bulk'),
   REQUEST: frames.encodeRequest(7, {
     digest,

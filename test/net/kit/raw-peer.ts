@@ -10,6 +10,8 @@ import {
   ResponderHandshake,
   clusterKey,
 } from '../../../src/net/admission/admission-handshake.ts';
+import { MessageParser, type TreeMessage } from '../../../src/net/calls/call-message.ts';
+import { TREE_MESSAGE_BYTES_MAX } from '../../../src/net/limits.ts';
 import { converse } from '../../../src/net/admission/admission-stream.ts';
 import { privateKeyOf } from '../../../src/net/node/identity.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
@@ -122,4 +124,10 @@ export function received(stream: Stream, until: (bytes: Buffer) => boolean): Pro
     });
     stream.addEventListener('close', finish);
   });
+}
+
+/** Takes messages of tree calls from either side, within no bound but that of the protocol. */
+export function anyMessages(onMessage: (message: TreeMessage) => void): MessageParser {
+  const bytesMax = (): number => TREE_MESSAGE_BYTES_MAX;
+  return new MessageParser({ bytesMax, begunMax: 8, onMessage });
 }

@@ -9,7 +9,6 @@ import { HELD_RUNS_MAX } from '../../../src/net/calls/tree-codec.ts';
 import { CALLS } from '../../../src/net/calls/call-table.ts';
 import type { MessageCodec } from '../../../src/net/wire/codec.ts';
 import {
-  MessageParser,
   TREE,
   messageFrames,
   treeError,
@@ -18,6 +17,7 @@ import {
 import { blockIndex } from '../../../src/image/block.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { EXAMPLES, goldenText } from '../kit/golden.ts';
+import { anyMessages } from '../kit/raw-peer.ts';
 import { DIGEST } from '../kit/transports.ts';
 
 const DOCUMENT = new URL('../../../docs/WIRE_PROTOCOL.md', import.meta.url);
@@ -201,7 +201,7 @@ describe('MessageParser', () => {
   /** What comes of bytes that arrive in pieces of a size. */
   function parse(bytes: Uint8Array, size: number): TreeMessage[] {
     const messages: TreeMessage[] = [];
-    const parser = new MessageParser(({ id, type, body }) =>
+    const parser = anyMessages(({ id, type, body }) =>
       messages.push({ id, type, body: body.slice() }),
     );
     for (let i = 0; i < bytes.length; i += size) parser.accept(bytes.subarray(i, i + size));

@@ -291,7 +291,7 @@ describe('Membership.peerLost()', () => {
     child.join(placeOf(`p ${FIRST}`, 1));
     child.lose(FIRST);
     const report = child.take('report');
-    child.did(child.membership.reportFailed(report.ticket, child.nowMs));
+    child.did(child.membership.reportFailed(report.ticket, child.nowMs, 'failed'));
     const join = child.take('join');
     expect(join.owner.peer).toBe(SECOND);
     expect(join.request.blobs[0]?.held).toEqual([[0, 4]]);
@@ -312,7 +312,7 @@ describe('Membership and its roots', () => {
       child.wakeUntil('join');
       const { owner, ticket } = child.take('join');
       owners.push(owner.peer);
-      child.did(child.membership.joinFailed(ticket, child.nowMs));
+      child.did(child.membership.joinFailed(ticket, child.nowMs, 'failed'));
     }
     expect(owners).toEqual([FIRST, FIRST, SECOND, SECOND]);
   });
@@ -326,7 +326,7 @@ describe('Membership and its roots', () => {
       child.wakeUntil('join');
       gapsMs.push(child.nowMs - lastMs);
       lastMs = child.nowMs;
-      child.did(child.membership.joinFailed(child.take('join').ticket, child.nowMs));
+      child.did(child.membership.joinFailed(child.take('join').ticket, child.nowMs, 'failed'));
     }
     expect(gapsMs.slice(6).every((gapMs) => gapMs >= 15_000 && gapMs <= 90_000)).toBe(true);
     child.wakeUntil('join');
@@ -368,10 +368,142 @@ describe('Membership and its roots', () => {
     const child = new Child();
     child.want();
     const { ticket } = child.take('join');
-    child.did(child.membership.joinFailed(ticket, 0));
+    child.did(child.membership.joinFailed(ticket, 0, 'failed'));
     const reply = { places: [placeOf(`p ${FIRST}`, 1)], orders: [] };
     expect(child.membership.joinReply(ticket, reply, 0)).toEqual([]);
     expect(child.membership.placeOf(D1, 0)).toBeUndefined();
+  });
+});
+
+describe('Membership and silent roots', () => {
+  test('Membership goes to the next root as soon as one is silent', () => {
+    const child = new Child();
+    child.want();
+    const { ticket } = child.take('join');
+    child.nowMs = 1_000;
+    child.did(child.membership.joinFailed(ticket, child.nowMs, 'silent'));
+    const join = child.take('join');
+    expect(join.owner.peer).toBe(SECOND);
+    expect(child.sources()).not.toContain(FIRST);
+    child.did(
+      child.membership.joinReply(
+        join.ticket,
+        { places: [placeOf(`p ${SECOND}`, 1)], orders: [] },
+        child.nowMs,
+      ),
+    );
+    // Longer than a lost peer is passed over.
+    child.did(child.membership.tick(40_000));
+    expect(child.sources()).not.toContain(FIRST);
+  });
+
+  test('Membership sends a silent root no JOIN until it has answered a probe', () => {
+    const child = new Child();
+    child.want();
+    child.did(child.membership.joinFailed(child.take('join').ticket, 0, 'silent'));
+    child.join(placeOf(`p ${SECOND}`, 1));
+    for (let i = 0; i < 3; i++) {
+      child.wakeUntil('report');
+      const probe = child.sent.find((effect) => effect.owner.peer === FIRST);
+      if (probe === undefined) {
+        child.report([]);
+        continue;
+      }
+      child.sent = child.sent.filter((effect) => effect !== probe);
+      expect(probe.kind === 'report' && probe.request).toEqual({ lost: [], held: [] });
+      child.did(child.membership.reportFailed(probe.ticket, child.nowMs, 'failed'));
+    }
+    child.did(child.membership.unwant(D1, child.nowMs));
+    child.did(child.membership.leaveDone(child.take('leave').ticket, child.nowMs));
+    child.want();
+    expect(child.take('join').owner.peer).toBe(SECOND);
+    child.did(child.membership.unwant(D1, child.nowMs));
+    child.did(child.membership.leaveDone(child.take('leave').ticket, child.nowMs));
+    child.wakeUntil('report');
+    expect(child.sent.map(({ owner }) => owner.peer)).toEqual([FIRST]);
+    child.report([]);
+    child.want();
+    expect(child.take('join').owner.peer).toBe(FIRST);
+  });
+
+  test('Membership asks its one root once more before it counts as down', () => {
+    const child = new Child({ roots: ROOTS.slice(0, 1) });
+    child.want();
+    child.did(child.membership.joinFailed(child.take('join').ticket, 0, 'silent'));
+    child.wakeUntil('join');
+    expect(child.nowMs).toBeLessThanOrEqual(1_500);
+  });
+});
+
+describe('Membership and refusals', () => {
+  /** A host that wants blobs 1 to 8 of one root. */
+  function wantsEight(): Child {
+    const child = new Child({ roots: ROOTS.slice(0, 2) });
+    const blobs = Array.from({ length: 8 }, (_, i) => ({
+      blob: wanted(i + 1).blob,
+      origin: ORIGIN,
+      held: () => [],
+    }));
+    child.did(child.membership.want(blobs, 0));
+    return child;
+  }
+
+  /** Answers every JOIN that is sent within a time: refuses those that name the blob. */
+  function answerJoins(child: Child, bad: string, untilMs: number): { owners: Set<string> } {
+    const owners = new Set<string>();
+    for (;;) {
+      const join = child.sent.find((effect) => effect.kind === 'join');
+      if (join?.kind === 'join') {
+        child.sent = child.sent.filter((effect) => effect !== join);
+        const { blobs } = join.request;
+        if (blobs.some(({ blob }) => blob.digest === bad)) {
+          owners.add(join.owner.peer);
+          child.did(child.membership.joinFailed(join.ticket, child.nowMs, 'refused'));
+        } else {
+          const places = blobs.map(({ blob }) => ({
+            ...placeOf(join.owner.peer, 1),
+            digest: blob.digest,
+          }));
+          child.did(child.membership.joinReply(join.ticket, { places, orders: [] }, child.nowMs));
+        }
+        continue;
+      }
+      const wakeMs = child.membership.nextWakeMs;
+      if (wakeMs === undefined || wakeMs > untilMs) return { owners };
+      child.nowMs = wakeMs;
+      child.did(child.membership.tick(wakeMs));
+      child.sent = child.sent.filter(({ kind }) => kind === 'join');
+    }
+  }
+
+  test('Membership has a blob that a root refuses wait by itself, and the others joined', () => {
+    const child = wantsEight();
+    const bad = wanted(3).blob.digest;
+    const { owners } = answerJoins(child, bad, 5_000);
+    // No other root is asked for it: the one that refused it lives.
+    expect(owners.size).toBe(1);
+    for (let i = 1; i <= 8; i++) {
+      const { digest } = wanted(i).blob;
+      expect(child.membership.placeOf(digest, 0) !== undefined).toBe(digest !== bad);
+    }
+    // It is asked for less and less often.
+    child.sent = [];
+    const beforeMs = child.nowMs;
+    answerJoins(child, bad, 300_000);
+    expect(child.nowMs - beforeMs).toBeGreaterThan(100_000);
+  });
+
+  test('Membership holds no refusal of a report against a root', () => {
+    const child = new Child();
+    child.want();
+    child.join(placeOf(`p ${FIRST}`, 1));
+    for (let i = 0; i < 3; i++) {
+      child.wakeUntil('report');
+      const { ticket } = child.take('report');
+      child.did(child.membership.reportFailed(ticket, child.nowMs, 'refused'));
+      expect(child.sent).toEqual([]);
+    }
+    expect(child.sources()).toContain('parent:p');
   });
 });
 
@@ -393,7 +525,7 @@ describe('Membership of a root', () => {
     child.want();
     for (let i = 0; i < 2; i++) {
       child.wakeUntil('join');
-      child.did(child.membership.joinFailed(child.take('join').ticket, child.nowMs));
+      child.did(child.membership.joinFailed(child.take('join').ticket, child.nowMs, 'failed'));
     }
     expect(child.membership.isOwner(D1, 0)).toBe(true);
     child.wakeUntil('join');

@@ -1,9 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { PING_AFTER_IDLE_MS, PING_AFTER_MS, PONG_MS } from '../../../src/net/limits.ts';
-import { Liveness } from '../../../src/net/blocks/liveness.ts';
+import { BLOCK_PATIENCE, CALL_PATIENCE } from '../../../src/net/limits.ts';
+import { Liveness, type Patience } from '../../../src/net/wire/liveness.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 
-function watched(): {
+const { pingAfterMs: PING_AFTER_MS, pongMs: PONG_MS } = BLOCK_PATIENCE;
+const PING_AFTER_IDLE_MS = BLOCK_PATIENCE.pingAfterIdleMs;
+
+function watched(patience: Patience = BLOCK_PATIENCE): {
   clock: ManualClock;
   liveness: Liveness;
   state: { waited: boolean; pings: number; silent: number; checks: number };
@@ -13,6 +16,7 @@ function watched(): {
   const liveness = new Liveness(
     { clock },
     {
+      patience,
       isWaitedFor: () => state.waited,
       ping: () => void state.pings++,
       onSilent: () => void state.silent++,
@@ -83,6 +87,27 @@ describe('Liveness', () => {
     expect(state.silent).toBe(0);
     clock.advance(PING_AFTER_MS + PONG_MS);
     expect(state.silent).toBe(1);
+  });
+
+  it('Liveness without an idle time leaves a peer alone that nothing waits for', () => {
+    const { clock, liveness, state } = watched(CALL_PATIENCE);
+    clock.advance(60_000);
+    expect(state.pings).toBe(0);
+    expect(clock.delays).toEqual([]);
+    state.waited = true;
+    liveness.wake();
+    clock.advance(1_000);
+    expect(state).toMatchObject({ pings: 1, silent: 1 });
+  });
+
+  it('Liveness forgets an unanswered ping once nothing waits any more', () => {
+    const { clock, liveness, state } = watched(CALL_PATIENCE);
+    state.waited = true;
+    liveness.wake();
+    clock.advance(CALL_PATIENCE.pingAfterMs);
+    state.waited = false;
+    clock.advance(60_000);
+    expect(state).toMatchObject({ pings: 1, silent: 0 });
   });
 
   it('Liveness.stop() leaves no timer', () => {

@@ -1,0 +1,122 @@
+import { createSocket } from 'node:dgram';
+import { networkInterfaces } from 'node:os';
+import { ADDRESSES_MAX } from '../../net/limits.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { within } from '../../runtime/deadline.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { orAbort } from '../../util/or-abort.ts';
+
+/** For a name of a root to be looked up. */
+const SOURCE_MS_MAX = 1_000;
+
+/** What this host tells others of where it is. */
+export interface OwnAddresses {
+  readonly addresses: readonly string[];
+  /** They are the operator's choice: an address that others see it under does not go before them. */
+  readonly announced: boolean;
+}
+
+/** An address of this host. */
+interface Detected {
+  readonly family: 'ip4' | 'ip6';
+  readonly address: string;
+}
+
+interface Components {
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Addresses of this host's interfaces that are not loopback. */
+  readonly detect?: () => readonly Detected[];
+  /** The address that this host sends from to another one. Rejects when there is no way to it. */
+  readonly sourceTo?: (host: string) => Promise<string>;
+}
+
+/**
+ * The multiaddrs that other agents are told to dial: `p2p.announce`, else those listened on. A wildcard
+ * stands for every address of this host that is not loopback, those by which it reaches the roots
+ * first; of more than a message takes the rest is left out, with a warning.
+ */
+export async function ownAddresses(
+  components: Components,
+  config: {
+    readonly listen: readonly string[];
+    readonly announce: readonly string[];
+    readonly roots: readonly string[];
+  },
+): Promise<OwnAddresses> {
+  const { listen, announce } = config;
+  if (announce.length > 0) return { addresses: announce, announced: true };
+  const wildcard = /^\/(ip4\/0\.0\.0\.0|ip6\/::)(\/tcp\/\d+)$/;
+  if (!listen.some((address) => wildcard.test(address))) {
+    return { addresses: cut(components, listen), announced: true };
+  }
+  const sources = await sourcesTo(components, config.roots);
+  const isFirst = ({ address }: Detected): boolean => sources.has(address);
+  const detected = (components.detect ?? interfaceAddresses)();
+  const ordered = [...detected.filter(isFirst), ...detected.filter((each) => !isFirst(each))];
+  const addresses = listen.flatMap((address) => {
+    const match = wildcard.exec(address);
+    if (match === null) return [address];
+    const [, host = '', tcp = ''] = match;
+    return ordered
+      .filter(({ family }) => host.startsWith(family))
+      .map((each) => `/${each.family}/${each.address}${tcp}`);
+  });
+  const rank = (address: string): number => (sources.has(address.split('/')[2] ?? '') ? 0 : 1);
+  const ranked = addresses.toSorted((a, b) => rank(a) - rank(b));
+  return { addresses: cut(components, ranked), announced: false };
+}
+
+function cut({ logger }: Components, addresses: readonly string[]): readonly string[] {
+  const told = addresses.slice(0, ADDRESSES_MAX);
+  if (told.length < addresses.length) {
+    const fields = { told, left: addresses.slice(ADDRESSES_MAX) };
+    logger.warn(
+      fields,
+      `this host has more than ${ADDRESSES_MAX} addresses, and others are told of the first ones: name those that they reach in p2p.announce`,
+    );
+  }
+  return told;
+}
+
+/** The addresses that this host sends from to the roots of the configuration. */
+async function sourcesTo(
+  { clock, sourceTo = sourceAddress }: Components,
+  roots: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const hosts = new Set(
+    roots.flatMap(
+      (root) => /^(?:dns:|\/(?:ip4|ip6|dns[46]?)\/)([^:/]+|[^/]+(?=\/tcp))/.exec(root)?.[1] ?? [],
+    ),
+  );
+  const found = await Promise.allSettled(
+    [...hosts].map((host) =>
+      within(clock, SOURCE_MS_MAX, (signal) => orAbort(sourceTo(host), signal)),
+    ),
+  );
+  return new Set(found.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : [])));
+}
+
+/** Asks the system for the route: connecting a UDP socket sends nothing. */
+function sourceAddress(host: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
+    socket.unref();
+    socket.once('error', (error) => {
+      socket.close();
+      reject(error);
+    });
+    socket.connect(9, host, () => {
+      const { address } = socket.address();
+      socket.close();
+      resolve(address);
+    });
+  });
+}
+
+function interfaceAddresses(): readonly Detected[] {
+  return Object.values(networkInterfaces())
+    .flatMap((entries) => entries ?? [])
+    .filter(({ address, internal }) => !internal && !address.startsWith('fe80:'))
+    .map(({ family, address }) => ({ family: family === 'IPv4' ? 'ip4' : 'ip6', address }));
+}

@@ -1,0 +1,31 @@
+import type { HostAddress } from '../../tree/messages.ts';
+import { ADDRESSES_MAX } from '../limits.ts';
+
+const OCTET = '(?:25[0-5]|2[0-4]\\d|1?\\d?\\d)';
+const IP4 = `ip4/${OCTET}(?:\\.${OCTET}){3}`;
+const IP6 = 'ip6/[0-9a-fA-F:]{2,39}(?:\\d{1,3}(?:\\.\\d{1,3}){3})?';
+const ADDRESS = new RegExp(`^/(?:${IP4}|${IP6})(/tcp/([1-9]\\d{0,4}))$`);
+const PORT_MAX = 65_535;
+
+/** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: the one form in which hosts are told to each other, so that no name is looked up for a peer. */
+export function isTcpAddress(text: string): boolean {
+  const match = ADDRESS.exec(text);
+  return match !== null && Number(match[2]) <= PORT_MAX;
+}
+
+/**
+ * The addresses of a host, with the one that it is seen under first, on the port that it named first:
+ * of all that a host has, this one is known to lead to it. An announced one is the operator's word.
+ */
+export function withObserved(
+  host: HostAddress & { readonly announced?: boolean | undefined },
+  observed: string,
+): readonly string[] {
+  const [first] = host.addresses;
+  const ip = /^\/ip[46]\/[^/]+/.exec(observed)?.[0];
+  const tcp = first === undefined ? undefined : /\/tcp\/\d+$/.exec(first)?.[0];
+  if (host.announced === true || ip === undefined || tcp === undefined) return host.addresses;
+  const seen = `${ip}${tcp}`;
+  const others = host.addresses.filter((address) => address !== seen);
+  return [seen, ...others].slice(0, ADDRESSES_MAX);
+}
