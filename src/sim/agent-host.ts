@@ -50,12 +50,10 @@ export type Lie = 'corrupt' | 'not-found' | 'mute';
 
 /**
  * An agent of the simulated world: the production reducer, and a driver that carries out its
- * effects on the world's network, store and registry. It has one thread: anything that arrives
- * while the thread works waits.
+ * effects on the world's network, store and registry. One thread: later work waits.
  *
- * Fault model: the agent sends wrong bytes; it answers every request with "not found"; it says that
- * it is alive and never answers. These three faults concern other hosts; the agent's own reads go
- * on. Its clock differs from the other clocks, and jumps forward.
+ * Fault model: it sends wrong bytes, answers every request with "not found", or sends ALIVE and
+ * never answers; its own reads go on. Its clock differs from the others, and jumps forward.
  */
 export class AgentHost {
   readonly #world: AgentWorld;
@@ -180,9 +178,7 @@ export class AgentHost {
     if (costMs > 0) this.#port.processors.runAgent(nowMs, costMs);
   }
 
-  /**
-   * Earliest time at which the agent's next message can leave: its thread must get that far first.
-   */
+  /** Earliest time at which a message of the agent's current work can leave. */
   #doneMs(nowMs: number): number {
     return Math.max(nowMs, this.#port.processors.agentFreeMs);
   }
@@ -475,10 +471,7 @@ export class AgentHost {
     this.#world.registry.read(this.#port, { attempt, block, fallback }, this.#doneMs(nowMs));
   }
 
-  /**
-   * Sends a message about a request in flight to a peer; sends nothing for a request to the
-   * registry.
-   */
+  /** Sends a message about a request in flight, unless the request is at the registry. */
   #tell(attempt: AttemptId, kind: 'promote' | 'cancel', nowMs: number): void {
     const ask = this.#asked.get(attempt);
     if (ask !== undefined) this.#reply(ask.to, { kind, attempt }, nowMs);

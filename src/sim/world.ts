@@ -37,16 +37,10 @@ const LIVENESS_MS = 60_000;
 /** By this time every returning host is back: the fault window and the longest absence. */
 const HEALED_MS = FAULT_WINDOW_MS + 3_000;
 
-/**
- * A source that was reachable for less than this does not count: a read needs a few round trips to
- * find it.
- */
+/** A source reachable for less does not count: a read needs a few round trips to find it. */
 const MOMENT_MS = 2_000;
 
-/**
- * Time after which the world is quiet. A host tries a root that was down often again after 90 s at
- * the latest, with the next report; the changes from that take another report.
- */
+/** Hosts retry a down root after 90 s at most, with a report; the effects take another report. */
 const QUIET_MS = 1.5 * ROOT_DOWN_MS_MAX + 3 * REPORT_INTERVAL_MS;
 
 /** With faults, hosts begin one after the other all through this time. */
@@ -63,10 +57,7 @@ export interface WorldInit {
   readonly hosts: number;
   readonly containersPerHost: number;
   readonly roots: number;
-  /**
-   * Groups of hosts with `RELAYS_PER_GROUP` relays each. 0: all hosts join at the roots; otherwise
-   * a whole multiple of the zones.
-   */
+  /** Groups of hosts with `RELAYS_PER_GROUP` relays each: 0 (none) or a multiple of the zones. */
   readonly groups: number;
   readonly zones: number;
   readonly seed: number;
@@ -140,9 +131,8 @@ export interface WorldResult {
 }
 
 /**
- * The simulated world: hosts, network, registry, faults and checkers around the production
- * reducers, in discrete time. One seed gives one result. A run has a cold phase, with the faults in
- * it, and a warm phase in which the same containers run again.
+ * Hosts, network, registry, faults and checkers around the production reducers, in discrete time.
+ * One seed, one result: a cold run with the faults, then a warm run of the same containers.
  */
 export class World implements HostListener {
   readonly checker = new Checker();
@@ -227,10 +217,7 @@ export class World implements HostListener {
     );
   }
 
-  /**
-   * Runs the world to its end. Calls `onProgress` every `PROGRESS_EVENTS` events with the time and
-   * the number of busy containers.
-   */
+  /** Runs the world to its end. Calls `onProgress` after every `PROGRESS_EVENTS` events. */
   run(onProgress?: (nowMs: number, busy: number) => void): WorldResult {
     this.#onProgress = onProgress;
     for (const host of this.#hosts.toReversed()) host.boot(0);
@@ -247,8 +234,7 @@ export class World implements HostListener {
       }
       this.#runUntil(0, 'warm');
     }
-    // With the next reports hosts give up places of owners that stood in for others: only then do
-    // all hosts hold places in one tree.
+    // With the next reports hosts give up places of stand-in owners and agree on one tree.
     if (this.#init.faults.length > 0) this.#runUntil(this.#nowMs + QUIET_MS, 'quiet');
     this.#checkTrees();
     checkPlaces(this.#hosts, this.checker);
@@ -281,9 +267,8 @@ export class World implements HostListener {
   }
 
   /**
-   * Records how long the trees took to go on after the death of a source. The time starts later if
-   * no root within reach held the block yet; after the death of a root, it starts when a root
-   * within reach may read the block from the registry.
+   * Time that the trees took after the death: from when a root within reach held the block, if
+   * later; after a root's death, from when a root within reach may read it from the registry.
    */
   // Four parameters: the listener's.
   stallEnded(host: SimHost, { block }: LocalToken, stalled: Stalled, nowMs: number): void {
@@ -312,8 +297,7 @@ export class World implements HostListener {
     const waitedMs = Math.round(nowMs - token.startedMs);
     this.checker.violate(
       'failed-read',
-      `host ${host.number} failed to read block ${index} of blob ${blob.number}: ` +
-        `${code} after ${waitedMs} ms`,
+      `host ${host.number}: ${code} for block ${index} of blob ${blob.number} after ${waitedMs} ms`,
     );
   }
 
@@ -332,10 +316,7 @@ export class World implements HostListener {
     this.checker.violate('depth', `${host.peer} was placed at depth ${depth}`);
   }
 
-  /**
-   * Greatest number of hops to the keeper of the tree. Below relays, the hops from a relay to the
-   * owner come on top.
-   */
+  /** Most hops to the keeper of a tree; below relays, the hops from relay to owner come on top. */
   #makeDepthBounds(): Record<HostRole, number> {
     const { hosts, roots, groups, zones, core } = this.#init;
     const fanOut = core?.topology?.fanOut ?? INNER_CHILDREN;
