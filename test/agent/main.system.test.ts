@@ -148,7 +148,8 @@ describe('xylem agent', () => {
     const outcome = await xylem(['agent', '--store.quota', 'much']);
     expect(outcome.code).toBe(1);
     expect(outcome.err).toBe(
-      'xylem: configuration: store.quota is "much" (in the flag --store.quota), but must be a size from 64MiB to 1PiB, such as 20GiB or a count of bytes\n',
+      'xylem: configuration: store.quota is "much" (in the flag --store.quota), ' +
+        'but must be a size from 64MiB to 1PiB, such as 20GiB or a number of bytes\n',
     );
   });
 });
@@ -164,11 +165,11 @@ describe('xylem status, tree, mount and unmount', () => {
     const mounted = await xylem(['mount', 'docker://r/app:1', 'mnt/a', ...admin]);
     expect(mounted).toEqual({
       code: 0,
-      out: 'docker://r/app:1 is at /mnt/a (/dev/loop3, 5MiB)\n',
+      out: 'docker://r/app:1 is mounted at /mnt/a (/dev/loop3, 5MiB)\n',
       err: '',
     });
     const unmounted = await xylem(['unmount', '/mnt/a', ...admin]);
-    expect(unmounted.out).toBe('nothing is mounted at /mnt/a any more\n');
+    expect(unmounted.out).toBe('/mnt/a is unmounted\n');
   });
 
   it('print one object for scripts', async () => {

@@ -91,7 +91,7 @@ describe('runUntilSignal()', () => {
     await run.code;
     expect(run.clock.delays).toEqual([2_000]);
     run.clock.fireAll();
-    expect(run.lines).toContain('something still ran after the stop');
+    expect(run.lines).toContain('work still in progress after the stop (leak): exiting');
     expect(run.exits).toHaveLength(1);
   });
 

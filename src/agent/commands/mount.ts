@@ -9,18 +9,19 @@ interface Options {
   readonly json?: boolean;
 }
 
-/** `xylem mount`: an image on this host, by way of its running agent. */
+/** `xylem mount`: mounts an image on this host through its running agent. */
 export function registerMount(program: Command): void {
   program
     .command('mount')
-    .description('mount an image; its blocks arrive as they are touched')
+    .description('mount an image; the agent fetches its blocks as programs read them')
     .argument('<image>', 'docker://host[:port]/name:tag')
     .argument('<dir>', 'an empty directory')
     .addOption(adminOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /mnt/app\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 ./app | jq -r .device',
+      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /mnt/app\n' +
+        '  xylem mount --json docker://127.0.0.1:5000/app:1.4 ./app | jq -r .device',
     )
     .action(async (image: string, dir: string, options: Options) => {
       const mounted = await askAgent(options.admin, 'mount', { image, dir: resolve(dir) });
@@ -28,22 +29,22 @@ export function registerMount(program: Command): void {
       printFacts(
         options.json,
         mounted,
-        `${mounted.image} is at ${mounted.dir} (${mounted.device}, ${size})`,
+        `${mounted.image} is mounted at ${mounted.dir} (${mounted.device}, ${size})`,
       );
     });
 }
 
-/** `xylem unmount`: the end of a mount. */
+/** `xylem unmount`: ends a mount. */
 export function registerUnmount(program: Command): void {
   program
     .command('unmount')
-    .description('unmount what `xylem mount` mounted; does nothing when nothing is there')
+    .description('unmount an image that `xylem mount` mounted; succeeds if none is mounted')
     .argument('<dir>', 'the directory')
     .addOption(adminOption())
     .addOption(jsonOption())
     .addHelpText('after', '\nExamples:\n  xylem unmount /mnt/app')
     .action(async (dir: string, options: Options) => {
       const answer = await askAgent(options.admin, 'unmount', { dir: resolve(dir) });
-      printFacts(options.json, answer, `nothing is mounted at ${answer.dir} any more`);
+      printFacts(options.json, answer, `${answer.dir} is unmounted`);
     });
 }

@@ -1,12 +1,12 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { ADMIN_URL_DEFAULT } from '../admin/admin-client.ts';
 
-/** `--json` of the commands that print facts. */
+/** Option `--json` of the commands that print facts. */
 export function jsonOption(): Option {
   return new Option('--json', 'print one JSON object for scripts');
 }
 
-/** `--admin URL` of the commands that ask a running agent. */
+/** Option `--admin URL` of the commands that ask a running agent. */
 export function adminOption(): Option {
   return new Option('--admin <url>', 'admin address of the agent')
     .default(ADMIN_URL_DEFAULT)
@@ -17,12 +17,12 @@ export function adminOption(): Option {
     });
 }
 
-/** Prints facts for scripts or for people. */
+/** Prints facts: as one JSON object for scripts, or as text for people. */
 export function printFacts(json: boolean | undefined, facts: unknown, text: string): void {
   process.stdout.write(json === true ? `${JSON.stringify(facts)}\n` : `${text}\n`);
 }
 
-/** Lines of `name  value`, the values under each other. */
+/** Lines of `name  value`, with the values aligned. */
 export function columns(rows: readonly (readonly [name: string, value: string])[]): string {
   const width = Math.max(0, ...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');

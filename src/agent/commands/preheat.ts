@@ -9,10 +9,13 @@ import { preheatFailureText } from '../admin/preheat-text.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts } from './output.ts';
 
-/** Pause between looks: a root itself looks at its hosts once a second. */
+/** Interval between status requests; a root asks its hosts for their status once a second. */
 const LOOK_MS = 500;
 
-/** Looks in a row that may fail: the agent, or the root that leads the preheat, may be restarting. */
+/**
+ * Status requests that may fail in a row: the agent, or the root that leads the preheat, may be
+ * restarting.
+ */
 const MISSES_MAX = 60;
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
@@ -27,17 +30,17 @@ interface Options {
   readonly wait: boolean;
 }
 
-/** `xylem preheat`: brings an image to hosts before anybody asks for it. */
+/** `xylem preheat`: brings an image to hosts before any container needs it. */
 export function registerPreheat(program: Command): void {
   program
     .command('preheat')
-    .description('bring an image to hosts ahead of need, down the tree; Ctrl-C ends it')
+    .description('bring an image to hosts ahead of need, down the tree; Ctrl-C cancels it')
     .argument('<image>', 'docker://host[:port]/name:tag')
     .option('--zone <name>', 'only to the hosts of this zone')
-    .option('--count <hosts>', 'to so many hosts, spread over their zones (default: all)', countOf)
-    .option('--trace', 'only the blocks that the trace of the image names')
-    .option('--pin', 'keep the image there longest, whatever else comes (see `xylem store unpin`)')
-    .option('--no-wait', 'print the number of the preheat and leave it to the cluster')
+    .option('--count <hosts>', 'number of hosts, spread over their zones (default: all)', countOf)
+    .option('--trace', "only the blocks that the image's trace names")
+    .option('--pin', 'evict the image last on these hosts (undo: `xylem store unpin`)')
+    .option('--no-wait', 'print the id of the preheat and exit; the preheat goes on')
     .addOption(adminOption())
     .addOption(jsonOption())
     .addHelpText(
@@ -60,11 +63,7 @@ async function preheat(image: string, options: Options): Promise<void> {
   });
   if (!options.wait) {
     const path = pathOf(API.preheatStatus, started);
-    printFacts(
-      options.json,
-      started,
-      `preheat ${started.id} of ${image} began; it stands at ${path}`,
-    );
+    printFacts(options.json, started, `preheat ${started.id} of ${image} has started; see ${path}`);
     return;
   }
   const job = await follow(started, admin);
@@ -78,7 +77,7 @@ async function preheat(image: string, options: Options): Promise<void> {
   printFacts(options.json, job, `${image} is on ${hosts}: ${size} each, ${seconds.toFixed(1)} s`);
 }
 
-/** Shows how the preheat goes until it is over. A signal ends it everywhere. */
+/** Shows the progress of the preheat until it ends. A signal cancels it on all hosts. */
 async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
   const interrupted = new AbortController();
   const onSignal = (): void => interrupted.abort();
@@ -106,7 +105,7 @@ async function follow(started: PreheatJob, admin: string): Promise<PreheatJob> {
   }
 }
 
-/** Whether what failed may work again soon. */
+/** Whether the failed request may succeed soon. */
 function mayPass(error: unknown): boolean {
   if (!(error instanceof AdminError)) return false;
   const { detail } = error;
@@ -126,5 +125,5 @@ function sums(job: PreheatJob): { doneBytes: number; totalBytes: number; doneCou
 
 function countOf(text: string): number {
   if (/^[1-9][0-9]{0,4}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError('It must be a count of hosts, 1 at least.');
+  throw new InvalidArgumentError('It must be a number of hosts from 1 to 99999.');
 }

@@ -36,7 +36,7 @@ describe('xylem configure-containerd', () => {
     });
     expect(existsSync(dir)).toBe(false);
     const done = JSON.parse((await configure(...args)).out) as { notes: string[] };
-    expect(done.notes[0]).toContain('does not count');
+    expect(done.notes[0]).toContain('does not apply');
     expect(readdirSync(dir).sort()).toEqual([DEFAULT_HOST, REGISTRY]);
     const again = JSON.parse((await configure(...args)).out) as { changes: object[] };
     expect(again.changes).toMatchObject([{ action: 'none' }, { action: 'none' }]);
@@ -55,7 +55,7 @@ describe('xylem configure-containerd', () => {
     mkdirSync(join(dir, REGISTRY));
     writeFileSync(join(dir, REGISTRY, 'hosts.toml'), 'server =');
     const bad = await configure('--dir', dir, '--registry', REGISTRY);
-    expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('nothing was changed')]);
+    expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('no file was changed')]);
     expect((await configure('--help')).out).toContain('Examples:');
   });
 });

@@ -167,7 +167,7 @@ describe('checkConfigPath()', () => {
   });
 
   it('says so when the file is not there', () => {
-    expect(checkConfigPath('/nowhere/config.toml', dir).advice).toMatch(/is not there/);
+    expect(checkConfigPath('/nowhere/config.toml', dir).advice).toMatch(/does not exist/);
   });
 });
 
