@@ -1,5 +1,6 @@
 /**
- * `npm run bench [NAME...]`: measures and prints one table; `--smoke` runs everything once at the smallest size, `--json` prints rows.
+ * `npm run bench [NAME...]`: measures and prints one table. `--smoke` runs everything once at the
+ * smallest size, `--json` prints rows.
  */
 import { cpus, release } from 'node:os';
 import { benchCodecs } from './codecs.ts';
@@ -26,18 +27,28 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
 };
 
 const NOTES = `
-How it was measured: one process per benchmark side, on loopback and on this machine's own disk; nothing else should run.
+Method: one process per benchmark side, on loopback and on this machine's own disk; stop all other
+work on the machine first.
 codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
-store   256 KiB blocks through the store, against plain files written and read the same way; gets of hot blocks while others are put.
-net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
-join    hosts that start an image of 8 layers, and one owner of four; CPU of the owner per call, lowest of several rounds.
-verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
-device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
-memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
-limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is compared.
-edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones, four at a time) and a whole blob of 64 MiB, by
-        agents in processes of their own on loopback and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
-        compared. All agents share the processors of this machine; the first image finds agents that have just started.
+store   256 KiB blocks through the store, against plain files written and read the same way; gets of
+        hot blocks during puts of other blocks.
+net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which vary less than
+        wall-clock time.
+join    hosts that start an image of 8 layers, and one owner of four; CPU of the owner per call,
+        lowest of several rounds.
+verify  CPU of attestations per block, against the CPU of receiving the block from one process and
+        sending it to another.
+device  fio with direct I/O on the loop device over the FUSE file, the image in memory: the cost of
+        the device itself.
+memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
+        children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
+limits  one child reads a blob of 48 MiB that only the registry has, from one root; the benchmark
+        compares every byte.
+edge    a container start as overlaybd does it (58 reads that open three layers, 300 random reads,
+        four at a time) and a whole blob of 64 MiB. Readers are agents in processes of their own on
+        loopback, and for comparison clients of the origin, which sends 100 MB/s (slow: 2.5 and
+        25 MB/s). The benchmark compares every byte. All agents share the processors of this machine;
+        for the first image the agents have just started.
 `;
 
 async function main(): Promise<void> {
@@ -46,7 +57,7 @@ async function main(): Promise<void> {
   const names = args.filter((arg) => !arg.startsWith('--'));
   const unknown = names.find((name) => benches[name] === undefined);
   if (unknown !== undefined) {
-    process.stderr.write(`no benchmark ${unknown}: there are ${Object.keys(benches).join(', ')}\n`);
+    process.stderr.write(`no benchmark ${unknown}; known: ${Object.keys(benches).join(', ')}\n`);
     process.exitCode = 2;
     return;
   }
@@ -61,7 +72,8 @@ async function main(): Promise<void> {
     return;
   }
   process.stdout.write(
-    `Node ${process.version}, Linux ${release()}, ${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
+    `Node ${process.version}, Linux ${release()}, ` +
+      `${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
   );
   const width = Math.max(...rows.map((row) => row.what.length));
   for (const row of rows) {
