@@ -41,14 +41,15 @@ verify  CPU of attestations per block, against the CPU of receiving the block fr
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: the cost of
         the device itself.
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
-        children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
+        children from a package: 15 s after the start, and the highest while all read 512 MiB at
+        once.
 limits  one child reads a blob of 48 MiB that only the registry has, from one root; the benchmark
         compares every byte.
 edge    a container start as overlaybd does it (58 reads that open three layers, 300 random reads,
         four at a time) and a whole blob of 64 MiB. Readers are agents in processes of their own on
         loopback, and for comparison clients of the origin, which sends 100 MB/s (slow: 2.5 and
-        25 MB/s). The benchmark compares every byte. All agents share the processors of this machine;
-        for the first image the agents have just started.
+        25 MB/s). The benchmark compares every byte. All agents share the processors of this
+        machine; for the first image the agents have just started.
 `;
 
 async function main(): Promise<void> {
