@@ -118,7 +118,7 @@ describe('main() failures', () => {
     expect(JSON.parse(usage.out)).toEqual({ error: "unknown option '--foo'", code: 'usage' });
   });
 
-  it('name what answers without being an agent', async () => {
+  it('name a server that answers but is not an agent', async () => {
     const other = createServer((_, response) => response.end('<html>')).listen(0, '127.0.0.1');
     await once(other, 'listening');
     const outcome = await xylem([
@@ -134,7 +134,7 @@ describe('main() failures', () => {
 });
 
 describe('xylem agent', () => {
-  it('--print-config shows what file, variables and flags make together', async () => {
+  it('--print-config shows the merge of file, variables and flags', async () => {
     const outcome = await xylem(['agent', '--print-config', '--role', 'root', '--device.enabled'], {
       XYLEM_ZONE: 'z7',
     });

@@ -94,36 +94,32 @@ async function metric(host: ClusterHost, name: string, labels: string): Promise<
     .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 }
 
-describeWith(
-  'a parent that tampers with the blocks that it serves',
-  [needs.program('mke2fs')],
-  () => {
-    it('harms no read, and the hosts that it served ban it and nobody else', async () => {
-      const setup = await setUp();
-      const { cluster, hostile } = setup;
-      // One after another: they form one tree, with the hostile agent as the first child of the root.
-      for (const host of cluster.children) await readAll(setup, host);
-      expect(hostile.served()).toBeGreaterThan(0);
-      let victims = 0;
-      for (const host of cluster.children) {
-        const rejected = await metric(host, 'xylem_block_rejected_total', 'reason="bad"');
-        const banned = await metric(host, 'xylem_peer_lost_total', 'reason="corrupt"');
-        const log = await readFile(host.process.logFile, 'utf8');
-        const blamed = [...log.matchAll(/"peer":"([^"]+)","reason":"corrupt"/g)].map(
-          ([, who]) => who,
-        );
-        expect(blamed.every((peer) => peer === hostile.peer)).toBe(true);
-        expect(blamed.length).toBe(banned);
-        if (rejected > 0) victims++;
-        expect(banned > 0).toBe(rejected > 0);
-        // Banned at the first bad block: answers in flight at that moment may still arrive, but no
-        // request follows.
-        expect(rejected).toBeLessThanOrEqual(32);
-        const status = await cluster.status(host);
-        expect(status.failedReads).toBe(0);
-        expect(status.bytesBySource['fallback'] ?? 0).toBe(0);
-      }
-      expect(victims).toBeGreaterThan(0);
-    }, 180_000);
-  },
-);
+describeWith('a parent that tampers with its blocks', [needs.program('mke2fs')], () => {
+  it('harms no read, and the hosts that it served ban it and nobody else', async () => {
+    const setup = await setUp();
+    const { cluster, hostile } = setup;
+    // One after another: they form one tree, with the hostile agent as the first child of the root.
+    for (const host of cluster.children) await readAll(setup, host);
+    expect(hostile.served()).toBeGreaterThan(0);
+    let victims = 0;
+    for (const host of cluster.children) {
+      const rejected = await metric(host, 'xylem_block_rejected_total', 'reason="bad"');
+      const banned = await metric(host, 'xylem_peer_lost_total', 'reason="corrupt"');
+      const log = await readFile(host.process.logFile, 'utf8');
+      const blamed = [...log.matchAll(/"peer":"([^"]+)","reason":"corrupt"/g)].map(
+        ([, who]) => who,
+      );
+      expect(blamed.every((peer) => peer === hostile.peer)).toBe(true);
+      expect(blamed.length).toBe(banned);
+      if (rejected > 0) victims++;
+      expect(banned > 0).toBe(rejected > 0);
+      // Banned at the first bad block: answers in flight at that moment may still arrive, but no
+      // request follows.
+      expect(rejected).toBeLessThanOrEqual(32);
+      const status = await cluster.status(host);
+      expect(status.failedReads).toBe(0);
+      expect(status.bytesBySource['fallback'] ?? 0).toBe(0);
+    }
+    expect(victims).toBeGreaterThan(0);
+  }, 180_000);
+});

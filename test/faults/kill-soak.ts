@@ -141,7 +141,8 @@ class KillSoak {
     for (const blob of this.#blobs) {
       const { ref } = blob;
       for (const index of store.blocksOf(ref.digest)) {
-        const where = `block ${index} of ${ref.digest} in the store of ${host.name}; ${this.#again}`;
+        const where =
+          `block ${index} of ${ref.digest} in the store of ${host.name}; ` + this.#again;
         const block = await store.get(ref, index);
         if (block === undefined) {
           report.violate('lost durable block', where);

@@ -26,7 +26,7 @@ export type Fault = (operation: DiskOperation, path: string) => void | Promise<v
 /** Faults that this disk causes by itself, without a `Fault`. */
 export type DiskMischief = 'short read' | 'torn write' | 'reordered write';
 
-/** What tears: the unit that a disk writes whole. */
+/** The unit that a disk writes as a whole; writes tear at its boundaries. */
 const SECTOR_BYTES = 512;
 
 interface SimFile {

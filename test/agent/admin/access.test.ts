@@ -35,14 +35,14 @@ describe('requireAccess()', () => {
     expect(open(asked('::1', '[::1]:19146'))).toEqual(ROUTE_NAMES);
   });
 
-  it('opens all but changes to others, and to other names of this host', () => {
+  it('opens all routes but changes to other hosts, and to other names of this host', () => {
     const harmless = names(({ access }) => access !== 'change');
     expect(open(ELSEWHERE)).toEqual(harmless);
     expect(open(asked('127.0.0.1', 'evil.example'))).toEqual(harmless);
     expect(open(asked('10.0.0.7', '127.0.0.1:19146'))).toEqual(harmless);
   });
 
-  it('opens the changes that say so to the token', () => {
+  it('opens the changes that allow it to the token', () => {
     const withToken = asked('10.0.0.7', 'agent.example', 'Bearer t');
     const allowed = names(({ access, byToken }) => access !== 'change' || byToken === true);
     expect(open(withToken)).toEqual(allowed);
@@ -52,7 +52,7 @@ describe('requireAccess()', () => {
 });
 
 describe('API', () => {
-  it('lets nothing but GET pass as harmless', () => {
+  it('counts only GET as harmless', () => {
     for (const name of ROUTE_NAMES) {
       const { method, access } = API[name];
       expect(access === 'change', name).toBe(method !== 'GET');

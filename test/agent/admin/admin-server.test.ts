@@ -226,7 +226,7 @@ describe('AdminServer mounts', () => {
     await bare.stop();
   });
 
-  it('refuses changes asked for under another name, as a web page of a rebound name would', async () => {
+  it('refuses changes under another host name, as after DNS rebinding', async () => {
     const { hostname, port } = new URL(server.url);
     for (const [host, expected] of [
       ['evil.example', 403],

@@ -46,7 +46,7 @@ afterEach(() => server.stop());
 interface Ask {
   readonly method?: string;
   readonly body?: unknown;
-  /** Asked under this name, as from elsewhere. */
+  /** Sends the request under this host name, as from another host. */
   readonly host?: string;
   readonly authorization?: string;
 }
@@ -71,7 +71,7 @@ async function ask(path: string, init: Ask = {}): Promise<{ status: number; json
 describe('POST /api/v1/preheat', () => {
   const path = '/api/v1/preheat';
 
-  it('starts a preheat of an image, or of what its trace names, on the hosts that are meant', async () => {
+  it("starts a preheat of an image, or of its trace's blocks, on the chosen hosts", async () => {
     expect(await ask(path, { body: { image: IMAGE } })).toMatchObject({
       status: 202,
       json: { id: ID, state: 'running' },
@@ -95,7 +95,7 @@ describe('POST /api/v1/preheat', () => {
     expect(await ask(`${path}/nonsense`)).toMatchObject({ status: 400 });
   });
 
-  it('names the field that is wrong and its rule, never its value', async () => {
+  it('names the wrong field and its rule, never its value', async () => {
     for (const [change, field] of [
       [{ image: 'oci:dir:tag' }, 'image must be docker://'],
       [{ image: undefined }, 'image must be docker://'],
@@ -111,7 +111,7 @@ describe('POST /api/v1/preheat', () => {
     expect(twin.specs).toEqual([]);
   });
 
-  it('reports why a preheat was not started', async () => {
+  it('reports why a preheat did not start', async () => {
     for (const [code, status] of [
       ['full', 503],
       ['unreachable', 503],
@@ -122,7 +122,7 @@ describe('POST /api/v1/preheat', () => {
     }
   });
 
-  it('accepts requests from other hosts with the token alone, also to cancel', async () => {
+  it('accepts requests from other hosts only with the token, also to cancel', async () => {
     const host = 'agent.example:19146';
     const given = (authorization: string): Ask => ({ host, authorization, body: { image: IMAGE } });
     for (const authorization of ['', 'Bearer', `Basic ${TOKEN}`, `Bearer ${TOKEN}x`, 'Bearer x']) {
@@ -138,12 +138,12 @@ describe('POST /api/v1/preheat', () => {
     expect((await ask(`${path}/${ID}`, { method: 'DELETE', host, authorization })).status).toBe(
       200,
     );
-    // The token is for preheats.
+    // The token is for preheats alone.
     const mount = { body: { image: IMAGE, dir: '/a' }, host, authorization };
     expect(await ask('/api/v1/mounts', mount)).toMatchObject({ status: 403 });
   });
 
-  it('takes a new token at once, and none from a file that cannot be used', async () => {
+  it('accepts a new token at once, and none from an unusable file', async () => {
     const host = 'agent.example:19146';
     const asked = async (token: string): Promise<number> =>
       (await ask(path, { host, authorization: `Bearer ${token}`, body: { image: IMAGE } })).status;
@@ -239,7 +239,7 @@ describe('requests of Harbor', () => {
     expect(twin.specs).toHaveLength(1);
   });
 
-  it('gets a 400 for a body that is not understood; its credentials are neither kept nor logged', async () => {
+  it('gets a 400 for an unknown body; its credentials are neither kept nor logged', async () => {
     for (const change of [
       { type: 'file' },
       { url: 'https://user:password@harbor.example/v2/a/manifests/1' },

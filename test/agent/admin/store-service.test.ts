@@ -26,7 +26,7 @@ async function startServer(store?: StoreAdmin): Promise<string> {
 }
 
 describe('AdminServer store', () => {
-  it('refuses changes that were not asked for at 127.0.0.1', async () => {
+  it('refuses changes that do not arrive at 127.0.0.1', async () => {
     const store = new MemoryStore();
     const resolve = () => Promise.reject(new Failure('not-found'));
     const { port } = new URL(await startServer(new StoreAdmin({ store, resolve })));
@@ -60,7 +60,7 @@ describe('AdminServer store', () => {
     }
   });
 
-  it('answers 501 where no blocks are kept', async () => {
+  it('answers 501 without a store', async () => {
     const base = await startServer();
     const response = await fetch(`${base}/api/v1/store`);
     expect(response.status).toBe(501);

@@ -23,7 +23,7 @@ function configure(...args: readonly string[]): Promise<Outcome> {
 }
 
 describe('xylem configure-containerd', () => {
-  it('changes nothing with --dry-run, then writes, says so, and undoes it', async () => {
+  it('changes nothing with --dry-run, then writes, reports that, and undoes it', async () => {
     const dir = join(tempFolder(), 'certs.d');
     const args = ['--dir', dir, '--registry', REGISTRY, '--default', '--json'];
     const dry = await configure(...args, '--dry-run');
@@ -45,7 +45,7 @@ describe('xylem configure-containerd', () => {
     expect(readdirSync(dir)).toEqual([]);
   });
 
-  it('refuses wrong usage, and a file that is no TOML, with a reason', async () => {
+  it('refuses wrong usage, and a file that is not TOML, with a reason', async () => {
     const none = await configure();
     expect([none.code, none.err]).toEqual([2, expect.stringContaining('--registry, or --default')]);
     expect((await configure('--registry', 'a/b')).err).toContain('HOST or HOST:PORT');

@@ -6,10 +6,10 @@ import {
 } from '../../../src/preheat/messages.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 
-/** The name of the twin's one preheat. */
+/** The id of the twin's one preheat. */
 export const PREHEAT_ID = '1764000000000123';
 
-/** Preheats in the state that a test gives them. */
+/** Preheats in the state that a test sets. */
 export class PreheatTwin implements PreheatService {
   readonly specs: PreheatSpec[] = [];
   changes: Partial<PreheatJob> = {};
