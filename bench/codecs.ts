@@ -10,10 +10,12 @@ import type { BenchRow } from './rows.ts';
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
-/** Block sizes that are measured. */
+/** Block sizes to measure. */
 const SIZES = [4 * KIB, 64 * KIB, MIB] as const;
 
-/** ZFile blocks that are written and read end to end; 64 KiB ones are read only, never written. */
+/**
+ * Sizes of ZFile blocks that the bench writes and reads end to end; it only reads 64 KiB blocks.
+ */
 const ZFILE_SIZES = [4 * KIB, 32 * KIB] as const;
 
 /** Bytes through each codec at full and at smoke size. */
@@ -89,7 +91,7 @@ function row(what: string, value: number): BenchRow {
   return { bench: 'codecs', what, value: Math.round(value), unit: 'MiB/s' };
 }
 
-/** Of the second run: the first one pays for compiling and for fresh memory. */
+/** Seconds of the second run: the first run pays for compiling and for fresh memory. */
 function secondsOf(work: () => void): number {
   work();
   const from = performance.now();
@@ -97,7 +99,7 @@ function secondsOf(work: () => void): number {
   return Math.max(1e-6, (performance.now() - from) / 1000);
 }
 
-/** Bytes that compress by about a half, as programs do; always the same. */
+/** Bytes that compress to about half, as programs do; always the same. */
 function mixedBytes(length: number): Buffer {
   const bytes = Buffer.alloc(length);
   let state = 1;

@@ -30,10 +30,13 @@ const CASES: readonly Case[] = [
   { what: 'sequential 1 MiB', unit: 'MB/s', options: ['--rw=read', '--bs=1M', '--iodepth=4'] },
 ];
 
-/** fio with direct I/O on the FUSE file and on the loop device over it, the image in memory. Needs root, /dev/fuse, fio and mke2fs. */
+/**
+ * Measures fio with direct I/O on the FUSE file and on the loop device over it, with the image in
+ * memory. Needs root, /dev/fuse, fio and mke2fs.
+ */
 export async function benchDevice(options: { smoke: boolean }): Promise<BenchRow[]> {
   if (!canRun()) {
-    process.stderr.write('device: skipped, it needs root, /dev/fuse, fio and mke2fs\n');
+    process.stderr.write('device: skipped: needs root, /dev/fuse, fio and mke2fs\n');
     return [];
   }
   const folder = mkdtempSync(join(tmpdir(), 'xylem-bench-'));

@@ -13,7 +13,7 @@ const ROOTS = 4;
 
 const ORIGIN = { registry: 'registry.example', repository: 'library/application' };
 
-/** A name of the form and the length that hosts have. */
+/** A name in the form and the length of host names. */
 export function hostName(number: number): PeerId {
   // Base 9, since Base58 has no 0.
   const digits = [...number.toString(9)].map((digit) => 1 + Number(digit)).join('');
@@ -27,7 +27,10 @@ function hostCard(number: number): HostCard {
   return { peer: hostName(number), addresses, zone: 'z0', capacity: 8 };
 }
 
-/** What a host asks of one owner of a default image: makes the JOIN of any host. */
+/**
+ * Returns a function that makes any host's JOIN to one owner, for the owner's share of a default
+ * image.
+ */
 export function joinMaker(owner: PeerId): (host: number) => JoinRequest {
   const others = Array.from({ length: ROOTS - 1 }, (_, i) => hostName(1e9 + i));
   const ring = new RootRing([owner, ...others]);
@@ -54,7 +57,9 @@ export function ownerCore(self: HostAddress): HostCore<undefined, undefined> {
   );
 }
 
-/** Answers as a root does, for whom the message names: one connection asks for many hosts. */
+/**
+ * Answers as a root does, for the host that the message names: one connection asks for many hosts.
+ */
 function treeHandlers(core: () => HostCore<undefined, undefined>): Handlers<TreeCalls> {
   return {
     join: (_peer, request) => {
@@ -66,7 +71,10 @@ function treeHandlers(core: () => HostCore<undefined, undefined>): Handlers<Tree
   };
 }
 
-/** Run as a process of its own: tells its address, forgets its hosts at `new`, and tells its CPU seconds at each message. */
+/**
+ * Runs as a process of its own: sends its address, forgets its hosts at `new`, and sends its CPU
+ * seconds at each message.
+ */
 async function main(): Promise<void> {
   let core: HostCore<undefined, undefined> | undefined;
   const newCore = (): HostCore<undefined, undefined> =>

@@ -10,15 +10,15 @@ import { benchTransport } from './net-peer.ts';
 import type { BenchRow } from './rows.ts';
 
 /**
- * `connections`: hosts that are connected, each asking for its share of the `hosts` that join, one call after the other.
- * `many`: hosts that join where no network is between.
+ * `connections`: connected hosts; each sends its share of the JOINs of `hosts` hosts, one call
+ * after the other. `many`: hosts that join without a network.
  */
 const SIZES = {
   full: { connections: 64, hosts: 1_000, many: 10_000, rounds: 5 },
   smoke: { connections: 2, hosts: 4, many: 8, rounds: 1 },
 };
 
-/** JOINs before anything is measured: the compiler has then settled. */
+/** JOINs before the first measurement: the compiler has then settled. */
 const WARM_JOINS = { full: 3_000, smoke: 2 };
 
 interface Setup {
@@ -29,7 +29,9 @@ interface Setup {
 
 const NO_SIGNAL = new AbortController().signal;
 
-/** What hosts that start the default image cost the owner of a quarter of its trees. */
+/**
+ * Measures the cost of hosts that start the default image to the owner of a quarter of its trees.
+ */
 export async function benchJoin(options: { smoke: boolean }): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
   const { connections, hosts, many, rounds } = SIZES[size];
@@ -64,7 +66,7 @@ async function benchWithoutNetwork(count: number, rounds: number): Promise<Bench
   return [row(`JOIN of ${places} places, without the network, ${count} hosts`, cost)];
 }
 
-/** Joins so many hosts to a new owner; how many places each got. */
+/** Joins `count` hosts to a new owner; returns how many places each got. */
 function run(count: number): number {
   const self = { peer: hostName(2e9), addresses: ['/ip4/10.1.2.3/tcp/19147'] };
   const core = ownerCore(self);
@@ -83,7 +85,7 @@ function run(count: number): number {
 interface Owner {
   readonly process: ChildProcess;
   readonly host: HostAddress;
-  /** All that were started. */
+  /** All started clients. */
   readonly clients: Libp2pTransport[];
 }
 
@@ -100,7 +102,7 @@ async function withOwner<T>(use: (owner: Owner) => Promise<T>): Promise<T> {
   }
 }
 
-/** Hosts that have found out who the owner is, and asked nothing. */
+/** Connects hosts that know the owner's identity and have sent no request yet. */
 async function withClients(owner: Owner, count: number): Promise<Setup> {
   const address = defined(owner.host.addresses[0], 'the owner listens');
   const clients = Array.from({ length: count }, () => benchTransport());
@@ -137,7 +139,7 @@ async function costOf(setup: Setup, count: number, call: Call): Promise<number> 
   return (1000 * ((await cpuSeconds(setup.owner, 'cpu')) - before)) / count;
 }
 
-/** Of several rounds the one that the rest of the machine disturbed least. */
+/** The result of the round that the rest of the machine disturbed least. */
 async function lowest(rounds: number, measure: () => Promise<number>): Promise<number> {
   let best = Infinity;
   for (let i = 0; i < rounds; i++) best = Math.min(best, await measure());

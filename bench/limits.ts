@@ -15,7 +15,10 @@ const RATE_BYTES = { full: 4 * MIB, smoke: 64 * MIB };
 const REPOSITORY = 'bench';
 const clock = new SystemClock();
 
-/** How fast one child reads a blob from one root, without limits and with a limit on either side. */
+/**
+ * Measures how fast one child reads a blob from one root, without limits and with a limit on either
+ * side.
+ */
 export async function benchLimits(options: { smoke: boolean }): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
   const rate = RATE_BYTES[size];
@@ -32,7 +35,7 @@ export async function benchLimits(options: { smoke: boolean }): Promise<BenchRow
   return rows;
 }
 
-/** MiB a second of a blob that neither agent has yet. */
+/** MiB per second of a blob that neither agent has yet. */
 async function speed(
   sizeBytes: number,
   limits: { readonly root?: object; readonly child?: object },

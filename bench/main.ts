@@ -1,5 +1,6 @@
 /**
- * `npm run bench [NAME...]`: measures and prints one table; `--smoke` runs everything once at the smallest size, `--json` prints rows.
+ * `npm run bench [NAME...]`: measures and prints one table. `--smoke` runs everything once at the
+ * smallest size, `--json` prints rows.
  */
 import { cpus, release } from 'node:os';
 import { benchCodecs } from './codecs.ts';
@@ -28,7 +29,8 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
 };
 
 const NOTES = `
-How it was measured: one process per benchmark side, on loopback and on this machine's own disk; nothing else should run.
+Method: one process per benchmark side, on loopback and on this machine's own disk; stop all other
+work on the machine first.
 codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
 store   256 KiB blocks through the store, against plain files written and read the same way; gets of hot blocks while others are put.
 net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
@@ -49,7 +51,7 @@ async function main(): Promise<void> {
   const names = args.filter((arg) => !arg.startsWith('--'));
   const unknown = names.find((name) => benches[name] === undefined);
   if (unknown !== undefined) {
-    process.stderr.write(`no benchmark ${unknown}: there are ${Object.keys(benches).join(', ')}\n`);
+    process.stderr.write(`no benchmark ${unknown}; known: ${Object.keys(benches).join(', ')}\n`);
     process.exitCode = 2;
     return;
   }
@@ -64,7 +66,8 @@ async function main(): Promise<void> {
     return;
   }
   process.stdout.write(
-    `Node ${process.version}, Linux ${release()}, ${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
+    `Node ${process.version}, Linux ${release()}, ` +
+      `${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
   );
   const width = Math.max(...rows.map((row) => row.what.length));
   for (const row of rows) {

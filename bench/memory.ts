@@ -15,21 +15,27 @@ import { assert } from '../src/util/assert.ts';
 import { MIB } from '../src/util/bytes.ts';
 import type { BenchRow } from './rows.ts';
 
-/** What an agent may take, in MiB: idle, and relaying at full speed. Requirements of the project. */
+/**
+ * Memory that an agent may use, in MiB: idle, and relaying at full speed. Requirements of the
+ * project.
+ */
 const IDLE_MIB_MAX = 96;
 const RELAYING_MIB_MAX = 192;
 
-/** Large enough for eight stripes, so that every child relays some of them, and for the caches to fill many times over. */
+/**
+ * Large enough for eight stripes, so that every child relays some of them, and for the caches to
+ * fill many times over.
+ */
 const BLOB_BYTES = { full: 512 * MIB, smoke: 72 * MIB };
 const CHILDREN = { full: 4, smoke: 2 };
 
-/** After the start. */
+/** Wait between the start and the idle measurement. */
 const IDLE_MS = { full: 15_000, smoke: 1_000 };
 
-/** How often the resident memory is looked at while blocks are relayed. */
+/** Interval between samples of the resident memory while agents relay blocks. */
 const SAMPLE_MS = 100;
 
-/** One request of a reader, and those that it has under way. */
+/** Bytes of one request of a reader, and its requests in flight. */
 const READ_BYTES = MIB;
 const READS_RUNNING = 4;
 
@@ -40,8 +46,9 @@ const PROJECT = fileURLToPath(new URL('..', import.meta.url));
 const clock = new SystemClock();
 
 /**
- * Resident memory of agents in processes of their own: idle, and while all of them read a blob down the trees at once. At full size
- * they run from a package, as installed ones do: what strips the types of a checkout takes 28 MiB in each.
+ * Measures the resident memory of agents in processes of their own: idle, and while all of them
+ * read a blob down the trees at once. At full size they run from a package, as installed agents do:
+ * the type stripper that a checkout needs takes 28 MiB in each agent.
  */
 export async function benchMemory(options: { smoke: boolean }): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
@@ -72,16 +79,18 @@ export async function benchMemory(options: { smoke: boolean }): Promise<BenchRow
   }
 }
 
-/** What of a process is in memory, in MiB. */
+/** Resident memory of a process, in MiB. */
 interface Resident {
   readonly all: number;
-  /** Its own: heap, buffers, stacks. */
+  /** The process's own pages: heap, buffers, stacks. */
   readonly anonymous: number;
-  /** Pages of files, of which the system keeps one copy for all processes and takes back what it needs. */
+  /**
+   * Pages of files: the system keeps one copy for all processes and reclaims pages that it needs.
+   */
   readonly files: number;
 }
 
-/** The code that starts agents: those of the checkout, or of a package that is made of it. */
+/** The code that starts agents: from the checkout, or from a package made of it. */
 async function clusterCode(
   dir: string,
   size: 'full' | 'smoke',
@@ -120,13 +129,13 @@ async function relay(cluster: AgentCluster, url: string, sizeBytes: number): Pro
     { bench: 'memory', what: 'all children together', value: speed, unit: 'MiB/s', note },
     ...(await rowsOf('relaying, highest', cluster, RELAYING_MIB_MAX, async (host) => {
       const peak = peaks.get(host);
-      assert(peak !== undefined, 'every host was looked at');
+      assert(peak !== undefined, 'every host was sampled');
       return peak;
     })),
   ];
 }
 
-/** The largest of the root, and of the children. */
+/** Rows for the largest root and for the largest child. */
 async function rowsOf(
   what: string,
   cluster: AgentCluster,
@@ -194,7 +203,7 @@ async function readRange(url: string, first: number, last: number): Promise<void
   assert(response.statusCode === 206 && count === last - first + 1, `${url} answered ${count}`);
 }
 
-/** A blob of random bytes in an OCI layout; its digest. */
+/** Writes a blob of random bytes to an OCI layout; returns its digest. */
 async function writeBlob(layoutDir: string, sizeBytes: number): Promise<string> {
   const folder = join(layoutDir, 'blobs', 'sha256');
   await mkdir(folder, { recursive: true });
@@ -203,7 +212,7 @@ async function writeBlob(layoutDir: string, sizeBytes: number): Promise<string> 
   const hash = createHash('sha256');
   const piece = randomBytes(MIB);
   for (let written = 0; written < sizeBytes; written += piece.length) {
-    // Every block another one.
+    // Every block has different contents.
     piece.writeUInt32LE(written / MIB, 0);
     hash.update(piece);
     if (!file.write(Uint8Array.from(piece))) await once(file, 'drain');

@@ -10,7 +10,10 @@ import type { Handlers, TreeCalls } from '../src/transfer/contracts/calls.ts';
 import type { BlockServer } from '../src/transfer/contracts/transport.ts';
 import { BufferPool, PooledBytes } from '../src/util/buffer-pool.ts';
 
-/** Block index from which on the peer answers with a small payload: its size in bytes is what is over. */
+/**
+ * Block index from which on the peer answers with a small payload; its size in bytes is the index
+ * minus this.
+ */
 export const SMALL_FROM = 1_000_000;
 
 const ATTESTATION = { signer: new Uint8Array(32), signature: new Uint8Array(164) };
@@ -59,7 +62,7 @@ export function benchTransport(
   return transport;
 }
 
-/** Run as a process of its own: tells its address, then its CPU seconds whenever it is asked. */
+/** Runs as a process of its own: sends its address, then its CPU seconds at each request. */
 async function main(): Promise<void> {
   const transport = benchTransport();
   await transport.start();

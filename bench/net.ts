@@ -21,16 +21,19 @@ const READS = {
 /** Reads before the first measurement: the windows of yamux and the compiler have then settled. */
 const WARM_READS = { full: 500, smoke: 8 };
 
-/** Connections that are refused; one more by the key and the address is turned away (ADDRESS_FAILURES_MAX). */
+/**
+ * Refused connections. After one more refusal by key the listener turns the address away
+ * (ADDRESS_FAILURES_MAX).
+ */
 const REFUSALS = { full: { key: 16, door: 60 }, smoke: { key: 2, door: 2 } };
 
 const WRONG_KEY = new Uint8Array(32).fill(8);
 
-/** Reads in flight where several are: what the credit of the protocol allows. */
+/** Reads in flight where a row has several: the credit of the protocol. */
 const DEPTH = 32;
 const BULK_DEPTH = 16;
 
-/** Prefetches in flight at one peer: what src/transfer allows (CORE_DEFAULTS.peerPrefetchMax). */
+/** Prefetches in flight at one peer: the bound of src/transfer (CORE_DEFAULTS.peerPrefetchMax). */
 const PREFETCH_DEPTH = 8;
 
 const DIGEST = defined(parseDigest(`sha256:${'0'.repeat(64)}`), 'a digest');
@@ -41,7 +44,7 @@ interface Setup {
   readonly peer: ChildProcess;
 }
 
-/** Reads of blocks between two processes over loopback, with encryption. */
+/** Measures reads of blocks between two processes over loopback, with encryption. */
 export async function benchNet(options: { smoke: boolean }): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
   return withPeer(size, async (setup) => [
@@ -113,7 +116,7 @@ async function benchBulk(setup: Setup, count: number): Promise<BenchRow[]> {
   ];
 }
 
-/** Wall and CPU seconds of reading this many blocks. */
+/** Wall-clock and CPU seconds of reading this many blocks. */
 async function bulkCpu(
   setup: Setup,
   count: number,
@@ -127,7 +130,7 @@ async function bulkCpu(
   return { seconds, receiveSeconds, sendSeconds };
 }
 
-/** Demand reads while prefetches take all the bandwidth that they get. */
+/** Demand reads while prefetches take the rest of the bandwidth. */
 async function benchMixed(setup: Setup, count: number): Promise<BenchRow[]> {
   let measuring = true;
   const prefetching = Array.from({ length: PREFETCH_DEPTH }, async () => {
@@ -142,7 +145,7 @@ async function benchMixed(setup: Setup, count: number): Promise<BenchRow[]> {
   ];
 }
 
-/** What strangers cost the listener. */
+/** Cost of strangers to the listener. */
 async function benchRefused(
   setup: Setup,
   counts: { readonly key: number; readonly door: number },
@@ -158,7 +161,7 @@ async function benchRefused(
     return ((await peerCpuSeconds(setup.peer)) - before) / count;
   };
   const key = await costOf(counts.key, async () => {
-    // A new peer each time, or it would be turned away as one.
+    // A new peer each time: the listener would turn a known stranger away.
     const stranger = benchTransport({ clusterKey: WRONG_KEY });
     await stranger.start();
     await knock(stranger);
@@ -166,7 +169,7 @@ async function benchRefused(
   });
   const stranger = benchTransport({ clusterKey: WRONG_KEY });
   await stranger.start();
-  // From the second on it is a peer that is turned away, and soon an address.
+  // From the second connection on the listener turns the peer away, and soon its address.
   await knock(stranger);
   const door = await costOf(counts.door, () => knock(stranger));
   await stranger.stop();

@@ -2,7 +2,7 @@
 export interface BenchRow {
   /** Name of the benchmark, such as `codecs`. */
   readonly bench: string;
-  /** What was measured. */
+  /** The measured quantity. */
   readonly what: string;
   readonly value: number;
   readonly unit: string;

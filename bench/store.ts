@@ -33,27 +33,30 @@ const BLOCKS = { full: 4096, smoke: 32 };
 const BLOB_COUNT = 4;
 
 /**
- * Gets of a hot set while other blocks are put, a few at a time with pauses: once into a store that has room, once into a full one that
- * evicts as much as it takes.
+ * Gets of a hot set while the bench puts other blocks, a few at a time with pauses: once into a
+ * store that has room, once into a full store that evicts as much as it receives.
  */
 const EVICTION = {
   full: { hotBlocks: 512, quotaBlocks: 2048, gets: 30_000 },
   smoke: { hotBlocks: 16, quotaBlocks: 256, gets: 200 },
 };
 
-/** Between two puts, in milliseconds: 128 MiB/s with what they take, a fast network and what such a disk bears beside reads. */
+/**
+ * Pause between two puts, in milliseconds. Together with the puts themselves it gives 128 MiB/s: a
+ * fast network, and the rate that such a disk sustains beside reads.
+ */
 const PUT_PAUSE_MS = 1;
 
-/** Blocks of the store whose start is measured: 100 GB. */
+/** Blocks of the store whose start the bench measures: 100 GB. */
 const SCANNED_BLOCKS = { full: 400_000, smoke: 4_000 };
 const SCANNED_BLOBS = 40;
 
-/** Blocks asked for at a time where several are. */
+/** Blocks requested at a time in rows with several. */
 const DEPTH = 8;
 
 const clock = new SystemClock();
 
-/** Puts and gets against plain files, and the start of a store that holds 100 GB. */
+/** Measures puts and gets against plain files, and the start of a store that holds 100 GB. */
 export async function benchStore(options: { smoke: boolean }): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
   const rows: BenchRow[] = [];
@@ -184,7 +187,7 @@ async function benchBlocks(root: string, count: number): Promise<BenchRow[]> {
     what: 'stop() after the puts',
     value: clock.nowMs() - beforeMs,
     unit: 'ms',
-    note: 'what was not durable yet',
+    note: 'the blocks not durable yet',
   });
   await store.start();
   for (const depth of [1, DEPTH]) {
@@ -215,11 +218,11 @@ async function benchEviction(
     for (let i = 0; i < size.hotBlocks; i++) await store.put(hot, blockIndex(i), block);
     const stop = new AbortController();
     const putting = putForever(store, block, { perBlob: size.quotaBlocks, signal: stop.signal });
-    // Both are as full as the quota before anything is measured.
+    // Fill both stores to the quota before any measurement.
     while (store.stats().blockCount < size.quotaBlocks * 0.85) await clock.sleep(1);
     const get = async (i: number): Promise<void> => {
       const found = await store.get(hot, blockIndex((i * 7919) % size.hotBlocks));
-      defined(found, 'what is mounted stays').payload.release();
+      defined(found, 'a mounted blob stays').payload.release();
     };
     const before = store.stats().blockCount;
     rows.push(...(await measure(`hot get ${name}`, { count: size.gets, depth: 2 }, get)));
@@ -238,7 +241,7 @@ async function benchEviction(
   return rows;
 }
 
-/** Puts blocks of ever new blobs until the signal; how many. */
+/** Puts blocks of ever new blobs until the signal; returns their number. */
 async function putForever(
   store: DiskStore,
   block: AttestedBlock,
@@ -264,7 +267,7 @@ async function benchScan(root: string, count: number): Promise<BenchRow[]> {
   await store.start();
   const tookMs = clock.nowMs() - beforeMs;
   const { blockCount } = store.stats();
-  assert(blockCount === perBlob * SCANNED_BLOBS, 'all blocks are found');
+  assert(blockCount === perBlob * SCANNED_BLOBS, 'the store finds all blocks');
   await store.stop();
   const what = `start() with ${blockCount} blocks`;
   return [{ bench: 'store', what, value: tookMs, unit: 'ms', note: 'records in the page cache' }];
@@ -276,7 +279,7 @@ async function writeText(disk: Disk, path: string, text: string): Promise<void> 
   await file.close();
 }
 
-/** The records file of a blob that is present as a whole, with empty data files. */
+/** Writes the records file of a blob that is present as a whole, with empty data files. */
 async function writeRecords(disk: Disk, blob: BlobRef): Promise<void> {
   const codec = new NodeCodec();
   const records = new RecordCodec({ codec }, { blob });

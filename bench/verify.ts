@@ -14,7 +14,7 @@ import { assert, defined } from '../src/util/assert.ts';
 import { blockCost } from './net.ts';
 import type { BenchRow } from './rows.ts';
 
-/** Blocks that are signed and checked for each row. */
+/** Blocks that each row signs and checks. */
 const BLOCKS = { full: 16_384, smoke: 16 };
 
 const hash = new NodeHash();
@@ -27,8 +27,9 @@ interface Signed {
 }
 
 /**
- * What attestations cost beside the transfer of a block. `single` is one signature for each block, checked by everyone who gets
- * it; the others are batches, of which everyone checks the signature once.
+ * Measures the cost of attestations beside the transfer of a block. `single` is one signature for
+ * each block, which every receiver checks. The other rows are batches: every receiver checks the
+ * signature of a batch once.
  */
 export async function benchVerify(options: { smoke: boolean }): Promise<BenchRow[]> {
   const count = BLOCKS[options.smoke ? 'smoke' : 'full'];

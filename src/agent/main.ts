@@ -2,11 +2,14 @@ import { Command, CommanderError } from 'commander';
 import { CodedError, errorText } from '../util/errors.ts';
 import { packageVersion } from './version.ts';
 
-/** Usage errors, as shells and most programs number them. */
+/** Exit code of usage errors, as in shells and most programs. */
 const EXIT_USAGE = 2;
 const EXIT_FAILURE = 1;
 
-/** In the order of the help: running, using, making. An agent that runs for months holds no code of the others in memory. */
+/**
+ * Commands in the order of the help: running, using, making. Each loads its code on demand, so an
+ * agent that runs for months holds no code of the others in memory.
+ */
 const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['agent', async () => (await import('./commands/agent.ts')).registerAgent],
   ['status', async () => (await import('./commands/status.ts')).registerStatus],
@@ -28,11 +31,14 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
 ]);
 
 /**
- * Runs the command line `xylem ARGV...` and gives its exit code: 0, 1 for a failure, 2 for wrong usage.
- * Facts go to standard output, everything else to standard error; with `--json` also an error is an object on standard output.
+ * Runs the command line `xylem ARGV...` and returns its exit code: 0, 1 for a failure, 2 for wrong
+ * usage.
+ *
+ * Facts go to standard output, everything else to standard error. With `--json` an error is also an
+ * object on standard output.
  */
 export async function main(argv: readonly string[]): Promise<number> {
-  // `xylem tree | head -1` ends the reader first, which is no failure of ours.
+  // `xylem tree | head -1` ends the reader first, which is no failure of this program.
   process.stdout.on('error', ignoreBrokenPipe);
   const program = await createProgram(argv[0]);
   try {
@@ -43,7 +49,10 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-/** With the command of this name alone, or with all when there is none: for the help, and for what is not a command. */
+/**
+ * Creates the program with the named command alone. With any other name it has all commands, for
+ * the help and for the error.
+ */
 async function createProgram(name: string | undefined): Promise<Command> {
   const program = new Command('xylem')
     .description('Containers start from image blocks fetched on demand down a tree of hosts.')
@@ -58,7 +67,10 @@ async function createProgram(name: string | undefined): Promise<Command> {
   return program;
 }
 
-/** Lets errors come to `main()`, in our words, from this command and those below it. */
+/**
+ * Makes this command and the commands below it throw to `main()`, with errors in the program's own
+ * words.
+ */
 function adapt(command: Command, name: string): void {
   command.exitOverride();
   command.configureOutput({
@@ -75,14 +87,14 @@ function adapt(command: Command, name: string): void {
 
 function report(error: unknown, json: boolean): number {
   if (error instanceof CommanderError) {
-    // Commander has printed what there is to say: the help, the version or the error.
+    // Commander has already printed the help, the version or the error.
     if (error.exitCode === 0) return 0;
     if (json) printError(error.message.replace(/^error: /, ''), 'usage');
     return EXIT_USAGE;
   }
   const known = error instanceof CodedError;
   const debug = (process.env['XYLEM_DEBUG'] ?? '') !== '';
-  // A defect needs its stack; an operating error is a sentence.
+  // A bug needs its stack; an operating error is a sentence.
   const text = debug || !known ? stackOf(error) : error.message;
   process.stderr.write(`xylem: ${text}\n`);
   const code = known ? String(error.code) : 'internal';

@@ -2,18 +2,27 @@ import type { EventEmitter } from 'node:events';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 
-/** For peers and containers to be told, mounts to go and the store to be durable. Kubernetes kills after 30 s. */
+/**
+ * Longest stop, to notify peers and containers, to unmount, and to make the store durable.
+ * Kubernetes kills after 30 s.
+ */
 const STOP_MS_MAX = 10_000;
 
-/** What still keeps the process alive this long after a stop is a leak, and must not hold up a restart. */
+/**
+ * Anything that keeps the process alive this long after a stop is a leak; it must not delay a
+ * restart.
+ */
 const LINGER_MS_MAX = 2_000;
 
 const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
 
-/** Exit codes that shells give to processes ended by these signals: 128 + number. */
+/** Exit codes that shells report for processes ended by these signals: 128 + number. */
 const EXIT_CODES = { SIGTERM: 143, SIGINT: 130 } as const;
 
-/** What runs until it is told to stop. `stop()` may be called at any time, also while `start()` is under way. */
+/**
+ * A program part that runs until it is stopped. `stop()` may be called at any time, also while
+ * `start()` is in flight.
+ */
 export interface Service {
   start(): Promise<void>;
   stop(): Promise<void>;
@@ -29,9 +38,12 @@ interface RunComponents {
 }
 
 /**
- * Starts the service and runs it until SIGTERM or SIGINT, then stops it within 10 s; gives the exit code.
- * A second signal, or the 10 s over, ends the process at once. A programmer's error that nobody caught is logged and stops it too, with code 1.
- * Rejects when the service cannot start.
+ * Starts the service and runs it until SIGTERM or SIGINT, then stops it within 10 s. Returns the
+ * exit code.
+ *
+ * A second signal ends the process at once, and so does a stop that takes more than 10 s. After an
+ * uncaught error (a bug) it logs the error and stops the service with code 1. Rejects when the
+ * service cannot start.
  */
 export async function runUntilSignal(service: Service, components: RunComponents): Promise<number> {
   const { logger } = components;
@@ -40,7 +52,7 @@ export async function runUntilSignal(service: Service, components: RunComponents
     if (!stopping.requested) logger.info({ pid: process.pid }, 'ready');
   });
   try {
-    // A stop that comes during the start does not wait for it.
+    // A stop during the start does not wait for the start.
     await Promise.race([started, stopping.code]);
     const code = await stopping.code;
     return (await stopWithin(service, components)) ? code : 1;
@@ -52,7 +64,7 @@ export async function runUntilSignal(service: Service, components: RunComponents
   }
 }
 
-/** Resolves with the exit code at the first reason to stop, and ends the process at the second. */
+/** Resolves with the exit code at the first reason to stop; ends the process at the second. */
 function watch(components: RunComponents) {
   const { logger, events, exit } = components;
   const { promise, resolve } = Promise.withResolvers<number>();
@@ -71,7 +83,7 @@ function watch(components: RunComponents) {
     return [signal, handler] as const;
   });
   const onError = (error: unknown): void => {
-    logger.error({ error }, 'a defect: this error was not expected anywhere; stopping');
+    logger.error({ error }, 'uncaught error (bug), stopping');
     request(1, 1);
   };
   events.on('uncaughtException', onError);
@@ -87,11 +99,11 @@ function watch(components: RunComponents) {
   };
 }
 
-/** Stops the service, however it goes; whether it went well. */
+/** Stops the service; returns whether the stop succeeded. */
 async function stopWithin(service: Service, components: RunComponents): Promise<boolean> {
   const { logger, clock, exit } = components;
   const timer = clock.setTimer(STOP_MS_MAX, () => {
-    logger.error({ timeoutMs: STOP_MS_MAX }, 'the stop took too long: ending at once');
+    logger.error({ timeoutMs: STOP_MS_MAX }, 'stop exceeded its deadline: exiting at once');
     exit(1);
   });
   try {
@@ -99,12 +111,12 @@ async function stopWithin(service: Service, components: RunComponents): Promise<
     logger.info({}, 'stopped');
     return true;
   } catch (error) {
-    logger.error({ error }, 'the stop failed');
+    logger.error({ error }, 'cannot stop the service cleanly');
     return false;
   } finally {
     timer.cancel();
     clock.setTimer(LINGER_MS_MAX, () => {
-      logger.warn({}, 'something still ran after the stop');
+      logger.warn({}, 'work still in progress after the stop (leak): exiting');
       exit(Number(process.exitCode ?? 0));
     });
   }

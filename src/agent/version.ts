@@ -1,6 +1,9 @@
 import { readFileSync } from 'node:fs';
 
-/** The version in package.json, two folders up from here both in a checkout and in the published package. */
+/**
+ * The version in package.json, which is two folders up both in a checkout and in the published
+ * package.
+ */
 export function packageVersion(): string {
   const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
   return (JSON.parse(text) as { version: string }).version;

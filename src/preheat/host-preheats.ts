@@ -24,35 +24,48 @@ import { bytesOf, wholeImage } from './plan.ts';
 import { tracedBlocks, type PlannedBlock } from '../transfer/read/traced-blocks.ts';
 
 /**
- * Bytes asked for at a time: 16 MiB. A window that the simulator was measured with (docs/TREES.md), and far more than the 8 prefetches
- * that a parent takes, so that all parents of a host are busy.
+ * Bytes requested at a time: 16 MiB. The simulator was measured with this window (docs/TREES.md).
+ * It is far more than the 8 prefetches that a parent accepts, so all parents of a host are busy.
  */
 const WINDOW_BYTES = 64 * BLOCK_SIZE_BYTES;
 
-/** How long a preheat waits for its places. Without them its reads would go to the roots, together with those of all others. */
+/**
+ * Longest wait of a preheat for its places. Without them its reads would go to the roots, together
+ * with the reads of all other hosts.
+ */
 const PLACES_MS_MAX = 30_000;
 
-/** Preheats that wait behind the one under way; beyond it, `busy`. */
+/**
+ * Maximum number of preheats waiting behind the running one; beyond that a start fails as `busy`.
+ */
 const WAITING_MAX = 16;
 
-/** Finished preheats whose end is remembered. */
+/** Maximum number of finished preheats whose end is remembered. */
 const FINISHED_MAX = 64;
 
-/** How often a block is tried, and the pauses between: 51 s in all, in which a root has restarted. */
+/** Tries per block, and the pauses between them: 51 s in all, enough for a root to restart. */
 const TRIES_MAX = 16;
 const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 
-/** How long a host stays in the trees of what it has brought in, to be a parent to those that are slower: as long as a silent host does. */
+/**
+ * How long a host stays in the trees of an image that it has brought in, as a parent for slower
+ * hosts: as long as a silent host does.
+ */
 const STAY_MS = 20 * 60_000;
 
-/** Images whose trees a host stays in for that reason; beyond it the oldest is left. */
+/**
+ * Maximum number of images whose trees a host stays in for that reason; beyond that it leaves the
+ * oldest.
+ */
 const STAYS_MAX = 64;
 
-/** Share of the quota that preheating may fill: what the store evicts down to when it is full. */
+/**
+ * Share of the quota that preheating may fill: the share to which the store evicts when it is full.
+ */
 const QUOTA_SHARE = 0.9;
 
-/** What preheating takes of an agent; `TransferEngine` has all of it. */
+/** The part of an agent that preheating needs; `TransferEngine` has all of it. */
 interface PreheatEngine extends ImageOpener {
   keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void>;
 }
@@ -76,22 +89,23 @@ interface Work {
   failure?: PreheatFailure;
 }
 
-/** Why an image was not brought in. */
+/** A preheat did not bring its image in. */
 class WorkError extends CodedError<{ readonly code: PreheatFailure }> {}
 
 /**
- * Brings images into the store of this host, one after the other, as a root tells it: every block as a prefetch, so that what
- * containers wait for goes first here and on every host on the way.
+ * Brings images into the store of this host, one after the other, on a root's orders. It reads
+ * every block as a prefetch, so that blocks that containers wait for go first, here and on every
+ * host on the way.
  *
- * Life: constructed -> used -> `stop()`, which gives up what is under way and leaves the trees.
+ * Life: constructed -> used -> `stop()`, which gives up the running preheat and leaves the trees.
  */
 export class HostPreheats {
   readonly #components: Components;
   readonly #quotaBytes: number;
-  /** In the order of their coming. */
+  /** In arrival order. */
   readonly #works = new Map<string, Work>();
   readonly #waiting: Work[] = [];
-  /** Blobs to leave the trees of, after a while. */
+  /** Blobs whose trees the host leaves when the timer fires. */
   readonly #stays = new BoundedMap<readonly Digest[], Timer>({
     entriesMax: STAYS_MAX,
     onEvict: (digests, timer) => this.#leave(digests, timer),
@@ -104,7 +118,7 @@ export class HostPreheats {
     this.#quotaBytes = init.quotaBytes;
   }
 
-  /** Begins a preheat, unless it is known already. */
+  /** Starts a preheat, unless it is already known. */
   start(id: string, order: PreheatOrder): HostProgress {
     const known = this.#works.get(id);
     if (known !== undefined) return progressOf(known);
@@ -125,13 +139,13 @@ export class HostPreheats {
     return progressOf(work);
   }
 
-  /** Undefined for one that is not known (any more). */
+  /** Undefined for a preheat that is not known (any more). */
   progress(id: string): HostProgress | undefined {
     const work = this.#works.get(id);
     return work === undefined ? undefined : progressOf(work);
   }
 
-  /** Gives a preheat up; what has come stays. */
+  /** Cancels a preheat; blocks already fetched stay. */
   cancel(id: string): HostProgress | undefined {
     const work = this.#works.get(id);
     if (work === undefined) return undefined;
@@ -213,7 +227,9 @@ export class HostPreheats {
     throw new WorkError(`${work.order.reference} ships no trace`, { code: 'no-trace' });
   }
 
-  /** What is mounted or pinned does not go for an image that is only likely to be wanted. */
+  /**
+   * The store does not evict mounted or pinned blobs for an image that is only likely to be needed.
+   */
   #requireRoom(work: Work, digests: readonly Digest[]): void {
     const own = new Set(digests);
     const keptBytes = this.#components.store
@@ -223,13 +239,18 @@ export class HostPreheats {
     const roomBytes = Math.floor(this.#quotaBytes * QUOTA_SHARE) - keptBytes;
     if (work.totalBytes <= roomBytes) return;
     throw new WorkError(
-      `${work.order.reference} takes ${work.totalBytes} bytes, but the store has room for ${Math.max(0, roomBytes)}: ` +
-        `${QUOTA_SHARE * 100} % of its quota of ${this.#quotaBytes}, without ${keptBytes} that are mounted or pinned`,
+      `${work.order.reference} needs ${work.totalBytes} bytes, ` +
+        `but the store has room for ${Math.max(0, roomBytes)}: ` +
+        `${QUOTA_SHARE * 100} % of its quota of ${this.#quotaBytes}, ` +
+        `without ${keptBytes} bytes of mounted or pinned blobs`,
       { code: 'quota' },
     );
   }
 
-  /** Brings the blocks in, in order, a window of them at a time. The first that does not come ends it. */
+  /**
+   * Brings the blocks in, in order, a window of them at a time. The first block that fails ends the
+   * preheat.
+   */
   async #bring(work: Work, blocks: Iterable<PlannedBlock>): Promise<void> {
     const { store } = this.#components;
     const queue = blocks[Symbol.iterator]();
@@ -264,7 +285,7 @@ export class HostPreheats {
         if (tries >= TRIES_MAX) {
           const what = `block ${index} of ${blob.digest}`;
           throw new WorkError(
-            `${what} was not brought in, in ${tries} tries: ${errorText(cause)}`,
+            `cannot fetch ${what}, tried ${tries} times: ${errorText(cause)}`,
             { code: failureOf(cause) },
             { cause },
           );

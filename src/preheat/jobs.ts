@@ -23,27 +23,39 @@ import {
 } from './messages.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 
-/** Preheats that a root leads at a time: each host brings in one image after the other anyway. */
+/**
+ * Maximum number of preheats that a root leads at a time: each host brings in one image after the
+ * other anyway.
+ */
 const JOBS_RUNNING_MAX = 8;
 
-/** Finished preheats whose end is remembered. */
+/** Maximum number of finished preheats whose end is remembered. */
 const JOBS_FINISHED_MAX = 64;
 
 /** Longest preheat: 6 h, a terabyte at 50 MB/s. */
 const JOB_MS_MAX = 6 * 3_600_000;
 
-/** Calls to hosts under way at a time, over all jobs: each is 1.5 ms of CPU here and may carry a manifest. */
+/**
+ * Maximum number of calls to hosts in flight, over all jobs. Each call takes 1.5 ms of CPU here and
+ * may carry a manifest.
+ */
 const CALLS_RUNNING_MAX = 32;
 const CALLS_WAITING_MAX = 65_536;
 
-/** For a host to answer: it does so from memory, but its connection may have to be noticed as dead. */
+/**
+ * Longest wait for a host's answer. The host answers from memory, but detecting a dead connection
+ * takes time.
+ */
 const CALL_MS_MAX = 5_000;
 
-/** Pause between looks at the hosts: a second, and 10 ms for each host, so that a thousand hosts cost 15 % of a CPU. */
+/**
+ * Interval between status calls to the hosts: one second, and 10 ms for each host, so that a
+ * thousand hosts cost 15 % of a CPU.
+ */
 const LOOK_MS_MIN = 1_000;
 const LOOK_MS_PER_HOST = 10;
 
-/** Looks in a row that a host may leave unanswered: a restart of its agent takes less. */
+/** Status calls in a row that a host may leave unanswered: a restart of its agent takes less. */
 const MISSES_MAX = 5;
 
 interface Components {
@@ -68,26 +80,27 @@ interface Job {
   readonly abort: AbortController;
   state: PreheatState;
   failure?: PreheatFailure;
-  /** While it is under way: a manifest may have 4 MiB. */
+  /** Set while the job runs: a manifest may have 4 MiB. */
   order?: PreheatOrder;
   digest?: Digest;
   finishedMs?: number;
   hosts: readonly HostEntry[];
 }
 
-/** Why a job did not come to its hosts. */
+/** A job did not bring the image to its hosts. */
 class JobError extends CodedError<{ readonly code: PreheatFailure }> {}
 
 /**
- * Leads preheats from a root: finds the manifest once, asks the connected hosts for their zones, chooses, tells the chosen ones, and
- * looks how far they are until each is done, has failed, or no longer answers.
+ * Leads preheats from a root: finds the manifest once, asks the connected hosts for their zones,
+ * chooses hosts and starts the preheat on them. Then polls each host until it is done, has failed,
+ * or no longer answers.
  *
  * Life: constructed -> used -> `stop()`: jobs end as failed here; the hosts finish on their own.
  */
 export class PreheatJobs {
   readonly #components: Components;
   readonly #calls = new Limiter({ runningMax: CALLS_RUNNING_MAX, waitingMax: CALLS_WAITING_MAX });
-  /** In the order of their coming. */
+  /** In arrival order. */
   readonly #jobs = new Map<string, Job>();
   readonly #running = new Set<Promise<void>>();
 
@@ -95,14 +108,17 @@ export class PreheatJobs {
     this.#components = components;
   }
 
-  /** Begins a preheat, unless one of this id is known. Throws PreheatError `full`. */
+  /** Starts a preheat, unless this id is known. Throws PreheatError `full`. */
   start(id: string, spec: PreheatSpec): PreheatJob {
     const known = this.#jobs.get(id);
     if (known !== undefined) return viewOf(known);
     if (this.#running.size >= JOBS_RUNNING_MAX) {
-      throw new PreheatError(`${JOBS_RUNNING_MAX} preheats are under way: try again later`, {
-        code: 'full',
-      });
+      throw new PreheatError(
+        `${JOBS_RUNNING_MAX} preheats are in progress, the maximum: try again later`,
+        {
+          code: 'full',
+        },
+      );
     }
     const startedMs = this.#components.clock.wallMs();
     const abort = new AbortController();
@@ -118,7 +134,10 @@ export class PreheatJobs {
     return viewOf(this.#job(id));
   }
 
-  /** Ends a preheat on every host; what has come stays there. Throws PreheatError `not-found`. */
+  /**
+   * Cancels a preheat on every host; blocks already fetched stay there. Throws PreheatError
+   * `not-found`.
+   */
   cancel(id: string): PreheatJob {
     const job = this.#job(id);
     this.#end(job, 'cancelled');
@@ -135,7 +154,7 @@ export class PreheatJobs {
       this.#jobs.get(id) ??
       [...this.#jobs.values()].find((each) => String(preheatNumber(each.id)) === id);
     if (job !== undefined) return job;
-    throw new PreheatError(`no preheat ${id} is known here (any more)`, { code: 'not-found' });
+    throw new PreheatError(`this root knows no preheat ${id}, or no longer`, { code: 'not-found' });
   }
 
   async #lead(job: Job): Promise<void> {
@@ -194,8 +213,9 @@ export class PreheatJobs {
   }
 
   /**
-   * The connected hosts that may be told to preheat. Roots and relays refuse: they keep what passes them. One that does not
-   * answer has no zone to be chosen by, but is missed when all are meant.
+   * The connected hosts that may receive a preheat. Roots and relays refuse: they keep the blocks
+   * that pass through them. A host that does not answer has no zone to choose it by; it counts as
+   * missing when the preheat is for all hosts.
    */
   async #hosts({ zone, count }: PreheatSpec, signal: AbortSignal): Promise<readonly HostEntry[]> {
     const areAllMeant = zone === undefined && count === undefined;
@@ -212,7 +232,7 @@ export class PreheatJobs {
     return (await Promise.all(asked)).filter((host) => host !== undefined);
   }
 
-  /** Asks a host how far it is; one that does not know the preheat (yet) is told to begin. */
+  /** Asks a host for its progress; starts the preheat on a host that does not know it (yet). */
   async #look(job: Job, host: HostEntry): Promise<void> {
     const { id, order } = job;
     const { signal } = job.abort;
@@ -221,8 +241,9 @@ export class PreheatJobs {
       if (reply.progress === undefined && order !== undefined) {
         reply = await this.#call(host.peer, { action: 'start', id, order }, signal);
       }
-      // It is about to restart: once it is back it knows nothing of the preheat, and is told anew.
-      if (reply.progress?.failure === 'stopped') throw new Error('the agent stops');
+      // The agent is about to restart. It then knows nothing of the preheat, so the next call
+      // starts it anew.
+      if (reply.progress?.failure === 'stopped') throw new Error("the host's agent is stopping");
       host.misses = 0;
       if (reply.progress !== undefined) host.progress = reply.progress;
     } catch (error) {
@@ -233,7 +254,7 @@ export class PreheatJobs {
     }
   }
 
-  /** Tells the hosts of a job that did not end by itself, as far as they can be reached. */
+  /** Notifies the hosts of a job that was cancelled or failed, as far as they are reachable. */
   #tellEnd(job: Job): void {
     const limit = new AbortController().signal;
     for (const host of job.hosts) {
@@ -253,7 +274,10 @@ export class PreheatJobs {
     const call = (limit: AbortSignal): Promise<HostPreheatReply> =>
       transport.call({ peer, addresses: [] }, 'host-preheat', request, limit);
     const reply = this.#calls.run(() => within(clock, CALL_MS_MAX, call, { signal }));
-    if (reply === undefined) throw new PreheatError('too many calls wait', { code: 'full' });
+    if (reply === undefined)
+      throw new PreheatError(`${CALLS_WAITING_MAX} calls are waiting, the maximum`, {
+        code: 'full',
+      });
     return reply;
   }
 
@@ -274,7 +298,9 @@ export class PreheatJobs {
   }
 }
 
-/** The hosts that are meant: of one zone or of all, and so many, a zone after the other in turn. */
+/**
+ * Chooses the hosts of one zone or of all zones, at most `count` of them, from each zone in turn.
+ */
 function choose(hosts: readonly HostEntry[], { zone, count }: PreheatSpec): readonly HostEntry[] {
   const sorted = [...hosts].sort((a, b) => (a.peer < b.peer ? -1 : 1));
   const meant = sorted.filter((host) => zone === undefined || host.zone === zone);

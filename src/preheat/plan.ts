@@ -2,8 +2,8 @@ import { blockCount, blockIndex, blockLength, type BlobRef } from '../image/bloc
 import type { PlannedBlock } from '../transfer/read/traced-blocks.ts';
 
 /**
- * All blocks of the blobs, all blobs at one pace, so that all their trees carry at the same time (docs/TREES.md). Named one by one, since
- * an image may have millions.
+ * All blocks of the blobs, all blobs at one pace, so that all their trees carry at the same time
+ * (docs/TREES.md). A generator, since an image may have millions of blocks.
  */
 export function* wholeImage(blobs: readonly BlobRef[]): Generator<PlannedBlock, void, void> {
   const rows = blobs.map((blob) => ({ blob, next: 0, count: blockCount(blob.sizeBytes) }));
@@ -18,6 +18,7 @@ export function* wholeImage(blobs: readonly BlobRef[]): Generator<PlannedBlock, 
   }
 }
 
+/** Bytes of the block; the last block of a blob may be shorter than the others. */
 export function bytesOf(blocks: readonly PlannedBlock[]): number {
   return blocks.reduce((sum, { blob, index }) => sum + blockLength(blob.sizeBytes, index), 0);
 }

@@ -30,17 +30,17 @@ import type { Port } from './network.ts';
 import type { SimStore } from './store.ts';
 import type { SimBlob } from './workload.ts';
 
-/** Longest wait of a local read: what the device and overlaybd wait. */
+/** Longest wait of a local read: the wait of the device and of overlaybd. */
 const READ_TIMEOUT_MS = 30_000;
 
 /** Longest wait for a root's answer, as in the agent's own driver; of a root that shows no sign of life, as in its transport. */
 const CALL_MS_MAX = { failed: 3_000, silent: 1_000 } as const;
 
-/** A mute liar says that it is alive this often, for so many times per request. */
+/** A mute liar sends ALIVE at this interval, at most `MUTE_ALIVE_COUNT` times per request. */
 const MUTE_ALIVE_MS = 100;
 const MUTE_ALIVE_COUNT = 50;
 
-/** What a host asks of another one. */
+/** A host's request to another host. */
 interface Ask {
   readonly to: HostNumber;
   readonly block: SimBlock;
@@ -50,11 +50,11 @@ interface Ask {
 export type Lie = 'corrupt' | 'not-found' | 'mute';
 
 /**
- * An agent of the simulated world: the production reducer, and a driver that carries out its effects on the world's network, store
- * and registry. One thread: what arrives while it works waits.
+ * An agent of the simulated world: the production reducer, and a driver that carries out its
+ * effects on the world's network, store and registry. One thread: later work waits.
  *
- * Fault model: it sends wrong bytes; it answers every request with "not found"; it says that it is alive and never answers
- * (these three to others; its own reads go on). Its clock differs from that of the others, and jumps forward.
+ * Fault model: it sends wrong bytes, answers every request with "not found", or sends ALIVE and
+ * never answers; its own reads go on. Its clock differs from the others, and jumps forward.
  */
 export class AgentHost {
   readonly #world: AgentWorld;
@@ -72,7 +72,7 @@ export class AgentHost {
   #wakeMs = Number.POSITIVE_INFINITY;
   #tickMs = Number.POSITIVE_INFINITY;
   #callCount = 0;
-  /** Its clock, ahead of the world's. */
+  /** Milliseconds by which this agent's clock is ahead of the world's. */
   clockAheadMs: number;
   lie: Lie | undefined;
 
@@ -107,7 +107,7 @@ export class AgentHost {
     return this.#core;
   }
 
-  /** Gives the agent something to do; it does it now if its thread is free. */
+  /** Gives the agent something to do; the agent does it now if its thread is free. */
   post(item: Item, nowMs: number): void {
     const free = this.#inbox.length === 0 && this.#port.processors.agentFreeMs <= nowMs;
     if (free && !this.#running) this.#run(item, nowMs);
@@ -115,7 +115,7 @@ export class AgentHost {
     this.#arm(nowMs);
   }
 
-  /** The thread may be free. */
+  /** Resumes the inbox; called when the thread may be free. */
   onFree(nowMs: number): void {
     if (nowMs < this.#wakeMs) return;
     this.#wakeMs = Number.POSITIVE_INFINITY;
@@ -129,22 +129,22 @@ export class AgentHost {
     this.#arm(nowMs);
   }
 
-  /** A timer of the reducer may be due. */
+  /** Ticks the reducer; called when one of its timers may be due. */
   onTick(nowMs: number): void {
     if (nowMs < this.#tickMs) return;
-    // Until the thread gets to it, no other one is due.
+    // Until the thread gets to this tick, no other tick is due.
     this.#tickMs = Number.NEGATIVE_INFINITY;
     this.post({ kind: 'tick' }, nowMs);
   }
 
-  /** Blocks that it asks of the peer now. */
+  /** Blocks that this agent is asking the peer for now. */
   askedOf(peer: HostNumber): readonly SimBlock[] {
     const blocks: SimBlock[] = [];
     for (const { to, block } of this.#asked.values()) if (to === peer) blocks.push(block);
     return blocks;
   }
 
-  /** Forgets what it asked: the host went down. */
+  /** Forgets its requests: the host went down. */
   crash(): void {
     for (const attempt of [...this.#asked.keys(), ...this.#originAsked.keys()])
       this.#unask(attempt);
@@ -158,7 +158,7 @@ export class AgentHost {
     }
     const dueMs = this.#core.nextWakeMs;
     if (dueMs === undefined) return;
-    // A nanosecond more, so that rounding never brings the reducer its own past.
+    // One nanosecond more, so that rounding never brings the reducer a time in its own past.
     const tickMs = Math.max(nowMs, dueMs - this.clockAheadMs + 1e-6);
     if (tickMs >= this.#tickMs) return;
     this.#tickMs = tickMs;
@@ -179,7 +179,7 @@ export class AgentHost {
     if (costMs > 0) this.#port.processors.runAgent(nowMs, costMs);
   }
 
-  /** What the agent does next leaves it when its thread has got that far. */
+  /** Earliest time at which a message of the agent's current work can leave. */
   #doneMs(nowMs: number): number {
     return Math.max(nowMs, this.#port.processors.agentFreeMs);
   }
@@ -472,7 +472,7 @@ export class AgentHost {
     this.#world.registry.read(this.#port, { attempt, block, fallback }, this.#doneMs(nowMs));
   }
 
-  /** Says something about a request under way; nothing when it is at the registry. */
+  /** Sends a message about a request in flight, unless the request is at the registry. */
   #tell(attempt: AttemptId, kind: 'promote' | 'cancel', nowMs: number): void {
     const ask = this.#asked.get(attempt);
     if (ask !== undefined) this.#reply(ask.to, { kind, attempt }, nowMs);
@@ -503,7 +503,7 @@ export class AgentHost {
     events.push(atMs + CALL_MS_MAX[item.failure], { type: 'item', host, incarnation, item });
   }
 
-  /** Sends on the connection that is there; without one, nobody waits for it. */
+  /** Sends on the existing connection. Without a connection, no peer waits for the message. */
   #reply(to: HostNumber, body: Body, nowMs: number): void {
     const { network } = this.#world;
     const from = this.#port.number;
@@ -542,7 +542,7 @@ export class AgentHost {
     this.#world.events.push(doneMs, { type: 'item', host: number, incarnation, item });
   }
 
-  /** Says that it is alive, without ever answering. */
+  /** Sends ALIVE and never an answer. */
   #sayAlive(token: PeerToken, left: number, nowMs: number): void {
     if (left === 0 || token.link.state !== 'open') return;
     this.#reply(token.from, { kind: 'alive' }, nowMs);

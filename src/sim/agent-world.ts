@@ -10,17 +10,17 @@ import type { HostNumber, Item, LocalToken, PeerToken, SimEvent } from './events
 import type { Network } from './network.ts';
 import type { Registry } from './registry.ts';
 
-/** Who hears of what the agent did for its host. */
+/** Receives the results that the agent has for its host. */
 export interface AgentListener {
   answered(token: LocalToken, block: SimBlock, atMs: number): void;
   failed(token: LocalToken, code: string, atMs: number): void;
-  /** The owner gave places. */
+  /** An owner answered with places. */
   placed(reply: JoinReply | ReportReply, atMs: number): void;
 }
 
 /**
- * Defects that tests plant: agents take any bytes as verified; owners place a host below itself; owners give twice as many
- * children as the bound says.
+ * Defects that tests plant: agents accept any bytes as verified (`unverified`); owners place a host
+ * below itself (`cycle`); owners accept twice as many children as the bound allows (`wide`).
  */
 export type Planted = 'unverified' | 'cycle' | 'wide';
 
@@ -32,14 +32,14 @@ export interface AgentWorld {
   readonly library: BlockLibrary;
   readonly checker: Checker;
   readonly originName: BlobOrigin;
-  /** Blocks that anything on any host wanted. */
+  /** Blocks that any program on any host wanted. */
   readonly touched: Set<SimBlock>;
   readonly planted: Planted | undefined;
   numberOf(peer: PeerId): HostNumber;
   peerOf(host: HostNumber): PeerId;
 }
 
-/** CPU of the agent's thread for taking the item in, in milliseconds. */
+/** CPU time of the agent's thread for accepting the item, in milliseconds. */
 export function costOf(item: Item): number {
   switch (item.kind) {
     case 'message': {
@@ -61,19 +61,19 @@ export function costOf(item: Item): number {
   }
 }
 
-/** A number for a request of a peer: 2^30 requests per host. */
+/** A number for a peer's request; room for 2^30 requests per host. */
 export function incomingKey(from: HostNumber, attempt: number): number {
   return from * 2 ** 30 + attempt;
 }
 
 /** The token of a read that this host itself asked for. */
 export function asLocal(token: LocalToken | PeerToken): LocalToken {
-  assert(token.kind === 'local', 'a read of this host was answered to a peer');
+  assert(token.kind === 'local', "this host's own read was answered to a peer");
   return token;
 }
 
 /** The token of a read that a peer asked for. */
 export function asPeer(token: LocalToken | PeerToken): PeerToken {
-  assert(token.kind === 'peer', 'a read of a peer was answered here');
+  assert(token.kind === 'peer', "a peer's read was answered to this host");
   return token;
 }

@@ -4,8 +4,9 @@ import { defined } from '../util/assert.ts';
 import type { SimBlob } from './workload.ts';
 
 /**
- * Payload of a block in the simulated world: its name instead of its bytes. A genuine one has the bytes that the registry has
- * and a root's attestation; one that is not genuine has other bytes, and its attestation does not fit them.
+ * Payload of a block in the simulated world: its name instead of its bytes. A genuine payload has
+ * the registry's bytes and a root's attestation. Any other payload has other bytes, and its
+ * attestation does not fit them.
  */
 export interface SimBlock {
   readonly blob: SimBlob;

@@ -6,12 +6,13 @@ import type { HostNumber } from './events.ts';
 const KEPT_MAX = 20;
 
 /**
- * Sources that one host may ask for one block at a time: a place names a parent, two alternates and up to a dozen ancestors and
- * roots, and a read that is late for seconds hedges from one to the next.
+ * Maximum number of sources that one host may ask for one block at a time. A place names a parent,
+ * two alternates and up to a dozen ancestors and roots, and a read that is late for seconds hedges
+ * from one to the next.
  */
 const ATTEMPTS_MAX = 16;
 
-/** What must never happen. */
+/** An invariant of the world. */
 export type Rule =
   | 'wrong-bytes'
   | 'unverified'
@@ -30,14 +31,17 @@ export interface Violation {
   readonly text: string;
 }
 
-/** Watches every step of the world. A violation does not stop the run: all of it is reported, with the time in the world. */
+/**
+ * Watches every step of the world. A violation does not stop the run: the checker reports all
+ * violations, with the time in the world.
+ */
 export class Checker {
   readonly violations: Violation[] = [];
   readonly counts = new Map<Rule, number>();
   nowMs = 0;
-  /** Peers that each host asks for each block now, by `keyOf()`. */
+  /** Peers that each host is asking for each block now, by `keyOf()`. */
   readonly #asked = new Map<number, HostNumber[]>();
-  /** Reads of the registry under way. */
+  /** Registry reads in flight. */
   readonly #owned = new Set<number>();
 
   count(rule: Rule): number {
@@ -55,14 +59,14 @@ export class Checker {
     if (this.violations.length < KEPT_MAX) this.violations.push({ rule, atMs: this.nowMs, text });
   }
 
-  /** A container, or a preheater, was given a block. */
+  /** A container, or a preheater, received a block. */
   answered(host: HostNumber, wanted: SimBlock, got: SimBlock): void {
     if (got.genuine && got.blob === wanted.blob && got.index === wanted.index) return;
     const what = got.genuine ? `block ${got.index} of blob ${got.blob.number}` : 'wrong bytes';
     this.violate('wrong-bytes', `host ${host} read ${what} as ${nameOf(wanted)}`);
   }
 
-  /** A block was kept, or is passed on. */
+  /** A host stored a block, or passes it on. */
   accepted(host: HostNumber, block: SimBlock, what: 'stored' | 'sent'): void {
     if (block.genuine) return;
     this.violate('unverified', `host ${host} ${what} wrong bytes as ${nameOf(block)}`);
@@ -84,7 +88,7 @@ export class Checker {
     }
   }
 
-  /** The host no longer asks that peer: it answered, failed, or was given up. */
+  /** The host no longer asks that peer: the peer answered or failed, or the host gave up. */
   asked(host: HostNumber, block: SimBlock, peer: HostNumber): void {
     const key = keyOf(host, block);
     const peers = this.#asked.get(key);

@@ -12,9 +12,11 @@ const CPU_SPREAD = 0.02;
 
 /** What a host does for its containers. */
 export interface ContainerHost {
-  /** Reads the blocks of a read of the trace; `readDone()` or `readFailed()` follows. */
+  /**
+   * Reads the blocks of one read of the trace; the host then calls `readDone()` or `readFailed()`.
+   */
   read(read: number, nowMs: number): void;
-  /** A container is done, or has died of a failed read. */
+  /** A container has finished, or has died of a failed read. */
   finished(container: Container, nowMs: number): void;
   /** The number of running containers has changed. */
   rescheduled(nowMs: number): void;
@@ -23,10 +25,10 @@ export interface ContainerHost {
 /** A container that replays the trace. */
 export interface Container {
   readonly number: number;
-  /** Its CPU in relation to the trace's. */
+  /** Ratio of its CPU time to the trace's. */
   readonly factor: number;
   readonly startMs: number;
-  /** The next read of the trace. */
+  /** Index of the next read of the trace. */
   next: number;
   failed: boolean;
 }
@@ -36,8 +38,9 @@ export interface Container {
  *
  *     set-up | read 0 | CPU | read 1 | CPU | ... | last read | end
  *
- * What was read through the device once stays in the host's page cache, decoded, for every container; a read under way is joined.
- * Whoever reads first pays for the decoding. Reads that the page cache answers cost no events: their CPU is one burst.
+ * Data read through the device once stays in the host's page cache, decoded, for every container; a
+ * container joins a read in flight. The first reader pays for the decoding. Reads that the page
+ * cache answers cost no events: their CPU is one burst.
  */
 export class Containers {
   readonly #trace: Trace;
@@ -73,7 +76,7 @@ export class Containers {
     return this.#unfinished;
   }
 
-  /** When each container starts, after the start of the run. */
+  /** Start of each container, in milliseconds after the start of the run. */
   get delaysMs(): readonly number[] {
     return this.#delaysMs;
   }
@@ -90,7 +93,7 @@ export class Containers {
     this.#host.rescheduled(nowMs);
   }
 
-  /** Bursts of CPU may be done. */
+  /** Continues the containers whose CPU bursts have finished. */
   onProcessors(nowMs: number): void {
     for (
       let container = this.#processors.takeDone(nowMs);
@@ -102,7 +105,7 @@ export class Containers {
     this.#host.rescheduled(nowMs);
   }
 
-  /** A read is answered: whoever waits goes on. */
+  /** A read is answered: the containers that wait for it go on. */
   readDone(read: number, nowMs: number): void {
     this.#cached[read] = 1;
     const { lengthBytes } = defined(this.#trace.reads[read], 'a read of the trace');
@@ -136,7 +139,7 @@ export class Containers {
     return waiting;
   }
 
-  /** Gives the container the CPU up to the next read that the page cache does not answer. */
+  /** Gives the container the CPU until its next read that misses the page cache. */
   #run(container: Container, extraMs: number, nowMs: number): void {
     const { reads, cpuAfterMs } = this.#trace;
     let cpuMs = 0;

@@ -1,9 +1,10 @@
-/** Room for events at the start; doubles when it is full. */
+/** Room for events at the start; doubles when the heap is full. */
 const CAPACITY_MIN = 1024;
 
 /**
- * What is going to happen: a binary heap by (time, order of scheduling), so that equal times come out in the order in which
- * they were put in. Keys live in typed arrays; an entry costs no object of its own.
+ * The future events: a binary heap by (time, order of scheduling), so that events of equal times
+ * come out in the order of `push()`. Keys live in typed arrays; an entry costs no object of its
+ * own.
  */
 export class EventHeap<E> {
   #atMs = new Float64Array(CAPACITY_MIN);
@@ -12,12 +13,12 @@ export class EventHeap<E> {
   #count = 0;
   #scheduled = 0;
 
-  /** Events that wait. */
+  /** Events that wait in the heap. */
   get count(): number {
     return this.#count;
   }
 
-  /** Events put in so far. */
+  /** Events pushed so far. */
   get scheduled(): number {
     return this.#scheduled;
   }
@@ -41,7 +42,7 @@ export class EventHeap<E> {
     this.#put(hole, atMs, order, event);
   }
 
-  /** The next event, taken out; undefined when there is none. */
+  /** Takes out the next event and returns it; undefined when there is none. */
   pop(): E | undefined {
     if (this.#count === 0) return undefined;
     const first = this.#events[0];

@@ -10,17 +10,19 @@ import type { SimBlob } from './workload.ts';
 /** Number of a host in the world. */
 export type HostNumber = number;
 
-/** A tree call between a child and an owner; the ticket and the address in it are the child's own. */
+/**
+ * A tree call between a child and an owner; the ticket and the address in it are the child's own.
+ */
 type TreeCall = MembershipEffect;
 
-/** What the owner answers. */
+/** An owner's answer to a tree call. */
 export type TreeAnswer =
   | { readonly type: 'join'; readonly reply: JoinReply }
   | { readonly type: 'report'; readonly reply: ReportReply }
   | { readonly type: 'leave' }
   | { readonly type: 'refused' };
 
-/** What one agent says to another: the messages of docs/WIRE_PROTOCOL.md, without their bytes. */
+/** A message between two agents: the messages of docs/WIRE_PROTOCOL.md, without their bytes. */
 export type Body =
   | { readonly kind: 'ask'; readonly attempt: AttemptId; readonly request: BlockRequest }
   | { readonly kind: 'block'; readonly attempt: AttemptId; readonly block: SimBlock }
@@ -32,7 +34,7 @@ export type Body =
   | { readonly kind: 'call'; readonly id: number; readonly call: TreeCall }
   | { readonly kind: 'result'; readonly id: number; readonly answer: TreeAnswer };
 
-/** A connection between two agents; shared by all that they say to each other. */
+/** A connection between two agents; carries all their messages. */
 export interface Link {
   readonly low: HostNumber;
   readonly high: HostNumber;
@@ -40,13 +42,15 @@ export interface Link {
   state: 'dialling' | 'open' | 'closed';
   /** Messages that wait for the handshake, or for a partition to heal. */
   waiting: Delivery[];
-  /** When the last message arrives: TCP keeps the order, low to high and high to low. */
+  /**
+   * Arrival of the last message: TCP keeps the order, low to high (`up`) and high to low (`down`).
+   */
   upArrivalMs: number;
   downArrivalMs: number;
   stalled: boolean;
 }
 
-/** A message on its way. */
+/** A message in transit. */
 export interface Delivery {
   readonly type: 'deliver';
   readonly link: Link;
@@ -54,11 +58,14 @@ export interface Delivery {
   readonly to: HostNumber;
   readonly body: Body;
   readonly sizeBytes: number;
-  /** Whose answer it is; the sender is told when it has left. Undefined when nobody wants to know. */
+  /**
+   * The read that this message answers; the sender learns when the message has left. Undefined when
+   * no reducer waits for that.
+   */
   readonly parcel: PeerToken | undefined;
 }
 
-/** Something that happens in the world at its time. */
+/** An event of the world at its time. */
 export type SimEvent =
   | Delivery
   /** A message left its sender. */
@@ -71,7 +78,7 @@ export type SimEvent =
   /** The agent's thread is free, or a timer of its reducer is due. */
   | { readonly type: 'agent'; readonly host: HostNumber }
   | { readonly type: 'tick'; readonly host: HostNumber }
-  /** A burst of CPU of a container may be done. */
+  /** A container's CPU burst may be done. */
   | { readonly type: 'cpu'; readonly host: HostNumber; readonly version: number }
   | {
       readonly type: 'container';
@@ -95,11 +102,11 @@ export type SimEvent =
   /** Its containers start for the first time. */
   | { readonly type: 'begin'; readonly host: HostNumber }
   | { readonly type: 'fault'; readonly number: number; readonly end: boolean }
-  /** The places have not come; begin without the shipped order. */
+  /** The places have not arrived; begin without the shipped order. */
   | { readonly type: 'places-late'; readonly host: HostNumber; readonly incarnation: number }
   | { readonly type: 'sample' };
 
-/** What an agent's thread is given to do. */
+/** Work for an agent's thread. */
 export type Item =
   | { readonly kind: 'message'; readonly delivery: Delivery }
   | { readonly kind: 'sent'; readonly token: PeerToken }
@@ -125,14 +132,14 @@ export interface LocalToken {
   readonly kind: 'local';
   readonly block: SimBlock;
   readonly readKind: ReadKind;
-  /** The read of the trace that it belongs to; undefined for others. */
+  /** The read of the trace that this read belongs to; undefined for others. */
   readonly read: number | undefined;
   readonly startedMs: number;
-  /** The first death of a source at which its fetch was pending; undefined when none died. */
+  /** The first death of a source while its fetch was pending there; undefined when none died. */
   stalled: Stalled | undefined;
 }
 
-/** A source died, or hung, while it was asked. */
+/** A source died, or hung, with the fetch pending. */
 export interface Stalled {
   readonly fromMs: number;
   readonly byRoot: boolean;

@@ -10,7 +10,7 @@ import type { SimHost } from './sim-host.ts';
 /** A slow link runs at this share of its rate. */
 const SLOW_LINK_SHARE = 1 / 20;
 
-/** Brings the planned faults upon the world, and takes them off again. */
+/** Injects the planned faults into the world, and ends them. */
 export class FaultDriver {
   readonly #hosts: readonly SimHost[];
   readonly #network: Network;
@@ -18,9 +18,12 @@ export class FaultDriver {
   readonly #events: EventHeap<SimEvent>;
   readonly #random: SeededRandom;
   readonly #faults: readonly Fault[];
-  /** When groups or the registry last changed: what is reachable since then is reachable for longer than a moment. */
+  /**
+   * Time of the last change of the groups or the registry: hosts reachable since then are reachable
+   * for longer than a moment.
+   */
   changedMs = 0;
-  /** When groups, the registry or the set of roots that are up last changed. */
+  /** Time of the last change of the groups, the registry or the set of roots that are up. */
   sourcesChangedMs = 0;
 
   constructor(
@@ -41,7 +44,7 @@ export class FaultDriver {
     this.#faults = faults;
   }
 
-  /** Schedules everything. */
+  /** Schedules the begin and the end of every fault. */
   schedule(): void {
     this.#faults.forEach(({ atMs, endMs }, number) => {
       this.#events.push(atMs, { type: 'fault', number, end: false });

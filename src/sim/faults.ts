@@ -1,6 +1,6 @@
 import type { SeededRandom } from './seeded-random.ts';
 
-/** Names of the faults that `--faults` takes, with what each does. */
+/** Names of the faults that `--faults` takes, with the effect of each. */
 export const FAULTS = {
   crash30: '30 % of the hosts crash at random times; nine of ten come back with their disks',
   allroots: 'every root crashes at the same time; they come back one after the other',
@@ -19,7 +19,9 @@ export const FAULTS = {
 /** Name of a fault on the command line. */
 export type FaultName = keyof typeof FAULTS;
 
-/** Faults happen in this window; then everything heals. Reads go on for about as long in a cold run. */
+/**
+ * Faults happen in this window; then everything heals. Reads in a cold run go on for about as long.
+ */
 export const FAULT_WINDOW_MS = 8_000;
 
 /** One fault in the world, from its begin to its end. */
@@ -29,7 +31,7 @@ export interface Fault {
   readonly act: FaultAct;
 }
 
-/** What is done to the world. */
+/** The effect of a fault on the world. */
 export type FaultAct =
   | { readonly type: 'crash'; readonly host: number; readonly returns: boolean }
   | { readonly type: 'partition'; readonly away: readonly number[]; readonly registryAway: boolean }
@@ -41,7 +43,7 @@ export type FaultAct =
   | { readonly type: 'full-disk'; readonly host: number }
   | { readonly type: 'clock'; readonly host: number; readonly byMs: number };
 
-/** When what goes wrong: decided by the seed before the world starts. */
+/** Plans the faults and their times: the seed decides them before the world starts. */
 export function planFaults(
   random: SeededRandom,
   names: readonly FaultName[],

@@ -6,13 +6,16 @@ import type { EventHeap } from './event-heap.ts';
 import type { Body, Delivery, HostNumber, Link, PeerToken, SimEvent } from './events.ts';
 import type { Processors } from './processors.ts';
 
-/** A connection that cannot get through is given up after this long: Linux' TCP_USER_TIMEOUT as agents set it. */
+/** A blocked connection ends after this long: Linux' TCP_USER_TIMEOUT as agents set it. */
 const STALL_MS_MAX = 10_000;
 
-/** A dial that gets no answer is given up after this long. */
+/** A dial without an answer fails after this long. */
 const DIAL_MS_MAX = 5_000;
 
-/** One message in so many is late by up to `LATE_MS_MAX`: a switch's queue, an interrupt on a busy core. */
+/**
+ * One message in `LATE_ONE_IN` is late by up to `LATE_MS_MAX`: a switch's queue, an interrupt on a
+ * busy core.
+ */
 const LATE_ONE_IN = 1000;
 const LATE_MS_MAX = 2;
 
@@ -26,14 +29,14 @@ const ZONE_LATENCY_MS = 0.75;
 export interface Port {
   readonly number: HostNumber;
   readonly zone: number;
-  /** Connections to and from it exist before the world starts. */
+  /** Connections from and to this host exist before the world starts. */
   readonly standing: boolean;
   readonly processors: Processors<unknown>;
   readonly links: Map<HostNumber, Link>;
   up: boolean;
-  /** Hosts in different groups do not hear each other. */
+  /** Hosts in different groups cannot reach each other. */
   group: number;
-  /** Restarts so far; standing connections are gone after the first. */
+  /** Restarts so far; standing connections are gone after the first restart. */
   incarnation: number;
   sendBytesPerMs: number;
   receiveBytesPerMs: number;
@@ -41,7 +44,7 @@ export interface Port {
   receiveFreeMs: number;
 }
 
-/** What passed the network so far; bytes of blocks without their frames. */
+/** Traffic of the network so far; bytes of blocks do not include their frames. */
 export interface NetworkCounts {
   connections: number;
   messages: number;
@@ -52,16 +55,23 @@ export interface NetworkCounts {
 /**
  * The network between agents.
  *
- * A message passes the sender's NIC, the latency and the receiver's NIC, each NIC first come first served per direction, store
- * and forward per message. TCP keeps the order on a connection. The first message to a host pays for a handshake.
+ * A message passes the sender's NIC, the latency and the receiver's NIC. Each NIC serves each
+ * direction first come, first served, and stores and forwards whole messages. TCP keeps the order
+ * on a connection. The first message to a host pays for a handshake.
  *
  * Fault model:
- * - a host crashes: what is on its way from and to it is lost; each peer learns of the end of the connection one latency later.
- * - a host stops (SIGSTOP): its kernel takes what arrives, nothing answers; nobody is told.
- * - a partition: messages wait; after 10 s of waiting the connection ends on both sides; at the heal what waits goes on.
- * - a connection breaks: what is on its way is lost, both sides learn of it.
- * - a dial to a host that is down fails after a round trip, into a partition after 5 s.
- * Messages are neither altered nor duplicated: TCP and Noise see to that. Lying and corrupting peers are hosts, not networks.
+ * - A host crashes: messages in transit from and to it are lost; each peer learns of the end of the
+ *   connection one latency later.
+ * - A host stops (SIGSTOP): its kernel accepts what arrives, nothing answers, and no peer learns of
+ *   it.
+ * - A partition: messages wait. After 10 s of waiting the connection ends on both sides; if the
+ *   partition heals earlier, the waiting messages go on.
+ * - A connection breaks: messages in transit are lost, and both sides learn of it.
+ * - A dial to a host that is down fails after a round trip; a dial into a partition fails after 5
+ *   s.
+ *
+ * Messages are neither altered nor duplicated: TCP and Noise prevent both. Lying and corrupting
+ * peers are faults of hosts, not of the network.
  */
 export class Network {
   readonly counts: NetworkCounts = {
@@ -88,7 +98,7 @@ export class Network {
     this.#untilLate = LATE_ONE_IN;
   }
 
-  /** Whether two hosts hear each other. */
+  /** Whether two hosts can reach each other. */
   reaches(a: HostNumber, b: HostNumber): boolean {
     return this.port(a).group === this.port(b).group;
   }
@@ -97,7 +107,10 @@ export class Network {
     return defined(this.#ports[host], 'a host of this world');
   }
 
-  /** Sends a message at `atMs`; with a `parcel`, a `sent` event follows when it has left, or at once when it cannot. */
+  /**
+   * Sends a message at `atMs`. With a `parcel`, a `sent` event follows when the message has left,
+   * or at once when it cannot leave.
+   */
   send(
     route: { from: HostNumber; to: HostNumber; atMs: number },
     body: Body,
@@ -146,13 +159,13 @@ export class Network {
     this.#release(link, nowMs);
   }
 
-  /** Ends a dial; returns what it was to carry. */
+  /** Ends a dial; returns the messages that waited for it. */
   dialFailed(link: Link): readonly Delivery[] {
     if (link.state !== 'dialling') return [];
     return this.#close(link);
   }
 
-  /** A connection of a partition has waited long enough. */
+  /** Ends a connection that has waited in a partition for `STALL_MS_MAX`. */
   stallEnded(link: Link, nowMs: number): void {
     if (!link.stalled || link.state !== 'open') return;
     this.breakLink(link, nowMs);
@@ -166,7 +179,7 @@ export class Network {
     this.#events.push(nowMs, { type: 'gone', host: link.high, peer: link.low });
   }
 
-  /** The host went down. */
+  /** Ends all connections of a host that went down. */
   crash(host: HostNumber, nowMs: number): void {
     for (const [peer, link] of [...this.port(host).links]) {
       const wasOpen = link.state === 'open';
@@ -178,7 +191,7 @@ export class Network {
     }
   }
 
-  /** Groups have changed: what waited and gets through now goes on. */
+  /** The groups have changed: waiting messages that get through now go on. */
   healed(nowMs: number): void {
     for (const link of [...this.#stalled]) {
       if (!this.reaches(link.low, link.high)) continue;
@@ -271,7 +284,9 @@ export class Network {
     return waiting;
   }
 
-  /** What was still to be sent on a closed connection counts as sent: nobody waits for it any more. */
+  /**
+   * Messages still unsent on a closed connection count as sent: nothing waits for them any more.
+   */
   #forfeit(waiting: readonly Delivery[], nowMs: number): void {
     for (const delivery of waiting) {
       if (delivery.parcel === undefined) continue;
@@ -310,7 +325,10 @@ function sizeOf(body: Body): number {
   }
 }
 
-/** A host is named once per message (70 bytes) and then by two bytes; about half of those in a reply are named twice. */
+/**
+ * A message names a host once (70 bytes) and then by two bytes; a reply names about half of its
+ * hosts twice.
+ */
 function sizeOfPlaces({ places }: JoinReply): number {
   let hosts = 0;
   for (const { path, alternates } of places) hosts += path.length + alternates.length;

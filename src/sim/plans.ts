@@ -5,12 +5,13 @@ import type { HostPlan } from './sim-host.ts';
 import { blocksOf, makeTrace, traceOf, type Image } from './workload.ts';
 
 /**
- * Kinds of containers in a run with faults, and how much each reads in relation to the default one.
+ * Number of kinds of containers in a run with faults, and the length of each kind's trace relative
+ * to the default one.
  */
 const FAULT_VARIANTS = 8;
 const FAULT_SHARE = 1 / 8;
 
-/** What the plans follow from; as in `WorldInit`. */
+/** The parameters that the plans follow from; as in `WorldInit`. */
 interface PlansInit {
   readonly workload: 'start' | 'full';
   readonly containersPerHost: number;
@@ -20,9 +21,9 @@ interface PlansInit {
 }
 
 /**
- * What hosts do, in turn. Without faults every host runs the same container at the same time. With
- * faults, half of the hosts learn the order on the fly and the containers differ, so that blocks
- * are touched for the first time all through the window.
+ * Plans for the hosts, in turn. Without faults every host runs the same container at the same time.
+ * With faults, half of the hosts learn the order on the fly and the containers differ, so that
+ * first touches of blocks occur throughout the window.
  */
 export function makePlans(
   components: { codec: Codec },

@@ -1,9 +1,9 @@
 import { assert } from '../util/assert.ts';
 
-/** A burst of CPU that a container runs. */
+/** A container's CPU burst. */
 interface Burst<J> {
   readonly job: J;
-  /** Virtual time at which it is done. */
+  /** Virtual time at which the burst is done. */
   readonly finish: number;
   readonly order: number;
 }
@@ -11,13 +11,15 @@ interface Burst<J> {
 /**
  * The vCPUs of a host, shared by its containers and its agent.
  *
- * Containers share by processor sharing: with `n` of them runnable on `c` vCPUs each runs at min(1, c / n). The agent's network
- * thread uses less than its fair share, so the scheduler runs it at once on a whole CPU when it wakes; what it uses is
- * taken from the runnable containers, all alike, and only when no vCPU is idle. Its own jobs are done one after the other.
+ * Containers share by processor sharing: with `n` of them runnable on `c` vCPUs each runs at min(1,
+ * c / n). The agent's network thread uses less than its fair share, so the scheduler runs it at
+ * once on a whole CPU when it wakes. The runnable containers lose that CPU time, all alike, and
+ * only when no vCPU is idle. The agent runs its own jobs one after the other.
  *
- * Virtual time: `#virtual` counts the milliseconds of CPU that every container runnable since the beginning would have had. A
- * burst of `b` that begins at virtual time `v` is done at `v + b`. The agent's use sets virtual time back by what each container
- * loses. So a change of the number of runnable containers costs nothing per container.
+ * Virtual time: `#virtual` counts the milliseconds of CPU of a container that has been runnable
+ * since the beginning. A burst of `b` that begins at virtual time `v` is done at `v + b`. The
+ * agent's use sets virtual time back by each container's loss. So a change of the number of
+ * runnable containers costs nothing per container.
  */
 export class Processors<J> {
   readonly #count: number;
@@ -32,24 +34,24 @@ export class Processors<J> {
     this.#count = init.count;
   }
 
-  /** When the agent's thread has done what it was given. */
+  /** Time at which the agent's thread has done all its jobs so far. */
   get agentFreeMs(): number {
     return this.#agentFreeMs;
   }
 
-  /** Containers that run. */
+  /** Number of containers that run. */
   get runnable(): number {
     return this.#bursts.length;
   }
 
-  /** Gives the agent's thread a job; returns when it is done. */
+  /** Gives the agent's thread a job; returns the time at which the job is done. */
   runAgent(nowMs: number, costMs: number): number {
     this.charge(nowMs, costMs);
     this.#agentFreeMs = Math.max(nowMs, this.#agentFreeMs) + costMs;
     return this.#agentFreeMs;
   }
 
-  /** CPU used by another thread than the agent's and the containers'. */
+  /** Charges CPU time of a thread other than the agent's and the containers'. */
   charge(nowMs: number, costMs: number): void {
     this.#advance(nowMs);
     const lost = this.#rate(this.#count) - this.#rate(this.#count - 1);
@@ -71,24 +73,24 @@ export class Processors<J> {
     this.#bursts.splice(at, 0, burst);
   }
 
-  /** Takes a burst that is done by now; undefined when there is none. */
+  /** Takes out a burst that is done by now; undefined when there is none. */
   takeDone(nowMs: number): J | undefined {
     this.#advance(nowMs);
     const next = this.#bursts[this.#bursts.length - 1];
-    // Rounding: a picosecond of CPU counts as done.
+    // Rounding: with less than a picosecond of CPU left, a burst counts as done.
     if (next === undefined || next.finish > this.#virtual + 1e-9) return undefined;
     this.#bursts.pop();
     return next.job;
   }
 
-  /** When the next burst is done if nothing changes; undefined when none runs. */
+  /** Time at which the next burst is done if nothing changes; undefined when none runs. */
   get nextDoneMs(): number | undefined {
     const next = this.#bursts[this.#bursts.length - 1];
     if (next === undefined) return undefined;
     return this.#atMs + Math.max(0, next.finish - this.#virtual) / this.#rate(this.#count);
   }
 
-  /** Ends everything that runs: the host went down. */
+  /** Ends all bursts: the host went down. */
   clear(nowMs: number): void {
     this.#advance(nowMs);
     this.#bursts.length = 0;

@@ -1,4 +1,4 @@
-/** How a set of times is spread, in milliseconds; all 0 when it is empty. */
+/** Spread of a set of times, in milliseconds; all 0 when the set is empty. */
 export interface Spread {
   readonly count: number;
   readonly p50: number;

@@ -8,34 +8,37 @@ import type { Port } from './network.ts';
 /** One way to the registry, in milliseconds. */
 const LATENCY_MS = 0.5;
 
-/** Time to the first byte of a range at a registry on object storage, in milliseconds: this much, and up to half more. */
+/**
+ * Time to the first byte of a range at a registry on object storage, in milliseconds; up to half
+ * more.
+ */
 const SERVICE_MS = 4;
 
-/** The same when the registry is slow. */
+/** Time to the first byte when the registry is slow, in milliseconds. */
 const SLOW_SERVICE_MS = 400;
 
 /** Share of the requests that a failing registry refuses. */
 const FAILING_SHARE = 0.5;
 
-/** A new token: a request to the token service and the request again. */
+/** Time for a new token: a request to the token service, and the repeated request. */
 const TOKEN_MS = 40;
 
-/** A connection to a registry that cannot be reached is given up after this long. */
+/** A host gives up a connection to an unreachable registry after this long. */
 const UNREACHABLE_MS = 5_000;
 
-/** How the registry behaves; `expired`: every host needs a new token once. */
+/** State of the registry; `expired`: every host needs a new token once. */
 export type RegistryMode = 'healthy' | 'throttled' | 'failing' | 'slow' | 'expired';
 
 /**
  * The registry: one fast link, a bound on requests per second, and credentials.
  *
- * Fault model: it answers half of the requests with 429 or with 5xx; it takes a hundred times as long; it ends everybody's
- * credentials; it is out of reach of the hosts of another group (partition). What it answers is never wrong: what it sends is
- * what is attested.
+ * Fault model: the registry answers half of the requests with 429 or with 5xx; it takes a hundred
+ * times as long; it ends everybody's credentials; hosts of another group cannot reach it
+ * (partition). It never sends wrong bytes: roots attest the bytes that it sends.
  */
 export class Registry {
   mode: RegistryMode = 'healthy';
-  /** The partition that it is in. */
+  /** The side of the partition that the registry is on. */
   group = 0;
   servedBytes = 0;
   fallbackBytes = 0;
@@ -45,7 +48,10 @@ export class Registry {
   readonly #requestsPerMs: number;
   readonly #renewed = new Set<HostNumber>();
   #sendFreeMs = 0;
-  /** Requests that the bound allows now: a bucket that fills at the rate and holds a second of it. */
+  /**
+   * Requests that the bound allows now: a bucket that fills at the rate and holds one second's
+   * worth.
+   */
   #allowed: number;
   #allowedAtMs = 0;
 
@@ -60,7 +66,7 @@ export class Registry {
     this.#allowed = init.requestsPerSecond;
   }
 
-  /** Whether a host could read from it now. */
+  /** Whether a host could read from the registry now. */
   serves(port: Port): boolean {
     return port.group === this.group && this.mode === 'healthy';
   }

@@ -1,10 +1,12 @@
 import type { Random } from '../runtime/random.ts';
 
 /**
- * Randomness that a seed decides: the same name gives the same numbers on every machine. Each component of the world takes a
- * stream of its own by `split()`, so that one more draw in one of them does not shift the numbers of the others.
+ * Random numbers that a seed decides: the same name gives the same numbers on every machine. Each
+ * component of the world takes a stream of its own by `split()`, so that one more draw in one
+ * component does not shift the numbers of the others.
  *
- * Generator: sfc32 (C. Doty-Humphrey, PractRand), seeded by a 32-bit mix of the name per state word.
+ * Generator: sfc32 (C. Doty-Humphrey, PractRand), seeded by a 32-bit mix of the name per state
+ * word.
  */
 export class SeededRandom implements Random {
   readonly #name: string;
@@ -21,7 +23,7 @@ export class SeededRandom implements Random {
     for (let i = 0; i < WARM_UP; i++) this.#next();
   }
 
-  /** An independent stream for a component of that name. */
+  /** An independent stream for the component of that name. */
   split(name: string): SeededRandom {
     return new SeededRandom(`${this.#name}/${name}`);
   }
@@ -64,7 +66,10 @@ export class SeededRandom implements Random {
   }
 }
 
-/** Rounds after which every bit of the seed has reached every bit of the state, as the author of sfc32 advises. */
+/**
+ * Rounds after which every bit of the seed has reached every bit of the state, as the author of
+ * sfc32 advises.
+ */
 const WARM_UP = 12;
 
 function mix(text: string, start: number): number {

@@ -14,8 +14,8 @@ import type { Image, SimBlob, Trace } from './workload.ts';
 const MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
 /**
- * The order in which an agent prefetches an image that ships this trace: what the agent's own code
- * makes of manifest and trace layer.
+ * The order in which an agent prefetches an image that ships this trace, as the agent's own code
+ * derives it from manifest and trace layer.
  */
 export function shippedOrders(
   components: { codec: Codec },
@@ -29,9 +29,9 @@ export function shippedOrders(
 }
 
 /**
- * A simulated image with the bytes that reading its trace takes: layers that are sound and empty
- * block devices, uncompressed, so that the trace's offsets are those of the blobs; and the
- * acceleration layer.
+ * A simulated image with the bytes that reading its trace takes. Its layers are sound and empty
+ * block devices, uncompressed, so that the trace's offsets equal those in the blobs. It also has
+ * the acceleration layer.
  */
 class ShippedImage implements BlobReader {
   readonly manifest: Manifest;
@@ -68,7 +68,7 @@ class ShippedImage implements BlobReader {
   }
 }
 
-/** Header or trailer of a layer that holds nothing. */
+/** Header or trailer of an empty layer. */
 function endOf(digest: Digest, which: 'header' | 'trailer'): Uint8Array {
   const fields = {
     indexOffset: LSMT_HEADER_BYTES,

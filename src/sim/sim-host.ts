@@ -13,16 +13,22 @@ import type { SeededRandom } from './seeded-random.ts';
 import { SimStore } from './store.ts';
 import type { BlockName, SimBlob, Trace } from './workload.ts';
 
-/** Blocks that a preheater has under way at a time: what the bandwidth-delay product of a deep tree needs, and more. */
+/**
+ * Maximum number of blocks that a preheater has in flight: more than the bandwidth-delay product of
+ * a deep tree.
+ */
 const PREHEAT_WINDOW = 64;
 
-/** How long a host waits for its places before it preheats from the roots, or begins without the shipped order. */
+/**
+ * Longest wait of a host for its places before it preheats from the roots, or begins without the
+ * shipped order.
+ */
 const PLACES_MS_MAX = 2_000;
 
-/** What the agent of a host keeps. */
+/** The role of a host's agent. */
 export type HostRole = HostCoreInit['role'];
 
-/** What a host does in a run. */
+/** A host's work in a run. */
 export interface HostPlan {
   readonly trace: Trace;
   readonly containers: number;
@@ -30,22 +36,22 @@ export interface HostPlan {
   readonly shipped: readonly TouchOrder[] | undefined;
   /** Blobs that the host joins. */
   readonly blobs: readonly SimBlob[];
-  /** Read all of these, instead of running containers. */
+  /** Blocks to read instead of running containers. */
   readonly preheat: readonly BlockName[] | undefined;
 }
 
-/** Who hears how a host fares. */
+/** Receives the progress of a host. */
 export interface HostListener {
-  /** So many containers, or the preheater, have begun. */
+  /** `count` containers, or the preheater, have begun. */
   begun(host: SimHost, count: number): void;
   /** A container ended, or died of a failed read. */
   containerDone(host: SimHost, container: Container, nowMs: number): void;
   readFailed(host: SimHost, token: LocalToken, code: string, nowMs: number): void;
-  /** A read was answered whose source had died while it was asked. */
+  /** A read was answered after the death of a source that it was pending at. */
   stallEnded(host: SimHost, token: LocalToken, stalled: Stalled, nowMs: number): void;
   placed(host: SimHost, reply: JoinReply | ReportReply): void;
   preheated(host: SimHost, nowMs: number): void;
-  /** The host went down with so many unfinished. */
+  /** The host went down with `count` containers or preheaters unfinished. */
   abandoned(host: SimHost, count: number): void;
 }
 
@@ -73,7 +79,7 @@ export class SimHost implements ContainerHost, AgentListener {
   #waitsForPlaces = false;
   #preheatNext = 0;
   #preheatLeft = 0;
-  /** Blocks of the trace layer that have not come. */
+  /** Blocks of the trace layer that have not arrived. */
   #traceLeft = 0;
 
   constructor(
@@ -123,7 +129,7 @@ export class SimHost implements ContainerHost, AgentListener {
     return this.#agent;
   }
 
-  /** Whether its containers, or its preheater, still have something to do. */
+  /** Whether its containers, or its preheater, are still at work. */
   get busy(): boolean {
     return this.#containers.unfinished > 0 || this.#preheatLeft > 0;
   }
@@ -139,12 +145,13 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#agent.post({ kind: 'tick' }, nowMs);
   }
 
-  /** Containers start, or the preheater; the agent joins the trees first. */
+  /** Starts the containers, or the preheater; the agent joins the trees first. */
   begin(nowMs: number): void {
     if (this.role !== 'child' || this.#begun || this.#agent === undefined) return;
     this.#begun = true;
     const { preheat } = this.#plan;
-    // Until its places are known a host asks the roots, so a preheater that does not wait would load them with all that it wants.
+    // Until its places are known a host asks the roots: a preheater that did not wait would load
+    // them with its whole demand.
     this.#waitsForPlaces = this.#plan.shipped !== undefined || preheat !== undefined;
     this.#agent.post({ kind: 'want', blobs: this.#wanted }, nowMs);
     if (preheat !== undefined) {
@@ -170,7 +177,7 @@ export class SimHost implements ContainerHost, AgentListener {
     });
   }
 
-  /** The host goes down: the agent, the containers, and what was in memory. */
+  /** The host goes down: it loses the agent, the containers and its memory. */
   crash(nowMs: number): void {
     if (!this.port.up) return;
     this.port.up = false;
@@ -191,7 +198,7 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#begun = false;
   }
 
-  /** The host comes back with what its disk kept. */
+  /** The host comes back with the blocks that its disk kept. */
   restart(nowMs: number): void {
     if (this.port.up) return;
     this.boot(nowMs);
@@ -245,7 +252,7 @@ export class SimHost implements ContainerHost, AgentListener {
 
   rescheduled(nowMs: number): void {
     const doneMs = this.#processors.nextDoneMs;
-    // What is scheduled too early finds nothing done and comes back here.
+    // An event scheduled too early finds nothing done and leads back here.
     if (doneMs === undefined || this.#cpuAtMs <= doneMs) return;
     this.#cpuAtMs = Math.max(nowMs, doneMs);
     const version = ++this.#cpuVersion;
@@ -287,7 +294,7 @@ export class SimHost implements ContainerHost, AgentListener {
       this.#readBlock({ blob, index: blockIndex(i) }, { read: undefined, kind: 'prefetch' }, nowMs);
   }
 
-  /** The blobs of the image, and that of its trace. */
+  /** The blobs of the image, and the blob of its trace. */
   get #wanted(): readonly SimBlob[] {
     const { blobs, trace, shipped } = this.#plan;
     return shipped === undefined ? blobs : [...blobs, trace.shipped];

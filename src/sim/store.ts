@@ -9,29 +9,36 @@ const DISK_BYTES_PER_MS = 1_000_000;
 /** Time of a read before its first byte, in milliseconds. */
 const DISK_LATENCY_MS = 0.1;
 
-/** Writes that are not durable yet are remembered in full up to this many: 256 MiB, more than a second of the NIC. */
+/**
+ * Maximum number of writes remembered in full that are not durable yet: 256 MiB, more than a second
+ * of the NIC.
+ */
 const PENDING_MAX = 1024;
 
 /**
- * The store of a host: which blocks it has. Behaves as `BlockStore` does: a block is there once it was put, and survives a crash
- * once it is durable.
+ * The store of a host: the blocks that it has. It behaves as `BlockStore` does: a block is there
+ * after its put, and survives a crash once it is durable.
  *
- * Fault model: a crash loses what was not durable yet, whole blocks at a time; a full disk takes nothing more, and what it has
- * stays readable. Wrong bytes from the disk are the store's own tests' business: it answers "absent" then.
+ * Fault model: a crash loses the blocks that are not durable yet, whole blocks at a time. A full
+ * disk accepts nothing more, and the blocks on it stay readable. Wrong bytes from the disk concern
+ * the store's own tests: the store then answers "absent".
  */
 export class SimStore {
   full = false;
   readonly #present = new Map<Digest, BitSet>();
   #pending: { block: SimBlock; durableAtMs: number }[] = [];
   #freeMs = 0;
-  /** When each block was put, where that is asked: on roots. */
+  /** Time of each block's put, on stores that are asked for it: on roots. */
   readonly #putMs: Map<SimBlock, number> | undefined;
 
   constructor(init: { dated: boolean }) {
     this.#putMs = init.dated ? new Map() : undefined;
   }
 
-  /** Since when the block is here; undefined when it is not, and on a store without dates. */
+  /**
+   * Time since when the store holds the block; undefined when it does not, and on a store without
+   * dates.
+   */
   heldSinceMs(block: SimBlock): number | undefined {
     return this.has(block.blob.digest, block.index) ? this.#putMs?.get(block) : undefined;
   }
@@ -62,13 +69,13 @@ export class SimStore {
     }
   }
 
-  /** When a read that begins now has its bytes. */
+  /** Time at which a read that begins now has its bytes. */
   readDoneMs(block: SimBlock, nowMs: number): number {
     this.#freeMs = Math.max(nowMs, this.#freeMs) + block.lengthBytes / DISK_BYTES_PER_MS;
     return this.#freeMs + DISK_LATENCY_MS;
   }
 
-  /** The host went down. */
+  /** Loses the blocks that are not durable yet: the host went down. */
   crash(nowMs: number): void {
     for (const { block, durableAtMs } of this.#pending) {
       if (durableAtMs > nowMs) this.#present.get(block.blob.digest)?.delete(block.index);

@@ -9,7 +9,10 @@ export interface FailedSeed {
   readonly texts: readonly string[];
 }
 
-/** Many worlds in one result: counts and bytes are summed, times are put together, depths and ratios are the worst ones. */
+/**
+ * Sums up the results of several worlds: adds counts and bytes, joins the lists of times, and takes
+ * the worst depths and ratios.
+ */
 export class Summary {
   readonly failed: FailedSeed[] = [];
   readonly #times: WorldTimes = { cold: [], warm: [], stall: [], full: [] };
@@ -31,7 +34,7 @@ export class Summary {
     this.#result = this.#result === undefined ? result : sum(this.#result, result);
   }
 
-  /** The result, with `seeds` = how many worlds it sums up; undefined when there were none. */
+  /** The result, with `seeds` = the number of worlds in it; undefined when there were none. */
   result(): (WorldResult & { readonly seeds: number }) | undefined {
     if (this.#result === undefined) return undefined;
     return {

@@ -4,16 +4,16 @@ import type { PeerId } from '../util/peer-id.ts';
 import type { Checker } from './checker.ts';
 import type { SimHost } from './sim-host.ts';
 
-/** Bounds of the trees that are checked. */
+/** Bounds that the checks hold trees to. */
 export interface TreeLimits {
-  /** Children that every host takes: the depth follows from it. */
+  /** Children that every host takes; the bound on the depth follows from it. */
   readonly fanOut: number;
   /** Children of a host in the trees of its colour. */
   readonly innerFanOut: number;
   readonly rootFanOut: number | undefined;
 }
 
-/** Greatest depth of a tree of so many hosts in so many zones. */
+/** Greatest depth of a tree of `hosts` hosts in `zones` zones. */
 export function treeDepthBound(shape: { hosts: number; zones: number; fanOut: number }): number {
   const { hosts, zones, fanOut } = shape;
   if (zones <= 1) return depthBound(hosts, fanOut);
@@ -21,8 +21,9 @@ export function treeDepthBound(shape: { hosts: number; zones: number; fanOut: nu
 }
 
 /**
- * Checks every tree that a root keeps: no cycle, nobody has too many children, nobody is too deep. Without `rootFanOut` the owner
- * may have any number: when all that have room are suspected, those without a place hang from it beyond its limit.
+ * Checks every tree that a root keeps: it has no cycle, no host has too many children, and no host
+ * is too deep. Without `rootFanOut` the owner may have any number of children: when every host with
+ * room is suspected, hosts without a place hang from the owner beyond its limit.
  */
 export function checkTrees(host: SimHost, limits: TreeLimits, checker: Checker): void {
   const topology = host.agent?.core.topology;
@@ -73,7 +74,10 @@ function isInCycle(start: PeerId, parents: ReadonlyMap<PeerId, PeerId>): boolean
   return false;
 }
 
-/** Checks the parents that the hosts themselves believe in: when the world is quiet, they form no cycle either. */
+/**
+ * Checks the parents that the hosts themselves hold: when the world is quiet, these form no cycle
+ * either.
+ */
 export function checkPlaces(hosts: readonly SimHost[], checker: Checker): void {
   const trees = new Map<string, Map<PeerId, PeerId>>();
   for (const { peer, agent } of hosts) {

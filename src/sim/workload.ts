@@ -15,7 +15,7 @@ import { assert, defined } from '../util/assert.ts';
 import { CONTAINER_CPU_MS, CONTAINER_SETUP_CPU_MS } from './costs.ts';
 import { SeededRandom } from './seeded-random.ts';
 
-/** A blob of the simulated registry. `number` is its place in `Image.blobs`. */
+/** A blob of the simulated registry. `number` is its index in `Image.blobs`. */
 export interface SimBlob extends BlobRef {
   readonly number: number;
   readonly stripes: number;
@@ -27,14 +27,17 @@ export interface BlockName {
   readonly index: BlockIndex;
 }
 
-/** One read of the recorded container: the blocks it needs, what it costs to decode, and the CPU used before it. */
+/**
+ * One read of the recorded container: its blocks, the cost to decode them, and the CPU time before
+ * it.
+ */
 interface TraceRead {
   readonly blocks: readonly BlockName[];
   readonly lengthBytes: number;
   readonly cpuBeforeMs: number;
 }
 
-/** What a container does: reads with CPU between them. */
+/** The work of a container: reads with CPU bursts between them. */
 export interface Trace {
   readonly reads: readonly TraceRead[];
   readonly cpuAfterMs: number;
@@ -42,7 +45,7 @@ export interface Trace {
   readonly touched: readonly BlockName[];
   /** The reads as overlaybd records them. */
   readonly accesses: readonly TraceAccess[];
-  /** The blob that carries them, when they are shipped with the image. */
+  /** The blob that carries the trace when the image ships it. */
   readonly shipped: SimBlob;
 }
 
@@ -52,19 +55,28 @@ export interface Image {
   readonly sizeBytes: number;
 }
 
-/** Layers of the default image, in units of 10^6 bytes, bottom first: 894 MB, shaped like an application on a distribution. */
+/**
+ * Layers of the default image, in units of 10^6 bytes, bottom first: 894 MB, shaped like an
+ * application on a distribution.
+ */
 const LAYER_MB = [238, 312, 164, 96, 47, 24, 11, 2] as const;
 
-/** The default container reads so much, in so many reads: the published shape of a start (15 MB of an image of 894 MB). */
+/**
+ * Bytes that the default container reads, in `READ_COUNT` reads: the published shape of a start (15
+ * MB of an image of 894 MB).
+ */
 const READ_BYTES = 15_000_000;
 const READ_COUNT = 300;
 
-/** Places where the sequential runs begin: about eight reads each, as when one file after the other is loaded. */
+/**
+ * Places where the sequential runs begin: about eight reads each, as in loading one file after the
+ * other.
+ */
 const RUN_COUNT = 36;
 
 /**
- * Bytes of a trace without accesses in a tar (its header, that of the file, two zero records), and
- * of each access.
+ * Bytes of a trace without accesses in a tar (the trace's header, the file's tar header, two zero
+ * records), and of each access.
  */
 const TRACE_TAR_BYTES = 24 + 512 + 1024;
 const ACCESS_BYTES = 24;
@@ -85,7 +97,10 @@ export function makeImage(layersMb: readonly number[] = LAYER_MB): Image {
   return { blobs, sizeBytes: blobs.reduce((sum, blob) => sum + blob.sizeBytes, 0) };
 }
 
-/** All blocks of the image, all layers at the same pace, so that all their trees carry at the same time. */
+/**
+ * All blocks of the image, all layers at the same pace, so that all their trees carry at the same
+ * time.
+ */
 export function blocksOf(image: Image): readonly BlockName[] {
   const all = image.blobs.flatMap((blob) => {
     const count = blockCount(blob.sizeBytes);
@@ -94,7 +109,7 @@ export function blocksOf(image: Image): readonly BlockName[] {
   return all.sort((a, b) => a.at - b.at).map(({ blob, index }) => ({ blob, index }));
 }
 
-/** Bytes of the blocks named, each once. */
+/** Bytes of the named blocks, each counted once. */
 export function bytesOf(blocks: Iterable<BlockName>): number {
   let sum = 0;
   for (const { blob, index } of blocks) sum += blockLength(blob.sizeBytes, index);
@@ -102,8 +117,9 @@ export function bytesOf(blocks: Iterable<BlockName>): number {
 }
 
 /**
- * The default trace: the same for every seed, so that runs with different seeds differ in the world and not in the work. Other
- * variants read other parts of the image; `share` makes the trace shorter, with the same CPU.
+ * The default trace: the same for every seed, so that runs with different seeds differ in the world
+ * and not in the work. Other variants read other parts of the image; `share` makes the trace
+ * shorter, with the same CPU.
  */
 export function makeTrace(image: Image, { variant = 0, share = 1 } = {}): Trace {
   const random = new SeededRandom(`container ${variant}`);
@@ -128,8 +144,9 @@ export function makeTrace(image: Image, { variant = 0, share = 1 } = {}): Trace 
 }
 
 /**
- * A trace as overlaybd records it. Its offsets count uncompressed bytes of the layers of another image: they are scaled into the
- * layers of this one, by the largest offset that the trace has in each. The CPU of a container is spread evenly.
+ * A trace as overlaybd records it. Its offsets count uncompressed bytes of the layers of another
+ * image. This function scales them into the layers of `image`, by the largest offset in each layer,
+ * and spreads the CPU of a container evenly.
  */
 export function traceOf(image: Image, accesses: readonly TraceAccess[], variant = 0): Trace {
   const reads = accesses.filter(({ op, length }) => op === 'read' && length > 0);
@@ -148,7 +165,10 @@ export function traceOf(image: Image, accesses: readonly TraceAccess[], variant 
   return makeRecordedTrace(image, scaled, variant);
 }
 
-/** A trace from a list of reads, in order; `offset` and `lengthBytes` lie in the blob as the registry has it. */
+/**
+ * A trace from a list of reads, in order; `offset` and `lengthBytes` refer to the blob as the
+ * registry has it.
+ */
 function makeRecordedTrace(
   image: Image,
   reads: readonly { blob: SimBlob; offset: number; lengthBytes: number; cpuBeforeMs: number }[],
@@ -183,14 +203,17 @@ function makeRecordedTrace(
   };
 }
 
-/** Positive numbers that sum to 1, exponentially spread: a few large ones, many small ones. */
+/** Positive numbers that sum to 1, exponentially spread: a few large, many small. */
 function shares(random: SeededRandom, count: number): number[] {
   const weights = Array.from({ length: count }, () => 0.1 - Math.log(1 - random.float()));
   const sum = weights.reduce((total, weight) => total + weight, 0);
   return weights.map((weight) => weight / sum);
 }
 
-/** A place in the image, weighted by half by the sizes of the layers: upper layers are small but hot. */
+/**
+ * A place in the image; half of the draws are weighted by the sizes of the layers, since upper
+ * layers are small but hot.
+ */
 function somewhere(
   random: SeededRandom,
   image: Image,

@@ -28,50 +28,50 @@ import { bytesOf, makeImage, type Image } from './workload.ts';
 const NIC_BYTES_PER_MS = 1.5e9 / 8 / 1000;
 const REGISTRY_BYTES_PER_MS = 10e9 / 8 / 1000;
 
-/** How often the owners' trees are checked while things go wrong. */
+/** Interval between checks of the owners' trees while faults last. */
 const SAMPLE_MS = 500;
 
-/** After the heal everything must be done within this time: twice the deadline of a read. */
+/** After the heal all work must be done within this time: twice the deadline of a read. */
 const LIVENESS_MS = 60_000;
 
-/** By then every host that returns is back: the fault window and the longest absence. */
+/** By this time every returning host is back: the fault window and the longest absence. */
 const HEALED_MS = FAULT_WINDOW_MS + 3_000;
 
-/** A source that was reachable for less does not count: a read needs a few round trips to find it. */
+/** A source reachable for less does not count: a read needs a few round trips to find it. */
 const MOMENT_MS = 2_000;
 
-/** A root that was down often is tried again after 90 s at the latest, with the next report; what that changes takes another one. */
+/** Hosts retry a down root after 90 s at most, with a report; the effects take another report. */
 const QUIET_MS = 1.5 * ROOT_DOWN_MS_MAX + 3 * REPORT_INTERVAL_MS;
 
 /** With faults, hosts begin one after the other all through this time. */
 const ROLLOUT_MS = 0.8 * FAULT_WINDOW_MS;
 
-/** Events between two reports of progress. */
+/** Events between two progress reports. */
 const PROGRESS_EVENTS = 1_000_000;
 
-/** Relays of one group of hosts: as many as a cluster of that size would have roots. */
+/** Relays of one group of hosts: as many as the roots of a cluster of that size. */
 const RELAYS_PER_GROUP = 4;
 
-/** What a run is like. Everything follows from it. */
+/** The parameters of a run; they decide everything in it. */
 export interface WorldInit {
   readonly hosts: number;
   readonly containersPerHost: number;
   readonly roots: number;
-  /** Groups of hosts with `RELAYS_PER_GROUP` relays each; 0: all hosts join at the roots. A whole multiple of the zones, or 0. */
+  /** Groups of hosts with `RELAYS_PER_GROUP` relays each: 0 (none) or a multiple of the zones. */
   readonly groups: number;
   readonly zones: number;
   readonly seed: number;
   readonly faults: readonly FaultName[];
   readonly workload: 'start' | 'full';
-  /** Whether the order of touches is shipped with the image, or learned on the fly. */
+  /** Whether the image ships the order of touches, or hosts learn it on the fly. */
   readonly trace: 'shipped' | 'none';
-  /** What the containers do instead of the default trace. */
+  /** The reads of the containers, instead of the default trace. */
   readonly accesses?: readonly TraceAccess[];
   readonly vcpus: number;
   readonly nicBytesPerMs?: number;
   readonly latencyMs: number;
   readonly registryRequestsPerSecond: number;
-  /** Sizes of the layers in units of 10^6 bytes; the default image when absent. */
+  /** Sizes of the layers in units of 10^6 bytes; absent: the default image. */
   readonly layersMb?: readonly number[];
   /** Limits of the agents' reducer and of their trees, for experiments and planted defects. */
   readonly core?: Pick<HostCoreInit, 'blocks' | 'topology'>;
@@ -103,7 +103,7 @@ export interface WorldTimes {
   readonly full: number[];
 }
 
-/** What came of a run; times in milliseconds of the world. */
+/** Outcome of a run; times in milliseconds of the world. */
 export interface WorldResult {
   readonly hosts: number;
   readonly containers: number;
@@ -131,8 +131,8 @@ export interface WorldResult {
 }
 
 /**
- * The simulated world: hosts, network, registry, faults and checkers around the production reducers, in discrete time. One seed,
- * one result. A run has a cold phase (faults in it), and a warm one in which the same containers run again.
+ * Hosts, network, registry, faults and checkers around the production reducers, in discrete time.
+ * One seed, one result: a cold run with the faults, then a warm run of the same containers.
  */
 export class World implements HostListener {
   readonly checker = new Checker();
@@ -148,7 +148,7 @@ export class World implements HostListener {
   readonly #roots: readonly HostAddress[];
   /** By group. */
   readonly #relays: readonly (readonly HostAddress[])[];
-  /** What hosts do, in turn. */
+  /** The plans of the hosts, in turn. */
   readonly #plans: readonly HostPlan[];
   readonly #times: WorldTimes;
   #phase: 'cold' | 'warm' = 'cold';
@@ -217,7 +217,7 @@ export class World implements HostListener {
     );
   }
 
-  /** Runs the world to its end. `onProgress` hears now and then how far it is. */
+  /** Runs the world to its end. Calls `onProgress` after every `PROGRESS_EVENTS` events. */
   run(onProgress?: (nowMs: number, busy: number) => void): WorldResult {
     this.#onProgress = onProgress;
     for (const host of this.#hosts.toReversed()) host.boot(0);
@@ -234,7 +234,7 @@ export class World implements HostListener {
       }
       this.#runUntil(0, 'warm');
     }
-    // Places of owners that stood in for others are given up with the next reports: only then do all hosts believe in one tree.
+    // With the next reports hosts give up places of stand-in owners and agree on one tree.
     if (this.#init.faults.length > 0) this.#runUntil(this.#nowMs + QUIET_MS, 'quiet');
     this.#checkTrees();
     checkPlaces(this.#hosts, this.checker);
@@ -267,10 +267,10 @@ export class World implements HostListener {
   }
 
   /**
-   * What the trees took to go on after the death: from when a root within reach has held the block, if that was later; after the
-   * death of a root, from when one within reach may read it from the registry.
+   * Time that the trees took after the death: from when a root within reach held the block, if
+   * later; after a root's death, from when a root within reach may read it from the registry.
    */
-  // Four parameters: those of the listener.
+  // Four parameters: the listener's.
   stallEnded(host: SimHost, { block }: LocalToken, stalled: Stalled, nowMs: number): void {
     const sinceMs = this.#rootsWithinReach(host).map(({ store, port }) => {
       const held = store.heldSinceMs(block);
@@ -297,7 +297,7 @@ export class World implements HostListener {
     const waitedMs = Math.round(nowMs - token.startedMs);
     this.checker.violate(
       'failed-read',
-      `host ${host.number} failed to read block ${index} of blob ${blob.number}: ${code} after ${waitedMs} ms`,
+      `host ${host.number}: ${code} for block ${index} of blob ${blob.number} after ${waitedMs} ms`,
     );
   }
 
@@ -316,12 +316,12 @@ export class World implements HostListener {
     this.checker.violate('depth', `${host.peer} was placed at depth ${depth}`);
   }
 
-  /** Hops to whoever keeps the tree; below relays, those from a relay to the owner come on top. */
+  /** Most hops to the keeper of a tree; below relays, the hops from relay to owner come on top. */
   #makeDepthBounds(): Record<HostRole, number> {
     const { hosts, roots, groups, zones, core } = this.#init;
     const fanOut = core?.topology?.fanOut ?? INNER_CHILDREN;
     const boundOf = (count: number, keepers: number, zoneCount: number): number => {
-      // Whoever keeps trees is a member of those that it does not keep.
+      // A keeper of trees is a member of the trees that it does not keep.
       const zoneHosts = Math.ceil(count / zoneCount) + Math.ceil(keepers / zoneCount);
       return treeDepthBound({ hosts: zoneHosts, zones: zoneCount, fanOut });
     };
@@ -364,7 +364,7 @@ export class World implements HostListener {
     while (this.#busy > 0 || this.#nowMs < leastMs) {
       const atMs = this.#events.nextMs;
       if (atMs === undefined || atMs > endMs) {
-        this.checker.violate('stuck', `${this.#busy} of the ${phase} run are not done`);
+        this.checker.violate('stuck', `${this.#busy} jobs of the ${phase} run are not done`);
         return;
       }
       this.#nowMs = atMs;

@@ -1,13 +1,14 @@
 import { CodedError } from '../util/errors.ts';
 
 /**
- * Why a tree request was refused.
+ * Why an owner refused a tree request.
  *
- * - `full`: a bound of the owner is reached; nothing was changed. The host may ask again later.
- * - `invalid`: the request breaks a rule that every agent keeps; asking again does not help.
+ * - `full`: the owner has reached a bound and changed nothing. The host may ask again later.
+ * - `invalid`: the request breaks a rule that every agent keeps. Asking again does not help.
  */
 export type TreeErrorDetail =
   | { readonly code: 'full'; readonly what: 'hosts' | 'trees' | 'members'; readonly limit: number }
   | { readonly code: 'invalid'; readonly field: string };
 
+/** An owner refused a tree request; `detail` says why. */
 export class TreeError extends CodedError<TreeErrorDetail> {}

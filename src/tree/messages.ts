@@ -2,7 +2,10 @@ import type { BlobOrigin, BlobRef, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
-/** What an agent is: a root reads from registries and keeps trees, a relay keeps those of its group, a child does neither. */
+/**
+ * The role of an agent: a root reads from registries and keeps trees, a relay keeps the trees of
+ * its group, a child does neither.
+ */
 export type AgentRole = 'root' | 'relay' | 'child';
 
 /** A host that can be dialled. Addresses are multiaddrs without the peer id. */
@@ -11,11 +14,11 @@ export interface HostAddress {
   readonly addresses: readonly string[];
 }
 
-/** A host as it introduces itself. */
+/** How a host introduces itself. */
 export interface HostCard extends HostAddress {
-  /** Failure and bandwidth domain; hosts of one zone hang under one head. */
+  /** Failure and bandwidth domain; the hosts of one zone hang under one head. */
   readonly zone: string;
-  /** Children that it serves in one tree at most; 0 = a leaf everywhere. */
+  /** Maximum number of children that the host serves in one tree; 0: a leaf everywhere. */
   readonly capacity: number;
   /** Its addresses are its operator's choice; else an address that it is seen under goes before them. */
   readonly announced?: boolean | undefined;
@@ -24,17 +27,20 @@ export interface HostCard extends HostAddress {
 /** A run of blocks: `[first index, count]`. */
 export type BlockRun = readonly [first: number, count: number];
 
-/** A blob that a host wants, and what it holds of it already. */
+/** A blob that a host wants, and the blocks that it already holds. */
 export interface WantedBlob {
   readonly blob: BlobRef;
   readonly origin: BlobOrigin;
   /** The stripes of the blob that the asked root owns. */
   readonly stripes: readonly number[];
-  /** Blocks held, ascending runs; lets a new owner read from holders before it goes to the registry. */
+  /** Blocks held, as ascending runs: a new owner reads from holders before it asks the registry. */
   readonly held: readonly BlockRun[];
 }
 
-/** Child to owner: a place in the tree of each stripe, all layers of an image in one round trip. */
+/**
+ * Child to owner: asks for a place in the tree of each stripe, for all layers of an image in one
+ * round trip.
+ */
 export interface JoinRequest {
   readonly host: HostCard;
   readonly blobs: readonly WantedBlob[];
@@ -44,34 +50,46 @@ export interface JoinRequest {
 export interface Place {
   readonly digest: Digest;
   readonly stripe: number;
-  /** Grows with every change that the owner makes to this tree: of two places the one with the higher epoch is right. */
+  /**
+   * Grows with every change that the owner makes to this tree: the place with the higher epoch
+   * wins.
+   */
   readonly epoch: number;
-  /** The ancestors, nearest first: the parent is the first, the owner the last. Never holds the host itself. */
+  /**
+   * Ancestors, nearest first: the first is the parent, the last the owner. Never holds the host
+   * itself.
+   */
   readonly path: readonly HostAddress[];
-  /** Other hosts that may serve the stripe when the parent is late; none of them is below this host. */
+  /**
+   * Other hosts that may serve the stripe when the parent is late; none of them is below this host.
+   */
   readonly alternates: readonly HostAddress[];
 }
 
-/** The order in which containers first touch the blocks of a blob, as far as the owner knows it. */
+/** Order in which containers first touch the blocks of a blob, as far as the owner knows it. */
 export interface TouchOrder {
   readonly digest: Digest;
   readonly indices: readonly BlockIndex[];
 }
 
+/** Owner to child: a place for each stripe wanted, and the touch orders known of these blobs. */
 export interface JoinReply {
   readonly places: readonly Place[];
   readonly orders: readonly TouchOrder[];
 }
 
-/** Child to owner: the host no longer wants these blobs. Answered with an empty reply. */
+/** Child to owner: the host no longer wants these blobs. The owner answers with an empty reply. */
 export interface LeaveRequest {
   readonly digests: readonly Digest[];
 }
 
-/** Child to owner, now and then: still here; these peers did not answer. The reply holds places that changed. */
+/**
+ * Child to owner, each `REPORT_INTERVAL_MS`: the host is alive, and these peers did not answer. The
+ * reply holds the places that changed.
+ */
 export interface ReportRequest {
   readonly lost: readonly PeerId[];
-  /** Epoch of each place held, so that the owner answers with what changed. */
+  /** Epoch of each place held, so that the owner answers with the changes only. */
   readonly held: readonly {
     readonly digest: Digest;
     readonly stripe: number;
@@ -79,18 +97,23 @@ export interface ReportRequest {
   }[];
 }
 
+/** Owner to child: what changed since the places that the report lists. */
 export interface ReportReply {
   readonly places: readonly Place[];
-  /** Trees in which the owner does not know this host (any more): it joins again. */
+  /** Trees in which the owner does not know this host, or no longer: the host joins them again. */
   readonly unknown: readonly Digest[];
 }
 
-/** Child to root: what an image reference stands for, so that manifests too are read from the registry once. */
+/**
+ * Child to root: asks which manifest an image reference names, so that agents read manifests from
+ * the registry only once too.
+ */
 export interface ResolveRequest {
   /** `host[:port]/name:tag` or `host[:port]/name@sha256:...` */
   readonly reference: string;
 }
 
+/** Root to child: the manifest that a reference names. */
 export interface ResolveReply {
   readonly manifestDigest: Digest;
   /** The manifest's bytes, at most 4 MiB; the receiver checks them against the digest. */
@@ -98,14 +121,19 @@ export interface ResolveReply {
   readonly origin: BlobOrigin;
 }
 
-/** Child to root: a manifest or an index as the registry keeps it, for the mirror on the child's host. */
+/**
+ * Child to root: asks for a manifest or an index as the registry keeps it, for the mirror on the
+ * child's host.
+ */
 export interface ManifestRequest {
   readonly origin: BlobOrigin;
   /** A tag, or `sha256:...`. */
   readonly reference: string;
 }
 
-/** Why no manifest is given. `unavailable` may pass; the others are the registry's own word. */
+/**
+ * Why a root gives no manifest. `unavailable` may pass; the others repeat the registry's answer.
+ */
 export type ManifestRefusal =
   | 'not-found'
   | 'unauthorized'
@@ -113,22 +141,27 @@ export type ManifestRefusal =
   | 'rate-limited'
   | 'unavailable';
 
-/** A manifest, or the registry's refusal: told as it is, so that clients of a mirror learn it and nobody asks in vain again. */
+/**
+ * A manifest, or the registry's refusal. A root passes the refusal on unchanged: clients of a
+ * mirror learn it, and nobody repeats the request in vain.
+ */
 export type ManifestReply =
   | {
       readonly outcome: 'found';
       readonly digest: Digest;
       readonly mediaType: string;
-      /** Exactly the registry's, at most 4 MiB; the receiver checks them against the digest. */
+      /**
+       * Exactly the registry's bytes, at most 4 MiB; the receiver checks them against the digest.
+       */
       readonly bytes: Uint8Array;
-      /** Milliseconds since the registry said that the reference stands for this. */
+      /** Milliseconds since the registry said that the reference names this digest. */
       readonly ageMs: number;
     }
   | {
       readonly outcome: ManifestRefusal;
-      /** The WWW-Authenticate header of the registry; empty when there was none. */
+      /** The registry's WWW-Authenticate header; empty when it sent none. */
       readonly challenge: string;
-      /** When to ask again; 0 when the registry did not say. */
+      /** Milliseconds until the child may ask again; 0 when the registry did not say. */
       readonly retryAfterMs: number;
     };
 

@@ -7,7 +7,9 @@ interface Wide {
   readonly low: number;
 }
 
-/** Spreads every input bit over all 32 output bits (the finalizer of MurmurHash3, public domain). */
+/**
+ * Spreads every input bit over all 32 output bits (the finalizer of MurmurHash3, public domain).
+ */
 function mix32(value: number): number {
   let mixed = value ^ (value >>> 16);
   mixed = Math.imul(mixed, 0x85ebca6b);
@@ -16,7 +18,10 @@ function mix32(value: number): number {
   return (mixed ^ (mixed >>> 16)) >>> 0;
 }
 
-/** FNV-1a (32 bit) over the characters, run twice with different starts and primes, each mixed at the end. */
+/**
+ * FNV-1a (32 bit) over the characters, run twice with different starts and primes, each mixed at
+ * the end.
+ */
 function wideHash(text: string): Wide {
   let high = 0x811c9dc5;
   let low = 0x2b992ddf;
@@ -36,9 +41,12 @@ function weight(root: Wide, key: Wide): number {
 }
 
 /**
- * The live roots, in the order in which they own a stripe: highest random weight first.
- * Load spreads evenly, and when a root goes only the stripes that it owned change hands. Every agent with the same roots
- * computes the same order; the order of `roots` does not matter, and equal weights are told apart by the peer id.
+ * Orders the live roots for each stripe: highest random weight first. The owner, first in the
+ * order, is the heaviest root among those that own the fewest earlier stripes of the blob.
+ *
+ * Load spreads evenly, and when a root goes only its own stripes change hands. Every agent with the
+ * same roots computes the same order: the order of `roots` does not matter, and the peer id breaks
+ * ties of weight.
  */
 export class RootRing {
   readonly #roots: readonly { readonly peer: PeerId; readonly seed: Wide }[];
@@ -71,7 +79,10 @@ export class RootRing {
   }
 }
 
-/** The order of `RootRing` for one stripe: the first is the owner, the next takes over when it dies. */
+/**
+ * The order of `RootRing` for one stripe: the first root owns the stripe, the next takes over when
+ * the owner dies.
+ */
 export function rendezvousOrder(digest: Digest, stripe: number, roots: Iterable<PeerId>): PeerId[] {
   return new RootRing(roots).order(digest, stripe);
 }

@@ -116,7 +116,7 @@ describe('main() failures', () => {
     expect(JSON.parse(usage.out)).toEqual({ error: "unknown option '--foo'", code: 'usage' });
   });
 
-  it('name what answers without being an agent', async () => {
+  it('name a server that answers but is not an agent', async () => {
     const other = createServer((_, response) => response.end('<html>')).listen(0, '127.0.0.1');
     await once(other, 'listening');
     const outcome = await xylem([
@@ -132,7 +132,7 @@ describe('main() failures', () => {
 });
 
 describe('xylem agent', () => {
-  it('--print-config shows what file, variables and flags make together', async () => {
+  it('--print-config shows the merge of file, variables and flags', async () => {
     const outcome = await xylem(['agent', '--print-config', '--role', 'root', '--device.enabled'], {
       XYLEM_ZONE: 'z7',
     });
@@ -146,7 +146,8 @@ describe('xylem agent', () => {
     const outcome = await xylem(['agent', '--store.quota', 'much']);
     expect(outcome.code).toBe(1);
     expect(outcome.err).toBe(
-      'xylem: configuration: store.quota is "much" (in the flag --store.quota), but must be a size from 64MiB to 1PiB, such as 20GiB or a count of bytes\n',
+      'xylem: configuration: store.quota is "much" (in the flag --store.quota), ' +
+        'but must be a size from 64MiB to 1PiB, such as 20GiB or a number of bytes\n',
     );
   });
 });
@@ -162,11 +163,11 @@ describe('xylem status, tree, mount and unmount', () => {
     const mounted = await xylem(['mount', 'docker://r/app:1', 'mnt/a', ...admin]);
     expect(mounted).toEqual({
       code: 0,
-      out: 'docker://r/app:1 is at /mnt/a (/dev/loop3, 5MiB)\n',
+      out: 'docker://r/app:1 is mounted at /mnt/a (/dev/loop3, 5MiB)\n',
       err: '',
     });
     const unmounted = await xylem(['unmount', '/mnt/a', ...admin]);
-    expect(unmounted.out).toBe('nothing is mounted at /mnt/a any more\n');
+    expect(unmounted.out).toBe('/mnt/a is unmounted\n');
   });
 
   it('print one object for scripts', async () => {

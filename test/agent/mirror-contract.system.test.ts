@@ -40,11 +40,11 @@ interface Answer {
   readonly status: number;
   readonly headers: IncomingMessage['headers'];
   readonly body: Buffer;
-  /** Whether the body came to its end. */
+  /** Whether the body arrived completely. */
   readonly isWhole: boolean;
 }
 
-/** What the mirror of a host answers. */
+/** The answer of a host's mirror. */
 async function ask(
   role: Role,
   path: string,
@@ -87,7 +87,7 @@ const refused: Behaviour = (asked, response) => {
 
 const BASIC = { 'www-authenticate': 'Basic realm="tests"' };
 
-/** What the registry does to agents, and what the mirror tells its client. */
+/** The registry's behaviour towards agents, and the mirror's answer to its client. */
 const ROWS = [
   ['breaks the connection', refused, 503, 'UNAVAILABLE'],
   ['answers 401', status(401, BASIC), 401, 'UNAUTHORIZED'],
@@ -98,7 +98,10 @@ const ROWS = [
   ['answers 429', status(429), 429, 'TOOMANYREQUESTS'],
 ] as const;
 
-/** Of a blob it is the check of the client's right that the registry does not answer: clients go upstream at once. */
+/**
+ * For a blob the registry does not answer the check of the client's access: clients go upstream at
+ * once.
+ */
 const BLOB_429 = [503, 'UNAVAILABLE'] as const;
 
 describe.concurrent.each(['root', 'child'] as const)(
@@ -129,7 +132,7 @@ describe.concurrent.each(['root', 'child'] as const)(
         const bytes = randomBytes(sizeBytes);
         const { digest: blob } = registry.addBlob(bytes);
         const repository = `${role}/corrupt-${sizeBytes}`;
-        // One bit, in the middle: whatever is asked for that holds it.
+        // One bit, in the middle of every answer that holds it.
         const wrong = Buffer.from(bytes);
         wrong[sizeBytes >> 1] = (wrong[sizeBytes >> 1] ?? 0) ^ 1;
         registry.behaviours.set(`/v2/${repository}/`, (asked, response) => {
@@ -147,13 +150,13 @@ describe.concurrent.each(['root', 'child'] as const)(
           expect([answer.status, answer.isWhole]).toEqual([200, false]);
           expect(answer.body.length).toBeLessThan(sizeBytes);
         }
-        // The rest of a blob that cannot become right does not leave either.
+        // Nor does the rest of a blob leave that cannot become right.
         const rest = { headers: { range: `bytes=${answer.body.length}-` } };
         expect((await ask(role, `${repository}/blobs/${blob}`, rest)).status).toBe(502);
       }
     });
 
-    it('stalls within a blob: cuts the answer after its own deadline, and never hangs', async () => {
+    it('stalls within a blob: cuts the answer after its own deadline', async () => {
       const bytes = randomBytes(9_000_000);
       const { digest: blob } = registry.addBlob(bytes);
       const repository = `${role}/stalled`;
@@ -188,7 +191,7 @@ describe.concurrent.each(['root', 'child'] as const)(
       }
     });
 
-    it('is sound: gives blobs whole and in parts, and what their HEAD says', async () => {
+    it('is sound: gives blobs whole and in parts, and answers their HEAD', async () => {
       const bytes = randomBytes(5_000_000);
       const path = `team/app/blobs/${registry.addBlob(bytes).digest}`;
       const head = await ask(role, path, { method: 'HEAD' });
@@ -207,7 +210,7 @@ describe.concurrent.each(['root', 'child'] as const)(
       expect([beyond.status, errorOf(beyond)]).toEqual([416, 'RANGE_INVALID']);
     });
 
-    it('is sound: leaves to it what is not mirrored', async () => {
+    it('is sound: leaves requests to it that the mirror does not serve', async () => {
       expect((await ask(role, '')).status).toBe(200);
       for (const path of [
         'team/app/tags/list',
@@ -238,7 +241,7 @@ describeWith(
         await containerd.pull(`${registry.address}/${repository}:1`);
         const asked = registry.askedFor(`/v2/${repository}/manifests/1`);
         expect(asked.filter(({ client }) => client === 'containerd')).not.toEqual([]);
-        // However often it tries, the registry is not asked each time.
+        // However often the client tries, the agent does not ask the registry each time.
         expect(asked.filter(({ client }) => client === 'xylem').length).toBeLessThanOrEqual(10);
       },
     );
@@ -267,7 +270,7 @@ describeWith(
       expect(await containerd.content()).toContain(layer?.digest);
     });
 
-    it('of a child, when the registry wants a password, tells it what it has', async () => {
+    it("of a child, on the registry's demand, sends the child its password", async () => {
       const image = await makeTarImage([200_000]);
       registry.addImage(image);
       const user = 'reader:secret';

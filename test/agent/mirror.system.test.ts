@@ -17,21 +17,22 @@ import {
   startCluster,
 } from './kit/mirror-rig.ts';
 
-/** A layer that is sent while it comes, and one that is checked before. */
+/** A layer that the mirror sends while it arrives, and one that it checks before sending. */
 const SIZES = [9_000_000, 700_000];
 const SINGLE_BYTES_MAX = 10;
 const user = { username: 'reader', password: 'pass:word' };
 const STALE = { mirror: { tagSeconds: 1, staleTagSeconds: 3600 } };
 
-/** What containerd and skopeo are told of the user. */
+/** The user's credentials, as containerd and skopeo get them. */
 const CLIENT = {
   ctr: ['--user', `${user.username}:${user.password}`],
   skopeo: user,
 };
 
 /**
- * Only the root can read from the registry: the others lack what it takes, so that what they give came down the tree.
- * They know its name all the same, which skopeo does not tell them, and with `always` how to ask it about the right of a client.
+ * Only the root can read from the registry: the other hosts lack the credentials or the
+ * certificate, so that their bytes came down the tree. They know its name all the same, which
+ * skopeo does not send, and with `always` they can check a client's access there.
  */
 function readByRoot(
   host: string,
@@ -54,8 +55,9 @@ function expectOnce(bytes: Readonly<Record<string, number>>, layers: TarImage['l
 }
 
 /**
- * Pulls the image through every host of the cluster with containerd and skopeo. The registry stops before the last pulls: after the first one,
- * through a child, or after each host has pulled once. What is private is given only to credentials that the registry has accepted on that host:
+ * Pulls the image through every host of the cluster with containerd and skopeo. The registry stops
+ * before the last pulls: after the first pull, through a child, or after each host has pulled once.
+ * A host serves a private image only to credentials that the registry has accepted on that host:
  * passwords stay the same, tokens are new with each pull.
  */
 async function pullEverywhere(
@@ -80,7 +82,8 @@ async function pullEverywhere(
   const bytes = proxy.blobBytes();
   expectOnce(bytes, init.image.layers);
   expect(proxy.direct()).toEqual([]);
-  // It learns at /v2/ that credentials are wanted: the agent knows that only from the registry.
+  // skopeo learns at /v2/ that the registry demands credentials, which the agent knows only from
+  // the registry.
   if (init.skopeo !== undefined) {
     for (const host of hosts) await skopeoCopy(host, reference, init.skopeo);
   }
@@ -92,7 +95,7 @@ describeWith(
   'the registry mirror of real agents, for containerd and skopeo',
   ['docker-registry', 'containerd', 'skopeo'].map(needs.program).concat(needs.root),
   () => {
-    test('brings an image to every host, each blob from the registry once; then without the registry', async () => {
+    test('brings an image to every host: once from the registry, later without it', async () => {
       const image = await makeTarImage(SIZES);
       const registry = await startDockerRegistry({ storage: await filledStorage(image) });
       const proxy = await RegistryProxy.start(registry);
@@ -146,7 +149,7 @@ describeWith(
     });
 
     describeWith('with certificates', [needs.program('openssl')], () => {
-      test('reads with tokens that the root gets', async () => {
+      test('reads with tokens that the root obtains', async () => {
         const image = await makeTarImage(SIZES);
         const storage = await filledStorage(image);
         const { token } = await startTokenServer(makeCertificates(tempFolder()), user);
@@ -158,7 +161,7 @@ describeWith(
         await pullEverywhere(cluster, proxy, { image, stopAfter: 'never', ...CLIENT });
       });
 
-      test('reads over TLS, from an authority that the agents are told', async () => {
+      test('reads over TLS, with an authority from the configuration', async () => {
         const image = await makeTarImage(SIZES);
         const registry = await startDockerRegistry({ storage: await filledStorage(image) });
         const tls = makeCertificates(tempFolder());

@@ -12,7 +12,7 @@ import { describeWith, needs } from '../kit/requires.ts';
 
 const run = promisify(execFile);
 
-/** Body and header lines that curl gets for a range. */
+/** Body and header lines of curl's answer for a range. */
 async function curl(url: string, range: string): Promise<{ head: string; body: Buffer }> {
   const { stdout } = await run('curl', ['-sS', '-i', '-r', range, url], {
     encoding: 'buffer',

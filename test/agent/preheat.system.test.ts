@@ -25,7 +25,7 @@ const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const LIMIT = { timeout: 60_000, interval: 100 };
 const run = promisify(execFile);
 
-/** A registry's front door, which can be shut: answers with blobs then wait. */
+/** A registry's front door, which a test can shut: answers with blobs then wait. */
 class Door {
   readonly #server: Server;
   #opened: PromiseWithResolvers<void> | undefined;
@@ -78,7 +78,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
   const door = new Door(() => registry.address);
   let cluster: AgentCluster;
 
-  /** An image of random files under a tag of its own. */
+  /** An image of random files with a tag of its own. */
   async function publish(tag: string, sizeBytes: number): Promise<void> {
     const rootfs = join(dir, tag);
     mkdirSync(rootfs);
@@ -104,7 +104,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
       zones: ['z1', 'z1', 'z2'],
     });
     await cluster.start();
-    // They show themselves to the root though they have read nothing.
+    // The hosts connect to the root although they have read nothing.
     const root = defined(cluster.roots[0], 'a root');
     await vi.waitFor(async () => {
       expect((await cluster.status(root)).peers).toHaveLength(3);
@@ -141,7 +141,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     return counts.every(([count, all]) => count === all);
   }
 
-  it('xylem preheat brings an image to all hosts, and then the registry is not needed', async () => {
+  it('xylem preheat brings an image to all hosts, which then need no registry', async () => {
     const before = registry.stats().blobBytes;
     const { socket } = child(1).process;
     const args = [BIN, 'preheat', '--json', '--admin', socket, image('all')];
@@ -153,7 +153,8 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     const sizeBytes = blobsOf('all').reduce((sum, { size }) => sum + size, 0);
     const root = await cluster.status(defined(cluster.roots[0], 'a root'));
     expect(root.bytesBySource['origin']).toBe(sizeBytes);
-    // On a busy machine a connection to the registry may break, and its few requests be sent again.
+    // On a busy machine a connection to the registry may break, and the agent may repeat its few
+    // requests.
     expect(registry.stats().blobBytes - before).toBeLessThan(1.5 * sizeBytes);
     for (const host of cluster.children) expect(await holds(host, 'all'), host.name).toBe(true);
     const shut = registry.stats().blobBytes;
@@ -170,7 +171,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     expect(registry.stats().blobBytes - shut).toBeLessThanOrEqual(blobsOf('all').length);
   }, 120_000);
 
-  it('brings an image to one zone, or to a count of hosts, whichever agent is asked', async () => {
+  it('brings an image to one zone, or to some hosts, through any agent', async () => {
     const root = defined(cluster.roots[0], 'a root');
     const zone = await start(root, { image: image('zone'), zone: 'z2' });
     expect(await ended(child(0), zone.id)).toMatchObject({
@@ -205,7 +206,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     const cancelled = await askAgent({ admin: child(1).process.socket }, 'cancelPreheat', { id });
     expect(cancelled).toMatchObject({ id, state: 'cancelled' });
     door.open();
-    // A later one does not stand behind it.
+    // A later preheat does not wait for it.
     const next = await start(child(0), { image: image('zone') });
     expect(await ended(child(0), next.id)).toMatchObject({ state: 'done' });
     expect(await look(child(0), id)).toMatchObject({
@@ -215,7 +216,7 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     for (const host of cluster.children) expect(await holds(host, 'cancel')).toBe(false);
   }, 120_000);
 
-  it('names a host that dies in the middle, and completes the others', async () => {
+  it('names a host that dies during the preheat, and completes the others', async () => {
     door.shut();
     const { id } = await start(child(0), { image: image('die') });
     await expect

@@ -56,7 +56,10 @@ describeWith(
       return cluster;
     }
 
-    /** Who has the right reads it from each host; then nobody else does, though it is there. */
+    /**
+     * A client with access reads the blob from each host; other clients then do not get it, though
+     * the host has it.
+     */
     async function expectPrivate(
       registry: string,
       right: string,
@@ -83,7 +86,7 @@ describeWith(
       }
     }
 
-    it('behind passwords is refused to whoever has none, or a wrong one', async () => {
+    it('behind passwords is refused without a password, or with a wrong one', async () => {
       const registry = await startDockerRegistry({
         storage: await filledStorage(),
         htpasswd: user,
@@ -92,7 +95,7 @@ describeWith(
       await expectPrivate(registry, basic, [undefined, guess], /^Basic realm=/);
     });
 
-    it('behind tokens is refused to whoever has none, or a wrong one', async () => {
+    it('behind tokens is refused without a token, or with a wrong one', async () => {
       const { token } = await startTokenServer(makeCertificates(tempFolder()), user);
       const registry = await startDockerRegistry({ storage: await filledStorage(), token });
       const fetchToken = async (repository: string): Promise<string> => {

@@ -23,19 +23,22 @@ function stage(service: Partial<Service>) {
 }
 
 describe('runUntilSignal()', () => {
-  it.each(['SIGTERM', 'SIGINT'])('says ready, runs until %s, stops and gives 0', async (signal) => {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const run = stage({ start: async () => resolve() });
-    await promise;
-    await Promise.resolve();
-    run.events.emit(signal);
-    expect(await run.code).toBe(0);
-    expect(run.lines).toEqual(['ready', 'stopping', 'stopped']);
-    expect(run.exits).toEqual([]);
-    expect(run.events.eventNames()).toEqual([]);
-  });
+  it.each(['SIGTERM', 'SIGINT'])(
+    'reports ready, runs until %s, stops and returns 0',
+    async (signal) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const run = stage({ start: async () => resolve() });
+      await promise;
+      await Promise.resolve();
+      run.events.emit(signal);
+      expect(await run.code).toBe(0);
+      expect(run.lines).toEqual(['ready', 'stopping', 'stopped']);
+      expect(run.exits).toEqual([]);
+      expect(run.events.eventNames()).toEqual([]);
+    },
+  );
 
-  it('stops what is still starting', async () => {
+  it('stops a service that is still starting', async () => {
     const run = stage({ start: () => new Promise(() => {}) });
     run.events.emit('SIGTERM');
     expect(await run.code).toBe(0);
@@ -85,17 +88,17 @@ describe('runUntilSignal()', () => {
     await run.code;
   });
 
-  it('ends a process that something keeps alive after the stop', async () => {
+  it('ends a process that a leak keeps alive after the stop', async () => {
     const run = stage({});
     run.events.emit('SIGTERM');
     await run.code;
     expect(run.clock.delays).toEqual([2_000]);
     run.clock.fireAll();
-    expect(run.lines).toContain('something still ran after the stop');
+    expect(run.lines).toContain('work still in progress after the stop (leak): exiting');
     expect(run.exits).toHaveLength(1);
   });
 
-  it('gives 1 when the stop fails', async () => {
+  it('returns 1 when the stop fails', async () => {
     const run = stage({
       stop: async () => {
         throw new Error('disk');
@@ -105,7 +108,7 @@ describe('runUntilSignal()', () => {
     expect(await run.code).toBe(1);
   });
 
-  it('stops with 1 at an error that nobody caught', async () => {
+  it('stops with 1 at an uncaught error', async () => {
     const run = stage({});
     run.events.emit('uncaughtException', new Error('defect'));
     expect(await run.code).toBe(1);

@@ -30,7 +30,10 @@ describeWith(
 
     afterEach(() => rig.stop(), 60_000);
 
-    /** Reads pieces all over the blob on one host; `onRead` is called after each. Throws at a wrong byte. */
+    /**
+     * Reads pieces all over the blob on one host, and calls `onRead` after each. Throws at a wrong
+     * byte.
+     */
     async function readMuch(host: ClusterHost, onRead: () => void): Promise<void> {
       const origin = { registry: registry.address, repository: 'app' };
       const reader = new HttpBlobReader({ base: host.local, origin });
@@ -58,8 +61,8 @@ describeWith(
       return found;
     }
 
-    it('fails no read of a host that lives: parents killed and stopped, the owner killed', async () => {
-      // A first read on each host puts it into the tree, so that there are parents to fail.
+    it('no read of a live host fails: parents killed and stopped, the owner killed', async () => {
+      // A first read on each host puts it into the tree, so that there are parents to kill.
       const reads = { count: 0, of: (CHILDREN - 3) * READS_PER_HOST };
       const warmUp = { registry: registry.address, repository: 'app' };
       for (const host of cluster.children) {
@@ -108,7 +111,8 @@ describeWith(
       );
       const blocks = Math.ceil(blob.sizeBytes / BLOCK_SIZE_BYTES);
       console.info(
-        `${reads.count} reads, 0 failed; origin ${registry.stats().blobBytes} bytes of ${blob.sizeBytes} (${blocks} blocks), fallback ${fallback}`,
+        `${reads.count} reads, 0 failed; origin ${registry.stats().blobBytes} bytes ` +
+          `of ${blob.sizeBytes} (${blocks} blocks), fallback ${fallback}`,
       );
     }, 180_000);
   },

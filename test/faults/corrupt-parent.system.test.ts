@@ -27,7 +27,10 @@ interface Setup {
   readonly hostile: HostileAgent;
 }
 
-/** A root, six agents in processes of their own, and before them in the tree one agent that changes what it serves. */
+/**
+ * Starts a root, one agent that tampers with the blocks that it serves, and six agents in processes
+ * of their own, which join the tree after it.
+ */
 async function setUp(): Promise<Setup> {
   const dir = tempFolder();
   const [source, layout] = [join(dir, 'source'), join(dir, 'oci')];
@@ -91,11 +94,11 @@ async function metric(host: ClusterHost, name: string, labels: string): Promise<
     .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 }
 
-describeWith('a parent that changes what it serves', [needs.program('mke2fs')], () => {
-  it('harms no read, is banned by those that it served, and nobody else is', async () => {
+describeWith('a parent that tampers with its blocks', [needs.program('mke2fs')], () => {
+  it('harms no read, and the hosts that it served ban it and nobody else', async () => {
     const setup = await setUp();
     const { cluster, hostile } = setup;
-    // One after another: a tree then, with the hostile agent as the first child of the root.
+    // One after another: they form one tree, with the hostile agent as the first child of the root.
     for (const host of cluster.children) await readAll(setup, host);
     expect(hostile.served()).toBeGreaterThan(0);
     let victims = 0;
@@ -110,7 +113,8 @@ describeWith('a parent that changes what it serves', [needs.program('mke2fs')], 
       expect(blamed.length).toBe(banned);
       if (rejected > 0) victims++;
       expect(banned > 0).toBe(rejected > 0);
-      // Banned at the first bad block: what was asked of it at that moment may still come in, no more is asked.
+      // Banned at the first bad block: answers in flight at that moment may still arrive, but no
+      // request follows.
       expect(rejected).toBeLessThanOrEqual(32);
       const status = await cluster.status(host);
       expect(status.failedReads).toBe(0);

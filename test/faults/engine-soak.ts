@@ -9,16 +9,16 @@ import { TruthBlob } from './truth.ts';
 const ROOTS = 2;
 const CHILDREN = 5;
 
-/** Reads of each host in a round, so many at a time. */
+/** Reads of each host in a round, at most `READERS_PER_HOST` in flight. */
 const READS_PER_HOST = 40;
 const READERS_PER_HOST = 4;
 const READ_BYTES_MAX = 700_000;
 
-/** Sizes of the blobs, in bytes: one or two are in stripes. */
+/** Sizes of the blobs, in bytes: one or two of them are in stripes. */
 const BLOB_BYTES_MIN = 700_000;
 const BLOB_BYTES_MAX = 9_000_000;
 
-/** One read in five is of an earlier blob. */
+/** Share of reads from an earlier blob: one in five. */
 const EARLIER_SHARE = 0.2;
 const DOWN_MS_MAX = 1_500;
 const POLL_MS = 20;
@@ -27,9 +27,10 @@ const STOP_MS_MAX = 30_000;
 const ORIGIN = { registry: 'registry.test', repository: 'app' };
 
 /**
- * Real engines, stores and connections in one process, on disks and behind transports that fail; in every round a new blob, and one
- * host, root or not, that loses its power under load. Every read gives the right bytes, and none fails, since the registry
- * has everything; at the end all heals, and every host reads everything.
+ * Real engines, stores and connections in one process, on faulty disks and behind faulty
+ * transports. Every round has a new blob, and one host, root or not, loses its power under load.
+ * Every read returns the right bytes, and none fails, since the registry has everything. At the end
+ * all faults stop, and every host reads everything.
  */
 export async function engineSoak(
   init: { seed: number; rounds: number; planted?: 'wrong-origin' },
@@ -49,7 +50,7 @@ export async function engineSoak(
   }
 }
 
-/** Stops the host; that it does not come to an end is a broken promise, and no reason to wait longer. */
+/** Stops the host. A stop that does not end is a broken promise, and no reason to wait longer. */
 async function stopped(host: SoakHost, seed: number, report: FaultReport): Promise<void> {
   const clock = new SystemClock();
   const late = clock.setTimer(STOP_MS_MAX, () => {
@@ -101,7 +102,7 @@ class Soak {
     await crash;
   }
 
-  /** Nothing fails any more: every host reads every blob. */
+  /** All faults stop: every host reads every blob. */
   async heal(): Promise<void> {
     const { hosts, origin } = this.#parts;
     origin.faulty = false;
@@ -137,7 +138,7 @@ class Soak {
     await Promise.all(Array.from({ length: READERS_PER_HOST }, reader));
   }
 
-  /** Reads, once more after each crash of the host itself that cuts it off. */
+  /** Reads; repeats the read after each crash of its own host that cuts it off. */
   async #read(
     host: SoakHost,
     truth: TruthBlob,
@@ -145,7 +146,9 @@ class Soak {
   ): Promise<void> {
     const { report } = this.#parts;
     const { ref } = truth;
-    const where = `${offset}+${length} of ${ref.digest} at ${host.card.peer}; again: --only engine --seed ${this.#seed}`;
+    const where =
+      `${offset}+${length} of ${ref.digest} at ${host.card.peer}; ` +
+      `again: --only engine --seed ${this.#seed}`;
     for (;;) {
       const engine = await this.#up(host);
       const { life } = host;

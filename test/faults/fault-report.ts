@@ -1,16 +1,19 @@
 import { bytesEqual } from '../../src/util/bytes.ts';
 
-/** What must never happen, whatever is injected. */
+/** Invariants under all injected faults, by their violation. */
 export type Rule = 'wrong bytes' | 'lost durable block' | 'failed read' | 'broken promise';
 
 /** Sections of the table, in its order. */
 const SECTIONS = ['crashes', 'injected', 'checked'] as const;
 type Section = (typeof SECTIONS)[number];
 
-/** Violations that are kept with their words; the others are counted only. */
+/** Maximum number of violations kept with their text; further ones are only counted. */
 const VIOLATIONS_MAX = 50;
 
-/** What a run of the fault tests did to the code, what it compared, and what it found wrong. */
+/**
+ * Faults that a run of the fault tests injected, comparisons that it made, and violations that it
+ * found.
+ */
 export class FaultReport {
   readonly #counts: Readonly<Record<Section, Map<string, number>>> = {
     crashes: new Map(),
@@ -23,7 +26,7 @@ export class FaultReport {
     ['failed read', 0],
     ['broken promise', 0],
   ]);
-  /** One line each: the first ones. */
+  /** The first violations, one line each. */
   readonly texts: string[] = [];
 
   add(section: Section, what: string, count = 1): void {
@@ -39,13 +42,13 @@ export class FaultReport {
     return [...this.#counts[section].values()].reduce((sum, count) => sum + count, 0);
   }
 
-  /** Counts the bytes as compared; different ones break a rule. */
+  /** Counts the bytes as compared; different bytes break a rule. */
   compare(found: Uint8Array, expected: Uint8Array, where: string): void {
     this.add('checked', 'bytes compared', found.length);
     if (!bytesEqual(found, expected)) this.violate('wrong bytes', where);
   }
 
-  /** `text` says where, and how to see it again. */
+  /** `text` says where, and how to reproduce it. */
   violate(rule: Rule, text: string): void {
     this.#violations.set(rule, (this.#violations.get(rule) ?? 0) + 1);
     if (this.texts.length < VIOLATIONS_MAX) this.texts.push(`${rule}: ${text}`);
@@ -55,7 +58,7 @@ export class FaultReport {
     return [...this.#violations.values()].reduce((sum, count) => sum + count, 0);
   }
 
-  /** The table that is printed at the end. */
+  /** The table that the run prints at the end. */
   toString(): string {
     const lines: string[] = [];
     const line = (what: string, count: number): void =>

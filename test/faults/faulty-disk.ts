@@ -5,7 +5,7 @@ import type { FaultReport } from './fault-report.ts';
 
 /** Share of the operations of a kind that fail, 0 to 1 each. */
 export interface DiskFaultRates {
-  /** EIO from a read, from a write (with a part of it done), and from a sync. */
+  /** EIO from a read, from a write (after a part of it), and from a sync. */
   readonly readError: number;
   readonly tornWrite: number;
   readonly syncError: number;
@@ -13,7 +13,7 @@ export interface DiskFaultRates {
   readonly noSpace: number;
   /** EMFILE from an open. */
   readonly noDescriptor: number;
-  /** A bit of what is read has changed on the disk, for good. */
+  /** A bit read has changed on the disk, permanently. */
   readonly bitRot: number;
 }
 
@@ -27,11 +27,12 @@ export const DISK_FAULTS: DiskFaultRates = {
 };
 
 /**
- * A disk that fails by seed, around a simulated one.
+ * A disk that fails by seed, around a simulated disk.
  *
- * Fault model: each operation fails by the toss of a coin, on its own, and says so; rot says nothing. Only what is in `blobs/` rots:
- * a store whose version is unreadable does not start, on purpose. Short reads, and what a loss of power leaves of unsynced writes, are the business
- * of the disk below (`losePower()`). Without `rates` nothing fails.
+ * Fault model: each operation fails by the toss of a coin, on its own, and reports it; rot reports
+ * nothing. Only files in `blobs/` rot: a store with an unreadable version refuses to start, on
+ * purpose. The disk below (`losePower()`) is responsible for short reads, and for the remains of
+ * unsynced writes after a loss of power. Without `rates` nothing fails.
  */
 export class FaultyDisk implements Disk {
   readonly #inner: SimDisk;
@@ -107,7 +108,7 @@ export class FaultyDisk implements Disk {
     { source, offset }: { source: Uint8Array; offset: number },
   ): Promise<void> {
     if (this.#fails('noSpace', 'disk: ENOSPC')) throw simError('no-space', path);
-    if (this.#fails('tornWrite', 'disk: EIO in the midst of a write')) {
+    if (this.#fails('tornWrite', 'disk: EIO during a write')) {
       await file.write(source.subarray(0, this.#random.below(source.length)), offset);
       throw simError('io', path);
     }

@@ -16,12 +16,12 @@ import type { FaultReport } from './fault-report.ts';
 
 type FaultKind = 'drop' | 'delay' | 'duplicate' | 'truncate' | 'corrupt';
 
-/** Share of the messages that each fault befalls, 0 to 1 each, at most one per message. */
+/** Share of the messages that each fault hits, 0 to 1 each; at most one fault per message. */
 export interface TransportFaultRates {
   readonly drop: number;
   readonly delay: number;
   readonly duplicate: number;
-  /** Answers with blocks only. */
+  /** For answers with blocks only. */
   readonly truncate: number;
   readonly corrupt: number;
 }
@@ -34,15 +34,19 @@ export const TRANSPORT_FAULTS: TransportFaultRates = {
   corrupt: 0.03,
 };
 
-/** Longest delay of a message: beyond what a peer may be silent, and beyond the first hedges. */
+/**
+ * Longest delay of a message: longer than the silence allowed to a peer, and than the first hedges
+ * wait.
+ */
 const DELAY_MS_MAX = 1_500;
 
 /**
- * A transport that fails by seed, around a real one.
+ * A transport that fails by seed, around a real transport.
  *
- * Fault model: an answer may never come, come late, come shorter, or come with a bit changed in the payload or in the
- * attestation; a request, a tree call, an order and a sign of life may be sent twice, be lost or be late. A tree call that is lost
- * rejects when its caller gives it up. Without `rates` nothing fails.
+ * Fault model: an answer may be lost, be late, be truncated, or arrive with a bit changed in the
+ * payload or in the attestation. A request, a tree call, an order and an ALIVE may be sent twice,
+ * be lost or be late. A lost tree call rejects when its caller gives it up. Without `rates` nothing
+ * fails.
  */
 export class FaultyTransport implements Transport {
   readonly #inner: Transport;
@@ -125,7 +129,7 @@ export class FaultyTransport implements Transport {
     const call = () => this.#inner.call(host, name, request, signal);
     const fault = this.#draw(['drop', 'delay', 'duplicate']);
     if (fault === 'drop') {
-      // The root hears it; its answer is lost.
+      // The root receives the call; its answer is lost.
       call().catch(() => {});
       await aborted(signal);
       throw new PeerError('a call was lost on purpose', { code: 'timeout' });
@@ -158,7 +162,10 @@ export class FaultyTransport implements Transport {
     if (fault === 'duplicate') send();
   }
 
-  /** The answer with something done to it; who gave it up meanwhile hears `cancelled`, as from the real one. */
+  /**
+   * The answer with a fault applied. A caller that gave up meanwhile gets `cancelled`, as from the
+   * real transport.
+   */
   #changed(
     real: PendingBlock,
     change: (block: AttestedBlock) => AttestedBlock | Promise<AttestedBlock>,
@@ -192,13 +199,13 @@ export class FaultyTransport implements Transport {
   }
 }
 
-/** The answer with another payload; the one that it had is released. */
+/** The answer with another payload; releases the payload that it had. */
 function withPayload(block: AttestedBlock, bytes: Uint8Array): AttestedBlock {
   block.payload.release();
   return { payload: PooledBytes.unpooled(bytes), attestation: block.attestation };
 }
 
-/** A request whose answer never comes. */
+/** A request that never gets an answer. */
 function lost(real: PendingBlock): PendingBlock {
   discard(real);
   const { promise, reject } = Promise.withResolvers<AttestedBlock>();
@@ -212,7 +219,7 @@ function lost(real: PendingBlock): PendingBlock {
   };
 }
 
-/** A request that went out twice; the answer to the first counts. */
+/** A request sent twice; the answer to the first counts. */
 function both(real: PendingBlock, again: PendingBlock): PendingBlock {
   discard(again);
   return {

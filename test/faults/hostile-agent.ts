@@ -19,18 +19,21 @@ import { defined } from '../../src/util/assert.ts';
 import { BufferPool, PooledBytes } from '../../src/util/buffer-pool.ts';
 import { CountingOrigin } from '../kit/engine-cluster.ts';
 
-/** What it does to each answer to a peer. */
+/** Changes each answer to a peer. */
 type Tamper = (answer: AttestedBlock) => AttestedBlock;
 
 export interface HostileAgent {
   readonly engine: TransferEngine;
   readonly peer: string;
-  /** Blocks that it served. */
+  /** Number of blocks that it served. */
   readonly served: () => number;
   stop(): Promise<void>;
 }
 
-/** An agent of the real parts, admitted to the cluster, that changes what it serves. It may have many children. */
+/**
+ * An agent of the real parts, admitted to the cluster, that tampers with the blocks that it serves.
+ * It may have many children.
+ */
 export async function startHostileAgent(init: {
   clusterKey: Uint8Array;
   roots: readonly HostAddress[];
@@ -94,7 +97,7 @@ function tampering(server: BlockServer, tamper: Tamper, served: { count: number 
   };
 }
 
-/** One bit of the payload is another; the attestation stays. */
+/** Flips one bit of the payload and keeps the attestation. */
 export function flipBit(answer: AttestedBlock): AttestedBlock {
   const bytes = answer.payload.bytes.slice();
   bytes[bytes.length >> 1]! ^= 1;

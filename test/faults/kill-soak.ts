@@ -19,35 +19,46 @@ import { TruthBlob } from './truth.ts';
 const CHILDREN = 3;
 const REPOSITORY = 'app';
 
-/** In stripes, so that the agent is above others in some tree; and a new one every few kills, so that blocks are always under way. */
+/**
+ * In stripes, so that the agent is above others in some tree; a new blob every few kills, so that
+ * blocks are always in flight.
+ */
 const BLOB_BYTES_MIN = 8_400_000;
 const BLOB_BYTES_MAX = 9_400_000;
 const ROUNDS_PER_BLOB = 3;
 
-/** Reads at a time on a host, and the largest. */
+/** Reads in flight on a host, and the largest read. */
 const LOADERS_PER_HOST = 2;
 const READ_BYTES_MAX = 400_000;
 const EARLIER_SHARE = 0.2;
 
-/** Pause between two reads at most: what is under test is the agents, not how fast they are. */
+/** Longest pause between two reads: the soak tests the agents, not their speed. */
 const PAUSE_MS_MAX = 40;
 
-/** Blobs, the newest, that are read through the agent after each kill; all are compared at the end. */
+/**
+ * Number of the newest blobs that the soak reads through the agent after each kill; at the end it
+ * compares all blobs.
+ */
 const BLOBS_READ_AFTER = 2;
 
-/** When the kill comes, at most after the load began; one in five comes that much after the start of the process instead. */
+/**
+ * Longest time from the begin of the load to the kill. One kill in five comes at most
+ * `EARLY_MS_MAX` after the start of the process instead.
+ */
 const KILL_MS_MAX = 900;
 const EARLY_SHARE = 0.2;
 const EARLY_MS_MAX = 700;
 const POLL_MS = 20;
 
 /**
- * Real agents in processes of their own, a root and three that read all the time; again and again one is killed that others hang
- * below. It starts with the same store: what it held is there, and right. The others never fail. At the end every block
- * in every store is compared.
+ * Real agents in processes of their own: a root, and three that read all the time. Again and again
+ * the soak kills an agent that others hang below. The agent restarts with the same store: the
+ * blocks that it held are there, and right. Reads of the other agents never fail. At the end the
+ * soak compares every block in every store.
  *
- * A process that is killed loses nothing that it wrote, since the kernel lives: so what the agent once said that it holds must be
- * there, however lately it said so (a loss of power is the business of store-crashes.ts).
+ * A killed process loses none of its writes, since the kernel lives: so every block that the agent
+ * ever announced must be there, however recent the announcement (store-crashes.ts covers a loss of
+ * power).
  */
 export async function killSoak(
   init: { seed: number; kills: number; dir: string },
@@ -85,7 +96,7 @@ interface Parts {
 }
 
 interface HostState {
-  /** Blocks that the agent said it holds, as `digest/index`. */
+  /** Blocks that the agent announced, as `digest/index`. */
   readonly told: Set<string>;
   kills: number;
   up: boolean;
@@ -130,7 +141,8 @@ class KillSoak {
     for (const blob of this.#blobs) {
       const { ref } = blob;
       for (const index of store.blocksOf(ref.digest)) {
-        const where = `block ${index} of ${ref.digest} in the store of ${host.name}; ${this.#again}`;
+        const where =
+          `block ${index} of ${ref.digest} in the store of ${host.name}; ` + this.#again;
         const block = await store.get(ref, index);
         if (block === undefined) {
           report.violate('lost durable block', where);
@@ -149,7 +161,7 @@ class KillSoak {
     return `after ${this.#kills} kills; again: --only kill --seed ${this.#init.seed}`;
   }
 
-  /** Load on all, a kill in the midst of it, a start, and a look at what is left. */
+  /** Load on all agents, a kill during it, a restart, and a check of the remaining blocks. */
   async #round(): Promise<void> {
     const { random, report, cluster } = this.#parts;
     const own = random.split(`round ${this.#kills}`);
@@ -173,15 +185,15 @@ class KillSoak {
     await this.#checkVictim(victim);
     load.on = false;
     await Promise.all(loads);
-    report.add('checked', 'restarts after which it was read through the agent');
+    report.add('checked', 'restarts after which reads went through the agent');
   }
 
-  /** The blob that is read now: a new one every few rounds. */
+  /** The blob to read now: a new one every few rounds. */
   async #newest(random: SeededRandom): Promise<TruthBlob> {
     const newest = this.#blobs.at(-1);
     if (newest !== undefined && ++this.#rounds % ROUNDS_PER_BLOB > 0) return newest;
     const blob = await this.#publish(random);
-    // One after the other, so that those who come later find a place below the first.
+    // One after the other, so that later hosts find a place below the first.
     for (const host of this.#parts.cluster.children) await this.#read(host, blob, [0, 1]);
     return blob;
   }
@@ -229,7 +241,7 @@ class KillSoak {
       report.add('checked', 'reads through agents');
       report.compare(found, blob.bytes(offset, length), where);
     } catch (error) {
-      // A read that a kill of its own agent spans may fail.
+      // A read may fail if its own agent was killed during it.
       if (!up || kills !== state.kills)
         report.add('checked', 'reads cut off by the kill of their own agent');
       else report.violate('failed read', `${errorText(error)}: ${where}`);
@@ -245,7 +257,7 @@ class KillSoak {
     return reader;
   }
 
-  /** One that others hang below, if there is one. */
+  /** An agent that others hang below, if there is one. */
   async #chooseVictim(random: SeededRandom): Promise<ClusterHost> {
     const { cluster, report } = this.#parts;
     const parents: ClusterHost[] = [];
@@ -285,7 +297,7 @@ class KillSoak {
     this.#parts.report.add('crashes', `agent, kill -9 ${when} (real)`);
   }
 
-  /** What it said that it holds is there, and what it holds is right when read through it. */
+  /** Every block that the agent announced is there, and reads through it return the right bytes. */
   async #checkVictim(host: ClusterHost): Promise<void> {
     const { report } = this.#parts;
     const held = await this.#held(host);

@@ -10,7 +10,7 @@ import { killSoak } from './kill-soak.ts';
 import { CRASHES_PER_DISK, storeCrashes } from './store-crashes.ts';
 import { worldCrashes } from './world-crashes.ts';
 
-/** A part of the run: `count` is how many disks, worlds, rounds or kills. */
+/** A part of the run: `count` is the number of disks, worlds, rounds or kills. */
 interface Part {
   readonly count: number;
   readonly quickCount: number;
@@ -55,7 +55,8 @@ const PARTS: Readonly<Record<string, Part>> = {
 
 const HELP = `Usage: node test/faults/main.ts [--seed N] [--quick] [--only PART] [--count N]
 
-Runs the real code under faults and prints what was injected, what was compared and what was wrong. Exits 1 if anything was.
+Runs the real code under faults, and prints the injected faults, the comparisons and the violations.
+Exits with 1 if there was a violation.
 
   --seed N     first seed of every part (1)
   --quick      a run of half a minute
@@ -117,5 +118,5 @@ async function main({ seed, quick, only, count }: Options): Promise<number> {
 
 const options = parseOptions();
 if (options === undefined) console.error(HELP);
-// Not by itself: what did not stop keeps the process alive.
+// An explicit exit: a leak would keep the process alive.
 process.exit(options === undefined ? 2 : await main(options));

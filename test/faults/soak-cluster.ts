@@ -26,24 +26,24 @@ import type { TruthBlob } from './truth.ts';
 const MIB = 1024 * 1024;
 const CLUSTER_KEYS = [new Uint8Array(32).fill(7)];
 
-/** Share of the reads of the registry that it refuses as if with a 503. */
+/** Share of the registry reads that it refuses as if with a 503. */
 const REGISTRY_FAULTS = 0.02;
 
-/** Small, so that most reads go to the disk or to a peer, and that blobs are evicted. */
+/** Small, so that most reads go to the disk or to a peer, and that the cache evicts blobs. */
 const CACHE_BYTES = MIB;
 const QUOTA_BYTES = 12 * MIB;
 
-/** A host that sent bad bytes is left alone this long at first; short, so that the wrong bytes go on. */
+/** First ban of a host that sent bad bytes; short, so that wrong bytes keep arriving. */
 const BAN_MS_MIN = 300;
 const BAN_MS_MAX = 2_000;
 
-/** The registry: has every blob, refuses now and then. */
+/** The registry: has every blob, and refuses some reads. */
 export class SoakOrigin implements Origin {
   readonly blobs = new Map<Digest, TruthBlob>();
   readonly #random: SeededRandom;
   readonly #report: FaultReport;
   faulty = true;
-  /** Gives a wrong byte in every block, to see that the soak finds it. */
+  /** Sends a wrong byte in every block, to check that the soak finds it. */
   wrong = false;
 
   constructor(components: { random: SeededRandom; report: FaultReport }) {
@@ -90,7 +90,8 @@ interface Shared {
 }
 
 /**
- * A host of the soak: real engine, store and network, on a disk and behind a transport that fail.
+ * A host of the soak: real engine, store and network, on a faulty disk and behind a faulty
+ * transport.
  *
  * Life: constructed -> `start()` -> `crash()` and `start()` any number of times -> `stop()`.
  */
@@ -102,9 +103,9 @@ export class SoakHost {
   readonly #random: SeededRandom;
   #platter: SimDisk;
   #running: Running | undefined;
-  /** Faults happen; set before a start too. */
+  /** Whether faults happen; may be set before a start too. */
   #faulty = true;
-  /** Lives begun: a read that spans two of them was cut off. */
+  /** Lives begun: a read that spans two lives was cut off. */
   life = 0;
 
   constructor(shared: Shared, init: { seed: Uint8Array; card: HostCard; isRoot: boolean }) {
@@ -179,7 +180,7 @@ export class SoakHost {
     this.#running.transport.rates = faulty ? TRANSPORT_FAULTS : undefined;
   }
 
-  /** The power goes: what was not synced is there in any part. Then it is down. */
+  /** Cuts the power: any part of the unsynced writes survives. Then the host is down. */
   async crash(): Promise<void> {
     const running = defined(this.#running, 'a host that runs');
     this.#running = undefined;
@@ -197,7 +198,7 @@ export class SoakHost {
   }
 }
 
-/** The engine of a host without power may wait for its disk for ever: nobody else does. */
+/** The engine of a host without power may wait for its disk forever; no other part does. */
 function ended(stop: Promise<void>): Promise<void> {
   void stop.catch(() => {});
   return Promise.resolve();

@@ -14,7 +14,7 @@ function figures(table: string): Map<string, number> {
 }
 
 describe('test:faults', () => {
-  it('finds nothing wrong in a short run, 5 agents killed with -9 among it', async () => {
+  it('finds no violation in a short run with 5 agents killed by kill -9', async () => {
     const run = await promisify(execFile)(process.execPath, [MAIN, '--quick', '--seed', '7']);
     const counts = figures(run.stdout);
     expect(run.stdout).toContain('crashes');
@@ -32,7 +32,7 @@ describe('test:faults', () => {
     }
   }, 400_000);
 
-  it('engineSoak() finds wrong bytes that a root attests, since the registry gave them', async () => {
+  it('engineSoak() finds wrong bytes of the registry that a root attests', async () => {
     const report = new FaultReport();
     await engineSoak({ seed: 3, rounds: 1, planted: 'wrong-origin' }, report);
     expect(report.texts.some((text) => text.startsWith('wrong bytes: '))).toBe(true);

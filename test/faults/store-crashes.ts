@@ -12,14 +12,14 @@ import { storeParts, testBlob, testBlock, testBytes } from '../kit/blocks.ts';
 import { SimDisk } from '../kit/sim-disk.ts';
 import type { FaultReport } from './fault-report.ts';
 
-/** Crashes of one disk in a row: what one leaves is what the next one finds. */
+/** Crashes of one disk in a row: each finds the remains of the crash before. */
 export const CRASHES_PER_DISK = 10;
 
-/** A life ends before this many operations of the disk, and after at most this many rounds of changes. */
+/** Maximum number of disk operations in a life, and of its rounds of changes. */
 const OPERATIONS_MAX = 120;
 const ROUNDS_MAX = 12;
 
-/** Turns of the event loop without any operation after which a dead disk has nothing more to come. */
+/** Turns of the event loop without any operation after which a dead disk has nothing left to do. */
 const IDLE_TURNS = 20;
 
 const BLOBS = [testBlob(1, 2 * BLOCK_SIZE_BYTES + 700), testBlob(2, 1500), testBlob(3, 70_000)];
@@ -37,16 +37,17 @@ const PLACES: readonly Place[] = BLOBS.flatMap((blob) =>
 interface Promised {
   readonly written: Set<string>;
   /**
-   * Written in this life, and so made durable by the next `stop()`. What was there already is the kernel's to write: a store that starts
-   * after a kill syncs nothing that it did not touch.
+   * Written in this life, and so made durable by the next `stop()`. The kernel is responsible for
+   * earlier blocks: a store that starts after a kill syncs only the blocks that it touched.
    */
   readonly fresh: Set<string>;
   readonly durable: Set<string>;
 }
 
 /**
- * Lets a block store die at any operation of its simulated disk, `CRASHES_PER_DISK` times on the same disk: killed, or by a loss of power
- * that keeps any part of what was not synced. After each, every block that is found has the right bytes, and none is missing that was promised.
+ * Lets a block store die at any operation of its simulated disk, `CRASHES_PER_DISK` times on the
+ * same disk. It dies by a kill, or by a loss of power that keeps any part of the unsynced writes.
+ * After each crash every block found has the right bytes, and no promised block is missing.
  */
 export async function storeCrashes(seed: number, report: FaultReport): Promise<void> {
   const random = new SeededRandom(`store crashes ${seed}`);
@@ -54,7 +55,8 @@ export async function storeCrashes(seed: number, report: FaultReport): Promise<v
   let disk = new SimDisk({ random: random.split('disk'), onMischief });
   const promised: Promised = { written: new Set(), fresh: new Set(), durable: new Set() };
   for (let crash = 0; crash < CRASHES_PER_DISK; crash++) {
-    const where = `crash ${crash} of store seed ${seed}; again: --only store --seed ${seed} --count 1`;
+    const where =
+      `crash ${crash} of store seed ${seed}; ` + `again: --only store --seed ${seed} --count 1`;
     disk.failAfter(random.below(OPERATIONS_MAX));
     await liveUntilDeath(disk, { random, promised });
     const power = random.below(2) === 0;
@@ -78,14 +80,15 @@ async function liveUntilDeath(
         await store.start();
         continue;
       }
-      // Several at a time, of different blocks: the last word on each is then known.
+      // Several at a time, of different blocks: so the last change of each block is known.
       const places = random.shuffle([...PLACES]).slice(0, 1 + random.below(3));
       await Promise.all(
         places.map((place) => change(store, place, { drop: random.below(4) === 0, promised })),
       );
     }
   };
-  // The dead disk never answers, so that the life may never end: it is over once nothing moves any more.
+  // The dead disk never answers, so the life may never end by itself: it ends once nothing moves
+  // any more.
   let over = false;
   void live().then(() => (over = true));
   for (let idle = 0, last = -1; !over && idle < IDLE_TURNS; idle++) {
@@ -138,7 +141,7 @@ async function checkSurvivor(
   await store.stop();
   promised.fresh.clear();
   replace(promised.written, found);
-  // A disk that lost its power has nothing unsynced left.
+  // A disk that lost its power has no unsynced writes left.
   if (power) replace(promised.durable, found);
 }
 

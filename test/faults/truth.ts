@@ -5,7 +5,10 @@ import { defined } from '../../src/util/assert.ts';
 
 const AES_BLOCK_BYTES = 16;
 
-/** A blob whose bytes its name decides, so that any range of it can be made again instead of being kept: AES-CTR over zeros. */
+/**
+ * A blob whose name decides its bytes, so that any range can be generated again instead of kept:
+ * AES-CTR over zeros.
+ */
 export class TruthBlob {
   readonly ref: BlobRef;
   readonly #key: Uint8Array;

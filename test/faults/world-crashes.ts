@@ -10,7 +10,7 @@ const LAYERS_MB = [80, 12, 3];
 const HOSTS = 20;
 const ROOTS = 3;
 
-/** What goes with the crashes, in turn. */
+/** Faults that accompany the crashes, in turn. */
 const ALSO: readonly (readonly FaultName[])[] = [
   [],
   ['partition', 'loss'],
@@ -19,7 +19,10 @@ const ALSO: readonly (readonly FaultName[])[] = [
   ['slow', 'slowlink', 'clock'],
 ];
 
-/** Runs the production reducers in a world of 23 hosts in which a third of the hosts and every root crash, and more goes wrong. */
+/**
+ * Runs the production reducers in a world of 23 hosts in which a third of the hosts and every root
+ * crash, with further faults.
+ */
 export async function worldCrashes(seed: number, report: FaultReport): Promise<void> {
   const faults: FaultName[] = ['crash30', 'rootcrash', ...(ALSO[seed % ALSO.length] ?? [])];
   if (seed % 2 === 0) faults.push('allroots');
@@ -43,12 +46,13 @@ export async function worldCrashes(seed: number, report: FaultReport): Promise<v
     const kind = { 'failed-read': 'failed read', 'wrong-bytes': 'wrong bytes' } as const;
     report.violate(
       kind[rule as keyof typeof kind] ?? 'broken promise',
-      `${rule}: ${text} at ${atMs.toFixed(0)} ms of world ${seed}; again: --only world --seed ${seed} --count 1`,
+      `${rule}: ${text} at ${atMs.toFixed(0)} ms of world ${seed}; ` +
+        `again: --only world --seed ${seed} --count 1`,
     );
   }
 }
 
-/** How often each fault is in the plan that the world makes of its seed: the same draw as in `World`. */
+/** Number of each fault in the world's plan for its seed: the same draw as in `World`. */
 function plannedFaults({ seed, hosts, roots, faults }: WorldInit): Map<string, number> {
   const random = new SeededRandom(`world ${seed}`).split('faults');
   const numbers = Array.from({ length: hosts + roots }, (_, number) => number);

@@ -10,7 +10,10 @@ import { digestHex } from '../../src/image/digest.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 
-/** Real agents without devices, and a registry (repository `app`) with an image of one layer of random bytes. Needs mke2fs. */
+/**
+ * Real agents without devices, and a registry (repository `app`) with an image of one layer of
+ * random bytes. Needs mke2fs.
+ */
 export interface BlobCluster {
   readonly dir: string;
   readonly registry: EmbeddedRegistry;

@@ -21,7 +21,7 @@ export function testBlob(number: number, sizeBytes: number): BlobRef {
   return { digest: defined(parseDigest(`sha256:${hex}`), 'a digest'), sizeBytes };
 }
 
-/** The bytes that the block of a test blob has: told by blob and index, and different in every word. */
+/** The bytes of the block of a test blob: blob and index decide them, and every word differs. */
 export function testBytes(blob: BlobRef, index: BlockIndex): Uint8Array {
   const bytes = new Uint8Array(blockLength(blob.sizeBytes, index));
   const seed = Number.parseInt(blob.digest.slice(7, 9), 16) * 1_000_003 + index * 7919;
@@ -31,7 +31,7 @@ export function testBytes(blob: BlobRef, index: BlockIndex): Uint8Array {
   return bytes;
 }
 
-/** The block as it would come from a peer; the caller releases the payload. */
+/** The block as a peer would send it; the caller releases the payload. */
 export function testBlock(blob: BlobRef, index: BlockIndex): AttestedBlock {
   return {
     payload: PooledBytes.unpooled(testBytes(blob, index)),
@@ -42,7 +42,7 @@ export function testBlock(blob: BlobRef, index: BlockIndex): AttestedBlock {
   };
 }
 
-/** Real parts for a DiskStore on this disk; the pool poisons what goes back to it. */
+/** Real parts for a DiskStore on this disk; the pool poisons returned buffers. */
 export function storeParts(disk: Disk) {
   return {
     disk,

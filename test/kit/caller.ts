@@ -2,7 +2,7 @@ import type { Calls } from '../../src/net/calls/call-table.ts';
 import type { Caller } from '../../src/transfer/contracts/calls.ts';
 import type { HostAddress } from '../../src/tree/messages.ts';
 
-/** What hosts answer, by the name of the call. */
+/** Answers of hosts, by the name of the call. */
 type Answers = {
   readonly [K in keyof Calls]?: (
     host: HostAddress,
@@ -10,7 +10,7 @@ type Answers = {
   ) => Calls[K][1] | Promise<Calls[K][1]>;
 };
 
-/** The asking side of calls where `answers` stand for all other hosts. */
+/** The calling side, where `answers` stand in for all other hosts. */
 export function callerOf(answers: Answers): Caller<Calls> {
   return {
     call: async (host, name, request) => {

@@ -6,12 +6,12 @@ export interface Certificates {
   /** PEM of the authority. */
   readonly ca: string;
   readonly caFile: string;
-  /** Of a server at 127.0.0.1, signed by the authority. */
+  /** Certificate of a server at 127.0.0.1, signed by the authority. */
   readonly certificateFile: string;
   readonly keyFile: string;
 }
 
-/** A fresh authority and a server's certificate for 127.0.0.1, made by openssl in the folder. */
+/** Makes a fresh authority and a server's certificate for 127.0.0.1 with openssl, in the folder. */
 export function makeCertificates(folder: string): Certificates {
   const path = (name: string): string => join(folder, name);
   const openssl = (...args: string[]): void => {

@@ -9,10 +9,13 @@ import { tempFolder } from './temp-folder.ts';
 
 const run = promisify(execFile);
 
-/** What these tests do not use and what needs devices or kernel modules. */
+/** Plugins that these tests do not use, or that need devices or kernel modules. */
 const DISABLED = ['cri', 'aufs', 'btrfs', 'devmapper', 'zfs', 'overlayfs'];
 
-/** A containerd of the running test's own: its own folders and socket, no CRI; layers are unpacked by its native snapshotter. */
+/**
+ * A containerd of the running test's own: its own folders and socket, no CRI; its native
+ * snapshotter unpacks layers.
+ */
 export class Containerd {
   readonly #socket: string;
   readonly #hostsDir: string;
@@ -24,7 +27,10 @@ export class Containerd {
     this.#enter = init.enter;
   }
 
-  /** Starts it; `enter` is a command that runs the client somewhere else, since that is what pulls. */
+  /**
+   * Starts it. `enter` is a command that runs the client elsewhere, since the client does the
+   * pulling.
+   */
   static async start(hostsDir: string, enter: readonly string[] = []): Promise<Containerd> {
     const folder = tempFolder();
     const socket = join(folder, 'sock');
@@ -60,13 +66,13 @@ export class Containerd {
     throw new Error(`containerd did not start:\n${lines.slice(-5).join('\n')}`);
   }
 
-  /** Pulls and unpacks an image; gives what the client says. Rejects when it fails. */
+  /** Pulls and unpacks an image; returns the client's output. Rejects when the pull fails. */
   async pull(reference: string, options: readonly string[] = []): Promise<string> {
     const args = ['images', 'pull', '--hosts-dir', this.#hostsDir, '--snapshotter', 'native'];
     return this.#ctr([...args, ...options, reference]);
   }
 
-  /** Digests of all that it holds. */
+  /** Digests of all content that it holds. */
   async content(): Promise<readonly string[]> {
     return (await this.#ctr(['content', 'ls', '--quiet'])).trim().split('\n');
   }

@@ -8,7 +8,7 @@ import type { Certificates } from './certificates.ts';
 import { tempFolder } from './temp-folder.ts';
 
 interface DockerRegistryOptions {
-  /** Where it keeps what it has; a fresh folder when not given. Two registries may share one. */
+  /** Folder for its contents; absent: a fresh folder. Two registries may share one. */
   readonly storage?: string;
   readonly htpasswd?: { readonly username: string; readonly password: string };
   readonly tls?: Certificates;
@@ -23,7 +23,10 @@ interface DockerRegistryOptions {
   };
 }
 
-/** Starts the registry of Debian's package docker-registry on a free port; it ends with the running test. Gives `host:port`. */
+/**
+ * Starts the registry of Debian's package docker-registry on a free port, until the running test
+ * ends. Returns `host:port`.
+ */
 export async function startDockerRegistry(options: DockerRegistryOptions = {}): Promise<string> {
   const folder = tempFolder();
   const file = join(folder, 'config.json');
@@ -67,7 +70,7 @@ function configuration(folder: string, options: DockerRegistryOptions): object {
   };
 }
 
-/** The registry logs where it listens once it does. */
+/** The registry logs its address once it listens. */
 async function addressOf(child: ChildProcess): Promise<string> {
   const { stderr } = child;
   if (stderr === null) throw new Error('the registry has no standard error');

@@ -22,11 +22,11 @@ export const ORIGIN: BlobOrigin = { registry: 'registry.test', repository: 'app'
 
 const CLUSTER_KEYS = [new Uint8Array(32).fill(7)];
 
-/** A registry in memory that counts what it gives. */
+/** A registry in memory that counts the blocks that it sends. */
 export class CountingOrigin implements Origin {
   readonly blobs = new Map<Digest, Uint8Array>();
   bytes = 0;
-  /** Told that bytes of a blob were wrong. */
+  /** Called when an agent reports wrong bytes of a blob. */
   onDistrust = (): void => {};
 
   add(sizeBytes: number): BlobRef {

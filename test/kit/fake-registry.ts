@@ -22,7 +22,7 @@ export interface FakeBlob {
 export interface Asked {
   readonly method: string;
   readonly url: string;
-  /** Name of the client without its version; agents call themselves xylem. */
+  /** The client's name without its version; agents use the name xylem. */
   readonly client: string;
   readonly range: string | undefined;
   readonly authorization: string | undefined;
@@ -41,11 +41,11 @@ export type Behaviour = (
 /** A registry without this sends as fast as its clients read. */
 export interface Throttle {
   readonly clock: Clock;
-  /** Of all connections together. */
+  /** For all connections together. */
   readonly bytesPerSecond: number;
 }
 
-/** Bytes between two looks at the allowance. */
+/** Bytes between two checks of the allowance. */
 const PIECE_BYTES = 64 * 1024;
 
 /** The allowance saves up at most this much time, so that no burst follows a pause. */
@@ -55,7 +55,7 @@ const SAVED_MS_MAX = 20;
  * A registry, or the storage behind one, in memory. It has all its blobs and manifests in every
  * repository, and finds blobs by the digest in either shape of URL.
  *
- * Fault model: what a `Behaviour` does to the requests below its path. The rest is a sound
+ * Fault model: a `Behaviour` decides about the requests below its path. The rest is a sound
  * registry without credentials, at most as fast as its `throttle`.
  *
  * Life: constructed -> `start()` (listens on a free port) -> `stop()`.
@@ -69,7 +69,7 @@ export class FakeRegistry extends LoopbackServer {
   sentBytes = 0;
   readonly #manifests = new Map<string, { mediaType: string; digest: Digest; bytes: Buffer }>();
   readonly #blobs = new Map<string, FakeBlob>();
-  /** When the allowance has paid for all bytes sent so far. */
+  /** Time at which the allowance has paid for all bytes sent so far. */
   #paidMs = 0;
 
   constructor(init: { readonly throttle?: Throttle } = {}) {
@@ -77,7 +77,7 @@ export class FakeRegistry extends LoopbackServer {
     this.throttle = init.throttle;
   }
 
-  /** Adds a blob of random bytes, which like compressed layers do not compress. */
+  /** Adds a blob of random bytes, which are as incompressible as compressed layers. */
   add(sizeBytes: number): FakeBlob {
     return this.addBlob(randomBytes(sizeBytes));
   }
@@ -191,7 +191,7 @@ export function answerSoundly(
   response.end(writeSoundHead(request, response, bytes));
 }
 
-/** Writes the head of a sound answer, and returns the bytes that belong behind it. */
+/** Writes the head of a sound answer, and returns the bytes that belong after it. */
 function writeSoundHead(
   request: IncomingMessage,
   response: ServerResponse,
@@ -211,7 +211,7 @@ function writeSoundHead(
   return request.method === 'HEAD' ? new Uint8Array() : bytes.subarray(offset, offset + length);
 }
 
-/** Whether an agent asks: clients of the mirror are to find a sound registry. */
+/** Whether the client is an agent: clients of the mirror must find a sound registry. */
 export function isAgent(request: IncomingMessage): boolean {
   return request.headers['user-agent'] === 'xylem';
 }

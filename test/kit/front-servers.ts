@@ -12,7 +12,10 @@ import { onTestFinished } from 'vitest';
 import type { Certificates } from './certificates.ts';
 import { listen } from './servers.ts';
 
-/** An HTTPS server on loopback that wants a certificate of the authority from whoever asks, and passes requests on to `host:port`. */
+/**
+ * An HTTPS server on loopback that demands from every client a certificate of the authority, and
+ * passes requests on to `host:port`.
+ */
 export async function startClientCertFront(
   to: string,
   certificates: Certificates,
@@ -34,7 +37,10 @@ export async function startClientCertFront(
   return { host: await listen(server), subjects };
 }
 
-/** An HTTP proxy on loopback: tunnels (CONNECT) and whole URLs. Remembers what it was asked for, and by whom. */
+/**
+ * An HTTP proxy on loopback: tunnels (CONNECT) and whole URLs. Records each request, and the
+ * client's authorization.
+ */
 export async function startProxy(): Promise<{
   readonly url: string;
   readonly asked: readonly string[];

@@ -21,7 +21,7 @@ class MemorySink implements ByteSink {
   }
 }
 
-/** Bytes that compress by about a half, the same for the same seed. */
+/** Bytes that compress to about half, the same for the same seed. */
 export function sampleBytes(length: number, seed: number): Uint8Array {
   const bytes = new Uint8Array(length);
   let state = seed * 2654435761 + 1;

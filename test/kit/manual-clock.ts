@@ -8,9 +8,9 @@ interface ManualClockInit {
 }
 
 /**
- * Time that a test moves: nothing fires by itself. Both clocks run alike.
+ * Time that a test moves: no timer fires by itself. Both clocks run alike.
  *
- * With `sleeps: 'pass'` a sleep takes no real time: retries run through, and `slept` has their
+ * With `sleeps: 'pass'` a sleep takes no real time: retries run through, and `slept` records their
  * delays.
  */
 export class ManualClock implements Clock {
@@ -25,7 +25,7 @@ export class ManualClock implements Clock {
     this.#passes = init.sleeps === 'pass';
   }
 
-  /** Delays until the timers that are set, in milliseconds, soonest first. */
+  /** Milliseconds until each set timer fires, soonest first. */
   get delays(): number[] {
     return this.#byTime().map(([, dueMs]) => dueMs - this.#nowMs);
   }
@@ -66,7 +66,7 @@ export class ManualClock implements Clock {
     this.#nowMs = untilMs;
   }
 
-  /** Fires every timer that is set now, each at its time, and none that these set. */
+  /** Fires every timer that is set now, each at its time, and none that these timers set. */
   fireAll(): void {
     const due = this.#byTime();
     for (const [callback] of due) this.#timers.delete(callback);
@@ -78,7 +78,7 @@ export class ManualClock implements Clock {
     this.#nowMs += byMs;
   }
 
-  /** Lets time pass as when the process stood still: afterwards every due timer fires at once. */
+  /** Lets time pass as if the process stood still: afterwards every due timer fires at once. */
   stall(byMs: number): void {
     this.jump(byMs);
     this.advance(0);

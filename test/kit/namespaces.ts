@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { onTestFinished } from 'vitest';
 import type { HostPlace } from '../../src/demo/agent-cluster.ts';
 
-/** Hosts of a network, of which some cannot reach the registry. */
+/** Hosts of a network, some of which cannot reach the registry. */
 export interface Network {
   /** An address of this process for a registry. */
   readonly registry: string;
@@ -14,11 +14,13 @@ function ip(...args: readonly string[]): void {
 }
 
 /**
- * A bridge with a network namespace for each host, which end with the running test.
+ * A bridge with a network namespace for each host, until the running test ends.
  *
- *     this process: 10.213.N.1, and 10.213.N.2 for the registry -- bridge -- 10.213.N.10, .11, ... one in each namespace
+ *     this process: 10.213.N.1, and 10.213.N.2 for the registry
+ *       -- bridge
+ *       -- 10.213.N.10, .11, ...: one in each namespace
  *
- * All but the first `reaching` namespaces have no way to the registry.
+ * Only the first `reaching` namespaces can reach the registry.
  */
 export function makeNetwork(hosts: number, reaching: number): Network {
   const id = process.pid % 10_000;
@@ -26,7 +28,7 @@ export function makeNetwork(hosts: number, reaching: number): Network {
   const bridge = `xylb${id}`;
   const names = Array.from({ length: hosts }, (_, i) => `xyl${id}-${i}`);
   onTestFinished(() => {
-    // A namespace takes its end of a pair with it, and that the other end.
+    // A namespace takes its end of a pair with it, and so the other end.
     for (const name of names) attempt('netns', 'del', name);
     attempt('link', 'del', bridge);
   });
@@ -51,6 +53,6 @@ function attempt(...args: readonly string[]): void {
   try {
     ip(...args);
   } catch {
-    // It was never made.
+    // The namespace was never made.
   }
 }

@@ -9,7 +9,9 @@ export function digestOf(bytes: Uint8Array): Digest {
   return defined(parseDigest(`sha256:${hex}`), 'a sha256 is a digest');
 }
 
-/** Puts a blob into a registry that lets everybody write; `base` is `http://host:port/v2/name`. */
+/**
+ * Puts a blob into a registry that any client may write to; `base` is `http://host:port/v2/name`.
+ */
 async function putBlob(base: string, bytes: Uint8Array): Promise<Digest> {
   const digest = digestOf(bytes);
   const begun = await fetch(`${base}/blobs/uploads/`, { method: 'POST' });
@@ -40,7 +42,7 @@ export async function putImage(
   return putManifest(base, tag, { schemaVersion: 2, mediaType, config, layers: described });
 }
 
-/** Puts an index of manifests that are there, and tags it. */
+/** Puts an index of manifests that the registry already has, and tags it. */
 export function putIndex(
   base: string,
   tag: string,

@@ -7,25 +7,28 @@ import { onTestFinished } from 'vitest';
 import { stopServer } from '../../src/demo/loopback-server.ts';
 import type { Certificates } from './certificates.ts';
 
-/** A request that a registry got, and what it sent. */
+/** A request to a registry, and the size of its answer. */
 export interface ProxiedRequest {
   readonly method: string;
   /** Without the query. */
   readonly path: string;
-  /** What the client calls itself. */
+  /** The client's name for itself. */
   readonly client: string;
   readonly authorization: string | undefined;
   status: number;
   bodyBytes: number;
 }
 
-/** Stands in front of a registry, counts what passes, and may behave in its place. Ends with the running test. */
+/**
+ * Stands in front of a registry, counts the requests, and may answer in its place. Ends with the
+ * running test.
+ */
 export class RegistryProxy {
   readonly requests: ProxiedRequest[] = [];
-  /** Answers instead of the registry when it is set and says true. */
+  /** Answers instead of the registry when it is set and returns true. */
   misbehave: ((...of: Parameters<RequestListener>) => boolean) | undefined;
   readonly #server: Server;
-  /** `host:port`, also once it has stopped. */
+  /** `host:port`; still set after the stop. */
   address = '';
 
   private constructor(init: { target: string; tls: Certificates | undefined }) {
@@ -73,12 +76,12 @@ export class RegistryProxy {
     return proxy;
   }
 
-  /** From here on nothing listens. */
+  /** Stops listening. */
   async stop(): Promise<void> {
     await stopServer(this.#server);
   }
 
-  /** Bytes of each blob that was read, by digest. */
+  /** Bytes read of each blob, by digest. */
   blobBytes(): Readonly<Record<string, number>> {
     const bytes: Record<string, number> = {};
     for (const { method, path, status, bodyBytes } of this.requests) {
@@ -89,7 +92,7 @@ export class RegistryProxy {
     return bytes;
   }
 
-  /** Requests by others than agents. */
+  /** Requests by clients other than agents. */
   direct(): readonly ProxiedRequest[] {
     return this.requests.filter(({ client }) => client !== 'xylem');
   }

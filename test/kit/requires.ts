@@ -5,7 +5,7 @@ import { describe } from 'vitest';
 /** Real overlaybd layers, beside the checkout; not part of the project. */
 export const FIXTURES = new URL('../../../shared/fixtures/overlaybd/', import.meta.url).pathname;
 
-/** Why a need of a test is not met here, or undefined when it is. */
+/** Why the host does not meet a need of a test; undefined when it does. */
 type Need = () => string | undefined;
 
 export const needs = {
@@ -29,7 +29,10 @@ export const needs = {
         : `no ${name} installed`,
 };
 
-/** A `describe` that is skipped where a need is not met; the reasons are printed and stand in its name. */
+/**
+ * A `describe` that is skipped when the host does not meet a need; prints the reasons and puts them
+ * into its name.
+ */
 export function describeWith(name: string, required: readonly Need[], body: () => void): void {
   const missing = required.map((need) => need()).filter((reason) => reason !== undefined);
   if (missing.length === 0) {

@@ -12,7 +12,7 @@ export async function listen(server: Server): Promise<string> {
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
-/** An HTTP server that answers by `listener` and ends with the running test. Returns `host:port`. */
+/** An HTTP server that answers by `listener` until the running test ends. Returns `host:port`. */
 export function startServer(listener: RequestListener): Promise<string> {
   return listen(createServer(listener));
 }

@@ -9,7 +9,7 @@ import {
   type OpenMode,
 } from '../../src/runtime/disk.ts';
 
-/** What is done to a disk, as a fault sees it. */
+/** An operation on a disk, as a fault sees it. */
 export type DiskOperation =
   | 'open'
   | 'read'
@@ -23,20 +23,20 @@ export type DiskOperation =
 /** Called before each operation: throws to make it fail, waits to make it slow. */
 export type Fault = (operation: DiskOperation, path: string) => void | Promise<void>;
 
-/** What this disk does to its user by itself, without a `Fault`. */
+/** Faults that this disk causes by itself, without a `Fault`. */
 export type DiskMischief = 'short read' | 'torn write' | 'reordered write';
 
-/** What tears: the unit that a disk writes whole. */
+/** The unit that a disk writes as a whole; writes tear at its boundaries. */
 const SECTOR_BYTES = 512;
 
 interface SimFile {
-  /** What a loss of power leaves for certain. */
+  /** Bytes that survive a loss of power for certain. */
   durable: Uint8Array;
-  /** What everybody reads. */
+  /** Bytes that every reader sees. */
   current: Uint8Array;
   /** Changes since the last sync, in their order. */
   unsynced: Change[];
-  /** Whether the name survives: the folders above it were synced since it was made. */
+  /** Whether the name survives: the folders above were synced since the file was created. */
   named: boolean;
 }
 
@@ -47,27 +47,33 @@ type Change =
 /**
  * A disk in memory that loses power.
  *
- * Fault model: a read may be short. What was written but not synced survives by whole sectors of 512 bytes, each by the toss of
- * a coin and so in any order; so does a change of size. A file whose name was not synced may be gone as a whole, and one whose removal was not
- * synced may be back. After `kill()`
- * (the process died, the kernel lives) everything written is there. After `failAfter(n)` the n-th operation from then on and all
- * that follow never come back, as for a process that dies in the midst; of a write that it dies in, a part is done. Not modelled: lost syncs, hard links, times.
+ * Fault model: a read may be short. At a loss of power unsynced writes survive by whole sectors of
+ * 512 bytes, each by the toss of a coin and so in any order; so does a change of size. A file whose
+ * name was not synced may be gone as a whole; a file whose removal was not synced may be back.
+ *
+ * After `kill()` (the process died, the kernel lives) everything written is there. After
+ * `failAfter(n)` the n-th operation from then on and all later operations never return, as for a
+ * process that dies during one of them; if it is a write, a part of it is done. Not modelled: lost
+ * syncs, hard links, times.
  */
 export class SimDisk implements Disk {
   readonly #files: Map<string, SimFile>;
   readonly #folders: Set<string>;
   readonly #random: Random;
   readonly #onMischief: (kind: DiskMischief) => void;
-  /** Removed, and the folder not synced since. */
+  /** Removed files whose folder was not synced since. */
   readonly #removed = new Map<string, SimFile>();
   #fault: Fault = () => {};
   #operationsLeft = Number.POSITIVE_INFINITY;
   #locked = false;
   freeSpaceBytes = 2 ** 40;
-  /** Operations that were begun. */
+  /** Operations started so far. */
   operationCount = 0;
 
-  /** `onMischief` is told each short read, and at a loss of power each write that tore or was lost while a later one was kept. */
+  /**
+   * `onMischief` receives each short read. At a loss of power it receives each write that tore, or
+   * was lost while a later write survived.
+   */
   constructor(init: {
     random: Random;
     files?: Map<string, SimFile>;
@@ -88,13 +94,16 @@ export class SimDisk implements Disk {
     this.#operationsLeft = operationCount;
   }
 
-  /** The disk as the next process finds it when this one was killed; this one answers nothing more. */
+  /**
+   * The disk as the next process finds it after this one was killed; this object answers nothing
+   * more.
+   */
   kill(): SimDisk {
     this.failAfter(0);
     return this.#next(this.#files);
   }
 
-  /** The disk as it is found after a loss of power; this one answers nothing more. */
+  /** The disk as found after a loss of power; this object answers nothing more. */
   losePower(): SimDisk {
     this.failAfter(0);
     const files = new Map<string, SimFile>();
@@ -121,7 +130,7 @@ export class SimDisk implements Disk {
     });
   }
 
-  /** Flips a bit of what is kept. */
+  /** Flips a bit of a stored byte. */
   rot(path: string, offset: number): void {
     const file = this.#files.get(path);
     if (file !== undefined) file.current[offset]! ^= 0x10;
@@ -277,7 +286,7 @@ export class SimDisk implements Disk {
         at = next;
       }
       if (kept > 0 && lost > 0) this.#onMischief('torn write');
-      // Those before it that lost sectors, which were synced neither, came to the disk later or never.
+      // Earlier unsynced writes that lost sectors reached the disk later or never.
       for (; kept > 0 && behind > 0; behind--) this.#onMischief('reordered write');
       if (lost > 0) behind++;
     }
@@ -296,7 +305,7 @@ function folderOf(path: string): string {
 }
 
 export function simError(code: DiskErrorDetail['code'], path: string): DiskError {
-  return new DiskError(`the simulated disk says ${code} of ${path}`, { code, path });
+  return new DiskError(`simulated disk: ${code} at ${path}`, { code, path });
 }
 
 /** The bytes after the change, in an array of their own when the size changed. */

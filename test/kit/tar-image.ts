@@ -9,13 +9,13 @@ import { tempFolder } from './temp-folder.ts';
 
 /** An image that containerd can unpack. */
 export interface TarImage {
-  /** OCI layout folder that holds it as `1`. */
+  /** OCI layout folder that holds the image as tag `1`. */
   readonly layout: string;
   readonly digest: Digest;
   readonly layers: readonly { readonly digest: Digest; readonly sizeBytes: number }[];
 }
 
-/** Makes an image of a layer for each size: a tar of one file of that many random bytes. */
+/** Makes an image with one layer per size: a tar of one file of that many random bytes. */
 export async function makeTarImage(sizesBytes: readonly number[]): Promise<TarImage> {
   const folder = tempFolder();
   const layers = sizesBytes.map((sizeBytes, i) => {

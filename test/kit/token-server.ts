@@ -7,13 +7,14 @@ import type { Certificates } from './certificates.ts';
 import { startServer } from './servers.ts';
 
 interface Options {
-  /** Taken as a refresh token (OAuth 2, POST). */
+  /** Accepted as a refresh token (OAuth 2, POST). */
   readonly identityToken?: string;
 }
 
 /**
- * A token server for one user on loopback, as the token specification of distribution has it, for the `token` of `startDockerRegistry()`; it
- * ends with the running test. `asked`: service and scope of each token that was given, after a `POST` those for the identity token.
+ * A token server for one user on loopback, by the token specification of distribution, for the
+ * `token` of `startDockerRegistry()`. It ends with the running test. `asked`: service and scope of
+ * each issued token; with `POST` before them if it was issued for an identity token.
  */
 export async function startTokenServer(
   certificates: Certificates,
@@ -45,7 +46,7 @@ export async function startTokenServer(
   return { asked, token: { realm, service: 'tests', issuer: 'rig', rootcertbundle }, issue };
 }
 
-/** What is asked for, when it is granted. */
+/** The requested access, if the server grants it. */
 async function granted(
   request: IncomingMessage,
   user: UserCredentials,

@@ -10,14 +10,14 @@ import { CodedError } from '../../src/util/errors.ts';
 
 export const DIGEST = `sha256:${'cd'.repeat(32)}` as Digest;
 
-/** An error as a subsystem behind a port would raise it. */
+/** An error that a subsystem behind a port could raise. */
 export class Failure extends CodedError<{ readonly code: string }> {
   constructor(code: string) {
     super(`the twin fails with ${code}`, { code });
   }
 }
 
-/** An agent with one blob, ready as soon as `reason` is taken away. */
+/** An agent with one blob; ready once the test clears `reason`. */
 export class StatusTwin implements StatusSource {
   reason: string | undefined = 'no root answered yet';
 

@@ -235,7 +235,7 @@ describe('PreheatJobs', () => {
     const rig = new Rig();
     const start = (id: number): PreheatJob => rig.jobs.start(String(id), SPEC);
     for (let id = 0; id < 8; id++) start(id);
-    expect(() => start(8)).toThrow('8 preheats are under way');
+    expect(() => start(8)).toThrow('8 preheats are in progress');
     for (let id = 9; id < 80; id++) {
       const ended = String(id < 17 ? id - 9 : id - 1);
       await expect.poll(() => isFinal(rig.jobs.get(ended).state), { interval: 1 }).toBe(true);

@@ -84,7 +84,8 @@ describe('ClusterPreheats on a host', () => {
     await preheats.get(id);
     await preheats.cancel(id);
     expect(asked).toEqual([
-      ...['r1 start', 'r2 start', 'r1 start', 'r2 start'],
+      // A root that did not answer is asked last from then on.
+      ...['r1 start', 'r2 start', 'r2 start'],
       ...['r2 status', 'r2 cancel'],
     ]);
     answers.set('r2', 'unreachable');

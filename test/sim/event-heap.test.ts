@@ -17,7 +17,7 @@ describe('EventHeap', () => {
     expect(heap.nextMs).toBeUndefined();
   });
 
-  it('EventHeap sorts more events than it has room for at the start', () => {
+  it('EventHeap sorts more events than its initial capacity', () => {
     const random = new SeededRandom('heap');
     const heap = new EventHeap<{ atMs: number; order: number }>();
     for (let order = 0; order < 5000; order++) {

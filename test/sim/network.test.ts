@@ -40,7 +40,7 @@ function makeWorld(count: number, standing: boolean) {
   return { events, ports, network, next };
 }
 
-/** A block so large that it takes `ms` on a NIC. */
+/** A block so large that it takes `ms` milliseconds on a NIC. */
 function block(ms: number): Body {
   const lengthBytes = ms * BYTES_PER_MS - MESSAGE_BYTES;
   const index = blockIndex(0);
@@ -49,22 +49,23 @@ function block(ms: number): Body {
 }
 
 describe('Network', () => {
-  it('Network.send() puts two messages behind each other on the sender and spends latency once each', () => {
+  it('Network.send() queues two messages at the sender and spends latency once each', () => {
     const { network, next } = makeWorld(4, true);
     network.send({ from: 0, to: 2, atMs: 0 }, block(10));
     network.send({ from: 0, to: 2, atMs: 0 }, block(10));
-    // Stored and forwarded by the NIC: 10 ms to leave, 1 ms on the way; the second leaves after the first.
+    // The NIC stores and forwards: 10 ms to leave, 1 ms in transit; the second message leaves after
+    // the first.
     expect([next().atMs, next().atMs]).toEqual([11, 21]);
   });
 
-  it('Network.send() puts messages of two senders behind each other at the receiver', () => {
+  it('Network.send() queues messages of two senders at the receiver', () => {
     const { network, next } = makeWorld(6, true);
     network.send({ from: 0, to: 4, atMs: 0 }, block(10));
     network.send({ from: 2, to: 4, atMs: 0 }, block(10));
     expect([next().atMs, next().atMs]).toEqual([11, 21]);
   });
 
-  it('Network.send() into another zone takes longer and is counted', () => {
+  it('Network.send() into another zone takes longer, and counts as crossing', () => {
     const { network, next } = makeWorld(4, true);
     network.send({ from: 0, to: 2, atMs: 0 }, block(10));
     network.send({ from: 1, to: 2, atMs: 100 }, block(10));
@@ -72,7 +73,7 @@ describe('Network', () => {
     expect(network.counts.crossZoneBytes).toBe(10 * BYTES_PER_MS - MESSAGE_BYTES);
   });
 
-  it('Network.send() pays for a handshake: CPU on both sides and one and a half round trips', () => {
+  it('Network.send() pays for a handshake: CPU on both sides, and 1.5 round trips', () => {
     const { network, next, ports } = makeWorld(4, false);
     network.send({ from: 0, to: 2, atMs: 0 }, { kind: 'alive' });
     const dialled = next();
@@ -87,7 +88,7 @@ describe('Network', () => {
     expect(next().atMs).toBeCloseTo(open.atMs + MESSAGE_BYTES / BYTES_PER_MS + 1);
   });
 
-  it('Network.crash() loses what is on its way and tells the peers one latency later', () => {
+  it('Network.crash() loses messages in transit and notifies the peers one latency later', () => {
     const { network, next } = makeWorld(4, true);
     network.send({ from: 0, to: 2, atMs: 0 }, block(10));
     network.crash(2, 5);
@@ -97,7 +98,7 @@ describe('Network', () => {
     expect(lost.event.type === 'deliver' && lost.event.link.state).toBe('closed');
   });
 
-  it('Network keeps messages back in a partition, and sends them after the heal', () => {
+  it('Network holds messages back in a partition, and sends them after the heal', () => {
     const { network, next, ports } = makeWorld(4, true);
     ports[2]!.group = 1;
     network.send({ from: 0, to: 2, atMs: 0 }, block(10));

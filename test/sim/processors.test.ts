@@ -19,8 +19,9 @@ describe('Processors', () => {
     expect([cpus.takeDone(15), cpus.takeDone(15), cpus.takeDone(15)]).toEqual(['a', 'b', 'c']);
   });
 
-  it('Processors gives a latecomer its share only from its start on', () => {
-    // One vCPU: a alone for 4 ms, then both at half speed until a has its 10 at 16, then b alone for 4 more.
+  it('Processors gives a late container its share only from its start on', () => {
+    // One vCPU: a runs alone for 4 ms, then both run at half speed until a has its 10 ms at 16,
+    // then b runs alone for 4 ms more.
     const cpus = new Processors<string>({ count: 1 });
     cpus.start(0, 'a', 10);
     cpus.start(4, 'b', 10);
@@ -29,15 +30,16 @@ describe('Processors', () => {
     expect(cpus.nextDoneMs).toBeCloseTo(20);
   });
 
-  it('Processors.runAgent() takes its work from the containers when no vCPU is idle', () => {
-    // 4 containers of 10 ms on 2 vCPUs are 20 ms; with 6 ms of the agent in it 46 ms of CPU, on 2 vCPUs 23 ms.
+  it('Processors.runAgent() takes CPU time from the containers when no vCPU is idle', () => {
+    // 4 containers of 10 ms on 2 vCPUs take 20 ms; with 6 ms of the agent there are 46 ms of CPU,
+    // which take 23 ms on 2 vCPUs.
     const cpus = new Processors<number>({ count: 2 });
     for (let job = 0; job < 4; job++) cpus.start(0, job, 10);
     expect(cpus.runAgent(0, 6)).toBe(6);
     expect(cpus.nextDoneMs).toBeCloseTo(23);
   });
 
-  it('Processors.runAgent() takes nothing when a vCPU is idle, and does one job after the other', () => {
+  it('Processors.runAgent() costs containers nothing on an idle vCPU, and queues its jobs', () => {
     const cpus = new Processors<string>({ count: 2 });
     cpus.start(0, 'a', 10);
     expect(cpus.runAgent(0, 6)).toBe(6);
@@ -47,7 +49,7 @@ describe('Processors', () => {
     expect(cpus.takeDone(20)).toBe('a');
   });
 
-  it('Processors.clear() ends what runs', () => {
+  it('Processors.clear() ends all bursts', () => {
     const cpus = new Processors<string>({ count: 1 });
     cpus.start(0, 'a', 10);
     cpus.clear(5);

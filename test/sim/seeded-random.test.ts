@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 
 describe('SeededRandom', () => {
-  it('SeededRandom gives the same numbers for the same name, and others for another', () => {
+  it('SeededRandom gives the same numbers for the same name, and different ones otherwise', () => {
     const draw = (name: string): number[] => {
       const random = new SeededRandom(name);
       return Array.from({ length: 5 }, () => random.float());
@@ -11,7 +11,7 @@ describe('SeededRandom', () => {
     expect(draw('a')).not.toEqual(draw('b'));
   });
 
-  it('SeededRandom.split() is not moved by draws from its origin', () => {
+  it('SeededRandom.split() does not depend on draws from its origin', () => {
     const one = new SeededRandom('a');
     const other = new SeededRandom('a');
     other.float();

@@ -3,7 +3,7 @@ import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { shippedOrders } from '../../src/sim/shipped-image.ts';
 import { makeImage, makeTrace } from '../../src/sim/workload.ts';
 
-it('shippedOrders() names every block that the containers touch, in the order of first touch', async () => {
+it('shippedOrders() names every touched block, in the order of first touch', async () => {
   const image = makeImage();
   const trace = makeTrace(image);
   const orders = await shippedOrders({ codec: new NodeCodec() }, image, trace);

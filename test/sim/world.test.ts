@@ -30,7 +30,7 @@ async function runWell(changes: Partial<WorldInit>): Promise<WorldResult> {
 }
 
 describe('World without faults', () => {
-  it('World.run() gives the same result for the same seed, and another one for another', async () => {
+  it('World.run() gives the same result for the same seed, and differs by seed', async () => {
     const first = await runWell({ seed: 7 });
     expect(JSON.stringify(await runWell({ seed: 7 }))).toBe(JSON.stringify(first));
     expect(JSON.stringify(await runWell({ seed: 8 }))).not.toBe(JSON.stringify(first));
@@ -57,7 +57,7 @@ describe('World without faults', () => {
     expect(result.originBytes).toBe(result.touchedBytes);
     expect(result.fallbackBytes).toBe(0);
     expect(result.depthMax).toBeGreaterThanOrEqual(2);
-    // 20 hosts and one relay per group and stripe take each block.
+    // 20 hosts and one relay per group and stripe fetch each block.
     expect(result.peerBytes).toBeLessThanOrEqual((20 + groups) * result.touchedBytes);
   });
 
@@ -101,7 +101,7 @@ describe('World without faults', () => {
 });
 
 describe('World with faults', () => {
-  it.each(Object.keys(FAULTS) as FaultName[])('World.run() stands "%s"', async (fault) => {
+  it.each(Object.keys(FAULTS) as FaultName[])('World.run() survives "%s"', async (fault) => {
     const result = await runWell({ faults: [fault], seed: 3 });
     expect(result.failedReads).toBe(0);
     expect(result.warmMs.count).toBeGreaterThan(0);
@@ -118,7 +118,7 @@ describe('World with faults', () => {
 });
 
 describe('Checker', () => {
-  it('Checker finds blocks that were taken without being verified', async () => {
+  it('Checker finds blocks that an agent accepted without verification', async () => {
     const world = await World.make(
       { codec },
       init({ faults: ['corrupt'], seed: 3, planted: 'unverified' }),

@@ -20,9 +20,9 @@ interface Cluster {
   readonly colours: number;
 }
 
-/** What each host sends, in images, when hosts join one by one. */
+/** The amount that each host sends, in images, when hosts join one by one. */
 export function dutyOf({ hosts, roots, zones, colours }: Cluster): {
-  /** Most first. */
+  /** Largest first. */
   readonly hostImages: readonly number[];
   readonly rootImages: readonly number[];
   readonly depthMax: number;

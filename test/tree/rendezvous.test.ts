@@ -18,7 +18,7 @@ test('rendezvousOrder() gives each root about the same share of the stripes', ()
   for (const count of owned.values()) expect(Math.abs(count - 1_000)).toBeLessThan(120);
 });
 
-test('rendezvousOrder() deals out the stripes of one blob evenly', () => {
+test('rendezvousOrder() spreads the stripes of one blob evenly', () => {
   const property = fc.property(fc.nat(), fc.integer({ min: 1, max: 9 }), (n, count) => {
     const owned = new Map<string, number>(roots(count).map((root) => [root, 0]));
     for (let stripe = 0; stripe < 8; stripe++) {
@@ -49,7 +49,7 @@ test('rendezvousOrder() keeps the order of the others when a root goes', () => {
   );
 });
 
-test('rendezvousOrder() does not depend on the order or the repeats of the roots given', () => {
+test('rendezvousOrder() does not depend on the order or on repeats of the given roots', () => {
   const order = rendezvousOrder(digestOf(3), 2, roots(6));
   expect(rendezvousOrder(digestOf(3), 2, [...roots(6), ...roots(6)].reverse())).toEqual(order);
   expect(rendezvousOrder(digestOf(3), 2, [])).toEqual([]);

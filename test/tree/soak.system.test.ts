@@ -13,7 +13,7 @@ test.each([
   (init) => {
     const result = soak(init);
     expect(result.violations).toEqual([]);
-    // Enough went on for the promises to be at stake.
+    // Enough messages for the promises to be at stake.
     expect(result.messages).toBeGreaterThan(1_000);
   },
   60_000,

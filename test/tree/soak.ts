@@ -21,23 +21,32 @@ export interface SoakInit {
   readonly hosts?: number;
   readonly roots?: number;
   readonly zones?: number;
-  /** Share of hosts without capacity, 0 to 1. The depth is checked only when it is 0 (and nobody is suspected). */
+  /**
+   * Share of hosts without capacity, 0 to 1. The soak checks the depth only when this is 0 and no
+   * host is suspected.
+   */
   readonly weak?: number;
   /** Colours of trees; 1 when absent. */
   readonly colours?: number;
-  /** Lost, repeated and late messages, crashes, false reports. Without, hosts only come and go. */
+  /**
+   * Lost, repeated and late messages, crashes, false reports. Without faults, hosts only come and
+   * go.
+   */
   readonly faults?: boolean;
 }
 
 export interface SoakResult {
-  /** The promises that were broken, in words; empty when all held. */
+  /** The broken promises, as text; empty when all held. */
   readonly violations: readonly string[];
   readonly steps: number;
   readonly messages: number;
   readonly membersMax: number;
   readonly depthMax: number;
   readonly counts: Readonly<Record<string, number>>;
-  /** Steps at which views of different owners made a cycle, which the hop budget of a read ends. */
+  /**
+   * Steps at which places from different owners formed a cycle, which the hop budget of a read
+   * ends.
+   */
   readonly mixedOwnerCycles: number;
   readonly hash: string;
 }
@@ -63,7 +72,10 @@ const BLOBS = [wanted(1), wanted(2), wanted(3, [0, 1, 2, 3, 4, 5, 6, 7])];
 /** A request without an answer fails after this time. */
 const REQUEST_TIMEOUT_MS = 4_000;
 
-/** Owners and hosts that talk over a bad network; checks the promises of src/tree at every step. */
+/**
+ * Owners and hosts that communicate over a bad network; checks the promises of src/tree at every
+ * step.
+ */
 class World {
   nowMs = 1_000;
   messages = 0;
@@ -72,7 +84,7 @@ class World {
   mixedOwnerCycles = 0;
   hash = 0;
   readonly counts: Record<string, number> = {};
-  /** The promises that are broken, in words. */
+  /** The broken promises, as text. */
   readonly violations: string[] = [];
   readonly nodes: Node[] = [];
   readonly #random: Random;
@@ -172,7 +184,7 @@ class World {
     return this.#broken.has(`${a.card.peer} ${b.card.peer}`);
   }
 
-  /** Puts requests on the way; each gets exactly one outcome at its sender. */
+  /** Sends requests; each gets exactly one outcome at its sender. */
   #send(node: Node, effects: readonly MembershipEffect[]): void {
     for (const effect of effects) {
       const owner = defined(this.#byPeer.get(effect.owner.peer), 'owners are hosts of the world');
@@ -239,7 +251,7 @@ class World {
     if (this.#faults && this.#chance(0.02)) this.#later(this.#delayMs(), answer);
   }
 
-  /** One event: mostly the next message or timer, else something happens to a host. */
+  /** One event: mostly the next message or timer, else a change of a host. */
   step(): void {
     if (this.#chance(0.8)) this.#advance();
     else this.#happen();
@@ -322,7 +334,9 @@ class World {
     this.#send(node, node.membership.unwant(digest, this.nowMs));
   }
 
-  /** The parent does not answer: because it is down, or for no reason that others see. */
+  /**
+   * Reports that the parent does not answer: because it is down, or for no reason that others see.
+   */
   #reportLost(node: Node): void {
     const which = [...node.wants].at(-1);
     if (which === undefined) return;
@@ -341,7 +355,7 @@ class World {
     node.topology = undefined;
   }
 
-  /** Notes each promise that is broken now among `violations`. */
+  /** Adds each promise that is broken now to `violations`. */
   check(): void {
     for (const node of this.nodes) {
       if (node.topology === undefined) continue;
@@ -381,7 +395,7 @@ class World {
     this.#checkViews(owner, members, { digest, stripe });
   }
 
-  /** Nobody hangs outside of its zone while that has a free slot. */
+  /** No host hangs outside its zone while the zone has a free slot. */
   #checkStrays(
     owner: Node,
     shape: ReturnType<typeof shapeOf>,
@@ -420,7 +434,9 @@ class World {
     }
   }
 
-  /** The parents that live members use, as far as they have them from this owner, form no cycle. */
+  /**
+   * The parents in use by live members, as far as their places come from this owner, form no cycle.
+   */
   #checkViews(
     owner: Node,
     members: ReadonlySet<PeerId>,
@@ -448,7 +464,7 @@ class World {
     }
   }
 
-  /** Counts cycles among the parents in use, whatever owner they come from. */
+  /** Counts cycles among the parents in use, whatever owner the places come from. */
   checkMixed(): void {
     for (const { blob, stripes } of BLOBS) {
       for (const stripe of stripes) {
@@ -475,7 +491,10 @@ class World {
     return false;
   }
 
-  /** No more faults: within minutes all hosts must have their place at the rightful owner, and views and tree agree. */
+  /**
+   * Ends all faults: within minutes every host must have its place at the rightful owner, and hosts
+   * and trees must agree.
+   */
   heal(): void {
     this.#healing = true;
     this.#broken.clear();
@@ -550,7 +569,10 @@ export function soak(init: SoakInit): SoakResult {
   };
 }
 
-/** `node test/tree/soak.ts [STEPS] [SEED]`: worlds of 5,000 steps each, of several kinds, until the steps are used up. */
+/**
+ * `node test/tree/soak.ts [STEPS] [SEED]`: worlds of 5,000 steps each, of several kinds, until the
+ * steps are used up.
+ */
 function main(): void {
   const steps = Number(argv[2] ?? 1_000_000);
   const firstSeed = Number(argv[3] ?? 1);

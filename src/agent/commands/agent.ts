@@ -19,10 +19,10 @@ export function registerAgent(program: Command): void {
     .command('agent')
     .description("run this host's agent in the foreground")
     .option('--config <file>', 'YAML file of the configuration')
-    .option('--print-config', 'print the configuration that results, and end')
+    .option('--print-config', 'print the resulting configuration, and exit')
     .addHelpText(
       'after',
-      '\nEvery key can also be given by a variable (--store.dir is XYLEM_STORE_DIR).\n\nExamples:\n' +
+      '\nA variable can set every key too (--store.dir is XYLEM_STORE_DIR).\n\nExamples:\n' +
         '  xylem agent --config /etc/xylem/agent.yaml\n' +
         '  xylem agent --role root --store.quota 100GiB\n' +
         '  xylem agent --roots /dns4/root-0.example/tcp/19147 --print-config',
@@ -55,10 +55,11 @@ function flagsOf(options: Options): Record<string, string | true> {
 async function runAgent(config: Config): Promise<void> {
   const logger = jsonLogger({ level: config.log.level });
   const clock = new SystemClock();
-  // Only here: the other commands start faster without the network stack.
+  // Imported here alone: the other commands start faster without the network stack.
   const { createAgent } = await import('../agent.ts');
   const agent = await createAgent(config, { logger, clock, random: new SystemRandom() });
-  // Most of what the start took was for loading code. Now nobody waits for an answer yet, and later the pause would be felt.
+  // Most of the start's garbage comes from loading code. Now no client waits for an answer; later
+  // it would notice the pause.
   collectGarbage();
   const exit = (code: number): void => process.exit(code);
   process.exitCode = await runUntilSignal(agent, { logger, clock, events: process, exit });

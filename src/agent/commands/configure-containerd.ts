@@ -24,30 +24,34 @@ interface Options {
 }
 
 const EXAMPLES = `
-containerd asks the agent for what it pulls, and the registry itself for what the agent refuses. What stands in a hosts.toml stays there,
-and is kept in hosts.toml.before-xylem as well; --remove restores it. Doing either twice changes nothing.
+containerd then asks the agent first, and the registry itself when the agent refuses. The command
+keeps the contents of a hosts.toml, and copies them to hosts.toml.before-xylem; --remove restores
+that copy. Repeating either command changes nothing.
 
 Examples:
   xylem configure-containerd --registry registry.example --registry registry.lan:5000
   xylem configure-containerd --default
-  xylem configure-containerd --registry registry.lan:5000 --server http://registry.lan:5000 --dry-run
+  xylem configure-containerd --registry reg.lan:5000 --server http://reg.lan:5000 --dry-run
   xylem configure-containerd --registry registry.example --remove`;
 
-/** `xylem configure-containerd`: makes the agent of this host a mirror of registries for containerd, and undoes it. */
+/**
+ * `xylem configure-containerd`: makes this host's agent a mirror of registries for containerd, and
+ * undoes that.
+ */
 export function registerConfigureContainerd(program: Command): void {
   const command = program
     .command('configure-containerd')
-    .description("write containerd's hosts.toml, so that it pulls through the agent of this host")
+    .description("write containerd's hosts.toml so that containerd pulls through this host's agent")
     .option('--dir <dir>', "containerd's config_path", '/etc/containerd/certs.d')
-    .option('--registry <host>', 'a registry as image references name it; repeatable', hosts, [])
+    .option('--registry <host>', 'registry as image references name it; repeatable', hosts, [])
     .option('--default', 'all registries without a folder of their own (_default)')
     .option('--mirror <url>', 'local address of the agent', urlOf, 'http://127.0.0.1:19145')
-    .option('--server <url>', 'the registry itself, where containerd would guess another', urlOf)
-    .option('--remove', 'take the agent out again')
-    .option('--dry-run', 'show what would be done, and do nothing')
+    .option('--server <url>', "the registry's URL, if containerd would guess another", urlOf)
+    .option('--remove', 'remove the agent from hosts.toml')
+    .option('--dry-run', 'show the changes, and make none')
     .option(
       '--containerd-config <file>',
-      'where to look whether containerd reads the folder',
+      'file that says whether containerd reads the folder',
       '/etc/containerd/config.toml',
     )
     .addOption(jsonOption())
@@ -60,9 +64,10 @@ function run(command: Command, options: Options): void {
   const registries = [...new Set(options.registry), ...(options.default ? [DEFAULT_HOST] : [])];
   if (registries.length === 0) command.error('error: name a --registry, or --default');
   if (server !== undefined && (registries.length > 1 || options.default)) {
-    command.error('error: --server is that of one --registry');
+    command.error('error: --server needs exactly one --registry, and no --default');
   }
-  // All are planned before the first is changed: a file that cannot be understood stops the command with nothing done.
+  // Plans all changes before it makes the first: a file that it cannot parse stops the command with
+  // no change made.
   const changes = registries.map((registry) =>
     remove
       ? planRemoval({ dir, registry })
@@ -73,7 +78,7 @@ function run(command: Command, options: Options): void {
   const hiding = options.default && !remove ? otherHosts(dir) : [];
   const notes = [
     ...(hiding.length > 0
-      ? [`_default does not count for registries with a folder: ${hiding.join(', ')}`]
+      ? [`_default does not apply to registries with a folder: ${hiding.join(', ')}`]
       : []),
     ...(check?.advice === undefined ? [] : [check.advice]),
   ];
@@ -85,9 +90,9 @@ function run(command: Command, options: Options): void {
 const DONE: Readonly<Record<HostsChange['action'], string>> = {
   create: 'written',
   change: 'changed',
-  restore: 'restored to what was there before',
+  restore: 'restored to its earlier contents',
   delete: 'removed',
-  none: 'left as it is',
+  none: 'unchanged',
 };
 
 function lineOf({ file, action, text, backup, note }: HostsChange, dryRun: boolean): string {

@@ -14,33 +14,36 @@ import { parse } from 'smol-toml';
 import { registryName } from '../../registry/reference.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
-/** The folder whose hosts.toml stands for every registry without a folder of its own. */
+/** Folder whose hosts.toml applies to every registry without a folder of its own. */
 export const DEFAULT_HOST = '_default';
 
 const FILE = 'hosts.toml';
 const BACKUP_SUFFIX = '.before-xylem';
 
-/** Our part of a file stands between these lines, so that it is found again whatever else is in it. */
+/**
+ * The command's part of a file lies between these lines, so that the command finds it again
+ * whatever else is in the file.
+ */
 const BEGIN = '# xylem: begin (made by `xylem configure-containerd`, taken out by its --remove)';
 const END = '# xylem: end';
 const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
 
-/** A hosts.toml cannot be read, understood or written. The message says what to do. */
+/** The command cannot read, parse or write a hosts.toml. The message says what to do. */
 export class HostsFileError extends CodedError<
   | { readonly code: 'file'; readonly path: string }
   | { readonly code: 'syntax'; readonly path: string }
   | { readonly code: 'layout'; readonly path: string }
 > {}
 
-/** What happens to one hosts.toml. */
+/** The planned change of one hosts.toml. */
 export interface HostsChange {
   /** The registry, or `_default`. */
   readonly registry: string;
   readonly file: string;
   readonly action: 'create' | 'change' | 'restore' | 'delete' | 'none';
-  /** What the file holds afterwards; absent when it is not there then. */
+  /** Contents of the file afterwards; absent when there is no file then. */
   readonly text?: string;
-  /** Where what was there before is kept; of `restore`, where it comes from. */
+  /** File that keeps the earlier contents; for `restore` the file that they come from. */
   readonly backup?: string;
   readonly note?: string;
 }
@@ -52,7 +55,10 @@ interface HostsInit {
   readonly registry: string;
 }
 
-/** What is to be done so that containerd asks the mirror before the registry. Changes nothing. Throws HostsFileError. */
+/**
+ * Plans the change that makes containerd ask the mirror before the registry. Changes nothing
+ * itself. Throws HostsFileError.
+ */
 export function planMirror(
   init: HostsInit & { readonly mirror: string; readonly server?: string },
 ): HostsChange {
@@ -62,7 +68,7 @@ export function planMirror(
   const rest = withoutPart(before ?? '');
   const known = parsed(rest, file);
   if (Object.hasOwn(tableAt(known, 'host'), mirror)) {
-    const note = `${mirror} stands there already, and not by this command`;
+    const note = `${mirror} is already in the file; this command did not write it`;
     return { registry, file, action: 'none', ...(before !== undefined && { text: before }), note };
   }
   const server = Object.hasOwn(known, 'server') ? undefined : init.server;
@@ -74,7 +80,7 @@ export function planMirror(
   return { registry, file, action: 'change', text, ...(rest === before && { backup }) };
 }
 
-/** What is to be done to undo `planMirror()`. Changes nothing. Throws HostsFileError. */
+/** Plans the change that undoes `planMirror()`. Changes nothing itself. Throws HostsFileError. */
 export function planRemoval(init: HostsInit): HostsChange {
   const { registry } = init;
   const file = hostsFile(init);
@@ -89,14 +95,14 @@ export function planRemoval(init: HostsInit): HostsChange {
     return { registry, file, action: 'restore', text: kept, backup };
   }
   if (kept !== undefined) {
-    const note = `it was edited since: the edits stay, and what was there before them is in ${backup}`;
+    const note = `edited since: the edits stay; ${backup} has the contents before them`;
     return { registry, file, action: 'change', text: rest, note };
   }
   if (rest.trim() !== '') return { registry, file, action: 'change', text: rest };
   return { registry, file, action: 'delete' };
 }
 
-/** Does what was planned. Each file is replaced at once and whole. Throws HostsFileError. */
+/** Makes the planned change. Replaces each file as a whole, atomically. Throws HostsFileError. */
 export function carryOut({ file, action, text, backup }: HostsChange): void {
   attempt(file, 'written', () => {
     if (action === 'none') return;
@@ -121,16 +127,19 @@ export function otherHosts(dir: string): readonly string[] {
     .sort();
 }
 
-/** What containerd's own configuration says about where it looks. */
+/** The path that containerd's own configuration makes it read. */
 export interface ConfigPathCheck {
   readonly file: string;
-  /** Undefined when it is not set there. */
+  /** Undefined when the file does not set it. */
   readonly configPath?: string;
-  /** What the user has to do; absent when nothing. */
+  /** Advice to the user; absent when there is nothing to do. */
   readonly advice?: string;
 }
 
-/** Looks whether containerd reads `dir`: its CRI plugin does so only when told. Throws HostsFileError for a file that is no TOML. */
+/**
+ * Checks whether containerd reads `dir`: its CRI plugin does so only when configured. Throws
+ * HostsFileError for a file that is not TOML.
+ */
 export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
   const text = readText(file);
   const plugins = tableAt(parsed(text ?? '', file), 'plugins');
@@ -142,16 +151,23 @@ export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
   const configPath = registry['config_path'];
   const table = `[plugins."${name ?? 'io.containerd.grpc.v1.cri'}".registry]`;
   if (typeof configPath !== 'string' || configPath === '') {
-    const there = text === undefined ? `${file} is not there` : `${file} has no config_path`;
-    const advice = `${there}: unless another file sets it, add\n\n    ${table}\n      config_path = "${dir}"\n\nto it, and restart containerd once; later changes of hosts.toml need no restart`;
+    const there = text === undefined ? `${file} does not exist` : `${file} has no config_path`;
+    const advice =
+      `${there}: unless another file sets it, add\n\n` +
+      `    ${table}\n      config_path = "${dir}"\n\n` +
+      'to it, and restart containerd once; later changes of hosts.toml need no restart';
     return { file, advice };
   }
   if (!configPath.split(':').includes(dir)) {
-    const advice = `config_path in ${file} is ${JSON.stringify(configPath)}, not ${dir}: name the same folder in --dir`;
+    const advice =
+      `config_path in ${file} is ${JSON.stringify(configPath)}, not ${dir}: ` +
+      'name the same folder in --dir';
     return { file, configPath, advice };
   }
   if (Object.hasOwn(registry, 'mirrors')) {
-    const advice = `${file} sets both config_path and registry.mirrors in ${table}: containerd refuses that, so remove the mirrors`;
+    const advice =
+      `${file} sets both config_path and registry.mirrors in ${table}: ` +
+      'containerd refuses that, so remove the mirrors';
     return { file, configPath, advice };
   }
   return { file, configPath };
@@ -160,8 +176,8 @@ export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
 type Table = Readonly<Record<string, unknown>>;
 
 /**
- * containerd looks for `host_port_` first, then for `host:port`, and reads the first folder that exists.
- * (remotes/docker/config, hostPaths().)
+ * Path of the registry's hosts.toml. containerd looks for `host_port_` first, then for `host:port`,
+ * and reads the first folder that exists (remotes/docker/config, hostPaths()).
  */
 function hostsFile({ dir, registry }: HostsInit): string {
   if (registry === DEFAULT_HOST) return join(dir, DEFAULT_HOST, FILE);
@@ -185,7 +201,10 @@ function withoutPart(text: string): string {
   return text.replace(PART, '');
 }
 
-/** Our part stands behind the keys of the top and before the first table: hosts are asked in the order of the file. */
+/**
+ * Inserts the part after the top-level keys and before the first table: containerd asks hosts in
+ * the order of the file.
+ */
 function withPart(rest: string, part: string): string {
   if (rest.trim() === '') return part;
   const at = rest.search(/^[ \t]*\[/m);
@@ -193,7 +212,10 @@ function withPart(rest: string, part: string): string {
   return `${rest}${rest.endsWith('\n') ? '' : '\n'}${part}`;
 }
 
-/** Whatever the layout of the file: afterwards it says what it said, and that the mirror is first. */
+/**
+ * Checks the result, whatever the layout of the file: it holds everything that it held before, and
+ * the mirror comes first.
+ */
 function checkResult(
   text: string,
   to: { file: string; known: Table; mirror: string; server: string | undefined },
@@ -205,18 +227,19 @@ function checkResult(
   const [first] = Object.keys(tableAt(result, 'host'));
   if (isDeepStrictEqual(result, wanted) && first === mirror) return;
   throw new HostsFileError(
-    `${file} has a layout that the mirror cannot be written into; add these lines before its first host by hand:\n${partOf(mirror, server)}`,
+    `cannot insert the mirror into ${file} because of its layout; ` +
+      `add these lines before its first host by hand:\n${partOf(mirror, server)}`,
     { code: 'layout', path: file },
   );
 }
 
 function parsed(text: string, path: string): Table {
   try {
-    // Through JSON: its tables have no prototype, which counts when they are compared.
+    // Through JSON: its tables have no prototype, which matters in comparisons.
     return JSON.parse(JSON.stringify(parse(text))) as Table;
   } catch (cause) {
     const [line = ''] = errorText(cause).split('\n');
-    const what = `${path} is not valid TOML: ${line}; nothing was changed`;
+    const what = `${path} is not valid TOML: ${line}; no file was changed`;
     throw new HostsFileError(what, { code: 'syntax', path }, { cause });
   }
 }

@@ -10,13 +10,13 @@ import { jsonOption, printFacts } from './output.ts';
 
 const DIRECTORY_PREFIX = 'dir:';
 
-/** `xylem convert`: block images of other things. */
+/** `xylem convert`: makes block images from other sources. */
 export function registerConvert(program: Command): void {
   program
     .command('convert')
-    .description('make a block image of a directory with the root file system of a container')
+    .description("make a block image from a directory with a container's root file system")
     .argument('<src>', 'dir:PATH')
-    .argument('<dst>', 'oci:DIR:tag, a tag in an OCI image layout; the layout is made when needed')
+    .argument('<dst>', 'oci:DIR:tag, a tag in an OCI image layout; created if it does not exist')
     .addOption(jsonOption())
     .addHelpText(
       'after',

@@ -4,7 +4,7 @@ import { BLOCK_KIB, roundTable } from '../../demo/figures.ts';
 import { DemoError } from '../../demo/processes.ts';
 import { jsonOption } from './output.ts';
 
-/** Each agent is a process of some 100 MB; more than this does not fit a laptop. */
+/** Each agent is a process of some 100 MB; a laptop has no room for more agents than this. */
 const HOSTS_MAX = 64;
 
 interface Options {
@@ -13,15 +13,18 @@ interface Options {
   readonly json?: boolean;
 }
 
-/** `xylem demo`: a registry, a root and several agents on this machine, an image mounted on each. */
+/**
+ * `xylem demo`: runs a registry, a root and several agents on this machine, and mounts an image on
+ * each.
+ */
 export function registerDemo(program: Command): void {
   program
     .command('demo')
     .description(
-      'mount a real image on several agents of this machine, and show who got what from whom',
+      'mount a real image on several agents of this machine, and show where each got its blocks',
     )
     .option('--hosts <n>', 'agents beside the root', parseHosts, 6)
-    .option('--keep', 'leave the logs and the stores of the agents, and say where')
+    .option('--keep', "keep the agents' logs and stores, and print their folder")
     .addOption(jsonOption())
     .addHelpText('after', '\nExamples:\n  xylem demo\n  xylem demo --hosts 16 --json')
     .action(runDemo);
@@ -67,11 +70,16 @@ function report(result: DemoResult, rounds: readonly DemoRound[]): string {
     const { originBytes, peerBytes, ms } = result[name];
     const amplification =
       name === 'cold' ? `, amplification ${(originBytes / result.touchedBytes).toFixed(3)}` : '';
-    return `${name}: origin ${mib(originBytes)}, peers ${mib(peerBytes)}${amplification}; ms to the report: p50 ${ms.p50}, p99 ${ms.p99}, max ${ms.max}`;
+    return (
+      `${name}: origin ${mib(originBytes)}, peers ${mib(peerBytes)}${amplification}; ` +
+      `ms to the report: p50 ${ms.p50}, p99 ${ms.p99}, max ${ms.max}`
+    );
   });
   return [
     ...rounds.map((round) => `${roundTable(round.title, round.hosts)}\n`),
     ...summary,
-    `image ${mib(result.imageBytes)}, distinct blocks touched ${mib(result.touchedBytes)} (blocks of ${BLOCK_KIB} KiB), tree depth ${result.depthMax}, failed reads ${result.failedReads}`,
+    `image ${mib(result.imageBytes)}, distinct blocks touched ${mib(result.touchedBytes)} ` +
+      `(blocks of ${BLOCK_KIB} KiB), tree depth ${result.depthMax}, ` +
+      `failed reads ${result.failedReads}`,
   ].join('\n');
 }

@@ -10,17 +10,18 @@ interface Options {
   readonly json?: boolean;
 }
 
-/** `xylem flatten`: the block device of layers as a file. */
+/** `xylem flatten`: writes the block device of a stack of layers to a file. */
 export function registerFlatten(program: Command): void {
   program
     .command('flatten')
-    .description('write the block device that layers make together as one sparse file')
-    .requiredOption('--out <file>', 'file to write; one that is there is replaced')
+    .description('write the block device of a stack of layers as one sparse file')
+    .requiredOption('--out <file>', 'file to write; replaces an existing file')
     .argument('<layer...>', 'files of block layers, bottom first')
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem flatten --out disk.img layer0.commit layer1.commit\n  mount -o loop,ro disk.img /mnt',
+      '\nExamples:\n  xylem flatten --out disk.img layer0.commit layer1.commit\n' +
+        '  mount -o loop,ro disk.img /mnt',
     )
     .action(async (layers: string[], options: Options) => {
       const flat = await longWork((work) =>

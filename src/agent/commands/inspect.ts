@@ -12,7 +12,7 @@ import { toHex } from '../../util/bytes.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { columns, jsonOption, printFacts } from './output.ts';
 
-/** What `inspect` tells; the fields of `--json`. */
+/** What `inspect` reports of a layer; the fields of `--json`. */
 interface LayerFacts {
   readonly blobSizeBytes: number;
   /** Outermost first. */
@@ -24,10 +24,10 @@ interface LayerFacts {
     readonly hasBlockChecksums: boolean;
     readonly hasIndexChecksum: boolean;
   } | null;
-  /** Of the LSMT file, uncompressed. */
+  /** Size of the LSMT file, uncompressed. */
   readonly uncompressedSizeBytes: number;
   readonly compressionRatio: number;
-  /** Of the block device; 0 when the layer does not say. */
+  /** Size of the block device; 0 when the layer does not say. */
   readonly virtualSizeBytes: number;
   readonly uuid: string;
   readonly parentUuid: string;
@@ -36,16 +36,18 @@ interface LayerFacts {
   readonly zeroedBytes: number;
 }
 
-/** `xylem inspect`: what a layer blob is made of. */
+/** `xylem inspect`: shows the parts of a layer blob. */
 export function registerInspect(program: Command): void {
   program
     .command('inspect')
-    .description('show what a layer blob is made of; reads its headers and index alone')
+    .description('show the parts of a layer blob; reads only its headers and index')
     .argument('<blob>', 'file of a block layer (tar, ZFile or LSMT), or oci:DIR:tag for an image')
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem inspect layer.overlaybd.commit\n  xylem inspect oci:./images:app-1.4\n  xylem inspect --json layer.overlaybd.commit | jq .virtualSizeBytes',
+      '\nExamples:\n  xylem inspect layer.overlaybd.commit\n' +
+        '  xylem inspect oci:./images:app-1.4\n' +
+        '  xylem inspect --json layer.overlaybd.commit | jq .virtualSizeBytes',
     )
     .action(async (path: string, options: { json?: boolean }) => {
       if (path.startsWith('oci:')) {
@@ -59,11 +61,11 @@ export function registerInspect(program: Command): void {
     });
 }
 
-/** What `inspect` tells of a layer of an image; `--json` prints a list of these, bottom first. */
+/** What `inspect` reports of a layer of an image; `--json` prints a list of these, bottom first. */
 interface ImageLayerFacts {
   readonly digest: Digest;
   readonly sizeBytes: number;
-  /** BLAKE3 over the digests of its blocks that the image ships, in hex; absent when it ships none. */
+  /** BLAKE3 over the shipped digests of its blocks, in hex; absent when the image ships none. */
   readonly blockDigestsRoot?: string;
 }
 
@@ -130,8 +132,10 @@ function textOf(path: string, facts: LayerFacts): string {
   const compression =
     zfile === null
       ? 'none'
-      : `${zfile.algorithm}, ${zfile.blockCount} blocks of ${formatSizeBytes(zfile.blockSizeBytes)}, ` +
-        `${zfile.hasBlockChecksums ? 'with' : 'without'} checksums, ratio ${facts.compressionRatio}`;
+      : `${zfile.algorithm}, ` +
+        `${zfile.blockCount} blocks of ${formatSizeBytes(zfile.blockSizeBytes)}, ` +
+        `${zfile.hasBlockChecksums ? 'with' : 'without'} checksums, ` +
+        `ratio ${facts.compressionRatio}`;
   const device =
     facts.virtualSizeBytes === 0 ? 'as the layer below' : bytesText(facts.virtualSizeBytes);
   return columns([

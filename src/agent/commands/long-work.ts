@@ -1,14 +1,14 @@
 import { ConvertError } from '../../convert/errors.ts';
 import type { ProgressOptions } from '../../convert/layer-blob.ts';
 
-/** Lines of progress come this far apart at least. */
+/** Shortest interval between two updates of the progress line. */
 const PROGRESS_INTERVAL_MS = 200;
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 /**
- * Runs work that takes a while: the first SIGINT or SIGTERM stops it cleanly (a second one at once), and progress goes to standard
- * error where that is a terminal.
+ * Runs work that takes a while. The first SIGINT or SIGTERM stops it cleanly, a second one at once.
+ * Progress goes to standard error if that is a terminal.
  */
 export async function longWork<T>(
   work: (options: Required<ProgressOptions>) => Promise<T>,
@@ -16,7 +16,7 @@ export async function longWork<T>(
   const controller = new AbortController();
   const stop = (): void => {
     controller.abort(
-      new ConvertError('interrupted: what was made so far is removed', { code: 'interrupted' }),
+      new ConvertError('interrupted: removed the partial result', { code: 'interrupted' }),
     );
   };
   for (const name of SIGNALS) process.once(name, stop);
@@ -27,7 +27,7 @@ export async function longWork<T>(
       onProgress: (step, done, total) => progress.show(step, done, total),
     });
   } catch (error) {
-    // Whatever broke first because of the signal, the signal is the reason.
+    // Whatever failed first because of the signal, report the signal as the reason.
     controller.signal.throwIfAborted();
     throw error;
   } finally {
@@ -36,7 +36,7 @@ export async function longWork<T>(
   }
 }
 
-/** One line on a terminal that is written over and over. */
+/** A line on a terminal that each update overwrites. */
 export class ProgressLine {
   #lastMs = 0;
   #isShown = false;

@@ -8,11 +8,11 @@ interface Options extends AdminPlace {
   readonly json?: boolean;
 }
 
-/** `xylem mount`: an image on this host, by way of its running agent. */
+/** `xylem mount`: mounts an image on this host through its running agent. */
 export function registerMount(program: Command): void {
   program
     .command('mount')
-    .description('mount an image; its blocks arrive as they are touched')
+    .description('mount an image; the agent fetches its blocks as programs read them')
     .argument('<image>', 'docker://host[:port]/name:tag')
     .argument(
       '<dir>',
@@ -31,16 +31,16 @@ export function registerMount(program: Command): void {
       printFacts(
         options.json,
         mounted,
-        `${mounted.image} is at ${mounted.dir} (${mounted.device}, ${size})`,
+        `${mounted.image} is mounted at ${mounted.dir} (${mounted.device}, ${size})`,
       );
     });
 }
 
-/** `xylem unmount`: the end of a mount. */
+/** `xylem unmount`: ends a mount. */
 export function registerUnmount(program: Command): void {
   program
     .command('unmount')
-    .description('unmount what `xylem mount` mounted; does nothing when nothing is there')
+    .description('unmount an image that `xylem mount` mounted; succeeds if none is mounted')
     .argument('<dir>', 'the directory')
     .addOption(adminOption())
     .addOption(tokenOption())

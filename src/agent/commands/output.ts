@@ -1,7 +1,7 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { ADMIN_SOCKET } from '../config/admin-socket.ts';
 
-/** `--json` of the commands that print facts. */
+/** Option `--json` of the commands that print facts. */
 export function jsonOption(): Option {
   return new Option('--json', 'print one JSON object for scripts');
 }
@@ -30,7 +30,7 @@ export function printFacts(json: boolean | undefined, facts: unknown, text: stri
   process.stdout.write(json === true ? `${JSON.stringify(facts)}\n` : `${text}\n`);
 }
 
-/** Lines of `name  value`, the values under each other. */
+/** Lines of `name  value`, with the values aligned. */
 export function columns(rows: readonly (readonly [name: string, value: string])[]): string {
   const width = Math.max(0, ...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');

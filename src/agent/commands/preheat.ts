@@ -9,10 +9,13 @@ import { preheatFailureText } from '../admin/preheat-text.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
-/** Pause between looks: a root itself looks at its hosts once a second. */
+/** Interval between status requests; a root asks its hosts for their status once a second. */
 const LOOK_MS = 500;
 
-/** Looks in a row that may fail: the agent, or the root that leads the preheat, may be restarting. */
+/**
+ * Status requests that may fail in a row: the agent, or the root that leads the preheat, may be
+ * restarting.
+ */
 const MISSES_MAX = 60;
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
@@ -26,11 +29,11 @@ interface Options extends AdminPlace {
   readonly wait: boolean;
 }
 
-/** `xylem preheat`: brings an image to hosts before anybody asks for it. */
+/** `xylem preheat`: brings an image to hosts before any container needs it. */
 export function registerPreheat(program: Command): void {
   program
     .command('preheat')
-    .description('bring an image to hosts ahead of need, down the tree; Ctrl-C ends it')
+    .description('bring an image to hosts ahead of need, down the tree; Ctrl-C cancels it')
     .argument('<image>', 'docker://host[:port]/name:tag')
     .option('--zone <name>', 'only to the hosts of this zone')
     .option('--count <hosts>', 'to so many hosts, spread over their zones (default: all)', countOf)
@@ -63,11 +66,7 @@ async function preheat(image: string, options: Options): Promise<void> {
   });
   if (!options.wait) {
     const path = pathOf(API.preheatStatus, started);
-    printFacts(
-      options.json,
-      started,
-      `preheat ${started.id} of ${image} began; it stands at ${path}`,
-    );
+    printFacts(options.json, started, `preheat ${started.id} of ${image} has started; see ${path}`);
     return;
   }
   const job = await follow(started, options);
@@ -109,7 +108,7 @@ async function follow(started: PreheatJob, place: AdminPlace): Promise<PreheatJo
   }
 }
 
-/** Whether what failed may work again soon. */
+/** Whether the failed request may succeed soon. */
 function mayPass(error: unknown): boolean {
   if (!(error instanceof AdminError)) return false;
   const { detail } = error;
@@ -129,5 +128,5 @@ function sums(job: PreheatJob): { doneBytes: number; totalBytes: number; doneCou
 
 function countOf(text: string): number {
   if (/^[1-9][0-9]{0,4}$/.test(text)) return Number(text);
-  throw new InvalidArgumentError('It must be a count of hosts, 1 at least.');
+  throw new InvalidArgumentError('It must be a number of hosts from 1 to 99999.');
 }

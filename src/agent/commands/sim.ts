@@ -8,14 +8,17 @@ import { Summary, type FailedSeed } from '../../sim/summary.ts';
 import { World, WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../sim/world.ts';
 import { columns, jsonOption } from './output.ts';
 
-/** Containers per host when `--containers-per-host` is absent. With faults the times matter less, and the seeds are many. */
+/**
+ * Containers per host when `--containers-per-host` is absent. With faults the times matter less,
+ * and runs have many seeds.
+ */
 const CONTAINERS = 10;
 const CONTAINERS_WITH_FAULTS = 2;
 
-/** Seeds in one run: a night's work. */
+/** Maximum number of seeds in one run: a night's work. */
 const SEEDS_MAX = 1_000_000;
 
-/** Time between two lines of progress. */
+/** Time between two progress lines. */
 const PROGRESS_MS = 2_000;
 
 interface Options {
@@ -36,7 +39,7 @@ interface Options {
   readonly json?: boolean;
 }
 
-/** `xylem sim`: the production reducers in a simulated cluster. */
+/** `xylem sim`: runs the production reducers in a simulated cluster. */
 export function registerSim(program: Command): void {
   const faults = Object.entries(FAULTS).map(([name, text]) => `  ${name.padEnd(10)} ${text}`);
   program
@@ -54,7 +57,11 @@ export function registerSim(program: Command): void {
     )
     .addOption(count('--zones <n>', 'zones that the hosts are spread over', [1, 64]).default(1))
     .addOption(count('--seed <n>', 'seed of the world', [0, 2 ** 32]).default(1))
-    .addOption(new Option('--seeds <a..b>', 'run many seeds and sum up').argParser(parseSeeds))
+    .addOption(
+      new Option('--seeds <a..b>', 'run many seeds, and sum up their results').argParser(
+        parseSeeds,
+      ),
+    )
     .addOption(
       new Option('--faults <list>', 'names from the list below, or "all"')
         .argParser(parseFaults)
@@ -68,8 +75,8 @@ export function registerSim(program: Command): void {
     .option('--trace <kind>', 'order of reads: shipped, none, or a trace file', 'shipped')
     .addOption(count('--vcpus <n>', 'vCPUs of a host', [1, 1024]).default(WORLD_DEFAULTS.vcpus))
     .addOption(positive('--nic-gbit <rate>', 'rate of a NIC in Gbit/s').default(1.5))
-    .addOption(positive('--latency-ms <ms>', 'one way within a zone').default(0.25))
-    .option('--quiet', 'no progress on stderr')
+    .addOption(positive('--latency-ms <ms>', 'one-way latency within a zone').default(0.25))
+    .option('--quiet', 'print no progress on stderr')
     .addOption(jsonOption())
     .addHelpText(
       'after',
@@ -139,16 +146,19 @@ function worldInit(
   };
 }
 
-/** A root takes about a thousand JOINs before the first read of a container; see docs/TREES.md. */
+/**
+ * A root handles about a thousand JOINs before the first read of a container; see docs/TREES.md.
+ */
 function groupsOf({ hosts, zones }: Options): number {
   return hosts < 2_000 ? 0 : zones * Math.ceil(hosts / 1_000 / zones);
 }
 
-/** Says what went wrong, and the command that shows it again. */
+/** Reports the broken rules of a seed, and the command that repeats the run. */
 function sayFailure({ seed, rules, texts }: FailedSeed, options: Options): void {
   const init = worldInit(options, seed, undefined);
   const flags = [
-    `--hosts ${init.hosts} --containers-per-host ${init.containersPerHost} --roots ${init.roots} --groups ${init.groups}`,
+    `--hosts ${init.hosts} --containers-per-host ${init.containersPerHost}`,
+    `--roots ${init.roots} --groups ${init.groups}`,
     `--zones ${init.zones} --workload ${init.workload} --trace ${options.trace}`,
     `--vcpus ${init.vcpus} --nic-gbit ${options.nicGbit} --latency-ms ${init.latencyMs}`,
     ...(init.faults.length > 0 ? [`--faults ${init.faults.join(',')}`] : []),
@@ -162,7 +172,8 @@ function sayFailure({ seed, rules, texts }: FailedSeed, options: Options): void 
 
 function textOf(result: WorldResult & { seeds: number }): string {
   const times = (spread: WorldResult['coldMs']): string =>
-    `p50 ${spread.p50.toFixed(0)}, p99 ${spread.p99.toFixed(0)}, p999 ${spread.p999.toFixed(0)}, max ${spread.max.toFixed(0)} ms`;
+    `p50 ${spread.p50.toFixed(0)}, p99 ${spread.p99.toFixed(0)}, ` +
+    `p999 ${spread.p999.toFixed(0)}, max ${spread.max.toFixed(0)} ms`;
   const full = result.fullMs;
   return columns([
     ['hosts', `${result.hosts}, ${result.containers} containers, ${result.seeds} seed(s)`],

@@ -8,11 +8,11 @@ interface Options extends AdminPlace {
   readonly json?: boolean;
 }
 
-/** `xylem status`: facts of a running agent. */
+/** `xylem status`: shows facts of a running agent. */
 export function registerStatus(program: Command): void {
   program
     .command('status')
-    .description('show what a running agent is and does')
+    .description('show the role, the state and the counters of a running agent')
     .addOption(adminOption())
     .addOption(tokenOption())
     .addOption(jsonOption())
@@ -26,7 +26,7 @@ export function registerStatus(program: Command): void {
     });
 }
 
-/** `xylem tree`: the places of a running agent in trees. */
+/** `xylem tree`: shows the places of a running agent in trees. */
 export function registerTree(program: Command): void {
   program
     .command('tree')
@@ -53,7 +53,8 @@ function statusText(status: AgentStatus): string {
     ['connections', `${status.peers.length} peers`],
     [
       'store',
-      `${formatSizeBytes(store.sizeBytes)} of ${formatSizeBytes(store.quotaBytes)} in ${store.dir}: ${store.blockCount} blocks of ${store.blobCount} blobs`,
+      `${formatSizeBytes(store.sizeBytes)} of ${formatSizeBytes(store.quotaBytes)} ` +
+        `in ${store.dir}: ${store.blockCount} blocks of ${store.blobCount} blobs`,
     ],
     ['failed reads', String(status.failedReads)],
     ...Object.entries(status.bytesBySource).map(
@@ -64,12 +65,16 @@ function statusText(status: AgentStatus): string {
 }
 
 function treeText(trees: readonly TreeStatus[]): string {
-  if (trees.length === 0) return 'This agent is in no tree: nothing is mounted or read here.';
+  if (trees.length === 0)
+    return 'This agent is in no tree: no program on this host mounts or reads a blob.';
   return trees
     .map((tree) => {
       const path = tree.path.length === 0 ? 'the owner' : `below ${tree.path.join(' < ')}`;
       const children = tree.children.length === 0 ? 'no children' : tree.children.join(' ');
-      return `${tree.digest} stripe ${tree.stripe} epoch ${tree.epoch}: ${path}; children: ${children}`;
+      return (
+        `${tree.digest} stripe ${tree.stripe} epoch ${tree.epoch}: ` +
+        `${path}; children: ${children}`
+      );
     })
     .join('\n');
 }

@@ -10,12 +10,12 @@ interface Options extends AdminPlace {
   readonly json?: boolean;
 }
 
-/** `xylem store`: what a running agent keeps on its disk. */
+/** `xylem store`: shows and changes the contents of a running agent's store. */
 export function registerStore(program: Command): void {
-  const store = program.command('store').description('show and change what an agent keeps on disk');
+  const store = program.command('store').description("show and change an agent's blocks on disk");
   addLs(store);
-  addPin(store, 'pin', 'keep a blob or an image longest, whatever else comes');
-  addPin(store, 'unpin', 'keep a blob or an image no longer than others');
+  addPin(store, 'pin', 'pin a blob or an image: the store evicts it last');
+  addPin(store, 'unpin', 'unpin a blob or an image');
   addGc(store);
 }
 
@@ -28,7 +28,8 @@ function addLs(store: Command): void {
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      "\nExamples:\n  xylem store ls\n  xylem store ls --json | jq '.blobs[] | select(.pinned).digest'",
+      '\nExamples:\n  xylem store ls\n' +
+        "  xylem store ls --json | jq '.blobs[] | select(.pinned).digest'",
     )
     .action(async (options: Options) => {
       const answer = await askAgent(options, 'storeUsage');
@@ -46,7 +47,8 @@ function addPin(store: Command, name: 'pin' | 'unpin', description: string): voi
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      `\nExamples:\n  xylem store ${name} docker://registry.example/app:1.4\n  xylem store ${name} sha256:0123...`,
+      `\nExamples:\n  xylem store ${name} docker://registry.example/app:1.4\n` +
+        `  xylem store ${name} sha256:0123...`,
     )
     .action(async (what: string, options: Options) => {
       const answer = await askAgent(options, name, { what });
@@ -59,8 +61,12 @@ function addPin(store: Command, name: 'pin' | 'unpin', description: string): voi
 function addGc(store: Command): void {
   store
     .command('gc')
-    .description('evict what is neither mounted, pinned nor in use, least recently used first')
-    .option('--to <size>', 'until at most this much is held (default: 90 % of the quota)', sizeOf)
+    .description('evict blocks that are not mounted, pinned or in use, least recently used first')
+    .option(
+      '--to <size>',
+      'evict until the store holds at most this much (default: 90 % of the quota)',
+      sizeOf,
+    )
     .addOption(adminOption())
     .addOption(tokenOption())
     .addOption(jsonOption())
@@ -78,7 +84,7 @@ function addGc(store: Command): void {
 
 function sizeOf(text: string): string {
   if (parseSizeBytes(text) !== undefined) return text;
-  throw new InvalidArgumentError('It must be a size such as 10GiB, or a count of bytes.');
+  throw new InvalidArgumentError('It must be a size such as 10GiB, or a number of bytes.');
 }
 
 function listText(blobs: readonly BlobUsage[]): string {

@@ -11,29 +11,29 @@ import { CodedError } from '../../util/errors.ts';
 import { longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
-/** What `verify` tells about one blob; `--json` prints a list of these. */
+/** What `verify` reports of one blob; `--json` prints a list of these. */
 interface Verdict {
   readonly blob: string;
   readonly ok: boolean;
   readonly blockCount?: number;
   /** Whether checksums cover the data. */
   readonly isCovered?: boolean;
-  /** Of a layer of an image: whether the image ships the digests of its blocks. */
+  /** For a layer of an image: whether the image ships the digests of its blocks. */
   readonly hasBlockDigests?: boolean;
   readonly error?: string;
   readonly code?: string;
 }
 
-/** `xylem verify`: whether layer blobs are sound. */
+/** `xylem verify`: checks whether layer blobs are sound. */
 export function registerVerify(program: Command): void {
   program
     .command('verify')
-    .description('check layer blobs whole: every header, index, checksum and block')
+    .description('check whole layer blobs: every header, index, checksum and block')
     .argument('<blob...>', 'files of block layers, or oci:DIR:tag for the layers of an image')
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nOf an image, the digests of its blobs and the block digests that it ships are checked too.\n' +
+      '\nFor an image it also checks the digests of its blobs and the shipped block digests.\n' +
         'Exits with 1 when any blob is bad.\n\nExamples:\n  xylem verify layer.overlaybd.commit\n' +
         '  xylem verify oci:./images:app-1.4\n' +
         "  xylem verify --json blobs/* | jq '.[] | select(.ok | not)'",

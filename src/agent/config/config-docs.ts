@@ -4,12 +4,14 @@ const OPENING = `# Configuration of \`xylem agent\`
 
 This page is generated from the schema in \`src/agent/config/config-schema.ts\`: \`npm run docs\`.
 
-Every key can stand in a YAML file (\`xylem agent --config FILE\`), in a variable or in a flag of the same name
-(\`--store.dir /data/xylem\`). A flag wins over a variable, a variable over the file, the file over the default. In variables and flags a
-list is written \`a,b\` or as YAML (\`[{host: registry.example, insecure: true}]\`). \`xylem agent --print-config\` shows what results.
+You can set every key in a YAML file (\`xylem agent --config FILE\`), in a variable or in a flag of
+the same name (\`--store.dir /data/xylem\`). A flag overrides a variable, a variable overrides the
+file, and the file overrides the default. Write lists in variables and flags as \`a,b\` or as YAML
+(\`[{host: registry.example, insecure: true}]\`). \`xylem agent --print-config\` shows the result.
 
-A wrong key, type or value stops the start with one line that names the key, the value and the rule. Unknown variables that start with
-\`XYLEM_\` count as wrong keys, apart from those that Kubernetes makes for a service (\`XYLEM_SERVICE_HOST\`, \`XYLEM_PORT_...\`) and
+A wrong key, type or value stops the start with one line that names the key, the value and the
+rule. Unknown variables that start with \`XYLEM_\` count as wrong keys. Two kinds are exempt: the
+variables that Kubernetes makes for a service (\`XYLEM_SERVICE_HOST\`, \`XYLEM_PORT_...\`), and
 \`XYLEM_DEBUG\`, which adds stacks to error lines.
 `;
 
@@ -25,27 +27,34 @@ Another host:
 
 Both need the same secret in \`/etc/xylem/cluster.key\`.
 
-## Which credentials a registry gets
+## Which credentials the agent sends to a registry
 
-The first of these that has some for the repository; when the registry answers them with 401, the next, as the kubelet does (not at 403).
+The agent takes the first of these sources that has credentials for the repository. If the registry
+answers them with 401, it takes the next source, as the kubelet does; after a 403 it does not.
 
 1. \`registries[].credentialsFile\` of the registry's entry.
-2. Each file of \`credentials.dockerConfigs\`, in order: the helper that \`credHelpers\` names for the registry, or \`credsStore\`; then \`auths\`.
-3. Each file of \`credentials.pullSecrets\`, in order, those of a directory by name: \`auths\`.
+2. Each file of \`credentials.dockerConfigs\`, in order: the helper that \`credHelpers\` names for
+   the registry, or \`credsStore\`; then \`auths\`.
+3. Each file of \`credentials.pullSecrets\`, in order, the files of a directory by name: \`auths\`.
 
-In \`auths\` the longest path counts (\`registry.example/team\` before \`registry.example\`), then a whole name before one with \`*\`. An entry's \`registrytoken\` is
-sent as it is, an \`identitytoken\` is exchanged at the token server (OAuth 2), and else \`auth\`, or \`username\` and \`password\`, are used. Docker Hub may be called
-\`docker.io\`, \`index.docker.io\`, \`registry-1.docker.io\` or \`https://index.docker.io/v1/\`.
+In \`auths\` the longest path wins (\`registry.example/team\` before \`registry.example\`), then a
+whole name before a name with \`*\`. The agent sends an entry's \`registrytoken\` unchanged, or
+exchanges its \`identitytoken\` at the token server (OAuth 2). Without these it uses \`auth\`, or
+\`username\` and \`password\`. Docker Hub may be called \`docker.io\`, \`index.docker.io\`,
+\`registry-1.docker.io\` or \`https://index.docker.io/v1/\`.
 
-A mirror gets what these say for *its* host. No file is read that the configuration does not name, \`~/.docker/config.json\` neither.
+A mirror gets the credentials that these sources have for *its* host. The agent reads no file that
+the configuration does not name, not even \`~/.docker/config.json\`.
 
 ## Proxies
 
-\`registries[].proxy\`, or else the variables \`HTTPS_PROXY\` (for https registries), \`HTTP_PROXY\` (for insecure ones) and \`NO_PROXY\`; their names in lower case win. A proxy
-is \`http[s]://[USER:PASSWORD@]HOST[:PORT]\`. \`NO_PROXY\` is a list of names (\`corp.example\`, with what is below it), addresses, networks (\`10.0.0.0/8\`) and \`*\`; names and
-addresses may have a port. Loopback addresses and \`localhost\` are never asked for through a proxy of the variables. HTTPS goes through a tunnel; the proxy sees the host alone.
+The agent uses \`registries[].proxy\`, or else the variables \`HTTPS_PROXY\` (for https registries),
+\`HTTP_PROXY\` (for insecure ones) and \`NO_PROXY\`. The same names in lower case win.
 
-## Who may reach what
+A proxy is \`http[s]://[USER:PASSWORD@]HOST[:PORT]\`. \`NO_PROXY\` is a list of names
+(\`corp.example\`, with its subdomains), addresses, networks (\`10.0.0.0/8\`) and \`*\`; names and
+addresses may have a port. The agent never reaches loopback addresses and \`localhost\` through a
+proxy of the variables. HTTPS goes through a tunnel: the proxy sees only the host.
 
 * \`p2p.listen\`: agents of the cluster. Whoever does not prove the cluster key gets no answer.
 * \`local.listen\`: programs of this host. There is no authentication beyond the credentials that they send for the registry; what a registry does
@@ -59,7 +68,7 @@ addresses may have a port. Loopback addresses and \`localhost\` are never asked 
 * \`device.mountFolders\`: where images are mounted. Keep everything in which other users may write out of the list.
 `;
 
-/** docs/CONFIGURATION.md, whole. */
+/** Generates docs/CONFIGURATION.md from the schema. */
 export function configDocs(): string {
   const entries = entryKeys('registries').map((key) =>
     row([`\`${key.name}\``, defaultCell(key), key.description, key.rule]),

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { configSchema } from './config-schema.ts';
 
-/** One key of the configuration, as its three spellings and its words. */
+/** One key of the configuration: its three spellings and its texts. */
 export interface ConfigKey {
   /** `store.dir` */
   readonly name: string;
@@ -16,9 +16,9 @@ export interface ConfigKey {
   readonly description: string;
   /** Completes "must be ...". */
   readonly rule: string;
-  /** Undefined for what may stay unset, or has to be given. */
+  /** Undefined for keys that may stay unset, and for mandatory keys. */
   readonly defaultValue: unknown;
-  /** Of a number that is no size in bytes. */
+  /** Unit of a number that is not a size in bytes. */
   readonly unit: unknown;
 }
 
@@ -41,7 +41,10 @@ export function entryKeys(name: string): readonly ConfigKey[] {
     : [];
 }
 
-/** The rule that a value at this place breaks: that of the deepest schema on the way which has one. */
+/**
+ * The rule that a value at this path breaks: the rule of the deepest schema on the path that has
+ * one.
+ */
 export function ruleAt(path: readonly PropertyKey[]): string {
   for (let length = path.length; length > 0; length--) {
     const schema = schemaAt(path.slice(0, length));

@@ -6,24 +6,30 @@ import { ADMIN_SOCKET, NO_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.t
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
 
-/** Entries in any list of the configuration. */
+/** Maximum number of entries in any list of the configuration. */
 const LIST_LENGTH_MAX = 64;
 
-/** A store smaller than one large layer's working set evicts what it has just fetched. */
+/** A smaller store than one large layer's working set evicts blocks that it has just fetched. */
 const QUOTA_BYTES_MIN = 64 * 2 ** 20;
 const QUOTA_BYTES_MAX = 2 ** 50;
 
-/** Slower, a block of 256 KiB takes longer than the others wait before they ask elsewhere. */
+/**
+ * At a lower rate, a block of 256 KiB takes longer than other agents wait before they ask
+ * elsewhere.
+ */
 const RATE_BYTES_MIN = 2 ** 20;
 const RATE_BYTES_MAX = 2 ** 40;
 
-/** Each holds a block: 64 MiB. */
+/** Each read holds a block: 64 MiB in all. */
 const ORIGIN_READS_MAX = 256;
 const REQUESTS_PER_SECOND_MAX = 100_000;
-/** Linux: the most files that a process may have open by default in systemd's units is 524,288; a connection is one. */
+/**
+ * On Linux a process in a systemd unit may open at most 524,288 files by default; a connection is
+ * one file.
+ */
 const CONNECTIONS_MAX_MAX = 65_536;
 
-/** A day: who has lost a right to read keeps it no longer than that. */
+/** One day: a program that has lost the right to read keeps its access no longer than that. */
 const ACCESS_SECONDS_MAX = 86_400;
 
 /** Outside of what the host's own services read. */
@@ -32,12 +38,15 @@ const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
 /** Linux: PATH_MAX. */
 const PATH_LENGTH_MAX = 4096;
 
-/** What a person reads about a key: in docs/CONFIGURATION.md, in `xylem agent --help` and in error lines. */
+/**
+ * Texts about a key for people: in docs/CONFIGURATION.md, in `xylem agent --help` and in error
+ * lines.
+ */
 interface Words {
   readonly description: string;
   /** Completes "must be ...". */
   readonly rule: string;
-  /** Of a number that is no size in bytes. */
+  /** Unit of a number that is not a size in bytes. */
   readonly unit?: 'count' | 'seconds';
 }
 
@@ -58,7 +67,9 @@ const path = text(
 );
 const absolutePath = path.refine((value) => value.startsWith('/'));
 const listenAddress = text((value) => parseListenAddress(value) !== undefined);
-const PATH_RULE = `a path of 1 to ${PATH_LENGTH_MAX} characters; a relative one starts at the working directory`;
+const PATH_RULE =
+  `a path of 1 to ${PATH_LENGTH_MAX} characters; ` +
+  'a relative path starts at the working directory';
 const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
 
 function size(min: number, max: number) {
@@ -69,7 +80,7 @@ function size(min: number, max: number) {
     .meta({ unit: 'bytes' });
 }
 
-/** A whole number; from flags and variables it comes as text. */
+/** A whole number; flags and variables give it as text. */
 function count(min: number, max: number) {
   return z
     .union([z.string().regex(/^[0-9]{1,9}$/), z.number()])
@@ -87,11 +98,11 @@ const socketPath = text((value) => {
 
 const quota = size(QUOTA_BYTES_MIN, QUOTA_BYTES_MAX);
 const rate = size(RATE_BYTES_MIN, RATE_BYTES_MAX).optional();
-const RATE_RULE = 'a size a second from 1MiB to 1TiB, such as 100MiB or a count of bytes';
+const RATE_RULE = 'a size per second from 1MiB to 1TiB, such as 100MiB or a number of bytes';
 
 /** A week. */
 const SECONDS_MAX = 7 * 24 * 3600;
-const SECONDS_RULE = `a count of seconds from 0 to ${SECONDS_MAX}`;
+const SECONDS_RULE = `a whole number of seconds from 0 to ${SECONDS_MAX}`;
 const seconds = count(0, SECONDS_MAX);
 
 const registryShape = z.strictObject({
@@ -100,31 +111,36 @@ const registryShape = z.strictObject({
     rule: 'HOST or HOST:PORT',
   }),
   insecure: key(z.boolean().default(false), {
-    description: 'Speak plain HTTP to it.',
+    description: 'Use plain HTTP for this registry.',
     rule: 'true or false',
   }),
   caFile: key(path.optional(), {
-    description: 'PEM file of the authorities that sign its certificate, beside the usual ones.',
+    description:
+      'PEM file of further authorities that may sign its certificate, beside the usual ones.',
     rule: PATH_RULE,
   }),
   credentialsFile: key(path.optional(), {
     description:
-      'File with one line `user:password`, readable by the agent alone. Comes before what `credentials` names.',
+      'File with one line `user:password`, readable by the agent alone. ' +
+      'The agent uses it before the files of `credentials`.',
     rule: PATH_RULE,
   }),
   certFile: key(path.optional(), {
     description:
-      'PEM file of a certificate, with those between it and its authority, that is shown to this server alone when it asks for one. Read at the start.',
+      'PEM file of a client certificate and the intermediate certificates up to its authority. ' +
+      'The agent shows it to this server alone, on request. Read at the start.',
     rule: `${PATH_RULE}; with clientKeyFile or not at all`,
   }),
   clientKeyFile: key(path.optional(), {
-    description: 'PEM file of its key, without a passphrase, readable by the agent alone.',
+    description:
+      "PEM file of that certificate's key, without a passphrase, readable by the agent alone.",
     rule: `${PATH_RULE}; with certFile or not at all`,
   }),
   proxy: key(text((value) => value === 'none' || isPlainProxy(value)).optional(), {
     description:
-      'Proxy for this registry, its token server and its storage, or `none`. Not set: as HTTP_PROXY, HTTPS_PROXY and NO_PROXY say.',
-    rule: '"none" or http[s]://HOST[:PORT]; a proxy that wants a password goes into HTTPS_PROXY',
+      'Proxy for this registry, its token server and its storage, or `none`. ' +
+      'Not set: HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide.',
+    rule: '"none" or http[s]://HOST[:PORT]; set a proxy with a password in HTTPS_PROXY',
   }),
   storage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
     description:
@@ -133,7 +149,9 @@ const registryShape = z.strictObject({
   }),
   mirrors: key(list(text(isMirrorUrl)).default([]), {
     description:
-      'Servers to ask before it, in this order. One is asked with what the entry of its own host says, never with the credentials or the certificate of the registry.',
+      'Servers to ask before the registry, in this order. The agent asks a mirror ' +
+      'with the settings of the entry for its own host, ' +
+      "never with the registry's credentials or certificate.",
     rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]`,
   }),
 });
@@ -156,37 +174,44 @@ function isMirrorUrl(value: string): boolean {
 }
 
 /**
- * The configuration of an agent: every key with its default, its description and its rule.
- * The YAML file, the flags, the XYLEM_* variables, docs/CONFIGURATION.md and the error lines all follow from here.
+ * The configuration of an agent: every key with its default, its description and its rule. The YAML
+ * file, the flags, the XYLEM_* variables, docs/CONFIGURATION.md and the error lines all follow from
+ * this schema.
  */
 export const configSchema = z.strictObject({
   role: key(z.enum(['root', 'relay', 'child']).default('child'), {
     description:
-      'A `root` reads from registries and keeps the trees; a `relay` keeps the part of the trees of one group of hosts, below the roots; a `child` fetches from its parents in them.',
+      'A `root` reads from registries and keeps the trees. A `relay`, below the roots, ' +
+      'keeps the part of the trees of one group of hosts. ' +
+      'A `child` fetches from its parents in the trees.',
     rule: '"root", "relay" or "child"',
   }),
   identity: z.strictObject({
     keyFile: key(path.default('/var/lib/xylem/identity.key'), {
       description:
-        'The key that names this host to others. Made at the first start; keep it, and never copy it to another host.',
+        'Key that identifies this host to other agents. The agent creates it at the first start; ' +
+        'keep it, and never copy it to another host.',
       rule: PATH_RULE,
     }),
   }),
   cluster: z.strictObject({
     keyFile: key(path.default('/etc/xylem/cluster.key'), {
       description:
-        'The secret that admits agents to the cluster, the same on every host: 32 to 4096 bytes, for instance from `openssl rand -hex 32`. While it is being replaced, the new one and the old one, a line each; read again when it changes.',
+        'Secret that admits agents to the cluster, the same on every host: 32 to 4096 bytes, ' +
+        'for instance from `openssl rand -hex 32`. To replace it, write the new secret ' +
+        'and the old one, a line each. The agent reads the file again when it changes.',
       rule: PATH_RULE,
     }),
   }),
   zone: key(text((value) => /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(value)).default('default'), {
     description:
-      'Failure and bandwidth domain of this host, such as its rack or its availability zone. A block crosses into a zone once.',
+      'Failure and bandwidth domain of this host, such as its rack or its availability zone. ' +
+      'A block crosses into a zone once.',
     rule: '1 to 63 letters, digits, ".", "_" or "-", the first a letter or digit',
   }),
   p2p: z.strictObject({
     listen: key(list(text(isListenMultiaddr)).min(1).default(['/ip4/0.0.0.0/tcp/19147']), {
-      description: 'Where other agents reach this one.',
+      description: 'Addresses on which other agents reach this one.',
       rule: `a list of 1 to ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
     }),
     announce: key(z.array(text(isListenMultiaddr)).max(ADDRESSES_MAX).default([]), {
@@ -197,12 +222,18 @@ export const configSchema = z.strictObject({
   }),
   roots: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
     description:
-      'The root agents. A `dns:` entry stands for every address of the name, such as a headless Kubernetes service.',
-    rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; a child or relay needs one at least`,
+      'The root agents. A `dns:` entry stands for every address of the name, ' +
+      'such as a headless Kubernetes service.',
+    rule:
+      `a list of at most ${LIST_LENGTH_MAX} multiaddrs ` +
+      '/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; ' +
+      'a child or relay needs at least one',
   }),
   relays: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
     description:
-      'The relays of the group of this host, such as those of its rack or zone: it joins the trees at them, and the roots are asked when none of them answers. For clusters of more than about 2,000 hosts. Empty: it joins at the roots.',
+      "The relays of this host's group, such as the relays of its rack or zone, " +
+      'for clusters of more than about 2,000 hosts. The host joins the trees at its relays, ' +
+      'and asks the roots when no relay answers. Empty: the host joins at the roots.',
     rule: `a list of at most ${LIST_LENGTH_MAX} entries as in \`roots\``,
   }),
   store: z.strictObject({
@@ -211,45 +242,52 @@ export const configSchema = z.strictObject({
       rule: PATH_RULE,
     }),
     quota: key(quota.default(20 * 2 ** 30), {
-      description: 'Most bytes that the store keeps; beyond it the blocks used least recently go.',
-      rule: 'a size from 64MiB to 1PiB, such as 20GiB or a count of bytes',
+      description: 'Most bytes in the store; beyond that it evicts the least recently used blocks.',
+      rule: 'a size from 64MiB to 1PiB, such as 20GiB or a number of bytes',
     }),
   }),
   local: z.strictObject({
     listen: key(listenAddress.default('127.0.0.1:19145'), {
       description:
-        'Where programs of this host (overlaybd, containerd) read blobs. Keep it on a loopback address.',
+        'Address on which programs of this host (overlaybd, containerd) read blobs. ' +
+        'Keep it on a loopback address.',
       rule: LISTEN_RULE,
     }),
     prefix: key(text((value) => /^[A-Za-z0-9._-]{0,64}$/.test(value)).default('dadip2p'), {
       description:
-        "First part of the paths of overlaybd's requests, as in its `p2pConfig.address`. May be empty.",
+        "First part of the paths of overlaybd's requests, as in its `p2pConfig.address`; " +
+        'may be empty.',
       rule: '0 to 64 letters, digits, ".", "_" or "-", without a slash',
     }),
     connectionsMax: key(count(1, CONNECTIONS_MAX_MAX).default(4096), {
       description:
-        'Connections that programs of this host may hold; what comes beyond is closed at once.',
+        'Maximum number of connections from programs of this host; ' +
+        'the agent closes further connections at once.',
       rule: `a whole number from 1 to ${CONNECTIONS_MAX_MAX}`,
     }),
     accessSeconds: key(count(0, ACCESS_SECONDS_MAX).default(300), {
       description:
-        "How long a registry's word that a program may read a repository is believed, before it is asked again with the credentials of the request.",
+        "How long a registry's answer that a program may read a repository stays valid. " +
+        "Afterwards the agent asks the registry again, with the request's credentials.",
       rule: `a whole number of seconds from 0 to ${ACCESS_SECONDS_MAX}`,
     }),
     accessStaleSeconds: key(count(0, ACCESS_SECONDS_MAX).default(3600), {
-      description: 'How much longer it is believed while the registry cannot be asked.',
+      description:
+        'How much longer that answer stays valid while the agent cannot reach the registry.',
       rule: `a whole number of seconds from 0 to ${ACCESS_SECONDS_MAX}`,
     }),
   }),
   mirror: z.strictObject({
     tagSeconds: key(seconds.default(30), {
       description:
-        'How long a root believes what a tag stands for before it asks the registry again, for clients of the registry mirror.',
+        'How long a root serves a tag to clients of the registry mirror ' +
+        'before it asks the registry again.',
       rule: SECONDS_RULE,
     }),
     staleTagSeconds: key(seconds.default(0), {
       description:
-        'How much longer a tag is believed while neither a root nor the registry can be reached; 0 for not at all. Manifests by digest are kept in any case.',
+        'How much longer a tag stays valid while the agent reaches neither a root ' +
+        'nor the registry; 0: not at all. Manifests by digest stay valid in any case.',
       rule: SECONDS_RULE,
     }),
   }),
@@ -297,28 +335,33 @@ export const configSchema = z.strictObject({
   credentials: z.strictObject({
     dockerConfigs: key(list(path).default([]), {
       description:
-        'Docker config files such as /root/.docker/config.json, or directories that hold them. Credential helpers that they name (`docker-credential-NAME`) are run as the user of the agent. Read again when a registry asks for credentials.',
+        'Docker config files such as /root/.docker/config.json, or directories that hold them. ' +
+        'The agent runs the credential helpers that they name (`docker-credential-NAME`) ' +
+        'as its own user. Read again when a registry asks for credentials.',
       rule: `a list of at most ${LIST_LENGTH_MAX} paths`,
     }),
     pullSecrets: key(list(path).default([]), {
       description:
-        'Kubernetes image pull secrets as they are mounted: files `.dockerconfigjson` or `.dockercfg`, directories that hold them, or directories of such directories. Helpers that they name are not run. Read again when a registry asks for credentials.',
+        'Mounted Kubernetes image pull secrets: files `.dockerconfigjson` or `.dockercfg`, ' +
+        'directories that hold them, or directories of such directories. ' +
+        'The agent does not run the helpers that they name. ' +
+        'Read again when a registry asks for credentials.',
       rule: `a list of at most ${LIST_LENGTH_MAX} paths`,
     }),
   }),
   limits: z.strictObject({
     uploadBytesPerSecond: key(rate, {
-      description:
-        'Most block bytes that are sent to other agents, demand first. Not set: no limit.',
+      description: 'Most block bytes per second to other agents, demand first. Not set: no limit.',
       rule: RATE_RULE,
     }),
     downloadBytesPerSecond: key(rate, {
       description:
-        'Most block bytes that are asked of other agents and of registries, demand first. Not set: no limit.',
+        'Most block bytes per second requested from other agents and from registries, ' +
+        'demand first. Not set: no limit.',
       rule: RATE_RULE,
     }),
     originReads: key(count(1, ORIGIN_READS_MAX).default(32), {
-      description: 'Blocks that are read from registries at a time.',
+      description: 'Maximum number of blocks being read from registries at a time.',
       rule: `a whole number from 1 to ${ORIGIN_READS_MAX}`,
     }),
     registryRequestsPerSecond: key(count(1, REQUESTS_PER_SECOND_MAX).optional(), {
@@ -331,11 +374,12 @@ export const configSchema = z.strictObject({
   device: z.strictObject({
     enabled: key(z.boolean().default(false), {
       description:
-        "Serve the block devices from the agent's own process, for development: containers on them die with it.",
+        "Serve block devices from the agent's own process, for development: " +
+        'containers on them die with the agent.',
       rule: 'true or false',
     }),
     stateDir: key(path.default('/run/xylem/device'), {
-      description: 'Folder of the records of what is mounted, and of the FUSE mounts.',
+      description: 'Folder for the records of mounts, and for the FUSE mounts.',
       rule: PATH_RULE,
     }),
     mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
@@ -346,11 +390,14 @@ export const configSchema = z.strictObject({
   }),
   log: z.strictObject({
     level: key(z.enum(['debug', 'info', 'warn', 'error']).default('info'), {
-      description: 'Least severe lines to log.',
+      description: 'Least severe level of log lines.',
       rule: '"debug", "info", "warn" or "error"',
     }),
   }),
 });
 
-/** A checked configuration, defaults filled in. Sizes are bytes; addresses and paths are as they were given. */
+/**
+ * A checked configuration with its defaults. Sizes are bytes; addresses and paths are as the user
+ * gave them.
+ */
 export type Config = z.output<typeof configSchema>;

@@ -6,19 +6,22 @@ import { configKeys, entryKeys, isSection, ruleAt, type ConfigKey } from './conf
 import { configSchema, type Config } from './config-schema.ts';
 import { nearest } from '../../util/nearest.ts';
 
-/** A configuration file larger than this is something else. */
+/** A larger file is no configuration. */
 const FILE_SIZE_BYTES_MAX = 1024 * 1024;
 
 /** Characters of a wrong value that an error line repeats. */
 const SHOWN_LENGTH_MAX = 80;
 
-/** Variables that start like ours and are no keys. */
+/** Variables that start with `XYLEM_` and are not keys. */
 const OTHER_VARIABLES: ReadonlySet<string> = new Set(['XYLEM_DEBUG']);
 
-/** Kubernetes gives every container such variables for each service of its namespace; one may be called `xylem`. */
+/**
+ * Kubernetes gives every container such variables for each service of its namespace; one service
+ * may be called `xylem`.
+ */
 const SERVICE_VARIABLE = /_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_.*)?)$/;
 
-/** Why a configuration is refused. The message is one line. */
+/** The configuration is invalid. The message is one line. */
 export class ConfigError extends CodedError<
   | { readonly code: 'file'; readonly file: string }
   | { readonly code: 'syntax'; readonly file: string }
@@ -26,7 +29,7 @@ export class ConfigError extends CodedError<
   | { readonly code: 'invalid-value'; readonly key: string }
 > {}
 
-/** Where the keys may come from; later ones win: defaults, file, variables, flags. */
+/** Sources of the keys; later ones win: defaults, file, variables, flags. */
 export interface ConfigSources {
   /** Path of the YAML file, if any. */
   readonly file?: string;
@@ -55,7 +58,10 @@ export function loadConfig(sources: ConfigSources): Config {
   return result.data;
 }
 
-/** The configuration as YAML that `loadConfig()` reads back. Holds no secrets: those stay in files of their own. */
+/**
+ * The configuration as YAML that `loadConfig()` reads back. It holds no secrets: secrets stay in
+ * files of their own.
+ */
 export function formatConfig(config: Config): string {
   return stringify(config);
 }
@@ -80,7 +86,7 @@ function collectFile(file: string, given: Map<string, Given>): void {
       { cause },
     );
   }
-  // An empty file, or one of comments alone, says nothing.
+  // An empty file, or a file of comments alone, sets nothing.
   if (root !== null && root !== undefined) collectSection(root, [], { file, given });
 }
 
@@ -96,7 +102,8 @@ function readConfigFile(file: string): string {
     );
   }
   throw new ConfigError(
-    `the configuration file ${file} is larger than ${FILE_SIZE_BYTES_MAX} bytes: give a YAML file with the keys of docs/CONFIGURATION.md`,
+    `the configuration file ${file} is larger than ${FILE_SIZE_BYTES_MAX} bytes: ` +
+      'give a YAML file with the keys of docs/CONFIGURATION.md',
     { code: 'file', file },
   );
 }
@@ -160,7 +167,10 @@ function collectFlags(
   }
 }
 
-/** What a text from a flag or a variable stands for. A text that is no such thing stays as it is, for the schema to refuse. */
+/**
+ * The value of a text from a flag or a variable. A text that does not parse stays as it is, for the
+ * schema to reject.
+ */
 function valueOf(key: ConfigKey, text: string): unknown {
   if (key.kind === 'boolean') return text === 'true' ? true : text === 'false' ? false : text;
   if (key.kind !== 'list') return text;
@@ -255,7 +265,7 @@ function shown(value: unknown): string {
   }
 }
 
-/** A key as it was written, without what would break the line. */
+/** A key as the user wrote it; quoted when its characters would break the line. */
 function shownName(key: string): string {
   return clipped(/[\p{C}\p{Z}]/u.test(key) ? JSON.stringify(key) : key);
 }

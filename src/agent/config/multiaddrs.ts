@@ -1,16 +1,25 @@
 import { isIP, isIPv4, isIPv6 } from 'node:net';
 import { isHost, parsePort } from '../../registry/hosts.ts';
 
-/** Base58 (peer ids of the forms `12D3KooW...` and `Qm...`) or base32 CIDs; the transport checks the rest. */
+/**
+ * Base58 (peer ids of the forms `12D3KooW...` and `Qm...`) or base32 CIDs; the transport checks the
+ * rest.
+ */
 const PEER = /^[1-9A-Za-z]{32,80}$/;
 
-/** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: something to listen on, and to tell others, so that port 0 will not do. */
+/**
+ * Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`. The agent listens on it and announces it to
+ * others, so port 0 is not valid.
+ */
 export function isListenMultiaddr(text: string): boolean {
   const parts = text.split('/');
   return parts.length === 5 && /^ip[46]$/.test(parts[1] ?? '') && isTcpMultiaddr(parts);
 }
 
-/** Whether the text is `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`, perhaps followed by `/p2p/PEER`: something to dial. */
+/**
+ * Whether the text is `/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT`, with or without `/p2p/PEER` after it:
+ * an address to dial.
+ */
 export function isDialMultiaddr(text: string): boolean {
   const parts = text.split('/');
   if (!isTcpMultiaddr(parts)) return false;

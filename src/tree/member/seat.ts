@@ -9,19 +9,19 @@ import type { RootLink } from './root-link.ts';
 export interface Wanted {
   readonly blob: BlobRef;
   readonly origin: BlobOrigin;
-  /** The blocks held now, ascending runs; asked when a JOIN is made. */
+  /** Returns the blocks held now, as ascending runs; called when a JOIN is made. */
   readonly held: () => readonly BlockRun[];
-  /** The stripes wanted; all of them when absent. */
+  /** Stripes wanted; absent: all of them. */
   readonly stripes?: Iterable<number>;
 }
 
-/** Who to ask for a block of a stripe, and what it is to this host. */
+/** A host to ask for a block of a stripe, and its relation to this host. */
 export interface Source {
   readonly host: HostAddress;
   readonly role: 'parent' | 'alternate' | 'ancestor' | 'root';
 }
 
-/** Why a place was not taken. */
+/** Why a seat did not take a place. */
 type Refusal = 'cycle' | 'stale' | 'malformed';
 
 /** This host's part in one stripe. */
@@ -31,16 +31,19 @@ export class Seat {
   wanted: Wanted;
   /** Live roots, the rightful owner first. */
   order: readonly PeerId[] = [];
-  /** Root that it is joined to or joins; undefined while none answers, and when this host owns the stripe. */
+  /**
+   * Root that this host is joined to or joins; undefined while none answers, and when this host
+   * owns the stripe.
+   */
   link: RootLink<Seat> | undefined;
-  /** Root that it was joined to before. */
+  /** Root that this host was joined to before. */
   left: RootLink<Seat> | undefined;
   owned = false;
   /** Times in a row that it was refused by itself, and the most blobs of the next JOIN that names it. */
   refusals = 0;
   blobsMax = BLOBS_PER_JOIN_MAX;
   place: Place | undefined;
-  /** Answer to the last `sources()`, good while the membership's generation is this one. */
+  /** Last answer of `sources()`; valid while the membership's generation is `generation`. */
   sources: { readonly generation: number; readonly list: readonly Source[] } | undefined;
 
   constructor(digest: Digest, stripe: number, wanted: Wanted) {
@@ -55,8 +58,8 @@ export class Seat {
   }
 
   /**
-   * Takes a place from `owner`, or says why not: the path must lead to that owner and not through this host, and of two
-   * places from one owner the one with the higher epoch is right.
+   * Takes a place from `owner`, or returns why not: the path must lead to that owner and not
+   * through this host, and of two places from one owner the one with the higher epoch wins.
    */
   take(place: Place, owner: PeerId, self: PeerId): Refusal | undefined {
     const { path, epoch } = place;
@@ -77,8 +80,9 @@ export class Seat {
 }
 
 /**
- * Whom to ask, in this order: the nearest ancestor that is not lost, the alternates, the ancestors above, the roots as they
- * would take over. Lost peers are left out, unless there are no others.
+ * Hosts to ask, in this order: the nearest ancestor that is not lost, the alternates, the ancestors
+ * above, the roots in the order in which they would take over. Leaves lost peers out, unless there
+ * are no others.
  */
 export function rankSources(
   seat: Seat,

@@ -1,21 +1,22 @@
 import { assert } from '../../util/assert.ts';
 import { COLOURS, INNER_CHILDREN } from '../limits.ts';
 
-/** The colour with the least; the first of equals. */
+/** Index of the least amount; the first of equals. */
 function least(amounts: readonly number[]): number {
   return amounts.indexOf(Math.min(...amounts));
 }
 
 /**
- * Gives out the colours of the hosts and the trees of one owner. A host is an inner member of the trees of its colour, so both are
- * kept even: hosts by number, in each zone; trees by bytes. Owners need not agree: each is even by itself.
+ * Assigns the colours of the hosts and the trees of one owner. A host is an inner member of the
+ * trees of its colour, so this class balances both: hosts by number in each zone, trees by bytes.
+ * Owners need not agree: each balances its own trees.
  */
 export class Colours {
   readonly count: number;
   readonly #treeBytes: number[];
   readonly #hosts = new Map<string, number[]>();
 
-  /** `count` 1: every host is an inner member everywhere. */
+  /** With a `count` of 1 every host is an inner member everywhere. */
   constructor(init: { count: number }) {
     assert(Number.isInteger(init.count) && init.count >= 1, `${init.count} colours of trees`);
     this.count = init.count;
@@ -37,7 +38,7 @@ export class Colours {
     if (counts.every((count) => count === 0)) this.#hosts.delete(zone);
   }
 
-  /** `sizeBytes`: what the tree carries to each member. */
+  /** `sizeBytes`: bytes that the tree carries to each member. */
   paintTree(sizeBytes: number): number {
     const colour = least(this.#treeBytes);
     this.#treeBytes[colour] = (this.#treeBytes[colour] ?? 0) + sizeBytes;
@@ -53,7 +54,9 @@ export class Colours {
   }
 }
 
-/** Children of a host in the trees of its colour: `fanOut` of its own colour, and one of each other. */
+/**
+ * Children of a host in the trees of its colour: `fanOut` of its own colour, and one of each other.
+ */
 export function innerFanOut(fanOut: number, colourCount: number): number {
   return fanOut + colourCount - 1;
 }
@@ -62,8 +65,9 @@ export function innerFanOut(fanOut: number, colourCount: number): number {
 export const CHILDREN_MAX = innerFanOut(INNER_CHILDREN, COLOURS);
 
 /**
- * Children of the owner in each of its trees: of `rootCount` roots each sends its share of the blobs that often, so that it sends
- * about as much as a host does, and with few roots no more often than it must.
+ * Children of the owner in each of its trees. Each of `rootCount` roots sends its share of the
+ * blobs once to each of these children: so it sends about as much as a host does, and with few
+ * roots no more often than it must.
  */
 export function ownerFanOut(fanOut: number, colourCount: number, rootCount: number): number {
   return Math.min(innerFanOut(fanOut, colourCount), Math.max(fanOut, rootCount + 1));

@@ -1,8 +1,8 @@
 import { assert } from '../../util/assert.ts';
 
 /**
- * Greatest depth of a tree of `memberCount` hosts without zones, the owner being at depth 0: `ceil(log_f N) + 1`.
- * Holds while the hosts have the capacity for `fanOut` children (at least 2).
+ * Greatest depth of a tree of `memberCount` hosts without zones, the owner being at depth 0:
+ * `ceil(log_f N) + 1`. Holds while the hosts have the capacity for `fanOut` children (at least 2).
  */
 export function depthBound(memberCount: number, fanOut: number): number {
   assert(fanOut >= 2, `a fan-out of ${fanOut} makes chains, not trees`);
@@ -13,8 +13,9 @@ export function depthBound(memberCount: number, fanOut: number): number {
 }
 
 /**
- * Greatest depth of a zone's head with `zoneCount` zones beside the owner's. A zone takes `f - 1` heads under its own head
- * and one more a level lower, so `h(d) = (f - 1) h(d - 1) + h(d - 2)` heads fit at depth d; one level of slack on top.
+ * Greatest depth of a zone's head with `zoneCount` zones beside the owner's. A zone takes `f - 1`
+ * heads under its own head and one more a level lower, so `h(d) = (f - 1) h(d - 1) + h(d - 2)`
+ * heads fit at depth d; the bound adds one level of slack.
  */
 export function headDepthBound(zoneCount: number, fanOut: number): number {
   assert(fanOut >= 2, `a fan-out of ${fanOut} makes chains, not trees`);
@@ -29,7 +30,7 @@ export function headDepthBound(zoneCount: number, fanOut: number): number {
   return depth + 1;
 }
 
-/** Greatest depth with zones: that of a head, and that of the largest zone below it. */
+/** Greatest depth with zones: the depth of a head plus the depth of the largest zone below it. */
 export function depthBoundZoned(shape: {
   /** Zones beside the owner's. */
   readonly zoneCount: number;

@@ -10,7 +10,10 @@ import {
   type Zone,
 } from './nodes.ts';
 
-/** Moves of members that keep a tree a tree: each leaves the sums of `nodes.ts` right. None of them looks at a bound. */
+/**
+ * Moves of members that keep a tree a tree. Each leaves the sums of `nodes.ts` right; none of them
+ * checks a bound.
+ */
 
 function drop<T>(list: T[], item: T): void {
   const at = list.indexOf(item);
@@ -24,7 +27,7 @@ function put<T>(list: T[], old: T, item: T): void {
   list[at] = item;
 }
 
-/** Hangs a detached member, with what is below it, under a host of its zone. */
+/** Hangs a detached member, with everything below it, under a host of its zone. */
 export function attachKin(parent: Member, member: Member): void {
   assert(member.parent === undefined, 'a member that has a parent was given another');
   member.parent = parent;
@@ -33,7 +36,7 @@ export function attachKin(parent: Member, member: Member): void {
   refresh(parent);
 }
 
-/** Hangs a detached zone under a host of another one. */
+/** Hangs a detached zone under a host of another zone. */
 export function attachGuest(parent: Member, zone: Zone): void {
   assert(zone.head.parent === undefined, 'a zone that has a parent was given another');
   zone.head.parent = parent;
@@ -44,7 +47,10 @@ export function attachGuest(parent: Member, zone: Zone): void {
   refresh(parent);
 }
 
-/** Takes a member, or the zone that it heads, from its parent. What hangs below stays with it. */
+/**
+ * Takes a member, or the zone that it heads, from its parent. Everything below stays attached to
+ * it.
+ */
 export function detach(member: Member): void {
   const parent = member.parent;
   if (parent === undefined) return;
@@ -64,7 +70,10 @@ export function detach(member: Member): void {
   refresh(parent);
 }
 
-/** Puts the detached `next` where `old` is; `old` ends up detached, with its children still under it. */
+/**
+ * Puts the detached `next` where `old` is. `old` ends up detached, with its children still under
+ * it.
+ */
 export function substitute(old: Member, next: Member): void {
   assert(next.parent === undefined, 'a member that has a parent was given another');
   const parent = old.parent;
@@ -80,7 +89,10 @@ export function substitute(old: Member, next: Member): void {
   if (parent !== undefined) refresh(parent);
 }
 
-/** Gives the children of the detached `old` to `next` while it has slots; the rest is detached and returned. */
+/**
+ * Gives the children of the detached `old` to `next` while `next` has slots; detaches and returns
+ * the rest.
+ */
 export function inherit(old: Member, next: Member): { kin: Member[]; zones: Zone[] } {
   const left: { kin: Member[]; zones: Zone[] } = { kin: [], zones: [] };
   for (const kid of [...old.kin]) {
@@ -97,9 +109,10 @@ export function inherit(old: Member, next: Member): { kin: Member[]; zones: Zone
 }
 
 /**
- * The one to take the place of a member that goes, with all its children: a child with slots for its siblings (one move
- * each), else the deepest childless host of the zone (one move more, and nobody sinks), else the child with the most slots.
- * Undefined when the zone has nobody else.
+ * The host to take the place of a departing member, with all its children. The first choice is a
+ * child with slots for its siblings (one move each), then the deepest childless host of the zone
+ * (one more move, and nobody sinks), then the child with the most slots. Undefined when the zone
+ * has no other host.
  */
 export function successorOf(member: Member): Member | undefined {
   const count = member.kin.length + member.guests.length;
@@ -120,18 +133,19 @@ export function successorOf(member: Member): Member | undefined {
   return best;
 }
 
-/** The two children of its zone with the least below them. */
+/** The two children in its own zone with the lowest subtrees. */
 function lowestPair(member: Member): [Member, Member] {
   const sorted = [...member.kin].sort((a, b) => a.height - b.height || a.host.order - b.host.order);
   return [
-    defined(sorted[0], 'a host without kin was to make room'),
-    defined(sorted[1], 'a host with one child was to make room'),
+    defined(sorted[0], 'makeRoom() was called for a host without kin'),
+    defined(sorted[1], 'makeRoom() was called for a host with one child'),
   ];
 }
 
 /**
- * Frees a slot of a host whose slots are full, for a guest: one child goes under another that has a slot, else two children
- * go under the deepest childless host, which takes a slot of theirs. At most one level deeper, at most three moves.
+ * Frees a slot of a host whose slots are full, for a guest. One child moves under another child
+ * that has a slot. If there is none, two children move under the deepest childless host, which
+ * takes the slot of one of them. At most one level deeper, at most three moves.
  */
 export function makeRoom(member: Member): void {
   const [low, next] = lowestPair(member);
@@ -154,19 +168,22 @@ export function makeRoom(member: Member): void {
   }
   const way = defined(
     member.kin.find((kid) => kid.near < NONE),
-    'a host without a free slot below was to make room',
+    'makeRoom() was called for a host without a free slot below it',
   );
   const moved = way === low ? next : low;
   detach(moved);
   attachKin(descend(way), moved);
 }
 
-/** Takes a member and its kin apart, so that each can be placed alone; also the zones that hung from them, detached. */
+/**
+ * Takes a member and its kin apart, so that each can be placed alone; also returns the zones that
+ * hung from them, detached.
+ */
 export function scatter(top: Member): { members: Member[]; zones: Zone[] } {
   const members: Member[] = [top];
   const zones: Zone[] = [];
   for (let i = 0; i < members.length; i++) {
-    const member = defined(members[i], 'the list has no holes');
+    const member = defined(members[i], 'the list of members has no holes');
     for (const guest of [...member.guests]) {
       detach(guest);
       zones.push(guest.zone);
@@ -179,7 +196,7 @@ export function scatter(top: Member): { members: Member[]; zones: Zone[] } {
   return { members, zones };
 }
 
-/** Sets how many children a member may have. The caller moves those beyond it. */
+/** Sets how many children a member may have. The caller moves any children beyond that. */
 export function setLimit(member: Member, limit: number): void {
   member.limit = limit;
   refresh(member);

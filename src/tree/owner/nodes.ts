@@ -1,41 +1,51 @@
 import type { HostAddress } from '../messages.ts';
 
-/** "There is none below here", where a distance in hops is asked for. Small, so that sums stay small integers. */
+/**
+ * Stands for "none below here" where a distance in hops is asked for. Small, so that sums stay
+ * small integers.
+ */
 export const NONE = 1 << 20;
 
 /**
- * Slots for children: `any`; `inner`: those of inner members; `outer`: of these, what an inner member does not keep for children
- * that are inner ones as well.
+ * Slots for children. `any`: all of them; `inner`: slots of inner members; `outer`: slots of inner
+ * members except those that they keep for inner children.
  */
 const SLOT_KINDS = ['any', 'inner', 'outer'] as const;
+/** A kind of slot for children. */
 export type SlotKind = (typeof SLOT_KINDS)[number];
 
-/** Where the free slots of a kind are in a kin subtree. */
+/** Where a kin subtree has free slots of one kind. */
 interface Slots {
-  /** Hops to the nearest. */
+  /** Hops to the nearest free slot. */
   hops: number;
-  /** Of the nearest, the one on the least loaded host. */
+  /** The member with the nearest free slot; among equals the one on the least loaded host. */
   pick: Member;
 }
 
-/** Saturated hosts that a zone passes on its way to a place for a foreign head. Hosts of capacity 1 make it long. */
+/**
+ * Maximum number of saturated hosts that a zone passes on its way to a place for a foreign head.
+ * Hosts of capacity 1 make the way long.
+ */
 const TRUNK_MAX = 16;
 
-/** What a tree asks of a host; one object per host, shared by its members in all trees. */
+/** A host as a tree sees it; one object per host, shared by its members in all trees. */
 export interface HostState {
   address: HostAddress;
-  /** Children that it is willing to serve in one tree. */
+  /** Children that the host is willing to serve in one tree. */
   capacity: number;
-  /** Children that it serves, over all trees. */
+  /** Children that the host serves, over all trees. */
   load: number;
-  /** Sequence number of its first JOIN: the last tie-break. */
+  /** Sequence number of the host's first JOIN: the last tie-break. */
   readonly order: number;
-  /** It is an inner member of the trees of this colour. */
+  /** The host is an inner member of the trees of this colour. */
   colour: number;
   suspected: boolean;
 }
 
-/** The chain of hosts from one up to the owner, as it was handed out. Shared by all that hang below it. */
+/**
+ * The chain of hosts from one up to the owner, as the issuer handed it out. All hosts below share
+ * it.
+ */
 export interface PathCell {
   readonly member: Member;
   readonly address: HostAddress;
@@ -43,10 +53,12 @@ export interface PathCell {
 }
 
 /**
- * A host in one tree. `kin` are its children of its own zone, `guests` those that are heads of other zones.
+ * A host in one tree. `kin` are its children of its own zone, `guests` its children that are heads
+ * of other zones.
  *
- * Each member sums up its kin subtree (`slots` to `weak`), so that the way down to a free slot, to the deepest host and the
- * like is one comparison per level, and so that a subtree can change its place without a visit to what hangs below.
+ * Each member sums up its kin subtree (`slots` to `weak`). So the way down to a free slot, to the
+ * deepest host and the like is one comparison per level, and a subtree moves without a visit to its
+ * members.
  */
 export class Member {
   readonly host: HostState;
@@ -54,38 +66,44 @@ export class Member {
   parent: Member | undefined;
   readonly kin: Member[] = [];
   readonly guests: Member[] = [];
-  /** It is here to have children; others have some only where no inner member has a slot near enough. */
+  /**
+   * Inner member: takes children first. Others take children only when no inner member has a slot
+   * close enough.
+   */
   readonly isInner: boolean;
-  /** Children that are not inner ones, at most, while others have slots. */
+  /** Maximum number of children that are not inner members, while other hosts have slots. */
   readonly outerMax: number;
-  /** Children that it may have here; 0 while it is suspected or astray. */
+  /** Maximum number of children that this member may have; 0 while it is suspected or astray. */
   limit: number;
-  /** Subtree is out of bounds for the placement under way. */
+  /** The current placement may not use this subtree. */
   blocked = false;
   gone = false;
 
   readonly slots: Readonly<Record<SlotKind, Slots>>;
   /** Hops to the deepest kin. */
   height = 0;
-  /** Hops to the deepest childless host fit to have children, -1 when there is none. */
+  /** Hops to the deepest childless host fit to have children; -1 when there is none. */
   spare: number;
   /** Hops to the nearest childless host without capacity. */
   weak: number;
 
-  /** Path from here up; made anew when it is asked for and something above has changed. */
+  /** Path from here up; rebuilt on demand after a change above. */
   cell: PathCell | undefined;
-  /** Path that the host is known to hold, and the one sent last; the same when that was acknowledged. */
+  /**
+   * The path that the host is known to hold (`acked`) and the path sent last (`issued`); equal once
+   * the host has acknowledged the latter.
+   */
   acked: PathCell | undefined;
   issued: PathCell | undefined;
   issuedEpoch = 0;
-  /** A path sent before `issued` was never acknowledged, and may be the one in use. */
+  /** The host never acknowledged a path sent before `issued`, and may still use it. */
   unsure = false;
-  /** Last JOIN or report that named this tree. */
+  /** Clock time (ms) of the last JOIN or report that named this tree. */
   seenMs: number;
-  /** Walk that came by last. */
+  /** Number of the last walk that visited this member. */
   mark = 0;
 
-  /** With a name for a zone it is the head of a new one. */
+  /** With a name for `zone`, the member is the head of a new zone. */
   constructor(
     host: HostState,
     init: {
@@ -117,8 +135,9 @@ export class Member {
 }
 
 /**
- * The members of one zone in one tree: a tree of kin under `head`. Zones form a tree of their own, each hanging by its head
- * from a host of another zone. A host that finds no slot in its zone is a zone by itself for a while (`stray`).
+ * The members of one zone in one tree: a tree of kin under `head`. Zones form a tree of their own:
+ * each hangs by its head from a host of another zone. A host that finds no slot in its zone forms a
+ * zone by itself for a while (`stray`).
  */
 export class Zone {
   readonly name: string;
@@ -127,18 +146,21 @@ export class Zone {
   size = 0;
   /** Zones whose heads are guests here. */
   readonly kids: Zone[] = [];
-  /** Zone that this one hangs from. */
+  /** Zone that this zone hangs from. */
   up: Zone | undefined;
-  /** Most guests at a time. */
+  /** Maximum number of guests at a time. */
   quota = 0;
   stray = false;
-  /** The zone of the owner, which is its head. */
+  /** The owner's zone; the owner is its head. */
   home = false;
-  /** Hangs from the owner beyond its limit, since there is no slot anywhere; `up` and the owner's guests do not list it. */
+  /**
+   * Hangs from the owner beyond its limit, since no host has a free slot; neither `up` nor the
+   * owner's guests list it.
+   */
   forced = false;
-  /** One of its members is blocked: guests at or below that one do not count. */
+  /** A member of the zone is blocked: guests at or below that member do not count. */
   hasBlocked = false;
-  /** Not moved back into its zone (or off the owner) before this time. */
+  /** The tree does not move the zone back into its own zone, or off the owner, before this time. */
   holdUntilMs = 0;
 
   /** Host that takes the next guest. */
@@ -156,6 +178,7 @@ export class Zone {
   }
 }
 
+/** Children that the member may still take. */
 export function freeSlots(member: Member): number {
   return Math.max(0, member.limit - member.kin.length - member.guests.length);
 }
@@ -182,7 +205,7 @@ export function depthInZone(member: Member): number {
   return depth;
 }
 
-/** Whether a placement may not use this host, nor what hangs below it. */
+/** Whether a placement may use neither this host nor anything below it. */
 function isOutOfBounds(member: Member): boolean {
   for (let at: Member | undefined = member; at !== undefined; at = at.parent) {
     if (at.blocked) return true;
@@ -191,16 +214,16 @@ function isOutOfBounds(member: Member): boolean {
   return false;
 }
 
-/** Hops from the head of the zone to the head of one that hangs from it. */
+/** Hops from the head of the zone to the head of a zone that hangs from it. */
 function hopsTo(kid: Zone): number {
   return kid.head.parent === undefined ? 1 : depthInZone(kid.head.parent) + 1;
 }
 
-/** Looks for free slots of the kind again; whether anything came out different. */
+/** Recounts the free slots of the kind; returns whether anything changed. */
 function countSlots(member: Member, kind: SlotKind): boolean {
   let hops = 0;
   let pick = member;
-  // No slot below is nearer than its own.
+  // No slot below is nearer than the member's own.
   if (!hasSlot(member, kind)) {
     hops = NONE;
     for (const kid of member.blocked ? [] : member.kin) {
@@ -218,7 +241,7 @@ function countSlots(member: Member, kind: SlotKind): boolean {
   return !same;
 }
 
-/** Sums the member up again; whether anything came out different. */
+/** Sums the member up again; returns whether anything changed. */
 function summarize(member: Member): boolean {
   const childless = member.kin.length === 0 && member.guests.length === 0;
   let height = 0;
@@ -250,8 +273,9 @@ function canRoom(member: Member): boolean {
 }
 
 /**
- * The host of the zone that takes the next guest: the head while it keeps one slot for its own zone, then the one host
- * under it, and so on. A host that is alone in its zone gives all its slots.
+ * The host of the zone that takes the next guest: the head while it keeps one slot for its own
+ * zone, then the only host under the head, and so on. A host that is alone in its zone gives all
+ * its slots.
  */
 function findPort(zone: Zone): Member | undefined {
   if (zone.kids.length >= zone.quota) return undefined;
@@ -287,19 +311,25 @@ function summarizeZone(zone: Zone): boolean {
   return !same;
 }
 
-/** To be called after a change of the member's slots or children: brings the sums above it up to date. */
+/**
+ * Updates the sums above the member; call it after each change of the member's slots or children.
+ */
 export function refresh(member: Member): void {
   let at: Member | undefined = member;
   while (at !== undefined && summarize(at)) at = at === at.zone.head ? undefined : at.parent;
   refreshZone(member.zone);
 }
 
+/** Updates the sums of a zone and of the zones that it hangs from. */
 export function refreshZone(zone: Zone): void {
   let at: Zone | undefined = zone;
   while (at !== undefined && summarizeZone(at)) at = at.up;
 }
 
-/** The nearest free slot below a member that has one of the kind; the least loaded of equals. */
+/**
+ * The nearest free slot below a member that has one of the kind; among equals the one on the least
+ * loaded host.
+ */
 export function descend(from: Member, kind: SlotKind = 'any'): Member {
   let at = from;
   while (at.slots[kind].hops > 0) {
@@ -314,7 +344,10 @@ export function descend(from: Member, kind: SlotKind = 'any'): Member {
   return at;
 }
 
-/** The deepest host below `from`; with `by` = `spare` the deepest childless one fit to have children. */
+/**
+ * The deepest host below `from`; with `by` = `spare` the deepest childless host fit to have
+ * children.
+ */
 export function deepest(from: Member, by: 'height' | 'spare'): Member {
   let at = from;
   for (;;) {
@@ -334,7 +367,7 @@ export function nearestWeak(from: Member): Member {
   }
 }
 
-/** The zone below `from` that `near`, `reach` or `weak` counts the hops to. */
+/** The zone below `from` at the distance that `near`, `reach` or `weak` gives. */
 export function descendZone(from: Zone, by: 'near' | 'reach' | 'weak'): Zone {
   let at = from;
   for (;;) {

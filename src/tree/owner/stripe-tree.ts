@@ -28,14 +28,15 @@ import {
   type SlotKind,
 } from './nodes.ts';
 
+/** Shape of the tree of one stripe, and its owner. */
 export interface StripeTreeInit {
   readonly digest: Digest;
   readonly stripe: number;
-  /** What the tree carries to each member. */
+  /** Bytes that the tree carries to each member. */
   readonly sizeBytes: number;
   /** Hosts of this colour are inner members. */
   readonly colour: number;
-  /** How many colours there are. */
+  /** Number of colours. */
   readonly colours: number;
   readonly owner: HostState;
   readonly ownerZone: string;
@@ -43,7 +44,7 @@ export interface StripeTreeInit {
   readonly rootFanOut: number;
 }
 
-/** Keeps placements away from the member and all below it, or lets them in again. */
+/** Bars placements from the member and everything below it, or admits them again. */
 function block(member: Member, on: boolean): void {
   member.blocked = on;
   member.zone.hasBlocked = on;
@@ -52,20 +53,23 @@ function block(member: Member, on: boolean): void {
 }
 
 /**
- * The tree of one stripe: who hangs under whom.
+ * The tree of one stripe: which host hangs under which.
  *
  *     owner (home zone)
  *       |-- kin: hosts of the owner's zone, a tree
- *       `-- guests: heads of other zones, each with a tree of its own zone below it, whose hosts take further heads as guests
+ *       `-- guests: heads of other zones. Each has a tree of its own zone below it,
+ *                   whose hosts take further heads as guests
  *
- * Hosts of the tree's colour are its inner members: they have the children, `fanOut` of their own colour and one of each other,
- * so that a host has children in some trees and none in others. Every other host keeps `fanOut` slots in reserve, for when the slots
- * of inner members are too deep, or none is free: this keeps the bound on the depth, whatever the mixture of colours.
+ * Hosts of the tree's colour are its inner members. They have the children, `fanOut` of their own
+ * colour and one of each other, so a host has children in some trees and none in others. Every
+ * other host keeps `fanOut` slots in reserve, for when the slots of inner members are too deep or
+ * none is free. This keeps the bound on the depth, whatever the mixture of colours.
  *
- * In a zone a newcomer takes the shallowest free slot of its kind; a new zone takes the nearest place for a guest. A zone keeps one slot of
- * each host that has guests for itself, so it can always grow; it takes as many guests as a host takes children, near its
- * head. A host that leaves is replaced by a child with room or by the deepest leaf, so nobody sinks when hosts go, and
- * what is too deep after many have gone moves up one by one. Nothing else moves.
+ * In a zone a newcomer takes the shallowest free slot of its kind; a new zone takes the nearest
+ * place for a guest. A zone keeps one slot of each host that has guests for itself, so it can
+ * always grow. It takes as many guests as a host takes children, near its head. A child with room
+ * or the deepest leaf replaces a departing host, so nobody sinks. Members that are too deep after
+ * many departures move up one by one. Nothing else moves.
  *
  * No operation visits more than the way to the root and back, times the fan-out, per member moved.
  */
@@ -79,7 +83,7 @@ export class StripeTree {
   readonly #fanOut: number;
   readonly #home: Zone;
   readonly #zones = new Map<string, Zone>();
-  /** Hosts that their zone has no slot for, oldest first. */
+  /** Hosts without a slot in their zone, oldest first. */
   readonly #strays = new Map<string, Set<Zone>>();
   /** Zones that hang from the owner beyond its limit, oldest first. */
   readonly #forced = new Set<Zone>();
@@ -112,12 +116,15 @@ export class StripeTree {
     return this.#memberCount;
   }
 
-  /** Zones beside the owner's, strays included, that hang from a slot. */
+  /** Zones that hang from a slot, strays included, without the owner's zone. */
   get zoneCount(): number {
     return this.#zones.size - 1 + this.#strayCount - this.#forced.size;
   }
 
-  /** Children that the host may have: what it is willing to serve, up to the fan-out; none while it is suspected. */
+  /**
+   * Maximum number of children that the host may have: as many as it is willing to serve, up to the
+   * fan-out; none while it is suspected.
+   */
   #limitOf(host: HostState, isInner: boolean): number {
     const most = isInner ? this.#fanOut + this.#outerMax : this.#fanOut;
     return host.suspected ? 0 : Math.min(host.capacity, most);
@@ -148,7 +155,10 @@ export class StripeTree {
     this.#relieve(nowMs);
   }
 
-  /** Its host's capacity or standing changed; when it has too many children, they go to another and it becomes a leaf. */
+  /**
+   * Call it after a change of the host's capacity or standing. A member with too many children
+   * gives them to another and becomes a leaf.
+   */
   relimit(member: Member, nowMs: number): void {
     const limit = this.#limitOf(member.host, member.isInner);
     if (member.zone.stray || member.limit === limit) return;
@@ -167,7 +177,10 @@ export class StripeTree {
     this.#relieve(nowMs);
   }
 
-  /** Takes the member, with what hangs below it, from under `lost`; where no other slot is, it hangs from the owner. */
+  /**
+   * Moves the member, with everything below it, away from `lost`. Where no other slot is free, it
+   * hangs from the owner.
+   */
   flee(member: Member, lost: Member, nowMs: number, holdMs: number): void {
     const wholeZone = member.zone.head === member;
     if (wholeZone) {
@@ -192,7 +205,8 @@ export class StripeTree {
     if (found) attachKin(this.#slotFor(zone, member), member);
     block(lost, false);
     if (found) return;
-    // Only its own kin or the lost one have slots: its kin stays with the zone, and it goes astray alone.
+    // Only the member's own kin or the lost host have slots: the kin stays with the zone, and the
+    // member goes astray alone.
     const parts = scatter(member);
     zone.size -= parts.members.length;
     for (const part of parts.members) if (part !== member) this.#enter(zone, part);
@@ -201,7 +215,7 @@ export class StripeTree {
     member.zone.holdUntilMs = holdUntilMs;
   }
 
-  /** Hangs a zone of one, new or back from the strays. */
+  /** Hangs a zone of one host: a new zone, or a returning stray. */
   #open(zone: Zone): void {
     zone.stray = false;
     zone.quota = this.#fanOut;
@@ -211,7 +225,7 @@ export class StripeTree {
     this.#hang(zone);
   }
 
-  /** Finds a place in its zone for a member without parent and children. */
+  /** Places a member without parent and children in its zone. */
   #enter(zone: Zone, member: Member, liked?: Member): void {
     const head = zone.head;
     member.zone = zone;
@@ -233,8 +247,9 @@ export class StripeTree {
   }
 
   /**
-   * The host of the zone that takes a member with what hangs below it, when there is a slot: the nearest inner one that has a slot
-   * for its like, unless that is too deep; of equals the liked one, then the least loaded.
+   * The host of the zone that takes a member with everything below it, given that the zone has a
+   * slot. It is the nearest inner host with a slot of the member's kind, unless that slot is too
+   * deep. Among equals it is `liked`, then the least loaded.
    */
   #slotFor(zone: Zone, member: Member, liked?: Member): Member {
     const { head } = zone;
@@ -248,7 +263,10 @@ export class StripeTree {
     return isAsNear ? liked : descend(head, kind);
   }
 
-  /** Whether the newcomer takes the place of a host without capacity: there is no slot, or only one that is too deep. */
+  /**
+   * Whether the newcomer takes the place of a host without capacity: no slot is free, or only one
+   * that is too deep.
+   */
   #supplants(zone: Zone, member: Member): boolean {
     const { near, weak } = zone.head;
     if (weak === NONE || member.limit < 1) return false;
@@ -257,10 +275,10 @@ export class StripeTree {
     return member.limit >= 2 && weak <= near && near + 1 > deepestGood;
   }
 
-  /** Takes the slot of a guest, which goes on under the newcomer. */
+  /** Takes the slot of a guest; the guest moves under the newcomer. */
   #splice(zone: Zone, member: Member): void {
     const guest = defined(zone.kids.at(-1), 'a zone without guests has none to displace');
-    const parent = defined(guest.head.parent, 'a guest hangs from a host');
+    const parent = defined(guest.head.parent, 'a guest has a parent');
     detach(guest.head);
     attachKin(parent, member);
     if (freeSlots(member) > 0) attachGuest(member, guest);
@@ -288,7 +306,10 @@ export class StripeTree {
     this.#forced.delete(zone);
   }
 
-  /** Finds a place for a detached zone: the nearest one, else that of a zone without capacity, else the owner's. */
+  /**
+   * Places a detached zone: at the nearest place, else in place of a zone without capacity, else
+   * under the owner.
+   */
   #hang(zone: Zone): void {
     const home = this.#home;
     if (home.near < NONE) {
@@ -311,7 +332,10 @@ export class StripeTree {
     this.#settleZones();
   }
 
-  /** Gives a zone the slot of a host of the owner's zone that has no capacity; that one finds a place below. */
+  /**
+   * Gives a zone the slot of a host without capacity in the owner's zone; that host finds a place
+   * below.
+   */
   #evictFor(zone: Zone): boolean {
     const root = this.root;
     const weak = root.kin.find((kid) => kid.limit === 0);
@@ -324,7 +348,7 @@ export class StripeTree {
   }
 
   #host(zone: Zone, guest: Zone): void {
-    const port = defined(zone.port, 'a zone without a port was to take a guest');
+    const port = defined(zone.port, 'a guest was given to a zone without a port');
     if (freeSlots(port) === 0) makeRoom(port);
     attachGuest(port, guest);
   }
@@ -334,7 +358,7 @@ export class StripeTree {
     else this.#hang(guest);
   }
 
-  /** Takes a member out of the tree; its children go to a successor, in its place. */
+  /** Takes a member out of the tree; a successor takes its place and its children. */
   #vacate(member: Member): void {
     const zone = member.zone;
     if (zone.stray) {
@@ -377,7 +401,9 @@ export class StripeTree {
     for (const kid of parts.zones) this.#hangNear(zone, kid);
   }
 
-  /** The last member of a zone goes: a guest with room takes its place and the other guests. */
+  /**
+   * Removes a zone with its last member: a guest with room takes its place and the other guests.
+   */
   #close(zone: Zone): void {
     const head = zone.head;
     const parent = zone.forced ? undefined : head.parent;
@@ -396,7 +422,7 @@ export class StripeTree {
     this.#settleZones();
   }
 
-  /** The only host of a zone keeps its place but gives up its guests. */
+  /** Makes the only host of a zone give up its guests and keep its place. */
   #handOver(member: Member, limit: number): void {
     const guests = member.guests.map((guest) => guest.zone);
     for (const guest of guests) detach(guest.head);
@@ -404,7 +430,7 @@ export class StripeTree {
     for (const guest of guests) this.#hang(guest);
   }
 
-  /** A stray of a zone that has lost all its members becomes its head. */
+  /** Makes a stray the head of a zone that has lost all its members. */
   #reopen(name: string): void {
     const stray = this.#strays.get(name)?.values().next().value;
     if (stray === undefined) return;
@@ -414,7 +440,7 @@ export class StripeTree {
     this.#open(stray);
   }
 
-  /** Moves up what is too deep in a zone, one leaf at a time. */
+  /** Moves up members that are too deep in a zone, one leaf at a time. */
   #settle(zone: Zone): void {
     const head = zone.head;
     for (let move = 0; move < zone.size; move++) {
@@ -433,7 +459,7 @@ export class StripeTree {
     }
   }
 
-  /** Moves up the heads that are too deep, with all that hangs below them. */
+  /** Moves up the heads that are too deep, with everything below them. */
   #settleZones(): void {
     for (let move = 0; move < this.zoneCount; move++) {
       const reach = this.#home.reach;
@@ -449,7 +475,9 @@ export class StripeTree {
     }
   }
 
-  /** Brings strays back to their zone and forced zones off the owner, as far as slots are free. */
+  /**
+   * Returns strays to their zone and takes forced zones off the owner, as far as slots are free.
+   */
   #relieve(nowMs: number): void {
     for (const [name, strays] of this.#strays) {
       const zone = this.#zones.get(name);

@@ -53,7 +53,7 @@ describe('requireAccess()', () => {
 });
 
 describe('API', () => {
-  it('lets nothing but GET pass as harmless', () => {
+  it('counts only GET as harmless', () => {
     for (const name of ROUTE_NAMES) {
       const { method, access } = API[name];
       expect(access === 'change', name).toBe(method !== 'GET');

@@ -49,7 +49,7 @@ describe('askAgent()', () => {
     ]);
   });
 
-  it('hands on fields that it does not know, and text as it is', async () => {
+  it('passes on unknown fields, and text unchanged', async () => {
     answer = { status: 200, text: '{"trees":[],"later":1}' };
     expect(await askAgent({ admin: base }, 'tree')).toEqual({ trees: [], later: 1 });
     answer = { status: 200, text: 'xylem_up 1\n' };

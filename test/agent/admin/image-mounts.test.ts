@@ -20,7 +20,12 @@ describe('ImageMounts', () => {
 
   /** Mounts that read nothing. */
   function mountsOf({ engine, store }: Node, mount: () => Promise<object>): ImageMounts {
-    const devices = { mount, unmount: async () => {}, list: () => [] } as unknown as DeviceService;
+    const devices = {
+      mount,
+      unmount: async () => {},
+      list: () => [],
+      requireAllowed: () => {},
+    } as unknown as DeviceService;
     const parts = { engine, devices, store, codec, hash: new NodeHash(), logger: silentLogger };
     return new ImageMounts(parts);
   }

@@ -64,7 +64,7 @@ async function ask(path: string, init: Ask = {}): Promise<{ status: number; json
 describe('POST /api/v1/preheat', () => {
   const path = '/api/v1/preheat';
 
-  it('starts a preheat of an image, or of what its trace names, on the hosts that are meant', async () => {
+  it("starts a preheat of an image, or of its trace's blocks, on the chosen hosts", async () => {
     expect(await ask(path, { body: { image: IMAGE } })).toMatchObject({
       status: 202,
       json: { id: ID, state: 'running' },
@@ -91,7 +91,7 @@ describe('POST /api/v1/preheat', () => {
     expect(await ask(`${path}/nonsense`)).toMatchObject({ status: 400 });
   });
 
-  it('names the field that is wrong and its rule, never its value', async () => {
+  it('names the wrong field and its rule, never its value', async () => {
     for (const [change, field] of [
       [{ image: 'oci:dir:tag' }, 'image must be docker://'],
       [{ image: undefined }, 'image must be docker://'],
@@ -107,7 +107,7 @@ describe('POST /api/v1/preheat', () => {
     expect(twin.specs).toEqual([]);
   });
 
-  it('reports why a preheat was not started', async () => {
+  it('reports why a preheat did not start', async () => {
     for (const [code, status] of [
       ['full', 503],
       ['unreachable', 503],

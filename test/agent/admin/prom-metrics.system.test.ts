@@ -7,7 +7,7 @@ import { ManualClock } from '../../kit/manual-clock.ts';
 import { describeWith, needs } from '../../kit/requires.ts';
 import { StatusTwin } from '../../kit/twins.ts';
 
-/** Of the Debian package prometheus. */
+/** promtool of the Debian package prometheus. */
 const PROMTOOL = 'promtool';
 
 describeWith('promtool', [needs.program(PROMTOOL)], () => {

@@ -29,7 +29,7 @@ describe('statusOf()', () => {
     expect(statusOf(error)).toBe(status);
   });
 
-  it('goes by the class, not by the word of the code', () => {
+  it('depends on the class, not on the text of the code', () => {
     expect(statusOf(new Failure('not-found'))).toBe(500);
     expect(statusOf(new Error('defect'))).toBe(500);
   });

@@ -48,7 +48,7 @@ describe('AdminServer store', () => {
     }
   });
 
-  it('answers 501 where no blocks are kept', async () => {
+  it('answers 501 without a store', async () => {
     const base = await startServer();
     const response = await fetch(`${base}/api/v1/store`, { headers: BEARER });
     expect(response.status).toBe(501);

@@ -36,7 +36,7 @@ function warnings(): { logger: Logger; texts: string[] } {
 }
 
 describe('loadIdentitySeed()', () => {
-  it('makes a missing file, readable by its owner alone, and reads the same from then on', () => {
+  it('creates a missing file, readable by its owner alone, and reads the same from then on', () => {
     const file = join(dir, 'a', 'b', 'identity.key');
     const seed = loadIdentitySeed(file, quiet);
     expect(seed).toHaveLength(32);
@@ -67,7 +67,7 @@ describe('loadIdentitySeed()', () => {
     expect(texts).toEqual([expect.stringContaining(`chmod 600 ${file}`)]);
   });
 
-  it('says what it could not make, or read', () => {
+  it('says which file it could not create or read', () => {
     writeFileSync(join(dir, 'file'), '');
     expect(() => loadIdentitySeed(join(dir, 'file', 'identity.key'), quiet)).toThrow(KeyFileError);
     expect(() => loadIdentitySeed(dir, quiet)).toThrow(/cannot read .* \(identity\.keyFile\)/);
@@ -81,11 +81,11 @@ describe('loadClusterKeys()', () => {
     return loadClusterKeys(file, quiet).map((key) => Buffer.from(key).toString());
   };
 
-  it('takes the line ends away and nothing else', () => {
+  it('strips the line ends and nothing else', () => {
     expect(load(` ${'k'.repeat(40)} \r\n`)).toEqual([` ${'k'.repeat(40)} `]);
   });
 
-  it('takes two keys of one line each, in their order', () => {
+  it('accepts two keys of one line each, in their order', () => {
     expect(load(`\n${'n'.repeat(32)}\n\n${'o'.repeat(4096)}`)).toEqual([
       'n'.repeat(32),
       'o'.repeat(4096),
@@ -97,7 +97,7 @@ describe('loadClusterKeys()', () => {
     expect(() => load(`${'k'.repeat(40)}\n${'o'.repeat(length || 1)}`)).toThrow(/must have 32/);
   });
 
-  it('refuses three keys, and one twice, without telling them', () => {
+  it('refuses three keys, and a repeated key, without showing them', () => {
     const [a, b, c] = ['a', 'b', 'c'].map((letter) => letter.repeat(32));
     for (const content of [`${a}\n${b}\n${c}`, `${a}\n${a}`]) {
       expect(() => load(content)).toThrow(/must hold one key, or the new and the old one/);
@@ -105,7 +105,7 @@ describe('loadClusterKeys()', () => {
     }
   });
 
-  it('never makes a missing one, and says how to', () => {
+  it('never creates a missing file, and says how to', () => {
     const file = join(dir, 'cluster.key');
     expect(() => loadClusterKeys(file, quiet)).toThrow(/does not exist: make one with `openssl/);
     expect(existsSync(file)).toBe(false);
@@ -134,7 +134,7 @@ describe('ClusterKeyFile', () => {
   const textOf = (keys: readonly Uint8Array[]): string[] =>
     keys.map((key) => Buffer.from(key).toString());
 
-  it('ClusterKeyFile.keys() returns the same list until the file changes, then the new keys', () => {
+  it('ClusterKeyFile.keys() returns the same list until the file changes', () => {
     const { file, keys, clock, lines } = opened();
     const before = keys.keys();
     clock.advance(10_000);
@@ -152,7 +152,7 @@ describe('ClusterKeyFile', () => {
     expect(lines.join()).not.toMatch(/ooo|nnn/);
   });
 
-  it('ClusterKeyFile.keys() keeps the keys when the file is damaged or gone, and tells it once', () => {
+  it('ClusterKeyFile.keys() keeps the keys of a damaged or missing file, and logs it once', () => {
     const { file, keys, clock, lines } = opened();
     const before = keys.keys();
     writeFileSync(file, 'short');

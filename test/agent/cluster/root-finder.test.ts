@@ -9,7 +9,7 @@ import { identity } from '../../kit/identity.ts';
 const AT = (host: number): string => `/ip4/10.0.0.${host}/tcp/1`;
 const [ONE, TWO] = [1, 2].map((number) => peerIdOf(identity(number))) as [PeerId, PeerId];
 
-/** Every step of the finder that waits for nothing but promises. */
+/** Runs every step of the finder that waits only for promises. */
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 async function find(entries: readonly string[], self?: FoundRoot) {
@@ -37,7 +37,7 @@ async function find(entries: readonly string[], self?: FoundRoot) {
 }
 
 describe('RootFinder', () => {
-  it('RootFinder.start() takes roots named with their peer id, and never looks again', async () => {
+  it('RootFinder.start() accepts roots with a peer id, and never searches again', async () => {
     const { clock, found, finder } = await find([`${AT(1)}/p2p/${ONE}`, `${AT(2)}/p2p/${ONE}`]);
     await finder.start();
     expect(found).toEqual([[[ONE, AT(1), AT(2)]]]);
@@ -76,7 +76,7 @@ describe('RootFinder', () => {
     expect(found[0]?.toSorted()).toEqual([[ONE, AT(1)] as const, [TWO, AT(2)] as const].toSorted());
   });
 
-  it('RootFinder.stop() ends the looking', async () => {
+  it('RootFinder.stop() ends the search', async () => {
     const { clock, finder } = await find([AT(1)]);
     await finder.start();
     finder.stop();

@@ -23,7 +23,7 @@ function configure(...args: readonly string[]): Promise<Outcome> {
 }
 
 describe('xylem configure-containerd', () => {
-  it('changes nothing with --dry-run, then writes, says so, and undoes it', async () => {
+  it('changes nothing with --dry-run, then writes, reports that, and undoes it', async () => {
     const dir = join(tempFolder(), 'certs.d');
     const args = ['--dir', dir, '--registry', REGISTRY, '--default', '--json'];
     const dry = await configure(...args, '--dry-run');
@@ -36,7 +36,7 @@ describe('xylem configure-containerd', () => {
     });
     expect(existsSync(dir)).toBe(false);
     const done = JSON.parse((await configure(...args)).out) as { notes: string[] };
-    expect(done.notes[0]).toContain('does not count');
+    expect(done.notes[0]).toContain('does not apply');
     expect(readdirSync(dir).sort()).toEqual([DEFAULT_HOST, REGISTRY]);
     const again = JSON.parse((await configure(...args)).out) as { changes: object[] };
     expect(again.changes).toMatchObject([{ action: 'none' }, { action: 'none' }]);
@@ -45,7 +45,7 @@ describe('xylem configure-containerd', () => {
     expect(readdirSync(dir)).toEqual([]);
   });
 
-  it('refuses wrong usage, and a file that is no TOML, with a reason', async () => {
+  it('refuses wrong usage, and a file that is not TOML, with a reason', async () => {
     const none = await configure();
     expect([none.code, none.err]).toEqual([2, expect.stringContaining('--registry, or --default')]);
     expect((await configure('--registry', 'a/b')).err).toContain('HOST or HOST:PORT');
@@ -55,7 +55,7 @@ describe('xylem configure-containerd', () => {
     mkdirSync(join(dir, REGISTRY));
     writeFileSync(join(dir, REGISTRY, 'hosts.toml'), 'server =');
     const bad = await configure('--dir', dir, '--registry', REGISTRY);
-    expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('nothing was changed')]);
+    expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('no file was changed')]);
     expect((await configure('--help')).out).toContain('Examples:');
   });
 });

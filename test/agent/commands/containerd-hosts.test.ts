@@ -30,7 +30,7 @@ function write(file: string, text: string): void {
 }
 
 describe('planMirror()', () => {
-  it('writes a file where there is none, for a registry and for all', () => {
+  it('writes a file where none exists, for one registry and for all', () => {
     const dir = tempFolder();
     for (const registry of [REGISTRY, DEFAULT_HOST]) {
       const change = planMirror({ dir, registry, mirror: MIRROR });
@@ -43,7 +43,7 @@ describe('planMirror()', () => {
     }
   });
 
-  it('stands before the hosts that are there, keeps all else, and keeps the old file', () => {
+  it('goes before the existing hosts, keeps the rest, and keeps the old file', () => {
     const dir = tempFolder();
     const file = join(dir, REGISTRY, 'hosts.toml');
     write(file, OWN);
@@ -61,7 +61,7 @@ describe('planMirror()', () => {
     expect(readFileSync(`${file}.before-xylem`, 'utf8')).toBe(OWN);
   });
 
-  it('names the server that it is told, unless the file names one', () => {
+  it('names the given server, unless the file names one', () => {
     const dir = tempFolder();
     const init = { dir, registry: REGISTRY, mirror: MIRROR, server: 'http://registry.example' };
     expect(planMirror(init).text).toContain('server = "http://registry.example"\n');
@@ -69,7 +69,7 @@ describe('planMirror()', () => {
     expect(planMirror(init).text).not.toContain('http://registry.example"');
   });
 
-  it('uses the folder that containerd looks into first', () => {
+  it('uses the folder that containerd reads first', () => {
     const dir = tempFolder();
     const registry = 'registry.lan:5000';
     const init = { dir, registry, mirror: MIRROR };
@@ -79,7 +79,7 @@ describe('planMirror()', () => {
     expect(planMirror({ ...init, registry: 'index.docker.io' }).file).toContain('/docker.io/');
   });
 
-  it('leaves alone what was configured by hand, and what it cannot read or keep', () => {
+  it('leaves alone manual configuration, and files that it cannot read or keep', () => {
     const dir = tempFolder();
     const file = join(dir, REGISTRY, 'hosts.toml');
     const init = { dir, registry: REGISTRY, mirror: MIRROR };
@@ -87,7 +87,7 @@ describe('planMirror()', () => {
     expect(planMirror(init)).toMatchObject({ action: 'none' });
     for (const [text, code] of [
       ['server = ', 'syntax'],
-      // Its line that looks like a table is none: what would be written there means something else.
+      // Its line that looks like a table is none: a part inserted there would mean something else.
       ['note = """\n[no table]\n"""\n', 'layout'],
       ['host = {"http://a.example" = {}}\n', 'syntax'],
     ] as const) {
@@ -102,7 +102,7 @@ describe('planMirror()', () => {
 });
 
 describe('planRemoval()', () => {
-  it('removes what was made, with its folder; does nothing where nothing is', () => {
+  it('removes its file, with the folder; does nothing where none exists', () => {
     const dir = tempFolder();
     carryOut(planMirror({ dir, registry: REGISTRY, mirror: MIRROR }));
     const removal = planRemoval({ dir, registry: REGISTRY });
@@ -127,7 +127,7 @@ describe('planRemoval()', () => {
     }
   });
 
-  it('keeps what was edited since, and the old file beside it', () => {
+  it('keeps later edits, and the old file beside them', () => {
     const dir = tempFolder();
     const file = join(dir, REGISTRY, 'hosts.toml');
     write(file, OWN);
@@ -166,8 +166,8 @@ describe('checkConfigPath()', () => {
     else expect(check.advice).toMatch(advice);
   });
 
-  it('says so when the file is not there', () => {
-    expect(checkConfigPath('/nowhere/config.toml', dir).advice).toMatch(/is not there/);
+  it('says so when the file does not exist', () => {
+    expect(checkConfigPath('/nowhere/config.toml', dir).advice).toMatch(/does not exist/);
   });
 });
 

@@ -30,7 +30,7 @@ afterEach(() => {
   process.exitCode = undefined;
 });
 
-/** Runs a command line and gives what it printed. */
+/** Runs a command line and returns its output. */
 async function run(...argv: string[]): Promise<string> {
   const program = new Command().exitOverride();
   for (const register of [registerInspect, registerVerify, registerFlatten, registerConvert]) {
@@ -50,7 +50,7 @@ async function run(...argv: string[]): Promise<string> {
 }
 
 describe('xylem inspect', () => {
-  it('tells what the layer is made of', async () => {
+  it('reports the parts of the layer', async () => {
     const facts = JSON.parse(await run('inspect', '--json', good)) as Record<string, unknown>;
     expect(facts).toMatchObject({
       wrappers: ['tar', 'zfile', 'lsmt'],
@@ -61,14 +61,14 @@ describe('xylem inspect', () => {
     expect(await run('inspect', good)).toContain('tar > zfile > lsmt');
   });
 
-  it('rejects what is no layer', async () => {
+  it('rejects a file that is not a layer', async () => {
     writeFileSync(good, 'text');
     await expect(run('inspect', good)).rejects.toMatchObject({ code: 'not-a-layer' });
   });
 });
 
 describe('xylem verify', () => {
-  it('says of every blob whether it is sound, and fails when one is not', async () => {
+  it('reports for every blob whether it is sound, and fails when one is not', async () => {
     expect(await run('verify', good)).toBe(`ok   ${good}: 28 blocks\n`);
     expect(process.exitCode).toBeUndefined();
     const text = await run('verify', good, bad);
@@ -88,7 +88,7 @@ describe('xylem flatten', () => {
     expect(bytesEqual(disk.subarray(8192, 8192 + 100_352), sampleBytes(100_352, 3))).toBe(true);
   });
 
-  it('rejects a damaged layer by name of the block', async () => {
+  it('rejects a damaged layer and names the block', async () => {
     const out = join(folder, 'disk');
     await expect(run('flatten', '--out', out, bad)).rejects.toThrow(/ZFile block [0-9]+ .*CRC/);
   });

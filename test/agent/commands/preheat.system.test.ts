@@ -30,7 +30,7 @@ describe('xylem preheat', () => {
     });
   }
 
-  it('waits for the end, and says how it went', async () => {
+  it('waits for the end, and reports the outcome', async () => {
     twin.changes = DONE;
     const { code, stdout } = await run('--zone', 'z1', '--count', '2', '--trace', '--pin', IMAGE);
     expect({ code, stdout }).toEqual({
@@ -42,7 +42,7 @@ describe('xylem preheat', () => {
     expect(JSON.parse(json.stdout)).toMatchObject({ id: ID, state: 'done' });
   }, 90_000);
 
-  it('fails with the reasons of the hosts, and leaves it to the cluster with --no-wait', async () => {
+  it("fails with the hosts' reasons, and exits at once with --no-wait", async () => {
     twin.changes = FAILED;
     const failed = await run(IMAGE);
     expect(failed.code).toBe(1);
@@ -60,7 +60,7 @@ describe('xylem preheat', () => {
     child.stderr.on('data', (piece) => (stderr += String(piece)));
     const exited = once(child, 'exit');
     await expect.poll(() => twin.specs.length, { timeout: 60_000 }).toBe(1);
-    // It looks for signals from before its first look on.
+    // The command handles signals before its first status request.
     const get = twin.get.bind(twin);
     const looked = Promise.withResolvers<void>();
     twin.get = (id) => {

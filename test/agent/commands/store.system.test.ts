@@ -44,7 +44,7 @@ function xylem(...args: string[]): Promise<{ code: number; out: string; err: str
 }
 
 describe('xylem store', () => {
-  it('pin, ls, gc and unpin change and show what is kept', async () => {
+  it('pin, ls, gc and unpin change and show the contents of the store', async () => {
     expect(await xylem('pin', blob.digest)).toMatchObject({
       code: 0,
       out: `${blob.digest} pinned\n`,
@@ -64,11 +64,13 @@ describe('xylem store', () => {
     expect((await xylem('ls')).out).toBe('The store is empty.\n');
   });
 
-  it('says in one line what is wrong', async () => {
+  it('reports an error in one line', async () => {
     expect(await xylem('pin', 'nonsense')).toEqual({
       code: 1,
       out: '',
-      err: 'xylem: what is "nonsense", but must be sha256: and 64 lower-case hex digits, or docker://HOST[:PORT]/NAME:TAG\n',
+      err:
+        'xylem: what is "nonsense", but must be sha256: and 64 lower-case hex digits, ' +
+        'or docker://HOST[:PORT]/NAME:TAG\n',
     });
     expect(await xylem('pin', 'docker://r.example/gone:1')).toMatchObject({ code: 1 });
     expect(await xylem('gc', '--to', 'much')).toMatchObject({ code: 2 });

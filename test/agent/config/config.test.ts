@@ -24,7 +24,7 @@ function fileOf(text: string): string {
   return file;
 }
 
-/** The one line with which these sources are refused. */
+/** The one error line for these sources. */
 function refusal(sources: ConfigSources): string {
   try {
     loadConfig(sources);
@@ -35,7 +35,7 @@ function refusal(sources: ConfigSources): string {
   throw new Error('the configuration was accepted');
 }
 
-/** What makes any configuration complete. */
+/** The keys that complete any configuration. */
 const ROOT = { role: 'root' } as const;
 
 function nested(key: ConfigKey, value: unknown): object {
@@ -57,7 +57,7 @@ describe('loadConfig()', () => {
     expect(config.device.enabled).toBe(false);
   });
 
-  it('reads the file, lets variables win over it and flags over both', () => {
+  it('reads the file; variables override it, and flags override both', () => {
     const file = fileOf('role: root\nzone: file\nstore: {dir: /file, quota: 1GiB}\n');
     const variables = { XYLEM_ZONE: 'variable', XYLEM_STORE_QUOTA: '2GiB', HOME: '/root' };
     const config = loadConfig({ file, variables, flags: { zone: 'flag' } });
@@ -65,7 +65,7 @@ describe('loadConfig()', () => {
     expect(config.store).toEqual({ dir: '/file', quota: 2 * 2 ** 30 });
   });
 
-  it('takes a file that says nothing', () => {
+  it('accepts a file that sets nothing', () => {
     expect(loadConfig({ file: fileOf('# all defaults\n'), flags: ROOT }).zone).toBe('default');
   });
 
@@ -104,7 +104,7 @@ describe('loadConfig()', () => {
     expect(config.credentials.pullSecrets).toEqual(['/etc/xylem/pull']);
   });
 
-  it("lets alone what Kubernetes sets for a service called xylem, and other programs' variables", () => {
+  it("ignores Kubernetes' variables of a service called xylem, and foreign variables", () => {
     const variables = {
       XYLEM_SERVICE_HOST: '10.0.0.1',
       XYLEM_SERVICE_PORT_P2P: '19147',
@@ -133,7 +133,8 @@ describe('loadConfig()', () => {
     [
       'a slip in an entry',
       { flags: { registries: '[{host: a, mirors: []}]' } },
-      'registries[0].mirors (in the flag --registries) is not a known key: did you mean registries[0].mirrors?',
+      'registries[0].mirors (in the flag --registries) is not a known key: ' +
+        'did you mean registries[0].mirrors?',
     ],
     [
       'an entry without its name',
@@ -203,7 +204,7 @@ describe('loadConfig()', () => {
     expect(line).not.toContain('\n');
   });
 
-  it('names the file that cannot be read', () => {
+  it('names the file that it cannot read', () => {
     expect(refusal({ file: join(dir, 'missing.yaml') })).toMatch(/missing\.yaml: ENOENT/);
     expect(refusal({ file: dir })).toMatch(/EISDIR/);
   });

@@ -8,7 +8,7 @@ import {
 const PEER = '12D3KooWGzQKM4cvEUZNpHXqzsMVCtCJcQ7gAVBMA6tFEUrHkUFM';
 
 describe('multiaddrs', () => {
-  it('isListenMultiaddr() takes addresses to bind', () => {
+  it('isListenMultiaddr() accepts addresses to bind', () => {
     expect(isListenMultiaddr('/ip4/0.0.0.0/tcp/1')).toBe(true);
     expect(isListenMultiaddr('/ip6/::/tcp/19147')).toBe(true);
     for (const wrong of [
@@ -24,7 +24,7 @@ describe('multiaddrs', () => {
     }
   });
 
-  it('isDialMultiaddr() takes names and peers, not port 0', () => {
+  it('isDialMultiaddr() accepts names and peers, not port 0', () => {
     expect(isDialMultiaddr('/dns4/root-0.example/tcp/19147')).toBe(true);
     expect(isDialMultiaddr(`/ip6/::1/tcp/1/p2p/${PEER}`)).toBe(true);
     for (const wrong of [

@@ -8,7 +8,8 @@ export interface Answer {
 }
 
 /**
- * Asks as overlaybd does: the target on the wire is exactly that behind the host. Rejects when the connection breaks within the answer.
+ * Sends a request as overlaybd does: the target on the wire is exactly the part after the host.
+ * Rejects when the connection breaks within the answer.
  */
 export async function ask(
   base: string,

@@ -15,7 +15,7 @@ import { tempFolder } from '../../kit/temp-folder.ts';
 
 const run = promisify(execFile);
 
-/** A folder that registries keep the image `team/app:1` in. */
+/** A folder in which registries keep the image `team/app:1`. */
 export async function filledStorage(image: TarImage): Promise<string> {
   const storage = tempFolder();
   const registry = await startDockerRegistry({ storage });
@@ -23,7 +23,7 @@ export async function filledStorage(image: TarImage): Promise<string> {
   return storage;
 }
 
-/** Puts the image into a registry that lets everybody write, as `team/app:1`. */
+/** Puts the image into a registry that any client may write to, as `team/app:1`. */
 async function push(image: TarImage, registry: string): Promise<void> {
   const to = `docker://${registry}/team/app:1`;
   const args = [
@@ -48,14 +48,17 @@ export async function startCluster(
   return cluster;
 }
 
-/** A folder of containerd's hosts.toml that makes the agent of a host the mirror of the registry. */
+/** A folder with containerd's hosts.toml that makes a host's agent the mirror of the registry. */
 export function hostsDirOf(host: ClusterHost, registry: string): string {
   const dir = tempFolder();
   carryOut(planMirror({ dir, registry, mirror: host.mirror }));
   return dir;
 }
 
-/** `skopeo copy` of an image through the agent of a host, into an OCI layout; gives what skopeo says. */
+/**
+ * Runs `skopeo copy` of an image through a host's agent, into an OCI layout; returns skopeo's
+ * output.
+ */
 export async function skopeoCopy(
   host: ClusterHost,
   reference: string,
@@ -67,11 +70,12 @@ export async function skopeoCopy(
   const mirror = host.mirror.replace('http://', '');
   writeFileSync(
     file,
-    `[[registry]]\nlocation = "${registry}"\n[[registry.mirror]]\nlocation = "${mirror}"\ninsecure = true\n`,
+    `[[registry]]\nlocation = "${registry}"\n` +
+      `[[registry.mirror]]\nlocation = "${mirror}"\ninsecure = true\n`,
   );
   const args = ['--insecure-policy', '--registries-conf', file, 'copy'];
   if (user !== undefined) {
-    // skopeo gives --src-creds to the registry alone, not to its mirrors.
+    // skopeo sends --src-creds to the registry alone, not to its mirrors.
     const auth = Buffer.from(`${user.username}:${user.password}`).toString('base64');
     const auths = { [registry]: { auth }, [mirror]: { auth } };
     writeFileSync(join(folder, 'auth.json'), JSON.stringify({ auths }), { mode: 0o600 });
@@ -85,7 +89,7 @@ export async function skopeoCopy(
   return stdout;
 }
 
-/** The agents' word for a user of a registry, in a file. */
+/** A credentials file of the agents for a user of a registry. */
 export function credentialsFile(user: { username: string; password: string }): string {
   const file = join(tempFolder(), 'credentials');
   writeFileSync(file, `${user.username}:${user.password}`, { mode: 0o600 });

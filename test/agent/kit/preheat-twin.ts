@@ -10,7 +10,7 @@ import { peerId } from '../../../src/util/peer-id.ts';
 export const PREHEAT_ID = 'fedcba9876543210fedcba9876543210';
 export const PREHEAT_NUMBER = 0xfedcba9876543;
 
-/** Preheats in the state that a test gives them. */
+/** Preheats in the state that a test sets. */
 export class PreheatTwin implements PreheatService {
   readonly specs: PreheatSpec[] = [];
   changes: Partial<PreheatJob> = {};

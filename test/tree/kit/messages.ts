@@ -37,13 +37,16 @@ export function joinOf(host: HostCard, ...blobs: WantedBlob[]): JoinRequest {
 export interface Shape {
   readonly members: number;
   readonly depthMax: number;
-  /** Hosts whose parent is of another zone, by zone; those in the owner's zone that hang from elsewhere too. */
+  /**
+   * Hosts whose parent is in another zone, by zone; includes hosts of the owner's zone that hang
+   * from elsewhere.
+   */
   readonly crossings: ReadonlyMap<string, number>;
   readonly zoneSizes: ReadonlyMap<string, number>;
   readonly children: ReadonlyMap<PeerId, PeerId[]>;
 }
 
-/** Follows every edge to the owner; throws when one does not lead there. */
+/** Follows every edge to the owner; throws when an edge does not lead there. */
 export function shapeOf(edges: readonly TreeEdge[], owner: HostCard): Shape {
   const byPeer = new Map(edges.map((edge) => [edge.peer, edge]));
   const crossings = new Map<string, number>();

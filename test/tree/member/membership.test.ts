@@ -29,7 +29,7 @@ function placeOf(path: string, epoch: number, alternates = ''): Place {
   };
 }
 
-/** A host that wants blob 1, and what it sends. */
+/** A host that wants blob 1, and the requests that it sends. */
 class Child {
   readonly membership: Membership;
   nowMs = 0;
@@ -53,7 +53,7 @@ class Child {
     this.did(this.membership.want([{ blob, origin: ORIGIN, held: () => held }], this.nowMs));
   }
 
-  /** The one request of this kind sent since it was last asked. */
+  /** The one request of this kind sent since the last `take()`. */
   take<K extends MembershipEffect['kind']>(kind: K): Extract<MembershipEffect, { kind: K }> {
     const found = this.sent.filter((effect) => effect.kind === kind);
     expect(found).toHaveLength(1);
@@ -66,9 +66,9 @@ class Child {
     this.did(this.membership.joinReply(ticket, { places: [place], orders: [] }, this.nowMs));
   }
 
-  /** Lets time pass until it wants to wake up. */
+  /** Lets time pass until the membership wants to wake up. */
   wake(): void {
-    this.nowMs = defined(this.membership.nextWakeMs, 'something is to happen');
+    this.nowMs = defined(this.membership.nextWakeMs, 'the membership waits for a time');
     this.did(this.membership.tick(this.nowMs));
   }
 
@@ -95,7 +95,7 @@ class Child {
 }
 
 describe('Membership.want()', () => {
-  test('Membership.want() joins at the first root in rendezvous order, with what is held', () => {
+  test('Membership.want() joins at the first root in rendezvous order, with held blocks', () => {
     const child = new Child();
     child.want([[3, 2]]);
     const join = child.take('join');
@@ -113,7 +113,7 @@ describe('Membership.want()', () => {
     expect(child.take('join').request.blobs).toEqual(image);
   });
 
-  test('Membership.want() does not wait for the answers to four earlier JOINs, but then it does', () => {
+  test('Membership.want() has at most four JOINs in flight to one owner', () => {
     const child = new Child({ roots: ROOTS.slice(0, 1) });
     for (let n = 1; n <= 6; n++) {
       const { blob } = wanted(n);
@@ -126,7 +126,7 @@ describe('Membership.want()', () => {
     expect(child.take('join').request.blobs).toEqual([wanted(5), wanted(6)]);
   });
 
-  test('Membership.want() before any root is known waits for one', () => {
+  test('Membership.want() waits for a root when none is known', () => {
     const child = new Child({ roots: [] });
     child.want();
     expect(child.sent).toEqual([]);
@@ -152,7 +152,7 @@ describe('Membership.sources()', () => {
     );
   });
 
-  test('Membership.sources() go on with the next ancestor as soon as the parent is lost', () => {
+  test('Membership.sources() continue with the next ancestor as soon as the parent is lost', () => {
     const child = new Child();
     child.want();
     child.join(placeOf(`p g ${FIRST}`, 1, 'u'));
@@ -223,7 +223,7 @@ describe('Membership places', () => {
     expect(late.membership.placeOf(D1, 0)?.epoch).toBe(7);
   });
 
-  test('Membership says soon that it has taken another parent', () => {
+  test('Membership reports a new parent soon', () => {
     const child = new Child();
     child.want();
     child.join(placeOf(`p ${FIRST}`, 1));
@@ -285,7 +285,7 @@ describe('Membership.peerLost()', () => {
     expect(child.membership.nextWakeMs).toBeGreaterThan(25_000);
   });
 
-  test('Membership.peerLost() of the owner: one failed report, then the next root takes over', () => {
+  test('Membership.peerLost() of the owner: one failed report, then the next root owns', () => {
     const child = new Child();
     child.want([[0, 4]]);
     child.join(placeOf(`p ${FIRST}`, 1));
@@ -295,7 +295,7 @@ describe('Membership.peerLost()', () => {
     const join = child.take('join');
     expect(join.owner.peer).toBe(SECOND);
     expect(join.request.blobs[0]?.held).toEqual([[0, 4]]);
-    // Meanwhile the old parent serves on.
+    // Meanwhile the old parent keeps serving.
     expect(child.sources()).toContain('parent:p');
     const places = [placeOf(`q ${SECOND}`, 1)];
     child.did(child.membership.joinReply(join.ticket, { places, orders: [] }, child.nowMs));
@@ -317,7 +317,7 @@ describe('Membership and its roots', () => {
     expect(owners).toEqual([FIRST, FIRST, SECOND, SECOND]);
   });
 
-  test('Membership tries roots that are down at growing intervals of at most a minute and a half', () => {
+  test('Membership tries roots that are down at growing intervals of at most 90 s', () => {
     const child = new Child({ roots: ROOTS.slice(0, 1) });
     child.want();
     let lastMs = 0;
@@ -334,7 +334,7 @@ describe('Membership and its roots', () => {
     expect(child.sources()).toBe('parent:r1');
   });
 
-  test('Membership goes back to the rightful owner with its next report, and leaves the other', () => {
+  test('Membership returns to the rightful owner with its next report', () => {
     const child = new Child({ roots: ROOTS.filter(({ peer }) => peer !== FIRST) });
     child.want();
     child.join(placeOf(`p ${SECOND}`, 1));
@@ -349,7 +349,7 @@ describe('Membership and its roots', () => {
     expect(child.sources()).toContain('parent:q');
   });
 
-  test('Membership.unwant() leaves, and a new JOIN waits until that is done', () => {
+  test('Membership.unwant() leaves, and a new JOIN waits for the LEAVE', () => {
     const child = new Child();
     child.want();
     child.join(placeOf(`p ${FIRST}`, 1));
@@ -529,7 +529,7 @@ describe('Membership of a root', () => {
     }
     expect(child.membership.isOwner(D1, 0)).toBe(true);
     child.wakeUntil('join');
-    // It stays the owner until the first root has taken it in.
+    // This host stays the owner until the first root has answered its JOIN.
     expect(child.membership.isOwner(D1, 0)).toBe(true);
     child.join(placeOf(`p ${FIRST}`, 1));
     expect(child.membership.isOwner(D1, 0)).toBe(false);

@@ -5,7 +5,7 @@ import { Topology } from '../../../src/tree/owner/topology.ts';
 import { dutyOf } from '../duty.ts';
 import { card, digestOf, joinOf, shapeOf, wanted } from '../kit/messages.ts';
 
-test('Colours.paintHost() keeps the colours even in each zone, also after hosts have gone', () => {
+test('Colours.paintHost() balances the colours in each zone, also after hosts have gone', () => {
   const colours = new Colours({ count: 3 });
   const painted = [1, 2, 3, 4].map(() => colours.paintHost('a'));
   expect(painted).toEqual([0, 1, 2, 0]);
@@ -14,7 +14,7 @@ test('Colours.paintHost() keeps the colours even in each zone, also after hosts 
   expect(colours.paintHost('a')).toBe(2);
 });
 
-test('Colours.paintTree() keeps the bytes of the colours even', () => {
+test('Colours.paintTree() balances the bytes of the colours', () => {
   const colours = new Colours({ count: 2 });
   expect([50, 30, 10, 30].map((bytes) => colours.paintTree(bytes))).toEqual([0, 1, 1, 1]);
   colours.dropTree(0, 50);
@@ -36,7 +36,7 @@ function joined(hostCount: number, zoneCount = 1) {
 }
 
 test.each([5, 100, 1_000])(
-  'Topology with colours has no host of %i send more than its share, nor nearly all',
+  'Topology with colours lets no host of %i send more than its share, nor nearly all',
   (count) => {
     const { trees } = joined(count);
     const sent = new Map<string, number>();
@@ -49,7 +49,7 @@ test.each([5, 100, 1_000])(
   },
 );
 
-test('Topology with colours gives a host as many parents as there are colours, not one per tree', () => {
+test('Topology with colours gives a host one parent per colour, not one per tree', () => {
   const { trees } = joined(1_000);
   const parents = new Map<string, Set<string>>();
   for (const { peer, parent } of trees.flat()) {
@@ -58,7 +58,7 @@ test('Topology with colours gives a host as many parents as there are colours, n
   for (const set of parents.values()) expect(set.size).toBeLessThanOrEqual(COUNT);
 });
 
-test('Topology with colours keeps the depth of a plain tree of fan-out 2, and one head per zone', () => {
+test('Topology with colours keeps the depth of a plain binary tree, and one head per zone', () => {
   for (const zones of [1, 5]) {
     const { owner, trees } = joined(1_000, zones);
     for (const edges of trees) {
@@ -69,7 +69,7 @@ test('Topology with colours keeps the depth of a plain tree of fan-out 2, and on
   }
 });
 
-test('Topology.rootsChanged() bounds the children of an owner that shares the stripes with few roots', () => {
+test('Topology.rootsChanged() bounds the children of an owner among few roots', () => {
   const topology = new Topology({ self: card('owner'), fanOut: 2, colours: COUNT });
   for (const [rootCount, most] of [1, 2, 3, 4, 9].map((n) => [n, ownerFanOut(2, COUNT, n)])) {
     topology.rootsChanged(rootCount ?? 0);
@@ -83,7 +83,7 @@ test('Topology.rootsChanged() bounds the children of an owner that shares the st
   expect([1, 2, 3, 4, 9].map((n) => ownerFanOut(2, COUNT, n))).toEqual([2, 3, 4, 5, 5]);
 });
 
-test('Topology and RootRing spread what an image costs to send evenly over hosts and roots', () => {
+test('Topology and RootRing spread the sending of an image evenly over hosts and roots', () => {
   const duty = dutyOf({ hosts: 300, roots: 4, zones: 1, colours: COUNT });
   expect(Math.max(...duty.hostImages, ...duty.rootImages)).toBeLessThan(1.3);
   expect(duty.parentsPerHost).toBeLessThanOrEqual(COUNT);

@@ -50,7 +50,7 @@ const scenario: fc.Arbitrary<Case> = fc.record({
   seed: fc.nat(),
 });
 
-/** A topology and what happens to it; `check` after each step. */
+/** A topology and its events; `check` runs after each step. */
 class Run {
   readonly owner;
   readonly topology;
@@ -94,7 +94,7 @@ class Run {
     check();
   }
 
-  /** Who leaves, the deepest first: those not to be kept, or a share of them. */
+  /** The hosts that leave, deepest first: the hosts not to be kept, or a share of them. */
   #thinned(keep: 'deep' | 'shallow' | 'odd' | 'path', share: number): string[] {
     const edges = this.edges().sort((a, b) => b.depth - a.depth);
     const parents = new Map(edges.map(({ peer, parent }) => [peer, parent]));
@@ -166,7 +166,7 @@ describe('Topology model', () => {
     );
   }, 120_000);
 
-  test('Topology never gives a host more children than it takes, whatever the capacities', () => {
+  test('Topology never gives a host more children than its capacity', () => {
     fc.assert(
       fc.property(scenario, fc.double({ min: 0.1, max: 1, noNaN: true }), (init, weak) => {
         const run = new Run(init, weak);

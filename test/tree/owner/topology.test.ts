@@ -55,7 +55,7 @@ function joined(names: string, init: { topology?: Topology; zone?: string } = {}
 }
 
 describe('Topology.join()', () => {
-  test('Topology.join() fills the shallowest slot, of equals on the least loaded host, then the earliest', () => {
+  test('Topology.join() fills the shallowest slot, then by load, then by order of joining', () => {
     const { topology, place } = joined('abcdefg');
     expect(tree(topology)).toBe('a<owner b<owner c<a d<b e<a f<b g<c');
     expect(pathOf(place('g'))).toBe('c a owner');
@@ -64,7 +64,8 @@ describe('Topology.join()', () => {
   test('Topology.join() spreads children over hosts by their load in all trees', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER });
     for (const name of 'abc') join(topology, card(name));
-    // c hangs under a in the first tree; a host that was not in it goes under b in the second.
+    // c hangs under a in the first tree; a host that is not in the first tree goes under b in the
+    // second.
     for (const name of 'abd') topology.join(peerId(name), joinOf(card(name), wanted(2)), 0);
     expect(topology.edges(digestOf(2), 0).map(({ parent }) => parent)).toEqual([
       'owner',
@@ -83,7 +84,7 @@ describe('Topology.join()', () => {
     }
   });
 
-  test('Topology.join() again gives the same place with the same epoch', () => {
+  test('Topology.join() repeated gives the same place with the same epoch', () => {
     const { topology, host, place } = joined('abcde');
     expect(join(topology, host('e'))).toEqual(place('e'));
   });
@@ -95,7 +96,7 @@ describe('Topology.join()', () => {
     expect(place('g').alternates.map(({ peer }) => peer)).toEqual(['e', 'b']);
   });
 
-  test('Topology.join() hangs each zone by one head and gives the head a place near the owner', () => {
+  test('Topology.join() hangs each zone by one head, near the owner', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER });
     const random = new SeededRandom('heads');
     for (let i = 0; i < 500; i++) join(topology, card(`h${i}`, { zone: `z${random.below(6)}` }));
@@ -107,7 +108,7 @@ describe('Topology.join()', () => {
     );
   });
 
-  test('Topology.join() lets a host with capacity take the place of one without', () => {
+  test('Topology.join() lets a host with capacity replace a host without', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER });
     for (const name of ['x', 'y', 'z']) join(topology, card(name, { capacity: 0 }));
     expect(tree(topology)).toBe('x<owner y<owner z<owner');
@@ -115,14 +116,14 @@ describe('Topology.join()', () => {
     expect(tree(topology)).toBe('x<a y<owner z<a a<owner');
   });
 
-  test('Topology.join() gives a larger fan-out to the owner when told', () => {
+  test('Topology.join() gives the owner a larger fan-out when configured', () => {
     const { topology } = joined('abcde', {
       topology: new Topology({ ...PLAIN, self: OWNER, rootFanOut: 4 }),
     });
     expect(tree(topology)).toBe('a<owner b<owner c<owner d<owner e<a');
   });
 
-  test('Topology.join() refuses what breaks the rules and changes nothing', () => {
+  test('Topology.join() refuses an invalid request and changes nothing', () => {
     const topology = new Topology({
       ...PLAIN,
       self: OWNER,
@@ -160,7 +161,7 @@ describe('Topology.join()', () => {
     );
   });
 
-  test('Topology.join() with another card moves the host to its zone and tells those below of its address', () => {
+  test('Topology.join() with another card moves the host, and updates its address below it', () => {
     const { topology, place } = joined('abcdefg');
     join(topology, card('a', { addresses: ['/dns4/new/tcp/1'] }));
     const again = report(topology, { host: card('g'), epoch: place('g').epoch }).places[0];
@@ -177,7 +178,7 @@ describe('Topology.leave()', () => {
     const before = new Map(topology.edges(D1, 0).map(({ peer, parent }) => [peer, parent]));
     topology.leave(host('a').peer, { digests: [D1] }, 0);
     const moved = topology.edges(D1, 0).filter(({ peer, parent }) => before.get(peer) !== parent);
-    // Two children, and the leaf that takes the place.
+    // Two children, and the leaf that takes the host's place.
     expect(moved).toHaveLength(3);
     expect(new Set(moved.slice(0, 2).map(({ parent }) => parent)).size).toBe(1);
   });
@@ -210,7 +211,7 @@ describe('Topology.leave()', () => {
 });
 
 describe('Topology.report()', () => {
-  test('Topology.report() answers nothing while the place is right, and the new place when not', () => {
+  test('Topology.report() answers with the new place only after a change', () => {
     const { topology, host, place } = joined('abcdefg');
     expect(report(topology, { host: host('c'), epoch: place('c').epoch })).toEqual({
       places: [],
@@ -229,14 +230,14 @@ describe('Topology.report()', () => {
     expect(topology.report(peerId('a'), { lost: [], held }, 0).unknown).toEqual([digestOf(9)]);
   });
 
-  test('Topology.report() moves a child away from the parent that it lost, and nobody else', () => {
+  test('Topology.report() moves a child away from its lost parent, and no other host', () => {
     const { topology, host, place } = joined('abcdef');
     const reply = report(topology, { host: host('c'), epoch: place('c').epoch, lost: ['a'] });
     expect(pathOf(reply.places[0])).not.toContain('a');
     expect(topology.edges(D1, 0).find(({ peer }) => peer === 'e')?.parent).toBe('a');
   });
 
-  test('Topology.report() by two children makes a leaf of their parent until it is heard from', () => {
+  test('Topology.report() by two children makes their parent a leaf until it reports again', () => {
     const { topology, host, place } = joined('abcdef');
     report(topology, { host: host('c'), epoch: place('c').epoch, lost: ['a'] });
     report(topology, { host: host('e'), epoch: place('e').epoch, lost: ['a'] });
@@ -250,7 +251,7 @@ describe('Topology.report()', () => {
     expect(childrenOf('a').length).toBeGreaterThan(0);
   });
 
-  test('Topology.report() counts the reports of a minute together, and older ones no more', () => {
+  test('Topology.report() adds up the reports of one minute, and ignores older ones', () => {
     const childrenAfter = (secondMs: number): string[] => {
       const { topology, host, place } = joined('abcdef');
       report(topology, { host: host('c'), epoch: place('c').epoch, lost: ['a'] }, 0);
@@ -264,7 +265,7 @@ describe('Topology.report()', () => {
     expect(childrenAfter(60_001)).toHaveLength(1);
   });
 
-  test('Topology.report() takes no word on a host from one that does not hang below it', () => {
+  test('Topology.report() ignores a loss reported by a host that is not below the lost one', () => {
     const { topology, host, place } = joined('abcdef');
     const before = tree(topology);
     for (const name of 'df')
@@ -272,7 +273,7 @@ describe('Topology.report()', () => {
     expect(tree(topology)).toBe(before);
   });
 
-  test('Topology.report() that leaves a tree out for long takes the host out of it', () => {
+  test('Topology.report() that leaves out a tree for long removes the host from that tree', () => {
     const { topology, host } = joined('ab');
     topology.report(host('a').peer, { lost: [], held: [] }, 60_000);
     expect(topology.edges(D1, 0)).toHaveLength(2);
@@ -280,7 +281,7 @@ describe('Topology.report()', () => {
     expect(topology.edges(D1, 0)).toHaveLength(1);
   });
 
-  test('Topology.report() keeps a moved host out of the paths of others until it holds its new place', () => {
+  test('Topology.report() keeps a moved host out of paths until it holds its new place', () => {
     const { topology, host, place } = joined('abcdefghijklmn');
     topology.leave(host('a').peer, { digests: [D1] }, 0);
     const heir = defined(
@@ -299,7 +300,7 @@ describe('Topology.report()', () => {
 });
 
 describe('Topology.tick()', () => {
-  test('Topology.tick() takes out hosts that were silent for longer than the expiry', () => {
+  test('Topology.tick() removes hosts that were silent for longer than the expiry', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER, expiryMs: 1_000 });
     const place = join(topology, card('a'), 0);
     join(topology, card('b'), 0);
@@ -318,7 +319,7 @@ describe('Topology.holders()', () => {
     topology.join(host.peer, joinOf(host, { ...wanted(1), held }), 0);
   };
 
-  test('Topology.holders() names the hosts that said they hold the block, while they are here', () => {
+  test('Topology.holders() names the present hosts that announced the block', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER, expiryMs: 1_000 });
     joinHolding(topology, 'a', [
       [0, 3],
@@ -348,7 +349,7 @@ describe('Topology.touch()', () => {
     return topology.join(host.peer, joinOf(host), 0).orders;
   };
 
-  test('Topology.touch() makes the order of first touches, which goes out with the replies to JOIN', () => {
+  test('Topology.touch() records the order of first touches, which replies to JOIN carry', () => {
     const { topology } = joined('a');
     expect(ordersAt(topology)).toEqual([]);
     for (const index of [5, 2, 5, 9]) topology.touch(D1, blockIndex(index));
