@@ -50,6 +50,7 @@ addresses may have a port. Loopback addresses and \`localhost\` are never asked 
 * \`p2p.listen\`: agents of the cluster. Whoever does not prove the cluster key gets no answer.
 * \`local.listen\`: programs of this host. There is no authentication beyond the credentials that they send for the registry; what a registry does
   not give to anybody is served to requests with credentials that it accepts. Name the registries in \`registries\`, and the storage hosts that they redirect to.
+  Hosts that are not named are reached at public addresses alone: a registry at a private address, or on loopback, needs an entry.
 * \`admin.listen\`: on all addresses by default, since the kubelet's probes and Prometheus come from elsewhere. It gives facts to whoever asks
   (names of images and peers among them); what changes something is done for connections from this host alone, preheats also
   for who sends the token of \`admin.tokenFile\` (PREHEAT.md). Set \`127.0.0.1:19146\` where nothing else should ask.
