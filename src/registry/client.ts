@@ -163,8 +163,9 @@ export class RegistryClient {
     for (let at = 0, parts = 0; at < target.length; parts++) {
       const range = { offset: offset + at, target: target.subarray(at), sizeBytes: blob.sizeBytes };
       if (parts === PARTS_MAX) {
-        const what = `bytes from ${offset} on of ${blob.digest}: they came in ${parts} parts, and more are missing`;
-        throw protocolError('bad-content-range', what);
+        const what = `bytes from ${offset} on of ${blob.digest}`;
+        const why = `${what}: ${at} of them came in ${parts} parts, and more are missing`;
+        throw protocolError('bad-content-range', why);
       }
       const left = { ...options, timeoutMs: deadlineMs - this.#clock.nowMs() };
       at += await this.#readPart(blob, range, left);

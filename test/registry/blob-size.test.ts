@@ -52,6 +52,20 @@ test.each([400, 401, 403, 404, 405, 500, 501])(
   },
 );
 
+test('the sizes of many blobs do not cost a connection each', async () => {
+  const sockets = new Set<unknown>();
+  const host = await startServer((request, response) => {
+    sockets.add(request.socket);
+    serve(request, response);
+  });
+  const origin = makeOrigin({ host, insecure: true });
+  for (let i = 0; i < 5; i++) {
+    const each = digestOf(sampleBytes(10, i));
+    await origin.stat(each, { registry: host, repository: 'app' }, signal);
+  }
+  expect(sockets.size).toBeLessThan(3);
+});
+
 test('a storage that refuses HEAD tells the size of a blob', async () => {
   const host = await startServer(storage);
   const { found } = await stat((_request, response) => {

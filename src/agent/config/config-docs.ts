@@ -59,6 +59,8 @@ proxy of the variables. HTTPS goes through a tunnel: the proxy sees only the hos
 * \`p2p.listen\`: agents of the cluster. Whoever does not prove the cluster key gets no answer.
 * \`local.listen\`: programs of this host. There is no authentication beyond the credentials that they send for the registry; what a registry does
   not give to anybody is served to requests with credentials that it accepts. Name the registries in \`registries\`, and the storage hosts that they redirect to.
+  Hosts that are not named are reached at public addresses alone: a registry at a private address, or on loopback,
+  needs an entry.
 * \`admin.socket\`: root, or the user of the agent, and the members of \`admin.socketGroup\`. They may do what the
   agent may.
 * \`admin.listen\`: on all addresses by default, since the kubelet's probes and Prometheus come from elsewhere.

@@ -67,10 +67,16 @@ export class ExcerptSink implements BodySink {
   }
 }
 
-/** Takes no byte: all that counts is the head. */
+/** A body that nobody wants is read to its end up to here, so that its connection can be used again. */
+const UNWANTED_BYTES_MAX = 4096;
+
+/** Keeps no byte: all that counts is the head. */
 export class HeadSink implements BodySink {
-  write(): boolean {
-    return false;
+  #length = 0;
+
+  write(piece: Uint8Array): boolean {
+    this.#length += piece.length;
+    return this.#length <= UNWANTED_BYTES_MAX;
   }
 
   end(): void {}
