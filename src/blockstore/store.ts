@@ -59,6 +59,8 @@ export interface BlockStore {
   put(blob: BlobRef, index: BlockIndex, block: StoredBlock): Promise<void>;
   /** Forgets a block, for instance one that was found damaged. */
   drop(digest: Digest, index: BlockIndex): Promise<void>;
+  /** The blob has this size: what was kept of it as one of another size goes. */
+  resize(blob: BlobRef): Promise<void>;
   /** Blobs with any block present, with their sizes. */
   blobs(): readonly BlobRef[];
   /** Indices of the present blocks of a blob, ascending. */

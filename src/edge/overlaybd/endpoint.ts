@@ -137,7 +137,8 @@ export class BlobEndpoint implements LocalRoute {
     if (typeof range === 'string' || range.length > HOT_BYTES_MAX) return false;
     if (this.#hotRunning >= HOT_RUNNING_MAX) return false;
     const cached = reader.readCached(blob, range.offset, range.length);
-    if (cached === undefined) return false;
+    // The buffer is used again: what is not written now are bytes of another client's answer. The long way says what is wrong.
+    if (cached?.length !== range.length) return false;
     // The view dies at the next turn of the event loop, the socket may need it longer.
     const buffer = this.#hotBuffers.acquire(range.length);
     buffer.bytes.set(cached);

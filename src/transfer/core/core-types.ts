@@ -35,6 +35,9 @@ export interface Routes {
 
 /** Limits and times of the reducer. Every one may be set; the defaults carry their reasons. */
 export interface CoreInit {
+  /** Blobs known at a time: a host of 100 images of 100 layers stays below it. Of these, blobs that nothing uses any more. */
+  readonly blobsMax: number;
+  readonly blobsIdleMax: number;
   /** Bytes of the hot-block cache in memory. */
   readonly cacheBytesMax: number;
   /** Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8 MiB. */
@@ -50,8 +53,10 @@ export interface CoreInit {
   readonly uploadBacklogMsMax: number;
   /** Reads of one peer that wait here; beyond it the peer is told to come back. */
   readonly peerWaitersMax: number;
-  /** Reads that wait here in all, local ones included. */
+  /** Reads that wait here in all; a quarter of them is for local ones alone. */
   readonly waitersMax: number;
+  /** Longest that a read of a peer waits here, whatever it asks for: as long as a container waits. */
+  readonly peerTimeoutMsMax: number;
   /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
   readonly egressPeerBytesMax: number;
   readonly egressBytesMax: number;
@@ -99,6 +104,8 @@ export interface CoreInit {
 }
 
 export const CORE_DEFAULTS: CoreInit = {
+  blobsMax: 16_384,
+  blobsIdleMax: 1024,
   cacheBytesMax: 16 * 1024 * 1024,
   peerOutstandingMax: 32,
   peerPrefetchMax: 8,
@@ -108,6 +115,7 @@ export const CORE_DEFAULTS: CoreInit = {
   uploadBacklogMsMax: 1000,
   peerWaitersMax: 64,
   waitersMax: 4096,
+  peerTimeoutMsMax: 30_000,
   egressPeerBytesMax: 512 * 1024,
   egressBytesMax: 2 * 1024 * 1024,
   silentMs: 300,
@@ -189,6 +197,12 @@ export interface BlobState<T> {
   /** Numbers blobs densely, for `keyOf()`. */
   readonly id: number;
   readonly stripes: number;
+  /** Openers, trees and fetches. */
+  uses: number;
+  /** Whether the size is the registry's word, not only somebody's who named the blob. */
+  confirmed: boolean;
+  /** Blocks in memory, by `keyOf()`. */
+  readonly cachedKeys: Set<number>;
   readonly fetches: Map<BlockIndex, Fetch<T>>;
   /** Blocks that are in the order, known first touch or not. */
   readonly ordered: Set<BlockIndex>;

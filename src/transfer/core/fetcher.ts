@@ -172,7 +172,7 @@ export class Fetcher<P, T> {
       return;
     }
     this.#host.ops.release(block);
-    // A root that only the peer knows is no fault of the peer's: it has not got the block, that is all.
+    // A root, or a size, that only the peer knows is no fault of the peer's: it has not got the block, that is all.
     const isFault = verdict === 'bad' && attempt.window.host !== undefined;
     if (isFault) this.#punish(attempt.window, 'corrupt', nowMs);
     this.#next(attempt.fetch, nowMs);

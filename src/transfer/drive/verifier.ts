@@ -1,4 +1,4 @@
-import { AttestationChecker, type BlockClaim, type Verdict } from '../../image/attestation.ts';
+import { AttestationChecker, type Verdict } from '../../image/attestation.ts';
 import type { BlockDigests } from '../../image/block-digests.ts';
 import { blockCount, blockLength, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
@@ -60,21 +60,28 @@ export class BlockVerifier {
     return true;
   }
 
+  /** Nothing uses the blob any more. */
+  forget(digest: Digest): void {
+    this.#known.delete(digest);
+  }
+
   /** A block that a peer sent. */
   check(blob: BlobRef, index: BlockIndex, block: BlockAnswer): Verdict {
     const { payload } = block;
-    if (payload.length !== blockLength(blob.sizeBytes, index)) return 'bad';
     block.blockDigest = this.#hash.blake3(payload.bytes);
     const known = this.#known.get(blob.digest);
-    if (known === undefined) {
-      return this.#checker.check(claimOf(blob, index, block.blockDigest), block.attestation);
+    if (payload.length !== blockLength(blob.sizeBytes, index)) {
+      const isAttested = this.#attested(blob, index, block) === 'good';
+      return known === undefined && isAttested ? 'other-size' : 'bad';
     }
+    if (known === undefined) return this.#attested(blob, index, block);
     known.attested.delete(index);
     return known.digests.matches(index, block.blockDigest) ? 'good' : 'bad';
   }
 
   /** A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any. */
   checkOwn(blob: BlobRef, index: BlockIndex, block: BlockAnswer): Verdict {
+    if (block.payload.length !== blockLength(blob.sizeBytes, index)) return 'bad';
     const known = this.#known.get(blob.digest);
     if (known === undefined) return 'good';
     block.blockDigest ??= this.#hash.blake3(block.payload.bytes);
@@ -86,13 +93,13 @@ export class BlockVerifier {
     const known = this.#known.get(digest);
     if (known === undefined || known.attested.has(index)) return true;
     block.blockDigest ??= this.#hash.blake3(block.payload.bytes);
-    const claim: BlockClaim = { blob: digest, index, blockDigest: block.blockDigest };
-    if (this.#checker.check(claim, block.attestation) !== 'good') return false;
+    if (this.#attested({ digest }, index, block) !== 'good') return false;
     known.attested.add(index);
     return true;
   }
-}
 
-function claimOf(blob: BlobRef, index: BlockIndex, blockDigest: Uint8Array): BlockClaim {
-  return { blob: blob.digest, index, blockDigest };
+  #attested({ digest }: Pick<BlobRef, 'digest'>, index: BlockIndex, block: BlockAnswer): Verdict {
+    const { blockDigest = this.#hash.blake3(block.payload.bytes), attestation } = block;
+    return this.#checker.check({ blob: digest, index, blockDigest }, attestation);
+  }
 }

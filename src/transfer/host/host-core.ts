@@ -1,6 +1,7 @@
 import { stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
+import { TransferError } from '../contracts/errors.ts';
 import type { Random } from '../../runtime/random.ts';
 import { INNER_CHILDREN } from '../../tree/limits.ts';
 import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
@@ -15,6 +16,7 @@ import type {
   ReportReply,
   ReportRequest,
   TouchOrder,
+  WantedBlob,
 } from '../../tree/messages.ts';
 import { depthBound } from '../../tree/owner/depth.ts';
 import { Topology, type TopologyInit } from '../../tree/owner/topology.ts';
@@ -85,8 +87,6 @@ export class HostCore<P, T> {
   readonly #topology: Topology | undefined;
   readonly #blocksOf: (digest: Digest) => readonly BlockIndex[];
   readonly #wanted = new Map<Digest, LocatedBlob>();
-  /** Trees that children joined here, by `digest/stripe`: this root answers for them whoever else thinks it does. */
-  readonly #joined = new Set<string>();
   #effects: HostEffect<P, T>[] = [];
   /** Roots above the trees that this host is in; empty without relays. */
   #above: readonly PeerSource[] = [];
@@ -116,7 +116,8 @@ export class HostCore<P, T> {
     this.#uplink = role === 'relay' ? new Uplink(components, member) : undefined;
     this.#memberships =
       this.#uplink === undefined ? [this.#membership] : [this.#membership, this.#uplink.membership];
-    this.#topology = keepsTrees ? new Topology({ ...init.topology, self }) : undefined;
+    const onTrees = (digest: Digest, any: boolean): void => this.#onTrees(digest, any);
+    this.#topology = keepsTrees ? new Topology({ ...init.topology, self, onTrees }) : undefined;
     this.blocks = new BlockCore(
       {
         ops: components.ops,
@@ -175,13 +176,16 @@ export class HostCore<P, T> {
     this.#keepWanted();
   }
 
-  /** This host wants to read the blobs: joins their trees. */
+  /** This host wants to read the blobs: joins their trees. Throws TransferError when one cannot be read; then nothing has changed. */
   want(blobs: readonly LocatedBlob[], nowMs: number): void {
     this.#nowMs = nowMs;
+    const release = this.#holdAll(blobs);
     for (const open of blobs) {
-      this.blocks.addBlob(open.blob);
-      this.#wanted.set(open.blob.digest, open);
+      const { digest } = open.blob;
+      if (!this.#wanted.has(digest)) this.blocks.hold(open.blob);
+      this.#wanted.set(digest, open);
     }
+    release();
     const wanted = blobs.map(({ blob, origin }) => ({
       blob,
       origin,
@@ -194,10 +198,27 @@ export class HostCore<P, T> {
   unwant(digests: readonly Digest[], nowMs: number): void {
     this.#nowMs = nowMs;
     for (const digest of digests) {
-      this.#wanted.delete(digest);
+      if (this.#wanted.delete(digest)) this.blocks.letGo(digest);
       this.#tree(this.#membership.unwant(digest, nowMs));
     }
     this.#releaseUplink();
+  }
+
+  /**
+   * The size that counts, from where the registry's word is known. Whoever goes by another one is refused from now on: the blob's
+   * trees and blocks of another size go, and what this host wants of it joins again.
+   */
+  confirm(ref: BlobRef, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const known = this.blocks.blob(ref.digest);
+    const differs = known !== undefined && known.sizeBytes !== ref.sizeBytes;
+    this.blocks.confirm(ref, nowMs);
+    if (!differs) return;
+    const open = this.#wanted.get(ref.digest);
+    this.#topology?.drop(ref.digest, nowMs);
+    this.#tree(this.#membership.unwant(ref.digest, nowMs));
+    this.#tree(this.#uplink?.release((digest) => digest !== ref.digest, nowMs) ?? []);
+    if (open !== undefined) this.want([{ ...open, blob: ref }], nowMs);
   }
 
   /** Whether the blob has a place in the tree of each of its stripes, or is owned here. */
@@ -230,15 +251,29 @@ export class HostCore<P, T> {
     return this.#topology;
   }
 
-  /** A host joins trees of this root or relay. Throws TreeError. */
+  /**
+   * A host joins trees of this root or relay. A blob that cannot be taken now, or is known with another size, gets no place, and the
+   * others do. Throws TreeError; then nothing has changed.
+   */
   join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
     this.#nowMs = nowMs;
-    const reply = this.#owner().join(peer, request, nowMs);
-    for (const { blob, stripes } of request.blobs) {
-      this.blocks.addBlob(blob);
-      for (const stripe of stripes) this.#joined.add(`${blob.digest}/${stripe}`);
-    }
-    if (this.#uplink !== undefined) this.#tree(this.#uplink.keep(request.blobs, nowMs));
+    const owner = this.#owner();
+    owner.check(peer, request);
+    const releases: (() => void)[] = [];
+    const isHeld = (wanted: WantedBlob): boolean => {
+      try {
+        releases.push(this.#holdAll([wanted]));
+        return true;
+      } catch (error) {
+        if (error instanceof TransferError) return false;
+        throw error;
+      }
+    };
+    const blobs = request.blobs.filter(isHeld);
+    const reply = owner.join(peer, { ...request, blobs }, nowMs);
+    for (const release of releases) release();
+    const placed = blobs.filter(({ blob }) => owner.hasTree(blob.digest));
+    if (this.#uplink !== undefined) this.#tree(this.#uplink.keep(placed, nowMs));
     return reply;
   }
 
@@ -344,7 +379,32 @@ export class HostCore<P, T> {
     if (this.#membership.isOwner(digest, stripe)) return true;
     // Hosts joined here because the roots before this one are down for them; unless this host itself reads from one of those.
     const isChild = this.#membership.sources(digest, stripe).length > 0;
-    return !isChild && this.#joined.has(`${digest}/${stripe}`);
+    return !isChild && this.#topology.hasTree(digest, stripe);
+  }
+
+  /** Keeps the blobs known until the function returned is called. Throws TransferError; then none is kept. */
+  #holdAll(blobs: readonly Pick<LocatedBlob, 'blob'>[]): () => void {
+    const held: Digest[] = [];
+    const release = (): void => {
+      for (const digest of held) this.blocks.letGo(digest);
+    };
+    try {
+      for (const { blob } of blobs) {
+        this.blocks.hold(blob);
+        held.push(blob.digest);
+      }
+    } catch (error) {
+      release();
+      throw error;
+    }
+    return release;
+  }
+
+  /** Children joined the first tree of a blob here, or left the last. */
+  #onTrees(digest: Digest, any: boolean): void {
+    const blob = this.blocks.blob(digest);
+    if (!any) this.blocks.letGo(digest);
+    else if (blob !== undefined) this.blocks.hold(blob);
   }
 
   /** A relay joins the trees of the roots for what it keeps and its own host wants. */
