@@ -60,6 +60,10 @@ export const ORDER_BLOCKS_MAX = 8_192;
 /** Holders remembered per blob; the one with the fewest blocks goes first. */
 export const HOLDERS_PER_BLOB_MAX = 64;
 
+/** A host that did not give what it said it holds is not believed for this long; the one found out first is forgotten first. (tunable) */
+export const DISTRUST_MS = 10 * 60_000;
+export const DISTRUSTED_MAX = 4_096;
+
 /** Runs remembered per holder; further runs are forgotten, which costs a read from the registry at worst. */
 export const RUNS_PER_HOLDER_MAX = 128;
 

@@ -27,8 +27,10 @@ export interface Routes {
   owns(digest: Digest, stripe: number): boolean;
   /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
   keeps(digest: Digest, stripe: number): boolean;
-  /** Hosts that said they hold the block: asked before the registry by a root that has just become the owner. */
-  holders(digest: Digest, index: BlockIndex): readonly HostAddress[];
+  /** Hosts that said they hold the block: one is asked before the registry by a root that has just become the owner, others have none. */
+  holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[];
+  /** The registry that has the blob; all that are not configured have the same key, ''. */
+  sourceKey(digest: Digest): string;
   /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
   depth(digest: Digest, stripe: number): number;
 }
@@ -44,7 +46,10 @@ export interface CoreInit {
   readonly peerOutstandingMax: number;
   /** Of these, prefetches: a demand read always finds room. */
   readonly peerPrefetchMax: number;
-  /** Reads under way at the registry; of these, at most three quarters are prefetches. */
+  /**
+   * Reads under way at a registry that is alone; of these, at most three quarters are prefetches. Of several, each has a quarter for itself,
+   * and they share the rest.
+   */
   readonly originOutstandingMax: number;
   /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
   readonly uploadBytesPerSecond: number | undefined;
@@ -73,6 +78,9 @@ export interface CoreInit {
    */
   readonly firstSilentMs: number;
   readonly aliveIntervalMs: number;
+  /** The registry is asked beside a holder after so long, and the holder given up so much later. */
+  readonly holderMs: number;
+  readonly holderMsMax: number;
   /** Bounds of the hedging delay around the peer's recent p95. */
   readonly hedgeMsMin: number;
   readonly hedgeMsMax: number;
@@ -122,6 +130,8 @@ export const CORE_DEFAULTS: CoreInit = {
   silentMsMax: 2000,
   firstSilentMs: 1000,
   aliveIntervalMs: 100,
+  holderMs: 50,
+  holderMsMax: 500,
   hedgeMsMin: 50,
   hedgeMsMax: 2000,
   attemptMsMax: 5000,
@@ -169,7 +179,7 @@ export interface Fetch<T> {
   readonly waiters: Waiter<T>[];
   readonly attempts: Attempt<T>[];
   /** Asked in this round without success. */
-  readonly tried: Set<PeerId | 'origin'>;
+  readonly tried: Set<PeerId | 'origin' | 'holder'>;
   /** Rounds in which every source failed. */
   rounds: number;
   /** Reads of the registry that were given up. */
@@ -248,6 +258,8 @@ export interface SourceWindow<T> {
   gapMs: number;
   gapEndMs: number;
   silent: HeapTimer<TimerAction<T>> | undefined;
+  /** Times in a row that it did not give in time what it said it holds. */
+  misses: number;
   /** Not asked before this time: banned, down or overloaded. */
   bannedUntilMs: number;
   bans: number;

@@ -77,6 +77,8 @@ export type Effect<P, T> =
   | { readonly type: 'alive'; readonly peer: PeerId }
   /** The peer does not answer, or not rightly: the membership looks for another parent. */
   | { readonly type: 'lost'; readonly peer: PeerId; readonly reason: LostReason }
+  /** The peer did not give a block that it said it holds: it is not taken at its word for a while. */
+  | { readonly type: 'no-holder'; readonly peer: PeerId }
   /** The owner saw the first touch of a block. */
   | { readonly type: 'touched'; readonly digest: Digest; readonly index: BlockIndex }
   | { readonly type: 'order'; readonly peer: PeerId; readonly order: TouchOrder }

@@ -3,6 +3,7 @@ import { blockLength } from '../../image/block.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { HeapTimer, TimerHeap } from '../../util/timer-heap.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type {
@@ -25,11 +26,23 @@ import {
   originPatienceMs,
   silenceMs,
 } from './source-window.ts';
+import { OriginWindows } from './origin-windows.ts';
 import { Throttle } from './throttle.ts';
 import type { PeerErrorDetail } from '../contracts/transport.ts';
 
 /** Hops of an attempt that waits for no peer: the registry, or a holder that answers from what it holds. */
 const HOPS_NONE = -1;
+
+/** Peers of which anything is remembered: far more than one host asks. */
+const PEERS_MAX = 8192;
+
+/** A holder that the registry was faster than, or that was busy, so many times in a row is not asked for a while. */
+const HOLDER_MISSES_MAX = 3;
+
+/** Whether the peer is asked since it says that it holds the block. */
+function isHolder({ window, hops }: Attempt<unknown>): boolean {
+  return window.host !== undefined && hops === HOPS_NONE;
+}
 
 /** What the fetcher needs of the reducer around it. */
 export interface FetcherHost<P, T> {
@@ -48,8 +61,11 @@ export interface FetcherHost<P, T> {
 /** Moves one fetch from source to source until one of them has answered: windows, hedges, bans, rounds. */
 export class Fetcher<P, T> {
   readonly #host: FetcherHost<P, T>;
-  readonly #windows = new Map<PeerId, SourceWindow<T>>();
-  readonly #origin: SourceWindow<T> = makeWindow(undefined);
+  readonly #windows = new BoundedMap<PeerId, SourceWindow<T>>({
+    entriesMax: PEERS_MAX,
+    evict: 'use',
+  });
+  readonly #origins: OriginWindows<T>;
   readonly #throttle: Throttle | undefined;
   readonly #attempts = new Map<AttemptId, { attempt: Attempt<T>; block: P | undefined }>();
   /** Sources with something to ask for that the download limit held back. */
@@ -60,6 +76,7 @@ export class Fetcher<P, T> {
 
   constructor(host: FetcherHost<P, T>) {
     this.#host = host;
+    this.#origins = new OriginWindows(host.init);
     this.#hedgesSaved = host.init.hedgeSavedMax;
     const { downloadBytesPerSecond: rate } = host.init;
     this.#throttle = rate === undefined ? undefined : new Throttle({ bytesPerSecond: rate });
@@ -99,7 +116,11 @@ export class Fetcher<P, T> {
   fallBack(fetch: Fetch<T>, nowMs: number): void {
     if (fetch.stage !== 'network' || fetch.tried.has('origin')) return;
     fetch.tried.add('origin');
-    this.#attempt(fetch, { window: this.#origin, source: 'fallback', hops: HOPS_NONE }, nowMs);
+    this.#attempt(
+      fetch,
+      { window: this.#origin(fetch), source: 'fallback', hops: HOPS_NONE },
+      nowMs,
+    );
   }
 
   /** Something waits for the block now: it overtakes the prefetches here and at the source. */
@@ -167,6 +188,8 @@ export class Fetcher<P, T> {
     entry.block = undefined;
     this.#end(attempt, nowMs, false);
     if (verdict === 'good') {
+      if (isHolder(attempt)) attempt.window.misses = 0;
+      for (const other of attempt.fetch.attempts) if (isHolder(other)) this.#missed(other.window);
       this.abandon(attempt.fetch, nowMs);
       this.#host.onBlock(attempt.fetch, block, attempt.source);
       return;
@@ -207,6 +230,7 @@ export class Fetcher<P, T> {
 
   onHedge(attempt: Attempt<T>, nowMs: number): void {
     attempt.hedge = undefined;
+    if (isHolder(attempt)) return this.#holderLate(attempt, nowMs);
     const { fetch } = attempt;
     if (attempt.state !== 'asked' || fetch.stage !== 'network') return;
     if (attempt.window.host === undefined) {
@@ -253,6 +277,10 @@ export class Fetcher<P, T> {
     for (const window of held) if (window.demand.length === 0) this.#pump(window, nowMs);
   }
 
+  #origin({ blob }: Fetch<T>): SourceWindow<T> {
+    return this.#origins.of(this.#host.routes.sourceKey(blob.ref.digest));
+  }
+
   #window(host: HostAddress): SourceWindow<T> {
     let window = this.#windows.get(host.peer);
     if (window === undefined) {
@@ -272,22 +300,51 @@ export class Fetcher<P, T> {
   }
 
   #routeOwned(fetch: Fetch<T>, nowMs: number, hedge: boolean): boolean {
-    for (const host of this.#host.routes.holders(fetch.blob.ref.digest, fetch.index)) {
-      if (!this.#mayAsk(fetch, host, nowMs)) continue;
+    if (!hedge && !fetch.tried.has('holder') && this.#askHolder(fetch, nowMs)) return true;
+    if (!fetch.tried.has('origin')) {
+      fetch.tried.add('origin');
       this.#attempt(
         fetch,
-        { window: this.#window(host), source: 'alternate', hops: HOPS_NONE },
+        { window: this.#origin(fetch), source: 'origin', hops: HOPS_NONE },
         nowMs,
       );
       return true;
     }
-    if (!fetch.tried.has('origin')) {
-      fetch.tried.add('origin');
-      this.#attempt(fetch, { window: this.#origin, source: 'origin', hops: HOPS_NONE }, nowMs);
-      return true;
-    }
     if (!hedge && fetch.attempts.length === 0) this.#roundFailed(fetch, false, nowMs);
     return false;
+  }
+
+  /** One host that says it holds the block is asked before the registry, which is asked all the same soon after. */
+  #askHolder(fetch: Fetch<T>, nowMs: number): boolean {
+    fetch.tried.add('holder');
+    const holders = this.#host.routes.holders(fetch.blob.ref.digest, fetch.index, nowMs);
+    const host = holders.find((each) => this.#mayAsk(fetch, each, nowMs));
+    if (host === undefined) return false;
+    const choice = { window: this.#window(host), source: 'alternate', hops: HOPS_NONE } as const;
+    const attempt = this.#attempt(fetch, choice, nowMs);
+    const late = { type: 'hedge', attempt } as const;
+    attempt.hedge = this.#host.timers.set(nowMs + this.#host.init.holderMs, late);
+    return true;
+  }
+
+  /** The holder has had its time: the registry is asked beside it, and later on the holder given up. */
+  #holderLate(attempt: Attempt<T>, nowMs: number): void {
+    const { fetch, window } = attempt;
+    if (attempt.state === 'verifying' || attempt.state === 'done') return;
+    if (!fetch.tried.has('origin')) {
+      const atMs = nowMs + this.#host.init.holderMsMax;
+      attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
+      this.route(fetch, nowMs, true);
+      return;
+    }
+    this.#end(attempt, nowMs, true);
+    this.#noHolder(window);
+    this.#next(fetch, nowMs);
+  }
+
+  /** The peer did not give what it said it holds. */
+  #noHolder({ host }: SourceWindow<T>): void {
+    if (host !== undefined) this.#host.emit({ type: 'no-holder', peer: host.peer });
   }
 
   /** No peer is left to ask now: wait for one that is only busy, else end the round; after a few, fall back. */
@@ -327,7 +384,7 @@ export class Fetcher<P, T> {
     fetch: Fetch<T>,
     choice: { window: SourceWindow<T>; source: BlockSource; hops: number },
     nowMs: number,
-  ): void {
+  ): Attempt<T> {
     const attempt: Attempt<T> = {
       id: ++this.#attemptCount,
       fetch,
@@ -341,22 +398,24 @@ export class Fetcher<P, T> {
     this.#attempts.set(attempt.id, { attempt, block: undefined });
     choice.window[attempt.kind].push(attempt);
     this.#pump(choice.window, nowMs);
+    return attempt;
   }
 
-  /** Asks what the window has room for, demand first. */
+  /** Asks what there is room for, demand first: at this peer, or at any registry. */
   #pump(window: SourceWindow<T>, nowMs: number): void {
-    const { peerOutstandingMax, peerPrefetchMax, originOutstandingMax } = this.#host.init;
     const isOrigin = window.host === undefined;
-    const max = isOrigin ? originOutstandingMax : peerOutstandingMax;
-    // A registry is further away than a parent: with few requests under way it is not used up.
-    const prefetchMax = isOrigin ? Math.ceil((max * 3) / 4) : peerPrefetchMax;
-    while (window.asked.size < max) {
-      const attempt =
-        window.demand[0] ?? (window.prefetchAsked < prefetchMax ? window.prefetch[0] : undefined);
+    for (;;) {
+      const attempt = isOrigin ? this.#origins.next() : this.#nextOf(window);
       if (attempt === undefined || !this.#admit(attempt, nowMs)) return;
-      window[attempt.kind].shift();
+      attempt.window[attempt.kind].shift();
       this.#ask(attempt, nowMs);
     }
+  }
+
+  #nextOf({ asked, demand, prefetch, prefetchAsked }: SourceWindow<T>): Attempt<T> | undefined {
+    const { peerOutstandingMax, peerPrefetchMax } = this.#host.init;
+    if (asked.size >= peerOutstandingMax) return undefined;
+    return demand[0] ?? (prefetchAsked < peerPrefetchMax ? prefetch[0] : undefined);
   }
 
   /** Whether the download limit lets it be asked for now. */
@@ -416,6 +475,7 @@ export class Fetcher<P, T> {
 
   #armHedge(attempt: Attempt<T>, nowMs: number): void {
     if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
+    if (isHolder(attempt)) return;
     // With every source that is late the next one is given half as long: a partition takes away many at once.
     const others = attempt.fetch.attempts.length - 1;
     const { hedgeMsMin } = this.#host.init;
@@ -453,6 +513,7 @@ export class Fetcher<P, T> {
     this.#attempts.delete(attempt.id);
     if (entry?.block !== undefined) this.#host.ops.release(entry.block);
     const { window, fetch } = attempt;
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
     if (attempt.state === 'queued') {
       const queue = window[attempt.kind];
       const at = queue.indexOf(attempt);
@@ -487,9 +548,19 @@ export class Fetcher<P, T> {
     this.#roundFailed(fetch, definite, nowMs);
   }
 
-  #peerFailed({ fetch, window, source }: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
+  /** The registry was faster, or the peer has too much to do. */
+  #missed(window: SourceWindow<T>): void {
+    if (++window.misses < HOLDER_MISSES_MAX) return;
+    window.misses = 0;
+    this.#noHolder(window);
+  }
+
+  #peerFailed(attempt: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
+    const { fetch, window, source } = attempt;
+    if (isHolder(attempt) && detail.code !== 'overloaded') this.#noHolder(window);
     switch (detail.code) {
       case 'overloaded':
+        if (isHolder(attempt)) this.#missed(window);
         noteHeard(window, nowMs, this.#host.init);
         window.overloadedUntilMs = nowMs + detail.retryAfterMs;
         if (window.host !== undefined) fetch.tried.delete(window.host.peer);
@@ -536,6 +607,7 @@ export class Fetcher<P, T> {
     const orphans = [...window.demand, ...window.asked, ...window.prefetch];
     window.demand.length = 0;
     window.prefetch.length = 0;
+    if (orphans.some(isHolder)) this.#noHolder(window);
     for (const attempt of orphans) this.#end(attempt, nowMs, true);
     for (const { fetch } of orphans) this.#next(fetch, nowMs);
   }

@@ -127,6 +127,7 @@ export class TransferEngine implements BlobReader {
         random,
         held: (digest, index) => store.has(digest, index),
         blocksOf: (digest) => store.blocksOf(digest),
+        sourceKey: (digest) => this.#tree.sourceKey(digest),
       },
       init,
     );

@@ -109,6 +109,12 @@ export class TreeDriver<P, T> {
     return this.#origins.get(digest);
   }
 
+  /** The registry that has a blob, as far as reads of it are counted: those that nobody configured are one. */
+  sourceKey(digest: Digest): string {
+    const registry = this.#origins.get(digest)?.registry;
+    return registry !== undefined && this.#parts.origin.isConfigured(registry) ? registry : '';
+  }
+
   /** What was read of the blob from its registry was not it. */
   distrustOrigin(digest: Digest): void {
     const where = this.#origins.get(digest);

@@ -18,6 +18,7 @@ import type {
   TouchOrder,
   WantedBlob,
 } from '../../tree/messages.ts';
+import { RootRing } from '../../tree/rendezvous.ts';
 import { depthBound } from '../../tree/owner/depth.ts';
 import { Topology, type TopologyInit } from '../../tree/owner/topology.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -35,6 +36,9 @@ import { Uplink } from './uplink.ts';
 
 /** How often an owner looks for members that fell silent. */
 const EXPIRY_TICK_MS = 60_000;
+
+/** How long a root asks hosts for what they hold, after its start and after the roots have changed. (tunable) */
+const TAKEOVER_MS = 10 * 60_000;
 
 /** Depth to assume before a place is known: right below the owner. */
 const NO_PLACE_DEPTH = 1;
@@ -71,7 +75,7 @@ export interface HostCoreInit extends Upstreams {
 
 /** What a driver carries out: the effects of the block reducer that concern the world, and messages to owners. */
 export type HostEffect<P, T> =
-  | Exclude<Effect<P, T>, { type: 'touched' }>
+  | Exclude<Effect<P, T>, { type: 'touched' | 'no-holder' }>
   | { readonly type: 'tree'; readonly effect: MembershipEffect };
 
 /**
@@ -86,11 +90,17 @@ export class HostCore<P, T> {
   readonly #memberships: readonly Membership[];
   readonly #topology: Topology | undefined;
   readonly #blocksOf: (digest: Digest) => readonly BlockIndex[];
+  readonly #sourceKey: (digest: Digest) => string;
+  readonly #self: PeerId;
   readonly #wanted = new Map<Digest, LocatedBlob>();
   #effects: HostEffect<P, T>[] = [];
   /** Roots above the trees that this host is in; empty without relays. */
   #above: readonly PeerSource[] = [];
   #expiryMs: number | undefined;
+  /** Of the hosts that keep trees as this one does: in which order they own a stripe. */
+  #ring = new RootRing([]);
+  #ringPeers: ReadonlySet<PeerId> = new Set();
+  #takeoverEndMs: number | undefined;
   #nowMs = 0;
 
   constructor(
@@ -100,10 +110,14 @@ export class HostCore<P, T> {
       held: (digest: Digest, index: BlockIndex) => boolean;
       /** Blocks in the store, ascending. */
       blocksOf: (digest: Digest) => readonly BlockIndex[];
+      /** The registry that has a blob; '' when there is but one, and for all that are not configured. */
+      sourceKey?: (digest: Digest) => string;
     },
     init: HostCoreInit,
   ) {
     this.#blocksOf = components.blocksOf;
+    this.#sourceKey = components.sourceKey ?? (() => '');
+    this.#self = init.self.peer;
     const { self, role, reportIntervalMs } = init;
     const keepsTrees = role !== 'child';
     const member = {
@@ -134,6 +148,7 @@ export class HostCore<P, T> {
   take(): readonly HostEffect<P, T>[] {
     for (const effect of this.blocks.take()) {
       if (effect.type === 'touched') this.#topology?.touch(effect.digest, effect.index);
+      else if (effect.type === 'no-holder') this.#topology?.distrust(effect.peer, this.#nowMs);
       else this.#effects.push(effect);
       if (effect.type === 'lost') this.#peerLost(effect.peer);
     }
@@ -152,6 +167,7 @@ export class HostCore<P, T> {
   /** Does what is due; also to be called once at the start. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
+    this.#takeoverEndMs ??= nowMs + TAKEOVER_MS;
     this.blocks.tick(nowMs);
     for (const membership of this.#memberships) {
       const due = membership.nextWakeMs;
@@ -170,6 +186,7 @@ export class HostCore<P, T> {
     const ring = relays.length > 0 ? relays : roots;
     this.#above = ring === roots ? [] : roots.map((host) => ({ host, role: 'root' }));
     this.#topology?.rootsChanged(ring.length);
+    this.#takeOver(ring, nowMs);
     this.#tree(this.#membership.rootsChanged(ring, nowMs));
     if (this.#uplink === undefined) return;
     this.#tree(this.#uplink.rootsChanged(roots, nowMs));
@@ -339,7 +356,8 @@ export class HostCore<P, T> {
       sources: (digest, stripe) => this.#sources(digest, stripe),
       owns: (digest, stripe) => this.#owns(digest, stripe),
       keeps: (digest, stripe) => this.#keeps(digest, stripe),
-      holders: (digest, index) => this.#holders(digest, index),
+      holders: (digest, index, nowMs) => this.#holders(digest, index, nowMs),
+      sourceKey: this.#sourceKey,
       depth: (digest, stripe) => {
         if (this.#owns(digest, stripe)) return 0;
         const depth = this.#placeOf(digest, stripe)?.path.length ?? NO_PLACE_DEPTH;
@@ -424,15 +442,30 @@ export class HostCore<P, T> {
     this.#tree(this.#uplink?.release(isWanted, this.#nowMs) ?? []);
   }
 
+  /** With other roots, or relays, stripes change hands. */
+  #takeOver(ring: readonly HostAddress[], nowMs: number): void {
+    const peers = new Set([...ring.map(({ peer }) => peer), this.#self]);
+    const isNew = [...peers].some((peer) => !this.#ringPeers.has(peer));
+    if (!isNew && peers.size === this.#ringPeers.size) return;
+    this.#ringPeers = peers;
+    this.#ring = new RootRing(peers);
+    if (this.#takeoverEndMs !== undefined) this.#takeoverEndMs = nowMs + TAKEOVER_MS;
+  }
+
   #peerLost(peer: PeerId): void {
     for (const membership of this.#memberships) {
       this.#tree(membership.peerLost(peer, this.#nowMs));
     }
   }
 
-  #holders(digest: Digest, index: BlockIndex): readonly HostAddress[] {
+  /** Only what came to this root lately may be held by others and not by it. */
+  #holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[] {
     const topology = this.#topology;
     if (topology === undefined) return [];
+    const blob = this.blocks.blob(digest);
+    const stripe = blob === undefined ? 0 : index % stripeCount(blob.sizeBytes);
+    const isFirst = this.#ring.order(digest, stripe)[0] === this.#self;
+    if (isFirst && nowMs > (this.#takeoverEndMs ??= nowMs + TAKEOVER_MS)) return [];
     return topology
       .holders(digest, index)
       .map((peer) => topology.addressOf(peer))

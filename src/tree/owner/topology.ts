@@ -187,7 +187,7 @@ export class Topology {
         places.push(this.#issuer.issue(tree, member));
       }
       if (places.length === placesBefore) continue;
-      this.#facts.setHeld(peer, digest, wanted.held);
+      this.#facts.setHeld(peer, { digest, runs: wanted.held }, nowMs);
       const indices = this.#facts.orderOf(digest);
       if (indices.length > 0) orders.push({ digest, indices });
     }
@@ -259,6 +259,11 @@ export class Topology {
   /** Hosts that said at their JOIN that they hold the block and are still here: asked before the registry. At most 8. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     return this.#facts.holders(digest, index);
+  }
+
+  /** The host did not give what it said it holds: nothing of that is believed for a while. */
+  distrust(peer: PeerId, nowMs: number): void {
+    this.#facts.distrust(peer, nowMs);
   }
 
   /** Where a known host is reached. */
