@@ -23,6 +23,8 @@ export interface PeerSource {
 export interface Routes {
   /** Peers to ask, best first; never this host itself. */
   sources(digest: Digest, stripe: number): readonly PeerSource[];
+  /** Whether the peer keeps trees: what it says of a block is a root's word. */
+  isRoot(peer: PeerId): boolean;
   /** Whether this host is the root that reads the stripe from the registry. */
   owns(digest: Digest, stripe: number): boolean;
   /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
@@ -100,6 +102,11 @@ export interface CoreInit {
   readonly retryMsMax: number;
   /** Rounds in which every peer failed before a host that is no owner reads the registry itself: 50 + 100 + 200 ms at least. */
   readonly fallbackRounds: number;
+  /** While a root is reached: of the bytes that a host fetches, those that it may read so, and how many it always may. (tunable) */
+  readonly fallbackShare: number;
+  readonly fallbackBytesMin: number;
+  /** Of a demand read's time, what is over when one block at a time may be read so in any case. (tunable) */
+  readonly fallbackLate: number;
   /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
   readonly banMsMin: number;
   readonly banMsMax: number;
@@ -142,6 +149,9 @@ export const CORE_DEFAULTS: CoreInit = {
   retryMsMin: 50,
   retryMsMax: 1000,
   fallbackRounds: 3,
+  fallbackShare: 0.05,
+  fallbackBytesMin: 4 * 1024 * 1024,
+  fallbackLate: 0.6,
   banMsMin: 30_000,
   banMsMax: 600_000,
   downMs: 1000,
@@ -180,6 +190,8 @@ export interface Fetch<T> {
   readonly attempts: Attempt<T>[];
   /** Asked in this round without success. */
   readonly tried: Set<PeerId | 'origin' | 'holder'>;
+  /** Roots that have no way to the block, or could not be reached for it. */
+  readonly withoutWay: Set<PeerId>;
   /** Rounds in which every source failed. */
   rounds: number;
   /** Reads of the registry that were given up. */

@@ -25,6 +25,7 @@ import {
 } from './core-types.ts';
 import { Egress } from './egress.ts';
 import type { AttemptId, BlockSource, Effect } from './effects.ts';
+import { Standstill } from './fallback.ts';
 import { Fetcher, type FetcherHost } from './fetcher.ts';
 import { OrderGossip } from './order-gossip.ts';
 import { Prefetcher } from './prefetcher.ts';
@@ -59,6 +60,7 @@ export class BlockCore<P, T> {
   readonly #egress: Egress<P, T>;
   readonly #fetcher: Fetcher<P, T>;
   readonly #gossip: OrderGossip<P, T>;
+  readonly #standstill = new Standstill();
   readonly #prefetcher = new Prefetcher<T>();
   readonly #blobs: BlobTable<T>;
   readonly #waiting: Waiting<P, T>;
@@ -110,7 +112,7 @@ export class BlockCore<P, T> {
 
   /** When `tick()` is wanted next; undefined when nothing is pending. */
   get nextWakeMs(): number | undefined {
-    return this.#timers.nextMs;
+    return this.#standstill.nextMs(this.#timers.nextMs);
   }
 
   get cacheBytes(): number {
@@ -330,6 +332,7 @@ export class BlockCore<P, T> {
   /** Does what is due. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
+    if (this.#standstill.mustWait(this.#timers.nextMs ?? nowMs, nowMs)) return;
     for (
       let action = this.#timers.takeDue(nowMs);
       action !== undefined;
@@ -362,7 +365,7 @@ export class BlockCore<P, T> {
           ...action,
           type: 'deadline',
         });
-        return this.#fetcher.fallBack(action.fetch, this.#nowMs);
+        return this.#fetcher.onLate(action.fetch, this.#nowMs);
       case 'deadline':
         return this.#onDeadline(action.fetch, action.waiter);
       case 'alive':
@@ -418,6 +421,7 @@ export class BlockCore<P, T> {
       waiters: [],
       attempts: [],
       tried: new Set(),
+      withoutWay: new Set(),
       rounds: 0,
       originLate: 0,
       wanted: waiter === undefined,
@@ -456,9 +460,8 @@ export class BlockCore<P, T> {
     fetch.waiters.push(waiter);
     this.#waiting.add(fetch, waiter);
     const local = waiter.peer === undefined && waiter.kind === 'demand';
-    const lateMs = waiter.startedMs + (waiter.deadlineMs - waiter.startedMs) / 2;
     waiter.timer = local
-      ? this.#timers.set(lateMs, { type: 'late', fetch, waiter })
+      ? this.#timers.set(this.#fetcher.lateMs(waiter), { type: 'late', fetch, waiter })
       : this.#timers.set(waiter.deadlineMs, { type: 'deadline', fetch, waiter });
   }
 
@@ -544,13 +547,9 @@ export class BlockCore<P, T> {
     else this.#effects.push({ type: 'refuse', token: waiter.token, detail: { code: 'timeout' } });
   }
 
-  #failDeadline(waiter: Waiter<T>): void {
-    const waitedMs = this.#nowMs - waiter.startedMs;
-    this.#effects.push({
-      type: 'fail',
-      token: waiter.token,
-      detail: { code: 'deadline', waitedMs },
-    });
+  #failDeadline({ token, startedMs }: Waiter<T>): void {
+    const detail = { code: 'deadline', waitedMs: this.#nowMs - startedMs } as const;
+    this.#effects.push({ type: 'fail', token, detail });
   }
 
   #refuse(waiter: Waiter<T>, detail: PeerErrorDetail): void {

@@ -354,6 +354,8 @@ export class HostCore<P, T> {
   #routes(): Routes {
     return {
       sources: (digest, stripe) => this.#sources(digest, stripe),
+      isRoot: (peer) =>
+        this.#ringPeers.has(peer) || this.#above.some(({ host }) => host.peer === peer),
       owns: (digest, stripe) => this.#owns(digest, stripe),
       keeps: (digest, stripe) => this.#keeps(digest, stripe),
       holders: (digest, index, nowMs) => this.#holders(digest, index, nowMs),

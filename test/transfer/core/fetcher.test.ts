@@ -79,6 +79,7 @@ describe('BlockCore of a root with several registries', () => {
         held: () => false,
         routes: {
           sources: () => [],
+          isRoot: () => false,
           owns: () => true,
           keeps: () => true,
           holders: () => [],

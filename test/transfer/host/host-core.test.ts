@@ -192,3 +192,45 @@ describe('HostCore.confirm()', () => {
     expect(core.blocks.waitingCount).toBe(0);
   });
 });
+
+describe('HostCore.blocks of a root that hosts told what they hold', () => {
+  const held = [[0, 3]] as const;
+  const block = { digest: digestOf(1), kind: 'demand', token: 'read', timeoutMs: 30_000 } as const;
+
+  /** Whom the root asks for a block: a host, or the registry. */
+  function asks(core: HostCore<Block, string>, index: number, nowMs: number): string[] {
+    core.blocks.read({ ...block, index: blockIndex(index) }, nowMs);
+    return core.take().flatMap((effect) => {
+      if (effect.type === 'ask') return [effect.host.peer];
+      return effect.type === 'ask-origin' ? ['registry'] : [];
+    });
+  }
+
+  it('asks one of them while the root is new, and nobody ten minutes later', () => {
+    const core = make();
+    core.tick(0);
+    join(core, 'a', [{ ...wanted(1), held }]);
+    join(core, 'b', [{ ...wanted(1), held }]);
+    expect(asks(core, 0, 1)).toEqual(['a']);
+    expect(asks(core, 1, 10 * 60_000 + 1)).toEqual(['registry']);
+    core.rootsChanged({ roots: [ROOT, card('other')] }, 10 * 60_000 + 2);
+    expect(asks(core, 2, 10 * 60_000 + 3)).toHaveLength(1);
+  });
+
+  it('believes nothing of a host that did not give what it said it holds, for ten minutes', () => {
+    const core = make();
+    core.tick(0);
+    join(core, 'liar', [
+      { ...wanted(1), held },
+      { ...wanted(2), held },
+    ]);
+    core.blocks.read({ ...block, index: blockIndex(0) }, 1);
+    const ask = core.take().find((effect) => effect.type === 'ask');
+    expect(ask?.host.peer).toBe('liar');
+    core.blocks.failed(ask?.attempt ?? 0, { code: 'not-found' }, 2);
+    core.take();
+    expect(asks(core, 1, 3)).toEqual(['registry']);
+    join(core, 'liar', [{ ...wanted(1), held }], 4);
+    expect(asks(core, 2, 5)).toEqual(['registry']);
+  });
+});

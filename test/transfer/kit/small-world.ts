@@ -88,6 +88,7 @@ export class SmallHost {
         routes: {
           sources: () => setup.sources ?? [],
           keeps: () => setup.owner ?? false,
+          isRoot: (peer) => peer === peerId('root'),
           owns: () => setup.owner ?? false,
           holders: () => this.holders.map((peer) => ({ peer: peerId(peer), addresses: [] })),
           sourceKey: (digest) => this.sourceKey(digest),
