@@ -1,4 +1,4 @@
-import { blockIndex, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
+import { blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
 import type { AttestedBlock } from '../image/attested-block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -39,7 +39,7 @@ import {
   type DiskStoreInit,
 } from './limits.ts';
 import { storeMetrics, type StoreMetrics } from './metrics.ts';
-import { scanStore, type FoundBlob } from './scan.ts';
+import { foundBlocks, scanStore, type FoundBlob } from './scan.ts';
 import type { BlobUsage, BlockStore, BlockStoreStats, Evicted } from './store.ts';
 import { SpaceGuard } from './space-guard.ts';
 import { Syncer } from './syncer.ts';
@@ -79,6 +79,8 @@ interface Entry {
   readonly changes: Map<BlockIndex, Change>;
   /** Removals of its files in flight: a new entry would work on the same files. */
   removals: number;
+  /** The last removal of what was empty. Never rejects. */
+  removing: Promise<void>;
 }
 
 /**
@@ -225,6 +227,20 @@ export class DiskStore implements BlockStore {
     });
   }
 
+  resize(blob: BlobRef): Promise<void> {
+    return this.#operation('drop', async () => {
+      const entry = this.#blobs.get(blob.digest);
+      if (entry === undefined || entry.files.blob.sizeBytes === blob.sizeBytes) return;
+      const { digest, sizeBytes } = entry.files.blob;
+      const fields = { digest, sizeBytes: blob.sizeBytes, keptSizeBytes: sizeBytes };
+      this.#components.logger.warn(fields, 'a blob was kept with a wrong size: it is dropped');
+      const indices = new Set([...entry.files.indices(), ...entry.changes.keys()]);
+      await Promise.all([...indices].map((index) => this.#forgetBlock(entry, index)));
+      // With the last block the folder goes; a put of the right size begins anew.
+      await entry.removing;
+    });
+  }
+
   blobs(): readonly BlobRef[] {
     if (this.#state !== 'running') return [];
     return Array.from(this.#blobs.values(), ({ files }) => files)
@@ -281,7 +297,7 @@ export class DiskStore implements BlockStore {
     const { pins, uses } = await this.#ledger.load();
     for (const digest of pins) this.#table.pin(digest);
     for (const { blob, present } of found) this.#adopt(blob, present);
-    this.#table.restore(blocksOf(found), { uses, nowMs: this.#components.clock.wallMs() });
+    this.#table.restore(foundBlocks(found), { uses, nowMs: this.#components.clock.wallMs() });
     this.#showSize();
   }
 
@@ -457,7 +473,7 @@ export class DiskStore implements BlockStore {
   /** Ends a use of a group; a group left empty frees its space. */
   #letGo(entry: Entry, group: Group): void {
     if (!this.#table.letGo(group)) return;
-    void this.#track(this.#removeEmpty(entry, group));
+    entry.removing = this.#track(this.#removeEmpty(entry, group));
   }
 
   async #removeEmpty(entry: Entry, group: Group): Promise<void> {
@@ -537,7 +553,7 @@ export class DiskStore implements BlockStore {
       { ...this.#components, files: this.#files, slow: this.#slow },
       found === undefined ? { blob } : { blob, found },
     );
-    const entry: Entry = { files, changes: new Map(), removals: 0 };
+    const entry: Entry = { files, changes: new Map(), removals: 0, removing: Promise.resolve() };
     this.#blobs.set(blob.digest, entry);
     return entry;
   }
@@ -557,14 +573,5 @@ export class DiskStore implements BlockStore {
   #showSize(): void {
     this.#metrics.present.set({}, this.#table.blockCount);
     this.#metrics.sizeBytes.set({}, this.#table.sizeBytes);
-  }
-}
-
-function* blocksOf(found: readonly FoundBlob[]) {
-  for (const { blob, present } of found) {
-    for (const value of present.values()) {
-      const block = blockIndex(value);
-      yield { digest: blob.digest, block, lengthBytes: blockLength(blob.sizeBytes, block) };
-    }
   }
 }

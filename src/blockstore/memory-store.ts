@@ -71,6 +71,13 @@ export class MemoryStore implements BlockStore {
     block.payload.release();
   }
 
+  async resize(blob: BlobRef): Promise<void> {
+    this.#check();
+    const known = this.#blobs.get(blob.digest);
+    if (known === undefined || known.blob.sizeBytes === blob.sizeBytes) return;
+    for (const index of [...known.blocks.keys()]) await this.drop(blob.digest, index);
+  }
+
   blobs(): readonly BlobRef[] {
     return this.#running ? Array.from(this.#blobs.values(), ({ blob }) => blob) : [];
   }

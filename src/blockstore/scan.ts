@@ -1,4 +1,4 @@
-import { blockCount, blockIndex, type BlobRef } from '../image/block.ts';
+import { blockCount, blockIndex, blockLength, type BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Codec } from '../runtime/codec.ts';
 import { DiskError, type Disk, type DiskFile } from '../runtime/disk.ts';
@@ -31,6 +31,16 @@ const RECORDS_PER_READ = 7 * 1024;
 export interface FoundBlob {
   readonly blob: BlobRef;
   readonly present: BitSet;
+}
+
+/** The blocks of what was found. */
+export function* foundBlocks(found: readonly FoundBlob[]) {
+  for (const { blob, present } of found) {
+    for (const value of present.values()) {
+      const block = blockIndex(value);
+      yield { digest: blob.digest, block, lengthBytes: blockLength(blob.sizeBytes, block) };
+    }
+  }
 }
 
 interface ScanComponents {

@@ -63,6 +63,8 @@ export interface BlockStore {
   put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void>;
   /** Forgets a block, for instance a damaged one. */
   drop(digest: Digest, index: BlockIndex): Promise<void>;
+  /** The blob has this size: what was kept of it as one of another size goes. */
+  resize(blob: BlobRef): Promise<void>;
   /** Blobs with any block present, with their sizes. */
   blobs(): readonly BlobRef[];
   /** Indices of the present blocks of a blob, ascending. */

@@ -130,6 +130,7 @@ function ofTransfer(code: TransferError['code']): BlobErrorDetail['code'] {
       return 'overloaded';
     case 'unknown-blob':
     case 'range':
+    case 'size-differs':
     case 'cancelled':
       return 'unavailable';
   }

@@ -67,10 +67,10 @@ export interface BlockClaim {
 }
 
 /**
- * What a check of a block says. `unknown-signer`: nothing is wrong with it as far as one can tell, but a root attested it that this
- * host does not know; it is no more than not having the block.
+ * What a check of a block says. Two are no fault of the host that sent it, and no more than not having the block: `unknown-signer`, a root
+ * attested it that this host does not know; `other-size`, a root attested it for a blob of another size than the one known here.
  */
-export type Verdict = 'good' | 'bad' | 'unknown-signer';
+export type Verdict = 'good' | 'bad' | 'unknown-signer' | 'other-size';
 
 type Sha256 = Pick<Hash, 'sha256'>;
 

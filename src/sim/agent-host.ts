@@ -428,6 +428,7 @@ export class AgentHost {
         return this.#callTree(effect.effect, nowMs);
       case 'fetched':
       case 'lost':
+      case 'forgot':
         return;
       default:
         return unreachable(effect);

@@ -1,4 +1,5 @@
 import { BLOCKS_MAX } from '../image/block.ts';
+import { CORE_DEFAULTS } from '../transfer/core/core-types.ts';
 import type { SimBlock } from './blocks.ts';
 import type { HostNumber } from './events.ts';
 
@@ -22,6 +23,7 @@ export type Rule =
   | 'fan-out'
   | 'single-flight'
   | 'amplification'
+  | 'fallback'
   | 'stuck';
 
 /** A rule that was broken, and when in the world. */
@@ -57,6 +59,16 @@ export class Checker {
   violate(rule: Rule, text: string): void {
     this.counts.set(rule, this.count(rule) + 1);
     if (this.violations.length < KEPT_MAX) this.violations.push({ rule, atMs: this.nowMs, text });
+  }
+
+  /** Roots were up and reached all the time: no host read more from the registry itself than its budget, whatever was slow. */
+  readThemselves(bytesOf: ReadonlyMap<HostNumber, number>, touchedBytes: number): void {
+    const { fallbackShare, fallbackBytesMin } = CORE_DEFAULTS;
+    const budgetBytes = Math.max(fallbackBytesMin, fallbackShare * touchedBytes);
+    for (const [host, bytes] of bytesOf) {
+      if (bytes <= budgetBytes) continue;
+      this.violate('fallback', `host ${host} read ${bytes} bytes from the registry itself`);
+    }
   }
 
   /** A container, or a preheater, received a block. */

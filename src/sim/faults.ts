@@ -19,6 +19,14 @@ export const FAULTS = {
 /** Name of a fault on the command line. */
 export type FaultName = keyof typeof FAULTS;
 
+/** Faults under which hosts may fail to reach any root for a while. */
+export const ROOTS_AWAY: ReadonlySet<FaultName> = new Set([
+  'allroots',
+  'rootcrash',
+  'partition',
+  'loss',
+]);
+
 /**
  * Faults happen in this window; then everything heals. Reads in a cold run go on for about as long.
  */

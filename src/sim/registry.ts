@@ -42,6 +42,8 @@ export class Registry {
   group = 0;
   servedBytes = 0;
   fallbackBytes = 0;
+  /** The same by host. */
+  readonly fallbackBytesOf = new Map<HostNumber, number>();
   readonly #events: EventHeap<SimEvent>;
   readonly #random: Random;
   readonly #bytesPerMs: number;
@@ -96,7 +98,7 @@ export class Registry {
     const readyMs = atMs + LATENCY_MS + renewMs + service * (1 + 0.5 * this.#random.float());
     const { lengthBytes } = ask.block;
     this.servedBytes += lengthBytes;
-    if (ask.fallback) this.fallbackBytes += lengthBytes;
+    if (ask.fallback) this.#noteFallback(port.number, lengthBytes);
     this.#sendFreeMs = Math.max(readyMs, this.#sendFreeMs) + lengthBytes / this.#bytesPerMs;
     const freeMs = port.receiveFreeMs + lengthBytes / port.receiveBytesPerMs;
     port.receiveFreeMs = Math.max(this.#sendFreeMs + LATENCY_MS, freeMs);
@@ -106,6 +108,11 @@ export class Registry {
       incarnation: port.incarnation,
       item: { kind: 'origin', attempt: ask.attempt, block: ask.block, detail: undefined },
     });
+  }
+
+  #noteFallback(host: HostNumber, lengthBytes: number): void {
+    this.fallbackBytes += lengthBytes;
+    this.fallbackBytesOf.set(host, (this.fallbackBytesOf.get(host) ?? 0) + lengthBytes);
   }
 
   #refuses(atMs: number): boolean {

@@ -14,7 +14,7 @@ import type { Container } from './containers.ts';
 import { EventHeap } from './event-heap.ts';
 import type { HostNumber, Link, LocalToken, SimEvent, Stalled } from './events.ts';
 import { FaultDriver } from './fault-driver.ts';
-import { FAULT_WINDOW_MS, planFaults, type FaultName } from './faults.ts';
+import { FAULT_WINDOW_MS, planFaults, ROOTS_AWAY, type FaultName } from './faults.ts';
 import { Network } from './network.ts';
 import { spreadOf, type Spread } from './quantiles.ts';
 import { makePlans } from './plans.ts';
@@ -238,6 +238,7 @@ export class World implements HostListener {
     if (this.#init.faults.length > 0) this.#runUntil(this.#nowMs + QUIET_MS, 'quiet');
     this.#checkTrees();
     checkPlaces(this.#hosts, this.checker);
+    this.#checkFallback();
     return this.#result();
   }
 
@@ -426,6 +427,11 @@ export class World implements HostListener {
       this.#agent(from)?.post({ kind: 'undelivered', body }, nowMs);
       if (parcel !== undefined) this.#agent(from)?.post({ kind: 'sent', token: parcel }, nowMs);
     }
+  }
+
+  #checkFallback(): void {
+    if (this.#init.faults.some((fault) => ROOTS_AWAY.has(fault))) return;
+    this.checker.readThemselves(this.#registry.fallbackBytesOf, bytesOf(this.#touched));
   }
 
   #sample(): void {

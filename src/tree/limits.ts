@@ -89,6 +89,11 @@ export const ORDER_BLOCKS_MAX = 8_192;
  */
 export const HOLDERS_PER_BLOB_MAX = 64;
 
+/** An owner does not believe a host for this long that did not give a block which it said it holds. (tunable) */
+export const DISTRUST_MS = 10 * 60_000;
+/** Hosts that an owner does not believe; the one found out first is forgotten first. */
+export const DISTRUSTED_MAX = 4_096;
+
 /**
  * Maximum number of runs remembered per holder. An owner forgets further runs, which costs a read
  * from the registry at worst.

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { encodeTrace, parseTrace } from '../../src/image/trace.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
+import { Checker } from '../../src/sim/checker.ts';
 import { FAULTS, type FaultName } from '../../src/sim/faults.ts';
 import { Summary } from '../../src/sim/summary.ts';
 import { World, WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../src/sim/world.ts';
@@ -117,7 +118,31 @@ describe('World with faults', () => {
   });
 });
 
+describe('World whose hosts are slow while roots are up', () => {
+  it('World.run() lets no host read more from the registry itself than its budget', async () => {
+    const faults: FaultName[] = ['slow', 'slowlink', 'liar', 'registry'];
+    for (const seed of [1, 2, 3]) {
+      const result = await runWell({ hosts: 60, containersPerHost: 4, faults, seed });
+      expect(result.failedReads).toBe(0);
+    }
+  });
+});
+
 describe('Checker', () => {
+  it('Checker finds hosts that turn on the registry: beyond 4 MiB, and 5 % of what they read', () => {
+    const checker = new Checker();
+    const bytesOf = new Map([
+      [1, 4 * 2 ** 20],
+      [2, 6 * 2 ** 20],
+    ]);
+    checker.readThemselves(bytesOf, 200e6);
+    expect(checker.count('fallback')).toBe(0);
+    checker.readThemselves(bytesOf, 20e6);
+    expect(checker.violations.map(({ text }) => text)).toEqual([
+      'host 2 read 6291456 bytes from the registry itself',
+    ]);
+  });
+
   it('Checker finds blocks that an agent accepted without verification', async () => {
     const world = await World.make(
       { codec },

@@ -178,6 +178,8 @@ function ofTransfer(code: TransferError['code']): number {
     case 'unknown-blob':
     case 'range':
       return 500;
+    case 'size-differs':
+      return 502;
     case 'overloaded':
     case 'cancelled':
       return 503;

@@ -361,7 +361,8 @@ export const configSchema = z.strictObject({
       rule: RATE_RULE,
     }),
     originReads: key(count(1, ORIGIN_READS_MAX).default(32), {
-      description: 'Maximum number of blocks being read from registries at a time.',
+      description:
+        'Maximum number of blocks being read from one registry at a time. Of several, each has a quarter of it for itself, and they share the rest.',
       rule: `a whole number from 1 to ${ORIGIN_READS_MAX}`,
     }),
     registryRequestsPerSecond: key(count(1, REQUESTS_PER_SECOND_MAX).optional(), {

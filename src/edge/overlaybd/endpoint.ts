@@ -136,9 +136,8 @@ export class BlobEndpoint implements LocalRoute {
     const { offset, length } = answer.range;
     if (length > HOT_BYTES_MAX) return false;
     const cached = this.#components.reader.readCached(blob, offset, length);
-    if (cached === undefined) return false;
-    // Bytes of the buffer that are not written now are those of another client's answer.
-    assert(cached.length === length, `${cached.length} bytes in memory for ${length} asked`);
+    // The buffer is used again: what is not written now are bytes of another client's answer. The long way says what is wrong.
+    if (cached?.length !== length) return false;
     // The view dies at the next turn of the event loop, the socket may need it longer.
     const buffer = this.#hotBuffers.acquire(length);
     buffer.bytes.set(cached);

@@ -1,10 +1,16 @@
 import { CodedError } from '../../util/errors.ts';
 
-/** Why a local read failed. */
+/**
+ * Why a local read failed.
+ *
+ * `range`: no blob has such bytes. `size-differs`: the blob is known with another size, `knownSizeBytes`. `overloaded`: a bound is
+ * reached; later it may work.
+ */
 export type TransferErrorDetail =
   | { readonly code: 'deadline'; readonly waitedMs: number }
   | { readonly code: 'unknown-blob' }
   | { readonly code: 'range' }
+  | { readonly code: 'size-differs'; readonly knownSizeBytes: number }
   | { readonly code: 'overloaded' }
   | { readonly code: 'cancelled' };
 

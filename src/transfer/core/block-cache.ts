@@ -5,6 +5,8 @@ interface Entry<P> {
   readonly block: P;
   /** Whether it may be sent to peers: a block that this host read itself as a last resort may not. */
   readonly servable: boolean;
+  /** Where its blob notes which of its blocks are here. */
+  readonly keys: Set<number>;
 }
 
 /** Hot blocks in memory, least recently used out first, bounded in bytes. Holds (retains) what it keeps. */
@@ -20,7 +22,10 @@ export class BlockCache<P> {
       evict: 'use',
       sizeMax: init.sizeBytesMax,
       sizeOf: ({ block }) => ops.length(block),
-      onEvict: (_, { block }) => ops.release(block),
+      onEvict: (key, { block, keys }) => {
+        keys.delete(key);
+        ops.release(block);
+      },
     });
   }
 
@@ -33,16 +38,18 @@ export class BlockCache<P> {
     return this.#entries.get(key);
   }
 
-  put(key: number, block: P, servable: boolean): void {
+  put(key: number, entry: Entry<P>): void {
     this.delete(key);
-    this.#ops.retain(block);
-    this.#entries.set(key, { block, servable });
+    this.#ops.retain(entry.block);
+    entry.keys.add(key);
+    this.#entries.set(key, entry);
   }
 
   delete(key: number): void {
     const entry = this.#entries.peek(key);
     if (entry === undefined) return;
     this.#entries.delete(key);
+    entry.keys.delete(key);
     this.#ops.release(entry.block);
   }
 

@@ -23,25 +23,35 @@ export interface PeerSource {
 export interface Routes {
   /** Peers to ask, best first; never this host itself. */
   sources(digest: Digest, stripe: number): readonly PeerSource[];
+  /** Whether the peer keeps trees: what it says of a block is a root's word. */
+  isRoot(peer: PeerId): boolean;
   /** Whether this host is the root that reads the stripe from the registry. */
   owns(digest: Digest, stripe: number): boolean;
   /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
   keeps(digest: Digest, stripe: number): boolean;
-  /** Hosts that said they hold the block: asked before the registry by a root that has just become the owner. */
-  holders(digest: Digest, index: BlockIndex): readonly HostAddress[];
+  /** Hosts that said they hold the block: one is asked before the registry by a root that has just become the owner, others have none. */
+  holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[];
+  /** The registry that has the blob; all that are not configured have the same key, ''. */
+  sourceKey(digest: Digest): string;
   /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
   depth(digest: Digest, stripe: number): number;
 }
 
 /** Limits and times of the reducer. Every one may be set; the defaults carry their reasons. */
 export interface CoreInit {
+  /** Blobs known at a time: a host of 100 images of 100 layers stays below it. Of these, blobs that nothing uses any more. */
+  readonly blobsMax: number;
+  readonly blobsIdleMax: number;
   /** Bytes of the hot-block cache in memory. */
   readonly cacheBytesMax: number;
   /** Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8 MiB. */
   readonly peerOutstandingMax: number;
   /** Of these, prefetches: a demand read always finds room. */
   readonly peerPrefetchMax: number;
-  /** Reads under way at the registry; of these, at most three quarters are prefetches. */
+  /**
+   * Reads under way at a registry that is alone; of these, at most three quarters are prefetches. Of several, each has a quarter for itself,
+   * and they share the rest.
+   */
   readonly originOutstandingMax: number;
   /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
   readonly uploadBytesPerSecond: number | undefined;
@@ -50,8 +60,10 @@ export interface CoreInit {
   readonly uploadBacklogMsMax: number;
   /** Reads of one peer that wait here; beyond it the peer is told to come back. */
   readonly peerWaitersMax: number;
-  /** Reads that wait here in all, local ones included. */
+  /** Reads that wait here in all; a quarter of them is for local ones alone. */
   readonly waitersMax: number;
+  /** Longest that a read of a peer waits here, whatever it asks for: as long as a container waits. */
+  readonly peerTimeoutMsMax: number;
   /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
   readonly egressPeerBytesMax: number;
   readonly egressBytesMax: number;
@@ -68,6 +80,9 @@ export interface CoreInit {
    */
   readonly firstSilentMs: number;
   readonly aliveIntervalMs: number;
+  /** The registry is asked beside a holder after so long, and the holder given up so much later. */
+  readonly holderMs: number;
+  readonly holderMsMax: number;
   /** Bounds of the hedging delay around the peer's recent p95. */
   readonly hedgeMsMin: number;
   readonly hedgeMsMax: number;
@@ -87,6 +102,11 @@ export interface CoreInit {
   readonly retryMsMax: number;
   /** Rounds in which every peer failed before a host that is no owner reads the registry itself: 50 + 100 + 200 ms at least. */
   readonly fallbackRounds: number;
+  /** While a root is reached: of the bytes that a host fetches, those that it may read so, and how many it always may. (tunable) */
+  readonly fallbackShare: number;
+  readonly fallbackBytesMin: number;
+  /** Of a demand read's time, what is over when one block at a time may be read so in any case. (tunable) */
+  readonly fallbackLate: number;
   /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
   readonly banMsMin: number;
   readonly banMsMax: number;
@@ -99,6 +119,8 @@ export interface CoreInit {
 }
 
 export const CORE_DEFAULTS: CoreInit = {
+  blobsMax: 16_384,
+  blobsIdleMax: 1024,
   cacheBytesMax: 16 * 1024 * 1024,
   peerOutstandingMax: 32,
   peerPrefetchMax: 8,
@@ -108,12 +130,15 @@ export const CORE_DEFAULTS: CoreInit = {
   uploadBacklogMsMax: 1000,
   peerWaitersMax: 64,
   waitersMax: 4096,
+  peerTimeoutMsMax: 30_000,
   egressPeerBytesMax: 512 * 1024,
   egressBytesMax: 2 * 1024 * 1024,
   silentMs: 300,
   silentMsMax: 2000,
   firstSilentMs: 1000,
   aliveIntervalMs: 100,
+  holderMs: 50,
+  holderMsMax: 500,
   hedgeMsMin: 50,
   hedgeMsMax: 2000,
   attemptMsMax: 5000,
@@ -124,6 +149,9 @@ export const CORE_DEFAULTS: CoreInit = {
   retryMsMin: 50,
   retryMsMax: 1000,
   fallbackRounds: 3,
+  fallbackShare: 0.05,
+  fallbackBytesMin: 4 * 1024 * 1024,
+  fallbackLate: 0.6,
   banMsMin: 30_000,
   banMsMax: 600_000,
   downMs: 1000,
@@ -161,7 +189,9 @@ export interface Fetch<T> {
   readonly waiters: Waiter<T>[];
   readonly attempts: Attempt<T>[];
   /** Asked in this round without success. */
-  readonly tried: Set<PeerId | 'origin'>;
+  readonly tried: Set<PeerId | 'origin' | 'holder'>;
+  /** Roots that have no way to the block, or could not be reached for it. */
+  readonly withoutWay: Set<PeerId>;
   /** Rounds in which every source failed. */
   rounds: number;
   /** Reads of the registry that were given up. */
@@ -189,6 +219,12 @@ export interface BlobState<T> {
   /** Numbers blobs densely, for `keyOf()`. */
   readonly id: number;
   readonly stripes: number;
+  /** Openers, trees and fetches. */
+  uses: number;
+  /** Whether the size is the registry's word, not only somebody's who named the blob. */
+  confirmed: boolean;
+  /** Blocks in memory, by `keyOf()`. */
+  readonly cachedKeys: Set<number>;
   readonly fetches: Map<BlockIndex, Fetch<T>>;
   /** Blocks that are in the order, known first touch or not. */
   readonly ordered: Set<BlockIndex>;
@@ -234,6 +270,8 @@ export interface SourceWindow<T> {
   gapMs: number;
   gapEndMs: number;
   silent: HeapTimer<TimerAction<T>> | undefined;
+  /** Times in a row that it did not give in time what it said it holds. */
+  misses: number;
   /** Not asked before this time: banned, down or overloaded. */
   bannedUntilMs: number;
   bans: number;

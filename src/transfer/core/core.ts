@@ -1,19 +1,14 @@
 import type { Verdict } from '../../image/attestation.ts';
-import {
-  BLOB_SIZE_BYTES_MAX,
-  blockCount,
-  blockIndex,
-  stripeCount,
-  type BlobRef,
-  type BlockIndex,
-} from '../../image/block.ts';
+import { blockCount, blockLength, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { TouchOrder } from '../../tree/messages.ts';
-import { assert, unreachable } from '../../util/assert.ts';
+import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
+import type { TransferErrorDetail } from '../contracts/errors.ts';
+import { BlobTable } from './blob-table.ts';
 import { BlockCache } from './block-cache.ts';
 import {
   CORE_DEFAULTS,
@@ -30,13 +25,12 @@ import {
 } from './core-types.ts';
 import { Egress } from './egress.ts';
 import type { AttemptId, BlockSource, Effect } from './effects.ts';
+import { Standstill } from './fallback.ts';
 import { Fetcher, type FetcherHost } from './fetcher.ts';
 import { OrderGossip } from './order-gossip.ts';
 import { Prefetcher } from './prefetcher.ts';
+import { Waiting } from './waiting.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
-
-/** Blobs known at a time: a host of 100 images of 100 layers stays below it. */
-const BLOBS_MAX = 16_384;
 
 /** A local read of one block. */
 export interface LocalRead<T> {
@@ -66,14 +60,11 @@ export class BlockCore<P, T> {
   readonly #egress: Egress<P, T>;
   readonly #fetcher: Fetcher<P, T>;
   readonly #gossip: OrderGossip<P, T>;
+  readonly #standstill = new Standstill();
   readonly #prefetcher = new Prefetcher<T>();
-  readonly #blobs = new Map<Digest, BlobState<T>>();
-  readonly #waiting = new Map<T, { fetch: Fetch<T>; waiter: Waiter<T> }>();
-  /** Reads of each peer that wait here or are being sent. */
-  readonly #peerReads = new Map<PeerId, number>();
-  readonly #alivePeers = new Set<PeerId>();
+  readonly #blobs: BlobTable<T>;
+  readonly #waiting: Waiting<P, T>;
   #effects: Effect<P, T>[] = [];
-  #blobCount = 0;
   #nowMs = 0;
 
   constructor(
@@ -90,6 +81,11 @@ export class BlockCore<P, T> {
     this.#ops = components.ops;
     this.#routes = components.routes;
     this.#held = components.held;
+    this.#blobs = new BlobTable({
+      blobsMax: this.#init.blobsMax,
+      idleMax: this.#init.blobsIdleMax,
+      onForget: (blob) => this.#onForget(blob),
+    });
     this.#cache = new BlockCache(components, { sizeBytesMax: this.#init.cacheBytesMax });
     const host: FetcherHost<P, T> = {
       init: this.#init,
@@ -101,6 +97,7 @@ export class BlockCore<P, T> {
       onBlock: (fetch, block, source) => this.#complete(fetch, block, source),
       onRoundFailed: (fetch, definite) => this.#roundFailed(fetch, definite),
     };
+    this.#waiting = new Waiting(host);
     this.#egress = new Egress(host);
     this.#fetcher = new Fetcher(host);
     this.#gossip = new OrderGossip(host);
@@ -115,7 +112,7 @@ export class BlockCore<P, T> {
 
   /** When `tick()` is wanted next; undefined when nothing is pending. */
   get nextWakeMs(): number | undefined {
-    return this.#timers.nextMs;
+    return this.#standstill.nextMs(this.#timers.nextMs);
   }
 
   get cacheBytes(): number {
@@ -124,7 +121,7 @@ export class BlockCore<P, T> {
 
   /** Reads that wait. */
   get waitingCount(): number {
-    return this.#waiting.size;
+    return this.#waiting.count;
   }
 
   /** Time in which the limits held something back, in milliseconds. */
@@ -132,22 +129,39 @@ export class BlockCore<P, T> {
     return { upload: this.#egress.heldMs, download: this.#fetcher.heldMs };
   }
 
-  /** Makes a blob known; its size bounds what may be read of it. */
+  /** Blobs that are known. */
+  get blobCount(): number {
+    return this.#blobs.count;
+  }
+
+  /**
+   * Makes a blob known for now; its size bounds what may be read of it. Throws TransferError, `size-differs`, `range` or `overloaded`,
+   * and has changed nothing then.
+   */
   addBlob(ref: BlobRef): void {
-    if (this.#blobs.has(ref.digest)) return;
-    assert(this.#blobs.size < BLOBS_MAX, `more than ${BLOBS_MAX} blobs are known`);
-    const { sizeBytes } = ref;
-    assert(sizeBytes <= BLOB_SIZE_BYTES_MAX, `a blob of ${sizeBytes} bytes is too large`);
-    const stripes = stripeCount(sizeBytes);
-    this.#blobs.set(ref.digest, {
-      ref,
-      id: this.#blobCount++,
-      stripes,
-      fetches: new Map(),
-      ordered: new Set(),
-      children: Array.from({ length: stripes }, () => new Set()),
-      untold: [],
-    });
+    this.#blobs.add(ref);
+  }
+
+  /** Makes a blob known until `letGo()`, as many times as it was held. Throws as `addBlob()` does. */
+  hold(ref: BlobRef): void {
+    this.#blobs.hold(this.#blobs.add(ref));
+  }
+
+  letGo(digest: Digest): void {
+    const blob = this.#blobs.get(digest);
+    if (blob !== undefined) this.#blobs.letGo(blob);
+  }
+
+  /** The size that counts from now on. Of a blob known with another one all blocks in memory go, and its reads fail. */
+  confirm(ref: BlobRef, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const known = this.#blobs.get(ref.digest);
+    if (known !== undefined && known.ref.sizeBytes !== ref.sizeBytes) {
+      this.#prefetcher.remove(known);
+      const detail = { code: 'size-differs', knownSizeBytes: ref.sizeBytes } as const;
+      for (const fetch of [...known.fetches.values()]) this.#fail(fetch, detail);
+    }
+    this.#blobs.confirm(ref);
   }
 
   blob(digest: Digest): BlobRef | undefined {
@@ -162,20 +176,19 @@ export class BlockCore<P, T> {
   /** The block when it is in memory now; the reference stays the cache's. */
   peek(digest: Digest, index: BlockIndex): P | undefined {
     const blob = this.#blobs.get(digest);
-    return blob === undefined ? undefined : this.#cache.get(keyOf(blob, index))?.block;
+    if (blob === undefined) return undefined;
+    this.#blobs.touch(blob);
+    return this.#cache.get(keyOf(blob, index))?.block;
   }
 
   /** Something on this host wants a block; ends in `answer` or `fail`. */
   read(read: LocalRead<T>, nowMs: number): void {
     this.#nowMs = nowMs;
     const blob = this.#blobs.get(read.digest);
-    if (blob === undefined || read.index >= blockCount(blob.ref.sizeBytes)) {
-      const code = blob === undefined ? 'unknown-blob' : 'range';
+    const isInside = blob !== undefined && read.index < blockCount(blob.ref.sizeBytes);
+    if (!isInside || !this.#waiting.hasRoom) {
+      const code = isInside ? 'overloaded' : blob === undefined ? 'unknown-blob' : 'range';
       this.#effects.push({ type: 'fail', token: read.token, detail: { code } });
-      return;
-    }
-    if (this.#waiting.size >= this.#init.waitersMax) {
-      this.#effects.push({ type: 'fail', token: read.token, detail: { code: 'overloaded' } });
       return;
     }
     const depth = this.#routes.depth(read.digest, read.index % blob.stripes);
@@ -200,22 +213,19 @@ export class BlockCore<P, T> {
       this.#effects.push({ type: 'refuse', token, detail: { code } });
       return;
     }
-    const reads = this.#peerReads.get(peer) ?? 0;
-    const { peerWaitersMax, waitersMax, retryMsMin } = this.#init;
     const behindMs = this.#egress.behindMs(request.kind);
-    if (reads >= peerWaitersMax || this.#waiting.size >= waitersMax || behindMs > 0) {
-      const retryAfterMs = Math.ceil(Math.max(retryMsMin, behindMs));
+    if (!this.#waiting.hasRoomFor(peer) || behindMs > 0) {
+      const retryAfterMs = Math.ceil(Math.max(this.#init.retryMsMin, behindMs));
       const detail = { code: 'overloaded', retryAfterMs } as const;
       this.#effects.push({ type: 'refuse', token, detail });
       return;
     }
     this.#gossip.addChild(blob, request.index, peer);
-    this.#peerReads.set(peer, reads + 1);
-    this.#armAlive(peer);
+    this.#waiting.peerBegins(peer, nowMs);
     this.#arrive(blob, request.index, {
       token,
       kind: request.kind,
-      deadlineMs: nowMs + request.timeoutMs,
+      deadlineMs: nowMs + Math.min(this.#init.peerTimeoutMsMax, request.timeoutMs),
       startedMs: nowMs,
       hops: Math.min(HOPS_MAX, request.hops),
       peer,
@@ -246,19 +256,17 @@ export class BlockCore<P, T> {
     this.cancel(token, nowMs);
     for (const parcel of this.#egress.withdraw(peer, (each) => each.token === token)) {
       this.#ops.release(parcel.block);
-      this.#peerDone(peer);
+      this.#waiting.peerDone(peer);
     }
   }
 
   /** The last connection to the peer closed: its reads end, and what was asked of it goes elsewhere. */
   peerGone(peer: PeerId, nowMs: number): void {
     this.#nowMs = nowMs;
-    for (const { fetch, waiter } of [...this.#waiting.values()]) {
-      if (waiter.peer === peer) this.#drop(fetch, waiter);
-    }
+    for (const { fetch, waiter } of this.#waiting.ofPeer(peer)) this.#drop(fetch, waiter);
     for (const parcel of this.#egress.withdraw(peer, () => true)) {
       this.#ops.release(parcel.block);
-      this.#peerDone(peer);
+      this.#waiting.peerDone(peer);
     }
     for (const { children } of this.#blobs.values()) {
       for (const peers of children) peers.delete(peer);
@@ -270,11 +278,11 @@ export class BlockCore<P, T> {
   diskRead(digest: Digest, index: BlockIndex, block: P | undefined, nowMs: number): void {
     this.#nowMs = nowMs;
     const fetch = this.#blobs.get(digest)?.fetches.get(index);
-    if (fetch?.stage !== 'disk') {
-      if (block !== undefined) this.#ops.release(block);
-      return;
-    }
-    if (block !== undefined) {
+    const lengthBytes = fetch && blockLength(fetch.blob.ref.sizeBytes, index);
+    const isRight = block !== undefined && this.#ops.length(block) === lengthBytes;
+    if (block !== undefined && !(isRight && fetch?.stage === 'disk')) this.#ops.release(block);
+    if (fetch?.stage !== 'disk') return;
+    if (isRight) {
       fetch.stage = 'done';
       this.#complete(fetch, block, 'disk');
       return;
@@ -303,7 +311,7 @@ export class BlockCore<P, T> {
   /** The block of a `send` left this host, or its peer is gone. */
   sent(token: T, peer: PeerId, nowMs: number): void {
     this.#nowMs = nowMs;
-    this.#peerDone(peer);
+    this.#waiting.peerDone(peer);
     this.#egress.sent(token, nowMs);
   }
 
@@ -324,6 +332,7 @@ export class BlockCore<P, T> {
   /** Does what is due. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
+    if (this.#standstill.mustWait(this.#timers.nextMs ?? nowMs, nowMs)) return;
     for (
       let action = this.#timers.takeDue(nowMs);
       action !== undefined;
@@ -335,10 +344,7 @@ export class BlockCore<P, T> {
 
   /** Lets go of the blob's blocks in memory: what is read next comes from the store, or from its sources. */
   forget(digest: Digest): void {
-    const blob = this.#blobs.get(digest);
-    if (blob === undefined) return;
-    for (let i = 0; i < blockCount(blob.ref.sizeBytes); i++)
-      this.#cache.delete(keyOf(blob, blockIndex(i)));
+    for (const key of this.#blobs.get(digest)?.cachedKeys ?? []) this.#cache.delete(key);
   }
 
   /** Lets go of every block in memory. */
@@ -359,14 +365,11 @@ export class BlockCore<P, T> {
           ...action,
           type: 'deadline',
         });
-        return this.#fetcher.fallBack(action.fetch, this.#nowMs);
+        return this.#fetcher.onLate(action.fetch, this.#nowMs);
       case 'deadline':
         return this.#onDeadline(action.fetch, action.waiter);
       case 'alive':
-        this.#alivePeers.delete(action.peer);
-        if (!this.#peerReads.has(action.peer)) return;
-        this.#effects.push({ type: 'alive', peer: action.peer });
-        return this.#armAlive(action.peer);
+        return this.#waiting.onAlive(action.peer, this.#nowMs);
       case 'upload':
         return this.#egress.onUpload(this.#nowMs);
       case 'download':
@@ -383,8 +386,8 @@ export class BlockCore<P, T> {
       this.#fetcher.noteDemand();
       this.#gossip.noteTouch(blob, index, this.#nowMs);
     }
-    const key = keyOf(blob, index);
-    const cached = this.#cache.get(key);
+    this.#blobs.touch(blob);
+    const cached = this.#cache.get(keyOf(blob, index));
     if (cached !== undefined && (cached.servable || waiter.peer === undefined)) {
       this.#satisfy(waiter, cached.block, 'memory');
       return;
@@ -418,12 +421,14 @@ export class BlockCore<P, T> {
       waiters: [],
       attempts: [],
       tried: new Set(),
+      withoutWay: new Set(),
       rounds: 0,
       originLate: 0,
       wanted: waiter === undefined,
       retry: undefined,
     };
     blob.fetches.set(index, fetch);
+    this.#blobs.hold(blob);
     if (waiter !== undefined) this.#await(fetch, waiter);
     if (how.held) this.#effects.push({ type: 'disk-read', blob: blob.ref, index });
     else this.#fetcher.route(fetch, this.#nowMs);
@@ -453,11 +458,10 @@ export class BlockCore<P, T> {
 
   #await(fetch: Fetch<T>, waiter: Waiter<T>): void {
     fetch.waiters.push(waiter);
-    this.#waiting.set(waiter.token, { fetch, waiter });
+    this.#waiting.add(fetch, waiter);
     const local = waiter.peer === undefined && waiter.kind === 'demand';
-    const lateMs = waiter.startedMs + (waiter.deadlineMs - waiter.startedMs) / 2;
     waiter.timer = local
-      ? this.#timers.set(lateMs, { type: 'late', fetch, waiter })
+      ? this.#timers.set(this.#fetcher.lateMs(waiter), { type: 'late', fetch, waiter })
       : this.#timers.set(waiter.deadlineMs, { type: 'deadline', fetch, waiter });
   }
 
@@ -475,20 +479,20 @@ export class BlockCore<P, T> {
   #complete(fetch: Fetch<T>, block: P, source: BlockSource): void {
     const { blob, index, key } = fetch;
     const servable = source !== 'fallback';
-    blob.fetches.delete(index);
+    this.#end(fetch);
     this.#effects.push({
       type: 'fetched',
       source,
       kind: fetch.kind,
       lengthBytes: this.#ops.length(block),
     });
-    this.#cache.put(key, block, servable);
+    this.#cache.put(key, { block, servable, keys: blob.cachedKeys });
     if (servable && source !== 'disk') {
       this.#ops.retain(block);
       this.#effects.push({ type: 'disk-write', blob: blob.ref, index, block });
     }
     for (const waiter of fetch.waiters.splice(0)) {
-      this.#forget(waiter);
+      this.#waiting.remove(waiter);
       if (servable || waiter.peer === undefined) this.#satisfy(waiter, block, source);
       else this.#refuse(waiter, { code: 'not-found' });
     }
@@ -502,14 +506,38 @@ export class BlockCore<P, T> {
       const stays = waiter.peer === undefined ? waiter.kind === 'demand' : owned && !definite;
       if (stays) continue;
       fetch.waiters.splice(fetch.waiters.indexOf(waiter), 1);
-      this.#forget(waiter);
+      this.#waiting.remove(waiter);
       if (waiter.peer !== undefined) this.#refuse(waiter, { code: 'not-found' });
       else this.#failDeadline(waiter);
     }
     if (fetch.waiters.length > 0) return true;
-    fetch.blob.fetches.delete(fetch.index);
+    this.#end(fetch);
     if (fetch.wanted) this.#prefetchDone();
     return false;
+  }
+
+  /** Ends a fetch, and the reads that wait for it, for this reason. */
+  #fail(fetch: Fetch<T>, detail: TransferErrorDetail): void {
+    this.#end(fetch);
+    this.#fetcher.abandon(fetch, this.#nowMs);
+    for (const waiter of fetch.waiters.splice(0)) {
+      this.#waiting.remove(waiter);
+      if (waiter.peer !== undefined) this.#refuse(waiter, { code: 'unknown-blob' });
+      else this.#effects.push({ type: 'fail', token: waiter.token, detail });
+    }
+    if (fetch.wanted) this.#prefetchDone();
+  }
+
+  #end({ blob, index }: Fetch<T>): void {
+    blob.fetches.delete(index);
+    this.#blobs.letGo(blob);
+  }
+
+  /** A blob that nothing uses leaves the table. */
+  #onForget(blob: BlobState<T>): void {
+    for (const key of blob.cachedKeys) this.#cache.delete(key);
+    this.#prefetcher.remove(blob);
+    this.#effects.push({ type: 'forgot', digest: blob.ref.digest });
   }
 
   #onDeadline(fetch: Fetch<T>, waiter: Waiter<T>): void {
@@ -519,48 +547,27 @@ export class BlockCore<P, T> {
     else this.#effects.push({ type: 'refuse', token: waiter.token, detail: { code: 'timeout' } });
   }
 
-  #failDeadline(waiter: Waiter<T>): void {
-    const waitedMs = this.#nowMs - waiter.startedMs;
-    this.#effects.push({
-      type: 'fail',
-      token: waiter.token,
-      detail: { code: 'deadline', waitedMs },
-    });
+  #failDeadline({ token, startedMs }: Waiter<T>): void {
+    const detail = { code: 'deadline', waitedMs: this.#nowMs - startedMs } as const;
+    this.#effects.push({ type: 'fail', token, detail });
   }
 
   #refuse(waiter: Waiter<T>, detail: PeerErrorDetail): void {
     this.#effects.push({ type: 'refuse', token: waiter.token, detail });
-    if (waiter.peer !== undefined) this.#peerDone(waiter.peer);
+    if (waiter.peer !== undefined) this.#waiting.peerDone(waiter.peer);
   }
 
   /** Takes a waiter off its fetch; a fetch that nobody wants any more ends. */
   #drop(fetch: Fetch<T>, waiter: Waiter<T>): void {
     const at = fetch.waiters.indexOf(waiter);
     if (at >= 0) fetch.waiters.splice(at, 1);
-    this.#forget(waiter);
-    if (waiter.peer !== undefined) this.#peerDone(waiter.peer);
+    this.#waiting.remove(waiter);
+    if (waiter.peer !== undefined) this.#waiting.peerDone(waiter.peer);
     if (fetch.waiters.length > 0 || fetch.wanted || fetch.stage === 'done') return;
     // What the registry has begun to send is kept: the next reader must not cost the registry the same block again.
     if (fetch.attempts.some((attempt) => attempt.source === 'origin')) return;
-    fetch.blob.fetches.delete(fetch.index);
+    this.#end(fetch);
     this.#fetcher.abandon(fetch, this.#nowMs);
-  }
-
-  #forget(waiter: Waiter<T>): void {
-    this.#waiting.delete(waiter.token);
-    if (waiter.timer !== undefined) waiter.timer.action = undefined;
-  }
-
-  #peerDone(peer: PeerId): void {
-    const left = (this.#peerReads.get(peer) ?? 0) - 1;
-    if (left > 0) this.#peerReads.set(peer, left);
-    else this.#peerReads.delete(peer);
-  }
-
-  #armAlive(peer: PeerId): void {
-    if (this.#alivePeers.has(peer)) return;
-    this.#alivePeers.add(peer);
-    this.#timers.set(this.#nowMs + this.#init.aliveIntervalMs, { type: 'alive', peer });
   }
 
   #pumpPrefetch(): void {

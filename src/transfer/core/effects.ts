@@ -77,9 +77,13 @@ export type Effect<P, T> =
   | { readonly type: 'alive'; readonly peer: PeerId }
   /** The peer does not answer, or not rightly: the membership looks for another parent. */
   | { readonly type: 'lost'; readonly peer: PeerId; readonly reason: LostReason }
+  /** The peer did not give a block that it said it holds: it is not taken at its word for a while. */
+  | { readonly type: 'no-holder'; readonly peer: PeerId }
   /** The owner saw the first touch of a block. */
   | { readonly type: 'touched'; readonly digest: Digest; readonly index: BlockIndex }
-  | { readonly type: 'order'; readonly peer: PeerId; readonly order: TouchOrder };
+  | { readonly type: 'order'; readonly peer: PeerId; readonly order: TouchOrder }
+  /** Nothing uses the blob any more: what is kept of it elsewhere in memory may go. */
+  | { readonly type: 'forgot'; readonly digest: Digest };
 
 /** Why a peer counts as lost. */
 export type LostReason = 'silent' | 'unreachable' | 'corrupt' | 'protocol' | 'unknown-blob';

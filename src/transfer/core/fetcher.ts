@@ -1,9 +1,9 @@
 import type { Verdict } from '../../image/attestation.ts';
-import { blockLength } from '../../image/block.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
-import type { HeapTimer, TimerHeap } from '../../util/timer-heap.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
+import type { TimerHeap } from '../../util/timer-heap.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type {
   Attempt,
@@ -13,8 +13,10 @@ import type {
   Routes,
   SourceWindow,
   TimerAction,
+  Waiter,
 } from './core-types.ts';
 import type { AttemptId, BlockSource, Effect, LostReason } from './effects.ts';
+import { Silence } from './silence.ts';
 import {
   ban,
   hedgeDelayMs,
@@ -23,13 +25,37 @@ import {
   noteHeard,
   noteLatency,
   originPatienceMs,
-  silenceMs,
 } from './source-window.ts';
-import { Throttle } from './throttle.ts';
-import type { PeerErrorDetail } from '../contracts/transport.ts';
+import { Download } from './download.ts';
+import { Fallback, hasNoWay } from './fallback.ts';
+import { OriginWindows } from './origin-windows.ts';
+import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
 
 /** Hops of an attempt that waits for no peer: the registry, or a holder that answers from what it holds. */
 const HOPS_NONE = -1;
+
+/** Peers of which anything is remembered: far more than one host asks. */
+const PEERS_MAX = 8192;
+
+/** What is asked of the peer: to wait for as long as the most patient of those that wait here. */
+function requestOf(
+  { fetch, kind, hops }: Attempt<unknown>,
+  nowMs: number,
+  { hedgeMsMax }: CoreInit,
+): BlockRequest {
+  const deadlinesMs = fetch.waiters.map(({ deadlineMs }) => deadlineMs);
+  const timeoutMs = Math.ceil(Math.max(nowMs + hedgeMsMax, ...deadlinesMs) - nowMs);
+  const { digest } = fetch.blob.ref;
+  return { digest, index: fetch.index, kind, hops: Math.max(0, hops), timeoutMs };
+}
+
+/** A holder that the registry was faster than, or that was busy, so many times in a row is not asked for a while. */
+const HOLDER_MISSES_MAX = 3;
+
+/** Whether the peer is asked since it says that it holds the block. */
+function isHolder({ window, hops }: Attempt<unknown>): boolean {
+  return window.host !== undefined && hops === HOPS_NONE;
+}
 
 /** What the fetcher needs of the reducer around it. */
 export interface FetcherHost<P, T> {
@@ -48,26 +74,30 @@ export interface FetcherHost<P, T> {
 /** Moves one fetch from source to source until one of them has answered: windows, hedges, bans, rounds. */
 export class Fetcher<P, T> {
   readonly #host: FetcherHost<P, T>;
-  readonly #windows = new Map<PeerId, SourceWindow<T>>();
-  readonly #origin: SourceWindow<T> = makeWindow(undefined);
-  readonly #throttle: Throttle | undefined;
+  readonly #windows = new BoundedMap<PeerId, SourceWindow<T>>({
+    entriesMax: PEERS_MAX,
+    evict: 'use',
+  });
+  readonly #origins: OriginWindows<T>;
+  readonly #fallback: Fallback<T>;
+  readonly #download: Download<T>;
+  readonly #silence: Silence<T>;
   readonly #attempts = new Map<AttemptId, { attempt: Attempt<T>; block: P | undefined }>();
-  /** Sources with something to ask for that the download limit held back. */
-  readonly #held = new Set<SourceWindow<T>>();
-  #download: HeapTimer<TimerAction<T>> | undefined;
   #attemptCount = 0;
   #hedgesSaved: number;
 
   constructor(host: FetcherHost<P, T>) {
     this.#host = host;
+    this.#fallback = new Fallback({ ...host, windowOf: (each) => this.#window(each) });
+    this.#origins = new OriginWindows(host.init);
     this.#hedgesSaved = host.init.hedgeSavedMax;
-    const { downloadBytesPerSecond: rate } = host.init;
-    this.#throttle = rate === undefined ? undefined : new Throttle({ bytesPerSecond: rate });
+    this.#download = new Download(host);
+    this.#silence = new Silence(host);
   }
 
   /** Time in which the download limit held something back, in milliseconds. */
   get heldMs(): number {
-    return this.#throttle?.heldMs ?? 0;
+    return this.#download.heldMs;
   }
 
   /** A demand read began: earns its share of a hedge. */
@@ -95,11 +125,28 @@ export class Fetcher<P, T> {
     return false;
   }
 
-  /** The last resort of a host that does not own the block: the registry itself, beside whatever is under way. */
-  fallBack(fetch: Fetch<T>, nowMs: number): void {
+  /** When a demand read of this host is late. */
+  lateMs(waiter: Waiter<T>): number {
+    return this.#fallback.lateMs(waiter);
+  }
+
+  /** A demand read of this host is late. */
+  onLate(fetch: Fetch<T>, nowMs: number): void {
     if (fetch.stage !== 'network' || fetch.tried.has('origin')) return;
+    if (this.#fallback.whenLate(fetch, nowMs)) this.#askOrigin(fetch, 'fallback', nowMs);
+    else this.#nextLate(nowMs);
+  }
+
+  #nextLate(nowMs: number): void {
+    const next = this.#fallback.next();
+    if (next !== undefined) this.#askOrigin(next, 'fallback', nowMs);
+  }
+
+  /** The registry itself, beside whatever is under way; `fallback`: for a host that does not own the block. */
+  #askOrigin(fetch: Fetch<T>, source: 'origin' | 'fallback', nowMs: number): void {
     fetch.tried.add('origin');
-    this.#attempt(fetch, { window: this.#origin, source: 'fallback', hops: HOPS_NONE }, nowMs);
+    const window = this.#origins.of(this.#host.routes.sourceKey(fetch.blob.ref.digest));
+    this.#attempt(fetch, { window, source, hops: HOPS_NONE }, nowMs);
   }
 
   /** Something waits for the block now: it overtakes the prefetches here and at the source. */
@@ -142,6 +189,8 @@ export class Fetcher<P, T> {
     fetch.stage = 'done';
     if (fetch.retry !== undefined) fetch.retry.action = undefined;
     while (fetch.attempts[0] !== undefined) this.#end(fetch.attempts[0], nowMs, true);
+    this.#fallback.over(fetch);
+    this.#nextLate(nowMs);
   }
 
   received(id: AttemptId, block: P, nowMs: number): void {
@@ -168,13 +217,17 @@ export class Fetcher<P, T> {
     entry.block = undefined;
     this.#end(attempt, nowMs, false);
     if (verdict === 'good') {
+      if (isHolder(attempt)) attempt.window.misses = 0;
+      for (const other of attempt.fetch.attempts) if (isHolder(other)) this.#missed(other.window);
+      this.#fallback.noteFetched(this.#host.ops.length(block));
       this.abandon(attempt.fetch, nowMs);
       this.#host.onBlock(attempt.fetch, block, attempt.source);
       return;
     }
     this.#host.ops.release(block);
-    // A root that only the peer knows is no fault of the peer's: it has not got the block, that is all.
+    // A root, or a size, that only the peer knows is no fault of the peer's: it has not got the block, that is all.
     const isFault = verdict === 'bad' && attempt.window.host !== undefined;
+    this.#fallback.noteNoWay(attempt);
     if (isFault) this.#punish(attempt.window, 'corrupt', nowMs);
     this.#next(attempt.fetch, nowMs);
   }
@@ -185,7 +238,9 @@ export class Fetcher<P, T> {
     const { window, fetch } = attempt;
     this.#end(attempt, nowMs, false);
     if (window.host === undefined) {
+      if (attempt.source === 'fallback') this.#fallback.failed(fetch);
       this.#originFailed(fetch, detail, nowMs);
+      this.#nextLate(nowMs);
       return;
     }
     this.#peerFailed(attempt, detail, nowMs);
@@ -208,6 +263,7 @@ export class Fetcher<P, T> {
 
   onHedge(attempt: Attempt<T>, nowMs: number): void {
     attempt.hedge = undefined;
+    if (isHolder(attempt)) return this.#holderLate(attempt, nowMs);
     const { fetch } = attempt;
     if (attempt.state !== 'asked' || fetch.stage !== 'network') return;
     if (attempt.window.host === undefined) {
@@ -221,12 +277,15 @@ export class Fetcher<P, T> {
     }
     const { attemptMsMax, hedgeMsMax } = this.#host.init;
     const giveUpMs = attempt.startedMs + attemptMsMax;
-    if (nowMs >= giveUpMs) {
+    if (nowMs >= giveUpMs && this.#isRoot(attempt.window)) {
+      // It is heard, so that it works on the block: slow is not dead. Others are asked beside it.
+      this.route(fetch, nowMs, true);
+    } else if (nowMs >= giveUpMs) {
       this.#end(attempt, nowMs, true);
       this.#peerFailed(attempt, { code: 'timeout' }, nowMs);
       return;
     }
-    const atMs = Math.min(giveUpMs, nowMs + hedgeMsMax);
+    const atMs = nowMs < giveUpMs ? Math.min(giveUpMs, nowMs + hedgeMsMax) : nowMs + attemptMsMax;
     attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
   }
 
@@ -236,22 +295,12 @@ export class Fetcher<P, T> {
   }
 
   onSilent(window: SourceWindow<T>, nowMs: number): void {
-    const lateMs = nowMs - (window.silent?.atMs ?? nowMs);
-    window.silent = undefined;
-    if (window.asked.size === 0) return;
-    // It was this host that stood still: whatever the peer said meanwhile has not been read yet.
-    if (lateMs > this.#host.init.silentMs / 2) window.lastHeardMs = nowMs;
-    if (nowMs >= this.#silentAtMs(window)) this.#lose(window, 'silent', nowMs);
-    else this.#armSilent(window);
+    if (this.#silence.isOver(window, nowMs)) this.#lose(window, 'silent', nowMs);
   }
 
   /** The download limit lets something pass: demand first, wherever it is asked for. */
   onDownload(nowMs: number): void {
-    this.#download = undefined;
-    const held = [...this.#held];
-    this.#held.clear();
-    for (const window of held) if (window.demand.length > 0) this.#pump(window, nowMs);
-    for (const window of held) if (window.demand.length === 0) this.#pump(window, nowMs);
+    for (const window of this.#download.onTimer()) this.#pump(window, nowMs);
   }
 
   #window(host: HostAddress): SourceWindow<T> {
@@ -273,22 +322,46 @@ export class Fetcher<P, T> {
   }
 
   #routeOwned(fetch: Fetch<T>, nowMs: number, hedge: boolean): boolean {
-    for (const host of this.#host.routes.holders(fetch.blob.ref.digest, fetch.index)) {
-      if (!this.#mayAsk(fetch, host, nowMs)) continue;
-      this.#attempt(
-        fetch,
-        { window: this.#window(host), source: 'alternate', hops: HOPS_NONE },
-        nowMs,
-      );
-      return true;
-    }
+    if (!hedge && !fetch.tried.has('holder') && this.#askHolder(fetch, nowMs)) return true;
     if (!fetch.tried.has('origin')) {
-      fetch.tried.add('origin');
-      this.#attempt(fetch, { window: this.#origin, source: 'origin', hops: HOPS_NONE }, nowMs);
+      this.#askOrigin(fetch, 'origin', nowMs);
       return true;
     }
     if (!hedge && fetch.attempts.length === 0) this.#roundFailed(fetch, false, nowMs);
     return false;
+  }
+
+  /** One host that says it holds the block is asked before the registry, which is asked all the same soon after. */
+  #askHolder(fetch: Fetch<T>, nowMs: number): boolean {
+    fetch.tried.add('holder');
+    const holders = this.#host.routes.holders(fetch.blob.ref.digest, fetch.index, nowMs);
+    const host = holders.find((each) => this.#mayAsk(fetch, each, nowMs));
+    if (host === undefined) return false;
+    const choice = { window: this.#window(host), source: 'alternate', hops: HOPS_NONE } as const;
+    const attempt = this.#attempt(fetch, choice, nowMs);
+    const late = { type: 'hedge', attempt } as const;
+    attempt.hedge = this.#host.timers.set(nowMs + this.#host.init.holderMs, late);
+    return true;
+  }
+
+  /** The holder has had its time: the registry is asked beside it, and later on the holder given up. */
+  #holderLate(attempt: Attempt<T>, nowMs: number): void {
+    const { fetch, window } = attempt;
+    if (attempt.state === 'verifying' || attempt.state === 'done') return;
+    if (!fetch.tried.has('origin')) {
+      const atMs = nowMs + this.#host.init.holderMsMax;
+      attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
+      this.route(fetch, nowMs, true);
+      return;
+    }
+    this.#end(attempt, nowMs, true);
+    this.#noHolder(window);
+    this.#next(fetch, nowMs);
+  }
+
+  /** The peer did not give what it said it holds. */
+  #noHolder({ host }: SourceWindow<T>): void {
+    if (host !== undefined) this.#host.emit({ type: 'no-holder', peer: host.peer });
   }
 
   /** No peer is left to ask now: wait for one that is only busy, else end the round; after a few, fall back. */
@@ -305,9 +378,9 @@ export class Fetcher<P, T> {
       fetch.retry = this.#host.timers.set(freeAtMs, { type: 'retry', fetch });
       return;
     }
-    const local = fetch.waiters.some((w) => w.peer === undefined && w.kind === 'demand');
-    const mayFallBack = local && fetch.rounds >= this.#host.init.fallbackRounds;
-    if (mayFallBack && !fetch.tried.has('origin')) this.fallBack(fetch, nowMs);
+    const wasAsked = fetch.tried.has('origin');
+    const mayAsk = !wasAsked && this.#fallback.afterRound(fetch, nowMs);
+    if (mayAsk) this.#askOrigin(fetch, 'fallback', nowMs);
     else this.#roundFailed(fetch, false, nowMs);
   }
 
@@ -328,7 +401,7 @@ export class Fetcher<P, T> {
     fetch: Fetch<T>,
     choice: { window: SourceWindow<T>; source: BlockSource; hops: number },
     nowMs: number,
-  ): void {
+  ): Attempt<T> {
     const attempt: Attempt<T> = {
       id: ++this.#attemptCount,
       fetch,
@@ -342,35 +415,24 @@ export class Fetcher<P, T> {
     this.#attempts.set(attempt.id, { attempt, block: undefined });
     choice.window[attempt.kind].push(attempt);
     this.#pump(choice.window, nowMs);
+    return attempt;
   }
 
-  /** Asks what the window has room for, demand first. */
+  /** Asks what there is room for, demand first: at this peer, or at any registry. */
   #pump(window: SourceWindow<T>, nowMs: number): void {
-    const { peerOutstandingMax, peerPrefetchMax, originOutstandingMax } = this.#host.init;
     const isOrigin = window.host === undefined;
-    const max = isOrigin ? originOutstandingMax : peerOutstandingMax;
-    // A registry is further away than a parent: with few requests under way it is not used up.
-    const prefetchMax = isOrigin ? Math.ceil((max * 3) / 4) : peerPrefetchMax;
-    while (window.asked.size < max) {
-      const attempt =
-        window.demand[0] ?? (window.prefetchAsked < prefetchMax ? window.prefetch[0] : undefined);
-      if (attempt === undefined || !this.#admit(attempt, nowMs)) return;
-      window[attempt.kind].shift();
+    for (;;) {
+      const attempt = isOrigin ? this.#origins.next() : this.#nextOf(window);
+      if (attempt === undefined || !this.#download.admit(attempt, nowMs)) return;
+      attempt.window[attempt.kind].shift();
       this.#ask(attempt, nowMs);
     }
   }
 
-  /** Whether the download limit lets it be asked for now. */
-  #admit(attempt: Attempt<T>, nowMs: number): boolean {
-    const throttle = this.#throttle;
-    if (throttle === undefined) return true;
-    const { blob, index } = attempt.fetch;
-    if (throttle.admit(attempt.kind, blockLength(blob.ref.sizeBytes, index), nowMs)) return true;
-    this.#held.add(attempt.window);
-    if (this.#download !== undefined && this.#download.atMs <= throttle.retryMs) return false;
-    if (this.#download !== undefined) this.#download.action = undefined;
-    this.#download = this.#host.timers.set(throttle.retryMs, { type: 'download' });
-    return false;
+  #nextOf({ asked, demand, prefetch, prefetchAsked }: SourceWindow<T>): Attempt<T> | undefined {
+    const { peerOutstandingMax, peerPrefetchMax } = this.#host.init;
+    if (asked.size >= peerOutstandingMax) return undefined;
+    return demand[0] ?? (prefetchAsked < peerPrefetchMax ? prefetch[0] : undefined);
   }
 
   #ask(attempt: Attempt<T>, nowMs: number): void {
@@ -382,61 +444,28 @@ export class Fetcher<P, T> {
     if (attempt.kind === 'prefetch') window.prefetchAsked++;
     if (window.host === undefined) {
       const fallback = attempt.source === 'fallback';
-      this.#host.emit({
-        type: 'ask-origin',
-        attempt: attempt.id,
-        blob: blob.ref,
-        index,
-        fallback,
-      });
+      const asked = { attempt: attempt.id, blob: blob.ref, index, fallback };
+      this.#host.emit({ type: 'ask-origin', ...asked });
       const patienceMs = originPatienceMs(window, fetch.originLate, this.#host.init);
-      const late = { type: 'hedge', attempt } as const;
-      attempt.hedge = this.#host.timers.set(nowMs + patienceMs, late);
+      attempt.hedge = this.#host.timers.set(nowMs + patienceMs, { type: 'hedge', attempt });
       return;
     }
     if (window.asked.size === 1) window.lastHeardMs = nowMs;
-    this.#armSilent(window);
+    this.#silence.watch(window);
     this.#armHedge(attempt, nowMs);
-    const deadlineMs = fetch.waiters.reduce(
-      (latest, waiter) => Math.max(latest, waiter.deadlineMs),
-      nowMs + this.#host.init.hedgeMsMax,
-    );
-    this.#host.emit({
-      type: 'ask',
-      attempt: attempt.id,
-      host: window.host,
-      request: {
-        digest: blob.ref.digest,
-        index,
-        kind: attempt.kind,
-        hops: Math.max(0, attempt.hops),
-        timeoutMs: Math.ceil(deadlineMs - nowMs),
-      },
-    });
+    const request = requestOf(attempt, nowMs, this.#host.init);
+    this.#host.emit({ type: 'ask', attempt: attempt.id, host: window.host, request });
   }
 
   #armHedge(attempt: Attempt<T>, nowMs: number): void {
     if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
+    if (isHolder(attempt)) return;
     // With every source that is late the next one is given half as long: a partition takes away many at once.
     const others = attempt.fetch.attempts.length - 1;
     const { hedgeMsMin } = this.#host.init;
     const usualMs = hedgeDelayMs(attempt.window, this.#host.init);
     const atMs = nowMs + Math.max(hedgeMsMin, usualMs / 2 ** Math.max(0, others));
     attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
-  }
-
-  #armSilent(window: SourceWindow<T>): void {
-    const atMs = this.#silentAtMs(window);
-    if (window.silent !== undefined) {
-      if (window.silent.atMs <= atMs) return;
-      // It was set for the first word of the peer, which has come.
-      window.silent.action = undefined;
-    }
-    window.silent = this.#host.timers.set(atMs, { type: 'silent', window });
-  }
-
-  #silentAtMs(window: SourceWindow<T>): number {
-    return window.lastHeardMs + silenceMs(window, this.#host.init);
   }
 
   #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
@@ -454,6 +483,7 @@ export class Fetcher<P, T> {
     this.#attempts.delete(attempt.id);
     if (entry?.block !== undefined) this.#host.ops.release(entry.block);
     const { window, fetch } = attempt;
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
     if (attempt.state === 'queued') {
       const queue = window[attempt.kind];
       const at = queue.indexOf(attempt);
@@ -488,9 +518,20 @@ export class Fetcher<P, T> {
     this.#roundFailed(fetch, definite, nowMs);
   }
 
-  #peerFailed({ fetch, window, source }: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
+  /** The registry was faster, or the peer has too much to do. */
+  #missed(window: SourceWindow<T>): void {
+    if (++window.misses < HOLDER_MISSES_MAX) return;
+    window.misses = 0;
+    this.#noHolder(window);
+  }
+
+  #peerFailed(attempt: Attempt<T>, detail: PeerErrorDetail, nowMs: number): void {
+    const { fetch, window, source } = attempt;
+    if (hasNoWay(detail.code)) this.#fallback.noteNoWay(attempt);
+    if (isHolder(attempt) && detail.code !== 'overloaded') this.#noHolder(window);
     switch (detail.code) {
       case 'overloaded':
+        if (isHolder(attempt)) this.#missed(window);
         noteHeard(window, nowMs, this.#host.init);
         window.overloadedUntilMs = nowMs + detail.retryAfterMs;
         if (window.host !== undefined) fetch.tried.delete(window.host.peer);
@@ -521,6 +562,10 @@ export class Fetcher<P, T> {
     this.#next(fetch, nowMs);
   }
 
+  #isRoot({ host }: SourceWindow<T>): boolean {
+    return host !== undefined && this.#host.routes.isRoot(host.peer);
+  }
+
   #punish(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {
     ban(window, nowMs, this.#host.init);
     this.#lose(window, reason, nowMs);
@@ -537,6 +582,8 @@ export class Fetcher<P, T> {
     const orphans = [...window.demand, ...window.asked, ...window.prefetch];
     window.demand.length = 0;
     window.prefetch.length = 0;
+    if (orphans.some(isHolder)) this.#noHolder(window);
+    for (const attempt of orphans) this.#fallback.noteNoWay(attempt);
     for (const attempt of orphans) this.#end(attempt, nowMs, true);
     for (const { fetch } of orphans) this.#next(fetch, nowMs);
   }

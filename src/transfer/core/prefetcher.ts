@@ -41,6 +41,11 @@ export class Prefetcher<T> {
     return undefined;
   }
 
+  /** The blob is forgotten. */
+  remove(blob: BlobState<T>): void {
+    this.#pending.delete(blob);
+  }
+
   done(): void {
     this.#underWay--;
   }

@@ -23,6 +23,7 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
     gapMs: 0,
     gapEndMs: 0,
     silent: undefined,
+    misses: 0,
     bannedUntilMs: 0,
     bans: 0,
     downUntilMs: 0,

@@ -9,12 +9,20 @@ import type { Digest } from '../../image/digest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash, Signer } from '../../runtime/codec.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
+import { bytesEqual } from '../../util/bytes.ts';
+import type { AttestedBlock } from '../../image/attested-block.ts';
 
 /** Longest that a block from the registry waits for others to be signed with it, in milliseconds: a tenth of what the read itself took. */
 const BATCH_WAIT_MS = 3;
 
 /** Blocks whose later, fuller batches are remembered: 4 GiB of blocks, about 8 MB of memory. The oldest go first. */
 const SEALED_MAX = 16_384;
+
+/** A block of a fuller batch. */
+interface Sealed {
+  readonly blockDigest: Uint8Array;
+  readonly attestation: Attestation;
+}
 
 interface Waiting {
   readonly claim: BlockClaim;
@@ -34,7 +42,7 @@ export class Attestor {
   readonly #parts: { hash: Hash; signer: Signer; clock: Clock };
   #waiting: Waiting[] = [];
   #loose: BlockClaim[] = [];
-  readonly #sealed = new BoundedMap<string, Attestation>({ entriesMax: SEALED_MAX });
+  readonly #sealed = new BoundedMap<string, Sealed>({ entriesMax: SEALED_MAX });
   #timer: Timer | undefined;
 
   constructor(components: { hash: Hash; signer: Signer; clock: Clock }) {
@@ -50,9 +58,19 @@ export class Attestor {
     });
   }
 
-  /** The attestation of a fuller batch than the block first came with, when there is one. */
-  latest(blob: Digest, index: BlockIndex): Attestation | undefined {
-    return this.#sealed.count === 0 ? undefined : this.#sealed.get(nameOf(blob, index));
+  /** The attestation of a fuller batch than the block first came with, when there is one of just these bytes. */
+  latest(blob: Digest, index: BlockIndex, block: AttestedBlock): Attestation | undefined {
+    if (this.#sealed.count === 0) return undefined;
+    const sealed = this.#sealed.get(nameOf(blob, index));
+    if (sealed === undefined) return undefined;
+    block.blockDigest ??= this.#parts.hash.blake3(block.payload.bytes);
+    return bytesEqual(sealed.blockDigest, block.blockDigest) ? sealed.attestation : undefined;
+  }
+
+  /** What was attested of the blob was wrong: none of it goes out with a later batch. */
+  forget(blob: Digest): void {
+    this.#loose = this.#loose.filter((claim) => claim.blob !== blob);
+    for (const [name] of this.#sealed) if (name.startsWith(`${blob}/`)) this.#sealed.delete(name);
   }
 
   stop(): void {
@@ -78,7 +96,9 @@ export class Attestor {
   #seal(claims: readonly BlockClaim[]): void {
     for (const [i, attestation] of attestBatch(this.#parts, claims).entries()) {
       const claim = claims[i];
-      if (claim !== undefined) this.#sealed.set(nameOf(claim.blob, claim.index), attestation);
+      if (claim === undefined) continue;
+      const { blob, index, blockDigest } = claim;
+      this.#sealed.set(nameOf(blob, index), { blockDigest, attestation });
     }
   }
 }

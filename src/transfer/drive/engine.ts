@@ -17,7 +17,7 @@ import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
 import { defined, unreachable } from '../../util/assert.ts';
-import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
+import type { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { Attestor } from './attestor.ts';
@@ -42,18 +42,13 @@ import {
   type PendingBlock,
   type Transport,
 } from '../contracts/transport.ts';
+import { OriginReader, type OriginRead } from './origin-reader.ts';
 import { TreeDriver } from './tree-driver.ts';
 import { BlockVerifier } from './verifier.ts';
 import { WholeBlobCheck } from './whole-blob-check.ts';
 
 /** Default deadline of a read: what real clients wait (overlaybd gives up after 30 s). */
 const READ_TIMEOUT_MS = 30_000;
-
-/** A read of one block from the registry; `fallback`: for this host alone. */
-type OriginRead = Pick<
-  Extract<HostEffect<AttestedBlock, ReadToken>, { type: 'ask-origin' }>,
-  'attempt' | 'blob' | 'index' | 'fallback'
->;
 
 /** A read of one block by this host, or by a peer. */
 type ReadToken = LocalToken | IncomingBlockRequest;
@@ -92,9 +87,7 @@ export class TransferEngine implements BlobReader {
   readonly #verifier: BlockVerifier;
   readonly #attestor: Attestor;
   readonly #wholeBlobs: WholeBlobCheck;
-  /** Blocks that this host read from the registry itself. */
-  readonly #ownReads = new WeakSet<AttestedBlock>();
-  #originReading = 0;
+  readonly #origin: OriginReader;
   readonly #core: HostCore<AttestedBlock, ReadToken>;
   readonly #metrics: TransferMetrics;
   readonly #heldTime: HeldTime;
@@ -118,6 +111,7 @@ export class TransferEngine implements BlobReader {
     this.#wholeBlobs = new WholeBlobCheck(components, {
       onBad: (digest) => {
         this.#core.blocks.forget(digest);
+        this.#attestor.forget(digest);
         this.#tree.distrustOrigin(digest);
       },
     });
@@ -133,6 +127,7 @@ export class TransferEngine implements BlobReader {
         random,
         held: (digest, index) => store.has(digest, index),
         blocksOf: (digest) => store.blocksOf(digest),
+        sourceKey: (digest) => this.#tree.sourceKey(digest),
       },
       init,
     );
@@ -142,6 +137,10 @@ export class TransferEngine implements BlobReader {
       upstreams: init,
       run: (change) => this.#run(change),
     });
+    this.#origin = new OriginReader(
+      { ...components, attestor: this.#attestor },
+      { originOf: (digest) => this.#tree.originOf(digest) },
+    );
   }
 
   /** Joins trees and resolves images, for this host and (on a root) for peers. */
@@ -154,6 +153,15 @@ export class TransferEngine implements BlobReader {
     this.#verifier.trust(rootKeys);
     this.#tree.setUpstreams(upstreams);
     this.#run((nowMs) => this.#core.rootsChanged(upstreams, nowMs));
+  }
+
+  /**
+   * The registry's word for the size of a blob: what went by another one is dropped, in memory and in the store, and hosts that go on
+   * naming another one are refused.
+   */
+  async confirm(blob: BlobRef): Promise<void> {
+    this.#run((nowMs) => this.#core.confirm(blob, nowMs));
+    await this.#parts.store.resize(blob);
   }
 
   /** From here on the blocks of the blob are those with these digests, whoever attests others. */
@@ -236,8 +244,11 @@ export class TransferEngine implements BlobReader {
     await Promise.all(
       blocksOfRange(offset, length).map(async (index) => {
         const block = await this.#readBlock(blob, index, options);
-        copyOverlap(target, offset, block.payload.bytes, index);
-        block.payload.release();
+        try {
+          copyOverlap(target, offset, block.payload.bytes, index);
+        } finally {
+          block.payload.release();
+        }
       }),
     );
     return target;
@@ -269,7 +280,7 @@ export class TransferEngine implements BlobReader {
     if (length === 0) return new Uint8Array(0);
     const [first, second] = blocksOfRange(offset, length);
     const index = defined(first, 'a range of at least a byte has a block');
-    const block = this.#core.blocks.peek(blob.digest, index);
+    const block = this.#peek(blob, index);
     if (block === undefined) return undefined;
     if (second === undefined) {
       const start = offset - index * BLOCK_SIZE_BYTES;
@@ -283,12 +294,19 @@ export class TransferEngine implements BlobReader {
   #gather(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
     const target = new Uint8Array(length);
     for (const index of blocksOfRange(offset, length)) {
-      const block = this.#core.blocks.peek(blob.digest, index);
+      const block = this.#peek(blob, index);
       if (block === undefined) return undefined;
       copyOverlap(target, offset, block.payload.bytes, index);
     }
     this.#count('memory', 'demand', length);
     return target;
+  }
+
+  /** The block in memory; one of another length is no block of this blob, and `read()` says what is wrong. */
+  #peek(blob: BlobRef, index: BlockIndex): AttestedBlock | undefined {
+    const block = this.#core.blocks.peek(blob.digest, index);
+    const isWhole = block?.payload.length === blockLength(blob.sizeBytes, index);
+    return isWhole ? block : undefined;
   }
 
   #readBlock(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<AttestedBlock> {
@@ -405,6 +423,9 @@ export class TransferEngine implements BlobReader {
         this.#metrics.lost.inc({ reason: effect.reason });
         if (effect.reason === 'silent') this.#tree.askRoots.silent(effect.peer);
         return this.#parts.logger.warn({ peer: effect.peer, reason: effect.reason }, 'peer lost');
+      case 'forgot':
+        this.#verifier.forget(effect.digest);
+        return this.#tree.forget(effect.digest);
       case 'order':
         return transport.sendOrder(effect.peer, effect.order);
       case 'tree':
@@ -420,7 +441,7 @@ export class TransferEngine implements BlobReader {
 
   #send(incoming: IncomingBlockRequest, peer: PeerId, block: AttestedBlock): void {
     const { digest, index } = incoming.request;
-    const attestation = this.#attestor.latest(digest, index) ?? block.attestation;
+    const attestation = this.#attestor.latest(digest, index, block) ?? block.attestation;
     const done = (): void => {
       block.payload.release();
       this.#run((nowMs) => this.#core.blocks.sent(incoming, peer, nowMs));
@@ -457,7 +478,7 @@ export class TransferEngine implements BlobReader {
   }
 
   #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, received: AttestedBlock): void {
-    const isOwn = this.#ownReads.has(received);
+    const isOwn = this.#origin.isOwn(received);
     const { verdict, block } = isOwn
       ? this.#verifier.checkOwn(blob, index, received)
       : this.#verifier.check(blob, index, received);
@@ -506,10 +527,11 @@ export class TransferEngine implements BlobReader {
       .catch(() => {});
   }
 
-  #askOrigin({ attempt, blob, index, fallback }: OriginRead): void {
+  #askOrigin(read: OriginRead): void {
+    const { attempt, blob, index } = read;
     const abort = new AbortController();
     this.#originReads.set(attempt, abort);
-    this.#readOrigin({ attempt, blob, index, fallback }, abort.signal).then(
+    this.#origin.read(read, abort.signal).then(
       (block) => {
         this.#originReads.delete(attempt);
         this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
@@ -523,40 +545,6 @@ export class TransferEngine implements BlobReader {
         this.#run((nowMs) => this.#core.blocks.failed(attempt, detail, nowMs));
       },
     );
-  }
-
-  async #readOrigin(
-    { blob, index, fallback }: OriginRead,
-    signal: AbortSignal,
-  ): Promise<AttestedBlock> {
-    const { pool, origin } = this.#parts;
-    const where = this.#tree.originOf(blob.digest);
-    if (where === undefined) {
-      throw new OriginError(`no registry is known for blob ${blob.digest}`, { code: 'not-found' });
-    }
-    const payload: PooledBytes = pool.acquire(blockLength(blob.sizeBytes, index));
-    try {
-      const offset = index * BLOCK_SIZE_BYTES;
-      this.#originReading++;
-      await origin
-        .readInto({ ...blob, origin: where }, offset, payload.bytes, signal)
-        .finally(() => this.#originReading--);
-    } catch (error) {
-      payload.release();
-      throw error;
-    }
-    const block = fallback
-      ? { payload, attestation: NO_ATTESTATION }
-      : await this.#attested(blob, index, payload);
-    this.#ownReads.add(block);
-    return block;
-  }
-
-  async #attested(blob: BlobRef, index: BlockIndex, payload: PooledBytes): Promise<AttestedBlock> {
-    const blockDigest = this.#parts.hash.blake3(payload.bytes);
-    const claim = { blob: blob.digest, index, blockDigest };
-    const attestation = await this.#attestor.attest(claim, this.#originReading === 0);
-    return { payload, attestation, blockDigest };
   }
 }
 

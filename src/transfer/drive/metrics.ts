@@ -4,7 +4,7 @@ import { Tally, type Counter, type Gauge, type Metrics } from '../../runtime/met
 export interface TransferMetrics {
   /** `source`: BlockSource; `kind`: demand or prefetch. */
   readonly blockBytes: Tally;
-  /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation) or `unknown-signer`. */
+  /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer` or `other-size`. */
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
   readonly lost: Counter;
@@ -38,7 +38,7 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     failed: new Tally(failed, 'code'),
     rejected: metrics.counter({
       name: 'xylem_block_rejected_total',
-      help: 'Blocks that were refused: wrong bytes or attestation, or a root that this host does not know.',
+      help: 'Blocks that were refused: wrong bytes or attestation, a root that this host does not know, or of a blob of another size.',
       labelNames: ['reason'],
     }),
     lost: metrics.counter({

@@ -11,6 +11,7 @@ import type { HostAddress, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
 import { unreachable } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
@@ -30,6 +31,9 @@ const RESOLVE_MS_MAX = 20_000;
 
 /** How long `open()` waits for places; reads work without, from the roots. */
 const PLACES_MS_MAX = 2_000;
+
+/** Twice as many as there are blobs known (src/transfer/core/core-types.ts). */
+const ORIGINS_MAX = 32_768;
 
 interface TreeComponents {
   readonly transport: Transport;
@@ -52,7 +56,11 @@ export class TreeDriver<P, T> {
   readonly #role: HostCoreInit['role'];
   #upstreams: Upstreams;
   readonly #run: (change: (nowMs: number) => void) => void;
-  readonly #origins = new Map<Digest, BlobOrigin>();
+  /** Of the blobs that the reducer knows, and some that are about to be read. */
+  readonly #origins = new BoundedMap<Digest, BlobOrigin>({
+    entriesMax: ORIGINS_MAX,
+    evict: 'use',
+  });
   readonly #openers = new Map<Digest, number>();
   readonly #resolving = new SingleFlight<string, ResolveReply>();
   /** Openers that wait for their places. */
@@ -85,8 +93,15 @@ export class TreeDriver<P, T> {
   get handlers(): Handlers<TreeCalls> {
     return {
       join: (peer, request) => {
-        for (const { blob, origin } of request.blobs) this.#learnOrigin(blob.digest, origin);
-        return this.#answer((nowMs) => this.#core.join(peer, request, nowMs));
+        const { blocks } = this.#core;
+        return this.#answer((nowMs) => {
+          const reply = this.#core.join(peer, request, nowMs);
+          for (const { blob, origin } of request.blobs) {
+            const isTaken = blocks.blob(blob.digest)?.sizeBytes === blob.sizeBytes;
+            if (isTaken) this.#learnOrigin(blob.digest, origin);
+          }
+          return reply;
+        });
       },
       leave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
       report: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
@@ -97,6 +112,12 @@ export class TreeDriver<P, T> {
   /** Where the registry has a blob, as far as anybody told this host. */
   originOf(digest: Digest): BlobOrigin | undefined {
     return this.#origins.get(digest);
+  }
+
+  /** The registry that has a blob, as far as reads of it are counted: those that nobody configured are one. */
+  sourceKey(digest: Digest): string {
+    const origin = this.#origins.get(digest);
+    return origin !== undefined && this.#parts.origin.believes(origin) ? origin.registry : '';
   }
 
   /** What was read of the blob from its registry was not it. */
@@ -125,17 +146,24 @@ export class TreeDriver<P, T> {
     else if (isSound && !this.#origins.has(key)) this.#origins.set(key, origin);
   }
 
-  /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. */
+  /** Nothing uses the blob any more, unless it was opened again. */
+  forget(digest: Digest): void {
+    if (this.#core.blocks.blob(digest) === undefined) this.#origins.delete(digest);
+  }
+
+  /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. Rejects with TransferError. */
   async open(
     blobs: readonly LocatedBlob[],
     signal?: AbortSignal,
     placesMsMax = PLACES_MS_MAX,
   ): Promise<void> {
-    for (const { blob, origin } of blobs) {
-      this.setOrigin(blob.digest, origin);
-      this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
-    }
-    this.#run((nowMs) => this.#core.want(blobs, nowMs));
+    this.#run((nowMs) => {
+      this.#core.want(blobs, nowMs);
+      for (const { blob, origin } of blobs) {
+        this.setOrigin(blob.digest, origin);
+        this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
+      }
+    });
     await this.#places(blobs, { signal, placesMsMax });
   }
 

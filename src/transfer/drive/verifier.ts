@@ -67,25 +67,33 @@ export class BlockVerifier {
     return true;
   }
 
+  /** Nothing uses the blob any more. */
+  forget(digest: Digest): void {
+    this.#known.delete(digest);
+  }
+
   /** A block that a peer sent. */
   check(blob: BlobRef, index: BlockIndex, received: AttestedBlock): CheckedBlock {
     const { payload, attestation } = received;
-    if (payload.length !== blockLength(blob.sizeBytes, index)) {
-      return { verdict: 'bad', block: received };
-    }
     const blockDigest = this.#hash.blake3(payload.bytes);
     const block = { payload, attestation, blockDigest };
     const known = this.#known.get(blob.digest);
-    if (known === undefined) {
-      const claim = { blob: blob.digest, index, blockDigest };
-      return { verdict: this.#checker.check(claim, attestation), block };
+    const attested = (): Verdict =>
+      this.#checker.check({ blob: blob.digest, index, blockDigest }, attestation);
+    if (payload.length !== blockLength(blob.sizeBytes, index)) {
+      const isOther = known === undefined && attested() === 'good';
+      return { verdict: isOther ? 'other-size' : 'bad', block };
     }
+    if (known === undefined) return { verdict: attested(), block };
     known.attested.delete(index);
     return { verdict: known.digests.matches(index, blockDigest) ? 'good' : 'bad', block };
   }
 
   /** A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any. */
   checkOwn(blob: BlobRef, index: BlockIndex, block: AttestedBlock): CheckedBlock {
+    if (block.payload.length !== blockLength(blob.sizeBytes, index)) {
+      return { verdict: 'bad', block };
+    }
     const known = this.#known.get(blob.digest);
     if (known === undefined) return { verdict: 'good', block };
     const blockDigest = this.#digestOf(block);

@@ -38,8 +38,8 @@ export class WholeBlobCheck {
   readonly #parts: Components;
   readonly #onBad: (digest: Digest) => void;
   readonly #checks: Counter;
-  /** Lowest block of each blob that was not held yet when we looked; nothing for a blob that was checked. */
-  readonly #missing = new BoundedMap<Digest, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
+  /** Lowest block of each blob of a size that was not held yet when we looked. */
+  readonly #missing = new BoundedMap<string, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
   readonly #waiting: BlobRef[] = [];
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
@@ -53,12 +53,12 @@ export class WholeBlobCheck {
 
   /** A block of the blob was stored. */
   stored(blob: BlobRef): void {
-    const known = this.#missing.get(blob.digest) ?? 0;
+    const known = this.#missing.get(nameOf(blob)) ?? 0;
     if (known === 'whole' || this.#stop.signal.aborted) return;
     const count = blockCount(blob.sizeBytes);
     let missing = known;
     while (missing < count && this.#parts.store.has(blob.digest, blockIndex(missing))) missing++;
-    this.#missing.set(blob.digest, missing === count ? 'whole' : missing);
+    this.#missing.set(nameOf(blob), missing === count ? 'whole' : missing);
     if (missing < count) return;
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
     this.#waiting.push(blob);
@@ -76,7 +76,7 @@ export class WholeBlobCheck {
       try {
         const result = await this.#check(blob);
         this.#checks.inc({ result });
-        if (result === 'incomplete') this.#missing.delete(blob.digest);
+        if (result === 'incomplete') this.#missing.delete(nameOf(blob));
       } catch (error) {
         if (this.#stop.signal.aborted) break;
         this.#checks.inc({ result: 'failed' });
@@ -95,7 +95,7 @@ export class WholeBlobCheck {
       { blob: blob.digest },
       'blob is not the one of its name: a root attested wrong blocks; all of them are dropped',
     );
-    this.#missing.delete(blob.digest);
+    this.#missing.delete(nameOf(blob));
     this.#onBad(blob.digest);
     const { store } = this.#parts;
     for (const index of store.blocksOf(blob.digest)) await store.drop(blob.digest, index);
@@ -118,4 +118,8 @@ export class WholeBlobCheck {
     }
     return hasher.digest();
   }
+}
+
+function nameOf({ digest, sizeBytes }: BlobRef): string {
+  return `${digest}/${sizeBytes}`;
 }

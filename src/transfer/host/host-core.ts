@@ -1,6 +1,7 @@
 import { stripeCount, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
+import { TransferError } from '../contracts/errors.ts';
 import type { Random } from '../../runtime/random.ts';
 import { INNER_CHILDREN } from '../../tree/limits.ts';
 import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
@@ -16,7 +17,9 @@ import type {
   ReportReply,
   ReportRequest,
   TouchOrder,
+  WantedBlob,
 } from '../../tree/messages.ts';
+import { RootRing } from '../../tree/rendezvous.ts';
 import { depthBound } from '../../tree/owner/depth.ts';
 import { Topology, type TopologyInit } from '../../tree/owner/topology.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -34,6 +37,9 @@ import { Uplink } from './uplink.ts';
 
 /** How often an owner looks for members that fell silent. */
 const EXPIRY_TICK_MS = 60_000;
+
+/** How long a root asks hosts for what they hold, after its start and after the roots have changed. (tunable) */
+const TAKEOVER_MS = 10 * 60_000;
 
 /** Depth to assume before a place is known: right below the owner. */
 const NO_PLACE_DEPTH = 1;
@@ -70,7 +76,7 @@ export interface HostCoreInit extends Upstreams {
 
 /** What a driver carries out: the effects of the block reducer that concern the world, and messages to owners. */
 export type HostEffect<P, T> =
-  | Exclude<Effect<P, T>, { type: 'touched' }>
+  | Exclude<Effect<P, T>, { type: 'touched' | 'no-holder' }>
   | { readonly type: 'tree'; readonly effect: MembershipEffect };
 
 /**
@@ -85,13 +91,17 @@ export class HostCore<P, T> {
   readonly #memberships: readonly Membership[];
   readonly #topology: Topology | undefined;
   readonly #blocksOf: (digest: Digest) => readonly BlockIndex[];
+  readonly #sourceKey: (digest: Digest) => string;
+  readonly #self: PeerId;
   readonly #wanted = new Map<Digest, LocatedBlob>();
-  /** Trees that children joined here, by `digest/stripe`: this root answers for them whoever else thinks it does. */
-  readonly #joined = new Set<string>();
   #effects: HostEffect<P, T>[] = [];
   /** Roots above the trees that this host is in; empty without relays. */
   #above: readonly PeerSource[] = [];
   #expiryMs: number | undefined;
+  /** Of the hosts that keep trees as this one does: in which order they own a stripe. */
+  #ring = new RootRing([]);
+  #ringPeers: ReadonlySet<PeerId> = new Set();
+  #takeoverEndMs: number | undefined;
   #nowMs = 0;
 
   constructor(
@@ -101,10 +111,14 @@ export class HostCore<P, T> {
       held: (digest: Digest, index: BlockIndex) => boolean;
       /** Blocks in the store, ascending. */
       blocksOf: (digest: Digest) => readonly BlockIndex[];
+      /** The registry that has a blob; '' when there is but one, and for all that are not configured. */
+      sourceKey?: (digest: Digest) => string;
     },
     init: HostCoreInit,
   ) {
     this.#blocksOf = components.blocksOf;
+    this.#sourceKey = components.sourceKey ?? (() => '');
+    this.#self = init.self.peer;
     const { self, role, reportIntervalMs } = init;
     const keepsTrees = role !== 'child';
     const member = {
@@ -117,7 +131,8 @@ export class HostCore<P, T> {
     this.#uplink = role === 'relay' ? new Uplink(components, member) : undefined;
     this.#memberships =
       this.#uplink === undefined ? [this.#membership] : [this.#membership, this.#uplink.membership];
-    this.#topology = keepsTrees ? new Topology({ ...init.topology, self }) : undefined;
+    const onTrees = (digest: Digest, any: boolean): void => this.#onTrees(digest, any);
+    this.#topology = keepsTrees ? new Topology({ ...init.topology, self, onTrees }) : undefined;
     this.blocks = new BlockCore(
       {
         ops: components.ops,
@@ -134,6 +149,7 @@ export class HostCore<P, T> {
   take(): readonly HostEffect<P, T>[] {
     for (const effect of this.blocks.take()) {
       if (effect.type === 'touched') this.#topology?.touch(effect.digest, effect.index);
+      else if (effect.type === 'no-holder') this.#topology?.distrust(effect.peer, this.#nowMs);
       else this.#effects.push(effect);
       if (effect.type === 'lost') this.#peerLost(effect.peer);
     }
@@ -152,6 +168,7 @@ export class HostCore<P, T> {
   /** Does what is due; also to be called once at the start. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
+    this.#takeoverEndMs ??= nowMs + TAKEOVER_MS;
     this.blocks.tick(nowMs);
     for (const membership of this.#memberships) {
       const due = membership.nextWakeMs;
@@ -170,19 +187,23 @@ export class HostCore<P, T> {
     const ring = relays.length > 0 ? relays : roots;
     this.#above = ring === roots ? [] : roots.map((host) => ({ host, role: 'root' }));
     this.#topology?.rootsChanged(ring.length);
+    this.#takeOver(ring, nowMs);
     this.#tree(this.#membership.rootsChanged(ring, nowMs));
     if (this.#uplink === undefined) return;
     this.#tree(this.#uplink.rootsChanged(roots, nowMs));
     this.#keepWanted();
   }
 
-  /** This host wants to read the blobs: joins their trees. */
+  /** This host wants to read the blobs: joins their trees. Throws TransferError when one cannot be read; then nothing has changed. */
   want(blobs: readonly LocatedBlob[], nowMs: number): void {
     this.#nowMs = nowMs;
+    const release = this.#holdAll(blobs);
     for (const open of blobs) {
-      this.blocks.addBlob(open.blob);
-      this.#wanted.set(open.blob.digest, open);
+      const { digest } = open.blob;
+      if (!this.#wanted.has(digest)) this.blocks.hold(open.blob);
+      this.#wanted.set(digest, open);
     }
+    release();
     const wanted = blobs.map(({ blob, origin }) => ({
       blob,
       origin,
@@ -195,10 +216,27 @@ export class HostCore<P, T> {
   unwant(digests: readonly Digest[], nowMs: number): void {
     this.#nowMs = nowMs;
     for (const digest of digests) {
-      this.#wanted.delete(digest);
+      if (this.#wanted.delete(digest)) this.blocks.letGo(digest);
       this.#tree(this.#membership.unwant(digest, nowMs));
     }
     this.#releaseUplink();
+  }
+
+  /**
+   * The size that counts, from where the registry's word is known. Whoever goes by another one is refused from now on: the blob's
+   * trees and blocks of another size go, and what this host wants of it joins again.
+   */
+  confirm(ref: BlobRef, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const known = this.blocks.blob(ref.digest);
+    const differs = known !== undefined && known.sizeBytes !== ref.sizeBytes;
+    this.blocks.confirm(ref, nowMs);
+    if (!differs) return;
+    const open = this.#wanted.get(ref.digest);
+    this.#topology?.drop(ref.digest, nowMs);
+    this.#tree(this.#membership.unwant(ref.digest, nowMs));
+    this.#tree(this.#uplink?.release((digest) => digest !== ref.digest, nowMs) ?? []);
+    if (open !== undefined) this.want([{ ...open, blob: ref }], nowMs);
   }
 
   /** Whether the blob has a place in the tree of each of its stripes, or is owned here. */
@@ -231,15 +269,29 @@ export class HostCore<P, T> {
     return this.#topology;
   }
 
-  /** A host joins trees of this root or relay. Throws TreeError. */
+  /**
+   * A host joins trees of this root or relay. A blob that cannot be taken now, or is known with another size, gets no place, and the
+   * others do. Throws TreeError; then nothing has changed.
+   */
   join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
     this.#nowMs = nowMs;
-    const reply = this.#owner().join(peer, request, nowMs);
-    for (const { blob, stripes } of request.blobs) {
-      this.blocks.addBlob(blob);
-      for (const stripe of stripes) this.#joined.add(`${blob.digest}/${stripe}`);
-    }
-    if (this.#uplink !== undefined) this.#tree(this.#uplink.keep(request.blobs, nowMs));
+    const owner = this.#owner();
+    owner.check(peer, request);
+    const releases: (() => void)[] = [];
+    const isHeld = (wanted: WantedBlob): boolean => {
+      try {
+        releases.push(this.#holdAll([wanted]));
+        return true;
+      } catch (error) {
+        if (error instanceof TransferError) return false;
+        throw error;
+      }
+    };
+    const blobs = request.blobs.filter(isHeld);
+    const reply = owner.join(peer, { ...request, blobs }, nowMs);
+    for (const release of releases) release();
+    const placed = blobs.filter(({ blob }) => owner.hasTree(blob.digest));
+    if (this.#uplink !== undefined) this.#tree(this.#uplink.keep(placed, nowMs));
     return reply;
   }
 
@@ -303,9 +355,12 @@ export class HostCore<P, T> {
   #routes(): Routes {
     return {
       sources: (digest, stripe) => this.#sources(digest, stripe),
+      isRoot: (peer) =>
+        this.#ringPeers.has(peer) || this.#above.some(({ host }) => host.peer === peer),
       owns: (digest, stripe) => this.#owns(digest, stripe),
       keeps: (digest, stripe) => this.#keeps(digest, stripe),
-      holders: (digest, index) => this.#holders(digest, index),
+      holders: (digest, index, nowMs) => this.#holders(digest, index, nowMs),
+      sourceKey: this.#sourceKey,
       depth: (digest, stripe) => {
         if (this.#owns(digest, stripe)) return 0;
         const depth = this.#placeOf(digest, stripe)?.path.length ?? NO_PLACE_DEPTH;
@@ -345,7 +400,32 @@ export class HostCore<P, T> {
     if (this.#membership.isOwner(digest, stripe)) return true;
     // Hosts joined here because the roots before this one are down for them; unless this host itself reads from one of those.
     const isChild = this.#membership.sources(digest, stripe).length > 0;
-    return !isChild && this.#joined.has(`${digest}/${stripe}`);
+    return !isChild && this.#topology.hasTree(digest, stripe);
+  }
+
+  /** Keeps the blobs known until the function returned is called. Throws TransferError; then none is kept. */
+  #holdAll(blobs: readonly Pick<LocatedBlob, 'blob'>[]): () => void {
+    const held: Digest[] = [];
+    const release = (): void => {
+      for (const digest of held) this.blocks.letGo(digest);
+    };
+    try {
+      for (const { blob } of blobs) {
+        this.blocks.hold(blob);
+        held.push(blob.digest);
+      }
+    } catch (error) {
+      release();
+      throw error;
+    }
+    return release;
+  }
+
+  /** Children joined the first tree of a blob here, or left the last. */
+  #onTrees(digest: Digest, any: boolean): void {
+    const blob = this.blocks.blob(digest);
+    if (!any) this.blocks.letGo(digest);
+    else if (blob !== undefined) this.blocks.hold(blob);
   }
 
   /** A relay joins the trees of the roots for what it keeps and its own host wants. */
@@ -365,15 +445,30 @@ export class HostCore<P, T> {
     this.#tree(this.#uplink?.release(isWanted, this.#nowMs) ?? []);
   }
 
+  /** With other roots, or relays, stripes change hands. */
+  #takeOver(ring: readonly HostAddress[], nowMs: number): void {
+    const peers = new Set([...ring.map(({ peer }) => peer), this.#self]);
+    const isNew = [...peers].some((peer) => !this.#ringPeers.has(peer));
+    if (!isNew && peers.size === this.#ringPeers.size) return;
+    this.#ringPeers = peers;
+    this.#ring = new RootRing(peers);
+    if (this.#takeoverEndMs !== undefined) this.#takeoverEndMs = nowMs + TAKEOVER_MS;
+  }
+
   #peerLost(peer: PeerId): void {
     for (const membership of this.#memberships) {
       this.#tree(membership.peerLost(peer, this.#nowMs));
     }
   }
 
-  #holders(digest: Digest, index: BlockIndex): readonly HostAddress[] {
+  /** Only what came to this root lately may be held by others and not by it. */
+  #holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[] {
     const topology = this.#topology;
     if (topology === undefined) return [];
+    const blob = this.blocks.blob(digest);
+    const stripe = blob === undefined ? 0 : index % stripeCount(blob.sizeBytes);
+    const isFirst = this.#ring.order(digest, stripe)[0] === this.#self;
+    if (isFirst && nowMs > (this.#takeoverEndMs ??= nowMs + TAKEOVER_MS)) return [];
     return topology
       .holders(digest, index)
       .map((peer) => topology.addressOf(peer))

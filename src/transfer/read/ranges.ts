@@ -10,7 +10,10 @@ export function checkRange(blob: BlobRef, offset: number, length: number): void 
   );
 }
 
-/** Copies the part of a block that lies in the range starting at `offset` of the blob. */
+/**
+ * Copies the part of a block that lies in the range starting at `offset` of the blob. Throws TransferError, `range`, when the block ends
+ * before its part of the range does: what was not written would be sent as zeros.
+ */
 export function copyOverlap(
   target: Uint8Array,
   offset: number,
@@ -19,6 +22,12 @@ export function copyOverlap(
 ): void {
   const blockStart = index * BLOCK_SIZE_BYTES;
   const from = Math.max(offset, blockStart);
-  const to = Math.min(offset + target.length, blockStart + block.length);
+  const to = Math.min(offset + target.length, blockStart + BLOCK_SIZE_BYTES);
+  if (to - blockStart > block.length) {
+    throw new TransferError(
+      `block ${index} has ${block.length} bytes, and ${to - blockStart} of it are wanted`,
+      { code: 'range' },
+    );
+  }
   target.set(block.subarray(from - blockStart, to - blockStart), from - offset);
 }

@@ -5,6 +5,8 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
   BLOBS_REMEMBERED_MAX,
+  DISTRUST_MS,
+  DISTRUSTED_MAX,
   HOLDERS_ANSWERED_MAX,
   HOLDERS_PER_BLOB_MAX,
   ORDER_BLOCKS_MAX,
@@ -28,6 +30,8 @@ export class BlobFacts {
       for (const peer of holders.keys()) this.#unlink(peer, digest);
     },
   });
+  /** Until when. */
+  readonly #distrusted = new BoundedMap<PeerId, number>({ entriesMax: DISTRUSTED_MAX });
   readonly #holdings = new Map<PeerId, Set<Digest>>();
 
   #of(digest: Digest): Facts {
@@ -45,8 +49,12 @@ export class BlobFacts {
   }
 
   /** The peer holds these blocks (ascending runs), in place of what it was known to hold. */
-  setHeld(peer: PeerId, digest: Digest, runs: readonly BlockRun[]): void {
-    if (runs.length === 0) return;
+  setHeld(
+    peer: PeerId,
+    { digest, runs }: { readonly digest: Digest; readonly runs: readonly BlockRun[] },
+    nowMs: number,
+  ): void {
+    if (runs.length === 0 || nowMs < (this.#distrusted.get(peer) ?? 0)) return;
     const facts = this.#of(digest);
     const kept = runs.slice(0, RUNS_PER_HOLDER_MAX);
     const blocks = kept.reduce((sum, [, count]) => sum + count, 0);
@@ -66,6 +74,12 @@ export class BlobFacts {
     const digests = this.#holdings.get(peer);
     if (digests === undefined) this.#holdings.set(peer, new Set([digest]));
     else digests.add(digest);
+  }
+
+  /** The peer holds nothing that it said it holds, and is not believed for a while. */
+  distrust(peer: PeerId, nowMs: number): void {
+    this.drop(peer);
+    this.#distrusted.set(peer, nowMs + DISTRUST_MS);
   }
 
   /** The peer is gone, or no longer keeps this blob. */

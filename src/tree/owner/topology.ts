@@ -53,6 +53,8 @@ export interface TopologyInit {
   readonly hostsMax?: number;
   readonly treesMax?: number;
   readonly membersPerTreeMax?: number;
+  /** Told when a blob gets its first tree, and when it has lost its last. */
+  readonly onTrees?: (digest: Digest, any: boolean) => void;
 }
 
 /** A host known to the owner. */
@@ -64,6 +66,8 @@ interface Host extends HostState {
   /** Children that did not reach it, and when they said so. */
   readonly lostBy: Map<PeerId, number>;
   readonly members: Map<StripeTree, Member>;
+  /** Trees that it was the first to want and still wants. */
+  founded: number;
 }
 
 function ghostKey(peer: PeerId, tree: StripeTree): string {
@@ -103,11 +107,16 @@ export class Topology {
   readonly #hostsMax: number;
   readonly #treesMax: number;
   readonly #membersMax: number;
+  readonly #onTrees: (digest: Digest, any: boolean) => void;
   readonly #issuer: PlaceIssuer<StripeTree>;
   readonly #facts = new BlobFacts();
   /** Heard least recently first. */
   readonly #hosts = new Map<PeerId, Host>();
   readonly #trees = new Map<Digest, Map<number, StripeTree>>();
+  /** Who was first to want a tree, while it still wants it. */
+  readonly #founders = new Map<StripeTree, Host>();
+  /** Hosts that founded a tree. */
+  #founderCount = 0;
   /** Hosts taken out of a tree without their word, as `peer digest/stripe`: they may hold a place. Oldest first. */
   readonly #ghosts = new BoundedMap<string, true>({ entriesMax: GHOSTS_MAX });
   #treeCount = 0;
@@ -137,6 +146,7 @@ export class Topology {
     this.#hostsMax = init.hostsMax ?? HOSTS_MAX;
     this.#treesMax = init.treesMax ?? TREES_MAX;
     this.#membersMax = init.membersPerTreeMax ?? MEMBERS_PER_TREE_MAX;
+    this.#onTrees = init.onTrees ?? (() => {});
     this.#issuer = new PlaceIssuer({
       alternatesMax: init.alternatesMax ?? 2,
       epochBase: init.epochBase ?? 0,
@@ -150,18 +160,23 @@ export class Topology {
     this.#rootFanOut = ownerFanOut(this.#fanOut, this.#colours.count, count);
   }
 
-  /** Gives `peer` its places. Asking again for a place held gives the same one. */
+  /**
+   * Gives `peer` its places. Asking again for a place held gives the same one. A tree that is full, or beyond what one host may have,
+   * gets no place in the reply: the host asks for it again later.
+   */
   join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
-    this.#checkJoin(peer, request);
+    this.check(peer, request);
     const host = this.#admit(peer, request.host, nowMs);
     const places: Place[] = [];
     const orders: TouchOrder[] = [];
     for (const wanted of request.blobs) {
       const digest = wanted.blob.digest;
-      this.#facts.setHeld(peer, digest, wanted.held);
+      const placesBefore = places.length;
       for (const stripe of wanted.stripes) {
-        const tree = this.#treeOf(wanted.blob, stripe);
-        let member = host.members.get(tree);
+        const known = this.#trees.get(digest)?.get(stripe);
+        let member = known && host.members.get(known);
+        if (member === undefined && !this.#hasRoom(host, known)) continue;
+        const tree = known ?? this.#found(host, wanted.blob, stripe);
         if (member === undefined) {
           member = this.#add(host, tree, nowMs);
           // Until it says that it has the new place, nobody is placed below it.
@@ -171,9 +186,12 @@ export class Topology {
         member.seenMs = nowMs;
         places.push(this.#issuer.issue(tree, member));
       }
+      if (places.length === placesBefore) continue;
+      this.#facts.setHeld(peer, { digest, runs: wanted.held }, nowMs);
       const indices = this.#facts.orderOf(digest);
       if (indices.length > 0) orders.push({ digest, indices });
     }
+    if (host.members.size === 0) this.#forget(host);
     return { places, orders };
   }
 
@@ -243,6 +261,11 @@ export class Topology {
     return this.#facts.holders(digest, index);
   }
 
+  /** The host did not give what it said it holds: nothing of that is believed for a while. */
+  distrust(peer: PeerId, nowMs: number): void {
+    this.#facts.distrust(peer, nowMs);
+  }
+
   /** Where a known host is reached. */
   addressOf(peer: PeerId): HostCard | undefined {
     return this.#hosts.get(peer)?.card;
@@ -258,9 +281,21 @@ export class Topology {
     return found;
   }
 
-  /** Whether anybody is in a tree of the blob. */
-  hasTree(digest: Digest): boolean {
-    return this.#trees.has(digest);
+  /** Whether anybody is in a tree of the blob, or in that of the stripe. */
+  hasTree(digest: Digest, stripe?: number): boolean {
+    const stripes = this.#trees.get(digest);
+    return stripe === undefined ? stripes !== undefined : stripes?.has(stripe) === true;
+  }
+
+  /** Takes everybody out of the blob's trees: their next report tells them so. */
+  drop(digest: Digest, nowMs: number): void {
+    const trees = [...(this.#trees.get(digest)?.values() ?? [])];
+    if (trees.length === 0) return;
+    for (const host of [...this.#hosts.values()]) {
+      this.#facts.drop(host.card.peer, digest);
+      for (const tree of trees) if (host.members.has(tree)) this.#evict(host, tree, nowMs);
+      if (host.members.size === 0) this.#forget(host);
+    }
   }
 
   /** All edges of a tree, members in the order of their first JOIN to this owner. Costs a visit to every known host. */
@@ -279,7 +314,8 @@ export class Topology {
     return found.sort((a, b) => a.order - b.order).map(({ edge }) => edge);
   }
 
-  #checkJoin(peer: PeerId, request: JoinRequest): void {
+  /** Throws TreeError when the JOIN breaks a rule, or comes from one host too many. */
+  check(peer: PeerId, request: JoinRequest): void {
     const refuse = (field: string, text: string): never => {
       throw new TreeError(`the JOIN of ${peer} is refused: ${text}`, { code: 'invalid', field });
     };
@@ -292,10 +328,8 @@ export class Topology {
     if (blobs.length > BLOBS_PER_JOIN_MAX) {
       refuse('blobs', `it lists ${blobs.length} blobs; at most ${BLOBS_PER_JOIN_MAX} are taken`);
     }
-    let newTrees = 0;
     for (const { blob, stripes } of blobs) {
       const count = stripeCount(blob.sizeBytes);
-      const known = this.#trees.get(blob.digest);
       if (stripes.length > count) {
         refuse('stripes', `${blob.digest} has ${count} stripes, not ${stripes.length}`);
       }
@@ -303,25 +337,42 @@ export class Topology {
         if (!Number.isInteger(stripe) || stripe < 0 || stripe >= count) {
           refuse('stripes', `${blob.digest} has stripes 0 to ${count - 1}, not ${stripe}`);
         }
-        const tree = known?.get(stripe);
-        if (tree === undefined) newTrees++;
-        else if (tree.memberCount >= this.#membersMax) {
-          const joined = this.#hosts.get(peer)?.members.has(tree) === true;
-          if (!joined) this.#full('members', this.#membersMax, peer);
-        }
       }
     }
-    if (this.#treeCount + newTrees > this.#treesMax) this.#full('trees', this.#treesMax, peer);
-    if (!this.#hosts.has(peer) && this.#hosts.size >= this.#hostsMax) {
-      this.#full('hosts', this.#hostsMax, peer);
-    }
+    if (this.#hosts.has(peer) || this.#hosts.size < this.#hostsMax) return;
+    const limit = this.#hostsMax;
+    throw new TreeError(
+      `the JOIN of ${peer} is refused: this owner keeps at most ${limit} hosts; add roots, or wait until hosts leave`,
+      { code: 'full', what: 'hosts', limit },
+    );
   }
 
-  #full(what: 'hosts' | 'trees' | 'members', limit: number, peer: PeerId): never {
-    throw new TreeError(
-      `the JOIN of ${peer} is refused: this owner keeps at most ${limit} ${what}; add roots, or wait until hosts leave`,
-      { code: 'full', what, limit },
-    );
+  /**
+   * Whether a host may come into a tree, or found one. Once half of the trees that may be are there, a host founds no more than its
+   * equal part of that half; and never more than a quarter of all.
+   */
+  #hasRoom(host: Host, tree: StripeTree | undefined): boolean {
+    if (host.members.size >= PLACES_PER_REPORT_MAX) return false;
+    if (tree !== undefined) return tree.memberCount < this.#membersMax;
+    if (this.#treeCount >= this.#treesMax) return false;
+    const founders = this.#founderCount + (host.founded === 0 ? 1 : 0);
+    const isTight = this.#treeCount >= this.#treesMax / 2;
+    const share = this.#treesMax / (isTight ? 2 * founders : 4);
+    return host.founded < Math.max(1, Math.min(share, this.#treesMax / 4));
+  }
+
+  #found(host: Host, blob: BlobRef, stripe: number): StripeTree {
+    const tree = this.#treeOf(blob, stripe);
+    this.#founders.set(tree, host);
+    if (host.founded++ === 0) this.#founderCount++;
+    return tree;
+  }
+
+  #unfound(tree: StripeTree): void {
+    const host = this.#founders.get(tree);
+    if (host === undefined) return;
+    this.#founders.delete(tree);
+    if (--host.founded === 0) this.#founderCount--;
   }
 
   /** The host of a JOIN, new or known; a known one may come with another card. */
@@ -340,6 +391,7 @@ export class Topology {
         heardMs: nowMs,
         lostBy: new Map(),
         members: new Map(),
+        founded: 0,
       };
       this.#hosts.set(peer, host);
       return host;
@@ -410,6 +462,7 @@ export class Topology {
     if (stripes === undefined) {
       stripes = new Map();
       this.#trees.set(digest, stripes);
+      this.#onTrees(digest, true);
     }
     let tree = stripes.get(stripe);
     if (tree === undefined) {
@@ -441,12 +494,16 @@ export class Topology {
     const member = host.members.get(tree);
     if (member === undefined) return;
     host.members.delete(tree);
+    if (this.#founders.get(tree) === host) this.#unfound(tree);
     tree.remove(member, nowMs);
     if (tree.memberCount > 0) return;
     const stripes = this.#trees.get(tree.digest);
     stripes?.delete(tree.stripe);
-    if (stripes?.size === 0) this.#trees.delete(tree.digest);
     this.#treeCount--;
+    if (stripes?.size === 0) {
+      this.#trees.delete(tree.digest);
+      this.#onTrees(tree.digest, false);
+    }
     this.#colours.dropTree(tree.colour, tree.sizeBytes);
   }
 

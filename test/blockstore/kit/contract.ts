@@ -124,6 +124,28 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await store.stop();
     });
 
+    it('BlockStore.resize() replaces what a wrong size left, also over a restart', async () => {
+      const { store, reopen } = rig.open();
+      await store.start();
+      const liar = { digest: blob.digest, sizeBytes: 3 * blob.sizeBytes };
+      await Promise.all([first, last].map((each) => store.put(liar, each, testBlock(liar, each))));
+      await store.stop();
+      const next = reopen();
+      await next.start();
+      await expect(next.put(blob, first, testBlock(blob, first))).rejects.toThrow();
+      await next.resize(liar);
+      expect(next.blocksOf(blob.digest)).toEqual([first, last]);
+      await next.resize(blob);
+      expect(next.blobs()).toEqual([]);
+      await next.put(blob, first, testBlock(blob, first));
+      expect(next.blobs()).toEqual([blob]);
+      await next.stop();
+      const third = reopen();
+      await third.start();
+      expect(third.blobs()).toEqual([blob]);
+      await third.stop();
+    });
+
     it('BlockStore changes of one block take effect in the order of the calls', async () => {
       const store = await started();
       const changes: Promise<void>[] = [];

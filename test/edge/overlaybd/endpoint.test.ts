@@ -185,6 +185,17 @@ describe('BlobEndpoint answers', () => {
     expect(twin.reads).toEqual([{ offset, length }]);
   });
 
+  it('500 when memory has fewer bytes than were asked for, never what a used buffer held before', async () => {
+    twin.cached = true;
+    await get(TARGET, { headers: { range: 'bytes=0-99' } });
+    const { bytes } = twin;
+    // The directory says 10,000 bytes, the reader has the first 50 alone.
+    twin.readCached = (_, offset) => bytes.subarray(offset, 50);
+    const answer = await get(TARGET, { headers: { range: 'bytes=0-99' } });
+    expect(answer.status).toBe(500);
+    expect(answer.body.includes(bytes.subarray(0, 16))).toBe(false);
+  });
+
   it('200 with the whole blob, in pieces of a block at most', async () => {
     twin.bytes = pattern(3 * MIB + 5);
     const answer = await get(TARGET);

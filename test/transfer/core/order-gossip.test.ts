@@ -29,6 +29,9 @@ function gossipOf(keeps: readonly number[]) {
     ordered: new Set(),
     children: [new Set(), new Set()],
     untold: [],
+    uses: 0,
+    confirmed: false,
+    cachedKeys: new Set(),
   };
   const touched = () => effects.flatMap((each) => (each.type === 'touched' ? [each.index] : []));
   const told = () =>

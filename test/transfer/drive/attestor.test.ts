@@ -1,10 +1,17 @@
 import { describe, expect, it } from 'vitest';
-import { batchSize, AttestationChecker, type BlockClaim } from '../../../src/image/attestation.ts';
+import {
+  AttestationChecker,
+  batchSize,
+  NO_ATTESTATION,
+  type BlockClaim,
+} from '../../../src/image/attestation.ts';
 import { blockIndex } from '../../../src/image/block.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { Attestor } from '../../../src/transfer/drive/attestor.ts';
+import type { AttestedBlock } from '../../../src/image/attested-block.ts';
 import { defined } from '../../../src/util/assert.ts';
+import { PooledBytes } from '../../../src/util/buffer-pool.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { DIGEST } from '../kit/small-world.ts';
 
@@ -14,6 +21,11 @@ const signer = ed25519Signer(new Uint8Array(32).fill(7));
 function claim(index: number): BlockClaim {
   const blockDigest = hash.blake3(new Uint8Array([index]));
   return { blob: DIGEST, index: blockIndex(index), blockDigest };
+}
+
+/** The bytes that `claim(index)` is of. */
+function block(index: number, bytes = new Uint8Array([index])): AttestedBlock {
+  return { payload: PooledBytes.unpooled(bytes), attestation: NO_ATTESTATION };
 }
 
 function make(): { attestor: Attestor; clock: ManualClock; checker: AttestationChecker } {
@@ -53,13 +65,31 @@ describe('Attestor', () => {
   it('Attestor.latest() has all of eight blocks that were read one by one in one batch', async () => {
     const { attestor, checker } = make();
     for (let i = 0; i < 7; i++) await attestor.attest(claim(i), true);
-    expect(attestor.latest(DIGEST, blockIndex(0))).toBeUndefined();
+    expect(attestor.latest(DIGEST, blockIndex(0), block(0))).toBeUndefined();
     await attestor.attest(claim(7), true);
     for (let i = 0; i < 8; i++) {
-      const attestation = defined(attestor.latest(DIGEST, blockIndex(i)), 'a later attestation');
+      const latest = attestor.latest(DIGEST, blockIndex(i), block(i));
+      const attestation = defined(latest, 'a later attestation');
       expect(batchSize(attestation)).toBe(8);
       expect(checker.check(claim(i), attestation)).toBe('good');
     }
+  });
+
+  it('Attestor.latest() gives no attestation of other bytes than those that are sent', async () => {
+    const { attestor } = make();
+    for (let i = 0; i < 8; i++) await attestor.attest(claim(i), true);
+    const again = block(3, new Uint8Array([99]));
+    expect(attestor.latest(DIGEST, blockIndex(3), again)).toBeUndefined();
+  });
+
+  it('Attestor.forget() leaves nothing of a wrong blob to be sent, or signed again with others', async () => {
+    const { attestor } = make();
+    for (let i = 0; i < 12; i++) await attestor.attest(claim(i), true);
+    attestor.forget(DIGEST);
+    expect(attestor.latest(DIGEST, blockIndex(0), block(0))).toBeUndefined();
+    for (let i = 12; i < 16; i++) await attestor.attest(claim(i), true);
+    // The four before were forgotten, so that these four are not eight.
+    expect(attestor.latest(DIGEST, blockIndex(12), block(12))).toBeUndefined();
   });
 
   it('Attestor.stop() signs what waits', async () => {

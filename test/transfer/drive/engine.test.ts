@@ -60,6 +60,20 @@ describe('TransferEngine', () => {
     });
   });
 
+  it('answers a read under another size than the known one by an error, in memory or not', async () => {
+    await cluster.start({ roots: 1, children: 1 });
+    const blob = cluster.origin.add(2 * BLOCK_SIZE_BYTES + 100);
+    const { engine } = defined(cluster.children[0], 'a child');
+    await engine.tree.open([{ blob, origin: ORIGIN }]);
+    await engine.read(blob, 0, blob.sizeBytes, demand);
+    const longer = { ...blob, sizeBytes: blob.sizeBytes + 1000 };
+    const tail = [2 * BLOCK_SIZE_BYTES, 600] as const;
+    expect(engine.readCached(longer, ...tail)).toBeUndefined();
+    await expect(engine.read(longer, ...tail, demand)).rejects.toMatchObject({
+      detail: { code: 'size-differs', knownSizeBytes: blob.sizeBytes },
+    });
+  });
+
   it('believes no host that names an origin of its own for a blob', async () => {
     await cluster.start({ roots: 1, children: 1 });
     const blob = cluster.origin.add(1000);

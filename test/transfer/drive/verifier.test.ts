@@ -45,8 +45,16 @@ describe('BlockVerifier.check()', () => {
   it('goes by the attestation', () => {
     expect(verifier().check(blob, last, answer(right, attested(right))).verdict).toBe('good');
     expect(verifier().check(blob, last, answer(wrong, attested(right))).verdict).toBe('bad');
-    const short = answer(right.subarray(1), attested(right.subarray(1)));
+    const short = answer(right.subarray(1), attested(right));
     expect(verifier().check(blob, last, short).verdict).toBe('bad');
+  });
+
+  it('refuses a block of another length than its place has, and blames no peer for what a root attested', () => {
+    const short = answer(right.subarray(1), attested(right.subarray(1)));
+    expect(verifier().check(blob, last, short)).toBe('other-size');
+    expect(knowing().check(blob, last, short)).toBe('bad');
+    const kept = answer(right.subarray(1), attested(right.subarray(1)));
+    expect(verifier().checkOwn(blob, last, kept)).toBe('bad');
   });
 
   it('knows the keys that it was told, earlier ones included', () => {

@@ -57,14 +57,21 @@ export class SmallHost {
   readonly lost: string[] = [];
   readonly ordered: BlockIndex[] = [];
   readonly fetched: string[] = [];
+  /** Hosts that are said to hold every block. */
+  holders: readonly string[];
+  /** What the registry of a block is called. */
+  sourceKey: (digest: Digest) => string = () => '';
   readonly pendingTokens = new Map<AttemptId, Token>();
   state: 'up' | 'stopped' | 'dead' = 'up';
   corrupt = false;
   strange = false;
+  /** Answers nothing; a liar says that it is alive all the while. */
   mute = false;
+  liar = false;
 
   constructor(world: SmallWorld, name: string, setup: HostInit) {
     this.name = name;
+    this.holders = setup.holders ?? [];
     this.core = new BlockCore<Payload, Token>(
       {
         ops: {
@@ -81,9 +88,10 @@ export class SmallHost {
         routes: {
           sources: () => setup.sources ?? [],
           keeps: () => setup.owner ?? false,
+          isRoot: (peer) => peer === peerId('root'),
           owns: () => setup.owner ?? false,
-          holders: () =>
-            (setup.holders ?? []).map((peer) => ({ peer: peerId(peer), addresses: [] })),
+          holders: () => this.holders.map((peer) => ({ peer: peerId(peer), addresses: [] })),
+          sourceKey: (digest) => this.sourceKey(digest),
           depth: () => setup.sources?.filter((each) => each.role !== 'alternate').length ?? 0,
         },
       },
@@ -245,6 +253,11 @@ export class SmallWorld {
       case 'lost':
         host.lost.push(`${effect.peer}:${effect.reason}`);
         return;
+      case 'no-holder':
+        host.holders = host.holders.filter((name) => name !== effect.peer);
+        return;
+      case 'forgot':
+        return;
       case 'touched':
         host.ordered.push(effect.index);
         return;
@@ -292,8 +305,15 @@ export class SmallWorld {
     host.pendingTokens.set(attempt, token);
     this.#tokenHost.set(token, other);
     this.deliver(other, () => {
-      if (!other.mute) other.core.readForPeer(token, peerId(host.name), request, this.nowMs);
+      if (other.liar) this.#sayAlive(other, host, 50);
+      else if (!other.mute) other.core.readForPeer(token, peerId(host.name), request, this.nowMs);
     });
+  }
+
+  #sayAlive(liar: SmallHost, host: SmallHost, times: number): void {
+    if (times === 0) return;
+    this.deliver(host, () => host.core.alive(peerId(liar.name), this.nowMs));
+    this.at(100, () => this.#sayAlive(liar, host, times - 1));
   }
 
   #send(host: SmallHost, token: Token, peer: PeerId, block: Payload): void {

@@ -1,9 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { blockIndex } from '../../../src/image/block.ts';
+import type { Digest } from '../../../src/image/digest.ts';
 import { depthBound, depthBoundZoned } from '../../../src/tree/owner/depth.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
-import type { HostCard, Place, ReportReply } from '../../../src/tree/messages.ts';
+import type { HostCard, Place, ReportReply, WantedBlob } from '../../../src/tree/messages.ts';
 import { Topology } from '../../../src/tree/owner/topology.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
@@ -131,6 +132,8 @@ describe('Topology.join()', () => {
       treesMax: 2,
       hostsMax: 3,
     });
+    const digests = (host: HostCard, ...blobs: WantedBlob[]): Digest[] =>
+      topology.join(host.peer, joinOf(host, ...blobs), 0).places.map(({ digest }) => digest);
     const codeOf = (run: () => unknown): string => {
       try {
         run();
@@ -147,15 +150,15 @@ describe('Topology.join()', () => {
     expect(codeOf(() => topology.join(a.peer, joinOf(a, { ...wanted(1), stripes: [1] }), 0))).toBe(
       'stripes',
     );
-    expect(codeOf(() => topology.join(a.peer, joinOf(a, wanted(1), wanted(2), wanted(3)), 0))).toBe(
-      'full trees',
-    );
     expect(topology.addressOf(a.peer)).toBeUndefined();
-    join(topology, a);
+    // One host founds no more than its part; the others get theirs.
+    expect(digests(a, wanted(1), wanted(2), wanted(3))).toEqual([D1]);
     join(topology, card('b'));
-    expect(codeOf(() => join(topology, card('c')))).toBe('full members');
-    expect(codeOf(() => join(topology, a))).toBe('none');
-    topology.join(peerId('c'), joinOf(card('c'), wanted(2)), 0);
+    expect(digests(card('c'))).toEqual([]);
+    expect(topology.addressOf(peerId('c'))).toBeUndefined();
+    expect(digests(a)).toEqual([D1]);
+    expect(digests(card('c'), wanted(2), wanted(3))).toEqual([digestOf(2)]);
+    expect(digests(a, wanted(3))).toEqual([]);
     expect(codeOf(() => topology.join(peerId('d'), joinOf(card('d'), wanted(2)), 0))).toBe(
       'full hosts',
     );
@@ -169,6 +172,35 @@ describe('Topology.join()', () => {
     join(topology, card('a', { zone: 'z9' }));
     expect(topology.edges(D1, 0).find(({ peer }) => peer === 'a')?.zone).toBe('z9');
     expect(shapeOf(topology.edges(D1, 0), OWNER).members).toBe(7);
+  });
+});
+
+describe('Topology with more blobs than it keeps trees', () => {
+  test('Topology.join() leaves room for others when one host wants more trees than there may be', () => {
+    const topology = new Topology({ ...PLAIN, self: OWNER, treesMax: 64 });
+    const hog = card('hog');
+    const many = Array.from({ length: 100 }, (_, i) => wanted(1000 + i));
+    expect(topology.join(hog.peer, joinOf(hog, ...many), 0).places).toHaveLength(16);
+    for (let i = 0; i < 48; i++) {
+      const host = card(`h${i}`);
+      expect(topology.join(host.peer, joinOf(host, wanted(i)), 0).places).toHaveLength(1);
+    }
+    expect(topology.join(hog.peer, joinOf(hog, wanted(2000)), 0).places).toEqual([]);
+    topology.leave(hog.peer, { digests: many.map(({ blob }) => blob.digest) }, 0);
+    expect(topology.join(hog.peer, joinOf(hog, wanted(2000)), 0).places).toHaveLength(1);
+  });
+
+  test('Topology.drop() takes everybody out of the trees of a blob, and their reports tell them', () => {
+    const told: string[] = [];
+    const onTrees = (digest: Digest, any: boolean): void =>
+      void told.push(`${digest === D1} ${any}`);
+    const { topology, host } = joined('abc', {
+      topology: new Topology({ ...PLAIN, self: OWNER, onTrees }),
+    });
+    topology.drop(D1, 0);
+    expect(topology.trees()).toEqual([]);
+    expect(told).toEqual(['true true', 'true false']);
+    expect(report(topology, { host: host('b'), epoch: 1 }).unknown).toEqual([D1]);
   });
 });
 

@@ -1,0 +1,61 @@
+import type { Attempt, CoreInit, SourceWindow } from './core-types.ts';
+import { makeWindow } from './source-window.ts';
+
+/** Of the reads that may be under way at registries, those that each registry has for itself. (tunable) */
+const OWN_SHARE = 1 / 4;
+
+/** Registries told apart: more than anybody configures. Those beyond are one together. */
+const REGISTRIES_MAX = 64;
+
+/**
+ * Reads under way at registries. Each registry has a quarter for itself, so that one that is slow, or silent, takes nothing from the
+ * others; the rest goes to whoever asks, the registry with the fewest reads first. One that is alone has all of it.
+ */
+export class OriginWindows<T> {
+  readonly #ownMax: number;
+  readonly #sharedMax: number;
+  readonly #prefetchMax: number;
+  readonly #windows = new Map<string, SourceWindow<T>>();
+
+  constructor({ originOutstandingMax: max }: Pick<CoreInit, 'originOutstandingMax'>) {
+    this.#ownMax = Math.max(1, Math.floor(max * OWN_SHARE));
+    this.#sharedMax = max - this.#ownMax;
+    // A registry is further away than a parent: with few requests under way it is not used up.
+    this.#prefetchMax = Math.ceil((max * 3) / 4);
+  }
+
+  /** The registry that `key` names. */
+  of(key: string): SourceWindow<T> {
+    const known = this.#windows.get(key);
+    if (known !== undefined) return known;
+    if (key !== '' && this.#windows.size >= REGISTRIES_MAX) return this.of('');
+    const window = makeWindow<T>(undefined);
+    this.#windows.set(key, window);
+    return window;
+  }
+
+  /** The read that is asked for next, at any registry: demand first. Undefined when there is no room for any. */
+  next(): Attempt<T> | undefined {
+    const open = this.#open();
+    const fewest = (kind: 'demand' | 'prefetch'): Attempt<T> | undefined => {
+      let best: SourceWindow<T> | undefined;
+      for (const window of open) {
+        if (window[kind].length === 0) continue;
+        if (kind === 'prefetch' && window.prefetchAsked >= this.#prefetchMax) continue;
+        if (best === undefined || window.asked.size < best.asked.size) best = window;
+      }
+      return best?.[kind][0];
+    };
+    return fewest('demand') ?? fewest('prefetch');
+  }
+
+  /** Registries that may be asked for more. */
+  #open(): readonly SourceWindow<T>[] {
+    let shared = 0;
+    for (const { asked } of this.#windows.values()) {
+      shared += Math.max(0, asked.size - this.#ownMax);
+    }
+    const isFree = shared < this.#sharedMax;
+    return [...this.#windows.values()].filter(({ asked }) => isFree || asked.size < this.#ownMax);
+  }
+}

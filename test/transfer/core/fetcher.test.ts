@@ -1,0 +1,175 @@
+import { describe, expect, it } from 'vitest';
+import { blockIndex, BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
+import { SeededRandom } from '../../../src/sim/seeded-random.ts';
+import { BlockCore } from '../../../src/transfer/core/core.ts';
+import type { Effect } from '../../../src/transfer/core/effects.ts';
+import { peerId } from '../../../src/util/peer-id.ts';
+import { digestOf } from '../../tree/kit/messages.ts';
+import { SmallWorld, type SmallHost } from '../kit/small-world.ts';
+
+const NAMES = ['l0', 'l1', 'l2', 'l3', 'l4', 'l5', 'l6', 'l7'];
+
+/** A new owner that eight hosts told that they hold everything. */
+function withHolders(): { world: SmallWorld; root: SmallHost; holders: SmallHost[] } {
+  const world = new SmallWorld(1);
+  const holders = NAMES.map((name) => world.add(name));
+  const root = world.add('root', { owner: true, holders: NAMES });
+  return { world, root, holders };
+}
+
+/** Milliseconds until the root has the block. */
+function timeOf(world: SmallWorld, root: SmallHost, index: number): number {
+  const startMs = world.nowMs;
+  world.read(root, `r${index}`, index);
+  for (let ms = 1; !root.answers.has(`r${index}`) && ms < 30_000; ms++) world.run(startMs + ms);
+  return world.nowMs - startMs;
+}
+
+describe('BlockCore of a new owner', () => {
+  it.each(['liar', 'mute'] as const)(
+    'loses at most 100 ms a read to eight holders that are %s',
+    (how) => {
+      const { world, root, holders } = withHolders();
+      for (const holder of holders) holder[how] = true;
+      for (let index = 0; index < 20; index++) {
+        expect(timeOf(world, root, index)).toBeLessThanOrEqual(100);
+        world.at(200, () => {});
+        world.run(world.nowMs + 201);
+      }
+      expect(world.originReads).toHaveLength(20);
+    },
+  );
+
+  it('takes nobody at its word any more who says that it has not got the block', () => {
+    const { world, root } = withHolders();
+    for (let index = 0; index < 8; index++) expect(timeOf(world, root, index)).toBeLessThan(20);
+    expect(root.holders).toEqual([]);
+    expect(root.asked).toHaveLength(8);
+    expect(world.originReads).toHaveLength(8);
+  });
+
+  it('goes on asking holders that give what they hold', () => {
+    const { world, root, holders } = withHolders();
+    for (let index = 0; index < 20; index++) holders[0]?.store.add(blockIndex(index));
+    for (let index = 0; index < 20; index++) timeOf(world, root, index);
+    expect(world.originReads).toEqual([]);
+    expect(root.holders).toEqual(NAMES);
+  });
+
+  it('asks holders while the registry fails, each for half a second at most', () => {
+    const { world, root, holders } = withHolders();
+    world.originFails = { code: 'unreachable' };
+    for (const holder of holders.slice(0, 2)) holder.liar = true;
+    holders[2]?.store.add(blockIndex(3));
+    expect(timeOf(world, root, 3)).toBeLessThan(1500);
+    expect(root.answers.get('r3')?.source).toBe('alternate');
+  });
+});
+
+describe('BlockCore of a root with several registries', () => {
+  type Block = { readonly lengthBytes: number };
+  const [SILENT, SOUND] = [digestOf(1), digestOf(2)];
+
+  /** A root whose registry `silent` never answers, and `sound` after 5 ms. */
+  function make(waitersMax = 4096) {
+    const core = new BlockCore<Block, string>(
+      {
+        ops: { length: ({ lengthBytes }) => lengthBytes, retain: () => {}, release: () => {} },
+        random: new SeededRandom('registries'),
+        held: () => false,
+        routes: {
+          sources: () => [],
+          isRoot: () => false,
+          owns: () => true,
+          keeps: () => true,
+          holders: () => [],
+          depth: () => 0,
+          sourceKey: (digest) => (digest === SILENT ? 'silent' : 'sound'),
+        },
+      },
+      { waitersMax },
+    );
+    for (const digest of [SILENT, SOUND]) core.hold({ digest, sizeBytes: 4000 * BLOCK_SIZE_BYTES });
+    const asked = { silent: 0, sound: 0 };
+    const times = new Map<string, number>();
+    const refused: string[] = [];
+    const pending: { readonly atMs: number; readonly run: (nowMs: number) => void }[] = [];
+    let nowMs = 0;
+    const carryOut = (effect: Effect<Block, string>): void => {
+      if (effect.type === 'ask-origin') {
+        const isSilent = effect.blob.digest === SILENT;
+        asked[isSilent ? 'silent' : 'sound']++;
+        if (isSilent) return;
+        const block = { lengthBytes: BLOCK_SIZE_BYTES };
+        pending.push({ atMs: nowMs + 5, run: (at) => core.received(effect.attempt, block, at) });
+      } else if (effect.type === 'verify') core.verified(effect.attempt, 'good', nowMs);
+      else if (effect.type === 'answer') times.set(effect.token, nowMs);
+      else if (effect.type === 'refuse' || effect.type === 'fail') refused.push(effect.token);
+    };
+    const drain = (): void => {
+      for (let effects = core.take(); effects.length > 0; effects = core.take()) {
+        for (const effect of effects) carryOut(effect);
+      }
+    };
+    const runTo = (endMs: number): void => {
+      drain();
+      for (;;) {
+        pending.sort((a, b) => a.atMs - b.atMs);
+        const next = Math.min(pending[0]?.atMs ?? Infinity, core.nextWakeMs ?? Infinity);
+        if (next > endMs) break;
+        nowMs = Math.max(nowMs, next);
+        if (pending[0]?.atMs === next) pending.shift()?.run(nowMs);
+        else core.tick(nowMs);
+        drain();
+      }
+      nowMs = endMs;
+    };
+    const read = (digest: typeof SILENT, index: number, peer?: string): void => {
+      const block = { digest, index: blockIndex(index), kind: 'demand' } as const;
+      const token = `${digest === SILENT ? 'silent' : 'sound'} ${index} ${peer ?? 'local'}`;
+      if (peer === undefined) core.read({ ...block, token, timeoutMs: 30_000 }, nowMs);
+      else {
+        const request = { ...block, hops: 4, timeoutMs: 600_000 };
+        core.readForPeer(token, peerId(peer), request, nowMs);
+      }
+    };
+    return { core, asked, times, refused, read, runTo };
+  }
+
+  it('reads from the others as fast as before while one is silent with 1,000 reads that wait', () => {
+    const alone = make();
+    for (let i = 0; i < 100; i++) alone.read(SOUND, i);
+    alone.runTo(1000);
+    const beside = make();
+    for (let i = 0; i < 1000; i++) beside.read(SILENT, i);
+    beside.runTo(1000);
+    for (let i = 0; i < 8; i++) beside.read(SOUND, i);
+    beside.runTo(1100);
+    // The quarter that it has for itself: eight at a time.
+    for (let i = 0; i < 8; i++) expect(beside.times.get(`sound ${i} local`)).toBe(1005);
+    expect(beside.asked.silent).toBeLessThanOrEqual(32);
+    for (let i = 8; i < 100; i++) beside.read(SOUND, i);
+    beside.runTo(1100 + (5 * 100) / 8 + 5);
+    expect(beside.times.size).toBe(alone.times.size);
+  });
+
+  it('gives all reads to a registry that is alone', () => {
+    const { asked, read, runTo } = make();
+    for (let i = 0; i < 100; i++) read(SILENT, i);
+    runTo(100);
+    expect(asked.silent).toBe(32);
+  });
+
+  it('has room for reads of its own when peers have filled theirs with reads of ten minutes, which end after 30 s', () => {
+    const { core, times, refused, read, runTo } = make(256);
+    for (let i = 0; i < 400; i++) read(SILENT, i, `p${i % 20}`);
+    runTo(10);
+    expect(core.waitingCount).toBe(192);
+    expect(refused).toHaveLength(208);
+    for (let i = 0; i < 64; i++) read(SOUND, i);
+    runTo(200);
+    expect([...times.keys()].filter((token) => token.endsWith('local'))).toHaveLength(64);
+    runTo(30_100);
+    expect(core.waitingCount).toBe(0);
+  });
+});
