@@ -4,6 +4,9 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { TransferError } from '../contracts/errors.ts';
 import type { BlobState } from './core-types.ts';
 
+/** Blocks of a blob that one host alone touched and that wait for a second one: 1 GiB. The oldest are forgotten. */
+const TOUCHED_ONCE_MAX = 4096;
+
 /** Of no bytes at all: the only digest that a blob of size 0 has. */
 const EMPTY = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 
@@ -109,6 +112,8 @@ export class BlobTable<T> {
       fetches: new Map(),
       cachedKeys: new Set(),
       ordered: new Set(),
+      ordersOf: new Map(),
+      touchedOnce: new BoundedMap({ entriesMax: TOUCHED_ONCE_MAX }),
       children: Array.from({ length: stripes }, () => new Set()),
       untold: [],
     };

@@ -1,6 +1,7 @@
 import { BLOCKS_MAX, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import type { BoundedMap } from '../../util/bounded-map.ts';
 import type { HeapTimer } from '../../util/timer-heap.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
@@ -116,6 +117,11 @@ export interface CoreInit {
   readonly prefetchMax: number;
   /** First-touched blocks are told to the children after this long, many at once. */
   readonly orderDelayMs: number;
+  /**
+   * Blocks of a blob that one peer alone brings into the order; what is beyond counts once somebody else has touched it too, so that no
+   * host makes all later ones prefetch gigabytes. 128 MiB: more than containers touch at their start. (tunable)
+   */
+  readonly orderOfOnePeerMax: number;
 }
 
 export const CORE_DEFAULTS: CoreInit = {
@@ -157,6 +163,7 @@ export const CORE_DEFAULTS: CoreInit = {
   downMs: 1000,
   prefetchMax: 16,
   orderDelayMs: 1,
+  orderOfOnePeerMax: 512,
 };
 
 /** Peers that a read may pass beyond its host's depth: room for detours over alternates. */
@@ -228,6 +235,10 @@ export interface BlobState<T> {
   readonly fetches: Map<BlockIndex, Fetch<T>>;
   /** Blocks that are in the order, known first touch or not. */
   readonly ordered: Set<BlockIndex>;
+  /** At the keeper of the tree: how many blocks came into the order by this peer's word alone. */
+  readonly ordersOf: Map<PeerId, number>;
+  /** Blocks beyond that, by the peer that touched them: the next one to touch them brings them into the order. */
+  readonly touchedOnce: BoundedMap<BlockIndex, PeerId>;
   /** By stripe: peers that asked for blocks of it lately. They are told the order in which the stripe is touched. */
   readonly children: readonly Set<PeerId>[];
   /** First-touched blocks that the children have not been told yet. */

@@ -240,7 +240,8 @@ export class BlockCore<P, T> {
     if (waiting === undefined) return this.#egress.promote(token, nowMs);
     if (waiting.waiter.kind === 'demand') return;
     waiting.waiter.kind = 'demand';
-    this.#gossip.noteTouch(waiting.fetch.blob, waiting.fetch.index, nowMs);
+    const { blob, index } = waiting.fetch;
+    this.#gossip.noteTouch({ blob, index, by: waiting.waiter.peer }, nowMs);
     if (waiting.fetch.kind === 'prefetch') this.#fetcher.promote(waiting.fetch, nowMs);
   }
 
@@ -384,7 +385,7 @@ export class BlockCore<P, T> {
   #arrive(blob: BlobState<T>, index: BlockIndex, waiter: Waiter<T>): void {
     if (waiter.kind === 'demand') {
       this.#fetcher.noteDemand();
-      this.#gossip.noteTouch(blob, index, this.#nowMs);
+      this.#gossip.noteTouch({ blob, index, by: waiter.peer }, this.#nowMs);
     }
     this.#blobs.touch(blob);
     const cached = this.#cache.get(keyOf(blob, index));

@@ -27,11 +27,24 @@ export class OrderGossip<P, T> {
     if (children !== undefined && children.size < CHILDREN_MAX) children.add(peer);
   }
 
-  /** A demand read: the first one of a block counts, at the keeper of its tree. */
-  noteTouch(blob: BlobState<T>, index: BlockIndex, nowMs: number): void {
+  /** A demand read, of a peer or of this host: the first one of a block counts, at the keeper of its tree. */
+  noteTouch(
+    { blob, index, by }: { blob: BlobState<T>; index: BlockIndex; by: PeerId | undefined },
+    nowMs: number,
+  ): void {
     if (blob.ordered.has(index)) return;
-    if (this.#host.routes.keeps(blob.ref.digest, index % blob.stripes))
-      this.#add(blob, index, nowMs);
+    if (!this.#host.routes.keeps(blob.ref.digest, index % blob.stripes)) return;
+    if (by === undefined || this.#counts(blob, index, by)) this.#add(blob, index, nowMs);
+  }
+
+  #counts(blob: BlobState<T>, index: BlockIndex, peer: PeerId): boolean {
+    const before = blob.touchedOnce.get(index);
+    if (before !== undefined && before !== peer) return blob.touchedOnce.delete(index);
+    const count = blob.ordersOf.get(peer) ?? (blob.ordersOf.size < CHILDREN_MAX ? 0 : Infinity);
+    const isTaken = count < this.#host.init.orderOfOnePeerMax;
+    if (isTaken) blob.ordersOf.set(peer, count + 1);
+    else blob.touchedOnce.set(index, peer);
+    return isTaken;
   }
 
   /** What is new of an order that somebody told; the children are told it too. */

@@ -206,6 +206,22 @@ describe('BlockCore.order()', () => {
     expect([...a.store].sort()).toEqual([2, 4, 9]);
   });
 
+  it('takes few blocks by the word of one host, and the others once a second one touched them', () => {
+    const world = new SmallWorld(1);
+    const init = { orderOfOnePeerMax: 2 };
+    const root = world.add('root', { owner: true, init });
+    const greedy = world.add('greedy', { sources: [source('root', 'parent')] });
+    const b = world.add('b', { sources: [source('root', 'parent')], init: { prefetchMax: 0 } });
+    for (let i = 0; i < 10; i++) world.read(greedy, `g${i}`, i);
+    world.run();
+    expect(root.ordered).toHaveLength(2);
+    const [second = 0, third = 0] = [...greedy.store].filter((i) => !root.ordered.includes(i));
+    world.read(b, 'b', second);
+    world.read(root, 'r', third);
+    world.run();
+    expect(root.ordered.slice(2).toSorted()).toEqual([second, third].toSorted());
+  });
+
   it('is learned by the owner and told down the tree', () => {
     const { world, root, a, b, c } = chain();
     world.read(c, 'r', 8);
