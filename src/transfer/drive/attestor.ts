@@ -63,8 +63,8 @@ export class Attestor {
     if (this.#sealed.count === 0) return undefined;
     const sealed = this.#sealed.get(nameOf(blob, index));
     if (sealed === undefined) return undefined;
-    block.blockDigest ??= this.#parts.hash.blake3(block.payload.bytes);
-    return bytesEqual(sealed.blockDigest, block.blockDigest) ? sealed.attestation : undefined;
+    const blockDigest = block.blockDigest ?? this.#parts.hash.blake3(block.payload.bytes);
+    return bytesEqual(sealed.blockDigest, blockDigest) ? sealed.attestation : undefined;
   }
 
   /** What was attested of the blob was wrong: none of it goes out with a later batch. */

@@ -51,10 +51,10 @@ describe('BlockVerifier.check()', () => {
 
   it('refuses a block of another length than its place has, and blames no peer for what a root attested', () => {
     const short = answer(right.subarray(1), attested(right.subarray(1)));
-    expect(verifier().check(blob, last, short)).toBe('other-size');
-    expect(knowing().check(blob, last, short)).toBe('bad');
+    expect(verifier().check(blob, last, short).verdict).toBe('other-size');
+    expect(knowing().check(blob, last, short).verdict).toBe('bad');
     const kept = answer(right.subarray(1), attested(right.subarray(1)));
-    expect(verifier().checkOwn(blob, last, kept)).toBe('bad');
+    expect(verifier().checkOwn(blob, last, kept).verdict).toBe('bad');
   });
 
   it('knows the keys that it was told, earlier ones included', () => {
