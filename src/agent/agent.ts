@@ -2,6 +2,7 @@ import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
 import type { DeviceService } from '../device/device-service.ts';
+import { peerIdOf, type Identity } from '../net/node/identity.ts';
 import { Libp2pTransport } from '../net/libp2p-transport.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -39,6 +40,7 @@ import { registryConfigs, withoutSecrets } from '../registry/credentials/registr
 import { proxyEnvironment } from '../registry/http/proxy.ts';
 import { RegistryOrigin } from '../registry/registry-origin.ts';
 import { ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
+import { BelievedRoots, loadRootTrust } from './cluster/believed-roots.ts';
 import { RootPresence } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
 import type { Service } from './run.ts';
@@ -71,6 +73,7 @@ export async function createAgent(config: Config, components: AgentComponents): 
 /** What moves blocks. */
 interface DataPlane {
   readonly self: FoundRoot;
+  readonly believed: BelievedRoots;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
   readonly registries: RegistryOrigin;
@@ -86,9 +89,7 @@ interface DataPlane {
 }
 
 function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddresses): DataPlane {
-  const { logger, random } = components;
-  const clusterKeys = new ClusterKeyFile(components, { file: config.cluster.keyFile });
-  const seed = loadIdentitySeed(config.identity.keyFile, { logger, random });
+  const seed = loadIdentitySeed(config.identity.keyFile, components);
   const signer = ed25519Signer(seed);
   const { publicKey } = signer;
   const metrics = new PromMetrics({ processMetrics: true });
@@ -97,12 +98,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const shared = { ...components, metrics, pool, hash, mac };
   const disk = new NodeDisk({ root: config.store.dir });
   const store = new DiskStore({ ...shared, disk, codec }, { quotaBytes: config.store.quota });
-  const transport = new Libp2pTransport(shared, {
-    identity: { seed, publicKey },
-    listen: config.p2p.listen,
-    announce: config.p2p.announce,
-    clusterKeys: () => clusterKeys.keys(),
-  });
+  const { transport, believed } = makeNetwork(config, shared, { seed, publicKey });
   const registries = new RegistryOrigin(shared, { ...config, variables: process.env });
   const urls = new LazyUrlClient(shared, {
     registries: withoutSecrets(registryConfigs(config.registries)),
@@ -150,8 +146,27 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     block: engine.blockServer,
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
+  const self: FoundRoot = { ...host, publicKey, basis: 'id' };
   const moved = { store, transport, registries, urls, origin, engine, preheats };
-  return { self: { ...host, publicKey }, codec, metrics, ...moved, manifestCache, manifests };
+  return { self, believed, codec, metrics, ...moved, manifestCache, manifests };
+}
+
+/** What talks to other agents, and knows which of them are believed as roots. */
+function makeNetwork(
+  config: Config,
+  shared: ConstructorParameters<typeof Libp2pTransport>[0] & { readonly hash: NodeHash },
+  identity: Identity,
+): Pick<DataPlane, 'transport' | 'believed'> {
+  const clusterKeys = new ClusterKeyFile(shared, { file: config.cluster.keyFile });
+  const { certificate, ...trust } = loadRootTrust(config, peerIdOf(identity));
+  const transport = new Libp2pTransport(shared, {
+    identity,
+    ...(config.role === 'root' && { certificate }),
+    ...config.p2p,
+    clusterKeys: () => clusterKeys.keys(),
+  });
+  const believed = new BelievedRoots({ ...shared, peers: () => transport.peers() }, trust);
+  return { transport, believed };
 }
 
 /** Loads the code of devices only where there are any. */
@@ -208,6 +223,10 @@ class Agent implements Service, StatusSource {
           entries,
           self: config.role === role ? self : undefined,
           onChange: (found) => this.#onFound(role, found),
+          ...(role === 'root' && {
+            trust: plane.believed,
+            onLook: (found: readonly FoundRoot[]) => this.#onLook(found),
+          }),
         },
       );
     const hasRelays = config.role === 'relay' || config.relays.length > 0;
@@ -256,6 +275,9 @@ class Agent implements Service, StatusSource {
     const { store, transport, engine, self } = this.#plane;
     await this.#admin.start();
     await store.start();
+    this.#plane.believed.start();
+    engine.verifier.distrust(this.#plane.believed.untrustedKeys);
+    engine.verifier.trust(this.#plane.believed.keys());
     await this.#plane.manifestCache.start();
     await transport.start();
     engine.start();
@@ -308,13 +330,19 @@ class Agent implements Service, StatusSource {
     this.#logger.info({ role, peers: found.map(({ peer }) => peer) }, 'found');
     this.#found[role] = found;
     const { root: roots, relay: relays } = this.#found;
-    const rootKeys = roots.map(({ publicKey }) => publicKey);
     this.#plane.manifests.setUpstreams({ roots, relays });
-    this.#plane.engine.setUpstreams({ roots, relays }, rootKeys);
+    this.#plane.believed.found(roots);
+    this.#plane.engine.setUpstreams({ roots, relays }, this.#plane.believed.keys());
     this.#plane.preheats.setRoots(roots);
     // Roots and relays see the others when trees need them to.
     if (this.#config.role === 'child' && role === 'root') this.#presence.setRoots(roots);
     if (roots.length > 0 && this.#notReady === NO_ROOT) this.#notReady = undefined;
+  }
+
+  /** Roots that are known by their address alone are believed for as long as they are there. */
+  #onLook(found: readonly FoundRoot[]): void {
+    this.#plane.believed.found(found);
+    this.#plane.engine.verifier.trust(this.#plane.believed.keys());
   }
 
   status(): AgentStatus {

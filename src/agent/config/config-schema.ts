@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ADDRESSES_MAX } from '../../net/limits.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
-import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
+import { isDialMultiaddr, isDnsRoot, isListenMultiaddr, isPeer } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
 
 /** Entries in any list of the configuration. */
@@ -159,6 +159,16 @@ export const configSchema = z.strictObject({
         'The secret that admits agents to the cluster, the same on every host: 32 to 4096 bytes, for instance from `openssl rand -hex 32`. While it is being replaced, the new one and the old one, a line each; read again when it changes.',
       rule: PATH_RULE,
     }),
+    rootsAuthority: key(path.optional(), {
+      description:
+        'File with the public key (Ed25519, PEM or base64) that certifies the roots, the same on every host. With it a root that `roots` names without its id must show a certificate. `xylem cluster init` makes it.',
+      rule: PATH_RULE,
+    }),
+    rootCertFile: key(path.optional(), {
+      description:
+        'File with the certificate of this host, when it is a root. Not set: `root.cert` beside `identity.keyFile`, if there is one.',
+      rule: PATH_RULE,
+    }),
   }),
   zone: key(text((value) => /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(value)).default('default'), {
     description:
@@ -180,6 +190,11 @@ export const configSchema = z.strictObject({
     description:
       'The root agents. A `dns:` entry stands for every address of the name, such as a headless Kubernetes service.',
     rule: `a list of at most ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; a child or relay needs one at least`,
+  }),
+  untrustedRoots: key(list(text(isPeer)).default([]), {
+    description:
+      'Peer ids of roots that are believed no more, such as those whose key was stolen: they are not asked, and blocks that they vouched for are refused, and dropped from the store when they are read. Restart the agents after a change.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} peer ids`,
   }),
   relays: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
     description:

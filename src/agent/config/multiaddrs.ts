@@ -4,6 +4,11 @@ import { isHost, parsePort } from '../../registry/hosts.ts';
 /** Base58 (peer ids of the forms `12D3KooW...` and `Qm...`) or base32 CIDs; the transport checks the rest. */
 const PEER = /^[1-9A-Za-z]{32,80}$/;
 
+/** Whether the text has the form of a peer id. */
+export function isPeer(text: string): boolean {
+  return PEER.test(text);
+}
+
 /** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: something to listen on, and to tell others, so that port 0 will not do. */
 export function isListenMultiaddr(text: string): boolean {
   const parts = text.split('/');
@@ -15,7 +20,7 @@ export function isDialMultiaddr(text: string): boolean {
   const parts = text.split('/');
   if (!isTcpMultiaddr(parts)) return false;
   if (parts.length === 5) return true;
-  return parts.length === 7 && parts[5] === 'p2p' && PEER.test(parts[6] ?? '');
+  return parts.length === 7 && parts[5] === 'p2p' && isPeer(parts[6] ?? '');
 }
 
 /** Whether the text is `dns:NAME:PORT`: the agents behind all addresses of a name. */

@@ -89,7 +89,8 @@ export interface EngineInit extends HostCoreInit {
  */
 export class TransferEngine implements BlobReader {
   readonly #parts: EngineComponents;
-  readonly #verifier: BlockVerifier;
+  /** Knows which roots are believed. */
+  readonly verifier: BlockVerifier;
   readonly #attestor: Attestor;
   readonly #wholeBlobs: WholeBlobCheck;
   /** Blocks that this host read from the registry itself. */
@@ -113,7 +114,7 @@ export class TransferEngine implements BlobReader {
     this.#heldTime = new HeldTime(this.#metrics);
     const { store, random, signer } = components;
     const own = signer.publicKey;
-    this.#verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
+    this.verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
     this.#attestor = new Attestor(components);
     this.#wholeBlobs = new WholeBlobCheck(components, {
       onBad: (digest) => {
@@ -149,9 +150,9 @@ export class TransferEngine implements BlobReader {
     return this.#tree;
   }
 
-  /** The roots that exist now, with their keys, and the relays; roots of earlier stay believed for what they attested. */
+  /** The roots that exist now, the relays, and the keys of all roots that are believed. */
   setUpstreams(upstreams: Upstreams, rootKeys: readonly Uint8Array[]): void {
-    this.#verifier.trust(rootKeys);
+    this.verifier.trust(rootKeys);
     this.#tree.setUpstreams(upstreams);
     this.#run((nowMs) => this.#core.rootsChanged(upstreams, nowMs));
   }
@@ -159,7 +160,7 @@ export class TransferEngine implements BlobReader {
   /** From here on the blocks of the blob are those with these digests, whoever attests others. */
   addDigests(blob: BlobRef, digests: BlockDigests): void {
     // What is in memory was taken on a root's word; in the store it is checked when it is read.
-    if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
+    if (this.verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
   }
 
   /**
@@ -425,7 +426,7 @@ export class TransferEngine implements BlobReader {
       block.payload.release();
       this.#run((nowMs) => this.#core.blocks.sent(incoming, peer, nowMs));
     };
-    if (!this.#verifier.mayPassOn(digest, index, block)) {
+    if (!this.verifier.mayPassOn(digest, index, block)) {
       incoming.fail({ code: 'not-found' });
       queueMicrotask(done);
       return;
@@ -459,8 +460,8 @@ export class TransferEngine implements BlobReader {
   #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, block: BlockAnswer): void {
     const isOwn = this.#ownReads.has(block);
     const verdict = isOwn
-      ? this.#verifier.checkOwn(blob, index, block)
-      : this.#verifier.check(blob, index, block);
+      ? this.verifier.checkOwn(blob, index, block)
+      : this.verifier.check(blob, index, block);
     if (verdict !== 'good') {
       this.#metrics.rejected.inc({ reason: verdict });
       this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
@@ -477,7 +478,7 @@ export class TransferEngine implements BlobReader {
     const read = async (): Promise<BlockAnswer | undefined> => {
       const block = await store.get(blob, index);
       if (block === undefined) return undefined;
-      if (this.#verifier.checkOwn(blob, index, block) === 'good') return block;
+      if (this.verifier.checkOwn(blob, index, block) === 'good') return block;
       block.payload.release();
       this.#metrics.rejected.inc({ reason: 'bad' });
       logger.warn(fields, 'block in the store is not that of the image: dropped');

@@ -29,7 +29,7 @@ export class BlockVerifier {
   readonly #checker: AttestationChecker;
   /** By blob, of at most as many as an agent knows (src/transfer/core/core.ts); 1/8,192 of their sizes. */
   readonly #known = new Map<Digest, Known>();
-  #trusted: readonly Uint8Array[];
+  #untrusted: readonly Uint8Array[] = [];
 
   /** `own`: public key of this host, whose own attestations are believed too. */
   constructor(
@@ -38,18 +38,17 @@ export class BlockVerifier {
   ) {
     this.#hash = components.hash;
     this.#own = init.own;
-    this.#trusted = init.rootKeys;
     this.#checker = new AttestationChecker(components, { trusted: [...init.rootKeys, init.own] });
   }
 
-  /**
-   * The keys of the roots that exist now. Those of roots that are gone stay believed: what they attested is still held by hosts. At
-   * most `TRUSTED_MAX` keys, the oldest go first.
-   */
+  /** Believes these keys of roots, and no others, from here on: at most `TRUSTED_MAX`, the last ones. */
   trust(rootKeys: readonly Uint8Array[]): void {
-    const fresh = rootKeys.filter((key) => !this.#trusted.some((known) => bytesEqual(known, key)));
-    this.#trusted = [...this.#trusted, ...fresh].slice(-TRUSTED_MAX);
-    this.#checker.trust([...this.#trusted, this.#own]);
+    this.#checker.trust([...rootKeys.slice(-TRUSTED_MAX), this.#own]);
+  }
+
+  /** What these keys attested is bad from here on, also where it is kept. */
+  distrust(keys: readonly Uint8Array[]): void {
+    this.#untrusted = keys;
   }
 
   /** From here on the blocks of the blob are those with these digests; false when they were known. */
@@ -73,8 +72,13 @@ export class BlockVerifier {
     return known.digests.matches(index, block.blockDigest) ? 'good' : 'bad';
   }
 
-  /** A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any. */
+  /**
+   * A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any, and bad
+   * when a root attested it that is believed no more.
+   */
   checkOwn(blob: BlobRef, index: BlockIndex, block: BlockAnswer): Verdict {
+    const { signer } = block.attestation;
+    if (this.#untrusted.some((key) => bytesEqual(key, signer))) return 'bad';
     const known = this.#known.get(blob.digest);
     if (known === undefined) return 'good';
     block.blockDigest ??= this.#hash.blake3(block.payload.bytes);

@@ -49,13 +49,13 @@ describe('BlockVerifier.check()', () => {
     expect(verifier().check(blob, last, short)).toBe('bad');
   });
 
-  it('knows the keys that it was told, earlier ones included', () => {
+  it('knows the keys that it was told last, and no others', () => {
     const one = verifier();
     const block = answer(right, attested(right, stranger));
     expect(one.check(blob, last, block)).toBe('unknown-signer');
     one.trust([stranger.publicKey]);
     expect(one.check(blob, last, block)).toBe('good');
-    expect(one.check(blob, last, answer(right, attested(right)))).toBe('good');
+    expect(one.check(blob, last, answer(right, attested(right)))).toBe('unknown-signer');
   });
 
   it('goes by the digests of the image alone, where it has them', () => {
@@ -69,6 +69,15 @@ describe('BlockVerifier.checkOwn()', () => {
     expect(verifier().checkOwn(blob, last, answer(wrong, NO_ATTESTATION))).toBe('good');
     expect(knowing().checkOwn(blob, last, answer(wrong, NO_ATTESTATION))).toBe('bad');
     expect(knowing().checkOwn(blob, last, answer(right, NO_ATTESTATION))).toBe('good');
+  });
+
+  it('says bad of what a root attested that is distrusted, also where it was kept', () => {
+    const one = verifier();
+    const kept = answer(right, attested(right));
+    expect(one.checkOwn(blob, last, kept)).toBe('good');
+    one.distrust([root.publicKey]);
+    expect(one.checkOwn(blob, last, kept)).toBe('bad');
+    expect(one.checkOwn(blob, last, answer(right, attested(right, own)))).toBe('good');
   });
 });
 
