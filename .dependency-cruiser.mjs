@@ -26,6 +26,7 @@ export const may = {
     'convert',
     'agent/admin',
     'agent/config',
+    'agent/cluster/cluster-files.ts',
   ],
   agent: [
     ...core,

@@ -2,6 +2,7 @@ import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
 import type { DeviceService } from '../device/device-service.ts';
+import { peerIdOf, type Identity } from '../net/node/identity.ts';
 import { Libp2pTransport } from '../net/libp2p-transport.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -16,7 +17,6 @@ import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
 import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
-import { peerId } from '../util/peer-id.ts';
 import { defined } from '../util/assert.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
 import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
@@ -42,6 +42,7 @@ import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
 import { RegistryAccess } from '../registry/registry-access.ts';
 import { ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
+import { BelievedRoots, loadRootTrust } from './cluster/believed-roots.ts';
 import { RootPresence } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
 import type { Service } from './run.ts';
@@ -74,6 +75,7 @@ export async function createAgent(config: Config, components: AgentComponents): 
 /** What moves blocks. */
 interface DataPlane {
   readonly self: FoundRoot;
+  readonly believed: BelievedRoots;
   readonly store: DiskStore;
   readonly transport: Libp2pTransport;
   readonly registries: RegistryAccess;
@@ -90,9 +92,7 @@ interface DataPlane {
 }
 
 function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddresses): DataPlane {
-  const { logger, random } = components;
-  const clusterKeys = new ClusterKeyFile(components, { file: config.cluster.keyFile });
-  const seed = loadIdentitySeed(config.identity.keyFile, { logger, random });
+  const seed = loadIdentitySeed(config.identity.keyFile, components);
   const signer = ed25519Signer(seed);
   const { publicKey } = signer;
   const metrics = new PromMetrics({ processMetrics: true });
@@ -101,12 +101,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const shared = { ...components, metrics, pool, hash, mac };
   const disk = new NodeDisk({ root: config.store.dir });
   const store = new DiskStore({ ...shared, disk, codec }, { quotaBytes: config.store.quota });
-  const transport = new Libp2pTransport(shared, {
-    identity: { seed, publicKey },
-    listen: config.p2p.listen,
-    announce: config.p2p.announce,
-    clusterKeys: () => clusterKeys.keys(),
-  });
+  const { transport, believed } = makeNetwork(config, shared, { seed, publicKey });
   const registries = new RegistryAccess(shared, { ...config, variables: process.env });
   const { urls } = registries;
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
@@ -154,9 +149,10 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     block: engine.blockServer,
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
-  const moved = { store, transport, registries, ways, probe, roots, engine, preheats };
+  const self: FoundRoot = { ...host, publicKey, basis: 'id' };
+  const moved = { believed, store, transport, registries, ways, probe, roots, engine, preheats };
   const made = { codec, hash, metrics, manifestCache, manifests };
-  return { self: { ...host, publicKey }, ...made, ...moved };
+  return { self, ...made, ...moved };
 }
 
 /** Whom this host asks about blobs, and, on a root, what decides for the cluster. */
@@ -178,14 +174,25 @@ function makeRoots(
             engine.tree.setOrigin(key, key === digest ? origin : { ...origin, content: digest }),
         })
       : undefined;
-  const knownRoots = config.roots.flatMap((root) => {
-    const id = /\/p2p\/([^/]+)$/.exec(root)?.[1];
-    return id === undefined ? [] : [peerId(id)];
+  return new BlobRoots({ ...components, authority }, { self: transport.self, role: config.role });
+}
+
+/** What talks to other agents, and knows which of them are believed as roots. */
+function makeNetwork(
+  config: Config,
+  shared: ConstructorParameters<typeof Libp2pTransport>[0] & { readonly hash: NodeHash },
+  identity: Identity,
+): Pick<DataPlane, 'transport' | 'believed'> {
+  const clusterKeys = new ClusterKeyFile(shared, { file: config.cluster.keyFile });
+  const { certificate, ...trust } = loadRootTrust(config, peerIdOf(identity));
+  const transport = new Libp2pTransport(shared, {
+    identity,
+    ...(config.role === 'root' && { certificate }),
+    ...config.p2p,
+    clusterKeys: () => clusterKeys.keys(),
   });
-  return new BlobRoots(
-    { ...components, authority },
-    { self: transport.self, role: config.role, knownRoots },
-  );
+  const believed = new BelievedRoots({ ...shared, peers: () => transport.peers() }, trust);
+  return { transport, believed };
 }
 
 /** Loads the code of devices only where there are any. */
@@ -242,6 +249,10 @@ class Agent implements Service, StatusSource {
           entries,
           self: config.role === role ? self : undefined,
           onChange: (found) => this.#onFound(role, found),
+          ...(role === 'root' && {
+            trust: plane.believed,
+            onLook: (found: readonly FoundRoot[]) => this.#onLook(found),
+          }),
         },
       );
     const hasRelays = config.role === 'relay' || config.relays.length > 0;
@@ -288,6 +299,9 @@ class Agent implements Service, StatusSource {
     const { store, transport, engine, self } = this.#plane;
     await this.#admin.start();
     await store.start();
+    this.#plane.believed.start();
+    engine.verifier.distrust(this.#plane.believed.untrustedKeys);
+    engine.verifier.trust(this.#plane.believed.keys());
     await this.#plane.manifestCache.start();
     await transport.start();
     engine.start();
@@ -342,15 +356,21 @@ class Agent implements Service, StatusSource {
     this.#logger.info({ role, peers: found.map(({ peer }) => peer) }, 'found');
     this.#found[role] = found;
     const { root: roots, relay: relays } = this.#found;
-    const rootKeys = roots.map(({ publicKey }) => publicKey);
     this.#plane.manifests.setUpstreams({ roots, relays });
     this.#plane.roots.setUpstreams({ roots, relays });
     this.#gate.rootsChanged();
-    this.#plane.engine.setUpstreams({ roots, relays }, rootKeys);
+    this.#plane.believed.found(roots);
+    this.#plane.engine.setUpstreams({ roots, relays }, this.#plane.believed.keys());
     this.#plane.preheats.setRoots(roots);
     // Roots and relays see the others when trees need them to.
     if (this.#config.role === 'child' && role === 'root') this.#presence.setRoots(roots);
     if (roots.length > 0 && this.#notReady === NO_ROOT) this.#notReady = undefined;
+  }
+
+  /** Roots that are known by their address alone are believed for as long as they are there. */
+  #onLook(found: readonly FoundRoot[]): void {
+    this.#plane.believed.found(found);
+    this.#plane.engine.verifier.trust(this.#plane.believed.keys());
   }
 
   status(): AgentStatus {

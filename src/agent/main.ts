@@ -22,6 +22,7 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
     'configure-containerd',
     async () => (await import('./commands/configure-containerd.ts')).registerConfigureContainerd,
   ],
+  ['cluster', async () => (await import('./commands/cluster.ts')).registerCluster],
   ['inspect', async () => (await import('./commands/inspect.ts')).registerInspect],
   ['verify', async () => (await import('./commands/verify.ts')).registerVerify],
   ['flatten', async () => (await import('./commands/flatten.ts')).registerFlatten],

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
+import { makeClusterFiles, type ClusterFiles } from '../agent/cluster/cluster-files.ts';
+import { SystemRandom } from '../runtime/node/random.ts';
 import { peerIdOf } from '../net/node/identity.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import { defined } from '../util/assert.ts';
@@ -39,6 +41,8 @@ export interface ClusterInit {
   readonly devices: boolean;
   /** Zones of the children, in their order. Default: one zone for all. */
   readonly zones?: readonly string[];
+  /** How the configurations name the roots: with their ids, or by address alone, so that their certificates count. */
+  readonly rootsBy?: 'id' | 'address';
   /** The section `limits` of the configuration, by role. */
   readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;
   /** Sections and lists of the configuration: their keys beside and instead of the usual ones. */
@@ -83,8 +87,10 @@ export class AgentCluster {
 
   async start(): Promise<void> {
     const { dir, roots, relays = 0, children } = this.#init;
-    const clusterKey = join(dir, 'cluster.key');
-    await writeFile(clusterKey, randomBytes(32).toString('hex'), { mode: 0o600 });
+    const keys = makeClusterFiles(
+      { random: new SystemRandom() },
+      { dir: join(dir, 'keys'), roots, prefix: 'root' },
+    );
     const names = [
       ...Array.from({ length: roots }, (_, i) => (roots === 1 ? 'root' : `root-${i + 1}`)),
       ...Array.from({ length: relays }, (_, i) => `relay-${i + 1}`),
@@ -94,16 +100,25 @@ export class AgentCluster {
     const plans = await Promise.all(
       names.map((name, i) => this.#plan(name, ports.slice(3 * i), this.#init.places?.[i])),
     );
+    await Promise.all(
+      keys.roots.map(async ({ keyFile, certFile, peer }, i) => {
+        const plan = defined(plans[i], 'a plan of each root');
+        plan.peer = peer;
+        await copyFile(keyFile, plan.keyFile);
+        await copyFile(certFile, join(plan.dir, 'root.cert'));
+      }),
+    );
     const addresses = plans.map((plan) => `${plan.listen}/p2p/${plan.peer}`);
+    const named = this.#init.rootsBy === 'address' ? plans.map(({ listen }) => listen) : addresses;
     const upstreams = {
-      roots: addresses.slice(0, roots),
+      roots: named.slice(0, roots),
       relays: addresses.slice(roots, roots + relays),
     };
     for (const [i, plan] of plans.entries()) {
       const role = i < roots ? 'root' : i < roots + relays ? 'relay' : 'child';
       const zone = this.#init.zones?.[i - roots - relays];
       const config: Record<string, unknown> = {
-        ...this.#config(plan, { role, ...upstreams, clusterKey }),
+        ...this.#config(plan, { role, ...upstreams, keys }),
         ...(zone !== undefined && { zone }),
       };
       for (const [section, keys] of Object.entries<object>(this.#init.config?.(role) ?? {})) {
@@ -193,13 +208,13 @@ export class AgentCluster {
       role: Config['role'];
       roots: readonly string[];
       relays: readonly string[];
-      clusterKey: string;
+      keys: ClusterFiles;
     },
   ): Record<string, unknown> {
     return {
       role: init.role,
       identity: { keyFile: plan.keyFile },
-      cluster: { keyFile: init.clusterKey },
+      cluster: { keyFile: init.keys.clusterKey, rootsAuthority: init.keys.authorityPublic },
       p2p: { listen: [plan.listen] },
       roots: init.roots,
       relays: init.relays,
@@ -227,7 +242,7 @@ interface Plan {
   readonly name: string;
   readonly dir: string;
   readonly keyFile: string;
-  readonly peer: string;
+  peer: string;
   readonly listen: string;
   readonly local: number;
   /** Base URL of the admin endpoint. */

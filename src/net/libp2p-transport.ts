@@ -58,6 +58,8 @@ export interface Libp2pTransportInit {
    * same list as long as they are the same.
    */
   readonly clusterKeys: () => readonly Uint8Array[];
+  /** Shows others that this host is a root. */
+  readonly certificate?: Uint8Array | undefined;
 }
 
 interface Components {
@@ -119,13 +121,13 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     const { block, calls: handlers = {} } = defined(this.#servers, 'serve() comes before start()');
     const { clock, random, logger, mac } = this.#components;
     const metrics = this.#metrics;
-    const { listen, announce = [], clusterKeys } = this.#init;
+    const { listen, announce = [], clusterKeys, certificate } = this.#init;
     const privateKey = privateKeyOf(this.#init.identity);
     const door = new Door({ clock, logger, metrics });
     const node = await createNode({ privateKey, listen, announce, metrics, gater: door.gater });
     const admission = new Admission(
       { clock, random, logger, mac, metrics, door },
-      { self: this.self, clusterKeys, onPeerGone: (peer) => block.onPeerGone(peer) },
+      { self: this.self, clusterKeys, certificate, onPeerGone: (peer) => block.onPeerGone(peer) },
     );
     const connections = new Connections({ clock, random, metrics, node, admission });
     const connect = connections.connect.bind(connections);
@@ -197,6 +199,16 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     // Roots are found so: thousands of hosts may soon ask one for their places at the same time.
     void treeClient.prepare({ peer, addresses: [address] });
     return peer;
+  }
+
+  /** What a connected peer showed as a root in its admission, unchecked. */
+  certificateOf(peer: PeerId): Uint8Array | undefined {
+    const { node, admission } = defined(this.#running, 'the transport runs');
+    for (const connection of node.getConnections(peerIdFromString(peer))) {
+      const certificate = admission.certificateOf(connection);
+      if (admission.isAdmitted(connection) && certificate !== undefined) return certificate;
+    }
+    return undefined;
   }
 
   /** Peers that there is an admitted connection to. */

@@ -51,7 +51,7 @@ async function setUp(): Promise<Setup> {
   });
   onTestFinished(() => cluster.stop());
   await cluster.start();
-  const clusterKey = (await readFile(join(dir, 'cluster.key'), 'utf8')).trim();
+  const clusterKey = (await readFile(join(dir, 'keys', 'cluster.key'), 'utf8')).trim();
   const roots = await Promise.all(
     cluster.roots.map(async (root) => {
       const { addresses } = await cluster.status(root);

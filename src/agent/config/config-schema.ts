@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { ADDRESSES_MAX } from '../../net/limits.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
 import { ADMIN_SOCKET, NO_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
-import { isDialMultiaddr, isDnsRoot, isListenMultiaddr } from './multiaddrs.ts';
+import { isDialMultiaddr, isDnsRoot, isListenMultiaddr, isPeer } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
 
 /** Maximum number of entries in any list of the configuration. */
@@ -202,6 +202,16 @@ export const configSchema = z.strictObject({
         'and the old one, a line each. The agent reads the file again when it changes.',
       rule: PATH_RULE,
     }),
+    rootsAuthority: key(path.optional(), {
+      description:
+        'File with the public key (Ed25519, PEM or base64) that certifies the roots, the same on every host. With it a root that `roots` names without its id must show a certificate. `xylem cluster init` makes it.',
+      rule: PATH_RULE,
+    }),
+    rootCertFile: key(path.optional(), {
+      description:
+        'File with the certificate of this host, when it is a root. Not set: `root.cert` beside `identity.keyFile`, if there is one.',
+      rule: PATH_RULE,
+    }),
   }),
   zone: key(text((value) => /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(value)).default('default'), {
     description:
@@ -228,6 +238,11 @@ export const configSchema = z.strictObject({
       `a list of at most ${LIST_LENGTH_MAX} multiaddrs ` +
       '/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; ' +
       'a child or relay needs at least one',
+  }),
+  untrustedRoots: key(list(text(isPeer)).default([]), {
+    description:
+      'Peer ids of roots that are believed no more, such as those whose key was stolen: they are not asked, and blocks that they vouched for are refused, and dropped from the store when they are read. Restart the agents after a change.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} peer ids`,
   }),
   relays: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
     description:

@@ -7,6 +7,11 @@ import { isHost, parsePort } from '../../registry/hosts.ts';
  */
 const PEER = /^[1-9A-Za-z]{32,80}$/;
 
+/** Whether the text has the form of a peer id. */
+export function isPeer(text: string): boolean {
+  return PEER.test(text);
+}
+
 /**
  * Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`. The agent listens on it and announces it to
  * others, so port 0 is not valid.
@@ -24,7 +29,7 @@ export function isDialMultiaddr(text: string): boolean {
   const parts = text.split('/');
   if (!isTcpMultiaddr(parts)) return false;
   if (parts.length === 5) return true;
-  return parts.length === 7 && parts[5] === 'p2p' && PEER.test(parts[6] ?? '');
+  return parts.length === 7 && parts[5] === 'p2p' && isPeer(parts[6] ?? '');
 }
 
 /** Whether the text is `dns:NAME:PORT`: the agents behind all addresses of a name. */

@@ -22,8 +22,13 @@ interface Components {
   readonly authority: BlobAuthority | undefined;
 }
 
+/** A root, and how this host knows it: see `FoundRoot`. */
+interface KnownRoot extends HostAddress {
+  readonly basis: 'id' | 'certificate' | 'address';
+}
+
 interface Upstreams {
-  readonly roots: readonly HostAddress[];
+  readonly roots: readonly KnownRoot[];
   readonly relays: readonly HostAddress[];
 }
 
@@ -32,7 +37,8 @@ export class BlobRoots {
   readonly #parts: Components;
   readonly #self: PeerId;
   readonly #role: AgentRole;
-  readonly #known: ReadonlySet<PeerId>;
+  /** Roots that are known by id or certificate: a client's signed URL is lent to these alone. */
+  #known: ReadonlySet<PeerId> = new Set();
   #upstreams: Upstreams = { roots: [], relays: [] };
   #ring = new RootRing([]);
 
@@ -41,19 +47,19 @@ export class BlobRoots {
     init: {
       readonly self: PeerId;
       readonly role: AgentRole;
-      /** Roots that the configuration names by id: a client's signed URL is lent to these alone. */
-      readonly knownRoots: Iterable<PeerId>;
     },
   ) {
     this.#parts = components;
     this.#self = init.self;
     this.#role = init.role;
-    this.#known = new Set(init.knownRoots);
   }
 
   setUpstreams(upstreams: Upstreams): void {
     this.#upstreams = upstreams;
-    this.#ring = new RootRing(upstreams.roots.map(({ peer }) => peer));
+    const { roots } = upstreams;
+    this.#ring = new RootRing(roots.map(({ peer }) => peer));
+    const known = roots.filter(({ basis }) => basis !== 'address');
+    this.#known = new Set(known.map(({ peer }) => peer));
   }
 
   /** Whom to ask about a blob, the owner of its first stripe first; a root asks itself alone. Relays only know what roots read by themselves. */

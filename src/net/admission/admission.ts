@@ -67,7 +67,7 @@ interface Init {
   /** The cluster keys that are valid now, the one to prove first; the same list as long as they are the same. */
   readonly clusterKeys: () => readonly Uint8Array[];
   /** Shows others that this host is a root. */
-  readonly certificate?: Uint8Array;
+  readonly certificate?: Uint8Array | undefined;
   /** The last admitted connection of the peer is gone. */
   readonly onPeerGone: (peer: PeerId) => void;
 }

@@ -84,7 +84,8 @@ export interface EngineInit extends HostCoreInit {
  */
 export class TransferEngine implements BlobReader {
   readonly #parts: EngineComponents;
-  readonly #verifier: BlockVerifier;
+  /** Knows which roots are believed. */
+  readonly verifier: BlockVerifier;
   readonly #attestor: Attestor;
   readonly #wholeBlobs: WholeBlobCheck;
   readonly #origin: OriginReader;
@@ -106,7 +107,7 @@ export class TransferEngine implements BlobReader {
     this.#heldTime = new HeldTime(this.#metrics);
     const { store, random, signer } = components;
     const own = signer.publicKey;
-    this.#verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
+    this.verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
     this.#attestor = new Attestor(components);
     this.#wholeBlobs = new WholeBlobCheck(components, {
       onBad: (digest) => {
@@ -148,9 +149,9 @@ export class TransferEngine implements BlobReader {
     return this.#tree;
   }
 
-  /** The roots that exist now, with their keys, and the relays; roots of earlier stay believed for what they attested. */
+  /** The roots that exist now, the relays, and the keys of all roots that are believed. */
   setUpstreams(upstreams: Upstreams, rootKeys: readonly Uint8Array[]): void {
-    this.#verifier.trust(rootKeys);
+    this.verifier.trust(rootKeys);
     this.#tree.setUpstreams(upstreams);
     this.#run((nowMs) => this.#core.rootsChanged(upstreams, nowMs));
   }
@@ -167,7 +168,7 @@ export class TransferEngine implements BlobReader {
   /** From here on the blocks of the blob are those with these digests, whoever attests others. */
   addDigests(blob: BlobRef, digests: BlockDigests): void {
     // What is in memory was taken on a root's word; in the store it is checked when it is read.
-    if (this.#verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
+    if (this.verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
   }
 
   /**
@@ -424,7 +425,7 @@ export class TransferEngine implements BlobReader {
         if (effect.reason === 'silent') this.#tree.askRoots.silent(effect.peer);
         return this.#parts.logger.warn({ peer: effect.peer, reason: effect.reason }, 'peer lost');
       case 'forgot':
-        this.#verifier.forget(effect.digest);
+        this.verifier.forget(effect.digest);
         return this.#tree.forget(effect.digest);
       case 'order':
         return transport.sendOrder(effect.peer, effect.order);
@@ -446,7 +447,7 @@ export class TransferEngine implements BlobReader {
       block.payload.release();
       this.#run((nowMs) => this.#core.blocks.sent(incoming, peer, nowMs));
     };
-    if (!this.#verifier.mayPassOn(digest, index, block)) {
+    if (!this.verifier.mayPassOn(digest, index, block)) {
       incoming.fail({ code: 'not-found' });
       queueMicrotask(done);
       return;
@@ -480,8 +481,8 @@ export class TransferEngine implements BlobReader {
   #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, received: AttestedBlock): void {
     const isOwn = this.#origin.isOwn(received);
     const { verdict, block } = isOwn
-      ? this.#verifier.checkOwn(blob, index, received)
-      : this.#verifier.check(blob, index, received);
+      ? this.verifier.checkOwn(blob, index, received)
+      : this.verifier.check(blob, index, received);
     if (verdict !== 'good') {
       this.#metrics.rejected.inc({ reason: verdict });
       this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
@@ -498,7 +499,7 @@ export class TransferEngine implements BlobReader {
     const read = async (): Promise<AttestedBlock | undefined> => {
       const block = await store.get(blob, index);
       if (block === undefined) return undefined;
-      const checked = this.#verifier.checkOwn(blob, index, block);
+      const checked = this.verifier.checkOwn(blob, index, block);
       if (checked.verdict === 'good') return checked.block;
       block.payload.release();
       this.#metrics.rejected.inc({ reason: 'bad' });

@@ -36,7 +36,7 @@ export class BlockVerifier {
   readonly #checker: AttestationChecker;
   /** By blob, of at most as many as an agent knows (src/transfer/core/core.ts); 1/8,192 of their sizes. */
   readonly #known = new Map<Digest, Known>();
-  #trusted: readonly Uint8Array[];
+  #untrusted: readonly Uint8Array[] = [];
 
   /** `own`: public key of this host, whose own attestations are believed too. */
   constructor(
@@ -45,18 +45,17 @@ export class BlockVerifier {
   ) {
     this.#hash = components.hash;
     this.#own = init.own;
-    this.#trusted = init.rootKeys;
     this.#checker = new AttestationChecker(components, { trusted: [...init.rootKeys, init.own] });
   }
 
-  /**
-   * The keys of the roots that exist now. Those of roots that are gone stay believed: what they attested is still held by hosts. At
-   * most `TRUSTED_MAX` keys, the oldest go first.
-   */
+  /** Believes these keys of roots, and no others, from here on: at most `TRUSTED_MAX`, the last ones. */
   trust(rootKeys: readonly Uint8Array[]): void {
-    const fresh = rootKeys.filter((key) => !this.#trusted.some((known) => bytesEqual(known, key)));
-    this.#trusted = [...this.#trusted, ...fresh].slice(-TRUSTED_MAX);
-    this.#checker.trust([...this.#trusted, this.#own]);
+    this.#checker.trust([...rootKeys.slice(-TRUSTED_MAX), this.#own]);
+  }
+
+  /** What these keys attested is bad from here on, also where it is kept. */
+  distrust(keys: readonly Uint8Array[]): void {
+    this.#untrusted = keys;
   }
 
   /** From here on the blocks of the blob are those with these digests; false when they were known. */
@@ -89,8 +88,13 @@ export class BlockVerifier {
     return { verdict: known.digests.matches(index, blockDigest) ? 'good' : 'bad', block };
   }
 
-  /** A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any. */
+  /**
+   * A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any, and bad
+   * when a root attested it that is believed no more.
+   */
   checkOwn(blob: BlobRef, index: BlockIndex, block: AttestedBlock): CheckedBlock {
+    const { signer } = block.attestation;
+    if (this.#untrusted.some((key) => bytesEqual(key, signer))) return { verdict: 'bad', block };
     if (block.payload.length !== blockLength(blob.sizeBytes, index)) {
       return { verdict: 'bad', block };
     }

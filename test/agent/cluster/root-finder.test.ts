@@ -1,4 +1,4 @@
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { RootFinder, type FoundRoot } from '../../../src/agent/cluster/root-finder.ts';
 import { peerIdOf } from '../../../src/net/node/identity.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
@@ -6,80 +6,159 @@ import type { PeerId } from '../../../src/util/peer-id.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { identity } from '../../kit/identity.ts';
 
-const AT = (host: number): string => `/ip4/10.0.0.${host}/tcp/1`;
-const [ONE, TWO] = [1, 2].map((number) => peerIdOf(identity(number))) as [PeerId, PeerId];
+const [R1, R2, LIAR] = [1, 2, 3].map((number) => peerIdOf(identity(number))) as [
+  PeerId,
+  PeerId,
+  PeerId,
+];
+const A1 = '/ip4/10.0.0.1/tcp/1';
+const A2 = '/ip4/10.0.0.2/tcp/1';
+const CERTIFICATE = new Uint8Array(64);
 
-/** Runs every step of the finder that waits only for promises. */
-const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+const finders: RootFinder[] = [];
+afterEach(() => {
+  for (const finder of finders.splice(0)) finder.stop();
+});
 
-async function find(entries: readonly string[], self?: FoundRoot) {
+/** A finder, who answers at which address, and whom the authority has certified. */
+function finderOf(init: {
+  entries: readonly string[];
+  certified?: readonly PeerId[];
+  untrusted?: readonly PeerId[];
+}): {
+  clock: ManualClock;
+  answers: Map<string, PeerId>;
+  asked: string[];
+  found: () => string[];
+  lines: string[];
+  finder: RootFinder;
+  settle: () => Promise<void>;
+} {
   const clock = new ManualClock();
   const answers = new Map<string, PeerId>();
-  const found: (readonly [PeerId, ...string[]])[][] = [];
-  const transport = {
-    identify: async (address: string) => {
-      const peer = answers.get(address);
-      if (peer === undefined) throw new Error('nobody answers');
-      return peer;
-    },
-  };
+  const asked: string[] = [];
+  const lines: string[] = [];
+  let last: readonly FoundRoot[] = [];
+  const { certified, untrusted = [] } = init;
   const finder = new RootFinder(
-    { transport, clock, logger: silentLogger },
     {
-      entries,
-      self,
-      onChange: (roots) =>
-        void found.push(roots.map(({ peer, addresses }) => [peer, ...addresses] as const)),
+      clock,
+      logger: {
+        ...silentLogger,
+        warn: (fields, text) => void lines.push(`${text} ${JSON.stringify(fields)}`),
+      },
+      transport: {
+        identify: async (address) => {
+          asked.push(address);
+          const peer = answers.get(address);
+          if (peer === undefined) throw new Error('nobody there');
+          return Promise.resolve(peer);
+        },
+        certificateOf: () => CERTIFICATE,
+      },
+    },
+    {
+      entries: init.entries,
+      self: undefined,
+      trust: {
+        isCertified: (peer) => certified?.includes(peer),
+        isUntrusted: (peer) => untrusted.includes(peer),
+      },
+      onChange: (roots) => {
+        last = roots;
+      },
     },
   );
-  onTestFinished(() => finder.stop());
-  return { clock, answers, found, finder };
+  finders.push(finder);
+  return {
+    clock,
+    answers,
+    asked,
+    lines,
+    finder,
+    found: () => last.map(({ peer, basis }) => `${basis} ${peer}`).sort(),
+    settle: () => new Promise((resolve) => setImmediate(resolve)),
+  };
 }
 
 describe('RootFinder', () => {
-  it('RootFinder.start() accepts roots with a peer id, and never searches again', async () => {
-    const { clock, found, finder } = await find([`${AT(1)}/p2p/${ONE}`, `${AT(2)}/p2p/${ONE}`]);
+  it('RootFinder looks for a root that does not answer after 1, 2, 4 ... 30 s, while it knows another', async () => {
+    const { clock, answers, asked, finder, found, settle } = finderOf({ entries: [A1, A2] });
+    answers.set(A1, R1);
     await finder.start();
-    expect(found).toEqual([[[ONE, AT(1), AT(2)]]]);
-    expect(clock.delays).toEqual([]);
-  });
-
-  it('RootFinder.start() leaves out an id that is no Ed25519 key', async () => {
-    const { found, finder } = await find([`${AT(1)}/p2p/nonsense`, `${AT(2)}/p2p/${TWO}`]);
-    await finder.start();
-    expect(found).toEqual([[[TWO, AT(2)]]]);
-  });
-
-  it('RootFinder asks each second until a root answers, then each 30 s', async () => {
-    const { clock, answers, found, finder } = await find([AT(1)]);
-    await finder.start();
-    expect([found, clock.delays]).toEqual([[], [1_000]]);
-    answers.set(AT(1), ONE);
+    expect(found()).toEqual([`address ${R1}`]);
+    const atMs: number[] = [];
+    for (let nowMs = 0; nowMs < 100_000; nowMs += 500) {
+      const before = asked.length;
+      clock.advance(500);
+      await settle();
+      if (asked.length > before) atMs.push(nowMs + 500);
+    }
+    expect(atMs).toEqual([1_000, 3_000, 7_000, 15_000, 31_000, 61_000, 91_000]);
+    answers.set(A2, R2);
+    clock.advance(30_000);
+    await settle();
+    expect(found()).toEqual([`address ${R1}`, `address ${R2}`].sort());
+    // All are there: the next one that goes away is looked for soon again.
+    answers.delete(A2);
+    clock.advance(30_000);
+    await settle();
+    const before = asked.length;
     clock.advance(1_000);
     await settle();
-    expect([found, clock.delays]).toEqual([[[[ONE, AT(1)]]], [30_000]]);
-    answers.clear();
-    clock.advance(30_000);
-    await settle();
-    expect(found).toHaveLength(1);
-    answers.set(AT(1), TWO);
-    clock.advance(30_000);
-    await settle();
-    expect(found[1]).toEqual([[TWO, AT(1)]]);
+    expect(asked.length).toBeGreaterThan(before);
   });
 
-  it('RootFinder counts this host as a root, and does not ask its own address', async () => {
-    const self = { peer: ONE, addresses: [AT(1)], publicKey: identity(1).publicKey };
-    const { answers, found, finder } = await find([AT(1), AT(2)], self);
-    answers.set(AT(2), TWO);
+  it('RootFinder takes nobody at an address for a root without a certificate, where there is an authority', async () => {
+    const { answers, finder, found, lines } = finderOf({ entries: [A1, A2], certified: [R1] });
+    answers.set(A1, R1);
+    answers.set(A2, LIAR);
     await finder.start();
-    expect(found[0]?.toSorted()).toEqual([[ONE, AT(1)] as const, [TWO, AT(2)] as const].toSorted());
+    expect(found()).toEqual([`certificate ${R1}`]);
+    expect(lines.join()).toContain('shows no certificate of cluster.rootsAuthority');
   });
 
-  it('RootFinder.stop() ends the search', async () => {
-    const { clock, finder } = await find([AT(1)]);
+  it('RootFinder forgets a root when somebody without a certificate answers at its address', async () => {
+    const { clock, answers, finder, found, settle } = finderOf({
+      entries: [A1, A2],
+      certified: [R1, R2],
+    });
+    answers.set(A1, R1);
+    answers.set(A2, R2);
     await finder.start();
-    finder.stop();
-    expect(clock.delays).toEqual([]);
+    answers.set(A2, LIAR);
+    clock.advance(30_000);
+    await settle();
+    expect(found()).toEqual([`certificate ${R1}`]);
+  });
+
+  it('RootFinder says once that roots are known by their address alone, and what to write instead', async () => {
+    const { clock, answers, finder, lines, settle } = finderOf({ entries: [A1, A2] });
+    answers.set(A1, R1);
+    answers.set(A2, R2);
+    await finder.start();
+    clock.advance(30_000);
+    await settle();
+    expect(lines).toHaveLength(1);
+    expect(lines[0]).toContain(`${A1}/p2p/${R1}`);
+    expect(lines[0]).toContain('cluster.rootsAuthority');
+  });
+
+  it('RootFinder takes the id of the configuration for better than what it finds', async () => {
+    const { answers, finder, found, lines } = finderOf({ entries: [`${A1}/p2p/${R1}`, A2] });
+    answers.set(A2, R1);
+    await finder.start();
+    expect(found()).toEqual([`id ${R1}`]);
+    expect(lines.length).toBeLessThanOrEqual(1);
+  });
+
+  it('RootFinder leaves out roots that are trusted no more, however they are named', async () => {
+    const { answers, finder, found } = finderOf({
+      entries: [`${A1}/p2p/${R1}`, A2],
+      untrusted: [R1],
+    });
+    answers.set(A2, R2);
+    await finder.start();
+    expect(found()).toEqual([`address ${R2}`]);
   });
 });

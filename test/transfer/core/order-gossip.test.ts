@@ -3,6 +3,7 @@ import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
 import type { BlobState, TimerAction } from '../../../src/transfer/core/core-types.ts';
 import type { Effect } from '../../../src/transfer/core/effects.ts';
 import { OrderGossip } from '../../../src/transfer/core/order-gossip.ts';
+import { BoundedMap } from '../../../src/util/bounded-map.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { TimerHeap } from '../../../src/util/timer-heap.ts';
 import { digestOf } from '../../kit/registry-content.ts';
@@ -32,6 +33,8 @@ function gossipOf(keeps: readonly number[]) {
     uses: 0,
     confirmed: false,
     cachedKeys: new Set(),
+    ordersOf: new Map(),
+    touchedOnce: new BoundedMap({ entriesMax: 100 }),
   };
   const touched = () => effects.flatMap((each) => (each.type === 'touched' ? [each.index] : []));
   const told = () =>
@@ -42,7 +45,7 @@ function gossipOf(keeps: readonly number[]) {
 describe('OrderGossip', () => {
   it('OrderGossip.noteTouch() counts the first touch of a block at the keeper', () => {
     const { gossip, blob, touched } = gossipOf([0]);
-    for (const index of at(4, 5, 4, 2)) gossip.noteTouch(blob, index, 0);
+    for (const index of at(4, 5, 4, 2)) gossip.noteTouch({ blob, index, by: undefined }, 0);
     expect(touched()).toEqual([4, 2]);
     expect([...blob.ordered]).toEqual([4, 2]);
   });

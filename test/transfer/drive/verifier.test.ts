@@ -57,13 +57,13 @@ describe('BlockVerifier.check()', () => {
     expect(verifier().checkOwn(blob, last, kept).verdict).toBe('bad');
   });
 
-  it('knows the keys that it was told, earlier ones included', () => {
+  it('knows the keys that it was told last, and no others', () => {
     const one = verifier();
     const block = answer(right, attested(right, stranger));
     expect(one.check(blob, last, block).verdict).toBe('unknown-signer');
     one.trust([stranger.publicKey]);
     expect(one.check(blob, last, block).verdict).toBe('good');
-    expect(one.check(blob, last, answer(right, attested(right))).verdict).toBe('good');
+    expect(one.check(blob, last, answer(right, attested(right))).verdict).toBe('unknown-signer');
   });
 
   it('goes by the digests of the image alone, where it has them', () => {
@@ -84,6 +84,15 @@ describe('BlockVerifier.checkOwn()', () => {
     expect(verifier().checkOwn(blob, last, answer(wrong, NO_ATTESTATION)).verdict).toBe('good');
     expect(knowing().checkOwn(blob, last, answer(wrong, NO_ATTESTATION)).verdict).toBe('bad');
     expect(knowing().checkOwn(blob, last, answer(right, NO_ATTESTATION)).verdict).toBe('good');
+  });
+
+  it('says bad of what a root attested that is distrusted, also where it was kept', () => {
+    const one = verifier();
+    const kept = answer(right, attested(right));
+    expect(one.checkOwn(blob, last, kept)).toBe('good');
+    one.distrust([root.publicKey]);
+    expect(one.checkOwn(blob, last, kept)).toBe('bad');
+    expect(one.checkOwn(blob, last, answer(right, attested(right, own)))).toBe('good');
   });
 });
 
