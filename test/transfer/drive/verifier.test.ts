@@ -89,10 +89,10 @@ describe('BlockVerifier.checkOwn()', () => {
   it('says bad of what a root attested that is distrusted, also where it was kept', () => {
     const one = verifier();
     const kept = answer(right, attested(right));
-    expect(one.checkOwn(blob, last, kept)).toBe('good');
+    expect(one.checkOwn(blob, last, kept).verdict).toBe('good');
     one.distrust([root.publicKey]);
-    expect(one.checkOwn(blob, last, kept)).toBe('bad');
-    expect(one.checkOwn(blob, last, answer(right, attested(right, own)))).toBe('good');
+    expect(one.checkOwn(blob, last, kept).verdict).toBe('bad');
+    expect(one.checkOwn(blob, last, answer(right, attested(right, own))).verdict).toBe('good');
   });
 });
 
