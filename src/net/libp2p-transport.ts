@@ -41,7 +41,7 @@ import { netMetrics, type NetMetrics } from './metrics.ts';
 import { Requester } from './blocks/requester.ts';
 import { BLOCK_PROTOCOL } from './blocks/requester-link.ts';
 import { Responders } from './blocks/responders.ts';
-import { withObserved } from './wire/addresses.ts';
+import { ipOf, withObserved } from './wire/addresses.ts';
 import { TreeClient } from './calls/call-client.ts';
 import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
@@ -293,7 +293,8 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       TREE_PROTOCOL,
       (stream, connection) => {
         const peer = admission.pass(stream, connection);
-        if (peer !== undefined) treeResponders.add(peer, stream);
+        const address = ipOf(connection.remoteAddr.toString());
+        if (peer !== undefined) treeResponders.add({ peer, address }, stream);
       },
       { maxInboundStreams: 2 * TREE_STREAMS_MAX, maxOutboundStreams: 2 * TREE_STREAMS_MAX },
     );

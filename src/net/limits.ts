@@ -7,8 +7,8 @@ export const PAYLOAD_BYTES_MAX = BLOCK_SIZE_BYTES;
 /** Blocks told in one ORDER frame (16 KiB of indices); longer orders are cut into several frames. */
 export const ORDER_INDICES_MAX = 4096;
 
-/** Milliseconds that a REQUEST may say its asker waits: ten minutes, far above any read. */
-export const REQUEST_TIMEOUT_MS_MAX = 600_000;
+/** Milliseconds that a REQUEST may say its asker waits: as long as any read. So no peer holds places of waiters for long. */
+export const REQUEST_TIMEOUT_MS_MAX = 30_000;
 
 /** Milliseconds that a peer may tell us to stay away. */
 export const RETRY_AFTER_MS_MAX = 60_000;
@@ -51,6 +51,23 @@ export const CALLS_PER_REGISTRY_MAX = 8;
 
 /** Largest message of `/xylem/tree/3`: a manifest (4 MiB) or the places of an image of 255 layers, with room. */
 export const TREE_MESSAGE_BYTES_MAX = 8 * MIB;
+
+/**
+ * Places in trees that one identity may have an owner work on in JOIN, REPORT and LEAVE: 2 % of its thread,
+ * and at once what 20 images of 50 layers have, or a host that joins anew all that it holds twice over.
+ */
+export const PLACES_PER_SECOND_PER_PEER = 2_000;
+export const PLACES_BURST_PER_PEER = 8_192;
+
+/** The same of one address: hosts behind one NAT that all start at once share it, a fifth of the thread. */
+export const PLACES_PER_SECOND_PER_ADDRESS = 20_000;
+export const PLACES_BURST_PER_ADDRESS = 131_072;
+
+/** Bytes of a request whose reading costs as much as a place. */
+export const PLACE_BYTES = 64;
+
+/** Identities and addresses whose budgets are remembered; who asked longest ago has a full one again. */
+export const BUDGETS_MAX = 16_384;
 
 /** Milliseconds from the first byte of a request to its last; then its stream is reset. */
 export const REQUEST_ARRIVAL_MS_MAX = 10_000;
@@ -131,6 +148,15 @@ export const UNADMITTED_MAX = 512;
 /** Of these, from one address: many agents on one machine, or behind one NAT, that start at once. */
 export const UNADMITTED_PER_ADDRESS_MAX = 128;
 
+/** The same from one /64 of IPv6, of which a single machine may have all addresses. */
+export const UNADMITTED_PER_NETWORK_MAX = 256;
+
+/**
+ * Admitted identities at one address. They cost nothing, so all that is bounded by identity is bounded
+ * by this many times that for a machine. Far more agents than run on one machine, or behind one NAT.
+ */
+export const IDENTITIES_PER_ADDRESS_MAX = 256;
+
 /** Bytes that a peer may send between its handshake and its admission, which takes about 300. */
 export const UNADMITTED_BYTES_MAX = 16 * KIB;
 
@@ -140,6 +166,9 @@ export const RENEWALS_MAX = 32;
 /** Failed admissions of one address that are borne, one forgotten per second: a scanner, a probe, a host with a wrong key. */
 export const ADDRESS_FAILURES_MAX = 16;
 export const FAILURE_FORGOTTEN_MS = 1_000;
+
+/** The same of one /64 of IPv6, which many hosts may share. */
+export const NETWORK_FAILURES_MAX = 64;
 
 /** How long a peer is turned away after a failed proof, and an address after too many; doubles with each time up to the second. */
 export const BAN_MS_MIN = 1_000;

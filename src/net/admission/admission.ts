@@ -246,13 +246,15 @@ export class Admission {
 
   #admit(entry: Entry, end: Extract<HandshakeEnd, { result: 'admitted' }>): void {
     if (entry.state === 'ended') return;
+    if (entry.state === 'stranger' && !this.#components.door.admit(entry.connection, entry.peer)) {
+      return this.#fail(entry, 'refused', new Error('too many hosts of its address are admitted'));
+    }
     entry.key = end.key;
     entry.certificate = end.certificate;
     this.#components.metrics.admission.inc({ result: 'admitted' });
     if (entry.state === 'stranger') {
       entry.state = 'admitted';
       entry.timer.cancel();
-      this.#components.door.admit(entry.connection, entry.peer);
       const siblings = this.#ofPeer.get(entry.peer) ?? new Set();
       this.#ofPeer.set(entry.peer, siblings.add(entry));
       entry.outcome.resolve();
@@ -288,7 +290,7 @@ export class Admission {
     entry.outcome.reject(error);
     const siblings = this.#ofPeer.get(peer);
     if (siblings?.delete(entry) === true) {
-      this.#components.door.part(peer);
+      this.#components.door.part(entry.connection, peer);
       if (siblings.size === 0) {
         this.#ofPeer.delete(peer);
         this.#init.onPeerGone(peer);

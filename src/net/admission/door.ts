@@ -5,31 +5,45 @@ import type {
   MultiaddrConnectionTimeline,
   StreamMessageEvent,
 } from '@libp2p/interface';
-import type { Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
+import { ipOf, networkOf } from '../wire/addresses.ts';
 import { Bans } from './bans.ts';
 import {
   ADDRESS_FAILURES_MAX,
+  IDENTITIES_PER_ADDRESS_MAX,
+  NETWORK_FAILURES_MAX,
   UNADMITTED_BYTES_MAX,
   UNADMITTED_MAX,
   UNADMITTED_PER_ADDRESS_MAX,
+  UNADMITTED_PER_NETWORK_MAX,
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
+
+/** A place where connections come from: an address, or a network of IPv6. */
+interface Origin {
+  readonly name: string;
+  readonly bans: Bans;
+  readonly strangersMax: number;
+}
 
 /** An inbound connection that has proved nothing yet. */
 interface Stranger {
   readonly address: string;
+  readonly origins: readonly Origin[];
   /** Who it is, once the handshake of the connection says so. */
   peer?: PeerId;
+  /** It has proved the key, and is no failure of its address. */
+  proved?: boolean;
   /** No longer counts its bytes. */
   release: () => void;
 }
 
 /**
- * Keeps strangers cheap: bounds the inbound connections that are not admitted yet, in all and by address, and what they may send,
- * and turns those away who failed before. Asked by the node before it spends anything on a connection.
+ * Keeps strangers cheap: bounds the inbound connections that are not admitted yet, in all, by address and by /64 of IPv6, and what
+ * they may send, and turns those away who failed before. Asked by the node before it spends anything on a connection. Bounds the
+ * identities that are admitted of one address too.
  *
  * An admission forgives its address, so that a host with a wrong key does not lock out the others behind one NAT for long.
  */
@@ -39,9 +53,15 @@ export class Door {
   readonly #metrics: NetMetrics;
   readonly #peerBans: Bans;
   readonly #addressBans: Bans;
+  readonly #networkBans: Bans;
   /** By the one object that a socket and the connection made of it share. */
   readonly #strangers = new Map<MultiaddrConnectionTimeline, Stranger>();
-  readonly #byAddress = new Map<string, number>();
+  /** Strangers by the name of their origin. */
+  readonly #byOrigin = new Map<string, number>();
+  /** Inbound connections that are admitted, and where they come from. */
+  readonly #inside = new Map<MultiaddrConnectionTimeline, string>();
+  /** Connections of each identity that is admitted, by address. */
+  readonly #identities = new Map<string, Map<PeerId, number>>();
   /** Admitted connections by peer. */
   readonly #admitted = new Map<PeerId, number>();
 
@@ -54,6 +74,7 @@ export class Door {
     this.#metrics = components.metrics;
     this.#peerBans = new Bans(components, { failuresMax: 0 });
     this.#addressBans = new Bans(components, { failuresMax: ADDRESS_FAILURES_MAX });
+    this.#networkBans = new Bans(components, { failuresMax: NETWORK_FAILURES_MAX });
     this.gater = {
       denyInboundConnection: (socket) => this.#counted(!this.#takes(socket)),
       denyInboundEncryptedConnection: (peer) =>
@@ -65,19 +86,35 @@ export class Door {
     };
   }
 
-  /** The connection's peer has proved the key: it counts no more. */
-  admit(connection: Connection, peer: PeerId): void {
+  /**
+   * The connection's peer has proved the key: it counts no more as a stranger. False when too many
+   * others of its address are admitted; it then stays one.
+   */
+  admit(connection: Connection, peer: PeerId): boolean {
+    const { timeline } = connection;
+    const entering = this.#strangers.get(timeline);
+    if (entering !== undefined && !this.#takeIdentity(entering.address, peer)) {
+      entering.proved = true;
+      return false;
+    }
     this.#peerBans.forgive(peer);
     this.#admitted.set(peer, (this.#admitted.get(peer) ?? 0) + 1);
-    const stranger = this.#leave(connection.timeline);
-    if (stranger !== undefined) this.#addressBans.forgive(stranger.address);
+    const stranger = this.#leave(timeline);
+    if (stranger === undefined) return true;
+    this.#inside.set(timeline, stranger.address);
+    for (const { name, bans } of stranger.origins) bans.forgive(name);
+    return true;
   }
 
   /** An admitted connection of the peer has ended. */
-  part(peer: PeerId): void {
-    const left = (this.#admitted.get(peer) ?? 0) - 1;
-    if (left > 0) this.#admitted.set(peer, left);
-    else this.#admitted.delete(peer);
+  part(connection: Connection, peer: PeerId): void {
+    decrement(this.#admitted, peer);
+    const address = this.#inside.get(connection.timeline);
+    this.#inside.delete(connection.timeline);
+    const identities = address === undefined ? undefined : this.#identities.get(address);
+    if (address === undefined || identities === undefined) return;
+    decrement(identities, peer);
+    if (identities.size === 0) this.#identities.delete(address);
   }
 
   /** The peer has failed to prove the key: it is turned away for a while. */
@@ -86,15 +123,37 @@ export class Door {
   }
 
   #takes(socket: MultiaddrConnection): boolean {
-    const address = hostOf(socket.remoteAddr);
-    if (this.#addressBans.isBanned(address) || socket.status !== 'open') return false;
-    const siblings = this.#byAddress.get(address) ?? 0;
-    if (this.#strangers.size >= UNADMITTED_MAX || siblings >= UNADMITTED_PER_ADDRESS_MAX) {
-      return false;
-    }
-    this.#byAddress.set(address, siblings + 1);
-    this.#strangers.set(socket.timeline, { address, release: () => {} });
+    const address = ipOf(socket.remoteAddr.toString());
+    const origins = this.#originsOf(address);
+    if (socket.status !== 'open' || this.#strangers.size >= UNADMITTED_MAX) return false;
+    if (origins.some(({ name, bans }) => bans.isBanned(name))) return false;
+    const isFull = ({ name, strangersMax }: Origin): boolean =>
+      (this.#byOrigin.get(name) ?? 0) >= strangersMax;
+    if (origins.some(isFull)) return false;
+    for (const { name } of origins) this.#byOrigin.set(name, (this.#byOrigin.get(name) ?? 0) + 1);
+    this.#strangers.set(socket.timeline, { address, origins, release: () => {} });
     socket.addEventListener('close', () => this.#onClose(socket));
+    return true;
+  }
+
+  /** Hosts of one network share an IPv6 prefix, so each address counts by itself, and the network beside it. */
+  #originsOf(address: string): readonly Origin[] {
+    const own = {
+      name: address,
+      bans: this.#addressBans,
+      strangersMax: UNADMITTED_PER_ADDRESS_MAX,
+    };
+    const network = networkOf(address);
+    if (network === undefined) return [own];
+    const bans = this.#networkBans;
+    return [own, { name: network, bans, strangersMax: UNADMITTED_PER_NETWORK_MAX }];
+  }
+
+  #takeIdentity(address: string, peer: PeerId): boolean {
+    const identities = this.#identities.get(address) ?? new Map<PeerId, number>();
+    if (!identities.has(peer) && identities.size >= IDENTITIES_PER_ADDRESS_MAX) return false;
+    this.#identities.set(address, identities);
+    identities.set(peer, (identities.get(peer) ?? 0) + 1);
     return true;
   }
 
@@ -104,14 +163,16 @@ export class Door {
    */
   #onClose(socket: MultiaddrConnection): void {
     const stranger = this.#leave(socket.timeline);
-    if (stranger === undefined) return;
+    if (stranger === undefined || stranger.proved === true) return;
     if (stranger.peer !== undefined && this.#admitted.has(stranger.peer)) return;
-    const banMs = this.#addressBans.fail(stranger.address);
-    if (banMs === 0) return;
-    this.#logger.warn(
-      { address: stranger.address, seconds: banMs / 1000 },
-      'turning an address away: too many of its connections did not prove the cluster key',
-    );
+    for (const { name, bans } of stranger.origins) {
+      const banMs = bans.fail(name);
+      if (banMs === 0) continue;
+      this.#logger.warn(
+        { address: name, seconds: banMs / 1000 },
+        'turning an address away: too many of its connections did not prove the cluster key',
+      );
+    }
   }
 
   /** From here on the node listens to the socket, so that listening too takes nothing away from it. */
@@ -134,9 +195,7 @@ export class Door {
     if (stranger === undefined) return undefined;
     this.#strangers.delete(timeline);
     stranger.release();
-    const siblings = (this.#byAddress.get(stranger.address) ?? 0) - 1;
-    if (siblings > 0) this.#byAddress.set(stranger.address, siblings);
-    else this.#byAddress.delete(stranger.address);
+    for (const { name } of stranger.origins) decrement(this.#byOrigin, name);
     return stranger;
   }
 
@@ -146,8 +205,9 @@ export class Door {
   }
 }
 
-/** The address without its port. Hosts of one network share an IPv6 prefix, so each address is one of its own. */
-function hostOf(address: Multiaddr): string {
-  const ip = address.getComponents().find(({ name }) => name === 'ip4' || name === 'ip6');
-  return ip?.value ?? address.toString();
+/** One less; nothing is kept of what is at none. */
+function decrement<K>(counts: Map<K, number>, key: K): void {
+  const left = (counts.get(key) ?? 0) - 1;
+  if (left > 0) counts.set(key, left);
+  else counts.delete(key);
 }

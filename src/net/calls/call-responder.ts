@@ -4,7 +4,6 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { Handlers } from '../../transfer/contracts/calls.ts';
 import { PeerError, type PeerErrorDetail } from '../../transfer/contracts/transport.ts';
 import { errorText } from '../../util/errors.ts';
-import type { PeerId } from '../../util/peer-id.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { errorFrameOf } from '../wire/frames.ts';
 import {
@@ -20,6 +19,7 @@ import {
 import type { NetMetrics } from '../metrics.ts';
 import { isClosed, piecesOf } from '../wire/stream-io.ts';
 import { MessageParser, TREE, treeError, type TreeMessage } from './call-message.ts';
+import { CallBudget, type Asker } from './call-budget.ts';
 import { CALLS, callOf, requestBytesMax, type Calls } from './call-table.ts';
 import { TreeSender } from './call-sender.ts';
 
@@ -39,17 +39,19 @@ interface Unfinished {
 export class TreeResponders {
   readonly #components: Components;
   readonly #unfinished: Unfinished = { bytes: 0 };
+  readonly #budget: CallBudget;
   readonly #all = new Set<TreeResponder>();
 
   constructor(components: Components) {
     this.#components = components;
+    this.#budget = new CallBudget(components);
   }
 
   /** Takes a new stream of the peer. */
-  add(peer: PeerId, stream: Stream): void {
+  add(asker: Asker, stream: Stream): void {
     if (isClosed(stream)) return;
-    const unfinished = this.#unfinished;
-    const responder = new TreeResponder(this.#components, { peer, stream, unfinished });
+    const shared = { unfinished: this.#unfinished, budget: this.#budget };
+    const responder = new TreeResponder(this.#components, { asker, stream, ...shared });
     this.#all.add(responder);
     stream.addEventListener('close', () => {
       this.#all.delete(responder);
@@ -81,7 +83,8 @@ interface Places {
  */
 class TreeResponder {
   readonly #components: Components;
-  readonly #peer: PeerId;
+  readonly #asker: Asker;
+  readonly #budget: CallBudget;
   readonly #stream: Stream;
   readonly #sender: TreeSender;
   /** Calls whose last word is not sent, and their places. */
@@ -96,10 +99,16 @@ class TreeResponder {
 
   constructor(
     components: Components,
-    init: { readonly peer: PeerId; readonly stream: Stream; readonly unfinished: Unfinished },
+    init: {
+      readonly asker: Asker;
+      readonly stream: Stream;
+      readonly unfinished: Unfinished;
+      readonly budget: CallBudget;
+    },
   ) {
     this.#components = components;
-    this.#peer = init.peer;
+    this.#asker = init.asker;
+    this.#budget = init.budget;
     this.#stream = init.stream;
     this.#unfinished = init.unfinished;
     this.#sender = new TreeSender(init.stream);
@@ -167,10 +176,10 @@ class TreeResponder {
     const name = callOf(type);
     const mayWait = name !== undefined && CALLS[name].registryOf !== undefined;
     const places = mayWait ? this.#registry : this.#memory;
-    if (places.open >= places.max || places.running >= places.max) {
-      return this.#fail(id, { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS });
-    }
+    if (places.open >= places.max || places.running >= places.max) return this.#overloaded(id);
+    if (!this.#budget.mayRead(this.#asker, message.body.length)) return this.#overloaded(id);
     const run = this.#prepare(name, message.body);
+    if (run === 'over-budget') return this.#overloaded(id);
     if (run === undefined) return this.#fail(id, { code: 'refused' });
     this.#open.set(id, places);
     places.open++;
@@ -190,17 +199,23 @@ class TreeResponder {
     return this.#open.delete(id);
   }
 
+  #overloaded(id: number): void {
+    this.#fail(id, { code: 'overloaded', retryAfterMs: OVERLOADED_RETRY_MS });
+  }
+
   /** Decodes the request at once, throwing WireError; the call itself follows. Undefined for a call that nobody answers here. */
   #prepare<K extends keyof Calls>(
     name: K | undefined,
     body: Uint8Array,
-  ): (() => Promise<Uint8Array>) | undefined {
+  ): (() => Promise<Uint8Array>) | 'over-budget' | undefined {
     if (name === undefined) return undefined;
     const handle = this.#components.handlers[name];
     if (handle === undefined) return undefined;
-    const { request, reply } = CALLS[name];
+    const { request, reply, placesOf } = CALLS[name];
     const asked = request.decode(body);
-    return async () => reply.encode(await handle(this.#peer, asked));
+    const placeCount = placesOf?.(asked) ?? 0;
+    if (placeCount > 0 && !this.#budget.mayWork(this.#asker, placeCount)) return 'over-budget';
+    return async () => reply.encode(await handle(this.#asker.peer, asked));
   }
 
   /** Never rejects. */
@@ -216,7 +231,7 @@ class TreeResponder {
       const body = await run();
       this.#reply(id, body);
     } catch (error) {
-      logger.debug({ peer: this.#peer, type, error: errorText(error) }, 'a tree call failed');
+      logger.debug({ peer: this.#asker.peer, type, error: errorText(error) }, 'a tree call failed');
       this.#end(id, failureOf(error));
     } finally {
       places.running--;
@@ -254,7 +269,7 @@ class TreeResponder {
   #violation(error: WireError): void {
     this.#components.metrics.violations.inc({ protocol: 'tree' });
     this.#components.logger.debug(
-      { peer: this.#peer, error: errorText(error) },
+      { peer: this.#asker.peer, error: errorText(error) },
       'a stream of tree calls broke off',
     );
     this.close(error);

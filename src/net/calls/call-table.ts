@@ -21,6 +21,8 @@ interface Call<Q, R> {
   readonly requestBytesMax: number;
   /** The registry that the answer may wait for; absent of a call that is answered from memory. */
   readonly registryOf?: (request: Q) => string;
+  /** Places in trees that the answer costs work for; absent of a call that costs little. */
+  readonly placesOf?: (request: Q) => number;
 }
 
 /** The places of an image of 8 layers, at one of four roots, are 6 KiB. */
@@ -40,15 +42,17 @@ function call<Q, R>(
     readonly reply: Codec<R>;
     readonly requestBytesMax?: number;
     readonly registryOf?: (request: Q) => string;
+    readonly placesOf?: (request: Q) => number;
   },
 ): Call<Q, R> {
-  const { request, reply, requestBytesMax = SMALL, registryOf } = of;
+  const { request, reply, requestBytesMax = SMALL, registryOf, placesOf } = of;
   return {
     type,
     request: message(request, { bytesMax: requestBytesMax, firstBytes: FIRST_BYTES }),
     reply: message(reply, { bytesMax: TREE_MESSAGE_BYTES_MAX, firstBytes: FIRST_BYTES }),
     requestBytesMax,
     ...(registryOf !== undefined && { registryOf }),
+    ...(placesOf !== undefined && { placesOf }),
   };
 }
 
@@ -62,12 +66,24 @@ function registryOfOrigin({ origin }: { readonly origin: BlobOrigin }): string {
 
 /** Every call; its name is also its label in metrics. Types are never used again: docs/WIRE_PROTOCOL.md lists them. */
 export const CALLS: { readonly [K in keyof Calls]: Call<Calls[K][0], Calls[K][1]> } = {
-  join: call(1, { request: tree.joinRequest, reply: tree.joinReply, requestBytesMax: MIB }),
-  leave: call(2, { request: tree.leaveRequest, reply: nothing, requestBytesMax: LISTS }),
+  join: call(1, {
+    request: tree.joinRequest,
+    reply: tree.joinReply,
+    requestBytesMax: MIB,
+    placesOf: ({ blobs }) => blobs.reduce((sum, { stripes }) => sum + stripes.length, 0),
+  }),
+  leave: call(2, {
+    request: tree.leaveRequest,
+    reply: nothing,
+    requestBytesMax: LISTS,
+    placesOf: ({ digests }) => digests.length,
+  }),
   report: call(3, {
     request: tree.reportRequest,
     reply: tree.reportReply,
     requestBytesMax: LISTS,
+    // Most places of a report are as they were.
+    placesOf: ({ held }) => held.length / 4,
   }),
   resolve: call(4, {
     request: tree.resolveRequest,

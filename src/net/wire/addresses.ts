@@ -29,3 +29,20 @@ export function withObserved(
   const others = host.addresses.filter((address) => address !== seen);
   return [seen, ...others].slice(0, ADDRESSES_MAX);
 }
+
+/** The IP address of a multiaddr; the text itself where there is none. An IPv4 address in IPv6's form is one of IPv4. */
+export function ipOf(text: string): string {
+  const ip = /^\/ip[46]\/([^/]+)/.exec(text)?.[1] ?? text;
+  return /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(ip)?.[1] ?? ip;
+}
+
+/** The /64 of an IPv6 address, of which one machine may have all addresses; undefined of any other text. */
+export function networkOf(ip: string): string | undefined {
+  if (!/^[0-9a-fA-F:]+$/.test(ip) || !ip.includes(':')) return undefined;
+  const [head = '', tail] = ip.split('::');
+  const first = head === '' ? [] : head.split(':');
+  const last = tail === undefined || tail === '' ? [] : tail.split(':');
+  const zeros = Array<string>(Math.max(0, 8 - first.length - last.length)).fill('0');
+  const groups = [...first, ...zeros, ...last].slice(0, 4);
+  return `${groups.map((group) => Number.parseInt(group, 16).toString(16)).join(':')}::/64`;
+}

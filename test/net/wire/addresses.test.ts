@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { isTcpAddress, withObserved } from '../../../src/net/wire/addresses.ts';
+import { ipOf, isTcpAddress, networkOf, withObserved } from '../../../src/net/wire/addresses.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 
 const peer = peerId('p');
@@ -50,5 +50,19 @@ describe('withObserved()', () => {
     const announced = { peer, addresses, announced: true };
     expect(withObserved(announced, '/ip4/10.0.0.7/tcp/2')).toBe(addresses);
     expect(withObserved({ peer, addresses: [] }, '/ip4/10.0.0.7/tcp/2')).toEqual([]);
+  });
+});
+
+describe('ipOf() and networkOf()', () => {
+  it.each([
+    ['/ip4/10.0.0.1/tcp/1', '10.0.0.1', undefined],
+    ['/ip6/2001:db8::1/tcp/1', '2001:db8::1', '2001:db8:0:0::/64'],
+    ['/ip6/2001:0db8:0001:0002:3:4:5:6/tcp/1', '2001:0db8:0001:0002:3:4:5:6', '2001:db8:1:2::/64'],
+    ['/ip6/::1/tcp/1', '::1', '0:0:0:0::/64'],
+    ['/ip6/::ffff:10.0.0.1/tcp/1', '10.0.0.1', undefined],
+    ['/unix/x', '/unix/x', undefined],
+  ])('ipOf() and networkOf() of %s', (address, ip, network) => {
+    expect(ipOf(address)).toBe(ip);
+    expect(networkOf(ip)).toBe(network);
   });
 });
