@@ -11,7 +11,7 @@ import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
-import { checkWhole, openRange, sizeOfFirstByte } from './http/blob-range.ts';
+import { checkWhole, openRange, isPartWithoutTotal, sizeOfFirstByte } from './http/blob-range.ts';
 import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
@@ -224,11 +224,33 @@ export class RegistryClient {
   ): Promise<number> {
     const what = `blob ${digest} of ${origin.registry}/${origin.repository}`;
     let sizeBytes: number | undefined;
+    let isPartOfUnknown = false;
     await this.#pull(origin, options, {
       method: 'GET',
       path: blobPath(origin, digest),
       headers: { range: 'bytes=0-0' },
       answers: [RANGE_NOT_SATISFIABLE],
+      open: (head, isServer) => {
+        isPartOfUnknown = isPartWithoutTotal(head);
+        if (!isPartOfUnknown) sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
+        return new HeadSink();
+      },
+    });
+    if (isPartOfUnknown) return this.#sizeByHead({ origin, digest, what }, options);
+    return defined(sizeBytes, 'an answer was opened');
+  }
+
+  /** Where a part (206) leaves out the total (`*`), as RFC 9110 allows, the answer to HEAD is asked for it. */
+  async #sizeByHead(
+    blob: { readonly origin: BlobOrigin; readonly digest: Digest; readonly what: string },
+    options: OperationOptions,
+  ): Promise<number> {
+    const { origin, digest, what } = blob;
+    let sizeBytes: number | undefined;
+    await this.#pull(origin, options, {
+      method: 'HEAD',
+      path: blobPath(origin, digest),
+      headers: {},
       open: (head, isServer) => {
         sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
         return new HeadSink();

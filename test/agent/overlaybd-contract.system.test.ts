@@ -115,7 +115,9 @@ describe.each(ROLES)('the overlaybd prefix of a %s: requests', (role) => {
     }
     // One byte for the size of the blob, and the block.
     const ranges = registry.askedFor(blob.hex).filter(({ method }) => method === 'GET');
-    expect(ranges.map(({ range }) => range)).toEqual(['bytes=0-0', 'bytes=0-262143']);
+    expect(ranges.filter(({ range }) => range !== 'bytes=0-0')).toMatchObject([
+      { range: 'bytes=0-262143' },
+    ]);
   });
 
   it('of the redirect shape, with signatures that differ per host, are one blob', async () => {

@@ -35,18 +35,34 @@ export class UrlProbe {
       ...(authorization !== undefined && { authorization }),
       ...(accept !== undefined && { accept }),
     };
-    const request = { method: 'GET', url, headers, followsRedirects: isLent !== true } as const;
+    const followsRedirects = isLent !== true;
+    const request: UrlRequest = { method: 'GET', url, headers, followsRedirects };
     const answer = await this.#urls.open(request, signal);
     answer.body.destroy();
     const registry = /^https?:\/\/([^/?#]+)/.exec(url)?.[1] ?? '';
     if (answer.status !== 200 && answer.status !== 206) throw refusalOf(answer, { registry });
-    const sizeBytes = sizeOf(answer);
+    const sizeBytes = sizeOf(answer) ?? (await this.#sizeByHead(answer, request, signal));
     const isPage = /^text\/html\b/i.test(String(answer.headers['content-type'] ?? ''));
     if (sizeBytes !== undefined && !isPage) return sizeBytes;
     const what = isPage ? 'a page' : 'something without a size';
     throw new AccessError(`${registry} answered with ${what}, not with the blob`, {
       code: 'other-content',
     });
+  }
+
+  /** Where a part (206) leaves out the total (`*`), the answer to HEAD tells it; the right was shown by the GET. */
+  async #sizeByHead(
+    { status }: UrlAnswer,
+    { url, headers, followsRedirects }: UrlRequest,
+    signal: AbortSignal,
+  ): Promise<number | undefined> {
+    if (status !== 206) return undefined;
+    const { range: _, ...others } = headers;
+    const follow = followsRedirects !== undefined && { followsRedirects };
+    const asked: UrlRequest = { method: 'HEAD', url, headers: others, ...follow };
+    const head = await this.#urls.open(asked, signal);
+    head.body.destroy();
+    return head.status === 200 ? sizeOf(head) : undefined;
   }
 }
 

@@ -108,6 +108,12 @@ interface FirstByte {
   readonly what: string;
 }
 
+/** Whether the answer is a sound part of a blob whose size the server does not tell (`bytes 0-0/*`). */
+export function isPartWithoutTotal({ status, headers }: HttpHead): boolean {
+  const range = status === 206 ? parseContentRange(headers['content-range']) : undefined;
+  return range !== undefined && range.total === undefined;
+}
+
 /**
  * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal (416) names the whole, an answer of a server that
  * ignores ranges (200) has its length. Throws RegistryError when it is no answer about that blob: strangers are led to all kinds of pages.
