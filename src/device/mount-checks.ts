@@ -6,7 +6,9 @@ import { readMountTable } from './mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
 import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';
 
-/** Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what. */
+/**
+ * Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what.
+ */
 export function requireExt4(image: ResolvedImage): void {
   const digests = new Set(blockLayers(image.manifest).map((layer) => layer.digest));
   const other = image.manifest.layers

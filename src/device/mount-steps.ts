@@ -32,7 +32,10 @@ const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
  */
 export type MountRequest =
   | { readonly do: 'mount'; readonly fuseDir: string; readonly target: string }
-  /** `force`: fail all reads first and detach what is busy; for mounts whose server is gone or has to go. */
+  /**
+   * `force`: fail all reads first and detach what is busy; for mounts whose server is gone or has
+   * to go.
+   */
   | {
       readonly do: 'unmount';
       readonly fuseDir: string;
@@ -50,12 +53,16 @@ export type MountResult =
   | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
 
 /**
- * noload: a journal cannot be replayed on a read-only device. errors=continue: an image's superblock may ask for a panic
- * of the host on the first damaged block, which is not for an image to decide.
+ * noload: a journal cannot be replayed on a read-only device. errors=continue: an image's
+ * superblock may ask for a panic of the host on the first damaged block, which is not for an image
+ * to decide.
  */
 const EXT4_OPTIONS = 'noload,errors=continue';
 
-/** The superblock of ext4: its place on the disk, and fields of struct ext4_super_block. Blocks have 1 to 64 KiB. */
+/**
+ * The superblock of ext4: its place on the disk, and fields of struct ext4_super_block. Blocks have
+ * 1 to 64 KiB.
+ */
 const EXT4_SUPERBLOCK_AT = 1024;
 const EXT4_LOG_BLOCK_SIZE_AT = 24;
 const EXT4_LOG_BLOCK_SIZE_MAX = 6;
@@ -63,20 +70,25 @@ const EXT4_MAGIC_AT = 56;
 const EXT4_MAGIC = 0xef53;
 
 /**
- * Sector size of the loop device: that of a page, so that direct I/O is never split below it. A filesystem of smaller blocks
- * (mke2fs gives small disks 1 KiB) does not mount on larger sectors, and gets sectors of its block size.
+ * Sector size of the loop device: that of a page, so that direct I/O is never split below it. A
+ * filesystem of smaller blocks (mke2fs gives small disks 1 KiB) does not mount on larger sectors,
+ * and gets sectors of its block size.
  */
 const LOOP_BLOCK_BYTES_MAX = 4096;
 
-/** Waits for a loop device to clear itself and for the kernel to let go of the FUSE file: 100 x 10 ms. */
+/**
+ * Waits for a loop device to clear itself and for the kernel to let go of the FUSE file: 100 x 10
+ * ms.
+ */
 const RELEASE_ATTEMPTS_MAX = 100;
 const RELEASE_WAIT_MS = 10;
 
 /**
  * Makes or unmakes the loop device and the mount over a FUSE file.
  *
- * Everything here blocks on reads that the serving process answers, so it must run in another process: were the server killed
- * while a thread of its own sat in such a call, the kernel could never close /dev/fuse, and the mount would hang for good.
+ * Everything here blocks on reads that the serving process answers, so it must run in another
+ * process: were the server killed while a thread of its own sat in such a call, the kernel could
+ * never close /dev/fuse, and the mount would hang for good.
  */
 export function runMountRequest(request: MountRequest): MountResult {
   return request.do === 'mount' ? mountImage(request) : unmountImage(request);
@@ -121,7 +133,10 @@ function isMountedAt(source: string, target: string): boolean {
   return readMountTable().some((at) => at.source === source && at.mountPoint === target);
 }
 
-/** Block size of the ext4 on a disk; undefined when that is none. Throws when the disk cannot be read. */
+/**
+ * Block size of the ext4 on a disk; undefined when that is none. Throws when the disk cannot be
+ * read.
+ */
 function ext4BlockBytes(fd: number): number | undefined {
   const bytes = new Uint8Array(2048);
   if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return undefined;
@@ -151,7 +166,10 @@ function unmountImage(request: { fuseDir: string; target: string; force: boolean
   return unmountFuse(fuseDir);
 }
 
-/** Autoclear is not instant in every kernel, and a bind mount or a namespace may hold the device for long. */
+/**
+ * Autoclear is not instant in every kernel, and a bind mount or a namespace may hold the device for
+ * long.
+ */
 function areLoopsGone(fuseDir: string, force: boolean): boolean {
   const backing = `${fuseDir}/${IMAGE_FILE}`;
   for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
@@ -166,7 +184,10 @@ function areLoopsGone(fuseDir: string, force: boolean): boolean {
   return false;
 }
 
-/** A reader of the bare file, such as a scan of the disk, does not keep the filesystem: it is detached from it. */
+/**
+ * A reader of the bare file, such as a scan of the disk, does not keep the filesystem: it is
+ * detached from it.
+ */
 function unmountFuse(fuseDir: string): MountResult {
   for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
     if (!isFuseMounted(fuseDir)) return { kind: 'unmounted' };

@@ -7,9 +7,11 @@ import type { BlockIndex } from './block.ts';
 import { digestBytes, type Digest } from './digest.ts';
 
 /**
- * A root's word that it read this block from the registry: it travels with the block, and is kept with it.
+ * A root's word that it read this block from the registry: it travels with the block, and is kept
+ * with it.
  *
- * One Ed25519 signature holds for a batch of up to eight blocks, of any blobs, by a Merkle tree over them:
+ * One Ed25519 signature holds for a batch of up to eight blocks, of any blobs, by a Merkle tree
+ * over them:
  *
  *     leaf      SHA-256("xylem-block-attestation-2" (25) | blob sha256 (32) | block index u32 LE (4) | BLAKE3 of the block (32))
  *     node      SHA-256(1 (1) | left (32) | right (32))
@@ -19,10 +21,12 @@ import { digestBytes, type Digest } from './digest.ts';
  *
  *     Ed25519 signature (64) | depth u8, 0 to 3 | position of the leaf u8 | zero (2) | the nodes beside the way up (3 * 32), zeros beyond the depth
  *
- * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto), a block of 256 KiB some 850 us to receive and send on:
- * 13 % at every host when each block has a signature of its own. Batches that were found good are remembered, so that a block of
- * a batch of eight costs an eighth of a check and four small hashes, 20 us or 2.4 %; of four 33 us or 3.9 %. Sixteen would save
- * 5 us more and cost every block 32 bytes on the wire and on disk. `npm run bench verify` prints the figures of a machine.
+ * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto), a block of 256 KiB
+ * some 850 us to receive and send on: 13 % at every host when each block has a signature of its
+ * own. Batches that were found good are remembered, so that a block of a batch of eight costs an
+ * eighth of a check and four small hashes, 20 us or 2.4 %; of four 33 us or 3.9 %. Sixteen would
+ * save 5 us more and cost every block 32 bytes on the wire and on disk. `npm run bench verify`
+ * prints the figures of a machine.
  */
 export interface Attestation {
   /** Ed25519 public key of the root that signed, 32 bytes. */
@@ -31,7 +35,10 @@ export interface Attestation {
   readonly signature: Uint8Array;
 }
 
-/** Beside a block that nobody attested, since its host read it for itself alone and passes it on to nobody. */
+/**
+ * Beside a block that nobody attested, since its host read it for itself alone and passes it on to
+ * nobody.
+ */
 export const NO_ATTESTATION: Attestation = {
   signer: new Uint8Array(32),
   signature: new Uint8Array(164),
@@ -50,7 +57,10 @@ const PATH_AT = DEPTH_AT + 4;
 export const ATTESTATION_SIGNER_BYTES = 32;
 export const ATTESTATION_SIGNATURE_BYTES = PATH_AT + DEPTH_MAX * HASH_BYTES;
 
-/** Batches found good that are remembered: 8 GiB of blocks in full batches, about 1.5 MB of memory. The oldest go first. */
+/**
+ * Batches found good that are remembered: 8 GiB of blocks in full batches, about 1.5 MB of memory.
+ * The oldest go first.
+ */
 const BATCHES_MAX = 4096;
 
 const LEAF_CONTEXT = new TextEncoder().encode('xylem-block-attestation-2');
@@ -67,14 +77,18 @@ export interface BlockClaim {
 }
 
 /**
- * What a check of a block says. Two are no fault of the host that sent it, and no more than not having the block: `unknown-signer`, a root
- * attested it that this host does not know; `other-size`, a root attested it for a blob of another size than the one known here.
+ * What a check of a block says. Two are no fault of the host that sent it, and no more than not
+ * having the block: `unknown-signer`, a root attested it that this host does not know;
+ * `other-size`, a root attested it for a blob of another size than the one known here.
  */
 export type Verdict = 'good' | 'bad' | 'unknown-signer' | 'other-size';
 
 type Sha256 = Pick<Hash, 'sha256'>;
 
-/** Signs up to `BATCH_BLOCKS_MAX` blocks that were read from the registry; an attestation for each, in order. */
+/**
+ * Signs up to `BATCH_BLOCKS_MAX` blocks that were read from the registry; an attestation for each,
+ * in order.
+ */
 export function attestBatch(
   components: { hash: Sha256; signer: Signer },
   claims: readonly BlockClaim[],
@@ -117,12 +131,18 @@ interface Batch {
   readonly signed: Uint8Array;
 }
 
-/** Checks attestations against the keys of the roots that are believed; remembers batches, so that a signature is checked once. */
+/**
+ * Checks attestations against the keys of the roots that are believed; remembers batches, so that a
+ * signature is checked once.
+ */
 export class AttestationChecker {
   readonly #hash: Pick<Hash, 'sha256' | 'ed25519Verify'>;
   readonly #tree: TreeHash;
   #trusted: readonly Uint8Array[];
-  /** Batches found good, by the first six bytes of their roots; another one in the same place only costs a check. */
+  /**
+   * Batches found good, by the first six bytes of their roots; another one in the same place only
+   * costs a check.
+   */
   readonly #batches = new BoundedMap<number, Batch>({ entriesMax: BATCHES_MAX });
 
   constructor(
@@ -148,7 +168,8 @@ export class AttestationChecker {
     const signed = signature.subarray(0, ED25519_BYTES);
     const key = viewOf(root).getUint32(0) * 2 ** 16 + viewOf(root).getUint16(4);
     const known = this.#batches.get(key);
-    // The signature itself is compared too: it is passed on with the block, to hosts that have not seen the batch.
+    // The signature itself is compared too: it is passed on with the block, to hosts that have not
+    // seen the batch.
     if (
       known !== undefined &&
       bytesEqual(known.root, root) &&
@@ -183,7 +204,10 @@ export class AttestationChecker {
   }
 }
 
-/** Hashes of the tree. SHA-256 of node:crypto takes half the time of native BLAKE3 for inputs as small as these (0.8 us). */
+/**
+ * Hashes of the tree. SHA-256 of node:crypto takes half the time of native BLAKE3 for inputs as
+ * small as these (0.8 us).
+ */
 class TreeHash {
   readonly #hash: Sha256;
   readonly #leaf = new Uint8Array(LEAF_CONTEXT.length + 32 + 4 + HASH_BYTES);

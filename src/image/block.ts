@@ -7,7 +7,10 @@ import type { Digest } from './digest.ts';
  */
 export const BLOCK_SIZE_BYTES = 256 * 1024;
 
-/** Largest blob that is accepted, in bytes (1 TiB): bounds what a peer's or a registry's word can make us allocate. */
+/**
+ * Largest blob that is accepted, in bytes (1 TiB): bounds what a peer's or a registry's word can
+ * make us allocate.
+ */
 export const BLOB_SIZE_BYTES_MAX = 2 ** 40;
 
 declare const blockIndexBrand: unique symbol;
@@ -25,15 +28,24 @@ export interface BlobRef {
   readonly sizeBytes: number;
 }
 
-/** Where the origin keeps a blob: a registry and a repository, or a storage to which a registry redirects. */
+/**
+ * Where the origin keeps a blob: a registry and a repository, or a storage to which a registry
+ * redirects.
+ */
 export interface BlobOrigin {
   /** `host[:port]` of the registry or the storage. */
   readonly registry: string;
   /** Empty at a storage. */
   readonly repository: string;
-  /** Of a storage: scheme, host and the path up to the digest, such as `https://s3.example/bucket/docker/registry/v2/blobs/`. */
+  /**
+   * Of a storage: scheme, host and the path up to the digest, such as
+   * `https://s3.example/bucket/docker/registry/v2/blobs/`.
+   */
   readonly storage?: string;
-  /** Of a source that is not believed: the digest by which it knows the blob, whose blocks have a key of their own (blob-key.ts). */
+  /**
+   * Of a source that is not believed: the digest by which it knows the blob, whose blocks have a
+   * key of their own (blob-key.ts).
+   */
   readonly content?: Digest;
 }
 
@@ -51,9 +63,10 @@ export function blockLength(sizeBytes: number, index: BlockIndex): number {
 }
 
 /**
- * Blobs under this size are one tree, larger ones `STRIPES_MAX`. Chosen in docs/TREES.md: a host sends on a part of the trees only, so
- * they must be many and of like sizes; two for each colour of trees at each of four roots are. What a host shares between its
- * trees (connections, reports) does not grow with their number.
+ * Blobs under this size are one tree, larger ones `STRIPES_MAX`. Chosen in docs/TREES.md: a host
+ * sends on a part of the trees only, so they must be many and of like sizes; two for each colour of
+ * trees at each of four roots are. What a host shares between its trees (connections, reports) does
+ * not grow with their number.
  */
 const STRIPED_SIZE_BYTES_MIN = 8 * 1024 * 1024;
 const STRIPES_MAX = 8;

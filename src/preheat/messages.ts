@@ -4,7 +4,10 @@ import type { Caller } from '../transfer/contracts/calls.ts';
 import { CodedError } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
-/** What of an image is brought: everything that a pull or a mount may read, or the blocks that its trace names. */
+/**
+ * What of an image is brought: everything that a pull or a mount may read, or the blocks that its
+ * trace names.
+ */
 export const PREHEAT_PARTS = ['image', 'trace'] as const;
 export type PreheatPart = (typeof PREHEAT_PARTS)[number];
 
@@ -15,11 +18,12 @@ export type PreheatState = (typeof PREHEAT_STATES)[number];
 /**
  * Why a preheat failed.
  *
- * - Of a host. `image`: its manifest or its layers are not what they should be. `no-trace`: the image ships none. `quota`: more than the
- *   store may keep. `unavailable`: blocks did not come. `store`: they were not kept. `busy`: too many preheats wait there. `lost`: it
- *   no longer answers. `stopped`: it stops.
- * - Of a job. `not-found`, `refused`: what the registry said of the image. `no-hosts`: none matches. `hosts`: some hosts failed.
- *   `timeout`: it took too long.
+ * - Of a host. `image`: its manifest or its layers are not what they should be. `no-trace`: the
+ *   image ships none. `quota`: more than the store may keep. `unavailable`: blocks did not come.
+ *   `store`: they were not kept. `busy`: too many preheats wait there. `lost`: it no longer
+ *   answers. `stopped`: it stops.
+ * - Of a job. `not-found`, `refused`: what the registry said of the image. `no-hosts`: none
+ *   matches. `hosts`: some hosts failed. `timeout`: it took too long.
  */
 export const PREHEAT_FAILURES = [
   'image',
@@ -121,7 +125,10 @@ export interface HostPreheatReply {
   readonly progress?: HostProgress;
 }
 
-/** What is asked about preheats. Only roots may ask `host-preheat`: the only call that a host without trees answers. */
+/**
+ * What is asked about preheats. Only roots may ask `host-preheat`: the only call that a host
+ * without trees answers.
+ */
 export interface PreheatCalls {
   readonly preheat: [PreheatRequest, PreheatJob];
   readonly 'host-preheat': [HostPreheatRequest, HostPreheatReply];

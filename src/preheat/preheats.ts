@@ -34,7 +34,10 @@ const ID_BYTES = 16;
 /** For a root to answer: from memory. */
 const CALL_MS_MAX = 5_000;
 
-/** Preheats begun here of which it is remembered what root leads them; others are looked for at every root. */
+/**
+ * Preheats begun here of which it is remembered what root leads them; others are looked for at
+ * every root.
+ */
 const LEADERS_MAX = 256;
 
 interface Components {
@@ -50,7 +53,8 @@ interface Components {
 }
 
 /**
- * Preheats in this agent: asks a root to lead one, leads them when it is a root, and brings images in when a root says so.
+ * Preheats in this agent: asks a root to lead one, leads them when it is a root, and brings images
+ * in when a root says so.
  *
  * Life: constructed -> `setRoots()` whenever they change -> used -> `stop()`.
  */
@@ -129,7 +133,10 @@ export class ClusterPreheats implements PreheatService {
     return runJob(jobs, request);
   }
 
-  /** Only roots may tell a host to preheat, and only one that keeps no trees: roots and relays keep what passes them. */
+  /**
+   * Only roots may tell a host to preheat, and only one that keeps no trees: roots and relays keep
+   * what passes them.
+   */
   #onHostPreheat(peer: PeerId, request: HostPreheatRequest): HostPreheatReply {
     if (!this.#isHost || !this.#roots.some((root) => root.peer === peer)) {
       throw new PreheatError(`${peer} may not tell this host to preheat`, { code: 'refused' });

@@ -1,6 +1,9 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 
-/** `demand`: something waits for the bytes. `prefetch`: nothing waits yet, and every demand read goes first. */
+/**
+ * `demand`: something waits for the bytes. `prefetch`: nothing waits yet, and every demand read
+ * goes first.
+ */
 export type ReadKind = 'demand' | 'prefetch';
 
 export interface ReadOptions {
@@ -17,7 +20,10 @@ export interface BlobReader {
    * Rejects with TransferError; the range must lie in the blob.
    */
   read(blob: BlobRef, offset: number, length: number, options: ReadOptions): Promise<Uint8Array>;
-  /** The same when all of it is in memory now, else undefined; a view that is valid until the caller yields. */
+  /**
+   * The same when all of it is in memory now, else undefined; a view that is valid until the caller
+   * yields.
+   */
   readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined;
 }
 

@@ -15,7 +15,8 @@ export interface BlobStat {
 /**
  * Why the registry did not give what was asked.
  *
- * `not-found`, `refused` (no valid credentials) and `protocol` (twice no sound answer) will not change by asking again soon; `unavailable` may.
+ * `not-found`, `refused` (no valid credentials) and `protocol` (twice no sound answer) will not
+ * change by asking again soon; `unavailable` may.
  */
 export type OriginErrorDetail =
   | { readonly code: 'not-found' }
@@ -36,10 +37,16 @@ export interface Origin {
   ): Promise<void>;
   /** What an image reference stands for. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
-  /** Whether the configuration believes this source: what it sends counts for everybody who asks for the digest. */
+  /**
+   * Whether the configuration believes this source: what it sends counts for everybody who asks for
+   * the digest.
+   */
   believes(origin: BlobOrigin): boolean;
   /** Size of a blob in bytes, and whether anybody may read it. */
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
-  /** What was read of a blob there was not the blob of its name: read elsewhere where there is a choice. */
+  /**
+   * What was read of a blob there was not the blob of its name: read elsewhere where there is a
+   * choice.
+   */
   distrust?(origin: BlobOrigin): void;
 }

@@ -12,7 +12,10 @@ export interface BlockRequest {
   readonly digest: Digest;
   readonly index: BlockIndex;
   readonly kind: ReadKind;
-  /** Peers that the request may still pass; 0 = answer from what you hold. A cycle ends here at the latest. */
+  /**
+   * Peers that the request may still pass; 0 = answer from what you hold. A cycle ends here at the
+   * latest.
+   */
   readonly hops: number;
   /** Milliseconds that the asker still waits. */
   readonly timeoutMs: number;
@@ -22,9 +25,11 @@ export interface BlockRequest {
  * Why a peer did not answer with the block.
  *
  * - `unreachable`: no connection, or it broke. `timeout`: connected, but silent for too long.
- * - `overloaded`: it sheds load; ask again after `retryAfterMs`. `unknown-blob`: it is in no tree of the blob (join again).
+ * - `overloaded`: it sheds load; ask again after `retryAfterMs`. `unknown-blob`: it is in no tree
+ *   of the blob (join again).
  * - `not-found`: it and all its sources have not got it. `hops`: the hop budget is used up.
- * - `protocol`: it broke the wire protocol; `cancelled`: we gave up; `refused`: it does not serve us.
+ * - `protocol`: it broke the wire protocol; `cancelled`: we gave up; `refused`: it does not serve
+ *   us.
  */
 export type PeerErrorDetail =
   | { readonly code: 'unreachable' }
@@ -47,7 +52,10 @@ export function peerError(peer: PeerId, detail: PeerErrorDetail, cause?: unknown
 
 /** A block request under way at a peer. */
 export interface PendingBlock {
-  /** Resolves with the block, whose payload the caller releases, or rejects with PeerError. Bytes are not verified yet. */
+  /**
+   * Resolves with the block, whose payload the caller releases, or rejects with PeerError. Bytes
+   * are not verified yet.
+   */
   readonly answer: Promise<AttestedBlock>;
   /** Something waits for it now: the peer treats it as a demand read from here on. */
   promote(): void;
@@ -59,7 +67,10 @@ export interface PendingBlock {
 export interface IncomingBlockRequest {
   readonly peer: PeerId;
   readonly request: BlockRequest;
-  /** Sends the block; holds the payload until it is handed to the socket, then resolves. Never rejects: a peer that went away is no concern. */
+  /**
+   * Sends the block; holds the payload until it is handed to the socket, then resolves. Never
+   * rejects: a peer that went away is no concern.
+   */
   answer(block: AttestedBlock): Promise<void>;
   fail(detail: PeerErrorDetail): void;
 }
@@ -80,8 +91,9 @@ export interface BlockServer {
 /**
  * Talks to other agents.
  *
- * Life: constructed -> `serve()` once -> `start()` (listens) -> used -> `stop()` (closes every connection, rejects what is pending).
- * Connections are made on demand, kept, and shared by all requests to a peer.
+ * Life: constructed -> `serve()` once -> `start()` (listens) -> used -> `stop()` (closes every
+ * connection, rejects what is pending). Connections are made on demand, kept, and shared by all
+ * requests to a peer.
  */
 export interface Transport extends Caller<TreeCalls> {
   readonly self: PeerId;
@@ -93,6 +105,9 @@ export interface Transport extends Caller<TreeCalls> {
   requestBlock(host: HostAddress, request: BlockRequest): PendingBlock;
   /** Tells a peer that is connected the order of touches; nothing happens when it is not. */
   sendOrder(peer: PeerId, order: TouchOrder): void;
-  /** Tells a peer that is connected, and waits for us, that we are alive; nothing happens when it is not. */
+  /**
+   * Tells a peer that is connected, and waits for us, that we are alive; nothing happens when it is
+   * not.
+   */
   sendAlive(peer: PeerId): void;
 }

@@ -4,15 +4,19 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { TransferError } from '../contracts/errors.ts';
 import type { BlobState } from './core-types.ts';
 
-/** Blocks of a blob that one host alone touched and that wait for a second one: 1 GiB. The oldest are forgotten. */
+/**
+ * Blocks of a blob that one host alone touched and that wait for a second one: 1 GiB. The oldest
+ * are forgotten.
+ */
 const TOUCHED_ONCE_MAX = 4096;
 
 /** Of no bytes at all: the only digest that a blob of size 0 has. */
 const EMPTY = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 
 /**
- * The blobs that a host knows, with their sizes. A blob stays while something uses it (an opener, a tree, a fetch); of those that
- * nothing uses the least recently used go first. Their numbers are given again, so that they do not grow with the host's age.
+ * The blobs that a host knows, with their sizes. A blob stays while something uses it (an opener, a
+ * tree, a fetch); of those that nothing uses the least recently used go first. Their numbers are
+ * given again, so that they do not grow with the host's age.
  */
 export class BlobTable<T> {
   readonly #blobsMax: number;
@@ -70,7 +74,10 @@ export class BlobTable<T> {
     return this.#insert(ref);
   }
 
-  /** The size that counts from now on: it replaces another one, which what uses the blob has to learn elsewhere. Throws TransferError. */
+  /**
+   * The size that counts from now on: it replaces another one, which what uses the blob has to
+   * learn elsewhere. Throws TransferError.
+   */
   confirm(ref: BlobRef): void {
     checkSize(ref);
     const known = this.#blobs.get(ref.digest);

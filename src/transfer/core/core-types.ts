@@ -28,9 +28,15 @@ export interface Routes {
   isRoot(peer: PeerId): boolean;
   /** Whether this host is the root that reads the stripe from the registry. */
   owns(digest: Digest, stripe: number): boolean;
-  /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
+  /**
+   * Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it
+   * learns the order of touches.
+   */
   keeps(digest: Digest, stripe: number): boolean;
-  /** Hosts that said they hold the block: one is asked before the registry by a root that has just become the owner, others have none. */
+  /**
+   * Hosts that said they hold the block: one is asked before the registry by a root that has just
+   * become the owner, others have none.
+   */
   holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[];
   /** The registry that has the blob; all that are not configured have the same key, ''. */
   sourceKey(digest: Digest): string;
@@ -40,44 +46,60 @@ export interface Routes {
 
 /** Limits and times of the reducer. Every one may be set; the defaults carry their reasons. */
 export interface CoreInit {
-  /** Blobs known at a time: a host of 100 images of 100 layers stays below it. Of these, blobs that nothing uses any more. */
+  /**
+   * Blobs known at a time: a host of 100 images of 100 layers stays below it. Of these, blobs that
+   * nothing uses any more.
+   */
   readonly blobsMax: number;
   readonly blobsIdleMax: number;
   /** Bytes of the hot-block cache in memory. */
   readonly cacheBytesMax: number;
-  /** Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8 MiB. */
+  /**
+   * Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8
+   * MiB.
+   */
   readonly peerOutstandingMax: number;
   /** Of these, prefetches: a demand read always finds room. */
   readonly peerPrefetchMax: number;
   /**
-   * Reads under way at a registry that is alone; of these, at most three quarters are prefetches. Of several, each has a quarter for itself,
-   * and they share the rest.
+   * Reads under way at a registry that is alone; of these, at most three quarters are prefetches.
+   * Of several, each has a quarter for itself, and they share the rest.
    */
   readonly originOutstandingMax: number;
   /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
   readonly uploadBytesPerSecond: number | undefined;
   readonly downloadBytesPerSecond: number | undefined;
-  /** With an upload limit: when what waits to be sent takes longer than this, peers are told to come back, and ask elsewhere. */
+  /**
+   * With an upload limit: when what waits to be sent takes longer than this, peers are told to come
+   * back, and ask elsewhere.
+   */
   readonly uploadBacklogMsMax: number;
   /** Reads of one peer that wait here; beyond it the peer is told to come back. */
   readonly peerWaitersMax: number;
   /** Reads that wait here in all; a quarter of them is for local ones alone. */
   readonly waitersMax: number;
-  /** Longest that a read of a peer waits here, whatever it asks for: as long as a container waits. */
+  /**
+   * Longest that a read of a peer waits here, whatever it asks for: as long as a container waits.
+   */
   readonly peerTimeoutMsMax: number;
-  /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
+  /**
+   * Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind
+   * many prefetches.
+   */
   readonly egressPeerBytesMax: number;
   readonly egressBytesMax: number;
   /**
-   * A peer with requests of ours that says nothing for this long is lost: three missed signs of life. For one that has lately been late
-   * with them and then spoken, three times as long as it was silent, up to the maximum: it has too little processor time, and to give it up
-   * makes more work for everybody (16 agents on two cores gave each other up 25 times each per GiB).
+   * A peer with requests of ours that says nothing for this long is lost: three missed signs of
+   * life. For one that has lately been late with them and then spoken, three times as long as it
+   * was silent, up to the maximum: it has too little processor time, and to give it up makes more
+   * work for everybody (16 agents on two cores gave each other up 25 times each per GiB).
    */
   readonly silentMs: number;
   readonly silentMsMax: number;
   /**
-   * The same for a peer that has said nothing yet: its connection may still be in the making, at 23 ms of CPU each, and in a burst
-   * of starts many are (`xylem sim --hosts 1000`: with 300 ms here hosts give each other up and dial others without end).
+   * The same for a peer that has said nothing yet: its connection may still be in the making, at 23
+   * ms of CPU each, and in a burst of starts many are (`xylem sim --hosts 1000`: with 300 ms here
+   * hosts give each other up and dial others without end).
    */
   readonly firstSilentMs: number;
   readonly aliveIntervalMs: number;
@@ -87,11 +109,14 @@ export interface CoreInit {
   /** Bounds of the hedging delay around the peer's recent p95. */
   readonly hedgeMsMin: number;
   readonly hedgeMsMax: number;
-  /** A peer that is alive but has not answered a demand read for this long is given up for a while. */
+  /**
+   * A peer that is alive but has not answered a demand read for this long is given up for a while.
+   */
   readonly attemptMsMax: number;
   /**
-   * Bounds of the patience with one read of the registry around four times its recent p95; doubles for a block with each read that
-   * was given up. A connection that has died unseen says nothing for the client's whole 10 s.
+   * Bounds of the patience with one read of the registry around four times its recent p95; doubles
+   * for a block with each read that was given up. A connection that has died unseen says nothing
+   * for the client's whole 10 s.
    */
   readonly originMsMin: number;
   readonly originMsMax: number;
@@ -101,14 +126,26 @@ export interface CoreInit {
   /** First pause when every source failed; doubles up to the second. */
   readonly retryMsMin: number;
   readonly retryMsMax: number;
-  /** Rounds in which every peer failed before a host that is no owner reads the registry itself: 50 + 100 + 200 ms at least. */
+  /**
+   * Rounds in which every peer failed before a host that is no owner reads the registry itself: 50
+   * + 100 + 200 ms at least.
+   */
   readonly fallbackRounds: number;
-  /** While a root is reached: of the bytes that a host fetches, those that it may read so, and how many it always may. (tunable) */
+  /**
+   * While a root is reached: of the bytes that a host fetches, those that it may read so, and how
+   * many it always may. (tunable)
+   */
   readonly fallbackShare: number;
   readonly fallbackBytesMin: number;
-  /** Of a demand read's time, what is over when one block at a time may be read so in any case. (tunable) */
+  /**
+   * Of a demand read's time, what is over when one block at a time may be read so in any case.
+   * (tunable)
+   */
   readonly fallbackLate: number;
-  /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
+  /**
+   * How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time
+   * up to the second.
+   */
   readonly banMsMin: number;
   readonly banMsMax: number;
   /** How long an unreachable peer is left alone. */
@@ -118,8 +155,9 @@ export interface CoreInit {
   /** First-touched blocks are told to the children after this long, many at once. */
   readonly orderDelayMs: number;
   /**
-   * Blocks of a blob that one peer alone brings into the order; what is beyond counts once somebody else has touched it too, so that no
-   * host makes all later ones prefetch gigabytes. 128 MiB: more than containers touch at their start. (tunable)
+   * Blocks of a blob that one peer alone brings into the order; what is beyond counts once somebody
+   * else has touched it too, so that no host makes all later ones prefetch gigabytes. 128 MiB: more
+   * than containers touch at their start. (tunable)
    */
   readonly orderOfOnePeerMax: number;
 }
@@ -237,9 +275,15 @@ export interface BlobState<T> {
   readonly ordered: Set<BlockIndex>;
   /** At the keeper of the tree: how many blocks came into the order by this peer's word alone. */
   readonly ordersOf: Map<PeerId, number>;
-  /** Blocks beyond that, by the peer that touched them: the next one to touch them brings them into the order. */
+  /**
+   * Blocks beyond that, by the peer that touched them: the next one to touch them brings them into
+   * the order.
+   */
   readonly touchedOnce: BoundedMap<BlockIndex, PeerId>;
-  /** By stripe: peers that asked for blocks of it lately. They are told the order in which the stripe is touched. */
+  /**
+   * By stripe: peers that asked for blocks of it lately. They are told the order in which the
+   * stripe is touched.
+   */
   readonly children: readonly Set<PeerId>[];
   /** First-touched blocks that the children have not been told yet. */
   untold: BlockIndex[];
@@ -277,7 +321,10 @@ export interface SourceWindow<T> {
   heard: boolean;
   /** When it was last heard of before it was last lost, until it is heard of again. */
   lostSinceMs: number | undefined;
-  /** Longest silence lately while something was asked of it, and when that ended; it counts less as time goes by. */
+  /**
+   * Longest silence lately while something was asked of it, and when that ended; it counts less as
+   * time goes by.
+   */
   gapMs: number;
   gapEndMs: number;
   silent: HeapTimer<TimerAction<T>> | undefined;

@@ -20,11 +20,12 @@ export type BlockSource =
 export type AttemptId = number;
 
 /**
- * What the reducer wants done. The driver (the engine, or the simulator's world) carries it out and reports back by a call
- * of the reducer where one is named.
+ * What the reducer wants done. The driver (the engine, or the simulator's world) carries it out and
+ * reports back by a call of the reducer where one is named.
  *
- * `P` is the payload of a block, `T` the token of a waiting read. The blocks in `answer`, `send` and `disk-write` come with a
- * reference that the driver releases; the one in `verify` stays the reducer's.
+ * `P` is the payload of a block, `T` the token of a waiting read. The blocks in `answer`, `send`
+ * and `disk-write` come with a reference that the driver releases; the one in `verify` stays the
+ * reducer's.
  */
 export type Effect<P, T> =
   /** A local read has its block. */
@@ -48,7 +49,10 @@ export type Effect<P, T> =
       readonly host: HostAddress;
       readonly request: BlockRequest;
     }
-  /** Ask the registry; then `received()` or `failed()`. `fallback`: this host does not own the block. */
+  /**
+   * Ask the registry; then `received()` or `failed()`. `fallback`: this host does not own the
+   * block.
+   */
   | {
       readonly type: 'ask-origin';
       readonly attempt: AttemptId;
@@ -77,7 +81,9 @@ export type Effect<P, T> =
   | { readonly type: 'alive'; readonly peer: PeerId }
   /** The peer does not answer, or not rightly: the membership looks for another parent. */
   | { readonly type: 'lost'; readonly peer: PeerId; readonly reason: LostReason }
-  /** The peer did not give a block that it said it holds: it is not taken at its word for a while. */
+  /**
+   * The peer did not give a block that it said it holds: it is not taken at its word for a while.
+   */
   | { readonly type: 'no-holder'; readonly peer: PeerId }
   /** The owner saw the first touch of a block. */
   | { readonly type: 'touched'; readonly digest: Digest; readonly index: BlockIndex }

@@ -22,8 +22,9 @@ interface EgressHost<P, T> {
 }
 
 /**
- * Which answer is sent next: demand before prefetch, and within a kind one peer after the other, so that a child that asks
- * for much does not starve its siblings. Bytes under way are bounded per peer and in all, and by a rate where one is set.
+ * Which answer is sent next: demand before prefetch, and within a kind one peer after the other, so
+ * that a child that asks for much does not starve its siblings. Bytes under way are bounded per
+ * peer and in all, and by a rate where one is set.
  */
 export class Egress<P, T> {
   readonly #host: EgressHost<P, T>;
@@ -50,7 +51,10 @@ export class Egress<P, T> {
     return this.#throttle?.heldMs ?? 0;
   }
 
-  /** By how much a parcel that would be added now waited longer for the upload limit than is bearable; 0 or less when it would not. */
+  /**
+   * By how much a parcel that would be added now waited longer for the upload limit than is
+   * bearable; 0 or less when it would not.
+   */
   behindMs(kind: ReadKind): number {
     const { uploadBytesPerSecond: rate, uploadBacklogMsMax } = this.#host.init;
     if (rate === undefined) return 0;
@@ -64,7 +68,9 @@ export class Egress<P, T> {
     this.#pump(nowMs);
   }
 
-  /** Something waits for the parcel now. Without a limit none waits here for long enough to matter. */
+  /**
+   * Something waits for the parcel now. Without a limit none waits here for long enough to matter.
+   */
   promote(token: T, nowMs: number): void {
     if (this.#throttle === undefined) return;
     for (const peer of this.#waiting.prefetch.keys()) {
@@ -130,7 +136,10 @@ export class Egress<P, T> {
     }
   }
 
-  /** The next parcel of this kind, which counts as under way from now on; `held` when the upload limit holds it back, and with it all others. */
+  /**
+   * The next parcel of this kind, which counts as under way from now on; `held` when the upload
+   * limit holds it back, and with it all others.
+   */
   #take(kind: ReadKind, nowMs: number): Parcel<P, T> | 'held' | undefined {
     const queues = this.#waiting[kind];
     for (const [peer, queue] of queues) {

@@ -6,12 +6,15 @@ import type { Attempt, CoreInit, Fetch, Routes, SourceWindow, Waiter } from './c
 /** Time by which a timer is late when it was this host itself that stood still, in milliseconds. */
 const STANDSTILL_MS = 150;
 
-/** Time in which what peers said meanwhile is read, before anybody is judged by it: a turn of the event loop or two. */
+/**
+ * Time in which what peers said meanwhile is read, before anybody is judged by it: a turn of the
+ * event loop or two.
+ */
 const GRACE_MS = 20;
 
 /**
- * How it stands with the roots, for one block. `lost`: none can be reached, or has a way to the blob. `working`: one has the read, or
- * says that it will take it later.
+ * How it stands with the roots, for one block. `lost`: none can be reached, or has a way to the
+ * blob. `working`: one has the read, or says that it will take it later.
  */
 type RootsState = 'lost' | 'idle' | 'working';
 
@@ -21,13 +24,17 @@ type Limits = Pick<
 >;
 
 /**
- * When a host that does not own a block may read it from the registry itself, as the last resort of one of its own demand reads.
+ * When a host that does not own a block may read it from the registry itself, as the last resort of
+ * one of its own demand reads.
  *
- * - Roots that cannot be reached, or have no way to the blob: as soon as every source failed in `fallbackRounds` rounds.
- * - Roots that are reached and do not give it: likewise, but of all bytes that this host fetches a share, `fallbackShare`, and
- *   `fallbackBytesMin` at least. While one of them works on the block, not at all: slow is not dead, and a cluster that has too much to
- *   do must not turn on the registry.
- * - Once `fallbackLate` of a read's time is over: all the same, but one block at a time beyond the above.
+ * - Roots that cannot be reached, or have no way to the blob: as soon as every source failed in
+ *   `fallbackRounds` rounds.
+ * - Roots that are reached and do not give it: likewise, but of all bytes that this host fetches a
+ *   share, `fallbackShare`, and `fallbackBytesMin` at least. While one of them works on the block,
+ *   not at all: slow is not dead, and a cluster that has too much to do must not turn on the
+ *   registry.
+ * - Once `fallbackLate` of a read's time is over: all the same, but one block at a time beyond the
+ *   above.
  */
 export class Fallback<T> {
   readonly #limits: Limits;
@@ -60,14 +67,20 @@ export class Fallback<T> {
     return startedMs + (deadlineMs - startedMs) * this.#limits.fallbackLate;
   }
 
-  /** Every source failed in this round. Whether the registry may be asked now; it counts as asked then. */
+  /**
+   * Every source failed in this round. Whether the registry may be asked now; it counts as asked
+   * then.
+   */
   afterRound(fetch: Fetch<T>, nowMs: number): boolean {
     const isLocal = fetch.waiters.some(({ peer, kind }) => peer === undefined && kind === 'demand');
     if (!isLocal || fetch.rounds < this.#limits.fallbackRounds) return false;
     return this.#mayAsk(fetch, nowMs);
   }
 
-  /** A read is late. Whether the registry may be asked now; it counts as asked then. Else its turn comes: `next()`. */
+  /**
+   * A read is late. Whether the registry may be asked now; it counts as asked then. Else its turn
+   * comes: `next()`.
+   */
   whenLate(fetch: Fetch<T>, nowMs: number): boolean {
     if (this.#mayAsk(fetch, nowMs)) return true;
     this.#late.add(fetch);
@@ -99,7 +112,10 @@ export class Fallback<T> {
     if (this.#turn === fetch) this.#turn = undefined;
   }
 
-  /** What was asked of the peer for this fetch came to nothing: if it is a root, the fetch need not wait for its word. */
+  /**
+   * What was asked of the peer for this fetch came to nothing: if it is a root, the fetch need not
+   * wait for its word.
+   */
   noteNoWay({ fetch, window: { host } }: Attempt<T>): void {
     if (host !== undefined && this.#routes.isRoot(host.peer)) fetch.withoutWay.add(host.peer);
   }
@@ -137,7 +153,10 @@ function lengthOf({ blob, index }: Fetch<unknown>): number {
   return blockLength(blob.ref.sizeBytes, index);
 }
 
-/** Whether a root that failed so has no way to the block, or cannot be reached, as far as this fetch goes. */
+/**
+ * Whether a root that failed so has no way to the block, or cannot be reached, as far as this fetch
+ * goes.
+ */
 export function hasNoWay(code: PeerErrorDetail['code']): boolean {
   return code !== 'overloaded' && code !== 'hops' && code !== 'cancelled';
 }
@@ -146,7 +165,10 @@ export function hasNoWay(code: PeerErrorDetail['code']): boolean {
 export class Standstill {
   #graceEndMs = 0;
 
-  /** Whether what is due waits for a moment, since the host stood still: what peers said meanwhile comes first. */
+  /**
+   * Whether what is due waits for a moment, since the host stood still: what peers said meanwhile
+   * comes first.
+   */
   mustWait(dueMs: number, nowMs: number): boolean {
     if (nowMs < this.#graceEndMs) return true;
     if (!stoodStill(Math.max(dueMs, this.#graceEndMs), nowMs)) return false;

@@ -10,9 +10,11 @@ const CHILDREN_MAX = 256;
 const INDICES_MAX = 4096;
 
 /**
- * The order in which containers first touch the blocks of a blob: the keeper of a stripe's tree learns it from the demand reads that reach
- * it, and every host passes what is new to the peers that read the stripe from it. Peers that read other stripes hear it from their own
- * parents: told to all, each block was heard of ten times by every one of 16 hosts, and an agent sent ten times as many orders as blocks.
+ * The order in which containers first touch the blocks of a blob: the keeper of a stripe's tree
+ * learns it from the demand reads that reach it, and every host passes what is new to the peers
+ * that read the stripe from it. Peers that read other stripes hear it from their own parents: told
+ * to all, each block was heard of ten times by every one of 16 hosts, and an agent sent ten times
+ * as many orders as blocks.
  */
 export class OrderGossip<P, T> {
   readonly #host: Pick<FetcherHost<P, T>, 'init' | 'routes' | 'timers' | 'emit'>;
@@ -27,7 +29,10 @@ export class OrderGossip<P, T> {
     if (children !== undefined && children.size < CHILDREN_MAX) children.add(peer);
   }
 
-  /** A demand read, of a peer or of this host: the first one of a block counts, at the keeper of its tree. */
+  /**
+   * A demand read, of a peer or of this host: the first one of a block counts, at the keeper of its
+   * tree.
+   */
   noteTouch(
     { blob, index, by }: { blob: BlobState<T>; index: BlockIndex; by: PeerId | undefined },
     nowMs: number,

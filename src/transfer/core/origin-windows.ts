@@ -1,15 +1,19 @@
 import type { Attempt, CoreInit, SourceWindow } from './core-types.ts';
 import { makeWindow } from './source-window.ts';
 
-/** Of the reads that may be under way at registries, those that each registry has for itself. (tunable) */
+/**
+ * Of the reads that may be under way at registries, those that each registry has for itself.
+ * (tunable)
+ */
 const OWN_SHARE = 1 / 4;
 
 /** Registries told apart: more than anybody configures. Those beyond are one together. */
 const REGISTRIES_MAX = 64;
 
 /**
- * Reads under way at registries. Each registry has a quarter for itself, so that one that is slow, or silent, takes nothing from the
- * others; the rest goes to whoever asks, the registry with the fewest reads first. One that is alone has all of it.
+ * Reads under way at registries. Each registry has a quarter for itself, so that one that is slow,
+ * or silent, takes nothing from the others; the rest goes to whoever asks, the registry with the
+ * fewest reads first. One that is alone has all of it.
  */
 export class OriginWindows<T> {
   readonly #ownMax: number;
@@ -34,7 +38,10 @@ export class OriginWindows<T> {
     return window;
   }
 
-  /** The read that is asked for next, at any registry: demand first. Undefined when there is no room for any. */
+  /**
+   * The read that is asked for next, at any registry: demand first. Undefined when there is no room
+   * for any.
+   */
   next(): Attempt<T> | undefined {
     const open = this.#open();
     const fewest = (kind: 'demand' | 'prefetch'): Attempt<T> | undefined => {

@@ -2,7 +2,9 @@ import type { HostAddress } from '../../tree/messages.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import type { CoreInit, SourceWindow } from './core-types.ts';
 
-/** Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load. */
+/**
+ * Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load.
+ */
 const LATENCY_COUNT = 32;
 
 /** Time in which a silence that ended comes to count half. */
@@ -75,7 +77,10 @@ function p95Ms({ latencyCount, latenciesMs }: SourceWindow<unknown>): number | u
   return latenciesMs.slice(0, count).sort()[Math.min(count - 1, Math.floor(count * 0.95))];
 }
 
-/** How long to wait for the registry before a read is given up and made again; `late` were given up before. */
+/**
+ * How long to wait for the registry before a read is given up and made again; `late` were given up
+ * before.
+ */
 export function originPatienceMs(
   window: SourceWindow<unknown>,
   late: number,
@@ -96,7 +101,10 @@ export function hedgeDelayMs(
   return Math.min(limits.hedgeMsMax, Math.max(limits.hedgeMsMin, 2 * p95));
 }
 
-/** Whether the source may be asked at this time; with `evenIfDown`, also when it was given up lately. */
+/**
+ * Whether the source may be asked at this time; with `evenIfDown`, also when it was given up
+ * lately.
+ */
 export function isUsable(
   window: SourceWindow<unknown>,
   nowMs: number,

@@ -2,13 +2,17 @@ import { BLOCK_SIZE_BYTES } from '../../image/block.ts';
 import { TokenBucket } from '../../util/token-bucket.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
 
-/** What may pass at once after a pause: a quarter of a second's worth, and four blocks at least. (tunable) */
+/**
+ * What may pass at once after a pause: a quarter of a second's worth, and four blocks at least.
+ * (tunable)
+ */
 const BURST_SECONDS = 0.25;
 const BURST_BYTES_MIN = 4 * BLOCK_SIZE_BYTES;
 
 /**
- * A rate limit for blocks, demand first: a prefetch passes only when half of the burst is left behind it. That is more than any block, so
- * wherever a prefetch passes a demand read would too, and one that comes next does not wait for what a prefetch took.
+ * A rate limit for blocks, demand first: a prefetch passes only when half of the burst is left
+ * behind it. That is more than any block, so wherever a prefetch passes a demand read would too,
+ * and one that comes next does not wait for what a prefetch took.
  */
 export class Throttle {
   readonly #bucket: TokenBucket;
@@ -24,7 +28,10 @@ export class Throttle {
     this.#reserveBytes = burst / 2;
   }
 
-  /** Whether a block of this length may pass now; it counts as passed then. If not, it may at `retryMs`. */
+  /**
+   * Whether a block of this length may pass now; it counts as passed then. If not, it may at
+   * `retryMs`.
+   */
   admit(kind: ReadKind, lengthBytes: number, nowMs: number): boolean {
     const reserve = kind === 'demand' ? 0 : this.#reserveBytes;
     if (!this.#bucket.take(lengthBytes, nowMs, reserve)) {

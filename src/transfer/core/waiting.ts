@@ -2,7 +2,10 @@ import type { PeerId } from '../../util/peer-id.ts';
 import type { Fetch, Waiter } from './core-types.ts';
 import type { FetcherHost } from './fetcher.ts';
 
-/** Of the reads that may wait, those that peers can take: the rest is this host's own, whatever peers ask. (tunable) */
+/**
+ * Of the reads that may wait, those that peers can take: the rest is this host's own, whatever
+ * peers ask. (tunable)
+ */
 const PEERS_SHARE = 3 / 4;
 
 interface Entry<T> {
@@ -10,7 +13,10 @@ interface Entry<T> {
   readonly waiter: Waiter<T>;
 }
 
-/** The reads that wait for blocks, within their bounds, and the peers that are told meanwhile that this host is alive. */
+/**
+ * The reads that wait for blocks, within their bounds, and the peers that are told meanwhile that
+ * this host is alive.
+ */
 export class Waiting<P, T> {
   readonly #host: Pick<FetcherHost<P, T>, 'init' | 'timers' | 'emit'>;
   readonly #entries = new Map<T, Entry<T>>();

@@ -34,8 +34,9 @@ interface Components {
 }
 
 /**
- * Asks roots and relays: the next one when the first is late or has failed, the silent ones last. The
- * first answer counts, and the others are cancelled. All callers share what is known of the peers.
+ * Asks roots and relays: the next one when the first is late or has failed, the silent ones last.
+ * The first answer counts, and the others are cancelled. All callers share what is known of the
+ * peers.
  */
 export class AskRoots {
   /** What is known of the peers. */
@@ -51,7 +52,10 @@ export class AskRoots {
     this.health.silent(peer, this.#components.clock.nowMs());
   }
 
-  /** The first answer. Rejects with a final error, with what a host said when all fail, or with the signal's reason. */
+  /**
+   * The first answer. Rejects with a final error, with what a host said when all fail, or with the
+   * signal's reason.
+   */
   async ask<R>(question: Question<R>): Promise<R> {
     const { clock } = this.#components;
     question.signal?.throwIfAborted();
@@ -153,8 +157,8 @@ class Round<R> {
 }
 
 /**
- * What a call that failed says of the peer: silence when it was not there, life when it said anything,
- * a refusal too, and nothing when it was given up while the peer lived.
+ * What a call that failed says of the peer: silence when it was not there, life when it said
+ * anything, a refusal too, and nothing when it was given up while the peer lived.
  */
 export function noteFailure(
   health: PeerHealth,

@@ -12,10 +12,16 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 import type { AttestedBlock } from '../../image/attested-block.ts';
 
-/** Longest that a block from the registry waits for others to be signed with it, in milliseconds: a tenth of what the read itself took. */
+/**
+ * Longest that a block from the registry waits for others to be signed with it, in milliseconds: a
+ * tenth of what the read itself took.
+ */
 const BATCH_WAIT_MS = 3;
 
-/** Blocks whose later, fuller batches are remembered: 4 GiB of blocks, about 8 MB of memory. The oldest go first. */
+/**
+ * Blocks whose later, fuller batches are remembered: 4 GiB of blocks, about 8 MB of memory. The
+ * oldest go first.
+ */
 const SEALED_MAX = 16_384;
 
 /** A block of a fuller batch. */
@@ -32,9 +38,10 @@ interface Waiting {
 /**
  * Signs what a root reads from the registry, many blocks at a time.
  *
- * A block that was read beside others waits a little for them; one that was read alone is signed at once, since then somebody waits
- * and the machine is idle. Those that were signed alone, or nearly so, are signed again together once there are eight: so hosts
- * that come later check one signature for eight of them, even when the first host of all read them one by one.
+ * A block that was read beside others waits a little for them; one that was read alone is signed at
+ * once, since then somebody waits and the machine is idle. Those that were signed alone, or nearly
+ * so, are signed again together once there are eight: so hosts that come later check one signature
+ * for eight of them, even when the first host of all read them one by one.
  *
  * Life: constructed -> used -> `stop()` (what waits is signed).
  */
@@ -58,7 +65,10 @@ export class Attestor {
     });
   }
 
-  /** The attestation of a fuller batch than the block first came with, when there is one of just these bytes. */
+  /**
+   * The attestation of a fuller batch than the block first came with, when there is one of just
+   * these bytes.
+   */
   latest(blob: Digest, index: BlockIndex, block: AttestedBlock): Attestation | undefined {
     if (this.#sealed.count === 0) return undefined;
     const sealed = this.#sealed.get(nameOf(blob, index));

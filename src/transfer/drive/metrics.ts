@@ -4,7 +4,10 @@ import { Tally, type Counter, type Gauge, type Metrics } from '../../runtime/met
 export interface TransferMetrics {
   /** `source`: BlockSource; `kind`: demand or prefetch. */
   readonly blockBytes: Tally;
-  /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer` or `other-size`. */
+  /**
+   * Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer` or
+   * `other-size`.
+   */
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
   readonly lost: Counter;

@@ -22,7 +22,10 @@ import type { Handlers, TreeCalls } from '../contracts/calls.ts';
 import { PeerError, type Transport } from '../contracts/transport.ts';
 import { AskRoots, noteFailure } from './ask-roots.ts';
 
-/** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. Of one that was silent, shorter. */
+/**
+ * Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. Of
+ * one that was silent, shorter.
+ */
 const TREE_CALL_MS_MAX = 3_000;
 const SILENT_CALL_MS_MAX = 1_000;
 
@@ -45,8 +48,8 @@ interface TreeComponents {
 }
 
 /**
- * Carries the messages of the trees: joins, reports, resolves, for this host, and answers them on a root.
- * Blobs are counted by their openers; the last `close()` leaves the trees.
+ * Carries the messages of the trees: joins, reports, resolves, for this host, and answers them on a
+ * root. Blobs are counted by their openers; the last `close()` leaves the trees.
  */
 export class TreeDriver<P, T> {
   /** Asks roots and relays, for all parts of this host. */
@@ -114,7 +117,10 @@ export class TreeDriver<P, T> {
     return this.#origins.get(digest);
   }
 
-  /** The registry that has a blob, as far as reads of it are counted: those that nobody configured are one. */
+  /**
+   * The registry that has a blob, as far as reads of it are counted: those that nobody configured
+   * are one.
+   */
   sourceKey(digest: Digest): string {
     const origin = this.#origins.get(digest);
     return origin !== undefined && this.#parts.origin.believes(origin) ? origin.registry : '';
@@ -126,14 +132,18 @@ export class TreeDriver<P, T> {
     if (where !== undefined) this.#parts.origin.distrust?.(where);
   }
 
-  /** Blocks with this key are read where the origin says: this host has found it to be so, or its own client shows the way. */
+  /**
+   * Blocks with this key are read where the origin says: this host has found it to be so, or its
+   * own client shows the way.
+   */
   setOrigin(key: Digest, origin: BlobOrigin): void {
     this.#origins.set(key, origin);
   }
 
   /**
-   * Takes in where a peer says a blob is. It counts only when the configuration believes the source, or when the blocks have the key of just
-   * that source: whoever names a blob must not lead others to a server of his own.
+   * Takes in where a peer says a blob is. It counts only when the configuration believes the
+   * source, or when the blocks have the key of just that source: whoever names a blob must not lead
+   * others to a server of his own.
    */
   #learnOrigin(key: Digest, origin: BlobOrigin): void {
     const { origin: registries, hash } = this.#parts;
@@ -151,7 +161,10 @@ export class TreeDriver<P, T> {
     if (this.#core.blocks.blob(digest) === undefined) this.#origins.delete(digest);
   }
 
-  /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. Rejects with TransferError. */
+  /**
+   * Joins the trees of the blobs, and waits a little for the places: what has time to wait says how
+   * long. Rejects with TransferError.
+   */
   async open(
     blobs: readonly LocatedBlob[],
     signal?: AbortSignal,
@@ -182,7 +195,9 @@ export class TreeDriver<P, T> {
     this.#run((nowMs) => this.#core.unwant(unwanted, nowMs));
   }
 
-  /** What an image reference stands for: the manifest of `manifestOf()`, held against its digest. */
+  /**
+   * What an image reference stands for: the manifest of `manifestOf()`, held against its digest.
+   */
   async resolve(reference: string): Promise<ResolvedImage> {
     const reply = await this.manifestOf(reference);
     const digest = `sha256:${toHex(this.#parts.hash.sha256(reply.manifest))}`;
@@ -201,8 +216,9 @@ export class TreeDriver<P, T> {
   }
 
   /**
-   * The manifest of an image reference, not yet held against its digest: asked of a root; of the registry itself on a root, or
-   * when no root answers. One request for all that ask for the same reference at the same time.
+   * The manifest of an image reference, not yet held against its digest: asked of a root; of the
+   * registry itself on a root, or when no root answers. One request for all that ask for the same
+   * reference at the same time.
    */
   manifestOf(reference: string): Promise<ResolveReply> {
     const { transport, origin } = this.#parts;
@@ -313,7 +329,10 @@ export class TreeDriver<P, T> {
     });
   }
 
-  /** Asks the relays, then the roots, the next when one is late; on a root and when none answers, the registry. */
+  /**
+   * Asks the relays, then the roots, the next when one is late; on a root and when none answers,
+   * the registry.
+   */
   async #fromRoots<R>(
     call: string,
     ask: (root: HostAddress, signal: AbortSignal) => Promise<R>,

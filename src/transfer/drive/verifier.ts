@@ -24,17 +24,22 @@ interface Known {
 }
 
 /**
- * Whether blocks are the right ones: by the digests that the image brings where it brings them, by attestations of roots elsewhere.
+ * Whether blocks are the right ones: by the digests that the image brings where it brings them, by
+ * attestations of roots elsewhere.
  *
- * A block that its image's digests vouch for is used whatever its attestation says. But hosts that lack those digests (they read
- * through the local endpoint, which sees no manifest) go by the attestation, and would blame us for a bad one that we pass on. So
- * it is checked before the block is first sent to a peer: `mayPassOn()`. Most hosts are leaves of their trees and send nothing.
+ * A block that its image's digests vouch for is used whatever its attestation says. But hosts that
+ * lack those digests (they read through the local endpoint, which sees no manifest) go by the
+ * attestation, and would blame us for a bad one that we pass on. So it is checked before the block
+ * is first sent to a peer: `mayPassOn()`. Most hosts are leaves of their trees and send nothing.
  */
 export class BlockVerifier {
   readonly #hash: Hash;
   readonly #own: Uint8Array;
   readonly #checker: AttestationChecker;
-  /** By blob, of at most as many as an agent knows (src/transfer/core/core.ts); 1/8,192 of their sizes. */
+  /**
+   * By blob, of at most as many as an agent knows (src/transfer/core/core.ts); 1/8,192 of their
+   * sizes.
+   */
   readonly #known = new Map<Digest, Known>();
   #untrusted: readonly Uint8Array[] = [];
 
@@ -48,7 +53,10 @@ export class BlockVerifier {
     this.#checker = new AttestationChecker(components, { trusted: [...init.rootKeys, init.own] });
   }
 
-  /** Believes these keys of roots, and no others, from here on: at most `TRUSTED_MAX`, the last ones. */
+  /**
+   * Believes these keys of roots, and no others, from here on: at most `TRUSTED_MAX`, the last
+   * ones.
+   */
   trust(rootKeys: readonly Uint8Array[]): void {
     this.#checker.trust([...rootKeys.slice(-TRUSTED_MAX), this.#own]);
   }
@@ -58,7 +66,9 @@ export class BlockVerifier {
     this.#untrusted = keys;
   }
 
-  /** From here on the blocks of the blob are those with these digests; false when they were known. */
+  /**
+   * From here on the blocks of the blob are those with these digests; false when they were known.
+   */
   addDigests(blob: BlobRef, digests: BlockDigests): boolean {
     if (this.#known.has(blob.digest)) return false;
     const attested = new BitSet(blockCount(blob.sizeBytes));
@@ -89,8 +99,8 @@ export class BlockVerifier {
   }
 
   /**
-   * A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any, and bad
-   * when a root attested it that is believed no more.
+   * A block that this host got from the registry itself, or kept: held against the digests of the
+   * image, if there are any, and bad when a root attested it that is believed no more.
    */
   checkOwn(blob: BlobRef, index: BlockIndex, block: AttestedBlock): CheckedBlock {
     const { signer } = block.attestation;

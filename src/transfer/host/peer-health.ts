@@ -34,7 +34,8 @@ interface Lapse {
 
 /**
  * What a host knows of the peers that it calls: who was silent or late, and how long answers take.
- * Only silence counts: a peer that refuses, or that sheds load, lives. Synchronous; time is passed in.
+ * Only silence counts: a peer that refuses, or that sheds load, lives. Synchronous; time is passed
+ * in.
  */
 export class PeerHealth {
   readonly #lapses = new BoundedMap<PeerId, Lapse>({ entriesMax: PEERS_MAX });
@@ -61,7 +62,10 @@ export class PeerHealth {
     return this.#lapses.get(peer)?.silent ?? false;
   }
 
-  /** The hosts as they are best asked: as they came, the silent and late ones last until they are due again. */
+  /**
+   * The hosts as they are best asked: as they came, the silent and late ones last until they are
+   * due again.
+   */
   order<H extends HostAddress>(hosts: readonly H[], nowMs: number): readonly H[] {
     const isLeftAlone = ({ peer }: H): boolean => nowMs < (this.#lapses.get(peer)?.untilMs ?? 0);
     const [left, first] = [hosts.filter(isLeftAlone), hosts.filter((host) => !isLeftAlone(host))];

@@ -4,17 +4,26 @@ import { within } from '../../runtime/deadline.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { BlobReader } from '../contracts/blob-reader.ts';
 
-/** Blocks that one reader is ahead, when it is alone: 4 MiB, two windows of prefetches at one parent (CORE_DEFAULTS.peerPrefetchMax). */
+/**
+ * Blocks that one reader is ahead, when it is alone: 4 MiB, two windows of prefetches at one parent
+ * (CORE_DEFAULTS.peerPrefetchMax).
+ */
 const AHEAD_BLOCKS_MAX = 16;
 const AHEAD_BLOCKS_MIN = 2;
 
 /** What all readers of a host are ahead together: 64 MiB. */
 const AHEAD_BLOCKS_IN_ALL = 256;
 
-/** A block that is next, and does not come for this long, is asked for as by a program that waits: at 128 KiB/s bulk reads go on whatever else does. */
+/**
+ * A block that is next, and does not come for this long, is asked for as by a program that waits:
+ * at 128 KiB/s bulk reads go on whatever else does.
+ */
 const PATIENCE_MS = 2_000;
 
-/** With the patience below the time that an answer has (edge/mirror/endpoint.ts): the error of the read says more than that of the answer. */
+/**
+ * With the patience below the time that an answer has (edge/mirror/endpoint.ts): the error of the
+ * read says more than that of the answer.
+ */
 const DEMAND_MS_MAX = 26_000;
 
 /** Bytes [offset, offset + length) of a blob. */
@@ -29,8 +38,9 @@ interface Ahead extends Range {
 }
 
 /**
- * Reads much of a blob in order, for somebody who wants all of it: several blocks ahead, over all stripes, behind every demand read at
- * every hop. What such a read touches says nothing about what a container touches first, and nobody is told.
+ * Reads much of a blob in order, for somebody who wants all of it: several blocks ahead, over all
+ * stripes, behind every demand read at every hop. What such a read touches says nothing about what
+ * a container touches first, and nobody is told.
  */
 export class BulkReader {
   readonly #reader: BlobReader;
@@ -42,7 +52,10 @@ export class BulkReader {
     this.#clock = components.clock;
   }
 
-  /** Verified pieces of a block at most, each in memory of the caller's own. Throws TransferError, 28 s after the last piece at the latest. */
+  /**
+   * Verified pieces of a block at most, each in memory of the caller's own. Throws TransferError,
+   * 28 s after the last piece at the latest.
+   */
   async *read(blob: BlobRef, range: Range, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const left = new AbortController();
     const either = AbortSignal.any([signal, left.signal]);

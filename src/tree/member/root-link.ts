@@ -13,7 +13,8 @@ export function jitter(random: Random, base: number, spread: number): number {
 /**
  * Why a request to a root has no reply.
  *
- * - `silent`: the root showed no sign of life, though it was asked for one. `failed`: there is no connection, or no reply in time.
+ * - `silent`: the root showed no sign of life, though it was asked for one. `failed`: there is no
+ *   connection, or no reply in time.
  * - `refused`: it said no, or that it is overloaded. That is a sign of life.
  */
 export type CallFailure = 'silent' | 'failed' | 'refused';
@@ -21,8 +22,9 @@ export type CallFailure = 'silent' | 'failed' | 'refused';
 /**
  * What a host knows of a root and has under way with it; `S` is its part in a stripe.
  *
- * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the next failure is enough. A root
- * that was silent stays down until it answers a probe, since each new blob would wait for it otherwise.
+ * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the
+ * next failure is enough. A root that was silent stays down until it answers a probe, since each
+ * new blob would wait for it otherwise.
  */
 export class RootLink<S> {
   host: HostAddress;
@@ -77,7 +79,10 @@ export class RootLink<S> {
     this.#failures = Math.max(this.#failures, FAILURES_MAX - 1);
   }
 
-  /** A request failed; whether the root counts as down now. `silent`: it is down at once, until it answers. */
+  /**
+   * A request failed; whether the root counts as down now. `silent`: it is down at once, until it
+   * answers.
+   */
   fail(nowMs: number, random: Random, silent: boolean): boolean {
     this.#failures = silent ? FAILURES_MAX : this.#failures + 1;
     this.#silent ||= silent;

@@ -39,7 +39,10 @@ export class Seat {
   /** Root that this host was joined to before. */
   left: RootLink<Seat> | undefined;
   owned = false;
-  /** Times in a row that it was refused by itself, and the most blobs of the next JOIN that names it. */
+  /**
+   * Times in a row that it was refused by itself, and the most blobs of the next JOIN that names
+   * it.
+   */
   refusals = 0;
   blobsMax = BLOBS_PER_JOIN_MAX;
   place: Place | undefined;

@@ -21,7 +21,10 @@ interface Facts {
   order: readonly BlockIndex[] | undefined;
 }
 
-/** What an owner remembers of blobs besides their trees: who holds which blocks, and in which order they are first touched. */
+/**
+ * What an owner remembers of blobs besides their trees: who holds which blocks, and in which order
+ * they are first touched.
+ */
 export class BlobFacts {
   readonly #blobs = new BoundedMap<Digest, Facts>({
     entriesMax: BLOBS_REMEMBERED_MAX,
@@ -91,7 +94,9 @@ export class BlobFacts {
     }
   }
 
-  /** Peers that said they hold the block, the first to say so first, at most HOLDERS_ANSWERED_MAX. */
+  /**
+   * Peers that said they hold the block, the first to say so first, at most HOLDERS_ANSWERED_MAX.
+   */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     const found: PeerId[] = [];
     for (const [peer, { runs }] of this.#blobs.peek(digest)?.holders ?? []) {
@@ -101,7 +106,10 @@ export class BlobFacts {
     return found;
   }
 
-  /** A block was asked for; only its first time counts, and only the first ORDER_BLOCKS_MAX blocks of a blob. */
+  /**
+   * A block was asked for; only its first time counts, and only the first ORDER_BLOCKS_MAX blocks
+   * of a blob.
+   */
   touch(digest: Digest, index: BlockIndex): void {
     const facts = this.#of(digest);
     if (facts.touched.size >= ORDER_BLOCKS_MAX || facts.touched.has(index)) return;

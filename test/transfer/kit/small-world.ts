@@ -21,7 +21,9 @@ const BLOB: BlobRef = {
   sizeBytes: 20 * BLOCK_SIZE_BYTES,
 };
 
-/** A block as the small world sees it: its name, whether its bytes are right, and how many hold it. */
+/**
+ * A block as the small world sees it: its name, whether its bytes are right, and how many hold it.
+ */
 export interface Payload {
   readonly name: string;
   readonly good: boolean;
