@@ -6,6 +6,7 @@ import type { BlobOrigin, BlobRef } from '../../image/block.ts';
  */
 export type ReadKind = 'demand' | 'prefetch';
 
+/** How a blob is read: urgency, longest wait, and abort signal. */
 export interface ReadOptions {
   readonly kind: ReadKind;
   /** Longest wait in milliseconds; the reader's default when absent. */
@@ -13,7 +14,7 @@ export interface ReadOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Bytes of blobs, wherever they come from: what the devices and the HTTP endpoints read. */
+/** Bytes of blobs, from any source: the devices and the HTTP endpoints read through it. */
 export interface BlobReader {
   /**
    * Bytes [offset, offset + length) of the blob, verified, in memory of the caller's own.
