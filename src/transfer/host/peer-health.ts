@@ -5,7 +5,7 @@ import type { PeerId } from '../../util/peer-id.ts';
 /**
  * Milliseconds that a host waits for the answer to a call before it asks the next host too: the
  * recent p95 of such calls, within these bounds (tunable). Answers from memory take a few
- * milliseconds; after a second people begin to notice.
+ * milliseconds; beyond a second the caller of the caller begins to notice.
  */
 export const PATIENCE_MS_MIN = 300;
 /** Upper bound of the patience; see `PATIENCE_MS_MIN`. */
