@@ -106,8 +106,8 @@ export interface CoreInit {
   readonly firstSilentMs: number;
   readonly aliveIntervalMs: number;
   /**
-   * The registry is asked beside a holder after the first time; the holder is given up after the
-   * second.
+   * The registry is asked beside a holder after `holderMs`; the holder is given up `holderMsMax`
+   * after that.
    */
   readonly holderMs: number;
   readonly holderMsMax: number;
