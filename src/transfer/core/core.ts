@@ -45,12 +45,10 @@ export interface LocalRead<T> {
  * The life of one block, as a reducer: reads come in, effects go out, results of effects come back
  * in. It runs in every agent and in the simulator.
  *
- *     read -> memory -> store on disk -> join the fetch in flight
- *          -> parent -> (late) alternate -> root -> registry
+ *     read -> memory -> store -> fetch in flight -> parent -> (late) alternate -> root -> registry
  *
- * Nothing is used, kept or served before it is verified. Every call takes the time and leaves its
- * effects for `take()`. `P` is the payload of a block, `T` the token of a read (compared by
- * identity).
+ * Nothing is used, kept or served before it is verified. Calls take the time; `take()` returns the
+ * effects. `P` is the payload of a block, `T` the token of a read (compared by identity).
  */
 export class BlockCore<P, T> {
   readonly #init: CoreInit;
@@ -144,7 +142,7 @@ export class BlockCore<P, T> {
     this.#blobs.add(ref);
   }
 
-  /** Makes a blob known until as many calls of `letGo()`. Throws as `addBlob()` does. */
+  /** Keeps a blob known until as many calls of `letGo()`. Throws as `addBlob()` does. */
   hold(ref: BlobRef): void {
     this.#blobs.hold(this.#blobs.add(ref));
   }
@@ -567,8 +565,7 @@ export class BlockCore<P, T> {
     this.#waiting.remove(waiter);
     if (waiter.peer !== undefined) this.#waiting.peerDone(waiter.peer);
     if (fetch.waiters.length > 0 || fetch.wanted || fetch.stage === 'done') return;
-    // Keeps a block that the registry has begun to send: the next reader must not cost the registry
-    // it again.
+    // The registry sends the block already: the next reader must not cost it the same again.
     if (fetch.attempts.some((attempt) => attempt.source === 'origin')) return;
     this.#end(fetch);
     this.#fetcher.abandon(fetch, this.#nowMs);

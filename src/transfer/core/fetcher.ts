@@ -170,9 +170,8 @@ export class Fetcher<P, T> {
   }
 
   /**
-   * A read with a smaller hop budget joined. Hosts wait for each other in strictly falling budgets,
-   * so no circle of hosts waits for itself. Attempts with as large a budget or a larger one are
-   * withdrawn and made again with a smaller one.
+   * A read with a smaller hop budget joined. Budgets fall strictly from host to host, so no circle
+   * of hosts waits for itself: attempts with no smaller budget are withdrawn and made again.
    */
   lowerHops(fetch: Fetch<T>, hops: number, nowMs: number): void {
     const tooHigh = fetch.attempts.filter((attempt) => attempt.hops >= hops);

@@ -74,10 +74,7 @@ export interface OpenRequest<T> {
 /** A blob that a request may read. */
 export interface OpenedBlob {
   readonly blob: BlobRef;
-  /**
-   * False when only this host's own way leads to the blob: then it has no tree, and nothing of it
-   * is passed on before the whole is right.
-   */
+  /** False when only this host's way leads to it: no tree; passed on only once all is right. */
   readonly isShared: boolean;
 }
 
@@ -170,8 +167,7 @@ export interface OpenBlobsInit {
 
 /**
  * The blobs that clients of this host have open: the one place that decides size, sharing and
- * rights of a blob here. A reducer: requests and answers come in with the time, effects go out by
- * `take()`. It runs in every agent and in the simulator.
+ * rights of a blob here. A reducer with the time as input, in every agent and in the simulator.
  *
  * No client that names a blob first decides anything. Size and key are the word of a root; without
  * one, the total that the origin tells this host, and then for this host alone. A request reads

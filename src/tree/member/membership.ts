@@ -33,9 +33,8 @@ import { jitter, RootLink, type CallFailure } from './root-link.ts';
 import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
 
 /**
- * A request for the caller to send. Its outcome comes back with the ticket: `joinReply` or
- * `joinFailed`, `reportReply` or `reportFailed`, `leaveDone`; exactly one of them, within a
- * deadline that the caller keeps. Further outcomes are ignored.
+ * A request for the caller to send. Exactly one outcome comes back with the ticket, within the
+ * caller's deadline: `joinReply` or `joinFailed`, `reportReply` or `reportFailed`, `leaveDone`.
  */
 export type MembershipEffect =
   | {
@@ -81,10 +80,9 @@ type Pending =
  *
  * Per stripe: the owner is the first root in rendezvous order that is not down. A host joins there,
  * reports now and then, and takes the places in the answers. When its parent is lost it uses the
- * next ancestor of its path at once and reports. When the owner is down it keeps its place and
- * joins at the next root, telling which blocks it holds. When an earlier root in the order is back,
- * new joins go to it; stripes joined elsewhere move to it at their next report. A blob that a root
- * refuses waits by itself: the root lives, and the other blobs go on.
+ * next ancestor of its path at once and reports. When the owner is down it keeps its place, joins
+ * at the next root and tells its blocks. When an earlier root is back, new joins go to it; stripes
+ * joined elsewhere move to it at their next report. A blob that a root refuses waits by itself.
  */
 export class Membership {
   readonly #self: HostCard;
@@ -141,9 +139,8 @@ export class Membership {
   }
 
   /**
-   * The host wants these blobs: it takes part in the trees of their stripes. One call with the
-   * layers of an image costs one JOIN per owner. For a blob wanted already, `held` is replaced, and
-   * stripes not wanted yet are joined.
+   * The host wants these blobs: it joins the trees of their stripes, with one JOIN per owner and
+   * call. For a blob wanted already, `held` is replaced, and only new stripes are joined.
    */
   want(blobs: readonly Wanted[], nowMs: number): readonly MembershipEffect[] {
     for (const wanted of blobs) {
@@ -534,7 +531,7 @@ export class Membership {
     return true;
   }
 
-  /** Asks a silent root for a sign of life: a report of nothing. */
+  /** Asks a silent root for a sign of life by an empty report. */
   #probe(link: Link): void {
     link.reportDueMs = Number.POSITIVE_INFINITY;
     const ticket = this.#nextTicket();

@@ -93,8 +93,7 @@ export interface TreeSummary {
 
 /**
  * The owner's side of its trees, as a synchronous reducer: each call is one event at `nowMs` (any
- * monotonic milliseconds) and returns the reply. Nothing happens between calls; `tick()` is due now
- * and then (a minute is fine).
+ * monotonic milliseconds) and returns the reply. `tick()` is due now and then (a minute is fine).
  *
  * `PlaceIssuer` decides the places told to hosts, `StripeTree` the parent of each host; `BlobFacts`
  * keeps holders and touch order. Errors: TreeError; a call that throws has changed nothing.
@@ -260,9 +259,7 @@ export class Topology {
     this.#facts.touch(digest, index);
   }
 
-  /**
-   * At most 8 hosts that claimed the block at their JOIN and are here: asked before the registry.
-   */
+  /** At most 8 hosts that claimed the block at JOIN and are here: asked before the registry. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     return this.#facts.holders(digest, index);
   }
@@ -491,7 +488,7 @@ export class Topology {
     return tree;
   }
 
-  /** Takes a host out that did not say that it leaves. */
+  /** Takes out a host that did not send a LEAVE. */
   #evict(host: Host, tree: StripeTree, nowMs: number): void {
     this.#ghosts.set(ghostKey(host.card.peer, tree), true);
     this.#remove(host, tree, nowMs);

@@ -136,7 +136,7 @@ export class SmallWorld {
     this.#events.push({ atMs: this.nowMs + delayMs, order: this.#order++, run });
   }
 
-  /** Runs until nothing is pending or the time is over. */
+  /** Runs until nothing is pending or the deadline has passed. */
   run(untilMs = 60_000): void {
     for (;;) {
       let next: { atMs: number; order: number; run: () => void } | undefined;
