@@ -15,8 +15,8 @@ export function sourceOf(origin: BlobOrigin): string {
 }
 
 /**
- * The key under which blocks of a blob are named, attested, stored and sent while its source is not
- * believed:
+ * The key that names the blocks of a blob while its source is not believed. Attestations, store and
+ * wire all use it:
  *
  *     SHA-256("xylem-quarantine-1" 0 | sha256 that the source was asked for (32) | source in UTF-8)
  *

@@ -22,8 +22,8 @@ interface Facts {
 }
 
 /**
- * What an owner remembers of blobs besides their trees: who holds which blocks, and in which order
- * they are first touched.
+ * An owner's memory of blobs besides their trees: the holders of their blocks, and the order of
+ * first touches.
  */
 export class BlobFacts {
   readonly #blobs = new BoundedMap<Digest, Facts>({
@@ -51,7 +51,7 @@ export class BlobFacts {
     if (digests?.size === 0) this.#holdings.delete(peer);
   }
 
-  /** The peer holds these blocks (ascending runs), in place of what it was known to hold. */
+  /** The peer holds these blocks (ascending runs); they replace its earlier ones. */
   setHeld(
     peer: PeerId,
     { digest, runs }: { readonly digest: Digest; readonly runs: readonly BlockRun[] },
@@ -79,7 +79,7 @@ export class BlobFacts {
     else digests.add(digest);
   }
 
-  /** The peer holds nothing that it said it holds, and is not believed for a while. */
+  /** The peer holds none of the blocks that it claimed, and is distrusted for a while. */
   distrust(peer: PeerId, nowMs: number): void {
     this.drop(peer);
     this.#distrusted.set(peer, nowMs + DISTRUST_MS);
@@ -94,9 +94,7 @@ export class BlobFacts {
     }
   }
 
-  /**
-   * Peers that said they hold the block, the first to say so first, at most HOLDERS_ANSWERED_MAX.
-   */
+  /** Peers that claimed the block, the earliest first, at most HOLDERS_ANSWERED_MAX. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     const found: PeerId[] = [];
     for (const [peer, { runs }] of this.#blobs.peek(digest)?.holders ?? []) {
@@ -107,8 +105,8 @@ export class BlobFacts {
   }
 
   /**
-   * A block was asked for; only its first time counts, and only the first ORDER_BLOCKS_MAX blocks
-   * of a blob.
+   * A block was asked for; only its first time counts, and only for the first ORDER_BLOCKS_MAX
+   * blocks of a blob.
    */
   touch(digest: Digest, index: BlockIndex): void {
     const facts = this.#of(digest);
