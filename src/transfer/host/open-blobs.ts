@@ -169,10 +169,9 @@ export interface OpenBlobsInit {
  * The blobs that clients of this host have open: the one place that decides size, sharing and
  * rights of a blob here. A reducer with the time as input, in every agent and in the simulator.
  *
- * No client that names a blob first decides anything. Size and key are the word of a root; without
- * one, the total that the origin tells this host, and then for this host alone. A request reads
- * public blobs, and blobs that the origin gives to *its own* right with the known size. A silent
- * root costs a request `NEXT_ROOT_MS`; all of them `OWN_WAY_MS`.
+ * No client that names a blob decides anything. Size and key are a root's word; without one, the
+ * origin's total, for this host alone. A request reads public blobs, and blobs that the origin gives
+ * to *its own* right with the known size. A silent root costs `NEXT_ROOT_MS`, all `OWN_WAY_MS`.
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;

@@ -162,10 +162,7 @@ export class Topology {
     this.#rootFanOut = ownerFanOut(this.#fanOut, this.#colours.count, count);
   }
 
-  /**
-   * Gives `peer` its places. Asking again for a held place gives the same one. A tree that is full,
-   * or beyond one host's bound, gets no place in the reply: the host asks again later.
-   */
+  /** Gives `peer` its places, the same when asked again; none in a full tree, or over a bound. */
   join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
     this.check(peer, request);
     const host = this.#admit(peer, request.host, nowMs);
