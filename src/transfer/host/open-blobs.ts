@@ -170,8 +170,8 @@ export interface OpenBlobsInit {
  * rights of a blob here. A reducer with the time as input, in every agent and in the simulator.
  *
  * No client that names a blob decides anything. Size and key are a root's word; without one, the
- * origin's total, for this host alone. A request reads public blobs, and blobs that the origin gives
- * to *its own* right with the known size. A silent root costs `NEXT_ROOT_MS`, all `OWN_WAY_MS`.
+ * origin's total, for this host alone. A request reads public blobs, and those that the origin
+ * gives to *its own* right with the known size. Silent roots cost `NEXT_ROOT_MS`, all `OWN_WAY_MS`.
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
