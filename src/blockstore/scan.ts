@@ -33,7 +33,7 @@ export interface FoundBlob {
   readonly present: BitSet;
 }
 
-/** The blocks of what was found. */
+/** The blocks of the blobs that were found. */
 export function* foundBlocks(found: readonly FoundBlob[]) {
   for (const { blob, present } of found) {
     for (const value of present.values()) {

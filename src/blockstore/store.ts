@@ -63,7 +63,7 @@ export interface BlockStore {
   put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void>;
   /** Forgets a block, for instance a damaged one. */
   drop(digest: Digest, index: BlockIndex): Promise<void>;
-  /** The blob has this size: what was kept of it as one of another size goes. */
+  /** The blob has this size: its blocks kept under another size go. */
   resize(blob: BlobRef): Promise<void>;
   /** Blobs with any block present, with their sizes. */
   blobs(): readonly BlobRef[];

@@ -6,7 +6,9 @@ import { readMountTable } from './mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
 import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';
 
-/** Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what. */
+/**
+ * Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what.
+ */
 export function requireExt4(image: ResolvedImage): void {
   const digests = new Set(blockLayers(image.manifest).map((layer) => layer.digest));
   const other = image.manifest.layers
@@ -15,7 +17,8 @@ export function requireExt4(image: ResolvedImage): void {
     .find((type) => type !== '' && type !== 'ext4');
   if (other !== undefined) {
     throw new DeviceError(
-      `cannot mount ${image.reference}: its layers hold ${other} (annotation blob-fs-type), and only ext4 is mounted; ` +
+      `cannot mount ${image.reference}: its layers hold ${other} (annotation blob-fs-type), and ` +
+        `only ext4 is mounted; ` +
         `convert the image again with ext4`,
       { code: 'unsupported-filesystem', filesystem: other },
     );
@@ -47,7 +50,8 @@ function requireUnused({ fd, path }: TargetFolder, dir: string): void {
   const [name] = readdirSync(pathOf(fd));
   if (name === undefined) return;
   throw new DeviceError(
-    `${dir} is not empty (it holds ${name}): an image is mounted on an empty folder, or on one to be made`,
+    `${dir} is not empty (it holds ${name}): ` +
+      'an image is mounted on an empty folder, or on one that can be made',
     { code: 'target-not-usable', dir },
   );
 }
@@ -60,7 +64,8 @@ export function requireMounted(result: MountResult, target: string): string {
   if (result.kind === 'mounted') return result.loop;
   if (result.kind === 'not-ext4') {
     throw new DeviceError(
-      `cannot mount at ${target}: the block device of the image holds no ext4, and only ext4 is mounted`,
+      `cannot mount at ${target}: the block device of the image holds no ext4, ` +
+        'and only ext4 is mounted',
       { code: 'unsupported-filesystem', filesystem: 'unknown' },
     );
   }

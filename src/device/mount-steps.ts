@@ -15,24 +15,27 @@ import { readMountTable } from './mount-table.ts';
 import { pathOf } from './target-folder.ts';
 
 /**
- * Where the helper process has the open folder that it mounts on: its path could lead elsewhere by
- * now.
+ * The helper process has the target folder open as this descriptor. The path of the folder could
+ * lead elsewhere by now.
  */
 const TARGET_FD = 3;
 
 /**
- * Whoever made the image gets no rights on the host by it: no set-user-ID programs, no device
- * files, nothing written.
+ * The maker of an image gets no rights on the host by it: no set-user-ID programs, no device files,
+ * no writes.
  */
 const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
 
 /**
- * What the helper process is asked for. `fuseDir` is where the disk's file is served, `target`
- * where its filesystem goes; to mount, that folder is open as `TARGET_FD`.
+ * A request to the helper process. `fuseDir` is where the disk's file is served, `target` where its
+ * filesystem is mounted; for a mount, the target folder is open as `TARGET_FD`.
  */
 export type MountRequest =
   | { readonly do: 'mount'; readonly fuseDir: string; readonly target: string }
-  /** `force`: fail all reads first and detach what is busy; for mounts whose server is gone or has to go. */
+  /**
+   * `force`: fail all reads first and detach a busy mount; for a mount whose server is gone or must
+   * go.
+   */
   | {
       readonly do: 'unmount';
       readonly fuseDir: string;
@@ -40,7 +43,7 @@ export type MountRequest =
       readonly force: boolean;
     };
 
-/** What became of it. */
+/** The outcome of a `MountRequest`. */
 export type MountResult =
   | { readonly kind: 'mounted'; readonly loop: string }
   | { readonly kind: 'unmounted' }
@@ -50,12 +53,15 @@ export type MountResult =
   | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
 
 /**
- * noload: a journal cannot be replayed on a read-only device. errors=continue: an image's superblock may ask for a panic
- * of the host on the first damaged block, which is not for an image to decide.
+ * noload: a journal cannot be replayed on a read-only device. errors=continue: the superblock of an
+ * image may ask for a kernel panic on the first damaged block; an image may not decide that.
  */
 const EXT4_OPTIONS = 'noload,errors=continue';
 
-/** The superblock of ext4: its place on the disk, and fields of struct ext4_super_block. Blocks have 1 to 64 KiB. */
+/**
+ * The superblock of ext4: its offset on the disk, and fields of struct ext4_super_block. Blocks
+ * have 1 to 64 KiB.
+ */
 const EXT4_SUPERBLOCK_AT = 1024;
 const EXT4_LOG_BLOCK_SIZE_AT = 24;
 const EXT4_LOG_BLOCK_SIZE_MAX = 6;
@@ -63,20 +69,24 @@ const EXT4_MAGIC_AT = 56;
 const EXT4_MAGIC = 0xef53;
 
 /**
- * Sector size of the loop device: that of a page, so that direct I/O is never split below it. A filesystem of smaller blocks
- * (mke2fs gives small disks 1 KiB) does not mount on larger sectors, and gets sectors of its block size.
+ * Largest sector of the loop device, in bytes: a page, so that direct I/O is never split below it.
+ * A filesystem with smaller blocks (mke2fs gives small disks 1 KiB) does not mount on larger
+ * sectors, and gets sectors of its block size.
  */
 const LOOP_BLOCK_BYTES_MAX = 4096;
 
-/** Waits for a loop device to clear itself and for the kernel to let go of the FUSE file: 100 x 10 ms. */
+/**
+ * Waits for a loop device to clear itself and for the kernel to release the FUSE file: 100 x 10 ms.
+ */
 const RELEASE_ATTEMPTS_MAX = 100;
 const RELEASE_WAIT_MS = 10;
 
 /**
- * Makes or unmakes the loop device and the mount over a FUSE file.
+ * Makes or removes the loop device and the mount over a FUSE file.
  *
- * Everything here blocks on reads that the serving process answers, so it must run in another process: were the server killed
- * while a thread of its own sat in such a call, the kernel could never close /dev/fuse, and the mount would hang for good.
+ * Every step here blocks on reads that the serving process answers, so this function must run in
+ * another process. If the server were killed while a thread of its own sat in such a call, the
+ * kernel could never close /dev/fuse, and the mount would hang forever.
  */
 export function runMountRequest(request: MountRequest): MountResult {
   return request.do === 'mount' ? mountImage(request) : unmountImage(request);
@@ -105,8 +115,7 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
     closeSync(loop.fd); // Autoclear: without a mount this detaches it.
     const step = `mounting ${loop.path} as ext4 at ${target}`;
     if (failure !== undefined) return failed({ step, failure });
-    // Somebody moved the folder or one above it. The caller takes the mount away again, wherever it
-    // is.
+    // The folder, or one above it, was moved. The caller removes the mount again, wherever it is.
     if (!isMountedAt(loop.path, target)) return { kind: 'failed', step, errno: 'ESTALE' };
     return { kind: 'mounted', loop: loop.path };
   } catch (error) {
@@ -121,7 +130,10 @@ function isMountedAt(source: string, target: string): boolean {
   return readMountTable().some((at) => at.source === source && at.mountPoint === target);
 }
 
-/** Block size of the ext4 on a disk; undefined when that is none. Throws when the disk cannot be read. */
+/**
+ * Block size in bytes of the ext4 on a disk; undefined when the disk holds no ext4. Throws when the
+ * disk cannot be read.
+ */
 function ext4BlockBytes(fd: number): number | undefined {
   const bytes = new Uint8Array(2048);
   if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return undefined;
@@ -151,7 +163,10 @@ function unmountImage(request: { fuseDir: string; target: string; force: boolean
   return unmountFuse(fuseDir);
 }
 
-/** Autoclear is not instant in every kernel, and a bind mount or a namespace may hold the device for long. */
+/**
+ * Autoclear is not instant in every kernel, and a bind mount or a namespace may hold the device for
+ * long.
+ */
 function areLoopsGone(fuseDir: string, force: boolean): boolean {
   const backing = `${fuseDir}/${IMAGE_FILE}`;
   for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
@@ -166,7 +181,10 @@ function areLoopsGone(fuseDir: string, force: boolean): boolean {
   return false;
 }
 
-/** A reader of the bare file, such as a scan of the disk, does not keep the filesystem: it is detached from it. */
+/**
+ * A reader of the bare file, such as a disk scan, does not keep the filesystem: the file is
+ * detached from that reader.
+ */
 function unmountFuse(fuseDir: string): MountResult {
   for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
     if (!isFuseMounted(fuseDir)) return { kind: 'unmounted' };

@@ -6,7 +6,7 @@ import { DeviceError } from './errors.ts';
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
 /**
- * An open folder. It stays the same one, whatever is done to its path; the holder closes the
+ * An open folder. It stays the same folder whatever happens to its path; the holder closes the
  * descriptor.
  */
 export interface TargetFolder {
@@ -18,23 +18,24 @@ export interface TargetFolder {
 }
 
 /**
- * The one of `folders` that `dir` lies below. Throws DeviceError `target-not-allowed` when there is
- * none.
+ * The folder of `folders` that `dir` lies below. Throws DeviceError `target-not-allowed` when there
+ * is none.
  */
 export function folderAbove(dir: string, folders: readonly string[]): string {
   const path = resolve(dir);
   const found = folders.map((folder) => resolve(folder)).find((folder) => isBelow(path, folder));
   if (found !== undefined) return found;
   throw new DeviceError(
-    `${dir} cannot be mounted on: images are mounted below the folders of device.mountFolders alone (${folders.join(', ')})`,
+    `${dir} cannot be mounted on: ` +
+      `images are mounted below the folders of device.mountFolders alone (${folders.join(', ')})`,
     { code: 'target-not-allowed', dir },
   );
 }
 
 /**
- * Opens `dir` folder by folder, from the one of `folders` that it lies below, and makes what is
- * missing. Follows symbolic links in the path of that folder, which the configuration names, and
- * none below it. Throws DeviceError.
+ * Opens `dir` folder by folder, from the folder of `folders` that it lies below, and makes missing
+ * folders. Follows symbolic links in the path of that configured folder, and none below it. Throws
+ * DeviceError.
  */
 export function openTarget(dir: string, folders: readonly string[]): TargetFolder {
   const top = folderAbove(dir, folders);
@@ -47,7 +48,7 @@ export function openTarget(dir: string, folders: readonly string[]): TargetFolde
     return walk(realpathSync(top), names, true);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    // What Linux says of a link that is to be opened as a folder itself.
+    // Linux reports these when a link is to be opened as a folder itself.
     const isLink = code === 'ENOTDIR' || code === 'ELOOP';
     const why = isLink ? 'a symbolic link or a file is on the way' : (code ?? String(cause));
     throw new DeviceError(
@@ -59,8 +60,8 @@ export function openTarget(dir: string, folders: readonly string[]): TargetFolde
 }
 
 /**
- * Removes a folder by its path without symbolic links; leaves it when it is in use, or when a link
- * is on the way by now.
+ * Removes a folder by its path without symbolic links; leaves it when it is in use, or when its
+ * path holds a link by now.
  */
 export function removeEmptyFolder(path: string): void {
   try {

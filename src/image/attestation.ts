@@ -7,22 +7,28 @@ import type { BlockIndex } from './block.ts';
 import { digestBytes, type Digest } from './digest.ts';
 
 /**
- * A root's word that it read this block from the registry: it travels with the block, and is kept with it.
+ * A root's word that it read this block from the registry. It travels with the block and is stored
+ * with it.
  *
- * One Ed25519 signature holds for a batch of up to eight blocks, of any blobs, by a Merkle tree over them:
+ * One Ed25519 signature covers a batch of up to eight blocks, of any blobs, by a Merkle tree over
+ * them:
  *
- *     leaf      SHA-256("xylem-block-attestation-2" (25) | blob sha256 (32) | block index u32 LE (4) | BLAKE3 of the block (32))
+ *     leaf      SHA-256("xylem-block-attestation-2" (25) | blob sha256 (32)
+ *               | block index u32 LE (4) | BLAKE3 of the block (32))
  *     node      SHA-256(1 (1) | left (32) | right (32))
  *     signed    "xylem-batch-attestation-2" (25) | root of the tree (32)
  *
  * A batch is filled up with zero leaves to 1, 2, 4 or 8. `signature`, 164 bytes:
  *
- *     Ed25519 signature (64) | depth u8, 0 to 3 | position of the leaf u8 | zero (2) | the nodes beside the way up (3 * 32), zeros beyond the depth
+ *     Ed25519 signature (64) | depth u8, 0 to 3 | position of the leaf u8 | zero (2)
+ *     | the nodes beside the way up (3 * 32), zeros beyond the depth
  *
- * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto), a block of 256 KiB some 850 us to receive and send on:
- * 13 % at every host when each block has a signature of its own. Batches that were found good are remembered, so that a block of
- * a batch of eight costs an eighth of a check and four small hashes, 20 us or 2.4 %; of four 33 us or 3.9 %. Sixteen would save
- * 5 us more and cost every block 32 bytes on the wire and on disk. `npm run bench verify` prints the figures of a machine.
+ * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto). A block of 256 KiB
+ * costs some 850 us to receive and send on, so a signature for each block would add 13 % at every
+ * host. An agent remembers batches found good, so that a block of a batch of eight costs an eighth
+ * of a check and four small hashes: 20 us or 2.4 %; of a batch of four, 33 us or 3.9 %. Sixteen
+ * would save 5 us more and cost every block 32 bytes on the wire and on disk. `npm run bench
+ * verify` prints the figures of a machine.
  */
 export interface Attestation {
   /** Ed25519 public key of the root that signed, 32 bytes. */
@@ -31,13 +37,16 @@ export interface Attestation {
   readonly signature: Uint8Array;
 }
 
-/** Beside a block that nobody attested, since its host read it for itself alone and passes it on to nobody. */
+/**
+ * Stands beside a block that nobody attested: its host read it for itself alone and passes it on to
+ * nobody.
+ */
 export const NO_ATTESTATION: Attestation = {
   signer: new Uint8Array(32),
   signature: new Uint8Array(164),
 };
 
-/** Blocks under one signature. */
+/** Maximum number of blocks under one signature. */
 export const BATCH_BLOCKS_MAX = 8;
 const DEPTH_MAX = 3;
 
@@ -47,10 +56,15 @@ const DEPTH_AT = ED25519_BYTES;
 const POSITION_AT = DEPTH_AT + 1;
 const PATH_AT = DEPTH_AT + 4;
 
+/** Length of `Attestation.signer` in bytes. */
 export const ATTESTATION_SIGNER_BYTES = 32;
+/** Length of `Attestation.signature` in bytes. */
 export const ATTESTATION_SIGNATURE_BYTES = PATH_AT + DEPTH_MAX * HASH_BYTES;
 
-/** Batches found good that are remembered: 8 GiB of blocks in full batches, about 1.5 MB of memory. The oldest go first. */
+/**
+ * Maximum number of remembered batches that were found good: 8 GiB of blocks in full batches, about
+ * 1.5 MB of memory. The oldest go first.
+ */
 const BATCHES_MAX = 4096;
 
 const LEAF_CONTEXT = new TextEncoder().encode('xylem-block-attestation-2');
@@ -58,7 +72,7 @@ const BATCH_CONTEXT = new TextEncoder().encode('xylem-batch-attestation-2');
 const NODE_MARK = 1;
 const EMPTY_LEAF = new Uint8Array(HASH_BYTES);
 
-/** What is attested of a block. */
+/** The content of one block, as an attestation claims it. */
 export interface BlockClaim {
   readonly blob: Digest;
   readonly index: BlockIndex;
@@ -67,14 +81,18 @@ export interface BlockClaim {
 }
 
 /**
- * What a check of a block says. Two are no fault of the host that sent it, and no more than not having the block: `unknown-signer`, a root
- * attested it that this host does not know; `other-size`, a root attested it for a blob of another size than the one known here.
+ * The result of checking a block. Two verdicts are no fault of the host that sent the block, and
+ * count as not having it. `unknown-signer`: a root attested the block that this host does not know.
+ * `other-size`: a root attested it for a blob of another size than this host knows.
  */
 export type Verdict = 'good' | 'bad' | 'unknown-signer' | 'other-size';
 
 type Sha256 = Pick<Hash, 'sha256'>;
 
-/** Signs up to `BATCH_BLOCKS_MAX` blocks that were read from the registry; an attestation for each, in order. */
+/**
+ * Signs up to `BATCH_BLOCKS_MAX` blocks that were read from the registry; returns an attestation
+ * for each, in order.
+ */
 export function attestBatch(
   components: { hash: Sha256; signer: Signer },
   claims: readonly BlockClaim[],
@@ -106,7 +124,7 @@ export function attestBatch(
   });
 }
 
-/** Blocks in the batch that the attestation is of, filled up to a power of two. */
+/** Number of blocks in the attestation's batch, filled up to a power of two. */
 export function batchSize(attestation: Attestation): number {
   return 2 ** (attestation.signature[DEPTH_AT] ?? 0);
 }
@@ -117,12 +135,18 @@ interface Batch {
   readonly signed: Uint8Array;
 }
 
-/** Checks attestations against the keys of the roots that are believed; remembers batches, so that a signature is checked once. */
+/**
+ * Checks attestations against the keys of the believed roots. It remembers batches, so that a
+ * signature is checked once.
+ */
 export class AttestationChecker {
   readonly #hash: Pick<Hash, 'sha256' | 'ed25519Verify'>;
   readonly #tree: TreeHash;
   #trusted: readonly Uint8Array[];
-  /** Batches found good, by the first six bytes of their roots; another one in the same place only costs a check. */
+  /**
+   * Batches found good, by the first six bytes of their roots; a collision only costs another
+   * check.
+   */
   readonly #batches = new BoundedMap<number, Batch>({ entriesMax: BATCHES_MAX });
 
   constructor(
@@ -139,7 +163,7 @@ export class AttestationChecker {
     this.#trusted = keys;
   }
 
-  /** Whether a root attested this block. */
+  /** Checks that a believed root attested this block. */
   check(claim: BlockClaim, attestation: Attestation): Verdict {
     const { signer, signature } = attestation;
     if (!this.#trusted.some((key) => bytesEqual(key, signer))) return 'unknown-signer';
@@ -148,7 +172,8 @@ export class AttestationChecker {
     const signed = signature.subarray(0, ED25519_BYTES);
     const key = viewOf(root).getUint32(0) * 2 ** 16 + viewOf(root).getUint16(4);
     const known = this.#batches.get(key);
-    // The signature itself is compared too: it is passed on with the block, to hosts that have not seen the batch.
+    // The signature is compared too: it is passed on with the block to hosts that have not seen the
+    // batch.
     if (
       known !== undefined &&
       bytesEqual(known.root, root) &&
@@ -183,7 +208,10 @@ export class AttestationChecker {
   }
 }
 
-/** Hashes of the tree. SHA-256 of node:crypto takes half the time of native BLAKE3 for inputs as small as these (0.8 us). */
+/**
+ * Hashes of the tree. SHA-256 of node:crypto takes half the time of native BLAKE3 for inputs of
+ * this size (0.8 us).
+ */
 class TreeHash {
   readonly #hash: Sha256;
   readonly #leaf = new Uint8Array(LEAF_CONTEXT.length + 32 + 4 + HASH_BYTES);

@@ -2,12 +2,15 @@ import type { Digest } from './digest.ts';
 
 /**
  * Unit of transfer, caching and verification of a blob, in bytes. It is part of the wire protocol
- * and is not negotiated: hosts name and sign blocks by their index alone, so agents of another
- * block size are of another protocol. Stores say it in their header.
+ * and is not negotiated: hosts name and sign blocks by their index alone, so agents with another
+ * block size speak another protocol. Stores record it in their header.
  */
 export const BLOCK_SIZE_BYTES = 256 * 1024;
 
-/** Largest blob that is accepted, in bytes (1 TiB): bounds what a peer's or a registry's word can make us allocate. */
+/**
+ * Largest accepted blob, in bytes (1 TiB): bounds the memory that the word of a peer or a registry
+ * can make an agent allocate.
+ */
 export const BLOB_SIZE_BYTES_MAX = 2 ** 40;
 
 declare const blockIndexBrand: unique symbol;
@@ -15,6 +18,7 @@ declare const blockIndexBrand: unique symbol;
 /** Number of a block in its blob, from 0. */
 export type BlockIndex = number & { readonly [blockIndexBrand]: true };
 
+/** Brands a number as the index of a block, without a check. */
 export function blockIndex(value: number): BlockIndex {
   return value as BlockIndex;
 }
@@ -25,40 +29,52 @@ export interface BlobRef {
   readonly sizeBytes: number;
 }
 
-/** Where the origin keeps a blob: a registry and a repository, or a storage to which a registry redirects. */
+/**
+ * Where the origin keeps a blob: a registry and a repository, or a storage to which a registry
+ * redirects.
+ */
 export interface BlobOrigin {
   /** `host[:port]` of the registry or the storage. */
   readonly registry: string;
   /** Empty at a storage. */
   readonly repository: string;
-  /** Of a storage: scheme, host and the path up to the digest, such as `https://s3.example/bucket/docker/registry/v2/blobs/`. */
+  /**
+   * Of a storage: scheme, host and the path up to the digest, such as
+   * `https://s3.example/bucket/docker/registry/v2/blobs/`.
+   */
   readonly storage?: string;
-  /** Of a source that is not believed: the digest by which it knows the blob, whose blocks have a key of their own (blob-key.ts). */
+  /**
+   * For a source that is not believed: the digest by which the source knows the blob. The blocks of
+   * such a blob have a key of their own (blob-key.ts).
+   */
   readonly content?: Digest;
 }
 
-/** Blocks of a blob of this size; the last one may be shorter. */
+/** Number of blocks of a blob of this size; the last block may be shorter. */
 export function blockCount(sizeBytes: number): number {
   return Math.ceil(sizeBytes / BLOCK_SIZE_BYTES);
 }
 
-/** Blocks of the largest blob: 2^22. */
+/** Number of blocks of the largest blob: 2^22. */
 export const BLOCKS_MAX = blockCount(BLOB_SIZE_BYTES_MAX);
 
-/** Bytes in this block: a whole block, or less for the last one. */
+/** Length of this block in bytes: a whole block, or less for the last one. */
 export function blockLength(sizeBytes: number, index: BlockIndex): number {
   return Math.min(BLOCK_SIZE_BYTES, sizeBytes - index * BLOCK_SIZE_BYTES);
 }
 
 /**
- * Blobs under this size are one tree, larger ones `STRIPES_MAX`. Chosen in docs/TREES.md: a host sends on a part of the trees only, so
- * they must be many and of like sizes; two for each colour of trees at each of four roots are. What a host shares between its
- * trees (connections, reports) does not grow with their number.
+ * Blobs under this size are one tree, larger ones `STRIPES_MAX`. docs/TREES.md says why: a host
+ * sends on only some of the trees, so there must be enough trees, of like sizes; two for each
+ * colour at each of four roots are enough. The connections and reports that a host shares between
+ * its trees do not grow with their number.
  */
 const STRIPED_SIZE_BYTES_MIN = 8 * 1024 * 1024;
 const STRIPES_MAX = 8;
 
-/** Trees that share a blob of this size: block `i` belongs to stripe `i mod stripeCount`. */
+/**
+ * Number of trees that share a blob of this size: block `i` belongs to stripe `i mod stripeCount`.
+ */
 export function stripeCount(sizeBytes: number): number {
   return sizeBytes < STRIPED_SIZE_BYTES_MIN ? 1 : STRIPES_MAX;
 }

@@ -4,22 +4,28 @@ import type { Caller } from '../transfer/contracts/calls.ts';
 import { CodedError } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
-/** What of an image is brought: everything that a pull or a mount may read, or the blocks that its trace names. */
+/**
+ * Parts of an image that a preheat brings: `image` is everything that a pull or a mount may read,
+ * `trace` the blocks that the image's trace names.
+ */
 export const PREHEAT_PARTS = ['image', 'trace'] as const;
+/** Part of an image that a preheat brings; see `PREHEAT_PARTS`. */
 export type PreheatPart = (typeof PREHEAT_PARTS)[number];
 
-/** Where a preheat stands, on one host or as a whole. The last three are final. */
+/** States of a preheat, on one host or as a whole. The last three are final. */
 export const PREHEAT_STATES = ['waiting', 'running', 'done', 'failed', 'cancelled'] as const;
+/** State of a preheat; see `PREHEAT_STATES`. */
 export type PreheatState = (typeof PREHEAT_STATES)[number];
 
 /**
- * Why a preheat failed.
+ * Reasons why a preheat failed.
  *
- * - Of a host. `image`: its manifest or its layers are not what they should be. `no-trace`: the image ships none. `quota`: more than the
- *   store may keep. `unavailable`: blocks did not come. `store`: they were not kept. `busy`: too many preheats wait there. `lost`: it
- *   no longer answers. `stopped`: it stops.
- * - Of a job. `not-found`, `refused`: what the registry said of the image. `no-hosts`: none matches. `hosts`: some hosts failed.
- *   `timeout`: it took too long.
+ * - Of a host. `image`: its manifest or its layers are not what they should be. `no-trace`: the
+ *   image ships none. `quota`: more than the store may keep. `unavailable`: blocks did not come.
+ *   `store`: the store did not keep the blocks. `busy`: too many preheats wait there. `lost`: the
+ *   host no longer answers. `stopped`: the host stops.
+ * - Of a job. `not-found`, `refused`: what the registry said of the image. `no-hosts`: none
+ *   matches. `hosts`: some hosts failed. `timeout`: it took too long.
  */
 export const PREHEAT_FAILURES = [
   'image',
@@ -36,6 +42,7 @@ export const PREHEAT_FAILURES = [
   'hosts',
   'timeout',
 ] as const;
+/** Reason why a preheat failed; see `PREHEAT_FAILURES`. */
 export type PreheatFailure = (typeof PREHEAT_FAILURES)[number];
 
 /** What to bring, and to which hosts. */
@@ -47,25 +54,26 @@ export interface PreheatSpec {
   readonly pin: boolean;
   /** Only hosts of this zone. */
   readonly zone?: string;
-  /** So many of the hosts, spread over their zones; all when absent. */
+  /** At most this many of the hosts, spread over their zones; all hosts when absent. */
   readonly count?: number;
 }
 
-/** How far a host is. */
+/** Progress of a preheat on one host. */
 export interface HostProgress {
   readonly state: PreheatState;
   readonly doneBytes: number;
-  /** 0 until it is known. */
+  /** Bytes to bring; 0 until known. */
   readonly totalBytes: number;
   readonly failure?: PreheatFailure;
 }
 
+/** Progress of a preheat on one host, with the host's name, as its root reports it. */
 export interface PreheatHost extends HostProgress {
   readonly peer: PeerId;
   readonly zone: string;
 }
 
-/** 128 random bits in hex: who knows one was told it. */
+/** 128 random bits in hex: a client can only know an id that it was given. */
 export const PREHEAT_ID = /^[0-9a-f]{32}$/;
 
 /** Hex digits that a number in JSON holds without loss: 52 bits. */
@@ -73,7 +81,7 @@ const NUMBER_DIGITS = 13;
 
 /**
  * The number of a preheat, for clients that take no other name: the first bits of its id. Roots
- * know a preheat by it too.
+ * also find a preheat by its number.
  */
 export function preheatNumber(id: string): number {
   return Number.parseInt(id.slice(0, NUMBER_DIGITS), 16);
@@ -115,37 +123,43 @@ export type HostPreheatRequest =
   | { readonly action: 'start'; readonly id: string; readonly order: PreheatOrder }
   | { readonly action: 'status' | 'cancel'; readonly id: string };
 
+/** A host's answer to `HostPreheatRequest`. */
 export interface HostPreheatReply {
   readonly zone: string;
   /** Absent when the host does not know the preheat. */
   readonly progress?: HostProgress;
 }
 
-/** What is asked about preheats. Only roots may ask `host-preheat`: the only call that a host without trees answers. */
+/**
+ * Calls about preheats. Only roots may call `host-preheat`: the only call answered by a host that
+ * keeps no trees.
+ */
 export interface PreheatCalls {
   readonly preheat: [PreheatRequest, PreheatJob];
   readonly 'host-preheat': [HostPreheatRequest, HostPreheatReply];
 }
 
-/** What preheats need of the transport. */
+/** The part of the transport that preheats use. */
 export interface PreheatTransport extends Caller<PreheatCalls> {
-  /** Peers that there is an admitted connection to. */
+  /** Peers with an admitted connection. */
   peers(): readonly PeerId[];
 }
 
 /**
- * Preheats, as the admin endpoint starts and shows them: by id or by number. Rejects with
+ * Preheats as the admin endpoint starts and shows them, by id or by number. Rejects with
  * PreheatError.
  */
 export interface PreheatService {
-  /** Only a root takes one that pins. */
+  /** Only a root accepts a preheat that pins. */
   start(spec: PreheatSpec): Promise<PreheatJob>;
   get(id: string): Promise<PreheatJob>;
-  /** What has come stays where it is. */
+  /** Blocks that arrived stay where they are. */
   cancel(id: string): Promise<PreheatJob>;
 }
 
-/** Why a preheat was not begun, or not found. `full`: as many are under way as are let. */
+/**
+ * Why a preheat was not begun, or not found. `full`: the maximum number of preheats is in flight.
+ */
 export class PreheatError extends CodedError<
   | { readonly code: 'full' }
   | { readonly code: 'not-found' }
@@ -153,6 +167,7 @@ export class PreheatError extends CodedError<
   | { readonly code: 'unreachable' }
 > {}
 
+/** Whether a preheat in this state will not change any more. */
 export function isFinal(state: PreheatState): boolean {
   return state !== 'waiting' && state !== 'running';
 }

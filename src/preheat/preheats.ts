@@ -31,10 +31,13 @@ import type { PeerId } from '../util/peer-id.ts';
 /** As PREHEAT_ID has them. */
 const ID_BYTES = 16;
 
-/** For a root to answer: from memory. */
+/** Longest wait for a root's answer, in milliseconds; a root answers from memory. */
 const CALL_MS_MAX = 5_000;
 
-/** Preheats begun here of which it is remembered what root leads them; others are looked for at every root. */
+/**
+ * Maximum number of preheats begun here whose leading root is remembered; for others every root is
+ * asked.
+ */
 const LEADERS_MAX = 256;
 
 interface Components {
@@ -50,7 +53,8 @@ interface Components {
 }
 
 /**
- * Preheats in this agent: asks a root to lead one, leads them when it is a root, and brings images in when a root says so.
+ * Preheats in this agent: asks a root to lead one, leads them when this agent is a root, and brings
+ * images in when a root says so.
  *
  * Life: constructed -> `setRoots()` whenever they change -> used -> `stop()`.
  */
@@ -95,7 +99,8 @@ export class ClusterPreheats implements PreheatService {
   async start(spec: PreheatSpec): Promise<PreheatJob> {
     if (spec.pin && this.#jobs === undefined) {
       throw new PreheatError(
-        'this agent may not have every host pin an image: pins outlive the preheat, so ask at a root (--admin)',
+        'this agent may not have every host pin an image: ' +
+          'pins outlive the preheat, so ask at a root (--admin)',
         { code: 'refused' },
       );
     }
@@ -117,8 +122,8 @@ export class ClusterPreheats implements PreheatService {
   }
 
   /**
-   * Leads what any host asks for, but for pins: those are for people, at the admin endpoint of a
-   * root.
+   * Leads preheats that any host asks for, except pins: pins are for people, at the admin endpoint
+   * of a root.
    */
   #onPreheat(jobs: PreheatJobs, peer: PeerId, request: PreheatRequest): PreheatJob {
     if (request.action === 'start' && (request.spec.pin || !PREHEAT_ID.test(request.id))) {
@@ -129,7 +134,10 @@ export class ClusterPreheats implements PreheatService {
     return runJob(jobs, request);
   }
 
-  /** Only roots may tell a host to preheat, and only one that keeps no trees: roots and relays keep what passes them. */
+  /**
+   * Only roots may tell a host to preheat, and only a host that keeps no trees: roots and relays
+   * keep the blocks that pass through them.
+   */
   #onHostPreheat(peer: PeerId, request: HostPreheatRequest): HostPreheatReply {
     if (!this.#isHost || !this.#roots.some((root) => root.peer === peer)) {
       throw new PreheatError(`${peer} may not tell this host to preheat`, { code: 'refused' });
@@ -163,7 +171,7 @@ export class ClusterPreheats implements PreheatService {
     return job;
   }
 
-  /** A root leads what it is asked for; what another root leads is asked of that one. */
+  /** A root leads its own preheats, and asks another root about the preheats of that root. */
   async #asRoot(jobs: PreheatJobs, request: PreheatRequest): Promise<PreheatJob> {
     try {
       return runJob(jobs, request);

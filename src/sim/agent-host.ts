@@ -33,7 +33,7 @@ import type { SimBlob } from './workload.ts';
 /** Longest wait of a local read: the wait of the device and of overlaybd. */
 const READ_TIMEOUT_MS = 30_000;
 
-/** Longest wait for a root's answer, as in the agent's own driver; of a root that shows no sign of life, as in its transport. */
+/** Longest wait for a root's answer, as in the agent's driver; `silent`: without a sign of life. */
 const CALL_MS_MAX = { failed: 3_000, silent: 1_000 } as const;
 
 /** A mute liar sends ALIVE at this interval, at most `MUTE_ALIVE_COUNT` times per request. */
@@ -498,7 +498,7 @@ export class AgentHost {
     const { number: host, incarnation, links } = this.#port;
     const atMs = this.#doneMs(nowMs);
     const to = this.#world.numberOf(effect.owner.peer);
-    // Roots answer from memory, so an answer that is late is a root that stands still or is cut off.
+    // Roots answer from memory, so a late answer means a root that stands still or is cut off.
     const item = { kind: 'call-late', id, failure: links.has(to) ? 'silent' : 'failed' } as const;
     network.send({ from: host, to, atMs }, { kind: 'call', id, call: effect });
     events.push(atMs + CALL_MS_MAX[item.failure], { type: 'item', host, incarnation, item });

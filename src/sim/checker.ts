@@ -61,7 +61,10 @@ export class Checker {
     if (this.violations.length < KEPT_MAX) this.violations.push({ rule, atMs: this.nowMs, text });
   }
 
-  /** Roots were up and reached all the time: no host read more from the registry itself than its budget, whatever was slow. */
+  /**
+   * Roots were up and reached all the time: no host read more from the registry itself than its
+   * budget, whatever was slow.
+   */
   readThemselves(bytesOf: ReadonlyMap<HostNumber, number>, touchedBytes: number): void {
     const { fallbackShare, fallbackBytesMin } = CORE_DEFAULTS;
     const budgetBytes = Math.max(fallbackBytesMin, fallbackShare * touchedBytes);

@@ -3,7 +3,8 @@ import { CodedError } from '../util/errors.ts';
 /**
  * Why an owner refused a tree request.
  *
- * - `full`: the owner keeps its maximum of hosts and changed nothing. The host may ask again later, or another root.
+ * - `full`: the owner keeps its maximum of hosts and changed nothing. The host may ask again later,
+ *   or another root.
  * - `invalid`: the request breaks a rule that every agent keeps. Asking again does not help.
  */
 export type TreeErrorDetail =

@@ -89,9 +89,12 @@ export const ORDER_BLOCKS_MAX = 8_192;
  */
 export const HOLDERS_PER_BLOB_MAX = 64;
 
-/** An owner does not believe a host for this long that did not give a block which it said it holds. (tunable) */
+/**
+ * An owner distrusts a host for this long after the host failed to give a block that it claimed to
+ * hold. (tunable)
+ */
 export const DISTRUST_MS = 10 * 60_000;
-/** Hosts that an owner does not believe; the one found out first is forgotten first. */
+/** Maximum number of distrusted hosts; an owner forgets the one distrusted first. */
 export const DISTRUSTED_MAX = 4_096;
 
 /**
@@ -130,17 +133,27 @@ export const LOST_REMEMBERED_MAX = 1_024;
 export const RETRY_MS = 1_000;
 
 /**
- * Requests that fail in a row before the next root takes over. One is enough when the connection broke
- * as well, or when the root showed no sign of life and another one is up.
+ * Requests that fail in a row before the next root takes over. One is enough when the connection
+ * broke as well, or when the root showed no sign of life and another one is up.
  */
 export const FAILURES_MAX = 2;
 
-/** Wait before a JOIN that was refused is sent again in two halves, half more or less: the blob that it was refused for is searched. */
+/**
+ * Wait before a refused JOIN is sent again in two halves, half more or less, to search for the blob
+ * that caused the refusal.
+ */
 export const REFUSED_MS = 200;
 
-/** A blob that is refused by itself is asked for again after `RETRY_MS`, doubled each time up to this, half more or less. */
+/**
+ * Longest wait before a blob that is refused alone is asked for again; the wait starts at
+ * `RETRY_MS` and doubles, half more or less.
+ */
 export const REFUSED_MS_MAX = 60_000;
 
-/** A root that is down is tried again after this time, doubled at each failure up to the maximum, half more or less. */
+/**
+ * A root that is down is tried again after this time, doubled at each failure up to the maximum,
+ * half more or less.
+ */
 export const ROOT_DOWN_MS = 2_000;
+/** Longest time after which a root that is down is tried again; see `ROOT_DOWN_MS`. */
 export const ROOT_DOWN_MS_MAX = 30_000;

@@ -20,7 +20,10 @@ export interface HostCard extends HostAddress {
   readonly zone: string;
   /** Maximum number of children that the host serves in one tree; 0: a leaf everywhere. */
   readonly capacity: number;
-  /** Its addresses are its operator's choice; else an address that it is seen under goes before them. */
+  /**
+   * Its addresses are its operator's choice; else an address that it is seen under goes before
+   * them.
+   */
   readonly announced?: boolean | undefined;
 }
 
@@ -166,13 +169,17 @@ export type ManifestReply =
     };
 
 /**
- * Child to root: a client of the child's host wants this blob from this origin. The owner of the blob's first stripe asks the origin itself,
- * once for all hosts, and takes no host's word for anything.
+ * Child to root: a client of the child's host wants this blob from this origin. The owner of the
+ * blob's first stripe asks the origin itself, once for all hosts, and takes no host's word for
+ * anything.
  */
 export interface OpenRequest {
   readonly digest: Digest;
   readonly origin: BlobOrigin;
-  /** A signed URL of the blob that the client showed, lent to this root: it keeps the URL in memory only, and reads by it alone. */
+  /**
+   * A signed URL of the blob that the client showed, lent to this root: it keeps the URL in memory
+   * only, and reads by it alone.
+   */
   readonly url?: string;
 }
 
@@ -180,7 +187,10 @@ export interface OpenRequest {
 export type OpenReply =
   | {
       readonly outcome: 'open';
-      /** Names the blocks: the digest itself, or the key of blob-key.ts when the source is not believed. */
+      /**
+       * Names the blocks: the digest itself, or the key of blob-key.ts when the source is not
+       * believed.
+       */
       readonly key: Digest;
       readonly sizeBytes: number;
       /** The registry gives it to anybody. */

@@ -1,8 +1,8 @@
-/** Runs at most so many tasks at a time; the others wait in the order of their coming. */
+/** Runs at most `runningMax` tasks at a time; the others wait in arrival order. */
 export class Limiter {
   readonly #runningMax: number;
   readonly #waitingMax: number;
-  /** What each task in line is told when its turn comes; first come, first served. */
+  /** Called for each task in line when its turn comes; first come, first served. */
   readonly #waiting = new Set<() => void>();
   #running = 0;
 
@@ -23,9 +23,9 @@ export class Limiter {
   }
 
   /**
-   * Runs the task when its turn comes. Undefined, at once and without running it, when the line is full.
-   * A task whose signal aborts while it waits leaves the line at once, and the promise rejects with the signal's reason; one that runs
-   * has to look at the signal itself.
+   * Runs the task when its turn comes. Returns undefined, at once and without running it, when the
+   * line is full. A task whose signal aborts while it waits leaves the line at once, and the
+   * promise rejects with the signal's reason; a running task has to look at the signal itself.
    */
   run<T>(task: () => Promise<T>, signal?: AbortSignal): Promise<T> | undefined {
     if (this.full) return undefined;
@@ -40,7 +40,7 @@ export class Limiter {
       return await task();
     } finally {
       const [next] = this.#waiting;
-      // The place passes to the next in line without becoming free, so that nobody slips in between.
+      // The place passes to the next in line without becoming free, so that no other task slips in.
       if (next === undefined) this.#running--;
       else next();
     }

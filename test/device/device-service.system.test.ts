@@ -148,13 +148,15 @@ describeWith('DeviceService', NEEDS, () => {
     for (const dir of ['/etc/xylem-test', folder, `${folder}-beside`, join(folder, '..', 'x')]) {
       await expect(service.mount(image, dir)).rejects.toMatchObject({
         code: 'target-not-allowed',
-        message: `${dir} cannot be mounted on: images are mounted below the folders of device.mountFolders alone (${folder})`,
+        message:
+          `${dir} cannot be mounted on: ` +
+          `images are mounted below the folders of device.mountFolders alone (${folder})`,
       });
       expect(existsSync(dir)).toBe(dir === folder);
     }
   });
 
-  it('mount() follows no symbolic link below its folder, and makes nothing behind one', async () => {
+  it('mount() follows no symbolic link below its folder, and makes nothing behind it', async () => {
     const { service, image, folder } = await startWithImage();
     const elsewhere = tempFolder();
     symlinkSync(elsewhere, join(folder, 'link'));
@@ -167,7 +169,7 @@ describeWith('DeviceService', NEEDS, () => {
     expect(readdirSync(elsewhere)).toEqual([]);
   });
 
-  it('mount() and unmount() are led nowhere else by who puts a link in the place of a folder meanwhile', async () => {
+  it('mount() and unmount() go nowhere else when a link replaces a folder meanwhile', async () => {
     const { service, reader, image, folder } = await startWithImage();
     const elsewhere = tempFolder();
     mkdirSync(join(elsewhere, 'mnt'));

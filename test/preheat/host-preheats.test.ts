@@ -152,7 +152,7 @@ describe('HostPreheats', () => {
     expect(await ended(preheats, '4')).toMatchObject({ state: 'failed', failure: 'image' });
   });
 
-  it('refuses what the quota has no room for beside what is pinned, before it reads any of it', async () => {
+  it('refuses an image beyond the quota left by pins, before it reads any of it', async () => {
     const first = orderOf(cluster.origin, [randomBytes(4 * BLOCK)], { pin: true });
     const second = orderOf(cluster.origin, [randomBytes(4 * BLOCK)]);
     const { node, preheats } = child(0, 8 * BLOCK);

@@ -154,7 +154,7 @@ describe('ClusterPreheats on a root', () => {
     await preheats.stop();
   });
 
-  it('takes no id from a host that others could guess, and finds a preheat by its number', async () => {
+  it('takes no guessable id from a host, and finds a preheat by its number', async () => {
     const { preheats } = preheatsOf('root');
     const spec = SPEC;
     for (const id of ['1764000000000123', '', 'AB'.repeat(16)]) {

@@ -129,7 +129,7 @@ describe('World whose hosts are slow while roots are up', () => {
 });
 
 describe('Checker', () => {
-  it('Checker finds hosts that turn on the registry: beyond 4 MiB, and 5 % of what they read', () => {
+  it('Checker finds hosts that turn on the registry: over 4 MiB, and 5 % of their reads', () => {
     const checker = new Checker();
     const bytesOf = new Map([
       [1, 4 * 2 ** 20],

@@ -44,7 +44,7 @@ describe('Limiter', () => {
     expect(await limiter.run(() => Promise.resolve(1))).toBe(1);
   });
 
-  it('Limiter.run() lets who gives up leave the line at once, and nobody loses a place by it', async () => {
+  it('Limiter.run() lets an aborted task leave at once, and no other loses its place', async () => {
     const limiter = new Limiter({ runningMax: 1, waitingMax: 3 });
     const gate = Promise.withResolvers<void>();
     const running = limiter.run(() => gate.promise);

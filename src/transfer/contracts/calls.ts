@@ -26,8 +26,8 @@ export interface Caller<C extends CallMap<C>> {
 }
 
 /**
- * The answering side of calls: a call without its handler is refused. Each rejects with any error: the asker gets a code that it
- * can act on, never the text.
+ * The answering side of calls: a call without its handler is refused. Each rejects with any error:
+ * the asker gets a code that it can act on, never the text.
  */
 export type Handlers<C extends CallMap<C>> = {
   readonly [K in keyof C]?: (peer: PeerId, request: C[K][0]) => Promise<C[K][1]>;

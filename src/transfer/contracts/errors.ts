@@ -3,8 +3,8 @@ import { CodedError } from '../../util/errors.ts';
 /**
  * Why a local read failed.
  *
- * `range`: no blob has such bytes. `size-differs`: the blob is known with another size, `knownSizeBytes`. `overloaded`: a bound is
- * reached; later it may work.
+ * `range`: the range lies outside every blob. `size-differs`: the blob is known with another size,
+ * `knownSizeBytes`. `overloaded`: a bound is reached; a later read may work.
  */
 export type TransferErrorDetail =
   | { readonly code: 'deadline'; readonly waitedMs: number }

@@ -15,7 +15,8 @@ export interface BlobStat {
 /**
  * Why the registry did not give what was asked.
  *
- * `not-found`, `refused` (no valid credentials) and `protocol` (twice no sound answer) will not change by asking again soon; `unavailable` may.
+ * `not-found`, `refused` (no valid credentials) and `protocol` (two unsound answers) will not
+ * change if asked again soon; `unavailable` may.
  */
 export type OriginErrorDetail =
   | { readonly code: 'not-found' }
@@ -23,6 +24,7 @@ export type OriginErrorDetail =
   | { readonly code: 'protocol' }
   | { readonly code: 'unavailable' };
 
+/** A read from a registry that failed; see `OriginErrorDetail`. */
 export class OriginError extends CodedError<OriginErrorDetail> {}
 
 /** Reads from registries. All calls reject with OriginError. */
@@ -34,12 +36,18 @@ export interface Origin {
     target: Uint8Array,
     signal: AbortSignal,
   ): Promise<void>;
-  /** What an image reference stands for. */
+  /** Resolves an image reference to its manifest. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
-  /** Whether the configuration believes this source: what it sends counts for everybody who asks for the digest. */
+  /**
+   * Whether the configuration believes this source: its bytes then count for every host that asks
+   * for the digest.
+   */
   believes(origin: BlobOrigin): boolean;
   /** Size of a blob in bytes, and whether anybody may read it. */
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
-  /** What was read of a blob there was not the blob of its name: read elsewhere where there is a choice. */
+  /**
+   * The content read of a blob there did not match its digest: later reads use another source where
+   * one exists.
+   */
   distrust?(origin: BlobOrigin): void;
 }

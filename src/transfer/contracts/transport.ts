@@ -12,7 +12,10 @@ export interface BlockRequest {
   readonly digest: Digest;
   readonly index: BlockIndex;
   readonly kind: ReadKind;
-  /** Peers that the request may still pass; 0 = answer from what you hold. A cycle ends here at the latest. */
+  /**
+   * Peers that the request may still pass; 0 = answer from what you hold. A cycle ends here at the
+   * latest.
+   */
   readonly hops: number;
   /** Milliseconds that the asker still waits. */
   readonly timeoutMs: number;
@@ -22,9 +25,12 @@ export interface BlockRequest {
  * Why a peer did not answer with the block.
  *
  * - `unreachable`: no connection, or it broke. `timeout`: connected, but silent for too long.
- * - `overloaded`: it sheds load; ask again after `retryAfterMs`. `unknown-blob`: it is in no tree of the blob (join again).
- * - `not-found`: it and all its sources have not got it. `hops`: the hop budget is used up.
- * - `protocol`: it broke the wire protocol; `cancelled`: we gave up; `refused`: it does not serve us.
+ * - `overloaded`: the peer sheds load; ask again after `retryAfterMs`. `unknown-blob`: it is in no
+ *   tree of the blob (join again).
+ * - `not-found`: neither the peer nor its sources have the block. `hops`: the hop budget is used
+ *   up.
+ * - `protocol`: the peer broke the wire protocol; `cancelled`: this host gave up; `refused`: the
+ *   peer does not serve this host.
  */
 export type PeerErrorDetail =
   | { readonly code: 'unreachable' }
@@ -37,6 +43,7 @@ export type PeerErrorDetail =
   | { readonly code: 'refused' }
   | { readonly code: 'cancelled' };
 
+/** A call to a peer that failed; see `PeerErrorDetail`. */
 export class PeerError extends CodedError<PeerErrorDetail> {}
 
 /** The error that a caller gets about a peer. */
@@ -45,11 +52,16 @@ export function peerError(peer: PeerId, detail: PeerErrorDetail, cause?: unknown
   return new PeerError(text, detail, cause === undefined ? undefined : { cause });
 }
 
-/** A block request under way at a peer. */
+/** A block request in flight to a peer. */
 export interface PendingBlock {
-  /** Resolves with the block, whose payload the caller releases, or rejects with PeerError. Bytes are not verified yet. */
+  /**
+   * Resolves with the block, or rejects with PeerError. The caller releases the payload, whose
+   * bytes are not verified yet.
+   */
   readonly answer: Promise<AttestedBlock>;
-  /** Something waits for it now: the peer treats it as a demand read from here on. */
+  /**
+   * Something waits for the block now: the peer treats the request as a demand read from here on.
+   */
   promote(): void;
   /** The answer is no longer wanted; `answer` rejects with `cancelled`. */
   cancel(): void;
@@ -59,19 +71,25 @@ export interface PendingBlock {
 export interface IncomingBlockRequest {
   readonly peer: PeerId;
   readonly request: BlockRequest;
-  /** Sends the block; holds the payload until it is handed to the socket, then resolves. Never rejects: a peer that went away is no concern. */
+  /**
+   * Sends the block; holds the payload until the socket has taken it, then resolves. Never rejects,
+   * not even when the peer has gone.
+   */
   answer(block: AttestedBlock): Promise<void>;
   fail(detail: PeerErrorDetail): void;
 }
 
-/** What the transport calls when peers ask. All synchronous: the work goes on elsewhere. */
+/**
+ * The calls of peers, as the transport passes them on. All are synchronous: the work goes on
+ * elsewhere.
+ */
 export interface BlockServer {
   onRequest(incoming: IncomingBlockRequest): void;
   onPromote(incoming: IncomingBlockRequest): void;
   onCancel(incoming: IncomingBlockRequest): void;
-  /** The parent says in which order blocks are touched elsewhere. */
+  /** The parent tells the order in which other hosts touch blocks. */
   onOrder(peer: PeerId, order: TouchOrder): void;
-  /** The peer, which we wait for, says that it is alive. */
+  /** A peer that this host waits for says that it is alive. */
   onAlive(peer: PeerId): void;
   /** The last connection to the peer closed. */
   onPeerGone(peer: PeerId): void;
@@ -80,8 +98,9 @@ export interface BlockServer {
 /**
  * Talks to other agents.
  *
- * Life: constructed -> `serve()` once -> `start()` (listens) -> used -> `stop()` (closes every connection, rejects what is pending).
- * Connections are made on demand, kept, and shared by all requests to a peer.
+ * Life: constructed -> `serve()` once -> `start()` (listens) -> used -> `stop()` (closes every
+ * connection, rejects what is pending). Connections are made on demand, kept, and shared by all
+ * requests to a peer.
  */
 export interface Transport extends Caller<TreeCalls> {
   readonly self: PeerId;
@@ -91,8 +110,11 @@ export interface Transport extends Caller<TreeCalls> {
   /** Multiaddrs to hand out, without the peer id. */
   addresses(): readonly string[];
   requestBlock(host: HostAddress, request: BlockRequest): PendingBlock;
-  /** Tells a peer that is connected the order of touches; nothing happens when it is not. */
+  /** Tells a connected peer the order of touches; does nothing without a connection. */
   sendOrder(peer: PeerId, order: TouchOrder): void;
-  /** Tells a peer that is connected, and waits for us, that we are alive; nothing happens when it is not. */
+  /**
+   * Tells a connected peer, which waits for this host, that this host is alive; does nothing
+   * without a connection.
+   */
   sendAlive(peer: PeerId): void;
 }

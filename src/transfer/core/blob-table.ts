@@ -4,21 +4,25 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { TransferError } from '../contracts/errors.ts';
 import type { BlobState } from './core-types.ts';
 
-/** Blocks of a blob that one host alone touched and that wait for a second one: 1 GiB. The oldest are forgotten. */
+/**
+ * Maximum number of blocks of a blob that one host alone touched and that wait for a second one: 1
+ * GiB. The oldest are forgotten first.
+ */
 const TOUCHED_ONCE_MAX = 4096;
 
-/** Of no bytes at all: the only digest that a blob of size 0 has. */
+/** Digest of no bytes: the only digest of a blob of size 0. */
 const EMPTY = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
 
 /**
- * The blobs that a host knows, with their sizes. A blob stays while something uses it (an opener, a tree, a fetch); of those that
- * nothing uses the least recently used go first. Their numbers are given again, so that they do not grow with the host's age.
+ * The blobs that a host knows, with their sizes. A blob stays while something uses it (an opener, a
+ * tree, a fetch); of unused blobs the least recently used go first. Numbers of forgotten blobs are
+ * given again, so that they do not grow with the host's age.
  */
 export class BlobTable<T> {
   readonly #blobsMax: number;
   readonly #onForget: (blob: BlobState<T>) => void;
   readonly #blobs = new Map<Digest, BlobState<T>>();
-  /** Those that nothing uses. */
+  /** Blobs that nothing uses. */
   readonly #idle: BoundedMap<Digest, BlobState<T>>;
   readonly #freeIds: number[] = [];
 
@@ -62,7 +66,7 @@ export class BlobTable<T> {
       this.touch(known);
       return known;
     }
-    // A size that nobody vouched for, and nothing goes by, gives way.
+    // A size that nobody vouched for, and that nothing uses, gives way.
     if (known !== undefined && (known.confirmed || known.uses > 0)) throw sizeDiffers(known, ref);
     const isFull = known === undefined && this.#blobs.size >= this.#blobsMax;
     const place = isFull ? this.#leastUsed(ref) : known;
@@ -70,7 +74,10 @@ export class BlobTable<T> {
     return this.#insert(ref);
   }
 
-  /** The size that counts from now on: it replaces another one, which what uses the blob has to learn elsewhere. Throws TransferError. */
+  /**
+   * Sets the size that counts from now on. It replaces another size; users of the blob learn of
+   * that elsewhere. Throws TransferError.
+   */
   confirm(ref: BlobRef): void {
     checkSize(ref);
     const known = this.#blobs.get(ref.digest);

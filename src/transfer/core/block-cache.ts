@@ -3,13 +3,13 @@ import type { PayloadOps } from './core-types.ts';
 
 interface Entry<P> {
   readonly block: P;
-  /** Whether it may be sent to peers: a block that this host read itself as a last resort may not. */
+  /** Whether it may be sent to peers: not a block that this host read itself as a last resort. */
   readonly servable: boolean;
   /** Where its blob notes which of its blocks are here. */
   readonly keys: Set<number>;
 }
 
-/** Hot blocks in memory, least recently used out first, bounded in bytes. Holds (retains) what it keeps. */
+/** Hot blocks in memory, least recently used out first, bounded in bytes. Retains its blocks. */
 export class BlockCache<P> {
   readonly #ops: PayloadOps<P>;
   readonly #entries: BoundedMap<number, Entry<P>>;

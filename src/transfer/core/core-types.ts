@@ -20,110 +20,152 @@ export interface PeerSource {
   readonly role: 'parent' | 'alternate' | 'ancestor' | 'root';
 }
 
-/** What the reducer asks of the tree; answered in the same step. */
+/** Questions of the reducer to the tree, answered in the same step. */
 export interface Routes {
   /** Peers to ask, best first; never this host itself. */
   sources(digest: Digest, stripe: number): readonly PeerSource[];
-  /** Whether the peer keeps trees: what it says of a block is a root's word. */
+  /** Whether the peer keeps trees: its word about a block is then a root's word. */
   isRoot(peer: PeerId): boolean;
   /** Whether this host is the root that reads the stripe from the registry. */
   owns(digest: Digest, stripe: number): boolean;
-  /** Whether this host keeps the tree of the stripe, as its owner or as the relay of its group: it learns the order of touches. */
+  /**
+   * Whether this host keeps the tree of the stripe, as its owner or as the relay of its group; the
+   * keeper learns the order of touches.
+   */
   keeps(digest: Digest, stripe: number): boolean;
-  /** Hosts that said they hold the block: one is asked before the registry by a root that has just become the owner, others have none. */
+  /**
+   * Hosts that said they hold the block. A root that has just become the owner asks one of them
+   * before the registry; other hosts have none.
+   */
   holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[];
-  /** The registry that has the blob; all that are not configured have the same key, ''. */
+  /** The registry that has the blob; all unconfigured registries have the same key, ''. */
   sourceKey(digest: Digest): string;
   /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
   depth(digest: Digest, stripe: number): number;
 }
 
-/** Limits and times of the reducer. Every one may be set; the defaults carry their reasons. */
+/** Limits and times of the reducer. Each may be set; the defaults carry their reasons. */
 export interface CoreInit {
-  /** Blobs known at a time: a host of 100 images of 100 layers stays below it. Of these, blobs that nothing uses any more. */
+  /**
+   * Maximum number of known blobs: a host of 100 images of 100 layers stays below it. The second
+   * bound covers blobs that nothing uses any more.
+   */
   readonly blobsMax: number;
   readonly blobsIdleMax: number;
   /** Bytes of the hot-block cache in memory. */
   readonly cacheBytesMax: number;
-  /** Block requests under way at one peer; what is over waits in the peer's queue. 32 x 256 KiB = 8 MiB. */
+  /**
+   * Maximum number of block requests in flight to one peer; further requests wait in the peer's
+   * queue. 32 x 256 KiB = 8 MiB.
+   */
   readonly peerOutstandingMax: number;
   /** Of these, prefetches: a demand read always finds room. */
   readonly peerPrefetchMax: number;
   /**
-   * Reads under way at a registry that is alone; of these, at most three quarters are prefetches. Of several, each has a quarter for itself,
-   * and they share the rest.
+   * Maximum number of reads in flight at a registry that is alone; at most three quarters of them
+   * are prefetches. Of several registries, each has a quarter for itself, and they share the rest.
    */
   readonly originOutstandingMax: number;
-  /** Block bytes sent to peers, and asked of peers and the registry; undefined: no limit. */
+  /**
+   * Block bytes per second sent to peers, and asked of peers and the registry; undefined: no limit.
+   */
   readonly uploadBytesPerSecond: number | undefined;
   readonly downloadBytesPerSecond: number | undefined;
-  /** With an upload limit: when what waits to be sent takes longer than this, peers are told to come back, and ask elsewhere. */
+  /**
+   * With an upload limit: peers are told to come back, and ask elsewhere, when the parcels that
+   * wait need longer than this.
+   */
   readonly uploadBacklogMsMax: number;
-  /** Reads of one peer that wait here; beyond it the peer is told to come back. */
+  /** Maximum number of one peer's reads that wait here; beyond it the peer is told to come back. */
   readonly peerWaitersMax: number;
-  /** Reads that wait here in all; a quarter of them is for local ones alone. */
+  /** Maximum number of reads that wait here in all; a quarter is for local reads alone. */
   readonly waitersMax: number;
-  /** Longest that a read of a peer waits here, whatever it asks for: as long as a container waits. */
+  /**
+   * Longest wait of a peer's read here, whatever the peer asks for: as long as a container waits.
+   */
   readonly peerTimeoutMsMax: number;
-  /** Bytes being sent to one peer, and in all: small, so that a demand answer does not stand behind many prefetches. */
+  /**
+   * Maximum number of bytes in flight to one peer, and in all: small, so that a demand answer does
+   * not stand behind many prefetches.
+   */
   readonly egressPeerBytesMax: number;
   readonly egressBytesMax: number;
   /**
-   * A peer with requests of ours that says nothing for this long is lost: three missed signs of life. For one that has lately been late
-   * with them and then spoken, three times as long as it was silent, up to the maximum: it has too little processor time, and to give it up
-   * makes more work for everybody (16 agents on two cores gave each other up 25 times each per GiB).
+   * A peer that says nothing for this long while requests to it are pending is lost: three missed
+   * signs of life. If it recently recovered from a longer silence, this host waits three times
+   * that, up to the maximum. Such a peer has too little processor time, and giving it up makes more
+   * work for every host (16 agents on two cores gave each other up 25 times each per GiB).
    */
   readonly silentMs: number;
   readonly silentMsMax: number;
   /**
-   * The same for a peer that has said nothing yet: its connection may still be in the making, at 23 ms of CPU each, and in a burst
-   * of starts many are (`xylem sim --hosts 1000`: with 300 ms here hosts give each other up and dial others without end).
+   * The same for a peer that has said nothing yet. Its connection may still be in the making, at 23
+   * ms of CPU each, and in a burst of starts many are (`xylem sim --hosts 1000`: with 300 ms here
+   * hosts give each other up and dial others without end).
    */
   readonly firstSilentMs: number;
   readonly aliveIntervalMs: number;
-  /** The registry is asked beside a holder after so long, and the holder given up so much later. */
+  /**
+   * The registry is asked beside a holder after `holderMs`; the holder is given up `holderMsMax`
+   * after that.
+   */
   readonly holderMs: number;
   readonly holderMsMax: number;
   /** Bounds of the hedging delay around the peer's recent p95. */
   readonly hedgeMsMin: number;
   readonly hedgeMsMax: number;
-  /** A peer that is alive but has not answered a demand read for this long is given up for a while. */
+  /** A live peer that has not answered a demand read for this long is given up for a while. */
   readonly attemptMsMax: number;
   /**
-   * Bounds of the patience with one read of the registry around four times its recent p95; doubles for a block with each read that
-   * was given up. A connection that has died unseen says nothing for the client's whole 10 s.
+   * Bounds of the patience with one read of the registry, around four times its recent p95. For a
+   * block it doubles with each read that was given up. A connection that has died unseen says
+   * nothing for the client's whole 10 s.
    */
   readonly originMsMin: number;
   readonly originMsMax: number;
-  /** Hedges per demand read, and how many may be saved up. */
+  /** Hedges earned per demand read, and maximum number of saved hedges. */
   readonly hedgeShare: number;
   readonly hedgeSavedMax: number;
-  /** First pause when every source failed; doubles up to the second. */
+  /** First pause when every source failed; doubles up to the second bound. */
   readonly retryMsMin: number;
   readonly retryMsMax: number;
-  /** Rounds in which every peer failed before a host that is no owner reads the registry itself: 50 + 100 + 200 ms at least. */
+  /**
+   * Rounds in which every peer failed before a host that is no owner reads the registry itself: at
+   * least 50 + 100 + 200 ms.
+   */
   readonly fallbackRounds: number;
-  /** While a root is reached: of the bytes that a host fetches, those that it may read so, and how many it always may. (tunable) */
+  /**
+   * While a root is reached: the share of its fetched bytes that a host may read by itself, and the
+   * bytes that it always may. (tunable)
+   */
   readonly fallbackShare: number;
   readonly fallbackBytesMin: number;
-  /** Of a demand read's time, what is over when one block at a time may be read so in any case. (tunable) */
+  /**
+   * Share of a demand read's time after which one block at a time may be read from the registry in
+   * any case. (tunable)
+   */
   readonly fallbackLate: number;
-  /** How long a peer is left alone after it broke the protocol or sent bad bytes; doubles each time up to the second. */
+  /**
+   * Time for which a peer is left alone after it broke the protocol or sent bad bytes; doubles each
+   * time up to the second bound.
+   */
   readonly banMsMin: number;
   readonly banMsMax: number;
-  /** How long an unreachable peer is left alone. */
+  /** Time for which an unreachable peer is left alone. */
   readonly downMs: number;
-  /** Prefetches under way in all; 0 turns prefetch off. */
+  /** Maximum number of prefetches in flight in all; 0 turns prefetch off. */
   readonly prefetchMax: number;
-  /** First-touched blocks are told to the children after this long, many at once. */
+  /** Delay before first-touched blocks are told to the children, many at once. */
   readonly orderDelayMs: number;
   /**
-   * Blocks of a blob that one peer alone brings into the order; what is beyond counts once somebody else has touched it too, so that no
-   * host makes all later ones prefetch gigabytes. 128 MiB: more than containers touch at their start. (tunable)
+   * Blocks of a blob that one peer alone brings into the order. Further blocks count once another
+   * host has touched them too, so that no host makes all later ones prefetch gigabytes. 128 MiB:
+   * more than containers touch at their start. (tunable)
    */
   readonly orderOfOnePeerMax: number;
 }
 
+/** Defaults of `CoreInit`. */
 export const CORE_DEFAULTS: CoreInit = {
   blobsMax: 16_384,
   blobsIdleMax: 1024,
@@ -184,7 +226,7 @@ export interface Waiter<T> {
   timer: HeapTimer<TimerAction<T>> | undefined;
 }
 
-/** A block that is being fetched once for all that wait for it. */
+/** A block that is fetched once for all readers that wait for it. */
 export interface Fetch<T> {
   readonly blob: BlobState<T>;
   readonly index: BlockIndex;
@@ -195,7 +237,7 @@ export interface Fetch<T> {
   hops: number;
   readonly waiters: Waiter<T>[];
   readonly attempts: Attempt<T>[];
-  /** Asked in this round without success. */
+  /** Sources asked in this round without success. */
   readonly tried: Set<PeerId | 'origin' | 'holder'>;
   /** Roots that have no way to the block, or could not be reached for it. */
   readonly withoutWay: Set<PeerId>;
@@ -221,6 +263,7 @@ export interface Attempt<T> {
   hedge: HeapTimer<TimerAction<T>> | undefined;
 }
 
+/** A known blob and its part in memory. */
 export interface BlobState<T> {
   readonly ref: BlobRef;
   /** Numbers blobs densely, for `keyOf()`. */
@@ -228,18 +271,24 @@ export interface BlobState<T> {
   readonly stripes: number;
   /** Openers, trees and fetches. */
   uses: number;
-  /** Whether the size is the registry's word, not only somebody's who named the blob. */
+  /** Whether the size is the registry's word, and not only that of a host that named the blob. */
   confirmed: boolean;
   /** Blocks in memory, by `keyOf()`. */
   readonly cachedKeys: Set<number>;
   readonly fetches: Map<BlockIndex, Fetch<T>>;
   /** Blocks that are in the order, known first touch or not. */
   readonly ordered: Set<BlockIndex>;
-  /** At the keeper of the tree: how many blocks came into the order by this peer's word alone. */
+  /** At the keeper of the tree: blocks that came into the order by this peer's word alone. */
   readonly ordersOf: Map<PeerId, number>;
-  /** Blocks beyond that, by the peer that touched them: the next one to touch them brings them into the order. */
+  /**
+   * Blocks beyond `orderOfOnePeerMax`, by the peer that touched them: the next host to touch them
+   * brings them into the order.
+   */
   readonly touchedOnce: BoundedMap<BlockIndex, PeerId>;
-  /** By stripe: peers that asked for blocks of it lately. They are told the order in which the stripe is touched. */
+  /**
+   * By stripe: peers that recently asked for blocks of it. They are told the order in which the
+   * stripe is touched.
+   */
   readonly children: readonly Set<PeerId>[];
   /** First-touched blocks that the children have not been told yet. */
   untold: BlockIndex[];
@@ -250,6 +299,7 @@ export function keyOf(blob: BlobState<unknown>, index: BlockIndex): number {
   return blob.id * BLOCKS_MAX + index;
 }
 
+/** What a timer of the reducer does when it fires. */
 export type TimerAction<T> =
   | { readonly type: 'hedge'; readonly attempt: Attempt<T> }
   | { readonly type: 'retry'; readonly fetch: Fetch<T> }
@@ -261,7 +311,7 @@ export type TimerAction<T> =
   | { readonly type: 'upload' | 'download' }
   | { readonly type: 'order'; readonly blob: BlobState<T> };
 
-/** Requests at one peer, or at the registry, and what is known of it. */
+/** Requests at one peer, or at the registry, and the record of that source. */
 export interface SourceWindow<T> {
   /** Undefined for the registry. */
   readonly host: HostAddress | undefined;
@@ -275,13 +325,16 @@ export interface SourceWindow<T> {
   lastHeardMs: number;
   /** Whether it has said anything since it was last lost. */
   heard: boolean;
-  /** When it was last heard of before it was last lost, until it is heard of again. */
+  /** Time when the peer was last heard before it was last lost, until it is heard again. */
   lostSinceMs: number | undefined;
-  /** Longest silence lately while something was asked of it, and when that ended; it counts less as time goes by. */
+  /**
+   * Longest recent silence while a request to it was pending, and when that ended; it counts less
+   * with time.
+   */
   gapMs: number;
   gapEndMs: number;
   silent: HeapTimer<TimerAction<T>> | undefined;
-  /** Times in a row that it did not give in time what it said it holds. */
+  /** Times in a row that it did not give in time a block that it claimed to hold. */
   misses: number;
   /** Not asked before this time: banned, down or overloaded. */
   bannedUntilMs: number;

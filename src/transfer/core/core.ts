@@ -42,13 +42,13 @@ export interface LocalRead<T> {
 }
 
 /**
- * The way of one block, as a reducer: reads come in, effects go out, results of effects come back in. It runs in every agent
- * and in the simulator.
+ * The life of one block, as a reducer: reads come in, effects go out, results of effects come back
+ * in. It runs in every agent and in the simulator.
  *
- *     read -> memory -> store on disk -> join the fetch under way -> parent -> (late) alternate -> root -> registry
+ *     read -> memory -> store -> fetch in flight -> parent -> (late) alternate -> root -> registry
  *
- * Nothing is used, kept or served before it was verified. Every call takes the time and leaves its effects for `take()`.
- * `P` is the payload of a block, `T` the token of a read (compared by identity).
+ * Nothing is used, kept or served before it is verified. Calls take the time; `take()` returns the
+ * effects. `P` is the payload of a block, `T` the token of a read (compared by identity).
  */
 export class BlockCore<P, T> {
   readonly #init: CoreInit;
@@ -119,7 +119,7 @@ export class BlockCore<P, T> {
     return this.#cache.sizeBytes;
   }
 
-  /** Reads that wait. */
+  /** Number of reads that wait. */
   get waitingCount(): number {
     return this.#waiting.count;
   }
@@ -135,14 +135,14 @@ export class BlockCore<P, T> {
   }
 
   /**
-   * Makes a blob known for now; its size bounds what may be read of it. Throws TransferError, `size-differs`, `range` or `overloaded`,
-   * and has changed nothing then.
+   * Makes a blob known for now; its size bounds the reads of it. Throws TransferError
+   * `size-differs`, `range` or `overloaded`; then nothing has changed.
    */
   addBlob(ref: BlobRef): void {
     this.#blobs.add(ref);
   }
 
-  /** Makes a blob known until `letGo()`, as many times as it was held. Throws as `addBlob()` does. */
+  /** Keeps a blob known until as many calls of `letGo()`. Throws as `addBlob()` does. */
   hold(ref: BlobRef): void {
     this.#blobs.hold(this.#blobs.add(ref));
   }
@@ -152,7 +152,7 @@ export class BlockCore<P, T> {
     if (blob !== undefined) this.#blobs.letGo(blob);
   }
 
-  /** The size that counts from now on. Of a blob known with another one all blocks in memory go, and its reads fail. */
+  /** Sets the size that counts. Under another size, blocks in memory go and reads fail. */
   confirm(ref: BlobRef, nowMs: number): void {
     this.#nowMs = nowMs;
     const known = this.#blobs.get(ref.digest);
@@ -168,7 +168,7 @@ export class BlockCore<P, T> {
     return this.#blobs.get(digest)?.ref;
   }
 
-  /** Peers that read the stripe from this host lately. */
+  /** Peers that recently read the stripe from this host. */
   childrenOf(digest: Digest, stripe: number): readonly PeerId[] {
     return [...(this.#blobs.get(digest)?.children[stripe] ?? [])];
   }
@@ -245,7 +245,7 @@ export class BlockCore<P, T> {
     if (waiting.fetch.kind === 'prefetch') this.#fetcher.promote(waiting.fetch, nowMs);
   }
 
-  /** Whoever asked no longer wants an answer; no effect follows for the token. */
+  /** The asker no longer wants an answer; no effect follows for the token. */
   cancel(token: T, nowMs: number): void {
     this.#nowMs = nowMs;
     const waiting = this.#waiting.get(token);
@@ -261,7 +261,7 @@ export class BlockCore<P, T> {
     }
   }
 
-  /** The last connection to the peer closed: its reads end, and what was asked of it goes elsewhere. */
+  /** The last connection to the peer closed: its reads end, and its requests go elsewhere. */
   peerGone(peer: PeerId, nowMs: number): void {
     this.#nowMs = nowMs;
     for (const { fetch, waiter } of this.#waiting.ofPeer(peer)) this.#drop(fetch, waiter);
@@ -298,7 +298,7 @@ export class BlockCore<P, T> {
     this.#fetcher.received(attempt, block, nowMs);
   }
 
-  /** The result of `verify`. `block` replaces the one that was checked and takes over its reference. */
+  /** The result of `verify`. `block` replaces the checked block and takes over its reference. */
   verified(attempt: AttemptId, verdict: Verdict, nowMs: number, block?: P): void {
     this.#nowMs = nowMs;
     this.#fetcher.verified(attempt, verdict, nowMs, block);
@@ -321,7 +321,7 @@ export class BlockCore<P, T> {
     this.#fetcher.alive(peer, nowMs);
   }
 
-  /** In which order containers touch a blob: told by the owner at the join, by a parent later, or by a trace. */
+  /** The order in which containers touch a blob: from the owner, a parent, or a trace. */
   order(order: TouchOrder, nowMs: number): void {
     this.#nowMs = nowMs;
     const blob = this.#blobs.get(order.digest);
@@ -330,7 +330,7 @@ export class BlockCore<P, T> {
     this.#pumpPrefetch();
   }
 
-  /** Does what is due. */
+  /** Runs the timers that are due. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
     if (this.#standstill.mustWait(this.#timers.nextMs ?? nowMs, nowMs)) return;
@@ -343,12 +343,12 @@ export class BlockCore<P, T> {
     }
   }
 
-  /** Lets go of the blob's blocks in memory: what is read next comes from the store, or from its sources. */
+  /** Drops the blob's blocks in memory: later reads go to the store, or to its sources. */
   forget(digest: Digest): void {
     for (const key of this.#blobs.get(digest)?.cachedKeys ?? []) this.#cache.delete(key);
   }
 
-  /** Lets go of every block in memory. */
+  /** Drops every block in memory. */
   clearCache(): void {
     this.#cache.clear();
   }
@@ -451,7 +451,7 @@ export class BlockCore<P, T> {
     }
   }
 
-  /** Whether the budget of a peer's read does not reach the owner from here: it has gone astray, or in a circle. */
+  /** Whether a peer's read lacks the hops to the owner: it went astray, or in a circle. */
   #lacksHops(blob: BlobState<T>, index: BlockIndex, waiter: Waiter<T>): boolean {
     if (waiter.peer === undefined) return false;
     return waiter.hops <= this.#routes.depth(blob.ref.digest, index % blob.stripes);
@@ -565,7 +565,7 @@ export class BlockCore<P, T> {
     this.#waiting.remove(waiter);
     if (waiter.peer !== undefined) this.#waiting.peerDone(waiter.peer);
     if (fetch.waiters.length > 0 || fetch.wanted || fetch.stage === 'done') return;
-    // What the registry has begun to send is kept: the next reader must not cost the registry the same block again.
+    // The registry sends the block already: the next reader must not cost it the same again.
     if (fetch.attempts.some((attempt) => attempt.source === 'origin')) return;
     this.#end(fetch);
     this.#fetcher.abandon(fetch, this.#nowMs);

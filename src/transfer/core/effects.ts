@@ -20,11 +20,12 @@ export type BlockSource =
 export type AttemptId = number;
 
 /**
- * What the reducer wants done. The driver (the engine, or the simulator's world) carries it out and reports back by a call
- * of the reducer where one is named.
+ * Work that the reducer wants done. The driver (the engine, or the simulator's world) carries it
+ * out, and reports back by the named call of the reducer, if any.
  *
- * `P` is the payload of a block, `T` the token of a waiting read. The blocks in `answer`, `send` and `disk-write` come with a
- * reference that the driver releases; the one in `verify` stays the reducer's.
+ * `P` is the payload of a block, `T` the token of a waiting read. The blocks in `answer`, `send`
+ * and `disk-write` come with a reference that the driver releases; the block in `verify` stays the
+ * reducer's.
  */
 export type Effect<P, T> =
   /** A local read has its block. */
@@ -48,7 +49,10 @@ export type Effect<P, T> =
       readonly host: HostAddress;
       readonly request: BlockRequest;
     }
-  /** Ask the registry; then `received()` or `failed()`. `fallback`: this host does not own the block. */
+  /**
+   * Ask the registry; then `received()` or `failed()`. `fallback`: this host does not own the
+   * block.
+   */
   | {
       readonly type: 'ask-origin';
       readonly attempt: AttemptId;
@@ -73,16 +77,16 @@ export type Effect<P, T> =
       readonly kind: ReadKind;
       readonly lengthBytes: number;
     }
-  /** Tell a peer that waits for us that we are alive. */
+  /** Tell a peer that waits for this host that this host is alive. */
   | { readonly type: 'alive'; readonly peer: PeerId }
-  /** The peer does not answer, or not rightly: the membership looks for another parent. */
+  /** The peer does not answer, or not correctly: the membership looks for another parent. */
   | { readonly type: 'lost'; readonly peer: PeerId; readonly reason: LostReason }
-  /** The peer did not give a block that it said it holds: it is not taken at its word for a while. */
+  /** The peer did not give a block that it claimed to hold: its claims do not count for a while. */
   | { readonly type: 'no-holder'; readonly peer: PeerId }
   /** The owner saw the first touch of a block. */
   | { readonly type: 'touched'; readonly digest: Digest; readonly index: BlockIndex }
   | { readonly type: 'order'; readonly peer: PeerId; readonly order: TouchOrder }
-  /** Nothing uses the blob any more: what is kept of it elsewhere in memory may go. */
+  /** Nothing uses the blob any more: its other parts in memory may go. */
   | { readonly type: 'forgot'; readonly digest: Digest };
 
 /** Why a peer counts as lost. */

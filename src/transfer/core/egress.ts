@@ -22,8 +22,9 @@ interface EgressHost<P, T> {
 }
 
 /**
- * Which answer is sent next: demand before prefetch, and within a kind one peer after the other, so that a child that asks
- * for much does not starve its siblings. Bytes under way are bounded per peer and in all, and by a rate where one is set.
+ * Decides which answer is sent next: demand before prefetch, and within a kind one peer after the
+ * other, so that a demanding child does not starve its siblings. Bytes in flight are bounded per
+ * peer and in all, and by a rate where one is set.
  */
 export class Egress<P, T> {
   readonly #host: EgressHost<P, T>;
@@ -50,7 +51,10 @@ export class Egress<P, T> {
     return this.#throttle?.heldMs ?? 0;
   }
 
-  /** By how much a parcel that would be added now waited longer for the upload limit than is bearable; 0 or less when it would not. */
+  /**
+   * Milliseconds by which a parcel queued now would exceed `uploadBacklogMsMax`; 0 or less if it
+   * would not.
+   */
   behindMs(kind: ReadKind): number {
     const { uploadBytesPerSecond: rate, uploadBacklogMsMax } = this.#host.init;
     if (rate === undefined) return 0;
@@ -64,7 +68,10 @@ export class Egress<P, T> {
     this.#pump(nowMs);
   }
 
-  /** Something waits for the parcel now. Without a limit none waits here for long enough to matter. */
+  /**
+   * Something waits for the parcel now. Without an upload limit no parcel waits here long enough to
+   * matter.
+   */
   promote(token: T, nowMs: number): void {
     if (this.#throttle === undefined) return;
     for (const peer of this.#waiting.prefetch.keys()) {
@@ -94,7 +101,7 @@ export class Egress<P, T> {
     this.#pump(nowMs);
   }
 
-  /** Takes back the waiting parcels that `match`; those under way go on. */
+  /** Takes back the waiting parcels that `match`; parcels in flight go on. */
   withdraw(peer: PeerId, match: (parcel: Parcel<P, T>) => boolean): readonly Parcel<P, T>[] {
     const withdrawn: Parcel<P, T>[] = [];
     for (const queues of [this.#waiting.demand, this.#waiting.prefetch]) {
@@ -120,7 +127,7 @@ export class Egress<P, T> {
     else queue.push(parcel);
   }
 
-  /** Sends what there is room for. */
+  /** Sends parcels while there is room. */
   #pump(nowMs: number): void {
     while (this.#bytes < this.#host.init.egressBytesMax) {
       const parcel = this.#take('demand', nowMs) ?? this.#take('prefetch', nowMs);
@@ -130,7 +137,10 @@ export class Egress<P, T> {
     }
   }
 
-  /** The next parcel of this kind, which counts as under way from now on; `held` when the upload limit holds it back, and with it all others. */
+  /**
+   * The next parcel of this kind, which counts as in flight from now on; `held` when the upload
+   * limit holds back this parcel and all others.
+   */
   #take(kind: ReadKind, nowMs: number): Parcel<P, T> | 'held' | undefined {
     const queues = this.#waiting[kind];
     for (const [peer, queue] of queues) {

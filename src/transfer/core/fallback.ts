@@ -3,15 +3,18 @@ import type { PeerErrorDetail } from '../contracts/transport.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import type { Attempt, CoreInit, Fetch, Routes, SourceWindow, Waiter } from './core-types.ts';
 
-/** Time by which a timer is late when it was this host itself that stood still, in milliseconds. */
+/** A timer that is this late, in milliseconds, shows that this host itself stood still. */
 const STANDSTILL_MS = 150;
 
-/** Time in which what peers said meanwhile is read, before anybody is judged by it: a turn of the event loop or two. */
+/**
+ * Time to read the messages that peers sent meanwhile, before any peer is judged by it: a turn of
+ * the event loop or two.
+ */
 const GRACE_MS = 20;
 
 /**
- * How it stands with the roots, for one block. `lost`: none can be reached, or has a way to the blob. `working`: one has the read, or
- * says that it will take it later.
+ * State of the roots for one block. `lost`: no root can be reached, or none has a way to the blob.
+ * `working`: a root has the read, or says that it will take it later.
  */
 type RootsState = 'lost' | 'idle' | 'working';
 
@@ -21,13 +24,17 @@ type Limits = Pick<
 >;
 
 /**
- * When a host that does not own a block may read it from the registry itself, as the last resort of one of its own demand reads.
+ * Decides when a host that does not own a block may read it from the registry itself, as the last
+ * resort of its own demand reads.
  *
- * - Roots that cannot be reached, or have no way to the blob: as soon as every source failed in `fallbackRounds` rounds.
- * - Roots that are reached and do not give it: likewise, but of all bytes that this host fetches a share, `fallbackShare`, and
- *   `fallbackBytesMin` at least. While one of them works on the block, not at all: slow is not dead, and a cluster that has too much to
- *   do must not turn on the registry.
- * - Once `fallbackLate` of a read's time is over: all the same, but one block at a time beyond the above.
+ * - No root can be reached, or none has a way to the blob: as soon as every source failed in
+ *   `fallbackRounds` rounds.
+ * - Roots are reached and do not give the block: likewise, but only for the share `fallbackShare`
+ *   of all bytes that this host fetches, and for `fallbackBytesMin` at least. Not at all while a
+ *   root works on the block: slow is not dead, and an overloaded cluster must not turn on the
+ *   registry.
+ * - The part `fallbackLate` of a read's time has passed: the registry is read all the same, but one
+ *   block at a time beyond the above.
  */
 export class Fallback<T> {
   readonly #limits: Limits;
@@ -35,9 +42,9 @@ export class Fallback<T> {
   readonly #windowOf: (host: HostAddress) => SourceWindow<T>;
   #fetchedBytes = 0;
   #spentBytes = 0;
-  /** Blocks whose reads are late, and which wait for their turn; the first to be late first. */
+  /** Blocks whose reads are late and wait for their turn; the first late block comes first. */
   readonly #late = new Set<Fetch<T>>();
-  /** The one whose turn it is. */
+  /** The late block whose turn it is. */
   #turn: Fetch<T> | undefined;
 
   constructor(components: {
@@ -50,31 +57,40 @@ export class Fallback<T> {
     this.#windowOf = components.windowOf;
   }
 
-  /** Bytes of a block came to this host, from wherever. */
+  /** Bytes of a block came to this host, from any source. */
   noteFetched(lengthBytes: number): void {
     this.#fetchedBytes += lengthBytes;
   }
 
-  /** When a read is late. */
+  /** Time at which a read is late. */
   lateMs({ startedMs, deadlineMs }: Waiter<T>): number {
     return startedMs + (deadlineMs - startedMs) * this.#limits.fallbackLate;
   }
 
-  /** Every source failed in this round. Whether the registry may be asked now; it counts as asked then. */
+  /**
+   * Every source failed in this round. Returns whether the registry may be asked now; the fetch
+   * then counts as asked.
+   */
   afterRound(fetch: Fetch<T>, nowMs: number): boolean {
     const isLocal = fetch.waiters.some(({ peer, kind }) => peer === undefined && kind === 'demand');
     if (!isLocal || fetch.rounds < this.#limits.fallbackRounds) return false;
     return this.#mayAsk(fetch, nowMs);
   }
 
-  /** A read is late. Whether the registry may be asked now; it counts as asked then. Else its turn comes: `next()`. */
+  /**
+   * A read is late. Returns whether the registry may be asked now; the fetch then counts as asked.
+   * Otherwise its turn comes with `next()`.
+   */
   whenLate(fetch: Fetch<T>, nowMs: number): boolean {
     if (this.#mayAsk(fetch, nowMs)) return true;
     this.#late.add(fetch);
     return false;
   }
 
-  /** The late block whose turn it is now; undefined when there is none, or another one has it. */
+  /**
+   * The late block whose turn it is now; undefined when none is late, or another block has the
+   * turn.
+   */
   next(): Fetch<T> | undefined {
     if (this.#turn !== undefined) return undefined;
     for (const fetch of this.#late) {
@@ -87,19 +103,22 @@ export class Fallback<T> {
     return undefined;
   }
 
-  /** The registry failed: it costs nothing. */
+  /** The registry failed: the read costs nothing. */
   failed(fetch: Fetch<T>): void {
     this.#spentBytes -= lengthOf(fetch);
     this.over(fetch);
   }
 
-  /** The block came, or nobody wants it any more, or the registry failed; then `next()`. */
+  /** The block came, nobody wants it any more, or the registry failed; then call `next()`. */
   over(fetch: Fetch<T>): void {
     this.#late.delete(fetch);
     if (this.#turn === fetch) this.#turn = undefined;
   }
 
-  /** What was asked of the peer for this fetch came to nothing: if it is a root, the fetch need not wait for its word. */
+  /**
+   * A peer's part in this fetch came to nothing. If the peer is a root, the fetch need not wait for
+   * its word.
+   */
   noteNoWay({ fetch, window: { host } }: Attempt<T>): void {
     if (host !== undefined && this.#routes.isRoot(host.peer)) fetch.withoutWay.add(host.peer);
   }
@@ -115,9 +134,10 @@ export class Fallback<T> {
     return true;
   }
 
-  /** How it stands with the roots for a fetch: by what is under way, and by what each said last. */
+  /** State of the roots for a fetch: by its attempts in flight, and by what each root said last. */
   #rootsState(fetch: Fetch<T>, nowMs: number): RootsState {
-    // A peer that is heard works on the block for this host, or waits for somebody above that does.
+    // A peer that is heard works on the block for this host, or waits for another host above that
+    // does.
     const isAwaited = ({ window, state }: Attempt<T>): boolean =>
       window.host !== undefined && window.heard && state === 'asked';
     if (fetch.attempts.some(isAwaited)) return 'working';
@@ -137,7 +157,10 @@ function lengthOf({ blob, index }: Fetch<unknown>): number {
   return blockLength(blob.ref.sizeBytes, index);
 }
 
-/** Whether a root that failed so has no way to the block, or cannot be reached, as far as this fetch goes. */
+/**
+ * Whether a root that failed with this code has no way to the block, or cannot be reached, for this
+ * fetch.
+ */
 export function hasNoWay(code: PeerErrorDetail['code']): boolean {
   return code !== 'overloaded' && code !== 'hops' && code !== 'cancelled';
 }
@@ -146,7 +169,10 @@ export function hasNoWay(code: PeerErrorDetail['code']): boolean {
 export class Standstill {
   #graceEndMs = 0;
 
-  /** Whether what is due waits for a moment, since the host stood still: what peers said meanwhile comes first. */
+  /**
+   * Whether the timers that are due must wait for a moment, because the host stood still: messages
+   * that peers sent meanwhile come first.
+   */
   mustWait(dueMs: number, nowMs: number): boolean {
     if (nowMs < this.#graceEndMs) return true;
     if (!stoodStill(Math.max(dueMs, this.#graceEndMs), nowMs)) return false;
@@ -154,13 +180,13 @@ export class Standstill {
     return true;
   }
 
-  /** When what is due is done. */
+  /** When the timers that are due run. */
   nextMs(dueMs: number | undefined): number | undefined {
     return dueMs === undefined ? undefined : Math.max(dueMs, this.#graceEndMs);
   }
 }
 
-/** Whether it was this host that kept a timer from being heard in time. */
+/** Whether this host itself was too late to run a timer in time. */
 export function stoodStill(dueMs: number, nowMs: number): boolean {
   return nowMs - dueMs > STANDSTILL_MS;
 }

@@ -31,13 +31,13 @@ import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
 
-/** Hops of an attempt that waits for no peer: the registry, or a holder that answers from what it holds. */
+/** Hops of an attempt that waits for no peer: at the registry, or at a holder of the block. */
 const HOPS_NONE = -1;
 
 /** Peers of which anything is remembered: far more than one host asks. */
 const PEERS_MAX = 8192;
 
-/** What is asked of the peer: to wait for as long as the most patient of those that wait here. */
+/** The request to the peer: to wait as long as the most patient reader that waits here. */
 function requestOf(
   { fetch, kind, hops }: Attempt<unknown>,
   nowMs: number,
@@ -49,10 +49,10 @@ function requestOf(
   return { digest, index: fetch.index, kind, hops: Math.max(0, hops), timeoutMs };
 }
 
-/** A holder that the registry was faster than, or that was busy, so many times in a row is not asked for a while. */
+/** A holder that was slower than the registry, or busy, this often in a row rests for a while. */
 const HOLDER_MISSES_MAX = 3;
 
-/** Whether the peer is asked since it says that it holds the block. */
+/** Whether the peer is asked because it says that it holds the block. */
 function isHolder({ window, hops }: Attempt<unknown>): boolean {
   return window.host !== undefined && hops === HOPS_NONE;
 }
@@ -71,7 +71,7 @@ export interface FetcherHost<P, T> {
   onRoundFailed(fetch: Fetch<T>, definite: boolean): boolean;
 }
 
-/** Moves one fetch from source to source until one of them has answered: windows, hedges, bans, rounds. */
+/** Moves a fetch from source to source until one answers: windows, hedges, bans, rounds. */
 export class Fetcher<P, T> {
   readonly #host: FetcherHost<P, T>;
   readonly #windows = new BoundedMap<PeerId, SourceWindow<T>>({
@@ -100,13 +100,13 @@ export class Fetcher<P, T> {
     return this.#download.heldMs;
   }
 
-  /** A demand read began: earns its share of a hedge. */
+  /** A demand read began: it earns its share of a hedge. */
   noteDemand(): void {
     const { hedgeShare, hedgeSavedMax } = this.#host.init;
     this.#hedgesSaved = Math.min(hedgeSavedMax, this.#hedgesSaved + hedgeShare);
   }
 
-  /** Asks the next source. With `hedge`, only a peer, and only if there is one; the ones under way go on. */
+  /** Asks the next source. With `hedge`, only a peer, if there is one; requests in flight go on. */
   route(fetch: Fetch<T>, nowMs: number, hedge = false): boolean {
     if (fetch.stage !== 'network') return false;
     const { routes } = this.#host;
@@ -125,7 +125,7 @@ export class Fetcher<P, T> {
     return false;
   }
 
-  /** When a demand read of this host is late. */
+  /** Time at which a demand read of this host is late. */
   lateMs(waiter: Waiter<T>): number {
     return this.#fallback.lateMs(waiter);
   }
@@ -142,7 +142,7 @@ export class Fetcher<P, T> {
     if (next !== undefined) this.#askOrigin(next, 'fallback', nowMs);
   }
 
-  /** The registry itself, beside whatever is under way; `fallback`: for a host that does not own the block. */
+  /** Asks the registry beside requests in flight; `fallback`: for a host that is no owner. */
   #askOrigin(fetch: Fetch<T>, source: 'origin' | 'fallback', nowMs: number): void {
     fetch.tried.add('origin');
     const window = this.#origins.of(this.#host.routes.sourceKey(fetch.blob.ref.digest));
@@ -170,8 +170,8 @@ export class Fetcher<P, T> {
   }
 
   /**
-   * A read with a smaller hop budget joined. Whoever waits for whom is ordered by strictly falling budgets, so no circle of
-   * hosts waits for itself: attempts with as large a budget or a larger one are withdrawn and made again with a smaller one.
+   * A read with a smaller hop budget joined. Budgets fall strictly from host to host, so no circle
+   * of hosts waits for itself: attempts with no smaller budget are withdrawn and made again.
    */
   lowerHops(fetch: Fetch<T>, hops: number, nowMs: number): void {
     const tooHigh = fetch.attempts.filter((attempt) => attempt.hops >= hops);
@@ -225,7 +225,7 @@ export class Fetcher<P, T> {
       return;
     }
     this.#host.ops.release(block);
-    // A root, or a size, that only the peer knows is no fault of the peer's: it has not got the block, that is all.
+    // Neither an unknown root nor an unknown size is the peer's fault: it just lacks the block.
     const isFault = verdict === 'bad' && attempt.window.host !== undefined;
     this.#fallback.noteNoWay(attempt);
     if (isFault) this.#punish(attempt.window, 'corrupt', nowMs);
@@ -252,7 +252,7 @@ export class Fetcher<P, T> {
     if (window !== undefined) noteHeard(window, nowMs, this.#host.init);
   }
 
-  /** The last connection to the peer closed: what was asked of it is asked elsewhere. */
+  /** The last connection to the peer closed: its requests go elsewhere. */
   peerGone(peer: PeerId, nowMs: number): void {
     const window = this.#windows.get(peer);
     if (window === undefined) return;
@@ -278,7 +278,7 @@ export class Fetcher<P, T> {
     const { attemptMsMax, hedgeMsMax } = this.#host.init;
     const giveUpMs = attempt.startedMs + attemptMsMax;
     if (nowMs >= giveUpMs && this.#isRoot(attempt.window)) {
-      // It is heard, so that it works on the block: slow is not dead. Others are asked beside it.
+      // The peer is heard, so it works on the block: slow is not dead. Others are asked beside it.
       this.route(fetch, nowMs, true);
     } else if (nowMs >= giveUpMs) {
       this.#end(attempt, nowMs, true);
@@ -298,7 +298,7 @@ export class Fetcher<P, T> {
     if (this.#silence.isOver(window, nowMs)) this.#lose(window, 'silent', nowMs);
   }
 
-  /** The download limit lets something pass: demand first, wherever it is asked for. */
+  /** The download limit lets something pass: demand first, at any source. */
   onDownload(nowMs: number): void {
     for (const window of this.#download.onTimer()) this.#pump(window, nowMs);
   }
@@ -312,7 +312,7 @@ export class Fetcher<P, T> {
     return window;
   }
 
-  /** A peer that was given up lately is tried all the same once every other source has failed. */
+  /** A peer recently given up is tried all the same once every other source has failed. */
   #mayAsk(fetch: Fetch<T>, host: HostAddress, nowMs: number): boolean {
     if (fetch.tried.has(host.peer)) return false;
     if (fetch.waiters.some((waiter) => waiter.peer === host.peer)) return false;
@@ -331,7 +331,7 @@ export class Fetcher<P, T> {
     return false;
   }
 
-  /** One host that says it holds the block is asked before the registry, which is asked all the same soon after. */
+  /** Asks one host that says it holds the block before the registry, which follows soon after. */
   #askHolder(fetch: Fetch<T>, nowMs: number): boolean {
     fetch.tried.add('holder');
     const holders = this.#host.routes.holders(fetch.blob.ref.digest, fetch.index, nowMs);
@@ -344,7 +344,7 @@ export class Fetcher<P, T> {
     return true;
   }
 
-  /** The holder has had its time: the registry is asked beside it, and later on the holder given up. */
+  /** The holder is late: the registry is asked beside it, and the holder given up later. */
   #holderLate(attempt: Attempt<T>, nowMs: number): void {
     const { fetch, window } = attempt;
     if (attempt.state === 'verifying' || attempt.state === 'done') return;
@@ -359,12 +359,12 @@ export class Fetcher<P, T> {
     this.#next(fetch, nowMs);
   }
 
-  /** The peer did not give what it said it holds. */
+  /** The peer did not give a block that it claimed to hold. */
   #noHolder({ host }: SourceWindow<T>): void {
     if (host !== undefined) this.#host.emit({ type: 'no-holder', peer: host.peer });
   }
 
-  /** No peer is left to ask now: wait for one that is only busy, else end the round; after a few, fall back. */
+  /** No peer is left to ask: waits for a busy one, else ends the round; after some, falls back. */
   #outOfPeers(fetch: Fetch<T>, nowMs: number): void {
     if (fetch.attempts.length > 0 || fetch.retry !== undefined) return;
     const { digest } = fetch.blob.ref;
@@ -418,7 +418,7 @@ export class Fetcher<P, T> {
     return attempt;
   }
 
-  /** Asks what there is room for, demand first: at this peer, or at any registry. */
+  /** Sends the requests that fit, demand first: at this peer, or at any registry. */
   #pump(window: SourceWindow<T>, nowMs: number): void {
     const isOrigin = window.host === undefined;
     for (;;) {
@@ -460,7 +460,7 @@ export class Fetcher<P, T> {
   #armHedge(attempt: Attempt<T>, nowMs: number): void {
     if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
     if (isHolder(attempt)) return;
-    // With every source that is late the next one is given half as long: a partition takes away many at once.
+    // Each late source halves the time of the next one: a partition takes away many at once.
     const others = attempt.fetch.attempts.length - 1;
     const { hedgeMsMin } = this.#host.init;
     const usualMs = hedgeDelayMs(attempt.window, this.#host.init);
@@ -499,7 +499,7 @@ export class Fetcher<P, T> {
     }
   }
 
-  /** After a failure: the next source takes the place of the one that failed, also beside others that are late. */
+  /** After a failure: the next source takes the place of the failed one, also beside late ones. */
   #next(fetch: Fetch<T>, nowMs: number): void {
     this.route(fetch, nowMs, fetch.attempts.length > 0);
   }
@@ -518,7 +518,7 @@ export class Fetcher<P, T> {
     this.#roundFailed(fetch, definite, nowMs);
   }
 
-  /** The registry was faster, or the peer has too much to do. */
+  /** The registry was faster, or the peer is too busy. */
   #missed(window: SourceWindow<T>): void {
     if (++window.misses < HOLDER_MISSES_MAX) return;
     window.misses = 0;
@@ -546,7 +546,7 @@ export class Fetcher<P, T> {
         break;
       case 'unknown-blob':
         noteHeard(window, nowMs, this.#host.init);
-        // A root that stands by for another one need not have heard of the blob; a parent has forgotten its trees.
+        // A root that stands by need not know the blob; a parent has forgotten its trees.
         if (window.host !== undefined && source !== 'root') {
           this.#host.emit({ type: 'lost', peer: window.host.peer, reason: 'unknown-blob' });
         }
@@ -571,7 +571,7 @@ export class Fetcher<P, T> {
     this.#lose(window, reason, nowMs);
   }
 
-  /** Gives a peer up for a while; everything asked of it goes elsewhere. */
+  /** Gives a peer up for a while; all its requests go elsewhere. */
   #lose(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {
     window.heard = false;
     window.lostSinceMs = reason === 'silent' ? window.lastHeardMs : undefined;

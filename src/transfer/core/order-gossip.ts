@@ -3,16 +3,18 @@ import type { PeerId } from '../../util/peer-id.ts';
 import type { BlobState } from './core-types.ts';
 import type { FetcherHost } from './fetcher.ts';
 
-/** Peers of one stripe that are told the order in which it is touched: far above any fan-out. */
+/** Maximum number of peers of one stripe that are told its touch order: far above any fan-out. */
 const CHILDREN_MAX = 256;
 
 /** Blocks told in one message. */
 const INDICES_MAX = 4096;
 
 /**
- * The order in which containers first touch the blocks of a blob: the keeper of a stripe's tree learns it from the demand reads that reach
- * it, and every host passes what is new to the peers that read the stripe from it. Peers that read other stripes hear it from their own
- * parents: told to all, each block was heard of ten times by every one of 16 hosts, and an agent sent ten times as many orders as blocks.
+ * The order in which containers first touch the blocks of a blob. The keeper of a stripe's tree
+ * learns it from the demand reads that reach it; every host passes new blocks on to the peers that
+ * read the stripe from it. Peers that read other stripes hear of them from their own parents. When
+ * every peer was told, each of 16 hosts heard of each block ten times, and an agent sent ten times
+ * as many orders as blocks.
  */
 export class OrderGossip<P, T> {
   readonly #host: Pick<FetcherHost<P, T>, 'init' | 'routes' | 'timers' | 'emit'>;
@@ -27,7 +29,10 @@ export class OrderGossip<P, T> {
     if (children !== undefined && children.size < CHILDREN_MAX) children.add(peer);
   }
 
-  /** A demand read, of a peer or of this host: the first one of a block counts, at the keeper of its tree. */
+  /**
+   * A demand read, of a peer or of this host: at the keeper of the tree, the first read of a block
+   * counts.
+   */
   noteTouch(
     { blob, index, by }: { blob: BlobState<T>; index: BlockIndex; by: PeerId | undefined },
     nowMs: number,
@@ -47,7 +52,7 @@ export class OrderGossip<P, T> {
     return isTaken;
   }
 
-  /** What is new of an order that somebody told; the children are told it too. */
+  /** The new blocks of an order that another host told; the children are told them too. */
   learn(blob: BlobState<T>, indices: readonly BlockIndex[], nowMs: number): readonly BlockIndex[] {
     const count = blockCount(blob.ref.sizeBytes);
     const fresh = indices.filter((index) => index < count && !blob.ordered.has(index));
@@ -55,7 +60,7 @@ export class OrderGossip<P, T> {
     return fresh;
   }
 
-  /** Tells the children what they have not been told. */
+  /** Tells the children the blocks that they have not been told. */
   tell(blob: BlobState<T>): void {
     const byPeer = new Map<PeerId, BlockIndex[]>();
     for (const index of blob.untold) {

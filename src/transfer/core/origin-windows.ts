@@ -1,15 +1,16 @@
 import type { Attempt, CoreInit, SourceWindow } from './core-types.ts';
 import { makeWindow } from './source-window.ts';
 
-/** Of the reads that may be under way at registries, those that each registry has for itself. (tunable) */
+/** Share of the reads in flight at registries that each registry has for itself. (tunable) */
 const OWN_SHARE = 1 / 4;
 
-/** Registries told apart: more than anybody configures. Those beyond are one together. */
+/** Registries told apart: more than anybody configures. All beyond this count as one. */
 const REGISTRIES_MAX = 64;
 
 /**
- * Reads under way at registries. Each registry has a quarter for itself, so that one that is slow, or silent, takes nothing from the
- * others; the rest goes to whoever asks, the registry with the fewest reads first. One that is alone has all of it.
+ * Reads in flight at registries. Each registry has a quarter for itself, so that a slow or silent
+ * registry takes nothing from the others. The rest goes to the registry with the fewest reads
+ * first. A registry that is alone has all of it.
  */
 export class OriginWindows<T> {
   readonly #ownMax: number;
@@ -20,7 +21,8 @@ export class OriginWindows<T> {
   constructor({ originOutstandingMax: max }: Pick<CoreInit, 'originOutstandingMax'>) {
     this.#ownMax = Math.max(1, Math.floor(max * OWN_SHARE));
     this.#sharedMax = max - this.#ownMax;
-    // A registry is further away than a parent: with few requests under way it is not used up.
+    // A registry is further away than a parent: with few requests in flight its capacity is not
+    // used.
     this.#prefetchMax = Math.ceil((max * 3) / 4);
   }
 
@@ -34,7 +36,7 @@ export class OriginWindows<T> {
     return window;
   }
 
-  /** The read that is asked for next, at any registry: demand first. Undefined when there is no room for any. */
+  /** The read to ask for next, at any registry: demand first. Undefined when there is no room. */
   next(): Attempt<T> | undefined {
     const open = this.#open();
     const fewest = (kind: 'demand' | 'prefetch'): Attempt<T> | undefined => {

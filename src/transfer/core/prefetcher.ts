@@ -2,11 +2,12 @@ import type { BlockIndex } from '../../image/block.ts';
 import type { BlobState } from './core-types.ts';
 
 /**
- * What to fetch before anybody asks: per blob the order in which containers first touch its blocks, the blobs in turn.
+ * Blocks to fetch before any reader asks: per blob the order in which containers first touch its
+ * blocks, the blobs in turn.
  *
- * Every host pulls in that order from its parent, with a bounded number of requests under way. A request that waits at the
- * parent until the block is there is a credit: the block goes down as soon as it comes, and a host that asks for nothing gets
- * nothing.
+ * Every host pulls in that order from its parent, with a bounded number of requests in flight. A
+ * request that waits at the parent until the block is there is a credit: the block goes down as
+ * soon as it comes, and a host that asks for nothing gets nothing.
  */
 export class Prefetcher<T> {
   /** Blobs with blocks still to fetch; the order of the map is the order of turns. */
@@ -25,7 +26,7 @@ export class Prefetcher<T> {
     this.#pending.set(blob, pending === undefined ? reversed : [...reversed, ...pending]);
   }
 
-  /** The next block in turn that `isMissing`; it counts as under way until `done()`. */
+  /** The next block in turn that `isMissing`; it counts as in flight until `done()`. */
   next(
     isMissing: (blob: BlobState<T>, index: BlockIndex) => boolean,
   ): { blob: BlobState<T>; index: BlockIndex } | undefined {

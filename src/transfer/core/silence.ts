@@ -3,7 +3,7 @@ import type { CoreInit, SourceWindow, TimerAction } from './core-types.ts';
 import { stoodStill } from './fallback.ts';
 import { silenceMs } from './source-window.ts';
 
-/** Watches the peers that something is asked of, for how long they say nothing. */
+/** Watches the silence of peers that have requests of this host in flight. */
 export class Silence<T> {
   readonly #timers: TimerHeap<TimerAction<T>>;
   readonly #init: CoreInit;
@@ -13,18 +13,21 @@ export class Silence<T> {
     this.#init = init;
   }
 
-  /** Something is asked of the peer. */
+  /** A request goes out to the peer. */
   watch(window: SourceWindow<T>): void {
     const atMs = this.#endMs(window);
     if (window.silent !== undefined) {
       if (window.silent.atMs <= atMs) return;
-      // It was set for the first word of the peer, which has come.
+      // The timer was set for the first word of the peer, which has come.
       window.silent.action = undefined;
     }
     window.silent = this.#timers.set(atMs, { type: 'silent', window });
   }
 
-  /** Its time is over. Whether the peer has been silent for too long; if not it is watched on. */
+  /**
+   * The peer's timer fired. Returns whether the peer has been silent for too long; if not, it stays
+   * watched.
+   */
   isOver(window: SourceWindow<T>, nowMs: number): boolean {
     const dueMs = window.silent?.atMs ?? nowMs;
     window.silent = undefined;

@@ -2,12 +2,15 @@ import type { HostAddress } from '../../tree/messages.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import type { CoreInit, SourceWindow } from './core-types.ts';
 
-/** Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load. */
+/**
+ * Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load.
+ */
 const LATENCY_COUNT = 32;
 
 /** Time in which a silence that ended comes to count half. */
 const GAP_HALVES_MS = 10_000;
 
+/** A window of a source that has not been asked yet; `host` is undefined for the registry. */
 export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
   return {
     host,
@@ -31,7 +34,7 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
   };
 }
 
-/** A sign of life. */
+/** Notes a sign of life. */
 export function noteHeard(
   window: SourceWindow<unknown>,
   nowMs: number,
@@ -53,7 +56,9 @@ function recentGapMs({ gapMs, gapEndMs }: SourceWindow<unknown>, nowMs: number):
   return gapMs * 0.5 ** ((nowMs - gapEndMs) / GAP_HALVES_MS);
 }
 
-/** How long the source may say nothing, from when it was last heard of, before it is given up. */
+/**
+ * Milliseconds that the source may say nothing, since it was last heard of, before it is given up.
+ */
 export function silenceMs(
   window: SourceWindow<unknown>,
   limits: Pick<CoreInit, 'silentMs' | 'silentMsMax' | 'firstSilentMs'>,
@@ -63,19 +68,23 @@ export function silenceMs(
   return Math.max(usualMs, Math.min(limits.silentMsMax, patientMs));
 }
 
+/** Notes how long one answer took, in milliseconds. */
 export function noteLatency(window: SourceWindow<unknown>, latencyMs: number): void {
   window.latenciesMs[window.latencyCount % LATENCY_COUNT] = latencyMs;
   window.latencyCount++;
 }
 
-/** Recent p95 of the source's times; undefined while it has answered less than four times. */
+/** Recent p95 of the source's times; undefined for fewer than four answers. */
 function p95Ms({ latencyCount, latenciesMs }: SourceWindow<unknown>): number | undefined {
   const count = Math.min(latencyCount, LATENCY_COUNT);
   if (count < 4) return undefined;
   return latenciesMs.slice(0, count).sort()[Math.min(count - 1, Math.floor(count * 0.95))];
 }
 
-/** How long to wait for the registry before a read is given up and made again; `late` were given up before. */
+/**
+ * Milliseconds to wait for the registry before a read is given up and made again; `late` reads were
+ * given up before.
+ */
 export function originPatienceMs(
   window: SourceWindow<unknown>,
   late: number,
@@ -96,7 +105,10 @@ export function hedgeDelayMs(
   return Math.min(limits.hedgeMsMax, Math.max(limits.hedgeMsMin, 2 * p95));
 }
 
-/** Whether the source may be asked at this time; with `evenIfDown`, also when it was given up lately. */
+/**
+ * Whether the source may be asked at this time; with `evenIfDown`, also a source that was recently
+ * given up.
+ */
 export function isUsable(
   window: SourceWindow<unknown>,
   nowMs: number,

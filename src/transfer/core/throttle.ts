@@ -2,13 +2,14 @@ import { BLOCK_SIZE_BYTES } from '../../image/block.ts';
 import { TokenBucket } from '../../util/token-bucket.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
 
-/** What may pass at once after a pause: a quarter of a second's worth, and four blocks at least. (tunable) */
+/** Burst after a pause: a quarter of a second's worth, and at least four blocks. (tunable) */
 const BURST_SECONDS = 0.25;
 const BURST_BYTES_MIN = 4 * BLOCK_SIZE_BYTES;
 
 /**
- * A rate limit for blocks, demand first: a prefetch passes only when half of the burst is left behind it. That is more than any block, so
- * wherever a prefetch passes a demand read would too, and one that comes next does not wait for what a prefetch took.
+ * A rate limit for blocks, demand first: a prefetch passes only when it leaves half of the burst.
+ * That half is more than any block. So a demand read passes wherever a prefetch would, and the next
+ * one does not wait for the share of a prefetch.
  */
 export class Throttle {
   readonly #bucket: TokenBucket;
@@ -24,7 +25,10 @@ export class Throttle {
     this.#reserveBytes = burst / 2;
   }
 
-  /** Whether a block of this length may pass now; it counts as passed then. If not, it may at `retryMs`. */
+  /**
+   * Whether a block of this length may pass now; it then counts as passed. If not, it may at
+   * `retryMs`.
+   */
   admit(kind: ReadKind, lengthBytes: number, nowMs: number): boolean {
     const reserve = kind === 'demand' ? 0 : this.#reserveBytes;
     if (!this.#bucket.take(lengthBytes, nowMs, reserve)) {
@@ -33,19 +37,19 @@ export class Throttle {
       return false;
     }
     if (this.#heldSinceMs !== undefined) {
-      // What was held back may have been withdrawn since.
+      // The block that was held back may have been withdrawn since.
       this.#heldMs += Math.min(nowMs, this.#retryMs) - this.#heldSinceMs;
       this.#heldSinceMs = undefined;
     }
     return true;
   }
 
-  /** When the block that was not admitted last is, if nothing else passes until then. */
+  /** Earliest time at which the last refused block would pass, if nothing else passes first. */
   get retryMs(): number {
     return this.#retryMs;
   }
 
-  /** Time in which something was held back, up to the last time that something passed. */
+  /** Time in which something was held back, up to the last time that a block passed. */
   get heldMs(): number {
     return this.#heldMs;
   }

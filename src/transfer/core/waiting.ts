@@ -2,7 +2,7 @@ import type { PeerId } from '../../util/peer-id.ts';
 import type { Fetch, Waiter } from './core-types.ts';
 import type { FetcherHost } from './fetcher.ts';
 
-/** Of the reads that may wait, those that peers can take: the rest is this host's own, whatever peers ask. (tunable) */
+/** Share of the waiting reads that peers can take; the rest is for this host alone. (tunable) */
 const PEERS_SHARE = 3 / 4;
 
 interface Entry<T> {
@@ -10,11 +10,14 @@ interface Entry<T> {
   readonly waiter: Waiter<T>;
 }
 
-/** The reads that wait for blocks, within their bounds, and the peers that are told meanwhile that this host is alive. */
+/**
+ * The reads that wait for blocks, within their bounds. Meanwhile it tells their peers that this
+ * host is alive.
+ */
 export class Waiting<P, T> {
   readonly #host: Pick<FetcherHost<P, T>, 'init' | 'timers' | 'emit'>;
   readonly #entries = new Map<T, Entry<T>>();
-  /** Of the entries, those of peers. */
+  /** Number of entries that belong to peers. */
   #ofPeers = 0;
   /** Reads of each peer that wait here or are being sent. */
   readonly #peerReads = new Map<PeerId, number>();

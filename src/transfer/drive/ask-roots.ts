@@ -9,12 +9,15 @@ import { PeerHealth } from '../host/peer-health.ts';
 
 /** One call that any of a few hosts may answer. */
 export interface Question<R> {
-  /** Name of the call: its answers tell how long the next is waited for. */
+  /**
+   * Name of the call: the times of its answers set how long a host waits before it asks the next
+   * one.
+   */
   readonly call: string;
-  /** Whom to ask, best first. */
+  /** Hosts to ask, best first. */
   readonly hosts: readonly HostAddress[];
   readonly ask: (host: HostAddress, signal: AbortSignal) => Promise<R>;
-  /** Longest wait for one host. */
+  /** Longest wait for one host, in milliseconds. */
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
   /** Whether an error is an answer, so that no other host is asked. */
@@ -23,7 +26,7 @@ export interface Question<R> {
   readonly oneByOne?: boolean;
 }
 
-/** Nobody was there to be asked. */
+/** No host was known that could be asked. */
 export class NobodyError extends Error {
   override name = 'NobodyError';
 }
@@ -34,11 +37,12 @@ interface Components {
 }
 
 /**
- * Asks roots and relays: the next one when the first is late or has failed, the silent ones last. The
- * first answer counts, and the others are cancelled. All callers share what is known of the peers.
+ * Asks roots and relays: the next one when the first is late or has failed, silent ones last. The
+ * first answer counts, and the other calls are cancelled. All callers share one memory of the
+ * health of peers.
  */
 export class AskRoots {
-  /** What is known of the peers. */
+  /** Health of the peers. */
   readonly health = new PeerHealth();
   readonly #components: Components;
 
@@ -46,12 +50,15 @@ export class AskRoots {
     this.#components = components;
   }
 
-  /** The peer showed no sign of life, as blocks were asked of it. */
+  /** The peer showed no sign of life while blocks were asked of it. */
   silent(peer: PeerId): void {
     this.health.silent(peer, this.#components.clock.nowMs());
   }
 
-  /** The first answer. Rejects with a final error, with what a host said when all fail, or with the signal's reason. */
+  /**
+   * The first answer. Rejects with a final error, with a host's error when all fail, or with the
+   * signal's reason.
+   */
   async ask<R>(question: Question<R>): Promise<R> {
     const { clock } = this.#components;
     question.signal?.throwIfAborted();
@@ -67,13 +74,13 @@ interface RoundComponents extends Components {
   readonly health: PeerHealth;
 }
 
-/** One question under way. */
+/** One question in flight. */
 class Round<R> {
   readonly #components: RoundComponents;
   readonly #question: Question<R>;
   readonly #hosts: readonly HostAddress[];
   readonly #result = Promise.withResolvers<R>();
-  /** Cancels what is under way once the question has ended. */
+  /** Cancels the calls in flight once the question has ended. */
   readonly #end = new AbortController();
   readonly #running = new Set<HostAddress>();
   #next = 0;
@@ -153,8 +160,8 @@ class Round<R> {
 }
 
 /**
- * What a call that failed says of the peer: silence when it was not there, life when it said anything,
- * a refusal too, and nothing when it was given up while the peer lived.
+ * Notes what a failed call says of the peer: silence when the peer was not there; life when it said
+ * anything, even a refusal; nothing when the call was given up while the peer lived.
  */
 export function noteFailure(
   health: PeerHealth,

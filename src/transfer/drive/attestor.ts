@@ -12,10 +12,16 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 import type { AttestedBlock } from '../../image/attested-block.ts';
 
-/** Longest that a block from the registry waits for others to be signed with it, in milliseconds: a tenth of what the read itself took. */
+/**
+ * Longest wait of a block from the registry for others to be signed with it, in milliseconds: a
+ * tenth of the time of the read itself.
+ */
 const BATCH_WAIT_MS = 3;
 
-/** Blocks whose later, fuller batches are remembered: 4 GiB of blocks, about 8 MB of memory. The oldest go first. */
+/**
+ * Maximum number of blocks whose later, fuller batches are remembered: 4 GiB of blocks, about 8 MB
+ * of memory. The oldest go first.
+ */
 const SEALED_MAX = 16_384;
 
 /** A block of a fuller batch. */
@@ -30,13 +36,14 @@ interface Waiting {
 }
 
 /**
- * Signs what a root reads from the registry, many blocks at a time.
+ * Signs the blocks that a root reads from the registry, many at a time.
  *
- * A block that was read beside others waits a little for them; one that was read alone is signed at once, since then somebody waits
- * and the machine is idle. Those that were signed alone, or nearly so, are signed again together once there are eight: so hosts
- * that come later check one signature for eight of them, even when the first host of all read them one by one.
+ * A block read beside others waits a little for them; a block read alone is signed at once, since
+ * then a reader waits and the machine is idle. Blocks signed alone, or nearly so, are signed again
+ * together once there are eight. So later hosts check one signature for eight of them, even when
+ * the very first host read them one by one.
  *
- * Life: constructed -> used -> `stop()` (what waits is signed).
+ * Life: constructed -> used -> `stop()` (signs the blocks that wait).
  */
 export class Attestor {
   readonly #parts: { hash: Hash; signer: Signer; clock: Clock };
@@ -49,7 +56,9 @@ export class Attestor {
     this.#parts = components;
   }
 
-  /** The attestation of a block; with `alone`, no other is being read that it could wait for. */
+  /**
+   * The attestation of a block; with `alone`, no other read is in flight that it could wait for.
+   */
   attest(claim: BlockClaim, alone: boolean): Promise<Attestation> {
     return new Promise((resolve) => {
       this.#waiting.push({ claim, resolve });
@@ -58,7 +67,10 @@ export class Attestor {
     });
   }
 
-  /** The attestation of a fuller batch than the block first came with, when there is one of just these bytes. */
+  /**
+   * The attestation of these very bytes in a fuller batch than the block's first one, if there is
+   * one.
+   */
   latest(blob: Digest, index: BlockIndex, block: AttestedBlock): Attestation | undefined {
     if (this.#sealed.count === 0) return undefined;
     const sealed = this.#sealed.get(nameOf(blob, index));
@@ -67,7 +79,7 @@ export class Attestor {
     return bytesEqual(sealed.blockDigest, blockDigest) ? sealed.attestation : undefined;
   }
 
-  /** What was attested of the blob was wrong: none of it goes out with a later batch. */
+  /** The blob's blocks were wrong: no later batch holds any of them. */
   forget(blob: Digest): void {
     this.#loose = this.#loose.filter((claim) => claim.blob !== blob);
     for (const [name] of this.#sealed) if (name.startsWith(`${blob}/`)) this.#sealed.delete(name);

@@ -47,7 +47,7 @@ import { TreeDriver } from './tree-driver.ts';
 import { BlockVerifier } from './verifier.ts';
 import { WholeBlobCheck } from './whole-blob-check.ts';
 
-/** Default deadline of a read: what real clients wait (overlaybd gives up after 30 s). */
+/** Default deadline of a read: as long as real clients wait (overlaybd gives up after 30 s). */
 const READ_TIMEOUT_MS = 30_000;
 
 /** A read of one block by this host, or by a peer. */
@@ -59,6 +59,7 @@ interface LocalToken {
   readonly reject: (error: TransferError) => void;
 }
 
+/** Parts of a `TransferEngine`. */
 export interface EngineComponents {
   readonly transport: Transport;
   readonly store: BlockStore;
@@ -72,19 +73,21 @@ export interface EngineComponents {
   readonly metrics: Metrics;
 }
 
+/** Settings of a `TransferEngine`. */
 export interface EngineInit extends HostCoreInit {
   /** Ed25519 public keys of the roots, whose attestations are believed. */
   readonly rootKeys: readonly Uint8Array[];
 }
 
 /**
- * Carries out what `HostCore` wants: asks peers and registries, verifies, stores, answers. Holds no policy of its own.
+ * Carries out the effects of `HostCore`: asks, verifies, stores, answers. Holds no policy itself.
  *
- * Life: constructed -> `start()` once the transport serves -> used -> `stop()`: what waits is rejected, every payload released.
+ * Life: constructed -> `start()` once the transport serves -> used -> `stop()`: pending reads are
+ * rejected, every payload is released.
  */
 export class TransferEngine implements BlobReader {
   readonly #parts: EngineComponents;
-  /** Knows which roots are believed. */
+  /** Knows the believed roots. */
   readonly verifier: BlockVerifier;
   readonly #attestor: Attestor;
   readonly #wholeBlobs: WholeBlobCheck;
@@ -149,7 +152,7 @@ export class TransferEngine implements BlobReader {
     return this.#tree;
   }
 
-  /** The roots that exist now, the relays, and the keys of all roots that are believed. */
+  /** The roots that exist now, the relays, and the keys of all believed roots. */
   setUpstreams(upstreams: Upstreams, rootKeys: readonly Uint8Array[]): void {
     this.verifier.trust(rootKeys);
     this.#tree.setUpstreams(upstreams);
@@ -157,24 +160,21 @@ export class TransferEngine implements BlobReader {
   }
 
   /**
-   * The registry's word for the size of a blob: what went by another one is dropped, in memory and in the store, and hosts that go on
-   * naming another one are refused.
+   * The registry's word for the size of a blob: drops blocks of another size in memory and in the
+   * store, and refuses hosts that go on naming it.
    */
   async confirm(blob: BlobRef): Promise<void> {
     this.#run((nowMs) => this.#core.confirm(blob, nowMs));
     await this.#parts.store.resize(blob);
   }
 
-  /** From here on the blocks of the blob are those with these digests, whoever attests others. */
+  /** From here on the blocks of the blob have these digests, whatever a root attests. */
   addDigests(blob: BlobRef, digests: BlockDigests): void {
-    // What is in memory was taken on a root's word; in the store it is checked when it is read.
+    // Blocks in memory were taken on a root's word; blocks in the store are checked when read.
     if (this.verifier.addDigests(blob, digests)) this.#core.blocks.forget(blob.digest);
   }
 
-  /**
-   * In which order containers touch a blob of this host, as the trace of an image says: what is
-   * missing is prefetched.
-   */
+  /** The touch order of a blob, as an image's trace says: missing blocks are prefetched. */
   order(order: TouchOrder): void {
     this.#run((nowMs) => this.#core.blocks.order(order, nowMs));
   }
@@ -256,8 +256,8 @@ export class TransferEngine implements BlobReader {
   }
 
   /**
-   * Brings a block into the store, unless it is there, without handing its bytes to anybody.
-   * Rejects with TransferError, and with BlockStoreError when it was not kept.
+   * Brings a block into the store, unless it is there; hands its bytes to nobody. Rejects with
+   * TransferError, and with BlockStoreError when the store did not keep it.
    */
   async keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void> {
     const { store } = this.#parts;
@@ -265,7 +265,7 @@ export class TransferEngine implements BlobReader {
     this.#core.blocks.addBlob(blob);
     const block = await this.#readBlock(blob, index, options);
     try {
-      // Read from the registry as a last resort, for a read of this host alone: nobody vouches for it.
+      // Read from the registry as a last resort for this host alone: nobody vouches for it.
       if (block.attestation === NO_ATTESTATION) {
         throw this.#readError(blob.digest, index, { code: 'cancelled' });
       }
@@ -303,7 +303,7 @@ export class TransferEngine implements BlobReader {
     return target;
   }
 
-  /** The block in memory; one of another length is no block of this blob, and `read()` says what is wrong. */
+  /** The block in memory, if it has the right length; else `read()` says what is wrong. */
   #peek(blob: BlobRef, index: BlockIndex): AttestedBlock | undefined {
     const block = this.#core.blocks.peek(blob.digest, index);
     const isWhole = block?.payload.length === blockLength(blob.sizeBytes, index);
@@ -351,7 +351,7 @@ export class TransferEngine implements BlobReader {
     return new TransferError(`block ${index} of ${digest} was not read: ${why}`, detail);
   }
 
-  /** Calls the reducer and carries out its effects, also those that carrying out brings about. */
+  /** Calls the reducer and carries out its effects, also the effects that those bring about. */
   #run(change: (nowMs: number) => void): void {
     change(this.#parts.clock.nowMs());
     if (this.#running) return;
@@ -389,7 +389,7 @@ export class TransferEngine implements BlobReader {
         }
         return asLocal(effect.token).resolve(effect.block);
       case 'fail':
-        // A prefetch that fails is no harm yet: what needs the block reads it again.
+        // A prefetch that fails is no harm yet: a later demand read fetches it.
         if (asLocal(effect.token).kind === 'demand') {
           this.#metrics.failed.inc({ code: effect.detail.code });
         }
@@ -503,7 +503,7 @@ export class TransferEngine implements BlobReader {
       if (checked.verdict === 'good') return checked.block;
       block.payload.release();
       this.#metrics.rejected.inc({ reason: 'bad' });
-      logger.warn(fields, 'block in the store is not that of the image: dropped');
+      logger.warn(fields, 'block in the store differs from the image: dropped');
       await store.drop(blob.digest, index);
       return undefined;
     };

@@ -4,7 +4,10 @@ import { Tally, type Counter, type Gauge, type Metrics } from '../../runtime/met
 export interface TransferMetrics {
   /** `source`: BlockSource; `kind`: demand or prefetch. */
   readonly blockBytes: Tally;
-  /** Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer` or `other-size`. */
+  /**
+   * Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer` or
+   * `other-size`.
+   */
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
   readonly lost: Counter;
@@ -38,12 +41,14 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     failed: new Tally(failed, 'code'),
     rejected: metrics.counter({
       name: 'xylem_block_rejected_total',
-      help: 'Blocks that were refused: wrong bytes or attestation, a root that this host does not know, or of a blob of another size.',
+      help:
+        'Blocks refused: wrong bytes or attestation, a root that this host does not know, ' +
+        'or a blob of another size.',
       labelNames: ['reason'],
     }),
     lost: metrics.counter({
       name: 'xylem_peer_lost_total',
-      help: 'Times that a peer was given up for a while.',
+      help: 'Times that this host gave up a peer for a while.',
       labelNames: ['reason'],
     }),
     sentBytes: metrics.counter({
@@ -56,7 +61,7 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     }),
     unstored: metrics.counter({
       name: 'xylem_block_unstored_total',
-      help: 'Blocks that could not be stored and were passed on without.',
+      help: 'Blocks that could not be stored and were passed on all the same.',
       labelNames: ['code'],
     }),
     heldSeconds: metrics.counter({
@@ -66,7 +71,7 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     }),
     blobChecks: metrics.counter({
       name: 'xylem_blob_checks_total',
-      help: 'Blobs that were hashed when complete, by result: good, bad, incomplete, failed, skipped.',
+      help: 'Blobs hashed when complete, by result: good, bad, incomplete, failed, skipped.',
       labelNames: ['result'],
     }),
   };

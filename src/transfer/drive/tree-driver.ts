@@ -22,14 +22,19 @@ import type { Handlers, TreeCalls } from '../contracts/calls.ts';
 import { PeerError, type Transport } from '../contracts/transport.ts';
 import { AskRoots, noteFailure } from './ask-roots.ts';
 
-/** Longest wait for a root's answer to JOIN, REPORT or LEAVE: the next root is asked after it. Of one that was silent, shorter. */
+/**
+ * Longest wait for a root's answer to JOIN, REPORT or LEAVE, in milliseconds; then the next root is
+ * asked. A root that was silent gets less time.
+ */
 const TREE_CALL_MS_MAX = 3_000;
 const SILENT_CALL_MS_MAX = 1_000;
 
-/** Longest wait for a root to ask the registry for a manifest or a size. */
+/** Longest wait for a root that asks the registry for a manifest or a size, in milliseconds. */
 const RESOLVE_MS_MAX = 20_000;
 
-/** How long `open()` waits for places; reads work without, from the roots. */
+/**
+ * Longest wait of `open()` for places, in milliseconds; reads work without places, from the roots.
+ */
 const PLACES_MS_MAX = 2_000;
 
 /** Twice as many as there are blobs known (src/transfer/core/core-types.ts). */
@@ -45,8 +50,8 @@ interface TreeComponents {
 }
 
 /**
- * Carries the messages of the trees: joins, reports, resolves, for this host, and answers them on a root.
- * Blobs are counted by their openers; the last `close()` leaves the trees.
+ * Carries the messages of the trees for this host (joins, reports, resolves), and answers them on a
+ * root. Blobs are counted by their openers; the last `close()` leaves the trees.
  */
 export class TreeDriver<P, T> {
   /** Asks roots and relays, for all parts of this host. */
@@ -56,7 +61,7 @@ export class TreeDriver<P, T> {
   readonly #role: HostCoreInit['role'];
   #upstreams: Upstreams;
   readonly #run: (change: (nowMs: number) => void) => void;
-  /** Of the blobs that the reducer knows, and some that are about to be read. */
+  /** Of the blobs that the reducer knows, and of some blobs about to be read. */
   readonly #origins = new BoundedMap<Digest, BlobOrigin>({
     entriesMax: ORIGINS_MAX,
     evict: 'use',
@@ -89,7 +94,7 @@ export class TreeDriver<P, T> {
     this.#upstreams = upstreams;
   }
 
-  /** What a root answers, and a relay, which asks the roots for what the registry has to say. */
+  /** Answers of a root, and of a relay, which asks the roots for the registry's word. */
   get handlers(): Handlers<TreeCalls> {
     return {
       join: (peer, request) => {
@@ -109,31 +114,38 @@ export class TreeDriver<P, T> {
     };
   }
 
-  /** Where the registry has a blob, as far as anybody told this host. */
+  /** Where the registry has a blob, as far as this host was told. */
   originOf(digest: Digest): BlobOrigin | undefined {
     return this.#origins.get(digest);
   }
 
-  /** The registry that has a blob, as far as reads of it are counted: those that nobody configured are one. */
+  /**
+   * The registry that has a blob, for the count of its reads; all unconfigured registries count as
+   * one.
+   */
   sourceKey(digest: Digest): string {
     const origin = this.#origins.get(digest);
     return origin !== undefined && this.#parts.origin.believes(origin) ? origin.registry : '';
   }
 
-  /** What was read of the blob from its registry was not it. */
+  /** The content read of the blob from its registry did not match its digest. */
   distrustOrigin(digest: Digest): void {
     const where = this.#origins.get(digest);
     if (where !== undefined) this.#parts.origin.distrust?.(where);
   }
 
-  /** Blocks with this key are read where the origin says: this host has found it to be so, or its own client shows the way. */
+  /**
+   * Blocks with this key are read where the origin says: this host has found that, or its own
+   * client shows the way.
+   */
   setOrigin(key: Digest, origin: BlobOrigin): void {
     this.#origins.set(key, origin);
   }
 
   /**
-   * Takes in where a peer says a blob is. It counts only when the configuration believes the source, or when the blocks have the key of just
-   * that source: whoever names a blob must not lead others to a server of his own.
+   * Takes in where a peer says a blob is. The word counts only when the configuration believes the
+   * source, or when the blocks have the key of that very source: a peer that names a blob must not
+   * lead others to a server of its own.
    */
   #learnOrigin(key: Digest, origin: BlobOrigin): void {
     const { origin: registries, hash } = this.#parts;
@@ -151,7 +163,10 @@ export class TreeDriver<P, T> {
     if (this.#core.blocks.blob(digest) === undefined) this.#origins.delete(digest);
   }
 
-  /** Joins the trees of the blobs, and waits a little for the places: what has time to wait says how long. Rejects with TransferError. */
+  /**
+   * Joins the trees of the blobs, and waits a little for the places: a caller with time to wait
+   * says how long. Rejects with TransferError.
+   */
   async open(
     blobs: readonly LocatedBlob[],
     signal?: AbortSignal,
@@ -182,7 +197,10 @@ export class TreeDriver<P, T> {
     this.#run((nowMs) => this.#core.unwant(unwanted, nowMs));
   }
 
-  /** What an image reference stands for: the manifest of `manifestOf()`, held against its digest. */
+  /**
+   * The image that a reference stands for: the manifest of `manifestOf()`, checked against its
+   * digest.
+   */
   async resolve(reference: string): Promise<ResolvedImage> {
     const reply = await this.manifestOf(reference);
     const digest = `sha256:${toHex(this.#parts.hash.sha256(reply.manifest))}`;
@@ -201,8 +219,9 @@ export class TreeDriver<P, T> {
   }
 
   /**
-   * The manifest of an image reference, not yet held against its digest: asked of a root; of the registry itself on a root, or
-   * when no root answers. One request for all that ask for the same reference at the same time.
+   * The manifest of an image reference, not yet checked against its digest. A host asks a root; a
+   * root asks the registry itself, and so does a host when no root answers. Requests for the same
+   * reference at the same time share one call.
    */
   manifestOf(reference: string): Promise<ResolveReply> {
     const { transport, origin } = this.#parts;
@@ -313,7 +332,10 @@ export class TreeDriver<P, T> {
     });
   }
 
-  /** Asks the relays, then the roots, the next when one is late; on a root and when none answers, the registry. */
+  /**
+   * Asks the relays, then the roots, the next when one is late. A root asks the registry instead,
+   * and so does a host when none answers.
+   */
   async #fromRoots<R>(
     call: string,
     ask: (root: HostAddress, signal: AbortSignal) => Promise<R>,
@@ -332,19 +354,19 @@ export class TreeDriver<P, T> {
         signal,
       });
     } catch (error) {
-      // Why each of them failed is in the log.
+      // The log says why each of them failed.
       if (signal.aborted) throw error;
       return atOrigin();
     }
   }
 
-  /** Asks for at most so long, and not beyond `stop()`. */
+  /** Asks for at most this long, and not beyond `stop()`. */
   #within<R>(timeoutMs: number, ask: (signal: AbortSignal) => Promise<R>): Promise<R> {
     return within(this.#parts.clock, timeoutMs, ask, { signal: this.#stop.signal });
   }
 }
 
-/** What a failed call to a root says of it. */
+/** The failure that a failed call shows of a root. */
 function failureOf(error: unknown, wasSilent: boolean): CallFailure {
   const code = error instanceof PeerError ? error.code : undefined;
   switch (code) {

@@ -7,13 +7,13 @@ import type { Hash } from '../../runtime/codec.ts';
 import { BitSet } from '../../util/bit-set.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 
-/** Keys of roots that are believed: far more than there are roots, over many replacements. */
+/** Maximum number of believed root keys: far more than there are roots, over many replacements. */
 const TRUSTED_MAX = 64;
 
-/** What a check found out. */
+/** The result of a check. */
 export interface CheckedBlock {
   readonly verdict: Verdict;
-  /** The block that was checked, with the digest if that was computed. It shares the payload. */
+  /** The checked block, with the digest if that was computed. It shares the payload. */
   readonly block: AttestedBlock;
 }
 
@@ -24,17 +24,23 @@ interface Known {
 }
 
 /**
- * Whether blocks are the right ones: by the digests that the image brings where it brings them, by attestations of roots elsewhere.
+ * Decides whether blocks are right: by the digests of the image where it brings them, by
+ * attestations of roots elsewhere.
  *
- * A block that its image's digests vouch for is used whatever its attestation says. But hosts that lack those digests (they read
- * through the local endpoint, which sees no manifest) go by the attestation, and would blame us for a bad one that we pass on. So
- * it is checked before the block is first sent to a peer: `mayPassOn()`. Most hosts are leaves of their trees and send nothing.
+ * A block that its image's digests vouch for is used whatever its attestation says. But hosts
+ * without those digests (they read through the local endpoint, which sees no manifest) go by the
+ * attestation, and would blame this host for passing on a bad one. So the attestation is checked
+ * before the block is first sent to a peer: `mayPassOn()`. Most hosts are leaves of their trees and
+ * send nothing.
  */
 export class BlockVerifier {
   readonly #hash: Hash;
   readonly #own: Uint8Array;
   readonly #checker: AttestationChecker;
-  /** By blob, of at most as many as an agent knows (src/transfer/core/core.ts); 1/8,192 of their sizes. */
+  /**
+   * By blob, for at most the blobs that an agent knows (src/transfer/core/core.ts); 1/8,192 of
+   * their sizes.
+   */
   readonly #known = new Map<Digest, Known>();
   #untrusted: readonly Uint8Array[] = [];
 
@@ -48,17 +54,17 @@ export class BlockVerifier {
     this.#checker = new AttestationChecker(components, { trusted: [...init.rootKeys, init.own] });
   }
 
-  /** Believes these keys of roots, and no others, from here on: at most `TRUSTED_MAX`, the last ones. */
+  /** Believes only these keys of roots from here on: at most `TRUSTED_MAX`, the last ones. */
   trust(rootKeys: readonly Uint8Array[]): void {
     this.#checker.trust([...rootKeys.slice(-TRUSTED_MAX), this.#own]);
   }
 
-  /** What these keys attested is bad from here on, also where it is kept. */
+  /** Blocks that these keys attested are bad from here on, also in memory and in the store. */
   distrust(keys: readonly Uint8Array[]): void {
     this.#untrusted = keys;
   }
 
-  /** From here on the blocks of the blob are those with these digests; false when they were known. */
+  /** From here on the blocks of the blob have these digests; false when they were known. */
   addDigests(blob: BlobRef, digests: BlockDigests): boolean {
     if (this.#known.has(blob.digest)) return false;
     const attested = new BitSet(blockCount(blob.sizeBytes));
@@ -71,7 +77,7 @@ export class BlockVerifier {
     this.#known.delete(digest);
   }
 
-  /** A block that a peer sent. */
+  /** Checks a block from a peer. */
   check(blob: BlobRef, index: BlockIndex, received: AttestedBlock): CheckedBlock {
     const { payload, attestation } = received;
     const blockDigest = this.#hash.blake3(payload.bytes);
@@ -89,8 +95,8 @@ export class BlockVerifier {
   }
 
   /**
-   * A block that this host got from the registry itself, or kept: held against the digests of the image, if there are any, and bad
-   * when a root attested it that is believed no more.
+   * Checks a block that this host got from the registry itself, or kept: by the digests of the
+   * image, if there are any. A block attested by a distrusted root is bad.
    */
   checkOwn(blob: BlobRef, index: BlockIndex, block: AttestedBlock): CheckedBlock {
     const { signer } = block.attestation;
@@ -105,7 +111,7 @@ export class BlockVerifier {
     return { verdict, block: { ...block, blockDigest } };
   }
 
-  /** Whether a verified block carries an attestation that every other host will take. */
+  /** Whether a verified block carries an attestation that every other host accepts. */
   mayPassOn(digest: Digest, index: BlockIndex, block: AttestedBlock): boolean {
     const known = this.#known.get(digest);
     if (known === undefined || known.attested.has(index)) return true;

@@ -10,13 +10,19 @@ import { bytesEqual } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
 import { transferMetrics } from './metrics.ts';
 
-/** Pause between two blocks, in milliseconds: 60 to 100 MB/s at most, a tenth of a core. Nothing waits for the outcome. */
+/**
+ * Pause between two blocks, in milliseconds: 60 to 100 MB/s at most, a tenth of a core. Nothing
+ * waits for the outcome.
+ */
 const PAUSE_MS = 2;
 
-/** Blobs that wait for their check; beyond it they are not checked (`skipped`). */
+/** Maximum number of blobs that wait for their check; further ones are not checked (`skipped`). */
 const WAITING_MAX = 1024;
 
-/** Blobs that are followed until they are whole: as many as a host of 100 images of 100 layers has. The oldest go first. */
+/**
+ * Maximum number of blobs followed until they are whole: as many as a host of 100 images of 100
+ * layers has. The oldest go first.
+ */
 const FOLLOWED_MAX = 16_384;
 
 interface Components {
@@ -28,9 +34,10 @@ interface Components {
 }
 
 /**
- * Hashes every blob once when its last block was stored, and drops all of it when it is not the blob of its name: what a root
- * attested was wrong then, or what the registry gave it. One blob at a time and slowly, a block between two turns of the event loop: 0.15 ms
- * of hashing, half of what handing the block to another thread costs.
+ * Hashes every blob once when its last block was stored, and drops all of it when its content does
+ * not match its digest: a root attested wrong blocks then, or the registry sent them. It checks one
+ * blob at a time and slowly, a block between two turns of the event loop: 0.15 ms of hashing, half
+ * of the cost of handing the block to another thread.
  *
  * Life: constructed -> `stored()` after each put -> `stop()`.
  */
@@ -38,7 +45,7 @@ export class WholeBlobCheck {
   readonly #parts: Components;
   readonly #onBad: (digest: Digest) => void;
   readonly #checks: Counter;
-  /** Lowest block of each blob of a size that was not held yet when we looked. */
+  /** Lowest block of each blob of a size that was missing at the last look. */
   readonly #missing = new BoundedMap<string, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
   readonly #waiting: BlobRef[] = [];
   readonly #stop = new AbortController();
@@ -93,7 +100,7 @@ export class WholeBlobCheck {
     if (bytesEqual(digest, digestBytes(blob.digest))) return 'good';
     this.#parts.logger.error(
       { blob: blob.digest },
-      'blob is not the one of its name: a root attested wrong blocks; all of them are dropped',
+      'blob content does not match its digest: a root attested wrong blocks; dropping them all',
     );
     this.#missing.delete(nameOf(blob));
     this.#onBad(blob.digest);

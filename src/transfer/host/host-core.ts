@@ -35,53 +35,52 @@ import type { Effect } from '../core/effects.ts';
 import { runsOf } from './runs.ts';
 import { Uplink } from './uplink.ts';
 
-/** How often an owner looks for members that fell silent. */
+/** How often an owner looks for silent members. */
 const EXPIRY_TICK_MS = 60_000;
 
-/** How long a root asks hosts for what they hold, after its start and after the roots have changed. (tunable) */
+/** How long a root asks holders, after its start or a change of roots. (tunable) */
 const TAKEOVER_MS = 10 * 60_000;
 
 /** Depth to assume before a place is known: right below the owner. */
 const NO_PLACE_DEPTH = 1;
 
-/**
- * Hops that a host below relays allows for the way from its relay to the owner: for 1,024 relays,
- * 11, and a relay's detours, 4.
- */
+/** Hops from a relay to the owner for a host below relays: 11 for 1,024 relays, 4 for detours. */
 const RELAY_HOPS = depthBound(1_024, INNER_CHILDREN) + HOPS_SLACK;
 
-/** A tree that a host takes part in; without a place at its owner, and until the owner has answered. */
+/** A tree that a host takes part in: as its owner, with a place, or waiting for a place. */
 export interface TreeSeat {
   readonly digest: Digest;
   readonly stripe: number;
   readonly place?: Place;
 }
 
-/** The hosts that keep trees, as this host is to use them. */
+/** The hosts that keep trees, for this host to use. */
 export interface Upstreams {
   /** All roots, this host among them if it is one. */
   readonly roots: readonly HostAddress[];
-  /** The relays of this host's group, this host among them if it is one; without any, it is in the trees of the roots themselves. */
+  /** Relays of this host's group, itself included if it is one; none: it is in the roots' trees. */
   readonly relays?: readonly HostAddress[];
 }
 
+/** Settings of a `HostCore`. */
 export interface HostCoreInit extends Upstreams {
   readonly self: HostCard;
-  /** What this host keeps: a root trees of its own stripes, a relay the part of its group in trees that hang from the roots'. */
+  /** A root keeps trees of its own stripes; a relay keeps its group's part of the roots' trees. */
   readonly role: AgentRole;
   readonly blocks?: Partial<CoreInit>;
   readonly topology?: Omit<TopologyInit, 'self'>;
   readonly reportIntervalMs?: number;
 }
 
-/** What a driver carries out: the effects of the block reducer that concern the world, and messages to owners. */
+/** Work for the driver: effects of the block reducer on the world, and messages to owners. */
 export type HostEffect<P, T> =
   | Exclude<Effect<P, T>, { type: 'touched' | 'no-holder' }>
   | { readonly type: 'tree'; readonly effect: MembershipEffect };
 
 /**
- * All logic of an agent in one reducer: the way of a block, the membership in trees and, on a root, the topology of the trees that it
- * owns. Calls take the time; effects are taken with `take()`; the block reducer is called through `blocks`.
+ * All logic of an agent in one reducer: the way of a block, the membership in trees and, on a root,
+ * the topology of its own trees. Calls take the time; `take()` returns the effects; callers reach
+ * the block reducer through `blocks`.
  */
 export class HostCore<P, T> {
   readonly blocks: BlockCore<P, T>;
@@ -98,7 +97,7 @@ export class HostCore<P, T> {
   /** Roots above the trees that this host is in; empty without relays. */
   #above: readonly PeerSource[] = [];
   #expiryMs: number | undefined;
-  /** Of the hosts that keep trees as this one does: in which order they own a stripe. */
+  /** The hosts that keep trees as this one does, in the order in which they own a stripe. */
   #ring = new RootRing([]);
   #ringPeers: ReadonlySet<PeerId> = new Set();
   #takeoverEndMs: number | undefined;
@@ -111,7 +110,7 @@ export class HostCore<P, T> {
       held: (digest: Digest, index: BlockIndex) => boolean;
       /** Blocks in the store, ascending. */
       blocksOf: (digest: Digest) => readonly BlockIndex[];
-      /** The registry that has a blob; '' when there is but one, and for all that are not configured. */
+      /** The registry that has a blob; '' when there is but one, and for all unconfigured ones. */
       sourceKey?: (digest: Digest) => string;
     },
     init: HostCoreInit,
@@ -165,7 +164,7 @@ export class HostCore<P, T> {
     return wakeMs === Number.POSITIVE_INFINITY ? undefined : wakeMs;
   }
 
-  /** Does what is due; also to be called once at the start. */
+  /** Runs the timers that are due; also called once at the start. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
     this.#takeoverEndMs ??= nowMs + TAKEOVER_MS;
@@ -194,7 +193,10 @@ export class HostCore<P, T> {
     this.#keepWanted();
   }
 
-  /** This host wants to read the blobs: joins their trees. Throws TransferError when one cannot be read; then nothing has changed. */
+  /**
+   * This host wants to read the blobs: joins their trees. Throws TransferError when one cannot be
+   * read; then nothing has changed.
+   */
   want(blobs: readonly LocatedBlob[], nowMs: number): void {
     this.#nowMs = nowMs;
     const release = this.#holdAll(blobs);
@@ -223,8 +225,9 @@ export class HostCore<P, T> {
   }
 
   /**
-   * The size that counts, from where the registry's word is known. Whoever goes by another one is refused from now on: the blob's
-   * trees and blocks of another size go, and what this host wants of it joins again.
+   * Sets the size that counts, by the registry's word. Hosts that name another size are refused
+   * from now on: the blob's trees and blocks of another size go, and this host joins again for its
+   * own reads.
    */
   confirm(ref: BlobRef, nowMs: number): void {
     this.#nowMs = nowMs;
@@ -270,8 +273,8 @@ export class HostCore<P, T> {
   }
 
   /**
-   * A host joins trees of this root or relay. A blob that cannot be taken now, or is known with another size, gets no place, and the
-   * others do. Throws TreeError; then nothing has changed.
+   * A host joins trees of this root or relay. A blob that is over a bound, or known with another
+   * size, gets no place; the others do. Throws TreeError; then nothing has changed.
    */
   join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
     this.#nowMs = nowMs;
@@ -332,7 +335,7 @@ export class HostCore<P, T> {
     for (const each of this.#memberships) this.#tree(each.leaveDone(ticket, nowMs));
   }
 
-  /** A peer told the order in which a blob is touched: believed only of those that this host reads from. */
+  /** A peer told the order in which a blob is touched: this host believes only its own sources. */
   orderFrom(peer: PeerId, order: TouchOrder, nowMs: number): void {
     this.#nowMs = nowMs;
     const blob = this.blocks.blob(order.digest);
@@ -370,7 +373,7 @@ export class HostCore<P, T> {
     };
   }
 
-  /** Whether this host is a relay, and the trees of the roots are where it gets the stripe from. */
+  /** Whether this host is a relay that gets the stripe from the trees of the roots. */
   #liesAbove(digest: Digest, stripe: number): boolean {
     return this.#uplink !== undefined && this.#keeps(digest, stripe);
   }
@@ -389,7 +392,7 @@ export class HostCore<P, T> {
     return this.#above.length === 0 ? sources : [...sources, ...this.#above];
   }
 
-  /** Whether this host is where the stripe comes from the registry. */
+  /** Whether this host reads the stripe from the registry. */
   #owns(digest: Digest, stripe: number): boolean {
     return this.#uplink === undefined && this.#keeps(digest, stripe);
   }
@@ -398,12 +401,16 @@ export class HostCore<P, T> {
   #keeps(digest: Digest, stripe: number): boolean {
     if (this.#topology === undefined) return false;
     if (this.#membership.isOwner(digest, stripe)) return true;
-    // Hosts joined here because the roots before this one are down for them; unless this host itself reads from one of those.
+    // Hosts join here when the roots before this one are down for them. The tree is not this host's
+    // if it reads from one of those.
     const isChild = this.#membership.sources(digest, stripe).length > 0;
     return !isChild && this.#topology.hasTree(digest, stripe);
   }
 
-  /** Keeps the blobs known until the function returned is called. Throws TransferError; then none is kept. */
+  /**
+   * Keeps the blobs known until the returned function is called. Throws TransferError; then it
+   * keeps none.
+   */
   #holdAll(blobs: readonly Pick<LocatedBlob, 'blob'>[]): () => void {
     const held: Digest[] = [];
     const release = (): void => {
@@ -421,14 +428,14 @@ export class HostCore<P, T> {
     return release;
   }
 
-  /** Children joined the first tree of a blob here, or left the last. */
+  /** The first child joined a tree of a blob here, or the last one left. */
   #onTrees(digest: Digest, any: boolean): void {
     const blob = this.blocks.blob(digest);
     if (!any) this.blocks.letGo(digest);
     else if (blob !== undefined) this.blocks.hold(blob);
   }
 
-  /** A relay joins the trees of the roots for what it keeps and its own host wants. */
+  /** A relay joins the trees of the roots for the blobs that it keeps and its own host wants. */
   #keepWanted(): void {
     if (this.#uplink === undefined) return;
     const blobs = [...this.#wanted.values()].map((open) => {
@@ -461,7 +468,7 @@ export class HostCore<P, T> {
     }
   }
 
-  /** Only what came to this root lately may be held by others and not by it. */
+  /** Only blobs that recently came to this root may be held by others and not by it. */
   #holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[] {
     const topology = this.#topology;
     if (topology === undefined) return [];

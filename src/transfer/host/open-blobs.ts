@@ -5,31 +5,31 @@ import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
 
-/** The next root is asked, and the first one left waiting, after this long without an answer. (tunable) */
+/** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
 const NEXT_ROOT_MS = 300;
 
-/** A host shows its client's right to the origin itself when no root has answered for this long. (tunable) */
+/** Without any root's answer for this long, a host shows its client's right itself. (tunable) */
 const OWN_WAY_MS = 700;
 
-/** Longest wait of a request, all roots and the origin included; below the time that a read has. */
+/** Longest wait of a request, all roots and the origin included; below the time of a read. */
 const REQUEST_MS_MAX = 15_000;
 
-/** What a root says of a blob is believed for this long; then it is asked again behind the next request. (tunable) */
+/** A root's answer is believed for this long; the next request has it asked again. (tunable) */
 const ANSWER_MS = 300_000;
 
-/** A blob without a root is read by its host's own way; roots are asked again after this long. (tunable) */
+/** Time between questions to roots about a blob that no root reaches. (tunable) */
 const ALONE_MS = 60_000;
 
-/** A definite no is remembered this long: clients repeat a request several times in a row. (tunable) */
+/** A definite no is remembered this long: clients repeat a request several times. (tunable) */
 const REFUSED_MS = 5_000;
 
-/** Roots remembered as silent; a cluster has a few. */
+/** Maximum number of roots remembered as silent; a cluster has a few. */
 const SILENT_MAX = 64;
 
-/** Rights remembered for one blob: clients of one host with credentials or signatures of their own. */
+/** Maximum number of rights for one blob: clients of one host have credentials of their own. */
 const RIGHTS_MAX = 64;
 
-/** Stands for the credentials or the signed URL of a request: a hash, never the secret. Empty for a request that shows nothing. */
+/** Stands for a request's credentials or signed URL: a hash, not the secret. Empty: none. */
 export type RightKey = string;
 
 /** Why a request may not read a blob; data for the answer. */
@@ -47,7 +47,7 @@ export type OpenRefusal =
 export type OpenAnswer =
   | {
       readonly outcome: 'open';
-      /** `key` names the blocks: the blob's digest, or a key in quarantine when the source is not believed. */
+      /** Names the blocks: the blob's digest, or a quarantine key for a doubtful source. */
       readonly key: Digest;
       readonly sizeBytes: number;
       /** The registry gives it to anybody. */
@@ -57,7 +57,7 @@ export type OpenAnswer =
   | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
   | { readonly outcome: 'refused'; readonly refusal: OpenRefusal };
 
-/** What the origin says of a request's own right: by a GET of one byte, never by HEAD, a redirect or a page. */
+/** The origin's word on a request's own right: by a GET of one byte; no HEAD, redirect or page. */
 export type ProbeResult =
   | { readonly outcome: 'accepted'; readonly sizeBytes: number }
   | { readonly outcome: 'refused'; readonly refusal: OpenRefusal }
@@ -74,11 +74,11 @@ export interface OpenRequest<T> {
 /** A blob that a request may read. */
 export interface OpenedBlob {
   readonly blob: BlobRef;
-  /** False when only this host's own way leads to it: no tree, and nothing of it is passed on before the whole is right. */
+  /** False when only this host's way leads to it: no tree; passed on only once all is right. */
   readonly isShared: boolean;
 }
 
-/** What the reducer wants done; outcomes come back by the call that is named. */
+/** Work for the driver; outcomes come back by the named call. */
 export type OpenEffect<T> =
   /** Ask a root; then `answered()` or `rootFailed()`. */
   | {
@@ -101,7 +101,7 @@ export type OpenEffect<T> =
     }
   | { readonly type: 'grant'; readonly token: T; readonly opened: OpenedBlob }
   | { readonly type: 'refuse'; readonly token: T; readonly refusal: OpenRefusal }
-  /** A blob proved to have another size: what is held under the key is dropped. */
+  /** A blob proved to have another size: the blocks under the key are dropped. */
   | { readonly type: 'drop'; readonly blob: BlobRef }
   /** The last user is long gone: the host leaves its trees. */
   | { readonly type: 'close'; readonly blob: BlobRef };
@@ -121,7 +121,7 @@ interface Waiter<T> extends OpenRequest<T> {
  * One blob by one source.
  *
  *     asking --open--> shared        a root knows it: size, key, whether it is public
- *       |  \--no-way, all silent--> alone     the client's own way is the only one; size from its GET
+ *       |  \--no-way, all silent--> alone     only the client's own way; size from its GET
  *       \---refused--> (gone)        a definite no for requests that show nothing of their own
  */
 interface Entry<T> {
@@ -153,24 +153,25 @@ type Attempt<T> =
   | { readonly kind: 'root'; readonly entry: Entry<T>; readonly root: PeerId }
   | { readonly kind: 'probe'; readonly entry: Entry<T>; readonly right: RightKey };
 
+/** Settings of an `OpenBlobs`. */
 export interface OpenBlobsInit {
-  /** Blobs that are open at a time; the least recently used one without waiting requests closes. */
+  /** Maximum number of open blobs; the least recently used one without waiting requests closes. */
   readonly entriesMax: number;
   /** How long an accepted right counts, in milliseconds. */
   readonly acceptMs: number;
   /** How much longer while neither a root nor the origin can be asked, in milliseconds. */
   readonly staleMs: number;
-  /** A blob that nobody used for this long closes, in milliseconds. */
+  /** A blob closes when nobody used it for this long, in milliseconds. */
   readonly idleMs: number;
 }
 
 /**
- * The blobs that clients of this host have open: the one place that decides size, sharing and rights of a blob here. A reducer: requests
- * and answers come in with the time, effects go out by `take()`. It runs in every agent and in the simulator.
+ * The blobs that clients of this host have open: the one place that decides size, sharing and
+ * rights of a blob here. A reducer with the time as input, in every agent and in the simulator.
  *
- * Nothing is taken from whoever names a blob first. Size and key are the word of a root; without one, the total that the origin tells this
- * host, and then for this host alone. A request reads what is public, or what the origin gives to *its own* right, with the size that is
- * known. A root that is silent costs a request `NEXT_ROOT_MS`; all of them `OWN_WAY_MS`.
+ * No client that names a blob decides anything. Size and key are a root's word; without one, the
+ * origin's total, for this host alone. A request reads public blobs, and those that the origin
+ * gives to *its own* right with the known size. Silent roots cost `NEXT_ROOT_MS`, all `OWN_WAY_MS`.
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
@@ -216,7 +217,7 @@ export class OpenBlobs<T> {
     return this.#entries.size;
   }
 
-  /** What a request may read at once, without an effect; undefined when there is more to it. */
+  /** The blob, if the request may read it at once, without an effect; else undefined. */
   opened(
     request: Pick<OpenRequest<T>, 'digest' | 'origin' | 'right'>,
     nowMs: number,
@@ -232,7 +233,7 @@ export class OpenBlobs<T> {
     return { blob: entry.blob, isShared: entry.phase === 'shared' };
   }
 
-  /** A client asks for a blob; ends in `grant` or `refuse` for its token, unless `cancel()` comes first. */
+  /** A client asks for a blob; ends in `grant` or `refuse`, unless `cancel()` comes first. */
   request(request: OpenRequest<T>, nowMs: number): void {
     this.#nowMs = nowMs;
     const entry = this.#entry(request);
@@ -267,7 +268,7 @@ export class OpenBlobs<T> {
         this.#beAlone(entry);
         break;
       case 'refused':
-        // A root refuses by its own credentials: a request with a right of its own may still be accepted.
+        // A root refuses by its own credentials: a request's own right may still be accepted.
         entry.refusal = isWhole(answer.refusal) ? answer.refusal : undefined;
         if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
         else this.#beAlone(entry);
@@ -313,7 +314,7 @@ export class OpenBlobs<T> {
     this.#settle(entry);
   }
 
-  /** A way that was accepted turned out to be closed (401, 403): what a client can mend it is told at once. */
+  /** An accepted way is closed (401, 403): the client gets a refusal that it can mend. */
   rightClosed(
     request: Pick<OpenRequest<T>, 'digest' | 'origin' | 'right'>,
     refusal: OpenRefusal,
@@ -337,7 +338,7 @@ export class OpenBlobs<T> {
     }
   }
 
-  /** Does what is due. */
+  /** Runs the timers that are due. */
   tick(nowMs: number): void {
     this.#nowMs = nowMs;
     for (
@@ -396,7 +397,7 @@ export class OpenBlobs<T> {
     return entry;
   }
 
-  /** Starts a round of questions to roots. What is known meanwhile goes on being used. */
+  /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
   #ask(entry: Entry<T>, right: RightKey = ''): void {
     if (entry.phase === 'asking' && entry.asking.size > 0) return;
     if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
@@ -414,7 +415,7 @@ export class OpenBlobs<T> {
     const left = this.#roots(entry.digest, entry.origin).filter((peer) => !entry.asked.has(peer));
     const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
     if (root === undefined) {
-      // All were asked: those that still owe an answer may give it, and the client's own way is taken beside.
+      // All were asked: late answers still count, and the client's own way is tried beside.
       entry.probesItself = true;
       if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry);
       return;
@@ -603,12 +604,12 @@ export class OpenBlobs<T> {
   }
 }
 
-/** Whether a root's refusal says all that the registry would say to a request that shows nothing: a client needs the challenge. */
+/** Whether a refusal says all that the registry would: a client needs the challenge. */
 function isWhole(refusal: OpenRefusal): boolean {
   return !('challenges' in refusal) || refusal.challenges.length > 0;
 }
 
-/** A blob by a source: what one source says of a digest counts for no other, until a root gives both the same key. */
+/** What one source says of a digest counts for no other, until a root gives both the same key. */
 function idOf({
   digest,
   origin,

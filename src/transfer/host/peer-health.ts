@@ -3,18 +3,20 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
 /**
- * How long a host waits for the answer to a call before it asks the next one too: the recent p95 of
- * such calls, within these bounds (tunable). Answers from memory take a few milliseconds; beyond a
- * second the caller of the caller begins to notice.
+ * Milliseconds that a host waits for the answer to a call before it asks the next host too: the
+ * recent p95 of such calls, within these bounds (tunable). Answers from memory take a few
+ * milliseconds; beyond a second the caller of the caller begins to notice.
  */
 export const PATIENCE_MS_MIN = 300;
+/** Upper bound of the patience; see `PATIENCE_MS_MIN`. */
 export const PATIENCE_MS_MAX = 1_000;
 
-/** Answers by which the p95 of a call is known: the second longest of so many. */
+/** Number of recent answers that give the p95 of a call: the second longest of them. */
 const RECENT_ANSWERS = 32;
 
-/** A silent peer is asked last for so long, doubled each time that it is silent again. */
+/** A silent peer is asked last for this long, doubled each time that it is silent again. */
 export const SILENT_MS_MIN = 1_000;
+/** Upper bound of the time that a silent peer is asked last; see `SILENT_MS_MIN`. */
 export const SILENT_MS_MAX = 30_000;
 
 /** Hedges that may be saved up, and how much of one each call earns: 5 % of calls, as of blocks. */
@@ -33,15 +35,16 @@ interface Lapse {
 }
 
 /**
- * What a host knows of the peers that it calls: who was silent or late, and how long answers take.
- * Only silence counts: a peer that refuses, or that sheds load, lives. Synchronous; time is passed in.
+ * A host's memory of the peers that it calls: which were silent or late, and how long answers take.
+ * Only silence counts: a peer that refuses, or that sheds load, lives. Synchronous; time is passed
+ * in.
  */
 export class PeerHealth {
   readonly #lapses = new BoundedMap<PeerId, Lapse>({ entriesMax: PEERS_MAX });
   readonly #tookMs = new Map<string, number[]>();
   #hedges = HEDGES_SAVED_MAX;
 
-  /** The peer said something, whatever it was. */
+  /** The peer said something. */
   heard(peer: PeerId): void {
     this.#lapses.delete(peer);
   }
@@ -61,7 +64,10 @@ export class PeerHealth {
     return this.#lapses.get(peer)?.silent ?? false;
   }
 
-  /** The hosts as they are best asked: as they came, the silent and late ones last until they are due again. */
+  /**
+   * The hosts as they are best asked: as they came, the silent and late ones last until they are
+   * due again.
+   */
   order<H extends HostAddress>(hosts: readonly H[], nowMs: number): readonly H[] {
     const isLeftAlone = ({ peer }: H): boolean => nowMs < (this.#lapses.get(peer)?.untilMs ?? 0);
     const [left, first] = [hosts.filter(isLeftAlone), hosts.filter((host) => !isLeftAlone(host))];

@@ -9,8 +9,9 @@ import { runsOf } from './runs.ts';
 type KeptBlob = Pick<WantedBlob, 'blob' | 'origin' | 'stripes'>;
 
 /**
- * A relay's way to the roots: its membership in their trees, for just the stripes whose trees it keeps for its own group of hosts.
- * So of a group one host per stripe is in the tree of the owner, and asks it for a block once.
+ * A relay's way to the roots: its membership in their trees, for just the stripes whose trees it
+ * keeps for its own group. So one host of a group per stripe is in the owner's tree, and asks the
+ * owner for each block once.
  */
 export class Uplink {
   readonly membership: Membership;

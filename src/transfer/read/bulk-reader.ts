@@ -4,17 +4,26 @@ import { within } from '../../runtime/deadline.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { BlobReader } from '../contracts/blob-reader.ts';
 
-/** Blocks that one reader is ahead, when it is alone: 4 MiB, two windows of prefetches at one parent (CORE_DEFAULTS.peerPrefetchMax). */
+/**
+ * Blocks that one reader is ahead, when it is alone: 4 MiB, two windows of prefetches at one parent
+ * (CORE_DEFAULTS.peerPrefetchMax).
+ */
 const AHEAD_BLOCKS_MAX = 16;
 const AHEAD_BLOCKS_MIN = 2;
 
-/** What all readers of a host are ahead together: 64 MiB. */
+/** Blocks that all readers of a host are ahead together: 64 MiB. */
 const AHEAD_BLOCKS_IN_ALL = 256;
 
-/** A block that is next, and does not come for this long, is asked for as by a program that waits: at 128 KiB/s bulk reads go on whatever else does. */
+/**
+ * The next block is asked for as by a waiting program when it does not come for this long. So bulk
+ * reads go on at 128 KiB/s, whatever else does.
+ */
 const PATIENCE_MS = 2_000;
 
-/** With the patience below the time that an answer has (edge/mirror/endpoint.ts): the error of the read says more than that of the answer. */
+/**
+ * Together with the patience below the time of an answer (edge/mirror/endpoint.ts): the error of
+ * the read says more than that of the answer.
+ */
 const DEMAND_MS_MAX = 26_000;
 
 /** Bytes [offset, offset + length) of a blob. */
@@ -24,13 +33,14 @@ interface Range {
 }
 
 interface Ahead extends Range {
-  /** Undefined when it did not come: it is asked for again once it is next. */
+  /** Undefined when the block did not come: it is asked for again once it is next. */
   readonly bytes: Promise<Uint8Array | undefined>;
 }
 
 /**
- * Reads much of a blob in order, for somebody who wants all of it: several blocks ahead, over all stripes, behind every demand read at
- * every hop. What such a read touches says nothing about what a container touches first, and nobody is told.
+ * Reads much of a blob in order, for a reader that wants all of it: several blocks ahead, over all
+ * stripes, behind every demand read at every hop. The touches of such a read say nothing about what
+ * a container touches first, so no host is told of them.
  */
 export class BulkReader {
   readonly #reader: BlobReader;
@@ -42,7 +52,10 @@ export class BulkReader {
     this.#clock = components.clock;
   }
 
-  /** Verified pieces of a block at most, each in memory of the caller's own. Throws TransferError, 28 s after the last piece at the latest. */
+  /**
+   * Verified pieces of at most a block, each in memory of the caller's own. Throws TransferError,
+   * 28 s after the last piece at the latest.
+   */
   async *read(blob: BlobRef, range: Range, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const left = new AbortController();
     const either = AbortSignal.any([signal, left.signal]);
@@ -81,7 +94,7 @@ export class BulkReader {
     const come = within(this.#clock, PATIENCE_MS, (late) => orAbort(piece.bytes, late));
     const bytes = await come.catch(() => undefined);
     if (bytes !== undefined) return bytes;
-    // A prefetch of the block under way becomes a demand read by this, here and at every hop.
+    // This turns a prefetch of the block in flight into a demand read, here and at every hop.
     const options = { kind: 'demand', timeoutMs: DEMAND_MS_MAX, signal } as const;
     return this.#reader.read(blob, piece.offset, piece.length, options);
   }

@@ -10,7 +10,7 @@ import type { BlobReader, LocatedBlob } from '../contracts/blob-reader.ts';
 import { TransferError } from '../contracts/errors.ts';
 import { tracedOrders } from './traced-blocks.ts';
 
-/** What opening an image takes of an agent; `TransferEngine` has all of it. */
+/** Parts of an agent that open an image; `TransferEngine` has all of them. */
 export interface ImageOpener extends BlobReader {
   readonly tree: {
     open(blobs: readonly LocatedBlob[], signal?: AbortSignal, placesMsMax?: number): Promise<void>;
@@ -19,11 +19,11 @@ export interface ImageOpener extends BlobReader {
   addDigests(blob: BlobRef, digests: BlockDigests): void;
 }
 
-/** What following the trace of an image takes. */
+/** Parts of an agent that follow the trace of an image. */
 interface TraceFollower {
   readonly codec: Codec;
   readonly logger: Logger;
-  /** Takes in the order in which containers touch a blob: what is missing of it is prefetched. */
+  /** Takes in the order in which containers touch a blob: its missing blocks are prefetched. */
   order(order: TouchOrder): void;
 }
 
@@ -31,7 +31,7 @@ interface TraceFollower {
 export interface OpenedImage {
   /** Its layers. */
   readonly digests: readonly Digest[];
-  /** Leaves the trees. To be called once. */
+  /** Leaves the trees. Call it once. */
   close(): void;
 }
 
@@ -87,10 +87,7 @@ export async function openImage(
   };
 }
 
-/**
- * Never rejects. Joins the tree of the trace by itself, so that whatever is wrong with it harms no
- * layer.
- */
+/** Joins the tree of the trace by itself, so that a bad trace harms no layer. Never rejects. */
 async function followTrace(
   { engine, trace }: { engine: ImageOpener; trace: TraceFollower },
   { reference, manifest, origin }: ResolvedImage,

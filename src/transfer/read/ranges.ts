@@ -11,8 +11,9 @@ export function checkRange(blob: BlobRef, offset: number, length: number): void 
 }
 
 /**
- * Copies the part of a block that lies in the range starting at `offset` of the blob. Throws TransferError, `range`, when the block ends
- * before its part of the range does: what was not written would be sent as zeros.
+ * Copies the part of a block that lies in the range starting at `offset` of the blob. Throws
+ * TransferError, `range`, when the block ends before its part of the range does: the missing bytes
+ * would be sent as zeros.
  */
 export function copyOverlap(
   target: Uint8Array,
@@ -25,7 +26,7 @@ export function copyOverlap(
   const to = Math.min(offset + target.length, blockStart + BLOCK_SIZE_BYTES);
   if (to - blockStart > block.length) {
     throw new TransferError(
-      `block ${index} has ${block.length} bytes, and ${to - blockStart} of it are wanted`,
+      `block ${index} has ${block.length} bytes, and the range needs ${to - blockStart}`,
       { code: 'range' },
     );
   }

@@ -34,8 +34,8 @@ interface Components {
 }
 
 /**
- * The blocks that the trace of an image names, in its order, behind those that opening the image
- * reads. Empty when it ships no trace, or one of no reads. Rejects with ImageError and
+ * The blocks that the trace of an image names, in its order, after the blocks that opening the
+ * image reads. Empty when it ships no trace, or one of no reads. Rejects with ImageError and
  * TransferError.
  */
 export async function tracedBlocks(

@@ -33,8 +33,8 @@ import { jitter, RootLink, type CallFailure } from './root-link.ts';
 import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
 
 /**
- * A request for the caller to send. Its outcome comes back with the ticket: `joinReply` or `joinFailed`, `reportReply` or
- * `reportFailed`, `leaveDone`; exactly one of them, within a deadline that the caller keeps. Further ones are ignored.
+ * A request for the caller to send. Exactly one outcome comes back with the ticket, within the
+ * caller's deadline: `joinReply` or `joinFailed`, `reportReply` or `reportFailed`, `leaveDone`.
  */
 export type MembershipEffect =
   | {
@@ -56,14 +56,15 @@ export type MembershipEffect =
       readonly ticket: number;
     };
 
+/** Settings of a `Membership`. */
 export interface MembershipInit {
   readonly self: HostCard;
-  /** This host is a root too: it owns the stripes that it comes first for, and is a child in the others. */
+  /** This host is a root too: it owns the stripes that it comes first for, a child elsewhere. */
   readonly isRoot?: boolean;
   readonly random: Random;
   /** Milliseconds between reports. */
   readonly reportIntervalMs?: number;
-  /** Names the requests; shared by the memberships of one host, so that an outcome finds the one that it belongs to. */
+  /** Names requests; one host's memberships share it, so that an outcome finds its request. */
   readonly nextTicket?: () => number;
 }
 
@@ -74,31 +75,31 @@ type Pending =
   | { readonly kind: 'leave'; readonly link: Link; readonly digests: readonly Digest[] };
 
 /**
- * A host's side of the trees that it is in, as a synchronous reducer: each call is an event at `nowMs` and returns the
- * requests to send. `tick()` is due at `nextWakeMs`.
+ * A host's side of its trees, as a synchronous reducer: each call is an event at `nowMs` and
+ * returns the requests to send. `tick()` is due at `nextWakeMs`.
  *
- * Per stripe: the owner is the first root in rendezvous order that is not down. A host joins there, reports now and then, and
- * takes the places that the answers bring. When its parent is lost it uses the next ancestor of its path at once and reports;
- * when the owner is down it keeps its place and joins at the next root, telling what it holds. When a root that comes earlier in
- * the order is back, new joins go to it, and the stripes joined elsewhere move to it when their next report is due. A blob that a
- * root refuses waits by itself: the root lives, and the other blobs are none the worse.
+ * Per stripe: the owner is the first root in rendezvous order that is not down. A host joins there,
+ * reports now and then, and takes the places in the answers. When its parent is lost it uses the
+ * next ancestor of its path at once and reports. When the owner is down it keeps its place, joins
+ * at the next root and tells its blocks. When an earlier root is back, new joins go to it; stripes
+ * joined elsewhere move to it at their next report. A blob that a root refuses waits by itself.
  */
 export class Membership {
   readonly #self: HostCard;
   readonly #isRoot: boolean;
   readonly #random: Random;
   readonly #reportIntervalMs: number;
-  /** The live roots but this host. */
+  /** The live roots except this host. */
   readonly #links = new Map<PeerId, Link>();
   #ring = new RootRing([]);
   readonly #seats = new Map<Digest, Map<number, Seat>>();
-  /** Seats for which no root is up, and those that this host owns in place of a root that is down. */
+  /** Seats without a live root, and seats that this host owns in place of a root that is down. */
   readonly #unsettled = new Set<Seat>();
   readonly #lost = new BoundedMap<PeerId, number>({ entriesMax: LOST_REMEMBERED_MAX });
   readonly #pending = new Map<number, Pending>();
   #effects: MembershipEffect[] = [];
   #generation = 0;
-  /** Sources handed out in this generation, one object for all stripes: a host is in dozens of trees with the same few others. */
+  /** Sources of this generation, shared by all stripes: dozens of trees have the same few hosts. */
   readonly #sources = new Map<HostAddress, Map<Source['role'], Source>>();
   readonly #nextTicket: () => number;
   /** Time of the last event. */
@@ -113,7 +114,7 @@ export class Membership {
     this.#nextTicket = init.nextTicket ?? counter();
   }
 
-  /** The roots that are thought to be alive (this host need not be among them). */
+  /** The roots believed to be alive (this host need not be among them). */
   rootsChanged(roots: readonly HostAddress[], nowMs: number): readonly MembershipEffect[] {
     const others = new Map(
       roots.filter(({ peer }) => peer !== this.#self.peer).map((root) => [root.peer, root]),
@@ -138,8 +139,8 @@ export class Membership {
   }
 
   /**
-   * The host wants these blobs: it takes part in the trees of their stripes. The layers of an image come in one call, and so
-   * cost one JOIN per owner. For a blob wanted already, `held` is replaced, and stripes not wanted yet are joined.
+   * The host wants these blobs: it joins the trees of their stripes, with one JOIN per owner and
+   * call. For a blob wanted already, `held` is replaced, and only new stripes are joined.
    */
   want(blobs: readonly Wanted[], nowMs: number): readonly MembershipEffect[] {
     for (const wanted of blobs) {
@@ -221,7 +222,7 @@ export class Membership {
     const unknown = new Set(reply.unknown);
     for (const seat of seats) {
       if (!unknown.has(seat.digest) || !link.seated.delete(seat)) continue;
-      // The owner may place others below us without knowing of our parent: it is given up before we ask again.
+      // The owner may place hosts below this one without knowing its parent: the parent goes first.
       seat.drop();
       link.waiting.add(seat);
     }
@@ -276,7 +277,7 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
-  /** When `tick()` is due next, in milliseconds of the same clock; undefined while nothing is to happen by itself. */
+  /** When `tick()` is due next, in milliseconds of the same clock; undefined: nothing is due. */
   get nextWakeMs(): number | undefined {
     const [lost] = this.#lost;
     let wake = lost?.[1] ?? Number.POSITIVE_INFINITY;
@@ -298,7 +299,7 @@ export class Membership {
     return wake === Number.POSITIVE_INFINITY ? undefined : wake;
   }
 
-  /** Whom to ask for blocks of the stripe, best first; empty for its owner, and when no root is known. */
+  /** Peers to ask for blocks of the stripe, best first; empty for its owner, or without a root. */
   sources(digest: Digest, stripe: number): readonly Source[] {
     const seat = this.#seats.get(digest)?.get(stripe);
     if (seat === undefined || seat.owned) return [];
@@ -314,7 +315,7 @@ export class Membership {
     return seat.sources.list;
   }
 
-  /** Whether this host, a root, is the owner of the stripe as far as it knows; for blobs not wanted here as well. */
+  /** Whether this root is the stripe's owner as far as it knows; also for blobs not wanted here. */
   isOwner(digest: Digest, stripe: number): boolean {
     const seat = this.#seats.get(digest)?.get(stripe);
     return seat?.owned ?? this.#ring.order(digest, stripe)[0] === this.#self.peer;
@@ -354,7 +355,7 @@ export class Membership {
   #take(seat: Seat, place: Place, link: Link, nowMs: number): boolean {
     const before = seat.place?.path[0]?.peer;
     const refusal = seat.take(place, link.host.peer, this.#self.peer);
-    // A stale place is no loss: a newer one is held.
+    // A stale place is no loss: this host holds a newer one.
     if (refusal !== undefined) return refusal === 'stale';
     if (before !== undefined && before !== place.path[0]?.peer) {
       this.#reportBy(link, nowMs + jitter(this.#random, ACK_DELAY_MS / 2, 1));
@@ -362,7 +363,7 @@ export class Membership {
     return true;
   }
 
-  /** Sends the seat to the first root in its order that is up; to none when that is this host, or all are down. */
+  /** Sends the seat to its first live root; to none when that is this host, or all are down. */
   #assign(seat: Seat, nowMs: number): void {
     const target = this.#rightful(seat, nowMs);
     if (target !== undefined && target === seat.link) return;
@@ -401,7 +402,7 @@ export class Membership {
     this.#unsettled.delete(seat);
   }
 
-  /** Tells the root that the seat was joined to before, once no stripe of the blob is joined there any more. */
+  /** Tells the root of the seat's last join, once no stripe of the blob is joined there. */
   #partFromLeft(seat: Seat): void {
     const left = seat.left;
     seat.left = undefined;
@@ -442,7 +443,7 @@ export class Membership {
   }
 
   #failed(link: Link, nowMs: number, failure: 'silent' | 'failed'): void {
-    // Where nobody else is there, a root that stands still for a moment is better asked once more.
+    // Without another owner, a root that stands still for a moment is better asked once more.
     const silent = failure === 'silent' && this.#hasOther(link, nowMs);
     const down = link.fail(nowMs, this.#random, silent);
     if (!down || this.#links.get(link.host.peer) !== link) return;
@@ -460,7 +461,7 @@ export class Membership {
     return false;
   }
 
-  /** The root refused a JOIN of so many blobs: the seat is asked for again with half of them, or, alone, later each time. */
+  /** The root refused a JOIN: the seat goes into one of half the blobs, or, alone, waits longer. */
   #refuse(seat: Seat, link: Link, refusal: { blobCount: number; nowMs: number }): void {
     const { blobCount, nowMs } = refusal;
     seat.blobsMax = Math.max(1, Math.floor(blobCount / 2));
@@ -530,7 +531,7 @@ export class Membership {
     return true;
   }
 
-  /** Asks a silent root for a sign of life: a report of nothing. */
+  /** Asks a silent root for a sign of life by an empty report. */
   #probe(link: Link): void {
     link.reportDueMs = Number.POSITIVE_INFINITY;
     const ticket = this.#nextTicket();

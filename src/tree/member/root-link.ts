@@ -13,20 +13,23 @@ export function jitter(random: Random, base: number, spread: number): number {
 /**
  * Why a request to a root has no reply.
  *
- * - `silent`: the root showed no sign of life, though it was asked for one. `failed`: there is no connection, or no reply in time.
- * - `refused`: it said no, or that it is overloaded. That is a sign of life.
+ * - `silent`: the root showed no sign of life, though it was asked for one. `failed`: there is no
+ *   connection, or no reply in time.
+ * - `refused`: the root said no, or that it is overloaded. That is a sign of life.
  */
 export type CallFailure = 'silent' | 'failed' | 'refused';
 
 /**
- * What a host knows of a root and has under way with it; `S` is its part in a stripe.
+ * A host's knowledge of a root, and its requests in flight there; `S` is the host's part in a
+ * stripe.
  *
- * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the next failure is enough. A root
- * that was silent stays down until it answers a probe, since each new blob would wait for it otherwise.
+ * Health: up -> a request fails (it is repeated once) -> down for a while -> up, on probation: the
+ * next failure is enough. A root that was silent stays down until it answers a probe, since each
+ * new blob would wait for it otherwise.
  */
 export class RootLink<S> {
   host: HostAddress;
-  /** Seats to be joined here, seats named in the JOIN under way, and seats held here. */
+  /** Seats to be joined here, seats named in the JOIN in flight, and seats held here. */
   readonly waiting = new Set<S>();
   /** Seats that were refused here, and when each is asked for again. */
   readonly refused = new Map<S, number>();
@@ -34,7 +37,7 @@ export class RootLink<S> {
   readonly seated = new Set<S>();
   /** Peers to be reported as lost. */
   readonly lost = new Set<PeerId>();
-  /** Blobs whose LEAVE is under way: a new JOIN waits for it, so that they arrive in this order. */
+  /** Blobs whose LEAVE is in flight: a new JOIN waits for it, so that they arrive in this order. */
   readonly leaving = new Set<Digest>();
   joinsUnderWay = 0;
   reportTicket: number | undefined;
@@ -53,7 +56,7 @@ export class RootLink<S> {
     return this.#silent || nowMs < this.#downUntilMs;
   }
 
-  /** It is down because it was silent: a probe finds out when it is back. */
+  /** The root is down because it was silent: a probe finds out when it is back. */
   get silent(): boolean {
     return this.#silent;
   }
@@ -62,7 +65,7 @@ export class RootLink<S> {
     return this.#downUntilMs;
   }
 
-  /** The root answered; whether it was silent before. */
+  /** The root answered. Returns whether it was silent before. */
   succeed(): boolean {
     const wasSilent = this.#silent;
     this.#failures = 0;
@@ -72,12 +75,15 @@ export class RootLink<S> {
     return wasSilent;
   }
 
-  /** The connection broke: the next failed request is enough to call it down. */
+  /** The connection broke: the next failed request is enough to call the root down. */
   suspect(): void {
     this.#failures = Math.max(this.#failures, FAILURES_MAX - 1);
   }
 
-  /** A request failed; whether the root counts as down now. `silent`: it is down at once, until it answers. */
+  /**
+   * A request failed. Returns whether the root counts as down now. `silent`: it is down at once,
+   * until it answers.
+   */
   fail(nowMs: number, random: Random, silent: boolean): boolean {
     this.#failures = silent ? FAILURES_MAX : this.#failures + 1;
     this.#silent ||= silent;

@@ -39,7 +39,7 @@ export class Seat {
   /** Root that this host was joined to before. */
   left: RootLink<Seat> | undefined;
   owned = false;
-  /** Times in a row that it was refused by itself, and the most blobs of the next JOIN that names it. */
+  /** Refusals in a row of a JOIN for it alone, and most blobs of the next JOIN that names it. */
   refusals = 0;
   blobsMax = BLOBS_PER_JOIN_MAX;
   place: Place | undefined;
@@ -81,8 +81,7 @@ export class Seat {
 
 /**
  * Hosts to ask, in this order: the nearest ancestor that is not lost, the alternates, the ancestors
- * above, the roots in the order in which they would take over. Leaves lost peers out, unless there
- * are no others.
+ * above, the roots in the order of takeover. Leaves lost peers out, unless there are no others.
  */
 export function rankSources(
   seat: Seat,

@@ -21,7 +21,10 @@ interface Facts {
   order: readonly BlockIndex[] | undefined;
 }
 
-/** What an owner remembers of blobs besides their trees: who holds which blocks, and in which order they are first touched. */
+/**
+ * An owner's memory of blobs besides their trees: the holders of their blocks, and the order of
+ * first touches.
+ */
 export class BlobFacts {
   readonly #blobs = new BoundedMap<Digest, Facts>({
     entriesMax: BLOBS_REMEMBERED_MAX,
@@ -48,7 +51,7 @@ export class BlobFacts {
     if (digests?.size === 0) this.#holdings.delete(peer);
   }
 
-  /** The peer holds these blocks (ascending runs), in place of what it was known to hold. */
+  /** The peer holds these blocks (ascending runs); they replace its earlier ones. */
   setHeld(
     peer: PeerId,
     { digest, runs }: { readonly digest: Digest; readonly runs: readonly BlockRun[] },
@@ -76,7 +79,7 @@ export class BlobFacts {
     else digests.add(digest);
   }
 
-  /** The peer holds nothing that it said it holds, and is not believed for a while. */
+  /** The peer holds none of the blocks that it claimed, and is distrusted for a while. */
   distrust(peer: PeerId, nowMs: number): void {
     this.drop(peer);
     this.#distrusted.set(peer, nowMs + DISTRUST_MS);
@@ -91,7 +94,7 @@ export class BlobFacts {
     }
   }
 
-  /** Peers that said they hold the block, the first to say so first, at most HOLDERS_ANSWERED_MAX. */
+  /** Peers that claimed the block, the earliest first, at most HOLDERS_ANSWERED_MAX. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     const found: PeerId[] = [];
     for (const [peer, { runs }] of this.#blobs.peek(digest)?.holders ?? []) {
@@ -101,7 +104,10 @@ export class BlobFacts {
     return found;
   }
 
-  /** A block was asked for; only its first time counts, and only the first ORDER_BLOCKS_MAX blocks of a blob. */
+  /**
+   * A block was asked for; only its first time counts, and only for the first ORDER_BLOCKS_MAX
+   * blocks of a blob.
+   */
   touch(digest: Digest, index: BlockIndex): void {
     const facts = this.#of(digest);
     if (facts.touched.size >= ORDER_BLOCKS_MAX || facts.touched.has(index)) return;

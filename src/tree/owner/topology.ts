@@ -34,10 +34,11 @@ import type { HostState, Member } from './nodes.ts';
 import { mayUse, PlaceIssuer } from './places.ts';
 import { StripeTree } from './stripe-tree.ts';
 
+/** Settings of a `Topology`. */
 export interface TopologyInit {
   /** The owner: the root of all its trees. */
   readonly self: HostCard;
-  /** Children of a host in one tree, at least 2; with colours, one more for each colour but one in the trees of its own. */
+  /** Children of a host in one tree, at least 2; with colours, one more for each other colour. */
   readonly fanOut?: number;
   /** Colours of trees, at least 1. */
   readonly colours?: number;
@@ -47,13 +48,13 @@ export interface TopologyInit {
   readonly expiryMs?: number;
   /** Alternate parents named in a place. */
   readonly alternatesMax?: number;
-  /** Epochs start above this. A restarted owner must pass more than it ever gave out: wall-clock milliseconds do. */
+  /** Epochs start above this; a restarted owner must pass its own: wall-clock milliseconds do. */
   readonly epochBase?: number;
   /** Bounds, smaller in tests. */
   readonly hostsMax?: number;
   readonly treesMax?: number;
   readonly membersPerTreeMax?: number;
-  /** Told when a blob gets its first tree, and when it has lost its last. */
+  /** Called when a blob gets its first tree, and when it has lost its last. */
   readonly onTrees?: (digest: Digest, any: boolean) => void;
 }
 
@@ -61,7 +62,7 @@ export interface TopologyInit {
 interface Host extends HostState {
   card: HostCard;
   heardMs: number;
-  /** Parent that it was given last, by colour of the tree. */
+  /** The last parent that it was given, by colour of the tree. */
   readonly parents: (HostState | undefined)[];
   /** Children that did not reach it, and when they said so. */
   readonly lostBy: Map<PeerId, number>;
@@ -83,6 +84,7 @@ export interface TreeEdge {
   readonly depth: number;
 }
 
+/** Counts of one tree, for people and tests. */
 export interface TreeSummary {
   readonly digest: Digest;
   readonly stripe: number;
@@ -90,11 +92,11 @@ export interface TreeSummary {
 }
 
 /**
- * The owner's side of its trees, as a synchronous reducer: each call is one event at `nowMs` (any monotonic milliseconds) and
- * returns the reply. Nothing happens between calls; `tick()` is due now and then (a minute is fine).
+ * The owner's side of its trees, as a synchronous reducer: each call is one event at `nowMs` (any
+ * monotonic milliseconds) and returns the reply. `tick()` is due now and then (a minute is fine).
  *
- * What hosts are told is in `PlaceIssuer`, who hangs where in `StripeTree`, holders and touch order in `BlobFacts`.
- * Errors: TreeError; a call that throws has changed nothing.
+ * `PlaceIssuer` decides the places told to hosts, `StripeTree` the parent of each host; `BlobFacts`
+ * keeps holders and touch order. Errors: TreeError; a call that throws has changed nothing.
  */
 export class Topology {
   readonly #self: HostState;
@@ -113,11 +115,11 @@ export class Topology {
   /** Heard least recently first. */
   readonly #hosts = new Map<PeerId, Host>();
   readonly #trees = new Map<Digest, Map<number, StripeTree>>();
-  /** Who was first to want a tree, while it still wants it. */
+  /** The first host that wanted a tree, while it still wants it. */
   readonly #founders = new Map<StripeTree, Host>();
   /** Hosts that founded a tree. */
   #founderCount = 0;
-  /** Hosts taken out of a tree without their word, as `peer digest/stripe`: they may hold a place. Oldest first. */
+  /** Hosts removed without their word, as `peer digest/stripe`, oldest first: may hold a place. */
   readonly #ghosts = new BoundedMap<string, true>({ entriesMax: GHOSTS_MAX });
   #treeCount = 0;
   #hostsSeen = 0;
@@ -154,16 +156,13 @@ export class Topology {
     });
   }
 
-  /** So many roots share the stripes: bounds the children of the owner in the trees made from now on. */
+  /** The number of roots that share the stripes: bounds the owner's children in later trees. */
   rootsChanged(count: number): void {
     if (this.#isRootFanOutSet) return;
     this.#rootFanOut = ownerFanOut(this.#fanOut, this.#colours.count, count);
   }
 
-  /**
-   * Gives `peer` its places. Asking again for a place held gives the same one. A tree that is full, or beyond what one host may have,
-   * gets no place in the reply: the host asks for it again later.
-   */
+  /** Gives `peer` its places, the same when asked again; none in a full tree, or over a bound. */
   join(peer: PeerId, request: JoinRequest, nowMs: number): JoinReply {
     this.check(peer, request);
     const host = this.#admit(peer, request.host, nowMs);
@@ -208,11 +207,12 @@ export class Topology {
     if (host.members.size === 0) this.#forget(host);
   }
 
-  /** Takes a report: who did not answer, and which places the host holds. Replies with what it should hold instead. */
+  /** Takes a report: lost peers, and the places the host holds. Replies with corrections. */
   report(peer: PeerId, request: ReportRequest, nowMs: number): ReportReply {
     if (request.held.length > PLACES_PER_REPORT_MAX) {
       throw new TreeError(
-        `the report of ${peer} lists ${request.held.length} places; at most ${PLACES_PER_REPORT_MAX} are taken`,
+        `the report of ${peer} lists ${request.held.length} places; ` +
+          `at most ${PLACES_PER_REPORT_MAX} are taken`,
         { code: 'invalid', field: 'held' },
       );
     }
@@ -251,22 +251,22 @@ export class Topology {
     }
   }
 
-  /** Records that someone asked for the block; the order of first touches goes out with the replies to JOIN. */
+  /** Records a read of the block; replies to JOIN carry the order of first touches. */
   touch(digest: Digest, index: BlockIndex): void {
     this.#facts.touch(digest, index);
   }
 
-  /** Hosts that said at their JOIN that they hold the block and are still here: asked before the registry. At most 8. */
+  /** At most 8 hosts that claimed the block at JOIN and are here: asked before the registry. */
   holders(digest: Digest, index: BlockIndex): PeerId[] {
     return this.#facts.holders(digest, index);
   }
 
-  /** The host did not give what it said it holds: nothing of that is believed for a while. */
+  /** The host did not give a block that it claimed to hold: its claims do not count for a while. */
   distrust(peer: PeerId, nowMs: number): void {
     this.#facts.distrust(peer, nowMs);
   }
 
-  /** Where a known host is reached. */
+  /** The card of a known host. */
   addressOf(peer: PeerId): HostCard | undefined {
     return this.#hosts.get(peer)?.card;
   }
@@ -287,7 +287,7 @@ export class Topology {
     return stripe === undefined ? stripes !== undefined : stripes?.has(stripe) === true;
   }
 
-  /** Takes everybody out of the blob's trees: their next report tells them so. */
+  /** Takes every host out of the blob's trees: their next report tells them so. */
   drop(digest: Digest, nowMs: number): void {
     const trees = [...(this.#trees.get(digest)?.values() ?? [])];
     if (trees.length === 0) return;
@@ -298,7 +298,7 @@ export class Topology {
     }
   }
 
-  /** All edges of a tree, members in the order of their first JOIN to this owner. Costs a visit to every known host. */
+  /** All edges of a tree, in the order of first JOINs here. Costs a visit to every known host. */
   edges(digest: Digest, stripe: number): TreeEdge[] {
     const tree = this.#trees.get(digest)?.get(stripe);
     if (tree === undefined) return [];
@@ -342,14 +342,15 @@ export class Topology {
     if (this.#hosts.has(peer) || this.#hosts.size < this.#hostsMax) return;
     const limit = this.#hostsMax;
     throw new TreeError(
-      `the JOIN of ${peer} is refused: this owner keeps at most ${limit} hosts; add roots, or wait until hosts leave`,
+      `the JOIN of ${peer} is refused: this owner keeps at most ${limit} hosts; ` +
+        'add roots, or wait until hosts leave',
       { code: 'full', what: 'hosts', limit },
     );
   }
 
   /**
-   * Whether a host may come into a tree, or found one. Once half of the trees that may be are there, a host founds no more than its
-   * equal part of that half; and never more than a quarter of all.
+   * Whether a host may join a tree, or found one. Once half of the maximum number of trees exists,
+   * a host founds no more than its equal part of that half; and never more than a quarter of all.
    */
   #hasRoom(host: Host, tree: StripeTree | undefined): boolean {
     if (host.members.size >= PLACES_PER_REPORT_MAX) return false;
@@ -420,7 +421,7 @@ export class Topology {
     this.#colours.dropHost(zone, host.colour);
   }
 
-  /** Adds a host to a tree; if it can, under the parent that it has in another tree of the colour: one connection serves both. */
+  /** Adds a host to a tree, if it can under its parent in another tree of the colour. */
   #add(host: Host, tree: StripeTree, nowMs: number): Member {
     const parent = host.parents[tree.colour];
     const liked = parent === this.#self ? tree.root : this.#memberOf(tree, parent);
@@ -438,7 +439,7 @@ export class Topology {
     if (member === undefined) return;
     tree.remove(member, nowMs);
     const next = this.#add(host, tree, nowMs);
-    // The host still holds its old path: what it may use goes on being counted.
+    // The host still holds its old path: its permitted sources still count.
     next.issued = member.issued;
     next.issuedEpoch = member.issuedEpoch;
     next.acked = member.acked;
@@ -484,7 +485,7 @@ export class Topology {
     return tree;
   }
 
-  /** Takes a host out that did not say that it leaves. */
+  /** Takes out a host that did not send a LEAVE. */
   #evict(host: Host, tree: StripeTree, nowMs: number): void {
     this.#ghosts.set(ghostKey(host.card.peer, tree), true);
     this.#remove(host, tree, nowMs);
@@ -508,8 +509,8 @@ export class Topology {
   }
 
   /**
-   * A child did not reach a host. When two children say so, or all that it has, the host is suspected: it becomes a leaf
-   * everywhere, until it is heard from. Otherwise only that child moves away from it.
+   * A child did not reach a host. When two children say so, or all of them, the host is suspected:
+   * it becomes a leaf everywhere, until it is heard from. Otherwise only that child moves away.
    */
   #lost(reporter: Host, peer: PeerId, nowMs: number): void {
     const host = this.#hosts.get(peer);

@@ -13,7 +13,10 @@ export function digestOf(bytes: Uint8Array): Digest {
   return defined(parseDigest(`sha256:${hex}`), 'a sha256');
 }
 
-/** Puts an image of these layers, and of an acceleration layer when a trace is given, into the registry, and gives the order for it. */
+/**
+ * Puts an image of these layers, and of an acceleration layer when a trace is given, into the
+ * registry, and gives the order for it.
+ */
 export function orderOf(
   origin: CountingOrigin,
   layers: readonly Uint8Array[],

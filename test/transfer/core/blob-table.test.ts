@@ -19,7 +19,7 @@ function make(init: { blobsMax?: number; idleMax?: number } = {}) {
 }
 
 describe('BlobTable', () => {
-  it('BlobTable.add() at the bound forgets what was used least recently, never what is in use', () => {
+  it('BlobTable.add() at the bound forgets the least recently used blob, never one in use', () => {
     const { table, add, forgotten } = make();
     table.hold(add(0));
     for (const n of [1, 2, 3]) add(n);
@@ -29,7 +29,7 @@ describe('BlobTable', () => {
     expect(table.get(digest(0))).toBeDefined();
   });
 
-  it('BlobTable.add() says overloaded when all that is known is in use, and takes more after the first let go', () => {
+  it('BlobTable.add() says overloaded when all blobs are in use, until the first is let go', () => {
     const { table, add } = make();
     const held = [0, 1, 2, 3].map((n) => add(n));
     for (const blob of held) table.hold(blob);
@@ -46,7 +46,7 @@ describe('BlobTable', () => {
     expect(new Set([...table.values()].map(({ id }) => id)).size).toBe(2);
   });
 
-  it('BlobTable.add() refuses another size while anything goes by the known one, and takes it after', () => {
+  it('BlobTable.add() refuses another size while the known one is used, and takes it after', () => {
     const { table, add } = make();
     const blob = add(1, 100);
     table.hold(blob);

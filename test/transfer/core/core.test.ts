@@ -85,7 +85,7 @@ describe('BlockCore.read()', () => {
     expect(c.answers.get('r')?.good).toBe(true);
   });
 
-  it('waits longer for the first word of a parent: the connection may still be in the making', () => {
+  it('waits longer for the first word of a parent, which may still be connecting', () => {
     const { world, b, c } = chain();
     b.state = 'stopped';
     world.read(c, 'r', 1);
@@ -182,7 +182,7 @@ describe('BlockCore.read()', () => {
     expect(world.originReads).toEqual([1]);
   });
 
-  it('overtakes prefetches: a demand read promotes the fetch under way', () => {
+  it('overtakes prefetches: a demand read promotes the fetch in flight', () => {
     const { world, b, c } = chain();
     b.mute = true;
     c.core.order({ digest: DIGEST, indices: [blockIndex(1)] }, 0);
@@ -206,7 +206,7 @@ describe('BlockCore.order()', () => {
     expect([...a.store].sort()).toEqual([2, 4, 9]);
   });
 
-  it('takes few blocks by the word of one host, and the others once a second one touched them', () => {
+  it('takes few blocks by the word of one host, and others once a second one touched them', () => {
     const world = new SmallWorld(1);
     const init = { orderOfOnePeerMax: 2 };
     const root = world.add('root', { owner: true, init });

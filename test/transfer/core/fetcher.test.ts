@@ -136,7 +136,7 @@ describe('BlockCore of a root with several registries', () => {
     return { core, asked, times, refused, read, runTo };
   }
 
-  it('reads from the others as fast as before while one is silent with 1,000 reads that wait', () => {
+  it('reads from the others as fast as before while 1,000 reads wait at a silent one', () => {
     const alone = make();
     for (let i = 0; i < 100; i++) alone.read(SOUND, i);
     alone.runTo(1000);
@@ -160,7 +160,7 @@ describe('BlockCore of a root with several registries', () => {
     expect(asked.silent).toBe(32);
   });
 
-  it('has room for reads of its own when peers have filled theirs with reads of ten minutes, which end after 30 s', () => {
+  it('keeps room for its own reads when peers send ten-minute reads, which end at 30 s', () => {
     const { core, times, refused, read, runTo } = make(256);
     for (let i = 0; i < 400; i++) read(SILENT, i, `p${i % 20}`);
     runTo(10);

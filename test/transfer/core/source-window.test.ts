@@ -19,7 +19,7 @@ describe('silenceMs()', () => {
     expect(silence(heardAt(50, 150, 250))).toBe(300);
   });
 
-  it('is three times as long as the peer was silent lately', () => {
+  it('is three times as long as the peer was recently silent', () => {
     const window = heardAt(100, 350);
     expect(silence(window)).toBe(750);
     noteHeard(window, 400, CORE_DEFAULTS);

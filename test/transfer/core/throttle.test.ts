@@ -15,7 +15,7 @@ const passes = fc.array(
 );
 
 describe('Throttle.admit()', () => {
-  it('lets a demand read pass wherever it lets a prefetch pass, and the next one after that too', () => {
+  it('lets a demand read pass wherever it lets a prefetch pass, and the next one too', () => {
     fc.assert(
       fc.property(rates, passes, (bytesPerSecond, asked) => {
         const throttle = new Throttle({ bytesPerSecond });

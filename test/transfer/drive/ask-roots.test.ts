@@ -67,7 +67,7 @@ describe('AskRoots', () => {
     expect(asked).toEqual(['a']);
   });
 
-  it('AskRoots.ask() goes on to the next root when one is silent, cancels the loser, and asks it last', async () => {
+  it('AskRoots.ask() goes on after a silence, cancels the loser, and asks it last', async () => {
     const { ask, answer, asked, cancelled, clock } = roots();
     const reply = ask();
     clock.advance(PATIENCE_MS_MIN - 1);
@@ -83,7 +83,7 @@ describe('AskRoots', () => {
     expect(await next).toBe('b');
   });
 
-  it('AskRoots.ask() goes on at once when a root is gone, and holds a refusal against nobody', async () => {
+  it('AskRoots.ask() goes on at once when a root is gone; a refusal blames nobody', async () => {
     const { ask, answer, asked, health } = roots();
     const reply = ask();
     await answer('a', unreachable);
@@ -94,7 +94,7 @@ describe('AskRoots', () => {
     expect(HOSTS.map(({ peer }) => health.isSilent(peer))).toEqual([true, false, false]);
   });
 
-  it('AskRoots.ask() rejects with what a root said when all fail, rather than with a silence', async () => {
+  it('AskRoots.ask() rejects with the error of a root, not a silence, when all fail', async () => {
     const { ask, answer } = roots();
     const reply = ask().catch((error: unknown) => error);
     await answer('a', unreachable);
@@ -111,7 +111,7 @@ describe('AskRoots', () => {
     expect(asked).toEqual(['a']);
   });
 
-  it('AskRoots.ask() makes a call that must not be made twice one root after the other', async () => {
+  it('AskRoots.ask() makes a call that must not repeat one root after the other', async () => {
     const { ask, answer, asked, clock } = roots();
     const reply = ask({ oneByOne: true });
     clock.advance(5_000);
@@ -121,7 +121,7 @@ describe('AskRoots', () => {
     expect(await reply).toBe('b');
   });
 
-  it('AskRoots.ask() ends with its signal, and cancels what is under way', async () => {
+  it('AskRoots.ask() ends with its signal, and cancels the calls in flight', async () => {
     const { ask, cancelled } = roots();
     const abort = new AbortController();
     const reply = ask({ signal: abort.signal }).catch((error: unknown) => error);

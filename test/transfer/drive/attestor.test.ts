@@ -54,7 +54,7 @@ describe('Attestor', () => {
     for (const attestation of await Promise.all(eight)) expect(batchSize(attestation)).toBe(8);
   });
 
-  it('Attestor.attest() lets the last block of several that are read take the others along', async () => {
+  it('Attestor.attest() lets the last of several reads take the other blocks along', async () => {
     const { attestor } = make();
     const first = attestor.attest(claim(0), false);
     const last = await attestor.attest(claim(1), true);
@@ -62,7 +62,7 @@ describe('Attestor', () => {
     expect((await first).signature.subarray(0, 64)).toEqual(last.signature.subarray(0, 64));
   });
 
-  it('Attestor.latest() has all of eight blocks that were read one by one in one batch', async () => {
+  it('Attestor.latest() has eight blocks that were read one by one in one batch', async () => {
     const { attestor, checker } = make();
     for (let i = 0; i < 7; i++) await attestor.attest(claim(i), true);
     expect(attestor.latest(DIGEST, blockIndex(0), block(0))).toBeUndefined();
@@ -82,7 +82,7 @@ describe('Attestor', () => {
     expect(attestor.latest(DIGEST, blockIndex(3), again)).toBeUndefined();
   });
 
-  it('Attestor.forget() leaves nothing of a wrong blob to be sent, or signed again with others', async () => {
+  it('Attestor.forget() leaves no block of a wrong blob to be sent or signed again', async () => {
     const { attestor } = make();
     for (let i = 0; i < 12; i++) await attestor.attest(claim(i), true);
     attestor.forget(DIGEST);

@@ -60,7 +60,7 @@ describe('TransferEngine', () => {
     });
   });
 
-  it('answers a read under another size than the known one by an error, in memory or not', async () => {
+  it('fails a read under another size than the known one, in memory or not', async () => {
     await cluster.start({ roots: 1, children: 1 });
     const blob = cluster.origin.add(2 * BLOCK_SIZE_BYTES + 100);
     const { engine } = defined(cluster.children[0], 'a child');
@@ -102,7 +102,7 @@ describe('TransferEngine', () => {
     expect(tree.originOf(key)).toEqual(origin);
   });
 
-  it('goes on when a parent goes, and when the owner goes with another root standing by', async () => {
+  it('goes on when a parent goes, and when the owner goes and another root stands by', async () => {
     await cluster.start({ roots: 2, children: 5 });
     const blob = cluster.origin.add(12 * BLOCK_SIZE_BYTES);
     const bytes = defined(cluster.origin.blobs.get(blob.digest), 'the blob');

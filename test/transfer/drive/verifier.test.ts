@@ -49,7 +49,7 @@ describe('BlockVerifier.check()', () => {
     expect(verifier().check(blob, last, short).verdict).toBe('bad');
   });
 
-  it('refuses a block of another length than its place has, and blames no peer for what a root attested', () => {
+  it('refuses a block of a wrong length, and blames no peer for the word of a root', () => {
     const short = answer(right.subarray(1), attested(right.subarray(1)));
     expect(verifier().check(blob, last, short).verdict).toBe('other-size');
     expect(knowing().check(blob, last, short).verdict).toBe('bad');
@@ -97,7 +97,7 @@ describe('BlockVerifier.checkOwn()', () => {
 });
 
 describe('BlockVerifier.mayPassOn()', () => {
-  it('keeps back a block that the image vouches for with an attestation that nobody would take', () => {
+  it('keeps back a block of the image whose attestation no host would accept', () => {
     const one = knowing();
     const bad = answer(right, attested(wrong));
     expect(one.check(blob, last, bad).verdict).toBe('good');

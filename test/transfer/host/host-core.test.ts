@@ -73,7 +73,7 @@ function readAtRoot(
 }
 
 describe('HostCore of an agent that lives for long', () => {
-  it('HostCore opens, reads and closes 100,000 blobs, and knows no more of them than at the start', () => {
+  it('HostCore opens, reads and closes 100,000 blobs, and remembers none of them', () => {
     const core = make({ blocks: { cacheBytesMax: 2 ** 20 } });
     for (let n = 0; n < 100_000; n++) {
       core.want([{ blob: ref(n), origin: ORIGIN }], n);
@@ -86,7 +86,7 @@ describe('HostCore of an agent that lives for long', () => {
     expect(core.trees()).toEqual([]);
   }, 60_000);
 
-  it('HostCore of a root gives places in 100,000 blobs to hosts that leave or fall silent, and refuses none', () => {
+  it('HostCore of a root gives places in 100,000 blobs to hosts that go, and refuses none', () => {
     const core = make({ topology: { expiryMs: 1000 } });
     let nowMs = 0;
     for (let n = 0; n < 100_000; n++) {
@@ -101,7 +101,7 @@ describe('HostCore of an agent that lives for long', () => {
     expect(core.blocks.blobCount).toBeLessThanOrEqual(1024);
   }, 60_000);
 
-  it('HostCore.want() says overloaded at the bound and changes nothing, until a blob is closed', () => {
+  it('HostCore.want() says overloaded and changes nothing at the bound, until one closes', () => {
     const core = make({ blocks: { blobsMax: 4 } });
     core.want(
       [1, 2, 3].map((n) => ({ blob: ref(n), origin: ORIGIN })),
@@ -154,7 +154,7 @@ describe('HostCore.confirm()', () => {
     expect(placed(join(core, 'a', [wanted(1)]))).toEqual([digestOf(1)]);
   });
 
-  it('HostCore.confirm() ends the trees and blocks of a wrong size that came first, and joins again for its own host', () => {
+  it('HostCore.confirm() ends trees and blocks of a wrong first size, and joins again', () => {
     const core = make();
     core.want([{ blob: ref(1, BLOCK_SIZE_BYTES), origin: ORIGIN }], 0);
     join(core, 'liar', [wanted(1, BLOCK_SIZE_BYTES)]);
@@ -170,7 +170,7 @@ describe('HostCore.confirm()', () => {
     expect(core.trees()).toEqual([]);
   });
 
-  it('HostCore.confirm() fails the reads under way of a wrong size, and sends peers to join again', () => {
+  it('HostCore.confirm() fails reads in flight of a wrong size, and has peers join again', () => {
     const core = make();
     core.want([{ blob: ref(1, BLOCK_SIZE_BYTES), origin: ORIGIN }], 0);
     const block = { digest: digestOf(1), index: blockIndex(0), kind: 'demand' } as const;

@@ -155,7 +155,7 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.took('grant')[0]?.opened.blob.sizeBytes).toBe(5000);
   });
 
-  it('a size that proves wrong is replaced, what was held is dropped, and rights are shown again', () => {
+  it('a wrong size is replaced, its blocks are dropped, and rights are shown again', () => {
     const world = new World()
       .ask('a', 'good')
       .root({ outcome: 'no-way', isBelieved: true })
@@ -196,7 +196,7 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.refused()).toEqual([['b', 'denied']]);
   });
 
-  it('a right that wore off counts while the origin is away, and no longer than it is allowed to', () => {
+  it('an expired right counts while the origin is away, within its bound', () => {
     const world = new World().ask('a', 'good').root().origin(1000);
     world.granted();
     world.pass(100_000).ask('b', 'good').origin('unreachable');

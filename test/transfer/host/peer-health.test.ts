@@ -23,7 +23,7 @@ function orderOf(health: PeerHealth, nowMs: number): string {
 }
 
 describe('PeerHealth', () => {
-  it('PeerHealth.order() has a silent peer asked last, for longer each time, until it says anything', () => {
+  it('PeerHealth.order() puts a silent peer last, for longer each time, until it is heard', () => {
     const health = new PeerHealth();
     let nowMs = 0;
     for (let forMs = SILENT_MS_MIN; forMs < 4 * SILENT_MS_MAX; forMs *= 2) {

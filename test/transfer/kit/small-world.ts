@@ -21,7 +21,9 @@ const BLOB: BlobRef = {
   sizeBytes: 20 * BLOCK_SIZE_BYTES,
 };
 
-/** A block as the small world sees it: its name, whether its bytes are right, and how many hold it. */
+/**
+ * A block as the small world sees it: its name, whether its bytes are right, and how many hold it.
+ */
 export interface Payload {
   readonly name: string;
   readonly good: boolean;
@@ -134,7 +136,7 @@ export class SmallWorld {
     this.#events.push({ atMs: this.nowMs + delayMs, order: this.#order++, run });
   }
 
-  /** Runs until nothing is pending or the time is over. */
+  /** Runs until nothing is pending or the deadline has passed. */
   run(untilMs = 60_000): void {
     for (;;) {
       let next: { atMs: number; order: number; run: () => void } | undefined;

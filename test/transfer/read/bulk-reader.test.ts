@@ -77,7 +77,7 @@ describe('BulkReader.read()', () => {
     await pieces.return(undefined);
   });
 
-  it('asks again, as somebody who waits, for the next block when it fails or is late, and for no other', async () => {
+  it('asks again, on demand, for the next block alone when it fails or is late', async () => {
     const { reader, clock, bulk } = rig();
     const held = Promise.withResolvers<void>();
     reader.onRead = async (index, { kind }) => {
@@ -99,7 +99,7 @@ describe('BulkReader.read()', () => {
     await pieces.return(undefined);
   });
 
-  it('gives up what is under way when its consumer leaves, or its signal aborts', async () => {
+  it('gives up the reads in flight when its consumer leaves, or its signal aborts', async () => {
     const { reader, bulk } = rig();
     const signals: (AbortSignal | undefined)[] = [];
     reader.onRead = async (index, { signal }) => {
@@ -114,7 +114,7 @@ describe('BulkReader.read()', () => {
 });
 
 describe('BulkReader beside demand reads', () => {
-  it('leaves them room on a root and on a child, however many of its reads hang at the registry', async () => {
+  it('leaves them room on a root and a child while its reads hang at the registry', async () => {
     const cluster = new Cluster();
     onTestFinished(() => cluster.stop());
     await cluster.start({ roots: 1, children: 1 });

@@ -25,7 +25,10 @@ const demand = { kind: 'demand' } as const;
 const signal = new AbortController().signal;
 const OFFSET = 512;
 
-/** An image of one random layer, in the cluster's registry, with the digests of its blocks after `OFFSET` bytes of another blob. */
+/**
+ * An image of one random layer, in the cluster's registry, with the digests of its blocks after
+ * `OFFSET` bytes of another blob.
+ */
 function makeImage(cluster: Cluster): { image: ResolvedImage; blob: BlobRef; bytes: Uint8Array } {
   const blob = cluster.origin.add(2 * BLOCK_SIZE_BYTES);
   const bytes = defined(cluster.origin.blobs.get(blob.digest), 'the blob');

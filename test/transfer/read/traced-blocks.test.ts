@@ -79,7 +79,7 @@ function rawLayer(blocks: number, seed: number): Uint8Array {
 }
 
 describe('tracedOrders()', () => {
-  it('gives one run of blocks of a layer after another, each block once, as prefetches', async () => {
+  it('gives runs of blocks of a layer one by one, each block once, as prefetches', async () => {
     const at = (block: number): number => block * BLOCK_SIZE_BYTES + 5;
     const trace = [
       readOf(0, at(3)),
@@ -99,7 +99,7 @@ describe('tracedOrders()', () => {
     expect(new Set(image.reads.map(({ kind }) => kind))).toEqual(new Set(['prefetch']));
   });
 
-  it('is empty for an image without a trace, and for a trace of no reads, without opening a layer', async () => {
+  it('is empty without a trace, and for a trace of no reads, and opens no layer', async () => {
     for (const shipped of [undefined, traceTar([]), traceTar([{ ...readOf(0, 0), op: 'write' }])]) {
       const image = new ImageInMemory([rawLayer(2, 1)], shipped);
       expect(await tracedOrders({ reader: image, codec }, image.manifest, prefetch)).toEqual([]);

@@ -176,7 +176,7 @@ describe('Topology.join()', () => {
 });
 
 describe('Topology with more blobs than it keeps trees', () => {
-  test('Topology.join() leaves room for others when one host wants more trees than there may be', () => {
+  test('Topology.join() leaves room for others when one host wants too many trees', () => {
     const topology = new Topology({ ...PLAIN, self: OWNER, treesMax: 64 });
     const hog = card('hog');
     const many = Array.from({ length: 100 }, (_, i) => wanted(1000 + i));
@@ -190,7 +190,7 @@ describe('Topology with more blobs than it keeps trees', () => {
     expect(topology.join(hog.peer, joinOf(hog, wanted(2000)), 0).places).toHaveLength(1);
   });
 
-  test('Topology.drop() takes everybody out of the trees of a blob, and their reports tell them', () => {
+  test('Topology.drop() takes every host out of the trees, and replies to reports say so', () => {
     const told: string[] = [];
     const onTrees = (digest: Digest, any: boolean): void =>
       void told.push(`${digest === D1} ${any}`);
