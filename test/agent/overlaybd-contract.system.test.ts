@@ -19,7 +19,10 @@ type Role = (typeof ROLES)[number];
 
 let dir: string;
 let cluster: AgentCluster;
-/** The registry, the storage that it redirects to, a registry that will be stopped, and one that the configuration does not name. */
+/**
+ * The registry, the storage that it redirects to, a registry that will be stopped, and one that the
+ * configuration does not name.
+ */
 const registry = new FakeRegistry();
 const storage = new FakeRegistry();
 const mortal = new FakeRegistry();

@@ -3,7 +3,9 @@ import { parseDigest, type Digest } from '../../image/digest.ts';
 import { PREHEAT_FAILURES, PREHEAT_PARTS, PREHEAT_STATES } from '../../preheat/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
-/** What the routes of the admin endpoint answer with. The descriptions are those of docs/ADMIN.md. */
+/**
+ * What the routes of the admin endpoint answer with. The descriptions are those of docs/ADMIN.md.
+ */
 
 const digest = z
   .custom<Digest>((value) => typeof value === 'string' && parseDigest(value) !== undefined)

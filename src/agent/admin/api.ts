@@ -35,7 +35,10 @@ import {
   unmountBody,
 } from './requests.ts';
 
-/** A route of the admin endpoint. The fields of `params`, `query` and `body` all have different names. */
+/**
+ * A route of the admin endpoint. The fields of `params`, `query` and `body` all have different
+ * names.
+ */
 export interface Route {
   readonly method: 'GET' | 'POST' | 'DELETE';
   /** `:name` stands for the field `name` of `params`. */
@@ -55,7 +58,10 @@ export interface Route {
   readonly timeoutMs?: number;
 }
 
-/** For the first blocks of an image to arrive and the kernel to mount it, or for a disk to remove a full store. */
+/**
+ * For the first blocks of an image to arrive and the kernel to mount it, or for a disk to remove a
+ * full store.
+ */
 const LONG_MS = 120_000;
 
 /** Every route of the admin endpoint, by name. */
@@ -280,7 +286,10 @@ export type Answer<N extends RouteName> = Table[N]['reply'] extends infer S exte
   ? z.output<S>
   : string;
 
-/** What answers each route. The signal aborts when the client goes away or the time of the route is over. */
+/**
+ * What answers each route. The signal aborts when the client goes away or the time of the route is
+ * over.
+ */
 export type Handlers = {
   readonly [N in RouteName]: (
     taken: Taken<N>,

@@ -4,7 +4,10 @@ import { parseDigest } from '../../image/digest.ts';
 import { PREHEAT_ID, PREHEAT_PARTS } from '../../preheat/messages.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
 
-/** What the routes of the admin endpoint take. A rule completes "must be ..." in errors and in docs/ADMIN.md. */
+/**
+ * What the routes of the admin endpoint take. A rule completes "must be ..." in errors and in
+ * docs/ADMIN.md.
+ */
 
 /** Linux: PATH_MAX. References are shorter. */
 const TEXT_LENGTH_MAX = 4096;
@@ -130,8 +133,8 @@ export const preheatBody = z.strictObject(
 const TYPE_RULE = '"image"';
 
 /**
- * What Harbor says of an image. Its `headers` carry credentials of Harbor's robot: they are not read at all, so they are
- * neither used nor kept. The roots have credentials of their own.
+ * What Harbor says of an image. Its `headers` carry credentials of Harbor's robot: they are not
+ * read at all, so they are neither used nor kept. The roots have credentials of their own.
  */
 export const harborImage = object({
   type: z.literal('image', TYPE_RULE).meta({ rule: TYPE_RULE }),

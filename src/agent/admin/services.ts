@@ -23,10 +23,16 @@ export interface MountService {
   list(): readonly MountedImage[];
 }
 
-/** What `xylem store` shows and changes. Rejects with BlockStoreError, and with what resolving an image rejects with. */
+/**
+ * What `xylem store` shows and changes. Rejects with BlockStoreError, and with what resolving an
+ * image rejects with.
+ */
 export interface StoreService {
   usage(): readonly BlobUsage[];
-  /** `what` is a blob's digest, or `docker://host[:port]/name:tag` for the blobs of an image, its config included; what it came to. */
+  /**
+   * `what` is a blob's digest, or `docker://host[:port]/name:tag` for the blobs of an image, its
+   * config included; what it came to.
+   */
   pin(what: string): Promise<readonly Digest[]>;
   unpin(what: string): Promise<readonly Digest[]>;
   /** Evicts down to `targetBytes`, or to the low watermark of the quota. */

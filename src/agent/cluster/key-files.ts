@@ -63,8 +63,8 @@ export function loadIdentitySeed(
 }
 
 /**
- * The secrets of the cluster, without line ends: one, or two on a line each while the key changes, the new one first.
- * Never made here: they must be the same on every host. Throws KeyFileError.
+ * The secrets of the cluster, without line ends: one, or two on a line each while the key changes,
+ * the new one first. Never made here: they must be the same on every host. Throws KeyFileError.
  */
 export function loadClusterKeys(
   file: string,
@@ -100,8 +100,8 @@ export function loadClusterKeys(
 }
 
 /**
- * The cluster keys of a file that may change while the agent runs. A change that cannot be used is told once and
- * the keys from before stay valid.
+ * The cluster keys of a file that may change while the agent runs. A change that cannot be used is
+ * told once and the keys from before stay valid.
  */
 export class ClusterKeyFile {
   readonly #file: string;
@@ -122,7 +122,10 @@ export class ClusterKeyFile {
     this.#keys = loadClusterKeys(init.file, components);
   }
 
-  /** The keys that are valid now; the same list until they change. Looks at the file every `CLUSTER_KEY_CHECK_MS` at most. */
+  /**
+   * The keys that are valid now; the same list until they change. Looks at the file every
+   * `CLUSTER_KEY_CHECK_MS` at most.
+   */
   keys(): readonly Uint8Array[] {
     const nowMs = this.#components.clock.nowMs();
     if (nowMs < this.#checkedMs + CLUSTER_KEY_CHECK_MS) return this.#keys;
@@ -161,7 +164,9 @@ function stampOf(file: string): string {
   }
 }
 
-/** Content of the file (cut off past the largest that is valid), or undefined when there is none. */
+/**
+ * Content of the file (cut off past the largest that is valid), or undefined when there is none.
+ */
 function readKeyFile(file: string, key: string, logger: Logger): Buffer | undefined {
   let descriptor: number;
   try {

@@ -6,7 +6,10 @@ import { errorText } from '../../util/errors.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { KeyFileError } from './key-files.ts';
 
-/** What a certificate says first: it is good for nothing else, and a signature for something else is none. */
+/**
+ * What a certificate says first: it is good for nothing else, and a signature for something else is
+ * none.
+ */
 const LABEL = 'xylem-root-1';
 
 /** An Ed25519 public key, and the DER of a SubjectPublicKeyInfo that ends with one. */

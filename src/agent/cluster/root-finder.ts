@@ -24,7 +24,10 @@ const ADDRESSES_MAX = 64;
 /** A root, with the key that its attestations are checked with. */
 export interface FoundRoot extends HostAddress {
   readonly publicKey: Uint8Array;
-  /** How it is known: the configuration names its id, it showed a certificate, or it only answered at the address. */
+  /**
+   * How it is known: the configuration names its id, it showed a certificate, or it only answered
+   * at the address.
+   */
   readonly basis: 'id' | 'certificate' | 'address';
   readonly certificate?: Uint8Array;
 }
@@ -38,17 +41,22 @@ interface Identifier {
 
 /** Whom to take for a root. */
 interface Trust {
-  /** Whether the authority of the configuration says that the host is a root; undefined without an authority. */
+  /**
+   * Whether the authority of the configuration says that the host is a root; undefined without an
+   * authority.
+   */
   isCertified(peer: PeerId, certificate: Uint8Array | undefined): boolean | undefined;
   isUntrusted(peer: PeerId): boolean;
 }
 
 /**
- * Finds the roots of the configuration: those named with their peer id at once; those known by address by asking who answers
- * there; `dns:NAME:PORT` by all addresses of the name. With an authority, who answers at an address must show its certificate;
- * without one, a root known by address alone is whoever answers there.
+ * Finds the roots of the configuration: those named with their peer id at once; those known by
+ * address by asking who answers there; `dns:NAME:PORT` by all addresses of the name. With an
+ * authority, who answers at an address must show its certificate; without one, a root known by
+ * address alone is whoever answers there.
  *
- * Life: constructed -> `start()` -> `onLook` is called at every look, `onChange` whenever the set differs -> `stop()`.
+ * Life: constructed -> `start()` -> `onLook` is called at every look, `onChange` whenever the set
+ * differs -> `stop()`.
  */
 export class RootFinder {
   readonly #parts: { transport: Identifier; clock: Clock; logger: Logger };

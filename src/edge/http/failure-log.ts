@@ -8,8 +8,9 @@ const LINES_MAX = 5;
 const WINDOW_MS = 1000;
 
 /**
- * Logs requests that failed, a few lines a second at most; how many more there were is said in a line of its own. What is expected to
- * happen is a warning without a stack, anything else an error with one.
+ * Logs requests that failed, a few lines a second at most; how many more there were is said in a
+ * line of its own. What is expected to happen is a warning without a stack, anything else an error
+ * with one.
  */
 export class FailureLog {
   readonly #clock: Clock;

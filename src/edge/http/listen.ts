@@ -5,7 +5,10 @@ import { httpAddress, type ListenAddress } from '../../registry/hosts.ts';
 /** A server cannot listen on its address; `key` is the key of the configuration that chose it. */
 export class ListenError extends CodedError<{ readonly code: 'listen'; readonly key: string }> {}
 
-/** The error of a server that could not listen; `key` is the key of the configuration that chose the address. */
+/**
+ * The error of a server that could not listen; `key` is the key of the configuration that chose the
+ * address.
+ */
 export function listenError(address: ListenAddress, key: string, cause: unknown): ListenError {
   const code = (cause as NodeJS.ErrnoException).code;
   const reason =

@@ -49,8 +49,9 @@ const ANSWER_HEADERS = [
 ] as const;
 
 /**
- * Answers a request from the server that its URL names, piece by piece as it comes: for what is not named by a digest, and so cannot be
- * verified, shared or kept. The client's credentials go to that server alone.
+ * Answers a request from the server that its URL names, piece by piece as it comes: for what is not
+ * named by a digest, and so cannot be verified, shared or kept. The client's credentials go to that
+ * server alone.
  */
 export class PassThrough {
   readonly #urls: Pick<UrlClient, 'open'>;
@@ -71,8 +72,9 @@ export class PassThrough {
   }
 
   /**
-   * Gives the status once the answer is sent. Rejects with RegistryError, or BlobError when too many wait, before anything is sent; once it
-   * has begun, the connection to the client is cut when the server's breaks or is too slow.
+   * Gives the status once the answer is sent. Rejects with RegistryError, or BlobError when too
+   * many wait, before anything is sent; once it has begun, the connection to the client is cut when
+   * the server's breaks or is too slow.
    */
   async answer(
     request: IncomingMessage,
@@ -154,7 +156,10 @@ function chosen(
   );
 }
 
-/** A part without its place, or of unknown total, breaks clients that believe the status: better no answer. */
+/**
+ * A part without its place, or of unknown total, breaks clients that believe the status: better no
+ * answer.
+ */
 function checkPart({ status, headers }: UrlAnswer): void {
   if (status !== 206) return;
   const range = parseContentRange(headers['content-range']);

@@ -21,7 +21,10 @@ import { digestOf } from '../../kit/registry-content.ts';
 const MIB = 1024 * 1024;
 const NONE = { host: 'none.example', insecure: false };
 
-/** A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to hang. */
+/**
+ * A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to
+ * hang.
+ */
 async function start(registries = [{ host: 'r.example:5000', insecure: true }]) {
   const bytes = sampleBytes(6 * MIB, 1);
   const manifest = {

@@ -23,7 +23,9 @@ function host(name: string) {
   return { peer: peerId(`12D3KooW${name}`), addresses: [] };
 }
 
-/** One host, with a registry and hosts above it that answer as told; both count what they are asked. */
+/**
+ * One host, with a registry and hosts above it that answer as told; both count what they are asked.
+ */
 function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } = {}) {
   const clock = new ManualClock();
   const hash = new NodeHash();

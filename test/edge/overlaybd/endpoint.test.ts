@@ -31,7 +31,10 @@ const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
 const MIB = 1024 * 1024;
 
-/** One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are asked. */
+/**
+ * One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are
+ * asked.
+ */
 class Twin implements BlobReader, BlobGate {
   bytes: Buffer = pattern(10_000);
   cached = false;
@@ -538,7 +541,8 @@ describe('BlobEndpoint failures', () => {
   });
 
   it('reads no further than the client takes', async () => {
-    // The sockets of both sides hold some MiB; without backpressure the lead would be the whole blob at once.
+    // The sockets of both sides hold some MiB; without backpressure the lead would be the whole
+    // blob at once.
     twin.bytes = Buffer.alloc(64 * MIB);
     let received = 0;
     let leadMax = 0;
