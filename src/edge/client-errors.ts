@@ -41,8 +41,8 @@ export function blobError(error: unknown): BlobError {
 }
 
 /**
- * What a client may read about an error: of ours the whole text, with the last reason behind it; of
- * others that there was one.
+ * What a client may read about an error: of a CodedError the whole text, with the last reason
+ * behind it; of others that there was one.
  */
 export function clientText(error: unknown): string {
   if (error instanceof DeadlineError) return error.message;

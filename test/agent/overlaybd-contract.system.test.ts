@@ -132,7 +132,7 @@ describe.each(ROLES)('the overlaybd prefix of a %s: requests', (role) => {
     expect(blocks[0]?.url).toContain('?X-Sig=');
   });
 
-  it('of the redirect shape use the tree when the registry URL was seen before, by whomever', async () => {
+  it('of the redirect shape use the tree when any host saw the registry URL before', async () => {
     const blob = registry.add(BLOB_BYTES);
     storage.share(blob);
     const other = role === 'root' ? 'child' : 'root';

@@ -1,10 +1,13 @@
 /*
  * A new route takes three places at most:
  *
- *  1. An entry of API below; the schemas of what it takes and answers stand in requests.ts and answers.ts. The server, the
- *     client and docs/ADMIN.md follow from it (`npm run docs` writes the page).
- *  2. Its handler, of the same name, in handlers.ts or preheat-handlers.ts. The compiler asks for it.
- *  3. Where people use it: a command in src/agent/commands that calls `askAgent(admin, 'name', {...})`.
+ *  1. An entry of API below; the schemas of its requests and answers stand in requests.ts and
+ *     answers.ts. The server, the client and docs/ADMIN.md follow from it (`npm run docs` writes
+ *     the page).
+ *  2. Its handler, of the same name, in handlers.ts or preheat-handlers.ts. The compiler asks for
+ *     it.
+ *  3. Where people use it: a command in src/agent/commands that calls
+ *     `askAgent(admin, 'name', {...})`.
  */
 
 import { z } from 'zod';
@@ -253,7 +256,8 @@ export const API = {
     method: 'POST',
     path: '/registry/notifications',
     summary:
-      'Starts a preheat of each image that was pushed, as Harbor asks Kraken and registries send their notifications.',
+      'Starts a preheat of each image that was pushed, as Harbor asks Kraken and registries ' +
+      'send their notifications.',
     access: 'change',
     body: krakenBody,
     isSecret: true,

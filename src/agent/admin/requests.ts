@@ -26,6 +26,7 @@ const DIGEST_RULE = 'sha256: and 64 lower-case hex digits';
 
 /** `https://HOST/v2/NAME/manifests/TAG-OR-DIGEST`, as Harbor names an image. */
 export const MANIFEST_URL = /^https?:\/\/([^/?#\s@]+)\/v2\/([^?#\s]+)\/manifests\/([^/?#\s]+)$/;
+/** What `MANIFEST_URL` takes, in the words of an error. */
 export const MANIFEST_URL_RULE = 'http[s]://HOST[:PORT]/v2/NAME/manifests/TAG-OR-DIGEST';
 
 interface TextInit {
@@ -125,7 +126,7 @@ export const preheatBody = z.strictObject(
       .max(HOSTS_MAX, COUNT_RULE)
       .meta({ rule: COUNT_RULE })
       .exactOptional()
-      .describe('so many of the hosts, spread over their zones; all when absent'),
+      .describe('the number of hosts, spread over their zones; all hosts when absent'),
   },
   'a JSON object',
 );

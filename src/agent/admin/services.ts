@@ -18,7 +18,7 @@ export interface StatusSource {
 export interface MountService {
   /** `image` is `docker://host[:port]/name:tag`; `dir` is absolute. */
   mount(image: string, dir: string, signal: AbortSignal): Promise<MountedImage>;
-  /** Does nothing when nothing of ours is mounted there. */
+  /** Does nothing when the agent has mounted nothing there. */
   unmount(dir: string): Promise<void>;
   list(): readonly MountedImage[];
 }

@@ -75,7 +75,8 @@ function cut({ logger }: Components, addresses: readonly string[]): readonly str
     const fields = { told, left: addresses.slice(ADDRESSES_MAX) };
     logger.warn(
       fields,
-      `this host has more than ${ADDRESSES_MAX} addresses, and others are told of the first ones: name those that they reach in p2p.announce`,
+      `this host has more than ${ADDRESSES_MAX} addresses, and others are told of the first ` +
+        'ones: name those that they reach in p2p.announce',
     );
   }
   return told;

@@ -10,8 +10,8 @@ import type { PeerId } from '../../util/peer-id.ts';
 import type { BlobAuthority } from './authority.ts';
 
 /**
- * Longest wait for the owners of other stripes to take a lent URL; blocks of theirs come by the
- * host's own way until they have.
+ * Longest wait for the owners of other stripes to take a lent URL; until then the
+ * host reads their blocks by its own way.
  */
 const LEND_MS_MAX = 1_000;
 

@@ -33,7 +33,7 @@ const UNLENDABLE_MAX = 1024;
 export class Way {
   readonly url: string;
   readonly authorization: string | undefined;
-  /** Who lent it; undefined for a way of a client of this host. */
+  /** The peer that lent it; undefined for a way of a client of this host. */
   readonly lender: PeerId | undefined;
   readonly untilMs: number;
   readonly #watchers = new Set<(error: AccessError) => void>();

@@ -8,7 +8,7 @@ import { CodedError } from '../../util/errors.ts';
  *   client may read it.
  * - `bad-content`: what came is not what its digest names. `timeout`: nothing came in time.
  *   `overloaded`: a bound of this host is reached.
- * - `internal`: a mistake of ours, whose text is for the log alone.
+ * - `internal`: a mistake of the agent, whose text is for the log alone.
  */
 export interface BlobErrorDetail {
   readonly code:

@@ -43,8 +43,8 @@ const WAITING_MAX = 1024;
 const TAKE_MS_MAX = 16_000;
 
 /**
- * How long a blob that was not the one of its name is refused: its client then gets it elsewhere,
- * from the first byte on.
+ * How long a blob is refused whose content did not match its digest: its client then gets it
+ * elsewhere, from the first byte on.
  */
 const BAD_MS = 60_000;
 
@@ -96,7 +96,7 @@ export class BlobSender {
     this.#bulk = new BulkReader(components);
   }
 
-  /** Throws BlobError for a blob that was lately found to be another than its name says. */
+  /** Throws BlobError for a blob whose content was recently found not to match its digest. */
   check(digest: Digest): void {
     if (this.#bad.get(digest) === true) throw badContent(digest);
   }
@@ -141,7 +141,7 @@ export class BlobSender {
 
   /**
    * Lets the pieces of a whole blob through; the last one, and a small blob altogether, only when
-   * it is the blob of its name.
+   * the content matches its digest.
    */
   async *#checked(
     blob: BlobRef,

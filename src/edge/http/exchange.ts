@@ -12,12 +12,12 @@ class ClientGoneError extends Error {
   }
 }
 
-/** A request under way. */
+/** A request in flight. */
 export interface Exchange {
   readonly response: ServerResponse;
   /**
-   * Aborts when the client leaves, when its time is over before a head was sent, by `abort()`, and
-   * at the end.
+   * Aborts when the client leaves, when the deadline has passed before a head was sent, by
+   * `abort()`, and at the end.
    */
   readonly signal: AbortSignal;
   readonly startedMs: number;

@@ -3,7 +3,7 @@ import type { LogFields, Logger } from '../../runtime/logger.ts';
 import { DeadlineError } from '../../runtime/deadline.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
-/** Lines in any second: whoever reaches the endpoint can fail as fast as he likes. (tunable) */
+/** Lines in any second: a client can make requests fail as fast as it likes. (tunable) */
 const LINES_MAX = 5;
 const WINDOW_MS = 1000;
 

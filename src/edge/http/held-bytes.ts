@@ -34,8 +34,8 @@ interface Components {
 
 /**
  * Bounds the memory of answers from before they are read until their clients have taken them: to
- * hand bytes to a socket does not free them. Who finds no room waits; and while somebody waits,
- * answers go that their clients have not taken for `PATIENCE_MS`, oldest first.
+ * hand bytes to a socket does not free them. An answer that finds no room waits; meanwhile
+ * answers that their clients have not taken for `PATIENCE_MS` are cut off, oldest first.
  */
 export class HeldBytes {
   readonly #parts: Components;
@@ -54,8 +54,8 @@ export class HeldBytes {
   }
 
   /**
-   * Runs `task` once there is room for so many bytes, at most all, and gives that back when the
-   * task has ended and, unless it failed, the response has been closed. Rejects with the task's
+   * Runs `task` once there is room for `bytes`, at most the whole bound, and gives that back when
+   * the task has ended and, unless it failed, the response has been closed. Rejects with the task's
    * error, or with the signal's reason while it waits.
    */
   async run(

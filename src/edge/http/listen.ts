@@ -40,7 +40,7 @@ export interface ErrorBody {
   readonly code: string;
 }
 
-/** What a client may read about an error: of ours the whole text, of others that there was one. */
+/** What a client may read of an error: the text of a CodedError, of others that there was one. */
 export function errorBody(error: unknown): ErrorBody {
   if (error instanceof CodedError) return { error: error.message, code: String(error.code) };
   return { error: 'internal error; the log of the agent says more', code: 'internal' };

@@ -26,12 +26,12 @@ const KEEP_ALIVE_MS = 60_000;
 const SOCKET_IDLE_MS = 60_000;
 
 /**
- * Requests that a connection may be ahead of its answers. No client of ours sends any; each costs
+ * Requests that a connection may be ahead of its answers. Our clients send none ahead; each costs
  * some KiB.
  */
 const AHEAD_MAX = 16;
 
-/** How long answers under way may go on at a stop. */
+/** How long answers in flight may go on at a stop. */
 const DRAIN_MS = 5_000;
 
 /**
@@ -40,7 +40,7 @@ const DRAIN_MS = 5_000;
  * the answer before it has left, so that none piles up answers.
  *
  * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (no new
- * connections, answers under way get 5 s, then all is closed).
+ * connections, answers in flight get 5 s, then all is closed).
  */
 export class LocalServer {
   readonly #clock: Clock;
@@ -149,7 +149,9 @@ export class LocalServer {
 
 function misdirected(request: IncomingMessage, response: ServerResponse): void {
   const shown = JSON.stringify(request.headers.host ?? '').slice(0, 100);
-  const error = `the Host header names ${shown}: ask for 127.0.0.1, localhost, [::1] or the host of local.listen`;
+  const error =
+    `the Host header names ${shown}: ask for 127.0.0.1, localhost, [::1] or the host of ` +
+    'local.listen';
   refuse(response, 421, { error, code: 'misdirected' });
 }
 

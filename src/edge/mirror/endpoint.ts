@@ -53,7 +53,7 @@ interface Refusal {
 
 type Wanted = MirrorTarget & { kind: 'manifest' | 'blob' };
 
-/** A request under way for something that is mirrored. */
+/** A request in flight for something that is mirrored. */
 interface Wish {
   readonly request: IncomingMessage;
   readonly exchange: Exchange;
@@ -110,8 +110,8 @@ export class MirrorEndpoint implements LocalRoute {
   }
 
   /**
-   * Never rejects. Who shows credentials is asked for them no more: what they open is checked with
-   * each request.
+   * Never rejects. A client that shows credentials is asked for them no more: what they open is
+   * checked with each request.
    */
   async #answerPing(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const known = request.headers.authorization !== undefined;
@@ -157,7 +157,9 @@ export class MirrorEndpoint implements LocalRoute {
     if (only !== undefined && others.length === 0) {
       return { registry: registryName(only.host), repository };
     }
-    const message = `which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or configure exactly one registry`;
+    const message =
+      'which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or configure exactly ' +
+      'one registry';
     return { status: 404, code: 'NAME_UNKNOWN', message };
   }
 

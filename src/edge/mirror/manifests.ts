@@ -60,7 +60,7 @@ const AWAY_MS = 3_000;
 /** References for which the registry is left alone. */
 const LEFT_ALONE_MAX = 1024;
 
-/** Questions under way at a time, and in line. */
+/** Questions in flight at a time, and in line. */
 const RUNNING_MAX = 64;
 const WAITING_MAX = 1024;
 
@@ -102,7 +102,7 @@ interface Found {
   readonly ageMs: number;
 }
 
-/** A question under way, shared by all that ask for the same. */
+/** A question in flight, shared by all that ask for the same. */
 interface Flight {
   readonly found: Promise<Found>;
   /** Aborted when the last of them has left: in line, it is dropped. */
@@ -123,7 +123,7 @@ export class Manifests {
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #underWay = new Map<string, Flight>();
-  /** What references were refused with lately. */
+  /** What references were recently refused with. */
   readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
   readonly #failures: FailureLog;

@@ -36,7 +36,7 @@ const DEADLINE_MS = 25_000;
  */
 const PIECE_BYTES_MAX = 1024 * 1024;
 
-/** Reads under way. overlaybd opens few connections per device. */
+/** Reads in flight. overlaybd opens few connections per device. */
 const RUNNING_MAX = 256;
 
 /** Requests in line behind them; beyond, 503. */
@@ -69,6 +69,7 @@ const HOT_RUNNING_MAX = 1024;
  */
 const TARGETS_MAX = 256;
 
+/** What a BlobEndpoint works with. */
 export interface BlobEndpointComponents {
   readonly gate: BlobGate;
   readonly reader: BlobReader;
@@ -225,7 +226,7 @@ export class BlobEndpoint implements LocalRoute {
     const read = (): Promise<Rest | undefined> => this.#serveBlob(request, exchange, target);
     const turn = this.#limiter.run(read, exchange.signal);
     if (turn === undefined) {
-      throw overloadedError(`${RUNNING_MAX} reads are under way and ${WAITING_MAX} wait already`);
+      throw overloadedError(`${RUNNING_MAX} reads are in flight and ${WAITING_MAX} wait already`);
     }
     const rest = await turn;
     await rest?.();

@@ -11,7 +11,7 @@ import { BlobError, overloadedError } from '../http/blob-error.ts';
 import type { Exchange } from '../http/exchange.ts';
 import { overlaybdMetrics } from './metrics.ts';
 
-/** Answers under way from one server, and in line: no server is so slow that others wait for it. */
+/** Answers in flight from one server, and in line: no server is so slow that others wait for it. */
 const SERVER_LIMITS = { runningMax: 32, waitingMax: 128 };
 
 /** The same of all servers. They take no place of reads of blobs. */
@@ -58,7 +58,7 @@ export class PassThrough {
   readonly #clock: Clock;
   readonly #bytes: Counter;
   readonly #all = new Limiter(ALL_LIMITS);
-  /** Of servers that answers are under way from. */
+  /** Of servers with answers in flight. */
   readonly #servers = new Map<string, Limiter>();
 
   constructor(components: {
@@ -170,6 +170,7 @@ function checkPart({ status, headers }: UrlAnswer): void {
     range.last < range.total &&
     (length === undefined || length === String(range.last - range.first + 1));
   if (isSound) return;
-  const found = `Content-Range ${JSON.stringify(headers['content-range'])}, Content-Length ${length}`;
+  const found =
+    `Content-Range ${JSON.stringify(headers['content-range'])}, ` + `Content-Length ${length}`;
   throw protocolError('bad-content-range', `the server sent a part with ${found}`);
 }

@@ -107,7 +107,7 @@ async function ask(url: string, headers: Record<string, string> = {}) {
 }
 
 describe('MirrorEndpoint', () => {
-  it('takes the registry of ?ns=, else the only one of the configuration, else refuses', async () => {
+  it('takes the registry of ?ns=, else the only configured one, else refuses', async () => {
     const one = await start();
     const path = '/v2/team/app/manifests/1';
     await ask(`${one.url}${path}?ns=docker.io`);
@@ -210,7 +210,7 @@ describe('MirrorEndpoint', () => {
     expect(readCount).toBe(16);
   });
 
-  it('MirrorEndpoint passes the challenge of its registry on at /v2/, but not to who shows credentials', async () => {
+  it('MirrorEndpoint passes the challenge of /v2/ on to clients without credentials', async () => {
     const { url, world } = await start();
     expect((await ask(`${url}/v2/`)).status).toBe(200);
     world.challenges = ['Basic realm="r"'];
@@ -267,7 +267,7 @@ describe('MirrorEndpoint', () => {
     });
   });
 
-  it('says nothing of the inside of errors that are mistakes of ours', async () => {
+  it('says nothing of the inside of errors that are mistakes of the agent', async () => {
     const { world, url } = await start();
     world.onManifest = () => Promise.reject(new Error('secret'));
     const answer = await ask(`${url}/v2/team/app/manifests/1`);

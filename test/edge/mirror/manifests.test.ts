@@ -79,7 +79,7 @@ function found(text: string, wrong = ''): ManifestReply {
 }
 
 describe('Manifests on a root', () => {
-  it('asks the registry once for all that ask, again when the tag is old, and once for a digest', async () => {
+  it('asks the registry once for all askers, again for an old tag, once for a digest', async () => {
     const { world, get } = hostWith('root');
     const [one, two] = await Promise.all([get('1'), get('1')]);
     expect([one, world.askedRegistry]).toEqual([two, 1]);
@@ -175,7 +175,7 @@ describe('Manifests on a child', () => {
     expect(world.askedRegistry).toBe(0);
   });
 
-  it('reports the registry error that the root got when it cannot reach the registry itself', async () => {
+  it('reports the error that the root got when it cannot reach the registry itself', async () => {
     const { world, get } = hostWith('child');
     world.registryError = AWAY;
     world.above = () =>

@@ -188,7 +188,7 @@ describe('BlobEndpoint answers', () => {
     expect(twin.reads).toEqual([{ offset, length }]);
   });
 
-  it('500 when memory has fewer bytes than were asked for, never what a used buffer held before', async () => {
+  it('500 when memory has fewer bytes than asked for, never bytes of a used buffer', async () => {
     twin.cached = true;
     await get(TARGET, { headers: { range: 'bytes=0-99' } });
     const { bytes } = twin;
@@ -625,7 +625,7 @@ describe('BlobEndpoint and its surroundings', () => {
     expect(await text()).toContain('xylem_local_held_bytes{kind="read"} 0');
   });
 
-  it('LocalServer.stop() lets an answer under way finish', async () => {
+  it('LocalServer.stop() lets an answer in flight finish', async () => {
     const reading = Promise.withResolvers<void>();
     const goOn = Promise.withResolvers<void>();
     twin.onRead = async () => {
