@@ -340,8 +340,8 @@ export const configSchema = z.strictObject({
     }),
     tokenFile: key(path.optional(), {
       description:
-        'File of mode 0600 with a token of 32 characters or more. A client that sends it over TCP ' +
-        '(`Authorization: Bearer TOKEN`) may do everything, such as start preheats as Harbor ' +
+        'File of mode 0600 with a token of 32 characters or more. A client that sends it over ' +
+        'TCP (`Authorization: Bearer TOKEN`) may do everything, such as start preheats as Harbor ' +
         'does. Read again when it changes.',
       rule: PATH_RULE,
     }),
