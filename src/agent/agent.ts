@@ -60,7 +60,10 @@ interface AgentComponents {
   readonly random: Random;
 }
 
-/** Builds the agent of a host from its configuration: the one place where the real parts meet. Throws KeyFileError. */
+/**
+ * Builds the agent of a host from its configuration: the one place where the real parts meet.
+ * Throws KeyFileError.
+ */
 export async function createAgent(config: Config, components: AgentComponents): Promise<Service> {
   const { p2p, roots } = config;
   const own = await ownAddresses(components, { ...p2p, roots });

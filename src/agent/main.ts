@@ -60,7 +60,10 @@ async function createProgram(name: string | undefined): Promise<Command> {
     .version(packageVersion(), '-V, --version', 'print the version')
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem agent --config /etc/xylem/agent.yaml\n  xylem mount docker://registry.example/app:1.4 /run/xylem/mounts/app\n  xylem status',
+      '\nExamples:' +
+        '\n  xylem agent --config /etc/xylem/agent.yaml' +
+        '\n  xylem mount docker://registry.example/app:1.4 /run/xylem/mounts/app' +
+        '\n  xylem status',
     );
   const only = COMMANDS.get(name ?? '');
   for (const load of only === undefined ? COMMANDS.values() : [only]) (await load())(program);

@@ -41,7 +41,10 @@ export interface ClusterInit {
   readonly devices: boolean;
   /** Zones of the children, in their order. Default: one zone for all. */
   readonly zones?: readonly string[];
-  /** How the configurations name the roots: with their ids, or by address alone, so that their certificates count. */
+  /**
+   * How the configurations name the roots: with their ids, or by address alone, so that their
+   * certificates count.
+   */
   readonly rootsBy?: 'id' | 'address';
   /** The section `limits` of the configuration, by role. */
   readonly limits?: Readonly<Partial<Record<Config['role'], object>>>;

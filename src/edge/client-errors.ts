@@ -25,7 +25,10 @@ export function clientDetail(error: unknown): BlobErrorDetail {
   return { code: error instanceof CodedError ? 'unavailable' : 'internal' };
 }
 
-/** The same as an error. What the registry said is found among the causes: it tells a client more than what became of it on the way. */
+/**
+ * The same as an error. What the registry said is found among the causes: it tells a client more
+ * than what became of it on the way.
+ */
 export function blobError(error: unknown): BlobError {
   for (let cause = error, depth = 0; cause instanceof Error && depth < 8; depth++) {
     if (cause instanceof BlobError) return cause;
@@ -37,7 +40,10 @@ export function blobError(error: unknown): BlobError {
   return new BlobError(clientText(error), clientDetail(error), { cause: error });
 }
 
-/** What a client may read about an error: of ours the whole text, with the last reason behind it; of others that there was one. */
+/**
+ * What a client may read about an error: of a CodedError the whole text, with the last reason
+ * behind it; of others that there was one.
+ */
 export function clientText(error: unknown): string {
   if (error instanceof DeadlineError) return error.message;
   if (!(error instanceof CodedError)) return 'internal error; the log of the agent says more';

@@ -32,14 +32,20 @@ export interface EdgeInit {
   readonly accessStaleSeconds: number;
 }
 
-/** What is served to the programs of this host, and what its other routes need: the gate of blobs, and what sends them. */
+/**
+ * What is served to the programs of this host, and what its other routes need: the gate of blobs,
+ * and what sends them.
+ */
 export interface Edge {
   readonly routes: readonly LocalRoute[];
   readonly gate: OpenBlobGate;
   readonly sender: BlobSender;
 }
 
-/** Puts the parts together that serve overlaybd; the mirror is another route over the same gate and sender. */
+/**
+ * Puts the parts together that serve overlaybd; the mirror is another route over the same gate and
+ * sender.
+ */
 export function makeEdge(components: Components, init: EdgeInit): Edge {
   const { engine, urls } = components;
   const gate = new OpenBlobGate(

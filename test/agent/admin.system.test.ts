@@ -26,7 +26,9 @@ const IMAGE = 'docker://127.0.0.1:1/app:1';
  */
 const STRANGER = `
   const [at, method, path] = process.argv.slice(1);
-  const place = at.startsWith('/') ? { socketPath: at } : { host: '127.0.0.1', port: new URL(at).port };
+  const place = at.startsWith('/')
+    ? { socketPath: at }
+    : { host: '127.0.0.1', port: new URL(at).port };
   const headers = { 'content-type': 'application/json' };
   const sent = require('node:http').request({ ...place, method, path, headers }, (response) => {
     process.stdout.write(String(response.statusCode));
@@ -71,7 +73,7 @@ describeWith('a local program without rights', [needs.root], () => {
     });
   }
 
-  it('mounts, pins, empties, preheats and learns nothing through the admin endpoint, though it is on loopback', async () => {
+  it('mounts, pins, empties, preheats and learns nothing by TCP, though on loopback', async () => {
     const closed = ROUTE_NAMES.filter((name) => !isOpen(API[name].access));
     expect(closed).toHaveLength(18);
     const id = '0'.repeat(32);
@@ -110,7 +112,7 @@ describe('the tokens of an agent', () => {
 });
 
 describe('a host of the cluster', () => {
-  it('has no other host pin an image by a preheat: a root alone may be asked, by its own people', async () => {
+  it('has no other host pin an image by a preheat: a root is asked by its own people', async () => {
     const pins = { image: IMAGE, pin: true };
     const refused = askAgent({ admin: child.process.socket }, 'preheat', pins);
     await expect(refused).rejects.toMatchObject({ detail: { status: 403, reason: 'refused' } });
@@ -157,7 +159,7 @@ describe('probes', () => {
     });
   }
 
-  it('are answered while 300 connections with unfinished heads are held and opened again', async () => {
+  it('are answered while 300 connections with unfinished heads come again and again', async () => {
     const flood = { sockets: new Set<Socket>(), reopened: 0, ends: false };
     onTestFinished(() => {
       flood.ends = true;

@@ -10,7 +10,10 @@ import { MIB } from '../../src/util/bytes.ts';
 import { FakeRegistry, type FakeBlob } from '../kit/fake-registry.ts';
 import { ask } from './kit/local-client.ts';
 
-/** Of a read of a block that a host has, or gets, while others attack: a busy machine takes most of it. */
+/**
+ * Of a read of a block that a host has, or gets, while others attack: a busy machine takes most of
+ * it.
+ */
 const READ_MS_MAX = 10_000;
 
 const registry = new FakeRegistry();
@@ -71,7 +74,10 @@ async function metric(name: string): Promise<number> {
   return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1] ?? 0);
 }
 
-/** Somebody else's reads, which go on meanwhile: of a blob that nobody has yet, and of the one that is attacked. */
+/**
+ * Somebody else's reads, which go on meanwhile: of a blob that nobody has yet, and of the one that
+ * is attacked.
+ */
 async function expectServed(): Promise<void> {
   const fresh = registry.add(1_000_000);
   for (const { bytes, ...read } of [fresh, blob]) {

@@ -73,7 +73,8 @@ describe('main() usage', () => {
     [['status', 'x'], 'xylem: too many arguments for'],
     [
       ['status', '--admin', 'x'],
-      "xylem: option '--admin <address>' argument 'x' is invalid. It must be the path of a socket, with a slash, or http://HOST:PORT.\n",
+      "xylem: option '--admin <address>' argument 'x' is invalid. It must be the path of a " +
+        'socket, with a slash, or http://HOST:PORT.\n',
     ],
   ])('%j is refused with a line, a hint and code 2', async (args, text) => {
     const outcome = await xylem(args);
@@ -188,7 +189,9 @@ describe('xylem status, tree, mount and unmount', () => {
     const bare = await xylem(['status', '--admin', server.url]);
     expect(bare).toMatchObject({ code: 1, out: '' });
     expect(bare.err).toBe(
-      'xylem: over TCP this needs the token of admin.readTokenFile or admin.tokenFile: `xylem ... --token-file FILE`; on the host of the agent ask over its socket (admin.socket)\n',
+      'xylem: over TCP this needs the token of admin.readTokenFile or admin.tokenFile: ' +
+        '`xylem ... --token-file FILE`; on the host of the agent ask over its socket ' +
+        '(admin.socket)\n',
     );
     const file = join(folder, 'token');
     const args = ['status', '--admin', server.url, '--token-file', file];
@@ -197,7 +200,8 @@ describe('xylem status, tree, mount and unmount', () => {
     const open = await xylem(args);
     chmodSync(file, 0o600);
     expect(open.err).toBe(
-      `xylem: the token file ${file} cannot be used: others can reach it; run \`chmod 600 ${file}\`\n`,
+      `xylem: the token file ${file} cannot be used: others can reach it; run \`chmod 600 ` +
+        `${file}\`\n`,
     );
   });
 

@@ -19,7 +19,10 @@ type Role = (typeof ROLES)[number];
 
 let dir: string;
 let cluster: AgentCluster;
-/** The registry, the storage that it redirects to, a registry that will be stopped, and one that the configuration does not name. */
+/**
+ * The registry, the storage that it redirects to, a registry that will be stopped, and one that the
+ * configuration does not name.
+ */
 const registry = new FakeRegistry();
 const storage = new FakeRegistry();
 const mortal = new FakeRegistry();
@@ -131,7 +134,7 @@ describe.each(ROLES)('the overlaybd prefix of a %s: requests', (role) => {
     expect(blocks[0]?.url).toContain('?X-Sig=');
   });
 
-  it('of the redirect shape use the tree when the registry URL was seen before, by whomever', async () => {
+  it('of the redirect shape use the tree when any host saw the registry URL before', async () => {
     const blob = registry.add(BLOB_BYTES);
     storage.share(blob);
     const other = role === 'root' ? 'child' : 'root';

@@ -41,7 +41,7 @@ describe('agents whose roots are known by certificate', () => {
     expect(Buffer.from(await response.arrayBuffer()).equals(bytes)).toBe(true);
   }
 
-  it('take held blocks of a root that is down when they start, from the hosts that hold them', async () => {
+  it('take held blocks of a root that is down when they start from other hosts', async () => {
     const blobs = Array.from({ length: 4 }, () => registry.add(MIB));
     const [late, ...others] = cluster.children as [ClusterHost, ...ClusterHost[]];
     for (const blob of blobs) for (const host of others) await readAll(host, blob);

@@ -2,7 +2,10 @@ import { adminDocs } from '../../src/agent/admin/api-docs.ts';
 import { metricsDocs } from '../../src/agent/admin/metrics-docs.ts';
 import { configDocs } from '../../src/agent/config/config-docs.ts';
 
-/** The pages of docs/ that are generated, by name, and what writes each whole. `npm run docs` writes them all. */
+/**
+ * The pages of docs/ that are generated, by name, and what writes each whole. `npm run docs` writes
+ * them all.
+ */
 export const PAGES: ReadonlyMap<string, () => string> = new Map([
   ['ADMIN.md', adminDocs],
   ['CONFIGURATION.md', configDocs],

@@ -3,10 +3,10 @@ import type { AdminToken } from './admin-token.ts';
 import { RequestError } from './errors.ts';
 
 /**
- * Who may ask what.
+ * What a request may ask for.
  *
- * - `probe`: the agent runs, or is ready. `metrics`: figures for Prometheus. Whoever reaches the
- *   endpoint gets both.
+ * - `probe`: the agent runs, or is ready. `metrics`: figures for Prometheus. Any client that
+ *   reaches the endpoint gets both.
  * - `read`: facts, with names of images and peers. `change`: what changes something, on this host
  *   or on others.
  */
@@ -56,7 +56,8 @@ export function requireAccess(
   if (mayChange || (mayRead && access === 'read')) return;
   if (mayRead) {
     throw new RequestError(
-      'this token shows and changes nothing: ask with that of admin.tokenFile, or over the socket (admin.socket)',
+      'this token shows and changes nothing: ask with that of admin.tokenFile, or over the ' +
+        'socket (admin.socket)',
       { code: 'forbidden' },
     );
   }

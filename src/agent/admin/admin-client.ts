@@ -141,7 +141,8 @@ function answerOf({ reply }: Route, { url, status, text }: Heard): unknown {
   const json = jsonOf(text);
   if (json === undefined) {
     throw new AdminError(
-      `${url} answered ${status} without JSON: is it the admin address of an agent (admin.socket, admin.listen)?`,
+      `${url} answered ${status} without JSON: is it the admin address of an agent ` +
+        '(admin.socket, admin.listen)?',
       { code: 'admin-protocol', url },
     );
   }
@@ -156,7 +157,8 @@ function answerOf({ reply }: Route, { url, status, text }: Heard): unknown {
   const issue = typeof reply === 'string' ? undefined : reply.safeParse(json).error?.issues[0];
   if (issue === undefined) return json;
   throw new AdminError(
-    `${url} answered something else than docs/ADMIN.md says (${issue.path.join('.')}): is the agent of another version?`,
+    `${url} answered something else than docs/ADMIN.md says (${issue.path.join('.')}): is ` +
+      'the agent of another version?',
     { code: 'admin-protocol', url },
   );
 }
@@ -185,13 +187,15 @@ function failure(
   const reason = (cause as NodeJS.ErrnoException).code ?? errorText(cause);
   if (NOT_PERMITTED.has(reason)) {
     return new AdminError(
-      `this user may not ask the agent at ${at} (${reason}): run the command as root, or let a group of this user in by admin.socketGroup`,
+      `this user may not ask the agent at ${at} (${reason}): run the command as root, or let ` +
+        'a group of this user in by admin.socketGroup',
       { code: 'admin-unreachable', url },
       { cause },
     );
   }
   return new AdminError(
-    `cannot reach an agent at ${at}: ${reason}; start one with \`xylem agent\`, or name its socket or its address with --admin`,
+    `cannot reach an agent at ${at}: ${reason}; start one with \`xylem agent\`, or name its ` +
+      'socket or its address with --admin',
     { code: 'admin-unreachable', url },
     { cause },
   );

@@ -145,7 +145,10 @@ export class AdminServer {
     });
   }
 
-  /** Runs a handler with a signal that aborts when the client goes away or the time of the route is over. */
+  /**
+   * Runs a handler with a signal that aborts when the client goes away or the time of the route is
+   * over.
+   */
   async #bounded<T>(
     { timeoutMs, summary }: Route,
     response: ServerResponse,

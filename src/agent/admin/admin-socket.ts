@@ -18,7 +18,7 @@ import { CodedError, errorText } from '../../util/errors.ts';
 /** Permissions for the agent's own user alone, and with a group. */
 const MODES = { alone: { folder: 0o700, socket: 0o600 }, group: { folder: 0o750, socket: 0o660 } };
 
-/** What a folder of ours never lets others do: write as its group, or anything as anybody else. */
+/** What the agent's folder never lets others do: write as its group, or anything as other users. */
 const MODE_OF_OTHERS = 0o027;
 
 /**
@@ -67,7 +67,8 @@ export class AdminSocket {
     } catch (cause) {
       await this.close();
       throw new ListenError(
-        `cannot listen on ${path} (admin.socket): ${reasonOf(cause)}; name another path, or \`none\``,
+        `cannot listen on ${path} (admin.socket): ${reasonOf(cause)}; name another path, or ` +
+          '`none`',
         { code: 'listen', key: 'admin.socket' },
         { cause },
       );
@@ -86,7 +87,8 @@ export class AdminSocket {
     const found = statSync(folder);
     if (!isNew && !isClosed(found)) {
       throw new PlaceError(
-        `its folder ${folder} is open to others or not the agent's own: the socket needs one of mode 0700`,
+        `its folder ${folder} is open to others or not the agent's own: the socket needs one ` +
+          'of mode 0700',
         { code: 'place' },
       );
     }

@@ -3,7 +3,9 @@ import { parseDigest, type Digest } from '../../image/digest.ts';
 import { PREHEAT_FAILURES, PREHEAT_PARTS, PREHEAT_STATES } from '../../preheat/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
-/** What the routes of the admin endpoint answer with. The descriptions are those of docs/ADMIN.md. */
+/**
+ * What the routes of the admin endpoint answer with. The descriptions are those of docs/ADMIN.md.
+ */
 
 const digest = z
   .custom<Digest>((value) => typeof value === 'string' && parseDigest(value) !== undefined)
@@ -42,6 +44,7 @@ export const agentStatus = z
       ),
   })
   .readonly();
+/** What an agent answers about itself. */
 export type AgentStatus = z.output<typeof agentStatus>;
 
 /** The place of this host in the tree of one stripe. */
@@ -58,6 +61,7 @@ export const treeStatus = z
     children: z.array(z.string()).readonly(),
   })
   .readonly();
+/** The place of a host in one tree, as `treeStatus` reads it. */
 export type TreeStatus = z.output<typeof treeStatus>;
 
 /** Blocks of a blob in the store of this host. */
@@ -71,6 +75,7 @@ export const heldBlob = z
       .describe('runs of [first index, count], ascending'),
   })
   .readonly();
+/** Held blocks of a blob, as `heldBlob` reads it. */
 export type HeldBlob = z.output<typeof heldBlob>;
 
 /** An image mounted on this host. */
@@ -83,6 +88,7 @@ export const mountedImage = z
     sizeBytes: bytes,
   })
   .readonly();
+/** A mounted image, as `mountedImage` reads it. */
 export type MountedImage = z.output<typeof mountedImage>;
 
 /** What the store has of a blob, and why it keeps it: BlobUsage of src/blockstore/store.ts. */
@@ -100,6 +106,7 @@ export const blobUsage = z
       .describe('milliseconds since 1970 of the last use; absent when nothing is held'),
   })
   .readonly();
+/** Blocks of a blob and what keeps them, as `blobUsage` reads it. */
 export type BlobUsage = z.output<typeof blobUsage>;
 
 /** The blobs that a pin or its end came to. */

@@ -6,17 +6,18 @@ const OPENING = `# Admin endpoint
 
 This page is generated from the table of routes in \`src/agent/admin/api.ts\`: \`npm run docs\`.
 
-The commands of \`xylem\` ask here over the Unix socket \`admin.socket\`, by default \`/run/xylem/admin/admin.sock\`;
-probes, Prometheus and whoever has a token over TCP at \`admin.listen\`, by default port 19146 of every address
-(CONFIGURATION.md). Both speak HTTP:
+The commands of \`xylem\` ask here over the Unix socket \`admin.socket\`, by default
+\`/run/xylem/admin/admin.sock\`. Probes, Prometheus and clients with a token ask over TCP at
+\`admin.listen\`, by default port 19146 of every address (CONFIGURATION.md). Both speak HTTP:
 
     curl --unix-socket /run/xylem/admin/admin.sock http://agent/api/v1/status
     curl -H "Authorization: Bearer $(cat read.token)" http://10.0.0.7:19146/api/v1/status
 
-What a request sends is JSON with \`content-type: application/json\` or \`application/...+json\`, at most 64 KiB.
-Answers are JSON unless the table says otherwise. An error is
-\`{"error": "one line for people", "code": "word-for-scripts"}\`. A request without the token that it needs is answered
-with 401 \`unauthorized\`, one with a token that does not open the route with 403 \`forbidden\`.
+A request sends JSON with \`content-type: application/json\` or \`application/...+json\`, at most
+64 KiB. Answers are JSON unless the table says otherwise. An error is
+\`{"error": "one line for people", "code": "word-for-scripts"}\`. The agent answers a request
+without the token that it needs with 401 \`unauthorized\`, and one with a token that does not open
+the route with 403 \`forbidden\`.
 `;
 
 /** What of a JSON Schema this page shows; \`rule\` is ours. */
@@ -52,7 +53,8 @@ export function adminDocs(): string {
     '',
     '## What they take and answer',
     '',
-    'A field with `?` may be absent. Fields of answers that this page does not name may come at any time.',
+    'A field with `?` may be absent. Fields of answers that this page does not name may come ' +
+      'at any time.',
     '',
     ...routes.flatMap(sectionOf),
   ].join('\n');

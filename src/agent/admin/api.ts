@@ -1,10 +1,13 @@
 /*
  * A new route takes three places at most:
  *
- *  1. An entry of API below; the schemas of what it takes and answers stand in requests.ts and answers.ts. The server, the
- *     client and docs/ADMIN.md follow from it (`npm run docs` writes the page).
- *  2. Its handler, of the same name, in handlers.ts or preheat-handlers.ts. The compiler asks for it.
- *  3. Where people use it: a command in src/agent/commands that calls `askAgent(admin, 'name', {...})`.
+ *  1. An entry of API below; the schemas of its requests and answers stand in requests.ts and
+ *     answers.ts. The server, the client and docs/ADMIN.md follow from it (`npm run docs` writes
+ *     the page).
+ *  2. Its handler, of the same name, in handlers.ts or preheat-handlers.ts. The compiler asks for
+ *     it.
+ *  3. Where people use it: a command in src/agent/commands that calls
+ *     `askAgent(admin, 'name', {...})`.
  */
 
 import { z } from 'zod';
@@ -35,7 +38,10 @@ import {
   unmountBody,
 } from './requests.ts';
 
-/** A route of the admin endpoint. The fields of `params`, `query` and `body` all have different names. */
+/**
+ * A route of the admin endpoint. The fields of `params`, `query` and `body` all have different
+ * names.
+ */
 export interface Route {
   readonly method: 'GET' | 'POST' | 'DELETE';
   /** `:name` stands for the field `name` of `params`. */
@@ -55,7 +61,10 @@ export interface Route {
   readonly timeoutMs?: number;
 }
 
-/** For the first blocks of an image to arrive and the kernel to mount it, or for a disk to remove a full store. */
+/**
+ * For the first blocks of an image to arrive and the kernel to mount it, or for a disk to remove a
+ * full store.
+ */
 const LONG_MS = 120_000;
 
 /** Every route of the admin endpoint, by name. */
@@ -247,7 +256,8 @@ export const API = {
     method: 'POST',
     path: '/registry/notifications',
     summary:
-      'Starts a preheat of each image that was pushed, as Harbor asks Kraken and registries send their notifications.',
+      'Starts a preheat of each image that was pushed, as Harbor asks Kraken and registries ' +
+      'send their notifications.',
     access: 'change',
     body: krakenBody,
     isSecret: true,
@@ -280,7 +290,10 @@ export type Answer<N extends RouteName> = Table[N]['reply'] extends infer S exte
   ? z.output<S>
   : string;
 
-/** What answers each route. The signal aborts when the client goes away or the time of the route is over. */
+/**
+ * What answers each route. The signal aborts when the client goes away or the time of the route is
+ * over.
+ */
 export type Handlers = {
   readonly [N in RouteName]: (
     taken: Taken<N>,

@@ -11,8 +11,9 @@ const BODY_BYTES_MAX = 64 * 1024;
 const JSON_TYPE = /^application\/([\w.-]+\+)?json *(;|$)/i;
 
 /**
- * The JSON of a request's body; an empty object when it has none. Only what says that it is JSON is read: a web page may not send that to
- * another server without asking it first. Rejects with RequestError.
+ * The JSON of a request's body; an empty object when it has none. Only what says that it is JSON is
+ * read: a web page may not send that to another server without asking it first. Rejects with
+ * RequestError.
  */
 export async function readBody(request: IncomingMessage): Promise<unknown> {
   const { 'content-length': length = '0', 'content-type': type = '' } = request.headers;

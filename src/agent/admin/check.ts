@@ -12,7 +12,9 @@ export interface Brought {
   readonly body: unknown;
 }
 
-/** The fields of a request, checked and put together as the route takes them. Throws RequestError. */
+/**
+ * The fields of a request, checked and put together as the route takes them. Throws RequestError.
+ */
 export function check<N extends RouteName>(route: Route, brought: Brought): Taken<N> {
   const isSecret = route.isSecret === true;
   const part = (schema: z.ZodObject | undefined, value: unknown): object => {

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 
 /**
- * Requests of one connection that are answered at a time: no client of ours sends one before the
+ * Requests of one connection that are answered at a time: our clients send none before the
  * answer to the last.
  */
 const REQUESTS_MAX = 2;
@@ -38,8 +38,8 @@ interface Bounds {
 }
 
 /**
- * Keeps the connections of a server to a bound, so that whoever holds many cannot keep others out:
- * a new connection comes in, and the one that has been idle for longest goes, never one that
+ * Keeps the connections of a server to a bound, so that a client that holds many keeps no others
+ * out: a new connection comes in, and the one that has been idle for longest goes, never one that
  * `hold()` names. Closes none within the moment that an honest client needs to send its request, so
  * that more than the bound may be open for so long.
  *

@@ -10,7 +10,10 @@ import { openImage, type OpenedImage } from '../../transfer/read/open-image.ts';
 import type { MountedImage } from './answers.ts';
 import type { MountService } from './services.ts';
 
-/** Mounts images on this host: resolves them, joins their trees, and gives them to the device service. */
+/**
+ * Mounts images on this host: resolves them, joins their trees, and gives them to the device
+ * service.
+ */
 export class ImageMounts implements MountService {
   readonly #engine: TransferEngine;
   readonly #devices: DeviceService;

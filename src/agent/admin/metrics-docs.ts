@@ -13,8 +13,9 @@ const OPENING = `# Metrics
 
 This page is generated from what the agent registers: \`npm run docs\`.
 
-\`GET /metrics\` on \`admin.listen\` has them in the exposition format of Prometheus, beside the usual \`process_*\` and \`nodejs_*\`. Label sets are
-fixed: they do not grow with the cluster. A histogram has \`_bucket\`, \`_sum\` and \`_count\`.
+\`GET /metrics\` on \`admin.listen\` has them in the exposition format of Prometheus, beside the
+usual \`process_*\` and \`nodejs_*\`. Label sets are fixed: they do not grow with the cluster. A
+histogram has \`_bucket\`, \`_sum\` and \`_count\`.
 `;
 
 /** What registers metrics, by the folder that moves them. */

@@ -33,7 +33,10 @@ const DRAGONFLY_2_STATES = {
   cancelled: 'FAILURE',
 } as const satisfies Record<PreheatState, string>;
 
-/** Preheats: our own requests, and those that Harbor makes of its preheat providers (docs/PREHEAT.md). */
+/**
+ * Preheats: our own requests, and those that Harbor makes of its preheat providers
+ * (docs/PREHEAT.md).
+ */
 export function preheatHandlers(services: Services) {
   const preheats = (): PreheatService => {
     if (services.preheats !== undefined) return services.preheats;

@@ -5,7 +5,8 @@ const WORDS: Readonly<Record<PreheatFailure, string>> = {
   image: 'the manifest or a layer of the image is damaged',
   'no-trace': 'the image ships no trace: preheat the whole image',
   quota:
-    'the image takes more than the store may keep beside what is mounted or pinned there (store.quota)',
+    'the image takes more than the store may keep beside what is mounted or pinned there ' +
+    '(store.quota)',
   unavailable: 'the registry or the hosts above did not give every block',
   store: 'the store did not keep every block: see the log of the host',
   busy: 'too many preheats wait there already',
@@ -32,5 +33,6 @@ export function preheatFailureText(job: PreheatJob): string {
     .map(({ peer, failure }) => `${peer}: ${failure === undefined ? 'failed' : WORDS[failure]}`);
   const more = failed.length > named.length ? [`and ${failed.length - named.length} more`] : [];
   const detail = [...named, ...more].join('; ');
-  return `the preheat of ${reference} failed: ${why}${detail === '' ? '' : ` (${failed.length} of ${job.hosts.length}: ${detail})`}`;
+  const hosts = detail === '' ? '' : ` (${failed.length} of ${job.hosts.length}: ${detail})`;
+  return `the preheat of ${reference} failed: ${why}${hosts}`;
 }

@@ -15,8 +15,9 @@ const METRICS_MAX = 500;
 type Kind = 'counter' | 'gauge' | 'histogram';
 
 /**
- * The metrics of one agent, for Prometheus. Each has a registry of its own, so that two agents in one process count apart.
- * A name registered twice, with the same kind and labels, is the same metric.
+ * The metrics of one agent, for Prometheus. Each has a registry of its own, so that two agents in
+ * one process count apart. A name registered twice, with the same kind and labels, is the same
+ * metric.
  */
 export class PromMetrics implements runtime.Metrics {
   readonly #registry = new Registry();

@@ -4,7 +4,10 @@ import { parseDigest } from '../../image/digest.ts';
 import { PREHEAT_ID, PREHEAT_PARTS } from '../../preheat/messages.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
 
-/** What the routes of the admin endpoint take. A rule completes "must be ..." in errors and in docs/ADMIN.md. */
+/**
+ * What the routes of the admin endpoint take. A rule completes "must be ..." in errors and in
+ * docs/ADMIN.md.
+ */
 
 /** Linux: PATH_MAX. References are shorter. */
 const TEXT_LENGTH_MAX = 4096;
@@ -23,6 +26,7 @@ const DIGEST_RULE = 'sha256: and 64 lower-case hex digits';
 
 /** `https://HOST/v2/NAME/manifests/TAG-OR-DIGEST`, as Harbor names an image. */
 export const MANIFEST_URL = /^https?:\/\/([^/?#\s@]+)\/v2\/([^?#\s]+)\/manifests\/([^/?#\s]+)$/;
+/** What `MANIFEST_URL` takes, in the words of an error. */
 export const MANIFEST_URL_RULE = 'http[s]://HOST[:PORT]/v2/NAME/manifests/TAG-OR-DIGEST';
 
 interface TextInit {
@@ -122,7 +126,7 @@ export const preheatBody = z.strictObject(
       .max(HOSTS_MAX, COUNT_RULE)
       .meta({ rule: COUNT_RULE })
       .exactOptional()
-      .describe('so many of the hosts, spread over their zones; all when absent'),
+      .describe('the number of hosts, spread over their zones; all hosts when absent'),
   },
   'a JSON object',
 );
@@ -130,8 +134,8 @@ export const preheatBody = z.strictObject(
 const TYPE_RULE = '"image"';
 
 /**
- * What Harbor says of an image. Its `headers` carry credentials of Harbor's robot: they are not read at all, so they are
- * neither used nor kept. The roots have credentials of their own.
+ * What Harbor says of an image. Its `headers` carry credentials of Harbor's robot: they are not
+ * read at all, so they are neither used nor kept. The roots have credentials of their own.
  */
 export const harborImage = object({
   type: z.literal('image', TYPE_RULE).meta({ rule: TYPE_RULE }),

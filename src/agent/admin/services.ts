@@ -18,15 +18,21 @@ export interface StatusSource {
 export interface MountService {
   /** `image` is `docker://host[:port]/name:tag`; `dir` is absolute. */
   mount(image: string, dir: string, signal: AbortSignal): Promise<MountedImage>;
-  /** Does nothing when nothing of ours is mounted there. */
+  /** Does nothing when the agent has mounted nothing there. */
   unmount(dir: string): Promise<void>;
   list(): readonly MountedImage[];
 }
 
-/** What `xylem store` shows and changes. Rejects with BlockStoreError, and with what resolving an image rejects with. */
+/**
+ * What `xylem store` shows and changes. Rejects with BlockStoreError, and with what resolving an
+ * image rejects with.
+ */
 export interface StoreService {
   usage(): readonly BlobUsage[];
-  /** `what` is a blob's digest, or `docker://host[:port]/name:tag` for the blobs of an image, its config included; what it came to. */
+  /**
+   * `what` is a blob's digest, or `docker://host[:port]/name:tag` for the blobs of an image, its
+   * config included; what it came to.
+   */
   pin(what: string): Promise<readonly Digest[]>;
   unpin(what: string): Promise<readonly Digest[]>;
   /** Evicts down to `targetBytes`, or to the low watermark of the quota. */

@@ -9,7 +9,9 @@ import { PeerError } from '../../transfer/contracts/transport.ts';
 import { unreachable } from '../../util/assert.ts';
 import { RequestError } from './errors.ts';
 
-/** The HTTP status of an error of the admin endpoint or of a service behind it; 500 for a defect. */
+/**
+ * The HTTP status of an error of the admin endpoint or of a service behind it; 500 for a defect.
+ */
 export function statusOf(error: unknown): number {
   if (error instanceof RequestError) return ofRequest(error.code);
   if (error instanceof DeviceError) return ofDevice(error.code);

@@ -13,7 +13,10 @@ import type { FoundRoot } from './root-finder.ts';
 /** A root that was known by its address alone is believed for so long after it was last there. */
 const BY_ADDRESS_MS = 3_600_000;
 
-/** Roots that are kept: far more than there are, over many replacements. The one seen longest ago goes first. */
+/**
+ * Roots that are kept: far more than there are, over many replacements. The one seen longest ago
+ * goes first.
+ */
 const KEPT_MAX = 64;
 
 /** Below the folder of the store. */
@@ -46,10 +49,10 @@ export interface RootTrust {
 }
 
 /**
- * Whose attestations this host believes. Roots known by their id or by a certificate are believed from
- * the first time that they are found, also after a restart and while they are away: hosts hold blocks
- * that they attested. Roots known by their address alone are believed while they are there and for an
- * hour after, and are not kept. `untrustedRoots` are never believed.
+ * Whose attestations this host believes. Roots known by their id or by a certificate are believed
+ * from the first time that they are found, also after a restart and while they are away: hosts hold
+ * blocks that they attested. Roots known by their address alone are believed while they are there
+ * and for an hour after, and are not kept. `untrustedRoots` are never believed.
  *
  * Life: constructed -> `start()` once the store's folder is there -> `found()` as roots are found.
  */
@@ -71,7 +74,10 @@ export class BelievedRoots {
     return join(this.#init.storeDir, FILE);
   }
 
-  /** Reads what was kept. A file that cannot be read, or a certificate of another authority, is as none. */
+  /**
+   * Reads what was kept. A file that cannot be read, or a certificate of another authority, is as
+   * none.
+   */
   start(): void {
     for (const { peer, certificate } of this.#read()) {
       const root = peerId(peer);
@@ -82,7 +88,10 @@ export class BelievedRoots {
     }
   }
 
-  /** Whether the authority of the configuration says that the host is a root; undefined without an authority. */
+  /**
+   * Whether the authority of the configuration says that the host is a root; undefined without an
+   * authority.
+   */
   isCertified(peer: PeerId, certificate: Uint8Array | undefined): boolean | undefined {
     const { authority } = this.#init;
     if (authority === undefined) return undefined;

@@ -31,8 +31,8 @@ export interface ClusterFiles {
 }
 
 /**
- * Makes the secrets of a new cluster in a folder: the cluster key, the authority of the roots, and an
- * identity with its certificate for each root. Overwrites nothing. Throws KeyFileError.
+ * Makes the secrets of a new cluster in a folder: the cluster key, the authority of the roots, and
+ * an identity with its certificate for each root. Overwrites nothing. Throws KeyFileError.
  */
 export function makeClusterFiles(
   components: { readonly random: Random },

@@ -56,15 +56,16 @@ export function loadIdentitySeed(
   const seed = fromHex(found.toString('latin1').trim());
   if (seed?.length === SEED_BYTES) return seed;
   throw new KeyFileError(
-    `the identity in ${file} is damaged: it must be ${2 * SEED_BYTES} hex digits, but the file has ${found.length} bytes that are not; ` +
+    `the identity in ${file} is damaged: it must be ${2 * SEED_BYTES} hex digits, but the ` +
+      `file has ${found.length} bytes that are not; ` +
       'restore it, or remove it to let this host become a new one',
     { code: 'damaged', file },
   );
 }
 
 /**
- * The secrets of the cluster, without line ends: one, or two on a line each while the key changes, the new one first.
- * Never made here: they must be the same on every host. Throws KeyFileError.
+ * The secrets of the cluster, without line ends: one, or two on a line each while the key changes,
+ * the new one first. Never made here: they must be the same on every host. Throws KeyFileError.
  */
 export function loadClusterKeys(
   file: string,
@@ -73,7 +74,8 @@ export function loadClusterKeys(
   const found = readKeyFile(file, 'cluster.keyFile', components.logger);
   if (found === undefined) {
     throw new KeyFileError(
-      `the cluster key ${file} does not exist: make one with \`openssl rand -hex 32 > ${file}\` and give every host the same, or name another file by cluster.keyFile`,
+      `the cluster key ${file} does not exist: make one with \`openssl rand -hex 32 > ` +
+        `${file}\` and give every host the same, or name another file by cluster.keyFile`,
       { code: 'missing', file },
     );
   }
@@ -83,7 +85,8 @@ export function loadClusterKeys(
     .filter((line) => line !== '');
   if (lines.length > CLUSTER_KEYS_MAX || new Set(lines).size < lines.length) {
     throw new KeyFileError(
-      `the cluster key file ${file} must hold one key, or the new and the old one on a line each, but has ${lines.length} lines`,
+      `the cluster key file ${file} must hold one key, or the new and the old one on a line ` +
+        `each, but has ${lines.length} lines`,
       { code: 'damaged', file },
     );
   }
@@ -94,14 +97,15 @@ export function loadClusterKeys(
     return lines.map((line) => new Uint8Array(Buffer.from(line, 'latin1')));
   }
   throw new KeyFileError(
-    `a cluster key in ${file} must have ${CLUSTER_KEY_BYTES_MIN} to ${CLUSTER_KEY_BYTES_MAX} bytes, but has ${wrong?.length ?? 0}; make one with \`openssl rand -hex 32\``,
+    `a cluster key in ${file} must have ${CLUSTER_KEY_BYTES_MIN} to ${CLUSTER_KEY_BYTES_MAX} ` +
+      `bytes, but has ${wrong?.length ?? 0}; make one with \`openssl rand -hex 32\``,
     { code: 'damaged', file },
   );
 }
 
 /**
- * The cluster keys of a file that may change while the agent runs. A change that cannot be used is told once and
- * the keys from before stay valid.
+ * The cluster keys of a file that may change while the agent runs. A change that cannot be used is
+ * told once and the keys from before stay valid.
  */
 export class ClusterKeyFile {
   readonly #file: string;
@@ -122,7 +126,10 @@ export class ClusterKeyFile {
     this.#keys = loadClusterKeys(init.file, components);
   }
 
-  /** The keys that are valid now; the same list until they change. Looks at the file every `CLUSTER_KEY_CHECK_MS` at most. */
+  /**
+   * The keys that are valid now; the same list until they change. Looks at the file every
+   * `CLUSTER_KEY_CHECK_MS` at most.
+   */
   keys(): readonly Uint8Array[] {
     const nowMs = this.#components.clock.nowMs();
     if (nowMs < this.#checkedMs + CLUSTER_KEY_CHECK_MS) return this.#keys;
@@ -161,7 +168,9 @@ function stampOf(file: string): string {
   }
 }
 
-/** Content of the file (cut off past the largest that is valid), or undefined when there is none. */
+/**
+ * Content of the file (cut off past the largest that is valid), or undefined when there is none.
+ */
 function readKeyFile(file: string, key: string, logger: Logger): Buffer | undefined {
   let descriptor: number;
   try {

@@ -12,7 +12,9 @@ const SOURCE_MS_MAX = 1_000;
 /** What this host tells others of where it is. */
 export interface OwnAddresses {
   readonly addresses: readonly string[];
-  /** They are the operator's choice: an address that others see it under does not go before them. */
+  /**
+   * They are the operator's choice: an address that others see it under does not go before them.
+   */
   readonly announced: boolean;
 }
 
@@ -32,9 +34,9 @@ interface Components {
 }
 
 /**
- * The multiaddrs that other agents are told to dial: `p2p.announce`, else those listened on. A wildcard
- * stands for every address of this host that is not loopback, those by which it reaches the roots
- * first; of more than a message takes the rest is left out, with a warning.
+ * The multiaddrs that other agents are told to dial: `p2p.announce`, else those listened on. A
+ * wildcard stands for every address of this host that is not loopback, those by which it reaches
+ * the roots first; of more than a message takes the rest is left out, with a warning.
  */
 export async function ownAddresses(
   components: Components,
@@ -73,7 +75,8 @@ function cut({ logger }: Components, addresses: readonly string[]): readonly str
     const fields = { told, left: addresses.slice(ADDRESSES_MAX) };
     logger.warn(
       fields,
-      `this host has more than ${ADDRESSES_MAX} addresses, and others are told of the first ones: name those that they reach in p2p.announce`,
+      `this host has more than ${ADDRESSES_MAX} addresses, and others are told of the first ` +
+        'ones: name those that they reach in p2p.announce',
     );
   }
   return told;

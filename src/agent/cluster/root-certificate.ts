@@ -6,7 +6,10 @@ import { errorText } from '../../util/errors.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { KeyFileError } from './key-files.ts';
 
-/** What a certificate says first: it is good for nothing else, and a signature for something else is none. */
+/**
+ * What a certificate says first: it is good for nothing else, and a signature for something else is
+ * none.
+ */
 const LABEL = 'xylem-root-1';
 
 /** An Ed25519 public key, and the DER of a SubjectPublicKeyInfo that ends with one. */
@@ -43,13 +46,15 @@ export function loadCertificate(file: string, peer: PeerId): Uint8Array | undefi
   if (label !== LABEL || named === undefined || certificate.length !== CERTIFICATE_BYTES) {
     throw damaged(
       file,
-      `${file} is no certificate of a root: it must be a line "${LABEL} PEER SIGNATURE" as \`xylem cluster init\` makes it`,
+      `${file} is no certificate of a root: it must be a line "${LABEL} PEER SIGNATURE" as ` +
+        '`xylem cluster init` makes it',
     );
   }
   if (peerId(named) !== peer) {
     throw damaged(
       file,
-      `the certificate in ${file} is that of ${named}, but this host is ${peer}: give it the certificate that was made for its identity.keyFile`,
+      `the certificate in ${file} is that of ${named}, but this host is ${peer}: give it the ` +
+        'certificate that was made for its identity.keyFile',
     );
   }
   return certificate;
@@ -60,7 +65,8 @@ export function loadAuthority(file: string): Uint8Array {
   const text = readText(file, 'cluster.rootsAuthority');
   if (text === undefined) {
     throw new KeyFileError(
-      `the key of the authority of the roots ${file} (cluster.rootsAuthority) does not exist: \`xylem cluster init\` makes one`,
+      `the key of the authority of the roots ${file} (cluster.rootsAuthority) does not ` +
+        'exist: `xylem cluster init` makes one',
       { code: 'missing', file },
     );
   }
@@ -70,7 +76,8 @@ export function loadAuthority(file: string): Uint8Array {
   if (key !== undefined) return key;
   throw damaged(
     file,
-    `${file} (cluster.rootsAuthority) holds no Ed25519 public key: it must be PEM, or base64 of 32 bytes`,
+    `${file} (cluster.rootsAuthority) holds no Ed25519 public key: it must be PEM, or base64 ` +
+      'of 32 bytes',
   );
 }
 

@@ -24,13 +24,16 @@ const ADDRESSES_MAX = 64;
 /** A root, with the key that its attestations are checked with. */
 export interface FoundRoot extends HostAddress {
   readonly publicKey: Uint8Array;
-  /** How it is known: the configuration names its id, it showed a certificate, or it only answered at the address. */
+  /**
+   * How it is known: the configuration names its id, it showed a certificate, or it only answered
+   * at the address.
+   */
   readonly basis: 'id' | 'certificate' | 'address';
   readonly certificate?: Uint8Array;
 }
 
 interface Identifier {
-  /** Who answers at a multiaddr. */
+  /** The peer that answers at a multiaddr. */
   identify(address: string, signal: AbortSignal): Promise<PeerId>;
   /** What a connected peer showed as a root, unchecked. */
   certificateOf(peer: PeerId): Uint8Array | undefined;
@@ -38,17 +41,22 @@ interface Identifier {
 
 /** Whom to take for a root. */
 interface Trust {
-  /** Whether the authority of the configuration says that the host is a root; undefined without an authority. */
+  /**
+   * Whether the authority of the configuration says that the host is a root; undefined without an
+   * authority.
+   */
   isCertified(peer: PeerId, certificate: Uint8Array | undefined): boolean | undefined;
   isUntrusted(peer: PeerId): boolean;
 }
 
 /**
- * Finds the roots of the configuration: those named with their peer id at once; those known by address by asking who answers
- * there; `dns:NAME:PORT` by all addresses of the name. With an authority, who answers at an address must show its certificate;
- * without one, a root known by address alone is whoever answers there.
+ * Finds the roots of the configuration: those named with their peer id at once; those known by
+ * address by asking who answers there; `dns:NAME:PORT` by all addresses of the name. With an
+ * authority, the peer that answers at an address must show its certificate; without one, any peer
+ * that answers at the address of a root is that root.
  *
- * Life: constructed -> `start()` -> `onLook` is called at every look, `onChange` whenever the set differs -> `stop()`.
+ * Life: constructed -> `start()` -> `onLook` is called at every look, `onChange` whenever the set
+ * differs -> `stop()`.
  */
 export class RootFinder {
   readonly #parts: { transport: Identifier; clock: Clock; logger: Logger };
@@ -171,7 +179,7 @@ export class RootFinder {
     }
   }
 
-  /** Who answers at an address, if it may be a root. */
+  /** The peer that answers at an address, if it may be a root. */
   #taken(peer: PeerId, address: string): FoundRoot | undefined {
     const certificate = this.#parts.transport.certificateOf(peer);
     const certified = this.#trust?.isCertified(peer, certificate);
@@ -187,7 +195,8 @@ export class RootFinder {
       this.#warnOnce(
         'address',
         { address, peer },
-        'a root is known by its address alone: whoever answers there with the cluster key can vouch for blocks, and blocks of a root that is away at the start are refused. ' +
+        'a root is known by its address alone: any host that answers there with the cluster key ' +
+          'can vouch for blocks, and blocks of a root that is away at the start are refused. ' +
           `Write ids into \`roots\` (here ${address}/p2p/${peer}), or set cluster.rootsAuthority`,
       );
     }

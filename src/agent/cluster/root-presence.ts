@@ -6,7 +6,10 @@ import type { HostAddress } from '../../tree/messages.ts';
 import { errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
-/** How soon after the roots became known a host shows itself: hosts that start together do not come together. */
+/**
+ * How soon after the roots became known a host shows itself: hosts that start together do not come
+ * together.
+ */
 const FIRST_MS_MAX = 1_000;
 
 /** How often it looks whether they still know it, half more or less. */
@@ -26,8 +29,8 @@ interface Components {
 }
 
 /**
- * Keeps a connection of this host to each root, so that the roots know the hosts which have not opened any image yet: those that
- * preheats are for.
+ * Keeps a connection of this host to each root, so that the roots know the hosts which have not
+ * opened any image yet: those that preheats are for.
  *
  * Life: constructed -> `setRoots()` whenever they change -> `stop()`.
  */

@@ -24,7 +24,9 @@ export function registerCluster(program: Command): void {
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem cluster init ./keys\n  xylem cluster init ./keys --roots 3 --prefix xylem-root',
+      '\nExamples:' +
+        '\n  xylem cluster init ./keys' +
+        '\n  xylem cluster init ./keys --roots 3 --prefix xylem-root',
     )
     .action((dir: string, { roots, prefix, json }: Options) => {
       const files = makeClusterFiles({ random: new SystemRandom() }, { dir, roots, prefix });
@@ -42,7 +44,8 @@ function whatToCopy(files: ClusterFiles): string {
   return [
     'every host:',
     `  ${files.clusterKey}  ->  cluster.keyFile (/etc/xylem/cluster.key), mode 0600`,
-    `  ${files.authorityPublic}  ->  cluster.rootsAuthority: whom this key certifies is believed as a root`,
+    `  ${files.authorityPublic}  ->  cluster.rootsAuthority: whom this key certifies is ` +
+      'believed as a root',
     ...roots,
     'no host:',
     `  ${files.authorityKey}  is what makes roots: keep it away from the cluster`,

@@ -23,7 +23,10 @@ export function registerMount(program: Command): void {
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem mount docker://registry.example/app:1.4 /run/xylem/mounts/app\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 /run/xylem/mounts/app | jq -r .device',
+      '\nExamples:' +
+        '\n  xylem mount docker://registry.example/app:1.4 /run/xylem/mounts/app' +
+        '\n  xylem mount --json docker://127.0.0.1:5000/app:1.4 /run/xylem/mounts/app ' +
+        '| jq -r .device',
     )
     .action(async (image: string, dir: string, options: Options) => {
       const mounted = await askAgent(options, 'mount', { image, dir: resolve(dir) });

@@ -36,7 +36,11 @@ export function registerPreheat(program: Command): void {
     .description('bring an image to hosts ahead of need, down the tree; Ctrl-C cancels it')
     .argument('<image>', 'docker://host[:port]/name:tag')
     .option('--zone <name>', 'only to the hosts of this zone')
-    .option('--count <hosts>', 'to so many hosts, spread over their zones (default: all)', countOf)
+    .option(
+      '--count <hosts>',
+      'to this number of hosts, spread over their zones (default: all)',
+      countOf,
+    )
     .option('--trace', 'only the blocks that the trace of the image names')
     .option(
       '--pin',

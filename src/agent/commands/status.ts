@@ -18,7 +18,10 @@ export function registerStatus(program: Command): void {
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  xylem status\n  xylem status --admin http://10.0.0.7:19146 --token-file read.token\n  xylem status --json | jq .store',
+      '\nExamples:' +
+        '\n  xylem status' +
+        '\n  xylem status --admin http://10.0.0.7:19146 --token-file read.token' +
+        '\n  xylem status --json | jq .store',
     )
     .action(async (options: Options) => {
       const status = await askAgent(options, 'status');

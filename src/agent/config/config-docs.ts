@@ -56,18 +56,21 @@ A proxy is \`http[s]://[USER:PASSWORD@]HOST[:PORT]\`. \`NO_PROXY\` is a list of 
 addresses may have a port. The agent never reaches loopback addresses and \`localhost\` through a
 proxy of the variables. HTTPS goes through a tunnel: the proxy sees only the host.
 
-* \`p2p.listen\`: agents of the cluster. Whoever does not prove the cluster key gets no answer.
-* \`local.listen\`: programs of this host. There is no authentication beyond the credentials that they send for the registry; what a registry does
-  not give to anybody is served to requests with credentials that it accepts. Name the registries in \`registries\`, and the storage hosts that they redirect to.
-  Hosts that are not named are reached at public addresses alone: a registry at a private address, or on loopback,
-  needs an entry.
-* \`admin.socket\`: root, or the user of the agent, and the members of \`admin.socketGroup\`. They may do what the
-  agent may.
-* \`admin.listen\`: on all addresses by default, since the kubelet's probes and Prometheus come from elsewhere.
-  Without a token it gives probes and metrics alone, to programs of this host too. \`admin.readTokenFile\` opens what
-  reads, \`admin.tokenFile\` everything (ADMIN.md has the list). It speaks plain HTTP: where tokens go over a network
-  that is not trusted, put a TLS proxy in front of it.
-* \`device.mountFolders\`: where images are mounted. Keep everything in which other users may write out of the list.
+* \`p2p.listen\`: agents of the cluster. A peer that does not prove the cluster key gets no answer.
+* \`local.listen\`: programs of this host. Beyond what they show for the registry there is no
+  authentication: a blob that is not public goes to requests with credentials or a signed URL that
+  its origin accepts (LOCAL_ENDPOINT.md). Name the registries in \`registries\`, and the storages to
+  which they redirect in \`registries[].storage\`. The agent reaches hosts that are not named at
+  public addresses alone: a registry at a private address, or on loopback, needs an entry.
+* \`admin.socket\`: root, or the user of the agent, and the members of \`admin.socketGroup\`. They
+  may do what the agent may.
+* \`admin.listen\`: on all addresses by default, since the kubelet's probes and Prometheus come from
+  elsewhere. Without a token it gives probes and metrics alone, to programs of this host too.
+  \`admin.readTokenFile\` opens what reads, \`admin.tokenFile\` everything (ADMIN.md has the list).
+  It speaks plain HTTP: where tokens go over a network that is not trusted, put a TLS proxy in
+  front.
+* \`device.mountFolders\`: where images are mounted. Leave out every folder in which other users may
+  write.
 `;
 
 /** Generates docs/CONFIGURATION.md from the schema. */

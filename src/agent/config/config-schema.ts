@@ -144,8 +144,12 @@ const registryShape = z.strictObject({
   }),
   storage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
     description:
-      'Storages to which it redirects blob reads, by URL prefix: what they send is believed as if the registry had sent it. `*` stands for one label of the host. Name the bucket or the CDN of this registry, never a host that others share.',
-    rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard above a name that anybody may register; the path of the bucket on a shared host`,
+      'Storages to which it redirects blob reads, by URL prefix: what they send is believed ' +
+      'as if the registry had sent it. `*` stands for one label of the host. Name the bucket ' +
+      'or the CDN of this registry, never a host that others share.',
+    rule:
+      `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard ` +
+      'above a name that anybody may register; the path of the bucket on a shared host',
   }),
   mirrors: key(list(text(isMirrorUrl)).default([]), {
     description:
@@ -204,12 +208,15 @@ export const configSchema = z.strictObject({
     }),
     rootsAuthority: key(path.optional(), {
       description:
-        'File with the public key (Ed25519, PEM or base64) that certifies the roots, the same on every host. With it a root that `roots` names without its id must show a certificate. `xylem cluster init` makes it.',
+        'File with the public key (Ed25519, PEM or base64) that certifies the roots, the ' +
+        'same on every host. With it a root that `roots` names without its id must show a ' +
+        'certificate. `xylem cluster init` makes it.',
       rule: PATH_RULE,
     }),
     rootCertFile: key(path.optional(), {
       description:
-        'File with the certificate of this host, when it is a root. Not set: `root.cert` beside `identity.keyFile`, if there is one.',
+        'File with the certificate of this host, when it is a root. Not set: `root.cert` ' +
+        'beside `identity.keyFile`, if there is one.',
       rule: PATH_RULE,
     }),
   }),
@@ -226,7 +233,9 @@ export const configSchema = z.strictObject({
     }),
     announce: key(z.array(text(isListenMultiaddr)).max(ADDRESSES_MAX).default([]), {
       description:
-        'Addresses to tell others instead of those listened on, where they differ (address translation, several networks). Without it others try the address that this host is seen under first.',
+        'Addresses to tell others instead of those listened on, where they differ (address ' +
+        'translation, several networks). Without it others try the address that this host is ' +
+        'seen under first.',
       rule: `a list of at most ${ADDRESSES_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
     }),
   }),
@@ -241,7 +250,9 @@ export const configSchema = z.strictObject({
   }),
   untrustedRoots: key(list(text(isPeer)).default([]), {
     description:
-      'Peer ids of roots that are believed no more, such as those whose key was stolen: they are not asked, and blocks that they vouched for are refused, and dropped from the store when they are read. Restart the agents after a change.',
+      'Peer ids of roots that are believed no more, such as those whose key was stolen: they ' +
+      'are not asked, and blocks that they vouched for are refused, and dropped from the ' +
+      'store when they are read. Restart the agents after a change.',
     rule: `a list of at most ${LIST_LENGTH_MAX} peer ids`,
   }),
   relays: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
@@ -309,27 +320,35 @@ export const configSchema = z.strictObject({
   admin: z.strictObject({
     socket: key(socketPath.default(ADMIN_SOCKET), {
       description:
-        'Unix socket of the admin endpoint, where `xylem status` and the other commands ask. Whoever can open it may do everything: it has mode 0600, in a folder of mode 0700 that is made for it. `none`: there is no socket.',
+        'Unix socket of the admin endpoint, where `xylem status` and the other commands ask. ' +
+        'A user who can open it may do everything: it has mode 0600, in a folder of mode 0700 ' +
+        'that is made for it. `none`: there is no socket.',
       rule: `an absolute path of at most ${SOCKET_PATH_BYTES_MAX} bytes, or "none"`,
     }),
     socketGroup: key(count(0, GROUP_MAX).optional(), {
       description:
-        'Number of a group (gid) that may use the socket too; its folder has mode 0750 and the socket 0660 then. Its members may do what the agent may, which is root in most places.',
+        'Number of a group (gid) that may use the socket too; its folder has mode 0750 and ' +
+        'the socket 0660 then. Its members may do what the agent may, which is root in most ' +
+        'places.',
       rule: `a whole number from 0 to ${GROUP_MAX}`,
     }),
     listen: key(listenAddress.default('0.0.0.0:19146'), {
       description:
-        'Where probes, Prometheus and others with a token ask over TCP. Without a token it gives probes and metrics, from this host too.',
+        'Where probes, Prometheus and others with a token ask over TCP. Without a token it ' +
+        'gives probes and metrics, from this host too.',
       rule: LISTEN_RULE,
     }),
     tokenFile: key(path.optional(), {
       description:
-        'File of mode 0600 with a token of 32 characters or more. Who sends it over TCP (`Authorization: Bearer TOKEN`) may do everything, such as start preheats as Harbor does. Read again when it changes.',
+        'File of mode 0600 with a token of 32 characters or more. A client that sends it over ' +
+        'TCP (`Authorization: Bearer TOKEN`) may do everything, such as start preheats as Harbor ' +
+        'does. Read again when it changes.',
       rule: PATH_RULE,
     }),
     readTokenFile: key(path.optional(), {
       description:
-        'The same for a token that shows everything and changes nothing: names of images, peers and folders.',
+        'The same for a token that shows everything and changes nothing: names of images, ' +
+        'peers and folders.',
       rule: PATH_RULE,
     }),
   }),
@@ -339,12 +358,18 @@ export const configSchema = z.strictObject({
       .default([]),
     {
       description:
-        'What a registry needs beyond its name. These registries, and those of the default list, are believed: what they send for a digest counts for everybody. Blobs of others are shared in quarantine, by source.',
-      rule: `a list of at most ${LIST_LENGTH_MAX} entries {${Object.keys(registryShape.shape).join(', ')}}, each host once`,
+        'What a registry needs beyond its name. These registries, and those of the default ' +
+        'list, are believed: what they send for a digest counts for everybody. Blobs of ' +
+        'others are shared in quarantine, by source.',
+      rule:
+        `a list of at most ${LIST_LENGTH_MAX} entries ` +
+        `{${Object.keys(registryShape.shape).join(', ')}}, each host once`,
     },
   ),
   defaultRegistries: key(z.boolean().default(true), {
-    description: `Whether the well-known public registries are believed too: ${DEFAULT_SOURCES.map(({ host }) => host).join(', ')}.`,
+    description:
+      'Whether the well-known public registries are believed too: ' +
+      `${DEFAULT_SOURCES.map(({ host }) => host).join(', ')}.`,
     rule: 'true or false',
   }),
   credentials: z.strictObject({
@@ -377,12 +402,14 @@ export const configSchema = z.strictObject({
     }),
     originReads: key(count(1, ORIGIN_READS_MAX).default(32), {
       description:
-        'Maximum number of blocks being read from one registry at a time. Of several, each has a quarter of it for itself, and they share the rest.',
+        'Maximum number of blocks being read from one registry at a time. Of several, each ' +
+        'has a quarter of it for itself, and they share the rest.',
       rule: `a whole number from 1 to ${ORIGIN_READS_MAX}`,
     }),
     registryRequestsPerSecond: key(count(1, REQUESTS_PER_SECOND_MAX).optional(), {
       description:
-        'Most requests to each registry and to each mirror (to `/v2/` of its host), whoever asks: this host with its credentials or without, or a local client. ' +
+        'Most requests to each registry and to each mirror (to `/v2/` of its host): those of ' +
+        'this host, with its credentials or without, and those of local clients. ' +
         'Token servers and storage count apart. Not set: no limit.',
       rule: `a whole number from 1 to ${REQUESTS_PER_SECOND_MAX}`,
     }),
@@ -400,7 +427,8 @@ export const configSchema = z.strictObject({
     }),
     mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
       description:
-        'Folders below which `xylem mount` mounts, however deep, and nowhere else. One that is missing is made. Below them no symbolic link is followed.',
+        'Folders below which `xylem mount` mounts, however deep, and nowhere else. One that ' +
+        'is missing is made. Below them no symbolic link is followed.',
       rule: `a list of at most ${LIST_LENGTH_MAX} absolute paths`,
     }),
   }),

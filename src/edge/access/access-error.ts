@@ -4,7 +4,8 @@ import { CodedError } from '../../util/errors.ts';
 /**
  * Why a local client may not read a blob.
  *
- * - `unauthorized` (401), `denied` (403), `not-found` (404): so says the registry; `challenges`: its WWW-Authenticate headers.
+ * - `unauthorized` (401), `denied` (403), `not-found` (404): so says the registry; `challenges`:
+ *   its WWW-Authenticate headers.
  * - `rate-limited` (429): the registry asks for patience.
  * - `other-content`: the URL yields something of another size than the blob.
  * - `unchecked` (503): neither a root nor the registry answered, and no older verdict counts.

@@ -35,7 +35,10 @@ interface Facts {
 }
 
 interface Components {
-  /** Size of a blob by the root's own credentials, and whether anybody may read it. Rejects with OriginError. */
+  /**
+   * Size of a blob by the root's own credentials, and whether anybody may read it. Rejects with
+   * OriginError.
+   */
   readonly stat: (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<BlobStat>;
   readonly sources: BelievedSources;
   readonly ways: Ways;
@@ -51,8 +54,9 @@ interface Components {
 }
 
 /**
- * What a root tells its cluster of a blob: size, whether it is public, whether its source is believed. It asks the source itself, once for
- * all hosts; no word of a host counts. What a host lends is a URL alone, and what stands there is held against what is known.
+ * What a root tells its cluster of a blob: size, whether it is public, whether its source is
+ * believed. It asks the source itself, once for all hosts; no word of a host counts. What a host
+ * lends is a URL alone, and what stands there is held against what is known.
  */
 export class BlobAuthority {
   readonly #parts: Components;

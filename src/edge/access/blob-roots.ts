@@ -9,7 +9,10 @@ import { RootRing } from '../../tree/rendezvous.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { BlobAuthority } from './authority.ts';
 
-/** Longest wait for the owners of other stripes to take a lent URL; blocks of theirs come by the host's own way until they have. */
+/**
+ * Longest wait for the owners of other stripes to take a lent URL; until then the
+ * host reads their blocks by its own way.
+ */
 const LEND_MS_MAX = 1_000;
 
 /** How long a relay waits for a root before it says that no root answered. */
@@ -62,7 +65,10 @@ export class BlobRoots {
     this.#known = new Set(known.map(({ peer }) => peer));
   }
 
-  /** Whom to ask about a blob, the owner of its first stripe first; a root asks itself alone. Relays only know what roots read by themselves. */
+  /**
+   * Whom to ask about a blob, the owner of its first stripe first; a root asks itself alone. Relays
+   * only know what roots read by themselves.
+   */
   order(digest: Digest, origin: BlobOrigin): readonly PeerId[] {
     if (this.#role === 'root') return [this.#self];
     const roots = this.#ring.order(digest, 0);
@@ -86,7 +92,10 @@ export class BlobRoots {
     return root === this.#self || this.#known.has(root);
   }
 
-  /** Lends a signed URL to the roots that own other stripes of the blob, so that each can read its own. Never rejects. */
+  /**
+   * Lends a signed URL to the roots that own other stripes of the blob, so that each can read its
+   * own. Never rejects.
+   */
   async lend(blob: BlobRef, request: OpenRequest): Promise<void> {
     if (this.#role === 'root') return;
     const owners = new Set<PeerId>();

@@ -9,7 +9,10 @@ export interface BlobAddress extends BlobOrigin {
   readonly scheme: 'http' | 'https';
   /** Empty at a storage, whose URL does not tell it. */
   readonly repository: string;
-  /** The whole URL as the client sent it, percent-encoding and signature included. Secret: it may be the permission itself. */
+  /**
+   * The whole URL as the client sent it, percent-encoding and signature included. Secret: it may be
+   * the permission itself.
+   */
   readonly url: string;
 }
 
@@ -26,9 +29,15 @@ export interface GrantedBlob extends OpenedBlob {
   readonly way: Way;
 }
 
-/** Decides whether a local client may read a blob, and what the blob is: see `OpenBlobs` in transfer/host/open-blobs.ts. */
+/**
+ * Decides whether a local client may read a blob, and what the blob is: see `OpenBlobs` in
+ * transfer/host/open-blobs.ts.
+ */
 export interface BlobGate {
-  /** Rejects with AccessError, whose codes become 401, 403, 404, 429, 502 or 503, or with the signal's reason. */
+  /**
+   * Rejects with AccessError, whose codes become 401, 403, 404, 429, 502 or 503, or with the
+   * signal's reason.
+   */
   open(request: GateRequest): Promise<GrantedBlob>;
   /** What `open()` would give at once, without asking anybody. */
   opened(request: Omit<GateRequest, 'signal'>): OpenedBlob | undefined;

@@ -28,13 +28,17 @@ import type { Ways } from './ways.ts';
 /** Blobs open at a time: a host of 100 images of 100 layers stays below it. */
 const BLOBS_MAX = 16_384;
 
-/** How long after its last use a blob stays in its trees: as long as the trees keep a silent host. */
+/**
+ * How long after its last use a blob stays in its trees: as long as the trees keep a silent host.
+ */
 const IDLE_MS = 20 * 60_000;
 
 /** Longest wait for a root's answer to OPEN; the reducer asks others long before. */
 const ROOT_MS_MAX = 15_000;
 
-/** URLs of clients are lent to the owners of a blob this often: signatures last minutes. (tunable) */
+/**
+ * URLs of clients are lent to the owners of a blob this often: signatures last minutes. (tunable)
+ */
 const LEND_INTERVAL_MS = 60_000;
 
 /** Longest wait for one byte from the origin. */
@@ -79,8 +83,8 @@ interface Token {
 }
 
 /**
- * Opens blobs for the clients of this host: carries out what the reducer `OpenBlobs` wants. It asks roots, shows a client's own right to
- * the origin, and joins the trees of what is shared.
+ * Opens blobs for the clients of this host: carries out what the reducer `OpenBlobs` wants. It asks
+ * roots, shows a client's own right to the origin, and joins the trees of what is shared.
  *
  * Life: constructed -> used -> `stop()`: what waits is rejected.
  */
@@ -88,7 +92,9 @@ export class OpenBlobGate implements BlobGate {
   readonly #parts: Components;
   readonly #blobs: OpenBlobs<Token>;
   readonly #metrics: AccessMetrics;
-  /** URL and credentials of the requests that wait, by `shownKey()`: a reducer never sees a secret. */
+  /**
+   * URL and credentials of the requests that wait, by `shownKey()`: a reducer never sees a secret.
+   */
   readonly #shown = new BoundedMap<string, Shown>({ entriesMax: BLOBS_MAX, evict: 'use' });
   readonly #running = new Map<number, AbortController>();
   /** Blobs whose trees this host has joined for its clients, by key. */
@@ -292,7 +298,10 @@ export class OpenBlobGate implements BlobGate {
     );
   }
 
-  /** Joins the trees of a blob that this host has not joined yet; what is read alone only needs its origin. */
+  /**
+   * Joins the trees of a blob that this host has not joined yet; what is read alone only needs its
+   * origin.
+   */
   #join({ digest, address }: GateRequest, { blob, isShared }: OpenedBlob): Joined {
     const known = this.#joined.get(blob.digest);
     if (known?.isShared === isShared) return known;
@@ -340,7 +349,10 @@ export class OpenBlobGate implements BlobGate {
   }
 }
 
-/** Rights are told apart by blob and origin too: a request that shows nothing has the same right everywhere. */
+/**
+ * Rights are told apart by blob and origin too: a request that shows nothing has the same right
+ * everywhere.
+ */
 function shownKey(digest: Digest, origin: BlobOrigin, right: string): string {
   return `${digest} ${origin.registry}/${origin.repository} ${right}`;
 }

@@ -2,7 +2,7 @@ import type { Counter, Metrics } from '../../runtime/metrics.ts';
 
 /** What opening blobs for local clients counts. */
 export interface AccessMetrics {
-  /** By `result`: public, accepted, stale, or a code of AccessError. */
+  /** By `result`: shared, alone, or a code of AccessError. */
   readonly checks: Counter;
   readonly clientOriginBytes: Counter;
 }
@@ -12,12 +12,16 @@ export function accessMetrics(metrics: Metrics): AccessMetrics {
   return {
     checks: metrics.counter({
       name: 'xylem_access_checks_total',
-      help: 'Requests of local clients whose right to read a blob was not known from memory, by the outcome of asking.',
+      help:
+        'Requests of local clients whose right to read a blob was not known from memory, by ' +
+        'the outcome of asking.',
       labelNames: ['result'],
     }),
     clientOriginBytes: metrics.counter({
       name: 'xylem_client_origin_bytes_total',
-      help: 'Bytes read from registries and storages with the signed URL or the token of a local client.',
+      help:
+        'Bytes read from registries and storages with the signed URL or the token of a local ' +
+        'client.',
     }),
   };
 }

@@ -12,7 +12,10 @@ export interface ProbedUrl {
   readonly authorization: string | undefined;
 }
 
-/** Asks an origin for one byte: the answer to this GET, after its redirects, is the verdict on a right, and tells the size. */
+/**
+ * Asks an origin for one byte: the answer to this GET, after its redirects, is the verdict on a
+ * right, and tells the size.
+ */
 export class UrlProbe {
   readonly #urls: Components['urls'];
 
@@ -21,8 +24,9 @@ export class UrlProbe {
   }
 
   /**
-   * Size of what stands at the URL, in bytes. HEAD is not used: many registries and signed URLs refuse it. `isLent`: the URL is another
-   * host's, and no redirect is followed. Rejects with AccessError when the origin says no, and with RegistryError when it says nothing.
+   * Size of what stands at the URL, in bytes. HEAD is not used: many registries and signed URLs
+   * refuse it. `isLent`: the URL is another host's, and no redirect is followed. Rejects with
+   * AccessError when the origin says no, and with RegistryError when it says nothing.
    */
   async sizeAt(
     { url, authorization }: ProbedUrl,
@@ -66,7 +70,9 @@ export class UrlProbe {
   }
 }
 
-/** Of a part (206) the size of the whole; of a server that ignores ranges (200) its Content-Length. */
+/**
+ * Of a part (206) the size of the whole; of a server that ignores ranges (200) its Content-Length.
+ */
 function sizeOf({ status, headers }: UrlAnswer): number | undefined {
   if (status === 206) return parseContentRange(headers['content-range'])?.total;
   const length = headers['content-length'];

@@ -17,7 +17,10 @@ import { AccessError, refusalOf } from './access-error.ts';
 import { accessMetrics } from './metrics.ts';
 import type { Way, Ways } from './ways.ts';
 
-/** A registry that refused this host's own credentials is not asked again before each block. (tunable) */
+/**
+ * A registry that refused this host's own credentials is not asked again before each block.
+ * (tunable)
+ */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX = 4096;
 
@@ -38,8 +41,9 @@ interface Components {
 }
 
 /**
- * Reads blocks by the ways that this host has: its own credentials at a registry first, then the ways of clients: a signed URL or a token
- * of a client of this host, or a signed URL that a host lent. A lent URL is read with Range alone, and no redirect is followed.
+ * Reads blocks by the ways that this host has: its own credentials at a registry first, then the
+ * ways of clients: a signed URL or a token of a client of this host, or a signed URL that a host
+ * lent. A lent URL is read with Range alone, and no redirect is followed.
  */
 export class WayOrigin implements Origin {
   readonly #parts: Components;
@@ -107,7 +111,10 @@ export class WayOrigin implements Origin {
     await this.#readWays(blob, offset, target, signal);
   }
 
-  /** Tries the ways one after the other: when a signature ends in the middle of a blob, another client's is used. */
+  /**
+   * Tries the ways one after the other: when a signature ends in the middle of a blob, another
+   * client's is used.
+   */
   async #readWays(
     blob: BlobRef & { readonly origin: BlobOrigin },
     offset: number,

@@ -6,24 +6,34 @@ import type { AccessError } from './access-error.ts';
 /** Blobs whose ways are kept, with URLs of 8 KiB at most; the least recently used go. */
 const BLOBS_MAX = 1024;
 
-/** Ways of one blob, one of each peer: when a signature ends in the middle of a blob the next one goes on. */
+/**
+ * Ways of one blob, one of each peer: when a signature ends in the middle of a blob the next one
+ * goes on.
+ */
 const WAYS_PER_BLOB_MAX = 4;
 
-/** A signed URL or a token lasts minutes; one that nobody has shown for this long is not tried. (tunable) */
+/**
+ * A signed URL or a token lasts minutes; one that nobody has shown for this long is not tried.
+ * (tunable)
+ */
 const WAY_MS = 600_000;
 
-/** A prefix at which a lent URL failed is not lent again for this long: it may be bound to the address of its host. (tunable) */
+/**
+ * A prefix at which a lent URL failed is not lent again for this long: it may be bound to the
+ * address of its host. (tunable)
+ */
 const UNLENDABLE_MS = 300_000;
 const UNLENDABLE_MAX = 1024;
 
 /**
- * One means of reading a blob from outside the cluster: a client's signed URL or token, on the client's own host, or a signed URL that a
- * host lent to the owner of the blob. Secret: in memory only, and never in a log.
+ * One means of reading a blob from outside the cluster: a client's signed URL or token, on the
+ * client's own host, or a signed URL that a host lent to the owner of the blob. Secret: in memory
+ * only, and never in a log.
  */
 export class Way {
   readonly url: string;
   readonly authorization: string | undefined;
-  /** Who lent it; undefined for a way of a client of this host. */
+  /** The peer that lent it; undefined for a way of a client of this host. */
   readonly lender: PeerId | undefined;
   readonly untilMs: number;
   readonly #watchers = new Set<(error: AccessError) => void>();
@@ -62,7 +72,9 @@ export class Ways {
     this.#clock = components.clock;
   }
 
-  /** Takes in a way to the blob with this key, and gives it, or the same one that is known already. */
+  /**
+   * Takes in a way to the blob with this key, and gives it, or the same one that is known already.
+   */
   add(key: Digest, way: Pick<Way, 'url' | 'authorization'> & { readonly lender?: PeerId }): Way {
     const { url, authorization, lender } = way;
     const nowMs = this.#clock.nowMs();

@@ -4,9 +4,11 @@ import { CodedError } from '../../util/errors.ts';
  * Why a client of this host does not get something.
  *
  * - `not-found`, `unauthorized`, `denied`, `rate-limited`: so says the registry.
- * - `unavailable`: it may be had elsewhere, or later. `unchecked`: nobody could tell whether this client may read it.
- * - `bad-content`: what came is not what its digest names. `timeout`: nothing came in time. `overloaded`: a bound of this host is reached.
- * - `internal`: a mistake of ours, whose text is for the log alone.
+ * - `unavailable`: it may be had elsewhere, or later. `unchecked`: nobody could tell whether this
+ *   client may read it.
+ * - `bad-content`: what came is not what its digest names. `timeout`: nothing came in time.
+ *   `overloaded`: a bound of this host is reached.
+ * - `internal`: a mistake of the agent, whose text is for the log alone.
  */
 export interface BlobErrorDetail {
   readonly code:

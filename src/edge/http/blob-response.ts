@@ -42,8 +42,9 @@ export const REGISTRY_CODES: Readonly<Record<BlobRefusal['code'], string>> = {
 };
 
 /**
- * The answer to a request for a blob by RFC 9110: method (15.5.6), conditions (13.2.2), Range (14.2). The strong validator is the digest.
- * Everything that serves blobs over HTTP here answers by it.
+ * The answer to a request for a blob by RFC 9110: method (15.5.6), conditions (13.2.2), Range
+ * (14.2). The strong validator is the digest. Everything that serves blobs over HTTP here answers
+ * by it.
  */
 export function blobResponse(request: BlobRequest, blob: BlobRef): BlobResponse {
   const { method, headers } = request;

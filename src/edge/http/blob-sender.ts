@@ -21,7 +21,10 @@ import { httpMetrics } from './metrics.ts';
 /** A blob up to this size is checked before anything of it leaves; as much is read ahead anyway. */
 const HELD_BYTES_MAX = 4 * 1024 * 1024;
 
-/** Of a larger one: a block that is held back, and one that its client is taking. What is read ahead: see bulk-reader.ts. */
+/**
+ * Of a larger one: a block that is held back, and one that its client is taking. What is read
+ * ahead: see bulk-reader.ts.
+ */
 const STREAM_BYTES = 2 * BLOCK_SIZE_BYTES;
 
 /** Memory of all answers that are sent so. */
@@ -33,10 +36,16 @@ const RUNNING_MAX = 128;
 /** Answers in line behind them. */
 const WAITING_MAX = 1024;
 
-/** A client that takes less than 16 KiB/s, a block in this time, is stuck, and others may want its place. (tunable) */
+/**
+ * A client that takes less than 16 KiB/s, a block in this time, is stuck, and others may want its
+ * place. (tunable)
+ */
 const TAKE_MS_MAX = 16_000;
 
-/** How long a blob that was not the one of its name is refused: its client then gets it elsewhere, from the first byte on. */
+/**
+ * How long a blob is refused whose content did not match its digest: its client then gets it
+ * elsewhere, from the first byte on.
+ */
 const BAD_MS = 60_000;
 
 /** Blobs that are remembered as such. */
@@ -57,8 +66,9 @@ export interface BlobAnswer {
 }
 
 /**
- * Sends blobs while they come. The last block of a whole blob leaves only when the sha256 of all of it is right, so that no client ever
- * has all bytes of a wrong blob from here. Of a part, each block was verified (docs/SECURITY.md), which is all that can be said of it.
+ * Sends blobs while they come. The last block of a whole blob leaves only when the sha256 of all of
+ * it is right, so that no client ever has all bytes of a wrong blob from here. Of a part, each
+ * block was verified (docs/SECURITY.md), which is all that can be said of it.
  */
 export class BlobSender {
   readonly #hash: Hash;
@@ -86,14 +96,15 @@ export class BlobSender {
     this.#bulk = new BulkReader(components);
   }
 
-  /** Throws BlobError for a blob that was lately found to be another than its name says. */
+  /** Throws BlobError for a blob whose content was recently found not to match its digest. */
   check(digest: Digest): void {
     if (this.#bad.get(digest) === true) throw badContent(digest);
   }
 
   /**
-   * Resolves when all of it was handed to the socket; until the client took it its memory counts. Rejects with any error: before `start()`
-   * was called, or with the answer unfinished. Throws BlobError (`overloaded`) when too many wait.
+   * Resolves when all of it was handed to the socket; until the client took it its memory counts.
+   * Rejects with any error: before `start()` was called, or with the answer unfinished. Throws
+   * BlobError (`overloaded`) when too many wait.
    */
   async send(answer: BlobAnswer): Promise<void> {
     const { response, digest, blob, range, signal } = answer;
@@ -128,7 +139,10 @@ export class BlobSender {
     });
   }
 
-  /** Lets the pieces of a whole blob through; the last one, and a small blob altogether, only when it is the blob of its name. */
+  /**
+   * Lets the pieces of a whole blob through; the last one, and a small blob altogether, only when
+   * the content matches its digest.
+   */
   async *#checked(
     blob: BlobRef,
     pieces: AsyncIterable<Uint8Array>,

@@ -8,10 +8,11 @@ export interface ByteRange {
 const RANGE_SPEC = /^([0-9]+)-([0-9]*)$|^-([0-9]+)$/;
 
 /**
- * What a Range header asks of a body of `sizeBytes` (RFC 9110, section 14). Follows Go's server, which the reference registry uses, where
- * the RFC leaves a choice.
+ * What a Range header asks of a body of `sizeBytes` (RFC 9110, section 14). Follows Go's server,
+ * which the reference registry uses, where the RFC leaves a choice.
  *
- * - `whole`: there is no range of bytes, or there are several, which is to be ignored (14.2); or the body is empty and has no parts.
+ * - `whole`: there is no range of bytes, or there are several, which is to be ignored (14.2); or
+ *   the body is empty and has no parts.
  * - `unsatisfiable`: no range lies within the body, or the header breaks the grammar (15.5.17).
  *
  * A set of which exactly one range lies within the body is that range.

@@ -1,13 +1,17 @@
 import type { IncomingHttpHeaders } from 'node:http';
 
-/** What the conditions of a request (RFC 9110, section 13) come to: `whole`: the Range is to be ignored. */
+/**
+ * What the conditions of a request (RFC 9110, section 13) come to: `whole`: the Range is to be
+ * ignored.
+ */
 type Condition = 'as-asked' | 'whole' | 'not-modified' | 'failed';
 
 const ENTITY_TAG = /(?:W\/)?"[^"]*"/g;
 
 /**
- * Evaluates the conditions for something that has this strong validator and no date. Conditions on dates are to be ignored then (sections
- * 13.1.3 and 13.1.4); an If-Range with a date matches nothing, and asks for the whole.
+ * Evaluates the conditions for something that has this strong validator and no date. Conditions on
+ * dates are to be ignored then (sections 13.1.3 and 13.1.4); an If-Range with a date matches
+ * nothing, and asks for the whole.
  */
 export function evaluateConditions(headers: IncomingHttpHeaders, etag: string): Condition {
   const ifMatch = headers['if-match'];

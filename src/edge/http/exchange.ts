@@ -12,10 +12,13 @@ class ClientGoneError extends Error {
   }
 }
 
-/** A request under way. */
+/** A request in flight. */
 export interface Exchange {
   readonly response: ServerResponse;
-  /** Aborts when the client leaves, when its time is over before a head was sent, by `abort()`, and at the end. */
+  /**
+   * Aborts when the client leaves, when the deadline has passed before a head was sent, by
+   * `abort()`, and at the end.
+   */
   readonly signal: AbortSignal;
   readonly startedMs: number;
   /** Until when the head of the answer is to be sent, on the monotonic clock. */
@@ -38,8 +41,9 @@ interface Work {
 }
 
 /**
- * Runs requests within their bounds: the deadline of the head, and the life of the client. One that fails before its head is refused; with
- * the head sent the connection is cut, since a short body is the only other way to say so.
+ * Runs requests within their bounds: the deadline of the head, and the life of the client. One that
+ * fails before its head is refused; with the head sent the connection is cut, since a short body is
+ * the only other way to say so.
  */
 export class Exchanges {
   readonly #clock: Clock;

@@ -3,13 +3,14 @@ import type { LogFields, Logger } from '../../runtime/logger.ts';
 import { DeadlineError } from '../../runtime/deadline.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
-/** Lines in any second: whoever reaches the endpoint can fail as fast as he likes. (tunable) */
+/** Lines in any second: a client can make requests fail as fast as it likes. (tunable) */
 const LINES_MAX = 5;
 const WINDOW_MS = 1000;
 
 /**
- * Logs requests that failed, a few lines a second at most; how many more there were is said in a line of its own. What is expected to
- * happen is a warning without a stack, anything else an error with one.
+ * Logs requests that failed, a few lines a second at most; how many more there were is said in a
+ * line of its own. What is expected to happen is a warning without a stack, anything else an error
+ * with one.
  */
 export class FailureLog {
   readonly #clock: Clock;

@@ -3,7 +3,10 @@ import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Counter, Gauge } from '../../runtime/metrics.ts';
 import { assert } from '../../util/assert.ts';
 
-/** A program of this host takes its answer within milliseconds; one that has not done so for this long is cut when others wait. (tunable) */
+/**
+ * A program of this host takes its answer within milliseconds; one that has not done so for this
+ * long is cut when others wait. (tunable)
+ */
 const PATIENCE_MS = 2_000;
 
 /** How often that is looked at while somebody waits. */
@@ -30,8 +33,9 @@ interface Components {
 }
 
 /**
- * Bounds the memory of answers from before they are read until their clients have taken them: to hand bytes to a socket does not free
- * them. Who finds no room waits; and while somebody waits, answers go that their clients have not taken for `PATIENCE_MS`, oldest first.
+ * Bounds the memory of answers from before they are read until their clients have taken them: to
+ * hand bytes to a socket does not free them. An answer that finds no room waits; meanwhile
+ * answers that their clients have not taken for `PATIENCE_MS` are cut off, oldest first.
  */
 export class HeldBytes {
   readonly #parts: Components;
@@ -50,8 +54,9 @@ export class HeldBytes {
   }
 
   /**
-   * Runs `task` once there is room for so many bytes, at most all, and gives that back when the task has ended and, unless it failed, the
-   * response has been closed. Rejects with the task's error, or with the signal's reason while it waits.
+   * Runs `task` once there is room for `bytes`, at most the whole bound, and gives that back when
+   * the task has ended and, unless it failed, the response has been closed. Rejects with the task's
+   * error, or with the signal's reason while it waits.
    */
   async run(
     answer: {

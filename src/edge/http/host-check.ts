@@ -4,8 +4,9 @@ import { isIP, isIPv4 } from 'node:net';
 const KNOWN_MAX = 64;
 
 /**
- * Tells whether a request means this server by its Host header. A page in a browser of this host reaches it under a name of its own that
- * resolves to 127.0.0.1 (DNS rebinding), and would read whatever this host may read.
+ * Tells whether a request means this server by its Host header. A page in a browser of this host
+ * reaches it under a name of its own that resolves to 127.0.0.1 (DNS rebinding), and would read
+ * whatever this host may read.
  */
 export class HostCheck {
   readonly #host: string;
@@ -28,7 +29,8 @@ export class HostCheck {
   #isOurs(name: string): boolean {
     if (name === 'localhost' || name === this.#host || name === '::1') return true;
     if (isIPv4(name) && name.startsWith('127.')) return true;
-    // Of a server that listens everywhere any address may be meant; an address is not resolved, and so not rebound.
+    // Of a server that listens everywhere any address may be meant; an address is not resolved, and
+    // so not rebound.
     const isEverywhere = this.#host === '0.0.0.0' || this.#host === '::';
     return isEverywhere && isIP(name) !== 0;
   }

@@ -5,7 +5,10 @@ import { httpAddress, type ListenAddress } from '../../registry/hosts.ts';
 /** A server cannot listen on its address; `key` is the key of the configuration that chose it. */
 export class ListenError extends CodedError<{ readonly code: 'listen'; readonly key: string }> {}
 
-/** The error of a server that could not listen; `key` is the key of the configuration that chose the address. */
+/**
+ * The error of a server that could not listen; `key` is the key of the configuration that chose the
+ * address.
+ */
 export function listenError(address: ListenAddress, key: string, cause: unknown): ListenError {
   const code = (cause as NodeJS.ErrnoException).code;
   const reason =
@@ -37,7 +40,7 @@ export interface ErrorBody {
   readonly code: string;
 }
 
-/** What a client may read about an error: of ours the whole text, of others that there was one. */
+/** What a client may read of an error: the text of a CodedError, of others that there was one. */
 export function errorBody(error: unknown): ErrorBody {
   if (error instanceof CodedError) return { error: error.message, code: String(error.code) };
   return { error: 'internal error; the log of the agent says more', code: 'internal' };

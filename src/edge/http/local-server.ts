@@ -16,23 +16,31 @@ export interface LocalRoute {
 /** A program of this host that needs longer to send a head is stuck. */
 const HEAD_TIMEOUT_MS = 10_000;
 
-/** overlaybd keeps connections for as long as it is let; reads of a container come in bursts seconds apart. */
+/**
+ * overlaybd keeps connections for as long as it is let; reads of a container come in bursts seconds
+ * apart.
+ */
 const KEEP_ALIVE_MS = 60_000;
 
 /** Silence on a socket, in either direction; above the 25 s that an answer may take. */
 const SOCKET_IDLE_MS = 60_000;
 
-/** Requests that a connection may be ahead of its answers. No client of ours sends any; each costs some KiB. */
+/**
+ * Requests that a connection may be ahead of its answers. Our clients send none ahead; each costs
+ * some KiB.
+ */
 const AHEAD_MAX = 16;
 
-/** How long answers under way may go on at a stop. */
+/** How long answers in flight may go on at a stop. */
 const DRAIN_MS = 5_000;
 
 /**
- * The HTTP server for programs of this host. Routes see the raw request target, since origin URLs in it must not be tidied. A connection
- * gets one answer at a time: the next request is begun when the answer before it has left, so that none piles up answers.
+ * The HTTP server for programs of this host. Routes see the raw request target, since origin URLs
+ * in it must not be tidied. A connection gets one answer at a time: the next request is begun when
+ * the answer before it has left, so that none piles up answers.
  *
- * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (no new connections, answers under way get 5 s, then all is closed).
+ * Life: constructed -> `start()` (listens; rejects with ListenError) -> `stop()` (no new
+ * connections, answers in flight get 5 s, then all is closed).
  */
 export class LocalServer {
   readonly #clock: Clock;
@@ -72,7 +80,10 @@ export class LocalServer {
     this.#count();
   }
 
-  /** A response has its socket from the start, or when the response before it has been handed to the system. */
+  /**
+   * A response has its socket from the start, or when the response before it has been handed to the
+   * system.
+   */
   #begin(request: IncomingMessage, response: ServerResponse): void {
     if (response.socket !== null) return this.#handle(request, response);
     const { socket } = request;
@@ -85,7 +96,8 @@ export class LocalServer {
     }
     response.once('socket', () => {
       this.#ahead.set(socket, (this.#ahead.get(socket) ?? 1) - 1);
-      // A response ends with its connection as well, and the next one then gets a socket that is gone.
+      // A response ends with its connection as well, and the next one then gets a socket that is
+      // gone.
       if (!socket.destroyed) this.#handle(request, response);
     });
   }
@@ -137,7 +149,9 @@ export class LocalServer {
 
 function misdirected(request: IncomingMessage, response: ServerResponse): void {
   const shown = JSON.stringify(request.headers.host ?? '').slice(0, 100);
-  const error = `the Host header names ${shown}: ask for 127.0.0.1, localhost, [::1] or the host of local.listen`;
+  const error =
+    `the Host header names ${shown}: ask for 127.0.0.1, localhost, [::1] or the host of ` +
+    'local.listen';
   refuse(response, 421, { error, code: 'misdirected' });
 }
 

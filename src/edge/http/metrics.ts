@@ -18,16 +18,22 @@ export function httpMetrics(metrics: Metrics): HttpMetrics {
     }),
     refused: metrics.counter({
       name: 'xylem_local_connections_refused_total',
-      help: 'Connections of programs of this host that were closed for being too many, or for asking too much ahead.',
+      help:
+        'Connections of programs of this host that were closed for being too many, or for ' +
+        'asking too much ahead.',
     }),
     heldBytes: metrics.gauge({
       name: 'xylem_local_held_bytes',
-      help: 'Memory of answers that programs of this host have not taken yet, by kind (read, stream).',
+      help:
+        'Memory of answers that programs of this host have not taken yet, by kind (read, ' +
+        'stream).',
       labelNames: ['kind'],
     }),
     cut: metrics.counter({
       name: 'xylem_local_answers_cut_total',
-      help: 'Answers cut off because their program did not take them while others waited for room, by kind (read, stream).',
+      help:
+        'Answers cut off because their program did not take them while others waited for room, ' +
+        'by kind (read, stream).',
       labelNames: ['kind'],
     }),
   };

@@ -20,7 +20,10 @@ import type { MirrorPing } from './ping.ts';
 import type { OwnAnswer } from './own-answer.ts';
 import type { BlobAddress, BlobGate } from '../access/contract.ts';
 
-/** No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may take (manifests.ts). */
+/**
+ * No timeout of containerd was seen: a clean error leaves after this. Above what a manifest may
+ * take (manifests.ts).
+ */
 const DEADLINE_MS = 30_000;
 
 interface MirrorEndpointComponents {
@@ -50,7 +53,7 @@ interface Refusal {
 
 type Wanted = MirrorTarget & { kind: 'manifest' | 'blob' };
 
-/** A request under way for something that is mirrored. */
+/** A request in flight for something that is mirrored. */
 interface Wish {
   readonly request: IncomingMessage;
   readonly exchange: Exchange;
@@ -59,10 +62,12 @@ interface Wish {
 }
 
 /**
- * A registry mirror for containerd and others: manifests and blobs of any registry, named by `?ns=`, from wherever they are.
+ * A registry mirror for containerd and others: manifests and blobs of any registry, named by
+ * `?ns=`, from wherever they are.
  *
- * containerd goes to the registry itself for what is refused here, but not for what breaks: so errors leave before the head, and a
- * blob that cannot be finished is cut off short, after which its client asks for the rest.
+ * containerd goes to the registry itself for what is refused here, but not for what breaks: so
+ * errors leave before the head, and a blob that cannot be finished is cut off short, after which
+ * its client asks for the rest.
  */
 export class MirrorEndpoint implements LocalRoute {
   readonly #parts: MirrorEndpointComponents;
@@ -104,7 +109,10 @@ export class MirrorEndpoint implements LocalRoute {
     return true;
   }
 
-  /** Never rejects. Who shows credentials is asked for them no more: what they open is checked with each request. */
+  /**
+   * Never rejects. A client that shows credentials is asked for them no more: what they open is
+   * checked with each request.
+   */
   async #answerPing(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const known = request.headers.authorization !== undefined;
     const challenges = known ? [] : await this.#parts.ping.challenges();
@@ -149,11 +157,16 @@ export class MirrorEndpoint implements LocalRoute {
     if (only !== undefined && others.length === 0) {
       return { registry: registryName(only.host), repository };
     }
-    const message = `which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or configure exactly one registry`;
+    const message =
+      'which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or configure exactly ' +
+      'one registry';
     return { status: 404, code: 'NAME_UNKNOWN', message };
   }
 
-  /** What names a digest is asked for once the client is found to be allowed to read it; a tag has to be read to have one. */
+  /**
+   * What names a digest is asked for once the client is found to be allowed to read it; a tag has
+   * to be read to have one.
+   */
   async #serveManifest(wish: Wish, reference: string): Promise<void> {
     const { request, exchange } = wish;
     const { response, signal } = exchange;
@@ -184,8 +197,9 @@ export class MirrorEndpoint implements LocalRoute {
   }
 
   /**
-   * The manifest, read with the credentials of the cluster. What these find wrong with a tag is no business of a client that may not read
-   * the repository: it is told what the registry says to itself, as of a tag that is there.
+   * The manifest, read with the credentials of the cluster. What these find wrong with a tag is no
+   * business of a client that may not read the repository: it is told what the registry says to
+   * itself, as of a tag that is there.
    */
   async #manifest(wish: Wish, reference: string): Promise<KeptManifest> {
     const { request, exchange, origin } = wish;
@@ -260,7 +274,10 @@ export class MirrorEndpoint implements LocalRoute {
   }
 }
 
-/** Whether an Accept header takes the type. containerd and skopeo list what they know, and containerd anything else. */
+/**
+ * Whether an Accept header takes the type. containerd and skopeo list what they know, and
+ * containerd anything else.
+ */
 function accepts(header: string | undefined, mediaType: string): boolean {
   if (header === undefined) return true;
   const ranges = header.split(',').map((range) => (range.split(';')[0] ?? '').trim());

@@ -23,7 +23,10 @@ export interface KeptTag {
   readonly checkedMs: number;
 }
 
-/** Manifests have 1 to 10 KiB: a thousand images with their indexes and tags. Used least recently goes first. */
+/**
+ * Manifests have 1 to 10 KiB: a thousand images with their indexes and tags. Used least recently
+ * goes first.
+ */
 const ENTRIES_MAX = 4096;
 const BYTES_MAX = 16 * 1024 * 1024;
 
@@ -56,12 +59,15 @@ interface Entry {
 }
 
 /**
- * Manifests and what tags stood for, of each repository apart: that a manifest is known of one says nothing of who may read another.
+ * Manifests and what tags stood for, of each repository apart: that a manifest is known of one says
+ * nothing of who may read another.
  *
- * All of it is in memory, and a copy on disk, so that it outlives a restart without the registry: `manifests/<sha256 of its name>` below the
- * root, a line of JSON and the bytes. Files are written under another name and renamed, never synced; what does not have its digest is dropped.
+ * All of it is in memory, and a copy on disk, so that it outlives a restart without the registry:
+ * `manifests/<sha256 of its name>` below the root, a line of JSON and the bytes. Files are written
+ * under another name and renamed, never synced; what does not have its digest is dropped.
  *
- * Life: constructed -> `start()` (reads what an earlier run kept) -> used -> `stop()` (waits for the writes).
+ * Life: constructed -> `start()` (reads what an earlier run kept) -> used -> `stop()` (waits for
+ * the writes).
  */
 export class ManifestCache {
   readonly #parts: { readonly disk: Disk; readonly hash: Hash; readonly logger: Logger };

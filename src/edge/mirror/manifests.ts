@@ -26,10 +26,16 @@ import { blobError, refusalCode, refusalError, refusalOf } from '../client-error
 import { BlobError, overloadedError } from '../http/blob-error.ts';
 import { FailureLog } from '../http/failure-log.ts';
 
-/** Longest wait for the registry, all attempts included, and how many: clients of a mirror have the registry itself to go to. */
+/**
+ * Longest wait for the registry, all attempts included, and how many: clients of a mirror have the
+ * registry itself to go to.
+ */
 const ORIGIN = { timeoutMs: 9_000, attemptsMax: 3 };
 
-/** The same of a child whose root has just failed there: it is the last resort, and most children cannot reach a registry at all. */
+/**
+ * The same of a child whose root has just failed there: it is the last resort, and most children
+ * cannot reach a registry at all.
+ */
 const ORIGIN_AGAIN = { timeoutMs: 5_000, attemptsMax: 1 };
 
 /**
@@ -45,13 +51,16 @@ const ASKED_MAX = 2;
 const LIMITED_MS_MIN = 1_000;
 const LIMITED_MS_MAX = 30_000;
 
-/** So is one that cannot be reached: three attempts were made, and clients ask for a tag twice or three times in a row. */
+/**
+ * So is one that cannot be reached: three attempts were made, and clients ask for a tag twice or
+ * three times in a row.
+ */
 const AWAY_MS = 3_000;
 
 /** References for which the registry is left alone. */
 const LEFT_ALONE_MAX = 1024;
 
-/** Questions under way at a time, and in line. */
+/** Questions in flight at a time, and in line. */
 const RUNNING_MAX = 64;
 const WAITING_MAX = 1024;
 
@@ -93,7 +102,7 @@ interface Found {
   readonly ageMs: number;
 }
 
-/** A question under way, shared by all that ask for the same. */
+/** A question in flight, shared by all that ask for the same. */
 interface Flight {
   readonly found: Promise<Found>;
   /** Aborted when the last of them has left: in line, it is dropped. */
@@ -102,17 +111,19 @@ interface Flight {
 }
 
 /**
- * Manifests by tag and digest: from this host, from the root that keeps those of the reference, from the registry.
+ * Manifests by tag and digest: from this host, from the root that keeps those of the reference,
+ * from the registry.
  *
- * Digests are asked once. Tags are asked again after a while; a child asks its root each time, so that all hosts learn of a moved tag at
- * the same time. All that ask for one reference at a time share the answer. Rejects with BlobError.
+ * Digests are asked once. Tags are asked again after a while; a child asks its root each time, so
+ * that all hosts learn of a moved tag at the same time. All that ask for one reference at a time
+ * share the answer. Rejects with BlobError.
  */
 export class Manifests {
   readonly #parts: ManifestsComponents;
   readonly #init: ManifestsInit;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
   readonly #underWay = new Map<string, Flight>();
-  /** What references were refused with lately. */
+  /** What references were recently refused with. */
   readonly #leftAlone: ExpiringMap<BlobError>;
   readonly #found: Counter;
   readonly #failures: FailureLog;
@@ -148,7 +159,9 @@ export class Manifests {
     }
   }
 
-  /** Whom to ask, in order: for a child one relay, if there are any; then roots, up to this host. */
+  /**
+   * Whom to ask, in order: for a child one relay, if there are any; then roots, up to this host.
+   */
   #above(origin: BlobOrigin, reference: string): readonly HostAddress[] {
     const key = digestOf(this.#parts.hash, Buffer.from(nameOf(origin, reference)));
     const order = (hosts: readonly HostAddress[]): readonly HostAddress[] =>

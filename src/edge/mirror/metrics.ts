@@ -14,7 +14,9 @@ export function mirrorMetrics(metrics: Metrics): MirrorMetrics {
   return {
     requests: metrics.counter({
       name: 'xylem_mirror_requests_total',
-      help: 'Requests to the registry mirror, by what was asked for (manifest, blob, other) and HTTP status.',
+      help:
+        'Requests to the registry mirror, by what was asked for (manifest, blob, other) and ' +
+        'HTTP status.',
       labelNames: ['kind', 'status'],
     }),
     responseBytes: metrics.counter({
@@ -23,7 +25,9 @@ export function mirrorMetrics(metrics: Metrics): MirrorMetrics {
     }),
     manifests: metrics.counter({
       name: 'xylem_manifests_total',
-      help: 'Manifests that were found, by source: cache, root, origin, stale (a tag while the registry is away).',
+      help:
+        'Manifests that were found, by source: cache, root, origin, stale (a tag while the ' +
+        'registry is away).',
       labelNames: ['source'],
     }),
   };

@@ -6,7 +6,10 @@ import { errorText } from '../../util/errors.ts';
 import { AccessError, refusalOf } from '../access/access-error.ts';
 import type { BlobAddress } from '../access/contract.ts';
 
-/** Longest wait for the registry: with what was waited before it stays below the deadline of the mirror. */
+/**
+ * Longest wait for the registry: with what was waited before it stays below the deadline of the
+ * mirror.
+ */
 const ASK_MS_MAX = 3_000;
 
 interface Components {
@@ -14,7 +17,10 @@ interface Components {
   readonly clock: Clock;
 }
 
-/** What a registry says to exactly the credentials of a client, about something that has no digest yet. */
+/**
+ * What a registry says to exactly the credentials of a client, about something that has no digest
+ * yet.
+ */
 export class OwnAnswer {
   readonly #parts: Components;
 
@@ -22,7 +28,10 @@ export class OwnAnswer {
     this.#parts = components;
   }
 
-  /** Resolves when the registry lets the client read what the URL names. Rejects with AccessError, or with the signal's reason. */
+  /**
+   * Resolves when the registry lets the client read what the URL names. Rejects with AccessError,
+   * or with the signal's reason.
+   */
   async check(
     address: BlobAddress,
     authorization: string | undefined,

@@ -4,7 +4,10 @@ import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 
-/** Longest wait for the registry; without its answer the client is told that no credentials are wanted. */
+/**
+ * Longest wait for the registry; without its answer the client is told that no credentials are
+ * wanted.
+ */
 const ASK_MS_MAX = 3_000;
 
 /** How a registry wants to be shown credentials seldom changes. (tunable) */
@@ -16,8 +19,9 @@ interface Components {
 }
 
 /**
- * What the mirror says to `GET /v2/`. Clients such as skopeo learn from it whether to show credentials, and how; so the challenge of the
- * registry is passed on, when it is plain which one is meant: `/v2/` names none.
+ * What the mirror says to `GET /v2/`. Clients such as skopeo learn from it whether to show
+ * credentials, and how; so the challenge of the registry is passed on, when it is plain which one
+ * is meant: `/v2/` names none.
  */
 export class MirrorPing {
   readonly #parts: Components;
@@ -36,7 +40,10 @@ export class MirrorPing {
     this.#url = `${scheme}://${registryServer(registryName(only.host))}/v2/`;
   }
 
-  /** The WWW-Authenticate headers of the registry to somebody without credentials; empty when it wants none, or cannot be asked. */
+  /**
+   * The WWW-Authenticate headers of the registry to somebody without credentials; empty when it
+   * wants none, or cannot be asked.
+   */
   async challenges(): Promise<readonly string[]> {
     const url = this.#url;
     if (url === undefined) return [];

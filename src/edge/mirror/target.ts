@@ -3,8 +3,10 @@ import { parseDigest, type Digest } from '../../image/digest.ts';
 /**
  * What a request target asks of the mirror (distribution spec, "API", and containerd's `?ns=`).
  *
- * - `elsewhere`: none of ours. `ping`: whether this is a registry. `other`: of the API, and not served here.
- * - `namespace`: the registry that the client means; undefined when it does not say, empty when it says nothing that can be read.
+ * - `elsewhere`: not for the mirror. `ping`: whether this is a registry. `other`: of the API, and
+ *   not served here.
+ * - `namespace`: the registry that the client means; undefined when it does not say, empty when it
+ *   says nothing that can be read.
  */
 export type MirrorTarget =
   | { readonly kind: 'elsewhere' }

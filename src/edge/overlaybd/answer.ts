@@ -13,7 +13,9 @@ export interface Refusal {
   readonly headers?: OutgoingHttpHeaders;
 }
 
-/** Why a request is refused before any work, or undefined when there is something to answer it with. */
+/**
+ * Why a request is refused before any work, or undefined when there is something to answer it with.
+ */
 export function refusalOfRequest(
   method: string | undefined,
   target: BlobTarget,
@@ -33,7 +35,9 @@ export function refusalOfBlob({ status, code, message, headers }: BlobRefusal): 
   return { status, body: { error: message, code }, headers };
 }
 
-/** overlaybd refreshes its token or signed URL at 401 and 403; it takes other errors as they are. */
+/**
+ * overlaybd refreshes its token or signed URL at 401 and 403; it takes other errors as they are.
+ */
 const STATUS: Readonly<Record<BlobErrorDetail['code'], number>> = {
   unauthorized: 401,
   denied: 403,

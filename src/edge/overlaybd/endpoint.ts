@@ -24,34 +24,52 @@ import { overlaybdMetrics } from './metrics.ts';
 import type { PassThrough } from './pass-through.ts';
 import { parseBlobTarget, type BlobTarget } from './target.ts';
 
-/** overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave earlier. */
+/**
+ * overlaybd gives up after 30 s and takes any answer before that: a clean error has to leave
+ * earlier.
+ */
 const DEADLINE_MS = 25_000;
 
-/** Answers up to this size are read at once, before every prefetch; larger ones, and whole blobs, in pieces behind what others wait for. */
+/**
+ * Answers up to this size are read at once, before every prefetch; larger ones, and whole blobs, in
+ * pieces behind what others wait for.
+ */
 const PIECE_BYTES_MAX = 1024 * 1024;
 
-/** Reads under way. overlaybd opens few connections per device. */
+/** Reads in flight. overlaybd opens few connections per device. */
 const RUNNING_MAX = 256;
 
 /** Requests in line behind them; beyond, 503. */
 const WAITING_MAX = 1024;
 
-/** Memory of answers that are read at once, until their clients have taken them; the next ones wait. */
+/**
+ * Memory of answers that are read at once, until their clients have taken them; the next ones wait.
+ */
 const HELD_BYTES_MAX = 96 * 1024 * 1024;
 
 /** A read ends so much before the request does: its error says which source failed and why. */
 const REASON_MS = 250;
 
-/** Answers from memory of up to what overlaybd reads at a time go out of buffers that are used again: 64 of them are kept, 4 MiB. */
+/**
+ * Answers from memory of up to what overlaybd reads at a time go out of buffers that are used
+ * again: 64 of them are kept, 4 MiB.
+ */
 const HOT_BYTES_MAX = 64 * 1024;
 const HOT_FREE_MAX = 64;
 
-/** Such answers that clients have not taken yet, 64 MiB beside the others; beyond, they wait in line with the others. */
+/**
+ * Such answers that clients have not taken yet, 64 MiB beside the others; beyond, they wait in line
+ * with the others.
+ */
 const HOT_RUNNING_MAX = 1024;
 
-/** Request targets whose meaning is remembered: a client asks for parts of the same few blobs over and over. With 8 KiB each, 2 MiB. */
+/**
+ * Request targets whose meaning is remembered: a client asks for parts of the same few blobs over
+ * and over. With 8 KiB each, 2 MiB.
+ */
 const TARGETS_MAX = 256;
 
+/** What a BlobEndpoint works with. */
 export interface BlobEndpointComponents {
   readonly gate: BlobGate;
   readonly reader: BlobReader;
@@ -69,10 +87,12 @@ type BlobRead = BlobTarget & { readonly kind: 'blob' };
 type Rest = () => Promise<void>;
 
 /**
- * Blobs for overlaybd: `GET /<prefix>/<origin URL>` with one Range, answered from wherever the blocks are.
+ * Blobs for overlaybd: `GET /<prefix>/<origin URL>` with one Range, answered from wherever the
+ * blocks are.
  *
- * overlaybd turns a broken answer into an I/O error of the container. So the first bytes are read before the status is sent, and a failure
- * until then is a clean 4xx or 5xx; when a later piece fails the connection is cut, since a short body is the only other way to say so.
+ * overlaybd turns a broken answer into an I/O error of the container. So the first bytes are read
+ * before the status is sent, and a failure until then is a clean 4xx or 5xx; when a later piece
+ * fails the connection is cut, since a short body is the only other way to say so.
  */
 export class BlobEndpoint implements LocalRoute {
   readonly #components: BlobEndpointComponents;
@@ -126,7 +146,10 @@ export class BlobEndpoint implements LocalRoute {
     return target;
   }
 
-  /** The common case, within one step: no timer, no promise, and a buffer that comes back. False when there is more to it. */
+  /**
+   * The common case, within one step: no timer, no promise, and a buffer that comes back. False
+   * when there is more to it.
+   */
   #answerFromMemory(request: IncomingMessage, response: ServerResponse, read: BlobRead): boolean {
     if (request.method !== 'GET' || this.#hotRunning >= HOT_RUNNING_MAX) return false;
     const blob = this.#opened(request, read);
@@ -136,7 +159,8 @@ export class BlobEndpoint implements LocalRoute {
     const { offset, length } = answer.range;
     if (length > HOT_BYTES_MAX) return false;
     const cached = this.#components.reader.readCached(blob, offset, length);
-    // The buffer is used again: what is not written now are bytes of another client's answer. The long way says what is wrong.
+    // The buffer is used again: what is not written now are bytes of another client's answer. The
+    // long way says what is wrong.
     if (cached?.length !== length) return false;
     // The view dies at the next turn of the event loop, the socket may need it longer.
     const buffer = this.#hotBuffers.acquire(length);
@@ -170,7 +194,8 @@ export class BlobEndpoint implements LocalRoute {
     const { authorization } = request.headers;
     const { gate } = this.#components;
     const { blob, way } = await gate.open({ digest, address, authorization, signal });
-    // What a client can mend (a token that has expired) it is told at once, not when all else has failed too.
+    // What a client can mend (a token that has expired) it is told at once, not when all else has
+    // failed too.
     const unwatch = way.watch(exchange.abort);
     signal.addEventListener('abort', unwatch, { once: true });
     return blob;
@@ -191,14 +216,17 @@ export class BlobEndpoint implements LocalRoute {
     });
   }
 
-  /** Reads have places; what is streamed from elsewhere as its client takes it has places of its own, so that no read waits for it. */
+  /**
+   * Reads have places; what is streamed from elsewhere as its client takes it has places of its
+   * own, so that no read waits for it.
+   */
   async #serve(request: IncomingMessage, exchange: Exchange, target: BlobTarget): Promise<void> {
     if (target.kind === 'no-digest') return this.#passThrough(request, exchange, target.url);
     assert(target.kind === 'blob', 'everything else is refused');
     const read = (): Promise<Rest | undefined> => this.#serveBlob(request, exchange, target);
     const turn = this.#limiter.run(read, exchange.signal);
     if (turn === undefined) {
-      throw overloadedError(`${RUNNING_MAX} reads are under way and ${WAITING_MAX} wait already`);
+      throw overloadedError(`${RUNNING_MAX} reads are in flight and ${WAITING_MAX} wait already`);
     }
     const rest = await turn;
     await rest?.();

@@ -11,7 +11,7 @@ import { BlobError, overloadedError } from '../http/blob-error.ts';
 import type { Exchange } from '../http/exchange.ts';
 import { overlaybdMetrics } from './metrics.ts';
 
-/** Answers under way from one server, and in line: no server is so slow that others wait for it. */
+/** Answers in flight from one server, and in line: no server is so slow that others wait for it. */
 const SERVER_LIMITS = { runningMax: 32, waitingMax: 128 };
 
 /** The same of all servers. They take no place of reads of blobs. */
@@ -49,15 +49,16 @@ const ANSWER_HEADERS = [
 ] as const;
 
 /**
- * Answers a request from the server that its URL names, piece by piece as it comes: for what is not named by a digest, and so cannot be
- * verified, shared or kept. The client's credentials go to that server alone.
+ * Answers a request from the server that its URL names, piece by piece as it comes: for what is not
+ * named by a digest, and so cannot be verified, shared or kept. The client's credentials go to that
+ * server alone.
  */
 export class PassThrough {
   readonly #urls: Pick<UrlClient, 'open'>;
   readonly #clock: Clock;
   readonly #bytes: Counter;
   readonly #all = new Limiter(ALL_LIMITS);
-  /** Of servers that answers are under way from. */
+  /** Of servers with answers in flight. */
   readonly #servers = new Map<string, Limiter>();
 
   constructor(components: {
@@ -71,8 +72,9 @@ export class PassThrough {
   }
 
   /**
-   * Gives the status once the answer is sent. Rejects with RegistryError, or BlobError when too many wait, before anything is sent; once it
-   * has begun, the connection to the client is cut when the server's breaks or is too slow.
+   * Gives the status once the answer is sent. Rejects with RegistryError, or BlobError when too
+   * many wait, before anything is sent; once it has begun, the connection to the client is cut when
+   * the server's breaks or is too slow.
    */
   async answer(
     request: IncomingMessage,
@@ -154,7 +156,10 @@ function chosen(
   );
 }
 
-/** A part without its place, or of unknown total, breaks clients that believe the status: better no answer. */
+/**
+ * A part without its place, or of unknown total, breaks clients that believe the status: better no
+ * answer.
+ */
 function checkPart({ status, headers }: UrlAnswer): void {
   if (status !== 206) return;
   const range = parseContentRange(headers['content-range']);
@@ -165,6 +170,7 @@ function checkPart({ status, headers }: UrlAnswer): void {
     range.last < range.total &&
     (length === undefined || length === String(range.last - range.first + 1));
   if (isSound) return;
-  const found = `Content-Range ${JSON.stringify(headers['content-range'])}, Content-Length ${length}`;
+  const found =
+    `Content-Range ${JSON.stringify(headers['content-range'])}, ` + `Content-Length ${length}`;
   throw protocolError('bad-content-range', `the server sent a part with ${found}`);
 }

@@ -17,7 +17,10 @@ export type BlobTarget =
   | { readonly kind: 'ambiguous'; readonly reason: string }
   | { readonly kind: 'no-digest'; readonly url: string };
 
-/** Reads the raw request target `/<prefix>/<origin URL>`; see `shapeOf()` for the URLs that name a blob. */
+/**
+ * Reads the raw request target `/<prefix>/<origin URL>`; see `shapeOf()` for the URLs that name a
+ * blob.
+ */
 export function parseBlobTarget(target: string, prefix: string): BlobTarget {
   const start = prefix === '' ? '/' : `/${prefix}/`;
   if (!target.startsWith(start)) return { kind: 'elsewhere' };

@@ -219,7 +219,7 @@ describe('AdminServer mounts', () => {
     await bare.stop();
   });
 
-  it('refuses what a web page asks for by a name that leads here (DNS rebinding), since it has no token', async () => {
+  it('refuses what a web page asks for by a name that leads here (DNS rebinding)', async () => {
     const { hostname, port } = new URL(server.url);
     for (const host of ['evil.example', 'localhost:19146', '127.0.0.1']) {
       const headers = { ...JSON_TYPE, host };

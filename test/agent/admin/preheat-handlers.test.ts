@@ -243,7 +243,7 @@ describe('requests of Harbor', () => {
     expect(twin.specs).toHaveLength(1);
   });
 
-  it('Kraken: reads the notifications of registries by their own content types, whatever else they tell', async () => {
+  it('Kraken: reads notifications of registries by their own content types', async () => {
     const target = { mediaType: 'application/vnd.oci.image.index.v1+json', digest: DIGEST, url };
     const push = { action: 'push', target };
     // A deletion has no URL.
@@ -263,7 +263,7 @@ describe('requests of Harbor', () => {
     }
   });
 
-  it('gets a 400 for a body that is not understood; its credentials are neither kept nor logged', async () => {
+  it('gets a 400 for a body not understood; keeps and logs no credentials', async () => {
     for (const change of [
       { type: 'file' },
       { url: 'https://user:password@harbor.example/v2/a/manifests/1' },

@@ -67,7 +67,7 @@ function host(): {
 }
 
 describe('BelievedRoots', () => {
-  it('BelievedRoots keeps roots known by id or certificate over a restart, and those by address not', () => {
+  it('BelievedRoots keeps roots known by id or certificate over a restart, no others', () => {
     const { start } = host();
     const first = start();
     first.found([rootOf(1, 'id'), rootOf(2, 'certificate'), rootOf(3, 'address')]);
@@ -89,7 +89,7 @@ describe('BelievedRoots', () => {
     expect(believed.keys()).toEqual([]);
   });
 
-  it('BelievedRoots drops certificates of another authority, and files that hold anything else', () => {
+  it('BelievedRoots drops certificates of another authority, and damaged files', () => {
     const { start, dir } = host();
     start().found([rootOf(2, 'certificate')]);
     expect(start({ authority: other.publicKey }).keys()).toEqual([]);
@@ -114,7 +114,7 @@ describe('BelievedRoots', () => {
 });
 
 describe('makeClusterFiles() and loadRootTrust()', () => {
-  it('a root shows the certificate beside its identity, which the authority of every host takes', () => {
+  it('a root shows the certificate beside its identity, which every host believes', () => {
     const dir = join(tempFolder(), 'keys');
     const init = { dir, roots: 2, prefix: 'root' };
     const files = makeClusterFiles({ random: new SystemRandom() }, init);

@@ -33,7 +33,7 @@ function host(addressCount: number): {
 }
 
 describe('ownAddresses()', () => {
-  it('ownAddresses() of a host with many addresses are eight, those by which it reaches the roots first, with a warning', async () => {
+  it('ownAddresses() of many are eight, those towards the roots first, and warns', async () => {
     const { tell, lines } = host(20);
     const roots = ['/ip4/10.77.0.2/tcp/19147', 'dns:nowhere:19147', '/dns4/no/tcp/1'];
     const { addresses, announced } = await tell({ roots });

@@ -82,7 +82,7 @@ function finderOf(init: {
 }
 
 describe('RootFinder', () => {
-  it('RootFinder looks for a root that does not answer after 1, 2, 4 ... 30 s, while it knows another', async () => {
+  it('RootFinder asks a silent root after 1, 2, 4 ... 30 s while it knows another', async () => {
     const { clock, answers, asked, finder, found, settle } = finderOf({ entries: [A1, A2] });
     answers.set(A1, R1);
     await finder.start();
@@ -109,7 +109,7 @@ describe('RootFinder', () => {
     expect(asked.length).toBeGreaterThan(before);
   });
 
-  it('RootFinder takes nobody at an address for a root without a certificate, where there is an authority', async () => {
+  it('RootFinder takes nobody without a certificate where there is an authority', async () => {
     const { answers, finder, found, lines } = finderOf({ entries: [A1, A2], certified: [R1] });
     answers.set(A1, R1);
     answers.set(A2, LIAR);
@@ -118,7 +118,7 @@ describe('RootFinder', () => {
     expect(lines.join()).toContain('shows no certificate of cluster.rootsAuthority');
   });
 
-  it('RootFinder forgets a root when somebody without a certificate answers at its address', async () => {
+  it('RootFinder forgets a root when a host without a certificate answers there', async () => {
     const { clock, answers, finder, found, settle } = finderOf({
       entries: [A1, A2],
       certified: [R1, R2],
@@ -132,7 +132,7 @@ describe('RootFinder', () => {
     expect(found()).toEqual([`certificate ${R1}`]);
   });
 
-  it('RootFinder says once that roots are known by their address alone, and what to write instead', async () => {
+  it('RootFinder says once that roots are known by address alone, and what to write', async () => {
     const { clock, answers, finder, lines, settle } = finderOf({ entries: [A1, A2] });
     answers.set(A1, R1);
     answers.set(A2, R2);

@@ -27,7 +27,7 @@ it('FailureLog.note() writes five lines a second, and how many more there were',
   expect(clock.delays).toEqual([]);
 });
 
-it('FailureLog.note() writes a stack of mistakes of ours alone', () => {
+it('FailureLog.note() writes a stack of mistakes of the agent alone', () => {
   const { lines, log } = start();
   const cause = new Error('refused');
   log.note(new BlobError('no', { code: 'unavailable' }, { cause }), { digest: 'a' });

@@ -42,7 +42,7 @@ const turns = async (): Promise<void> => {
 };
 
 describe('HeldBytes.run()', () => {
-  it('counts an answer until its response closes, and lets the next ones wait in the order of coming', async () => {
+  it('counts an answer until its response closes; the next wait in arrival order', async () => {
     const { seen, run } = start(100);
     const [first, second] = [run(60), run(40)];
     await Promise.all([first.ended, second.ended]);
@@ -84,7 +84,7 @@ describe('HeldBytes.run()', () => {
     expect(clock.delays).toEqual([]);
   });
 
-  it('does not cut an answer that waits for its bytes, but one that waits for its client', async () => {
+  it('cuts an answer that waits for its client, none that waits for its bytes', async () => {
     const { clock, seen, held, run } = start(100);
     const reading = Promise.withResolvers<void>();
     const taking = Promise.withResolvers<void>();

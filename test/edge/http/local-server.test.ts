@@ -102,7 +102,7 @@ describe('LocalServer and pipelined requests', () => {
 });
 
 describe('LocalServer and the Host header', () => {
-  it('refuses a name that a page of elsewhere resolves to this host, before any route', async () => {
+  it('refuses a foreign name that resolves to this host, before any route', async () => {
     const { begun, begins, open } = await start();
     const socket = await open();
     socket.write(ask('/secret', 'evil.example:19145'));

@@ -21,7 +21,10 @@ import { digestOf } from '../../kit/registry-content.ts';
 const MIB = 1024 * 1024;
 const NONE = { host: 'none.example', insecure: false };
 
-/** A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to hang. */
+/**
+ * A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to
+ * hang.
+ */
 async function start(registries = [{ host: 'r.example:5000', insecure: true }]) {
   const bytes = sampleBytes(6 * MIB, 1);
   const manifest = {
@@ -104,7 +107,7 @@ async function ask(url: string, headers: Record<string, string> = {}) {
 }
 
 describe('MirrorEndpoint', () => {
-  it('takes the registry of ?ns=, else the only one of the configuration, else refuses', async () => {
+  it('takes the registry of ?ns=, else the only configured one, else refuses', async () => {
     const one = await start();
     const path = '/v2/team/app/manifests/1';
     await ask(`${one.url}${path}?ns=docker.io`);
@@ -207,7 +210,7 @@ describe('MirrorEndpoint', () => {
     expect(readCount).toBe(16);
   });
 
-  it('MirrorEndpoint passes the challenge of its registry on at /v2/, but not to who shows credentials', async () => {
+  it('MirrorEndpoint passes the challenge of /v2/ on to clients without credentials', async () => {
     const { url, world } = await start();
     expect((await ask(`${url}/v2/`)).status).toBe(200);
     world.challenges = ['Basic realm="r"'];
@@ -264,7 +267,7 @@ describe('MirrorEndpoint', () => {
     });
   });
 
-  it('says nothing of the inside of errors that are mistakes of ours', async () => {
+  it('says nothing of the inside of errors that are mistakes of the agent', async () => {
     const { world, url } = await start();
     world.onManifest = () => Promise.reject(new Error('secret'));
     const answer = await ask(`${url}/v2/team/app/manifests/1`);

@@ -23,7 +23,9 @@ function host(name: string) {
   return { peer: peerId(`12D3KooW${name}`), addresses: [] };
 }
 
-/** One host, with a registry and hosts above it that answer as told; both count what they are asked. */
+/**
+ * One host, with a registry and hosts above it that answer as told; both count what they are asked.
+ */
 function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } = {}) {
   const clock = new ManualClock();
   const hash = new NodeHash();
@@ -77,7 +79,7 @@ function found(text: string, wrong = ''): ManifestReply {
 }
 
 describe('Manifests on a root', () => {
-  it('asks the registry once for all that ask, again when the tag is old, and once for a digest', async () => {
+  it('asks the registry once for all askers, again for an old tag, once for a digest', async () => {
     const { world, get } = hostWith('root');
     const [one, two] = await Promise.all([get('1'), get('1')]);
     expect([one, world.askedRegistry]).toEqual([two, 1]);
@@ -173,7 +175,7 @@ describe('Manifests on a child', () => {
     expect(world.askedRegistry).toBe(0);
   });
 
-  it('reports the registry error that the root got when it cannot reach the registry itself', async () => {
+  it('reports the error that the root got when it cannot reach the registry itself', async () => {
     const { world, get } = hostWith('child');
     world.registryError = AWAY;
     world.above = () =>

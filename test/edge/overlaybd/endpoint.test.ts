@@ -31,7 +31,10 @@ const HEX = 'ab'.repeat(32);
 const TARGET = `/dadip2p/https://r.example/v2/team/app/blobs/sha256:${HEX}`;
 const MIB = 1024 * 1024;
 
-/** One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are asked. */
+/**
+ * One blob in memory. `open` and `read` can be made to fail or to hang; both note what they are
+ * asked.
+ */
 class Twin implements BlobReader, BlobGate {
   bytes: Buffer = pattern(10_000);
   cached = false;
@@ -185,7 +188,7 @@ describe('BlobEndpoint answers', () => {
     expect(twin.reads).toEqual([{ offset, length }]);
   });
 
-  it('500 when memory has fewer bytes than were asked for, never what a used buffer held before', async () => {
+  it('500 when memory has fewer bytes than asked for, never bytes of a used buffer', async () => {
     twin.cached = true;
     await get(TARGET, { headers: { range: 'bytes=0-99' } });
     const { bytes } = twin;
@@ -538,7 +541,8 @@ describe('BlobEndpoint failures', () => {
   });
 
   it('reads no further than the client takes', async () => {
-    // The sockets of both sides hold some MiB; without backpressure the lead would be the whole blob at once.
+    // The sockets of both sides hold some MiB; without backpressure the lead would be the whole
+    // blob at once.
     twin.bytes = Buffer.alloc(64 * MIB);
     let received = 0;
     let leadMax = 0;
@@ -621,7 +625,7 @@ describe('BlobEndpoint and its surroundings', () => {
     expect(await text()).toContain('xylem_local_held_bytes{kind="read"} 0');
   });
 
-  it('LocalServer.stop() lets an answer under way finish', async () => {
+  it('LocalServer.stop() lets an answer in flight finish', async () => {
     const reading = Promise.withResolvers<void>();
     const goOn = Promise.withResolvers<void>();
     twin.onRead = async () => {

@@ -77,7 +77,7 @@ it('PassThrough cuts off an answer that comes too slowly, and no other', async (
   expect(clock.delays).toEqual([]);
 });
 
-it('PassThrough lets no slow server take the places of others, and refuses beyond its line', async () => {
+it('PassThrough lets no slow server take places of others, and refuses the rest', async () => {
   const { bodies, ask, opens } = start();
   const slow = Array.from({ length: 200 }, () => ask('http://slow.example/x'));
   await opens(32);
