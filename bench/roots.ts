@@ -28,7 +28,9 @@ interface Reads {
   failed: number;
 }
 
-/** First reads of new blobs while one of two roots stands still (SIGSTOP), for each of them in turn. */
+/**
+ * First reads of new blobs while one of two roots stands still (SIGSTOP), for each of them in turn.
+ */
 export async function benchRoots(options: { smoke: boolean }): Promise<BenchRow[]> {
   const seconds = SECONDS[options.smoke ? 'smoke' : 'full'];
   const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));

@@ -54,8 +54,8 @@ export interface Libp2pTransportInit {
   /** Multiaddrs to hand out instead of those that it listens on. */
   readonly announce?: readonly string[];
   /**
-   * Secrets of the cluster: one, or two while the key changes, the one to prove first. Asked every few seconds; must return the
-   * same list as long as they are the same.
+   * Secrets of the cluster: one, or two while the key changes, the one to prove first. Asked every
+   * few seconds; must return the same list as long as they are the same.
    */
   readonly clusterKeys: () => readonly Uint8Array[];
   /** Shows others that this host is a root. */
@@ -89,9 +89,10 @@ interface Running {
 }
 
 /**
- * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then `/xylem/block/1` and
- * `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
- * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
+ * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then
+ * `/xylem/block/1` and `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key
+ * is asked nothing and told nothing. Life and errors: see `Transport`. Not started or stopped,
+ * every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport, PreheatTransport {
   readonly self: PeerId;
@@ -183,7 +184,10 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return (remote.length > 0 ? remote : distinct).slice(0, ADDRESSES_MAX);
   }
 
-  /** Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by address alone. Rejects with any error. */
+  /**
+   * Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by
+   * address alone. Rejects with any error.
+   */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
     const { node, admission, treeClient } = defined(this.#running, 'the transport runs');
     const target = multiaddr(address);

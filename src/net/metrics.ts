@@ -8,9 +8,14 @@ export interface NetMetrics {
   readonly connected: Counter;
   /** Dials that failed after all tries. */
   readonly dialFailed: Counter;
-  /** Inbound connections that were not taken, by `reason`: limit, per-peer, admission or handshake. */
+  /**
+   * Inbound connections that were not taken, by `reason`: limit, per-peer, admission or handshake.
+   */
   readonly refused: Counter;
-  /** Handshakes of admission that ended, and connections turned away before theirs, by `result`: see AdmissionResult. */
+  /**
+   * Handshakes of admission that ended, and connections turned away before theirs, by `result`: see
+   * AdmissionResult.
+   */
   readonly admission: Counter;
   /** Cluster keys that are valid now. */
   readonly clusterKeys: Gauge;

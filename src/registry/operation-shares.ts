@@ -1,9 +1,15 @@
 import { RegistryError } from './errors.ts';
 
-/** Operations under way at a time, those in line for a connection included; one more is refused (`overloaded`). */
+/**
+ * Operations under way at a time, those in line for a connection included; one more is refused
+ * (`overloaded`).
+ */
 const OPERATIONS_MAX = 1024;
 
-/** Of these, those of one configured registry, and of all others together: one that is slow must not take the places of the rest. */
+/**
+ * Of these, those of one configured registry, and of all others together: one that is slow must not
+ * take the places of the rest.
+ */
 const SHARE_MAX = OPERATIONS_MAX / 4;
 
 /** Counts the operations at registries, whoever asks for them. */
@@ -11,7 +17,10 @@ export class OperationShares {
   readonly #counts = new Map<string, number>();
   #total = 0;
 
-  /** Runs the operation, or throws RegistryError (`overloaded`) at once. `share`: whose places it takes. */
+  /**
+   * Runs the operation, or throws RegistryError (`overloaded`) at once. `share`: whose places it
+   * takes.
+   */
   async run<T>(registry: string, share: string, operation: () => Promise<T>): Promise<T> {
     const count = this.#counts.get(share) ?? 0;
     if (count >= SHARE_MAX || this.#total >= OPERATIONS_MAX) {

@@ -243,7 +243,9 @@ describe('TreeResponder', () => {
     origin: { registry: 'r.io', repository: 'a/b' },
   });
 
-  /** An agent that never answers an OPEN, unless it is told to, and a stream of tree calls to it. */
+  /**
+   * An agent that never answers an OPEN, unless it is told to, and a stream of tree calls to it.
+   */
   async function rawCaller(): Promise<{
     agent: Agent;
     stream: Stream;

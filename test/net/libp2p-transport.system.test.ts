@@ -69,7 +69,8 @@ describe('Libp2pTransport', () => {
   });
 
   it('Libp2pTransport takes connections of many hosts that start at once', async () => {
-    // libp2p's own limits (5 a second from one address, 10 in their handshake) would cut most of these off.
+    // libp2p's own limits (5 a second from one address, 10 in their handshake) would cut most of
+    // these off.
     const parent = await startAgent(100);
     parent.server.handle = (incoming) => answerNow(incoming, 100);
     const children = await Promise.all(Array.from({ length: 25 }, (_, i) => startAgent(1 + i)));

@@ -6,7 +6,9 @@ import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { FRAME_HEAD_BYTES } from '../wire/frames.ts';
 import { CLUSTER_KEYS_MAX } from '../limits.ts';
 
-/** Types of `/xylem/admission/2`, in the order in which they are sent; REFUSED ends it at any point. */
+/**
+ * Types of `/xylem/admission/2`, in the order in which they are sent; REFUSED ends it at any point.
+ */
 export const ADMISSION = {
   HELLO: 1,
   CHALLENGE: 2,
@@ -102,12 +104,17 @@ export function encodeAdmission({ type, body }: AdmissionMessage): Uint8Array {
   return writer.finish();
 }
 
-/** Takes messages out of bytes as they come. Throws WireError before it keeps more than one message. */
+/**
+ * Takes messages out of bytes as they come. Throws WireError before it keeps more than one message.
+ */
 export class AdmissionReader {
   readonly #bytes = new Uint8Array(FRAME_HEAD_BYTES + BODY_BYTES_MAX);
   #length = 0;
 
-  /** Calls back for every message that the piece completes. The body is valid until the call returns. */
+  /**
+   * Calls back for every message that the piece completes. The body is valid until the call
+   * returns.
+   */
   accept(piece: Uint8Array, onMessage: (message: AdmissionMessage) => void): void {
     for (let start = 0; start < piece.length; ) {
       const end = Math.min(piece.length, start + this.#wanted() - this.#length);

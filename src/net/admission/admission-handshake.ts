@@ -63,7 +63,10 @@ export type HandshakeEnd =
   | { readonly result: 'wrong-key' }
   | { readonly result: 'version'; readonly theirs: number };
 
-/** One side of a handshake: messages in, messages out. `accept()` throws WireError at a message that does not belong there. */
+/**
+ * One side of a handshake: messages in, messages out. `accept()` throws WireError at a message that
+ * does not belong there.
+ */
 export interface Handshake {
   /** What the side says first, if anything. */
   readonly first?: Uint8Array;
@@ -209,7 +212,9 @@ function admittedBy(key: ClusterKey, certificate: Uint8Array | undefined): Hands
   return { result: 'admitted', key, ...shown };
 }
 
-/** HMAC over the role, both hosts and all that was said, each behind its length or of a fixed one. */
+/**
+ * HMAC over the role, both hosts and all that was said, each behind its length or of a fixed one.
+ */
 function proofOf(
   mac: Mac,
   key: ClusterKey,

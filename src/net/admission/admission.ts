@@ -33,7 +33,10 @@ import {
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
 
-/** Mutual proof of the cluster key, once per connection and again when the key it was proved with is taken away. */
+/**
+ * Mutual proof of the cluster key, once per connection and again when the key it was proved with is
+ * taken away.
+ */
 export const ADMISSION_PROTOCOL = '/xylem/admission/2';
 
 /**
@@ -64,7 +67,10 @@ interface Components {
 
 interface Init {
   readonly self: PeerId;
-  /** The cluster keys that are valid now, the one to prove first; the same list as long as they are the same. */
+  /**
+   * The cluster keys that are valid now, the one to prove first; the same list as long as they are
+   * the same.
+   */
   readonly clusterKeys: () => readonly Uint8Array[];
   /** Shows others that this host is a root. */
   readonly certificate?: Uint8Array | undefined;
@@ -89,11 +95,13 @@ interface Entry {
 }
 
 /**
- * Admits connections: the dialler proves the cluster key and the listener after it, over a stream of `/xylem/admission/2`; before that
- * no other stream of the peer is taken and none is opened. A connection that fails is closed, and the peer that failed turned away.
+ * Admits connections: the dialler proves the cluster key and the listener after it, over a stream
+ * of `/xylem/admission/2`; before that no other stream of the peer is taken and none is opened. A
+ * connection that fails is closed, and the peer that failed turned away.
  *
- * When a key is no longer valid, the connections proved with it are proved anew with another, or closed: so a key that was stolen
- * is of no use once it is taken away, and no connection is lost while hosts have both.
+ * When a key is no longer valid, the connections proved with it are proved anew with another, or
+ * closed: so a key that was stolen is of no use once it is taken away, and no connection is lost
+ * while hosts have both.
  *
  * Life: constructed -> `onOpen()` and `onClose()` for each connection -> `stop()`.
  */
@@ -129,7 +137,10 @@ export class Admission {
     return this.#entries.get(connection)?.certificate;
   }
 
-  /** Resolves when the connection is admitted. Rejects with AdmissionError, or with the signal's reason. */
+  /**
+   * Resolves when the connection is admitted. Rejects with AdmissionError, or with the signal's
+   * reason.
+   */
   async admitted(connection: Connection, signal: AbortSignal): Promise<void> {
     const entry = this.#entries.get(connection);
     if (entry === undefined) {
@@ -173,8 +184,9 @@ export class Admission {
   }
 
   /**
-   * The peer behind an inbound stream; undefined when it is not admitted, and the stream is reset. A dialler that wants something
-   * before its admission loses the connection; a listener may only be ahead of our own end of the handshake.
+   * The peer behind an inbound stream; undefined when it is not admitted, and the stream is reset.
+   * A dialler that wants something before its admission loses the connection; a listener may only
+   * be ahead of our own end of the handshake.
    */
   pass(stream: Stream, connection: Connection): PeerId | undefined {
     const entry = this.#entries.get(connection);
@@ -320,7 +332,9 @@ export class Admission {
     return true;
   }
 
-  /** The valid keys. When they have changed, what was proved with one that is gone is proved anew. */
+  /**
+   * The valid keys. When they have changed, what was proved with one that is gone is proved anew.
+   */
   #currentKeys(): readonly ClusterKey[] {
     const secrets = this.#init.clusterKeys();
     if (secrets === this.#secrets) return this.#keys;

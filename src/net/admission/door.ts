@@ -28,10 +28,12 @@ interface Stranger {
 }
 
 /**
- * Keeps strangers cheap: bounds the inbound connections that are not admitted yet, in all and by address, and what they may send,
- * and turns those away who failed before. Asked by the node before it spends anything on a connection.
+ * Keeps strangers cheap: bounds the inbound connections that are not admitted yet, in all and by
+ * address, and what they may send, and turns those away who failed before. Asked by the node before
+ * it spends anything on a connection.
  *
- * An admission forgives its address, so that a host with a wrong key does not lock out the others behind one NAT for long.
+ * An admission forgives its address, so that a host with a wrong key does not lock out the others
+ * behind one NAT for long.
  */
 export class Door {
   readonly gater: ConnectionGater;
@@ -99,8 +101,8 @@ export class Door {
   }
 
   /**
-   * A connection that ends without an admission is a failure of its address, whatever ended it; but not
-   * a second connection of an admitted peer, which the node that dialled closes by itself.
+   * A connection that ends without an admission is a failure of its address, whatever ended it; but
+   * not a second connection of an admitted peer, which the node that dialled closes by itself.
    */
   #onClose(socket: MultiaddrConnection): void {
     const stranger = this.#leave(socket.timeline);
@@ -114,7 +116,9 @@ export class Door {
     );
   }
 
-  /** From here on the node listens to the socket, so that listening too takes nothing away from it. */
+  /**
+   * From here on the node listens to the socket, so that listening too takes nothing away from it.
+   */
   #countBytes(socket: MultiaddrConnection, peer: PeerId): void {
     const stranger = this.#strangers.get(socket.timeline);
     if (stranger === undefined) return;
@@ -146,7 +150,10 @@ export class Door {
   }
 }
 
-/** The address without its port. Hosts of one network share an IPv6 prefix, so each address is one of its own. */
+/**
+ * The address without its port. Hosts of one network share an IPv6 prefix, so each address is one
+ * of its own.
+ */
 function hostOf(address: Multiaddr): string {
   const ip = address.getComponents().find(({ name }) => name === 'ip4' || name === 'ip6');
   return ip?.value ?? address.toString();

@@ -34,10 +34,12 @@ export interface RequesterComponents {
 }
 
 /**
- * Our side of what we ask of one peer: requests wait here, demand before prefetch, until the credit of the link lets them go.
+ * Our side of what we ask of one peer: requests wait here, demand before prefetch, until the credit
+ * of the link lets them go.
  *
- * Life: made with the first request -> connects when something waits -> `onUnused` when the link is gone and nothing waits.
- * A lost link fails everything: the caller has other sources, and asks again if it wants this one.
+ * Life: made with the first request -> connects when something waits -> `onUnused` when the link is
+ * gone and nothing waits. A lost link fails everything: the caller has other sources, and asks
+ * again if it wants this one.
  */
 export class Requester {
   readonly #components: RequesterComponents;

@@ -32,9 +32,10 @@ interface Components {
 }
 
 /**
- * The asking side: a stream for each peer that is called, opened with the first call and kept. Calls that the peer answers from
- * memory wait in one line, those that may wait for a registry in one for each registry: eight of a line are under way at a time, one
- * that its caller gave up among them until the peer has said its last word.
+ * The asking side: a stream for each peer that is called, opened with the first call and kept.
+ * Calls that the peer answers from memory wait in one line, those that may wait for a registry in
+ * one for each registry: eight of a line are under way at a time, one that its caller gave up among
+ * them until the peer has said its last word.
  */
 export class TreeClient {
   readonly #components: Components;
@@ -80,7 +81,10 @@ export class TreeClient {
     }
   }
 
-  /** Opens the stream to a host that will be called, if it can: the first call is then as cheap as the others. Never rejects. */
+  /**
+   * Opens the stream to a host that will be called, if it can: the first call is then as cheap as
+   * the others. Never rejects.
+   */
   async prepare(host: HostAddress): Promise<void> {
     // The call that needs it tells why it failed.
     await this.#linkTo(host).catch(() => {});
@@ -152,7 +156,10 @@ export class TreeClient {
   }
 }
 
-/** `reached`: the call had a stream to the peer; without one, a deadline that passes is no connection in time. */
+/**
+ * `reached`: the call had a stream to the peer; without one, a deadline that passes is no
+ * connection in time.
+ */
 function causeOf(
   cause: unknown,
   { signal, reached }: { readonly signal: AbortSignal; readonly reached: boolean },

@@ -59,8 +59,9 @@ interface ParserInit {
 }
 
 /**
- * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is then beyond repair. Allocates
- * nothing before the length of a frame was checked, and no more than arrived twice over.
+ * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is
+ * then beyond repair. Allocates nothing before the length of a frame was checked, and no more than
+ * arrived twice over.
  */
 export class MessageParser {
   readonly #init: ParserInit;
@@ -81,7 +82,10 @@ export class MessageParser {
     return this.#unfinishedBytes + (this.#frame?.length ?? this.#filled);
   }
 
-  /** Messages that have arrived in full: who watches an unfinished one sees by it that another has begun. */
+  /**
+   * Messages that have arrived in full: who watches an unfinished one sees by it that another has
+   * begun.
+   */
   get endedCount(): number {
     return this.#ended;
   }

@@ -29,7 +29,10 @@ export interface DialingNode {
 /** What is needed of the admission: connections are of no use before it. */
 export interface Admitter {
   isAdmitted(connection: Connection): boolean;
-  /** Resolves when the connection is admitted; rejects when it will not be, or with the signal's reason. */
+  /**
+   * Resolves when the connection is admitted; rejects when it will not be, or with the signal's
+   * reason.
+   */
   admitted(connection: Connection, signal: AbortSignal): Promise<void>;
 }
 
@@ -45,8 +48,9 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Admitted connections to peers: made on demand, shared by all who ask, kept. After a failed dial or admission a peer is left alone for a while that
- * doubles with each failure, half more or less; who asks meanwhile is told at once, since it has other sources.
+ * Admitted connections to peers: made on demand, shared by all who ask, kept. After a failed dial
+ * or admission a peer is left alone for a while that doubles with each failure, half more or less;
+ * who asks meanwhile is told at once, since it has other sources.
  */
 export class Connections {
   readonly #components: {
@@ -72,7 +76,10 @@ export class Connections {
     this.#components = components;
   }
 
-  /** An open and admitted connection to the host. Rejects with any error when none can be had, or with the signal's reason. */
+  /**
+   * An open and admitted connection to the host. Rejects with any error when none can be had, or
+   * with the signal's reason.
+   */
   async connect(host: HostAddress, signal: AbortSignal): Promise<Connection> {
     signal.throwIfAborted();
     const id = peerIdFromString(host.peer);
@@ -105,7 +112,8 @@ export class Connections {
   async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
     const { clock, admission } = this.#components;
     const dial = async (signal: AbortSignal): Promise<Connection> => {
-      // The node returns the connection that is there, when the peer dialled and is not admitted yet.
+      // The node returns the connection that is there, when the peer dialled and is not admitted
+      // yet.
       const connection = await this.#tryDials(dialAddresses(host, id), signal);
       await admission.admitted(connection, signal);
       return connection;

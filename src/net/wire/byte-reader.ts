@@ -1,6 +1,9 @@
 import { WireError, badValue } from './errors.ts';
 
-/** Reads little-endian fields of a message that a peer sent. Every read throws WireError rather than go past the end. */
+/**
+ * Reads little-endian fields of a message that a peer sent. Every read throws WireError rather than
+ * go past the end.
+ */
 export class ByteReader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;

@@ -6,14 +6,18 @@ import { WireError, badValue, overLimit } from './errors.ts';
 /**
  * How a value stands in a message, declared once for both ways.
  *
- * `read` throws WireError unless the bytes have exactly the form that `write` makes. `field` names the value in errors.
+ * `read` throws WireError unless the bytes have exactly the form that `write` makes. `field` names
+ * the value in errors.
  */
 export interface Codec<T> {
   readonly write: (writer: ByteWriter, value: T, field: string) => void;
   readonly read: (reader: ByteReader, field: string) => T;
 }
 
-/** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
+/**
+ * Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are
+ * exactly what `encode` makes.
+ */
 export interface MessageCodec<T> {
   readonly encode: (message: T) => Uint8Array;
   readonly decode: (bytes: Uint8Array) => T;
@@ -215,7 +219,10 @@ export function struct<T extends object>(fields: Fields<T>): Codec<T> {
   };
 }
 
-/** A union of objects: the word in the property `tag`, as its place among the cases (u8), then the properties of its case. */
+/**
+ * A union of objects: the word in the property `tag`, as its place among the cases (u8), then the
+ * properties of its case.
+ */
 export function variant<T extends object, K extends keyof T & string>(
   tag: K,
   cases: { readonly [V in T[K] & string]: Fields<CaseOf<T, K, V>> },

@@ -22,7 +22,10 @@ import {
 } from './codec.ts';
 import { badValue } from './errors.ts';
 
-/** Bytes of a registry's and a repository's name (the distribution spec names 255 as the usual bound), an address, a zone. */
+/**
+ * Bytes of a registry's and a repository's name (the distribution spec names 255 as the usual
+ * bound), an address, a zone.
+ */
 const NAME_BYTES_MAX = 255;
 
 /** Base58 of a key: 52 characters for Ed25519; other kinds are no hosts of ours. */

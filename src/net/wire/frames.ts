@@ -21,7 +21,8 @@ import {
  *
  *     length of the rest (u32 LE) | type (u8) | body
  *
- * The requester opens the streams and sends OPEN, REQUEST, CANCEL, PROMOTE, PING; the responder the others.
+ * The requester opens the streams and sends OPEN, REQUEST, CANCEL, PROMOTE, PING; the responder the
+ * others.
  */
 export const FRAME = {
   OPEN: 1,
@@ -62,10 +63,15 @@ export const BODY_BYTES: Readonly<Record<FrameType, readonly [min: number, max: 
   [FRAME.ALIVE]: [0, 0],
 };
 
-/** What a stream carries: `demand` answers and signs of life, or the `bulk` that may wait for them. */
+/**
+ * What a stream carries: `demand` answers and signs of life, or the `bulk` that may wait for them.
+ */
 export type LaneName = 'demand' | 'bulk';
 
-/** Codes of ERROR by their number. What only the asker can know (`unreachable`, `protocol`) has none. */
+/**
+ * Codes of ERROR by their number. What only the asker can know (`unreachable`, `protocol`) has
+ * none.
+ */
 const ERROR_CODES = [
   'timeout',
   'overloaded',
@@ -199,8 +205,9 @@ export function encodeSignal(
 }
 
 /**
- * How a failure is told to the asker. What happened between us and our own sources is nothing to it: it would take
- * `unreachable`, `timeout` or `protocol` for our own state, so these are told as `not-found`.
+ * How a failure is told to the asker. What happened between us and our own sources is nothing to
+ * it: it would take `unreachable`, `timeout` or `protocol` for our own state, so these are told as
+ * `not-found`.
  */
 export function errorFrameOf(detail: PeerErrorDetail): ErrorFrame {
   switch (detail.code) {

@@ -8,13 +8,16 @@ export interface Patience {
   readonly pingAfterIdleMs?: number;
   /** For that sign; then the peer is silent. */
   readonly pongMs: number;
-  /** A timer that fires this late means that this process stood still: signs of life may lie unread. */
+  /**
+   * A timer that fires this late means that this process stood still: signs of life may lie unread.
+   */
   readonly lateMsMax: number;
 }
 
 /**
- * Watches that a peer is alive: asks for a sign of life when nothing came for a while, soon when something is asked of the peer,
- * seldom or never when not, and says so when none comes. yamux's own keep-alive ping never gives up, and TCP takes minutes.
+ * Watches that a peer is alive: asks for a sign of life when nothing came for a while, soon when
+ * something is asked of the peer, seldom or never when not, and says so when none comes. yamux's
+ * own keep-alive ping never gives up, and TCP takes minutes.
  *
  * Life: constructed -> `heard()` and `wake()` as things happen -> `stop()`.
  */

@@ -14,7 +14,10 @@ export interface UserCredentials {
   readonly password: string;
 }
 
-/** What a login left instead of a password: the token server gives tokens for it (OAuth 2, a refresh token). */
+/**
+ * What a login left instead of a password: the token server gives tokens for it (OAuth 2, a refresh
+ * token).
+ */
 interface IdentityToken {
   readonly identityToken: string;
 }
@@ -28,8 +31,9 @@ interface RegistryToken {
 export type Credentials = UserCredentials | IdentityToken | RegistryToken;
 
 /**
- * The best credentials for a repository of a registry that are not among the refused ones. Asked again whenever the registry wants to
- * know, so that a file may change under a running agent. Undefined: there are none, or no others.
+ * The best credentials for a repository of a registry that are not among the refused ones. Asked
+ * again whenever the registry wants to know, so that a file may change under a running agent.
+ * Undefined: there are none, or no others.
  */
 export type CredentialsSource = (
   repository: string,
@@ -78,8 +82,9 @@ interface AuthorizerComponents {
 }
 
 /**
- * Knows what to say in the Authorization header of one registry: nothing, a Basic line, or a Bearer token for each scope.
- * Starts with nothing and learns from the challenges (401) of the registry. Of several credentials those that it accepts are kept.
+ * Knows what to say in the Authorization header of one registry: nothing, a Basic line, or a Bearer
+ * token for each scope. Starts with nothing and learns from the challenges (401) of the registry.
+ * Of several credentials those that it accepts are kept.
  */
 export class Authorizer {
   readonly #components: AuthorizerComponents;
@@ -99,7 +104,10 @@ export class Authorizer {
     this.#credentials = init.credentials;
   }
 
-  /** The header's value for a request in this scope (`repository:NAME:ACTIONS`); undefined when none is known to be needed. */
+  /**
+   * The header's value for a request in this scope (`repository:NAME:ACTIONS`); undefined when none
+   * is known to be needed.
+   */
   async header(scope: string, signal: AbortSignal): Promise<string | undefined> {
     const granted = this.#granted.get(scope);
     if (granted === undefined) return this.#basic.get(scope)?.header;
@@ -115,8 +123,8 @@ export class Authorizer {
   }
 
   /**
-   * Takes in a refusal, so that `header()` next gives something better than `refused`, the value that was sent.
-   * Throws RegistryError when there is nothing better.
+   * Takes in a refusal, so that `header()` next gives something better than `refused`, the value
+   * that was sent. Throws RegistryError when there is nothing better.
    */
   async learn(
     challenges: readonly Challenge[],
@@ -241,7 +249,10 @@ export class Authorizer {
   }
 }
 
-/** What is not to be tried again after a token was refused: one that had been of use gets its owner another try. */
+/**
+ * What is not to be tried again after a token was refused: one that had been of use gets its owner
+ * another try.
+ */
 async function triedBy({ token, accepted }: Granted): Promise<readonly Credentials[]> {
   const { owner, refused } = await token.catch(() => ({ owner: undefined, refused: [] }));
   return accepted || owner === undefined ? refused : [...refused, owner];

@@ -1,7 +1,10 @@
 import { readFileSync, statSync } from 'node:fs';
 import { CodedError, errorText } from '../../util/errors.ts';
 
-/** A file that the configuration names for the access to registries cannot be used. Messages never hold its content. */
+/**
+ * A file that the configuration names for the access to registries cannot be used. Messages never
+ * hold its content.
+ */
 export class AccessFileError extends CodedError<
   | { readonly code: 'unreadable'; readonly key: string; readonly path: string }
   | { readonly code: 'invalid'; readonly key: string; readonly path: string }

@@ -20,7 +20,10 @@ import type { Pacers } from './pacer.ts';
 import { parseRetryAfter } from './retry-after.ts';
 import { StreamSink } from './stream-sink.ts';
 
-/** Nothing arrives for this long after a request was sent, or after a piece of the answer: the attempt is given up. (tunable) */
+/**
+ * Nothing arrives for this long after a request was sent, or after a piece of the answer: the
+ * attempt is given up. (tunable)
+ */
 export const SILENCE_MS_MAX = 10_000;
 
 export interface HttpSenderComponents {
@@ -36,8 +39,9 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
 }
 
 /**
- * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the distribution API of a host (`/v2/`) waits for
- * its turn there, and what the host says of Retry-After holds for all senders.
+ * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the
+ * distribution API of a host (`/v2/`) waits for its turn there, and what the host says of
+ * Retry-After holds for all senders.
  */
 export class HttpSender {
   readonly #components: HttpSenderComponents;
@@ -49,8 +53,9 @@ export class HttpSender {
   }
 
   /**
-   * Resolves when the sink has the body; whatever the status. After it has settled the sink is called no more, so that buffers
-   * behind it may be used again. Rejects with RegistryError, or with the signal's reason.
+   * Resolves when the sink has the body; whatever the status. After it has settled the sink is
+   * called no more, so that buffers behind it may be used again. Rejects with RegistryError, or
+   * with the signal's reason.
    */
   async send<S extends BodySink>(
     request: HttpRequest,
@@ -78,7 +83,10 @@ export class HttpSender {
     return promise;
   }
 
-  /** Resolves with the head; the body comes as fast as it is read. Rejects, and its body fails, as `send()` does. */
+  /**
+   * Resolves with the head; the body comes as fast as it is read. Rejects, and its body fails, as
+   * `send()` does.
+   */
   stream(request: HttpRequest, signal: AbortSignal): Promise<HttpStream> {
     const { promise, resolve, reject } = Promise.withResolvers<HttpStream>();
     const open = (head: HttpHead, flow: Flow): StreamSink => {
@@ -112,7 +120,10 @@ export class HttpSender {
   }
 }
 
-/** Whether the request is one of the distribution API; token servers and storage are no business of a registry's limits. */
+/**
+ * Whether the request is one of the distribution API; token servers and storage are no business of
+ * a registry's limits.
+ */
 function isApi({ url, rawPath }: HttpRequest): boolean {
   return (rawPath ?? url.pathname).startsWith('/v2/');
 }
@@ -133,7 +144,10 @@ interface ExchangeInit<S> {
   readonly reject: (reason: unknown) => void;
 }
 
-/** One request under way. Life: waits for a connection -> sent -> head -> body -> settled; settled once, from any state. */
+/**
+ * One request under way. Life: waits for a connection -> sent -> head -> body -> settled; settled
+ * once, from any state.
+ */
 class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   readonly #init: ExchangeInit<S>;
   readonly #onAbort = (): void => this.#fail(this.#init.signal.reason);

@@ -21,9 +21,14 @@ export interface HttpHead {
   readonly headers: IncomingHttpHeaders;
 }
 
-/** Takes the body of one answer. Whatever it throws ends the exchange, and is what the caller gets. */
+/**
+ * Takes the body of one answer. Whatever it throws ends the exchange, and is what the caller gets.
+ */
 export interface BodySink {
-  /** The piece is the sink's to keep. False when the rest is not wanted: the exchange has succeeded then. */
+  /**
+   * The piece is the sink's to keep. False when the rest is not wanted: the exchange has succeeded
+   * then.
+   */
   write(piece: Uint8Array): boolean;
   /** The body is complete. */
   end(): void;
@@ -36,7 +41,10 @@ export interface HttpAnswer<S> {
   readonly sink: S;
 }
 
-/** The head of an answer, whatever its status, and its body, which the caller reads to the end or destroys. */
+/**
+ * The head of an answer, whatever its status, and its body, which the caller reads to the end or
+ * destroys.
+ */
 export interface HttpStream {
   readonly head: HttpHead;
   readonly body: Readable;

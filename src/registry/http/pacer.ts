@@ -12,7 +12,9 @@ const PAUSE_MS_MAX = 5 * 60_000;
 /** Requests in line for one server: as many as the agent has operations under way. */
 const WAITING_MAX = 1024;
 
-/** Hosts that are not configured and yet known at a time; the one asked least recently is forgotten. */
+/**
+ * Hosts that are not configured and yet known at a time; the one asked least recently is forgotten.
+ */
 const OTHER_HOSTS_MAX = 1024;
 
 interface PacerComponents {
@@ -20,7 +22,10 @@ interface PacerComponents {
   readonly metrics: RegistryMetrics;
 }
 
-/** When one server may be asked: at a bounded rate, in the order of coming, and not before the time that it named. */
+/**
+ * When one server may be asked: at a bounded rate, in the order of coming, and not before the time
+ * that it named.
+ */
 class Pacer {
   readonly #components: PacerComponents;
   readonly #host: string;
@@ -47,7 +52,10 @@ class Pacer {
     this.#pausedUntilMs = Math.max(this.#pausedUntilMs, untilMs);
   }
 
-  /** Resolves when a request may leave. Rejects with RegistryError (`rate-limited`, at once, during a pause), or with the signal's reason. */
+  /**
+   * Resolves when a request may leave. Rejects with RegistryError (`rate-limited`, at once, during
+   * a pause), or with the signal's reason.
+   */
   async turn(signal: AbortSignal): Promise<void> {
     this.#checkPause();
     const bucket = this.#bucket;

@@ -8,13 +8,19 @@ const RECENT_BYTES_MAX = 8 * 1024 * 1024;
 /** Transfers of one blob at a time: one for who reads on, one for who begins or goes back. */
 const BLOB_TRANSFERS_MAX = 2;
 
-/** Transfers in all, each with its recent bytes; a read that would need one more is refused (`overloaded`). */
+/**
+ * Transfers in all, each with its recent bytes; a read that would need one more is refused
+ * (`overloaded`).
+ */
 const TRANSFERS_MAX = 8;
 
 /** A transfer that nobody wants anything of is broken off after this long. (tunable) */
 const IDLE_MS_MAX = 10_000;
 
-/** Sends a request for a whole blob whose body goes to the sink that `open` gives; resolves when it has ended. */
+/**
+ * Sends a request for a whole blob whose body goes to the sink that `open` gives; resolves when it
+ * has ended.
+ */
 export type Transfer = (open: (flow: Flow) => BodySink, signal: AbortSignal) => Promise<unknown>;
 
 export interface WholeRange {
@@ -30,8 +36,9 @@ interface Waiter extends WholeRange {
 }
 
 /**
- * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its start, and cut up for all who wait. It flows
- * as far as somebody wants it and no further; what nobody wants is dropped.
+ * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its
+ * start, and cut up for all who wait. It flows as far as somebody wants it and no further; what
+ * nobody wants is dropped.
  */
 export class WholeReads {
   readonly #clock: Clock;
@@ -42,7 +49,10 @@ export class WholeReads {
     this.#clock = components.clock;
   }
 
-  /** Fills the target; nothing is written to it after the call has settled. `key` names the blob at its server. Rejects with what the transfer rejects with, or with the signal's reason. */
+  /**
+   * Fills the target; nothing is written to it after the call has settled. `key` names the blob at
+   * its server. Rejects with what the transfer rejects with, or with the signal's reason.
+   */
   async read(
     key: string,
     range: WholeRange,

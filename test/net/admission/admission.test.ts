@@ -198,7 +198,8 @@ describe('Admission', () => {
     await one.transport.identify(address, NO_SIGNAL);
     for (let i = 0; i < 5; i++) await one.transport.identify(address, NO_SIGNAL);
     expect(dials()).toBe(1);
-    // The other side knows of no address that the connection leads to: it dials, and closes one of the two.
+    // The other side knows of no address that the connection leads to: it dials, and closes one of
+    // the two.
     const back = defined(one.host.addresses[0], 'it listens');
     for (let i = 0; i < ADDRESS_FAILURES_MAX + 5; i++) {
       expect(await two.transport.identify(back, NO_SIGNAL)).toBe(one.host.peer);

@@ -40,7 +40,8 @@ function answerFrom(pool: BufferPool, incoming: IncomingBlockRequest): Promise<v
 describe('Lane', () => {
   it('Lane holds a payload until its bytes are with the socket, however full that is', async () => {
     const [one, other] = [await startAgent(1), await startAgent(2)];
-    // Two slabs that are overwritten as soon as they are given back: a reference kept too long shows as a wrong byte.
+    // Two slabs that are overwritten as soon as they are given back: a reference kept too long
+    // shows as a wrong byte.
     for (const { server } of [one, other]) {
       const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 2, poison: true });
       server.handle = (incoming) => void answerFrom(pool, incoming);

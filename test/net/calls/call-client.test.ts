@@ -34,7 +34,9 @@ const OPENED = {
 const DEAD_HOST = { peer: peerId('12D3KooWdead'), addresses: [] };
 const NO_SIGNAL = new AbortController().signal;
 
-/** A client whose streams are all this one, on which nothing ever happens, whatever is done to it. */
+/**
+ * A client whose streams are all this one, on which nothing ever happens, whatever is done to it.
+ */
 function clientOver(state: { status: string; writeStatus: string }): TreeClient {
   const deaf = { send: () => true, abort: () => {}, close: () => Promise.resolve() };
   const stream = Object.assign(new EventTarget(), deaf, state);

@@ -119,7 +119,10 @@ test('Keychain refuses what is not there', () => {
   );
 });
 
-/** Swaps the content of a mounted secret as the kubelet does: a new folder, and a symbolic link that moves to it at once. */
+/**
+ * Swaps the content of a mounted secret as the kubelet does: a new folder, and a symbolic link that
+ * moves to it at once.
+ */
 function mount(folder: string, content: string | undefined): void {
   const version = mkdtempSync(join(folder, '..version-'));
   if (content !== undefined) writeFileSync(join(version, '.dockerconfigjson'), content);
