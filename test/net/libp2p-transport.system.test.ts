@@ -27,7 +27,7 @@ async function startPeer(): Promise<{ peer: ChildProcess; host: HostAddress }> {
 }
 
 describe('Libp2pTransport', () => {
-  it('Libp2pTransport.requestBlock() rejects with unreachable when the process of the peer is killed', async () => {
+  it('requestBlock() rejects with unreachable when the process of the peer is killed', async () => {
     const { peer, host } = await startPeer();
     const child = await startAgent(1);
     (await child.transport.requestBlock(host, blockRequest()).answer).payload.release();
@@ -43,7 +43,7 @@ describe('Libp2pTransport', () => {
     expect(child.server.gone).toEqual([host.peer]);
   });
 
-  it('Libp2pTransport.requestBlock() rejects with timeout when the peer stands still, and gives the connection up', async () => {
+  it('requestBlock() rejects with timeout when the peer stands still, and drops the connection', async () => {
     const { peer, host } = await startPeer();
     const child = await startAgent(1);
     (await child.transport.requestBlock(host, blockRequest()).answer).payload.release();

@@ -13,7 +13,7 @@ const { signal } = new AbortController();
 const found: RequestListener = (_request, response) =>
   void response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');
 
-test('a registry is asked no more often than it may be, whichever doors are open at once', async () => {
+test('all ways to a registry share its request rate', async () => {
   let asked = 0;
   const clock = passingClock();
   const host = await startServer((request, response) => {

@@ -49,7 +49,7 @@ function open(): {
 }
 
 describe('Door', () => {
-  it('Door bounds the strangers of one address, and frees a place with each that is admitted or gone', () => {
+  it('Door bounds the strangers of one address, and frees a place when one is admitted or leaves', () => {
     const { door, metrics, enter } = open();
     const inside = Array.from({ length: UNADMITTED_PER_ADDRESS_MAX }, () => enter('10.0.0.1'));
     expect(inside).not.toContain(undefined);
@@ -70,7 +70,7 @@ describe('Door', () => {
     expect(enter('10.1.0.1')).toBe(undefined);
   });
 
-  it('Door turns an address away after too many that left as strangers, unless one was admitted', () => {
+  it('Door turns an address away after too many left as strangers, unless one was admitted', () => {
     const { door, enter } = open();
     for (let i = 0; i < ADDRESS_FAILURES_MAX; i++) {
       enter('10.0.0.1')?.close();

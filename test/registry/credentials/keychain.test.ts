@@ -133,7 +133,7 @@ function mount(folder: string, content: string | undefined): void {
     symlinkSync('..data/.dockerconfigjson', join(folder, '.dockerconfigjson'));
 }
 
-test('Keychain.get() reads directories of mounted secrets, and what the kubelet has put there since', async () => {
+test('Keychain.get() reads mounted secrets, and their replacements by the kubelet', async () => {
   const secrets = tempFolder();
   const one = join(secrets, 'team-a');
   const other = join(secrets, 'team-b');
