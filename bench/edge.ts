@@ -15,9 +15,9 @@ import type { BenchRow } from './rows.ts';
 const ORIGIN_BYTES_PER_SECOND = 100e6;
 
 /**
- * Slower ones: so many agents on two cores take longer for their own work than the origin for its
- * bytes, and the time says nothing of the tree then. With these it does: in hosts of their own
- * agents have 16 times the processor time of here.
+ * Slower rates. At full speed the agents on two cores take longer for their own work than the
+ * origin for its bytes, and the time says nothing of the tree. At these rates it does: on hosts of
+ * their own, agents have 16 times the processor time of here. /
  */
 const SLOW_BYTES_PER_SECOND = {
   image: { full: 2.5e6, smoke: 50e6 },
@@ -200,7 +200,9 @@ async function benchWhole(
       what: `${what}, ${count} agents`,
       value: through.seconds,
       unit: 's',
-      note: `direct ${direct.seconds.toFixed(2)} s; origin bytes ${through.ratio.toFixed(2)} x; ${cpuNote(through.cpu)}${note}`,
+      note:
+        `direct ${direct.seconds.toFixed(2)} s; origin bytes ${through.ratio.toFixed(2)} x; ` +
+        `${cpuNote(through.cpu)}${note}`,
     });
   }
   return rows;

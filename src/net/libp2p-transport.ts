@@ -47,6 +47,7 @@ import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
 import type { Calls } from './calls/call-table.ts';
 
+/** Who the host is, where it listens, and which secrets admit its peers. */
 export interface Libp2pTransportInit {
   readonly identity: Identity;
   /** Multiaddrs to listen on; none makes a host that only asks. */
@@ -90,9 +91,9 @@ interface Running {
 
 /**
  * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then
- * `/xylem/block/1` and `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key
- * is asked nothing and told nothing. Life and errors: see `Transport`. Not started or stopped,
- * every request fails with `unreachable`.
+ * `/xylem/block/1` and `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). A peer that does not prove the
+ * cluster key is asked nothing and told nothing. Life and errors: see `Transport`. Not started or
+ * stopped, every request fails with `unreachable`. /
  */
 export class Libp2pTransport implements Transport, PreheatTransport {
   readonly self: PeerId;
@@ -185,8 +186,8 @@ export class Libp2pTransport implements Transport, PreheatTransport {
   }
 
   /**
-   * Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by
-   * address alone. Rejects with any error.
+   * Id of the peer at a multiaddr, once it has proved the cluster key: for hosts of which only the
+   * address is known. Rejects with any error. /
    */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
     const { node, admission, treeClient } = defined(this.#running, 'the transport runs');

@@ -17,7 +17,8 @@ export const RETRY_AFTER_MS_MAX = 60_000;
 
 /**
  * Block requests in flight per connection and direction: 32 x 256 KiB = 8 MiB that a peer can make
- * either side hold. The asker keeps to it; the answerer refuses what is over with `overloaded`.
+ * either side hold. The asker keeps to it; the answerer refuses requests beyond it with
+ * `overloaded`. /
  */
 export const REQUESTS_IN_FLIGHT_MAX = 32;
 
@@ -36,8 +37,8 @@ export const REQUESTS_QUEUED_MAX = 256;
 export const OVERLOADED_RETRY_MS = 100;
 
 /**
- * Peers with requests of ours at a time: parents, alternates and roots are a handful, the bound is
- * for defects.
+ * Peers that our requests wait for at a time: parents, alternates and roots are a handful, the
+ * bound is for defects. /
  */
 export const PEERS_ASKED_MAX = 4096;
 
@@ -66,8 +67,8 @@ export const MEMORY_CALLS_MAX = 8;
 export const REGISTRY_CALLS_MAX = 32;
 
 /**
- * Of these, calls of ours to one peer that may wait for one registry: a silent one leaves places
- * for three others.
+ * Of these, our calls to one peer that may wait for one registry: a silent one leaves places for
+ * three others. /
  */
 export const CALLS_PER_REGISTRY_MAX = 8;
 
@@ -122,9 +123,12 @@ export const ADDRESS_DIAL_MS = 2_000;
 export const DIAL_TRIES = 3;
 
 /**
- * Pause between tries, and after a dial that failed; doubles with every failure up to the second.
+ * Pause between tries, and after a dial that failed; doubles with every failure, up to
+ * `BACKOFF_MS_MAX`. /
  */
 export const BACKOFF_MS_MIN = 100;
+
+/** Longest pause between tries, and after dials that failed. */
 export const BACKOFF_MS_MAX = 10_000;
 
 /** Peers whose failures are remembered; the oldest is forgotten first. */
@@ -154,7 +158,7 @@ export const INBOUND_PER_SECOND_MAX = 100;
  */
 export const INBOUND_PENDING_MAX = 512;
 
-/** Milliseconds for an inbound handshake: as long as who dialled waits. */
+/** Milliseconds for an inbound handshake: as long as the dialler waits. */
 export const INBOUND_UPGRADE_MS = 5_000;
 
 /** Cluster keys valid at once: one, or two while the key changes. */
@@ -169,7 +173,7 @@ export const CLUSTER_KEYS_CHECK_MS = 5_000;
  */
 export const ADMISSION_MS = 5_000;
 
-/** Streams of an admission in each direction: one under way, one that is closing. */
+/** Streams of an admission in each direction: one in flight, one that is closing. */
 export const ADMISSION_STREAMS_MAX = 2;
 
 /** Milliseconds in which a refused peer may read that it is. */
@@ -192,21 +196,25 @@ export const UNADMITTED_PER_ADDRESS_MAX = 128;
 /** Bytes that a peer may send between its handshake and its admission, which takes about 300. */
 export const UNADMITTED_BYTES_MAX = 16 * KIB;
 
-/** Handshakes under way at a time when a key was taken away and the others are proved anew. */
+/** Handshakes in flight at a time when a key was taken away and the others are proved anew. */
 export const RENEWALS_MAX = 32;
 
 /**
- * Failed admissions of one address that are borne, one forgotten per second: a scanner, a probe, a
- * host with a wrong key.
+ * Failed admissions of one address that are borne, one forgotten per `FAILURE_FORGOTTEN_MS`: a
+ * scanner, a probe, a host with a wrong key. /
  */
 export const ADDRESS_FAILURES_MAX = 16;
+
+/** Milliseconds after which one failed admission of an address is forgotten. */
 export const FAILURE_FORGOTTEN_MS = 1_000;
 
 /**
  * How long a peer is turned away after a failed proof, and an address after too many; doubles with
- * each time up to the second.
+ * each ban, up to `BAN_MS_MAX`. /
  */
 export const BAN_MS_MIN = 1_000;
+
+/** Longest time for which a peer or an address is turned away. */
 export const BAN_MS_MAX = 30_000;
 
 /** A time after a ban without failures, after which the next ban is short again. */

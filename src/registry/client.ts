@@ -37,8 +37,8 @@ import { ExpiringMap } from '../util/expiring-map.ts';
 const INDEX_DEPTH_MAX = 3;
 
 /**
- * A server may send less than it was asked for, and is asked for the rest; in so many parts at
- * most.
+ * A server may send less than it was asked for, and is asked for the rest: at most this number of
+ * parts. /
  */
 const PARTS_MAX = 64;
 
@@ -79,7 +79,7 @@ interface RegistryClientComponents {
   readonly random: Random;
   readonly hash: Hash;
   readonly metrics?: Metrics;
-  /** Outlive the client; whoever made them closes them. */
+  /** Outlive the client; their maker closes them. */
   readonly registries: Registries;
 }
 
@@ -284,8 +284,8 @@ export class RegistryClient {
   }
 
   /**
-   * What was read of the registry lately was not what its digest says: its mirrors, any of which
-   * may have sent it, are left alone for 10 minutes.
+   * Leaves the mirrors of the registry alone for 10 minutes: bytes read of it recently do not match
+   * their digest, and any mirror may have sent them. /
    */
   distrustMirrors(registry: string): void {
     this.#registries.distrustMirrors(registry);

@@ -29,7 +29,8 @@ export type ProtocolFault =
  *   later may do.
  * - `protocol`: the answer is no sound one. `digest-mismatch`, `too-large`: it is refused.
  *   `no-platform`: an index without the image for this host.
- * - `overloaded`: too many requests of ours wait for the registry. `closed`: the client was closed.
+ * - `overloaded`: too many of our requests wait for the registry. `closed`: the client was closed.
+ *   /
  */
 export type RegistryErrorDetail =
   | { readonly code: 'invalid-reference'; readonly reference: string }

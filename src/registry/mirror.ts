@@ -36,7 +36,7 @@ export interface CheckedRequest<S> extends ServerRequest<S> {
   readonly check?: ((answer: HttpAnswer<S>) => void) | undefined;
 }
 
-/** Until when a mirror is left alone, whoever asks. */
+/** Until when all requests leave a mirror alone. */
 export class MirrorHealth {
   readonly #clock: Clock;
   #awayUntilMs = 0;

@@ -1,8 +1,8 @@
 import { RegistryError } from './errors.ts';
 
 /**
- * Operations under way at a time, those in line for a connection included; one more is refused
- * (`overloaded`).
+ * Operations in flight at a time, those in line for a connection included; one more is refused
+ * (`overloaded`). /
  */
 const OPERATIONS_MAX = 1024;
 
@@ -12,7 +12,7 @@ const OPERATIONS_MAX = 1024;
  */
 const SHARE_MAX = OPERATIONS_MAX / 4;
 
-/** Counts the operations at registries, whoever asks for them. */
+/** Counts the operations at registries, of all clients together. */
 export class OperationShares {
   readonly #counts = new Map<string, number>();
   #total = 0;
@@ -25,7 +25,7 @@ export class OperationShares {
     const count = this.#counts.get(share) ?? 0;
     if (count >= SHARE_MAX || this.#total >= OPERATIONS_MAX) {
       const most = count >= SHARE_MAX ? SHARE_MAX : OPERATIONS_MAX;
-      const what = `${registry} was not asked: ${most} requests are under way already`;
+      const what = `${registry} was not asked: ${most} requests are in flight already`;
       throw new RegistryError(what, { code: 'overloaded' });
     }
     this.#counts.set(share, count + 1);

@@ -108,7 +108,10 @@ function originFault({ registry, repository }: BlobOrigin): string | undefined {
   if (!isRegistryHost(registry)) return `${JSON.stringify(registry)} is no HOST or HOST:PORT`;
   const wrong = repository.split('/').find((part) => !NAME_PART.test(part));
   if (wrong === undefined) return undefined;
-  return `${JSON.stringify(wrong)} is no part of a name: lower-case letters and digits, set apart by ".", "_", "__" or "-"`;
+  return (
+    `${JSON.stringify(wrong)} is no part of a name: ` +
+    `lower-case letters and digits, set apart by ".", "_", "__" or "-"`
+  );
 }
 
 /** The text before the first separator and the text after it. */
@@ -119,7 +122,8 @@ function cut(text: string, separator: string): readonly [string, string | undefi
 
 function invalid(reference: string, why: string): RegistryError {
   return new RegistryError(
-    `${JSON.stringify(reference)} names no image: ${why}; write for instance registry.example:5000/team/app:1.4`,
+    `${JSON.stringify(reference)} names no image: ${why}; ` +
+      `write for instance registry.example:5000/team/app:1.4`,
     { code: 'invalid-reference', reference },
   );
 }

@@ -66,7 +66,7 @@ export interface RegistriesInit {
   readonly proxies?: ProxyEnvironment | undefined;
   /** To each host. */
   readonly connectionsMax?: number | undefined;
-  /** Requests to the distribution API of each host, whoever asks. */
+  /** Requests to the distribution API of each host, by all clients together. */
   readonly requestsPerSecond?: number | undefined;
   /** Addresses at which hosts that are not configured may be; public ones when absent. */
   readonly mayReach?: ((address: string) => boolean) | undefined;
@@ -141,7 +141,7 @@ export class Registries {
   readonly #others = new BoundedMap<string, OpenRegistry>({
     entriesMax: OTHER_REGISTRIES_MAX,
     evict: 'use',
-    // Lets finish what is under way.
+    // Requests in flight may finish.
     onEvict: (_, registry) => connectionsOf(registry).forEach((each) => void each.close()),
   });
   #closed = false;
@@ -208,7 +208,7 @@ export class Registries {
     return this.#configs.has(registryName(named));
   }
 
-  /** Breaks off what is under way, and closes the connections. */
+  /** Breaks off the requests in flight, and closes the connections. */
   async close(): Promise<void> {
     this.#closed = true;
     const registries = [...this.#configured, ...this.#others];

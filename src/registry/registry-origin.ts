@@ -62,7 +62,9 @@ interface RegistryOriginComponents {
  */
 export class RegistryOrigin implements Origin {
   readonly #components: RegistryOriginComponents;
-  /** Repositories that lately refused somebody without credentials what they gave to ours. */
+  /**
+   * Repositories that recently refused to an anonymous request what they gave to our credentials.
+   */
   readonly #private: ExpiringMap<true>;
   readonly #stats: StatCache;
   /** Why blobs could not be read. */

@@ -38,6 +38,7 @@ const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'too-many-redirects',
 ]);
 
+/** A request to a registry, before its credentials. */
 export interface ServerRequest<S> {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
   /** Relative to the server, or (of an upload) absolute. */

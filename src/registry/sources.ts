@@ -112,7 +112,10 @@ export function storagePrefixFault(text: string): string | undefined {
     const fixed = labels.slice(lastStar + 1);
     const isCountry = fixed.length === 2 && REGISTRY_LABELS.has(fixed[0] ?? '');
     if (fixed.length < 2 || isCountry || shared !== undefined) {
-      return 'anybody may register a name that its wildcard covers: name the bucket or the CDN itself';
+      return (
+        'anybody may register a name that its wildcard covers: ' +
+        'name the bucket or the CDN itself'
+      );
     }
   }
   const isBucketHost = shared !== undefined && host !== shared && !PATH_STYLE.test(host);

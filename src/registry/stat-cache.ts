@@ -16,7 +16,7 @@ const LIFE_MS = 300_000;
 /** Blobs remembered: as many as an agent knows at a time (transfer/core/core.ts). */
 const BLOBS_MAX = 16_384;
 
-/** Longest wait for an answer, whoever asks; below that of a read. */
+/** Longest wait of any caller for an answer; below that of a read. */
 const STAT_MS_MAX = 20_000;
 
 type Ask = (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<BlobStat>;

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 
+/** A request for a URL of a client. */
 export interface UrlRequest {
   readonly method: 'GET' | 'HEAD';
   /** Absolute; sent as it is, its percent-encoding and its query untouched. */

@@ -17,7 +17,10 @@ export const ADMISSION = {
   REFUSED: 5,
 } as const;
 
+/** Random bytes that each side adds to a handshake, so that no recorded proof fits another one. */
 export const NONCE_BYTES = 32;
+
+/** Bytes of the id that names a cluster key without telling it. */
 export const KEY_ID_BYTES = 8;
 
 /** An HMAC-SHA-256. */

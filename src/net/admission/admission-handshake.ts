@@ -38,6 +38,7 @@ export interface ClusterKey {
   readonly secret: Uint8Array;
 }
 
+/** The cluster key with its id: the first `KEY_ID_BYTES` bytes of an HMAC that the secret keys. */
 export function clusterKey(mac: Mac, secret: Uint8Array): ClusterKey {
   const purpose = new TextEncoder().encode(LABEL['key-id']);
   return { id: mac.hmacSha256(secret, purpose).slice(0, KEY_ID_BYTES), secret };

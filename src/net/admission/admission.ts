@@ -90,7 +90,7 @@ interface Entry {
   key: ClusterKey | undefined;
   /** What the peer showed as a root, unchecked. */
   certificate: Uint8Array | undefined;
-  /** A handshake that the peer began is under way. */
+  /** A handshake that the peer began is in flight. */
   answering: boolean;
 }
 
@@ -291,7 +291,7 @@ export class Admission {
     }
   }
 
-  /** From here on nothing comes of the connection; whoever waits for it hears why. */
+  /** Gives the connection up; each caller that waits for it gets the error. */
   #end(entry: Entry, code: AdmissionError['code'], cause: unknown): AdmissionError {
     const { peer } = entry;
     const error = failure(peer, code, cause);
@@ -386,7 +386,7 @@ function versionError(theirs: number): Error {
 function resultOf(error: unknown, entry: Entry): AdmissionError['code'] {
   if (error instanceof DeadlineError) return 'timeout';
   if (error instanceof WireError) return 'protocol';
-  // A host that does not know the protocol is not one of ours.
+  // A host that does not know the protocol does not belong to the cluster.
   if (error instanceof Error && error.name === 'UnsupportedProtocolError') return 'protocol';
   return hangUpResult(entry);
 }

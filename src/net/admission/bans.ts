@@ -19,7 +19,10 @@ interface Record {
 
 const CLEAN: Record = { level: 0, failedMs: 0, banCount: 0, bannedUntilMs: -Infinity };
 
-/** Who failed too often lately, by a name: turned away for a while that doubles with each time. */
+/**
+ * Names (of peers or addresses) that failed too often recently. Each is turned away for a time that
+ * doubles with every ban.
+ */
 export class Bans {
   readonly #clock: Clock;
   readonly #failuresMax: number;

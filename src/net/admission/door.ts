@@ -21,7 +21,7 @@ import type { NetMetrics } from '../metrics.ts';
 /** An inbound connection that has proved nothing yet. */
 interface Stranger {
   readonly address: string;
-  /** Who it is, once the handshake of the connection says so. */
+  /** Its id, once the handshake of the connection gives it. */
   peer?: PeerId;
   /** No longer counts its bytes. */
   release: () => void;

@@ -24,6 +24,7 @@ import { RequesterLink, type LinkEvents } from './requester-link.ts';
 /** Ids of one link; when they are used up the link is replaced. */
 const REQUEST_ID_MAX = 2 ** 32 - 1;
 
+/** What `Requester` uses. */
 export interface RequesterComponents {
   readonly clock: Clock;
   readonly pool: BufferPool;

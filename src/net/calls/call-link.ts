@@ -44,12 +44,12 @@ interface Waiting {
 }
 
 /**
- * The stream for tree calls that we opened to a peer. The caller sees to it that only so many calls
- * are under way as a peer takes.
+ * The stream for tree calls that we opened to a peer. The caller keeps no more calls in flight than
+ * a peer takes.
  *
  * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, for a
  * breach of the protocol, or because the peer is silent while something waits. Then what waits is
- * rejected.
+ * rejected. /
  */
 export class TreeLink {
   readonly #components: Components;

@@ -24,7 +24,9 @@ const COUNTED_BYTES = HEAD_BYTES - 4;
 /**
  * The message in frames, so that others can go between them:
  *
- *     length of the rest (u32 LE) | type (u8) | id (u32 LE) | 1 when more follows, 0 in the last (u8) | up to 64 KiB of the body
+ *     length of the rest (u32 LE) | type (u8) | id (u32 LE) | more (u8) | up to 64 KiB of the body
+ *
+ * `more`: 1 when another frame of the message follows, 0 in the last.
  */
 export function* messageFrames({ id, type, body }: TreeMessage): Generator<Uint8Array, void, void> {
   for (let start = 0; ; start += TREE_CHUNK_BYTES) {

@@ -95,7 +95,7 @@ export class Connections {
     );
   }
 
-  /** Ends the dials under way and refuses new ones. */
+  /** Ends the dials in flight and refuses new ones. */
   stop(): void {
     this.#stopping.abort(new Error('the transport stops'));
   }
@@ -105,7 +105,8 @@ export class Connections {
     const waitMs = (failure?.untilMs ?? 0) - this.#components.clock.nowMs();
     if (failure === undefined || waitMs <= 0) return;
     throw new Error(
-      `peer ${peer} is left alone for another ${Math.ceil(waitMs)} ms after ${failure.count} failed dials`,
+      `peer ${peer} is left alone for another ${Math.ceil(waitMs)} ms ` +
+        `after ${failure.count} failed dials`,
     );
   }
 
@@ -164,7 +165,8 @@ function dialAddresses(host: HostAddress, id: Libp2pPeerId): Multiaddr[] {
   });
   if (addresses.length > 0) return addresses;
   throw new Error(
-    `peer ${host.peer} has no usable address among ${JSON.stringify(host.addresses)}; /ip4|ip6|dns.../tcp/PORT is needed`,
+    `peer ${host.peer} has no usable address among ${JSON.stringify(host.addresses)}; ` +
+      `/ip4|ip6|dns.../tcp/PORT is needed`,
   );
 }
 

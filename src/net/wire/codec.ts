@@ -36,12 +36,16 @@ type CaseOf<T, K extends keyof T, V> = T extends unknown
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-/** Integers of 8, 16 and 32 bits. */
+/** An unsigned integer of 8 bits. */
 export const u8: Codec<number> = { write: (to, value) => to.u8(value), read: (from) => from.u8() };
+
+/** An unsigned integer of 16 bits, little-endian. */
 export const u16: Codec<number> = {
   write: (to, value) => to.u16(value),
   read: (from) => from.u16(),
 };
+
+/** An unsigned integer of 32 bits, little-endian. */
 export const u32: Codec<number> = {
   write: (to, value) => to.u32(value),
   read: (from) => from.u32(),
@@ -99,7 +103,7 @@ function isAscii(value: string): boolean {
   return true;
 }
 
-/** So many bytes; a view of the message is read. */
+/** Exactly `byteCount` bytes. Reading gives a view of the message, not a copy. */
 export function raw(byteCount: number): Codec<Uint8Array> {
   return {
     write: (writer, value) => writer.raw(value),

@@ -28,7 +28,7 @@ import { badValue } from './errors.ts';
  */
 const NAME_BYTES_MAX = 255;
 
-/** Base58 of a key: 52 characters for Ed25519; other kinds are no hosts of ours. */
+/** Base58 of a key: 52 characters for Ed25519; hosts have no keys of other kinds. */
 const PEER_ID_BYTES_MAX = 64;
 const PEER_ID = /^[1-9A-HJ-NP-Za-km-z]{32,64}$/;
 

@@ -37,6 +37,7 @@ export const FRAME = {
   ALIVE: 10,
 } as const;
 
+/** The type byte of a frame of `/xylem/block/1`. */
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 
 /** Length and type. */
@@ -148,12 +149,22 @@ function decoder<T>(body: of.Codec<T>): (bytes: Uint8Array) => T {
   return of.message(body, { bytesMax: BODY_BYTES[FRAME.ANSWER][1] }).decode;
 }
 
-/** Readers of the bodies, by frame. Each throws WireError. */
+/** Reads the body of OPEN. Throws WireError. */
 export const decodeOpen = decoder(openBody);
+
+/** Reads the body of REQUEST. Throws WireError. */
 export const decodeRequest = decoder(requestBody);
+
+/** Reads the head of ANSWER: the part before the payload. Throws WireError. */
 export const decodeAnswerHead = decoder(answerHead);
+
+/** Reads the body of ERROR. Throws WireError. */
 export const decodeError = decoder(errorBody);
+
+/** Reads the body of a frame that holds only a request id. Throws WireError. */
 export const decodeId = decoder(of.u32);
+
+/** Reads the body of ORDER. Throws WireError. */
 export const decodeOrder = decoder(orderBody);
 
 /** First frame of a stream. */

@@ -177,8 +177,10 @@ export class Authorizer {
     const { host } = this.#server;
     const what =
       sent === undefined
-        ? `${host} wants credentials, and none are given: name a file in registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets`
-        : `${host} refuses the credentials: check registries[].credentialsFile, or the files in credentials`;
+        ? `${host} wants credentials, and none are given: name a file in ` +
+          `registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets`
+        : `${host} refuses the credentials: ` +
+          `check registries[].credentialsFile, or the files in credentials`;
     return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 

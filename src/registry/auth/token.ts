@@ -36,6 +36,7 @@ export interface Bearer {
   readonly scope: string;
 }
 
+/** A bearer token, and when to ask for another. */
 export interface Token {
   readonly value: string;
   /** Of the clock. */

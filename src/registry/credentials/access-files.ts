@@ -30,6 +30,7 @@ export function readAccessFile(file: NamedFile, sizeBytesMax: number): string {
   throw invalid(file, `it has ${sizeBytes} bytes, and at most ${sizeBytesMax} are read`);
 }
 
+/** An error (`unreadable`) for a file that the configuration names and the agent cannot read. */
 export function unreadable({ key, path }: NamedFile, cause: unknown): AccessFileError {
   const why = `${key} is ${JSON.stringify(path)}, which cannot be read: ${errorText(cause)}`;
   return new AccessFileError(why, { code: 'unreadable', key, path }, { cause });

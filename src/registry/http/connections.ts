@@ -19,12 +19,13 @@ const CONNECT_MS_MAX = 10_000;
  */
 const KEEP_ALIVE_MS = 30_000;
 
-/** A certificate of ours and its key, as PEM. */
+/** Our certificate and its key, as PEM. */
 export interface ClientCertificate {
   readonly certificate: string;
   readonly key: string;
 }
 
+/** Whom the connections trust, what they show, and through which proxies they go. */
 export interface ConnectionsInit {
   /** PEM of authorities, beside the usual ones. */
   readonly ca: string | undefined;

@@ -26,6 +26,7 @@ import { StreamSink } from './stream-sink.ts';
  */
 export const SILENCE_MS_MAX = 10_000;
 
+/** What `HttpSender` uses. */
 export interface HttpSenderComponents {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
@@ -33,6 +34,7 @@ export interface HttpSenderComponents {
   readonly pacers: Pacers;
 }
 
+/** How `HttpSender` connects. */
 export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
   /** Whether a request to this URL may reach public addresses alone. */
   readonly isGuarded: (url: URL) => boolean;
@@ -145,8 +147,8 @@ interface ExchangeInit<S> {
 }
 
 /**
- * One request under way. Life: waits for a connection -> sent -> head -> body -> settled; settled
- * once, from any state.
+ * One request in flight. Life: waits for a connection -> sent -> head -> body -> settled; settled
+ * once, from any state. /
  */
 class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   readonly #init: ExchangeInit<S>;

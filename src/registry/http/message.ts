@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 
+/** A request for one URL. */
 export interface HttpRequest {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
   readonly url: URL;
@@ -15,6 +16,7 @@ export interface HttpRequest {
 /** What is sent: a piece, or pieces from the start. Its length stands in the headers. */
 export type HttpBody = Uint8Array | AsyncIterable<Uint8Array>;
 
+/** Status and headers of an answer. */
 export interface HttpHead {
   readonly status: number;
   /** Names in lower case. */
@@ -36,6 +38,7 @@ export interface BodySink {
   cut(): boolean;
 }
 
+/** An answer: its head, and the sink that took its body. */
 export interface HttpAnswer<S> {
   readonly head: HttpHead;
   readonly sink: S;

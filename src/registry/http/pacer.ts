@@ -9,7 +9,7 @@ import type { RegistryMetrics } from '../metrics.ts';
 /** A server that asks for more patience than this is asked again all the same. (tunable) */
 const PAUSE_MS_MAX = 5 * 60_000;
 
-/** Requests in line for one server: as many as the agent has operations under way. */
+/** Requests in line for one server: as many as the agent has operations in flight. */
 const WAITING_MAX = 1024;
 
 /**
@@ -64,7 +64,7 @@ class Pacer {
     const startedMs = clock.nowMs();
     const turn = this.#line.run(() => this.#take(bucket, signal));
     if (turn === undefined) {
-      const what = `${this.#host} was not asked: ${WAITING_MAX} requests wait for their turn already`;
+      const what = `${this.#host} was not asked: ${WAITING_MAX} requests already wait for their turn`;
       throw new RegistryError(what, { code: 'overloaded' });
     }
     await orAbort(turn, signal);
@@ -85,12 +85,14 @@ class Pacer {
   #checkPause(): void {
     const retryAfterMs = this.#pausedUntilMs - this.#components.clock.nowMs();
     if (retryAfterMs <= 0) return;
-    const what = `${this.#host} was not asked: it wants to be left alone for another ${Math.ceil(retryAfterMs)} ms`;
+    const what =
+      `${this.#host} was not asked: ` +
+      `it wants to be left alone for another ${Math.ceil(retryAfterMs)} ms`;
     throw new RegistryError(what, { code: 'rate-limited', retryAfterMs });
   }
 }
 
-/** The pacers of all hosts: one each, whoever asks. */
+/** The pacers of all hosts: one each, shared by all requests to it. */
 export class Pacers {
   readonly #components: PacerComponents;
   readonly #requestsPerSecond: number | undefined;

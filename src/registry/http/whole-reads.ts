@@ -23,6 +23,7 @@ const IDLE_MS_MAX = 10_000;
  */
 export type Transfer = (open: (flow: Flow) => BodySink, signal: AbortSignal) => Promise<unknown>;
 
+/** A range of a blob, and where its bytes go. */
 export interface WholeRange {
   readonly offset: number;
   readonly target: Uint8Array;
