@@ -47,7 +47,7 @@ import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
 import type { Calls } from './calls/call-table.ts';
 
-/** Who the host is, where it listens, and which secrets admit its peers. */
+/** Identity and addresses of the host, and the secrets that admit its peers. */
 export interface Libp2pTransportInit {
   readonly identity: Identity;
   /** Multiaddrs to listen on; none makes a host that only asks. */

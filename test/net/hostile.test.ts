@@ -312,7 +312,7 @@ describe('TreeResponder', () => {
     });
   }
 
-  it('TreeResponder answers from memory while all places for registry calls are taken', async () => {
+  it('TreeResponder answers from memory while registry calls take all places', async () => {
     const { stream, heard, answer } = await rawCaller();
     for (let id = 0; id < REGISTRY_CALLS_MAX; id++) say(stream, call(id));
     const leave = CALLS.leave.request.encode({ digests: [] });

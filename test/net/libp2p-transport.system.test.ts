@@ -43,7 +43,7 @@ describe('Libp2pTransport', () => {
     expect(child.server.gone).toEqual([host.peer]);
   });
 
-  it('requestBlock() rejects with timeout when the peer stands still, and drops the connection', async () => {
+  it('requestBlock() rejects with timeout at a peer that stands still, and hangs up', async () => {
     const { peer, host } = await startPeer();
     const child = await startAgent(1);
     (await child.transport.requestBlock(host, blockRequest()).answer).payload.release();

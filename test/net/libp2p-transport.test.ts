@@ -173,7 +173,7 @@ describe('Libp2pTransport', () => {
     await parent.server.until(() => parent.server.cancelled.length === 1);
   });
 
-  it('requestBlock() rejects with unreachable without a listener, at once while backing off', async () => {
+  it('requestBlock() rejects with unreachable without a listener, then at once', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     await parent.stop();
     for (let i = 0; i < 3; i++) {
@@ -183,7 +183,7 @@ describe('Libp2pTransport', () => {
     expect(child.metrics.values.get('xylem_net_dial_failed_total{}')).toBe(1);
   });
 
-  it('requestBlock() rejects with unreachable when another host answers at the address', async () => {
+  it('requestBlock() rejects with unreachable when another host has the address', async () => {
     const [child, parent, other] = [await startAgent(1), await startAgent(2), await startAgent(3)];
     const host = { peer: parent.host.peer, addresses: other.host.addresses };
     const { answer } = child.transport.requestBlock(host, blockRequest());
@@ -215,7 +215,7 @@ describe('Libp2pTransport', () => {
     child.transport.sendAlive(parent.transport.self);
   });
 
-  it('onPeerGone() follows the last close of a connection, onCancel() each open request', async () => {
+  it('onPeerGone() is called at the last close, onCancel() for open requests', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     child.transport.requestBlock(parent.host, blockRequest());
     await parent.server.until(() => parent.server.requests.length === 1);
@@ -238,7 +238,7 @@ describe('Libp2pTransport', () => {
     await expect(late.answer).rejects.toMatchObject({ code: 'unreachable' });
   });
 
-  it('requestBlock() fails requests in flight when the peer stops, and reconnects later', async () => {
+  it('requestBlock() fails when the peer stops, and connects anew when it is back', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     const pending = child.transport.requestBlock(parent.host, blockRequest());
     await parent.server.until(() => parent.server.requests.length === 1);

@@ -184,7 +184,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       expect(issuer.asked.length).toBe(2);
     });
 
-    test('RegistryClient trades an identity token, and sends a registry token unchanged', async () => {
+    test('RegistryClient trades identity tokens, and sends registry tokens unchanged', async () => {
       const certificates = makeCertificates(tempFolder());
       const identityToken = 'left by a login';
       const issuer = await startTokenServer(certificates, user, { identityToken });

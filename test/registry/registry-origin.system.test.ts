@@ -64,7 +64,7 @@ describeWith('with a real registry', programs, () => {
     });
   });
 
-  test('RegistryOrigin shows the configured certificate, and refuses one without its key', async () => {
+  test('RegistryOrigin shows its certificate, and refuses one without its key', async () => {
     const registry = await startDockerRegistry();
     const image = await putImage(`http://${registry}/v2/team/app`, '1', [layer]);
     const tls = makeCertificates(tempFolder());

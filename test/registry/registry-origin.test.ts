@@ -84,7 +84,7 @@ test('RegistryOrigin takes proxies from the environment, lower case first', asyn
   expect(make).not.toThrow(/secret/);
 });
 
-test('RegistryOrigin.stat() calls public what a configured registry gives anybody, and keeps it', async () => {
+test('RegistryOrigin.stat() calls public, for a while, what a registry gives anybody', async () => {
   const { host } = await startEmbedded();
   const where = { registry: host, repository: 'team/app' };
   const asked: (string | undefined)[] = [];

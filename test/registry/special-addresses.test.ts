@@ -86,7 +86,7 @@ test('a configured registry may have any address; other ports of its host may no
   expect(other.state.asked).toBe(0);
 });
 
-test('a configured registry may redirect to storage anywhere, its other pages may not', async () => {
+test('a configured registry may redirect blobs anywhere, its other pages may not', async () => {
   const { state, port } = await startSecret();
   const host = await startServer((_request, response) => {
     response.writeHead(307, { location: `http://127.0.0.1:${port}/data` }).end();

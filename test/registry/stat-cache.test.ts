@@ -29,7 +29,7 @@ test('StatCache.stat() asks once for all, and again after minutes', async () => 
   expect(asked.count).toBe(2);
 });
 
-test('StatCache.stat() keeps the older answer when none is newer, never after not-found', async () => {
+test('StatCache.stat() keeps the older answer without a newer, not after not-found', async () => {
   const fails = (code: 'unavailable' | 'not-found') => async (): Promise<BlobStat> => {
     throw new OriginError('no', { code });
   };

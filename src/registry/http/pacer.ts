@@ -64,7 +64,7 @@ class Pacer {
     const startedMs = clock.nowMs();
     const turn = this.#line.run(() => this.#take(bucket, signal));
     if (turn === undefined) {
-      const what = `${this.#host} was not asked: ${WAITING_MAX} requests already wait for their turn`;
+      const what = `${this.#host} was not asked: ${WAITING_MAX} requests wait already`;
       throw new RegistryError(what, { code: 'overloaded' });
     }
     await orAbort(turn, signal);

@@ -122,7 +122,7 @@ describe('Admission', () => {
     expect(two.transport.peers()).toEqual([one.host.peer]);
   });
 
-  it('Admission keeps hosts with different keys apart, and names the host but no secret', async () => {
+  it('Admission keeps hosts with different keys apart, and logs the host, no secret', async () => {
     const lines: string[] = [];
     const tell: Logger['warn'] = (fields, text) =>
       void lines.push(JSON.stringify({ ...fields, text }));
@@ -185,7 +185,7 @@ describe('Admission', () => {
     await expect(wrong).rejects.toMatchObject({ code: 'wrong-key' });
   });
 
-  it('Admission accepts a second dial of an admitted host, and dials no address that it has', async () => {
+  it('Admission accepts another dial of an admitted host, and dials it no more', async () => {
     const lines: string[] = [];
     const tell: Logger['warn'] = (_fields, text) => void lines.push(text);
     const [one, two] = [
@@ -382,7 +382,7 @@ describe('Door', () => {
     nothingWasTold(agent);
   });
 
-  it('Door bounds the strangers of an address; admitted hosts go on and new ones come', async () => {
+  it('Door bounds strangers by address; admitted hosts go on and new ones come', async () => {
     const [agent, host] = [await serving(1), await startAgent(2)];
     await read(host, agent);
     const port = Number(agent.host.addresses[0]?.split('/').at(-1));

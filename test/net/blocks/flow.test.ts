@@ -107,7 +107,7 @@ describe('Lane', () => {
     expect(order.indexOf(last)).toBeLessThan(3);
   });
 
-  it('Lane keeps at most the credit for a peer that does not read, and returns all of it', async () => {
+  it('Lane keeps at most the credit for a peer that reads nothing, and returns all', async () => {
     const parent = await startAgent(2);
     const pool = new CountingPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 64 });
     const sent: Promise<void>[] = [];
