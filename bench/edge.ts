@@ -17,7 +17,7 @@ const ORIGIN_BYTES_PER_SECOND = 100e6;
 /**
  * Slower rates. At full speed the agents on two cores take longer for their own work than the
  * origin for its bytes, and the time says nothing of the tree. At these rates it does: on hosts of
- * their own, agents have 16 times the processor time of here. /
+ * their own, agents have 16 times the processor time of here.
  */
 const SLOW_BYTES_PER_SECOND = {
   image: { full: 2.5e6, smoke: 50e6 },

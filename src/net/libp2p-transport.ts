@@ -93,7 +93,7 @@ interface Running {
  * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then
  * `/xylem/block/1` and `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). A peer that does not prove the
  * cluster key is asked nothing and told nothing. Life and errors: see `Transport`. Not started or
- * stopped, every request fails with `unreachable`. /
+ * stopped, every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport, PreheatTransport {
   readonly self: PeerId;
@@ -187,7 +187,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
 
   /**
    * Id of the peer at a multiaddr, once it has proved the cluster key: for hosts of which only the
-   * address is known. Rejects with any error. /
+   * address is known. Rejects with any error.
    */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
     const { node, admission, treeClient } = defined(this.#running, 'the transport runs');

@@ -18,7 +18,7 @@ export const RETRY_AFTER_MS_MAX = 60_000;
 /**
  * Block requests in flight per connection and direction: 32 x 256 KiB = 8 MiB that a peer can make
  * either side hold. The asker keeps to it; the answerer refuses requests beyond it with
- * `overloaded`. /
+ * `overloaded`.
  */
 export const REQUESTS_IN_FLIGHT_MAX = 32;
 
@@ -38,7 +38,7 @@ export const OVERLOADED_RETRY_MS = 100;
 
 /**
  * Peers that our requests wait for at a time: parents, alternates and roots are a handful, the
- * bound is for defects. /
+ * bound is for defects.
  */
 export const PEERS_ASKED_MAX = 4096;
 
@@ -68,7 +68,7 @@ export const REGISTRY_CALLS_MAX = 32;
 
 /**
  * Of these, our calls to one peer that may wait for one registry: a silent one leaves places for
- * three others. /
+ * three others.
  */
 export const CALLS_PER_REGISTRY_MAX = 8;
 
@@ -124,7 +124,7 @@ export const DIAL_TRIES = 3;
 
 /**
  * Pause between tries, and after a dial that failed; doubles with every failure, up to
- * `BACKOFF_MS_MAX`. /
+ * `BACKOFF_MS_MAX`.
  */
 export const BACKOFF_MS_MIN = 100;
 
@@ -201,7 +201,7 @@ export const RENEWALS_MAX = 32;
 
 /**
  * Failed admissions of one address that are borne, one forgotten per `FAILURE_FORGOTTEN_MS`: a
- * scanner, a probe, a host with a wrong key. /
+ * scanner, a probe, a host with a wrong key.
  */
 export const ADDRESS_FAILURES_MAX = 16;
 
@@ -210,7 +210,7 @@ export const FAILURE_FORGOTTEN_MS = 1_000;
 
 /**
  * How long a peer is turned away after a failed proof, and an address after too many; doubles with
- * each ban, up to `BAN_MS_MAX`. /
+ * each ban, up to `BAN_MS_MAX`.
  */
 export const BAN_MS_MIN = 1_000;
 

@@ -38,7 +38,7 @@ const INDEX_DEPTH_MAX = 3;
 
 /**
  * A server may send less than it was asked for, and is asked for the rest: at most this number of
- * parts. /
+ * parts.
  */
 const PARTS_MAX = 64;
 
@@ -285,7 +285,7 @@ export class RegistryClient {
 
   /**
    * Leaves the mirrors of the registry alone for 10 minutes: bytes read of it recently do not match
-   * their digest, and any mirror may have sent them. /
+   * their digest, and any mirror may have sent them.
    */
   distrustMirrors(registry: string): void {
     this.#registries.distrustMirrors(registry);

@@ -2,7 +2,7 @@ import { RegistryError } from './errors.ts';
 
 /**
  * Operations in flight at a time, those in line for a connection included; one more is refused
- * (`overloaded`). /
+ * (`overloaded`).
  */
 const OPERATIONS_MAX = 1024;
 

@@ -35,7 +35,7 @@ interface Components {
  * The asking side: a stream for each peer that is called, opened with the first call and kept.
  * Calls that the peer answers from memory wait in one line, those that may wait for a registry in
  * one for each registry: eight of a line are in flight at a time, one that its caller gave up among
- * them until the peer has said its last word. /
+ * them until the peer has said its last word.
  */
 export class TreeClient {
   readonly #components: Components;

@@ -49,7 +49,7 @@ interface Waiting {
  *
  * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, for a
  * breach of the protocol, or because the peer is silent while something waits. Then what waits is
- * rejected. /
+ * rejected.
  */
 export class TreeLink {
   readonly #components: Components;

@@ -38,7 +38,7 @@ const ESTABLISHED = 3;
  * yamux grants the peer what it used of the window after every message, also after one of five
  * bytes: half of all messages were such grants. With this it does so once half of the window is
  * used. And the window begins with these bytes: anything beyond the 256 KiB of the yamux
- * specification is granted by the frame that opens the stream, or the next one. /
+ * specification is granted by the frame that opens the stream, or the next one.
  */
 export function fewerWindowUpdates<C>(
   make: (components: C) => StreamMuxerFactory,

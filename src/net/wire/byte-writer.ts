@@ -80,7 +80,7 @@ export class ByteWriter {
 
 /**
  * The caller's numbers are our counts and indices: one that does not fit is a defect, not a peer's
- * doing. /
+ * doing.
  */
 function assertFits(value: number, max: number): void {
   if (Number.isSafeInteger(value) && value >= 0 && value <= max) return;

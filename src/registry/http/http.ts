@@ -148,7 +148,7 @@ interface ExchangeInit<S> {
 
 /**
  * One request in flight. Life: waits for a connection -> sent -> head -> body -> settled; settled
- * once, from any state. /
+ * once, from any state.
  */
 class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   readonly #init: ExchangeInit<S>;
