@@ -30,7 +30,6 @@ export type ProtocolFault =
  * - `protocol`: the answer is no sound one. `digest-mismatch`, `too-large`: it is refused.
  *   `no-platform`: an index without the image for this host.
  * - `overloaded`: too many of our requests wait for the registry. `closed`: the client was closed.
- *   /
  */
 export type RegistryErrorDetail =
   | { readonly code: 'invalid-reference'; readonly reference: string }

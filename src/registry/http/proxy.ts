@@ -99,7 +99,7 @@ export function proxyEnvironment(
     const url = value.includes('://') ? value : `http://${value}`;
     if (isProxyUrl(url)) return url;
     const what =
-      `the variable ${name} must be the URL of a proxy, ` + `http[s]://[USER:PASSWORD@]HOST[:PORT]`;
+      `the variable ${name} must be the URL of a proxy, http[s]://[USER:PASSWORD@]HOST[:PORT]`;
     throw new ProxyVariableError(what, { code: 'invalid', variable: name });
   };
   return {
