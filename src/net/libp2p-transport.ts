@@ -201,7 +201,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     await admission.admitted(connection, signal).catch((error: unknown) => {
       if (!admission.knows(peer)) throw error;
     });
-    // Roots are found so: thousands of hosts may soon ask one for their places at the same time.
+    // Hosts find roots this way, and thousands may soon ask one root for their places at once.
     void treeClient.prepare({ peer, addresses: [address] });
     return peer;
   }
@@ -216,7 +216,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return undefined;
   }
 
-  /** Peers that there is an admitted connection to. */
+  /** Peers with an admitted connection. */
   peers(): readonly PeerId[] {
     return this.#running?.admission.peers() ?? [];
   }

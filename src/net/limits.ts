@@ -55,8 +55,7 @@ export const BLOCK_STREAMS_IN_MAX = 2;
 export const TREE_STREAMS_MAX = 1;
 
 /**
- * Calls on one stream that are answered from memory and whose last word is not said; as many of
- * ours to one peer.
+ * Calls in flight on one stream that are answered from memory; we send at most as many to one peer.
  */
 export const MEMORY_CALLS_MAX = 8;
 
@@ -164,7 +163,7 @@ export const INBOUND_UPGRADE_MS = 5_000;
 /** Cluster keys valid at once: one, or two while the key changes. */
 export const CLUSTER_KEYS_MAX = 2;
 
-/** How often the cluster keys are looked at. */
+/** How often the cluster keys are read again. */
 export const CLUSTER_KEYS_CHECK_MS = 5_000;
 
 /**
@@ -200,8 +199,8 @@ export const UNADMITTED_BYTES_MAX = 16 * KIB;
 export const RENEWALS_MAX = 32;
 
 /**
- * Failed admissions of one address that are borne, one forgotten per `FAILURE_FORGOTTEN_MS`: a
- * scanner, a probe, a host with a wrong key.
+ * Failed admissions after which an address is turned away, one forgotten per
+ * `FAILURE_FORGOTTEN_MS`: a scanner, a probe, a host with a wrong key.
  */
 export const ADDRESS_FAILURES_MAX = 16;
 
@@ -217,7 +216,7 @@ export const BAN_MS_MIN = 1_000;
 /** Longest time for which a peer or an address is turned away. */
 export const BAN_MS_MAX = 30_000;
 
-/** A time after a ban without failures, after which the next ban is short again. */
+/** Milliseconds without failures after a ban, until the next ban is short again. */
 export const BAN_FORGOTTEN_MS = 300_000;
 
 /**
@@ -227,8 +226,8 @@ export const BAN_FORGOTTEN_MS = 300_000;
 export const BANS_MAX = 4096;
 
 /**
- * Of a peer that we wait for blocks of: a dead host is noticed within 6 s, and its connection is
- * given up. A root with 10,000 idle hosts answers 667 pings a second.
+ * Patience with a peer that owes us blocks: a dead host is noticed within 6 s, and its connection
+ * is given up. A root with 10,000 idle hosts answers 667 pings a second.
  */
 export const BLOCK_PATIENCE = {
   pingAfterMs: 2_000,
@@ -238,9 +237,9 @@ export const BLOCK_PATIENCE = {
 } as const;
 
 /**
- * Of a peer that we wait for a call of: calls fail after 1 s of silence, and the caller asks
- * another root. The connection stays: a root that stood still for a second is not made to shake
- * hands anew with all its hosts.
+ * Patience with a peer that owes us the reply to a call: calls fail after 1 s of silence, and the
+ * caller asks another root. The connection stays: a root that stood still for a second must not
+ * shake hands anew with all its hosts.
  */
 export const CALL_PATIENCE = { pingAfterMs: 300, pongMs: 700, lateMsMax: 250 } as const;
 
@@ -250,12 +249,12 @@ export const CALL_PATIENCE = { pingAfterMs: 300, pongMs: 700, lateMsMax: 250 } a
  */
 export const INBOUND_SILENT_MS = 60_000;
 
-/** How often inbound requesters are looked over. */
+/** How often inbound requesters are checked. */
 export const INBOUND_SWEEP_MS = 10_000;
 
 /**
- * A request given up that is not answered, not even with `cancelled`, for this long: the peer
- * breaks the protocol.
+ * Milliseconds for the answer to a request that was given up, at least `cancelled`; a peer that
+ * sends none breaks the protocol.
  */
 export const ABANDONED_MS_MAX = 10_000;
 

@@ -27,7 +27,7 @@ export type ProtocolFault =
  *   asking again soon changes nothing.
  * - `rate-limited` (429), `unavailable` (no connection, or 5xx), `timeout`: retries are used up;
  *   later may do.
- * - `protocol`: the answer is no sound one. `digest-mismatch`, `too-large`: it is refused.
+ * - `protocol`: the answer breaks the protocol. `digest-mismatch`, `too-large`: it is refused.
  *   `no-platform`: an index without the image for this host.
  * - `overloaded`: too many of our requests wait for the registry. `closed`: the client was closed.
  */
@@ -59,7 +59,7 @@ export type RegistryErrorDetail =
  */
 export class RegistryError extends CodedError<RegistryErrorDetail> {}
 
-/** For an answer that is no sound one. */
+/** For an answer that breaks the protocol. */
 export function protocolError(fault: ProtocolFault, what: string, cause?: unknown): RegistryError {
   return new RegistryError(what, { code: 'protocol', fault }, { cause });
 }

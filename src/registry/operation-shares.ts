@@ -7,8 +7,8 @@ import { RegistryError } from './errors.ts';
 const OPERATIONS_MAX = 1024;
 
 /**
- * Of these, those of one configured registry, and of all others together: one that is slow must not
- * take the places of the rest.
+ * Of these, those of one configured registry, and of all others together: a slow registry must not
+ * take the places of the others.
  */
 const SHARE_MAX = OPERATIONS_MAX / 4;
 

@@ -11,8 +11,8 @@ export interface ImageReference extends BlobOrigin {
 }
 
 /**
- * The registry that names without a host mean, the other names by which it is known, and the one
- * that answers.
+ * Docker Hub: the registry of names without a host, its other names, and the host that answers for
+ * it.
  */
 const DEFAULT_REGISTRY = 'docker.io';
 const DEFAULT_REGISTRY_SERVER = 'registry-1.docker.io';

@@ -8,8 +8,8 @@ import { orAbort } from '../util/or-abort.ts';
 import { SingleFlight } from '../util/single-flight.ts';
 
 /**
- * How long what was told of a blob holds: what is taken from the public stays readable for so long.
- * (tunable)
+ * How long an answer about a blob holds: a blob that is no longer public stays readable for at most
+ * this time. (tunable)
  */
 const LIFE_MS = 300_000;
 

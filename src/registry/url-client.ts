@@ -8,7 +8,7 @@ export interface UrlRequest {
   readonly url: string;
   /** Names in lower case. */
   readonly headers: Readonly<Record<string, string>>;
-  /** False: an answer that leads elsewhere is given as it is. */
+  /** False: the client gets a redirection as it is. */
   readonly followsRedirects?: boolean;
 }
 

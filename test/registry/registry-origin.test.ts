@@ -80,7 +80,7 @@ test('RegistryOrigin takes proxies from the environment, lower case first', asyn
   expect(proxy.asked[0]).toContain(`GET http://${host}/v2/app/blobs/`);
   const wrong = { HTTPS_PROXY: 'socks5://me:secret@proxy' };
   const make = () => makeOrigin({ host }, { variables: wrong });
-  expect(make).toThrow(/^the variable HTTPS_PROXY must be the URL of a proxy, http/);
+  expect(make).toThrow(/^the variable HTTPS_PROXY must be a proxy URL: http/);
   expect(make).not.toThrow(/secret/);
 });
 

@@ -56,7 +56,7 @@ export interface Challenge {
   readonly keyId: Uint8Array;
 }
 
-/** The last word of each side. */
+/** The last message of each side. */
 export interface Proof {
   readonly proof: Uint8Array;
   /** Of a root: the authority's signature over its peer id. */

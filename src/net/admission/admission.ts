@@ -45,7 +45,7 @@ export const ADMISSION_PROTOCOL = '/xylem/admission/2';
  * - `admitted`: both sides have proved the key. `wrong-key`: they have none in common.
  * - `version`: the peer speaks another version of the wire protocol.
  * - `timeout`: not done within `ADMISSION_MS`.
- * - `protocol`: the peer said something else, wanted something else first, or left in the middle.
+ * - `protocol`: the peer said something else, wanted something else first, or left before the end.
  * - `refused`: turned away at the door, or the peer that we dialled hung up on us.
  */
 type AdmissionResult = 'admitted' | 'wrong-key' | 'version' | 'timeout' | 'protocol' | 'refused';
@@ -310,8 +310,8 @@ export class Admission {
   }
 
   /**
-   * Strangers can make us log as much as they like, so only what we dialled ourselves is worth a
-   * warning each time, and another version of a host that dialled once a minute.
+   * Strangers could fill the log, so every failure of our own dials gets a warning, but hosts of
+   * another version that dial us get at most one a minute.
    */
   #report({ direction, remoteAddr }: Connection, error: AdmissionError): void {
     if (this.#stopping.signal.aborted) return;

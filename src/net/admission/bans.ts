@@ -28,7 +28,7 @@ export class Bans {
   readonly #failuresMax: number;
   readonly #records = new BoundedMap<string, Record>({ entriesMax: BANS_MAX });
 
-  /** `failuresMax`: failures that are borne, one forgotten per `FAILURE_FORGOTTEN_MS`. */
+  /** `failuresMax`: failures without a ban, one forgotten per `FAILURE_FORGOTTEN_MS`. */
   constructor(components: { readonly clock: Clock }, init: { readonly failuresMax: number }) {
     this.#clock = components.clock;
     this.#failuresMax = init.failuresMax;
@@ -56,7 +56,7 @@ export class Bans {
     return banMs;
   }
 
-  /** All is forgotten: the name did well. */
+  /** Forgets the failures of a name that did well. */
   forgive(name: string): void {
     this.#records.delete(name);
   }

@@ -29,8 +29,8 @@ interface Stranger {
 
 /**
  * Keeps strangers cheap: bounds the inbound connections that are not admitted yet, in all and by
- * address, and what they may send, and turns those away who failed before. Asked by the node before
- * it spends anything on a connection.
+ * address, and what they may send, and turns away those that failed before. Asked by the node
+ * before it spends anything on a connection.
  *
  * An admission forgives its address, so that a host with a wrong key does not lock out the others
  * behind one NAT for long.

@@ -28,8 +28,8 @@ export class BlockCall implements PendingBlock {
   /** Number and stream of the request once it was sent. */
   sent: { readonly id: number; readonly lane: LaneName } | undefined;
   /**
-   * When it was given up, in milliseconds of the clock; its credit comes back only with the peer's
-   * last word.
+   * When it was given up, in milliseconds of the clock; its credit comes back only when the peer
+   * answers.
    */
   givenUpMs: number | undefined;
   /** Its answer is arriving. */

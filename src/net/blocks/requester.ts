@@ -35,8 +35,8 @@ export interface RequesterComponents {
 }
 
 /**
- * Our side of what we ask of one peer: requests wait here, demand before prefetch, until the credit
- * of the link lets them go.
+ * Our block requests to one peer. They wait here, demand before prefetch, until the credit of the
+ * link lets them go.
  *
  * Life: made with the first request -> connects when something waits -> `onUnused` when the link is
  * gone and nothing waits. A lost link fails everything: the caller has other sources, and asks
@@ -193,7 +193,7 @@ export class Requester {
     this.#reportUnused();
   }
 
-  /** The peer's last word on a request: its credit is free again. */
+  /** The peer has answered a request for good: its credit is free again. */
   #take(id: number): BlockCall {
     const call = this.#inFlight.get(id);
     if (call === undefined) throw badValue('id', 'that of a request', id);

@@ -169,7 +169,7 @@ export class Responder {
     if (lane === undefined) return;
     for (let start = 0; start < order.indices.length; start += ORDER_INDICES_MAX) {
       const indices = order.indices.slice(start, start + ORDER_INDICES_MAX);
-      // The order is a hint: a peer that does not read it in time goes without.
+      // The order is a hint: a peer that does not read in time does not get it.
       lane.sendSmall(encodeOrder({ digest: order.digest, indices }));
     }
   }
@@ -239,8 +239,8 @@ export class Responder {
   }
 
   /**
-   * Answered with `cancelled`, so that both sides count the credit alike. A request that was
-   * answered meanwhile is none.
+   * Answered with `cancelled`, so that both sides count the credit alike. A request that has been
+   * answered is no breach.
    */
   #onCancel(id: number): void {
     const incoming = this.#incoming.get(id);

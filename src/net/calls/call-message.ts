@@ -62,8 +62,8 @@ interface ParserInit {
 
 /**
  * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is
- * then beyond repair. Allocates nothing before the length of a frame was checked, and no more than
- * arrived twice over.
+ * then beyond repair. Allocates nothing before the length of a frame was checked, and at most twice
+ * the bytes that arrived.
  */
 export class MessageParser {
   readonly #init: ParserInit;
@@ -85,8 +85,8 @@ export class MessageParser {
   }
 
   /**
-   * Messages that have arrived in full: who watches an unfinished one sees by it that another has
-   * begun.
+   * Messages that have arrived in full: a watch over an unfinished one sees from it that another
+   * has begun.
    */
   get endedCount(): number {
     return this.#ended;

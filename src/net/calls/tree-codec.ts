@@ -87,7 +87,7 @@ const orders = of.list(
   BLOBS_PER_JOIN_MAX,
 );
 
-/** JOIN: who asks, and for which blobs. */
+/** JOIN: the host that asks, and its blobs. */
 export const joinRequest = of.struct<tree.JoinRequest>({
   host: of.struct<tree.HostCard>({
     ...hostFields,

@@ -48,9 +48,9 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Admitted connections to peers: made on demand, shared by all who ask, kept. After a failed dial
+ * Admitted connections to peers: made on demand, shared by all callers, kept. After a failed dial
  * or admission a peer is left alone for a while that doubles with each failure, half more or less;
- * who asks meanwhile is told at once, since it has other sources.
+ * a caller that asks before then is refused at once, since it has other sources.
  */
 export class Connections {
   readonly #components: {

@@ -51,7 +51,7 @@ export function createNode(init: {
   readonly listen: readonly string[];
   readonly announce: readonly string[];
   readonly metrics: NetMetrics;
-  /** Whom the node takes connections of. */
+  /** Decides which inbound connections the node takes. */
   readonly gater: ConnectionGater;
 }): Promise<Libp2p> {
   return createLibp2p({
@@ -83,7 +83,7 @@ export function createNode(init: {
       dialTimeout: DIAL_MS,
       addressDialTimeout: ADDRESS_DIAL_MS,
       maxPeerAddrsToDial: ADDRESSES_MAX,
-      // They come best first.
+      // The addresses come best first.
       addressSorter: () => 0,
       reconnectRetries: 0,
     },

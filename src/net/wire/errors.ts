@@ -6,7 +6,7 @@ import { CodedError } from '../../util/errors.ts';
  *
  * - `truncated`, `trailing`: shorter or longer than its fields say. `limit`: a count or length over
  *   its bound.
- * - `value`: a field outside its range or out of canonical form. `utf8`: text that is none.
+ * - `value`: a field outside its range or out of canonical form. `utf8`: bytes that are not UTF-8.
  * - `type`: a frame that does not belong here.
  */
 export class WireError extends CodedError<

@@ -36,7 +36,7 @@ export class Liveness {
   #dueMs = 0;
   #timer: Timer | undefined;
 
-  /** `onCheck`: called at every look, for what else has to be looked at now and then. */
+  /** `onCheck`: called at every look, for other checks that must run now and then. */
   constructor(
     components: { readonly clock: Clock },
     init: {
@@ -71,7 +71,7 @@ export class Liveness {
     this.#timer = undefined;
   }
 
-  /** Milliseconds of quiet that are borne now; undefined while quiet means nothing. */
+  /** Milliseconds of quiet allowed now; undefined while quiet means nothing. */
   get #patienceMs(): number | undefined {
     const { pingAfterMs, pingAfterIdleMs } = this.#init.patience;
     return this.#init.isWaitedFor() ? pingAfterMs : pingAfterIdleMs;

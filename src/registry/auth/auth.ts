@@ -27,7 +27,7 @@ interface RegistryToken {
   readonly registryToken: string;
 }
 
-/** What a registry accepts somebody by. Never logged. */
+/** What identifies us to a registry. Never logged. */
 export type Credentials = UserCredentials | IdentityToken | RegistryToken;
 
 /**
@@ -49,7 +49,7 @@ export function isAmong(credentials: Credentials, list: readonly Credentials[]):
 /** Scopes (repository and actions) whose tokens or Basic lines are kept; the oldest goes first. */
 const SCOPES_MAX = 1024;
 
-/** One token request, all in all. */
+/** Milliseconds for one token request, retries included. */
 const TOKEN_MS_MAX = 10_000;
 
 /** Credentials that are tried for one request. */
@@ -64,7 +64,7 @@ interface OwnToken extends Token {
 
 interface Granted {
   readonly bearer: Bearer;
-  /** Shared by all who need it at the same time. */
+  /** Shared by all requests that need it at the same time. */
   readonly token: Promise<OwnToken>;
   /** Whether a token was any use: when it is refused after that, it has only ended early. */
   accepted: boolean;
@@ -82,9 +82,9 @@ interface AuthorizerComponents {
 }
 
 /**
- * Knows what to say in the Authorization header of one registry: nothing, a Basic line, or a Bearer
- * token for each scope. Starts with nothing and learns from the challenges (401) of the registry.
- * Of several credentials those that it accepts are kept.
+ * Chooses the Authorization header for one registry: nothing, a Basic line, or a Bearer token for
+ * each scope. Starts with nothing and learns from the challenges (401) of the registry. Of several
+ * credentials those that it accepts are kept.
  */
 export class Authorizer {
   readonly #components: AuthorizerComponents;

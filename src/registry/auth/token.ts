@@ -44,7 +44,7 @@ export interface Token {
 }
 
 /**
- * By what a token server knows who asks: a user's Basic line (GET), or a refresh token (POST, OAuth
+ * What tells a token server who asks: a user's Basic line (GET), or a refresh token (POST, OAuth
  * 2). Undefined: anonymous.
  */
 type Proof =

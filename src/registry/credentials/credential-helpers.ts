@@ -12,7 +12,7 @@ import { SingleFlight } from '../../util/single-flight.ts';
  */
 const RUN_MS_MAX = 5_000;
 
-/** Of what it prints; tokens of clouds have some KiB. */
+/** Bytes that a helper may print; tokens of clouds have some KiB. */
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /** Runs at a time; one more counts as failed. Runs for the same registry are one. */
@@ -97,7 +97,7 @@ export class CredentialHelpers {
       else if (output.includes(NOTHING_FOUND)) resolve(undefined);
       else reject(new Error(`it ended with ${signal ?? `status ${code}`}`));
     });
-    // One that reads nothing is no failure yet.
+    // A helper that reads no input has not failed yet.
     child.stdin?.on('error', () => {});
     child.stdin?.end(`${server}\n`);
     return promise;

@@ -104,7 +104,7 @@ function parseServer(name: string): Pick<Entry<unknown>, 'host' | 'isExact' | 'p
   };
 }
 
-/** Undefined for an entry that says nothing, as `docker login` leaves beside a credential store. */
+/** Undefined for an empty entry, as `docker login` leaves beside a credential store. */
 function readAuth(value: unknown, file: NamedFile, name: string): Credentials | undefined {
   const auth = mapping(value, file, JSON.stringify(name));
   const text = (field: string): string => {

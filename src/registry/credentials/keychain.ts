@@ -46,8 +46,8 @@ interface Source extends NamedFile {
  * configuration; within a file, the helper before the most particular entry that is written there.
  *
  * Files are read again each time that a registry asks, so a secret that the kubelet has replaced
- * counts at once. One that has become damaged is told in the log, and what it said before holds;
- * one that is gone holds no more.
+ * counts at once. A damaged file is logged, and its last sound content holds; a removed file holds
+ * no more.
  */
 export class Keychain {
   readonly #logger: Logger;

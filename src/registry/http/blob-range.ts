@@ -88,8 +88,8 @@ function checkContentRange(head: HttpHead, wanted: WantedRange, what: string): n
 }
 
 /**
- * Stored content that carries the name of its own compression is as it should be when its size is;
- * otherwise the bytes are others than those asked for.
+ * Stored content that carries the name of its own compression is right when its size is; otherwise
+ * its bytes are not those asked for.
  */
 function checkCoding({ headers }: HttpHead, hasRightSize: boolean, what: string): void {
   const coding = headers['content-encoding'];
@@ -118,7 +118,7 @@ interface FirstByte {
 /**
  * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal
  * (416) names the whole, an answer of a server that ignores ranges (200) has its length. Throws
- * RegistryError when it is no answer about that blob: strangers are led to all kinds of pages.
+ * RegistryError when it is no answer about that blob: servers lead strangers to all kinds of pages.
  */
 export function sizeOfFirstByte(head: HttpHead, { digest, isServer, what }: FirstByte): number {
   const { status, headers } = head;

@@ -15,7 +15,7 @@ const CONNECT_MS_MAX = 10_000;
 
 /**
  * An idle connection is kept for this long: below the 60 s after which load balancers forget it
- * without a word.
+ * silently.
  */
 const KEEP_ALIVE_MS = 30_000;
 
@@ -36,7 +36,7 @@ export interface ConnectionsInit {
   readonly client: ClientCertificate | undefined;
   readonly own: URL;
   readonly proxyOf: (url: URL) => string | undefined;
-  /** To each host, for the agent itself; as many again for clients. */
+  /** Connections to each host for the agent itself; local clients get as many again. */
   readonly connectionsMax: number;
   /** Addresses that guarded requests may reach. */
   readonly mayReach?: ((address: string) => boolean) | undefined;
@@ -47,7 +47,7 @@ export interface ConnectionUse {
   /** Local clients have connections of their own: slow ones must not take those of the agent. */
   readonly isForClient: boolean;
   readonly showsCertificate: boolean;
-  /** Made for somebody whose word is not the operator's: reaches public addresses alone. */
+  /** Made for a URL that the operator did not name: reaches public addresses alone. */
   readonly isGuarded: boolean;
 }
 

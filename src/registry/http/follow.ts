@@ -30,7 +30,7 @@ export function isRedirection(method: string, status: number): boolean {
 
 /**
  * Sends the request on for as long as answers lead elsewhere; gives the first that does not, and
- * whose it is. Throws RegistryError.
+ * the server that sent it. Throws RegistryError.
  */
 export async function follow<A extends { readonly head: HttpHead }>(
   request: { readonly method: string; readonly url: URL },

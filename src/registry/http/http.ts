@@ -123,8 +123,8 @@ export class HttpSender {
 }
 
 /**
- * Whether the request is one of the distribution API; token servers and storage are no business of
- * a registry's limits.
+ * Whether the request is one of the distribution API; token servers and storage do not count
+ * against the limits of a registry.
  */
 function isApi({ url, rawPath }: HttpRequest): boolean {
   return (rawPath ?? url.pathname).startsWith('/v2/');
@@ -256,7 +256,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#silence?.cancel();
     const leftMs = this.#heardMs + SILENCE_MS_MAX - clock.nowMs();
     this.#silence = clock.setTimer(leftMs, () => {
-      // Who reads is slow, not the server.
+      // The reader is slow, not the server.
       if (this.#isPaused) this.#heardMs = clock.nowMs();
       if (clock.nowMs() - this.#heardMs < SILENCE_MS_MAX) return this.#watchSilence();
       const what = `${request.method} ${safeUrl(request.url)}: silent for ${SILENCE_MS_MAX} ms`;

@@ -28,13 +28,13 @@ export interface HttpHead {
  */
 export interface BodySink {
   /**
-   * The piece is the sink's to keep. False when the rest is not wanted: the exchange has succeeded
+   * The sink may keep the piece. False when the rest is not wanted: the exchange has succeeded
    * then.
    */
   write(piece: Uint8Array): boolean;
   /** The body is complete. */
   end(): void;
-  /** The connection broke within the body. True when what has come will do. */
+  /** The connection broke within the body. True when the bytes that came suffice. */
   cut(): boolean;
 }
 

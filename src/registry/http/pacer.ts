@@ -6,7 +6,7 @@ import { TokenBucket } from '../../util/token-bucket.ts';
 import { RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
 
-/** A server that asks for more patience than this is asked again all the same. (tunable) */
+/** Longest `Retry-After` that is kept: after it the server is asked again. (tunable) */
 const PAUSE_MS_MAX = 5 * 60_000;
 
 /** Requests in line for one server: as many as the agent has operations in flight. */
@@ -23,8 +23,8 @@ interface PacerComponents {
 }
 
 /**
- * When one server may be asked: at a bounded rate, in the order of coming, and not before the time
- * that it named.
+ * When one server may be asked: at a bounded rate, in arrival order, and not before the time that
+ * it named.
  */
 class Pacer {
   readonly #components: PacerComponents;

@@ -98,8 +98,7 @@ export function proxyEnvironment(
     if (value === undefined || value === '') return undefined;
     const url = value.includes('://') ? value : `http://${value}`;
     if (isProxyUrl(url)) return url;
-    const what =
-      `the variable ${name} must be the URL of a proxy, http[s]://[USER:PASSWORD@]HOST[:PORT]`;
+    const what = `the variable ${name} must be a proxy URL: http[s]://[USER:PASSWORD@]HOST[:PORT]`;
     throw new ProxyVariableError(what, { code: 'invalid', variable: name });
   };
   return {

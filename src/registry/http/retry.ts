@@ -85,8 +85,8 @@ const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
 
 /**
  * Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up;
- * rejects with the last failure. What the server says for good (4xx) is not asked again, nor what
- * was no sound answer twice in the same way.
+ * rejects with the last failure. What the server says for good (4xx) is not asked again, nor a
+ * request whose answer broke the protocol twice in the same way.
  */
 export async function withRetries<T>(
   { clock, random, metrics }: RetryComponents,

@@ -2,10 +2,13 @@ import type { Clock, Timer } from '../../runtime/clock.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { BodySink, Flow } from './message.ts';
 
-/** Of what has passed, so much is kept for reads that come a little late. (tunable) */
+/** Bytes kept of a transfer after they have passed, for reads that come a little late. (tunable) */
 const RECENT_BYTES_MAX = 8 * 1024 * 1024;
 
-/** Transfers of one blob at a time: one for who reads on, one for who begins or goes back. */
+/**
+ * Transfers of one blob at a time: one for readers that go on, one for readers that begin or go
+ * back.
+ */
 const BLOB_TRANSFERS_MAX = 2;
 
 /**
@@ -38,8 +41,8 @@ interface Waiter extends WholeRange {
 
 /**
  * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its
- * start, and cut up for all who wait. It flows as far as somebody wants it and no further; what
- * nobody wants is dropped.
+ * start, and cut up for all waiting readers. It flows only as far as a reader wants it; bytes that
+ * no reader wants are dropped.
  */
 export class WholeReads {
   readonly #clock: Clock;
