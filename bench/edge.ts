@@ -15,8 +15,9 @@ import type { BenchRow } from './rows.ts';
 const ORIGIN_BYTES_PER_SECOND = 100e6;
 
 /**
- * Slower ones: so many agents on two cores take longer for their own work than the origin for its bytes, and the time says nothing of
- * the tree then. With these it does: in hosts of their own agents have 16 times the processor time of here.
+ * Slower rates. At full speed the agents on two cores take longer for their own work than the
+ * origin for its bytes, and the time says nothing of the tree. At these rates it does: on hosts of
+ * their own, agents have 16 times the processor time of here.
  */
 const SLOW_BYTES_PER_SECOND = {
   image: { full: 2.5e6, smoke: 50e6 },
@@ -42,7 +43,9 @@ const READ_BYTES_MAX = 64 * 1024;
 /** Reads that a container waits for at a time. */
 const READS_RUNNING = 4;
 
-/** Of one read, as overlaybd does it: a machine that is too busy for all these agents takes some. */
+/**
+ * Of one read, as overlaybd does it: a machine that is too busy for all these agents takes some.
+ */
 const TRIES_MAX = 4;
 
 const WHOLE_BYTES = { full: 64 * MIB, smoke: 2 * MIB };
@@ -68,15 +71,18 @@ interface Read {
 
 type Size = 'full' | 'smoke';
 
-/** overlaybd's request pattern through agents in processes of their own, next to the same straight from the origin. */
+/**
+ * overlaybd's request pattern through agents in processes of their own, next to the same straight
+ * from the origin.
+ */
 export async function benchEdge(options: {
   smoke: boolean;
   /** Fewer than usual, for a look on a busy machine. */
   agents?: number;
 }): Promise<BenchRow[]> {
   const size: Size = options.smoke ? 'smoke' : 'full';
-  // As bin/xylem.js has it for agents: this process, all clients and the origin, would else spend most of its time on full collections,
-  // and it shares the processors with the agents.
+  // As bin/xylem.js has it for agents: this process, all clients and the origin, would else spend
+  // most of its time on full collections, and it shares the processors with the agents.
   setFlagsFromString('--heap-growing-percent=200');
   const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
   const origin = new FakeRegistry({ throttle: { clock, bytesPerSecond: ORIGIN_BYTES_PER_SECOND } });
@@ -91,7 +97,8 @@ export async function benchEdge(options: {
   try {
     await cluster.start();
     const rows = [
-      // The code of agents that have just started is interpreted; after some images it is machine code.
+      // The code of agents that have just started is interpreted; after some images it is machine
+      // code.
       ...(await benchImage(origin, cluster, { size, what: 'first image' })),
       ...(await benchImage(origin, cluster, { size, what: 'image' })),
       ...(await benchDirect(origin, cluster, size)),
@@ -193,7 +200,9 @@ async function benchWhole(
       what: `${what}, ${count} agents`,
       value: through.seconds,
       unit: 's',
-      note: `direct ${direct.seconds.toFixed(2)} s; origin bytes ${through.ratio.toFixed(2)} x; ${cpuNote(through.cpu)}${note}`,
+      note:
+        `direct ${direct.seconds.toFixed(2)} s; origin bytes ${through.ratio.toFixed(2)} x; ` +
+        `${cpuNote(through.cpu)}${note}`,
     });
   }
   return rows;

@@ -32,17 +32,28 @@ const NOTES = `
 Method: one process per benchmark side, on loopback and on this machine's own disk; stop all other
 work on the machine first.
 codecs  MB/s of decoded bytes on one core, each input seen once per round, best of several rounds.
-store   256 KiB blocks through the store, against plain files written and read the same way; gets of hot blocks while others are put.
-net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than the wall.
-join    hosts that start an image of 8 layers, and one owner of four; CPU of the owner per call, lowest of several rounds.
-verify  CPU of attestations per block, against that of receiving the block from one process and sending it to another.
-device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the device itself costs.
-memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four children from a package: 15 s after the start, and the highest while all read 512 MiB at once.
-limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is compared.
-edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones, four at a time) and a whole blob of 64 MiB, by
-        agents in processes of their own on loopback and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
-        compared. All agents share the processors of this machine; the first image finds agents that have just started.
-roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped (SIGSTOP) for a minute; every byte is compared.
+store   256 KiB blocks through the store, against plain files written and read the same way; gets of
+        hot blocks while others are put.
+net     two processes, TCP + Noise + Yamux; CPU seconds per GiB of each side, which swing less than
+        the wall.
+join    hosts that start an image of 8 layers, and one owner of four; CPU of the owner per call,
+        lowest of several rounds.
+verify  CPU of attestations per block, against that of receiving the block from one process and
+        sending it to another.
+device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the
+        device itself costs.
+memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
+        children from a package: 15 s after the start, and the highest while all read 512 MiB at
+        once.
+limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is
+        compared.
+edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones,
+        four at a time) and a whole blob of 64 MiB, by agents in processes of their own on loopback
+        and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
+        compared. All agents share the processors of this machine; the first image finds agents that
+        have just started.
+roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped
+        (SIGSTOP) for a minute; every byte is compared.
 `;
 
 async function main(): Promise<void> {

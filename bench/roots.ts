@@ -28,7 +28,9 @@ interface Reads {
   failed: number;
 }
 
-/** First reads of new blobs while one of two roots stands still (SIGSTOP), for each of them in turn. */
+/**
+ * First reads of new blobs while one of two roots stands still (SIGSTOP), for each of them in turn.
+ */
 export async function benchRoots(options: { smoke: boolean }): Promise<BenchRow[]> {
   const seconds = SECONDS[options.smoke ? 'smoke' : 'full'];
   const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
@@ -106,7 +108,9 @@ function rowsOf(what: string, { tookMs, failed }: Reads): BenchRow[] {
   const at = (share: number): number => sorted[Math.floor((sorted.length - 1) * share)] ?? 0;
   const p99 = at(0.99);
   const verdict = p99 <= P99_MS_MAX && failed === 0 ? 'met' : 'MISSED';
-  const note = `p50 ${at(0.5).toFixed(0)}, max ${at(1).toFixed(0)} ms; goal ${P99_MS_MAX} ms, none failed: ${verdict}`;
+  const note =
+    `p50 ${at(0.5).toFixed(0)}, max ${at(1).toFixed(0)} ms; ` +
+    `goal ${P99_MS_MAX} ms, none failed: ${verdict}`;
   return [
     { bench: 'roots', what: `${what}, first reads, p99`, value: p99, unit: 'ms', note },
     { bench: 'roots', what: `${what}, failed`, value: failed, unit: `of ${tookMs.length}` },

@@ -47,6 +47,7 @@ import { TREE_PROTOCOL } from './calls/call-link.ts';
 import { TreeResponders } from './calls/call-responder.ts';
 import type { Calls } from './calls/call-table.ts';
 
+/** Identity and addresses of the host, and the secrets that admit its peers. */
 export interface Libp2pTransportInit {
   readonly identity: Identity;
   /** Multiaddrs to listen on; none makes a host that only asks. */
@@ -54,8 +55,8 @@ export interface Libp2pTransportInit {
   /** Multiaddrs to hand out instead of those that it listens on. */
   readonly announce?: readonly string[];
   /**
-   * Secrets of the cluster: one, or two while the key changes, the one to prove first. Asked every few seconds; must return the
-   * same list as long as they are the same.
+   * Secrets of the cluster: one, or two while the key changes, the one to prove first. Asked every
+   * few seconds; must return the same list as long as they are the same.
    */
   readonly clusterKeys: () => readonly Uint8Array[];
   /** Shows others that this host is a root. */
@@ -89,9 +90,10 @@ interface Running {
 }
 
 /**
- * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then `/xylem/block/1` and
- * `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). Who does not prove the cluster key is asked nothing and told nothing.
- * Life and errors: see `Transport`. Not started or stopped, every request fails with `unreachable`.
+ * Talks to other agents over libp2p: TCP, Noise and yamux; `/xylem/admission/2` first, then
+ * `/xylem/block/1` and `/xylem/tree/3` (docs/WIRE_PROTOCOL.md). A peer that does not prove the
+ * cluster key is asked nothing and told nothing. Life and errors: see `Transport`. Not started or
+ * stopped, every request fails with `unreachable`.
  */
 export class Libp2pTransport implements Transport, PreheatTransport {
   readonly self: PeerId;
@@ -183,7 +185,10 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return (remote.length > 0 ? remote : distinct).slice(0, ADDRESSES_MAX);
   }
 
-  /** Who answers at a multiaddr, once it has proved the cluster key: for hosts that are known by address alone. Rejects with any error. */
+  /**
+   * Id of the peer at a multiaddr, once it has proved the cluster key: for hosts of which only the
+   * address is known. Rejects with any error.
+   */
   async identify(address: string, signal: AbortSignal): Promise<PeerId> {
     const { node, admission, treeClient } = defined(this.#running, 'the transport runs');
     const target = multiaddr(address);
@@ -196,7 +201,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     await admission.admitted(connection, signal).catch((error: unknown) => {
       if (!admission.knows(peer)) throw error;
     });
-    // Roots are found so: thousands of hosts may soon ask one for their places at the same time.
+    // Hosts find roots this way, and thousands may soon ask one root for their places at once.
     void treeClient.prepare({ peer, addresses: [address] });
     return peer;
   }
@@ -211,7 +216,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return undefined;
   }
 
-  /** Peers that there is an admitted connection to. */
+  /** Peers with an admitted connection. */
   peers(): readonly PeerId[] {
     return this.#running?.admission.peers() ?? [];
   }

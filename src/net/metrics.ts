@@ -8,9 +8,14 @@ export interface NetMetrics {
   readonly connected: Counter;
   /** Dials that failed after all tries. */
   readonly dialFailed: Counter;
-  /** Inbound connections that were not taken, by `reason`: limit, per-peer, admission or handshake. */
+  /**
+   * Inbound connections that were not taken, by `reason`: limit, per-peer, admission or handshake.
+   */
   readonly refused: Counter;
-  /** Handshakes of admission that ended, and connections turned away before theirs, by `result`: see AdmissionResult. */
+  /**
+   * Handshakes of admission that ended, and connections turned away before theirs, by `result`: see
+   * AdmissionResult.
+   */
   readonly admission: Counter;
   /** Cluster keys that are valid now. */
   readonly clusterKeys: Gauge;
@@ -24,7 +29,7 @@ export interface NetMetrics {
   readonly requests: Counter;
   /** Seconds from asking for a block to its answer, by `kind`; answered ones only. */
   readonly answerSeconds: Histogram;
-  /** Tree calls of ours that ended, by `call` and `outcome`. */
+  /** Our tree calls that ended, by `call` and `outcome`. */
   readonly treeCalls: Counter;
 }
 
@@ -35,6 +40,7 @@ const ANSWER_SECONDS_BUCKETS = [
   0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10,
 ];
 
+/** Registers the metrics of the transport. */
 export function netMetrics(metrics: Metrics): NetMetrics {
   return {
     connections: metrics.gauge({

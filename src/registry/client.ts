@@ -36,13 +36,22 @@ import { ExpiringMap } from '../util/expiring-map.ts';
 /** Indexes within indexes that are followed. One is usual. */
 const INDEX_DEPTH_MAX = 3;
 
-/** A server may send less than it was asked for, and is asked for the rest; in so many parts at most. */
+/**
+ * A server may send less than it was asked for, and is asked for the rest: at most this number of
+ * parts.
+ */
 const PARTS_MAX = 64;
 
-/** Range requests name this status where the range is beyond the end: of an empty blob it is the answer. */
+/**
+ * Range requests name this status where the range is beyond the end: of an empty blob it is the
+ * answer.
+ */
 const RANGE_NOT_SATISFIABLE = 416;
 
-/** A server that ignored the range for a blob is taken to do so again for this long; a cache that has filled may honour it then. (tunable) */
+/**
+ * A server that ignored the range for a blob is taken to do so again for this long; a cache that
+ * has filled may honour it then. (tunable)
+ */
 const RANGELESS_MS = 60_000;
 const RANGELESS_MAX = 1024;
 
@@ -52,7 +61,9 @@ const UNLISTED = '';
 /** Slowest upload that is waited for; adds to the deadline of a push. (tunable) */
 const PUSH_BYTES_PER_SECOND_MIN = 1024 * 1024;
 
-/** Any type, the usual ones first: what a registry converts for older clients has another digest. */
+/**
+ * Any type, the usual ones first: what a registry converts for older clients has another digest.
+ */
 const ACCEPT_MANIFEST = [...MANIFEST_MEDIA_TYPES, ...INDEX_MEDIA_TYPES, '*/*'].join(', ');
 
 /** A manifest as the registry keeps it. */
@@ -68,7 +79,7 @@ interface RegistryClientComponents {
   readonly random: Random;
   readonly hash: Hash;
   readonly metrics?: Metrics;
-  /** Outlive the client; whoever made them closes them. */
+  /** Outlive the client; their maker closes them. */
   readonly registries: Registries;
 }
 
@@ -81,8 +92,9 @@ interface PullRequest<S> extends Omit<CheckedRequest<S>, 'scope'> {
 type OriginBlob = BlobRef & { readonly origin: BlobOrigin };
 
 /**
- * Reads from registries, and writes to them, by the OCI distribution API. Everything rejects with RegistryError, or with the reason of the caller's
- * signal; every operation has a deadline (30 s unless the caller names one). A client is one view of the registries.
+ * Reads from registries, and writes to them, by the OCI distribution API. Everything rejects with
+ * RegistryError, or with the reason of the caller's signal; every operation has a deadline (30 s
+ * unless the caller names one). A client is one view of the registries.
  */
 export class RegistryClient {
   readonly #clock: Clock;
@@ -106,7 +118,10 @@ export class RegistryClient {
     this.#rangeless = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
   }
 
-  /** The manifest of an image for a platform, checked against its digest; an index leads to the one of the platform. */
+  /**
+   * The manifest of an image for a platform, checked against its digest; an index leads to the one
+   * of the platform.
+   */
   async resolve(
     reference: string,
     platform: Platform,
@@ -151,7 +166,10 @@ export class RegistryClient {
     return { digest: checked, mediaType, bytes: sink.bytes(), origin };
   }
 
-  /** Fills `target` with the bytes of the blob from `offset` on. Nothing is written to it after the call has settled. */
+  /**
+   * Fills `target` with the bytes of the blob from `offset` on. Nothing is written to it after the
+   * call has settled.
+   */
   async readBlobInto(
     blob: OriginBlob,
     offset: number,
@@ -216,7 +234,10 @@ export class RegistryClient {
     return range.target.length;
   }
 
-  /** Size of a blob in bytes, as a GET of its first byte tells it: many registries and storages answer a HEAD in another way. */
+  /**
+   * Size of a blob in bytes, as a GET of its first byte tells it: many registries and storages
+   * answer a HEAD in another way.
+   */
   async blobSize(
     origin: BlobOrigin,
     digest: Digest,
@@ -284,7 +305,10 @@ export class RegistryClient {
     return digest;
   }
 
-  /** What was read of the registry lately was not what its digest says: its mirrors, any of which may have sent it, are left alone for 10 minutes. */
+  /**
+   * Leaves the mirrors of the registry alone for 10 minutes: bytes read of it recently do not match
+   * their digest, and any mirror may have sent them.
+   */
   distrustMirrors(registry: string): void {
     this.#registries.distrustMirrors(registry);
   }

@@ -21,11 +21,15 @@ export type ProtocolFault =
 /**
  * Why a registry did not give, or take, what was asked.
  *
- * - `invalid-reference`: the text names no image, or the names break the grammar of the distribution spec.
- * - `unauthorized` (401 after all that the credentials allow), `denied` (403), `not-found` (404): asking again soon changes nothing.
- * - `rate-limited` (429), `unavailable` (no connection, or 5xx), `timeout`: retries are used up; later may do.
- * - `protocol`: the answer is no sound one. `digest-mismatch`, `too-large`: it is refused. `no-platform`: an index without the image for this host.
- * - `overloaded`: too many requests of ours wait for the registry. `closed`: the client was closed.
+ * - `invalid-reference`: the text names no image, or the names break the grammar of the
+ *   distribution spec.
+ * - `unauthorized` (401 after all that the credentials allow), `denied` (403), `not-found` (404):
+ *   asking again soon changes nothing.
+ * - `rate-limited` (429), `unavailable` (no connection, or 5xx), `timeout`: retries are used up;
+ *   later may do.
+ * - `protocol`: the answer breaks the protocol. `digest-mismatch`, `too-large`: it is refused.
+ *   `no-platform`: an index without the image for this host.
+ * - `overloaded`: too many of our requests wait for the registry. `closed`: the client was closed.
  */
 export type RegistryErrorDetail =
   | { readonly code: 'invalid-reference'; readonly reference: string }
@@ -49,10 +53,13 @@ export type RegistryErrorDetail =
   | { readonly code: 'overloaded' }
   | { readonly code: 'closed' };
 
-/** A registry did not give, or take, what was asked. Its text holds no credential, no token and no query of a URL. */
+/**
+ * A registry did not give, or take, what was asked. Its text holds no credential, no token and no
+ * query of a URL.
+ */
 export class RegistryError extends CodedError<RegistryErrorDetail> {}
 
-/** For an answer that is no sound one. */
+/** For an answer that breaks the protocol. */
 export function protocolError(fault: ProtocolFault, what: string, cause?: unknown): RegistryError {
   return new RegistryError(what, { code: 'protocol', fault }, { cause });
 }

@@ -29,8 +29,8 @@ export function httpAddress(address: ListenAddress): string {
 }
 
 /**
- * Whether the text is `host` or `host:port`, an IPv6 host in brackets: how image references, origin URLs and the configuration name a registry.
- * The one grammar of all of them.
+ * Whether the text is `host` or `host:port`, an IPv6 host in brackets: how image references, origin
+ * URLs and the configuration name a registry. The one grammar of all of them.
  */
 export function isRegistryHost(text: string): boolean {
   if (isHost(text) || isIPv6(/^\[(.*)\]$/.exec(text)?.[1] ?? '')) return true;

@@ -13,6 +13,7 @@ export interface RegistryMetrics {
   readonly heldSeconds: Counter;
 }
 
+/** Registers the metrics of requests to registries. */
 export function registryMetrics(metrics: Metrics): RegistryMetrics {
   return {
     requests: metrics.counter({

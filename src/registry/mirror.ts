@@ -6,16 +6,25 @@ import type { RegistryMetrics } from './metrics.ts';
 import { withDeadline, type OperationLimits } from './http/retry.ts';
 import type { RegistryServer, ServerRequest } from './server.ts';
 
-/** A mirror that could not be reached, or is slow, is left alone for this long; so is a path that it has not got. (tunable) */
+/**
+ * A mirror that could not be reached, or is slow, is left alone for this long; so is a path that it
+ * has not got. (tunable)
+ */
 const AWAY_MS = 30_000;
 
 /** One that gave wrong bytes is left alone for this long. (tunable) */
 const DISTRUST_MS = 10 * 60_000;
 
-/** Longest that one is waited for, and never longer than half of what is left: a block takes it milliseconds. (tunable) */
+/**
+ * Longest that one is waited for, and never longer than half of what is left: a block takes it
+ * milliseconds. (tunable)
+ */
 const ANSWER_MS_MAX = 5_000;
 
-/** When the caller gives up after this long, the mirror was slow too: the engine does so with a source that keeps it waiting. (tunable) */
+/**
+ * When the caller gives up after this long, the mirror was slow too: the engine does so with a
+ * source that keeps it waiting. (tunable)
+ */
 const SLOW_MS = 500;
 
 /** Paths remembered that a mirror has not got; the oldest is asked for again. */
@@ -27,7 +36,7 @@ export interface CheckedRequest<S> extends ServerRequest<S> {
   readonly check?: ((answer: HttpAnswer<S>) => void) | undefined;
 }
 
-/** Until when a mirror is left alone, whoever asks. */
+/** Until when all requests leave a mirror alone. */
 export class MirrorHealth {
   readonly #clock: Clock;
   #awayUntilMs = 0;
@@ -51,7 +60,8 @@ export class MirrorHealth {
 }
 
 /**
- * A server that is asked before a registry, as one view of it sees it: whatever is wrong with it, the registry itself is still there.
+ * A server that is asked before a registry, as one view of it sees it: whatever is wrong with it,
+ * the registry itself is still there.
  */
 export class Mirror {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
@@ -71,7 +81,10 @@ export class Mirror {
     this.#missing = new ExpiringMap(components, { entriesMax: MISSING_MAX });
   }
 
-  /** The answer, or undefined when the mirror has none that is right; rejects with the reason of the operation's signal alone. */
+  /**
+   * The answer, or undefined when the mirror has none that is right; rejects with the reason of the
+   * operation's signal alone.
+   */
   async ask<S extends BodySink>(
     request: CheckedRequest<S>,
     limits: OperationLimits,

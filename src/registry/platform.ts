@@ -26,7 +26,10 @@ export function hostPlatform(): Platform {
 /** Entries of an index that are looked at. */
 const ENTRIES_MAX = 4096;
 
-/** Whether a manifest is a list of others: by its media type, or where a server names none, by what is in it. */
+/**
+ * Whether a manifest is a list of others: by its media type, or where a server names none, by what
+ * is in it.
+ */
 export function isIndex(manifest: {
   readonly mediaType: string;
   readonly bytes: Uint8Array;
@@ -41,8 +44,9 @@ export function isIndex(manifest: {
 }
 
 /**
- * The digest of the first manifest in an index that fits the platform. An entry without a platform fits when there is no other.
- * Throws RegistryError (`no-platform`, or `protocol` when the index is no sound one).
+ * The digest of the first manifest in an index that fits the platform. An entry without a platform
+ * fits when there is no other. Throws RegistryError (`no-platform`, or `protocol` when the index is
+ * no sound one).
  */
 export function selectPlatform(index: Uint8Array, wanted: Platform, reference: string): Digest {
   const entries = readEntries(index, reference);

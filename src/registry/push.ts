@@ -19,7 +19,10 @@ export type BlobOpener = () => AsyncIterable<Uint8Array>;
 /** Of answers to uploads; nothing in them is of use. */
 const ANSWER_BYTES_MAX = 64 * 1024;
 
-/** Puts a blob into a repository, unless it is there; whether it was sent (distribution spec, "POST then PUT"). */
+/**
+ * Puts a blob into a repository, unless it is there; whether it was sent (distribution spec, "POST
+ * then PUT").
+ */
 export async function putBlob(
   server: RegistryServer,
   blob: BlobRef & { readonly origin: BlobOrigin },

@@ -10,7 +10,10 @@ export interface ImageReference extends BlobOrigin {
   readonly digest: Digest | undefined;
 }
 
-/** The registry that names without a host mean, the other names by which it is known, and the one that answers. */
+/**
+ * Docker Hub: the registry of names without a host, its other names, and the host that answers for
+ * it.
+ */
 const DEFAULT_REGISTRY = 'docker.io';
 const DEFAULT_REGISTRY_SERVER = 'registry-1.docker.io';
 const DEFAULT_REGISTRY_ALIASES: readonly string[] = ['index.docker.io', DEFAULT_REGISTRY_SERVER];
@@ -30,8 +33,9 @@ const NAME_LENGTH_MAX = 255;
 const REFERENCE_LENGTH_MAX = 512;
 
 /**
- * Reads `[docker://][host[:port]/]name[:tag][@sha256:...]`. Without a host the registry is docker.io, where a name of one part is
- * in `library/`; without tag and digest the tag is `latest`. Throws RegistryError (`invalid-reference`).
+ * Reads `[docker://][host[:port]/]name[:tag][@sha256:...]`. Without a host the registry is
+ * docker.io, where a name of one part is in `library/`; without tag and digest the tag is `latest`.
+ * Throws RegistryError (`invalid-reference`).
  */
 export function parseReference(text: string): ImageReference {
   if (text.length > REFERENCE_LENGTH_MAX) {
@@ -55,7 +59,10 @@ export function parseReference(text: string): ImageReference {
   return { ...origin, tag: tag ?? (digest === undefined ? DEFAULT_TAG : undefined), digest };
 }
 
-/** Checks names that came from elsewhere than `parseReference()`, such as another host, before they stand in a URL. Throws RegistryError. */
+/**
+ * Checks names that came from elsewhere than `parseReference()`, such as another host, before they
+ * stand in a URL. Throws RegistryError.
+ */
 export function checkOrigin(origin: BlobOrigin): void {
   const why = originFault(origin);
   if (why === undefined) return;
@@ -101,7 +108,10 @@ function originFault({ registry, repository }: BlobOrigin): string | undefined {
   if (!isRegistryHost(registry)) return `${JSON.stringify(registry)} is no HOST or HOST:PORT`;
   const wrong = repository.split('/').find((part) => !NAME_PART.test(part));
   if (wrong === undefined) return undefined;
-  return `${JSON.stringify(wrong)} is no part of a name: lower-case letters and digits, set apart by ".", "_", "__" or "-"`;
+  return (
+    `${JSON.stringify(wrong)} is no part of a name: ` +
+    `lower-case letters and digits, set apart by ".", "_", "__" or "-"`
+  );
 }
 
 /** The text before the first separator and the text after it. */
@@ -112,7 +122,8 @@ function cut(text: string, separator: string): readonly [string, string | undefi
 
 function invalid(reference: string, why: string): RegistryError {
   return new RegistryError(
-    `${JSON.stringify(reference)} names no image: ${why}; write for instance registry.example:5000/team/app:1.4`,
+    `${JSON.stringify(reference)} names no image: ${why}; ` +
+      `write for instance registry.example:5000/team/app:1.4`,
     { code: 'invalid-reference', reference },
   );
 }

@@ -13,10 +13,16 @@ import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
 
-/** Connections to each host. As many as the engine has origin reads outstanding (transfer/core/core-types.ts). (tunable) */
+/**
+ * Connections to each host. As many as the engine has origin reads outstanding
+ * (transfer/core/core-types.ts). (tunable)
+ */
 const CONNECTIONS_MAX = 32;
 
-/** Registries that are not configured and yet known at a time; the one used least recently is forgotten. */
+/**
+ * Registries that are not configured and yet known at a time; the one used least recently is
+ * forgotten.
+ */
 const OTHER_REGISTRIES_MAX = 64;
 
 /** What a registry needs beyond its name. */
@@ -29,16 +35,26 @@ export interface RegistryConfig {
   readonly ca?: string | undefined;
   /** Shown to the registry itself alone. */
   readonly client?: ClientCertificate | undefined;
-  /** Undefined, or when it knows none or the registry refuses them: those that `RegistriesInit.credentials` gives. */
+  /**
+   * Undefined, or when it knows none or the registry refuses them: those that
+   * `RegistriesInit.credentials` gives.
+   */
   readonly credentials?: CredentialsSource | undefined;
-  /** URL of the proxy for it and for all that it leads to, or `none`; undefined: as the environment says. */
+  /**
+   * URL of the proxy for it and for all that it leads to, or `none`; undefined: as the environment
+   * says.
+   */
   readonly proxy?: string | undefined;
   /**
-   * Base URLs of servers to ask before it, in this order. A mirror is used as the entry of its own host says, credentials and
-   * certificates included; it never gets those of the registry. One without an entry shares the authorities and the proxy.
+   * Base URLs of servers to ask before it, in this order. A mirror is used as the entry of its own
+   * host says, credentials and certificates included; it never gets those of the registry. One
+   * without an entry shares the authorities and the proxy.
    */
   readonly mirrors?: readonly string[];
-  /** Prefixes of the storages to which it redirects; requests may reach their hosts wherever they are. */
+  /**
+   * Prefixes of the storages to which it redirects; requests may reach their hosts wherever they
+   * are.
+   */
   readonly storage?: readonly string[] | undefined;
 }
 
@@ -50,7 +66,7 @@ export interface RegistriesInit {
   readonly proxies?: ProxyEnvironment | undefined;
   /** To each host. */
   readonly connectionsMax?: number | undefined;
-  /** Requests to the distribution API of each host, whoever asks. */
+  /** Requests to the distribution API of each host, by all clients together. */
   readonly requestsPerSecond?: number | undefined;
   /** Addresses at which hosts that are not configured may be; public ones when absent. */
   readonly mayReach?: ((address: string) => boolean) | undefined;
@@ -61,10 +77,16 @@ type HostCredentials = (
   ...asked: Parameters<CredentialsSource>
 ) => ReturnType<CredentialsSource>;
 
-/** In whose name a registry is asked: the agent's own, with its credentials and certificates, or that of somebody who has none. */
+/**
+ * In whose name a registry is asked: the agent's own, with its credentials and certificates, or
+ * that of somebody who has none.
+ */
 export type View = 'own' | 'nobody';
 
-/** The servers of one registry, as one view sees them: what it shows, and the tokens and redirections that it was given for that. */
+/**
+ * The servers of one registry, as one view sees them: what it shows, and the tokens and
+ * redirections that it was given for that.
+ */
 export interface Registry {
   readonly mirrors: readonly Mirror[];
   readonly server: RegistryServer;
@@ -99,8 +121,9 @@ interface RegistriesComponents {
 }
 
 /**
- * The registries that are in use, with their connections and what was learned about them: one set for all that ask. Views differ in what
- * they show; rates, pauses, the health of mirrors and the shares of operations are the same for all.
+ * The registries that are in use, with their connections and what was learned about them: one set
+ * for all that ask. Views differ in what they show; rates, pauses, the health of mirrors and the
+ * shares of operations are the same for all.
  */
 export class Registries {
   readonly operations = new OperationShares();
@@ -109,13 +132,16 @@ export class Registries {
   readonly #proxies: ProxyRules;
   readonly #pacers: Pacers;
   readonly #configs: ReadonlyMap<string, RegistryConfig>;
-  /** Hosts, as URLs name them, that the configuration names: requests may reach them wherever they are. */
+  /**
+   * Hosts, as URLs name them, that the configuration names: requests may reach them wherever they
+   * are.
+   */
   readonly #listed: ReadonlySet<string>;
   readonly #configured = new Map<string, OpenRegistry>();
   readonly #others = new BoundedMap<string, OpenRegistry>({
     entriesMax: OTHER_REGISTRIES_MAX,
     evict: 'use',
-    // Lets finish what is under way.
+    // Requests in flight may finish.
     onEvict: (_, registry) => connectionsOf(registry).forEach((each) => void each.close()),
   });
   #closed = false;
@@ -138,7 +164,10 @@ export class Registries {
     this.#pacers = new Pacers(components, { configured: this.#listed, requestsPerSecond });
   }
 
-  /** The registry of this name; one that is not configured is asked over HTTPS. Throws RegistryError once closed. */
+  /**
+   * The registry of this name; one that is not configured is asked over HTTPS. Throws RegistryError
+   * once closed.
+   */
   get(named: string, view: View): Registry {
     const open = this.#find(named);
     const known = open.views.get(view);
@@ -179,7 +208,7 @@ export class Registries {
     return this.#configs.has(registryName(named));
   }
 
-  /** Breaks off what is under way, and closes the connections. */
+  /** Breaks off the requests in flight, and closes the connections. */
   async close(): Promise<void> {
     this.#closed = true;
     const registries = [...this.#configured, ...this.#others];
@@ -259,7 +288,9 @@ export class Registries {
     return new HttpSender({ ...this.#components, connections, pacers: this.#pacers }, use);
   }
 
-  /** A configured registry may lead anywhere; to where any other leads, to what is listed or public. */
+  /**
+   * A configured registry may lead anywhere; to where any other leads, to what is listed or public.
+   */
   #guard({ host }: RegistryConfig): (url: URL) => boolean {
     return this.isConfigured(host) ? () => false : this.#isUnlisted;
   }

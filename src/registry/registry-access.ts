@@ -38,8 +38,9 @@ interface RegistryAccessInit {
 }
 
 /**
- * All that this host asks of registries: as the origin of blocks and images, and in the name of local clients. Life: constructed (reads the
- * files that the configuration names; throws AccessFileError or ProxyVariableError) -> used -> `close()`, which breaks off what is in flight.
+ * All that this host asks of registries: as the origin of blocks and images, and in the name of
+ * local clients. Life: constructed (reads the files that the configuration names; throws
+ * AccessFileError or ProxyVariableError) -> used -> `close()`, which breaks off what is in flight.
  */
 export class RegistryAccess {
   readonly origin: RegistryOrigin;
@@ -82,7 +83,10 @@ export class RegistryAccess {
     await views?.registries.close();
   }
 
-  /** When somebody first asks: most agents read all they need from peers, and the HTTP client takes 15 MiB. */
+  /**
+   * When somebody first asks: most agents read all they need from peers, and the HTTP client takes
+   * 15 MiB.
+   */
   async #load(): Promise<RegistryViews> {
     if (this.#closed) {
       throw new RegistryError('the registries were closed', { code: 'closed' });

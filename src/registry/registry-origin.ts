@@ -20,17 +20,29 @@ import type { RegistryViews } from './registry-views.ts';
 import type { BelievedSources } from './sources.ts';
 import { StatCache } from './stat-cache.ts';
 
-/** A refusal to anybody without credentials is believed for this long, so that each blob of a private repository costs one request. (tunable) */
+/**
+ * A refusal to anybody without credentials is believed for this long, so that each blob of a
+ * private repository costs one request. (tunable)
+ */
 const PRIVATE_MS = 300_000;
 const PRIVATE_MAX = 4096;
 
-/** Longest wait for the answer to somebody without credentials: enough is left of the time of `stat()` to ask with ours. (tunable) */
+/**
+ * Longest wait for the answer to somebody without credentials: enough is left of the time of
+ * `stat()` to ask with ours. (tunable)
+ */
 const PROBE_MS_MAX = 10_000;
 
-/** Attempts at it: a blob that is wrongly called private is still read, by those whom the registry lets. */
+/**
+ * Attempts at it: a blob that is wrongly called private is still read, by those whom the registry
+ * lets.
+ */
 const PROBE_ATTEMPTS_MAX = 2;
 
-/** A definite no, or the same unsound answer twice, is told to all who want the blob for this long without asking again. (tunable) */
+/**
+ * A definite no, or the same unsound answer twice, is told to all who want the blob for this long
+ * without asking again. (tunable)
+ */
 const DEFINITE_MS = 5_000;
 const DEFINITE_MAX = 4096;
 
@@ -45,12 +57,14 @@ interface RegistryOriginComponents {
 }
 
 /**
- * The registries of the configuration, and any other over HTTPS, as the origin of blocks and images.
- * Images are those for the platform of this host.
+ * The registries of the configuration, and any other over HTTPS, as the origin of blocks and
+ * images. Images are those for the platform of this host.
  */
 export class RegistryOrigin implements Origin {
   readonly #components: RegistryOriginComponents;
-  /** Repositories that lately refused somebody without credentials what they gave to ours. */
+  /**
+   * Repositories that recently refused to an anonymous request what they gave to our credentials.
+   */
   readonly #private: ExpiringMap<true>;
   readonly #stats: StatCache;
   /** Why blobs could not be read. */
@@ -95,7 +109,10 @@ export class RegistryOrigin implements Origin {
     });
   }
 
-  /** A manifest or an index as the registry keeps it, by tag or digest. Rejects with RegistryError, or with the signal's reason. */
+  /**
+   * A manifest or an index as the registry keeps it, by tag or digest. Rejects with RegistryError,
+   * or with the signal's reason.
+   */
   async manifest(
     origin: BlobOrigin,
     reference: string,
@@ -142,7 +159,10 @@ export class RegistryOrigin implements Origin {
     return { sizeBytes, isPublic: false };
   }
 
-  /** The size of a blob that the registry gives to anybody. Some registries say of what is private that it is not there, or lead strangers to a page. */
+  /**
+   * The size of a blob that the registry gives to anybody. Some registries say of what is private
+   * that it is not there, or lead strangers to a page.
+   */
   async #probe(
     digest: Digest,
     origin: BlobOrigin,
@@ -203,7 +223,10 @@ interface SizeOptions extends OperationOptions {
   readonly origin: BlobOrigin;
 }
 
-/** Size of a blob; of a manifest, which the mirror asks about too, when the repository has it as one. */
+/**
+ * Size of a blob; of a manifest, which the mirror asks about too, when the repository has it as
+ * one.
+ */
 async function sizeOf(
   client: RegistryClient,
   digest: Digest,

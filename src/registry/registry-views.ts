@@ -14,7 +14,10 @@ interface Components {
   readonly metrics: Metrics;
 }
 
-/** The registries, and the three ways to see them: with the agent's credentials, with none, and with those that a local client shows. */
+/**
+ * The registries, and the three ways to see them: with the agent's credentials, with none, and with
+ * those that a local client shows.
+ */
 export interface RegistryViews {
   readonly registries: Registries;
   readonly own: RegistryClient;

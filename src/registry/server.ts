@@ -18,13 +18,15 @@ import { ExcerptSink } from './http/sinks.ts';
 import { statusError } from './http/status.ts';
 
 /**
- * Where storage keeps a blob is asked of the registry again after this long: signed URLs live for minutes. (tunable)
- * In between each range costs one request instead of two.
+ * Where storage keeps a blob is asked of the registry again after this long: signed URLs live for
+ * minutes. (tunable) In between each range costs one request instead of two.
  */
 const LOCATION_MS_MAX = 60_000;
 const LOCATIONS_MAX = 1024;
 
-/** A registry that does not challenge at `/v2/` is not asked there again for this long. (tunable) */
+/**
+ * A registry that does not challenge at `/v2/` is not asked there again for this long. (tunable)
+ */
 const OPEN_MS = 300_000;
 
 /** How what is meant for people looks to a client. */
@@ -36,6 +38,7 @@ const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'too-many-redirects',
 ]);
 
+/** A request to a registry, before its credentials. */
 export interface ServerRequest<S> {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
   /** Relative to the server, or (of an upload) absolute. */
@@ -98,7 +101,10 @@ export class RegistryServer {
     });
   }
 
-  /** Sends the request; resolves for a success alone. Rejects with RegistryError or the signal's reason. */
+  /**
+   * Sends the request; resolves for a success alone. Rejects with RegistryError or the signal's
+   * reason.
+   */
   async request<S extends BodySink>(
     request: ServerRequest<S>,
     signal: AbortSignal,
@@ -114,7 +120,10 @@ export class RegistryServer {
     return this.#requestAs(request, signal);
   }
 
-  /** With the best credentials that are known to be wanted, and with better ones for as long as the registry asks for them. */
+  /**
+   * With the best credentials that are known to be wanted, and with better ones for as long as the
+   * registry asks for them.
+   */
   async #requestAs<S extends BodySink>(
     request: ServerRequest<S>,
     signal: AbortSignal,
@@ -142,8 +151,9 @@ export class RegistryServer {
   }
 
   /**
-   * Some registries challenge strangers at `/v2/` alone, and elsewhere hide what is private or lead to a page. Where there are credentials that
-   * were not shown, asks there how to show them; whether that was learned.
+   * Some registries challenge strangers at `/v2/` alone, and elsewhere hide what is private or lead
+   * to a page. Where there are credentials that were not shown, asks there how to show them;
+   * whether that was learned.
    */
   async #knock(scope: string, signal: AbortSignal): Promise<boolean> {
     if (this.#clock.nowMs() < this.#openUntilMs) return false;
@@ -185,7 +195,8 @@ export class RegistryServer {
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof RegistryError)) throw error;
-      // Signed for too short a time, or gone: the registry knows better. Other failures may be of the registry's storage too.
+      // Signed for too short a time, or gone: the registry knows better. Other failures may be of
+      // the registry's storage too.
       this.#locations.delete(request.path);
       return undefined;
     }
@@ -250,8 +261,8 @@ function isSuccess({ answers }: ServerRequest<BodySink>, status: number): boolea
 }
 
 /**
- * Why there is no token, with what the server asked for: a client with credentials of its own can answer it. A token server that has no
- * such page, or denies one, says nothing about the blob.
+ * Why there is no token, with what the server asked for: a client with credentials of its own can
+ * answer it. A token server that has no such page, or denies one, says nothing about the blob.
  */
 function withChallenge(error: unknown, header: string | readonly string[] | undefined): unknown {
   if (!(error instanceof RegistryError)) return error;

@@ -13,8 +13,9 @@ export interface SourceEntry {
 }
 
 /**
- * Registries that clusters use without configuring them, and the buckets and CDNs to which they redirect, as seen in answers of these
- * registries. `defaultRegistries: false` drops them. A bucket on a shared host is named with its path.
+ * Registries that clusters use without configuring them, and the buckets and CDNs to which they
+ * redirect, as seen in answers of these registries. `defaultRegistries: false` drops them. A bucket
+ * on a shared host is named with its path.
  */
 export const DEFAULT_SOURCES: readonly SourceEntry[] = [
   {
@@ -37,7 +38,10 @@ export const DEFAULT_SOURCES: readonly SourceEntry[] = [
   { host: 'nvcr.io' },
 ];
 
-/** Names below which anybody can have a bucket or a site: neither a wildcard above it nor the bare host names one owner. */
+/**
+ * Names below which anybody can have a bucket or a site: neither a wildcard above it nor the bare
+ * host names one owner.
+ */
 const SHARED = [
   'akamaihd.net',
   'akamaized.net',
@@ -86,8 +90,9 @@ const PATH_STYLE = /^(?:s3[.-]|storage\.|oss-|cos\.|obs\.|objects?\.|[^.]+\.r2\.
 const PREFIX = /^(https?):\/\/([^/?#@]+)(\/[^?#]*)?$/;
 
 /**
- * Why the text is no storage prefix, or undefined when it is one: `http[s]://HOST[:PORT]/[PATH/]`. `*` stands for one label of the host.
- * A wildcard must not stand above a name that anybody may register, and a host that many share needs the path of the bucket.
+ * Why the text is no storage prefix, or undefined when it is one: `http[s]://HOST[:PORT]/[PATH/]`.
+ * `*` stands for one label of the host. A wildcard must not stand above a name that anybody may
+ * register, and a host that many share needs the path of the bucket.
  */
 export function storagePrefixFault(text: string): string | undefined {
   const match = PREFIX.exec(text);
@@ -107,7 +112,10 @@ export function storagePrefixFault(text: string): string | undefined {
     const fixed = labels.slice(lastStar + 1);
     const isCountry = fixed.length === 2 && REGISTRY_LABELS.has(fixed[0] ?? '');
     if (fixed.length < 2 || isCountry || shared !== undefined) {
-      return 'anybody may register a name that its wildcard covers: name the bucket or the CDN itself';
+      return (
+        'anybody may register a name that its wildcard covers: ' +
+        'name the bucket or the CDN itself'
+      );
     }
   }
   const isBucketHost = shared !== undefined && host !== shared && !PATH_STYLE.test(host);
@@ -125,8 +133,8 @@ interface Prefix {
 }
 
 /**
- * The sources that this host believes by its configuration: what they send counts for everybody who asks for the digest. Roots decide with
- * it for the cluster. Pure: no request is made.
+ * The sources that this host believes by its configuration: what they send counts for everybody who
+ * asks for the digest. Roots decide with it for the cluster. Pure: no request is made.
  */
 export class BelievedSources {
   readonly #insecure = new Map<string, boolean>();
@@ -187,15 +195,18 @@ function covers(known: Prefix, asked: Prefix): boolean {
 }
 
 /**
- * Whether roots may read a source that nobody configured at this host: port 443 of a name or a public address. That the name resolves to a
- * public address is checked when the connection is made.
+ * Whether roots may read a source that nobody configured at this host: port 443 of a name or a
+ * public address. That the name resolves to a public address is checked when the connection is
+ * made.
  */
 export function isPublicHttps(authority: string): boolean {
   const [, host = '', port = '443'] = /^(.*?)(?::([0-9]+))?$/.exec(authority) ?? [];
   return port === '443' && isPublicHost(host.replace(/^\[(.*)\]$/, '$1'));
 }
 
-/** Names of this machine and of clusters' inside are no public hosts, nor are addresses of these. */
+/**
+ * Names of this machine and of clusters' inside are no public hosts, nor are addresses of these.
+ */
 function isPublicHost(host: string): boolean {
   if (isIP(host) !== 0) return isPublicAddress(host);
   return /\./.test(host) && !/(^|\.)(localhost|local|internal|lan|home|corp)\.?$/i.test(host);

@@ -7,18 +7,24 @@ import { ExpiringMap } from '../util/expiring-map.ts';
 import { orAbort } from '../util/or-abort.ts';
 import { SingleFlight } from '../util/single-flight.ts';
 
-/** How long what was told of a blob holds: what is taken from the public stays readable for so long. (tunable) */
+/**
+ * How long an answer about a blob holds: a blob that is no longer public stays readable for at most
+ * this time. (tunable)
+ */
 const LIFE_MS = 300_000;
 
 /** Blobs remembered: as many as an agent knows at a time (transfer/core/core.ts). */
 const BLOBS_MAX = 16_384;
 
-/** Longest wait for an answer, whoever asks; below that of a read. */
+/** Longest wait of any caller for an answer; below that of a read. */
 const STAT_MS_MAX = 20_000;
 
 type Ask = (digest: Digest, origin: BlobOrigin, signal: AbortSignal) => Promise<BlobStat>;
 
-/** Sizes of blobs, and who may read them, asked once for all that want to know at the same time, and remembered for minutes. */
+/**
+ * Sizes of blobs, and who may read them, asked once for all that want to know at the same time, and
+ * remembered for minutes.
+ */
 export class StatCache {
   readonly #clock: Clock;
   readonly #ask: Ask;
@@ -31,7 +37,10 @@ export class StatCache {
     this.#known = new ExpiringMap(components, { entriesMax: BLOBS_MAX });
   }
 
-  /** Rejects with what asking rejects with, unless nobody could tell and an older answer is remembered; or with the signal's reason. */
+  /**
+   * Rejects with what asking rejects with, unless nobody could tell and an older answer is
+   * remembered; or with the signal's reason.
+   */
   async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     const key = `${origin.registry}/${origin.repository}@${digest}`;
     const known = this.#known.get(key);

@@ -1,13 +1,14 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 
+/** A request for a URL of a client. */
 export interface UrlRequest {
   readonly method: 'GET' | 'HEAD';
   /** Absolute; sent as it is, its percent-encoding and its query untouched. */
   readonly url: string;
   /** Names in lower case. */
   readonly headers: Readonly<Record<string, string>>;
-  /** False: an answer that leads elsewhere is given as it is. */
+  /** False: the client gets a redirection as it is. */
   readonly followsRedirects?: boolean;
 }
 
@@ -19,7 +20,10 @@ export interface UrlRange {
   readonly sizeBytes: number;
 }
 
-/** The head of an answer, whatever its status, and its body, which the caller reads to the end or destroys. */
+/**
+ * The head of an answer, whatever its status, and its body, which the caller reads to the end or
+ * destroys.
+ */
 export interface UrlAnswer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
@@ -33,9 +37,10 @@ interface Sender {
 }
 
 /**
- * The registries as local clients see them: sends their requests to the URLs that they name, with the credentials that came with them and no
- * others. Follows redirections; credentials go to the host of the URL alone. What is configured of a registry (authorities, plain HTTP)
- * holds for its host here too. Hosts that the configuration does not name are reached at public addresses alone.
+ * The registries as local clients see them: sends their requests to the URLs that they name, with
+ * the credentials that came with them and no others. Follows redirections; credentials go to the
+ * host of the URL alone. What is configured of a registry (authorities, plain HTTP) holds for its
+ * host here too. Hosts that the configuration does not name are reached at public addresses alone.
  */
 export class UrlClient {
   readonly #load: () => Promise<Sender>;
@@ -51,7 +56,10 @@ export class UrlClient {
     return sender.open(request, signal);
   }
 
-  /** Fills the target with the body of an answer to a request for just that range. Rejects with RegistryError. */
+  /**
+   * Fills the target with the body of an answer to a request for just that range. Rejects with
+   * RegistryError.
+   */
   async fill(...answer: Parameters<Sender['fill']>): Promise<void> {
     const sender = await this.#load();
     return sender.fill(...answer);

@@ -56,7 +56,10 @@ export class UrlSender {
     }
   }
 
-  /** The server, and the rest of the URL as it came. Of a configured registry the configuration says whether HTTP will do. */
+  /**
+   * The server, and the rest of the URL as it came. Of a configured registry the configuration says
+   * whether HTTP will do.
+   */
   #target(text: string) {
     const match = ABSOLUTE_URL.exec(text);
     if (match === null) throw protocolError('bad-location', 'it is no absolute http or https URL');

@@ -2,7 +2,10 @@ import { parseDigest, type Digest } from '../image/digest.ts';
 import { isRegistryHost } from './hosts.ts';
 import { isRepository } from './reference.ts';
 
-/** Signed URLs of the big clouds have about 2 KiB. Node bounds the request's head as a whole at 16 KiB. */
+/**
+ * Signed URLs of the big clouds have about 2 KiB. Node bounds the request's head as a whole at 16
+ * KiB.
+ */
 export const URL_LENGTH_MAX = 8 * 1024;
 
 /** One slash is what is left of two where a proxy or a router tidied the path. */
@@ -19,7 +22,10 @@ const STORAGE_NAME = /^(.*\/)sha256:([0-9a-f]{64})$/;
 /** Parts of a path that name a digest, whatever else they are. */
 const DIGEST_LIKE = /(?:^|[^0-9a-f])[0-9a-f]{64}(?![0-9a-f])/gi;
 
-/** A path that servers read in more than one way: dot segments, encoded dots, slashes, backslashes and percent signs. */
+/**
+ * A path that servers read in more than one way: dot segments, encoded dots, slashes, backslashes
+ * and percent signs.
+ */
 const AMBIGUOUS = /(?:^|\/)\.{1,2}(?=\/|$)|%2e|%2f|%5c|%25|%[01][0-9a-f]|%7f|\\/i;
 
 /** Queries that choose another object than the path names, or a part of it. */
@@ -56,8 +62,9 @@ export type UrlShape =
     };
 
 /**
- * Reads an origin URL strictly. The URL is kept as it is, percent-encoding untouched; only its path names the blob, since queries differ
- * from host to host and may hold anything. A path holds one digest, in its last segments, or it names no blob.
+ * Reads an origin URL strictly. The URL is kept as it is, percent-encoding untouched; only its path
+ * names the blob, since queries differ from host to host and may hold anything. A path holds one
+ * digest, in its last segments, or it names no blob.
  */
 export function shapeOf(text: string): UrlShape {
   const match = text.length <= URL_LENGTH_MAX ? ORIGIN_URL.exec(text) : null;

@@ -127,7 +127,7 @@ describe('Responder', () => {
     expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
   });
 
-  it('Responder refuses what is over the credit with overloaded, and goes on', async () => {
+  it('Responder refuses requests beyond the credit with overloaded, and goes on', async () => {
     const { agent, stream } = await rawRequester();
     stream.send(frames.encodeOpen('demand'));
     const errorBytes = frames.encodeError(0, { code: 'refused', retryAfterMs: 0 }).length;
@@ -207,7 +207,7 @@ describe('Requester', () => {
     expect(agent.metrics.values.get(VIOLATIONS)).toBe(1);
   });
 
-  it('Requester rejects with unreachable when a stream is reset in the middle of a payload', async () => {
+  it('Requester rejects with unreachable when a stream is reset within a payload', async () => {
     const { agent, outcome } = await rawResponder((stream) => {
       stream.send(frames.encodeAnswerHead(0, ATTESTATION, 1000));
       stream.send(bytesOf(1, 500));
@@ -243,7 +243,9 @@ describe('TreeResponder', () => {
     origin: { registry: 'r.io', repository: 'a/b' },
   });
 
-  /** An agent that never answers an OPEN, unless it is told to, and a stream of tree calls to it. */
+  /**
+   * An agent that never answers an OPEN, unless it is told to, and a stream of tree calls to it.
+   */
   async function rawCaller(): Promise<{
     agent: Agent;
     stream: Stream;
@@ -279,7 +281,7 @@ describe('TreeResponder', () => {
     for (const message of messages) for (const frame of messageFrames(message)) stream.send(frame);
   }
 
-  /** Resolves when the agent has said so many words. */
+  /** Resolves when the agent has sent `count` messages in all. */
   async function words(
     stream: Stream,
     heard: readonly TreeMessage[],
@@ -310,7 +312,7 @@ describe('TreeResponder', () => {
     });
   }
 
-  it('TreeResponder answers from memory while as many calls as it takes wait for a registry', async () => {
+  it('TreeResponder answers from memory while registry calls take all places', async () => {
     const { stream, heard, answer } = await rawCaller();
     for (let id = 0; id < REGISTRY_CALLS_MAX; id++) say(stream, call(id));
     const leave = CALLS.leave.request.encode({ digests: [] });
@@ -375,7 +377,7 @@ describe('TreeResponder', () => {
     },
   );
 
-  it('TreeResponders hold no more of unfinished requests of all peers than their bound', async () => {
+  it('TreeResponders bound the bytes of unfinished requests of all peers together', async () => {
     const agent = await startAgent(1, {});
     const streams: Stream[] = [];
     const begin = messageFrames({
@@ -415,7 +417,7 @@ describe('TreeResponder', () => {
     expect(heard.slice(1).map(({ type }) => type)).toEqual(Array(REGISTRY_CALLS_MAX).fill(TREE.OK));
   });
 
-  it('TreeResponder answers a CANCEL with cancelled, once, and counts the call until it has ended', async () => {
+  it('TreeResponder answers a CANCEL once, and counts the call until it has ended', async () => {
     const { stream, heard, answer } = await rawCaller();
     for (let id = 0; id < REGISTRY_CALLS_MAX; id++) say(stream, call(id));
     say(stream, cancel(0), cancel(0), cancel(77), call(99));

@@ -27,7 +27,7 @@ async function startPeer(): Promise<{ peer: ChildProcess; host: HostAddress }> {
 }
 
 describe('Libp2pTransport', () => {
-  it('Libp2pTransport.requestBlock() rejects with unreachable when the process of the peer is killed', async () => {
+  it('requestBlock() rejects with unreachable when the process of the peer is killed', async () => {
     const { peer, host } = await startPeer();
     const child = await startAgent(1);
     (await child.transport.requestBlock(host, blockRequest()).answer).payload.release();
@@ -43,7 +43,7 @@ describe('Libp2pTransport', () => {
     expect(child.server.gone).toEqual([host.peer]);
   });
 
-  it('Libp2pTransport.requestBlock() rejects with timeout when the peer stands still, and gives the connection up', async () => {
+  it('requestBlock() rejects with timeout at a peer that stands still, and hangs up', async () => {
     const { peer, host } = await startPeer();
     const child = await startAgent(1);
     (await child.transport.requestBlock(host, blockRequest()).answer).payload.release();
@@ -69,7 +69,8 @@ describe('Libp2pTransport', () => {
   });
 
   it('Libp2pTransport takes connections of many hosts that start at once', async () => {
-    // libp2p's own limits (5 a second from one address, 10 in their handshake) would cut most of these off.
+    // libp2p's own limits (5 a second from one address, 10 in their handshake) would cut most of
+    // these off.
     const parent = await startAgent(100);
     parent.server.handle = (incoming) => answerNow(incoming, 100);
     const children = await Promise.all(Array.from({ length: 25 }, (_, i) => startAgent(1 + i)));

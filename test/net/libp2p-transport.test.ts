@@ -116,7 +116,7 @@ describe('Libp2pTransport', () => {
     expect(parent.server.promoted[0]?.request.kind).toBe('demand');
   });
 
-  it('Libp2pTransport.requestBlock() keeps credit for demand when prefetches fill theirs', async () => {
+  it('requestBlock() keeps credit for demand reads when prefetches fill theirs', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     for (let i = 0; i < 100; i++) {
       child.transport.requestBlock(
@@ -142,7 +142,7 @@ describe('Libp2pTransport', () => {
     });
   });
 
-  it('IncomingBlockRequest.fail() tells the asker the code, and what it may not know as not-found', async () => {
+  it('IncomingBlockRequest.fail() sends the code, or not-found for internal ones', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     const codes = [
       'unknown-blob',
@@ -166,14 +166,14 @@ describe('Libp2pTransport', () => {
     });
   });
 
-  it('Libp2pTransport.requestBlock() rejects with timeout when the peer does not answer in time', async () => {
+  it('requestBlock() rejects with timeout when the peer does not answer in time', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     const pending = child.transport.requestBlock(parent.host, blockRequest({ timeoutMs: 300 }));
     await expect(pending.answer).rejects.toMatchObject({ code: 'timeout' });
     await parent.server.until(() => parent.server.cancelled.length === 1);
   });
 
-  it('Libp2pTransport.requestBlock() rejects with unreachable when nobody listens, and at once while backing off', async () => {
+  it('requestBlock() rejects with unreachable without a listener, then at once', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     await parent.stop();
     for (let i = 0; i < 3; i++) {
@@ -183,7 +183,7 @@ describe('Libp2pTransport', () => {
     expect(child.metrics.values.get('xylem_net_dial_failed_total{}')).toBe(1);
   });
 
-  it('Libp2pTransport.requestBlock() rejects with unreachable when another host answers at the address', async () => {
+  it('requestBlock() rejects with unreachable when another host has the address', async () => {
     const [child, parent, other] = [await startAgent(1), await startAgent(2), await startAgent(3)];
     const host = { peer: parent.host.peer, addresses: other.host.addresses };
     const { answer } = child.transport.requestBlock(host, blockRequest());
@@ -215,7 +215,7 @@ describe('Libp2pTransport', () => {
     child.transport.sendAlive(parent.transport.self);
   });
 
-  it('BlockServer.onPeerGone() is called when the last connection closes, onCancel() for what was open', async () => {
+  it('onPeerGone() is called at the last close, onCancel() for open requests', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     child.transport.requestBlock(parent.host, blockRequest());
     await parent.server.until(() => parent.server.requests.length === 1);
@@ -238,7 +238,7 @@ describe('Libp2pTransport', () => {
     await expect(late.answer).rejects.toMatchObject({ code: 'unreachable' });
   });
 
-  it('Libp2pTransport.requestBlock() fails what is in flight when the peer stops, and connects anew when it is back', async () => {
+  it('requestBlock() fails when the peer stops, and connects anew when it is back', async () => {
     const [child, parent] = [await startAgent(1), await startAgent(2)];
     const pending = child.transport.requestBlock(parent.host, blockRequest());
     await parent.server.until(() => parent.server.requests.length === 1);

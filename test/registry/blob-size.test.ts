@@ -13,7 +13,10 @@ const { signal } = new AbortController();
 
 type Behaviour = (request: IncomingMessage, response: ServerResponse) => void;
 
-/** Storage that serves ranges to whoever has its URL, and refuses HEAD: it is signed for GET. */
+/**
+ * Storage that serves ranges to any client that has its URL, and refuses HEAD: it is signed for
+ * GET.
+ */
 const storage: RequestListener = (request, response) => {
   if (request.method === 'HEAD') response.writeHead(403).end();
   else response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');

@@ -105,7 +105,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       await pull(host, { insecure: true, credentials: async () => user });
     });
 
-    test('RegistryClient.pushBlob() fails when the bytes are others than the digest says', async () => {
+    test('RegistryClient.pushBlob() fails when the bytes do not match the digest', async () => {
       const host = await startDockerRegistry({ htpasswd: user });
       const client = makeClient([{ host, insecure: true, credentials: async () => user }]);
       const origin = { registry: host, repository: 'team/app' };
@@ -169,7 +169,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       });
     });
 
-    test('RegistryClient tries others when the token server or the registry refuses some', async () => {
+    test('RegistryClient tries other credentials when a server refuses some', async () => {
       const issuer = await startTokenServer(makeCertificates(tempFolder()), user);
       const { token } = issuer;
       const address = await startDockerRegistry({ storage: await filledStorage(), token });
@@ -184,7 +184,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       expect(issuer.asked.length).toBe(2);
     });
 
-    test('RegistryClient gets a token for an identity token, and sends a registry token as it is', async () => {
+    test('RegistryClient trades identity tokens, and sends registry tokens unchanged', async () => {
       const certificates = makeCertificates(tempFolder());
       const identityToken = 'left by a login';
       const issuer = await startTokenServer(certificates, user, { identityToken });
@@ -204,7 +204,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       }
     });
 
-    test('RegistryClient shows its certificate to a registry that wants one, and to nobody else', async () => {
+    test('RegistryClient shows its certificate only to a registry that wants one', async () => {
       const tls = makeCertificates(tempFolder());
       const address = await startDockerRegistry({ storage: await filledStorage() });
       const front = await startClientCertFront(address, tls);
@@ -224,7 +224,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       expect(front.subjects.length).toBe(seen);
     });
 
-    test('RegistryClient asks through a proxy: by a tunnel for HTTPS, which sees no credentials', async () => {
+    test('RegistryClient asks through a proxy; an HTTPS tunnel hides the credentials', async () => {
       const tls = makeCertificates(tempFolder());
       const storage = await filledStorage();
       const host = await startDockerRegistry({ storage, tls, htpasswd: user });

@@ -72,7 +72,7 @@ test('RegistryClient sends credentials to the registry alone, not after a redire
   expect(seen).toEqual([undefined]);
 });
 
-test('RegistryClient asks the storage at once when it knows where the blob is, until that fails', async () => {
+test('RegistryClient asks the known storage of a blob at once, until that fails', async () => {
   const storage = await startServer(inTurn(answer, answer, refuse(403), answer));
   let asked = 0;
   const host = await startServer((_request, response) => {
@@ -206,7 +206,7 @@ test('RegistryClient accepts a 206 that does not know the size of the blob', asy
   expect(await read(listener)).toEqual(right);
 });
 
-test('RegistryClient refuses a coded body, unless its size says that it is the stored one', async () => {
+test('RegistryClient refuses a coded body, unless its size is that of the stored one', async () => {
   const coded =
     (total: string, coding: string): RequestListener =>
     (_request, response) => {
@@ -217,7 +217,7 @@ test('RegistryClient refuses a coded body, unless its size says that it is the s
   expect(await read(coded('1000', 'x-gzip'))).toEqual(right);
 });
 
-test('RegistryClient takes its range from a 200, unless that has another size than the blob', async () => {
+test('RegistryClient takes its range from a 200 that has the size of the blob', async () => {
   const whole: RequestListener = (_request, response) => void response.writeHead(200).end(bytes);
   expect(await read(whole)).toEqual(right);
   const host = await startServer(whole);
@@ -235,7 +235,7 @@ test('RegistryClient asks a second time after 10 s of silence', async () => {
   expect(clock.slept).toEqual([]);
 });
 
-test('RegistryClient leaves its first request open to the end, however silent the registry is', async () => {
+test('RegistryClient keeps its first request open to the end at a silent registry', async () => {
   const clock = passingClock();
   let asked = 0;
   let finish = (): void => {};
@@ -479,7 +479,7 @@ test('RegistryClient.manifest() checks the digest and bounds the size', async ()
   expect((await client.manifest(origin, 'small')).bytes.length).toBe(100);
 });
 
-test('RegistryClient asks mirrors first, without credentials, and the registry after them', async () => {
+test('RegistryClient asks mirrors first, without credentials, then the registry', async () => {
   const seen: (string | undefined)[] = [];
   const mirror = await startServer((request, response) => {
     seen.push(`${request.headers.authorization} ${request.url?.split('?')[1]}`);
@@ -535,7 +535,7 @@ test.each([
   else expect(go()).toBe(expected);
 });
 
-test('RegistryClient refuses an operation when very many wait for its registry, and goes on with others', async () => {
+test('RegistryClient refuses operations when too many wait for their registry alone', async () => {
   const clock = passingClock();
   const host = await startServer(() => {});
   const sound = await startServer(answer);
@@ -555,7 +555,7 @@ test('RegistryClient refuses an operation when very many wait for its registry, 
   expect(new Set(codes)).toEqual(new Set(['timeout']));
 });
 
-test('RegistryClient refuses names that are no part of a URL, and works no more once closed', async () => {
+test('RegistryClient refuses names that no URL may hold, and all calls once closed', async () => {
   const registries = makeRegistries({ registries: [] });
   const client = clientOf(registries);
   for (const repository of ['../secret', 'app?x', 'App', '', 'a//b', 'a#b', 'a%2fb']) {

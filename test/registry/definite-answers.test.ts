@@ -82,7 +82,7 @@ test.each<[string, (response: ServerResponse) => void, string, number]>([
     const startedMs = performance.now();
     await expect(read()).rejects.toMatchObject({ name: 'OriginError', code });
     expect(state.asked).toBe(requests);
-    // Whoever waits for the blob as well is told the same without another request.
+    // Other readers of the blob get the same error without another request.
     for (let i = 0; i < 20; i++) await expect(read()).rejects.toMatchObject({ code });
     expect(state.asked).toBe(requests);
     expect(performance.now() - startedMs).toBeLessThan(2_000);

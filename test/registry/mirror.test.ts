@@ -75,7 +75,7 @@ test.each<[string, RequestListener]>([
   expect(clock.slept).toEqual([]);
 });
 
-test('RegistryClient waits 5 s for a mirror that is silent or slow, then leaves it alone', async () => {
+test('RegistryClient waits 5 s for a silent or slow mirror, then leaves it alone', async () => {
   let tick = (): void => {};
   const { asked, clock, read } = await start((_request, response) => {
     response.writeHead(206, { 'content-range': 'bytes 100-149/1000', 'content-length': 50 });
@@ -88,7 +88,7 @@ test('RegistryClient waits 5 s for a mirror that is silent or slow, then leaves 
   expect(asked).toEqual({ mirror: 1, registry: 2 });
 });
 
-test('RegistryClient leaves a mirror alone that kept a caller waiting until it gave up', async () => {
+test('RegistryClient leaves a mirror alone after a caller gave up waiting for it', async () => {
   let tick = (): void => {};
   const { asked, clock, read, client, origin } = await start(() => tick());
   const abort = new AbortController();
@@ -102,7 +102,7 @@ test('RegistryClient leaves a mirror alone that kept a caller waiting until it g
   expect(asked).toEqual({ mirror: 1, registry: 1 });
 });
 
-test('RegistryClient goes on with a mirror for other blobs than the one that it has not got', async () => {
+test('RegistryClient still asks a mirror for other blobs after it lacked one', async () => {
   const { asked, read, client, origin } = await start((request, response) => {
     if (request.url?.includes(digest) === true) refuse(404)(request, response);
     else answer(request, response);
@@ -143,7 +143,7 @@ test('RegistryClient.distrustMirrors() leaves mirrors alone for 10 minutes', asy
   client.distrustMirrors(origin.registry);
 });
 
-test('RegistryClient gives a mirror the credentials of its own entry, never those of the registry', async () => {
+test('RegistryClient gives a mirror its own credentials, never those of the registry', async () => {
   const seen = new Set<string | undefined>();
   const mirror = await startServer((request, response) => {
     seen.add(request.headers.authorization);

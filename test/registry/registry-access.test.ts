@@ -13,7 +13,7 @@ const { signal } = new AbortController();
 const found: RequestListener = (_request, response) =>
   void response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');
 
-test('a registry is asked no more often than it may be, whichever doors are open at once', async () => {
+test('all ways to a registry share its request rate', async () => {
   let asked = 0;
   const clock = passingClock();
   const host = await startServer((request, response) => {
@@ -42,7 +42,8 @@ test('a registry is asked no more often than it may be, whichever doors are open
     ...each.map(() => open(`/v2/app/blobs/${digest}`)),
   ]);
   expect(asked).toBe(36);
-  // A second's worth at once, and from then on one each 50 ms: the clock moves by these sleeps alone.
+  // A second's worth at once, and from then on one each 50 ms: the clock moves by these sleeps
+  // alone.
   expect(clock.slept).toEqual(Array(16).fill(50));
 });
 

@@ -32,7 +32,7 @@ describeWith('with a real registry', programs, () => {
     expect((await resolve()).manifestDigest).toBe(image.digest);
   });
 
-  test('RegistryOrigin uses pull secrets, and the helpers of Docker config files, at a real registry', async () => {
+  test('RegistryOrigin uses pull secrets and credential helpers at a real registry', async () => {
     const storage = tempFolder();
     const open = await startDockerRegistry({ storage });
     const image = await putImage(`http://${open}/v2/team/app`, '1', [layer]);
@@ -64,7 +64,7 @@ describeWith('with a real registry', programs, () => {
     });
   });
 
-  test('RegistryOrigin shows the certificate of the configuration, and refuses one without its key', async () => {
+  test('RegistryOrigin shows its certificate, and refuses one without its key', async () => {
     const registry = await startDockerRegistry();
     const image = await putImage(`http://${registry}/v2/team/app`, '1', [layer]);
     const tls = makeCertificates(tempFolder());

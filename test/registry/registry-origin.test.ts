@@ -22,7 +22,7 @@ async function startEmbedded() {
   return { image, host: registry.address, registry };
 }
 
-test('RegistryOrigin resolves an image, tells the size of its blob and reads parts of it', async () => {
+test('RegistryOrigin resolves an image, gives the size of its blob and reads parts', async () => {
   const { image, host, registry } = await startEmbedded();
   const origin = makeOrigin({ host, insecure: true });
   const found = await origin.resolve(`${host}/team/app:1`, signal);
@@ -67,7 +67,7 @@ test('RegistryOrigin refuses files that do not hold what they should', () => {
   expect(() => makeOrigin({ host, caFile: file })).toThrow(/caFile is .*PEM/);
 });
 
-test('RegistryOrigin takes proxies from the environment, in lower case before upper case', async () => {
+test('RegistryOrigin takes proxies from the environment, lower case first', async () => {
   const proxy = await startProxy();
   const host = 'registry.invalid';
   const variables = {
@@ -80,11 +80,11 @@ test('RegistryOrigin takes proxies from the environment, in lower case before up
   expect(proxy.asked[0]).toContain(`GET http://${host}/v2/app/blobs/`);
   const wrong = { HTTPS_PROXY: 'socks5://me:secret@proxy' };
   const make = () => makeOrigin({ host }, { variables: wrong });
-  expect(make).toThrow(/^the variable HTTPS_PROXY must be the URL of a proxy, http/);
+  expect(make).toThrow(/^the variable HTTPS_PROXY must be a proxy URL: http/);
   expect(make).not.toThrow(/secret/);
 });
 
-test('RegistryOrigin.stat() calls public only what a configured registry gives to anybody, and remembers it', async () => {
+test('RegistryOrigin.stat() calls public, for a while, what a registry gives anybody', async () => {
   const { host } = await startEmbedded();
   const where = { registry: host, repository: 'team/app' };
   const asked: (string | undefined)[] = [];

@@ -53,7 +53,7 @@ test.each(['169.254.169.254', '10.0.0.1', '192.168.1.1', '[fe80::1]', '[fd00:ec2
   },
 );
 
-test('a name that resolves to a special address is judged when the connection is made', async () => {
+test('a name that resolves to a special address is judged at the connection', async () => {
   const answers = [
     ['8.8.8.8', '127.0.0.1'],
     ['127.0.0.1', '::1'],
@@ -74,7 +74,7 @@ test('a name that resolves to a special address is judged when the connection is
   await expect(resolve()).rejects.toThrow(/rebinding.example is at no public address/);
 });
 
-test('a configured registry is reached wherever it is, and other ports of its host are not', async () => {
+test('a configured registry may have any address; other ports of its host may not', async () => {
   const { state, port } = await startSecret();
   const host = `127.0.0.1:${port}`;
   const configured = [{ host, insecure: true }];
@@ -86,7 +86,7 @@ test('a configured registry is reached wherever it is, and other ports of its ho
   expect(other.state.asked).toBe(0);
 });
 
-test('a configured registry may lead clients to storage anywhere, its other pages may not', async () => {
+test('a configured registry may redirect blobs anywhere, its other pages may not', async () => {
   const { state, port } = await startSecret();
   const host = await startServer((_request, response) => {
     response.writeHead(307, { location: `http://127.0.0.1:${port}/data` }).end();

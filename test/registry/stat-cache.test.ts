@@ -29,7 +29,7 @@ test('StatCache.stat() asks once for all, and again after minutes', async () => 
   expect(asked.count).toBe(2);
 });
 
-test('StatCache.stat() gives the older answer when nobody can tell, and not when the registry says no', async () => {
+test('StatCache.stat() keeps the older answer without a newer, not after not-found', async () => {
   const fails = (code: 'unavailable' | 'not-found') => async (): Promise<BlobStat> => {
     throw new OriginError('no', { code });
   };

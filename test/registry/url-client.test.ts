@@ -45,7 +45,7 @@ test('UrlClient.open() gives every status and does not retry', async () => {
   expect(answer.headers['www-authenticate']).toEqual(['Basic realm="a"', 'Bearer realm="b"']);
 });
 
-test('UrlClient.open() follows redirections; credentials go no further than the first host', async () => {
+test('UrlClient.open() follows redirections; credentials stay with the first host', async () => {
   const seen: unknown[] = [];
   const storage = await startServer((request, response) => {
     seen.push([request.headers.authorization, request.headers.range]);
@@ -63,7 +63,7 @@ test('UrlClient.open() follows redirections; credentials go no further than the 
   expect(seen).toEqual([own, own, [undefined, 'bytes=0-9']]);
 });
 
-test('UrlClient.open() refuses endless redirections, other schemes and hosts that do not answer', async () => {
+test('UrlClient.open() refuses endless redirections, other schemes and silent hosts', async () => {
   const host = await startServer((request, response) => {
     const location = request.url === '/file' ? 'file:///etc/passwd' : '/again';
     response.writeHead(302, { location }).end();
@@ -82,7 +82,7 @@ test('UrlClient.open() refuses endless redirections, other schemes and hosts tha
   await expect(aborted).rejects.toBe(reason);
 });
 
-test('UrlClient.open() takes the scheme of a configured registry from the configuration', async () => {
+test('UrlClient.open() takes the scheme of a registry from the configuration', async () => {
   const host = await startServer((_, response) => void response.end('plain'));
   const client = makeUrlClient([{ host, insecure: true }]);
   expect(await text((await get(client, `https://${host}/`)).body)).toBe('plain');

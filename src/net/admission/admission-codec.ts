@@ -6,7 +6,9 @@ import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import { FRAME_HEAD_BYTES } from '../wire/frames.ts';
 import { CLUSTER_KEYS_MAX } from '../limits.ts';
 
-/** Types of `/xylem/admission/2`, in the order in which they are sent; REFUSED ends it at any point. */
+/**
+ * Types of `/xylem/admission/2`, in the order in which they are sent; REFUSED ends it at any point.
+ */
 export const ADMISSION = {
   HELLO: 1,
   CHALLENGE: 2,
@@ -15,7 +17,10 @@ export const ADMISSION = {
   REFUSED: 5,
 } as const;
 
+/** Random bytes that each side adds to a handshake, so that no recorded proof fits another one. */
 export const NONCE_BYTES = 32;
+
+/** Bytes of the id that names a cluster key without telling it. */
 export const KEY_ID_BYTES = 8;
 
 /** An HMAC-SHA-256. */
@@ -51,7 +56,7 @@ export interface Challenge {
   readonly keyId: Uint8Array;
 }
 
-/** The last word of each side. */
+/** The last message of each side. */
 export interface Proof {
   readonly proof: Uint8Array;
   /** Of a root: the authority's signature over its peer id. */
@@ -102,12 +107,17 @@ export function encodeAdmission({ type, body }: AdmissionMessage): Uint8Array {
   return writer.finish();
 }
 
-/** Takes messages out of bytes as they come. Throws WireError before it keeps more than one message. */
+/**
+ * Takes messages out of bytes as they come. Throws WireError before it keeps more than one message.
+ */
 export class AdmissionReader {
   readonly #bytes = new Uint8Array(FRAME_HEAD_BYTES + BODY_BYTES_MAX);
   #length = 0;
 
-  /** Calls back for every message that the piece completes. The body is valid until the call returns. */
+  /**
+   * Calls back for every message that the piece completes. The body is valid until the call
+   * returns.
+   */
   accept(piece: Uint8Array, onMessage: (message: AdmissionMessage) => void): void {
     for (let start = 0; start < piece.length; ) {
       const end = Math.min(piece.length, start + this.#wanted() - this.#length);

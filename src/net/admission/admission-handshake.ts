@@ -38,6 +38,7 @@ export interface ClusterKey {
   readonly secret: Uint8Array;
 }
 
+/** The cluster key with its id: the first `KEY_ID_BYTES` bytes of an HMAC that the secret keys. */
 export function clusterKey(mac: Mac, secret: Uint8Array): ClusterKey {
   const purpose = new TextEncoder().encode(LABEL['key-id']);
   return { id: mac.hmacSha256(secret, purpose).slice(0, KEY_ID_BYTES), secret };
@@ -63,7 +64,10 @@ export type HandshakeEnd =
   | { readonly result: 'wrong-key' }
   | { readonly result: 'version'; readonly theirs: number };
 
-/** One side of a handshake: messages in, messages out. `accept()` throws WireError at a message that does not belong there. */
+/**
+ * One side of a handshake: messages in, messages out. `accept()` throws WireError at a message that
+ * does not belong there.
+ */
 export interface Handshake {
   /** What the side says first, if anything. */
   readonly first?: Uint8Array;
@@ -209,7 +213,9 @@ function admittedBy(key: ClusterKey, certificate: Uint8Array | undefined): Hands
   return { result: 'admitted', key, ...shown };
 }
 
-/** HMAC over the role, both hosts and all that was said, each behind its length or of a fixed one. */
+/**
+ * HMAC over the role, both hosts and all that was said, each behind its length or of a fixed one.
+ */
 function proofOf(
   mac: Mac,
   key: ClusterKey,

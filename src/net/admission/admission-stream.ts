@@ -8,7 +8,10 @@ export class HungUpError extends Error {
   override name = 'HungUpError';
 }
 
-/** Leads a handshake over a stream to its end. Rejects with WireError, HungUpError or the signal's reason; the stream is then reset. */
+/**
+ * Leads a handshake over a stream to its end. Rejects with WireError, HungUpError or the signal's
+ * reason; the stream is then reset.
+ */
 export function converse(
   stream: Stream,
   handshake: Handshake,

@@ -33,7 +33,10 @@ import {
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
 
-/** Mutual proof of the cluster key, once per connection and again when the key it was proved with is taken away. */
+/**
+ * Mutual proof of the cluster key, once per connection and again when the key it was proved with is
+ * taken away.
+ */
 export const ADMISSION_PROTOCOL = '/xylem/admission/2';
 
 /**
@@ -42,7 +45,7 @@ export const ADMISSION_PROTOCOL = '/xylem/admission/2';
  * - `admitted`: both sides have proved the key. `wrong-key`: they have none in common.
  * - `version`: the peer speaks another version of the wire protocol.
  * - `timeout`: not done within `ADMISSION_MS`.
- * - `protocol`: the peer said something else, wanted something else first, or left in the middle.
+ * - `protocol`: the peer said something else, wanted something else first, or left before the end.
  * - `refused`: turned away at the door, or the peer that we dialled hung up on us.
  */
 type AdmissionResult = 'admitted' | 'wrong-key' | 'version' | 'timeout' | 'protocol' | 'refused';
@@ -64,7 +67,10 @@ interface Components {
 
 interface Init {
   readonly self: PeerId;
-  /** The cluster keys that are valid now, the one to prove first; the same list as long as they are the same. */
+  /**
+   * The cluster keys that are valid now, the one to prove first; the same list as long as they are
+   * the same.
+   */
   readonly clusterKeys: () => readonly Uint8Array[];
   /** Shows others that this host is a root. */
   readonly certificate?: Uint8Array | undefined;
@@ -84,16 +90,18 @@ interface Entry {
   key: ClusterKey | undefined;
   /** What the peer showed as a root, unchecked. */
   certificate: Uint8Array | undefined;
-  /** A handshake that the peer began is under way. */
+  /** A handshake that the peer began is in flight. */
   answering: boolean;
 }
 
 /**
- * Admits connections: the dialler proves the cluster key and the listener after it, over a stream of `/xylem/admission/2`; before that
- * no other stream of the peer is taken and none is opened. A connection that fails is closed, and the peer that failed turned away.
+ * Admits connections: the dialler proves the cluster key and the listener after it, over a stream
+ * of `/xylem/admission/2`; before that no other stream of the peer is taken and none is opened. A
+ * connection that fails is closed, and the peer that failed turned away.
  *
- * When a key is no longer valid, the connections proved with it are proved anew with another, or closed: so a key that was stolen
- * is of no use once it is taken away, and no connection is lost while hosts have both.
+ * When a key is no longer valid, the connections proved with it are proved anew with another, or
+ * closed: so a key that was stolen is of no use once it is taken away, and no connection is lost
+ * while hosts have both.
  *
  * Life: constructed -> `onOpen()` and `onClose()` for each connection -> `stop()`.
  */
@@ -129,7 +137,10 @@ export class Admission {
     return this.#entries.get(connection)?.certificate;
   }
 
-  /** Resolves when the connection is admitted. Rejects with AdmissionError, or with the signal's reason. */
+  /**
+   * Resolves when the connection is admitted. Rejects with AdmissionError, or with the signal's
+   * reason.
+   */
   async admitted(connection: Connection, signal: AbortSignal): Promise<void> {
     const entry = this.#entries.get(connection);
     if (entry === undefined) {
@@ -173,8 +184,9 @@ export class Admission {
   }
 
   /**
-   * The peer behind an inbound stream; undefined when it is not admitted, and the stream is reset. A dialler that wants something
-   * before its admission loses the connection; a listener may only be ahead of our own end of the handshake.
+   * The peer behind an inbound stream; undefined when it is not admitted, and the stream is reset.
+   * A dialler that wants something before its admission loses the connection; a listener may only
+   * be ahead of our own end of the handshake.
    */
   pass(stream: Stream, connection: Connection): PeerId | undefined {
     const entry = this.#entries.get(connection);
@@ -281,7 +293,7 @@ export class Admission {
     }
   }
 
-  /** From here on nothing comes of the connection; whoever waits for it hears why. */
+  /** Gives the connection up; each caller that waits for it gets the error. */
   #end(entry: Entry, code: AdmissionError['code'], cause: unknown): AdmissionError {
     const { peer } = entry;
     const error = failure(peer, code, cause);
@@ -300,8 +312,8 @@ export class Admission {
   }
 
   /**
-   * Strangers can make us log as much as they like, so only what we dialled ourselves is worth a
-   * warning each time, and another version of a host that dialled once a minute.
+   * Strangers could fill the log, so every failure of our own dials gets a warning, but hosts of
+   * another version that dial us get at most one a minute.
    */
   #report({ direction, remoteAddr }: Connection, error: AdmissionError): void {
     if (this.#stopping.signal.aborted) return;
@@ -322,7 +334,9 @@ export class Admission {
     return true;
   }
 
-  /** The valid keys. When they have changed, what was proved with one that is gone is proved anew. */
+  /**
+   * The valid keys. When they have changed, what was proved with one that is gone is proved anew.
+   */
   #currentKeys(): readonly ClusterKey[] {
     const secrets = this.#init.clusterKeys();
     if (secrets === this.#secrets) return this.#keys;
@@ -374,7 +388,7 @@ function versionError(theirs: number): Error {
 function resultOf(error: unknown, entry: Entry): AdmissionError['code'] {
   if (error instanceof DeadlineError) return 'timeout';
   if (error instanceof WireError) return 'protocol';
-  // A host that does not know the protocol is not one of ours.
+  // A host that does not know the protocol does not belong to the cluster.
   if (error instanceof Error && error.name === 'UnsupportedProtocolError') return 'protocol';
   return hangUpResult(entry);
 }

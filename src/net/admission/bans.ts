@@ -19,13 +19,16 @@ interface Record {
 
 const CLEAN: Record = { level: 0, failedMs: 0, banCount: 0, bannedUntilMs: -Infinity };
 
-/** Who failed too often lately, by a name: turned away for a while that doubles with each time. */
+/**
+ * Names (of peers or addresses) that failed too often recently. Each is turned away for a time that
+ * doubles with every ban.
+ */
 export class Bans {
   readonly #clock: Clock;
   readonly #failuresMax: number;
   readonly #records = new BoundedMap<string, Record>({ entriesMax: BANS_MAX });
 
-  /** `failuresMax`: failures that are borne, one forgotten per `FAILURE_FORGOTTEN_MS`. */
+  /** `failuresMax`: failures without a ban, one forgotten per `FAILURE_FORGOTTEN_MS`. */
   constructor(components: { readonly clock: Clock }, init: { readonly failuresMax: number }) {
     this.#clock = components.clock;
     this.#failuresMax = init.failuresMax;
@@ -53,7 +56,7 @@ export class Bans {
     return banMs;
   }
 
-  /** All is forgotten: the name did well. */
+  /** Forgets the failures of a name that did well. */
   forgive(name: string): void {
     this.#records.delete(name);
   }

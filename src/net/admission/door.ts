@@ -45,7 +45,8 @@ interface Stranger {
  * they may send, and turns those away who failed before. Asked by the node before it spends anything on a connection. Bounds the
  * identities that are admitted of one address too.
  *
- * An admission forgives its address, so that a host with a wrong key does not lock out the others behind one NAT for long.
+ * An admission forgives its address, so that a host with a wrong key does not lock out the others
+ * behind one NAT for long.
  */
 export class Door {
   readonly gater: ConnectionGater;
@@ -158,8 +159,8 @@ export class Door {
   }
 
   /**
-   * A connection that ends without an admission is a failure of its address, whatever ended it; but not
-   * a second connection of an admitted peer, which the node that dialled closes by itself.
+   * A connection that ends without an admission is a failure of its address, whatever ended it; but
+   * not a second connection of an admitted peer, which the node that dialled closes by itself.
    */
   #onClose(socket: MultiaddrConnection): void {
     const stranger = this.#leave(socket.timeline);
@@ -175,7 +176,9 @@ export class Door {
     }
   }
 
-  /** From here on the node listens to the socket, so that listening too takes nothing away from it. */
+  /**
+   * From here on the node listens to the socket, so that listening too takes nothing away from it.
+   */
   #countBytes(socket: MultiaddrConnection, peer: PeerId): void {
     const stranger = this.#strangers.get(socket.timeline);
     if (stranger === undefined) return;

@@ -18,13 +18,19 @@ export interface CallOwner {
   onGivenUp(call: BlockCall): void;
 }
 
-/** One block asked of a peer, from the call to its end: an answer, an error, the deadline or `cancel()`. */
+/**
+ * One block asked of a peer, from the call to its end: an answer, an error, the deadline or
+ * `cancel()`.
+ */
 export class BlockCall implements PendingBlock {
   readonly answer: Promise<AttestedBlock>;
   readonly request: BlockRequest;
   /** Number and stream of the request once it was sent. */
   sent: { readonly id: number; readonly lane: LaneName } | undefined;
-  /** When it was given up, in milliseconds of the clock; its credit comes back only with the peer's last word. */
+  /**
+   * When it was given up, in milliseconds of the clock; its credit comes back only when the peer
+   * answers.
+   */
   givenUpMs: number | undefined;
   /** Its answer is arriving. */
   arriving = false;

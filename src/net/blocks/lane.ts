@@ -14,8 +14,9 @@ export interface QueuedAnswer {
 }
 
 /**
- * What goes out on one stream of a responder: small frames first, then answers in order, one at a time, the next only when the
- * socket took the last. So memory is bounded by the answers queued, and a demand answer waits for one answer at most.
+ * What goes out on one stream of a responder: small frames first, then answers in order, one at a
+ * time, the next only when the socket took the last. So memory is bounded by the answers queued,
+ * and a demand answer waits for one answer at most.
  *
  * Life: constructed -> used -> `close()`, also when the stream closes by itself.
  */
@@ -34,7 +35,10 @@ export class Lane {
     stream.addEventListener('close', () => this.#dropAll());
   }
 
-  /** Sends a frame of a few bytes. False when too many wait: the peer does not read and must be cut off. */
+  /**
+   * Sends a frame of a few bytes. False when too many wait: the peer does not read and must be cut
+   * off.
+   */
   sendSmall(frame: Uint8Array): boolean {
     if (this.#small.length >= SMALL_FRAMES_QUEUED_MAX) return false;
     this.#small.push(frame);
@@ -49,7 +53,10 @@ export class Lane {
     this.#start();
   }
 
-  /** Takes an answer out, to be finished or sent on another lane; false when the stream closed and it is finished already. */
+  /**
+   * Takes an answer out, to be finished or sent on another lane; false when the stream closed and
+   * it is finished already.
+   */
   withdraw(answer: QueuedAnswer): boolean {
     return this.#answers.delete(answer);
   }

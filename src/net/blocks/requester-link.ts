@@ -22,7 +22,9 @@ import type { NetMetrics } from '../metrics.ts';
 import { deadline } from '../../runtime/deadline.ts';
 import { isClosed, piecesOf } from '../wire/stream-io.ts';
 
-/** Blocks, their answers and what belongs to them: a few long-lived streams per peer and direction. */
+/**
+ * Blocks, their answers and what belongs to them: a few long-lived streams per peer and direction.
+ */
 export const BLOCK_PROTOCOL = '/xylem/block/1';
 
 const FROM_RESPONDER: ReadonlySet<FrameType> = new Set([
@@ -33,7 +35,10 @@ const FROM_RESPONDER: ReadonlySet<FrameType> = new Set([
   FRAME.ALIVE,
 ]);
 
-/** What the link hears of the peer. Those that concern a request throw WireError when there is no such request. */
+/**
+ * What the link hears of the peer. Those that concern a request throw WireError when there is no
+ * such request.
+ */
 export interface LinkEvents {
   /** An answer begins: whether its payload is wanted. */
   onAnswerBegin(id: number): boolean;
@@ -58,7 +63,8 @@ interface Components {
 /**
  * The two block streams that we opened to a peer on one connection: frames out, frames in.
  *
- * Life: `RequesterLink.open()` -> used -> closed by `close()`, with a stream or its connection, or for a breach of the protocol.
+ * Life: `RequesterLink.open()` -> used -> closed by `close()`, with a stream or its connection, or
+ * for a breach of the protocol.
  */
 export class RequesterLink {
   readonly #components: Components;
@@ -91,7 +97,10 @@ export class RequesterLink {
     for (const stream of [this.#streams.demand, this.#streams.bulk]) this.#listen(stream);
   }
 
-  /** Opens the streams. Rejects when the connection or the peer does not take them within `STREAM_OPEN_MS`. */
+  /**
+   * Opens the streams. Rejects when the connection or the peer does not take them within
+   * `STREAM_OPEN_MS`.
+   */
   static async open(
     components: Components,
     init: {
@@ -121,7 +130,10 @@ export class RequesterLink {
     return this.#closed;
   }
 
-  /** Sends a small frame; the asker's credit bounds how many can wait. On a closed link nothing happens. */
+  /**
+   * Sends a small frame; the asker's credit bounds how many can wait. On a closed link nothing
+   * happens.
+   */
   send(lane: LaneName, frame: Uint8Array): void {
     this.#send(lane, frame);
   }
@@ -228,7 +240,8 @@ async function openStream(
   signal: AbortSignal,
 ): Promise<Stream> {
   const stream = await connection.newStream(BLOCK_PROTOCOL, { signal });
-  // Beyond a peer's limit of streams this resolves too, with a stream that is reset already: send() then throws.
+  // Beyond a peer's limit of streams this resolves too, with a stream that is reset already: send()
+  // then throws.
   stream.send(encodeOpen(lane));
   return stream;
 }

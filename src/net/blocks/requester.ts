@@ -24,6 +24,7 @@ import { RequesterLink, type LinkEvents } from './requester-link.ts';
 /** Ids of one link; when they are used up the link is replaced. */
 const REQUEST_ID_MAX = 2 ** 32 - 1;
 
+/** What `Requester` uses. */
 export interface RequesterComponents {
   readonly clock: Clock;
   readonly pool: BufferPool;
@@ -34,10 +35,12 @@ export interface RequesterComponents {
 }
 
 /**
- * Our side of what we ask of one peer: requests wait here, demand before prefetch, until the credit of the link lets them go.
+ * Our block requests to one peer. They wait here, demand before prefetch, until the credit of the
+ * link lets them go.
  *
- * Life: made with the first request -> connects when something waits -> `onUnused` when the link is gone and nothing waits.
- * A lost link fails everything: the caller has other sources, and asks again if it wants this one.
+ * Life: made with the first request -> connects when something waits -> `onUnused` when the link is
+ * gone and nothing waits. A lost link fails everything: the caller has other sources, and asks
+ * again if it wants this one.
  */
 export class Requester {
   readonly #components: RequesterComponents;
@@ -190,7 +193,7 @@ export class Requester {
     this.#reportUnused();
   }
 
-  /** The peer's last word on a request: its credit is free again. */
+  /** The peer has answered a request for good: its credit is free again. */
   #take(id: number): BlockCall {
     const call = this.#inFlight.get(id);
     if (call === undefined) throw badValue('id', 'that of a request', id);

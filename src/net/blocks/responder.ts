@@ -75,10 +75,12 @@ class Incoming implements IncomingBlockRequest {
 }
 
 /**
- * Our side of the block streams that one peer opened on one connection: takes its requests, sends our answers.
+ * Our side of the block streams that one peer opened on one connection: takes its requests, sends
+ * our answers.
  *
- * Life: made with the first stream -> `addStream()` for each -> closed when one of the streams closes, by `close()`, or because
- * the peer broke the protocol. Then the server hears `onCancel` for what it had not answered.
+ * Life: made with the first stream -> `addStream()` for each -> closed when one of the streams
+ * closes, by `close()`, or because the peer broke the protocol. Then the server hears `onCancel`
+ * for what it had not answered.
  */
 export class Responder {
   readonly peer: PeerId;
@@ -167,7 +169,7 @@ export class Responder {
     if (lane === undefined) return;
     for (let start = 0; start < order.indices.length; start += ORDER_INDICES_MAX) {
       const indices = order.indices.slice(start, start + ORDER_INDICES_MAX);
-      // The order is a hint: a peer that does not read it in time goes without.
+      // The order is a hint: a peer that does not read in time does not get it.
       lane.sendSmall(encodeOrder({ digest: order.digest, indices }));
     }
   }
@@ -236,7 +238,10 @@ export class Responder {
     this.#components.server.onRequest(incoming);
   }
 
-  /** Answered with `cancelled`, so that both sides count the credit alike. A request that was answered meanwhile is none. */
+  /**
+   * Answered with `cancelled`, so that both sides count the credit alike. A request that has been
+   * answered is no breach.
+   */
   #onCancel(id: number): void {
     const incoming = this.#incoming.get(id);
     if (incoming === undefined) return;

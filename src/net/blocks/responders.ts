@@ -8,8 +8,8 @@ import { Responder } from './responder.ts';
 import { isClosed } from '../wire/stream-io.ts';
 
 /**
- * The answering sides of all connections whose peer opened block streams. Gives up connections from which nothing has come for
- * `INBOUND_SILENT_MS`: a requester that lives pings well within that.
+ * The answering sides of all connections whose peer opened block streams. Gives up connections from
+ * which nothing has come for `INBOUND_SILENT_MS`: a requester that lives pings well within that.
  */
 export class Responders {
   readonly #components: {

@@ -32,9 +32,10 @@ interface Components {
 }
 
 /**
- * The asking side: a stream for each peer that is called, opened with the first call and kept. Calls that the peer answers from
- * memory wait in one line, those that may wait for a registry in one for each registry: eight of a line are under way at a time, one
- * that its caller gave up among them until the peer has said its last word.
+ * The asking side: a stream for each peer that is called, opened with the first call and kept.
+ * Calls that the peer answers from memory wait in one line, those that may wait for a registry in
+ * one for each registry: eight of a line are in flight at a time, including calls that their caller
+ * gave up, until the peer answers them.
  */
 export class TreeClient {
   readonly #components: Components;
@@ -80,9 +81,12 @@ export class TreeClient {
     }
   }
 
-  /** Opens the stream to a host that will be called, if it can: the first call is then as cheap as the others. Never rejects. */
+  /**
+   * Opens the stream to a host that will be called, if it can: the first call is then as cheap as
+   * the others. Never rejects.
+   */
   async prepare(host: HostAddress): Promise<void> {
-    // The call that needs it tells why it failed.
+    // The call that needs the stream reports the failure.
     await this.#linkTo(host).catch(() => {});
   }
 
@@ -108,7 +112,7 @@ export class TreeClient {
     return link.call({ type, body }, (reply) => replyOf(name, host.peer, reply), signal);
   }
 
-  /** The stream that is open, or a new one: one for all that ask at the same time. */
+  /** The open stream, or a new one that all concurrent callers share. */
   #linkTo(host: HostAddress): Promise<TreeLink> {
     const known = this.#links.get(host.peer);
     if (known !== undefined) return known;
@@ -129,7 +133,7 @@ export class TreeClient {
     return link;
   }
 
-  /** Runs few calls to a peer at a time: it takes no more. */
+  /** Keeps at most as many calls in flight as the peer takes. */
   async #inLine<T>(peer: PeerId, registry: string | undefined, run: () => Promise<T>): Promise<T> {
     const name = registry === undefined ? peer : `${peer} ${registry}`;
     const limits = registry === undefined ? MEMORY_LIMITS : REGISTRY_LIMITS;
@@ -152,7 +156,10 @@ export class TreeClient {
   }
 }
 
-/** `reached`: the call had a stream to the peer; without one, a deadline that passes is no connection in time. */
+/**
+ * `reached`: the call had a stream to the peer; without one, a deadline that passes is no
+ * connection in time.
+ */
 function causeOf(
   cause: unknown,
   { signal, reached }: { readonly signal: AbortSignal; readonly reached: boolean },

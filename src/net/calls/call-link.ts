@@ -16,7 +16,10 @@ import { isClosed, piecesOf } from '../wire/stream-io.ts';
 import { MessageParser, TREE, type TreeMessage } from './call-message.ts';
 import { TreeSender } from './call-sender.ts';
 
-/** Calls to the owner of a tree, their replies and nothing else: one long-lived stream per peer and direction. */
+/**
+ * Calls to the owner of a tree, their replies and nothing else: one long-lived stream per peer and
+ * direction.
+ */
 export const TREE_PROTOCOL = '/xylem/tree/3';
 
 /** The peer showed no sign of life while a call waited. */
@@ -41,10 +44,12 @@ interface Waiting {
 }
 
 /**
- * The stream for tree calls that we opened to a peer. The caller sees to it that only so many calls are under way as a peer takes.
+ * The stream for tree calls that we opened to a peer. The caller keeps no more calls in flight than
+ * a peer takes.
  *
- * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, for a breach of the protocol, or
- * because the peer is silent while something waits. Then what waits is rejected.
+ * Life: `TreeLink.open()` -> used -> closed by `close()`, with the stream or its connection, for a
+ * breach of the protocol, or because the peer is silent while something waits. Then what waits is
+ * rejected.
  */
 export class TreeLink {
   readonly #components: Components;
@@ -73,7 +78,10 @@ export class TreeLink {
     this.#listen();
   }
 
-  /** Opens the stream. Rejects when the connection or the peer does not take it within `STREAM_OPEN_MS`. */
+  /**
+   * Opens the stream. Rejects when the connection or the peer does not take it within
+   * `STREAM_OPEN_MS`.
+   */
   static async open(
     components: Components,
     init: {
@@ -94,9 +102,10 @@ export class TreeLink {
   }
 
   /**
-   * Sends a request and gives its reply to `take`, whose result it resolves with. It settles with the last word of the peer or
-   * with the link, also when the signal aborts before: then the peer is told, and is given `ABANDONED_MS_MAX` for that word.
-   * Rejects with WireError when the peer broke the protocol, with what `take` throws, or with any error.
+   * Sends a request and gives its reply to `take`, whose result it resolves with. It settles with
+   * the last word of the peer or with the link, also when the signal aborts before: then the peer
+   * is told, and is given `ABANDONED_MS_MAX` for that word. Rejects with WireError when the peer
+   * broke the protocol, with what `take` throws, or with any error.
    */
   call<R>(
     request: { readonly type: number; readonly body: Uint8Array },

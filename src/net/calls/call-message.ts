@@ -24,7 +24,9 @@ const COUNTED_BYTES = HEAD_BYTES - 4;
 /**
  * The message in frames, so that others can go between them:
  *
- *     length of the rest (u32 LE) | type (u8) | id (u32 LE) | 1 when more follows, 0 in the last (u8) | up to 64 KiB of the body
+ *     length of the rest (u32 LE) | type (u8) | id (u32 LE) | more (u8) | up to 64 KiB of the body
+ *
+ * `more`: 1 when another frame of the message follows, 0 in the last.
  */
 export function* messageFrames({ id, type, body }: TreeMessage): Generator<Uint8Array, void, void> {
   for (let start = 0; ; start += TREE_CHUNK_BYTES) {
@@ -59,8 +61,9 @@ interface ParserInit {
 }
 
 /**
- * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is then beyond repair. Allocates
- * nothing before the length of a frame was checked, and no more than arrived twice over.
+ * Puts the pieces in which a stream arrives together to messages. Throws WireError; the stream is
+ * then beyond repair. Allocates nothing before the length of a frame was checked, and at most twice
+ * the bytes that arrived.
  */
 export class MessageParser {
   readonly #init: ParserInit;
@@ -81,7 +84,10 @@ export class MessageParser {
     return this.#unfinishedBytes + (this.#frame?.length ?? this.#filled);
   }
 
-  /** Messages that have arrived in full: who watches an unfinished one sees by it that another has begun. */
+  /**
+   * Messages that have arrived in full: a watch over an unfinished one sees from it that another
+   * has begun.
+   */
   get endedCount(): number {
     return this.#ended;
   }

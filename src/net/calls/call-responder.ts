@@ -74,12 +74,14 @@ interface Places {
 }
 
 /**
- * Answers the calls that come on one stream, each in its own time and with one last word: the reply or an ERROR. Calls that may wait
- * for a registry have places apart from the others.
+ * Answers the calls that come on one stream, each in its own time and with one last word: the reply
+ * or an ERROR. Calls that may wait for a registry have places apart from the others.
  *
- * One request may be incomplete at a time, for `REQUEST_ARRIVAL_MS_MAX`, and all of them hold `UNFINISHED_BYTES_MAX` at most.
+ * One request may be incomplete at a time, for `REQUEST_ARRIVAL_MS_MAX`, and those of all streams
+ * hold at most `UNFINISHED_BYTES_MAX`.
  *
- * Life: constructed with an open stream -> closed with it, by `close()`, or because the peer broke the protocol.
+ * Life: constructed with an open stream -> closed with it, by `close()`, or because the peer broke
+ * the protocol.
  */
 class TreeResponder {
   readonly #components: Components;
@@ -93,7 +95,9 @@ class TreeResponder {
   readonly #registry: Places = { max: REGISTRY_CALLS_MAX, open: 0, running: 0 };
   readonly #parser: MessageParser;
   readonly #unfinished: Unfinished;
-  /** What this stream has a part of in `#unfinished`, since when which message has been arriving. */
+  /**
+   * Bytes of this stream that `#unfinished` counts, and since when which message has been arriving.
+   */
   #heldBytes = 0;
   #arriving: { readonly ordinal: number; readonly timer: Timer } | undefined;
 
@@ -241,11 +245,12 @@ class TreeResponder {
 
   #reply(id: number, body: Uint8Array): void {
     if (!this.#open.has(id)) return;
-    // It counts until it is sent, so that a peer that does not read makes this host hold few replies.
+    // It counts until it is sent, so that a peer that does not read makes this host hold few
+    // replies.
     this.#send({ id, type: TREE.OK, body }, () => this.#close(id));
   }
 
-  /** The last word on a call, unless it was said. */
+  /** Answers a call with an ERROR, unless it was answered. */
   #end(id: number, detail: PeerErrorDetail): void {
     if (this.#close(id)) this.#fail(id, detail);
   }

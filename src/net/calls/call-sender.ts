@@ -16,9 +16,10 @@ interface Outgoing {
 }
 
 /**
- * What goes out on one stream of tree calls: a frame of each message in turn, the next only when the socket took the last. So a
- * message waits for a frame of each of those before it, and not for a whole manifest. A caller begins one long message at a time,
- * since the peer keeps no more than one that is not complete; short ones go between its frames.
+ * What goes out on one stream of tree calls: a frame of each message in turn, the next only when
+ * the socket took the last. So a message waits for a frame of each of those before it, and not for
+ * a whole manifest. A caller begins one long message at a time, since the peer keeps no more than
+ * one that is not complete; short ones go between its frames.
  *
  * Life: constructed -> used -> nothing is sent any more once the stream is closed.
  */
@@ -37,7 +38,10 @@ export class TreeSender {
     stream.addEventListener('close', () => this.#queue.clear());
   }
 
-  /** `onSent`: called when all of it is with the stream. False when too many wait: the peer does not read and must be cut off. */
+  /**
+   * `onSent`: called when all of it is with the stream. False when too many wait: the peer does not
+   * read and must be cut off.
+   */
   send(message: TreeMessage, onSent: () => void = () => {}): boolean {
     if (this.#queue.size >= SMALL_FRAMES_QUEUED_MAX) return false;
     const frames = messageFrames(message);

@@ -64,7 +64,10 @@ function registryOfOrigin({ origin }: { readonly origin: BlobOrigin }): string {
   return origin.registry;
 }
 
-/** Every call; its name is also its label in metrics. Types are never used again: docs/WIRE_PROTOCOL.md lists them. */
+/**
+ * Every call; its name is also its label in metrics. Types are never used again:
+ * docs/WIRE_PROTOCOL.md lists them.
+ */
 export const CALLS: { readonly [K in keyof Calls]: Call<Calls[K][0], Calls[K][1]> } = {
   join: call(1, {
     request: tree.joinRequest,

@@ -74,7 +74,7 @@ export const hostPreheatRequest = of.variant<preheat.HostPreheatRequest, 'action
   cancel: { id },
 });
 
-/** Who the host is, and how far it is. */
+/** The zone of the host, and its progress. */
 export const hostPreheatReply = of.struct<preheat.HostPreheatReply>({
   zone: name,
   progress: of.optional(of.struct<preheat.HostProgress>(progressFields)),

@@ -15,7 +15,10 @@ import { behindHosts, hostFields } from '../wire/hosts.ts';
 /** Stripes that any blob has (src/image/block.ts), with room for a later rule. */
 const STRIPES_MAX = 64;
 
-/** Runs of held blocks told of one blob: beyond it the rest is left out, since they are a hint to a new owner. */
+/**
+ * Runs of held blocks told of one blob: beyond it the rest is left out, since they are a hint to a
+ * new owner.
+ */
 export const HELD_RUNS_MAX = 1024;
 
 /** Places in one reply: what one request can ask for. */
@@ -84,7 +87,7 @@ const orders = of.list(
   BLOBS_PER_JOIN_MAX,
 );
 
-/** JOIN: who asks, and for which blobs. */
+/** JOIN: the host that asks, and its blobs. */
 export const joinRequest = of.struct<tree.JoinRequest>({
   host: of.struct<tree.HostCard>({
     ...hostFields,

@@ -7,11 +7,15 @@ import type {
   StreamMuxerFactory,
 } from '@libp2p/interface';
 
-// Both functions change methods of objects that libp2p made, since it has no option for either. `npm run bench net` has the difference:
-// 7,900 small reads a second without, 16,000 with both; a block of 256 KiB costs a third less. Where a later version of libp2p has
-// other names inside, they change nothing, and test/net/node/batching.test.ts says so.
+// Both functions change methods of objects that libp2p made, since it has no option for either.
+// `npm run bench net` has the difference: 7,900 small reads a second without, 16,000 with both; a
+// block of 256 KiB costs a third less. Where a later version of libp2p has other names inside, they
+// change nothing, and test/net/node/batching.test.ts says so.
 
-/** What a yamux stream has beside the interface of libp2p: what it knows of the window of bytes that the peer may send. */
+/**
+ * What a yamux stream has beside the interface of libp2p: what it knows of the window of bytes that
+ * the peer may send.
+ */
 interface YamuxStream extends Stream {
   readonly state: number;
   recvWindow: number;
@@ -24,13 +28,17 @@ interface YamuxMuxer extends StreamMuxer {
   _newStream(...args: unknown[]): Stream;
 }
 
-/** `state` of a stream that is open on both sides; until then an update carries the flags that open it. */
+/**
+ * `state` of a stream that is open on both sides; until then an update carries the flags that open
+ * it.
+ */
 const ESTABLISHED = 3;
 
 /**
- * yamux grants the peer what it used of the window after every message, also after one of five bytes: half of all messages were such
- * grants. With this it does so once half of the window is used. And the window begins with these bytes: what is over the 256 KiB of the
- * yamux specification is granted by the frame that opens the stream, or the next one.
+ * yamux grants the peer what it used of the window after every message, also after one of five
+ * bytes: half of all messages were such grants. With this it does so once half of the window is
+ * used. And the window begins with these bytes: anything beyond the 256 KiB of the yamux
+ * specification is granted by the frame that opens the stream, or the next one.
  */
 export function fewerWindowUpdates<C>(
   make: (components: C) => StreamMuxerFactory,
@@ -71,8 +79,8 @@ function isYamuxStream(stream: Stream): stream is YamuxStream {
 }
 
 /**
- * Encrypted messages go to the socket in two pieces each, their length and themselves: two system calls, and often two wake-ups of the
- * peer. With this what is sent in one go leaves in one write.
+ * Encrypted messages go to the socket in two pieces each, their length and themselves: two system
+ * calls, and often two wake-ups of the peer. With this what is sent in one go leaves in one write.
  */
 export function inOneWrite<C>(
   make: (components: C) => ConnectionEncrypter,

@@ -29,7 +29,10 @@ export interface DialingNode {
 /** What is needed of the admission: connections are of no use before it. */
 export interface Admitter {
   isAdmitted(connection: Connection): boolean;
-  /** Resolves when the connection is admitted; rejects when it will not be, or with the signal's reason. */
+  /**
+   * Resolves when the connection is admitted; rejects when it will not be, or with the signal's
+   * reason.
+   */
   admitted(connection: Connection, signal: AbortSignal): Promise<void>;
 }
 
@@ -45,8 +48,9 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Admitted connections to peers: made on demand, shared by all who ask, kept. After a failed dial or admission a peer is left alone for a while that
- * doubles with each failure, half more or less; who asks meanwhile is told at once, since it has other sources.
+ * Admitted connections to peers: made on demand, shared by all callers, kept. After a failed dial
+ * or admission a peer is left alone for a while that doubles with each failure, half more or less;
+ * a caller that asks before then is refused at once, since it has other sources.
  */
 export class Connections {
   readonly #components: {
@@ -72,7 +76,10 @@ export class Connections {
     this.#components = components;
   }
 
-  /** An open and admitted connection to the host. Rejects with any error when none can be had, or with the signal's reason. */
+  /**
+   * An open and admitted connection to the host. Rejects with any error when none can be had, or
+   * with the signal's reason.
+   */
   async connect(host: HostAddress, signal: AbortSignal): Promise<Connection> {
     signal.throwIfAborted();
     const id = peerIdFromString(host.peer);
@@ -88,7 +95,7 @@ export class Connections {
     );
   }
 
-  /** Ends the dials under way and refuses new ones. */
+  /** Ends the dials in flight and refuses new ones. */
   stop(): void {
     this.#stopping.abort(new Error('the transport stops'));
   }
@@ -98,14 +105,16 @@ export class Connections {
     const waitMs = (failure?.untilMs ?? 0) - this.#components.clock.nowMs();
     if (failure === undefined || waitMs <= 0) return;
     throw new Error(
-      `peer ${peer} is left alone for another ${Math.ceil(waitMs)} ms after ${failure.count} failed dials`,
+      `peer ${peer} is left alone for another ${Math.ceil(waitMs)} ms ` +
+        `after ${failure.count} failed dials`,
     );
   }
 
   async #dial(host: HostAddress, id: Libp2pPeerId): Promise<Connection> {
     const { clock, admission } = this.#components;
     const dial = async (signal: AbortSignal): Promise<Connection> => {
-      // The node returns the connection that is there, when the peer dialled and is not admitted yet.
+      // The node returns the connection that is there, when the peer dialled and is not admitted
+      // yet.
       const connection = await this.#tryDials(dialAddresses(host, id), signal);
       await admission.admitted(connection, signal);
       return connection;
@@ -156,7 +165,8 @@ function dialAddresses(host: HostAddress, id: Libp2pPeerId): Multiaddr[] {
   });
   if (addresses.length > 0) return addresses;
   throw new Error(
-    `peer ${host.peer} has no usable address among ${JSON.stringify(host.addresses)}; /ip4|ip6|dns.../tcp/PORT is needed`,
+    `peer ${host.peer} has no usable address among ${JSON.stringify(host.addresses)}; ` +
+      `/ip4|ip6|dns.../tcp/PORT is needed`,
   );
 }
 

@@ -29,7 +29,10 @@ export function peerIdOf(identity: Identity): PeerId {
   return peerId(peerIdFromPrivateKey(privateKeyOf(identity)).toString());
 }
 
-/** Ed25519 public key (32 bytes) that a peer id stands for; undefined when the text is no such peer id. */
+/**
+ * Ed25519 public key (32 bytes) that a peer id stands for; undefined when the text is no such peer
+ * id.
+ */
 export function publicKeyOf(peer: PeerId): Uint8Array | undefined {
   try {
     const id = peerIdFromString(peer);

@@ -25,26 +25,33 @@ import {
 } from '../limits.ts';
 import type { NetMetrics } from '../metrics.ts';
 
-/** Streams of one connection in one direction, twice what the protocols need: closed ones linger until both sides agree. */
+/**
+ * Streams of one connection in one direction, twice what the protocols need: closed ones linger
+ * until both sides agree.
+ */
 const MUXED_STREAMS_MAX = 2 * (2 * BLOCK_STREAMS_IN_MAX + TREE_STREAMS_MAX + ADMISSION_STREAMS_MAX);
 
-/** Only measures the round trip, by which yamux sizes its windows; signs of life are asked for by `Liveness`. */
+/**
+ * Only measures the round trip, by which yamux sizes its windows; signs of life are asked for by
+ * `Liveness`.
+ */
 const RTT_INTERVAL_MS = 30_000;
 
 /** Connections that the kernel keeps for us while a storm of dials lasts. */
 const BACKLOG = 1024;
 
 /**
- * A libp2p node with what Xylem needs and no more: TCP, Noise, yamux. No identify, no relay, no discovery, no address book of
- * others: hosts learn addresses from their tree. Its limits are set on purpose; the defaults (5 connections a second from one
- * address, 10 in their handshake, 300 in all) cut off a cluster that starts at once. Not started.
+ * A libp2p node with what Xylem needs and no more: TCP, Noise, yamux. No identify, no relay, no
+ * discovery, no address book of others: hosts learn addresses from their tree. Its limits are set
+ * on purpose; the defaults (5 connections a second from one address, 10 in their handshake, 300 in
+ * all) cut off a cluster that starts at once. Not started.
  */
 export function createNode(init: {
   readonly privateKey: PrivateKey;
   readonly listen: readonly string[];
   readonly announce: readonly string[];
   readonly metrics: NetMetrics;
-  /** Whom the node takes connections of. */
+  /** Decides which inbound connections the node takes. */
   readonly gater: ConnectionGater;
 }): Promise<Libp2p> {
   return createLibp2p({
@@ -76,7 +83,7 @@ export function createNode(init: {
       dialTimeout: DIAL_MS,
       addressDialTimeout: ADDRESS_DIAL_MS,
       maxPeerAddrsToDial: ADDRESSES_MAX,
-      // They come best first.
+      // The addresses come best first.
       addressSorter: () => 0,
       reconnectRetries: 0,
     },
@@ -84,7 +91,10 @@ export function createNode(init: {
   });
 }
 
-/** Refused inbound connections show up in libp2p's own metrics only: this takes the one counter and drops the others. */
+/**
+ * Refused inbound connections show up in libp2p's own metrics only: this takes the one counter and
+ * drops the others.
+ */
 function refusals(metrics: NetMetrics): Libp2pMetrics {
   const nothing = { increment: () => {}, decrement: () => {}, update: () => {}, reset: () => {} };
   const inboundErrors = {

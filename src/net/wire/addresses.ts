@@ -7,15 +7,19 @@ const IP6 = 'ip6/[0-9a-fA-F:]{2,39}(?:\\d{1,3}(?:\\.\\d{1,3}){3})?';
 const ADDRESS = new RegExp(`^/(?:${IP4}|${IP6})(/tcp/([1-9]\\d{0,4}))$`);
 const PORT_MAX = 65_535;
 
-/** Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: the one form in which hosts are told to each other, so that no name is looked up for a peer. */
+/**
+ * Whether the text is `/ip4|ip6/ADDRESS/tcp/PORT`: the one form in which hosts are told to each
+ * other, so that no name is looked up for a peer.
+ */
 export function isTcpAddress(text: string): boolean {
   const match = ADDRESS.exec(text);
   return match !== null && Number(match[2]) <= PORT_MAX;
 }
 
 /**
- * The addresses of a host, with the one that it is seen under first, on the port that it named first:
- * of all that a host has, this one is known to lead to it. An announced one is the operator's word.
+ * The addresses of a host, with the one that it is seen under first, on the port that it named
+ * first: of all that a host has, this one is known to lead to it. An announced one is the
+ * operator's word.
  */
 export function withObserved(
   host: HostAddress & { readonly announced?: boolean | undefined },

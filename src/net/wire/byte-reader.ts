@@ -1,6 +1,9 @@
 import { WireError, badValue } from './errors.ts';
 
-/** Reads little-endian fields of a message that a peer sent. Every read throws WireError rather than go past the end. */
+/**
+ * Reads little-endian fields of a message that a peer sent. Every read throws WireError rather than
+ * go past the end.
+ */
 export class ByteReader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
@@ -31,7 +34,7 @@ export class ByteReader {
     return value;
   }
 
-  /** A view of the message: copied by whoever keeps it. */
+  /** A view of the message: a caller that keeps it must copy it. */
   raw(byteCount: number): Uint8Array {
     const start = this.#take(byteCount);
     return this.#bytes.subarray(start, start + byteCount);
@@ -53,7 +56,8 @@ export class ByteReader {
   #take(byteCount: number): number {
     if (byteCount > this.remaining) {
       throw new WireError(
-        `a message ends ${byteCount - this.remaining} bytes too early, at byte ${this.#bytes.length}`,
+        `a message ends ${byteCount - this.remaining} bytes too early, ` +
+          `at byte ${this.#bytes.length}`,
         { code: 'truncated' },
       );
     }

@@ -3,14 +3,17 @@ import { overLimit } from './errors.ts';
 
 const FIRST_BYTES = 256;
 
-/** Writes little-endian fields into a buffer that grows up to `maxBytes`; beyond it throws WireError `limit`. */
+/**
+ * Writes little-endian fields into a buffer that grows up to `maxBytes`; beyond it throws WireError
+ * `limit`.
+ */
 export class ByteWriter {
   #bytes: Uint8Array<ArrayBuffer>;
   #view: DataView;
   #length = 0;
   readonly #maxBytes: number;
 
-  /** `firstBytes`: what is written most often fits into so many, without growing. */
+  /** `firstBytes`: room for the usual message, so that the buffer does not grow. */
   constructor(maxBytes: number, firstBytes = FIRST_BYTES) {
     this.#maxBytes = maxBytes;
     this.#bytes = new Uint8Array(Math.min(maxBytes, firstBytes));
@@ -75,7 +78,10 @@ export class ByteWriter {
   }
 }
 
-/** The caller's numbers are counts and indices of ours: one that does not fit is a defect, not a peer's doing. */
+/**
+ * The caller's numbers are our counts and indices: one that does not fit is a defect, not a peer's
+ * doing.
+ */
 function assertFits(value: number, max: number): void {
   if (Number.isSafeInteger(value) && value >= 0 && value <= max) return;
   assert(false, `${value} is not in 0..${max}`);

@@ -6,14 +6,18 @@ import { WireError, badValue, overLimit } from './errors.ts';
 /**
  * How a value stands in a message, declared once for both ways.
  *
- * `read` throws WireError unless the bytes have exactly the form that `write` makes. `field` names the value in errors.
+ * `read` throws WireError unless the bytes have exactly the form that `write` makes. `field` names
+ * the value in errors.
  */
 export interface Codec<T> {
   readonly write: (writer: ByteWriter, value: T, field: string) => void;
   readonly read: (reader: ByteReader, field: string) => T;
 }
 
-/** Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are exactly what `encode` makes. */
+/**
+ * Turns one kind of message into bytes and back. `decode` throws WireError unless the bytes are
+ * exactly what `encode` makes.
+ */
 export interface MessageCodec<T> {
   readonly encode: (message: T) => Uint8Array;
   readonly decode: (bytes: Uint8Array) => T;
@@ -32,12 +36,16 @@ type CaseOf<T, K extends keyof T, V> = T extends unknown
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-/** Integers of 8, 16 and 32 bits. */
+/** An unsigned integer of 8 bits. */
 export const u8: Codec<number> = { write: (to, value) => to.u8(value), read: (from) => from.u8() };
+
+/** An unsigned integer of 16 bits, little-endian. */
 export const u16: Codec<number> = {
   write: (to, value) => to.u16(value),
   read: (from) => from.u16(),
 };
+
+/** An unsigned integer of 32 bits, little-endian. */
 export const u32: Codec<number> = {
   write: (to, value) => to.u32(value),
   read: (from) => from.u32(),
@@ -95,7 +103,7 @@ function isAscii(value: string): boolean {
   return true;
 }
 
-/** So many bytes; a view of the message is read. */
+/** Exactly `byteCount` bytes. Reading gives a view of the message, not a copy. */
 export function raw(byteCount: number): Codec<Uint8Array> {
   return {
     write: (writer, value) => writer.raw(value),
@@ -215,7 +223,10 @@ export function struct<T extends object>(fields: Fields<T>): Codec<T> {
   };
 }
 
-/** A union of objects: the word in the property `tag`, as its place among the cases (u8), then the properties of its case. */
+/**
+ * A union of objects: the word in the property `tag`, as its place among the cases (u8), then the
+ * properties of its case.
+ */
 export function variant<T extends object, K extends keyof T & string>(
   tag: K,
   cases: { readonly [V in T[K] & string]: Fields<CaseOf<T, K, V>> },

@@ -1,10 +1,12 @@
 import { CodedError } from '../../util/errors.ts';
 
 /**
- * Bytes of a peer that break the wire protocol (docs/WIRE_PROTOCOL.md), or a message of ours that does not fit it.
+ * Bytes of a peer that break the wire protocol (docs/WIRE_PROTOCOL.md), or a message that we cannot
+ * write in it.
  *
- * - `truncated`, `trailing`: shorter or longer than its fields say. `limit`: a count or length over its bound.
- * - `value`: a field outside its range or out of canonical form. `utf8`: text that is none.
+ * - `truncated`, `trailing`: shorter or longer than its fields say. `limit`: a count or length over
+ *   its bound.
+ * - `value`: a field outside its range or out of canonical form. `utf8`: bytes that are not UTF-8.
  * - `type`: a frame that does not belong here.
  */
 export class WireError extends CodedError<

@@ -22,10 +22,13 @@ import {
 } from './codec.ts';
 import { badValue } from './errors.ts';
 
-/** Bytes of a registry's and a repository's name (the distribution spec names 255 as the usual bound), an address, a zone. */
+/**
+ * Bytes of a registry's and a repository's name (the distribution spec names 255 as the usual
+ * bound), an address, a zone.
+ */
 const NAME_BYTES_MAX = 255;
 
-/** Base58 of a key: 52 characters for Ed25519; other kinds are no hosts of ours. */
+/** Base58 of a key: 52 characters for Ed25519; hosts have no keys of other kinds. */
 const PEER_ID_BYTES_MAX = 64;
 const PEER_ID = /^[1-9A-HJ-NP-Za-km-z]{32,64}$/;
 

@@ -26,8 +26,9 @@ const PAYLOAD = 2;
 const SHARED_BYTES = 128;
 
 /**
- * Cuts the pieces in which a stream arrives into frames. Payloads go straight to where the sink wants them; nothing else is
- * allocated before the length of a frame was checked against its type. Throws WireError; the stream is then beyond repair.
+ * Cuts the pieces in which a stream arrives into frames. Payloads go straight to where the sink
+ * wants them; nothing else is allocated before the length of a frame was checked against its type.
+ * Throws WireError; the stream is then beyond repair.
  */
 export class FrameParser {
   readonly #sink: FrameSink;

@@ -21,7 +21,8 @@ import {
  *
  *     length of the rest (u32 LE) | type (u8) | body
  *
- * The requester opens the streams and sends OPEN, REQUEST, CANCEL, PROMOTE, PING; the responder the others.
+ * The requester opens the streams and sends OPEN, REQUEST, CANCEL, PROMOTE, PING; the responder the
+ * others.
  */
 export const FRAME = {
   OPEN: 1,
@@ -36,6 +37,7 @@ export const FRAME = {
   ALIVE: 10,
 } as const;
 
+/** The type byte of a frame of `/xylem/block/1`. */
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 
 /** Length and type. */
@@ -62,10 +64,15 @@ export const BODY_BYTES: Readonly<Record<FrameType, readonly [min: number, max: 
   [FRAME.ALIVE]: [0, 0],
 };
 
-/** What a stream carries: `demand` answers and signs of life, or the `bulk` that may wait for them. */
+/**
+ * What a stream carries: `demand` answers and signs of life, or the `bulk` that may wait for them.
+ */
 export type LaneName = 'demand' | 'bulk';
 
-/** Codes of ERROR by their number. What only the asker can know (`unreachable`, `protocol`) has none. */
+/**
+ * Codes of ERROR by their number. What only the asker can know (`unreachable`, `protocol`) has
+ * none.
+ */
 const ERROR_CODES = [
   'timeout',
   'overloaded',
@@ -142,12 +149,22 @@ function decoder<T>(body: of.Codec<T>): (bytes: Uint8Array) => T {
   return of.message(body, { bytesMax: BODY_BYTES[FRAME.ANSWER][1] }).decode;
 }
 
-/** Readers of the bodies, by frame. Each throws WireError. */
+/** Reads the body of OPEN. Throws WireError. */
 export const decodeOpen = decoder(openBody);
+
+/** Reads the body of REQUEST. Throws WireError. */
 export const decodeRequest = decoder(requestBody);
+
+/** Reads the head of ANSWER: the part before the payload. Throws WireError. */
 export const decodeAnswerHead = decoder(answerHead);
+
+/** Reads the body of ERROR. Throws WireError. */
 export const decodeError = decoder(errorBody);
+
+/** Reads the body of a frame that holds only a request id. Throws WireError. */
 export const decodeId = decoder(of.u32);
+
+/** Reads the body of ORDER. Throws WireError. */
 export const decodeOrder = decoder(orderBody);
 
 /** First frame of a stream. */
@@ -199,8 +216,9 @@ export function encodeSignal(
 }
 
 /**
- * How a failure is told to the asker. What happened between us and our own sources is nothing to it: it would take
- * `unreachable`, `timeout` or `protocol` for our own state, so these are told as `not-found`.
+ * How a failure is told to the asker. What happened between us and our own sources is nothing to
+ * it: it would take `unreachable`, `timeout` or `protocol` for our own state, so these are told as
+ * `not-found`.
  */
 export function errorFrameOf(detail: PeerErrorDetail): ErrorFrame {
   switch (detail.code) {

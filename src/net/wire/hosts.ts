@@ -19,10 +19,12 @@ function isSame(one: readonly string[] | undefined, other: readonly string[]): b
 }
 
 /**
- * A value behind a table of the hosts that it names, each once, in the order in which it first names them: the path of every
- * stripe of every layer ends at the same few hosts, so a join of 50 layers shrinks from hundreds of KiB to a few.
+ * A value behind a table of the hosts that it names, each once, in the order in which it first
+ * names them: the path of every stripe of every layer ends at the same few hosts, so a join of 50
+ * layers shrinks from hundreds of KiB to a few.
  *
- * `of` makes the codec of the value from that of its hosts; `named` lists them in the order of the wire.
+ * `of` makes the codec of the value from that of its hosts; `named` lists them in the order of the
+ * wire.
  */
 export function behindHosts<T>(
   of: (host: Codec<HostAddress>) => Codec<T>,
@@ -57,7 +59,10 @@ class HostTable {
   readonly hosts: HostAddress[];
   /** Most are the same object each time that they are named. */
   readonly #indices = new Map<HostAddress, number>();
-  /** By peer: one that moved is named with its old addresses too, until all have heard of the new ones. */
+  /**
+   * By peer: one that moved is named with its old addresses too, until all have heard of the new
+   * ones.
+   */
   readonly #ofPeer = new Map<PeerId, number[]>();
   /** How many of them the value has named while it is read. */
   #named = 0;

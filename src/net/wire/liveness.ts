@@ -8,13 +8,16 @@ export interface Patience {
   readonly pingAfterIdleMs?: number;
   /** For that sign; then the peer is silent. */
   readonly pongMs: number;
-  /** A timer that fires this late means that this process stood still: signs of life may lie unread. */
+  /**
+   * A timer that fires this late means that this process stood still: signs of life may lie unread.
+   */
   readonly lateMsMax: number;
 }
 
 /**
- * Watches that a peer is alive: asks for a sign of life when nothing came for a while, soon when something is asked of the peer,
- * seldom or never when not, and says so when none comes. yamux's own keep-alive ping never gives up, and TCP takes minutes.
+ * Watches that a peer is alive: asks for a sign of life when nothing came for a while, soon when
+ * something is asked of the peer, seldom or never when not, and says so when none comes. yamux's
+ * own keep-alive ping never gives up, and TCP takes minutes.
  *
  * Life: constructed -> `heard()` and `wake()` as things happen -> `stop()`.
  */
@@ -33,7 +36,7 @@ export class Liveness {
   #dueMs = 0;
   #timer: Timer | undefined;
 
-  /** `onCheck`: called at every look, for what else has to be looked at now and then. */
+  /** `onCheck`: called at every look, for other checks that must run now and then. */
   constructor(
     components: { readonly clock: Clock },
     init: {
@@ -68,7 +71,7 @@ export class Liveness {
     this.#timer = undefined;
   }
 
-  /** Milliseconds of quiet that are borne now; undefined while quiet means nothing. */
+  /** Milliseconds of quiet allowed now; undefined while quiet means nothing. */
   get #patienceMs(): number | undefined {
     const { pingAfterMs, pingAfterIdleMs } = this.#init.patience;
     return this.#init.isWaitedFor() ? pingAfterMs : pingAfterIdleMs;

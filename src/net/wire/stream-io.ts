@@ -8,13 +8,14 @@ export function piecesOf(
 }
 
 /**
- * Resolves when all that was sent on the stream is encrypted and with the socket, so that its buffers may be reused, or when
- * the stream closed. Called after `send()` returned false.
+ * Resolves when all that was sent on the stream is encrypted and with the socket, so that its
+ * buffers may be reused, or when the stream closed. Called after `send()` returned false.
  *
- * `stream.onDrain()` resolves at once from its second use on, so this waits for the event. A `drain` event alone is not the
- * end: the stream goes on sending in a microtask after it and may fill up again, or it is a window update that came while
- * the connection is full. So it looks again a microtask later: only when the stream then holds nothing and needs no drain did
- * the connection take everything.
+ * `stream.onDrain()` resolves at once from its second use on, so this waits for the event. A
+ * `drain` event alone is not the end: the stream goes on sending in a microtask after it and may
+ * fill up again, or it is a window update that came while the connection is full. So it looks again
+ * a microtask later: only when the stream then holds nothing and needs no drain did the connection
+ * take everything.
  */
 export function flushed(stream: Stream): Promise<void> {
   return new Promise((resolve) => {

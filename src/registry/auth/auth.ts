@@ -14,7 +14,10 @@ export interface UserCredentials {
   readonly password: string;
 }
 
-/** What a login left instead of a password: the token server gives tokens for it (OAuth 2, a refresh token). */
+/**
+ * What a login left instead of a password: the token server gives tokens for it (OAuth 2, a refresh
+ * token).
+ */
 interface IdentityToken {
   readonly identityToken: string;
 }
@@ -24,12 +27,13 @@ interface RegistryToken {
   readonly registryToken: string;
 }
 
-/** What a registry accepts somebody by. Never logged. */
+/** What identifies us to a registry. Never logged. */
 export type Credentials = UserCredentials | IdentityToken | RegistryToken;
 
 /**
- * The best credentials for a repository of a registry that are not among the refused ones. Asked again whenever the registry wants to
- * know, so that a file may change under a running agent. Undefined: there are none, or no others.
+ * The best credentials for a repository of a registry that are not among the refused ones. Asked
+ * again whenever the registry wants to know, so that a file may change under a running agent.
+ * Undefined: there are none, or no others.
  */
 export type CredentialsSource = (
   repository: string,
@@ -45,7 +49,7 @@ export function isAmong(credentials: Credentials, list: readonly Credentials[]):
 /** Scopes (repository and actions) whose tokens or Basic lines are kept; the oldest goes first. */
 const SCOPES_MAX = 1024;
 
-/** One token request, all in all. */
+/** Milliseconds for one token request, retries included. */
 const TOKEN_MS_MAX = 10_000;
 
 /** Credentials that are tried for one request. */
@@ -60,7 +64,7 @@ interface OwnToken extends Token {
 
 interface Granted {
   readonly bearer: Bearer;
-  /** Shared by all who need it at the same time. */
+  /** Shared by all requests that need it at the same time. */
   readonly token: Promise<OwnToken>;
   /** Whether a token was any use: when it is refused after that, it has only ended early. */
   accepted: boolean;
@@ -78,8 +82,9 @@ interface AuthorizerComponents {
 }
 
 /**
- * Knows what to say in the Authorization header of one registry: nothing, a Basic line, or a Bearer token for each scope.
- * Starts with nothing and learns from the challenges (401) of the registry. Of several credentials those that it accepts are kept.
+ * Chooses the Authorization header for one registry: nothing, a Basic line, or a Bearer token for
+ * each scope. Starts with nothing and learns from the challenges (401) of the registry. Of several
+ * credentials those that it accepts are kept.
  */
 export class Authorizer {
   readonly #components: AuthorizerComponents;
@@ -99,7 +104,10 @@ export class Authorizer {
     this.#credentials = init.credentials;
   }
 
-  /** The header's value for a request in this scope (`repository:NAME:ACTIONS`); undefined when none is known to be needed. */
+  /**
+   * The header's value for a request in this scope (`repository:NAME:ACTIONS`); undefined when none
+   * is known to be needed.
+   */
   async header(scope: string, signal: AbortSignal): Promise<string | undefined> {
     const granted = this.#granted.get(scope);
     if (granted === undefined) return this.#basic.get(scope)?.header;
@@ -115,8 +123,8 @@ export class Authorizer {
   }
 
   /**
-   * Takes in a refusal, so that `header()` next gives something better than `refused`, the value that was sent.
-   * Throws RegistryError when there is nothing better.
+   * Takes in a refusal, so that `header()` next gives something better than `refused`, the value
+   * that was sent. Throws RegistryError when there is nothing better.
    */
   async learn(
     challenges: readonly Challenge[],
@@ -169,8 +177,10 @@ export class Authorizer {
     const { host } = this.#server;
     const what =
       sent === undefined
-        ? `${host} wants credentials, and none are given: name a file in registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets`
-        : `${host} refuses the credentials: check registries[].credentialsFile, or the files in credentials`;
+        ? `${host} wants credentials, and none are given: name a file in ` +
+          `registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets`
+        : `${host} refuses the credentials: ` +
+          `check registries[].credentialsFile, or the files in credentials`;
     return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 
@@ -241,7 +251,10 @@ export class Authorizer {
   }
 }
 
-/** What is not to be tried again after a token was refused: one that had been of use gets its owner another try. */
+/**
+ * What is not to be tried again after a token was refused: one that had been of use gets its owner
+ * another try.
+ */
 async function triedBy({ token, accepted }: Granted): Promise<readonly Credentials[]> {
   const { owner, refused } = await token.catch(() => ({ owner: undefined, refused: [] }));
   return accepted || owner === undefined ? refused : [...refused, owner];

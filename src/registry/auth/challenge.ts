@@ -9,7 +9,10 @@ export interface Challenge {
 /** Characters of a header that are read; what is in use has some hundred. */
 const HEADER_LENGTH_MAX = 8192;
 
-/** RFC 9110: token (5.6.2), quoted-string (5.6.4), token68 (11.2). Sticky: each match starts where the last one ended. */
+/**
+ * RFC 9110: token (5.6.2), quoted-string (5.6.4), token68 (11.2). Sticky: each match starts where
+ * the last one ended.
+ */
 const TOKEN = /[!#$%&'*+.^_`|~0-9A-Za-z-]+/y;
 const QUOTED = /"((?:[^"\\]|\\.)*)"/y;
 const TOKEN68 = /[A-Za-z0-9._~+/-]+=*(?=[ \t]*(?:,|$))/y;
@@ -49,8 +52,8 @@ class Scanner {
 }
 
 /**
- * The challenges in the WWW-Authenticate headers of an answer. A header that breaks the grammar gives those in front of the
- * fault; never throws.
+ * The challenges in the WWW-Authenticate headers of an answer. A header that breaks the grammar
+ * gives those in front of the fault; never throws.
  */
 export function parseChallenges(header: string | readonly string[] | undefined): Challenge[] {
   const headers = typeof header === 'string' ? [header] : (header ?? []);

@@ -6,15 +6,23 @@ import { safeUrl, type HttpRequest } from '../http/message.ts';
 import { CollectingSink } from '../http/sinks.ts';
 import { statusError } from '../http/status.ts';
 
-/** Tokens of the big registries have 1 to 6 KiB; servers refuse headers of more than 8 or 16 KiB. */
+/**
+ * Tokens of the big registries have 1 to 6 KiB; servers refuse headers of more than 8 or 16 KiB.
+ */
 const TOKEN_ANSWER_BYTES_MAX = 64 * 1024;
 const TOKEN_LENGTH_MAX = 16 * 1024;
 
-/** Life of a token whose answer names none (distribution's token specification), and the longest life that is believed. */
+/**
+ * Life of a token whose answer names none (distribution's token specification), and the longest
+ * life that is believed.
+ */
 const TOKEN_LIFE_SECONDS = 60;
 const TOKEN_LIFE_SECONDS_MAX = 24 * 3600;
 
-/** A token is renewed this long before its end, or after three quarters of its life when that is later. (tunable) */
+/**
+ * A token is renewed this long before its end, or after three quarters of its life when that is
+ * later. (tunable)
+ */
 const RENEW_MS_BEFORE = 15_000;
 
 /** Scopes that one challenge may name; real ones name one or two. */
@@ -28,22 +36,27 @@ export interface Bearer {
   readonly scope: string;
 }
 
+/** A bearer token, and when to ask for another. */
 export interface Token {
   readonly value: string;
   /** Of the clock. */
   readonly renewAtMs: number;
 }
 
-/** By what a token server knows who asks: a user's Basic line (GET), or a refresh token (POST, OAuth 2). Undefined: anonymous. */
+/**
+ * What tells a token server who asks: a user's Basic line (GET), or a refresh token (POST, OAuth
+ * 2). Undefined: anonymous.
+ */
 type Proof =
   | { readonly kind: 'basic'; readonly header: string }
   | { readonly kind: 'refresh'; readonly token: string }
   | undefined;
 
 /**
- * Asks a token server (distribution's token specification; its OAuth 2 page for a refresh token); undefined when it refuses the
- * credentials, or wants some. A GET is followed within the host of the token server and to HTTPS; credentials go to the server that the registry
- * named and nowhere else.
+ * Asks a token server (distribution's token specification; its OAuth 2 page for a refresh token);
+ * undefined when it refuses the credentials, or wants some. A GET is followed within the host of
+ * the token server and to HTTPS; credentials go to the server that the registry named and nowhere
+ * else.
  */
 export async function fetchToken(
   { clock, http }: { readonly clock: Clock; readonly http: HttpSender },

@@ -1,7 +1,10 @@
 import { readFileSync, statSync } from 'node:fs';
 import { CodedError, errorText } from '../../util/errors.ts';
 
-/** A file that the configuration names for the access to registries cannot be used. Messages never hold its content. */
+/**
+ * A file that the configuration names for the access to registries cannot be used. Messages never
+ * hold its content.
+ */
 export class AccessFileError extends CodedError<
   | { readonly code: 'unreadable'; readonly key: string; readonly path: string }
   | { readonly code: 'invalid'; readonly key: string; readonly path: string }
@@ -27,6 +30,7 @@ export function readAccessFile(file: NamedFile, sizeBytesMax: number): string {
   throw invalid(file, `it has ${sizeBytes} bytes, and at most ${sizeBytesMax} are read`);
 }
 
+/** An error (`unreadable`) for a file that the configuration names and the agent cannot read. */
 export function unreadable({ key, path }: NamedFile, cause: unknown): AccessFileError {
   const why = `${key} is ${JSON.stringify(path)}, which cannot be read: ${errorText(cause)}`;
   return new AccessFileError(why, { code: 'unreadable', key, path }, { cause });

@@ -6,10 +6,13 @@ import type { Logger } from '../../runtime/logger.ts';
 import { errorText } from '../../util/errors.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 
-/** One run of a helper; those of clouds ask a server. Below the time that a token may take (registry/auth/auth.ts). (tunable) */
+/**
+ * One run of a helper; those of clouds ask a server. Below the time that a token may take
+ * (registry/auth/auth.ts). (tunable)
+ */
 const RUN_MS_MAX = 5_000;
 
-/** Of what it prints; tokens of clouds have some KiB. */
+/** Bytes that a helper may print; tokens of clouds have some KiB. */
 const OUTPUT_BYTES_MAX = 64 * 1024;
 
 /** Runs at a time; one more counts as failed. Runs for the same registry are one. */
@@ -22,8 +25,9 @@ const NOTHING_FOUND = 'credentials not found in native keychain';
 const TOKEN_USER = '<token>';
 
 /**
- * Asks Docker's credential helpers: `docker-credential-NAME get`, the registry on its standard input, JSON on its standard output. Never
- * through a shell, and never longer than 5 s: then its whole process group is killed. What it prints is never logged.
+ * Asks Docker's credential helpers: `docker-credential-NAME get`, the registry on its standard
+ * input, JSON on its standard output. Never through a shell, and never longer than 5 s: then its
+ * whole process group is killed. What it prints is never logged.
  *
  * Life: constructed -> used -> `stop()`, which kills what runs.
  */
@@ -93,7 +97,7 @@ export class CredentialHelpers {
       else if (output.includes(NOTHING_FOUND)) resolve(undefined);
       else reject(new Error(`it ended with ${signal ?? `status ${code}`}`));
     });
-    // One that reads nothing is no failure yet.
+    // A helper that reads no input has not failed yet.
     child.stdin?.on('error', () => {});
     child.stdin?.end(`${server}\n`);
     return promise;

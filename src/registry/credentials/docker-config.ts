@@ -21,7 +21,9 @@ interface Entry<T> {
   readonly value: T;
 }
 
-/** A Docker config file (`config.json`), or a Kubernetes image pull secret, which has the same form. */
+/**
+ * A Docker config file (`config.json`), or a Kubernetes image pull secret, which has the same form.
+ */
 export interface DockerConfig {
   /** Each list with what is most particular first. */
   readonly credentials: readonly Entry<Credentials>[];
@@ -30,7 +32,10 @@ export interface DockerConfig {
   readonly store: string | undefined;
 }
 
-/** Reads a file of either form: with `auths`, or (`.dockercfg`) the registries at the top. Throws AccessFileError. */
+/**
+ * Reads a file of either form: with `auths`, or (`.dockercfg`) the registries at the top. Throws
+ * AccessFileError.
+ */
 export function readDockerConfig(file: NamedFile): DockerConfig {
   const text = readAccessFile(file, FILE_BYTES_MAX);
   let content: unknown;
@@ -81,7 +86,10 @@ function entries<T>(
     .sort((a, b) => b.path.length - a.path.length || Number(b.isExact) - Number(a.isExact));
 }
 
-/** `host[:port][/path]`, perhaps with a scheme and with the version of the API, such as `https://index.docker.io/v1/`. */
+/**
+ * `host[:port][/path]`, perhaps with a scheme and with the version of the API, such as
+ * `https://index.docker.io/v1/`.
+ */
 function parseServer(name: string): Pick<Entry<unknown>, 'host' | 'isExact' | 'path'> {
   const [host = '', ...parts] = name.replace(/^https?:\/\//i, '').split('/');
   const path = parts.filter((part) => part !== '');
@@ -96,7 +104,7 @@ function parseServer(name: string): Pick<Entry<unknown>, 'host' | 'isExact' | 'p
   };
 }
 
-/** Undefined for an entry that says nothing, as `docker login` leaves beside a credential store. */
+/** Undefined for an empty entry, as `docker login` leaves beside a credential store. */
 function readAuth(value: unknown, file: NamedFile, name: string): Credentials | undefined {
   const auth = mapping(value, file, JSON.stringify(name));
   const text = (field: string): string => {

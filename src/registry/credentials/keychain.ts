@@ -16,14 +16,20 @@ const FILES_MAX = 64;
 /** Paths whose faults are remembered as told. */
 const TOLD_MAX = 1024;
 
-/** Names that Docker and Kubernetes give such files; others with these ends come from projected volumes. */
+/**
+ * Names that Docker and Kubernetes give such files; others with these ends come from projected
+ * volumes.
+ */
 const FILE_NAME = /(\.json|\.dockerconfigjson|\.dockercfg)$/;
 
 /** How Docker Hub is called where credentials are kept. */
 const DOCKER_HUB = 'docker.io';
 const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/';
 
-/** Where credentials are kept: Docker config files, and folders or files of Kubernetes image pull secrets. */
+/**
+ * Where credentials are kept: Docker config files, and folders or files of Kubernetes image pull
+ * secrets.
+ */
 export interface CredentialFiles {
   readonly dockerConfigs: readonly string[];
   readonly pullSecrets: readonly string[];
@@ -34,12 +40,14 @@ interface Source extends NamedFile {
 }
 
 /**
- * The credentials in Docker config files and in Kubernetes image pull secrets. For each repository those of the first source that knows
- * some are tried, and when the registry refuses them those of the next one, as the kubelet does: Docker's files before pull secrets, each in
- * the order of the configuration; within a file, the helper before the most particular entry that is written there.
+ * The credentials in Docker config files and in Kubernetes image pull secrets. For each repository
+ * those of the first source that knows some are tried, and when the registry refuses them those of
+ * the next one, as the kubelet does: Docker's files before pull secrets, each in the order of the
+ * configuration; within a file, the helper before the most particular entry that is written there.
  *
- * Files are read again each time that a registry asks, so a secret that the kubelet has replaced counts at once. One that has become damaged
- * is told in the log, and what it said before holds; one that is gone holds no more.
+ * Files are read again each time that a registry asks, so a secret that the kubelet has replaced
+ * counts at once. A damaged file is logged, and its last sound content holds; a removed file holds
+ * no more.
  */
 export class Keychain {
   readonly #logger: Logger;

@@ -25,8 +25,9 @@ const PEM_FILE_BYTES_MAX = 4 * 1024 * 1024;
 const CREDENTIALS_FILE_BYTES_MAX = 64 * 1024;
 
 /**
- * What the registry client is told of the configured registries. Reads the files that they name, so that a wrong one stops the
- * start; credentials are read again whenever a registry asks for them. Throws AccessFileError.
+ * The configured registries, as the registry client takes them. Reads the files that they name, so
+ * that a wrong one stops the start; credentials are read again whenever a registry asks for them.
+ * Throws AccessFileError.
  */
 export function registryConfigs(entries: readonly RegistryEntry[]): readonly RegistryConfig[] {
   return entries.map((entry) => {

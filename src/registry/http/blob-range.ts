@@ -5,7 +5,10 @@ import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpHead } from './message.ts';
 import { TargetSink } from './sinks.ts';
 
-/** A server that ignores a range sends the blob from its start; where a range ends within this, the bytes before it may be thrown away. */
+/**
+ * A server that ignores a range sends the blob from its start; where a range ends within this, the
+ * bytes before it may be thrown away.
+ */
 const IGNORED_RANGE_BYTES_MAX = 8 * 1024 * 1024;
 
 /** Of a blob without a byte, the only one whose size may be 0. */
@@ -25,9 +28,10 @@ interface WantedRange {
 }
 
 /**
- * Where the body of the answer to a range request goes: to the target, or to the first part of it when the server sends fewer bytes than asked, as it
- * may (RFC 9110, section 15.3.7). Throws RegistryError when the answer is not of that range; `range-ignored` when it is all of the blob, and
- * the range ends beyond `skippedBytesMax`.
+ * Where the body of the answer to a range request goes: to the target, or to the first part of it
+ * when the server sends fewer bytes than asked, as it may (RFC 9110, section 15.3.7). Throws
+ * RegistryError when the answer is not of that range; `range-ignored` when it is all of the blob,
+ * and the range ends beyond `skippedBytesMax`.
  */
 export function openRange(
   head: HttpHead,
@@ -83,7 +87,10 @@ function checkContentRange(head: HttpHead, wanted: WantedRange, what: string): n
   return lengthBytes;
 }
 
-/** Stored content that carries the name of its own compression is as it should be when its size is; otherwise the bytes are others than those asked for. */
+/**
+ * Stored content that carries the name of its own compression is right when its size is; otherwise
+ * its bytes are not those asked for.
+ */
 function checkCoding({ headers }: HttpHead, hasRightSize: boolean, what: string): void {
   const coding = headers['content-encoding'];
   if (coding === undefined || coding === 'identity' || hasRightSize) return;
@@ -115,8 +122,9 @@ export function isPartWithoutTotal({ status, headers }: HttpHead): boolean {
 }
 
 /**
- * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal (416) names the whole, an answer of a server that
- * ignores ranges (200) has its length. Throws RegistryError when it is no answer about that blob: strangers are led to all kinds of pages.
+ * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal
+ * (416) names the whole, an answer of a server that ignores ranges (200) has its length. Throws
+ * RegistryError when it is no answer about that blob: servers lead strangers to all kinds of pages.
  */
 export function sizeOfFirstByte(head: HttpHead, { digest, isServer, what }: FirstByte): number {
   const { status, headers } = head;

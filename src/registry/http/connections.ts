@@ -13,23 +13,30 @@ const HEADERS_BYTES_MAX = 64 * 1024;
 /** For a connection, for the handshakes on it, and for a proxy to open its tunnel. */
 const CONNECT_MS_MAX = 10_000;
 
-/** An idle connection is kept for this long: below the 60 s after which load balancers forget it without a word. */
+/**
+ * An idle connection is kept for this long: below the 60 s after which load balancers forget it
+ * silently.
+ */
 const KEEP_ALIVE_MS = 30_000;
 
-/** A certificate of ours and its key, as PEM. */
+/** Our certificate and its key, as PEM. */
 export interface ClientCertificate {
   readonly certificate: string;
   readonly key: string;
 }
 
+/** Whom the connections trust, what they show, and through which proxies they go. */
 export interface ConnectionsInit {
   /** PEM of authorities, beside the usual ones. */
   readonly ca: string | undefined;
-  /** Shown to the server `own` alone: not to token servers, to storage that it redirects to, or to proxies. */
+  /**
+   * Shown to the server `own` alone: not to token servers, to storage that it redirects to, or to
+   * proxies.
+   */
   readonly client: ClientCertificate | undefined;
   readonly own: URL;
   readonly proxyOf: (url: URL) => string | undefined;
-  /** To each host, for the agent itself; as many again for clients. */
+  /** Connections to each host for the agent itself; local clients get as many again. */
   readonly connectionsMax: number;
   /** Addresses that guarded requests may reach. */
   readonly mayReach?: ((address: string) => boolean) | undefined;
@@ -40,7 +47,7 @@ export interface ConnectionUse {
   /** Local clients have connections of their own: slow ones must not take those of the agent. */
   readonly isForClient: boolean;
   readonly showsCertificate: boolean;
-  /** Made for somebody whose word is not the operator's: reaches public addresses alone. */
+  /** Made for a URL that the operator did not name: reaches public addresses alone. */
   readonly isGuarded: boolean;
 }
 
@@ -50,8 +57,9 @@ export class ForbiddenAddressError extends Error {
 }
 
 /**
- * The connections to a registry and to where it leads: direct ones, or through a proxy by URL (a tunnel for HTTPS; for plain HTTP
- * the proxy is asked for the whole URL). Life: used -> `close()`, which lets finish, or `destroy()`, which breaks off.
+ * The connections to a registry and to where it leads: direct ones, or through a proxy by URL (a
+ * tunnel for HTTPS; for plain HTTP the proxy is asked for the whole URL). Life: used -> `close()`,
+ * which lets finish, or `destroy()`, which breaks off.
  */
 export class Connections {
   readonly #init: ConnectionsInit;
@@ -64,7 +72,10 @@ export class Connections {
     this.#mayReach = init.mayReach ?? isPublicAddress;
   }
 
-  /** Headers must be given as a mapping. The handler hears of a ForbiddenAddressError as of any failure to connect. */
+  /**
+   * Headers must be given as a mapping. The handler hears of a ForbiddenAddressError as of any
+   * failure to connect.
+   */
   dispatch(
     options: Dispatcher.DispatchOptions & {
       readonly origin: string;
@@ -155,7 +166,10 @@ export class Connections {
   }
 }
 
-/** Looks names up when the connection is made, and leaves out the addresses that may not be reached: what a name meant a moment before proves nothing. */
+/**
+ * Looks names up when the connection is made, and leaves out the addresses that may not be reached:
+ * what a name meant a moment before proves nothing.
+ */
 export function guardedLookup(
   mayReach: (address: string) => boolean,
   lookup: typeof systemLookup = systemLookup,

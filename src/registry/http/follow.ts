@@ -7,13 +7,19 @@ const REDIRECTS_MAX = 5;
 
 const REDIRECTIONS: readonly number[] = [301, 302, 303, 307, 308];
 
-/** Of a redirection's body or an error's; its first part may say what is wrong. Read so far, its connection can be used again. */
+/**
+ * Of a redirection's body or an error's; its first part may say what is wrong. Read so far, its
+ * connection can be used again.
+ */
 export const EXCERPT_BYTES_MAX = 16 * 1024;
 
 /** Where a request is sent, and what it may carry. */
 export interface Hop {
   readonly url: URL;
-  /** Every hop so far was the first server itself, by scheme, host and port: its credentials may go along. */
+  /**
+   * Every hop so far was the first server itself, by scheme, host and port: its credentials may go
+   * along.
+   */
   readonly isServer: boolean;
 }
 
@@ -22,7 +28,10 @@ export function isRedirection(method: string, status: number): boolean {
   return (method === 'GET' || method === 'HEAD') && REDIRECTIONS.includes(status);
 }
 
-/** Sends the request on for as long as answers lead elsewhere; gives the first that does not, and whose it is. Throws RegistryError. */
+/**
+ * Sends the request on for as long as answers lead elsewhere; gives the first that does not, and
+ * the server that sent it. Throws RegistryError.
+ */
 export async function follow<A extends { readonly head: HttpHead }>(
   request: { readonly method: string; readonly url: URL },
   send: (hop: Hop, redirects: number) => Promise<A>,

@@ -20,9 +20,13 @@ import type { Pacers } from './pacer.ts';
 import { parseRetryAfter } from './retry-after.ts';
 import { StreamSink } from './stream-sink.ts';
 
-/** Nothing arrives for this long after a request was sent, or after a piece of the answer: the attempt is given up. (tunable) */
+/**
+ * Nothing arrives for this long after a request was sent, or after a piece of the answer: the
+ * attempt is given up. (tunable)
+ */
 export const SILENCE_MS_MAX = 10_000;
 
+/** What `HttpSender` uses. */
 export interface HttpSenderComponents {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
@@ -30,14 +34,16 @@ export interface HttpSenderComponents {
   readonly pacers: Pacers;
 }
 
+/** How `HttpSender` connects. */
 export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
   /** Whether a request to this URL may reach public addresses alone. */
   readonly isGuarded: (url: URL) => boolean;
 }
 
 /**
- * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the distribution API of a host (`/v2/`) waits for
- * its turn there, and what the host says of Retry-After holds for all senders.
+ * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the
+ * distribution API of a host (`/v2/`) waits for its turn there, and what the host says of
+ * Retry-After holds for all senders.
  */
 export class HttpSender {
   readonly #components: HttpSenderComponents;
@@ -49,8 +55,9 @@ export class HttpSender {
   }
 
   /**
-   * Resolves when the sink has the body; whatever the status. After it has settled the sink is called no more, so that buffers
-   * behind it may be used again. Rejects with RegistryError, or with the signal's reason.
+   * Resolves when the sink has the body; whatever the status. After it has settled the sink is
+   * called no more, so that buffers behind it may be used again. Rejects with RegistryError, or
+   * with the signal's reason.
    */
   async send<S extends BodySink>(
     request: HttpRequest,
@@ -78,7 +85,10 @@ export class HttpSender {
     return promise;
   }
 
-  /** Resolves with the head; the body comes as fast as it is read. Rejects, and its body fails, as `send()` does. */
+  /**
+   * Resolves with the head; the body comes as fast as it is read. Rejects, and its body fails, as
+   * `send()` does.
+   */
   stream(request: HttpRequest, signal: AbortSignal): Promise<HttpStream> {
     const { promise, resolve, reject } = Promise.withResolvers<HttpStream>();
     const open = (head: HttpHead, flow: Flow): StreamSink => {
@@ -112,7 +122,10 @@ export class HttpSender {
   }
 }
 
-/** Whether the request is one of the distribution API; token servers and storage are no business of a registry's limits. */
+/**
+ * Whether the request is one of the distribution API; token servers and storage do not count
+ * against the limits of a registry.
+ */
 function isApi({ url, rawPath }: HttpRequest): boolean {
   return (rawPath ?? url.pathname).startsWith('/v2/');
 }
@@ -133,7 +146,10 @@ interface ExchangeInit<S> {
   readonly reject: (reason: unknown) => void;
 }
 
-/** One request under way. Life: waits for a connection -> sent -> head -> body -> settled; settled once, from any state. */
+/**
+ * One request in flight. Life: waits for a connection -> sent -> head -> body -> settled; settled
+ * once, from any state.
+ */
 class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   readonly #init: ExchangeInit<S>;
   readonly #onAbort = (): void => this.#fail(this.#init.signal.reason);
@@ -240,7 +256,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#silence?.cancel();
     const leftMs = this.#heardMs + SILENCE_MS_MAX - clock.nowMs();
     this.#silence = clock.setTimer(leftMs, () => {
-      // Who reads is slow, not the server.
+      // The reader is slow, not the server.
       if (this.#isPaused) this.#heardMs = clock.nowMs();
       if (clock.nowMs() - this.#heardMs < SILENCE_MS_MAX) return this.#watchSilence();
       const what = `${request.method} ${safeUrl(request.url)}: silent for ${SILENCE_MS_MAX} ms`;

@@ -2,8 +2,9 @@ import { protocolError } from '../errors.ts';
 import { safeUrl, type HttpHead } from './message.ts';
 
 /**
- * Where the Location header of an answer leads: perhaps to another host, never from HTTPS to plain HTTP, since what comes from
- * there is not always checked against a digest at once. Throws RegistryError.
+ * Where the Location header of an answer leads: perhaps to another host, never from HTTPS to plain
+ * HTTP, since what comes from there is not always checked against a digest at once. Throws
+ * RegistryError.
  */
 export function readLocation(head: HttpHead, from: URL): URL {
   const { location } = head.headers;

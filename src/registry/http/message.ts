@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 
+/** A request for one URL. */
 export interface HttpRequest {
   readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
   readonly url: URL;
@@ -15,28 +16,38 @@ export interface HttpRequest {
 /** What is sent: a piece, or pieces from the start. Its length stands in the headers. */
 export type HttpBody = Uint8Array | AsyncIterable<Uint8Array>;
 
+/** Status and headers of an answer. */
 export interface HttpHead {
   readonly status: number;
   /** Names in lower case. */
   readonly headers: IncomingHttpHeaders;
 }
 
-/** Takes the body of one answer. Whatever it throws ends the exchange, and is what the caller gets. */
+/**
+ * Takes the body of one answer. Whatever it throws ends the exchange, and is what the caller gets.
+ */
 export interface BodySink {
-  /** The piece is the sink's to keep. False when the rest is not wanted: the exchange has succeeded then. */
+  /**
+   * The sink may keep the piece. False when the rest is not wanted: the exchange has succeeded
+   * then.
+   */
   write(piece: Uint8Array): boolean;
   /** The body is complete. */
   end(): void;
-  /** The connection broke within the body. True when what has come will do. */
+  /** The connection broke within the body. True when the bytes that came suffice. */
   cut(): boolean;
 }
 
+/** An answer: its head, and the sink that took its body. */
 export interface HttpAnswer<S> {
   readonly head: HttpHead;
   readonly sink: S;
 }
 
-/** The head of an answer, whatever its status, and its body, which the caller reads to the end or destroys. */
+/**
+ * The head of an answer, whatever its status, and its body, which the caller reads to the end or
+ * destroys.
+ */
 export interface HttpStream {
   readonly head: HttpHead;
   readonly body: Readable;

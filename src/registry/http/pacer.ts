@@ -6,13 +6,15 @@ import { TokenBucket } from '../../util/token-bucket.ts';
 import { RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
 
-/** A server that asks for more patience than this is asked again all the same. (tunable) */
+/** Longest `Retry-After` that is kept: after it the server is asked again. (tunable) */
 const PAUSE_MS_MAX = 5 * 60_000;
 
-/** Requests in line for one server: as many as the agent has operations under way. */
+/** Requests in line for one server: as many as the agent has operations in flight. */
 const WAITING_MAX = 1024;
 
-/** Hosts that are not configured and yet known at a time; the one asked least recently is forgotten. */
+/**
+ * Hosts that are not configured and yet known at a time; the one asked least recently is forgotten.
+ */
 const OTHER_HOSTS_MAX = 1024;
 
 interface PacerComponents {
@@ -20,7 +22,10 @@ interface PacerComponents {
   readonly metrics: RegistryMetrics;
 }
 
-/** When one server may be asked: at a bounded rate, in the order of coming, and not before the time that it named. */
+/**
+ * When one server may be asked: at a bounded rate, in arrival order, and not before the time that
+ * it named.
+ */
 class Pacer {
   readonly #components: PacerComponents;
   readonly #host: string;
@@ -47,7 +52,10 @@ class Pacer {
     this.#pausedUntilMs = Math.max(this.#pausedUntilMs, untilMs);
   }
 
-  /** Resolves when a request may leave. Rejects with RegistryError (`rate-limited`, at once, during a pause), or with the signal's reason. */
+  /**
+   * Resolves when a request may leave. Rejects with RegistryError (`rate-limited`, at once, during
+   * a pause), or with the signal's reason.
+   */
   async turn(signal: AbortSignal): Promise<void> {
     this.#checkPause();
     const bucket = this.#bucket;
@@ -56,7 +64,7 @@ class Pacer {
     const startedMs = clock.nowMs();
     const turn = this.#line.run(() => this.#take(bucket, signal));
     if (turn === undefined) {
-      const what = `${this.#host} was not asked: ${WAITING_MAX} requests wait for their turn already`;
+      const what = `${this.#host} was not asked: ${WAITING_MAX} requests wait already`;
       throw new RegistryError(what, { code: 'overloaded' });
     }
     await orAbort(turn, signal);
@@ -77,12 +85,14 @@ class Pacer {
   #checkPause(): void {
     const retryAfterMs = this.#pausedUntilMs - this.#components.clock.nowMs();
     if (retryAfterMs <= 0) return;
-    const what = `${this.#host} was not asked: it wants to be left alone for another ${Math.ceil(retryAfterMs)} ms`;
+    const what =
+      `${this.#host} was not asked: ` +
+      `it wants to be left alone for another ${Math.ceil(retryAfterMs)} ms`;
     throw new RegistryError(what, { code: 'rate-limited', retryAfterMs });
   }
 }
 
-/** The pacers of all hosts: one each, whoever asks. */
+/** The pacers of all hosts: one each, shared by all requests to it. */
 export class Pacers {
   readonly #components: PacerComponents;
   readonly #requestsPerSecond: number | undefined;

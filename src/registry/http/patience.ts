@@ -5,9 +5,10 @@ import { SILENCE_MS_MAX } from './http.ts';
 type Ask<T> = (signal: AbortSignal, claim: () => void) => Promise<T>;
 
 /**
- * Asks, and asks once more beside it when nothing was heard for 10 s: the connection may be dead. The first request stays open to the end all the
- * same, since some servers (caches that fetch the blob first) are silent for long and start over when their client goes away. The one that
- * calls `claim()` first, when its answer begins, ends the other; so the answers of two are never mixed.
+ * Asks, and asks once more beside it when nothing was heard for 10 s: the connection may be dead.
+ * The first request still stays open to the end, since some servers (caches that fetch the blob
+ * first) are silent for long and start over when their client goes away. The one that calls
+ * `claim()` first, when its answer begins, ends the other; so the answers of two are never mixed.
  */
 export async function askPatiently<T>(
   clock: Clock,

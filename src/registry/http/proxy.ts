@@ -16,9 +16,10 @@ export interface ProxyEnvironment {
 const NO_PROXY_ENTRIES_MAX = 1024;
 
 /**
- * Chooses the proxy of each URL. NO_PROXY is a list with commas or spaces between: `*` (every host), a name (itself and what is below
- * it; a leading `.` or `*.` changes nothing), an address, or a network such as `10.0.0.0/8`; each but networks perhaps with `:PORT`. What is on
- * loopback is never asked for through a proxy, as in Go's clients.
+ * Chooses the proxy of each URL. NO_PROXY is a list with commas or spaces between: `*` (every
+ * host), a name (itself and what is below it; a leading `.` or `*.` changes nothing), an address,
+ * or a network such as `10.0.0.0/8`; each but networks perhaps with `:PORT`. What is on loopback is
+ * never asked for through a proxy, as in Go's clients.
  */
 export class ProxyRules {
   readonly #environment: ProxyEnvironment;
@@ -76,13 +77,19 @@ function bare(host: string): string {
   return host.replace(/^\[(.*)\]$/, '$1');
 }
 
-/** A variable of the environment names no proxy. The message does not hold its value, which may have a password. */
+/**
+ * A variable of the environment names no proxy. The message does not hold its value, which may have
+ * a password.
+ */
 class ProxyVariableError extends CodedError<{
   readonly code: 'invalid';
   readonly variable: string;
 }> {}
 
-/** The proxies that the usual variables name, in lower case or (if that is not set) in upper case. Throws ProxyVariableError. */
+/**
+ * The proxies that the usual variables name, in lower case or (if that is not set) in upper case.
+ * Throws ProxyVariableError.
+ */
 export function proxyEnvironment(
   variables: Readonly<Record<string, string | undefined>>,
 ): ProxyEnvironment {
@@ -91,7 +98,7 @@ export function proxyEnvironment(
     if (value === undefined || value === '') return undefined;
     const url = value.includes('://') ? value : `http://${value}`;
     if (isProxyUrl(url)) return url;
-    const what = `the variable ${name} must be the URL of a proxy, http[s]://[USER:PASSWORD@]HOST[:PORT]`;
+    const what = `the variable ${name} must be a proxy URL: http[s]://[USER:PASSWORD@]HOST[:PORT]`;
     throw new ProxyVariableError(what, { code: 'invalid', variable: name });
   };
   return {

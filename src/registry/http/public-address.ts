@@ -1,6 +1,9 @@
 import { BlockList, isIP } from 'node:net';
 
-/** Ranges that lead to this machine, its neighbours, its cluster or nowhere (IANA special-purpose registries, RFC 6890). */
+/**
+ * Ranges that lead to this machine, its neighbours, its cluster or nowhere (IANA special-purpose
+ * registries, RFC 6890).
+ */
 const SPECIAL: readonly (readonly [network: string, prefix: number])[] = [
   ['0.0.0.0', 8],
   ['10.0.0.0', 8],
@@ -37,8 +40,9 @@ for (const [network, prefix] of SPECIAL) {
 }
 
 /**
- * Whether an address belongs to a machine on the public internet. Addresses that carry an IPv4 address in IPv6 (mapped, NAT64, 6to4,
- * Teredo) count as special: what they lead to is written elsewhere in them.
+ * Whether an address belongs to a machine on the public internet. Addresses that carry an IPv4
+ * address in IPv6 (mapped, NAT64, 6to4, Teredo) count as special: what they lead to is written
+ * elsewhere in them.
  */
 export function isPublicAddress(address: string): boolean {
   const bare = address.replace(/%.*$/, '');

@@ -1,4 +1,7 @@
-/** Milliseconds that a Retry-After header asks for (RFC 9110, section 10.2.3: seconds or a date); undefined when it says nothing sound. */
+/**
+ * Milliseconds that a Retry-After header asks for (RFC 9110, section 10.2.3: seconds or a date);
+ * undefined when it says nothing sound.
+ */
 export function parseRetryAfter(header: string | undefined, wallMs: number): number | undefined {
   const text = header?.trim();
   if (text === undefined) return undefined;

@@ -8,14 +8,23 @@ import type { RegistryMetrics } from '../metrics.ts';
 /** Attempts at one operation, the first included. (tunable) */
 const ATTEMPTS_MAX = 5;
 
-/** Delay before the second attempt; doubled before each further one up to the cap, then drawn from [half, whole]. (tunable) */
+/**
+ * Delay before the second attempt; doubled before each further one up to the cap, then drawn from
+ * [half, whole]. (tunable)
+ */
 const BACKOFF_MS = 200;
 const BACKOFF_MS_MAX = 5_000;
 
-/** A server may ask for this much patience at most; when it asks for more, or for more than the deadline leaves, the caller is told at once. */
+/**
+ * A server may ask for this much patience at most; when it asks for more, or for more than the
+ * deadline leaves, the caller is told at once.
+ */
 const RETRY_AFTER_MS_MAX = 60_000;
 
-/** Longest that one operation takes, retries and waits included, when the caller names nothing. (tunable) */
+/**
+ * Longest that one operation takes, retries and waits included, when the caller names nothing.
+ * (tunable)
+ */
 export const TIMEOUT_MS = 30_000;
 
 /** Bounds of one operation. */
@@ -43,8 +52,8 @@ interface RetryComponents {
 }
 
 /**
- * Runs an operation within its deadline.
- * Rejects with RegistryError (`timeout` at the deadline), or with the reason of the caller's signal.
+ * Runs an operation within its deadline. Rejects with RegistryError (`timeout` at the deadline), or
+ * with the reason of the caller's signal.
  */
 export async function withDeadline<T>(
   { clock }: { clock: Clock },
@@ -61,7 +70,10 @@ export async function withDeadline<T>(
   });
 }
 
-/** Answers that break the protocol are asked for once more: a second one of the same kind is the answer. */
+/**
+ * Answers that break the protocol are asked for once more: a second one of the same kind is the
+ * answer.
+ */
 const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'bad-coding',
   'bad-content-range',
@@ -72,8 +84,9 @@ const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
 ]);
 
 /**
- * Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up; rejects with the last failure. What the server
- * says for good (4xx) is not asked again, nor what was no sound answer twice in the same way.
+ * Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up;
+ * rejects with the last failure. What the server says for good (4xx) is not asked again, nor a
+ * request whose answer broke the protocol twice in the same way.
  */
 export async function withRetries<T>(
   { clock, random, metrics }: RetryComponents,
@@ -99,7 +112,10 @@ export async function withRetries<T>(
   }
 }
 
-/** Milliseconds to wait after this many failures, the last being `error`; undefined when the server wants to be left alone for too long. */
+/**
+ * Milliseconds to wait after this many failures, the last being `error`; undefined when the server
+ * wants to be left alone for too long.
+ */
 function retryDelayMs(error: RegistryError, failures: number, random: Random): number | undefined {
   const { detail } = error;
   const wholeMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (failures - 1));

@@ -67,7 +67,9 @@ export class ExcerptSink implements BodySink {
   }
 }
 
-/** A body that nobody wants is read to its end up to here, so that its connection can be used again. */
+/**
+ * A body that nobody wants is read to its end up to here, so that its connection can be used again.
+ */
 const UNWANTED_BYTES_MAX = 4096;
 
 /** Keeps no byte: all that counts is the head. */
@@ -94,7 +96,10 @@ export class TargetSink implements BodySink {
   #skip: number;
   #filled = 0;
 
-  /** With `restIsRefused` a body that goes on after the last byte is refused; otherwise it is cut off. */
+  /**
+   * With `restIsRefused` a body that goes on after the last byte is refused; otherwise it is cut
+   * off.
+   */
   constructor(init: {
     what: string;
     target: Uint8Array;

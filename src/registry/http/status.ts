@@ -32,7 +32,10 @@ export function statusError({ head, what, text, wallMs }: StatusInit): RegistryE
   return protocolError('unexpected-status', message);
 }
 
-/** Code and message of the first error in the distribution spec's error format ("Error Codes"); empty when there is none. */
+/**
+ * Code and message of the first error in the distribution spec's error format ("Error Codes");
+ * empty when there is none.
+ */
 function serverWords(text: string): string {
   try {
     const { errors } = JSON.parse(text) as { errors?: { code?: unknown; message?: unknown }[] };

@@ -15,7 +15,8 @@ export class StreamSink implements BodySink {
         done(error);
       },
     });
-    // Whoever reads it is told as well; one that nobody reads, or no longer, must not end the process.
+    // Its reader gets the error as well. Without a reader, or after it, the error must not end the
+    // process.
     this.body.on('error', () => {});
   }
 

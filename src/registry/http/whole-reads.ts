@@ -2,21 +2,31 @@ import type { Clock, Timer } from '../../runtime/clock.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { BodySink, Flow } from './message.ts';
 
-/** Of what has passed, so much is kept for reads that come a little late. (tunable) */
+/** Bytes kept of a transfer after they have passed, for reads that come a little late. (tunable) */
 const RECENT_BYTES_MAX = 8 * 1024 * 1024;
 
-/** Transfers of one blob at a time: one for who reads on, one for who begins or goes back. */
+/**
+ * Transfers of one blob at a time: one for readers that go on, one for readers that begin or go
+ * back.
+ */
 const BLOB_TRANSFERS_MAX = 2;
 
-/** Transfers in all, each with its recent bytes; a read that would need one more is refused (`overloaded`). */
+/**
+ * Transfers in all, each with its recent bytes; a read that would need one more is refused
+ * (`overloaded`).
+ */
 const TRANSFERS_MAX = 8;
 
 /** A transfer that nobody wants anything of is broken off after this long. (tunable) */
 const IDLE_MS_MAX = 10_000;
 
-/** Sends a request for a whole blob whose body goes to the sink that `open` gives; resolves when it has ended. */
+/**
+ * Sends a request for a whole blob whose body goes to the sink that `open` gives; resolves when it
+ * has ended.
+ */
 export type Transfer = (open: (flow: Flow) => BodySink, signal: AbortSignal) => Promise<unknown>;
 
+/** A range of a blob, and where its bytes go. */
 export interface WholeRange {
   readonly offset: number;
   readonly target: Uint8Array;
@@ -30,8 +40,9 @@ interface Waiter extends WholeRange {
 }
 
 /**
- * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its start, and cut up for all who wait. It flows
- * as far as somebody wants it and no further; what nobody wants is dropped.
+ * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its
+ * start, and cut up for all waiting readers. It flows only as far as a reader wants it; bytes that
+ * no reader wants are dropped.
  */
 export class WholeReads {
   readonly #clock: Clock;
@@ -42,7 +53,10 @@ export class WholeReads {
     this.#clock = components.clock;
   }
 
-  /** Fills the target; nothing is written to it after the call has settled. `key` names the blob at its server. Rejects with what the transfer rejects with, or with the signal's reason. */
+  /**
+   * Fills the target; nothing is written to it after the call has settled. `key` names the blob at
+   * its server. Rejects with what the transfer rejects with, or with the signal's reason.
+   */
   async read(
     key: string,
     range: WholeRange,

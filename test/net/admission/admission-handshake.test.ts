@@ -95,13 +95,13 @@ describe('InitiatorHandshake and ResponderHandshake', () => {
     );
   });
 
-  it('the handshake fails with wrong-key without a common key, before either side sends a proof', () => {
+  it('fails with wrong-key without a common key, before either side sends a proof', () => {
     const { ends, said } = run(initiator([NEW, OLD]), responder([WRONG]));
     expect(ends).toEqual([{ result: 'wrong-key' }, { result: 'wrong-key' }]);
     expect(said[1]).toEqual({ type: ADMISSION.REFUSED, body: refusedBody.encode(WIRE_VERSION) });
   });
 
-  it('ResponderHandshake refuses a proof by whoever knows the id of the key alone', () => {
+  it('ResponderHandshake refuses a proof by a peer that knows only the id of the key', () => {
     const thief = { id: OLD.id, secret: WRONG.secret };
     const { ends, said } = run(initiator([thief]), responder([OLD]));
     expect(ends).toEqual([{ result: 'wrong-key' }, { result: 'wrong-key' }]);

@@ -122,7 +122,7 @@ describe('Admission', () => {
     expect(two.transport.peers()).toEqual([one.host.peer]);
   });
 
-  it('Admission keeps apart hosts with different keys, and says which host to look at but no secret', async () => {
+  it('Admission keeps hosts with different keys apart, and logs the host, no secret', async () => {
     const lines: string[] = [];
     const tell: Logger['warn'] = (fields, text) =>
       void lines.push(JSON.stringify({ ...fields, text }));
@@ -185,7 +185,7 @@ describe('Admission', () => {
     await expect(wrong).rejects.toMatchObject({ code: 'wrong-key' });
   });
 
-  it('Admission takes a second dial of an admitted host for nothing wrong, and makes none to an address that it has', async () => {
+  it('Admission accepts another dial of an admitted host, and dials it no more', async () => {
     const lines: string[] = [];
     const tell: Logger['warn'] = (_fields, text) => void lines.push(text);
     const [one, two] = [
@@ -198,7 +198,8 @@ describe('Admission', () => {
     await one.transport.identify(address, NO_SIGNAL);
     for (let i = 0; i < 5; i++) await one.transport.identify(address, NO_SIGNAL);
     expect(dials()).toBe(1);
-    // The other side knows of no address that the connection leads to: it dials, and closes one of the two.
+    // The other side knows of no address that the connection leads to: it dials, and closes one of
+    // the two.
     const back = defined(one.host.addresses[0], 'it listens');
     for (let i = 0; i < ADDRESS_FAILURES_MAX + 5; i++) {
       expect(await two.transport.identify(back, NO_SIGNAL)).toBe(one.host.peer);
@@ -212,7 +213,7 @@ describe('Admission', () => {
     await read(await startAgent(3), one);
   });
 
-  it('Admission tells a peer with a wrong key one word, and nothing on any other protocol', async () => {
+  it('Admission tells a peer with a wrong key one word, nothing on another protocol', async () => {
     const agent = await serving(1);
     const raw = await startRaw();
     const hello = Buffer.concat([
@@ -244,7 +245,7 @@ describe('Admission', () => {
     nothingWasTold(agent);
   });
 
-  it('Admission refuses what was recorded of an admitted host, on a new connection of the same host', async () => {
+  it('Admission refuses a recorded proof on a new connection of the same host', async () => {
     const agent = await serving(1);
     const raw = await startRaw();
     const first = await dialUnadmitted(raw, agent.host);
@@ -315,7 +316,7 @@ describe('Admission', () => {
     nothingWasTold(agent);
   });
 
-  it('Admission refuses a second handshake on a connection while one is under way', async () => {
+  it('Admission refuses a second handshake on a connection while one is in flight', async () => {
     const agent = await serving(1);
     const raw = await startRaw();
     const connection = await dialUnadmitted(raw, agent.host);
@@ -325,7 +326,7 @@ describe('Admission', () => {
     nothingWasTold(agent);
   });
 
-  it('Admission closes an admitted connection whose peer begins a handshake that fails', async () => {
+  it('Admission closes an admitted connection after a failed handshake of its peer', async () => {
     const agent = await serving(1);
     const raw = await startRaw();
     const connection = await dialRaw(raw, agent.host);
@@ -352,7 +353,7 @@ describe('Door', () => {
     expect(agent.metrics.values.get(result('admitted'))).toBe(1);
   });
 
-  it('Door turns an address away for a while from which too many failed, and no other address', async () => {
+  it('Door turns away only the address from which too many admissions failed', async () => {
     const clock = new ManualClock();
     const agent = await serving(1, { clock });
     let tries = 0;
@@ -381,7 +382,7 @@ describe('Door', () => {
     nothingWasTold(agent);
   });
 
-  it('Door bounds the strangers of an address, while admitted hosts go on and new ones come', async () => {
+  it('Door bounds strangers by address; admitted hosts go on and new ones come', async () => {
     const [agent, host] = [await serving(1), await startAgent(2)];
     await read(host, agent);
     const port = Number(agent.host.addresses[0]?.split('/').at(-1));
@@ -443,7 +444,7 @@ describe('Admission with changing keys', () => {
     await read(fresh, one);
   });
 
-  it('Admission closes the connections of hosts that have nothing but the key that was taken away', async () => {
+  it('Admission closes the connections of hosts that have only the removed key', async () => {
     const clock = new ManualClock();
     let keys = [NEW, OLD];
     const agent = await serving(1, { clock, clusterKeys: () => keys });

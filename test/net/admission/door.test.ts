@@ -53,7 +53,7 @@ function open(): {
 }
 
 describe('Door', () => {
-  it('Door bounds the strangers of one address, and frees a place with each that is admitted or gone', () => {
+  it('Door bounds strangers by address, and frees a place when one is admitted or leaves', () => {
     const { door, metrics, enter } = open();
     const inside = Array.from({ length: UNADMITTED_PER_ADDRESS_MAX }, () => enter('10.0.0.1'));
     expect(inside).not.toContain(undefined);

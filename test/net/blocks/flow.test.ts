@@ -40,7 +40,8 @@ function answerFrom(pool: BufferPool, incoming: IncomingBlockRequest): Promise<v
 describe('Lane', () => {
   it('Lane holds a payload until its bytes are with the socket, however full that is', async () => {
     const [one, other] = [await startAgent(1), await startAgent(2)];
-    // Two slabs that are overwritten as soon as they are given back: a reference kept too long shows as a wrong byte.
+    // Two slabs that are overwritten as soon as they are given back: a reference kept too long
+    // shows as a wrong byte.
     for (const { server } of [one, other]) {
       const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 2, poison: true });
       server.handle = (incoming) => void answerFrom(pool, incoming);
@@ -106,7 +107,7 @@ describe('Lane', () => {
     expect(order.indexOf(last)).toBeLessThan(3);
   });
 
-  it('Lane keeps no more than the credit for a peer that does not read, and gives all of it back', async () => {
+  it('Lane keeps at most the credit for a peer that reads nothing, and returns all', async () => {
     const parent = await startAgent(2);
     const pool = new CountingPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 64 });
     const sent: Promise<void>[] = [];

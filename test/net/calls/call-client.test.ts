@@ -34,7 +34,9 @@ const OPENED = {
 const DEAD_HOST = { peer: peerId('12D3KooWdead'), addresses: [] };
 const NO_SIGNAL = new AbortController().signal;
 
-/** A client whose streams are all this one, on which nothing ever happens, whatever is done to it. */
+/**
+ * A client whose streams are all this one, on which nothing ever happens, whatever is done to it.
+ */
 function clientOver(state: { status: string; writeStatus: string }): TreeClient {
   const deaf = { send: () => true, abort: () => {}, close: () => Promise.resolve() };
   const stream = Object.assign(new EventTarget(), deaf, state);
@@ -74,7 +76,7 @@ async function eventually(call: () => Promise<unknown>): Promise<void> {
 }
 
 describe('TreeClient', () => {
-  it('TreeClient.call() rejects at once over a stream that was reset before it was used', async () => {
+  it('TreeClient.call() rejects at once when its stream was reset before use', async () => {
     const client = clientOver({ status: 'reset', writeStatus: 'closed' });
     const call = client.call(DEAD_HOST, 'leave', { digests: [DIGEST] }, NO_SIGNAL);
     await expect(call).rejects.toMatchObject({ code: 'unreachable' });
@@ -188,7 +190,7 @@ describe('TreeClient', () => {
     expect(openMax).toBeLessThanOrEqual(8);
   });
 
-  it('TreeClient.call() rejects with a code and never with the text of the other side', async () => {
+  it('TreeClient.call() rejects with a code, never with the text of the peer', async () => {
     const errors: readonly [Error, object][] = [
       [new Error('secret text'), { code: 'refused' }],
       [new PeerError('x', { code: 'unknown-blob' }), { code: 'unknown-blob' }],
@@ -241,7 +243,7 @@ describe('TreeClient', () => {
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
   });
 
-  it('TreeClient.call() keeps one stream for all calls, and opens another when it is lost', async () => {
+  it('TreeClient.call() keeps one stream for all calls, and replaces a lost one', async () => {
     const streams: Stream[] = [];
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
     await raw.handle(TREE_PROTOCOL, (stream) => {
@@ -295,7 +297,7 @@ describe('TreeClient', () => {
     expect((await resolved).manifest).toEqual(manifest);
   });
 
-  it('TreeClient.call() fails with timeout after a second at a peer that stands still', async () => {
+  it('TreeClient.call() fails with timeout after 1 s at a peer that stands still', async () => {
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
     await raw.handle(TREE_PROTOCOL, () => {});
     await raw.start();
@@ -352,7 +354,7 @@ describe('TreeClient', () => {
     await Promise.allSettled([...slow, ...more]);
   });
 
-  it('TreeClient.call() tells the peer that it gave up, and goes on with the other calls', async () => {
+  it('TreeClient.call() tells the peer that it gave up; other calls go on', async () => {
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
     const heard: number[] = [];
     const abort = new AbortController();
@@ -372,7 +374,7 @@ describe('TreeClient', () => {
     expect(heard).toEqual([CALLS.resolve.type, TREE.CANCEL, CALLS['open-blob'].type]);
   });
 
-  it('TreeClient.call() rejects with protocol when the peer answers what was not asked', async () => {
+  it('TreeClient.call() rejects with protocol at an answer to no call', async () => {
     const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
     await raw.handle(TREE_PROTOCOL, (stream) => {
       answerAll(stream, () => {
@@ -389,7 +391,7 @@ describe('TreeClient', () => {
     expect(child.metrics.values.get('xylem_net_violations_total{protocol=tree}')).toBe(1);
   });
 
-  it('TreeClient.call() rejects with unreachable when either side stops, or never started', async () => {
+  it('TreeClient.call() rejects with unreachable when a side stops or never started', async () => {
     const asked = Promise.withResolvers<void>();
     const root = await startAgent(2, {
       resolve: () => {

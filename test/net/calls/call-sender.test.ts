@@ -37,7 +37,7 @@ function message(id: number, frameCount = 1): { id: number; type: number; body: 
 }
 
 describe('TreeSender', () => {
-  it('TreeSender.send() gives each message its turn for a frame, as the socket takes them', async () => {
+  it('TreeSender.send() takes a frame of each message in turn, as the socket does', async () => {
     const { stream, sender } = slowSender();
     const sent: number[] = [];
     sender.send(message(1, 4), () => sent.push(1));

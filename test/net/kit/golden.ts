@@ -49,7 +49,10 @@ function answered<K extends keyof Calls>(name: K, reply: Calls[K][1]): Uint8Arra
 const other = peerId('12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X');
 const mac = new NodeMac();
 
-/** The messages of an admission of `peer` by `other`, a root: the key is 32 bytes 07, the nonces are bytes aa and bb. */
+/**
+ * The messages of an admission of `peer` by `other`, a root: the key is 32 bytes 07, the nonces are
+ * bytes aa and bb.
+ */
 function admission(): readonly (Uint8Array | undefined)[] {
   const keys = [clusterKey(mac, new Uint8Array(32).fill(7))];
   const sides = { initiator: peer, responder: other, keys };
@@ -73,7 +76,10 @@ function admission(): readonly (Uint8Array | undefined)[] {
 
 const [hello, challenge, proof, admitted] = admission();
 
-/** One of every message, as it crosses the wire: in hex here, in the tests, and in docs/WIRE_PROTOCOL.md. */
+/**
+ * One of every message, as it crosses the wire: in hex here, in the tests, and in
+ * docs/WIRE_PROTOCOL.md.
+ */
 export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   HELLO: defined(hello, 'said'),
   CHALLENGE: defined(challenge, 'said'),

@@ -26,7 +26,10 @@ const nodes = new Set<Libp2p>();
 const parts = { mac: new NodeMac(), random: new SystemRandom() };
 const NO_SIGNAL = new AbortController().signal;
 
-/** A libp2p node that speaks whatever bytes a test wants. It answers handshakes with the cluster key unless that is left to the test. */
+/**
+ * A libp2p node that speaks whatever bytes a test wants. It answers handshakes with the cluster key
+ * unless that is left to the test.
+ */
 export async function startRaw(
   listen: readonly string[] = [],
   init: {

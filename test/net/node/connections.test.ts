@@ -80,7 +80,7 @@ describe('Connections', () => {
     expect(node.dialled).toEqual([[`/ip4/10.0.0.1/tcp/1/p2p/${HOST.peer}`]]);
   });
 
-  it('Connections.connect() leaves out addresses that are none, and rejects when none is left', async () => {
+  it('Connections.connect() skips invalid addresses, and rejects when none is left', async () => {
     const { node, connections } = connectionsWith(() => Promise.resolve(OPEN));
     const addresses = ['nonsense', '/ip4/999.0.0.1/tcp/1', '/ip4/10.0.0.2/tcp/2'];
     await connections.connect({ ...HOST, addresses }, NO_SIGNAL);
@@ -89,7 +89,7 @@ describe('Connections', () => {
     await expect(none).rejects.toThrow(/no usable address among \["nonsense"\]/);
   });
 
-  it('Connections.connect() backs off 100, 200, 400 ms ... up to 10 s, and forgets it after a success', async () => {
+  it('Connections.connect() backs off 100, 200, 400 ms ... 10 s until a success', async () => {
     const { clock, node, connections } = connectionsWith(() => Promise.reject(REFUSED));
     const pauses: number[] = [];
     for (let i = 0; i < 9; i++) {
@@ -108,7 +108,7 @@ describe('Connections', () => {
     await expect(connections.connect(HOST, NO_SIGNAL)).rejects.toThrow(/another 100 ms/);
   });
 
-  it('Connections.connect() tries again at once when a full listener cut the connection', async () => {
+  it('Connections.connect() retries at once when a full listener cut the connection', async () => {
     const outcomes = [Promise.reject(RESET), Promise.reject(RESET), Promise.resolve(OPEN)];
     for (const outcome of outcomes) outcome.catch(() => {});
     const { clock, node, connections } = connectionsWith(

@@ -113,7 +113,7 @@ describe('wire codecs', () => {
       );
     });
 
-    it(`${name} reads damaged messages into what has exactly that form, or throws WireError`, () => {
+    it(`${name} reads a damaged message that has exactly that form, or throws WireError`, () => {
       const damage = fc.record({
         at: fc.nat({ max: Math.max(0, valid.length - 1) }),
         value: fc.nat({ max: 255 }),

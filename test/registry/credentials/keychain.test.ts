@@ -119,7 +119,10 @@ test('Keychain refuses what is not there', () => {
   );
 });
 
-/** Swaps the content of a mounted secret as the kubelet does: a new folder, and a symbolic link that moves to it at once. */
+/**
+ * Swaps the content of a mounted secret as the kubelet does: a new folder, and a symbolic link that
+ * moves to it at once.
+ */
 function mount(folder: string, content: string | undefined): void {
   const version = mkdtempSync(join(folder, '..version-'));
   if (content !== undefined) writeFileSync(join(version, '.dockerconfigjson'), content);
@@ -130,7 +133,7 @@ function mount(folder: string, content: string | undefined): void {
     symlinkSync('..data/.dockerconfigjson', join(folder, '.dockerconfigjson'));
 }
 
-test('Keychain.get() reads directories of mounted secrets, and what the kubelet has put there since', async () => {
+test('Keychain.get() reads mounted secrets, and their replacements by the kubelet', async () => {
   const secrets = tempFolder();
   const one = join(secrets, 'team-a');
   const other = join(secrets, 'team-b');

@@ -20,7 +20,7 @@ async function start(listener: RequestListener, requestsPerSecond?: number) {
 const found: RequestListener = (_request, response) =>
   void response.writeHead(200, { 'content-length': 1000 }).end();
 
-test('RegistryClient asks a registry no more often than it may, and in the order of coming', async () => {
+test('RegistryClient keeps to the request rate of a registry, in arrival order', async () => {
   const times: number[] = [];
   const { clock, size } = await start((request, response) => {
     times.push(clock.nowMs());
@@ -40,7 +40,7 @@ test('RegistryClient keeps its deadline while it waits for its turn', async () =
   expect(clock.slept[0]).toBe(1_000);
 });
 
-test('RegistryClient leaves a registry alone, with all operations, while its Retry-After lasts', async () => {
+test('RegistryClient sends a registry nothing while its Retry-After lasts', async () => {
   let asked = 0;
   let isLimited = true;
   const { clock, size } = await start((request, response) => {
@@ -59,7 +59,7 @@ test('RegistryClient leaves a registry alone, with all operations, while its Ret
   expect(asked).toBe(2);
 });
 
-test('RegistryClient asks again after 5 minutes however long a registry wants to be left alone', async () => {
+test('RegistryClient asks again after 5 minutes, however long the Retry-After', async () => {
   let asked = 0;
   const { clock, size } = await start((_request, response) => {
     asked++;

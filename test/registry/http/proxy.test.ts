@@ -5,7 +5,8 @@ const rules = new ProxyRules({
   httpProxy: 'http://plain.example:3128',
   httpsProxy: 'http://secure.example:3128',
   noProxy:
-    'corp.example, .dot.example *.star.example,other.example:8443 10.0.0.0/8,192.0.2.7,fd00::/8,[2001:db8::1]:443,bad/99',
+    'corp.example, .dot.example *.star.example,other.example:8443 ' +
+    '10.0.0.0/8,192.0.2.7,fd00::/8,[2001:db8::1]:443,bad/99',
 });
 
 test.each([

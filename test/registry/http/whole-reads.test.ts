@@ -57,7 +57,8 @@ test('a blob of a server that ignores ranges is transferred once for all its blo
     for (let next = shuffled.shift(); next !== undefined; next = shuffled.shift()) await read(next);
   });
   await Promise.all(lanes);
-  // One range shows it for each read that begins at once; then the blob, and again for what was too late.
+  // One range shows it for each read that begins at once; then the blob, and again for what was too
+  // late.
   expect(state.asked).toBeLessThanOrEqual(32 + 3);
 });
 
