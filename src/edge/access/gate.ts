@@ -237,6 +237,8 @@ export class OpenBlobGate implements BlobGate {
     await this.#attempt(attempt, ROOT_MS_MAX, async (signal) => {
       try {
         const reply = await roots.ask(root, request, signal);
+        // The URL works for its client alone, perhaps bound to an address.
+        if (isLent && reply.outcome === 'no-way') ways.markUnlendable(storage);
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
       } catch {
         return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);

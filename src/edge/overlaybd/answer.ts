@@ -27,6 +27,10 @@ export function refusalOfRequest(
       'no origin URL follows the prefix: ask for /<prefix>/https://HOST/v2/NAME/blobs/sha256:HEX';
     return { status: 404, body: { error, code: 'no-url' } };
   }
+  if (target.kind === 'ambiguous') {
+    const error = `the origin URL is refused: ${target.reason}`;
+    return { status: 400, body: { error, code: 'ambiguous-url' } };
+  }
   return undefined;
 }
 

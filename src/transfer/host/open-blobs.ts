@@ -53,6 +53,14 @@ export type OpenAnswer =
       /** The registry gives it to anybody. */
       readonly isPublic: boolean;
     }
+  /** The registry refuses the roots: what it gave to anybody before, each request now shows its own right to. */
+  #endPublic(entry: Entry<T>): void {
+    if (entry.phase !== 'shared') return this.#beAlone(entry);
+    entry.isPublic = false;
+    entry.untilMs = this.#nowMs + ANSWER_MS;
+    this.#endRound(entry);
+  }
+
   /** No root reaches the blob: its host reads it by the client's own way. */
   | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
   | { readonly outcome: 'refused'; readonly refusal: OpenRefusal };
@@ -271,7 +279,7 @@ export class OpenBlobs<T> {
         // A root refuses by its own credentials: a request's own right may still be accepted.
         entry.refusal = isWhole(answer.refusal) ? answer.refusal : undefined;
         if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
-        else this.#beAlone(entry);
+        else this.#endPublic(entry);
         break;
       default:
         return unreachable(answer);
@@ -441,6 +449,14 @@ export class OpenBlobs<T> {
     entry.blob = { digest, sizeBytes };
     entry.isPublic = isPublic;
     entry.phase = 'shared';
+    entry.untilMs = this.#nowMs + ANSWER_MS;
+    this.#endRound(entry);
+  }
+
+  /** The registry refuses the roots: what it gave to anybody before, each request now shows its own right to. */
+  #endPublic(entry: Entry<T>): void {
+    if (entry.phase !== 'shared') return this.#beAlone(entry);
+    entry.isPublic = false;
     entry.untilMs = this.#nowMs + ANSWER_MS;
     this.#endRound(entry);
   }

@@ -277,6 +277,15 @@ describe('BlobEndpoint and several ranges', () => {
 });
 
 describe('BlobEndpoint targets', () => {
+  it('refuses a URL that two servers may read in two ways', async () => {
+    for (const path of ['a/../b', 'a%2fb', 'a%5cb', 'a%252e']) {
+      const answer = await get(`/dadip2p/https://r.example/v2/${path}/blobs/sha256:${HEX}`);
+      expect(answer.status, path).toBe(400);
+      expect(JSON.parse(answer.body.toString())).toMatchObject({ code: 'ambiguous-url' });
+    }
+    expect(twin.checked).toEqual([]);
+  });
+
   it('hands the origin URL and the credentials on as they came', async () => {
     const url = `https:/s3.example/sha256/ab/${HEX}/data?X-Sig=a%2Fb%3D&e=%20`;
     await get(`/dadip2p/${url}`, { headers: { authorization: 'Bearer t', range: 'bytes=0-0' } });

@@ -237,6 +237,18 @@ describe('OpenBlobs, sizes and rights', () => {
     world.origin(1000);
     expect(world.granted()).toEqual(['client']);
   });
+
+  it('a blob that was public is so no longer when the registry refuses the root', () => {
+    const world = new World().ask('a').root({ isPublic: true });
+    world.granted();
+    const refusal: OpenRefusal = { code: 'denied', challenges: [] };
+    world.pass(300_001).ask('b').root({ outcome: 'refused', refusal }).pass(1000);
+    world.granted();
+    world.ask('thief');
+    expect(world.granted()).toEqual([]);
+    world.origin(DENIED);
+    expect(world.refused()).toEqual([['thief', 'denied']]);
+  });
 });
 
 describe('OpenBlobs, roots that do not answer', () => {
