@@ -6,7 +6,7 @@ import { isRepository } from './reference.ts';
  * Signed URLs of the big clouds have about 2 KiB. Node bounds the request's head as a whole at 16
  * KiB.
  */
-export const URL_LENGTH_MAX = 8 * 1024;
+const URL_LENGTH_MAX = 8 * 1024;
 
 /** One slash is what is left of two where a proxy or a router tidied the path. */
 const ORIGIN_URL = /^(https?):\/\/?([^/?#]+)(\/[^?#]*)?(\?[^#]*)?$/i;

@@ -442,8 +442,7 @@ export class AgentHost {
     blob: { digest: SimBlob['digest'] };
     index: SimBlock['index'];
   }): SimBlock {
-    const { library } = this.#world;
-    return library.block(library.blob(blob.digest), index);
+    return this.#world.library.block(this.#world.library.blob(blob.digest), index);
   }
 
   #ask(

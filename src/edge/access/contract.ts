@@ -1,6 +1,6 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
-import type { OpenedBlob } from '../../transfer/host/open-blobs.ts';
+import type { OpenedBlob } from '../../transfer/host/open-blob-types.ts';
 import type { AccessError } from './access-error.ts';
 import type { Way } from './ways.ts';
 
@@ -43,10 +43,4 @@ export interface BlobGate {
   opened(request: Omit<GateRequest, 'signal'>): OpenedBlob | undefined;
   /** The client's way was refused while its blob was read. */
   closed(request: Omit<GateRequest, 'signal'>, error: AccessError): void;
-}
-
-/** What names the blocks of a blob here, and where the registry has it. */
-export interface BlobSource {
-  readonly digest: Digest;
-  readonly origin: BlobOrigin;
 }

@@ -6,14 +6,14 @@ import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
-import {
-  OpenBlobs,
-  type OpenAnswer,
-  type OpenEffect,
-  type OpenRefusal,
-  type OpenedBlob,
-  type ProbeResult,
-} from '../../transfer/host/open-blobs.ts';
+import type {
+  OpenAnswer,
+  OpenEffect,
+  OpenRefusal,
+  OpenedBlob,
+  ProbeResult,
+} from '../../transfer/host/open-blob-types.ts';
+import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';

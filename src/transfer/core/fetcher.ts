@@ -256,9 +256,8 @@ export class Fetcher<P, T> {
   peerGone(peer: PeerId, nowMs: number): void {
     const window = this.#windows.get(peer);
     if (window === undefined) return;
-    if (window.asked.size > 0 || window.demand.length > 0 || window.prefetch.length > 0) {
-      this.#lose(window, 'unreachable', nowMs);
-    }
+    const count = window.asked.size + window.demand.length + window.prefetch.length;
+    if (count > 0) this.#lose(window, 'unreachable', nowMs);
   }
 
   onHedge(attempt: Attempt<T>, nowMs: number): void {

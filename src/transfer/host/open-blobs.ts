@@ -4,6 +4,16 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
+import type {
+  OpenAnswer,
+  OpenBlobsInit,
+  OpenEffect,
+  OpenRefusal,
+  OpenRequest,
+  OpenedBlob,
+  ProbeResult,
+  RightKey,
+} from './open-blob-types.ts';
 
 /** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
 const NEXT_ROOT_MS = 300;
@@ -28,91 +38,6 @@ const SILENT_MAX = 64;
 
 /** Maximum number of rights for one blob: clients of one host have credentials of their own. */
 const RIGHTS_MAX = 64;
-
-/** Stands for a request's credentials or signed URL: a hash, not the secret. Empty: none. */
-export type RightKey = string;
-
-/** Why a request may not read a blob; data for the answer. */
-export type OpenRefusal =
-  | { readonly code: 'unauthorized' | 'denied'; readonly challenges: readonly string[] }
-  | { readonly code: 'not-found' }
-  /** The registry asks for patience. */
-  | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
-  /** The bytes at the URL are of another size than the blob. */
-  | { readonly code: 'other-content'; readonly sizeBytes: number }
-  /** Neither a root nor the origin answered: `silent` names those that were asked. */
-  | { readonly code: 'unchecked'; readonly silent: readonly string[] };
-
-/** What a root answers to OPEN. */
-export type OpenAnswer =
-  | {
-      readonly outcome: 'open';
-      /** Names the blocks: the blob's digest, or a quarantine key for a doubtful source. */
-      readonly key: Digest;
-      readonly sizeBytes: number;
-      /** The registry gives it to anybody. */
-      readonly isPublic: boolean;
-    }
-  /** The registry refuses the roots: what it gave to anybody before, each request now shows its own right to. */
-  #endPublic(entry: Entry<T>): void {
-    if (entry.phase !== 'shared') return this.#beAlone(entry);
-    entry.isPublic = false;
-    entry.untilMs = this.#nowMs + ANSWER_MS;
-    this.#endRound(entry);
-  }
-
-  /** No root reaches the blob: its host reads it by the client's own way. */
-  | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
-  | { readonly outcome: 'refused'; readonly refusal: OpenRefusal };
-
-/** The origin's word on a request's own right: by a GET of one byte; no HEAD, redirect or page. */
-export type ProbeResult =
-  | { readonly outcome: 'accepted'; readonly sizeBytes: number }
-  | { readonly outcome: 'refused'; readonly refusal: OpenRefusal }
-  | { readonly outcome: 'unreachable' };
-
-/** A request of a local client for a blob. `T` names it; compared by identity. */
-export interface OpenRequest<T> {
-  readonly token: T;
-  readonly digest: Digest;
-  readonly origin: BlobOrigin;
-  readonly right: RightKey;
-}
-
-/** A blob that a request may read. */
-export interface OpenedBlob {
-  readonly blob: BlobRef;
-  /** False when only this host's way leads to it: no tree; passed on only once all is right. */
-  readonly isShared: boolean;
-}
-
-/** Work for the driver; outcomes come back by the named call. */
-export type OpenEffect<T> =
-  /** Ask a root; then `answered()` or `rootFailed()`. */
-  | {
-      readonly type: 'ask-root';
-      readonly attempt: number;
-      readonly root: PeerId;
-      readonly digest: Digest;
-      readonly origin: BlobOrigin;
-      readonly right: RightKey;
-    }
-  /** Nobody waits for this answer any more. */
-  | { readonly type: 'cancel'; readonly attempt: number }
-  /** Get one byte with the client's own right; then `probed()`. */
-  | {
-      readonly type: 'probe';
-      readonly attempt: number;
-      readonly digest: Digest;
-      readonly origin: BlobOrigin;
-      readonly right: RightKey;
-    }
-  | { readonly type: 'grant'; readonly token: T; readonly opened: OpenedBlob }
-  | { readonly type: 'refuse'; readonly token: T; readonly refusal: OpenRefusal }
-  /** A blob proved to have another size: the blocks under the key are dropped. */
-  | { readonly type: 'drop'; readonly blob: BlobRef }
-  /** The last user is long gone: the host leaves its trees. */
-  | { readonly type: 'close'; readonly blob: BlobRef };
 
 interface Right {
   state: 'unknown' | 'probing' | 'accepted' | 'refused';
@@ -160,18 +85,6 @@ type Timer<T> =
 type Attempt<T> =
   | { readonly kind: 'root'; readonly entry: Entry<T>; readonly root: PeerId }
   | { readonly kind: 'probe'; readonly entry: Entry<T>; readonly right: RightKey };
-
-/** Settings of an `OpenBlobs`. */
-export interface OpenBlobsInit {
-  /** Maximum number of open blobs; the least recently used one without waiting requests closes. */
-  readonly entriesMax: number;
-  /** How long an accepted right counts, in milliseconds. */
-  readonly acceptMs: number;
-  /** How much longer while neither a root nor the origin can be asked, in milliseconds. */
-  readonly staleMs: number;
-  /** A blob closes when nobody used it for this long, in milliseconds. */
-  readonly idleMs: number;
-}
 
 /**
  * The blobs that clients of this host have open: the one place that decides size, sharing and

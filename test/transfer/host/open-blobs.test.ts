@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
 import { parseDigest, type Digest } from '../../../src/image/digest.ts';
-import {
-  OpenBlobs,
-  type OpenAnswer,
-  type OpenEffect,
-  type OpenRefusal,
-} from '../../../src/transfer/host/open-blobs.ts';
+import type {
+  OpenAnswer,
+  OpenEffect,
+  OpenRefusal,
+} from '../../../src/transfer/host/open-blob-types.ts';
+import { OpenBlobs } from '../../../src/transfer/host/open-blobs.ts';
 import { defined } from '../../../src/util/assert.ts';
 import type { PeerId } from '../../../src/util/peer-id.ts';
 
