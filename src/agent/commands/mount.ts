@@ -51,6 +51,6 @@ export function registerUnmount(program: Command): void {
     .addHelpText('after', '\nExamples:\n  xylem unmount /run/xylem/mounts/app')
     .action(async (dir: string, options: Options) => {
       const answer = await askAgent(options, 'unmount', { dir: resolve(dir) });
-      printFacts(options.json, answer, `nothing is mounted at ${answer.dir} any more`);
+      printFacts(options.json, answer, `${answer.dir} is unmounted`);
     });
 }

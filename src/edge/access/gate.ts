@@ -404,7 +404,9 @@ function accessError(refusal: OpenRefusal, { registry }: BlobAddress): AccessErr
     case 'unauthorized':
     case 'denied': {
       const { code, challenges } = refusal;
-      return new AccessError(`${registry} refuses this request the blob`, { code, challenges });
+      const status = code === 'unauthorized' ? 401 : 403;
+      const what = `${registry} answered ${status} to the credentials of this request`;
+      return new AccessError(what, { code, challenges });
     }
     case 'not-found':
       return new AccessError(`${registry} has no such blob`, { code: 'not-found' });
