@@ -173,8 +173,11 @@ function makeRoots(
           ...components,
           sources: registries.sources,
           stat: (...asked) => registries.origin.stat(...asked),
-          onSource: (key, { digest, origin }) =>
-            engine.tree.setOrigin(key, key === digest ? origin : { ...origin, content: digest }),
+          onFound: (blob, { digest, origin }) => {
+            const isSame = blob.digest === digest;
+            engine.tree.setOrigin(blob.digest, isSame ? origin : { ...origin, content: digest });
+            return engine.confirm(blob);
+          },
         })
       : undefined;
   return new BlobRoots({ ...components, authority }, { self: transport.self, role: config.role });

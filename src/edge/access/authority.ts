@@ -1,4 +1,4 @@
-import type { BlobOrigin } from '../../image/block.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import { quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import { isPublicHttps, type BelievedSources } from '../../registry/sources.ts';
@@ -46,11 +46,14 @@ interface Components {
   readonly hash: Pick<Hash, 'sha256'>;
   readonly clock: Clock;
   readonly logger: Logger;
-  /** Blocks with this key are read from here on where the origin says, asked for by `digest`. */
-  readonly onSource: (
-    key: Digest,
+  /**
+   * The size of a blob is found: its blocks are read from here on where the origin says, asked for
+   * by `digest`. Resolves when what was held with another size is dropped.
+   */
+  readonly onFound: (
+    blob: BlobRef,
     source: { readonly digest: Digest; readonly origin: BlobOrigin },
-  ) => void;
+  ) => Promise<void>;
 }
 
 /**
@@ -108,7 +111,7 @@ export class BlobAuthority {
       const facts = await within(clock, ASK_MS_MAX, (signal) => this.#ask(key, source, signal));
       if (facts === undefined) return { outcome: 'no-way', isBelieved };
       this.#facts.set(key, facts, FACTS_MS);
-      this.#parts.onSource(key, source);
+      await this.#parts.onFound({ digest: key, sizeBytes: facts.sizeBytes }, source);
       return { outcome: 'open', key, isBelieved, ...facts };
     } catch (error) {
       return refusalOf(error);
