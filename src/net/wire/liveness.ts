@@ -9,7 +9,8 @@ export interface Patience {
   /** For that sign; then the peer is silent. */
   readonly pongMs: number;
   /**
-   * A timer that fires this late means that this process stood still: signs of life may lie unread.
+   * A timer that fires this late means that this process stood still: signs of life may lie unread,
+   * and have as long to be read.
    */
   readonly lateMsMax: number;
 }
@@ -101,7 +102,7 @@ export class Liveness {
     const late = nowMs > this.#dueMs + lateMsMax;
     if (this.#pingMs !== undefined && nowMs >= this.#pingMs + pongMs) {
       if (!late) return this.#init.onSilent();
-      this.#pingMs = nowMs;
+      this.#pingMs = nowMs - pongMs + lateMsMax;
     } else if (this.#pingMs === undefined && nowMs >= this.#dueMs && this.#isQuiet(nowMs)) {
       this.#pingMs = nowMs;
       this.#init.ping();
