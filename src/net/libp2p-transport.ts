@@ -138,7 +138,12 @@ export class Libp2pTransport implements Transport, PreheatTransport {
       admission,
       connections,
       responders: new Responders({ clock, metrics, server: block }),
-      treeClient: new TreeClient({ clock, metrics, connect }),
+      treeClient: new TreeClient({
+        clock,
+        metrics,
+        connect,
+        onSilent: (peer) => block.onSilent?.(peer),
+      }),
       treeResponders: new TreeResponders({
         clock,
         logger,

@@ -29,6 +29,8 @@ interface Components {
   readonly clock: Clock;
   readonly metrics: NetMetrics;
   readonly connect: (host: HostAddress, signal: AbortSignal) => Promise<Connection>;
+  /** The peer shows no sign of life while a call waits for it. */
+  readonly onSilent: (peer: PeerId) => void;
 }
 
 /**
@@ -116,7 +118,8 @@ export class TreeClient {
   #linkTo(host: HostAddress): Promise<TreeLink> {
     const known = this.#links.get(host.peer);
     if (known !== undefined) return known;
-    const forget = (): void => {
+    const forget = (error: unknown): void => {
+      if (error instanceof SilentError) this.#components.onSilent(host.peer);
       if (this.#links.get(host.peer) === link) this.#links.delete(host.peer);
     };
     const link = this.#open(host, forget);
@@ -125,7 +128,7 @@ export class TreeClient {
     return link;
   }
 
-  async #open(host: HostAddress, onClosed: () => void): Promise<TreeLink> {
+  async #open(host: HostAddress, onClosed: (error: Error) => void): Promise<TreeLink> {
     const { signal } = this.#stopping;
     const connection = await this.#components.connect(host, signal);
     const link = await TreeLink.open(this.#components, { connection, onClosed, signal });

@@ -57,13 +57,13 @@ export class TreeLink {
   readonly #sender: TreeSender;
   readonly #liveness: Liveness;
   readonly #waiting = new Map<number, Waiting>();
-  readonly #onClosed: () => void;
+  readonly #onClosed: (error: Error) => void;
   #nextId = 0;
   #closed = false;
 
   private constructor(
     components: Components,
-    init: { readonly stream: Stream; readonly onClosed: () => void },
+    init: { readonly stream: Stream; readonly onClosed: (error: Error) => void },
   ) {
     this.#components = components;
     this.#stream = init.stream;
@@ -86,7 +86,7 @@ export class TreeLink {
     components: Components,
     init: {
       readonly connection: Connection;
-      readonly onClosed: () => void;
+      readonly onClosed: (error: Error) => void;
       readonly signal: AbortSignal;
     },
   ): Promise<TreeLink> {
@@ -156,7 +156,7 @@ export class TreeLink {
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
     for (const each of waiting) each.onClosed(error);
-    this.#onClosed();
+    this.#onClosed(error);
   }
 
   #listen(): void {

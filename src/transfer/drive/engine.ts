@@ -191,6 +191,7 @@ export class TransferEngine implements BlobReader {
         this.#run((nowMs) => this.#core.blocks.cancelForPeer(incoming, incoming.peer, nowMs)),
       onOrder: (peer, order) => this.#run((nowMs) => this.#core.orderFrom(peer, order, nowMs)),
       onAlive: (peer) => this.#run((nowMs) => this.#core.blocks.alive(peer, nowMs)),
+      onSilent: (peer) => this.#tree.silent(peer),
       onPeerGone: (peer) => this.#run((nowMs) => this.#core.peerGone(peer, nowMs)),
     };
   }

@@ -10,6 +10,7 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 import { unreachable } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
@@ -262,6 +263,12 @@ export class TreeDriver<P, T> {
       default:
         return unreachable(effect);
     }
+  }
+
+  /** The peer shows no sign of life. */
+  silent(peer: PeerId): void {
+    this.askRoots.silent(peer);
+    this.#run((nowMs) => this.#core.peerSilent(peer, nowMs));
   }
 
   async stop(): Promise<void> {

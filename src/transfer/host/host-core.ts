@@ -348,6 +348,12 @@ export class HostCore<P, T> {
     }
   }
 
+  /** The peer shows no sign of life while a call waits for it. */
+  peerSilent(peer: PeerId, nowMs: number): void {
+    this.#nowMs = nowMs;
+    for (const membership of this.#memberships) this.#tree(membership.peerSilent(peer, nowMs));
+  }
+
   /** The last connection to the peer closed. */
   peerGone(peer: PeerId, nowMs: number): void {
     this.#nowMs = nowMs;

@@ -266,6 +266,13 @@ export class Membership {
     return this.#pump(nowMs);
   }
 
+  /** The peer shows no sign of life, though something waits for it. */
+  peerSilent(peer: PeerId, nowMs: number): readonly MembershipEffect[] {
+    const root = this.#links.get(peer);
+    if (root !== undefined) this.#failed(root, nowMs, 'silent');
+    return this.#pump(nowMs);
+  }
+
   tick(nowMs: number): readonly MembershipEffect[] {
     for (const [peer, untilMs] of this.#lost) {
       if (untilMs > nowMs) break;

@@ -2,7 +2,7 @@ import type { Digest } from '../../image/digest.ts';
 import type { Random } from '../../runtime/random.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { FAILURES_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from '../limits.ts';
+import { FAILURES_MAX, PROBE_MS_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from '../limits.ts';
 import type { HostAddress } from '../messages.ts';
 
 /** `base` milliseconds, up to `spread` (a share of it) more or less. */
@@ -85,12 +85,15 @@ export class RootLink<S> {
    * until it answers.
    */
   fail(nowMs: number, random: Random, silent: boolean): boolean {
+    // What fails together is one silence.
+    if (this.#silent && nowMs < this.#downUntilMs) return true;
     this.#failures = silent ? FAILURES_MAX : this.#failures + 1;
     this.#silent ||= silent;
     this.joinNotBeforeMs = nowMs + jitter(random, RETRY_MS, 0.5);
     this.reportDueMs = Math.min(this.reportDueMs, this.joinNotBeforeMs);
     if (this.#failures < FAILURES_MAX) return false;
-    const base = backoffMs(this.#downs + 1, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX);
+    const longestMs = this.#silent ? PROBE_MS_MAX : ROOT_DOWN_MS_MAX;
+    const base = backoffMs(this.#downs + 1, ROOT_DOWN_MS, longestMs);
     this.#downUntilMs = nowMs + jitter(random, base, 0.5);
     this.#downs++;
     this.#failures = FAILURES_MAX - 1;

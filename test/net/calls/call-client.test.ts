@@ -45,6 +45,7 @@ function clientOver(state: { status: string; writeStatus: string }): TreeClient 
     clock: new SystemClock(),
     metrics: netMetrics(silentMetrics),
     connect: () => Promise.resolve(connection),
+    onSilent: () => {},
   });
 }
 
@@ -312,6 +313,19 @@ describe('TreeClient', () => {
     expect(performance.now() - startedMs).toBeLessThan(2_000);
     // The connection stays: a peer that stood still for a second is not made to shake hands anew.
     expect(child.transport.peers()).toEqual([hostOf(raw).peer]);
+  });
+
+  it('TreeClient.call() finds a silent peer out also by a call that was given up', async () => {
+    const raw = await startRaw(['/ip4/127.0.0.1/tcp/0']);
+    await raw.handle(TREE_PROTOCOL, () => {});
+    await raw.start();
+    const child = await startAgent(1);
+    const abort = new AbortController();
+    const call = child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, abort.signal);
+    setTimeout(() => abort.abort(), 300);
+    await expect(call).rejects.toMatchObject({ code: 'cancelled' });
+    await child.server.until(() => child.server.silent.length > 0);
+    expect(child.server.silent).toEqual([hostOf(raw).peer]);
   });
 
   it('TreeClient.call() waits for a peer that lives and is slow', async () => {

@@ -58,6 +58,7 @@ class FakeServer implements BlockServer {
   readonly cancelled: IncomingBlockRequest[] = [];
   readonly orders: TouchOrder[] = [];
   readonly gone: PeerId[] = [];
+  readonly silent: PeerId[] = [];
   alive = 0;
   /** When set, answers instead of keeping. */
   handle: ((incoming: IncomingBlockRequest) => void) | undefined;
@@ -82,6 +83,10 @@ class FakeServer implements BlockServer {
   }
   onAlive(): void {
     this.alive++;
+    this.#tell();
+  }
+  onSilent(peer: PeerId): void {
+    this.silent.push(peer);
     this.#tell();
   }
   onPeerGone(peer: PeerId): void {

@@ -397,6 +397,20 @@ describe('Membership and silent roots', () => {
     expect(child.sources()).not.toContain(FIRST);
   });
 
+  test('Membership.peerSilent() moves what a root has to the next one, once', () => {
+    const child = new Child();
+    child.want();
+    child.join(placeOf(`p ${FIRST}`, 1));
+    for (let i = 0; i < 3; i++) child.did(child.membership.peerSilent(FIRST, 0));
+    expect(child.take('join').owner.peer).toBe(SECOND);
+    // One silence: the first probe comes as early as after any.
+    child.wakeUntil('report');
+    expect(child.take('report').owner.peer).toBe(FIRST);
+    expect(child.nowMs).toBeLessThanOrEqual(3_000);
+    child.did(child.membership.peerSilent(peerId('stranger'), child.nowMs));
+    expect(child.sent).toEqual([]);
+  });
+
   test('Membership sends a silent root no JOIN until it has answered a probe', () => {
     const child = new Child();
     child.want();
