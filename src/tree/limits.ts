@@ -158,5 +158,5 @@ export const ROOT_DOWN_MS = 2_000;
 /** Longest time after which a root that is down is tried again; see `ROOT_DOWN_MS`. */
 export const ROOT_DOWN_MS_MAX = 30_000;
 
-/** The same of a silent root, which is only probed: until it is known to be back, another root has its stripes. */
+/** The same of a silent root, which is only probed: until it is back, others have its stripes. */
 export const PROBE_MS_MAX = 8_000;

@@ -91,7 +91,7 @@ export interface BlockServer {
   onOrder(peer: PeerId, order: TouchOrder): void;
   /** A peer that this host waits for says that it is alive. */
   onAlive(peer: PeerId): void;
-  /** The peer shows no sign of life while a call waits for it, also one that its caller has given up. */
+  /** The peer shows no sign of life while a call waits for it, be it one that was given up. */
   onSilent?(peer: PeerId): void;
   /** The last connection to the peer closed. */
   onPeerGone(peer: PeerId): void;

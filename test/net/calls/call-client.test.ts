@@ -321,7 +321,7 @@ describe('TreeClient', () => {
     await raw.start();
     const child = await startAgent(1);
     const abort = new AbortController();
-    const call = child.transport.call(hostOf(raw), 'stat', STAT_REQUEST, abort.signal);
+    const call = child.transport.call(hostOf(raw), 'open-blob', OPEN_REQUEST, abort.signal);
     setTimeout(() => abort.abort(), 300);
     await expect(call).rejects.toMatchObject({ code: 'cancelled' });
     await child.server.until(() => child.server.silent.length > 0);
