@@ -10,10 +10,16 @@ import {
   type BlobRef,
   type BlockIndex,
 } from '../image/block.ts';
-import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
+import {
+  digestBytes,
+  digestHex,
+  digestOfSha256,
+  parseDigest,
+  type Digest,
+} from '../image/digest.ts';
 import type { Codec } from '../runtime/codec.ts';
-import { assert, defined } from '../util/assert.ts';
-import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
+import { assert } from '../util/assert.ts';
+import { bytesEqual } from '../util/bytes.ts';
 
 /** Version of the format of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
 export const STORE_VERSION = 2;
@@ -122,7 +128,7 @@ export function encodeHeader(codec: Crc, blob: BlobRef): Uint8Array {
   view.setUint32(8, STORE_VERSION, true);
   view.setUint32(12, BLOCK_SIZE_BYTES, true);
   view.setBigUint64(16, BigInt(blob.sizeBytes), true);
-  bytes.set(defined(fromHex(digestHex(blob.digest)), 'a digest is hex'), 24);
+  bytes.set(digestBytes(blob.digest), 24);
   view.setUint32(HEADER_CRC_OFFSET, codec.crc32c(bytes.subarray(0, HEADER_CRC_OFFSET)), true);
   return bytes;
 }
@@ -140,8 +146,7 @@ export function decodeHeader(codec: Crc, bytes: Uint8Array): BlobRef | undefined
   if (view.getUint32(12, true) !== BLOCK_SIZE_BYTES) return undefined;
   const sizeBytes = Number(view.getBigUint64(16, true));
   if (sizeBytes > BLOB_SIZE_BYTES_MAX) return undefined;
-  const digest = parseDigest(`sha256:${toHex(bytes.subarray(24, 56))}`);
-  return digest === undefined ? undefined : { digest, sizeBytes };
+  return { digest: digestOfSha256(bytes.subarray(24, 56)), sizeBytes };
 }
 
 /** What the store keeps of a block beside its bytes. */

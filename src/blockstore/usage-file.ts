@@ -1,7 +1,6 @@
-import { digestHex, parseDigest } from '../image/digest.ts';
+import { digestBytes, digestOfSha256 } from '../image/digest.ts';
 import type { Codec } from '../runtime/codec.ts';
-import { defined } from '../util/assert.ts';
-import { bytesEqual, fromHex, toHex } from '../util/bytes.ts';
+import { bytesEqual } from '../util/bytes.ts';
 import type { GroupUse } from './group-table.ts';
 import { STORE_VERSION } from './layout.ts';
 
@@ -40,7 +39,7 @@ export function encodeUsage(codec: Crc, uses: readonly GroupUse[]): Uint8Array {
   view.setUint32(12, kept.length, true);
   let at = HEADER_BYTES;
   for (const { digest, index, proven, lastUseMs } of kept) {
-    bytes.set(defined(fromHex(digestHex(digest)), 'a digest is hex'), at);
+    bytes.set(digestBytes(digest), at);
     view.setUint32(at + 32, index, true);
     view.setUint32(at + 36, Math.max(0, Math.floor(lastUseMs / 1000)), true);
     view.setUint32(at + 40, proven ? FLAG_PROVEN : 0, true);
@@ -62,7 +61,7 @@ export function decodeUsage(codec: Crc, bytes: Uint8Array): GroupUse[] | undefin
   return Array.from({ length: count }, (_, i) => {
     const at = HEADER_BYTES + i * ENTRY_BYTES;
     return {
-      digest: defined(parseDigest(`sha256:${toHex(bytes.subarray(at, at + 32))}`), '32 bytes'),
+      digest: digestOfSha256(bytes.subarray(at, at + 32)),
       index: view.getUint32(at + 32, true),
       lastUseMs: view.getUint32(at + 36, true) * 1000,
       proven: view.getUint32(at + 40, true) === FLAG_PROVEN,

@@ -1,5 +1,5 @@
 import { digestsAnnotations } from '../image/block-digests.ts';
-import { digestHex } from '../image/digest.ts';
+import { digestHex, digestOf } from '../image/digest.ts';
 import {
   ACCELERATION_ANNOTATION,
   OVERLAYBD_ANNOTATION,
@@ -9,7 +9,7 @@ import { tarOf } from '../image/tar.ts';
 import { encodeTrace } from '../image/trace.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { defined } from '../util/assert.ts';
-import { digestOf, type WrittenLayer } from './layer-blob.ts';
+import type { WrittenLayer } from './layer-blob.ts';
 import { putBlob } from './oci-layout.ts';
 
 const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';

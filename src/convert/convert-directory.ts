@@ -1,14 +1,13 @@
 import { mkdtemp, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Codec, Hash } from '../runtime/codec.ts';
-import type { Digest } from '../image/digest.ts';
+import { digestOf, type Digest } from '../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES, OVERLAYBD_ANNOTATION } from '../image/manifest.ts';
 import { makeAccelerationLayer } from './acceleration-layer.ts';
 import { ConvertError } from './errors.ts';
 import { makeExt4 } from './ext4.ts';
 import { failing, withFile } from './files.ts';
 import {
-  digestOf,
   writeLayerBlob,
   type LayerBlob,
   type ProgressOptions,

@@ -1,10 +1,9 @@
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { toHex } from '../util/bytes.ts';
-import { defined } from '../util/assert.ts';
 import { BLOCK_SIZE_BYTES, blockCount } from '../image/block.ts';
 import { BlockDigests } from '../image/block-digests.ts';
 import { readPart, type ByteSource } from '../image/byte-source.ts';
-import { parseDigest, type Digest } from '../image/digest.ts';
+import { digestOfSha256, type Digest } from '../image/digest.ts';
 import { dataRuns } from '../image/disk-runs.ts';
 import { LayerWriter } from '../image/layer-writer.ts';
 import { uuidOfHex } from '../image/lsmt-header.ts';
@@ -60,11 +59,6 @@ export async function writeLayerBlob(
   return { layer, blockDigests: BlockDigests.make(layer, blockDigests) };
 }
 
-/** Digest of bytes in memory. */
-export function digestOf(hash: Hash, bytes: Uint8Array): Digest {
-  return asDigest(hash.sha256(bytes));
-}
-
 /**
  * Digest of a blob, and the BLAKE3 digests of its blocks in order, 32 bytes each. Throws the
  * signal's reason when it aborts.
@@ -87,7 +81,7 @@ export async function digestsOf(
     }
     options.onProgress?.('hashing', offset + length, source.sizeBytes);
   }
-  return { digest: asDigest(stream.digest()), blockDigests };
+  return { digest: digestOfSha256(stream.digest()), blockDigests };
 }
 
 async function contentUuid(
@@ -107,8 +101,4 @@ async function contentUuid(
     stream.update(bytes);
   }
   return uuidOfHex(toHex(stream.digest()));
-}
-
-function asDigest(sha256: Uint8Array): Digest {
-  return defined(parseDigest(`sha256:${toHex(sha256)}`), 'a sha256 has 64 hex digits');
 }

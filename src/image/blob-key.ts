@@ -1,8 +1,6 @@
 import type { Hash } from '../runtime/codec.ts';
-import { toHex } from '../util/bytes.ts';
-import { defined } from '../util/assert.ts';
 import type { BlobOrigin } from './block.ts';
-import { digestBytes, parseDigest, type Digest } from './digest.ts';
+import { digestBytes, digestOf, type Digest } from './digest.ts';
 
 const CONTEXT = new TextEncoder().encode('xylem-quarantine-1\0');
 
@@ -35,5 +33,5 @@ export function quarantineKey(
   text.set(CONTEXT, 0);
   text.set(digestBytes(digest), CONTEXT.length);
   text.set(source, CONTEXT.length + 32);
-  return defined(parseDigest(`sha256:${toHex(hash.sha256(text))}`), 'a sha256 is a digest');
+  return digestOf(hash, text);
 }

@@ -1,6 +1,10 @@
+import type { Hash } from '../runtime/codec.ts';
+import { defined } from '../util/assert.ts';
+import { toHex } from '../util/bytes.ts';
+
 declare const digestBrand: unique symbol;
 
-/** `sha256:` and 64 lower-case hex digits: the name of a blob. Only `parseDigest()` makes one. */
+/** `sha256:` and 64 lower-case hex digits: the name of a blob. Only this file makes one. */
 export type Digest = string & { readonly [digestBrand]: true };
 
 const DIGEST = /^sha256:[0-9a-f]{64}$/;
@@ -8,6 +12,16 @@ const DIGEST = /^sha256:[0-9a-f]{64}$/;
 /** The digest; undefined for any other text. Only sha256 occurs in practice. */
 export function parseDigest(text: string): Digest | undefined {
   return DIGEST.test(text) ? (text as Digest) : undefined;
+}
+
+/** The digest of these bytes. */
+export function digestOf(hash: Pick<Hash, 'sha256'>, bytes: Uint8Array): Digest {
+  return digestOfSha256(hash.sha256(bytes));
+}
+
+/** The digest whose 32 bytes these are. */
+export function digestOfSha256(sha256: Uint8Array): Digest {
+  return defined(parseDigest(`sha256:${toHex(sha256)}`), 'a sha256 has 32 bytes');
 }
 
 /** The 64 hex digits of a digest. */

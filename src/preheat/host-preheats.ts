@@ -1,14 +1,13 @@
 import { BlockStoreError } from '../blockstore/errors.ts';
 import type { BlockStore } from '../blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
-import type { Digest } from '../image/digest.ts';
+import { digestOf, type Digest } from '../image/digest.ts';
 import { parseManifest, type ResolvedImage, blobsOf } from '../image/manifest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { backoffMs } from '../util/backoff.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
-import { toHex } from '../util/bytes.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { ReadOptions } from '../transfer/contracts/blob-reader.ts';
 import { TransferError } from '../transfer/contracts/errors.ts';
@@ -203,7 +202,7 @@ export class HostPreheats {
   }
 
   #imageOf({ reference, digest, manifest, origin }: PreheatOrder): ResolvedImage {
-    const found = `sha256:${toHex(this.#components.hash.sha256(manifest))}`;
+    const found = digestOf(this.#components.hash, manifest);
     if (found !== digest) {
       throw new WorkError(`the manifest of ${reference} has digest ${found}, not ${digest}`, {
         code: 'image',

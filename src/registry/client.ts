@@ -1,5 +1,5 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import { parseDigest, type Digest } from '../image/digest.ts';
+import { digestOf, parseDigest, type Digest } from '../image/digest.ts';
 import {
   INDEX_MEDIA_TYPES,
   MANIFEST_MEDIA_TYPES,
@@ -10,7 +10,6 @@ import type { Hash } from '../runtime/codec.ts';
 import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
-import { toHex } from '../util/bytes.ts';
 import { checkWhole, openRange, isPartWithoutTotal, sizeOfFirstByte } from './http/blob-range.ts';
 import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http/message.ts';
@@ -314,8 +313,7 @@ export class RegistryClient {
   }
 
   #digestOf(bytes: Uint8Array, wanted: Digest | undefined, what: string): Digest {
-    const text = `sha256:${toHex(this.#hash.sha256(bytes))}`;
-    const actual = defined(parseDigest(text), 'a sha256 is a digest');
+    const actual = digestOf(this.#hash, bytes);
     if (wanted === undefined || wanted === actual) return actual;
     throw new RegistryError(`${what} has digest ${actual}, not ${wanted}`, {
       code: 'digest-mismatch',

@@ -123,10 +123,7 @@ export class RegistryOrigin implements Origin {
   }
 
   believes(origin: BlobOrigin): boolean {
-    const { sources } = this.#components;
-    return origin.storage === undefined
-      ? sources.isRegistry(origin.registry)
-      : sources.believesStorage(origin.storage);
+    return this.#components.sources.believesOrigin(origin);
   }
 
   /** Remembered for minutes, so that a blob that many hosts open costs one request. */

@@ -1,5 +1,6 @@
 import { isIP } from 'node:net';
 import { isPublicAddress } from './http/public-address.ts';
+import type { BlobOrigin } from '../image/block.ts';
 import { isRegistryHost } from './hosts.ts';
 import { registryName } from './reference.ts';
 import type { UrlShape } from './url-shape.ts';
@@ -160,6 +161,11 @@ export class BelievedSources {
       return insecure !== undefined && (insecure || shape.scheme === 'https');
     }
     return shape.kind === 'storage' && this.believesStorage(shape.prefix);
+  }
+
+  /** Whether blobs of this origin are believed. */
+  believesOrigin({ registry, storage }: BlobOrigin): boolean {
+    return storage === undefined ? this.isRegistry(registry) : this.believesStorage(storage);
   }
 
   /** Whether a storage prefix (`UrlShape.prefix`) lies below a configured one. */

@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import type { Logger } from '../../runtime/logger.ts';
+import { fileStamp } from '../../runtime/node/file-stamp.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
 /** 128 bits of entropy even when it is written in hex. */
@@ -66,7 +67,7 @@ export class AdminToken {
   }
 
   #refresh(): void {
-    const stamp = stampOf(this.#file);
+    const stamp = fileStamp(this.#file);
     if (stamp === this.#stamp) return;
     this.#stamp = stamp;
     this.#sha256 = undefined;
@@ -75,18 +76,6 @@ export class AdminToken {
     } catch (error) {
       this.#logger.warn({ error: errorText(error) }, 'the admin token cannot be used');
     }
-  }
-}
-
-/**
- * Differs when the file was written, replaced (by a symbolic link too) or given other permissions.
- */
-function stampOf(file: string): string {
-  try {
-    const { ino, size, mtimeNs, ctimeNs } = statSync(file, { bigint: true });
-    return `${ino} ${size} ${mtimeNs} ${ctimeNs}`;
-  } catch (error) {
-    return errorText(error);
   }
 }
 

@@ -7,13 +7,13 @@ import {
   linkSync,
   readSync,
   rmSync,
-  statSync,
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { CLUSTER_KEYS_MAX } from '../../net/limits.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import { fileStamp } from '../../runtime/node/file-stamp.ts';
 import type { Random } from '../../runtime/random.ts';
 import { fromHex, toHex } from '../../util/bytes.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
@@ -121,7 +121,7 @@ export class ClusterKeyFile {
   ) {
     this.#components = components;
     this.#file = init.file;
-    this.#stamp = stampOf(init.file);
+    this.#stamp = fileStamp(init.file);
     this.#checkedMs = components.clock.nowMs();
     this.#keys = loadClusterKeys(init.file, components);
   }
@@ -134,7 +134,7 @@ export class ClusterKeyFile {
     const nowMs = this.#components.clock.nowMs();
     if (nowMs < this.#checkedMs + CLUSTER_KEY_CHECK_MS) return this.#keys;
     this.#checkedMs = nowMs;
-    const stamp = stampOf(this.#file);
+    const stamp = fileStamp(this.#file);
     if (stamp !== this.#stamp) this.#reload(stamp);
     return this.#keys;
   }
@@ -156,16 +156,6 @@ export class ClusterKeyFile {
 
 function sameKeys(a: readonly Uint8Array[], b: readonly Uint8Array[]): boolean {
   return a.length === b.length && a.every((key, i) => Buffer.compare(key, b[i] ?? EMPTY) === 0);
-}
-
-/** Differs when the file was written or replaced, by a symbolic link too, as Kubernetes does. */
-function stampOf(file: string): string {
-  try {
-    const { ino, size, mtimeNs, ctimeNs } = statSync(file, { bigint: true });
-    return `${ino} ${size} ${mtimeNs} ${ctimeNs}`;
-  } catch (error) {
-    return errorText(error);
-  }
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { Random } from '../../runtime/random.ts';
+import { jitter, type Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -69,7 +69,7 @@ export class RootPresence {
         .filter(({ peer }) => !known.has(peer))
         .map((root) => within(clock, DIAL_MS_MAX, (signal) => this.#dial(root, signal), stop)),
     );
-    this.#lookAfter(INTERVAL_MS * (0.5 + random.float()));
+    this.#lookAfter(jitter(random, INTERVAL_MS, 0.5));
   }
 
   async #dial({ peer, addresses }: HostAddress, signal: AbortSignal): Promise<void> {

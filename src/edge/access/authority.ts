@@ -79,7 +79,7 @@ export class BlobAuthority {
   /** Never rejects. `lender` is the peer that asks; undefined for this host itself. */
   async open(request: OpenRequest, lender: PeerId | undefined): Promise<OpenReply> {
     const { digest, origin } = request;
-    const isBelieved = this.#isBelieved(origin);
+    const isBelieved = this.#parts.sources.believesOrigin(origin);
     const key = isBelieved ? digest : quarantineKey(this.#parts.hash, digest, origin);
     const isLent = this.#takeWay(key, request, lender);
     const known = this.#facts.get(key);
@@ -162,13 +162,6 @@ export class BlobAuthority {
     const way: Pick<Way, 'url' | 'authorization'> = { url, authorization: undefined };
     this.#parts.ways.add(key, { ...way, lender });
     return true;
-  }
-
-  #isBelieved(origin: BlobOrigin): boolean {
-    const { sources } = this.#parts;
-    return origin.storage === undefined
-      ? sources.isRegistry(origin.registry)
-      : sources.believesStorage(origin.storage);
   }
 
   #tellUnbelieved(origin: BlobOrigin): void {

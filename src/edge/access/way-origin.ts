@@ -1,5 +1,5 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import type { Digest } from '../../image/digest.ts';
+import { digestOf, type Digest } from '../../image/digest.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
@@ -10,7 +10,6 @@ import {
   type Origin,
   type ResolveReply,
 } from '../../transfer/contracts/origin.ts';
-import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access-error.ts';
@@ -66,7 +65,7 @@ export class WayOrigin implements Origin {
     const digest = blob.origin.content ?? blob.digest;
     await this.#read(blob, offset, target, signal);
     if (target.length !== blob.sizeBytes) return;
-    if (`sha256:${toHex(this.#parts.hash.sha256(target))}` === digest) return;
+    if (digestOf(this.#parts.hash, target) === digest) return;
     const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
     throw new OriginError(what, { code: 'unavailable' });
   }

@@ -1,10 +1,9 @@
 import type { BlobOrigin } from '../../image/block.ts';
-import { parseDigest, type Digest } from '../../image/digest.ts';
+import { digestOf, parseDigest, type Digest } from '../../image/digest.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Disk } from '../../runtime/disk.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import { defined } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
@@ -207,11 +206,6 @@ export class ManifestCache {
       await file.close();
     }
   }
-}
-
-/** The digest of a manifest's bytes. */
-export function digestOf(hash: Pick<Hash, 'sha256'>, bytes: Uint8Array): Digest {
-  return defined(parseDigest(`sha256:${toHex(hash.sha256(bytes))}`), 'a sha256 is a digest');
 }
 
 /** One name for what a repository calls by a tag or a digest. */

@@ -1,5 +1,5 @@
 import type { BlobOrigin } from '../../image/block.ts';
-import { parseDigest } from '../../image/digest.ts';
+import { digestOf, parseDigest } from '../../image/digest.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -20,7 +20,7 @@ import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { digestOf, nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
+import { nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
 import { mirrorMetrics } from './metrics.ts';
 import { blobError, refusalCode, refusalError, refusalOf } from '../client-errors.ts';
 import { BlobError, overloadedError } from '../http/blob-error.ts';

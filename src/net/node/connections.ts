@@ -2,7 +2,7 @@ import type { Connection, PeerId as Libp2pPeerId } from '@libp2p/interface';
 import { peerIdFromString } from '@libp2p/peer-id';
 import { CODE_P2P, multiaddr, type Multiaddr } from '@multiformats/multiaddr';
 import type { Clock } from '../../runtime/clock.ts';
-import type { Random } from '../../runtime/random.ts';
+import { jitter, type Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
@@ -150,7 +150,7 @@ export class Connections {
   /** Doubles with the failures; half more or less, so that many hosts do not come back in step. */
   #pauseMs(failureCount: number): number {
     const pauseMs = backoffMs(failureCount, BACKOFF_MS_MIN, BACKOFF_MS_MAX);
-    return pauseMs * (0.5 + this.#components.random.float());
+    return jitter(this.#components.random, pauseMs, 0.5);
   }
 }
 

@@ -4,9 +4,7 @@ import {
   type BlobOrigin,
   type BlockIndex,
 } from '../../image/block.ts';
-import { digestBytes, parseDigest, type Digest } from '../../image/digest.ts';
-import { defined } from '../../util/assert.ts';
-import { toHex } from '../../util/bytes.ts';
+import { digestBytes, digestOfSha256, type Digest } from '../../image/digest.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { isTcpAddress } from './addresses.ts';
 import {
@@ -60,8 +58,7 @@ export const peer: Codec<PeerId> = {
 /** The 32 bytes of a sha256. */
 export const digest: Codec<Digest> = {
   write: (writer, value) => writer.raw(digestBytes(value)),
-  read: (reader) =>
-    defined(parseDigest(`sha256:${toHex(reader.raw(DIGEST_BYTES))}`), '32 bytes are a sha256'),
+  read: (reader) => digestOfSha256(reader.raw(DIGEST_BYTES)),
 };
 
 /** The size of a blob in bytes. */

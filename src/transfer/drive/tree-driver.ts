@@ -2,7 +2,7 @@ import type { BlockStore } from '../../blockstore/store.ts';
 import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
 import type { BlobOrigin } from '../../image/block.ts';
 import { quarantineKey } from '../../image/blob-key.ts';
-import type { Digest } from '../../image/digest.ts';
+import { digestOf, type Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
@@ -13,7 +13,6 @@ import type { CallFailure } from '../../tree/member/root-link.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { unreachable } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
-import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
@@ -204,7 +203,7 @@ export class TreeDriver<P, T> {
    */
   async resolve(reference: string): Promise<ResolvedImage> {
     const reply = await this.manifestOf(reference);
-    const digest = `sha256:${toHex(this.#parts.hash.sha256(reply.manifest))}`;
+    const digest = digestOf(this.#parts.hash, reply.manifest);
     if (digest !== reply.manifestDigest) {
       throw new OriginError(
         `manifest of ${reference} has digest ${digest}, not ${reply.manifestDigest}`,

@@ -1,4 +1,5 @@
 import type { HostAddress } from '../../tree/messages.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
@@ -109,7 +110,7 @@ export class PeerHealth {
       return;
     }
     const count = (before?.count ?? 0) + 1;
-    const forMs = Math.min(SILENT_MS_MAX, SILENT_MS_MIN * 2 ** (count - 1));
+    const forMs = backoffMs(count, SILENT_MS_MIN, SILENT_MS_MAX);
     const wasSilent = before?.silent ?? false;
     this.#lapses.set(peer, { silent: silent || wasSilent, count, untilMs: nowMs + forMs });
   }

@@ -1,6 +1,6 @@
 import { stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
-import type { Random } from '../../runtime/random.ts';
+import { jitter, type Random } from '../../runtime/random.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
@@ -29,7 +29,7 @@ import type {
   WantedBlob,
 } from '../messages.ts';
 import { RootRing } from '../rendezvous.ts';
-import { jitter, RootLink, type CallFailure } from './root-link.ts';
+import { RootLink, type CallFailure } from './root-link.ts';
 import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
 
 /**

@@ -1,14 +1,9 @@
 import type { Digest } from '../../image/digest.ts';
-import type { Random } from '../../runtime/random.ts';
+import { jitter, type Random } from '../../runtime/random.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { FAILURES_MAX, PROBE_MS_MAX, RETRY_MS, ROOT_DOWN_MS, ROOT_DOWN_MS_MAX } from '../limits.ts';
 import type { HostAddress } from '../messages.ts';
-
-/** `base` milliseconds, up to `spread` (a share of it) more or less. */
-export function jitter(random: Random, base: number, spread: number): number {
-  return base * (1 - spread + 2 * spread * random.float());
-}
 
 /**
  * Why a request to a root has no reply.
