@@ -8,8 +8,9 @@ import { orAbort } from '../util/or-abort.ts';
 import { SingleFlight } from '../util/single-flight.ts';
 
 /**
- * How long an answer about a blob holds: a blob that is no longer public stays readable for at most
- * this time. (tunable)
+ * How long an answer about a blob holds. A root remembers it for another `FACTS_MS`
+ * (edge/access/authority.ts): a blob that is no longer public stays open at a root for at most
+ * the sum, ten minutes, and at a host that opened it for five more. (tunable)
  */
 const LIFE_MS = 300_000;
 

@@ -95,7 +95,10 @@ export class BlobAuthority {
     });
   }
 
-  /** The source proved to give something of another size: it is asked again at the next OPEN. */
+  /**
+   * The source proved to give something of another size: the next OPEN finds it out anew. The size
+   * that a registry told may still come from `StatCache` for the rest of its life.
+   */
   forget(key: Digest): void {
     this.#facts.delete(key);
   }
