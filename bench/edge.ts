@@ -1,4 +1,4 @@
-import { Agent, request as httpRequest } from 'node:http';
+import { Agent } from 'node:http';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,10 +6,10 @@ import { setFlagsFromString } from 'node:v8';
 import { AgentCluster, type ClusterHost } from '../src/demo/agent-cluster.ts';
 import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
-import { defined } from '../src/util/assert.ts';
 import { MIB } from '../src/util/bytes.ts';
 import { FakeRegistry, type FakeBlob } from '../test/kit/fake-registry.ts';
-import type { BenchRow } from './rows.ts';
+import { downloadReads, fetchPart, replay, type Read } from './overlaybd-client.ts';
+import { timed, verdict, type BenchRow } from './rows.ts';
 
 /** What the origin may send, all together. */
 const ORIGIN_BYTES_PER_SECOND = 100e6;
@@ -40,17 +40,7 @@ const RANDOM_READS = { full: 300, smoke: 30 };
 const READ_BYTES_MIN = 105;
 const READ_BYTES_MAX = 64 * 1024;
 
-/** Reads that a container waits for at a time. */
-const READS_RUNNING = 4;
-
-/**
- * Of one read, as overlaybd does it: a machine that is too busy for all these agents takes some.
- */
-const TRIES_MAX = 4;
-
 const WHOLE_BYTES = { full: 64 * MIB, smoke: 2 * MIB };
-/** What overlaybd asks for in its background downloads. */
-const DOWNLOAD_BYTES = 256 * 1024;
 
 /** Reads from memory, of each size. */
 const HOT_READS = { full: 20_000, smoke: 200 };
@@ -62,12 +52,6 @@ const AMPLIFICATION_MAX = 1.05;
 const SLOWDOWN_MAX = 1.3;
 
 const clock = new SystemClock();
-
-interface Read {
-  readonly layer: number;
-  readonly offset: number;
-  readonly length: number;
-}
 
 type Size = 'full' | 'smoke';
 
@@ -210,10 +194,7 @@ async function benchWhole(
 
 async function download(origin: FakeRegistry, bases: readonly string[], size: Size) {
   const blob = origin.add(WHOLE_BYTES[size]);
-  const reads: Read[] = [];
-  for (let offset = 0; offset < blob.bytes.length; offset += DOWNLOAD_BYTES) {
-    reads.push({ layer: 0, offset, length: Math.min(DOWNLOAD_BYTES, blob.bytes.length - offset) });
-  }
+  const reads = downloadReads(blob.bytes.length);
   const before = origin.sentBytes;
   const urls = [origin.url('bench', blob)];
   const seconds = await timed(() =>
@@ -295,68 +276,6 @@ function makeImage(origin: FakeRegistry, size: Size) {
   return { layers, reads };
 }
 
-/** Reads everything, and checks every byte. */
-async function replay(
-  base: string,
-  urls: readonly string[],
-  image: { layers: readonly FakeBlob[]; reads: readonly Read[] },
-): Promise<void> {
-  const agent = new Agent({ keepAlive: true, maxSockets: READS_RUNNING });
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let read = image.reads[next++]; read !== undefined; read = image.reads[next++]) {
-      const { bytes } = defined(image.layers[read.layer], 'a layer');
-      await fetchPatiently(agent, `${base}${urls[read.layer]}`, { ...read, bytes });
-    }
-  };
-  await Promise.all(Array.from({ length: READS_RUNNING }, worker));
-  agent.destroy();
-}
-
-/** A part of a blob, and the blob to compare it with. */
-interface Part {
-  readonly bytes: Buffer;
-  readonly offset: number;
-  readonly length: number;
-}
-
-/** overlaybd tries three times more. */
-async function fetchPatiently(agent: Agent, url: string, part: Part): Promise<void> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await fetchPart(agent, url, part);
-    } catch (error) {
-      if (tries === TRIES_MAX) throw error;
-    }
-  }
-}
-
-/** Compares while the bytes come: what this process does is missing to the agents. */
-function fetchPart(agent: Agent, url: string, { bytes, offset, length }: Part): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  const end = offset + length;
-  httpRequest(url, { agent, headers: { range: `bytes=${offset}-${end - 1}` } }, (response) => {
-    const answered = response.statusCode === 206;
-    let at = offset;
-    response.on('data', (piece: Buffer) => {
-      const next = at + piece.length;
-      if (answered && (next > end || bytes.compare(piece, 0, piece.length, at, next) !== 0)) {
-        reject(new Error(`${url} gave other bytes than the origin has`));
-        response.destroy();
-      }
-      at = next;
-    });
-    response.on('error', reject);
-    response.on('end', () => {
-      if (answered && at === end) resolve();
-      else reject(new Error(`${url} answered ${response.statusCode} with ${at - offset} bytes`));
-    });
-  })
-    .on('error', reject)
-    .end();
-  return promise;
-}
-
 /** Bytes of the blocks that the reads touch. */
 function distinctBytes(layers: readonly FakeBlob[], reads: readonly Read[]): number {
   const blocks = new Map<string, number>();
@@ -368,14 +287,4 @@ function distinctBytes(layers: readonly FakeBlob[], reads: readonly Read[]): num
     }
   }
   return [...blocks.values()].reduce((sum, length) => sum + length, 0);
-}
-
-function verdict(isMet: boolean, goal: string): string {
-  return `${isMet ? 'met' : 'MISSED'}: ${goal}`;
-}
-
-async function timed(work: () => Promise<unknown>): Promise<number> {
-  const startMs = clock.nowMs();
-  await work();
-  return (clock.nowMs() - startMs) / 1000;
 }

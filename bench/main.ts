@@ -10,6 +10,7 @@ import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
+import { benchRoads } from './roads.ts';
 import { benchRoots } from './roots.ts';
 import type { BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
@@ -25,6 +26,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   memory: benchMemory,
   limits: benchLimits,
   edge: benchEdge,
+  roads: benchRoads,
   roots: benchRoots,
 };
 
@@ -52,6 +54,9 @@ edge    a container start as overlaybd does it (58 reads that open three layers,
         and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
         compared. All agents share the processors of this machine; the first image finds agents that
         have just started.
+roads   a blob of 64 MiB by each kind of URL that clients send, in pieces of 256 KiB, four at a time,
+        by 2 and 16 agents and one root, next to the same straight from the origin, which sends 100
+        MB/s; then again beside four busy loops; every byte is compared.
 roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped
         (SIGSTOP) for a minute; every byte is compared.
 `;

@@ -8,3 +8,15 @@ export interface BenchRow {
   readonly unit: string;
   readonly note?: string;
 }
+
+/** Whether a goal is met, for the note of a row. */
+export function verdict(isMet: boolean, goal: string): string {
+  return `${isMet ? 'met' : 'MISSED'}: ${goal}`;
+}
+
+/** Seconds that the work took. */
+export async function timed(work: () => Promise<unknown>): Promise<number> {
+  const startMs = performance.now();
+  await work();
+  return (performance.now() - startMs) / 1000;
+}

@@ -18,8 +18,12 @@ import type {
 /** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
 const NEXT_ROOT_MS = 300;
 
-/** Without any root's answer for this long, a host shows its client's right itself. (tunable) */
-const OWN_WAY_MS = 700;
+/**
+ * Without any root's answer for this long, a host reads by its client's own way: after the first
+ * when every root that is asked did not answer the last time either, else after the second. Slow is
+ * not dead: hosts whose roots are busy must not turn on the registry. (tunable)
+ */
+const OWN_WAY_MS = { lost: 700, slow: 5_000 };
 
 /** Longest wait of a request, all roots and the origin included; below the time of a read. */
 const REQUEST_MS_MAX = 15_000;
@@ -79,7 +83,8 @@ interface Entry<T> {
 }
 
 type Timer<T> =
-  | { readonly type: 'next-root' | 'own-way'; readonly entry: Entry<T> }
+  | { readonly type: 'next-root'; readonly entry: Entry<T> }
+  | { readonly type: 'own-way'; readonly entry: Entry<T>; readonly after: 'lost' | 'slow' }
   | { readonly type: 'deadline'; readonly entry: Entry<T>; readonly waiter: Waiter<T> };
 
 type Attempt<T> =
@@ -92,7 +97,7 @@ type Attempt<T> =
  *
  * No client that names a blob decides anything. Size and key are a root's word; without one, the
  * origin's total, for this host alone. A request reads public blobs, and those that the origin
- * gives to *its own* right with the known size. Silent roots cost `NEXT_ROOT_MS`, all `OWN_WAY_MS`.
+ * gives to *its own* right with the known size. A silent root costs `NEXT_ROOT_MS`.
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
@@ -100,6 +105,8 @@ export class OpenBlobs<T> {
   readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
   /** Roots that let a request wait: asked last, until they answer again. */
   readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
+  /** Roots that did not answer at all the last time. */
+  readonly #lost = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
   readonly #entries = new Map<string, Entry<T>>();
   readonly #waiting = new Map<T, { readonly entry: Entry<T>; readonly waiter: Waiter<T> }>();
   readonly #attempts = new Map<number, Attempt<T>>();
@@ -179,7 +186,10 @@ export class OpenBlobs<T> {
     const found = this.#takeAttempt(attempt, 'root');
     if (found === undefined) return;
     const { entry } = found;
-    if (found.kind === 'root') this.#silent.delete(found.root);
+    if (found.kind === 'root') {
+      this.#silent.delete(found.root);
+      this.#lost.delete(found.root);
+    }
     switch (answer.outcome) {
       case 'open':
         this.#share(entry, answer);
@@ -204,7 +214,9 @@ export class OpenBlobs<T> {
   rootFailed(attempt: number, nowMs: number): void {
     this.#nowMs = nowMs;
     const found = this.#takeAttempt(attempt, 'root');
-    if (found === undefined || found.entry.phase !== 'asking') return;
+    if (found?.kind !== 'root') return;
+    this.#lost.set(found.root, true);
+    if (found.entry.phase !== 'asking') return;
     this.#nextRoot(found.entry);
     this.#settle(found.entry);
   }
@@ -279,7 +291,10 @@ export class OpenBlobs<T> {
         if (entry.phase === 'asking') this.#nextRoot(entry);
         break;
       case 'own-way':
-        if (entry.phase === 'asking') entry.probesItself = true;
+        if (entry.phase !== 'asking') break;
+        entry.probesItself ||=
+          timer.after === 'slow' ||
+          [...entry.asking.values()].every((root) => this.#lost.has(root));
         break;
       case 'deadline':
         if (!entry.waiting.has(timer.waiter)) return;
@@ -327,7 +342,9 @@ export class OpenBlobs<T> {
     entry.asked.clear();
     entry.refusal = undefined;
     entry.probesItself = false;
-    this.#timers.set(this.#nowMs + OWN_WAY_MS, { type: 'own-way', entry });
+    for (const after of ['lost', 'slow'] as const) {
+      this.#timers.set(this.#nowMs + OWN_WAY_MS[after], { type: 'own-way', entry, after });
+    }
     this.#nextRoot(entry, right);
   }
 
@@ -336,8 +353,7 @@ export class OpenBlobs<T> {
     const left = this.#roots(entry.digest, entry.origin).filter((peer) => !entry.asked.has(peer));
     const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
     if (root === undefined) {
-      // All were asked: late answers still count, and the client's own way is tried beside.
-      entry.probesItself = true;
+      // All were asked. Late answers still count.
       if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry);
       return;
     }

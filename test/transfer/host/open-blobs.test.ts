@@ -261,14 +261,38 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.took('cancel')).toHaveLength(1);
   });
 
-  it('shows the client’s right to the origin itself when all roots are silent', () => {
-    const world = new World().ask('a', 'good').pass(700);
-    world.origin(1000);
+  it('leaves the registry alone while roots are slow, for five seconds', () => {
+    const world = new World().ask('a', 'good').pass(4_999);
+    expect(world.took('probe')).toEqual([]);
+    world.pass(1).origin(1000);
     expect(world.took('grant')[0]?.opened.isShared).toBe(false);
   });
 
+  it('reads by the client’s own way after 700 ms when all roots were silent before', () => {
+    const world = new World().ask('a', 'good').pass(300);
+    for (const { attempt } of world.took('ask-root')) {
+      world.blobs.rootFailed(attempt, world.nowMs);
+    }
+    world.origin(1000);
+    world.ask('b', 'good', REGISTRY, digest('b2')).pass(699);
+    expect(world.took('probe')).toEqual([]);
+    world.pass(1).origin(1000);
+    expect(world.granted()).toEqual(['a', 'b']);
+  });
+
+  it('an answer makes a silent root a slow one', () => {
+    const world = new World().ask('a', 'good').pass(300);
+    const [first, second] = world.took('ask-root');
+    world.blobs.rootFailed(defined(first, 'asked').attempt, world.nowMs);
+    const answer = { outcome: 'no-way', isBelieved: true } as const;
+    world.blobs.answered(defined(second, 'asked').attempt, answer, world.nowMs);
+    world.origin(1000);
+    world.ask('b', 'good', REGISTRY, digest('b2')).pass(4_999);
+    expect(world.took('probe')).toEqual([]);
+  });
+
   it('shares the blob when a silent root answers after all', () => {
-    const world = new World().ask('a', 'good').pass(700);
+    const world = new World().ask('a', 'good').pass(5_000);
     const [first] = world.took('ask-root');
     world.origin(1000);
     const answer = { outcome: 'open', key: DIGEST, sizeBytes: 1000, isPublic: true } as const;
@@ -302,7 +326,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   });
 
   it('waits for a slow root when the origin cannot be reached from this host', () => {
-    const world = new World().ask('a', 'good').pass(700);
+    const world = new World().ask('a', 'good').pass(5_000);
     const [first] = world.took('ask-root');
     world.origin('unreachable').pass(2000);
     expect(world.refused()).toEqual([]);
