@@ -54,9 +54,9 @@ edge    a container start as overlaybd does it (58 reads that open three layers,
         and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is
         compared. All agents share the processors of this machine; the first image finds agents that
         have just started.
-roads   a blob of 64 MiB by each kind of URL that clients send, in pieces of 256 KiB, four at a time,
-        by 2 and 16 agents and one root, next to the same straight from the origin, which sends 100
-        MB/s; then again beside four busy loops; every byte is compared.
+roads   a blob of 64 MiB by each kind of URL that clients send, in pieces of 256 KiB, four at a
+        time, by 2 and 16 agents and one root, next to the same straight from the origin, which
+        sends 100 MB/s; then again beside four busy loops; every byte is compared.
 roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped
         (SIGSTOP) for a minute; every byte is compared.
 `;

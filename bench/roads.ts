@@ -149,7 +149,7 @@ async function compare(run: Run, count: number, beside: string): Promise<BenchRo
   return rows;
 }
 
-/** A new blob, read by so many clients at once: through their agents, or straight. */
+/** A new blob, read by that number of clients at once: through their agents, or straight. */
 async function readBy(road: Road, run: Run, count: number, straight = false) {
   const { origin, cluster, sizeBytes } = run;
   const blob = origin.add(sizeBytes);
