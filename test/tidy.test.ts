@@ -28,8 +28,7 @@ const FILE_LINES_MAX = 500;
 /** Files of src that are longer still, and by how much they may be: lower the number with them. */
 const LONG_FILES: Counts = {
   'src/blockstore/disk-store.ts': 577,
-  'src/sim/agent-host.ts': 565,
-  'src/sim/world.ts': 562,
+  'src/sim/agent-host.ts': 562,
   'src/transfer/core/core.ts': 593,
   'src/transfer/core/fetcher.ts': 589,
   'src/transfer/drive/engine.ts': 559,

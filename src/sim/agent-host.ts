@@ -1,11 +1,11 @@
 import type { Random } from '../runtime/random.ts';
+import type { Digest } from '../image/digest.ts';
+import { SimOpener, type OpenerHost, type OpenWish } from './opener.ts';
 import type { AttemptId } from '../transfer/core/effects.ts';
 import { HostCore, type HostCoreInit, type HostEffect } from '../transfer/host/host-core.ts';
 import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import { TreeError } from '../tree/errors.ts';
 import type { JoinReply, JoinRequest } from '../tree/messages.ts';
-import type { MembershipEffect } from '../tree/member/membership.ts';
-import type { CallFailure } from '../tree/member/root-link.ts';
 import { defined, unreachable } from '../util/assert.ts';
 import {
   asLocal,
@@ -27,14 +27,12 @@ import type {
   TreeAnswer,
 } from './events.ts';
 import type { Port } from './network.ts';
+import { CALL_MS_MAX, SimCalls } from './tree-calls.ts';
 import type { SimStore } from './store.ts';
 import type { SimBlob } from './workload.ts';
 
 /** Longest wait of a local read: the wait of the device and of overlaybd. */
 const READ_TIMEOUT_MS = 30_000;
-
-/** Longest wait for a root's answer, as in the agent's driver; `silent`: without a sign of life. */
-const CALL_MS_MAX = { failed: 3_000, silent: 1_000 } as const;
 
 /** A mute liar sends ALIVE at this interval, at most `MUTE_ALIVE_COUNT` times per request. */
 const MUTE_ALIVE_MS = 100;
@@ -61,17 +59,19 @@ export class AgentHost {
   readonly #port: Port;
   readonly #store: SimStore;
   readonly #core: HostCore<SimBlock, LocalToken | PeerToken>;
+  readonly #opener: SimOpener;
   readonly #listener: AgentListener;
   readonly #asked = new Map<AttemptId, Ask>();
   readonly #originAsked = new Map<AttemptId, SimBlock>();
   readonly #incoming = new Map<number, PeerToken>();
-  readonly #calls = new Map<number, MembershipEffect>();
+  readonly #calls: SimCalls;
   #inbox: Item[] = [];
   #inboxNext = 0;
   #running = false;
   #wakeMs = Number.POSITIVE_INFINITY;
   #tickMs = Number.POSITIVE_INFINITY;
-  #callCount = 0;
+  /** World time of the step in which the opener works. */
+  #openingMs = 0;
   /** Milliseconds by which this agent's clock is ahead of the world's. */
   clockAheadMs: number;
   lie: Lie | undefined;
@@ -101,6 +101,8 @@ export class AgentHost {
       },
       init.core,
     );
+    this.#calls = new SimCalls({ world, port, core: this.#core, listener: this.#listener });
+    this.#opener = new SimOpener({ host: this.#openerHost(), world }, init.core);
   }
 
   get core(): HostCore<SimBlock, LocalToken | PeerToken> {
@@ -156,8 +158,9 @@ export class AgentHost {
       this.#wakeMs = freeMs;
       this.#world.events.push(freeMs, { type: 'agent', host: this.#port.number });
     }
-    const dueMs = this.#core.nextWakeMs;
-    if (dueMs === undefined) return;
+    const dues = [this.#core.nextWakeMs, this.#opener.nextWakeMs];
+    const dueMs = Math.min(...dues.map((ms) => ms ?? Number.POSITIVE_INFINITY));
+    if (dueMs === Number.POSITIVE_INFINITY) return;
     // One nanosecond more, so that rounding never brings the reducer a time in its own past.
     const tickMs = Math.max(nowMs, dueMs - this.clockAheadMs + 1e-6);
     if (tickMs >= this.#tickMs) return;
@@ -197,7 +200,7 @@ export class AgentHost {
       case 'undelivered':
         return this.#onUndelivered(item.body, localMs);
       case 'read':
-        return this.#read(item.token, localMs);
+        return this.#wish(item.token, nowMs);
       case 'stored': {
         const { blob, index } = item.block;
         const found = item.found ? item.block : undefined;
@@ -205,26 +208,78 @@ export class AgentHost {
       }
       case 'origin':
         return this.#onOrigin(item, localMs);
-      case 'want': {
-        const origin = this.#world.originName;
-        return this.#core.want(
-          item.blobs.map((blob) => ({ blob, origin })),
-          localMs,
-        );
-      }
+      case 'want':
+        return this.#want(item.blobs, nowMs);
+      case 'stat':
+        this.#openingMs = nowMs;
+        return this.#opener.statDone(item.digest, item.id, item.ok, localMs);
+      case 'open-late':
+        this.#openingMs = nowMs;
+        return this.#opener.rootFailed(item.id, localMs);
       case 'orders':
         for (const order of item.orders) blocks.order(order, localMs);
         return;
       case 'call-late':
-        return this.#callFailed(item.id, localMs, item.failure);
+        return this.#calls.failed(item.id, localMs, item.failure);
       case 'mute':
         return this.#sayAlive(item.token, item.left, nowMs);
       case 'tick':
         this.#tickMs = Number.POSITIVE_INFINITY;
+        this.#openingMs = nowMs;
+        this.#opener.tick(localMs);
         return this.#core.tick(localMs);
       default:
         return unreachable(item);
     }
+  }
+
+  /** What a client asks for: the device reads blocks at once, others name a blob by its URL. */
+  #wish(wish: OpenWish, nowMs: number): void {
+    const localMs = nowMs + this.clockAheadMs;
+    this.#openingMs = nowMs;
+    if (this.#world.opens) this.#opener.wish(wish, localMs);
+    else if (wish.kind === 'local') this.#read(wish, localMs);
+  }
+
+  #want(blobs: readonly SimBlob[], nowMs: number): void {
+    if (this.#world.opens) {
+      for (const blob of blobs) this.#wish({ kind: 'blob', blob }, nowMs);
+      return;
+    }
+    const origin = this.#world.originName;
+    this.#core.want(
+      blobs.map((blob) => ({ blob, origin })),
+      nowMs + this.clockAheadMs,
+    );
+  }
+
+  #openerHost(): OpenerHost {
+    const localMs = (): number => this.#openingMs + this.clockAheadMs;
+    return {
+      askRoot: (id, root, digest) => this.#askOpen(id, this.#world.numberOf(root), digest),
+      stat: (digest, id) =>
+        this.#world.registry.stat(this.#port, { digest, id }, this.#doneMs(this.#openingMs)),
+      tell: (to, id, answer) => this.#reply(to, { kind: 'opened', id, answer }, this.#openingMs),
+      join: (blob, isShared) => {
+        const { blocks } = this.#core;
+        if (isShared) this.#core.want([{ blob, origin: this.#world.originName }], localMs());
+        else blocks.hold(blob);
+      },
+      leave: ({ digest }) => this.#core.unwant([digest], localMs()),
+      read: (token) => this.#read(token, localMs()),
+      refuse: (token) => this.#listener.failed(token, 'unchecked', this.#doneMs(this.#openingMs)),
+    };
+  }
+
+  #askOpen(id: number, to: HostNumber, digest: Digest): void {
+    const { network, events } = this.#world;
+    const { number: host, incarnation, links } = this.#port;
+    this.#spend(costs.MESSAGE_MS / 2, this.#openingMs);
+    const atMs = this.#doneMs(this.#openingMs);
+    const lateMs = CALL_MS_MAX[links.has(to) ? 'silent' : 'failed'];
+    network.send({ from: host, to, atMs }, { kind: 'open', id, digest });
+    const item = { kind: 'open-late', id } as const;
+    events.push(atMs + lateMs, { type: 'item', host, incarnation, item });
   }
 
   #read(token: LocalToken, localMs: number): void {
@@ -264,10 +319,16 @@ export class AgentHost {
         return blocks.alive(peer, localMs);
       case 'order':
         return this.#core.orderFrom(peer, body.order, localMs);
+      case 'open':
+        this.#openingMs = nowMs;
+        return this.#opener.asked(from, body.id, body.digest);
+      case 'opened':
+        this.#openingMs = nowMs;
+        return this.#opener.answered(body.id, body.answer, localMs);
       case 'call':
         return this.#onCall(body, from, nowMs);
       case 'result':
-        return this.#onResult(body.id, body.answer, nowMs);
+        return this.#calls.answered(body.id, body.answer, { nowMs, localMs });
       default:
         return unreachable(body);
     }
@@ -306,45 +367,6 @@ export class AgentHost {
     return { ...reply, places };
   }
 
-  #onResult(id: number, answer: TreeAnswer, nowMs: number): void {
-    const call = this.#calls.get(id);
-    if (call === undefined) return;
-    const localMs = nowMs + this.clockAheadMs;
-    switch (answer.type) {
-      case 'join':
-        this.#calls.delete(id);
-        this.#core.joinReply(call.ticket, answer.reply, localMs);
-        return this.#listener.placed(answer.reply, nowMs);
-      case 'report':
-        this.#calls.delete(id);
-        this.#core.reportReply(call.ticket, answer.reply, localMs);
-        return this.#listener.placed(answer.reply, nowMs);
-      case 'leave':
-        this.#calls.delete(id);
-        return this.#core.leaveDone(call.ticket, localMs);
-      case 'refused':
-        return this.#callFailed(id, localMs, 'refused');
-      default:
-        return unreachable(answer);
-    }
-  }
-
-  #callFailed(id: number, localMs: number, failure: CallFailure): void {
-    const call = this.#calls.get(id);
-    if (call === undefined) return;
-    this.#calls.delete(id);
-    switch (call.kind) {
-      case 'join':
-        return this.#core.joinFailed(call.ticket, localMs, failure);
-      case 'report':
-        return this.#core.reportFailed(call.ticket, localMs, failure);
-      case 'leave':
-        return this.#core.leaveDone(call.ticket, localMs);
-      default:
-        return unreachable(call);
-    }
-  }
-
   #onOrigin(item: Extract<Item, { kind: 'origin' }>, localMs: number): void {
     this.#unask(item.attempt);
     const { attempt, block, detail } = item;
@@ -357,9 +379,7 @@ export class AgentHost {
       if (token.from === host && token.link.state === 'closed') this.#incoming.delete(key);
     }
     const peer = this.#world.peerOf(host);
-    for (const [id, call] of [...this.#calls]) {
-      if (call.owner.peer === peer) this.#callFailed(id, localMs, 'failed');
-    }
+    this.#calls.gone(peer, localMs);
     for (const [attempt, ask] of [...this.#asked]) {
       if (ask.to !== host) continue;
       this.#unask(attempt);
@@ -373,7 +393,9 @@ export class AgentHost {
       this.#unask(body.attempt);
       this.#core.blocks.failed(body.attempt, { code: 'unreachable' }, localMs);
     } else if (body.kind === 'call') {
-      this.#callFailed(body.id, localMs, 'failed');
+      this.#calls.failed(body.id, localMs, 'failed');
+    } else if (body.kind === 'open') {
+      this.#opener.rootFailed(body.id, localMs);
     }
   }
 
@@ -418,14 +440,12 @@ export class AgentHost {
       }
       case 'alive':
         return this.#reply(this.#world.numberOf(effect.peer), { kind: 'alive' }, nowMs);
-      case 'order':
-        return this.#reply(
-          this.#world.numberOf(effect.peer),
-          { kind: 'order', order: effect.order },
-          nowMs,
-        );
+      case 'order': {
+        const { peer, order } = effect;
+        return this.#reply(this.#world.numberOf(peer), { kind: 'order', order }, nowMs);
+      }
       case 'tree':
-        return this.#callTree(effect.effect, nowMs);
+        return this.#calls.make(effect.effect, this.#doneMs(nowMs));
       case 'fetched':
       case 'lost':
       case 'forgot':
@@ -435,14 +455,9 @@ export class AgentHost {
     }
   }
 
-  #blockOf({
-    blob,
-    index,
-  }: {
-    blob: { digest: SimBlob['digest'] };
-    index: SimBlock['index'];
-  }): SimBlock {
-    return this.#world.library.block(this.#world.library.blob(blob.digest), index);
+  #blockOf({ blob, index }: Pick<SimBlock, 'index'> & { blob: { digest: Digest } }): SimBlock {
+    const { library } = this.#world;
+    return library.block(library.blob(blob.digest), index);
   }
 
   #ask(
@@ -490,19 +505,6 @@ export class AgentHost {
     }
   }
 
-  #callTree(effect: MembershipEffect, nowMs: number): void {
-    const id = ++this.#callCount;
-    this.#calls.set(id, effect);
-    const { network, events } = this.#world;
-    const { number: host, incarnation, links } = this.#port;
-    const atMs = this.#doneMs(nowMs);
-    const to = this.#world.numberOf(effect.owner.peer);
-    // Roots answer from memory, so a late answer means a root that stands still or is cut off.
-    const item = { kind: 'call-late', id, failure: links.has(to) ? 'silent' : 'failed' } as const;
-    network.send({ from: host, to, atMs }, { kind: 'call', id, call: effect });
-    events.push(atMs + CALL_MS_MAX[item.failure], { type: 'item', host, incarnation, item });
-  }
-
   /** Sends on the existing connection. Without a connection, no peer waits for the message. */
   #reply(to: HostNumber, body: Body, nowMs: number): void {
     const { network } = this.#world;
@@ -546,14 +548,9 @@ export class AgentHost {
   #sayAlive(token: PeerToken, left: number, nowMs: number): void {
     if (left === 0 || token.link.state !== 'open') return;
     this.#reply(token.from, { kind: 'alive' }, nowMs);
-    const { number, incarnation } = this.#port;
+    const { number: host, incarnation } = this.#port;
     const item: Item = { kind: 'mute', token, left: left - 1 };
-    this.#world.events.push(nowMs + MUTE_ALIVE_MS, {
-      type: 'item',
-      host: number,
-      incarnation,
-      item,
-    });
+    this.#world.events.push(nowMs + MUTE_ALIVE_MS, { type: 'item', host, incarnation, item });
   }
 
   #takeIncoming(from: HostNumber, attempt: AttemptId): PeerToken | undefined {

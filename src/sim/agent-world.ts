@@ -35,6 +35,8 @@ export interface AgentWorld {
   /** Blocks that any program on any host wanted. */
   readonly touched: Set<SimBlock>;
   readonly planted: Planted | undefined;
+  /** Whether clients name blobs by URL, so that hosts open each by the word of a root. */
+  readonly opens: boolean;
   numberOf(peer: PeerId): HostNumber;
   peerOf(host: HostNumber): PeerId;
 }

@@ -4,6 +4,8 @@ import type { BlockRequest, PeerErrorDetail } from '../transfer/contracts/transp
 import type { CallFailure } from '../tree/member/root-link.ts';
 import type { MembershipEffect } from '../tree/member/membership.ts';
 import type { JoinReply, ReportReply, TouchOrder } from '../tree/messages.ts';
+import type { Digest } from '../image/digest.ts';
+import type { OpenAnswer } from '../transfer/host/open-blob-types.ts';
 import type { SimBlock } from './blocks.ts';
 import type { SimBlob } from './workload.ts';
 
@@ -31,6 +33,8 @@ export type Body =
   | { readonly kind: 'cancel'; readonly attempt: AttemptId }
   | { readonly kind: 'alive' }
   | { readonly kind: 'order'; readonly order: TouchOrder }
+  | { readonly kind: 'open'; readonly id: number; readonly digest: Digest }
+  | { readonly kind: 'opened'; readonly id: number; readonly answer: OpenAnswer }
   | { readonly kind: 'call'; readonly id: number; readonly call: TreeCall }
   | { readonly kind: 'result'; readonly id: number; readonly answer: TreeAnswer };
 
@@ -123,6 +127,14 @@ export type Item =
   | { readonly kind: 'want'; readonly blobs: readonly SimBlob[] }
   | { readonly kind: 'orders'; readonly orders: readonly TouchOrder[] }
   | { readonly kind: 'call-late'; readonly id: number; readonly failure: CallFailure }
+  | { readonly kind: 'open-late'; readonly id: number }
+  /** The registry sent the one byte that shows a blob's size; `id`: of a host's own probe. */
+  | {
+      readonly kind: 'stat';
+      readonly digest: Digest;
+      readonly id: number | undefined;
+      readonly ok: boolean;
+    }
   /** A mute liar's sign of life. */
   | { readonly kind: 'mute'; readonly token: PeerToken; readonly left: number }
   | { readonly kind: 'tick' };

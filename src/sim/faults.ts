@@ -4,6 +4,7 @@ import type { SeededRandom } from './seeded-random.ts';
 export const FAULTS = {
   crash30: '30 % of the hosts crash at random times; nine of ten come back with their disks',
   allroots: 'every root crashes at the same time; they come back one after the other',
+  roothang: 'one root hangs (SIGSTOP) for some seconds',
   rootcrash: 'one root crashes and comes back',
   partition: 'the hosts are cut in two for some seconds, the registry on one side',
   slow: 'a tenth of the hosts hang (SIGSTOP) for some seconds',
@@ -23,6 +24,7 @@ export type FaultName = keyof typeof FAULTS;
 export const ROOTS_AWAY: ReadonlySet<FaultName> = new Set([
   'allroots',
   'rootcrash',
+  'roothang',
   'partition',
   'loss',
 ]);
@@ -82,6 +84,8 @@ function plan(name: FaultName, random: SeededRandom, hosts: Hosts): readonly Fau
       return some(0.3).map((host) =>
         lasting({ type: 'crash', host, returns: random.float() < 0.9 }),
       );
+    case 'roothang':
+      return [lasting({ type: 'hang', host: roots[random.below(roots.length)] ?? 0 })];
     case 'rootcrash': {
       const host = roots[random.below(roots.length)] ?? 0;
       return [lasting({ type: 'crash', host, returns: true })];

@@ -1,3 +1,4 @@
+import type { Digest } from '../image/digest.ts';
 import type { Random } from '../runtime/random.ts';
 import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import type { SimBlock } from './blocks.ts';
@@ -107,6 +108,20 @@ export class Registry {
       host: port.number,
       incarnation: port.incarnation,
       item: { kind: 'origin', attempt: ask.attempt, block: ask.block, detail: undefined },
+    });
+  }
+
+  /** One byte of a blob, which shows its size and that the host may read it. */
+  stat(port: Port, { digest, id }: { digest: Digest; id: number | undefined }, atMs: number): void {
+    const isAway = port.group !== this.group;
+    const ok = !isAway && !this.#refuses(atMs);
+    const service = this.mode === 'slow' ? SLOW_SERVICE_MS : SERVICE_MS;
+    const doneMs = isAway ? UNREACHABLE_MS : 2 * LATENCY_MS + service;
+    this.#events.push(atMs + doneMs, {
+      type: 'item',
+      host: port.number,
+      incarnation: port.incarnation,
+      item: { kind: 'stat', digest, id, ok },
     });
   }
 

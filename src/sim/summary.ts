@@ -1,5 +1,6 @@
 import { spreadOf } from './quantiles.ts';
-import type { World, WorldResult, WorldTimes } from './world.ts';
+import type { World } from './world.ts';
+import type { WorldResult, WorldTimes } from './world-types.ts';
 
 /** A seed that broke a rule. */
 export interface FailedSeed {

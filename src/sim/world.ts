@@ -1,4 +1,3 @@
-import type { TraceAccess } from '../image/trace.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { HostCoreInit } from '../transfer/host/host-core.ts';
 import type { HostAddress, HostCard, JoinReply, Place, ReportReply } from '../tree/messages.ts';
@@ -7,22 +6,23 @@ import { COLOURS, INNER_CHILDREN, REPORT_INTERVAL_MS, ROOT_DOWN_MS_MAX } from '.
 import { defined, unreachable } from '../util/assert.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
 import type { AgentHost } from './agent-host.ts';
-import type { AgentWorld, Planted } from './agent-world.ts';
+import type { AgentWorld } from './agent-world.ts';
 import { BlockLibrary, type SimBlock } from './blocks.ts';
 import { Checker } from './checker.ts';
 import type { Container } from './containers.ts';
 import { EventHeap } from './event-heap.ts';
 import type { HostNumber, Link, LocalToken, SimEvent, Stalled } from './events.ts';
 import { FaultDriver } from './fault-driver.ts';
-import { FAULT_WINDOW_MS, planFaults, ROOTS_AWAY, type FaultName } from './faults.ts';
+import { FAULT_WINDOW_MS, planFaults, ROOTS_AWAY } from './faults.ts';
 import { Network } from './network.ts';
-import { spreadOf, type Spread } from './quantiles.ts';
+import { spreadOf } from './quantiles.ts';
 import { makePlans } from './plans.ts';
 import { Registry } from './registry.ts';
 import { SeededRandom } from './seeded-random.ts';
 import { SimHost, type HostListener, type HostPlan, type HostRole } from './sim-host.ts';
 import { checkPlaces, checkTrees, treeDepthBound } from './tree-checks.ts';
 import { bytesOf, makeImage, type Image } from './workload.ts';
+import type { WorldInit, WorldResult, WorldTimes } from './world-types.ts';
 
 /** 1.5 Gbit/s and 10 Gbit/s in bytes per millisecond. */
 const NIC_BYTES_PER_MS = 1.5e9 / 8 / 1000;
@@ -51,84 +51,6 @@ const PROGRESS_EVENTS = 1_000_000;
 
 /** Relays of one group of hosts: as many as the roots of a cluster of that size. */
 const RELAYS_PER_GROUP = 4;
-
-/** The parameters of a run; they decide everything in it. */
-export interface WorldInit {
-  readonly hosts: number;
-  readonly containersPerHost: number;
-  readonly roots: number;
-  /** Groups of hosts with `RELAYS_PER_GROUP` relays each: 0 (none) or a multiple of the zones. */
-  readonly groups: number;
-  readonly zones: number;
-  readonly seed: number;
-  readonly faults: readonly FaultName[];
-  readonly workload: 'start' | 'full';
-  /** Whether the image ships the order of touches, or hosts learn it on the fly. */
-  readonly trace: 'shipped' | 'none';
-  /** The reads of the containers, instead of the default trace. */
-  readonly accesses?: readonly TraceAccess[];
-  readonly vcpus: number;
-  readonly nicBytesPerMs?: number;
-  readonly latencyMs: number;
-  readonly registryRequestsPerSecond: number;
-  /** Sizes of the layers in units of 10^6 bytes; absent: the default image. */
-  readonly layersMb?: readonly number[];
-  /** Limits of the agents' reducer and of their trees, for experiments and planted defects. */
-  readonly core?: Pick<HostCoreInit, 'blocks' | 'topology'>;
-  /** A defect of the agents, for the tests of the checkers. */
-  readonly planted?: Planted;
-}
-
-/** The hosts of the published measurements: 4 vCPUs, 1.5 Gbit/s, 0.25 ms. */
-export const WORLD_DEFAULTS: WorldInit = {
-  hosts: 100,
-  containersPerHost: 10,
-  roots: 4,
-  groups: 0,
-  zones: 1,
-  seed: 1,
-  faults: [],
-  workload: 'start',
-  trace: 'shipped',
-  vcpus: 4,
-  latencyMs: 0.25,
-  registryRequestsPerSecond: 5_000,
-};
-
-/** Raw times in milliseconds of the world. */
-export interface WorldTimes {
-  readonly cold: number[];
-  readonly warm: number[];
-  readonly stall: number[];
-  readonly full: number[];
-}
-
-/** Outcome of a run; times in milliseconds of the world. */
-export interface WorldResult {
-  readonly hosts: number;
-  readonly containers: number;
-  readonly seed: number;
-  readonly failedReads: number;
-  readonly failedReadsWithoutSource: number;
-  readonly wrongBytes: number;
-  readonly cycles: number;
-  readonly violations: number;
-  readonly depthMax: number;
-  readonly depthBound: number;
-  readonly originAmplification: number;
-  readonly coldMs: Spread;
-  readonly warmMs: Spread;
-  readonly stallMs: Spread;
-  readonly fullMs?: { readonly max: number; readonly ideal: number };
-  readonly crossZoneBytes: number;
-  readonly touchedBytes: number;
-  readonly originBytes: number;
-  readonly fallbackBytes: number;
-  readonly peerBytes: number;
-  readonly connections: number;
-  readonly messages: number;
-  readonly events: number;
-}
 
 /**
  * Hosts, network, registry, faults and checkers around the production reducers, in discrete time.
@@ -377,6 +299,7 @@ export class World implements HostListener {
 
   #dispatch(event: SimEvent): void {
     const nowMs = this.#nowMs;
+    if ('incarnation' in event && this.#isOver(event)) return;
     switch (event.type) {
       case 'deliver':
         if (event.link.state === 'closed') return;
@@ -390,18 +313,14 @@ export class World implements HostListener {
       case 'tick':
         return this.#agent(event.host)?.onTick(nowMs);
       case 'item':
-        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
         return this.#agent(event.host)?.post(event.item, nowMs);
       case 'read-done':
-        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
         return this.#host(event.host).onReadDone(event.read, event.ok, nowMs);
       case 'container':
-        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
         return this.#host(event.host).onContainer(event.container, nowMs);
       case 'begin':
         return this.#host(event.host).begin(nowMs);
       case 'places-late':
-        if (this.#host(event.host).port.incarnation !== event.incarnation) return;
         return this.#host(event.host).onPlacesLate(nowMs);
       case 'dialled':
         return this.#network.dialled(event.link, event.startedMs, nowMs);
@@ -420,6 +339,11 @@ export class World implements HostListener {
       default:
         return unreachable(event);
     }
+  }
+
+  /** Whether the host went down since. */
+  #isOver({ host, incarnation }: { host: HostNumber; incarnation: number }): boolean {
+    return this.#host(host).port.incarnation !== incarnation;
   }
 
   #dialFailed(link: Link, nowMs: number): void {
@@ -475,6 +399,7 @@ export class World implements HostListener {
       originName: { registry: 'registry.example', repository: 'app' },
       touched: this.#touched,
       planted: this.#init.planted,
+      opens: this.#init.road === 'prefix',
       peerOf: (host) => this.#host(host).peer,
       numberOf: (peer) => defined(this.#numbers.get(peer), 'a peer of this world'),
     };

@@ -1,7 +1,8 @@
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { planFaults, type FaultName } from '../../src/sim/faults.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
-import { World, WORLD_DEFAULTS, type WorldInit } from '../../src/sim/world.ts';
+import { World } from '../../src/sim/world.ts';
+import { WORLD_DEFAULTS, type WorldInit } from '../../src/sim/world-types.ts';
 import type { FaultReport } from './fault-report.ts';
 
 /** Three layers, one of them in stripes. */

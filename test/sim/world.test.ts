@@ -4,7 +4,8 @@ import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { Checker } from '../../src/sim/checker.ts';
 import { FAULTS, type FaultName } from '../../src/sim/faults.ts';
 import { Summary } from '../../src/sim/summary.ts';
-import { World, WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../src/sim/world.ts';
+import { World } from '../../src/sim/world.ts';
+import { WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../src/sim/world-types.ts';
 import { makeImage, makeTrace } from '../../src/sim/workload.ts';
 
 const codec = new NodeCodec();
@@ -70,6 +71,16 @@ describe('World without faults', () => {
     }
   });
 
+  it('World.run() opens blobs by the word of a root on the road "prefix"', async () => {
+    const device = await runWell({ seed: 1 });
+    const prefix = await runWell({ seed: 1, road: 'prefix' });
+    expect(prefix.messages).toBeGreaterThan(device.messages);
+    expect(prefix.originBytes).toBe(prefix.touchedBytes);
+    expect(prefix.fallbackBytes).toBe(0);
+    // Connections to roots, a question and the registry's answer before the first byte.
+    expect(prefix.coldMs.p50 - device.coldMs.p50).toBeLessThan(100);
+  });
+
   it('World.run() learns the order on the fly with trace "none"', async () => {
     const result = await runWell({ trace: 'none' });
     expect(result.originAmplification).toBeLessThanOrEqual(1.01);
@@ -107,6 +118,14 @@ describe('World with faults', () => {
     expect(result.failedReads).toBe(0);
     expect(result.warmMs.count).toBeGreaterThan(0);
   });
+
+  it.each(Object.keys(FAULTS) as FaultName[])(
+    'World.run() survives "%s" when clients open blobs by URL',
+    async (fault) => {
+      const result = await runWell({ faults: [fault], seed: 3, road: 'prefix' });
+      expect(result.failedReads).toBe(0);
+    },
+  );
 
   it('World.run() gives the same result for the same seed under all faults', async () => {
     const faults = Object.keys(FAULTS) as FaultName[];

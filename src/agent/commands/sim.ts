@@ -5,7 +5,8 @@ import { SystemClock } from '../../runtime/node/clock.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { FAULTS, type FaultName } from '../../sim/faults.ts';
 import { Summary, type FailedSeed } from '../../sim/summary.ts';
-import { World, WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../sim/world.ts';
+import { World } from '../../sim/world.ts';
+import { WORLD_DEFAULTS, type WorldInit, type WorldResult } from '../../sim/world-types.ts';
 import { columns, jsonOption } from './output.ts';
 
 /**
@@ -31,6 +32,7 @@ interface Options {
   readonly seeds?: readonly [first: number, last: number];
   readonly faults: readonly FaultName[];
   readonly workload: 'start' | 'full';
+  readonly road: 'device' | 'prefix';
   readonly trace: string;
   readonly vcpus: number;
   readonly nicGbit: number;
@@ -71,6 +73,11 @@ export function registerSim(program: Command): void {
       new Option('--workload <kind>', 'start containers, or read whole images')
         .choices(['start', 'full'])
         .default('start'),
+    )
+    .addOption(
+      new Option('--road <kind>', 'containers read by the device, or through the HTTP prefix')
+        .choices(['device', 'prefix'])
+        .default('device'),
     )
     .option('--trace <kind>', 'order of reads: shipped, none, or a trace file', 'shipped')
     .addOption(count('--vcpus <n>', 'vCPUs of a host', [1, 1024]).default(WORLD_DEFAULTS.vcpus))
@@ -138,6 +145,7 @@ function worldInit(
     seed,
     faults: options.faults,
     workload: options.workload,
+    road: options.road,
     trace: options.trace === 'none' ? 'none' : 'shipped',
     ...(accesses !== undefined && { accesses }),
     vcpus: options.vcpus,
