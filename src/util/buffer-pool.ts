@@ -58,7 +58,8 @@ export class PooledBytes {
 
 /**
  * Slabs of one size. The pool keeps up to `freeMax` for reuse and leaves others to the garbage
- * collector.
+ * collector. A payload of less than half a slab gets a buffer of its own length: whoever keeps
+ * payloads counts their bytes, and an image has thousands of small blobs.
  */
 export class BufferPool {
   readonly slabBytes: number;
@@ -75,12 +76,16 @@ export class BufferPool {
   /** A buffer of `length` bytes (at most `slabBytes`) with unspecified content and one holder. */
   acquire(length: number): PooledBytes {
     assert(length <= this.slabBytes, `${length} bytes do not fit a slab of ${this.slabBytes}`);
-    return new PooledBytes(this.#free.pop() ?? new Uint8Array(this.slabBytes), length, this);
+    const slab =
+      length * 2 < this.slabBytes
+        ? new Uint8Array(length)
+        : (this.#free.pop() ?? new Uint8Array(this.slabBytes));
+    return new PooledBytes(slab, length, this);
   }
 
   /** Called by `PooledBytes.release()` alone. */
   takeBack(slab: Uint8Array): void {
     if (this.#poison) slab.fill(POISON);
-    if (this.#free.length < this.#freeMax) this.#free.push(slab);
+    if (slab.length === this.slabBytes && this.#free.length < this.#freeMax) this.#free.push(slab);
   }
 }

@@ -93,6 +93,12 @@ export class FakeRegistry extends LoopbackServer {
     return blob;
   }
 
+  /** Forgets a blob, and the requests so far. */
+  forget({ hex }: FakeBlob): void {
+    this.#blobs.delete(hex);
+    this.asked.length = 0;
+  }
+
   addManifest(tag: string, bytes: Buffer, mediaType: string = MANIFEST_MEDIA_TYPES[0]): Digest {
     const digest = digestOf(bytes);
     for (const name of [tag, digest]) this.#manifests.set(name, { mediaType, digest, bytes });

@@ -9,6 +9,9 @@ interface Entry<P> {
   readonly keys: Set<number>;
 }
 
+/** What an entry takes beside its payload: objects, maps, an attestation. */
+const ENTRY_BYTES = 1024;
+
 /** Hot blocks in memory, least recently used out first, bounded in bytes. Retains its blocks. */
 export class BlockCache<P> {
   readonly #ops: PayloadOps<P>;
@@ -21,7 +24,7 @@ export class BlockCache<P> {
       entriesMax: Infinity,
       evict: 'use',
       sizeMax: init.sizeBytesMax,
-      sizeOf: ({ block }) => ops.length(block),
+      sizeOf: ({ block }) => ops.length(block) + ENTRY_BYTES,
       onEvict: (key, { block, keys }) => {
         keys.delete(key);
         ops.release(block);
