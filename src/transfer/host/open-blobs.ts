@@ -75,6 +75,8 @@ interface Entry<T> {
   /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
   readonly asked: Set<PeerId>;
   readonly asking: Map<number, PeerId>;
+  /** What roots are asked with in this round: the right of the request that began it. */
+  right: RightKey;
   /** The refusal of a root, for requests that show nothing of their own. */
   refusal: OpenRefusal | undefined;
   probesItself: boolean;
@@ -196,7 +198,8 @@ export class OpenBlobs<T> {
         break;
       case 'no-way':
         entry.isBelieved = answer.isBelieved;
-        this.#beAlone(entry);
+        // The owner, which is late, may still find one.
+        if (entry.asking.size === 0) this.#beAlone(entry);
         break;
       case 'refused':
         // A root refuses by its own credentials: a request's own right may still be accepted.
@@ -323,6 +326,7 @@ export class OpenBlobs<T> {
       usedMs: this.#nowMs,
       asked: new Set(),
       asking: new Map(),
+      right: request.right,
       refusal: undefined,
       probesItself: false,
       rights: new BoundedMap({ entriesMax: RIGHTS_MAX, evict: 'use' }),
@@ -334,21 +338,22 @@ export class OpenBlobs<T> {
   }
 
   /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
-  #ask(entry: Entry<T>, right: RightKey = ''): void {
+  #ask(entry: Entry<T>, right: RightKey): void {
     if (entry.phase === 'asking' && entry.asking.size > 0) return;
     if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
     // A known blob stays open while it is asked about again.
     else entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
     entry.asked.clear();
+    entry.right = right;
     entry.refusal = undefined;
     entry.probesItself = false;
     for (const after of ['lost', 'slow'] as const) {
       this.#timers.set(this.#nowMs + OWN_WAY_MS[after], { type: 'own-way', entry, after });
     }
-    this.#nextRoot(entry, right);
+    this.#nextRoot(entry);
   }
 
-  #nextRoot(entry: Entry<T>, right: RightKey = ''): void {
+  #nextRoot(entry: Entry<T>): void {
     for (const late of entry.asking.values()) this.#silent.set(late, true);
     const left = this.#roots(entry.digest, entry.origin).filter((peer) => !entry.asked.has(peer));
     const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
@@ -361,7 +366,7 @@ export class OpenBlobs<T> {
     const attempt = ++this.#attemptCount;
     entry.asking.set(attempt, root);
     this.#attempts.set(attempt, { kind: 'root', entry, root });
-    const { digest, origin } = entry;
+    const { digest, origin, right } = entry;
     this.#effects.push({ type: 'ask-root', attempt, root, digest, origin, right });
     this.#timers.set(this.#nowMs + NEXT_ROOT_MS, { type: 'next-root', entry });
   }

@@ -261,6 +261,33 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.took('cancel')).toHaveLength(1);
   });
 
+  it('asks each root with what the client showed, so that a late one has its way too', () => {
+    const world = new World().ask('a', 'signed', STORAGE).pass(300);
+    expect(world.took('ask-root').map(({ right }) => right)).toEqual(['signed', 'signed']);
+  });
+
+  it('waits for the owner when the next root has no way', () => {
+    const world = new World().ask('a', 'signed', STORAGE).pass(300);
+    const [owner, next] = world.took('ask-root');
+    const noWay = { outcome: 'no-way', isBelieved: true } as const;
+    world.blobs.answered(defined(next, 'asked').attempt, noWay, world.nowMs);
+    expect(world.took('probe')).toEqual([]);
+    const open = { outcome: 'open', key: DIGEST, sizeBytes: 1000, isPublic: false } as const;
+    world.blobs.answered(defined(owner, 'asked').attempt, open, world.nowMs);
+    world.origin(1000);
+    expect(world.took('grant')[0]?.opened.isShared).toBe(true);
+  });
+
+  it('reads alone when the next root has no way and the owner fails', () => {
+    const world = new World().ask('a', 'signed', STORAGE).pass(300);
+    const [owner, next] = world.took('ask-root');
+    const noWay = { outcome: 'no-way', isBelieved: true } as const;
+    world.blobs.answered(defined(next, 'asked').attempt, noWay, world.nowMs);
+    world.blobs.rootFailed(defined(owner, 'asked').attempt, world.nowMs);
+    world.origin(1000);
+    expect(world.took('grant')[0]?.opened.isShared).toBe(false);
+  });
+
   it('leaves the registry alone while roots are slow, for five seconds', () => {
     const world = new World().ask('a', 'good').pass(4_999);
     expect(world.took('probe')).toEqual([]);
