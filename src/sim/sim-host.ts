@@ -278,7 +278,7 @@ export class SimHost implements ContainerHost, AgentListener {
     this.#listener.placed(this, reply);
     const { agent } = this;
     if (!this.#waitsForPlaces || agent === undefined) return;
-    if (this.#wanted.every((blob) => agent.core.isPlaced(blob))) this.#placesKnown(atMs);
+    if (this.#wanted.every((blob) => agent.core.isSettled(blob))) this.#placesKnown(atMs);
   }
 
   #placesKnown(nowMs: number): void {

@@ -302,14 +302,14 @@ export class TreeDriver<P, T> {
     this.#calls.add(call);
   }
 
-  /** Resolves when each blob has a place in its trees, after a while, or when the signal aborts. */
+  /** Resolves when each blob has its places, or no hope of them, after a while, or on the signal. */
   #places(
     blobs: readonly LocatedBlob[],
     { signal, placesMsMax }: { signal: AbortSignal | undefined; placesMsMax: number },
   ): Promise<void> {
     return new Promise((resolve) => {
       const check = (): boolean => {
-        if (!blobs.every(({ blob }) => this.#core.isPlaced(blob))) return false;
+        if (!blobs.every(({ blob }) => this.#core.isSettled(blob))) return false;
         end();
         return true;
       };

@@ -242,11 +242,11 @@ export class HostCore<P, T> {
     if (open !== undefined) this.want([{ ...open, blob: ref }], nowMs);
   }
 
-  /** Whether the blob has a place in the tree of each of its stripes, or is owned here. */
-  isPlaced(blob: BlobRef): boolean {
-    for (let stripe = 0; stripe < stripeCount(blob.sizeBytes); stripe++) {
-      if (this.#owns(blob.digest, stripe)) continue;
-      if (this.#placeOf(blob.digest, stripe) === undefined) return false;
+  /** Whether each stripe of the blob has a place, is owned here, or was refused a place. */
+  isSettled({ digest, sizeBytes }: BlobRef): boolean {
+    for (let stripe = 0; stripe < stripeCount(sizeBytes); stripe++) {
+      if (this.#owns(digest, stripe) || this.#placeOf(digest, stripe) !== undefined) continue;
+      if (!this.#memberships.some((each) => each.isRefused(digest, stripe))) return false;
     }
     return true;
   }

@@ -333,6 +333,11 @@ export class Membership {
     return this.#seats.get(digest)?.get(stripe)?.place;
   }
 
+  /** Whether the owner of the stripe gave no place when it was last asked. */
+  isRefused(digest: Digest, stripe: number): boolean {
+    return (this.#seats.get(digest)?.get(stripe)?.refusals ?? 0) > 0;
+  }
+
   #forgetSources(): void {
     this.#generation++;
     this.#sources.clear();
@@ -468,7 +473,7 @@ export class Membership {
     return false;
   }
 
-  /** The root refused a JOIN: the seat goes into one of half the blobs, or, alone, waits longer. */
+  /** A JOIN is refused: the seat goes into one of half the blobs, or, alone, waits longer. */
   #refuse(seat: Seat, link: Link, refusal: { blobCount: number; nowMs: number }): void {
     const { blobCount, nowMs } = refusal;
     seat.blobsMax = Math.max(1, Math.floor(blobCount / 2));
@@ -544,12 +549,8 @@ export class Membership {
     const ticket = this.#nextTicket();
     link.reportTicket = ticket;
     this.#pending.set(ticket, { kind: 'report', link, seats: [] });
-    this.#effects.push({
-      kind: 'report',
-      owner: link.host,
-      request: { lost: [], held: [] },
-      ticket,
-    });
+    const request = { lost: [], held: [] };
+    this.#effects.push({ kind: 'report', owner: link.host, request, ticket });
   }
 
   #report(link: Link, nowMs: number): void {

@@ -188,9 +188,11 @@ describe('Membership places', () => {
     child.want();
     child.join(placeOf(`p me ${FIRST}`, 1));
     expect(child.membership.placeOf(D1, 0)).toBeUndefined();
+    expect(child.membership.isRefused(D1, 0)).toBe(true);
     child.wakeUntil('join');
     expect(child.nowMs).toBeLessThanOrEqual(1_500);
     child.join(placeOf(`p ${FIRST}`, 2));
+    expect(child.membership.isRefused(D1, 0)).toBe(false);
     expect(child.sources()).toContain('parent:p');
   });
 
