@@ -11,7 +11,7 @@ import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
-import { benchRoads } from './roads.ts';
+import { benchRoads, benchUnlisted } from './roads.ts';
 import { benchRoots } from './roots.ts';
 import type { BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
@@ -31,6 +31,9 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   roads: benchRoads,
   roots: benchRoots,
 };
+
+/** Parts of a benchmark that it starts in a process of their own. */
+const parts: typeof benches = { 'roads-unlisted': benchUnlisted };
 
 const NOTES = `
 Method: one process per benchmark side, on loopback and on this machine's own disk; stop all other
@@ -68,15 +71,15 @@ async function main(): Promise<void> {
   const args = process.argv.slice(2);
   const smoke = args.includes('--smoke');
   const names = args.filter((arg) => !arg.startsWith('--'));
-  const unknown = names.find((name) => benches[name] === undefined);
+  const unknown = names.find((name) => benches[name] === undefined && parts[name] === undefined);
   if (unknown !== undefined) {
     process.stderr.write(`no benchmark ${unknown}; known: ${Object.keys(benches).join(', ')}\n`);
     process.exitCode = 2;
     return;
   }
   const rows: BenchRow[] = [];
-  for (const [name, bench] of Object.entries(benches)) {
-    if (names.length > 0 && !names.includes(name)) continue;
+  for (const [name, bench] of Object.entries({ ...benches, ...parts })) {
+    if (names.length > 0 ? !names.includes(name) : parts[name] !== undefined) continue;
     process.stderr.write(`running ${name}\n`);
     rows.push(...(await bench({ smoke })));
   }

@@ -1,4 +1,5 @@
 import { Agent, request as httpRequest } from 'node:http';
+import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
 import { defined } from '../src/util/assert.ts';
 import type { FakeBlob } from '../test/kit/fake-registry.ts';
 
@@ -39,7 +40,8 @@ export async function replay(
     headers?: Readonly<Record<string, string>>;
   }>,
 ): Promise<void> {
-  const agent = new Agent({ keepAlive: true, maxSockets: READS_RUNNING });
+  const isTls = `${base}${urls[0]}`.startsWith('https:');
+  const agent = new (isTls ? TlsAgent : Agent)({ keepAlive: true, maxSockets: READS_RUNNING });
   let next = 0;
   const worker = async (): Promise<void> => {
     for (let read = image.reads[next++]; read !== undefined; read = image.reads[next++]) {
@@ -78,7 +80,8 @@ export function fetchPart(agent: Agent, url: string, part: Part): Promise<void> 
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const end = offset + length;
   const headers = { ...part.headers, range: `bytes=${offset}-${end - 1}` };
-  httpRequest(url, { agent, headers }, (response) => {
+  const send = url.startsWith('https:') ? tlsRequest : httpRequest;
+  send(url, { agent, headers }, (response) => {
     const answered = response.statusCode === 206;
     let at = offset;
     response.on('data', (piece: Buffer) => {

@@ -1,14 +1,22 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createServer, type Server } from 'node:https';
+import { networkInterfaces, tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { AgentCluster } from '../src/demo/agent-cluster.ts';
+import { stopServer } from '../src/demo/loopback-server.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
 import { MIB } from '../src/util/bytes.ts';
+import { makeCertificates } from '../test/kit/certificates.ts';
 import { FakeRegistry, type FakeBlob } from '../test/kit/fake-registry.ts';
 import { downloadReads, replay } from './overlaybd-client.ts';
 import { timed, verdict, type BenchRow } from './rows.ts';
+
+const MAIN = fileURLToPath(new URL('main.ts', import.meta.url));
 
 const ORIGIN_BYTES_PER_SECOND = 100e6;
 
@@ -26,6 +34,12 @@ const STORAGE_SLOWDOWN_MAX = 1.1;
 const PRIVATE_SLOWDOWN_MAX = 1.3;
 
 const TOKEN = 'Bearer of-the-client';
+
+/**
+ * Address of a registry that nobody configured, on the loopback of a network namespace of its own:
+ * roots read such registries at public addresses alone.
+ */
+const UNLISTED = '11.0.0.1';
 
 /** One kind of URL that clients send. */
 interface Road {
@@ -66,6 +80,50 @@ const ROADS: readonly Road[] = [
  * their own, next to the same straight from the origin.
  */
 export async function benchRoads(options: { smoke: boolean }): Promise<BenchRow[]> {
+  const rows = await withCluster(ROADS, options);
+  return [...rows, ...(await inNamespace(options))];
+}
+
+/** Runs `benchUnlisted()` in a network namespace of its own. */
+async function inNamespace({ smoke }: { smoke: boolean }): Promise<BenchRow[]> {
+  if (process.getuid?.() !== 0) {
+    process.stderr.write('roads: no row for a registry in quarantine, which needs root\n');
+    return [];
+  }
+  const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
+  try {
+    const { caFile } = makeCertificates(dir, UNLISTED);
+    const bench = [
+      process.execPath,
+      MAIN,
+      'roads-unlisted',
+      '--json',
+      ...(smoke ? ['--smoke'] : []),
+    ];
+    const script = `ip link set lo up && ip addr add ${UNLISTED}/32 dev lo && exec "$@"`;
+    const { stdout } = await promisify(execFile)(
+      'unshare',
+      ['--net', 'sh', '-c', script, 'sh', ...bench],
+      { env: { ...process.env, NODE_EXTRA_CA_CERTS: caFile } },
+    );
+    return JSON.parse(stdout) as BenchRow[];
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/** The same for a registry that nobody configured; runs where `UNLISTED` is an own address. */
+export function benchUnlisted(options: { smoke: boolean }): Promise<BenchRow[]> {
+  const request: Road['request'] = (_origin, { digest }) => ({
+    url: `https://${UNLISTED}/v2/bench/blobs/${digest}`,
+  });
+  return withCluster([{ name: 'unlisted registry, quarantine', request, shared: true }], options);
+}
+
+async function withCluster(
+  roads: readonly Road[],
+  options: { smoke: boolean },
+): Promise<BenchRow[]> {
   const size = options.smoke ? 'smoke' : 'full';
   setFlagsFromString('--heap-growing-percent=200');
   const dir = await mkdtemp(join(tmpdir(), 'xylem-bench-'));
@@ -77,6 +135,7 @@ export async function benchRoads(options: { smoke: boolean }): Promise<BenchRow[
     return true;
   });
   await origin.start();
+  const front = await startFront(origin);
   const storage = [`http://${origin.address}/docker/`];
   const cluster = new AgentCluster({
     dir,
@@ -90,13 +149,14 @@ export async function benchRoads(options: { smoke: boolean }): Promise<BenchRow[
     await cluster.start();
     const run = { origin, cluster, sizeBytes: BLOB_BYTES[size] };
     // Agents that have just started run interpreted code.
-    for (const road of ROADS) await readBy(road, run, COUNTS[size][0] ?? 1);
+    for (const road of roads) await readBy(road, run, COUNTS[size][0] ?? 1);
     const rows: BenchRow[] = [];
-    for (const count of COUNTS[size]) rows.push(...(await compare(run, count, '')));
+    for (const count of COUNTS[size]) rows.push(...(await compare(roads, run, { count })));
     const loops = startLoops();
     try {
-      const what = `, ${BUSY_LOOPS} busy loops`;
-      for (const count of COUNTS[size]) rows.push(...(await compare(run, count, what)));
+      const beside = `, ${BUSY_LOOPS} busy loops`;
+      for (const count of COUNTS[size])
+        rows.push(...(await compare(roads, run, { count, beside })));
     } finally {
       for (const loop of loops) loop.kill('SIGKILL');
     }
@@ -104,8 +164,29 @@ export async function benchRoads(options: { smoke: boolean }): Promise<BenchRow[
   } finally {
     await cluster.stop();
     await origin.stop();
+    if (front !== undefined) await stopServer(front);
     await rm(dir, { recursive: true, force: true });
   }
+}
+
+/** The origin over TLS at `UNLISTED`, where that is an address of this namespace. */
+async function startFront(origin: FakeRegistry): Promise<Server | undefined> {
+  const caFile = process.env['NODE_EXTRA_CA_CERTS'];
+  if (caFile === undefined || networkInterfaces()['lo']?.some(isUnlisted) !== true)
+    return undefined;
+  const [cert, key] = await Promise.all(
+    ['server.pem', 'server.key'].map((name) => readFile(join(dirname(caFile), name))),
+  );
+  const front = createServer({ cert, key }, (request, response) =>
+    origin.answer(request, response),
+  );
+  front.listen(443, UNLISTED);
+  await once(front, 'listening');
+  return front;
+}
+
+function isUnlisted({ address }: { readonly address: string }): boolean {
+  return address === UNLISTED;
 }
 
 interface Run {
@@ -115,10 +196,14 @@ interface Run {
 }
 
 /** Rows of all roads, with this many agents at once. */
-async function compare(run: Run, count: number, beside: string): Promise<BenchRow[]> {
+async function compare(
+  roads: readonly Road[],
+  run: Run,
+  { count, beside = '' }: { readonly count: number; readonly beside?: string },
+): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
   const seconds: number[] = [];
-  for (const road of ROADS) {
+  for (const road of roads) {
     const through = await readBy(road, run, count);
     const direct = await readBy(road, run, count, true);
     seconds.push(through.seconds);
@@ -137,7 +222,8 @@ async function compare(run: Run, count: number, beside: string): Promise<BenchRo
         `direct ${direct.requests}; fallback ${through.fallbackBytes} B; ${goal}`,
     });
   }
-  const [registry = 1, storage = 1] = seconds;
+  const [registry, storage] = seconds;
+  if (registry === undefined || storage === undefined) return rows;
   const ratio = storage / registry;
   rows.push({
     bench: 'roads',

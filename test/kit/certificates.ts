@@ -6,13 +6,13 @@ export interface Certificates {
   /** PEM of the authority. */
   readonly ca: string;
   readonly caFile: string;
-  /** Certificate of a server at 127.0.0.1, signed by the authority. */
+  /** Certificate of the server, signed by the authority. */
   readonly certificateFile: string;
   readonly keyFile: string;
 }
 
-/** Makes a fresh authority and a server's certificate for 127.0.0.1 with openssl, in the folder. */
-export function makeCertificates(folder: string): Certificates {
+/** Makes a fresh authority and the certificate of a server with openssl, in the folder. */
+export function makeCertificates(folder: string, address = '127.0.0.1'): Certificates {
   const path = (name: string): string => join(folder, name);
   const openssl = (...args: string[]): void => {
     execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' });
@@ -20,7 +20,7 @@ export function makeCertificates(folder: string): Certificates {
   const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
   openssl('req', '-x509', ...newKey, '-keyout', 'ca.key', '-out', 'ca.pem', '-subj', '/CN=test');
   openssl('req', ...newKey, '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=server');
-  writeFileSync(path('names'), 'subjectAltName=IP:127.0.0.1');
+  writeFileSync(path('names'), `subjectAltName=IP:${address}`);
   const signer = ['-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-extfile', 'names'];
   openssl('x509', '-req', '-in', 'server.csr', ...signer, '-out', 'server.pem');
   return {

@@ -123,6 +123,11 @@ export class FakeRegistry extends LoopbackServer {
     return `http://${this.address}/${path}?${signature}`;
   }
 
+  /** Answers a request that came to another server, such as one with TLS. */
+  answer(request: IncomingMessage, response: ServerResponse): void {
+    this.handle(request, response).catch(() => response.destroy());
+  }
+
   askedFor(part: string): readonly Asked[] {
     return this.asked.filter(({ url }) => url.includes(part));
   }
