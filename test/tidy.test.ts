@@ -32,7 +32,7 @@ const LONG_FILES: Counts = {
   'src/transfer/core/core.ts': 593,
   'src/transfer/core/fetcher.ts': 589,
   'src/transfer/drive/engine.ts': 559,
-  'src/transfer/host/open-blobs.ts': 572,
+  'src/transfer/host/open-blobs.ts': 571,
   'src/tree/member/membership.ts': 581,
   'src/tree/owner/topology.ts': 548,
 };

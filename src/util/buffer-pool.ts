@@ -58,8 +58,8 @@ export class PooledBytes {
 
 /**
  * Slabs of one size. The pool keeps up to `freeMax` for reuse and leaves others to the garbage
- * collector. A payload of less than half a slab gets a buffer of its own length: whoever keeps
- * payloads counts their bytes, and an image has thousands of small blobs.
+ * collector. A payload of less than half a slab gets a buffer of its own length: caches count the
+ * bytes of payloads, and an image has thousands of small blobs.
  */
 export class BufferPool {
   readonly slabBytes: number;

@@ -116,7 +116,7 @@ function partsOf(blob: FakeBlob): readonly string[] {
   return parts.filter((range) => range !== 'bytes=0-0');
 }
 
-describe('overlaybd behind a registry that redirects, on eight hosts with signatures of their own', () => {
+describe('overlaybd behind a registry that redirects, with a signature per host', () => {
   it.each(SHAPES)('reads each part once from %s', async (_name, path) => {
     registry.behaviours.set('/v2/app/', (request, response) => {
       const isKnown = request.headers.authorization === TOKEN;

@@ -302,7 +302,7 @@ export class TreeDriver<P, T> {
     this.#calls.add(call);
   }
 
-  /** Resolves when each blob has its places, or no hope of them, after a while, or on the signal. */
+  /** Resolves when each blob has its places or was refused them, after a while, or when aborted. */
   #places(
     blobs: readonly LocatedBlob[],
     { signal, placesMsMax }: { signal: AbortSignal | undefined; placesMsMax: number },

@@ -116,9 +116,8 @@ export class Membership {
 
   /** The roots believed to be alive (this host need not be among them). */
   rootsChanged(roots: readonly HostAddress[], nowMs: number): readonly MembershipEffect[] {
-    const others = new Map(
-      roots.filter(({ peer }) => peer !== this.#self.peer).map((root) => [root.peer, root]),
-    );
+    const others = new Map(roots.map((root) => [root.peer, root]));
+    others.delete(this.#self.peer);
     for (const [peer, root] of others) {
       const link = this.#links.get(peer);
       if (link === undefined) this.#links.set(peer, new RootLink<Seat>(root));
@@ -333,7 +332,7 @@ export class Membership {
     return this.#seats.get(digest)?.get(stripe)?.place;
   }
 
-  /** Whether the owner of the stripe gave no place when it was last asked. */
+  /** Whether the owner of the stripe last gave no place. */
   isRefused(digest: Digest, stripe: number): boolean {
     return (this.#seats.get(digest)?.get(stripe)?.refusals ?? 0) > 0;
   }
