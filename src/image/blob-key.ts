@@ -1,8 +1,19 @@
 import type { Hash } from '../runtime/codec.ts';
+import { defined } from '../util/assert.ts';
+import { toHex } from '../util/bytes.ts';
 import type { BlobOrigin } from './block.ts';
-import { digestBytes, digestOf, type Digest } from './digest.ts';
+import { digestBytes, digestOfSha256, type Digest } from './digest.ts';
 
-const CONTEXT = new TextEncoder().encode('xylem-quarantine-1\0');
+const encoder = new TextEncoder();
+const QUARANTINE = encoder.encode('xylem-quarantine-1\0');
+const OPAQUE = encoder.encode('xylem-opaque-1\0');
+
+/** Bytes of the hash in a key; the rest is its mark. */
+const HASH_BYTES = 24;
+
+/** Ends every key. One blob in 2^64 has a digest that ends so: it is refused. */
+const MARK = encoder.encode('xylemkey');
+const MARK_HEX = toHex(MARK);
 
 /**
  * The source of a blob, as quarantine tells sources apart: a registry host, or a storage prefix.
@@ -14,13 +25,13 @@ export function sourceOf(origin: BlobOrigin): string {
 
 /**
  * The key that names the blocks of a blob while its source is not believed. Attestations, store and
- * wire all use it:
+ * wire all use it: the first 24 bytes of
  *
  *     SHA-256("xylem-quarantine-1" 0 | sha256 that the source was asked for (32) | source in UTF-8)
  *
- * It has the form of a digest, so that trees, store, wire and attestations need no second kind of
- * name, and the source stands in every signed claim. Nobody can make a blob whose own digest is
- * such a key without breaking SHA-256. A request that names another source, or a believed one,
+ * and the mark `xylemkey`. It has the length of a digest, so that trees, store, wire and
+ * attestations need no second kind of name, and the source stands in every signed claim. The mark
+ * tells it from a digest: see `isOwnKey()`. A request that names another source, or a believed one,
  * never meets these blocks.
  */
 export function quarantineKey(
@@ -28,10 +39,62 @@ export function quarantineKey(
   digest: Digest,
   origin: BlobOrigin,
 ): Digest {
-  const source = new TextEncoder().encode(sourceOf(origin));
-  const text = new Uint8Array(CONTEXT.length + 32 + source.length);
-  text.set(CONTEXT, 0);
-  text.set(digestBytes(digest), CONTEXT.length);
-  text.set(source, CONTEXT.length + 32);
-  return digestOf(hash, text);
+  return keyOf(hash, [QUARANTINE, digestBytes(digest), encoder.encode(sourceOf(origin))]);
+}
+
+/**
+ * The key that names the blocks of a blob at a storage whose paths hold no digest: the first 24
+ * bytes of
+ *
+ *     SHA-256("xylem-opaque-1" 0 | size (u64) | source | path | ETag)
+ *
+ * and the mark; each text in UTF-8 behind its length in bytes (u32), integers little-endian. What
+ * changes at the storage has another key.
+ */
+export function opaqueKey(hash: Pick<Hash, 'sha256'>, origin: BlobOrigin): Digest {
+  const { path, etag, sizeBytes } = defined(origin.opaque, 'the origin names an opaque blob');
+  const size = new Uint8Array(8);
+  new DataView(size.buffer).setBigUint64(0, BigInt(sizeBytes), true);
+  const texts = [sourceOf(origin), path, etag].flatMap((text) => {
+    const bytes = encoder.encode(text);
+    const length = new Uint8Array(4);
+    new DataView(length.buffer).setUint32(0, bytes.length, true);
+    return [length, bytes];
+  });
+  return keyOf(hash, [OPAQUE, size, ...texts]);
+}
+
+/**
+ * The key of this origin's own, when its blocks are not named by the digest of the content;
+ * undefined when they are, and for an origin of two kinds at once, which there is not.
+ */
+export function ownKeyOf(hash: Pick<Hash, 'sha256'>, origin: BlobOrigin): Digest | undefined {
+  const { content, opaque } = origin;
+  if (opaque !== undefined) return content === undefined ? opaqueKey(hash, origin) : undefined;
+  return content === undefined ? undefined : quarantineKey(hash, content, origin);
+}
+
+/** Whether the blocks of a blob of this origin have a key that is no digest of anything. */
+export function hasOwnKey({ content, opaque }: BlobOrigin): boolean {
+  return content !== undefined || opaque !== undefined;
+}
+
+/**
+ * Whether this is a key, and so no digest: no URL, manifest or peer gets anything by naming it as
+ * one.
+ */
+export function isOwnKey(key: Digest): boolean {
+  return key.endsWith(MARK_HEX);
+}
+
+function keyOf(hash: Pick<Hash, 'sha256'>, parts: readonly Uint8Array[]): Digest {
+  const text = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    text.set(part, at);
+    at += part.length;
+  }
+  const key = hash.sha256(text).slice();
+  key.set(MARK, HASH_BYTES);
+  return digestOfSha256(key);
 }

@@ -30,6 +30,18 @@ export interface BlobRef {
 }
 
 /**
+ * What names a blob at a storage whose paths hold no digest. Nothing says what its content should
+ * be: as long as these stay the same, it is the same blob.
+ */
+export interface OpaqueName {
+  /** Below the storage, without a leading slash and without the query. */
+  readonly path: string;
+  /** The strong validator that the storage gives, with its quotes. */
+  readonly etag: string;
+  readonly sizeBytes: number;
+}
+
+/**
  * Where the origin keeps a blob: a registry and a repository, or a storage to which a registry
  * redirects.
  */
@@ -48,6 +60,11 @@ export interface BlobOrigin {
    * such a blob have a key of their own (blob-key.ts).
    */
   readonly content?: Digest;
+  /**
+   * For a storage whose paths hold no digest. Blocks have a key of their own here too, and no
+   * sha256 of the whole is known.
+   */
+  readonly opaque?: OpaqueName;
 }
 
 /** Number of blocks of a blob of this size; the last block may be shorter. */

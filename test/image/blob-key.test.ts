@@ -1,6 +1,13 @@
 import { describe, expect, it } from 'vitest';
-import { quarantineKey, sourceOf } from '../../src/image/blob-key.ts';
-import { parseDigest } from '../../src/image/digest.ts';
+import {
+  hasOwnKey,
+  isOwnKey,
+  opaqueKey,
+  ownKeyOf,
+  quarantineKey,
+  sourceOf,
+} from '../../src/image/blob-key.ts';
+import { digestOf, parseDigest } from '../../src/image/digest.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { defined } from '../../src/util/assert.ts';
 
@@ -13,7 +20,7 @@ const storage = { registry: 's.example', repository: '', storage: 'https://s.exa
 describe('quarantineKey()', () => {
   it('is its golden value', () => {
     expect(quarantineKey(hash, digest, registry)).toBe(
-      'sha256:1f8402d680dd188c27d4f1884a42fc28d6cf196dfd87c48c9eab577fbb579a17',
+      'sha256:1f8402d680dd188c27d4f1884a42fc28d6cf196dfd87c48c78796c656d6b6579',
     );
   });
 
@@ -32,5 +39,65 @@ describe('sourceOf()', () => {
   it('names a registry by its host and a storage by its prefix', () => {
     expect(sourceOf(registry)).toBe('evil.example');
     expect(sourceOf(storage)).toBe('https://s.example/b/');
+  });
+});
+
+describe('opaqueKey()', () => {
+  const opaque = { path: 'id/uuid', etag: '"e1"', sizeBytes: 1000 };
+  const at = { registry: 's.example', repository: '', storage: 'https://s.example/', opaque };
+
+  it('is its golden value', () => {
+    expect(opaqueKey(hash, at)).toBe(
+      'sha256:7000bee3a75aacbfb8de04bc548f1da79a34459c527f2d2778796c656d6b6579',
+    );
+  });
+
+  it('tells sources, paths, ETags and sizes apart, however their texts are cut', () => {
+    const others = [
+      { ...at, storage: 'https://s.example/i' },
+      { ...at, storage: 'https://s.example/i', opaque: { ...opaque, path: 'd/uuid' } },
+      { ...at, storage: 'http://s.example/' },
+      { ...at, opaque: { ...opaque, path: 'id/uuid"e1"', etag: '' } },
+      { ...at, opaque: { ...opaque, etag: '"e2"' } },
+      { ...at, opaque: { ...opaque, sizeBytes: 1001 } },
+      { ...at, opaque: { ...opaque, sizeBytes: 2 ** 40 } },
+    ];
+    const keys = [at, ...others].map((origin) => opaqueKey(hash, origin));
+    expect(new Set(keys).size).toBe(keys.length);
+  });
+
+  it('is never the quarantine key of anything that has the same texts', () => {
+    expect(opaqueKey(hash, at)).not.toBe(quarantineKey(hash, digest, at));
+  });
+});
+
+describe('ownKeyOf()', () => {
+  const opaque = { path: 'id/uuid', etag: '"e1"', sizeBytes: 1000 };
+
+  it('is the key of a doubtful source, of an opaque blob, and nothing for a digest', () => {
+    expect(ownKeyOf(hash, registry)).toBeUndefined();
+    expect(ownKeyOf(hash, { ...registry, content: digest })).toBe(
+      quarantineKey(hash, digest, registry),
+    );
+    expect(ownKeyOf(hash, { ...storage, opaque })).toBe(opaqueKey(hash, { ...storage, opaque }));
+    // Both at once is nobody's form.
+    expect(ownKeyOf(hash, { ...storage, opaque, content: digest })).toBeUndefined();
+  });
+
+  it('hasOwnKey() says which', () => {
+    expect(
+      [registry, { ...registry, content: digest }, { ...storage, opaque }].map(hasOwnKey),
+    ).toEqual([false, true, true]);
+  });
+});
+
+describe('isOwnKey()', () => {
+  it('tells both kinds of keys from digests, by their form alone', () => {
+    const opaque = { path: 'id/uuid', etag: '"e1"', sizeBytes: 1000 };
+    expect(isOwnKey(quarantineKey(hash, digest, registry))).toBe(true);
+    expect(isOwnKey(opaqueKey(hash, { ...storage, opaque }))).toBe(true);
+    for (let i = 0; i < 1000; i++) {
+      expect(isOwnKey(digestOf(hash, new Uint8Array([i, i >> 8])))).toBe(false);
+    }
   });
 });
