@@ -56,6 +56,8 @@ export interface RegistryConfig {
    * are.
    */
   readonly storage?: readonly string[] | undefined;
+  /** Of the same kind: storages whose paths hold no digest. */
+  readonly opaqueStorage?: readonly string[] | undefined;
 }
 
 /** What holds for every registry. */
@@ -153,7 +155,7 @@ export class Registries {
     this.#configs = new Map(init.registries.map((config) => [registryName(config.host), config]));
     const mirrors = init.registries.flatMap((config) => config.mirrors ?? []);
     const storages = init.registries
-      .flatMap((config) => config.storage ?? [])
+      .flatMap(({ storage = [], opaqueStorage = [] }) => [...storage, ...opaqueStorage])
       .filter((prefix) => !prefix.includes('*'));
     this.#listed = new Set([
       ...init.registries.map((config) => baseOf(config).host),

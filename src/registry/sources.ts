@@ -11,6 +11,8 @@ export interface SourceEntry {
   readonly insecure?: boolean | undefined;
   /** Prefixes: see `storagePrefixFault()`. */
   readonly storage?: readonly string[] | undefined;
+  /** Prefixes below which objects without a digest in their path are blobs too. */
+  readonly opaqueStorage?: readonly string[] | undefined;
 }
 
 /**
@@ -37,6 +39,22 @@ export const DEFAULT_SOURCES: readonly SourceEntry[] = [
   { host: 'public.ecr.aws' },
   { host: 'registry.gitlab.com' },
   { host: 'nvcr.io' },
+];
+
+/** A region of AWS, as `us-gov-east-1`. */
+const REGION = '([a-z]{2}(?:-[a-z]+){1,3}-[1-9])';
+
+/**
+ * The buckets of Amazon ECR, one per region, as AWS names them to those who have to let their hosts
+ * reach them. A pattern, since a label has to name the region of its bucket: a wildcard would cover
+ * buckets of anybody, and a list would lack the next region. To take such a name
+ * before ECR does gains nothing: blocks of this storage serve only requests that name it.
+ */
+const DEFAULT_OPAQUE_STORAGES: readonly RegExp[] = [
+  new RegExp(
+    `^https://prod-${REGION}-starport-layer-bucket\\.` +
+      's3(?:\\.dualstack)?\\.\\1\\.amazonaws\\.com(?:\\.cn)?/$',
+  ),
 ];
 
 /**
@@ -140,6 +158,8 @@ interface Prefix {
 export class BelievedSources {
   readonly #insecure = new Map<string, boolean>();
   readonly #storages: readonly Prefix[];
+  readonly #opaque: readonly Prefix[];
+  readonly #opaqueDefaults: readonly RegExp[];
 
   constructor(init: { readonly registries: readonly SourceEntry[]; readonly defaults: boolean }) {
     const entries = [...(init.defaults ? DEFAULT_SOURCES : []), ...init.registries];
@@ -147,6 +167,8 @@ export class BelievedSources {
       this.#insecure.set(registryName(host), insecure === true);
     }
     this.#storages = entries.flatMap(({ storage = [] }) => storage.map(readPrefix));
+    this.#opaque = entries.flatMap(({ opaqueStorage = [] }) => opaqueStorage.map(readPrefix));
+    this.#opaqueDefaults = init.defaults ? DEFAULT_OPAQUE_STORAGES : [];
   }
 
   /** Whether the configuration, or the default list, names this registry. */
@@ -164,8 +186,20 @@ export class BelievedSources {
   }
 
   /** Whether blobs of this origin are believed. */
-  believesOrigin({ registry, storage }: BlobOrigin): boolean {
+  believesOrigin({ registry, storage, opaque }: BlobOrigin): boolean {
+    if (opaque !== undefined) return this.believesOpaque({ storage: storage ?? '', ...opaque });
     return storage === undefined ? this.isRegistry(registry) : this.believesStorage(storage);
+  }
+
+  /**
+   * Whether objects without a digest in their path are shared: those at this path of this storage
+   * (`OpaqueUrl.storage`). It says nothing of paths with a digest there.
+   */
+  believesOpaque({ storage, path }: { readonly storage: string; readonly path: string }): boolean {
+    if (this.#opaqueDefaults.some((pattern) => pattern.test(storage))) return true;
+    if (this.#opaque.length === 0) return false;
+    const asked = readPrefix(`${storage}${path}`);
+    return this.#opaque.some((known) => covers(known, asked));
   }
 
   /** Whether a storage prefix (`UrlShape.prefix`) lies below a configured one. */

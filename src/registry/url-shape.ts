@@ -1,3 +1,4 @@
+import { isOwnKey } from '../image/blob-key.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
 import { isRegistryHost } from './hosts.ts';
 import { isRepository } from './reference.ts';
@@ -64,7 +65,7 @@ export type UrlShape =
 /**
  * Reads an origin URL strictly. The URL is kept as it is, percent-encoding untouched; only its path
  * names the blob, since queries differ from host to host and may hold anything. A path holds one
- * digest, in its last segments, or it names no blob.
+ * digest, in its last segments, or it names no blob; a key of blocks (blob-key.ts) is no digest.
  */
 export function shapeOf(text: string): UrlShape {
   const match = text.length <= URL_LENGTH_MAX ? ORIGIN_URL.exec(text) : null;
@@ -86,12 +87,12 @@ export function shapeOf(text: string): UrlShape {
   if (path.startsWith('/v2/')) {
     const [, repository = '', hex = ''] = REGISTRY_BLOB.exec(path) ?? [];
     const digest = parseDigest(`sha256:${hex}`);
-    if (digest === undefined || !isRepository(repository)) return other;
+    if (digest === undefined || isOwnKey(digest) || !isRepository(repository)) return other;
     return { kind: 'registry', url, scheme, host, repository, digest };
   }
   const [, before, hex] = storageMatch(path) ?? [];
   const digest = parseDigest(`sha256:${hex}`);
-  if (before === undefined || digest === undefined) return other;
+  if (before === undefined || digest === undefined || isOwnKey(digest)) return other;
   return { kind: 'storage', url, scheme, host, prefix: `${base}${before}`, digest };
 }
 
@@ -106,7 +107,16 @@ function namesSubResource(query: string): boolean {
   return query
     .slice(1)
     .split('&')
-    .some((pair) => SUB_RESOURCES.has((pair.split('=')[0] ?? '').toLowerCase()));
+    .some((pair) => SUB_RESOURCES.has(decoded(pair.split('=')[0] ?? '').toLowerCase()));
+}
+
+/** A name as a server reads it: `version%49d` is `versionId`. */
+function decoded(name: string): string {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
 }
 
 function refused(fault: 'not-a-url' | 'ambiguous', reason: string): UrlShape {

@@ -64,6 +64,67 @@ describe('BelievedSources', () => {
   });
 });
 
+describe('BelievedSources.believesOpaque()', () => {
+  const bucket = (region: string, at = region, tail = 'amazonaws.com'): string =>
+    `https://prod-${region}-starport-layer-bucket.s3.${at}.${tail}/`;
+  const usual = new BelievedSources({ registries: [], defaults: true });
+  const path = 'id/uuid';
+
+  it.each([
+    bucket('eu-west-1'),
+    bucket('us-gov-east-1'),
+    bucket('ap-southeast-5'),
+    bucket('cn-north-1', 'cn-north-1', 'amazonaws.com.cn'),
+    bucket('eu-west-1').replace('.s3.', '.s3.dualstack.'),
+  ])('is so by default of %s, the bucket of ECR', (storage) => {
+    expect(usual.believesOpaque({ storage, path })).toBe(true);
+    const opaque = { path, etag: '"e"', sizeBytes: 1 };
+    const origin = { registry: 'x', repository: '', storage };
+    expect(usual.believesOrigin({ ...origin, opaque })).toBe(true);
+    // What it sends is believed of nothing that has a digest.
+    expect(usual.believesOrigin(origin)).toBe(false);
+    const none = new BelievedSources({ registries: [], defaults: false });
+    expect(none.believesOpaque({ storage, path })).toBe(false);
+  });
+
+  it.each([
+    bucket('eu-west-1', 'us-east-1'),
+    bucket('evil', 'evil'),
+    bucket('eu-west-1').replace('prod-', 'x-prod-'),
+    bucket('eu-west-1').replace('-bucket', '-bucket-2'),
+    bucket('eu-west-1').replace('https', 'http'),
+    bucket('eu-west-1').replace('.com/', '.com.evil.example/'),
+    bucket('eu-west-1').replace('.com/', '.com:8443/'),
+    bucket('eu-west-1').replace('amazonaws', 'amazonavvs'),
+    'https://s3.eu-west-1.amazonaws.com/',
+  ])('is not so of %s', (storage) => {
+    expect(usual.believesOpaque({ storage, path })).toBe(false);
+  });
+
+  it('is so of what the configuration names, by scheme, host, port and path', () => {
+    const named = new BelievedSources({
+      registries: [
+        { host: 'r.example', opaqueStorage: ['https://b.s3.example/layers/'] },
+        { host: 's.example', storage: ['https://digests.s3.example/'] },
+      ],
+      defaults: false,
+    });
+    const storage = 'https://b.s3.example/';
+    expect(named.believesOpaque({ storage, path: 'layers/id' })).toBe(true);
+    expect(named.believesOpaque({ storage, path: 'layersx/id' })).toBe(false);
+    expect(named.believesOpaque({ storage: 'http://b.s3.example/', path: 'layers/id' })).toBe(
+      false,
+    );
+    expect(named.believesOpaque({ storage: 'https://b.s3.example:444/', path: 'layers/id' })).toBe(
+      false,
+    );
+    expect(named.believesOpaque({ storage: 'https://digests.s3.example/', path: 'id' })).toBe(
+      false,
+    );
+    expect(named.believesStorage('https://b.s3.example/layers/')).toBe(false);
+  });
+});
+
 describe('storagePrefixFault()', () => {
   it.each([
     'https://bucket.s3.amazonaws.com/',

@@ -7,6 +7,9 @@ const OTHER = `cd${'f'.repeat(62)}`;
 const DIGEST = `sha256:${HEX}`;
 const FOLDERS = `sha256/ab/${HEX}`;
 
+/** What blob-key.ts makes has this form. */
+const KEY = `${'ab'.repeat(24)}78796c656d6b6579`;
+
 describe('shapeOf()', () => {
   it.each([
     ['Distribution on S3', `https://b.s3.example/docker/registry/v2/blobs/${FOLDERS}/data?X-Amz=1`],
@@ -54,6 +57,9 @@ describe('shapeOf()', () => {
     ['too long a digest', `https://s.example/${DIGEST}0`],
     ['a digest in the query alone', `https://s.example/x?${DIGEST}`],
     ['a version of an object', `https://s.example/${FOLDERS}/data?versionId=3`],
+    ['a key, which is no digest', `https://r.example/v2/a/blobs/sha256:${KEY}`],
+    ['a key at a storage', `https://s.example/sha256/ab/${KEY}/data`],
+    ['a version in disguise', `https://s.example/${FOLDERS}/data?sig=1&version%49d=3`],
     ['a part of an object', `https://s.example/${FOLDERS}/data?sig=x&partNumber=1`],
     ['a block list', `https://s.example/${FOLDERS}/data?comp=blocklist`],
     ['a snapshot', `https://s.example/${FOLDERS}/data?SNAPSHOT=2026`],

@@ -46,6 +46,25 @@ exchanges its \`identitytoken\` at the token server (OAuth 2). Without these it 
 A mirror gets the credentials that these sources have for *its* host. The agent reads no file that
 the configuration does not name, not even \`~/.docker/config.json\`.
 
+## Storages
+
+A registry that redirects its blobs names them to the storage in one of two ways:
+
+* By digest, as most do: name the bucket or the CDN in \`storage\` of the registry's entry.
+* By a path that says nothing, with an S3 signature, as Amazon ECR does: name the bucket in
+  \`opaqueStorage\`, on every host. Give the whole host of the bucket, and the path where a host has
+  several buckets. Only the registry may write there: nothing else says what the bytes should be.
+
+      registries:
+        - host: registry.example
+          opaqueStorage: ["https://layers.s3.eu-central-1.amazonaws.com/"]
+
+ECR needs no entry: its buckets \`prod-REGION-starport-layer-bucket.s3.REGION.amazonaws.com\`
+(\`.com.cn\` in China) are in the default list, with one region in both places. Name
+the bucket of your region all the same with \`defaultRegistries: false\`, and where an endpoint in
+your network gives it a private address. A \`*\` would not do: it
+stands for a whole label, and above \`amazonaws.com\` it would cover everybody's buckets.
+
 ## Proxies
 
 The agent uses \`registries[].proxy\`, or else the variables \`HTTPS_PROXY\` (for https registries),

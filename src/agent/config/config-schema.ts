@@ -151,6 +151,14 @@ const registryShape = z.strictObject({
       `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard ` +
       'above a name that anybody may register; the path of the bucket on a shared host',
   }),
+  opaqueStorage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
+    description:
+      'Storages to which it redirects blob reads by URLs without a digest, by URL prefix. ' +
+      'Objects below it that an S3 signature opens are shared under a key of storage, path, ' +
+      'ETag and size. Name it on every host: one that does not know it passes such URLs ' +
+      'through. The buckets of Amazon ECR are in the default list.',
+    rule: 'as `storage`',
+  }),
   mirrors: key(list(text(isMirrorUrl)).default([]), {
     description:
       'Servers to ask before the registry, in this order. The agent asks a mirror ' +
@@ -369,7 +377,8 @@ export const configSchema = z.strictObject({
   defaultRegistries: key(z.boolean().default(true), {
     description:
       'Whether the well-known public registries are believed too: ' +
-      `${DEFAULT_SOURCES.map(({ host }) => host).join(', ')}.`,
+      `${DEFAULT_SOURCES.map(({ host }) => host).join(', ')}. ` +
+      'And whether the storage of Amazon ECR is.',
     rule: 'true or false',
   }),
   credentials: z.strictObject({

@@ -16,6 +16,8 @@ export interface RegistryEntry {
   readonly mirrors: readonly string[];
   /** Prefixes of the storages to which it redirects. */
   readonly storage?: readonly string[] | undefined;
+  /** Of those whose paths hold no digest. */
+  readonly opaqueStorage?: readonly string[] | undefined;
 }
 
 /** A bundle of all public authorities has about 250 KiB. */
@@ -31,7 +33,8 @@ const CREDENTIALS_FILE_BYTES_MAX = 64 * 1024;
  */
 export function registryConfigs(entries: readonly RegistryEntry[]): readonly RegistryConfig[] {
   return entries.map((entry) => {
-    const { host, insecure, mirrors, storage, caFile, credentialsFile, proxy } = entry;
+    const { host, insecure, mirrors, storage, opaqueStorage, proxy } = entry;
+    const { caFile, credentialsFile } = entry;
     const credentials = credentialsFile && fileOf(entry, 'credentialsFile', credentialsFile);
     if (credentials) readCredentials(credentials);
     return {
@@ -39,6 +42,7 @@ export function registryConfigs(entries: readonly RegistryEntry[]): readonly Reg
       insecure,
       mirrors,
       storage,
+      opaqueStorage,
       proxy,
       client: readClient(entry),
       ...(caFile !== undefined && { ca: readPem(fileOf(entry, 'caFile', caFile), 'CERTIFICATE') }),

@@ -79,7 +79,7 @@ describe('loadConfig()', () => {
     const config = loadConfig({ variables });
     expect(config.roots).toEqual(['dns:roots:19147', '/ip4/10.0.0.1/tcp/19147']);
     expect(config.registries).toEqual([
-      { host: 'localhost:5000', insecure: true, mirrors: [], storage: [] },
+      { host: 'localhost:5000', insecure: true, mirrors: [], storage: [], opaqueStorage: [] },
     ]);
     expect(config.p2p.announce).toEqual([]);
     expect(config.device.enabled).toBe(true);
