@@ -3,6 +3,7 @@ import {
   BLOB_SIZE_BYTES_MAX,
   type BlobOrigin,
   type BlockIndex,
+  type OpaqueName,
 } from '../../image/block.ts';
 import { digestBytes, digestOfSha256, type Digest } from '../../image/digest.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
@@ -64,12 +65,20 @@ export const digest: Codec<Digest> = {
 /** The size of a blob in bytes. */
 export const size = atMost(BLOB_SIZE_BYTES_MAX, u64);
 
+/** What names a blob at a storage whose paths hold no digest. */
+const opaqueName = struct<OpaqueName>({
+  path: text(STORAGE_BYTES_MAX),
+  etag: name,
+  sizeBytes: size,
+});
+
 /** Where the registry has a blob. */
 export const origin = struct<BlobOrigin>({
   registry: name,
   repository: name,
   storage: absentAs('', text(STORAGE_BYTES_MAX)),
   content: optional(digest),
+  opaque: optional(opaqueName),
 });
 
 /** The place of a block in its blob (u32). */

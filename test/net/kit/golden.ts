@@ -154,6 +154,16 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     origin: { registry: 's.io', repository: '', storage: 'https://s.io/b/', content: digest },
     url: 'https://s.io/b/x?s=1',
   }),
+  'OPEN_BLOB, opaque': asked('open-blob', {
+    digest,
+    origin: {
+      registry: 's.io',
+      repository: '',
+      storage: 'https://s.io/',
+      opaque: { path: 'i/u', etag: '"e"', sizeBytes: 2 ** 20 },
+    },
+    url: 'https://s.io/i/u?s=1',
+  }),
   'OPEN_BLOB reply': answered('open-blob', {
     outcome: 'open',
     key: digest,
