@@ -21,7 +21,7 @@ import type { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { Attestor } from './attestor.ts';
-import type { BlobReader, ReadKind, ReadOptions } from '../contracts/blob-reader.ts';
+import type { BlobReader, ReadOptions } from '../contracts/blob-reader.ts';
 import { type AttemptId, type BlockSource } from '../core/effects.ts';
 import { TransferError, type TransferErrorDetail } from '../contracts/errors.ts';
 import {
@@ -43,21 +43,13 @@ import {
   type Transport,
 } from '../contracts/transport.ts';
 import { OriginReader, type OriginRead } from './origin-reader.ts';
+import { asLocal, asPeer, type LocalToken, type ReadToken } from './read-token.ts';
 import { TreeDriver } from './tree-driver.ts';
 import { BlockVerifier } from './verifier.ts';
 import { WholeBlobCheck } from './whole-blob-check.ts';
 
 /** Default deadline of a read: as long as real clients wait (overlaybd gives up after 30 s). */
 const READ_TIMEOUT_MS = 30_000;
-
-/** A read of one block by this host, or by a peer. */
-type ReadToken = LocalToken | IncomingBlockRequest;
-
-interface LocalToken {
-  readonly kind: ReadKind;
-  readonly resolve: (block: AttestedBlock) => void;
-  readonly reject: (error: TransferError) => void;
-}
 
 /** Parts of a `TransferEngine`. */
 export interface EngineComponents {
@@ -114,9 +106,8 @@ export class TransferEngine implements BlobReader {
     this.#attestor = new Attestor(components);
     this.#wholeBlobs = new WholeBlobCheck(components, {
       onBad: (digest) => {
-        this.#core.blocks.forget(digest);
-        this.#attestor.forget(digest);
         this.#tree.distrustOrigin(digest);
+        return this.drop(digest);
       },
     });
     this.#core = new HostCore<AttestedBlock, ReadToken>(
@@ -166,6 +157,14 @@ export class TransferEngine implements BlobReader {
   async confirm(blob: BlobRef): Promise<void> {
     this.#run((nowMs) => this.#core.confirm(blob, nowMs));
     await this.#parts.store.resize(blob);
+  }
+
+  /** Drops the blob's blocks in memory and in the store. Rejects with BlockStoreError. */
+  async drop(key: Digest): Promise<void> {
+    const { store } = this.#parts;
+    this.#core.blocks.forget(key);
+    this.#attestor.forget(key);
+    for (const index of store.blocksOf(key)) await store.drop(key, index);
   }
 
   /** From here on the blocks of the blob have these digests, whatever a root attests. */
@@ -516,9 +515,10 @@ export class TransferEngine implements BlobReader {
   }
 
   #diskWrite(blob: BlobRef, index: BlockIndex, block: AttestedBlock): void {
+    const content = this.#tree.contentOf(blob.digest);
     this.#parts.store
       .put(blob, index, block)
-      .then(() => this.#wholeBlobs.stored(blob))
+      .then(() => content !== undefined && this.#wholeBlobs.stored(blob, content))
       .catch((error: unknown) => {
         const code = error instanceof CodedError ? error.code : 'unknown';
         this.#metrics.unstored.inc({ code });
@@ -548,12 +548,4 @@ export class TransferEngine implements BlobReader {
       },
     );
   }
-}
-
-function asLocal(token: ReadToken): LocalToken {
-  return token as LocalToken;
-}
-
-function asPeer(token: ReadToken): IncomingBlockRequest {
-  return token as IncomingBlockRequest;
 }

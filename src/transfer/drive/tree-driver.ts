@@ -1,7 +1,7 @@
 import type { BlockStore } from '../../blockstore/store.ts';
 import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
-import type { BlobOrigin } from '../../image/block.ts';
-import { quarantineKey } from '../../image/blob-key.ts';
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import { hasOwnKey, isOwnKey, ownKeyOf } from '../../image/blob-key.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
@@ -17,6 +17,7 @@ import { errorText } from '../../util/errors.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
+import { TransferError } from '../contracts/errors.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
 import type { Handlers, TreeCalls } from '../contracts/calls.ts';
 import { PeerError, type Transport } from '../contracts/transport.ts';
@@ -103,7 +104,7 @@ export class TreeDriver<P, T> {
           const reply = this.#core.join(peer, request, nowMs);
           for (const { blob, origin } of request.blobs) {
             const isTaken = blocks.blob(blob.digest)?.sizeBytes === blob.sizeBytes;
-            if (isTaken) this.#learnOrigin(blob.digest, origin);
+            if (isTaken) this.#learnOrigin(blob, origin);
           }
           return reply;
         });
@@ -143,17 +144,23 @@ export class TreeDriver<P, T> {
   }
 
   /**
+   * The digest of the whole content of the blob with this key; undefined when this host knows none,
+   * as of an opaque blob.
+   */
+  contentOf(key: Digest): Digest | undefined {
+    return isOwnKey(key) ? this.#origins.get(key)?.content : key;
+  }
+
+  /**
    * Takes in where a peer says a blob is. The word counts only when the configuration believes the
    * source, or when the blocks have the key of that very source: a peer that names a blob must not
    * lead others to a server of its own.
    */
-  #learnOrigin(key: Digest, origin: BlobOrigin): void {
+  #learnOrigin({ digest: key, sizeBytes }: BlobRef, origin: BlobOrigin): void {
     const { origin: registries, hash } = this.#parts;
-    const { content } = origin;
-    const isSound =
-      content === undefined
-        ? registries.believes(origin)
-        : quarantineKey(hash, content, origin) === key;
+    const isSound = isOwnKey(key)
+      ? ownKeyOf(hash, origin) === key && (origin.opaque?.sizeBytes ?? sizeBytes) === sizeBytes
+      : !hasOwnKey(origin) && registries.believes(origin);
     if (isSound && origin.storage === undefined) this.#origins.set(key, origin);
     else if (isSound && !this.#origins.has(key)) this.#origins.set(key, origin);
   }
@@ -172,6 +179,11 @@ export class TreeDriver<P, T> {
     signal?: AbortSignal,
     placesMsMax = PLACES_MS_MAX,
   ): Promise<void> {
+    for (const { blob, origin } of blobs) {
+      if (hasOwnKey(origin) || !isOwnKey(blob.digest)) continue;
+      const what = `${blob.digest} is no digest of a blob: it names blocks of one source`;
+      throw new TransferError(what, { code: 'unknown-blob' });
+    }
     this.#run((nowMs) => {
       this.#core.want(blobs, nowMs);
       for (const { blob, origin } of blobs) {

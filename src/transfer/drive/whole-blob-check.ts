@@ -25,6 +25,12 @@ const WAITING_MAX = 1024;
  */
 const FOLLOWED_MAX = 16_384;
 
+/** A blob of which every block was stored, and the digest that it is to have. */
+interface Complete {
+  readonly blob: BlobRef;
+  readonly content: Digest;
+}
+
 interface Components {
   readonly store: BlockStore;
   readonly hash: Hash;
@@ -34,32 +40,35 @@ interface Components {
 }
 
 /**
- * Hashes every blob once when its last block was stored, and drops all of it when its content does
- * not match its digest: a root attested wrong blocks then, or the registry sent them. It checks one
- * blob at a time and slowly, a block between two turns of the event loop: 0.15 ms of hashing, half
- * of the cost of handing the block to another thread.
+ * Hashes every blob once when its last block was stored, and has all of it dropped when its content
+ * does not match its digest: a root attested wrong blocks then, or the registry sent them. It
+ * checks one blob at a time and slowly, a block between two turns of the event loop: 0.15 ms of
+ * hashing, half of the cost of handing the block to another thread.
  *
  * Life: constructed -> `stored()` after each put -> `stop()`.
  */
 export class WholeBlobCheck {
   readonly #parts: Components;
-  readonly #onBad: (digest: Digest) => void;
+  readonly #onBad: (digest: Digest) => Promise<void>;
   readonly #checks: Counter;
   /** Lowest block of each blob of a size that was missing at the last look. */
   readonly #missing = new BoundedMap<string, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
-  readonly #waiting: BlobRef[] = [];
+  readonly #waiting: Complete[] = [];
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
 
-  /** `onBad`: the blob's blocks are about to be dropped from the store. */
-  constructor(components: Components, init: { onBad: (digest: Digest) => void }) {
+  /** `onBad` drops the blob's blocks. */
+  constructor(components: Components, init: { onBad: (digest: Digest) => Promise<void> }) {
     this.#parts = components;
     this.#onBad = init.onBad;
     this.#checks = transferMetrics(components.metrics).blobChecks;
   }
 
-  /** A block of the blob was stored. */
-  stored(blob: BlobRef): void {
+  /**
+   * A block of the blob was stored. `content` is the digest of the whole: of a source that is not
+   * believed, the blocks have a key that is none.
+   */
+  stored(blob: BlobRef, content: Digest): void {
     const known = this.#missing.get(nameOf(blob)) ?? 0;
     if (known === 'whole' || this.#stop.signal.aborted) return;
     const count = blockCount(blob.sizeBytes);
@@ -68,7 +77,7 @@ export class WholeBlobCheck {
     this.#missing.set(nameOf(blob), missing === count ? 'whole' : missing);
     if (missing < count) return;
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
-    this.#waiting.push(blob);
+    this.#waiting.push({ blob, content });
     this.#running ??= this.#work();
   }
 
@@ -78,10 +87,11 @@ export class WholeBlobCheck {
   }
 
   async #work(): Promise<void> {
-    for (let blob = this.#waiting.shift(); blob !== undefined; blob = this.#waiting.shift()) {
+    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
       if (this.#stop.signal.aborted) break;
+      const { blob } = next;
       try {
-        const result = await this.#check(blob);
+        const result = await this.#check(next);
         this.#checks.inc({ result });
         if (result === 'incomplete') this.#missing.delete(nameOf(blob));
       } catch (error) {
@@ -94,18 +104,16 @@ export class WholeBlobCheck {
     this.#running = undefined;
   }
 
-  async #check(blob: BlobRef): Promise<'good' | 'bad' | 'incomplete'> {
+  async #check({ blob, content }: Complete): Promise<'good' | 'bad' | 'incomplete'> {
     const digest = await this.#hash(blob);
     if (digest === undefined) return 'incomplete';
-    if (bytesEqual(digest, digestBytes(blob.digest))) return 'good';
+    if (bytesEqual(digest, digestBytes(content))) return 'good';
     this.#parts.logger.error(
       { blob: blob.digest },
       'blob content does not match its digest: a root attested wrong blocks; dropping them all',
     );
     this.#missing.delete(nameOf(blob));
-    this.#onBad(blob.digest);
-    const { store } = this.#parts;
-    for (const index of store.blocksOf(blob.digest)) await store.drop(blob.digest, index);
+    await this.#onBad(blob.digest);
     return 'bad';
   }
 

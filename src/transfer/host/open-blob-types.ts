@@ -42,6 +42,8 @@ export interface OpenRequest<T> {
   readonly digest: Digest;
   readonly origin: BlobOrigin;
   readonly right: RightKey;
+  /** The origin has just accepted the right, by a GET of one byte, and told this size. */
+  readonly shownBytes?: number | undefined;
 }
 
 /** A blob that a request may read. */

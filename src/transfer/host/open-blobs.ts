@@ -168,6 +168,8 @@ export class OpenBlobs<T> {
     this.#nowMs = nowMs;
     const entry = this.#entry(request);
     this.#use(entry, nowMs);
+    const { right, shownBytes } = request;
+    if (shownBytes !== undefined) this.#accept(entry, this.#rightOf(entry, right), shownBytes);
     const waiter = { ...request, deadlineMs: nowMs + REQUEST_MS_MAX };
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
@@ -237,9 +239,7 @@ export class OpenBlobs<T> {
         this.#accept(entry, right, result.sizeBytes);
         break;
       case 'refused':
-        right.state = 'refused';
-        right.refusal = result.refusal;
-        right.untilMs = nowMs + REFUSED_MS;
+        this.#refuseRight(right, result.refusal);
         break;
       case 'unreachable':
         this.#keepStale(right);
@@ -258,10 +258,7 @@ export class OpenBlobs<T> {
   ): void {
     this.#nowMs = nowMs;
     const right = this.#entries.get(idOf(request))?.rights.peek(request.right);
-    if (right === undefined) return;
-    right.state = 'refused';
-    right.refusal = refusal;
-    right.untilMs = nowMs + REFUSED_MS;
+    if (right !== undefined) this.#refuseRight(right, refusal);
   }
 
   /** The roots or their connections changed: blobs that are read alone may be shared now. */
@@ -417,14 +414,12 @@ export class OpenBlobs<T> {
       const { digest, origin, isBelieved } = entry;
       entry.blob = { digest: isBelieved ? digest : this.#ownKey(digest, origin), sizeBytes };
     } else if (entry.blob.sizeBytes !== sizeBytes) {
-      right.state = 'refused';
-      right.refusal = { code: 'other-content', sizeBytes };
-      right.untilMs = this.#nowMs + REFUSED_MS;
-      return;
+      return this.#refuseRight(right, { code: 'other-content', sizeBytes });
     }
     right.state = 'accepted';
     right.refusal = undefined;
-    right.untilMs = this.#nowMs + this.#init.acceptMs;
+    // Also of 0: it counts for those that wait for just this answer.
+    right.untilMs = this.#nowMs + Math.max(1, this.#init.acceptMs);
   }
 
   /** The origin is away: a right that it accepted not too long ago still counts. */
@@ -435,8 +430,12 @@ export class OpenBlobs<T> {
       right.untilMs = Math.max(right.untilMs, this.#nowMs + REFUSED_MS);
       return;
     }
+    this.#refuseRight(right, { code: 'unchecked', silent: [] });
+  }
+
+  #refuseRight(right: Right, refusal: OpenRefusal): void {
     right.state = 'refused';
-    right.refusal = { code: 'unchecked', silent: [] };
+    right.refusal = refusal;
     right.untilMs = this.#nowMs + REFUSED_MS;
   }
 

@@ -15,7 +15,11 @@ import { ManualClock } from '../../kit/manual-clock.ts';
 const BYTES = new Uint8Array(2 * BLOCK_SIZE_BYTES + 100).map((_, i) => i * 7);
 const HEX = createHash('sha256').update(BYTES).digest('hex');
 
-async function run(hex: string): Promise<{ result: string; store: MemoryStore; bad: string[] }> {
+/** Stores a blob whose blocks have the key, and whose content is to have the digest. */
+async function run(
+  hex: string,
+  keyHex = hex,
+): Promise<{ result: string; store: MemoryStore; bad: string[] }> {
   const store = new MemoryStore();
   await store.start();
   const bad: string[] = [];
@@ -27,15 +31,21 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
   const parts = { store, hash: new NodeHash(), clock: new ManualClock({ sleeps: 'pass' }) };
   const check = new WholeBlobCheck(
     { ...parts, logger: silentLogger, metrics },
-    { onBad: (digest) => bad.push(digest) },
+    {
+      onBad: async (key) => {
+        bad.push(key);
+        for (const index of store.blocksOf(key)) await store.drop(key, index);
+      },
+    },
   );
-  const digest = defined(parseDigest(`sha256:${hex}`), 'a digest');
+  const content = defined(parseDigest(`sha256:${hex}`), 'a digest');
+  const digest = defined(parseDigest(`sha256:${keyHex}`), 'a digest');
   const blob: BlobRef = { digest, sizeBytes: BYTES.length };
   for (const i of [2, 0, 1]) {
     const start = i * BLOCK_SIZE_BYTES;
     const payload = PooledBytes.unpooled(BYTES.subarray(start, start + BLOCK_SIZE_BYTES));
     await store.put(blob, blockIndex(i), { payload, attestation: NO_ATTESTATION });
-    check.stored(blob);
+    check.stored(blob, content);
   }
   const outcome = await result.promise;
   await check.stop();
@@ -45,6 +55,13 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
 describe('WholeBlobCheck', () => {
   it('WholeBlobCheck.stored() keeps a blob whose content matches its digest', async () => {
     const { result, store, bad } = await run(HEX);
+    expect(result).toBe('good');
+    expect(store.stats().blockCount).toBe(3);
+    expect(bad).toEqual([]);
+  });
+
+  it('WholeBlobCheck.stored() holds a doubtful source against its digest alone', async () => {
+    const { result, store, bad } = await run(HEX, '12'.repeat(32));
     expect(result).toBe('good');
     expect(store.stats().blockCount).toBe(3);
     expect(bad).toEqual([]);

@@ -30,10 +30,10 @@ class World {
   readonly blobs: OpenBlobs<string>;
   #effects: OpenEffect<string>[] = [];
 
-  constructor(entriesMax = 100) {
+  constructor(entriesMax = 100, acceptMs = 60_000) {
     this.blobs = new OpenBlobs(
       { roots: () => this.roots, ownKey: () => OWN_KEY },
-      { entriesMax, acceptMs: 60_000, staleMs: 600_000, idleMs: 1_200_000 },
+      { entriesMax, acceptMs, staleMs: 600_000, idleMs: 1_200_000 },
     );
   }
 
@@ -203,6 +203,29 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.granted()).toEqual(['b']);
     world.pass(700_000).ask('c', 'good').root().origin('unreachable');
     expect(world.refused()).toEqual([['c', 'unchecked']]);
+  });
+
+  it('a right that the origin has just accepted is not asked for again', () => {
+    const world = new World();
+    const request = { digest: DIGEST, origin: STORAGE, right: 'url' };
+    world.blobs.request({ ...request, token: 'a', shownBytes: 1000 }, world.nowMs);
+    expect(world.granted()).toEqual([]);
+    world.root({ key: OWN_KEY });
+    expect(world.granted()).toEqual(['a']);
+    expect(world.took('probe')).toEqual([]);
+    expect(world.blobs.opened(request, world.nowMs)?.isShared).toBe(true);
+    expect(world.blobs.opened({ ...request, right: 'thief' }, world.nowMs)).toBeUndefined();
+    // Of another size it is the right to something else.
+    world.blobs.request({ ...request, token: 'b', right: 'x', shownBytes: 999 }, world.nowMs);
+    expect(world.refused()).toEqual([['b', 'other-content']]);
+  });
+
+  it('a right that is not remembered at all still counts for those that wait for it', () => {
+    const world = new World(100, 0).ask('a', 'good').root().origin(1000);
+    expect(world.granted()).toEqual(['a']);
+    expect(world.took('probe')).toEqual([]);
+    world.pass(1).ask('b', 'good').origin(1000);
+    expect(world.granted()).toEqual(['b']);
   });
 
   it('a right that was taken away does not come back because the origin is away', () => {
