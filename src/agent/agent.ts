@@ -18,10 +18,13 @@ import { TransferEngine } from '../transfer/drive/engine.ts';
 import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
+import { errorText } from '../util/errors.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
 import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { BlobAuthority } from '../edge/access/authority.ts';
 import { BlobRoots } from '../edge/access/blob-roots.ts';
+import { OpaqueAuthority } from '../edge/access/opaque-authority.ts';
+import { OpaqueBlobs } from '../edge/access/opaque-blobs.ts';
 import { UrlProbe } from '../edge/access/url-probe.ts';
 import { WayOrigin } from '../edge/access/way-origin.ts';
 import { Ways } from '../edge/access/ways.ts';
@@ -84,6 +87,7 @@ interface DataPlane {
   readonly registries: RegistryAccess;
   readonly ways: Ways;
   readonly probe: UrlProbe;
+  readonly opaque: OpaqueBlobs;
   readonly roots: BlobRoots;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
@@ -108,7 +112,10 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const registries = new RegistryAccess(shared, { ...config, variables: process.env });
   const { urls } = registries;
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
-  const origin = new WayOrigin({ ...shared, inner: registries.origin, urls, ways });
+  const inner = registries.origin;
+  const access = { registries, ways, probe, engine: () => engine };
+  const { opaque, opaqueAuthority, onChanged } = makeOpaque(config, { ...shared, ...access });
+  const origin = new WayOrigin({ ...shared, inner, urls, ways, onChanged });
   const host = { peer: transport.self, addresses: own.addresses };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
@@ -142,7 +149,10 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
-  const roots = makeRoots(config, { ...shared, transport, registries, engine, ways, probe });
+  const roots = makeRoots(config, {
+    ...shared,
+    ...{ transport, registries, engine, ways, probe, opaque: opaqueAuthority },
+  });
   const tree = {
     ...engine.tree.handlers,
     manifest: manifests.answer.bind(manifests),
@@ -154,16 +164,49 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   });
   const self: FoundRoot = { ...host, publicKey, basis: 'id' };
   const moved = { believed, store, transport, registries, ways, probe, roots, engine, preheats };
-  const made = { codec, hash, metrics, manifestCache, manifests };
+  const made = { codec, hash, metrics, manifestCache, manifests, opaque };
   return { self, ...made, ...moved };
+}
+
+/** What knows blobs without a digest: of this host's clients, and of a root's cluster. */
+function makeOpaque(
+  { local }: Config,
+  components: AgentComponents &
+    Pick<DataPlane, 'registries' | 'ways' | 'probe' | 'hash'> & {
+      readonly engine: () => TransferEngine;
+    },
+) {
+  const { registries, engine, logger } = components;
+  const onChanged = (key: Digest): void => {
+    opaque.forget(key);
+    opaqueAuthority.forget(key);
+    const dropped = engine().drop(key);
+    dropped.catch((error: unknown) => {
+      const fields = { blob: key, error: errorText(error) };
+      logger.warn(fields, 'blocks of a blob that changed at its source could not be dropped');
+    });
+  };
+  const parts = { ...components, sources: registries.sources, onChanged };
+  const opaque = new OpaqueBlobs(parts, {
+    acceptMs: local.accessSeconds * 1000,
+    staleMs: local.accessStaleSeconds * 1000,
+  });
+  const opaqueAuthority = new OpaqueAuthority({
+    ...parts,
+    onFound: (blob, origin) => {
+      engine().tree.setOrigin(blob.digest, origin);
+      return engine().confirm(blob);
+    },
+  });
+  return { opaque, opaqueAuthority, onChanged };
 }
 
 /** Whom this host asks about blobs, and, on a root, what decides for the cluster. */
 function makeRoots(
   config: Config,
   components: AgentComponents &
-    Pick<DataPlane, 'transport' | 'registries' | 'engine' | 'ways' | 'probe'> & {
-      readonly hash: NodeHash;
+    Pick<DataPlane, 'transport' | 'registries' | 'engine' | 'ways' | 'probe' | 'hash'> & {
+      readonly opaque: OpaqueAuthority;
     },
 ): BlobRoots {
   const { transport, registries, engine } = components;

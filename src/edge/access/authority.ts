@@ -1,5 +1,5 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import { quarantineKey } from '../../image/blob-key.ts';
+import { isOwnKey, quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import { isPublicHttps, type BelievedSources } from '../../registry/sources.ts';
 import { shapeOf } from '../../registry/url-shape.ts';
@@ -14,6 +14,7 @@ import type { PeerId } from '../../util/peer-id.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 import { refusalOf } from '../client-errors.ts';
 import { AccessError } from './access-error.ts';
+import type { OpaqueAuthority } from './opaque-authority.ts';
 import type { UrlProbe } from './url-probe.ts';
 import type { Way, Ways } from './ways.ts';
 
@@ -43,6 +44,8 @@ interface Components {
   readonly sources: BelievedSources;
   readonly ways: Ways;
   readonly probe: Pick<UrlProbe, 'sizeAt'>;
+  /** Decides about blobs without a digest. */
+  readonly opaque: Pick<OpaqueAuthority, 'open'>;
   readonly hash: Pick<Hash, 'sha256'>;
   readonly clock: Clock;
   readonly logger: Logger;
@@ -79,6 +82,8 @@ export class BlobAuthority {
   /** Never rejects. `lender` is the peer that asks; undefined for this host itself. */
   async open(request: OpenRequest, lender: PeerId | undefined): Promise<OpenReply> {
     const { digest, origin } = request;
+    if (origin.opaque !== undefined) return this.#parts.opaque.open(request, lender);
+    if (isOwnKey(digest)) return { outcome: 'not-found', challenge: '', retryAfterMs: 0 };
     const isBelieved = this.#parts.sources.believesOrigin(origin);
     const key = isBelieved ? digest : quarantineKey(this.#parts.hash, digest, origin);
     const isLent = this.#takeWay(key, request, lender);

@@ -21,6 +21,8 @@ export interface GateRequest {
   readonly digest: Digest;
   readonly address: BlobAddress;
   readonly authorization: string | undefined;
+  /** The origin has just given one byte to this request's right, and told this size. */
+  readonly shownBytes?: number;
   readonly signal: AbortSignal;
 }
 

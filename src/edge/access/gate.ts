@@ -1,5 +1,5 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import { quarantineKey } from '../../image/blob-key.ts';
+import type { BlobOrigin, BlobRef, OpaqueName } from '../../image/block.ts';
+import { isOwnKey, ownKeyOf, quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
@@ -46,7 +46,7 @@ const PROBE_MS_MAX = 10_000;
 
 interface Components {
   readonly roots: Pick<BlobRoots, 'order' | 'ask' | 'mayLendTo' | 'lend'>;
-  readonly probe: Pick<UrlProbe, 'sizeAt'>;
+  readonly probe: Pick<UrlProbe, 'sizeAt' | 'opaqueAt'>;
   readonly ways: Ways;
   readonly trees: Trees;
   readonly clock: Clock;
@@ -112,7 +112,8 @@ export class OpenBlobGate implements BlobGate {
     this.#blobs = new OpenBlobs<Token>(
       {
         roots: (digest, origin) => components.roots.order(digest, origin),
-        ownKey: (digest, origin) => quarantineKey(components.hash, digest, origin),
+        ownKey: (digest, origin) =>
+          ownKeyOf(components.hash, origin) ?? quarantineKey(components.hash, digest, origin),
       },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
@@ -128,8 +129,12 @@ export class OpenBlobGate implements BlobGate {
   }
 
   async open(request: GateRequest): Promise<GrantedBlob> {
-    const { address, digest, authorization, signal } = request;
+    const { address, digest, authorization, shownBytes, signal } = request;
     signal.throwIfAborted();
+    if (address.opaque === undefined && isOwnKey(digest)) {
+      const what = `${address.registry} cannot have a blob of this name: it is no digest`;
+      throw new AccessError(what, { code: 'not-found' });
+    }
     const right = this.#rightOf(address, authorization);
     const origin = originOf(address);
     const { promise, resolve, reject } = Promise.withResolvers<GrantedBlob>();
@@ -142,7 +147,9 @@ export class OpenBlobGate implements BlobGate {
     this.#shown.set(shownKey(digest, origin, right), { ...address, authorization });
     try {
       if (this.#isStopped) throw new AccessError('the agent stops', { code: 'unchecked' });
-      this.#run((nowMs) => this.#blobs.request({ token, digest, origin, right }, nowMs));
+      this.#run((nowMs) =>
+        this.#blobs.request({ token, digest, origin, right, shownBytes }, nowMs),
+      );
       const granted = await promise;
       this.#metrics.checks.inc({ result: granted.isShared ? 'shared' : 'alone' });
       return granted;
@@ -257,6 +264,7 @@ export class OpenBlobGate implements BlobGate {
 
   async #probeNow(shown: Shown | undefined, signal: AbortSignal): Promise<ProbeResult> {
     if (shown === undefined) return { outcome: 'unreachable' };
+    if (shown.opaque !== undefined) return this.#probeOpaque(shown, shown.opaque, signal);
     // Without it some registries say that a manifest of a newer kind is not there.
     const accept = shown.url.includes('/manifests/') ? MANIFEST_MEDIA_TYPES.join(', ') : undefined;
     try {
@@ -265,10 +273,22 @@ export class OpenBlobGate implements BlobGate {
       });
       return { outcome: 'accepted', sizeBytes };
     } catch (error) {
-      if (!(error instanceof AccessError) || error.code === 'unchecked') {
-        return { outcome: 'unreachable' };
-      }
-      return { outcome: 'refused', refusal: refusalOfError(error) };
+      return probeFailure(error);
+    }
+  }
+
+  async #probeOpaque(
+    { url }: Shown,
+    { etag, sizeBytes }: OpaqueName,
+    signal: AbortSignal,
+  ): Promise<ProbeResult> {
+    try {
+      const found = await this.#parts.probe.opaqueAt(url, signal);
+      const isSame = found?.etag === etag && found.sizeBytes === sizeBytes;
+      if (isSame) return { outcome: 'accepted', sizeBytes };
+      return { outcome: 'refused', refusal: { code: 'other-content', sizeBytes: 0 } };
+    } catch (error) {
+      return probeFailure(error);
     }
   }
 
@@ -359,8 +379,13 @@ function shownKey(digest: Digest, origin: BlobOrigin, right: string): string {
   return `${digest} ${origin.registry}/${origin.repository} ${right}`;
 }
 
-function originOf({ registry, repository, storage }: BlobAddress): BlobOrigin {
-  return { registry, repository, ...(storage !== undefined && { storage }) };
+function originOf({ registry, repository, storage, opaque }: BlobAddress): BlobOrigin {
+  return {
+    registry,
+    repository,
+    ...(storage !== undefined && { storage }),
+    ...(opaque !== undefined && { opaque }),
+  };
 }
 
 function answerOf(reply: OpenReply): OpenAnswer {
@@ -380,6 +405,13 @@ function answerOf(reply: OpenReply): OpenAnswer {
     default:
       return unreachable(code);
   }
+}
+
+function probeFailure(error: unknown): ProbeResult {
+  if (!(error instanceof AccessError) || error.code === 'unchecked') {
+    return { outcome: 'unreachable' };
+  }
+  return { outcome: 'refused', refusal: refusalOfError(error) };
 }
 
 function refusalOfError({ detail }: AccessError): OpenRefusal {

@@ -1,6 +1,10 @@
+import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import { AccessError, refusalOf } from './access-error.ts';
+
+/** A strong validator (RFC 9110, 8.8.3) of printable characters that a message has room for. */
+const STRONG_ETAG = /^"[\x21\x23-\x7e]{1,250}"$/;
 
 interface Components {
   readonly urls: { open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer> };
@@ -46,12 +50,30 @@ export class UrlProbe {
     const registry = /^https?:\/\/([^/?#]+)/.exec(url)?.[1] ?? '';
     if (answer.status !== 200 && answer.status !== 206) throw refusalOf(answer, { registry });
     const sizeBytes = sizeOf(answer) ?? (await this.#sizeByHead(answer, request, signal));
-    const isPage = /^text\/html\b/i.test(String(answer.headers['content-type'] ?? ''));
+    const isPage = isHtml(answer.headers['content-type']);
     if (sizeBytes !== undefined && !isPage) return sizeBytes;
     const what = isPage ? 'a page' : 'something without a size';
     throw new AccessError(`${registry} answered with ${what}, not with the blob`, {
       code: 'other-content',
     });
+  }
+
+  /**
+   * What a storage has at a URL without a digest: the strong ETag and the size. Undefined when the
+   * answer is none of a storage (a page, a redirection, no part), or does not tell both. Rejects as
+   * `sizeAt()` does.
+   */
+  async opaqueAt(
+    url: string,
+    signal: AbortSignal,
+  ): Promise<{ readonly etag: string; readonly sizeBytes: number } | undefined> {
+    const headers = { range: 'bytes=0-0' };
+    const request: UrlRequest = { method: 'GET', url, headers, followsRedirects: false };
+    const answer = await this.#urls.open(request, signal);
+    answer.body.destroy();
+    if (answer.status < 400) return opaqueOf(answer);
+    const registry = /^https?:\/\/([^/?#]+)/.exec(url)?.[1] ?? '';
+    throw refusalOf(answer, { registry });
   }
 
   /** Where a part (206) leaves out the total (`*`), the answer to HEAD tells it; the right was shown by the GET. */
@@ -68,6 +90,22 @@ export class UrlProbe {
     head.body.destroy();
     return head.status === 200 ? sizeOf(head) : undefined;
   }
+}
+
+/** What tells an object from another one at the same path, if the answer does. */
+export function opaqueOf({
+  status,
+  headers,
+}: UrlAnswer): { readonly etag: string; readonly sizeBytes: number } | undefined {
+  const sizeBytes = parseContentRange(headers['content-range'])?.total ?? 0;
+  const etag = headers.etag ?? '';
+  const isPage = isHtml(headers['content-type']);
+  const isNamed = STRONG_ETAG.test(etag) && sizeBytes > 0 && sizeBytes <= BLOB_SIZE_BYTES_MAX;
+  return status === 206 && isNamed && !isPage ? { etag, sizeBytes } : undefined;
+}
+
+function isHtml(contentType: string | undefined): boolean {
+  return /^\s*(text\/html|application\/xhtml\+xml)\b/i.test(contentType ?? '');
 }
 
 /**

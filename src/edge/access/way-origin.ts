@@ -1,4 +1,4 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { BlobOrigin, BlobRef, OpaqueName } from '../../image/block.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -14,6 +14,7 @@ import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { AccessError, refusalOf } from './access-error.ts';
 import { accessMetrics } from './metrics.ts';
+import { opaqueOf } from './url-probe.ts';
 import type { Way, Ways } from './ways.ts';
 
 /**
@@ -37,12 +38,17 @@ interface Components {
   readonly hash: Pick<Hash, 'sha256'>;
   readonly clock: Clock;
   readonly metrics: Metrics;
+  /** A storage has something else now where it had the opaque blob with this key. */
+  readonly onChanged: (key: Digest) => void;
 }
 
 /**
  * Reads blocks by the ways that this host has: its own credentials at a registry first, then the
  * ways of clients: a signed URL or a token of a client of this host, or a signed URL that a host
  * lent. A lent URL is read with Range alone, and no redirect is followed.
+ *
+ * An opaque blob is read with Range and If-Match by any way, and no redirect is
+ * followed: nothing but its ETag and its size says that it is still the same.
  */
 export class WayOrigin implements Origin {
   readonly #parts: Components;
@@ -64,7 +70,7 @@ export class WayOrigin implements Origin {
   ): Promise<void> {
     const digest = blob.origin.content ?? blob.digest;
     await this.#read(blob, offset, target, signal);
-    if (target.length !== blob.sizeBytes) return;
+    if (target.length !== blob.sizeBytes || blob.origin.opaque !== undefined) return;
     if (digestOf(this.#parts.hash, target) === digest) return;
     const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
     throw new OriginError(what, { code: 'unavailable' });
@@ -94,6 +100,7 @@ export class WayOrigin implements Origin {
   ): Promise<void> {
     const { inner, ways } = this.#parts;
     const { digest: key, origin } = blob;
+    if (origin.opaque !== undefined) return this.#readWays(blob, offset, target, signal);
     const hasWays = ways.of(key).length > 0;
     const isRefused = origin.repository === '' || this.#refused.get(key) === true;
     if (!isRefused || !hasWays) {
@@ -127,6 +134,10 @@ export class WayOrigin implements Origin {
       } catch (cause) {
         signal.throwIfAborted();
         failure = this.#wayFailed(way, blob, cause);
+        if (isChange(cause, blob.origin)) {
+          this.#parts.onChanged(blob.digest);
+          throw failure;
+        }
       }
     }
     throw failure ?? new OriginError(`no way to ${blob.digest} is left`, { code: 'not-found' });
@@ -140,9 +151,15 @@ export class WayOrigin implements Origin {
   ): Promise<void> {
     const { urls } = this.#parts;
     const range = `bytes=${offset}-${offset + target.length - 1}`;
-    const headers = authorization === undefined ? { range } : { range, authorization };
-    const followsRedirects = lender === undefined;
+    const { opaque } = origin;
+    const headers = {
+      range,
+      ...(authorization !== undefined && { authorization }),
+      ...(opaque !== undefined && { 'if-match': opaque.etag }),
+    };
+    const followsRedirects = lender === undefined && opaque === undefined;
     const answer = await urls.open({ method: 'GET', url, headers, followsRedirects }, signal);
+    if (opaque !== undefined) checkSame(answer, opaque, origin);
     if (answer.status !== 200 && answer.status !== 206) {
       answer.body.destroy();
       throw refusalOf(answer, origin);
@@ -166,4 +183,22 @@ export class WayOrigin implements Origin {
     const code = isClosed ? (cause.code === 'not-found' ? 'not-found' : 'refused') : 'unavailable';
     return new OriginError(errorText(cause), { code }, { cause });
   }
+}
+
+/**
+ * Throws AccessError when the answer is not known to be of this very blob: `other-content` when it
+ * is of another one.
+ */
+function checkSame(answer: UrlAnswer, opaque: OpaqueName, { registry }: BlobOrigin): void {
+  const { status } = answer;
+  const found = opaqueOf(answer);
+  if (found?.etag === opaque.etag && found.sizeBytes === opaque.sizeBytes) return;
+  answer.body.destroy();
+  if (status !== 412 && found === undefined) throw refusalOf(answer, { registry });
+  const what = `${registry} has something else now where the blob was`;
+  throw new AccessError(what, { code: 'other-content' });
+}
+
+function isChange(cause: unknown, { opaque }: BlobOrigin): boolean {
+  return opaque !== undefined && cause instanceof AccessError && cause.code === 'other-content';
 }

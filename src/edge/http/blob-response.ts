@@ -43,14 +43,17 @@ export const REGISTRY_CODES: Readonly<Record<BlobRefusal['code'], string>> = {
 
 /**
  * The answer to a request for a blob by RFC 9110: method (15.5.6), conditions (13.2.2), Range
- * (14.2). The strong validator is the digest. Everything that serves blobs over HTTP here answers
- * by it.
+ * (14.2). The strong validator is the digest, or what the storage gave of a blob without one.
+ * Everything that serves blobs over HTTP here answers by it.
  */
-export function blobResponse(request: BlobRequest, blob: BlobRef): BlobResponse {
+export function blobResponse(
+  request: BlobRequest,
+  blob: BlobRef,
+  etag = `"${blob.digest}"`,
+): BlobResponse {
   const { method, headers } = request;
   const refusal = refusalOfMethod(method);
   if (refusal !== undefined) return refusal;
-  const etag = `"${blob.digest}"`;
   const condition = evaluateConditions(headers, etag);
   if (condition === 'failed') return PRECONDITION_FAILED;
   if (condition === 'not-modified') return { kind: 'head', status: 304, headers: ['etag', etag] };

@@ -54,8 +54,8 @@ const BAD_MAX = 1024;
 /** One answer to be sent. */
 export interface BlobAnswer {
   readonly response: ServerResponse;
-  /** What the client asked for: the sha256 of the whole. */
-  readonly digest: Digest;
+  /** What the client asked for: the sha256 of the whole; undefined when nobody knows it. */
+  readonly digest: Digest | undefined;
   /** The size, and the key of the blocks. */
   readonly blob: BlobRef;
   readonly range: ByteRange;
@@ -109,12 +109,13 @@ export class BlobSender {
   async send(answer: BlobAnswer): Promise<void> {
     const { response, digest, blob, range, signal } = answer;
     const isWhole = range.length === blob.sizeBytes;
-    const isHeld = isWhole && range.length <= HELD_BYTES_MAX;
+    const isChecked = isWhole && digest !== undefined;
+    const isHeld = isChecked && range.length <= HELD_BYTES_MAX;
     const bytes = isHeld ? range.length : Math.min(range.length, STREAM_BYTES);
     const stream = (client: ClientWait): Promise<void> =>
       pipe(
         this.#bulk.read(blob, range, signal),
-        (pieces) => (isWhole ? this.#checked({ ...blob, digest }, pieces) : pieces),
+        (pieces) => (isChecked ? this.#checked({ ...blob, digest }, pieces) : pieces),
         (pieces) => this.#deliver(answer, pieces, client),
       );
     const turn = this.#limiter.run(

@@ -4,13 +4,16 @@ import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Histogram, Metrics } from '../../runtime/metrics.ts';
+import type { OpaqueUrl } from '../../registry/opaque-url.ts';
 import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
 import { assert } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { BufferPool } from '../../util/buffer-pool.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
-import type { BlobGate } from '../access/contract.ts';
+import { AccessError } from '../access/access-error.ts';
+import type { BlobAddress, BlobGate, GrantedBlob } from '../access/contract.ts';
+import type { OpaqueBlob, OpaqueBlobs } from '../access/opaque-blobs.ts';
 import { overloadedError } from '../http/blob-error.ts';
 import { blobResponse } from '../http/blob-response.ts';
 import type { BlobSender } from '../http/blob-sender.ts';
@@ -69,9 +72,13 @@ const HOT_RUNNING_MAX = 1024;
  */
 const TARGETS_MAX = 256;
 
+/** How often a request begins anew because something else stands at its URL now; then 502. */
+const OPAQUE_ATTEMPTS_MAX = 3;
+
 /** What a BlobEndpoint works with. */
 export interface BlobEndpointComponents {
   readonly gate: BlobGate;
+  readonly opaque: Pick<OpaqueBlobs, 'known' | 'identify' | 'hasChanged'>;
   readonly reader: BlobReader;
   readonly passThrough: Pick<PassThrough, 'answer'>;
   readonly sender: Pick<BlobSender, 'send'>;
@@ -81,7 +88,11 @@ export interface BlobEndpointComponents {
 }
 
 /** A request for a blob. */
-type BlobRead = BlobTarget & { readonly kind: 'blob' };
+interface BlobRead {
+  /** Of an opaque blob: the key of its blocks, which its client does not know. */
+  readonly digest: Digest;
+  readonly address: BlobAddress;
+}
 
 /** What is left to do of a request without a place among the reads. */
 type Rest = () => Promise<void>;
@@ -133,7 +144,8 @@ export class BlobEndpoint implements LocalRoute {
     if (target.kind === 'elsewhere' || (target.kind === 'no-url' && this.#prefix === '')) {
       return false;
     }
-    if (target.kind === 'blob' && this.#answerFromMemory(request, response, target)) return true;
+    const read = this.#readOf(request, target);
+    if (read !== undefined && this.#answerFromMemory(request, response, read)) return true;
     void this.#answer(request, response, target);
     return true;
   }
@@ -142,8 +154,16 @@ export class BlobEndpoint implements LocalRoute {
     const known = this.#targets.get(text);
     if (known !== undefined) return known;
     const target = parseBlobTarget(text, this.#prefix);
-    if (target.kind === 'blob') this.#targets.set(text, target);
+    if (target.kind === 'blob' || target.kind === 'opaque') this.#targets.set(text, target);
     return target;
+  }
+
+  /** The blob that the request names, as far as that is known without asking anybody. */
+  #readOf({ headers }: IncomingMessage, target: BlobTarget): BlobRead | undefined {
+    if (target.kind === 'blob') return target;
+    if (target.kind !== 'opaque' || headers.authorization !== undefined) return undefined;
+    const known = this.#components.opaque.known(target.url);
+    return known && { digest: known.key, address: known.address };
   }
 
   /**
@@ -154,7 +174,7 @@ export class BlobEndpoint implements LocalRoute {
     if (request.method !== 'GET' || this.#hotRunning >= HOT_RUNNING_MAX) return false;
     const blob = this.#opened(request, read);
     if (blob === undefined) return false;
-    const answer = blobResponse(request, shownBlob(read.digest, blob));
+    const answer = blobResponse(request, shownBlob(read.digest, blob), etagOf(read));
     if (answer.kind !== 'body' || answer.status !== 206) return false;
     const { offset, length } = answer.range;
     if (length > HOT_BYTES_MAX) return false;
@@ -181,7 +201,8 @@ export class BlobEndpoint implements LocalRoute {
   /** The blob, if this request may read it as far as is known without asking anybody. */
   #opened(request: IncomingMessage, { digest, address }: BlobRead): BlobRef | undefined {
     const { authorization } = request.headers;
-    return this.#components.gate.opened({ digest, address, authorization })?.blob;
+    const opened = this.#components.gate.opened({ digest, address, authorization });
+    return address.opaque !== undefined && opened?.isShared === false ? undefined : opened?.blob;
   }
 
   /** The blob, once this request is found to be allowed to read it. Rejects with AccessError. */
@@ -222,14 +243,85 @@ export class BlobEndpoint implements LocalRoute {
    */
   async #serve(request: IncomingMessage, exchange: Exchange, target: BlobTarget): Promise<void> {
     if (target.kind === 'no-digest') return this.#passThrough(request, exchange, target.url);
+    if (target.kind === 'opaque') return this.#serveOpaque(request, exchange, target.url);
     assert(target.kind === 'blob', 'everything else is refused');
-    const read = (): Promise<Rest | undefined> => this.#serveBlob(request, exchange, target);
-    const turn = this.#limiter.run(read, exchange.signal);
+    await this.#inTurn(exchange, async () => {
+      const blob = await this.#open(request, exchange, target);
+      return this.#serveBlob(request, exchange, { read: target, blob });
+    });
+  }
+
+  async #inTurn(
+    { signal }: Pick<Exchange, 'signal'>,
+    read: () => Promise<Rest | undefined>,
+  ): Promise<void> {
+    const turn = this.#limiter.run(read, signal);
     if (turn === undefined) {
       throw overloadedError(`${RUNNING_MAX} reads are in flight and ${WAITING_MAX} wait already`);
     }
     const rest = await turn;
     await rest?.();
+  }
+
+  /**
+   * An object without a digest is read as a blob where its storage says enough of it, and a root
+   * has a way to it. All else is passed through, so that its client hears what the storage says.
+   */
+  async #serveOpaque(request: IncomingMessage, exchange: Exchange, url: OpaqueUrl): Promise<void> {
+    const { opaque } = this.#components;
+    const isSigned = request.headers.authorization === undefined;
+    for (let attempt = 1; ; attempt++) {
+      const found = isSigned ? await opaque.identify(url, exchange.signal) : undefined;
+      const granted = found && (await this.#openOpaque(found, exchange));
+      if (found === undefined || granted?.isShared !== true) {
+        return this.#passThrough(request, exchange, url.url);
+      }
+      try {
+        return await this.#sendOpaque(request, exchange, { found, granted });
+      } catch (error) {
+        const { signal, response } = exchange;
+        if (response.headersSent || signal.aborted || attempt === OPAQUE_ATTEMPTS_MAX) throw error;
+        if (!(await opaque.hasChanged(found.key, url, signal))) throw error;
+      }
+    }
+  }
+
+  async #openOpaque(
+    { key, address }: OpaqueBlob,
+    { signal }: Exchange,
+  ): Promise<GrantedBlob | undefined> {
+    const shownBytes = address.opaque.sizeBytes;
+    const asked = { digest: key, address, authorization: undefined, shownBytes, signal };
+    try {
+      return await this.#components.gate.open(asked);
+    } catch (error) {
+      if (error instanceof AccessError) return undefined;
+      throw error;
+    }
+  }
+
+  /** A change ends the read, not the exchange: the client gets what stands there now. */
+  async #sendOpaque(
+    request: IncomingMessage,
+    exchange: Exchange,
+    { found, granted }: { readonly found: OpaqueBlob; readonly granted: GrantedBlob },
+  ): Promise<void> {
+    const change = new AbortController();
+    const signal = AbortSignal.any([exchange.signal, change.signal]);
+    const unwatch = granted.way.watch((error) => {
+      if (error.code === 'other-content') change.abort(error);
+      else exchange.abort(error);
+    });
+    const own: Exchange = { ...exchange, signal };
+    const read = { digest: found.key, address: found.address };
+    try {
+      const send = this.#inTurn(own, () =>
+        this.#serveBlob(request, own, { read, blob: granted.blob }),
+      );
+      await orAbort(send, signal);
+    } finally {
+      unwatch();
+    }
   }
 
   #passThrough(request: IncomingMessage, exchange: Exchange, url: string): Promise<void> {
@@ -240,15 +332,16 @@ export class BlobEndpoint implements LocalRoute {
   async #serveBlob(
     request: IncomingMessage,
     exchange: Exchange,
-    read: BlobRead,
+    { read, blob }: { readonly read: BlobRead; readonly blob: BlobRef },
   ): Promise<Rest | undefined> {
     const { response, signal } = exchange;
-    const { digest } = read;
-    const blob = await this.#open(request, exchange, read);
-    const answer = blobResponse(request, shownBlob(digest, blob));
+    const digest = read.address.opaque === undefined ? read.digest : undefined;
+    const answer = blobResponse(request, shownBlob(read.digest, blob), etagOf(read));
     if (answer.kind === 'refusal') return void this.#refuse(response, refusalOfBlob(answer));
     const { status, headers } = answer;
     const start = (): void => {
+      // What was given up may have been answered in another way.
+      signal.throwIfAborted();
       response.writeHead(status, headers);
       this.#count(exchange, status);
     };
@@ -311,6 +404,11 @@ export class BlobEndpoint implements LocalRoute {
 /** The blob as its client knows it: blocks of a source that is not believed have another key. */
 function shownBlob(digest: Digest, blob: BlobRef): BlobRef {
   return blob.digest === digest ? blob : { digest, sizeBytes: blob.sizeBytes };
+}
+
+/** The validator of a blob without a digest; undefined where the digest is one. */
+function etagOf({ address }: BlobRead): string | undefined {
+  return address.opaque?.etag;
 }
 
 const NO_LABELS = {};

@@ -1,4 +1,5 @@
 import type { Digest } from '../../image/digest.ts';
+import { opaqueUrlOf, type OpaqueUrl } from '../../registry/opaque-url.ts';
 import { shapeOf } from '../../registry/url-shape.ts';
 import type { BlobAddress } from '../access/contract.ts';
 
@@ -8,6 +9,7 @@ import type { BlobAddress } from '../access/contract.ts';
  * - `elsewhere`: the path is not below the prefix.
  * - `no-url`: no origin URL follows the prefix.
  * - `ambiguous`: two servers may read the URL in two ways; it is sent to none.
+ * - `opaque`: a signed URL of an object without a digest, which may be a blob all the same.
  * - `no-digest`: a sound URL whose path names no blob.
  */
 export type BlobTarget =
@@ -15,6 +17,7 @@ export type BlobTarget =
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'no-url' }
   | { readonly kind: 'ambiguous'; readonly reason: string }
+  | { readonly kind: 'opaque'; readonly url: OpaqueUrl }
   | { readonly kind: 'no-digest'; readonly url: string };
 
 /**
@@ -29,8 +32,10 @@ export function parseBlobTarget(target: string, prefix: string): BlobTarget {
     case 'refused':
       if (shape.fault === 'not-a-url') return { kind: 'no-url' };
       return { kind: 'ambiguous', reason: shape.reason };
-    case 'other':
-      return { kind: 'no-digest', url: shape.url };
+    case 'other': {
+      const url = opaqueUrlOf(shape.url);
+      return url === undefined ? { kind: 'no-digest', url: shape.url } : { kind: 'opaque', url };
+    }
     case 'registry':
     case 'storage': {
       const { scheme, host: registry, digest, url } = shape;

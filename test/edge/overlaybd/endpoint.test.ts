@@ -14,12 +14,17 @@ import type {
   GrantedBlob,
 } from '../../../src/edge/access/contract.ts';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
+import type { OpaqueBlob } from '../../../src/edge/access/opaque-blobs.ts';
 import type { BlobRef } from '../../../src/image/block.ts';
+import { opaqueKey } from '../../../src/image/blob-key.ts';
+import type { Digest } from '../../../src/image/digest.ts';
+import type { OpaqueUrl } from '../../../src/registry/opaque-url.ts';
 import type { Hasher } from '../../../src/runtime/codec.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
+import { signature } from '../kit/fake-storage.ts';
 import { Failure } from '../../kit/twins.ts';
 import { RegistryError } from '../../../src/registry/errors.ts';
 import { TransferError } from '../../../src/transfer/contracts/errors.ts';
@@ -41,6 +46,7 @@ class Twin implements BlobReader, BlobGate {
   onOpen: (signal: AbortSignal) => Promise<void> = async () => {};
   onRead: (offset: number, signal: AbortSignal | undefined) => Promise<void> = async () => {};
   onCheck: () => Promise<void> = async () => {};
+  isShared = true;
   readonly checked: { address: BlobAddress; authorization: string | undefined }[] = [];
   readonly ways: Way[] = [];
   readonly reads: { offset: number; length: number }[] = [];
@@ -51,12 +57,13 @@ class Twin implements BlobReader, BlobGate {
     await this.onOpen(signal);
     const way = new Way({ url: address.url, authorization, nowMs: 0 });
     this.ways.push(way);
-    return { blob: { digest, sizeBytes: this.bytes.length }, isShared: true, way };
+    const { isShared } = this;
+    return { blob: { digest, sizeBytes: this.bytes.length }, isShared, way };
   }
 
   opened({ digest }: Omit<GateRequest, 'signal'>) {
     if (!this.cached) return undefined;
-    return { blob: { digest, sizeBytes: this.bytes.length }, isShared: true };
+    return { blob: { digest, sizeBytes: this.bytes.length }, isShared: this.isShared };
   }
 
   closed(): void {}
@@ -77,6 +84,33 @@ class Twin implements BlobReader, BlobGate {
   }
 }
 
+/** What stands at every URL without a digest. */
+class StorageTwin {
+  etag: string | undefined = '"e1"';
+  isAsked = 0;
+  isKnown = false;
+
+  known(url: OpaqueUrl): OpaqueBlob | undefined {
+    return this.isKnown ? this.#blobAt(url) : undefined;
+  }
+
+  async identify(url: OpaqueUrl): Promise<OpaqueBlob | undefined> {
+    this.isAsked++;
+    return this.#blobAt(url);
+  }
+
+  async hasChanged(key: Digest, url: OpaqueUrl): Promise<boolean> {
+    return this.#blobAt(url)?.key !== key;
+  }
+
+  #blobAt({ scheme, storage, host, path, url }: OpaqueUrl): OpaqueBlob | undefined {
+    if (this.etag === undefined) return undefined;
+    const opaque = { path, etag: this.etag, sizeBytes: twin.bytes.length };
+    const origin = { registry: host, repository: '', storage, opaque };
+    return { key: opaqueKey(new NodeHash(), origin), address: { ...origin, scheme, url } };
+  }
+}
+
 function pattern(length: number): Buffer {
   const bytes = Buffer.alloc(length);
   for (let i = 0; i < length; i++) bytes[i] = (i * 31 + (i >> 8)) & 0xff;
@@ -84,6 +118,7 @@ function pattern(length: number): Buffer {
 }
 
 let twin: Twin;
+let storage: StorageTwin;
 let clock: ManualClock;
 let metrics: PromMetrics;
 let server: LocalServer;
@@ -103,6 +138,7 @@ async function startServer(prefix: string, connectionsMax = 100): Promise<void> 
   const endpoint = new BlobEndpoint(
     {
       gate: twin,
+      opaque: storage,
       reader: twin,
       passThrough: { answer: (...asked) => passed(...asked) },
       sender: new BlobSender({ reader: twin, hash: new HashTwin(), clock, metrics }),
@@ -121,6 +157,7 @@ async function startServer(prefix: string, connectionsMax = 100): Promise<void> 
 
 beforeEach(async () => {
   twin = new Twin();
+  storage = new StorageTwin();
   digestFound = Buffer.from(HEX, 'hex');
   clock = new ManualClock();
   metrics = new PromMetrics({ processMetrics: false });
@@ -412,6 +449,127 @@ describe('BlobEndpoint and the right to read', () => {
     const other = 'https://r.example/v2/app/manifests/latest?a=%2F';
     expect((await get(`/dadip2p/${other}`)).body.toString()).toBe('passed');
     expect(urls).toEqual([other]);
+  });
+});
+
+describe('BlobEndpoint and objects without a digest', () => {
+  const url = `https://b.example/id/uuid${signature('one')}`;
+  const target = `/dadip2p/${url}`;
+  const part = { headers: { range: 'bytes=0-99' } };
+  let passedUrls: string[];
+
+  beforeEach(() => {
+    passedUrls = [];
+    passed = async (_, { response }, { url: to }) => {
+      passedUrls.push(to);
+      response.end('passed');
+    };
+  });
+
+  it('serves what the storage tells apart as a blob, with its ETag', async () => {
+    const answer = await get(target, part);
+    expect(answer).toMatchObject({
+      status: 206,
+      headers: { etag: '"e1"', 'content-range': 'bytes 0-99/10000' },
+    });
+    expect(answer.body.equals(twin.bytes.subarray(0, 100))).toBe(true);
+    expect((await get(target, { headers: { 'if-match': '"other"' } })).status).toBe(412);
+    expect((await get(target, { method: 'HEAD' })).headers['content-length']).toBe('10000');
+    expect(twin.checked[0]).toMatchObject({ address: { url, repository: '' } });
+    expect(passedUrls).toEqual([]);
+  });
+
+  it('sends a whole one although its sha256 is not known', async () => {
+    digestFound = Buffer.alloc(32);
+    const answer = await get(target);
+    expect(answer.status).toBe(200);
+    expect(answer.body.equals(twin.bytes)).toBe(true);
+    expect(answer.headers).not.toHaveProperty('docker-content-digest');
+  });
+
+  it('answers from memory what this very URL has opened, and asks for any other', async () => {
+    [twin.cached, storage.isKnown] = [true, true];
+    expect((await get(target, part)).headers.etag).toBe('"e1"');
+    expect([storage.isAsked, twin.reads.length]).toEqual([0, 0]);
+    storage.isKnown = false;
+    await get(target, part);
+    expect(storage.isAsked).toBe(1);
+  });
+
+  it.each([
+    ['that tell nothing apart', () => (storage.etag = undefined)],
+    ['that no root has a way to', () => (twin.isShared = false)],
+    [
+      'that the gate refuses',
+      () => (twin.onCheck = () => Promise.reject(new AccessError('no', { code: 'unchecked' }))),
+    ],
+  ])('passes through those %s', async (_, change) => {
+    change();
+    expect((await get(target, part)).body.toString()).toBe('passed');
+    [twin.cached, storage.isKnown] = [true, true];
+    if (!twin.isShared) expect((await get(target, part)).body.toString()).toBe('passed');
+    expect(passedUrls[0]).toBe(url);
+    expect(twin.reads).toEqual([]);
+  });
+
+  it('passes a request with an Authorization through: a storage refuses both at once', async () => {
+    [twin.cached, storage.isKnown] = [true, true];
+    const headers = { ...part.headers, authorization: 'Bearer t' };
+    expect((await get(target, { headers })).body.toString()).toBe('passed');
+  });
+
+  it('passes through a URL with other parameters than a signature', async () => {
+    const answer = await get(`${target}&versionId=1`, part);
+    expect(answer.body.toString()).toBe('passed');
+    expect(storage.isAsked).toBe(0);
+  });
+
+  it('gives what stands there when the object changes while it is read', async () => {
+    const before = twin.bytes;
+    twin.onRead = async () => {
+      if (storage.etag === '"e2"') return;
+      storage.etag = '"e2"';
+      twin.bytes = pattern(7_777).reverse();
+      const error = new AccessError('changed', { code: 'other-content' });
+      twin.ways.at(-1)?.close(error);
+      await new Promise((resolve) => setImmediate(resolve));
+    };
+    const answer = await get(target, part);
+    expect(answer.headers).toMatchObject({ etag: '"e2"', 'content-range': 'bytes 0-99/7777' });
+    expect(answer.body.equals(twin.bytes.subarray(0, 100))).toBe(true);
+    expect(answer.body.equals(before.subarray(0, 100))).toBe(false);
+  });
+
+  it('begins anew when a read fails because somebody else noticed the change', async () => {
+    twin.onRead = async () => {
+      if (storage.etag === '"e2"') return;
+      storage.etag = '"e2"';
+      throw new TransferError('nobody has it', { code: 'unknown-blob' });
+    };
+    expect((await get(target, part)).headers.etag).toBe('"e2"');
+  });
+
+  it('fails when nothing has changed, or all changes faster than it is read', async () => {
+    twin.onRead = () => Promise.reject(new TransferError('no', { code: 'unknown-blob' }));
+    expect((await get(target, part)).status).toBe(502);
+    expect(twin.reads).toHaveLength(1);
+    let version = 1;
+    twin.onRead = () => {
+      storage.etag = `"v${version++}"`;
+      return Promise.reject(new TransferError('no', { code: 'unknown-blob' }));
+    };
+    expect((await get(target, part)).status).toBe(502);
+    expect(twin.reads).toHaveLength(4);
+  });
+
+  it('tells a client at once when its own signature has ended', async () => {
+    twin.onRead = (_, signal) => {
+      twin.ways.at(-1)?.close(new AccessError('expired', { code: 'denied', challenges: [] }));
+      return new Promise((_resolve, reject) =>
+        signal?.addEventListener('abort', () => reject(signal.reason as Error)),
+      );
+    };
+    expect((await get(target, part)).status).toBe(403);
   });
 });
 
