@@ -1,8 +1,9 @@
 import type { Hash } from '../runtime/codec.ts';
-import type { BlobOrigin } from './block.ts';
+import type { BlobOrigin, BlobRef } from './block.ts';
 import { digestBytes, digestOf, type Digest } from './digest.ts';
 
-const CONTEXT = new TextEncoder().encode('xylem-quarantine-1\0');
+const QUARANTINE = new TextEncoder().encode('xylem-quarantine-1\0');
+const OWN_WAY = new TextEncoder().encode('xylem-own-way-1\0');
 
 /**
  * The source of a blob, as quarantine tells sources apart: a registry host, or a storage prefix.
@@ -28,10 +29,39 @@ export function quarantineKey(
   digest: Digest,
   origin: BlobOrigin,
 ): Digest {
-  const source = new TextEncoder().encode(sourceOf(origin));
-  const text = new Uint8Array(CONTEXT.length + 32 + source.length);
-  text.set(CONTEXT, 0);
-  text.set(digestBytes(digest), CONTEXT.length);
-  text.set(source, CONTEXT.length + 32);
+  return keyOf(hash, [QUARANTINE, digestBytes(digest), sourceBytes(origin)]);
+}
+
+/**
+ * The key that names the blocks of a blob which this host reads by its clients' own ways: nobody
+ * attests them, so they stay apart from blocks that roots vouch for, in memory and in the store.
+ *
+ *     SHA-256("xylem-own-way-1" 0 | sha256 that the source was asked for (32) |
+ *             size in bytes u64 LE (8) | source in UTF-8)
+ *
+ * Another size at the source is another key.
+ */
+export function ownWayKey(
+  hash: Pick<Hash, 'sha256'>,
+  { digest, sizeBytes }: BlobRef,
+  origin: BlobOrigin,
+): Digest {
+  const size = new DataView(new ArrayBuffer(8));
+  size.setBigUint64(0, BigInt(sizeBytes), true);
+  const parts = [OWN_WAY, digestBytes(digest), new Uint8Array(size.buffer), sourceBytes(origin)];
+  return keyOf(hash, parts);
+}
+
+function sourceBytes(origin: BlobOrigin): Uint8Array {
+  return new TextEncoder().encode(sourceOf(origin));
+}
+
+function keyOf(hash: Pick<Hash, 'sha256'>, parts: readonly Uint8Array[]): Digest {
+  const text = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    text.set(part, at);
+    at += part.length;
+  }
   return digestOf(hash, text);
 }

@@ -1,5 +1,5 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import { quarantineKey } from '../../image/blob-key.ts';
+import { ownWayKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
@@ -13,6 +13,7 @@ import type {
   OpenedBlob,
   ProbeResult,
 } from '../../transfer/host/open-blob-types.ts';
+import { TransferError } from '../../transfer/contracts/errors.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
@@ -62,8 +63,9 @@ interface Trees {
     signal?: AbortSignal,
   ): Promise<void>;
   close(digests: readonly Digest[]): void;
-  /** Of a blob that is read alone: where its blocks are. */
-  setOrigin(key: Digest, origin: BlobOrigin): void;
+  /** A blob that is read by this host's own way. Throws TransferError. */
+  openOwnWay(located: { readonly blob: BlobRef; readonly origin: BlobOrigin }): void;
+  closeOwnWay(key: Digest): void;
 }
 
 interface Joined {
@@ -112,7 +114,7 @@ export class OpenBlobGate implements BlobGate {
     this.#blobs = new OpenBlobs<Token>(
       {
         roots: (digest, origin) => components.roots.order(digest, origin),
-        ownKey: (digest, origin) => quarantineKey(components.hash, digest, origin),
+        ownKey: (blob, origin) => ownWayKey(components.hash, blob, origin),
       },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
@@ -292,7 +294,8 @@ export class OpenBlobGate implements BlobGate {
     const { address, authorization } = token.request;
     const { blob } = opened;
     const way = this.#parts.ways.add(blob.digest, { url: address.url, authorization });
-    const joined = this.#join(token.request, opened);
+    const joined = this.#joinOrFail(token, opened);
+    if (joined === undefined) return;
     this.#lendAgain(token.request, blob, joined);
     joined.ready.then(
       () => token.resolve({ ...opened, way }),
@@ -300,9 +303,19 @@ export class OpenBlobGate implements BlobGate {
     );
   }
 
+  /** Undefined when a bound is reached: the request has its error. */
+  #joinOrFail(token: Token, opened: OpenedBlob): Joined | undefined {
+    try {
+      return this.#join(token.request, opened);
+    } catch (error) {
+      if (!(error instanceof TransferError)) throw error;
+      token.reject(error);
+      return undefined;
+    }
+  }
+
   /**
-   * Joins the trees of a blob that this host has not joined yet; what is read alone only needs its
-   * origin.
+   * Joins the trees of a blob that this host has not joined yet; of what is read alone it says so.
    */
   #join({ digest, address }: GateRequest, { blob, isShared }: OpenedBlob): Joined {
     const known = this.#joined.get(blob.digest);
@@ -315,7 +328,7 @@ export class OpenBlobGate implements BlobGate {
       if (where.storage !== undefined) await this.#lend(address, digest, blob);
       await trees.open([{ blob, origin }]);
     };
-    if (!isShared) trees.setOrigin(blob.digest, origin);
+    if (!isShared) trees.openOwnWay({ blob, origin });
     const ready = isShared ? join() : Promise.resolve();
     const joined = { isShared, ready, lentMs: this.#parts.clock.nowMs() };
     this.#joined.set(blob.digest, joined);
@@ -341,7 +354,9 @@ export class OpenBlobGate implements BlobGate {
     const joined = this.#joined.get(blob.digest);
     if (joined === undefined) return;
     this.#joined.delete(blob.digest);
-    if (joined.isShared) this.#parts.trees.close([blob.digest]);
+    const { trees } = this.#parts;
+    if (joined.isShared) trees.close([blob.digest]);
+    else trees.closeOwnWay(blob.digest);
   }
 
   /** Names the right of a request without its secret: at a storage the URL is the right. */

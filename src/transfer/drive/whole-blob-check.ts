@@ -43,6 +43,7 @@ interface Components {
  */
 export class WholeBlobCheck {
   readonly #parts: Components;
+  readonly #contentOf: (key: Digest) => Digest;
   readonly #onBad: (digest: Digest) => void;
   readonly #checks: Counter;
   /** Lowest block of each blob of a size that was missing at the last look. */
@@ -51,9 +52,19 @@ export class WholeBlobCheck {
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
 
-  /** `onBad`: the blob's blocks are about to be dropped from the store. */
-  constructor(components: Components, init: { onBad: (digest: Digest) => void }) {
+  /**
+   * `contentOf`: the sha256 that the blob with this key must have. `onBad`: its blocks are about to
+   * be dropped from the store.
+   */
+  constructor(
+    components: Components,
+    init: {
+      readonly contentOf: (key: Digest) => Digest;
+      readonly onBad: (digest: Digest) => void;
+    },
+  ) {
     this.#parts = components;
+    this.#contentOf = init.contentOf;
     this.#onBad = init.onBad;
     this.#checks = transferMetrics(components.metrics).blobChecks;
   }
@@ -97,10 +108,10 @@ export class WholeBlobCheck {
   async #check(blob: BlobRef): Promise<'good' | 'bad' | 'incomplete'> {
     const digest = await this.#hash(blob);
     if (digest === undefined) return 'incomplete';
-    if (bytesEqual(digest, digestBytes(blob.digest))) return 'good';
+    if (bytesEqual(digest, digestBytes(this.#contentOf(blob.digest)))) return 'good';
     this.#parts.logger.error(
       { blob: blob.digest },
-      'blob content does not match its digest: a root attested wrong blocks; dropping them all',
+      'blob content does not match its digest: dropping all its blocks',
     );
     this.#missing.delete(nameOf(blob));
     this.#onBad(blob.digest);

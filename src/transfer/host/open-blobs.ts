@@ -68,8 +68,6 @@ interface Entry<T> {
   phase: 'asking' | 'shared' | 'alone';
   blob: BlobRef | undefined;
   isPublic: boolean;
-  /** A root said that the configuration believes the source. */
-  isBelieved: boolean;
   untilMs: number;
   usedMs: number;
   /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
@@ -103,7 +101,7 @@ type Attempt<T> =
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
-  readonly #ownKey: (digest: Digest, origin: BlobOrigin) => Digest;
+  readonly #ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
   readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
   /** Roots that let a request wait: asked last, until they answer again. */
   readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
@@ -121,8 +119,8 @@ export class OpenBlobs<T> {
     /** Roots in the order in which they own the blob's first stripe. */
     components: {
       readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
-      /** Names the blocks of a blob that only its own source vouches for: see blob-key.ts. */
-      readonly ownKey: (digest: Digest, origin: BlobOrigin) => Digest;
+      /** Names the blocks of a blob that is read alone: `ownWayKey()` of image/blob-key.ts. */
+      readonly ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
     },
     init: OpenBlobsInit,
   ) {
@@ -197,7 +195,6 @@ export class OpenBlobs<T> {
         this.#share(entry, answer);
         break;
       case 'no-way':
-        entry.isBelieved = answer.isBelieved;
         // The owner, which is late, may still find one.
         if (entry.asking.size === 0) this.#beAlone(entry);
         break;
@@ -321,7 +318,6 @@ export class OpenBlobs<T> {
       phase: 'asking',
       blob: undefined,
       isPublic: false,
-      isBelieved: false,
       untilMs: 0,
       usedMs: this.#nowMs,
       asked: new Set(),
@@ -339,7 +335,10 @@ export class OpenBlobs<T> {
 
   /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
   #ask(entry: Entry<T>, right: RightKey): void {
-    if (entry.phase === 'asking' && entry.asking.size > 0) return;
+    if (entry.asking.size > 0) {
+      entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
+      return;
+    }
     if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
     // A known blob stays open while it is asked about again.
     else entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
@@ -414,8 +413,8 @@ export class OpenBlobs<T> {
 
   #accept(entry: Entry<T>, right: Right, sizeBytes: number): void {
     if (entry.blob === undefined) {
-      const { digest, origin, isBelieved } = entry;
-      entry.blob = { digest: isBelieved ? digest : this.#ownKey(digest, origin), sizeBytes };
+      const { digest, origin } = entry;
+      entry.blob = { digest: this.#ownKey({ digest, sizeBytes }, origin), sizeBytes };
     } else if (entry.blob.sizeBytes !== sizeBytes) {
       right.state = 'refused';
       right.refusal = { code: 'other-content', sizeBytes };

@@ -27,7 +27,7 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
   const parts = { store, hash: new NodeHash(), clock: new ManualClock({ sleeps: 'pass' }) };
   const check = new WholeBlobCheck(
     { ...parts, logger: silentLogger, metrics },
-    { onBad: (digest) => bad.push(digest) },
+    { contentOf: (key) => key, onBad: (digest) => bad.push(digest) },
   );
   const digest = defined(parseDigest(`sha256:${hex}`), 'a digest');
   const blob: BlobRef = { digest, sizeBytes: BYTES.length };
