@@ -215,6 +215,7 @@ export class BlockCore<P, T> {
       peer: undefined,
       timer: undefined,
     });
+    if (blob.ownWay) this.#prefetcher.readOn(blob, read.index);
   }
 
   /** A peer wants a block; ends in `send` or `refuse`. */
@@ -407,7 +408,6 @@ export class BlockCore<P, T> {
       this.#gossip.noteTouch({ blob, index, by: waiter.peer }, this.#nowMs);
     }
     this.#blobs.touch(blob);
-    if (blob.ownWay) this.#prefetcher.readOn(blob, index);
     const cached = this.#cache.get(keyOf(blob, index));
     if (cached !== undefined && (cached.servable || waiter.peer === undefined)) {
       this.#satisfy(waiter, cached.block, 'memory');
