@@ -230,14 +230,9 @@ export class Fetcher<P, T> {
 
   /** The origin works on these: each has its patience anew, twice the longest in all. */
   progressed(ids: readonly AttemptId[], nowMs: number): void {
-    const { init, timers } = this.#host;
     for (const id of ids) {
       const attempt = this.#attempts.get(id)?.attempt;
-      if (attempt?.hedge === undefined) continue;
-      attempt.hedge.action = undefined;
-      const patienceMs = originPatienceMs(attempt.window, attempt.fetch.originLate, init);
-      const atMs = Math.min(nowMs + patienceMs, attempt.startedMs + 2 * init.originMsMax);
-      attempt.hedge = timers.set(atMs, { type: 'hedge', attempt });
+      if (attempt?.hedge !== undefined) this.#armOrigin(attempt, nowMs);
     }
   }
 
@@ -439,18 +434,24 @@ export class Fetcher<P, T> {
     window.asked.add(attempt);
     if (attempt.kind === 'prefetch') window.prefetchAsked++;
     if (window.host === undefined) {
-      const { id, kind } = attempt;
-      const source = attempt.source as OriginSource;
+      const { id, kind, source } = attempt as Attempt<T> & { source: OriginSource };
       this.#host.emit({ type: 'ask-origin', attempt: id, blob: blob.ref, index, kind, source });
-      const patienceMs = originPatienceMs(window, fetch.originLate, this.#host.init);
-      attempt.hedge = this.#host.timers.set(nowMs + patienceMs, { type: 'hedge', attempt });
-      return;
+      return this.#armOrigin(attempt, nowMs);
     }
     if (window.asked.size === 1) window.lastHeardMs = nowMs;
     this.#silence.watch(window);
     this.#armHedge(attempt, nowMs);
     const request = requestOf(attempt, nowMs, this.#host.init);
     this.#host.emit({ type: 'ask', attempt: attempt.id, host: window.host, request });
+  }
+
+  /** Has patience with the registry from now on, within bounds. */
+  #armOrigin(attempt: Attempt<T>, nowMs: number): void {
+    const { init, timers } = this.#host;
+    const patienceMs = originPatienceMs(attempt.window, attempt.fetch.originLate, init);
+    const atMs = Math.min(nowMs + patienceMs, attempt.startedMs + 2 * init.originMsMax);
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
+    attempt.hedge = timers.set(atMs, { type: 'hedge', attempt });
   }
 
   #armHedge(attempt: Attempt<T>, nowMs: number): void {

@@ -2,7 +2,7 @@ import { blockCount, blockIndex, type BlockIndex } from '../../image/block.ts';
 import type { BlobState } from './core-types.ts';
 
 /**
- * A read of a block is one in order when so many blocks right before it were read lately. Random
+ * A read of a block is one in order when these blocks right before it were read recently. Random
  * reads of a container hardly ever look so. (tunable)
  */
 const BLOCKS_BEFORE = 3;

@@ -8,8 +8,8 @@ import type { AttemptId } from '../core/effects.ts';
 const RUN_BLOCKS_MAX = 16;
 
 /**
- * Prefetches that go on behind a request in flight gather until there are so many, or until at most
- * `TAIL_BLOCKS` of that request are missing: so a reader that takes block after block does not cost
+ * Prefetches that go on behind a request in flight gather: up to this number, or until at most
+ * `TAIL_BLOCKS` of that request are missing. So a reader that takes block after block does not cost
  * a request for each. (tunable)
  */
 const RUN_BLOCKS_MIN = 8;

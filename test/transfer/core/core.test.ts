@@ -466,7 +466,7 @@ describe('BlockCore of a blob that only its own clients have a way to', () => {
     world.run(400);
     own.core.clearCache();
     world.read(child, 'store', 3, 300);
-    world.read(own, 'under way', 4);
+    world.read(own, 'in flight', 4);
     world.read(child, 'coming', 4, 300);
     world.run(1_000);
     expect(child.asked.length).toBeGreaterThanOrEqual(3);

@@ -73,7 +73,7 @@ class Rig {
     await settled();
   }
 
-  /** The request at this place sends so many more bytes. */
+  /** The request at this place sends `length` more bytes. */
   async send(at: number, length: number): Promise<void> {
     const { offset, target } = defined(this.asked[at], 'a request');
     const { filled } = target;
