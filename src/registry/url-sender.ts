@@ -90,7 +90,7 @@ export class UrlSender {
     if (head.status !== 200 && head.status !== 206) throw new Refused(head);
   }
 
-  /** Sends the request, and sends it on where it may be; credentials go to the first server alone. */
+  /** Sends the request, also to where it leads; credentials go to the first server alone. */
   async #follow<A extends { readonly head: HttpHead }>(
     { method, headers, url: text, followsRedirects = true }: UrlRequest,
     send: (http: HttpSender, sent: HttpRequest) => Promise<A>,

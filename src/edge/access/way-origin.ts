@@ -38,7 +38,8 @@ interface Components {
 /**
  * Reads blocks by the ways that this host has: its own credentials at a registry first, then the
  * ways of clients: a signed URL or a token of a client of this host, or a signed URL that a host
- * lent. Of a blob that is read for this host alone, the ways of its clients come first. A lent URL is read with Range alone, and no redirect is followed.
+ * lent. Of a blob that is read for this host alone, the ways of its clients come first. A lent URL
+ * is read with Range alone, and no redirect is followed.
  */
 export class WayOrigin implements Origin {
   readonly #parts: Components;

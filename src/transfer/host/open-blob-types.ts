@@ -90,3 +90,19 @@ export interface OpenBlobsInit {
   /** A blob closes when nobody used it for this long, in milliseconds. */
   readonly idleMs: number;
 }
+
+/** Whether a refusal says all that the registry would: a client needs the challenge. */
+export function isWholeRefusal(refusal: OpenRefusal): boolean {
+  return !('challenges' in refusal) || refusal.challenges.length > 0;
+}
+
+/** What one source says of a digest counts for no other, until a root gives both the same key. */
+export function openBlobId({
+  digest,
+  origin,
+}: {
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+}): string {
+  return `${digest} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
+}

@@ -4,15 +4,17 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
-import type {
-  OpenAnswer,
-  OpenBlobsInit,
-  OpenEffect,
-  OpenRefusal,
-  OpenRequest,
-  OpenedBlob,
-  ProbeResult,
-  RightKey,
+import {
+  isWholeRefusal,
+  openBlobId,
+  type OpenAnswer,
+  type OpenBlobsInit,
+  type OpenEffect,
+  type OpenRefusal,
+  type OpenRequest,
+  type OpenedBlob,
+  type ProbeResult,
+  type RightKey,
 } from './open-blob-types.ts';
 
 /** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
@@ -150,7 +152,7 @@ export class OpenBlobs<T> {
     request: Pick<OpenRequest<T>, 'digest' | 'origin' | 'right'>,
     nowMs: number,
   ): OpenedBlob | undefined {
-    const entry = this.#entries.get(idOf(request));
+    const entry = this.#entries.get(openBlobId(request));
     if (entry?.blob === undefined || entry.phase === 'asking' || nowMs >= entry.untilMs) {
       return undefined;
     }
@@ -200,7 +202,7 @@ export class OpenBlobs<T> {
         break;
       case 'refused':
         // A root refuses by its own credentials: a request's own right may still be accepted.
-        entry.refusal = isWhole(answer.refusal) ? answer.refusal : undefined;
+        entry.refusal = isWholeRefusal(answer.refusal) ? answer.refusal : undefined;
         if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
         else this.#endPublic(entry);
         break;
@@ -254,7 +256,7 @@ export class OpenBlobs<T> {
     nowMs: number,
   ): void {
     this.#nowMs = nowMs;
-    const right = this.#entries.get(idOf(request))?.rights.peek(request.right);
+    const right = this.#entries.get(openBlobId(request))?.rights.peek(request.right);
     if (right === undefined) return;
     right.state = 'refused';
     right.refusal = refusal;
@@ -307,7 +309,7 @@ export class OpenBlobs<T> {
   }
 
   #entry(request: OpenRequest<T>): Entry<T> {
-    const id = idOf(request);
+    const id = openBlobId(request);
     const known = this.#entries.get(id);
     if (known !== undefined) return known;
     this.#makeRoom();
@@ -551,20 +553,4 @@ export class OpenBlobs<T> {
     this.#endRound(entry);
     if (entry.blob !== undefined) this.#effects.push({ type: 'close', blob: entry.blob });
   }
-}
-
-/** Whether a refusal says all that the registry would: a client needs the challenge. */
-function isWhole(refusal: OpenRefusal): boolean {
-  return !('challenges' in refusal) || refusal.challenges.length > 0;
-}
-
-/** What one source says of a digest counts for no other, until a root gives both the same key. */
-function idOf({
-  digest,
-  origin,
-}: {
-  readonly digest: Digest;
-  readonly origin: BlobOrigin;
-}): string {
-  return `${digest} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
 }

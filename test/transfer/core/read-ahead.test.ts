@@ -20,7 +20,7 @@ function ahead(reads: readonly number[], blob = makeBlob()): number[] {
 const all = Array.from({ length: BLOCKS }, (_, i) => i);
 
 describe('ReadAhead', () => {
-  it('ReadAhead.note() brings in every block behind the first four of a reader in order, once', () => {
+  it('ReadAhead.note() brings in all behind the first four blocks of a reader, once', () => {
     expect(ahead(all)).toEqual(all.slice(4));
     const small = all.flatMap((index) => [index, index, index, index]);
     expect(ahead(small)).toEqual(all.slice(4));

@@ -127,7 +127,7 @@ describe('OriginRuns', () => {
     rig.check();
   });
 
-  it('OriginRuns.read() hands on each block when it has come, the last one with the answer', async () => {
+  it('OriginRuns.read() hands on each block once it is there, the last at the end', async () => {
     const rig = await new Rig().want(range(0, 3));
     await rig.send(0, BLOCK_SIZE_BYTES - 1);
     expect(rig.came.size).toBe(0);
@@ -142,7 +142,7 @@ describe('OriginRuns', () => {
     rig.check();
   });
 
-  it('OriginRuns.read() lets prefetches gather behind a request, and demand wait for none', async () => {
+  it('OriginRuns.read() lets prefetches gather behind a request, but no demand', async () => {
     const rig = await new Rig().want(range(0, 4));
     for (const index of range(4, 11)) await rig.want([index]);
     expect(rig.requests).toEqual([[0, 4]]);
@@ -169,7 +169,7 @@ describe('OriginRuns', () => {
     expect(rig.requests.slice(1)).toEqual([[5, 2]]);
   });
 
-  it('OriginRuns.read() sends what gathered when the request before it is nearly done', async () => {
+  it('OriginRuns.read() sends what gathered when that request is nearly done', async () => {
     const rig = await new Rig().want(range(0, 4));
     await rig.want([4]);
     await rig.send(0, BLOCK_SIZE_BYTES);
@@ -187,7 +187,7 @@ describe('OriginRuns', () => {
     expect(rig.requests.at(-1)).toEqual([20, 1]);
   });
 
-  it('OriginRuns.read() that is given up leaves the others alone, and ends with the last', async () => {
+  it('OriginRuns.read() that is given up leaves the others alone', async () => {
     const rig = await new Rig().want(range(0, 4));
     await rig.giveUp(1);
     expect(rig.failed.has(1)).toBe(true);
