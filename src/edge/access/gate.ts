@@ -14,6 +14,7 @@ import type {
   ProbeResult,
 } from '../../transfer/host/open-blob-types.ts';
 import { TransferError } from '../../transfer/contracts/errors.ts';
+import { PeerError } from '../../transfer/contracts/transport.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
@@ -41,6 +42,9 @@ const ROOT_MS_MAX = 15_000;
  * URLs of clients are lent to the owners of a blob this often: signatures last minutes. (tunable)
  */
 const LEND_INTERVAL_MS = 60_000;
+
+/** Least pause before a root that is overloaded is asked again. */
+const RETRY_MS_MIN = 100;
 
 /** Longest wait for one byte from the origin. */
 const PROBE_MS_MAX = 10_000;
@@ -238,7 +242,7 @@ export class OpenBlobGate implements BlobGate {
     const request: OpenRequest = { digest, origin, ...(isLent && { url }) };
     await this.#attempt(attempt, ROOT_MS_MAX, async (signal) => {
       try {
-        const reply = await roots.ask(root, request, signal);
+        const reply = await this.#askPatiently(() => roots.ask(root, request, signal), signal);
         // The URL works for its client alone, perhaps bound to an address.
         if (isLent && reply.outcome === 'no-way') ways.markUnlendable(storage);
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
@@ -246,6 +250,19 @@ export class OpenBlobGate implements BlobGate {
         return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);
       }
     });
+  }
+
+  /** A root that is overloaded is no lost one: it is asked again when it says. */
+  async #askPatiently(ask: () => Promise<OpenReply>, signal: AbortSignal): Promise<OpenReply> {
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        const detail = error instanceof PeerError ? error.detail : undefined;
+        if (detail?.code !== 'overloaded') throw error;
+        await this.#parts.clock.sleep(Math.max(RETRY_MS_MIN, detail.retryAfterMs), signal);
+      }
+    }
   }
 
   async #probe(effect: OpenEffect<Token> & { type: 'probe' }): Promise<void> {

@@ -36,6 +36,9 @@ const ANSWER_MS = 300_000;
 /** Time between questions to roots about a blob that no root reaches. (tunable) */
 const ALONE_MS = 60_000;
 
+/** The same when no root answered: it is a matter of the roots, and not of the blob. (tunable) */
+const UNANSWERED_MS = 5_000;
+
 /** A definite no is remembered this long: clients repeat a request several times. (tunable) */
 const REFUSED_MS = 5_000;
 
@@ -360,7 +363,7 @@ export class OpenBlobs<T> {
     const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
     if (root === undefined) {
       // All were asked. Late answers still count.
-      if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry);
+      if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry, UNANSWERED_MS);
       return;
     }
     entry.asked.add(root);
@@ -397,11 +400,11 @@ export class OpenBlobs<T> {
   }
 
   /** No root reaches the blob: its size is what the origin tells this host. */
-  #beAlone(entry: Entry<T>): void {
+  #beAlone(entry: Entry<T>, forMs = ALONE_MS): void {
     if (entry.phase === 'shared') return;
     entry.phase = 'alone';
     entry.isPublic = false;
-    entry.untilMs = this.#nowMs + ALONE_MS;
+    entry.untilMs = this.#nowMs + forMs;
     this.#endRound(entry);
   }
 

@@ -337,6 +337,30 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['a']);
   });
 
+  it('asks roots again after 5 s when none answered, after 60 s when one said no way', () => {
+    const fail = (world: World): void => {
+      for (const { attempt } of world.took('ask-root')) {
+        world.blobs.rootFailed(attempt, world.nowMs);
+      }
+    };
+    const lost = new World().ask('a', 'good');
+    fail(lost);
+    fail(lost);
+    lost.origin(1000);
+    expect(lost.granted()).toEqual(['a']);
+    lost.pass(4_900).ask('b', 'good');
+    expect(lost.took('ask-root')).toEqual([]);
+    lost.pass(200).ask('c', 'good');
+    expect(lost.took('ask-root')).toHaveLength(1);
+    expect(lost.granted()).toEqual(['b', 'c']);
+
+    const alone = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(1000);
+    alone.pass(59_000).ask('b', 'good');
+    expect(alone.took('ask-root')).toEqual([]);
+    alone.pass(1_100).ask('c', 'good');
+    expect(alone.took('ask-root')).toHaveLength(1);
+  });
+
   it('names those who were silent when nobody answers within the time', () => {
     const world = new World().ask('a', 'good').pass(15_001);
     const [refusal] = world.took('refuse');
