@@ -33,6 +33,12 @@ interface Components {
   readonly metrics: Metrics;
 }
 
+interface WaitingBlob {
+  readonly blob: BlobRef;
+  /** The sha256 that it must have. */
+  readonly content: Digest;
+}
+
 /**
  * Hashes every blob once when its last block was stored, and drops all of it when its content does
  * not match its digest: a root attested wrong blocks then, or the registry sent them. It checks one
@@ -48,7 +54,7 @@ export class WholeBlobCheck {
   readonly #checks: Counter;
   /** Lowest block of each blob of a size that was missing at the last look. */
   readonly #missing = new BoundedMap<string, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
-  readonly #waiting: BlobRef[] = [];
+  readonly #waiting: WaitingBlob[] = [];
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
 
@@ -79,7 +85,8 @@ export class WholeBlobCheck {
     this.#missing.set(nameOf(blob), missing === count ? 'whole' : missing);
     if (missing < count) return;
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
-    this.#waiting.push(blob);
+    // Its origin is known now, and may be forgotten by the time of the check.
+    this.#waiting.push({ blob, content: this.#contentOf(blob.digest) });
     this.#running ??= this.#work();
   }
 
@@ -89,10 +96,11 @@ export class WholeBlobCheck {
   }
 
   async #work(): Promise<void> {
-    for (let blob = this.#waiting.shift(); blob !== undefined; blob = this.#waiting.shift()) {
+    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
       if (this.#stop.signal.aborted) break;
+      const { blob } = next;
       try {
-        const result = await this.#check(blob);
+        const result = await this.#check(next);
         this.#checks.inc({ result });
         if (result === 'incomplete') this.#missing.delete(nameOf(blob));
       } catch (error) {
@@ -105,10 +113,10 @@ export class WholeBlobCheck {
     this.#running = undefined;
   }
 
-  async #check(blob: BlobRef): Promise<'good' | 'bad' | 'incomplete'> {
+  async #check({ blob, content }: WaitingBlob): Promise<'good' | 'bad' | 'incomplete'> {
     const digest = await this.#hash(blob);
     if (digest === undefined) return 'incomplete';
-    if (bytesEqual(digest, digestBytes(this.#contentOf(blob.digest)))) return 'good';
+    if (bytesEqual(digest, digestBytes(content))) return 'good';
     this.#parts.logger.error(
       { blob: blob.digest },
       'blob content does not match its digest: dropping all its blocks',

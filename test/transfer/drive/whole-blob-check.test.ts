@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { MemoryStore } from '../../../src/blockstore/memory-store.ts';
 import { NO_ATTESTATION } from '../../../src/image/attestation.ts';
 import { BLOCK_SIZE_BYTES, blockIndex, type BlobRef } from '../../../src/image/block.ts';
-import { parseDigest } from '../../../src/image/digest.ts';
+import { parseDigest, type Digest } from '../../../src/image/digest.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { silentMetrics, type Metrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -15,7 +15,10 @@ import { ManualClock } from '../../kit/manual-clock.ts';
 const BYTES = new Uint8Array(2 * BLOCK_SIZE_BYTES + 100).map((_, i) => i * 7);
 const HEX = createHash('sha256').update(BYTES).digest('hex');
 
-async function run(hex: string): Promise<{ result: string; store: MemoryStore; bad: string[] }> {
+async function run(
+  hex: string,
+  contentOf = (key: Digest): Digest => key,
+): Promise<{ result: string; store: MemoryStore; bad: string[] }> {
   const store = new MemoryStore();
   await store.start();
   const bad: string[] = [];
@@ -27,7 +30,7 @@ async function run(hex: string): Promise<{ result: string; store: MemoryStore; b
   const parts = { store, hash: new NodeHash(), clock: new ManualClock({ sleeps: 'pass' }) };
   const check = new WholeBlobCheck(
     { ...parts, logger: silentLogger, metrics },
-    { contentOf: (key) => key, onBad: (digest) => bad.push(digest) },
+    { contentOf, onBad: (digest) => bad.push(digest) },
   );
   const digest = defined(parseDigest(`sha256:${hex}`), 'a digest');
   const blob: BlobRef = { digest, sizeBytes: BYTES.length };
@@ -55,5 +58,13 @@ describe('WholeBlobCheck', () => {
     expect(result).toBe('bad');
     expect(store.stats().blockCount).toBe(0);
     expect(bad).toEqual([`sha256:${'0'.repeat(64)}`]);
+  });
+
+  it('WholeBlobCheck.stored() holds a blob with a key against what was asked for', async () => {
+    const digest = `sha256:${HEX}` as Digest;
+    expect((await run('0'.repeat(64), () => digest)).result).toBe('good');
+    const other = `sha256:${'1'.repeat(64)}` as Digest;
+    const { result, bad } = await run('0'.repeat(64), () => other);
+    expect([result, bad]).toEqual(['bad', [`sha256:${'0'.repeat(64)}`]]);
   });
 });
