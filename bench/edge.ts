@@ -7,8 +7,8 @@ import { AgentCluster, type ClusterHost } from '../src/demo/agent-cluster.ts';
 import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
 import { SystemClock } from '../src/runtime/node/clock.ts';
 import { MIB } from '../src/util/bytes.ts';
-import { FakeRegistry, type FakeBlob } from '../test/kit/fake-registry.ts';
-import { downloadReads, fetchPart, replay, type Read } from './overlaybd-client.ts';
+import { FakeRegistry } from '../test/kit/fake-registry.ts';
+import { distinctBytes, downloadReads, fetchPart, makeImage, replay } from './overlaybd-client.ts';
 import { timed, verdict, type BenchRow } from './rows.ts';
 
 /** What the origin may send, all together. */
@@ -32,13 +32,8 @@ const LAYERS_BYTES = {
   smoke: [MIB, MIB, MIB],
 };
 
-/** Reads of overlaybd that open an image of three layers, and those of the container after it. */
-const OPENING_READS = 58;
+/** Reads of a container after those that open its image. */
 const RANDOM_READS = { full: 300, smoke: 30 };
-
-/** What overlaybd reads: headers and indexes of a hundred bytes, data of up to 64 KiB. */
-const READ_BYTES_MIN = 105;
-const READ_BYTES_MAX = 64 * 1024;
 
 const WHOLE_BYTES = { full: 64 * MIB, smoke: 2 * MIB };
 
@@ -111,15 +106,15 @@ async function benchImage(
   const bases = cluster.children.map((host) => `${host.local}/`);
   const seconds: number[] = [];
   for (const count of [1, bases.length]) {
-    const { layers, reads } = makeImage(origin, size);
-    const urls = layers.map((layer) => origin.url('bench', layer));
+    const image = makeImage(origin, LAYERS_BYTES[size], RANDOM_READS[size]);
+    const urls = image.layers.map((layer) => origin.url('bench', layer));
     const before = origin.sentBytes;
     const cpuBefore = await cpuSeconds(cluster.hosts);
     const took = await timed(() =>
-      Promise.all(bases.slice(0, count).map((base) => replay(base, urls, { layers, reads }))),
+      Promise.all(bases.slice(0, count).map((base) => replay(base, urls, image))),
     );
     const cpu = (await cpuSeconds(cluster.hosts)) - cpuBefore;
-    const ratio = (origin.sentBytes - before) / distinctBytes(layers, reads);
+    const ratio = (origin.sentBytes - before) / distinctBytes(image);
     seconds.push(took);
     const note = verdict(ratio <= AMPLIFICATION_MAX, `at most ${AMPLIFICATION_MAX}`);
     rows.push(
@@ -154,10 +149,10 @@ async function benchDirect(
 ): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
   for (const count of [1, cluster.children.length]) {
-    const { layers, reads } = makeImage(origin, size);
-    const urls = layers.map((layer) => origin.url('bench', layer));
+    const image = makeImage(origin, LAYERS_BYTES[size], RANDOM_READS[size]);
+    const urls = image.layers.map((layer) => origin.url('bench', layer));
     const took = await timed(() =>
-      Promise.all(Array.from({ length: count }, () => replay('', urls, { layers, reads }))),
+      Promise.all(Array.from({ length: count }, () => replay('', urls, image))),
     );
     rows.push({ bench: 'edge', what: `image, ${count} direct`, value: took, unit: 's' });
   }
@@ -257,34 +252,4 @@ async function cpuSeconds(hosts: readonly ClusterHost[]): Promise<number> {
 
 function cpuNote(seconds: number): string {
   return `${seconds.toFixed(1)} s of CPU in all agents`;
-}
-
-/** Layers that nobody has seen yet, and the reads of a container: the same ones each time. */
-function makeImage(origin: FakeRegistry, size: Size) {
-  const layers = LAYERS_BYTES[size].map((sizeBytes) => origin.add(sizeBytes));
-  let state = 1;
-  const draw = (limit: number): number => {
-    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
-    return Math.floor((state / 2 ** 32) * limit);
-  };
-  const reads = Array.from({ length: OPENING_READS + RANDOM_READS[size] }, (_, i): Read => {
-    const layer = i < OPENING_READS ? i % layers.length : draw(layers.length);
-    const sizeBytes = layers[layer]?.bytes.length ?? 0;
-    const length = READ_BYTES_MIN + draw(READ_BYTES_MAX - READ_BYTES_MIN + 1);
-    return { layer, length, offset: draw(sizeBytes - length) };
-  });
-  return { layers, reads };
-}
-
-/** Bytes of the blocks that the reads touch. */
-function distinctBytes(layers: readonly FakeBlob[], reads: readonly Read[]): number {
-  const blocks = new Map<string, number>();
-  for (const { layer, offset, length } of reads) {
-    const last = Math.floor((offset + length - 1) / BLOCK_SIZE_BYTES);
-    for (let block = Math.floor(offset / BLOCK_SIZE_BYTES); block <= last; block++) {
-      const rest = (layers[layer]?.bytes.length ?? 0) - block * BLOCK_SIZE_BYTES;
-      blocks.set(`${layer}/${block}`, Math.min(BLOCK_SIZE_BYTES, rest));
-    }
-  }
-  return [...blocks.values()].reduce((sum, length) => sum + length, 0);
 }

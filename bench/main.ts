@@ -11,6 +11,7 @@ import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
 import { benchNet } from './net.ts';
+import { benchOwnWay } from './own-way.ts';
 import { benchRoads, benchUnlisted } from './roads.ts';
 import { benchRoots } from './roots.ts';
 import type { BenchRow } from './rows.ts';
@@ -29,6 +30,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   blobs: benchBlobs,
   edge: benchEdge,
   roads: benchRoads,
+  'own-way': benchOwnWay,
   roots: benchRoots,
 };
 
@@ -64,6 +66,9 @@ edge    a container start as overlaybd does it (58 reads that open three layers,
 roads   a blob of 64 MiB by each kind of URL that clients send, in pieces of 256 KiB, four at a
         time, by 2 and 16 agents and one root, next to the same straight from the origin, which
         sends 100 MB/s; then again beside four busy loops; every byte is compared.
+own-way a blob of 64 MiB that only the client's token opens, by agents and straight from the
+        registry, which sends 100 MB/s: in reads of 256 KiB, as one GET, and the reads of edge;
+        every byte is compared.
 roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped
         (SIGSTOP) for a minute; every byte is compared.
 `;

@@ -1,10 +1,18 @@
 import { Agent, request as httpRequest } from 'node:http';
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
+import { BLOCK_SIZE_BYTES } from '../src/image/block.ts';
 import { defined } from '../src/util/assert.ts';
-import type { FakeBlob } from '../test/kit/fake-registry.ts';
+import type { FakeBlob, FakeRegistry } from '../test/kit/fake-registry.ts';
 
 /** Reads that a container waits for at a time. */
 const READS_RUNNING = 4;
+
+/** Reads of overlaybd that open an image of three layers. */
+const OPENING_READS = 58;
+
+/** What overlaybd reads: headers and indexes of a hundred bytes, data of up to 64 KiB. */
+const READ_BYTES_MIN = 105;
+const READ_BYTES_MAX = 64 * 1024;
 
 /**
  * Of one read, as overlaybd does it: a machine that is too busy for all these agents takes some.
@@ -21,6 +29,49 @@ export interface Read {
   readonly length: number;
 }
 
+/** Layers, and what a container reads of them. */
+export interface Image {
+  readonly layers: readonly FakeBlob[];
+  readonly reads: readonly Read[];
+}
+
+/**
+ * Layers that nobody has seen yet, and the reads of a container: those that open the image, and
+ * `randomReads` more; the same ones each time.
+ */
+export function makeImage(
+  origin: FakeRegistry,
+  layersBytes: readonly number[],
+  randomReads: number,
+): Image {
+  const layers = layersBytes.map((sizeBytes) => origin.add(sizeBytes));
+  let state = 1;
+  const draw = (limit: number): number => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return Math.floor((state / 2 ** 32) * limit);
+  };
+  const reads = Array.from({ length: OPENING_READS + randomReads }, (_, i): Read => {
+    const layer = i < OPENING_READS ? i % layers.length : draw(layers.length);
+    const sizeBytes = layers[layer]?.bytes.length ?? 0;
+    const length = READ_BYTES_MIN + draw(READ_BYTES_MAX - READ_BYTES_MIN + 1);
+    return { layer, length, offset: draw(sizeBytes - length) };
+  });
+  return { layers, reads };
+}
+
+/** Bytes of the blocks that the reads touch. */
+export function distinctBytes({ layers, reads }: Image): number {
+  const blocks = new Map<string, number>();
+  for (const { layer, offset, length } of reads) {
+    const last = Math.floor((offset + length - 1) / BLOCK_SIZE_BYTES);
+    for (let block = Math.floor(offset / BLOCK_SIZE_BYTES); block <= last; block++) {
+      const rest = (layers[layer]?.bytes.length ?? 0) - block * BLOCK_SIZE_BYTES;
+      blocks.set(`${layer}/${block}`, Math.min(BLOCK_SIZE_BYTES, rest));
+    }
+  }
+  return [...blocks.values()].reduce((sum, length) => sum + length, 0);
+}
+
 /** The reads of a background download of one blob. */
 export function downloadReads(sizeBytes: number): Read[] {
   const reads: Read[] = [];
@@ -30,18 +81,15 @@ export function downloadReads(sizeBytes: number): Read[] {
   return reads;
 }
 
-/** Reads everything, and checks every byte. */
+/** Reads everything, `running` reads at a time, and checks every byte. */
 export async function replay(
   base: string,
   urls: readonly string[],
-  image: Readonly<{
-    layers: readonly FakeBlob[];
-    reads: readonly Read[];
-    headers?: Readonly<Record<string, string>>;
-  }>,
+  image: Image & { readonly headers?: Readonly<Record<string, string>> },
+  running = READS_RUNNING,
 ): Promise<void> {
   const isTls = `${base}${urls[0]}`.startsWith('https:');
-  const agent = new (isTls ? TlsAgent : Agent)({ keepAlive: true, maxSockets: READS_RUNNING });
+  const agent = new (isTls ? TlsAgent : Agent)({ keepAlive: true, maxSockets: running });
   let next = 0;
   const worker = async (): Promise<void> => {
     for (let read = image.reads[next++]; read !== undefined; read = image.reads[next++]) {
@@ -50,7 +98,7 @@ export async function replay(
       await fetchPatiently(agent, `${base}${urls[read.layer]}`, part);
     }
   };
-  await Promise.all(Array.from({ length: READS_RUNNING }, worker));
+  await Promise.all(Array.from({ length: running }, worker));
   agent.destroy();
 }
 
@@ -59,6 +107,8 @@ interface Part {
   readonly bytes: Buffer;
   readonly offset: number;
   readonly length: number;
+  /** All of the blob is asked for, without a range. */
+  readonly whole?: boolean;
   /** Beside the range. */
   readonly headers?: Readonly<Record<string, string>>;
 }
@@ -76,13 +126,14 @@ async function fetchPatiently(agent: Agent, url: string, part: Part): Promise<vo
 
 /** Compares while the bytes come: what this process does is missing to the agents. */
 export function fetchPart(agent: Agent, url: string, part: Part): Promise<void> {
-  const { bytes, offset, length } = part;
+  const { bytes, offset, length, whole = false } = part;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const end = offset + length;
-  const headers = { ...part.headers, range: `bytes=${offset}-${end - 1}` };
+  const range = `bytes=${offset}-${end - 1}`;
+  const headers = { ...part.headers, ...(!whole && { range }) };
   const send = url.startsWith('https:') ? tlsRequest : httpRequest;
   send(url, { agent, headers }, (response) => {
-    const answered = response.statusCode === 206;
+    const answered = response.statusCode === (whole ? 200 : 206);
     let at = offset;
     response.on('data', (piece: Buffer) => {
       const next = at + piece.length;

@@ -73,7 +73,16 @@ const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
 
 /** The table of one round: a line per host, with MiB by source. */
 export function roundTable(title: string, hosts: readonly HostFigures[]): string {
-  const sources = ['memory', 'disk', 'parent', 'alternate', 'root', 'origin', 'fallback'];
+  const sources = [
+    'memory',
+    'disk',
+    'parent',
+    'alternate',
+    'root',
+    'origin',
+    'fallback',
+    'own-way',
+  ];
   const header = ['host', ...sources, 'report ms'];
   const rows = hosts.map((host) => [
     host.name,

@@ -1,12 +1,13 @@
 import type { Hash } from '../runtime/codec.ts';
 import { defined } from '../util/assert.ts';
 import { toHex } from '../util/bytes.ts';
-import type { BlobOrigin } from './block.ts';
+import type { BlobOrigin, BlobRef } from './block.ts';
 import { digestBytes, digestOfSha256, type Digest } from './digest.ts';
 
 const encoder = new TextEncoder();
 const QUARANTINE = encoder.encode('xylem-quarantine-1\0');
 const OPAQUE = encoder.encode('xylem-opaque-1\0');
+const OWN_WAY = encoder.encode('xylem-own-way-1\0');
 
 /** Bytes of the hash in a key; the rest is its mark. */
 const HASH_BYTES = 24;
@@ -53,15 +54,38 @@ export function quarantineKey(
  */
 export function opaqueKey(hash: Pick<Hash, 'sha256'>, origin: BlobOrigin): Digest {
   const { path, etag, sizeBytes } = defined(origin.opaque, 'the origin names an opaque blob');
-  const size = new Uint8Array(8);
-  new DataView(size.buffer).setBigUint64(0, BigInt(sizeBytes), true);
   const texts = [sourceOf(origin), path, etag].flatMap((text) => {
     const bytes = encoder.encode(text);
     const length = new Uint8Array(4);
     new DataView(length.buffer).setUint32(0, bytes.length, true);
     return [length, bytes];
   });
-  return keyOf(hash, [OPAQUE, size, ...texts]);
+  return keyOf(hash, [OPAQUE, sizeField(sizeBytes), ...texts]);
+}
+
+/**
+ * The key that names the blocks of a blob which this host reads by its clients' own ways: nobody
+ * attests them, so they stay apart from blocks that roots vouch for, in memory and in the store.
+ * The first 24 bytes of
+ *
+ *     SHA-256("xylem-own-way-1" 0 | sha256 that the source was asked for, or its opaque key (32) |
+ *             size in bytes u64 LE (8) | source in UTF-8)
+ *
+ * and the mark. Another size at the source is another key.
+ */
+export function ownWayKey(
+  hash: Pick<Hash, 'sha256'>,
+  { digest, sizeBytes }: BlobRef,
+  origin: BlobOrigin,
+): Digest {
+  const source = encoder.encode(sourceOf(origin));
+  return keyOf(hash, [OWN_WAY, digestBytes(digest), sizeField(sizeBytes), source]);
+}
+
+function sizeField(sizeBytes: number): Uint8Array {
+  const field = new Uint8Array(8);
+  new DataView(field.buffer).setBigUint64(0, BigInt(sizeBytes), true);
+  return field;
 }
 
 /**

@@ -10,8 +10,16 @@ import type { Hash } from '../runtime/codec.ts';
 import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
-import { checkWhole, openRange, isPartWithoutTotal, sizeOfFirstByte } from './http/blob-range.ts';
-import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
+import {
+  checkWhole,
+  isPartWithoutTotal,
+  missingOf,
+  openRange,
+  rangeHeader,
+  sizeOfFirstByte,
+  type BlobRun,
+} from './http/blob-range.ts';
+import { protocolError, RegistryError } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
@@ -29,8 +37,8 @@ import {
 } from './http/retry.ts';
 import { askPatiently } from './http/patience.ts';
 import { CollectingSink, HeadSink } from './http/sinks.ts';
-import { WholeReads, type Transfer, type WholeRange } from './http/whole-reads.ts';
-import { ExpiringMap } from '../util/expiring-map.ts';
+import { WholeReads, type Transfer } from './http/whole-reads.ts';
+import type { Scatter } from '../util/scatter.ts';
 
 /** Indexes within indexes that are followed. One is usual. */
 const INDEX_DEPTH_MAX = 3;
@@ -46,13 +54,6 @@ const PARTS_MAX = 64;
  * answer.
  */
 const RANGE_NOT_SATISFIABLE = 416;
-
-/**
- * A server that ignored the range for a blob is taken to do so again for this long; a cache that
- * has filled may honour it then. (tunable)
- */
-const RANGELESS_MS = 60_000;
-const RANGELESS_MAX = 1024;
 
 /** The operations at unlisted registries take their places together. */
 const UNLISTED = '';
@@ -103,8 +104,6 @@ export class RegistryClient {
   readonly #registries: Registries;
   readonly #view: View;
   readonly #wholes: WholeReads;
-  /** Blobs that were sent from their start when a range was asked for. */
-  readonly #rangeless: ExpiringMap<true>;
 
   constructor(components: RegistryClientComponents, init: { readonly view: View }) {
     this.#clock = components.clock;
@@ -114,7 +113,6 @@ export class RegistryClient {
     this.#registries = components.registries;
     this.#view = init.view;
     this.#wholes = new WholeReads(components);
-    this.#rangeless = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
   }
 
   /**
@@ -166,53 +164,48 @@ export class RegistryClient {
   }
 
   /**
-   * Fills `target` with the bytes of the blob from `offset` on. Nothing is written to it after the
-   * call has settled.
+   * Fills `target` with the bytes of the blob from `offset` on, as they come. Nothing is written to
+   * it after the call has settled.
    */
   async readBlobInto(
     blob: OriginBlob,
     offset: number,
-    target: Uint8Array,
+    target: Scatter,
     options: OperationOptions = {},
   ): Promise<void> {
     const { timeoutMs = TIMEOUT_MS } = options;
     const deadlineMs = this.#clock.nowMs() + timeoutMs;
-    for (let at = 0, parts = 0; at < target.length; parts++) {
-      const range = { offset: offset + at, target: target.subarray(at), sizeBytes: blob.sizeBytes };
+    const run = { offset, target, sizeBytes: blob.sizeBytes };
+    for (let parts = 0; !target.isFull; parts++) {
       if (parts === PARTS_MAX) {
         const what = `bytes from ${offset} on of ${blob.digest}`;
-        const why = `${what}: ${at} of them came in ${parts} parts, and more are missing`;
+        const why = `${what}: ${target.filled} came in ${parts} parts, and more are missing`;
         throw protocolError('bad-content-range', why);
       }
       const left = { ...options, timeoutMs: deadlineMs - this.#clock.nowMs() };
-      at += await this.#readPart(blob, range, left);
+      await this.#readPart(blob, run, left);
     }
   }
 
-  /** Fills the target from its start; how many bytes the server gave. */
-  async #readPart(blob: OriginBlob, range: WholeRange, options: OperationOptions): Promise<number> {
+  /** Reads what the run misses, or the first part of it if the server gives no more. */
+  async #readPart(blob: OriginBlob, run: BlobRun, options: OperationOptions): Promise<void> {
     const { origin, digest } = blob;
+    const range = missingOf(run);
     const path = blobPath(origin, digest);
     const key = `${origin.registry}${path}`;
-    const last = range.offset + range.target.length - 1;
-    const what = `bytes ${range.offset}-${last} of ${digest}`;
-    if (this.#rangeless.get(key) === undefined) {
-      try {
-        const { sink } = await this.#pull(origin, options, {
-          method: 'GET',
-          path,
-          headers: { range: `bytes=${range.offset}-${last}` },
-          blob: digest,
-          open: (head) => openRange(head, range, what, 0),
-          openAtMirror: (head) => openRange(head, range, what),
-        });
-        return sink.lengthBytes;
-      } catch (error) {
-        const isIgnored = error instanceof RegistryError && isFault(error, 'range-ignored');
-        if (!isIgnored) throw error;
-        this.#rangeless.set(key, true, RANGELESS_MS);
-      }
-    }
+    const header = rangeHeader(range);
+    const what = `${header} of ${digest}`;
+    const isRead = await this.#wholes.ranged(key, async () => {
+      await this.#pull(origin, options, {
+        method: 'GET',
+        path,
+        headers: { range: header },
+        blob: digest,
+        open: (head) => openRange(head, range, what, 0),
+        openAtMirror: (head) => openRange(head, range, what),
+      });
+    });
+    if (isRead) return;
     await this.#operate(origin, options, ({ server }, limits) =>
       this.#retry(limits, () => {
         const transfer: Transfer = (open, signal) =>
@@ -227,10 +220,9 @@ export class RegistryClient {
             },
             signal,
           );
-        return this.#wholes.read(key, range, transfer, limits.signal);
+        return this.#wholes.read(key, run, transfer, limits.signal);
       }),
     );
-    return range.target.length;
   }
 
   /**
@@ -379,8 +371,4 @@ function blobPath(origin: BlobOrigin, digest: Digest): string {
 
 function pullScope({ repository }: BlobOrigin): string {
   return `repository:${repository}:pull`;
-}
-
-function isFault({ detail }: RegistryError, fault: ProtocolFault): boolean {
-  return detail.code === 'protocol' && detail.fault === fault;
 }

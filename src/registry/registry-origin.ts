@@ -1,4 +1,4 @@
-import type { BlobOrigin, BlobRef } from '../image/block.ts';
+import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -9,6 +9,7 @@ import { hostPlatform } from './platform.ts';
 import {
   OriginError,
   type Origin,
+  type OriginBlob,
   type OriginErrorDetail,
   type ResolveReply,
   type BlobStat,
@@ -16,6 +17,7 @@ import {
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
+import type { Scatter } from '../util/scatter.ts';
 import type { RegistryViews } from './registry-views.ts';
 import type { BelievedSources } from './sources.ts';
 import { StatCache } from './stat-cache.ts';
@@ -80,9 +82,9 @@ export class RegistryOrigin implements Origin {
   }
 
   async readInto(
-    blob: BlobRef & { readonly origin: BlobOrigin },
+    blob: OriginBlob,
     offset: number,
-    target: Uint8Array,
+    target: Scatter,
     signal: AbortSignal,
   ): Promise<void> {
     const { digest, sizeBytes, origin } = blob;

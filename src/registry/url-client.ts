@@ -1,5 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
+import type { Digest } from '../image/digest.ts';
+import type { Scatter } from '../util/scatter.ts';
 
 /** A request for a URL of a client. */
 export interface UrlRequest {
@@ -12,28 +14,33 @@ export interface UrlRequest {
   readonly followsRedirects?: boolean;
 }
 
-/** Where the body of the answer to a range request goes. */
-export interface UrlRange {
+/** A run of bytes of a blob that is read by a URL. */
+export interface UrlRun {
+  /** Names the blob: reads of it at a server that ignores ranges share their transfers. */
+  readonly blob: Digest;
   readonly offset: number;
-  readonly target: Uint8Array;
+  readonly target: Scatter;
   /** Of the whole blob. */
   readonly sizeBytes: number;
+  /** Throws when an answer with content (200, 206) is not of this blob; `fill()` rejects so. */
+  readonly check?: (head: UrlHead) => void;
 }
 
-/**
- * The head of an answer, whatever its status, and its body, which the caller reads to the end or
- * destroys.
- */
-export interface UrlAnswer {
+/** The head of an answer, whatever its status. */
+export interface UrlHead {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
+}
+
+/** An answer, and its body, which the caller reads to the end or destroys. */
+export interface UrlAnswer extends UrlHead {
   readonly body: Readable;
 }
 
 /** What sends the requests, once the HTTP client is loaded. */
 interface Sender {
   open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer>;
-  fill(answer: UrlAnswer, range: UrlRange, what: string): Promise<void>;
+  fill(request: UrlRequest, run: UrlRun, signal: AbortSignal): Promise<UrlHead | undefined>;
 }
 
 /**
@@ -57,11 +64,12 @@ export class UrlClient {
   }
 
   /**
-   * Fills the target with the body of an answer to a request for just that range. Rejects with
-   * RegistryError.
+   * Fills the target with what it misses, as it comes, also by a server that ignores ranges. An
+   * answer that is neither 200 nor 206 is the result, without its body. Rejects with RegistryError,
+   * or with the signal's reason; then nothing more is written to the target.
    */
-  async fill(...answer: Parameters<Sender['fill']>): Promise<void> {
+  async fill(request: UrlRequest, run: UrlRun, signal: AbortSignal): Promise<UrlHead | undefined> {
     const sender = await this.#load();
-    return sender.fill(...answer);
+    return sender.fill(request, run, signal);
   }
 }

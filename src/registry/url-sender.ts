@@ -1,59 +1,120 @@
 import type { Readable } from 'node:stream';
-import { errorText } from '../util/errors.ts';
-import { protocolError, RegistryError } from './errors.ts';
-import { openRange } from './http/blob-range.ts';
+import type { Clock } from '../runtime/clock.ts';
+import { protocolError } from './errors.ts';
+import { checkWhole, missingOf, openRange, rangeHeader } from './http/blob-range.ts';
 import { EXCERPT_BYTES_MAX, follow, isRedirection, type Hop } from './http/follow.ts';
-import type { HttpStream } from './http/message.ts';
+import type { HttpSender } from './http/http.ts';
+import type { BodySink, Flow, HttpHead, HttpRequest } from './http/message.ts';
+import { ExcerptSink, HeadSink } from './http/sinks.ts';
+import { WholeReads, type Transfer } from './http/whole-reads.ts';
 import { registryServer } from './reference.ts';
 import type { Registries } from './registries.ts';
-import type { UrlAnswer, UrlRange, UrlRequest } from './url-client.ts';
+import type { UrlAnswer, UrlHead, UrlRequest, UrlRun } from './url-client.ts';
+
+/** Parts in which a server may send one run. */
+const PARTS_MAX = 64;
 
 const ABSOLUTE_URL = /^(https?):\/\/([^/?#]+)(\/[^?#]*)?(\?[^#]*)?$/;
 
 /** Sends what UrlClient is asked to send. */
 export class UrlSender {
   readonly #registries: Registries;
+  readonly #wholes: WholeReads;
 
-  constructor(components: { readonly registries: Registries }) {
+  constructor(components: { readonly registries: Registries; readonly clock: Clock }) {
     this.#registries = components.registries;
+    this.#wholes = new WholeReads(components);
   }
 
   async open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer> {
-    const { url, rawPath, http } = this.#target(request.url);
-    const { method, headers, followsRedirects = true } = request;
+    const { head, body } = await this.#follow(request, async (http, sent) => {
+      const answer = await http.stream(sent, signal);
+      if (leadsOn(request, answer.head)) await skip(answer.body);
+      return answer;
+    });
+    return { ...head, body };
+  }
+
+  async fill(
+    request: UrlRequest,
+    { blob, check, ...run }: UrlRun,
+    signal: AbortSignal,
+  ): Promise<UrlHead | undefined> {
+    try {
+      for (let parts = 0; !run.target.isFull; parts++) {
+        const range = missingOf(run);
+        const header = rangeHeader(range);
+        const what = `${header} of ${blob}`;
+        if (parts === PARTS_MAX) throw protocolError('short-body', `${what}: too many parts`);
+        const ranged = { ...request, headers: { ...request.headers, range: header } };
+        const isRead = await this.#wholes.ranged(blob, () =>
+          this.#read(
+            ranged,
+            (head) => {
+              check?.(head);
+              return openRange(head, range, what, 0);
+            },
+            signal,
+          ),
+        );
+        if (isRead) continue;
+        const transfer: Transfer = (open, transferSignal) =>
+          this.#read(
+            request,
+            (head, flow) => {
+              check?.(head);
+              checkWhole(head, run.sizeBytes, what);
+              return open(flow);
+            },
+            transferSignal,
+          );
+        await this.#wholes.read(blob, run, transfer, signal);
+      }
+      return undefined;
+    } catch (error) {
+      if (error instanceof Refused) return error.head;
+      throw error;
+    }
+  }
+
+  /** Throws Refused for an answer without the content. */
+  async #read(
+    request: UrlRequest,
+    open: (head: HttpHead, flow: Flow) => BodySink,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { head } = await this.#follow(request, (http, sent) =>
+      http.send<BodySink>(
+        sent,
+        (head, flow) => {
+          if (head.status === 200 || head.status === 206) return open(head, flow);
+          return leadsOn(request, head)
+            ? new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX })
+            : new HeadSink();
+        },
+        signal,
+      ),
+    );
+    if (head.status !== 200 && head.status !== 206) throw new Refused(head);
+  }
+
+  /** Sends the request, also to where it leads; credentials go to the first server alone. */
+  async #follow<A extends { readonly head: HttpHead }>(
+    { method, headers, url: text, followsRedirects = true }: UrlRequest,
+    send: (http: HttpSender, sent: HttpRequest) => Promise<A>,
+  ): Promise<A> {
+    const { url, rawPath, http } = this.#target(text);
     const { authorization: _, ...others } = headers;
-    const send = async (hop: Hop, redirects: number): Promise<HttpStream> => {
-      const sent = {
+    const sendTo = (hop: Hop, redirects: number): Promise<A> =>
+      send(http, {
         method,
         url: hop.url,
         rawPath: redirects === 0 ? rawPath : undefined,
         headers: hop.isServer ? headers : others,
         isPatient: true,
-      };
-      const answer = await http.stream(sent, signal);
-      if (followsRedirects && isRedirection(method, answer.head.status)) await skip(answer.body);
-      return answer;
-    };
-    const { head, body } = followsRedirects
-      ? (await follow({ method, url }, send)).answer
-      : await send({ url, isServer: true }, 0);
-    return { ...head, body };
-  }
-
-  async fill(answer: UrlAnswer, range: UrlRange, what: string): Promise<void> {
-    try {
-      const sink = openRange(answer, range, what);
-      if (sink.lengthBytes < range.target.length) {
-        throw protocolError('short-body', `${what}: the server sent ${sink.lengthBytes} bytes`);
-      }
-      for await (const piece of answer.body) if (!sink.write(piece as Uint8Array)) return;
-      sink.end();
-    } catch (cause) {
-      if (cause instanceof RegistryError) throw cause;
-      throw protocolError('cut-body', `${what}: ${errorText(cause)}`, cause);
-    } finally {
-      answer.body.destroy();
-    }
+      });
+    if (!followsRedirects) return sendTo({ url, isServer: true }, 0);
+    return (await follow({ method, url }, sendTo)).answer;
   }
 
   /**
@@ -73,6 +134,20 @@ export class UrlSender {
     const isApi = [pathname, url.pathname].every((path) => path.startsWith('/v2/'));
     return { url, rawPath, http: isApi ? api : other };
   }
+}
+
+/** The server answered, and not with content. */
+class Refused extends Error {
+  readonly head: HttpHead;
+
+  constructor(head: HttpHead) {
+    super(`status ${head.status}`);
+    this.head = head;
+  }
+}
+
+function leadsOn({ method, followsRedirects = true }: UrlRequest, { status }: HttpHead): boolean {
+  return followsRedirects && isRedirection(method, status);
 }
 
 /** Reads the body of a redirection, so that its connection can be used again. */

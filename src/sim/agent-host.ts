@@ -480,11 +480,11 @@ export class AgentHost {
     nowMs: number,
   ): void {
     const block = this.#blockOf(effect);
-    const { attempt, fallback } = effect;
+    const { attempt, source } = effect;
     this.#originAsked.set(attempt, block);
     this.#world.checker.asksOrigin(this.#port.number, block);
     this.#spend(costs.MESSAGE_MS / 2, nowMs);
-    this.#world.registry.read(this.#port, { attempt, block, fallback }, this.#doneMs(nowMs));
+    this.#world.registry.read(this.#port, { attempt, block, source }, this.#doneMs(nowMs));
   }
 
   /** Sends a message about a request in flight, unless the request is at the registry. */

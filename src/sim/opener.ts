@@ -57,7 +57,7 @@ export class SimOpener {
     this.#world = components.world;
     const ring = new RootRing(init.roots.map(({ peer }) => peer));
     this.#blobs = new OpenBlobs(
-      { roots: (digest) => ring.order(digest, 0), ownKey: (digest) => digest },
+      { roots: (digest) => ring.order(digest, 0), ownKey: ({ digest }) => digest },
       LIMITS,
     );
   }

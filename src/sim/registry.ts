@@ -1,5 +1,6 @@
 import type { Digest } from '../image/digest.ts';
 import type { Random } from '../runtime/random.ts';
+import type { OriginSource } from '../transfer/core/effects.ts';
 import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
 import type { SimBlock } from './blocks.ts';
 import type { EventHeap } from './event-heap.ts';
@@ -82,7 +83,7 @@ export class Registry {
   /** A host asks for a block; an `item` event brings the answer. */
   read(
     port: Port,
-    ask: { attempt: number; block: SimBlock; fallback: boolean },
+    ask: { attempt: number; block: SimBlock; source: OriginSource },
     atMs: number,
   ): void {
     if (port.group !== this.group) {
@@ -99,7 +100,7 @@ export class Registry {
     const readyMs = atMs + LATENCY_MS + renewMs + service * (1 + 0.5 * this.#random.float());
     const { lengthBytes } = ask.block;
     this.servedBytes += lengthBytes;
-    if (ask.fallback) this.#noteFallback(port.number, lengthBytes);
+    if (ask.source === 'fallback') this.#noteFallback(port.number, lengthBytes);
     this.#sendFreeMs = Math.max(readyMs, this.#sendFreeMs) + lengthBytes / this.#bytesPerMs;
     const freeMs = port.receiveFreeMs + lengthBytes / port.receiveBytesPerMs;
     port.receiveFreeMs = Math.max(this.#sendFreeMs + LATENCY_MS, freeMs);

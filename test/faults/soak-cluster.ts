@@ -17,6 +17,7 @@ import { OriginError, type Origin, type BlobStat } from '../../src/transfer/cont
 import type { HostCard } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
+import type { Scatter } from '../../src/util/scatter.ts';
 import { SimDisk } from '../kit/sim-disk.ts';
 import type { FaultReport } from './fault-report.ts';
 import { DISK_FAULTS, FaultyDisk } from './faulty-disk.ts';
@@ -51,14 +52,15 @@ export class SoakOrigin implements Origin {
     this.#report = components.report;
   }
 
-  async readInto(blob: BlobRef, offset: number, target: Uint8Array): Promise<void> {
+  async readInto(blob: BlobRef, offset: number, target: Scatter): Promise<void> {
     if (this.faulty && this.#random.float() < REGISTRY_FAULTS) {
       this.#report.add('injected', 'registry: 503');
       throw new OriginError('the registry answers 503 on purpose', { code: 'unavailable' });
     }
     const truth = defined(this.blobs.get(blob.digest), 'a blob of the soak');
-    target.set(truth.bytes(offset, target.length));
-    if (this.wrong) target[0]! ^= 1;
+    const bytes = Uint8Array.from(truth.bytes(offset, target.length));
+    if (this.wrong) for (let at = 0; at < bytes.length; at += BLOCK_SIZE_BYTES) bytes[at]! ^= 1;
+    target.write(0, bytes);
   }
 
   resolve(): Promise<never> {

@@ -4,6 +4,7 @@ import {
   isOwnKey,
   opaqueKey,
   ownKeyOf,
+  ownWayKey,
   quarantineKey,
   sourceOf,
 } from '../../src/image/blob-key.ts';
@@ -32,6 +33,28 @@ describe('quarantineKey()', () => {
     expect(quarantineKey(hash, other, registry)).not.toBe(key);
     const bucket = { ...storage, storage: 'https://s.example/other/' };
     expect(quarantineKey(hash, digest, bucket)).not.toBe(quarantineKey(hash, digest, storage));
+  });
+});
+
+describe('ownWayKey()', () => {
+  const blob = { digest, sizeBytes: 1000 };
+
+  it('is its golden value', () => {
+    expect(ownWayKey(hash, blob, registry)).toBe(
+      'sha256:bbd706945cc1ff0678c6a86bc3f8c3950819a9dc686d9c5778796c656d6b6579',
+    );
+  });
+
+  it('tells digests, sizes and sources apart, and is no quarantine key', () => {
+    const key = ownWayKey(hash, blob, registry);
+    expect(ownWayKey(hash, blob, { ...registry, repository: 'z' })).toBe(key);
+    const others = [
+      ownWayKey(hash, { ...blob, digest: other }, registry),
+      ownWayKey(hash, { ...blob, sizeBytes: 1001 }, registry),
+      ownWayKey(hash, blob, storage),
+      quarantineKey(hash, digest, registry),
+    ];
+    expect(new Set([key, ...others]).size).toBe(5);
   });
 });
 

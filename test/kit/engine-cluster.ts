@@ -16,6 +16,7 @@ import { OriginError, type Origin, type BlobStat } from '../../src/transfer/cont
 import type { HostAddress, HostCard, ResolveReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
+import type { Scatter } from '../../src/util/scatter.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 
 export const ORIGIN: BlobOrigin = { registry: 'registry.test', repository: 'app' };
@@ -37,11 +38,11 @@ export class CountingOrigin implements Origin {
     return { digest, sizeBytes };
   }
 
-  async readInto(blob: BlobRef, offset: number, target: Uint8Array): Promise<void> {
+  async readInto(blob: BlobRef, offset: number, target: Scatter): Promise<void> {
     const bytes = this.blobs.get(blob.digest);
     if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
     this.bytes += target.length;
-    target.set(bytes.subarray(offset, offset + target.length));
+    target.write(0, bytes.subarray(offset, offset + target.length));
   }
 
   distrust(): void {

@@ -172,12 +172,10 @@ export class FakeRegistry extends LoopbackServer {
     bytes: Buffer,
   ): Promise<void> {
     const body = writeSoundHead(request, response, bytes);
-    for (let at = 0; at < body.length; at += PIECE_BYTES) {
+    for (let at = 0; at < body.length && !response.destroyed; at += PIECE_BYTES) {
       const piece = body.subarray(at, at + PIECE_BYTES);
       await this.#pay(piece.length);
-      if (!response.write(piece)) {
-        await Promise.race([once(response, 'drain'), once(response, 'close')]);
-      }
+      if (!response.write(piece)) await takenOrGone(response);
     }
     response.end();
   }
@@ -191,6 +189,13 @@ export class FakeRegistry extends LoopbackServer {
       Math.max(this.#paidMs, nowMs - SAVED_MS_MAX) + (lengthBytes * 1000) / bytesPerSecond;
     if (this.#paidMs > nowMs) await clock.sleep(this.#paidMs - nowMs);
   }
+}
+
+async function takenOrGone(response: ServerResponse): Promise<void> {
+  const either = new AbortController();
+  const { signal } = either;
+  await Promise.race([once(response, 'drain', { signal }), once(response, 'close', { signal })]);
+  either.abort();
 }
 
 /** Answers a request for a blob as a registry should. */

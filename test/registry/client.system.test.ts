@@ -14,6 +14,7 @@ import { tempFolder } from '../kit/temp-folder.ts';
 import { startTokenServer } from '../kit/token-server.ts';
 import { startServer } from '../kit/servers.ts';
 import { makeClient } from './kit/clients.ts';
+import { Scatter } from '../../src/util/scatter.ts';
 
 const amd64 = { os: 'linux', architecture: 'amd64' };
 const layer = sampleBytes(700_000, 1);
@@ -36,7 +37,7 @@ async function pull(host: string, config: Omit<RegistryConfig, 'host'>): Promise
   expect(await client.blobSize(origin, digestOf(layer))).toBe(layer.length);
   const blob = { digest: digestOf(layer), sizeBytes: layer.length, origin };
   const target = new Uint8Array(300_000);
-  await client.readBlobInto(blob, 262_144, target);
+  await client.readBlobInto(blob, 262_144, Scatter.of(target));
   expect(Buffer.from(target).equals(layer.subarray(262_144, 562_144))).toBe(true);
 }
 
@@ -77,7 +78,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
     const origin = { registry: address, repository: 'team/app' };
     await expect(client.blobSize(origin, missing)).rejects.toMatchObject({ code: 'not-found' });
     const beyond = { digest: digestOf(layer), sizeBytes: layer.length + 1, origin };
-    const read = client.readBlobInto(beyond, layer.length, new Uint8Array(1));
+    const read = client.readBlobInto(beyond, layer.length, Scatter.of(new Uint8Array(1)));
     await expect(read).rejects.toMatchObject({ code: 'protocol' });
   });
 

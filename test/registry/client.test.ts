@@ -9,6 +9,7 @@ import type { ManualClock } from '../kit/manual-clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { startServer } from '../kit/servers.ts';
 import { clientOf, makeClient, makeRegistries, passingClock } from './kit/clients.ts';
+import { Scatter } from '../../src/util/scatter.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -31,7 +32,12 @@ async function readFrom(
   const target = new Uint8Array(50);
   const origin = { registry: host, repository: 'app' };
   const blob = { digest, sizeBytes: bytes.length, origin };
-  await client.readBlobInto(blob, 100, target, timeoutMs === undefined ? {} : { timeoutMs });
+  await client.readBlobInto(
+    blob,
+    100,
+    Scatter.of(target),
+    timeoutMs === undefined ? {} : { timeoutMs },
+  );
   return target;
 }
 
@@ -82,10 +88,10 @@ test('RegistryClient asks the known storage of a blob at once, until that fails'
   const client = makeClient([{ host, insecure: true }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
-  await client.readBlobInto(blob, 100, target);
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   expect(asked).toBe(1);
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   expect(asked).toBe(2);
 });
 
@@ -224,7 +230,7 @@ test('RegistryClient takes its range from a 200 that has the size of the blob', 
   const client = makeClient([{ host, insecure: true }], passingClock());
   const origin = { registry: host, repository: 'app' };
   const blob = { digest, sizeBytes: 2 ** 30, origin };
-  const far = client.readBlobInto(blob, 2 ** 29, new Uint8Array(10));
+  const far = client.readBlobInto(blob, 2 ** 29, Scatter.of(new Uint8Array(10)));
   await expect(far).rejects.toMatchObject({ detail: { fault: 'short-body' } });
 });
 
@@ -273,7 +279,7 @@ test('RegistryClient writes nothing into the target after the caller has given u
   const client = clientOf(registries, passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
-  const reading = client.readBlobInto(blob, 100, target, { signal: abort.signal });
+  const reading = client.readBlobInto(blob, 100, Scatter.of(target), { signal: abort.signal });
   await expect(reading).rejects.toThrow('enough');
   const before = target.slice();
   finish();
@@ -395,15 +401,15 @@ test('RegistryClient renews a token before it ends, and once when it is refused'
   const client = makeClient([{ host, insecure: true }], clock);
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   clock.advance(44_000);
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   expect(issued).toBe(1);
   clock.advance(1_000);
   good = 'Bearer token-2';
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   good = 'Bearer token-3';
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   expect(seen.map((value) => value?.at(-1))).toEqual([undefined, '1', '1', '2', '2', '3']);
 });
 
@@ -443,7 +449,7 @@ test('RegistryClient asks for one token however many requests need it', async ()
   const client = makeClient([{ host, insecure: true }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const targets = Array.from({ length: 20 }, () => new Uint8Array(50));
-  await Promise.all(targets.map((target) => client.readBlobInto(blob, 100, target)));
+  await Promise.all(targets.map((target) => client.readBlobInto(blob, 100, Scatter.of(target))));
   expect(targets.every((target) => Buffer.from(target).equals(right))).toBe(true);
   expect(issued).toBe(1);
 });
@@ -495,9 +501,9 @@ test('RegistryClient asks mirrors first, without credentials, then the registry'
   const mirrors = [`http://${mirror}`];
   const client = makeClient([{ host, insecure: true, mirrors, credentials }], passingClock());
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
-  await client.readBlobInto(blob, 100, new Uint8Array(50));
+  await client.readBlobInto(blob, 100, Scatter.of(new Uint8Array(50)));
   expect(asked).toBe(0);
-  await client.readBlobInto(blob, 100, new Uint8Array(50));
+  await client.readBlobInto(blob, 100, Scatter.of(new Uint8Array(50)));
   expect(asked).toBe(1);
   expect(seen).toEqual(Array(2).fill(`undefined ns=${encodeURIComponent(host)}`));
 });
@@ -514,11 +520,11 @@ test('RegistryClient leaves a mirror alone for 30 s when it cannot be reached', 
   const client = makeClient([{ host, insecure: true, mirrors }], clock);
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
   const target = new Uint8Array(50);
-  await client.readBlobInto(blob, 100, target);
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   expect(mirrored).toBe(1);
   clock.advance(30_000);
-  await client.readBlobInto(blob, 100, target);
+  await client.readBlobInto(blob, 100, Scatter.of(target));
   expect(mirrored).toBe(2);
 });
 
@@ -549,7 +555,7 @@ test('RegistryClient refuses operations when too many wait for their registry al
     await expect(size).rejects.toMatchObject({ code: 'overloaded' });
   }
   const elsewhere = { digest, sizeBytes: 1000, origin: { ...origin, registry: sound } };
-  await client.readBlobInto(elsewhere, 100, new Uint8Array(50));
+  await client.readBlobInto(elsewhere, 100, Scatter.of(new Uint8Array(50)));
   clock.advance(30_000);
   const codes = await Promise.all(waiting.map((size) => size.catch((error) => error.code)));
   expect(new Set(codes)).toEqual(new Set(['timeout']));

@@ -4,6 +4,7 @@ import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
 import { makeOrigin } from './kit/origins.ts';
+import { Scatter } from '../../src/util/scatter.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -22,7 +23,7 @@ async function start(listener: (response: ServerResponse, first: number) => void
   const read = async (): Promise<Uint8Array> => {
     const target = new Uint8Array(50);
     const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
-    await origin.readInto(blob, 100, target, signal);
+    await origin.readInto(blob, 100, Scatter.of(target), signal);
     return target;
   };
   return { state, read };
@@ -106,7 +107,7 @@ test('a registry that sends a byte at a time is given up', async () => {
   );
   const origin = makeOrigin({ host, insecure: true });
   const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
-  const reading = origin.readInto(blob, 0, new Uint8Array(500), signal);
+  const reading = origin.readInto(blob, 0, Scatter.of(new Uint8Array(500)), signal);
   await expect(reading).rejects.toMatchObject({ code: 'protocol' });
 });
 

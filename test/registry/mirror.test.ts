@@ -5,6 +5,7 @@ import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
 import { clientOf, makeClient, makeRegistries, passingClock } from './kit/clients.ts';
+import { Scatter } from '../../src/util/scatter.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -34,7 +35,7 @@ async function start(mirror: RequestListener, entry: Partial<RegistryConfig> = {
   const origin = { registry: host, repository: 'app' };
   const read = async (): Promise<void> => {
     const target = new Uint8Array(50);
-    await client.readBlobInto({ digest, sizeBytes: 1000, origin }, 100, target);
+    await client.readBlobInto({ digest, sizeBytes: 1000, origin }, 100, Scatter.of(target));
     expect(target).toEqual(right);
   };
   return { asked, clock, read, client, registries, origin, mirrorHost };
@@ -109,7 +110,7 @@ test('RegistryClient still asks a mirror for other blobs after it lacked one', a
   });
   await read();
   const other = { digest: digestOf(sampleBytes(1000, 2)), sizeBytes: 1000, origin };
-  await client.readBlobInto(other, 100, new Uint8Array(50));
+  await client.readBlobInto(other, 100, Scatter.of(new Uint8Array(50)));
   expect(asked).toEqual({ mirror: 2, registry: 1 });
 });
 
@@ -162,7 +163,11 @@ test('RegistryClient gives a mirror its own credentials, never those of the regi
     const entries = own.map((entry) => ({ host: mirror, ...entry }));
     const client = makeClient([registry, ...entries], passingClock());
     const origin = { registry: host, repository: 'app' };
-    await client.readBlobInto({ digest, sizeBytes: 1000, origin }, 100, new Uint8Array(50));
+    await client.readBlobInto(
+      { digest, sizeBytes: 1000, origin },
+      100,
+      Scatter.of(new Uint8Array(50)),
+    );
   };
   await read([]);
   expect(seen).toEqual(new Set([undefined]));

@@ -5,6 +5,7 @@ import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
 import { makeAccess } from './kit/origins.ts';
 import { clientOf, makeRegistries, passingClock } from './kit/clients.ts';
+import { Scatter } from '../../src/util/scatter.ts';
 
 const bytes = sampleBytes(1000, 1);
 const digest = digestOf(bytes);
@@ -35,7 +36,7 @@ test('all ways to a registry share its request rate', async () => {
       origin.readInto(
         { digest: blob, sizeBytes: 1000, origin: where },
         0,
-        new Uint8Array(1),
+        Scatter.of(new Uint8Array(1)),
         signal,
       ),
     ),
@@ -58,7 +59,7 @@ test.each(['own', 'nobody', 'client'] as const)(
     const clock = passingClock();
     const registries = makeRegistries({ registries: [{ host, insecure: true }] }, clock);
     const { UrlSender } = await import('../../src/registry/url-sender.ts');
-    const sender = new UrlSender({ registries });
+    const sender = new UrlSender({ registries, clock });
     const where = { registry: host, repository: 'app' };
     const ask = {
       own: () => clientOf(registries, clock, 'own').blobSize(where, digest, { timeoutMs: 10_000 }),

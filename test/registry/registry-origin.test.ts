@@ -9,6 +9,7 @@ import { digestOf } from '../kit/registry-content.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { makeOrigin } from './kit/origins.ts';
 import { startServer } from '../kit/servers.ts';
+import { Scatter } from '../../src/util/scatter.ts';
 
 const layer = sampleBytes(600_000, 4);
 const { signal } = new AbortController();
@@ -33,7 +34,12 @@ test('RegistryOrigin resolves an image, gives the size of its blob and reads par
   const { sizeBytes, isPublic } = await origin.stat(digest, found.origin, signal);
   expect([sizeBytes, isPublic]).toEqual([layer.length, true]);
   const target = new Uint8Array(262_144);
-  await origin.readInto({ digest, sizeBytes, origin: found.origin }, 262_144, target, signal);
+  await origin.readInto(
+    { digest, sizeBytes, origin: found.origin },
+    262_144,
+    Scatter.of(target),
+    signal,
+  );
   expect(Buffer.from(target).equals(layer.subarray(262_144, 524_288))).toBe(true);
   expect(registry.stats()).toEqual({ blobBytes: 262_145, blobRequests: 2 });
 });

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { guardedLookup } from '../../src/registry/http/connections.ts';
 import { isPublicAddress } from '../../src/registry/http/public-address.ts';
 import { UrlSender } from '../../src/registry/url-sender.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
@@ -23,7 +24,10 @@ async function startSecret() {
 
 /** Asks as a local client that the operator does not know. */
 function ask(url: string, configs: Parameters<typeof makeRegistries>[0]['registries'] = []) {
-  const sender = new UrlSender({ registries: makeRegistries({ registries: configs }) });
+  const sender = new UrlSender({
+    registries: makeRegistries({ registries: configs }),
+    clock: new SystemClock(),
+  });
   return sender.open({ method: 'GET', url, headers: {} }, signal);
 }
 
@@ -112,7 +116,7 @@ async function startUnlisted(answer: { status: number; headers: Record<string, s
 test('a server that nobody configured leads no client to the metadata of the cloud', async () => {
   const location = 'http://169.254.169.254/latest/meta-data';
   const { host, registries } = await startUnlisted({ status: 302, headers: { location } });
-  const sender = new UrlSender({ registries });
+  const sender = new UrlSender({ registries, clock: new SystemClock() });
   const url = `http://${host}/x`;
   const followed = sender.open({ method: 'GET', url, headers: {} }, signal);
   await expect(followed).rejects.toMatchObject(FORBIDDEN);

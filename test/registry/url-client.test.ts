@@ -3,6 +3,9 @@ import { expect, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { UrlClient } from '../../src/registry/url-client.ts';
 import { UrlSender } from '../../src/registry/url-sender.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { Scatter } from '../../src/util/scatter.ts';
+import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
 import { makeRegistries } from './kit/clients.ts';
 
@@ -11,7 +14,7 @@ const { signal } = new AbortController();
 /** Reaches loopback, where the servers of these tests are. */
 function makeUrlClient(configs: readonly RegistryConfig[] = []): UrlClient {
   const registries = makeRegistries({ registries: configs, mayReach: () => true });
-  const sender = new UrlSender({ registries });
+  const sender = new UrlSender({ registries, clock: new SystemClock() });
   return new UrlClient({
     load: async () => sender,
   });
@@ -92,20 +95,40 @@ test('UrlClient.open() takes the scheme of a registry from the configuration', a
 
 test('UrlClient.fill() takes exactly the range, and nothing else', async () => {
   const bytes = Buffer.from('0123456789');
+  const asked: string[] = [];
   const host = await startServer((request, response) => {
-    if (request.url === '/whole') response.end(bytes);
+    asked.push(`${request.url} ${request.headers.range}`);
+    if (request.url === '/whole') response.writeHead(200, { 'content-length': 10 }).end(bytes);
     else if (request.url === '/short') {
       response.writeHead(206, { 'content-range': 'bytes 2-5/10' }).end('2');
+    } else if (request.url === '/moved') response.writeHead(307, { location: '/part' }).end('away');
+    else if (request.url === '/over') response.writeHead(401).end('who are you?');
+    else if (request.url === '/parts') {
+      const first = Number(/\d/.exec(request.headers.range ?? '')?.[0]);
+      response.writeHead(206, { 'content-range': `bytes ${first}-${first}/10` }).end(`${first}`);
     } else response.writeHead(206, { 'content-range': 'bytes 2-5/10' }).end('2345');
   });
   const client = makeUrlClient();
   const fill = async (path: string): Promise<string> => {
     const target = new Uint8Array(4);
-    const answer = await get(client, `http://${host}${path}`);
-    await client.fill(answer, { offset: 2, target, sizeBytes: 10 }, 'a part');
-    return Buffer.from(target).toString();
+    const run = {
+      blob: digestOf(Buffer.from(path)),
+      offset: 2,
+      target: Scatter.of(target),
+      sizeBytes: 10,
+    };
+    const request = { method: 'GET', url: `http://${host}${path}`, headers: {} } as const;
+    const refused = await client.fill(request, run, signal);
+    return refused === undefined ? Buffer.from(target).toString() : String(refused.status);
   };
   expect(await fill('/part')).toBe('2345');
+  expect(await fill('/moved')).toBe('2345');
+  expect(await fill('/over')).toBe('401');
+  asked.length = 0;
   expect(await fill('/whole')).toBe('2345');
+  expect(asked).toEqual(['/whole bytes=2-5', '/whole undefined']);
+  asked.length = 0;
+  expect(await fill('/parts')).toBe('2345');
+  expect(asked).toEqual([2, 3, 4, 5].map((first) => `/parts bytes=${first}-5`));
   await expect(fill('/short')).rejects.toMatchObject({ detail: { fault: 'short-body' } });
 });

@@ -40,7 +40,8 @@ export const agentStatus = z
       .record(z.string(), z.number())
       .readonly()
       .describe(
-        'bytes since the start by source: memory, disk, parent, alternate, root, origin, fallback',
+        'bytes since the start by source: memory, disk, parent, alternate, root, origin, ' +
+          'fallback, own-way',
       ),
   })
   .readonly();

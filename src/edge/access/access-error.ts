@@ -1,4 +1,4 @@
-import type { UrlAnswer } from '../../registry/url-client.ts';
+import type { UrlHead } from '../../registry/url-client.ts';
 import { CodedError } from '../../util/errors.ts';
 
 /**
@@ -17,7 +17,7 @@ export class AccessError extends CodedError<
 > {}
 
 /** What an answer that is no success says about the right to read. The text names no query. */
-export function refusalOf(answer: UrlAnswer, { registry }: { registry: string }): AccessError {
+export function refusalOf(answer: UrlHead, { registry }: { registry: string }): AccessError {
   const { status } = answer;
   const what = `${registry} answered ${status} to the credentials of this request`;
   const header: string | readonly string[] = answer.headers['www-authenticate'] ?? [];

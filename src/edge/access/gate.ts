@@ -1,5 +1,5 @@
 import type { BlobOrigin, BlobRef, OpaqueName } from '../../image/block.ts';
-import { isOwnKey, ownKeyOf, quarantineKey } from '../../image/blob-key.ts';
+import { isOwnKey, ownWayKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
@@ -13,6 +13,8 @@ import type {
   OpenedBlob,
   ProbeResult,
 } from '../../transfer/host/open-blob-types.ts';
+import { TransferError } from '../../transfer/contracts/errors.ts';
+import { PeerError } from '../../transfer/contracts/transport.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
@@ -41,6 +43,9 @@ const ROOT_MS_MAX = 15_000;
  */
 const LEND_INTERVAL_MS = 60_000;
 
+/** Least pause before a root that is overloaded is asked again. */
+const RETRY_MS_MIN = 100;
+
 /** Longest wait for one byte from the origin. */
 const PROBE_MS_MAX = 10_000;
 
@@ -62,8 +67,9 @@ interface Trees {
     signal?: AbortSignal,
   ): Promise<void>;
   close(digests: readonly Digest[]): void;
-  /** Of a blob that is read alone: where its blocks are. */
-  setOrigin(key: Digest, origin: BlobOrigin): void;
+  /** A blob that is read by this host's own way. Throws TransferError. */
+  openOwnWay(located: { readonly blob: BlobRef; readonly origin: BlobOrigin }): void;
+  closeOwnWay(key: Digest): void;
 }
 
 interface Joined {
@@ -112,8 +118,7 @@ export class OpenBlobGate implements BlobGate {
     this.#blobs = new OpenBlobs<Token>(
       {
         roots: (digest, origin) => components.roots.order(digest, origin),
-        ownKey: (digest, origin) =>
-          ownKeyOf(components.hash, origin) ?? quarantineKey(components.hash, digest, origin),
+        ownKey: (blob, origin) => ownWayKey(components.hash, blob, origin),
       },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
@@ -243,7 +248,7 @@ export class OpenBlobGate implements BlobGate {
     const request: OpenRequest = { digest, origin, ...(isLent && { url }) };
     await this.#attempt(attempt, ROOT_MS_MAX, async (signal) => {
       try {
-        const reply = await roots.ask(root, request, signal);
+        const reply = await this.#askPatiently(() => roots.ask(root, request, signal), signal);
         // The URL works for its client alone, perhaps bound to an address.
         if (isLent && reply.outcome === 'no-way') ways.markUnlendable(storage);
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
@@ -251,6 +256,19 @@ export class OpenBlobGate implements BlobGate {
         return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);
       }
     });
+  }
+
+  /** A root that is overloaded is no lost one: it is asked again when it says. */
+  async #askPatiently(ask: () => Promise<OpenReply>, signal: AbortSignal): Promise<OpenReply> {
+    for (;;) {
+      try {
+        return await ask();
+      } catch (error) {
+        const detail = error instanceof PeerError ? error.detail : undefined;
+        if (detail?.code !== 'overloaded') throw error;
+        await this.#parts.clock.sleep(Math.max(RETRY_MS_MIN, detail.retryAfterMs), signal);
+      }
+    }
   }
 
   async #probe(effect: OpenEffect<Token> & { type: 'probe' }): Promise<void> {
@@ -312,7 +330,8 @@ export class OpenBlobGate implements BlobGate {
     const { address, authorization } = token.request;
     const { blob } = opened;
     const way = this.#parts.ways.add(blob.digest, { url: address.url, authorization });
-    const joined = this.#join(token.request, opened);
+    const joined = this.#joinOrFail(token, opened);
+    if (joined === undefined) return;
     this.#lendAgain(token.request, blob, joined);
     joined.ready.then(
       () => token.resolve({ ...opened, way }),
@@ -320,9 +339,19 @@ export class OpenBlobGate implements BlobGate {
     );
   }
 
+  /** Undefined when a bound is reached: the request has its error. */
+  #joinOrFail(token: Token, opened: OpenedBlob): Joined | undefined {
+    try {
+      return this.#join(token.request, opened);
+    } catch (error) {
+      if (!(error instanceof TransferError)) throw error;
+      token.reject(error);
+      return undefined;
+    }
+  }
+
   /**
-   * Joins the trees of a blob that this host has not joined yet; what is read alone only needs its
-   * origin.
+   * Joins the trees of a blob that this host has not joined yet; of what is read alone it says so.
    */
   #join({ digest, address }: GateRequest, { blob, isShared }: OpenedBlob): Joined {
     const known = this.#joined.get(blob.digest);
@@ -335,7 +364,7 @@ export class OpenBlobGate implements BlobGate {
       if (where.storage !== undefined) await this.#lend(address, digest, blob);
       await trees.open([{ blob, origin }]);
     };
-    if (!isShared) trees.setOrigin(blob.digest, origin);
+    if (!isShared) trees.openOwnWay({ blob, origin });
     const ready = isShared ? join() : Promise.resolve();
     const joined = { isShared, ready, lentMs: this.#parts.clock.nowMs() };
     this.#joined.set(blob.digest, joined);
@@ -361,7 +390,9 @@ export class OpenBlobGate implements BlobGate {
     const joined = this.#joined.get(blob.digest);
     if (joined === undefined) return;
     this.#joined.delete(blob.digest);
-    if (joined.isShared) this.#parts.trees.close([blob.digest]);
+    const { trees } = this.#parts;
+    if (joined.isShared) trees.close([blob.digest]);
+    else trees.closeOwnWay(blob.digest);
   }
 
   /** Names the right of a request without its secret: at a storage the URL is the right. */

@@ -1,6 +1,6 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
-import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
+import type { UrlAnswer, UrlHead, UrlRequest } from '../../registry/url-client.ts';
 import { AccessError, refusalOf } from './access-error.ts';
 
 /** A strong validator (RFC 9110, 8.8.3) of printable characters that a message has room for. */
@@ -96,7 +96,7 @@ export class UrlProbe {
 export function opaqueOf({
   status,
   headers,
-}: UrlAnswer): { readonly etag: string; readonly sizeBytes: number } | undefined {
+}: UrlHead): { readonly etag: string; readonly sizeBytes: number } | undefined {
   const sizeBytes = parseContentRange(headers['content-range'])?.total ?? 0;
   const etag = headers.etag ?? '';
   const isPage = isHtml(headers['content-type']);

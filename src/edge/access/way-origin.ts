@@ -1,6 +1,7 @@
-import type { BlobOrigin, BlobRef, OpaqueName } from '../../image/block.ts';
+import type { BlobOrigin, OpaqueName } from '../../image/block.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
-import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
+import { isPassing } from '../../registry/http/retry.ts';
+import type { UrlClient, UrlHead } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
@@ -8,10 +9,12 @@ import {
   OriginError,
   type BlobStat,
   type Origin,
+  type OriginBlob,
   type ResolveReply,
 } from '../../transfer/contracts/origin.ts';
 import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
+import type { Scatter } from '../../util/scatter.ts';
 import { AccessError, refusalOf } from './access-error.ts';
 import { accessMetrics } from './metrics.ts';
 import { opaqueOf } from './url-probe.ts';
@@ -26,14 +29,7 @@ const REFUSED_MAX = 4096;
 
 interface Components {
   readonly inner: Origin;
-  readonly urls: {
-    open(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer>;
-    fill(
-      answer: UrlAnswer,
-      range: { readonly offset: number; readonly target: Uint8Array; readonly sizeBytes: number },
-      what: string,
-    ): Promise<void>;
-  };
+  readonly urls: Pick<UrlClient, 'fill'>;
   readonly ways: Ways;
   readonly hash: Pick<Hash, 'sha256'>;
   readonly clock: Clock;
@@ -45,10 +41,11 @@ interface Components {
 /**
  * Reads blocks by the ways that this host has: its own credentials at a registry first, then the
  * ways of clients: a signed URL or a token of a client of this host, or a signed URL that a host
- * lent. A lent URL is read with Range alone, and no redirect is followed.
+ * lent. Of a blob that is read for this host alone, the ways of its clients come first. A lent URL
+ * is read with Range alone, and no redirect is followed.
  *
- * An opaque blob is read with Range and If-Match by any way, and no redirect is
- * followed: nothing but its ETag and its size says that it is still the same.
+ * An opaque blob is read with Range and If-Match by any way, and no redirect is followed: nothing
+ * but its ETag and its size says that it is still the same.
  */
 export class WayOrigin implements Origin {
   readonly #parts: Components;
@@ -63,15 +60,16 @@ export class WayOrigin implements Origin {
 
   /** A blob of one block is held against its digest before anybody sees it. */
   async readInto(
-    blob: BlobRef & { readonly origin: BlobOrigin },
+    blob: OriginBlob,
     offset: number,
-    target: Uint8Array,
+    target: Scatter,
     signal: AbortSignal,
   ): Promise<void> {
     const digest = blob.origin.content ?? blob.digest;
     await this.#read(blob, offset, target, signal);
-    if (target.length !== blob.sizeBytes || blob.origin.opaque !== undefined) return;
-    if (digestOf(this.#parts.hash, target) === digest) return;
+    const bytes = target.only;
+    if (bytes?.length !== blob.sizeBytes || blob.origin.opaque !== undefined) return;
+    if (digestOf(this.#parts.hash, bytes) === digest) return;
     const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
     throw new OriginError(what, { code: 'unavailable' });
   }
@@ -93,9 +91,9 @@ export class WayOrigin implements Origin {
   }
 
   async #read(
-    blob: BlobRef & { readonly origin: BlobOrigin },
+    blob: OriginBlob,
     offset: number,
-    target: Uint8Array,
+    target: Scatter,
     signal: AbortSignal,
   ): Promise<void> {
     const { inner, ways } = this.#parts;
@@ -103,7 +101,8 @@ export class WayOrigin implements Origin {
     if (origin.opaque !== undefined) return this.#readWays(blob, offset, target, signal);
     const hasWays = ways.of(key).length > 0;
     const isRefused = origin.repository === '' || this.#refused.get(key) === true;
-    if (!isRefused || !hasWays) {
+    const isLast = isRefused || blob.isOwnWay === true;
+    if (!isLast || !hasWays) {
       try {
         const asked = { ...blob, digest: origin.content ?? key };
         return await inner.readInto(asked, offset, target, signal);
@@ -122,9 +121,9 @@ export class WayOrigin implements Origin {
    * client's is used.
    */
   async #readWays(
-    blob: BlobRef & { readonly origin: BlobOrigin },
+    blob: OriginBlob,
     offset: number,
-    target: Uint8Array,
+    target: Scatter,
     signal: AbortSignal,
   ): Promise<void> {
     let failure: OriginError | undefined;
@@ -143,37 +142,50 @@ export class WayOrigin implements Origin {
     throw failure ?? new OriginError(`no way to ${blob.digest} is left`, { code: 'not-found' });
   }
 
+  /** What breaks off is asked for again, from where it broke, as long as that brings more of it. */
   async #readWay(
-    { url, authorization, lender }: Way,
-    { digest, sizeBytes, origin }: BlobRef & { readonly origin: BlobOrigin },
-    { offset, target }: { readonly offset: number; readonly target: Uint8Array },
+    way: Way,
+    blob: OriginBlob,
+    run: { readonly offset: number; readonly target: Scatter },
     signal: AbortSignal,
   ): Promise<void> {
-    const { urls } = this.#parts;
-    const range = `bytes=${offset}-${offset + target.length - 1}`;
+    for (;;) {
+      const before = run.target.filled;
+      try {
+        return await this.#fill(way, blob, run, signal);
+      } catch (error) {
+        const brokeOff = run.target.filled > before && isPassing(error);
+        if (signal.aborted || !brokeOff) throw error;
+      } finally {
+        this.#bytes.inc({}, run.target.filled - before);
+      }
+    }
+  }
+
+  async #fill(
+    { url, authorization, lender }: Way,
+    { digest: blob, sizeBytes, origin }: OriginBlob,
+    run: { readonly offset: number; readonly target: Scatter },
+    signal: AbortSignal,
+  ): Promise<void> {
     const { opaque } = origin;
     const headers = {
-      range,
       ...(authorization !== undefined && { authorization }),
       ...(opaque !== undefined && { 'if-match': opaque.etag }),
     };
     const followsRedirects = lender === undefined && opaque === undefined;
-    const answer = await urls.open({ method: 'GET', url, headers, followsRedirects }, signal);
-    if (opaque !== undefined) checkSame(answer, opaque, origin);
-    if (answer.status !== 200 && answer.status !== 206) {
-      answer.body.destroy();
-      throw refusalOf(answer, origin);
-    }
-    const what = `${range} of ${digest} at ${origin.registry}`;
-    await urls.fill(answer, { offset, target, sizeBytes }, what);
-    this.#bytes.inc({}, target.length);
+    const request = { method: 'GET', url, headers, followsRedirects } as const;
+    const check = (head: UrlHead): void => {
+      if (opaque !== undefined) checkSame(head, opaque, origin);
+    };
+    const asked = { ...run, blob, sizeBytes, check };
+    const refused = await this.#parts.urls.fill(request, asked, signal);
+    if (refused === undefined) return;
+    check(refused);
+    throw refusalOf(refused, origin);
   }
 
-  #wayFailed(
-    way: Way,
-    blob: BlobRef & { readonly origin: BlobOrigin },
-    cause: unknown,
-  ): OriginError {
+  #wayFailed(way: Way, blob: OriginBlob, cause: unknown): OriginError {
     const isClosed =
       cause instanceof AccessError && cause.code !== 'rate-limited' && cause.code !== 'unchecked';
     if (isClosed) {
@@ -189,11 +201,10 @@ export class WayOrigin implements Origin {
  * Throws AccessError when the answer is not known to be of this very blob: `other-content` when it
  * is of another one.
  */
-function checkSame(answer: UrlAnswer, opaque: OpaqueName, { registry }: BlobOrigin): void {
+function checkSame(answer: UrlHead, opaque: OpaqueName, { registry }: BlobOrigin): void {
   const { status } = answer;
   const found = opaqueOf(answer);
   if (found?.etag === opaque.etag && found.sizeBytes === opaque.sizeBytes) return;
-  answer.body.destroy();
   if (status !== 412 && found === undefined) throw refusalOf(answer, { registry });
   const what = `${registry} has something else now where the blob was`;
   throw new AccessError(what, { code: 'other-content' });

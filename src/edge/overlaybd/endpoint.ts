@@ -201,8 +201,7 @@ export class BlobEndpoint implements LocalRoute {
   /** The blob, if this request may read it as far as is known without asking anybody. */
   #opened(request: IncomingMessage, { digest, address }: BlobRead): BlobRef | undefined {
     const { authorization } = request.headers;
-    const opened = this.#components.gate.opened({ digest, address, authorization });
-    return address.opaque !== undefined && opened?.isShared === false ? undefined : opened?.blob;
+    return this.#components.gate.opened({ digest, address, authorization })?.blob;
   }
 
   /** The blob, once this request is found to be allowed to read it. Rejects with AccessError. */
@@ -264,8 +263,8 @@ export class BlobEndpoint implements LocalRoute {
   }
 
   /**
-   * An object without a digest is read as a blob where its storage says enough of it, and a root
-   * has a way to it. All else is passed through, so that its client hears what the storage says.
+   * An object without a digest is read as a blob where its storage says enough of it. All else is
+   * passed through, so that its client hears what the storage says.
    */
   async #serveOpaque(request: IncomingMessage, exchange: Exchange, url: OpaqueUrl): Promise<void> {
     const { opaque } = this.#components;
@@ -273,7 +272,7 @@ export class BlobEndpoint implements LocalRoute {
     for (let attempt = 1; ; attempt++) {
       const found = isSigned ? await opaque.identify(url, exchange.signal) : undefined;
       const granted = found && (await this.#openOpaque(found, exchange));
-      if (found === undefined || granted?.isShared !== true) {
+      if (found === undefined || granted === undefined) {
         return this.#passThrough(request, exchange, url.url);
       }
       try {

@@ -1,5 +1,6 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
+import type { Scatter } from '../../util/scatter.ts';
 import { parseContentRange } from './content-range.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpHead } from './message.ts';
@@ -20,16 +21,33 @@ const CONTENT = /^\s*(application|binary)\/(?!json|xhtml)/i;
 /** Kinds of text that web servers show people instead of what was asked for. */
 const PAGE = /^\s*(text\/html|application\/xhtml\+xml)\b/i;
 
-interface WantedRange {
+/** A run of bytes of a blob, and where they go. */
+export interface BlobRun {
+  /** Of the first byte of the target in the blob. */
   readonly offset: number;
-  readonly target: Uint8Array;
+  readonly target: Scatter;
   /** Of the whole blob. */
   readonly sizeBytes: number;
 }
 
+/** Of a run, what one request asks for: everything from `first` on. */
+export interface WantedRange extends BlobRun {
+  readonly first: number;
+}
+
+/** What is missing of a run. */
+export function missingOf(run: BlobRun): WantedRange {
+  return { ...run, first: run.offset + run.target.filled };
+}
+
+/** The header that asks for it. */
+export function rangeHeader({ first, offset, target }: WantedRange): string {
+  return `bytes=${first}-${offset + target.length - 1}`;
+}
+
 /**
- * Where the body of the answer to a range request goes: to the target, or to the first part of it
- * when the server sends fewer bytes than asked, as it may (RFC 9110, section 15.3.7). Throws
+ * Where the body of the answer to a range request goes: to the target, or to the first part of what
+ * it misses when the server sends fewer bytes than asked (RFC 9110, section 15.3.7). Throws
  * RegistryError when the answer is not of that range; `range-ignored` when it is all of the blob,
  * and the range ends beyond `skippedBytesMax`.
  */
@@ -39,17 +57,19 @@ export function openRange(
   what: string,
   skippedBytesMax = IGNORED_RANGE_BYTES_MAX,
 ): TargetSink {
-  const { offset, target, sizeBytes } = range;
+  const { offset, first, target, sizeBytes } = range;
   if (head.status === 206) {
-    const lengthBytes = checkContentRange(head, range, what);
-    const part = target.subarray(0, lengthBytes);
-    return new TargetSink({ what, target: part, skipBytes: 0, restIsRefused: true });
+    const bodyBytes = checkContentRange(head, range, what);
+    return new TargetSink({
+      ...{ what, target, startAt: first - offset, bodyBytes, restIsRefused: true },
+    });
   }
   checkWhole(head, sizeBytes, what);
   if (offset + target.length > skippedBytesMax && target.length !== sizeBytes) {
     throw protocolError('range-ignored', `${what}: the server ignores ranges`);
   }
-  return new TargetSink({ what, target, skipBytes: offset, restIsRefused: false });
+  const bodyBytes = offset + target.length;
+  return new TargetSink({ what, target, startAt: -offset, bodyBytes, restIsRefused: false });
 }
 
 /** Throws RegistryError when the answer cannot be the whole blob. */
@@ -70,12 +90,12 @@ function checkContentRange(head: HttpHead, wanted: WantedRange, what: string): n
   const header = head.headers['content-range'];
   const contentLength = head.headers['content-length'];
   const range = parseContentRange(header);
-  const { offset, sizeBytes, target } = wanted;
+  const { first, offset, sizeBytes, target } = wanted;
   const lengthBytes = range === undefined ? 0 : range.last - range.first + 1;
   if (
-    range?.first !== offset ||
+    range?.first !== first ||
     lengthBytes <= 0 ||
-    lengthBytes > target.length ||
+    lengthBytes > offset + target.length - first ||
     (range.total !== undefined && range.total !== sizeBytes) ||
     (contentLength !== undefined && contentLength !== String(lengthBytes))
   ) {

@@ -1,3 +1,4 @@
+import type { Scatter } from '../../util/scatter.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { BodySink } from './message.ts';
 
@@ -88,52 +89,50 @@ export class HeadSink implements BodySink {
   }
 }
 
-/** Fills a buffer with part of a body: skips some bytes, takes as many as the buffer holds. */
+/** Fills buffers with part of a body: skips some bytes, takes as many as the buffers hold. */
 export class TargetSink implements BodySink {
   readonly #what: string;
-  readonly #target: Uint8Array;
+  readonly #target: Scatter;
+  readonly #bodyBytes: number;
   readonly #isWhole: boolean;
-  #skip: number;
-  #filled = 0;
+  /** Where the next piece stands in the run of the target; less than 0 before its first byte. */
+  #at: number;
+  readonly #endAt: number;
 
   /**
-   * With `restIsRefused` a body that goes on after the last byte is refused; otherwise it is cut
-   * off.
+   * The body begins `startAt` bytes into the run of the target, or that much before it when less
+   * than 0, and `bodyBytes` of it are wanted. With `restIsRefused` a body that goes on after them
+   * is refused; otherwise it is cut off.
    */
   constructor(init: {
     what: string;
-    target: Uint8Array;
-    skipBytes: number;
+    target: Scatter;
+    startAt: number;
+    bodyBytes: number;
     restIsRefused: boolean;
   }) {
     this.#what = init.what;
     this.#target = init.target;
-    this.#skip = init.skipBytes;
+    this.#at = init.startAt;
+    this.#bodyBytes = init.bodyBytes;
+    this.#endAt = init.startAt + init.bodyBytes;
     this.#isWhole = init.restIsRefused;
   }
 
-  /** Bytes that it takes in all. */
-  get lengthBytes(): number {
-    return this.#target.length;
-  }
-
   write(piece: Uint8Array): boolean {
-    const skipped = Math.min(this.#skip, piece.length);
-    this.#skip -= skipped;
-    const left = this.#target.length - this.#filled;
-    const wanted = piece.subarray(skipped, skipped + left);
-    this.#target.set(wanted, this.#filled);
-    this.#filled += wanted.length;
-    if (!this.#isWhole) return this.#filled < this.#target.length;
-    if (piece.length - skipped > left) {
+    const at = this.#at;
+    this.#at += piece.length;
+    if (this.#isWhole && this.#at > this.#endAt) {
       throw protocolError('bad-content-range', `${this.#what}: the body is longer than was asked`);
     }
-    return true;
+    if (this.#at > 0) this.#target.write(Math.max(0, at), piece.subarray(Math.max(0, -at)));
+    return this.#isWhole || this.#at < this.#endAt;
   }
 
   end(): void {
-    if (this.#filled === this.#target.length) return;
-    const found = `${this.#filled} of ${this.#target.length} bytes`;
+    if (this.#at >= this.#endAt) return;
+    const missing = this.#endAt - this.#at;
+    const found = `${this.#bodyBytes - missing} of ${this.#bodyBytes} bytes`;
     throw protocolError('short-body', `${this.#what}: the body ended after ${found}`);
   }
 

@@ -1,5 +1,7 @@
 import type { Clock, Timer } from '../../runtime/clock.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import { protocolError, RegistryError } from '../errors.ts';
+import type { BlobRun } from './blob-range.ts';
 import type { BodySink, Flow } from './message.ts';
 
 /** Bytes kept of a transfer after they have passed, for reads that come a little late. (tunable) */
@@ -17,6 +19,13 @@ const BLOB_TRANSFERS_MAX = 2;
  */
 const TRANSFERS_MAX = 8;
 
+/**
+ * A server that ignored the range for a blob is taken to do so again for this long; a cache that
+ * has filled may honour it then. (tunable)
+ */
+const RANGELESS_MS = 60_000;
+const RANGELESS_MAX = 1024;
+
 /** A transfer that nobody wants anything of is broken off after this long. (tunable) */
 const IDLE_MS_MAX = 10_000;
 
@@ -26,15 +35,7 @@ const IDLE_MS_MAX = 10_000;
  */
 export type Transfer = (open: (flow: Flow) => BodySink, signal: AbortSignal) => Promise<unknown>;
 
-/** A range of a blob, and where its bytes go. */
-export interface WholeRange {
-  readonly offset: number;
-  readonly target: Uint8Array;
-  /** Of the whole blob. */
-  readonly sizeBytes: number;
-}
-
-interface Waiter extends WholeRange {
+interface Waiter extends BlobRun {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 }
@@ -47,28 +48,45 @@ interface Waiter extends WholeRange {
 export class WholeReads {
   readonly #clock: Clock;
   readonly #running = new Map<string, Set<WholeTransfer>>();
+  /** Blobs that were sent from their start when a range was asked for. */
+  readonly #rangeless: ExpiringMap<true>;
   #count = 0;
 
   constructor(components: { readonly clock: Clock }) {
     this.#clock = components.clock;
+    this.#rangeless = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
+  }
+
+  /**
+   * Runs the request for a range, unless the server is known to ignore ranges of this blob. False
+   * when it does: the blob is to be read by `read()`.
+   */
+  async ranged(key: string, request: () => Promise<void>): Promise<boolean> {
+    if (this.#rangeless.get(key) !== undefined) return false;
+    try {
+      await request();
+      return true;
+    } catch (error) {
+      const detail = error instanceof RegistryError ? error.detail : undefined;
+      const isIgnored = detail?.code === 'protocol' && detail.fault === 'range-ignored';
+      if (!isIgnored) throw error;
+      this.#rangeless.set(key, true, RANGELESS_MS);
+      return false;
+    }
   }
 
   /**
    * Fills the target; nothing is written to it after the call has settled. `key` names the blob at
    * its server. Rejects with what the transfer rejects with, or with the signal's reason.
    */
-  async read(
-    key: string,
-    range: WholeRange,
-    transfer: Transfer,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async read(key: string, range: BlobRun, transfer: Transfer, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
     const running = this.#running.get(key) ?? new Set();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter: Waiter = { ...range, resolve, reject };
     const chosen =
-      this.#choose(running, range.offset) ?? this.#begin(key, running, transfer, range.sizeBytes);
+      this.#choose(running, range.offset + range.target.filled) ??
+      this.#begin(key, running, transfer, range.sizeBytes);
     const onAbort = (): void => {
       chosen.leave(waiter);
       reject(signal.reason as Error);
@@ -162,7 +180,7 @@ class WholeTransfer implements BodySink {
       copyOverlap(piece, at, waiter);
       at += piece.length;
     }
-    if (waiter.offset + waiter.target.length <= this.#positionBytes) return waiter.resolve();
+    if (waiter.target.isFull) return waiter.resolve();
     this.#waiting.add(waiter);
     this.#idle?.cancel();
     this.#flow?.resume();
@@ -182,7 +200,7 @@ class WholeTransfer implements BodySink {
     this.#positionBytes += piece.length;
     for (const waiter of this.#waiting) {
       copyOverlap(piece, at, waiter);
-      if (waiter.offset + waiter.target.length > this.#positionBytes) continue;
+      if (!waiter.target.isFull) continue;
       this.#waiting.delete(waiter);
       waiter.resolve();
     }
@@ -232,8 +250,7 @@ class WholeTransfer implements BodySink {
 }
 
 /** Copies what the piece, which stands at this place of the blob, has of the wanted bytes. */
-function copyOverlap(piece: Uint8Array, at: number, { offset, target }: WholeRange): void {
+function copyOverlap(piece: Uint8Array, at: number, { offset, target }: BlobRun): void {
   const first = Math.max(at, offset);
-  const end = Math.min(at + piece.length, offset + target.length);
-  if (first < end) target.set(piece.subarray(first - at, end - at), first - offset);
+  if (first < at + piece.length) target.write(first - offset, piece.subarray(first - at));
 }

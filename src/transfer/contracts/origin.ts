@@ -2,6 +2,7 @@ import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { ResolveReply } from '../../tree/messages.ts';
 import { CodedError } from '../../util/errors.ts';
+import type { Scatter } from '../../util/scatter.ts';
 
 export type { ResolveReply };
 
@@ -27,15 +28,20 @@ export type OriginErrorDetail =
 /** A read from a registry that failed; see `OriginErrorDetail`. */
 export class OriginError extends CodedError<OriginErrorDetail> {}
 
+/** A blob, and where it is read. */
+export interface OriginBlob extends BlobRef {
+  readonly origin: BlobOrigin;
+  /** Only the ways of this host's clients lead to it: they are tried first. */
+  readonly isOwnWay?: boolean;
+}
+
 /** Reads from registries. All calls reject with OriginError. */
 export interface Origin {
-  /** Fills `target` with the bytes of the blob from `offset` on. */
-  readInto(
-    blob: BlobRef & { readonly origin: BlobOrigin },
-    offset: number,
-    target: Uint8Array,
-    signal: AbortSignal,
-  ): Promise<void>;
+  /**
+   * Fills `target` with the bytes of the blob from `offset` on, as they come. Nothing is written to
+   * it after the call has settled.
+   */
+  readInto(blob: OriginBlob, offset: number, target: Scatter, signal: AbortSignal): Promise<void>;
   /** Resolves an image reference to its manifest. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
   /**

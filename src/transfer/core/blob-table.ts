@@ -116,6 +116,7 @@ export class BlobTable<T> {
       stripes,
       uses: 0,
       confirmed: false,
+      ownWay: false,
       fetches: new Map(),
       cachedKeys: new Set(),
       ordered: new Set(),

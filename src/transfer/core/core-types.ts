@@ -214,6 +214,15 @@ export const HOPS_SLACK = 4;
 /** Longest hop budget on the wire: far above the depth of any tree (2^48 hosts with fan-out 2). */
 export const HOPS_MAX = 48;
 
+/** A local read of one block. */
+export interface LocalRead<T> {
+  readonly token: T;
+  readonly digest: Digest;
+  readonly index: BlockIndex;
+  readonly kind: ReadKind;
+  readonly timeoutMs: number;
+}
+
 /** A read that waits for a block. */
 export interface Waiter<T> {
   readonly token: T;
@@ -273,6 +282,8 @@ export interface BlobState<T> {
   uses: number;
   /** Whether the size is the registry's word, and not only that of a host that named the blob. */
   confirmed: boolean;
+  /** Only the ways of this host's own clients lead to it: no peer is asked, or given any of it. */
+  ownWay: boolean;
   /** Blocks in memory, by `keyOf()`. */
   readonly cachedKeys: Set<number>;
   readonly fetches: Map<BlockIndex, Fetch<T>>;

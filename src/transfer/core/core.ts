@@ -18,6 +18,7 @@ import {
   type BlobState,
   type CoreInit,
   type Fetch,
+  type LocalRead,
   type PayloadOps,
   type Routes,
   type TimerAction,
@@ -26,20 +27,12 @@ import {
 import { Egress } from './egress.ts';
 import type { AttemptId, BlockSource, Effect } from './effects.ts';
 import { Standstill } from './fallback.ts';
+import { makeFetch } from './fetch.ts';
 import { Fetcher, type FetcherHost } from './fetcher.ts';
 import { OrderGossip } from './order-gossip.ts';
 import { Prefetcher } from './prefetcher.ts';
 import { Waiting } from './waiting.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
-
-/** A local read of one block. */
-export interface LocalRead<T> {
-  readonly token: T;
-  readonly digest: Digest;
-  readonly index: BlockIndex;
-  readonly kind: ReadKind;
-  readonly timeoutMs: number;
-}
 
 /**
  * The life of one block, as a reducer: reads come in, effects go out, results of effects come back
@@ -61,7 +54,7 @@ export class BlockCore<P, T> {
   readonly #fetcher: Fetcher<P, T>;
   readonly #gossip: OrderGossip<P, T>;
   readonly #standstill = new Standstill();
-  readonly #prefetcher = new Prefetcher<T>();
+  readonly #prefetcher: Prefetcher<T>;
   readonly #blobs: BlobTable<T>;
   readonly #waiting: Waiting<P, T>;
   #effects: Effect<P, T>[] = [];
@@ -97,6 +90,11 @@ export class BlockCore<P, T> {
       onBlock: (fetch, block, source) => this.#complete(fetch, block, source),
       onRoundFailed: (fetch, definite) => this.#roundFailed(fetch, definite),
     };
+    this.#prefetcher = new Prefetcher({
+      max: this.#init.prefetchMax,
+      isMissing: (blob, index) => this.#isMissing(blob, index),
+      start: (blob, index) => this.#prefetch(blob, index),
+    });
     this.#waiting = new Waiting(host);
     this.#egress = new Egress(host);
     this.#fetcher = new Fetcher(host);
@@ -142,9 +140,14 @@ export class BlockCore<P, T> {
     this.#blobs.add(ref);
   }
 
-  /** Keeps a blob known until as many calls of `letGo()`. Throws as `addBlob()` does. */
-  hold(ref: BlobRef): void {
-    this.#blobs.hold(this.#blobs.add(ref));
+  /**
+   * Keeps a blob known until as many calls of `letGo()`. Throws as `addBlob()` does. `ownWay`: only
+   * the ways of this host's own clients lead to it.
+   */
+  hold(ref: BlobRef, ownWay = false): void {
+    const blob = this.#blobs.add(ref);
+    blob.ownWay ||= ownWay;
+    this.#blobs.hold(blob);
   }
 
   letGo(digest: Digest): void {
@@ -181,6 +184,17 @@ export class BlockCore<P, T> {
     return this.#cache.get(keyOf(blob, index))?.block;
   }
 
+  isOwnWay(digest: Digest): boolean {
+    return this.#blobs.get(digest)?.ownWay === true;
+  }
+
+  /** Something read a block of such a blob from memory by `peek()`. */
+  touched(digest: Digest, index: BlockIndex, nowMs: number): void {
+    this.#nowMs = nowMs;
+    const blob = this.#blobs.get(digest);
+    if (blob !== undefined) this.#prefetcher.readOn(blob, index);
+  }
+
   /** Something on this host wants a block; ends in `answer` or `fail`. */
   read(read: LocalRead<T>, nowMs: number): void {
     this.#nowMs = nowMs;
@@ -201,6 +215,7 @@ export class BlockCore<P, T> {
       peer: undefined,
       timer: undefined,
     });
+    if (blob.ownWay) this.#prefetcher.readOn(blob, read.index);
   }
 
   /** A peer wants a block; ends in `send` or `refuse`. */
@@ -208,8 +223,9 @@ export class BlockCore<P, T> {
     this.#nowMs = nowMs;
     this.#fetcher.alive(peer, nowMs);
     const blob = this.#blobs.get(request.digest);
-    if (blob === undefined || request.index >= blockCount(blob.ref.sizeBytes)) {
-      const code = blob === undefined ? 'unknown-blob' : 'protocol';
+    const isKnown = blob?.ownWay === false;
+    if (!isKnown || request.index >= blockCount(blob.ref.sizeBytes)) {
+      const code = isKnown ? 'protocol' : 'unknown-blob';
       this.#effects.push({ type: 'refuse', token, detail: { code } });
       return;
     }
@@ -304,6 +320,11 @@ export class BlockCore<P, T> {
     this.#fetcher.verified(attempt, verdict, nowMs, block);
   }
 
+  /** Blocks came before these at their origin. */
+  progressed(attempts: readonly AttemptId[], nowMs: number): void {
+    this.#fetcher.progressed(attempts, nowMs);
+  }
+
   failed(attempt: AttemptId, detail: PeerErrorDetail, nowMs: number): void {
     this.#nowMs = nowMs;
     this.#fetcher.failed(attempt, detail, nowMs);
@@ -327,7 +348,6 @@ export class BlockCore<P, T> {
     const blob = this.#blobs.get(order.digest);
     if (blob === undefined) return;
     this.#prefetcher.add(blob, this.#gossip.learn(blob, order.indices, nowMs));
-    this.#pumpPrefetch();
   }
 
   /** Runs the timers that are due. */
@@ -412,22 +432,7 @@ export class BlockCore<P, T> {
     how: { kind: ReadKind; hops: number; held: boolean },
     waiter: Waiter<T> | undefined,
   ): void {
-    const fetch: Fetch<T> = {
-      blob,
-      index,
-      key: keyOf(blob, index),
-      kind: how.kind,
-      stage: how.held ? 'disk' : 'network',
-      hops: how.hops,
-      waiters: [],
-      attempts: [],
-      tried: new Set(),
-      withoutWay: new Set(),
-      rounds: 0,
-      originLate: 0,
-      wanted: waiter === undefined,
-      retry: undefined,
-    };
+    const fetch = makeFetch(blob, index, { ...how, wanted: waiter === undefined });
     blob.fetches.set(index, fetch);
     this.#blobs.hold(blob);
     if (waiter !== undefined) this.#await(fetch, waiter);
@@ -498,7 +503,7 @@ export class BlockCore<P, T> {
       else this.#refuse(waiter, { code: 'not-found' });
     }
     this.#ops.release(block);
-    if (fetch.wanted) this.#prefetchDone();
+    if (fetch.wanted) this.#prefetcher.done();
   }
 
   #roundFailed(fetch: Fetch<T>, definite: boolean): boolean {
@@ -513,7 +518,7 @@ export class BlockCore<P, T> {
     }
     if (fetch.waiters.length > 0) return true;
     this.#end(fetch);
-    if (fetch.wanted) this.#prefetchDone();
+    if (fetch.wanted) this.#prefetcher.done();
     return false;
   }
 
@@ -526,7 +531,7 @@ export class BlockCore<P, T> {
       if (waiter.peer !== undefined) this.#refuse(waiter, { code: 'unknown-blob' });
       else this.#effects.push({ type: 'fail', token: waiter.token, detail });
     }
-    if (fetch.wanted) this.#prefetchDone();
+    if (fetch.wanted) this.#prefetcher.done();
   }
 
   #end({ blob, index }: Fetch<T>): void {
@@ -566,28 +571,22 @@ export class BlockCore<P, T> {
     if (waiter.peer !== undefined) this.#waiting.peerDone(waiter.peer);
     if (fetch.waiters.length > 0 || fetch.wanted || fetch.stage === 'done') return;
     // The registry sends the block already: the next reader must not cost it the same again.
-    if (fetch.attempts.some((attempt) => attempt.source === 'origin')) return;
+    const isSent = fetch.attempts.some(({ source }) => source === 'origin' || source === 'own-way');
+    if (isSent) return;
     this.#end(fetch);
     this.#fetcher.abandon(fetch, this.#nowMs);
   }
 
-  #pumpPrefetch(): void {
-    const isMissing = (blob: BlobState<T>, index: BlockIndex): boolean =>
-      !blob.fetches.has(index) &&
-      !this.#routes.owns(blob.ref.digest, index % blob.stripes) &&
-      this.#cache.get(keyOf(blob, index)) === undefined &&
-      !this.#held(blob.ref.digest, index);
-    while (this.#prefetcher.underWay < this.#init.prefetchMax) {
-      const next = this.#prefetcher.next(isMissing);
-      if (next === undefined) return;
-      const depth = this.#routes.depth(next.blob.ref.digest, next.index % next.blob.stripes);
-      const hops = Math.min(HOPS_MAX, depth + HOPS_SLACK);
-      this.#start(next.blob, next.index, { kind: 'prefetch', hops, held: false }, undefined);
-    }
+  #isMissing(blob: BlobState<T>, index: BlockIndex): boolean {
+    const { digest } = blob.ref;
+    if (!blob.ownWay && this.#routes.owns(digest, index % blob.stripes)) return false;
+    const isHere = blob.fetches.has(index) || this.#cache.get(keyOf(blob, index)) !== undefined;
+    return !isHere && !this.#held(digest, index);
   }
 
-  #prefetchDone(): void {
-    this.#prefetcher.done();
-    this.#pumpPrefetch();
+  #prefetch(blob: BlobState<T>, index: BlockIndex): void {
+    const depth = this.#routes.depth(blob.ref.digest, index % blob.stripes);
+    const hops = Math.min(HOPS_MAX, depth + HOPS_SLACK);
+    this.#start(blob, index, { kind: 'prefetch', hops, held: false }, undefined);
   }
 }

@@ -7,14 +7,13 @@ import type { TransferErrorDetail } from '../contracts/errors.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
 
 /** Where a block came from: the label of `xylem_block_bytes_total`. */
-export type BlockSource =
-  | 'memory'
-  | 'disk'
-  | 'parent'
-  | 'alternate'
-  | 'root'
-  | 'origin'
-  | 'fallback';
+export type BlockSource = 'memory' | 'disk' | 'parent' | 'alternate' | 'root' | OriginSource;
+
+/**
+ * Why this host asks an origin: it owns the block; as a last resort; or only its own clients' ways
+ * lead to the blob.
+ */
+export type OriginSource = 'origin' | 'fallback' | 'own-way';
 
 /** Names an attempt at a source, from its `ask` effect to its result. */
 export type AttemptId = number;
@@ -49,16 +48,14 @@ export type Effect<P, T> =
       readonly host: HostAddress;
       readonly request: BlockRequest;
     }
-  /**
-   * Ask the registry; then `received()` or `failed()`. `fallback`: this host does not own the
-   * block.
-   */
+  /** Ask the registry; then `received()` or `failed()`, and `progressed()` before. */
   | {
       readonly type: 'ask-origin';
       readonly attempt: AttemptId;
       readonly blob: BlobRef;
       readonly index: BlockIndex;
-      readonly fallback: boolean;
+      readonly kind: ReadKind;
+      readonly source: OriginSource;
     }
   | { readonly type: 'promote'; readonly attempt: AttemptId }
   | { readonly type: 'cancel'; readonly attempt: AttemptId }

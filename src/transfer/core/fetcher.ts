@@ -15,7 +15,8 @@ import type {
   TimerAction,
   Waiter,
 } from './core-types.ts';
-import type { AttemptId, BlockSource, Effect, LostReason } from './effects.ts';
+import { HOPS_NONE, isHolder, requestOf } from './attempts.ts';
+import type { AttemptId, BlockSource, Effect, LostReason, OriginSource } from './effects.ts';
 import { Silence } from './silence.ts';
 import {
   ban,
@@ -29,33 +30,13 @@ import {
 import { Download } from './download.ts';
 import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
-import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
-
-/** Hops of an attempt that waits for no peer: at the registry, or at a holder of the block. */
-const HOPS_NONE = -1;
+import type { PeerErrorDetail } from '../contracts/transport.ts';
 
 /** Peers of which anything is remembered: far more than one host asks. */
 const PEERS_MAX = 8192;
 
-/** The request to the peer: to wait as long as the most patient reader that waits here. */
-function requestOf(
-  { fetch, kind, hops }: Attempt<unknown>,
-  nowMs: number,
-  { hedgeMsMax }: CoreInit,
-): BlockRequest {
-  const deadlinesMs = fetch.waiters.map(({ deadlineMs }) => deadlineMs);
-  const timeoutMs = Math.ceil(Math.max(nowMs + hedgeMsMax, ...deadlinesMs) - nowMs);
-  const { digest } = fetch.blob.ref;
-  return { digest, index: fetch.index, kind, hops: Math.max(0, hops), timeoutMs };
-}
-
 /** A holder that was slower than the registry, or busy, this often in a row rests for a while. */
 const HOLDER_MISSES_MAX = 3;
-
-/** Whether the peer is asked because it says that it holds the block. */
-function isHolder({ window, hops }: Attempt<unknown>): boolean {
-  return window.host !== undefined && hops === HOPS_NONE;
-}
 
 /** What the fetcher needs of the reducer around it. */
 export interface FetcherHost<P, T> {
@@ -112,7 +93,8 @@ export class Fetcher<P, T> {
     const { routes } = this.#host;
     const { digest } = fetch.blob.ref;
     const stripe = fetch.index % fetch.blob.stripes;
-    if (routes.owns(digest, stripe)) return this.#routeOwned(fetch, nowMs, hedge);
+    if (fetch.blob.ownWay || routes.owns(digest, stripe))
+      return this.#routeOwned(fetch, nowMs, hedge);
     if (fetch.hops > 0) {
       for (const { host, role } of routes.sources(digest, stripe)) {
         if (!this.#mayAsk(fetch, host, nowMs)) continue;
@@ -142,8 +124,8 @@ export class Fetcher<P, T> {
     if (next !== undefined) this.#askOrigin(next, 'fallback', nowMs);
   }
 
-  /** Asks the registry beside requests in flight; `fallback`: for a host that is no owner. */
-  #askOrigin(fetch: Fetch<T>, source: 'origin' | 'fallback', nowMs: number): void {
+  /** Asks the registry beside requests in flight. */
+  #askOrigin(fetch: Fetch<T>, source: OriginSource, nowMs: number): void {
     fetch.tried.add('origin');
     const window = this.#origins.of(this.#host.routes.sourceKey(fetch.blob.ref.digest));
     this.#attempt(fetch, { window, source, hops: HOPS_NONE }, nowMs);
@@ -162,7 +144,7 @@ export class Fetcher<P, T> {
         this.#pump(window, nowMs);
       } else if (attempt.state === 'asked') {
         window.prefetchAsked--;
-        if (window.host !== undefined) this.#host.emit({ type: 'promote', attempt: attempt.id });
+        this.#host.emit({ type: 'promote', attempt: attempt.id });
         this.#armHedge(attempt, nowMs);
         this.#pump(window, nowMs);
       }
@@ -246,6 +228,14 @@ export class Fetcher<P, T> {
     this.#peerFailed(attempt, detail, nowMs);
   }
 
+  /** The origin works on these: each has its patience anew, twice the longest in all. */
+  progressed(ids: readonly AttemptId[], nowMs: number): void {
+    for (const id of ids) {
+      const attempt = this.#attempts.get(id)?.attempt;
+      if (attempt?.hedge !== undefined) this.#armOrigin(attempt, nowMs);
+    }
+  }
+
   /** Any sign of life of a peer. */
   alive(peer: PeerId, nowMs: number): void {
     const window = this.#windows.get(peer);
@@ -321,9 +311,11 @@ export class Fetcher<P, T> {
   }
 
   #routeOwned(fetch: Fetch<T>, nowMs: number, hedge: boolean): boolean {
-    if (!hedge && !fetch.tried.has('holder') && this.#askHolder(fetch, nowMs)) return true;
+    const { ownWay } = fetch.blob;
+    const mayAskHolder = !hedge && !ownWay && !fetch.tried.has('holder');
+    if (mayAskHolder && this.#askHolder(fetch, nowMs)) return true;
     if (!fetch.tried.has('origin')) {
-      this.#askOrigin(fetch, 'origin', nowMs);
+      this.#askOrigin(fetch, ownWay ? 'own-way' : 'origin', nowMs);
       return true;
     }
     if (!hedge && fetch.attempts.length === 0) this.#roundFailed(fetch, false, nowMs);
@@ -442,18 +434,24 @@ export class Fetcher<P, T> {
     window.asked.add(attempt);
     if (attempt.kind === 'prefetch') window.prefetchAsked++;
     if (window.host === undefined) {
-      const fallback = attempt.source === 'fallback';
-      const asked = { attempt: attempt.id, blob: blob.ref, index, fallback };
-      this.#host.emit({ type: 'ask-origin', ...asked });
-      const patienceMs = originPatienceMs(window, fetch.originLate, this.#host.init);
-      attempt.hedge = this.#host.timers.set(nowMs + patienceMs, { type: 'hedge', attempt });
-      return;
+      const { id, kind, source } = attempt as Attempt<T> & { source: OriginSource };
+      this.#host.emit({ type: 'ask-origin', attempt: id, blob: blob.ref, index, kind, source });
+      return this.#armOrigin(attempt, nowMs);
     }
     if (window.asked.size === 1) window.lastHeardMs = nowMs;
     this.#silence.watch(window);
     this.#armHedge(attempt, nowMs);
     const request = requestOf(attempt, nowMs, this.#host.init);
     this.#host.emit({ type: 'ask', attempt: attempt.id, host: window.host, request });
+  }
+
+  /** Has patience with the registry from now on, within bounds. */
+  #armOrigin(attempt: Attempt<T>, nowMs: number): void {
+    const { init, timers } = this.#host;
+    const patienceMs = originPatienceMs(attempt.window, attempt.fetch.originLate, init);
+    const atMs = Math.min(nowMs + patienceMs, attempt.startedMs + 2 * init.originMsMax);
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
+    attempt.hedge = timers.set(atMs, { type: 'hedge', attempt });
   }
 
   #armHedge(attempt: Attempt<T>, nowMs: number): void {

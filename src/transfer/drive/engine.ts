@@ -32,7 +32,7 @@ import {
   type Upstreams,
 } from '../host/host-core.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
-import { OriginError, type Origin } from '../contracts/origin.ts';
+import type { Origin } from '../contracts/origin.ts';
 import { checkRange, copyOverlap } from '../read/ranges.ts';
 import {
   PeerError,
@@ -42,7 +42,7 @@ import {
   type PendingBlock,
   type Transport,
 } from '../contracts/transport.ts';
-import { OriginReader, type OriginRead } from './origin-reader.ts';
+import { OriginReader } from './origin-reader.ts';
 import { asLocal, asPeer, type LocalToken, type ReadToken } from './read-token.ts';
 import { TreeDriver } from './tree-driver.ts';
 import { BlockVerifier } from './verifier.ts';
@@ -90,7 +90,6 @@ export class TransferEngine implements BlobReader {
   /** Reads of this host that have not ended. */
   readonly #reads = new Set<LocalToken>();
   readonly #pending = new Map<AttemptId, PendingBlock>();
-  readonly #originReads = new Map<AttemptId, AbortController>();
   readonly #tree: TreeDriver<AttestedBlock, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
   #running = false;
@@ -134,7 +133,12 @@ export class TransferEngine implements BlobReader {
     });
     this.#origin = new OriginReader(
       { ...components, attestor: this.#attestor },
-      { originOf: (digest) => this.#tree.originOf(digest) },
+      {
+        originOf: (digest) => this.#tree.originOf(digest),
+        onProgress: (attempts) => this.#run((now) => this.#core.blocks.progressed(attempts, now)),
+        onBlock: (...came) => this.#run((now) => this.#core.blocks.received(...came, now)),
+        onFailed: (...failed) => this.#run((now) => this.#core.blocks.failed(...failed, now)),
+      },
     );
   }
 
@@ -226,7 +230,7 @@ export class TransferEngine implements BlobReader {
       token.reject(new TransferError('the agent stops', { code: 'cancelled' }));
     }
     for (const pending of this.#pending.values()) pending.cancel();
-    for (const read of this.#originReads.values()) read.abort();
+    this.#origin.stop();
     this.#attestor.stop();
     await this.#wholeBlobs.stop();
     this.#core.blocks.clearCache();
@@ -306,6 +310,9 @@ export class TransferEngine implements BlobReader {
   /** The block in memory, if it has the right length; else `read()` says what is wrong. */
   #peek(blob: BlobRef, index: BlockIndex): AttestedBlock | undefined {
     const block = this.#core.blocks.peek(blob.digest, index);
+    if (block !== undefined && this.#core.blocks.isOwnWay(blob.digest)) {
+      this.#run((nowMs) => this.#core.blocks.touched(blob.digest, index, nowMs));
+    }
     const isWhole = block?.payload.length === blockLength(blob.sizeBytes, index);
     return isWhole ? block : undefined;
   }
@@ -407,11 +414,12 @@ export class TransferEngine implements BlobReader {
       case 'ask':
         return this.#await(effect, transport.requestBlock(effect.host, effect.request));
       case 'ask-origin':
-        return this.#askOrigin(effect);
+        return this.#origin.ask(effect);
       case 'promote':
+        this.#origin.promote(effect.attempt);
         return this.#pending.get(effect.attempt)?.promote();
       case 'cancel':
-        this.#originReads.get(effect.attempt)?.abort();
+        this.#origin.cancel(effect.attempt);
         return this.#pending.get(effect.attempt)?.cancel();
       case 'verify':
         return this.#verify(effect.attempt, effect.blob, effect.index, effect.block);
@@ -527,25 +535,5 @@ export class TransferEngine implements BlobReader {
       })
       .finally(() => block.payload.release())
       .catch(() => {});
-  }
-
-  #askOrigin(read: OriginRead): void {
-    const { attempt, blob, index } = read;
-    const abort = new AbortController();
-    this.#originReads.set(attempt, abort);
-    this.#origin.read(read, abort.signal).then(
-      (block) => {
-        this.#originReads.delete(attempt);
-        this.#run((nowMs) => this.#core.blocks.received(attempt, block, nowMs));
-      },
-      (error: unknown) => {
-        this.#originReads.delete(attempt);
-        const fields = { blob: blob.digest, block: index, error: errorText(error) };
-        this.#parts.logger.warn(fields, 'block could not be read from the registry');
-        const code = error instanceof OriginError ? error.code : 'unavailable';
-        const detail = { code: code === 'unavailable' ? 'unreachable' : code } as const;
-        this.#run((nowMs) => this.#core.blocks.failed(attempt, detail, nowMs));
-      },
-    );
   }
 }

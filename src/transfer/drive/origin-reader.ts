@@ -1,34 +1,49 @@
 import { NO_ATTESTATION } from '../../image/attestation.ts';
-import { BLOCK_SIZE_BYTES, blockLength, type BlobOrigin } from '../../image/block.ts';
+import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
-import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { BufferPool } from '../../util/buffer-pool.ts';
+import { errorText } from '../../util/errors.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
+import type { PeerErrorDetail } from '../contracts/transport.ts';
 import type { AttestedBlock } from '../../image/attested-block.ts';
-import type { Effect } from '../core/effects.ts';
+import type { AttemptId, Effect } from '../core/effects.ts';
 import type { Attestor } from './attestor.ts';
+import { OriginRuns } from './origin-runs.ts';
 
-/** A read of one block from the registry; `fallback`: for this host alone. */
+/** A read of one block from the registry. */
 export type OriginRead = Extract<Effect<AttestedBlock, unknown>, { type: 'ask-origin' }>;
+
+interface Components {
+  readonly origin: Origin;
+  readonly pool: BufferPool;
+  readonly hash: Hash;
+  readonly attestor: Attestor;
+  readonly logger: Logger;
+}
+
+interface OriginReaderInit {
+  readonly originOf: (digest: Digest) => BlobOrigin | undefined;
+  /** The reference to the payload passes to the callee. */
+  readonly onBlock: (attempt: AttemptId, block: AttestedBlock) => void;
+  readonly onFailed: (attempt: AttemptId, detail: PeerErrorDetail) => void;
+  /** A block came before these, by the same request or by one that they wait for. */
+  readonly onProgress: (attempts: readonly AttemptId[]) => void;
+}
 
 /** Reads blocks from registries, and attests them. */
 export class OriginReader {
-  readonly #parts: {
-    readonly origin: Origin;
-    readonly pool: BufferPool;
-    readonly hash: Hash;
-    readonly attestor: Attestor;
-  };
-  readonly #originOf: (digest: Digest) => BlobOrigin | undefined;
+  readonly #parts: Components;
+  readonly #init: OriginReaderInit;
   readonly #own = new WeakSet<AttestedBlock>();
-  #reading = 0;
+  readonly #runs: OriginRuns;
+  readonly #reads = new Map<AttemptId, AbortController>();
 
-  constructor(
-    components: { origin: Origin; pool: BufferPool; hash: Hash; attestor: Attestor },
-    init: { readonly originOf: (digest: Digest) => BlobOrigin | undefined },
-  ) {
+  constructor(components: Components, init: OriginReaderInit) {
     this.#parts = components;
-    this.#originOf = init.originOf;
+    this.#init = init;
+    this.#runs = new OriginRuns(components, init);
   }
 
   /** Whether this host read the block from a registry itself. */
@@ -36,32 +51,61 @@ export class OriginReader {
     return this.#own.has(block);
   }
 
+  /** Reads a block; then `onBlock` or `onFailed` tells. */
+  ask(read: OriginRead): void {
+    const { attempt, blob, index } = read;
+    const abort = new AbortController();
+    this.#reads.set(attempt, abort);
+    this.#read(read, abort.signal).then(
+      (block) => {
+        this.#reads.delete(attempt);
+        this.#init.onBlock(attempt, block);
+      },
+      (error: unknown) => {
+        this.#reads.delete(attempt);
+        if (!abort.signal.aborted) {
+          const fields = { blob: blob.digest, block: index, error: errorText(error) };
+          this.#parts.logger.warn(fields, 'block could not be read from the registry');
+        }
+        const code = error instanceof OriginError ? error.code : 'unavailable';
+        this.#init.onFailed(attempt, { code: code === 'unavailable' ? 'unreachable' : code });
+      },
+    );
+  }
+
+  /** Something waits for the block now. */
+  promote(attempt: AttemptId): void {
+    this.#runs.promote(attempt);
+  }
+
+  /** Nobody wants the block any more. */
+  cancel(attempt: AttemptId): void {
+    this.#reads.get(attempt)?.abort();
+  }
+
+  /** Gives up all reads. */
+  stop(): void {
+    for (const read of this.#reads.values()) read.abort();
+  }
+
   /** Rejects with OriginError. */
-  async read(
-    { blob, index, fallback }: Pick<OriginRead, 'blob' | 'index' | 'fallback'>,
+  async #read(
+    { attempt, blob, index, kind, source }: OriginRead,
     signal: AbortSignal,
   ): Promise<AttestedBlock> {
-    const { pool, origin, hash, attestor } = this.#parts;
-    const where = this.#originOf(blob.digest);
-    if (where === undefined) {
+    const { hash, attestor } = this.#parts;
+    const origin = this.#init.originOf(blob.digest);
+    if (origin === undefined) {
       throw new OriginError(`no registry is known for blob ${blob.digest}`, { code: 'not-found' });
     }
-    const payload: PooledBytes = pool.acquire(blockLength(blob.sizeBytes, index));
-    try {
-      const offset = index * BLOCK_SIZE_BYTES;
-      this.#reading++;
-      await origin
-        .readInto({ ...blob, origin: where }, offset, payload.bytes, signal)
-        .finally(() => this.#reading--);
-    } catch (error) {
-      payload.release();
-      throw error;
-    }
+    const located = { ...blob, origin, isOwnWay: source === 'own-way' };
+    const isUrgent = kind === 'demand';
+    const payload = await this.#runs.read({ attempt, blob: located, index, isUrgent }, signal);
     let block: AttestedBlock = { payload, attestation: NO_ATTESTATION };
-    if (!fallback) {
+    if (source === 'origin') {
       const blockDigest = hash.blake3(payload.bytes);
       const claim = { blob: blob.digest, index, blockDigest };
-      const attestation = await attestor.attest(claim, this.#reading === 0);
+      const attestation = await attestor.attest(claim, this.#runs.count === 0);
       block = { payload, attestation, blockDigest };
     }
     this.#own.add(block);

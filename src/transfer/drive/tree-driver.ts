@@ -135,10 +135,7 @@ export class TreeDriver<P, T> {
     if (where !== undefined) this.#parts.origin.distrust?.(where);
   }
 
-  /**
-   * Blocks with this key are read where the origin says: this host has found that, or its own
-   * client shows the way.
-   */
+  /** Blocks with this key are read where the origin says: this host has found that. */
   setOrigin(key: Digest, origin: BlobOrigin): void {
     this.#origins.set(key, origin);
   }
@@ -149,6 +146,19 @@ export class TreeDriver<P, T> {
    */
   contentOf(key: Digest): Digest | undefined {
     return isOwnKey(key) ? this.#origins.get(key)?.content : key;
+  }
+
+  /**
+   * A blob to which only the ways of this host's clients lead: no tree has it. Each call ends with
+   * one `closeOwnWay()`. Throws TransferError.
+   */
+  openOwnWay({ blob, origin }: LocatedBlob): void {
+    this.#core.blocks.hold(blob, true);
+    this.setOrigin(blob.digest, origin);
+  }
+
+  closeOwnWay(key: Digest): void {
+    this.#run(() => this.#core.blocks.letGo(key));
   }
 
   /**

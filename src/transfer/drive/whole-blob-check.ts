@@ -110,7 +110,7 @@ export class WholeBlobCheck {
     if (bytesEqual(digest, digestBytes(content))) return 'good';
     this.#parts.logger.error(
       { blob: blob.digest },
-      'blob content does not match its digest: a root attested wrong blocks; dropping them all',
+      'blob content does not match its digest: dropping all its blocks',
     );
     this.#missing.delete(nameOf(blob));
     await this.#onBad(blob.digest);

@@ -27,7 +27,7 @@ export type OpenAnswer =
       readonly isPublic: boolean;
     }
   /** No root reaches the blob: its host reads it by the client's own way. */
-  | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
+  | { readonly outcome: 'no-way' }
   | { readonly outcome: 'refused'; readonly refusal: OpenRefusal };
 
 /** The origin's word on a request's own right: by a GET of one byte; no HEAD, redirect or page. */
@@ -49,7 +49,7 @@ export interface OpenRequest<T> {
 /** A blob that a request may read. */
 export interface OpenedBlob {
   readonly blob: BlobRef;
-  /** False when only this host's way leads to it: no tree; passed on only once all is right. */
+  /** False when only this host's way leads to it: it is in no tree, and no peer gets any of it. */
   readonly isShared: boolean;
 }
 
@@ -91,4 +91,20 @@ export interface OpenBlobsInit {
   readonly staleMs: number;
   /** A blob closes when nobody used it for this long, in milliseconds. */
   readonly idleMs: number;
+}
+
+/** Whether a refusal says all that the registry would: a client needs the challenge. */
+export function isWholeRefusal(refusal: OpenRefusal): boolean {
+  return !('challenges' in refusal) || refusal.challenges.length > 0;
+}
+
+/** What one source says of a digest counts for no other, until a root gives both the same key. */
+export function openBlobId({
+  digest,
+  origin,
+}: {
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+}): string {
+  return `${digest} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
 }

@@ -4,15 +4,17 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
-import type {
-  OpenAnswer,
-  OpenBlobsInit,
-  OpenEffect,
-  OpenRefusal,
-  OpenRequest,
-  OpenedBlob,
-  ProbeResult,
-  RightKey,
+import {
+  isWholeRefusal,
+  openBlobId,
+  type OpenAnswer,
+  type OpenBlobsInit,
+  type OpenEffect,
+  type OpenRefusal,
+  type OpenRequest,
+  type OpenedBlob,
+  type ProbeResult,
+  type RightKey,
 } from './open-blob-types.ts';
 
 /** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
@@ -33,6 +35,9 @@ const ANSWER_MS = 300_000;
 
 /** Time between questions to roots about a blob that no root reaches. (tunable) */
 const ALONE_MS = 60_000;
+
+/** The same when no root answered: it is a matter of the roots, and not of the blob. (tunable) */
+const UNANSWERED_MS = 5_000;
 
 /** A definite no is remembered this long: clients repeat a request several times. (tunable) */
 const REFUSED_MS = 5_000;
@@ -68,8 +73,6 @@ interface Entry<T> {
   phase: 'asking' | 'shared' | 'alone';
   blob: BlobRef | undefined;
   isPublic: boolean;
-  /** A root said that the configuration believes the source. */
-  isBelieved: boolean;
   untilMs: number;
   usedMs: number;
   /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
@@ -103,7 +106,7 @@ type Attempt<T> =
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
-  readonly #ownKey: (digest: Digest, origin: BlobOrigin) => Digest;
+  readonly #ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
   readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
   /** Roots that let a request wait: asked last, until they answer again. */
   readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
@@ -121,8 +124,8 @@ export class OpenBlobs<T> {
     /** Roots in the order in which they own the blob's first stripe. */
     components: {
       readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
-      /** Names the blocks of a blob that only its own source vouches for: see blob-key.ts. */
-      readonly ownKey: (digest: Digest, origin: BlobOrigin) => Digest;
+      /** Names the blocks of a blob that is read alone: `ownWayKey()` of image/blob-key.ts. */
+      readonly ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
     },
     init: OpenBlobsInit,
   ) {
@@ -152,7 +155,7 @@ export class OpenBlobs<T> {
     request: Pick<OpenRequest<T>, 'digest' | 'origin' | 'right'>,
     nowMs: number,
   ): OpenedBlob | undefined {
-    const entry = this.#entries.get(idOf(request));
+    const entry = this.#entries.get(openBlobId(request));
     if (entry?.blob === undefined || entry.phase === 'asking' || nowMs >= entry.untilMs) {
       return undefined;
     }
@@ -199,13 +202,12 @@ export class OpenBlobs<T> {
         this.#share(entry, answer);
         break;
       case 'no-way':
-        entry.isBelieved = answer.isBelieved;
         // The owner, which is late, may still find one.
         if (entry.asking.size === 0) this.#beAlone(entry);
         break;
       case 'refused':
         // A root refuses by its own credentials: a request's own right may still be accepted.
-        entry.refusal = isWhole(answer.refusal) ? answer.refusal : undefined;
+        entry.refusal = isWholeRefusal(answer.refusal) ? answer.refusal : undefined;
         if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
         else this.#endPublic(entry);
         break;
@@ -257,7 +259,7 @@ export class OpenBlobs<T> {
     nowMs: number,
   ): void {
     this.#nowMs = nowMs;
-    const right = this.#entries.get(idOf(request))?.rights.peek(request.right);
+    const right = this.#entries.get(openBlobId(request))?.rights.peek(request.right);
     if (right !== undefined) this.#refuseRight(right, refusal);
   }
 
@@ -307,7 +309,7 @@ export class OpenBlobs<T> {
   }
 
   #entry(request: OpenRequest<T>): Entry<T> {
-    const id = idOf(request);
+    const id = openBlobId(request);
     const known = this.#entries.get(id);
     if (known !== undefined) return known;
     this.#makeRoom();
@@ -318,7 +320,6 @@ export class OpenBlobs<T> {
       phase: 'asking',
       blob: undefined,
       isPublic: false,
-      isBelieved: false,
       untilMs: 0,
       usedMs: this.#nowMs,
       asked: new Set(),
@@ -336,7 +337,10 @@ export class OpenBlobs<T> {
 
   /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
   #ask(entry: Entry<T>, right: RightKey): void {
-    if (entry.phase === 'asking' && entry.asking.size > 0) return;
+    if (entry.asking.size > 0) {
+      entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
+      return;
+    }
     if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
     // A known blob stays open while it is asked about again.
     else entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
@@ -356,7 +360,7 @@ export class OpenBlobs<T> {
     const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
     if (root === undefined) {
       // All were asked. Late answers still count.
-      if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry);
+      if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry, UNANSWERED_MS);
       return;
     }
     entry.asked.add(root);
@@ -374,8 +378,8 @@ export class OpenBlobs<T> {
     const before = entry.blob;
     if (before !== undefined && (before.sizeBytes !== sizeBytes || before.digest !== digest)) {
       this.#effects.push({ type: 'drop', blob: before });
-      // Rights were shown for other content.
-      entry.rights.clear();
+      // Rights that were shown for other content are none.
+      if (before.sizeBytes !== sizeBytes) entry.rights.clear();
     }
     entry.blob = { digest, sizeBytes };
     entry.isPublic = isPublic;
@@ -393,11 +397,11 @@ export class OpenBlobs<T> {
   }
 
   /** No root reaches the blob: its size is what the origin tells this host. */
-  #beAlone(entry: Entry<T>): void {
+  #beAlone(entry: Entry<T>, forMs = ALONE_MS): void {
     if (entry.phase === 'shared') return;
     entry.phase = 'alone';
     entry.isPublic = false;
-    entry.untilMs = this.#nowMs + ALONE_MS;
+    entry.untilMs = this.#nowMs + forMs;
     this.#endRound(entry);
   }
 
@@ -411,8 +415,8 @@ export class OpenBlobs<T> {
 
   #accept(entry: Entry<T>, right: Right, sizeBytes: number): void {
     if (entry.blob === undefined) {
-      const { digest, origin, isBelieved } = entry;
-      entry.blob = { digest: isBelieved ? digest : this.#ownKey(digest, origin), sizeBytes };
+      const { digest, origin } = entry;
+      entry.blob = { digest: this.#ownKey({ digest, sizeBytes }, origin), sizeBytes };
     } else if (entry.blob.sizeBytes !== sizeBytes) {
       return this.#refuseRight(right, { code: 'other-content', sizeBytes });
     }
@@ -551,20 +555,4 @@ export class OpenBlobs<T> {
     this.#endRound(entry);
     if (entry.blob !== undefined) this.#effects.push({ type: 'close', blob: entry.blob });
   }
-}
-
-/** Whether a refusal says all that the registry would: a client needs the challenge. */
-function isWhole(refusal: OpenRefusal): boolean {
-  return !('challenges' in refusal) || refusal.challenges.length > 0;
-}
-
-/** What one source says of a digest counts for no other, until a root gives both the same key. */
-function idOf({
-  digest,
-  origin,
-}: {
-  readonly digest: Digest;
-  readonly origin: BlobOrigin;
-}): string {
-  return `${digest} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
 }

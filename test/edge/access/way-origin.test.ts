@@ -6,6 +6,7 @@ import { Ways } from '../../../src/edge/access/ways.ts';
 import type { BlobOrigin } from '../../../src/image/block.ts';
 import { opaqueKey } from '../../../src/image/blob-key.ts';
 import { digestOf, type Digest } from '../../../src/image/digest.ts';
+import { Scatter } from '../../../src/util/scatter.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { OriginError, type Origin } from '../../../src/transfer/contracts/origin.ts';
@@ -52,7 +53,8 @@ beforeEach(() => {
 
 async function read(offset = 0, length = 1000, at = origin): Promise<Uint8Array> {
   const target = new Uint8Array(length);
-  await reader.readInto({ digest: key, sizeBytes: 1000, origin: at }, offset, target, never);
+  const blob = { digest: key, sizeBytes: 1000, origin: at };
+  await reader.readInto(blob, offset, Scatter.of(target), never);
   return target;
 }
 

@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import type { UrlAnswer, UrlRange, UrlRequest } from '../../../src/registry/url-client.ts';
+import type { UrlAnswer, UrlHead, UrlRequest, UrlRun } from '../../../src/registry/url-client.ts';
 
 /** An object of a fake storage. */
 export interface FakeObject {
@@ -27,13 +27,18 @@ export class FakeStorage {
     return { status: 500, headers: {}, body: Readable.from([]), ...this.#answer(request) };
   };
 
-  fill = async (answer: UrlAnswer, { target }: UrlRange): Promise<void> => {
-    let at = 0;
-    for await (const piece of answer.body) {
-      target.set(piece as Uint8Array, at);
-      at += (piece as Uint8Array).length;
-    }
-    if (at !== target.length) throw new Error(`${at} bytes came, not ${target.length}`);
+  fill = async (
+    request: UrlRequest,
+    { offset, target, check }: UrlRun,
+    signal: AbortSignal,
+  ): Promise<UrlHead | undefined> => {
+    const range = `bytes=${offset + target.filled}-${offset + target.length - 1}`;
+    const answer = await this.open({ ...request, headers: { range, ...request.headers } }, signal);
+    if (answer.status !== 200 && answer.status !== 206) return answer;
+    check?.(answer);
+    for await (const piece of answer.body) target.write(target.filled, piece as Uint8Array);
+    if (!target.isFull) throw new Error(`${target.filled} bytes came, not ${target.length}`);
+    return undefined;
   };
 
   #answer(request: UrlRequest): Partial<UrlAnswer> {

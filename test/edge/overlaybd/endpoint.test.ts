@@ -498,7 +498,6 @@ describe('BlobEndpoint and objects without a digest', () => {
 
   it.each([
     ['that tell nothing apart', () => (storage.etag = undefined)],
-    ['that no root has a way to', () => (twin.isShared = false)],
     [
       'that the gate refuses',
       () => (twin.onCheck = () => Promise.reject(new AccessError('no', { code: 'unchecked' }))),
@@ -507,7 +506,6 @@ describe('BlobEndpoint and objects without a digest', () => {
     change();
     expect((await get(target, part)).body.toString()).toBe('passed');
     [twin.cached, storage.isKnown] = [true, true];
-    if (!twin.isShared) expect((await get(target, part)).body.toString()).toBe('passed');
     expect(passedUrls[0]).toBe(url);
     expect(twin.reads).toEqual([]);
   });

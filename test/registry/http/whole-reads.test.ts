@@ -8,6 +8,7 @@ import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 import { startServer } from '../../kit/servers.ts';
 import { makeClient } from '../kit/clients.ts';
+import { Scatter } from '../../../src/util/scatter.ts';
 
 const MIB = 1024 * 1024;
 const BLOCK = 256 * 1024;
@@ -42,7 +43,7 @@ async function start(sizeBytes = SIZE, clock: Clock = new SystemClock()) {
   const blob = { digest, sizeBytes, origin: { registry: host, repository: 'app' } };
   const read = async (offset: number, length = BLOCK, signal?: AbortSignal): Promise<void> => {
     const target = new Uint8Array(Math.min(length, sizeBytes - offset));
-    await client.readBlobInto(blob, offset, target, { signal });
+    await client.readBlobInto(blob, offset, Scatter.of(target), { signal });
     expect(Buffer.from(target).equals(bytes.subarray(offset, offset + target.length))).toBe(true);
   };
   return { state, read };

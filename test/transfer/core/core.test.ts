@@ -415,3 +415,83 @@ describe('BlockCore under random faults', () => {
     );
   });
 });
+
+describe('BlockCore of a blob that only its own clients have a way to', () => {
+  function alone(setup: Parameters<SmallWorld['add']>[1] = { sources: [source('root', 'root')] }): {
+    world: SmallWorld;
+    root: SmallHost;
+    own: SmallHost;
+    child: SmallHost;
+  } {
+    const world = new SmallWorld(1);
+    const root = world.add('root', { owner: true });
+    const own = world.add('own', setup);
+    const child = world.add('child', { sources: [source('own', 'parent')] });
+    const ref = own.core.blob(DIGEST);
+    if (ref === undefined) throw new Error('the small world has one blob');
+    own.core.hold(ref, true);
+    return { world, root, own, child };
+  }
+
+  it.each([{}, { owner: true, holders: ['root'] }])(
+    'asks no peer and waits for none, whatever its host is: %o',
+    (setup) => {
+      const { world, own } = alone({ sources: [source('root', 'root')], ...setup });
+      for (let i = 0; i < 20; i += 4) world.read(own, `r${i}`, i);
+      world.run(50);
+      expect(own.answers.size).toBe(5);
+      expect(own.asked).toEqual([]);
+      expect(own.fetched).toEqual(Array(5).fill('own-way:demand'));
+    },
+  );
+
+  it('keeps what it reads, in memory and in the store, and reads it once', () => {
+    const { world, own } = alone();
+    world.read(own, 'first', 3);
+    world.run();
+    world.read(own, 'second', 3);
+    own.core.clearCache();
+    world.read(own, 'third', 3);
+    world.run();
+    expect(own.answers.get('second')?.source).toBe('memory');
+    expect(own.answers.get('third')?.source).toBe('disk');
+    expect(world.originReads).toEqual([3]);
+  });
+
+  it('gives no peer any of it, whether it is in memory, in the store or on its way', () => {
+    const { world, own, child } = alone();
+    world.read(own, 'held', 3);
+    world.run(100);
+    world.read(child, 'memory', 3, 300);
+    world.run(400);
+    own.core.clearCache();
+    world.read(child, 'store', 3, 300);
+    world.read(own, 'in flight', 4);
+    world.read(child, 'coming', 4, 300);
+    world.run(1_000);
+    expect(child.asked.length).toBeGreaterThanOrEqual(3);
+    expect(child.fetched.filter((each) => !each.startsWith('fallback'))).toEqual([]);
+  });
+
+  it('reads on ahead of a reader in order, and a demand read overtakes that', () => {
+    const { world, own } = alone();
+    for (let i = 0; i < 4; i++) world.read(own, `r${i}`, i);
+    expect(world.originReads).toEqual([0, 1, 2, ...Array.from({ length: 17 }, (_, i) => 3 + i)]);
+    world.read(own, 'promoted', 9);
+    world.run();
+    expect(own.answers.size).toBe(5);
+    expect(own.fetched.filter((each) => each === 'own-way:demand')).toHaveLength(5);
+    expect(own.fetched).toHaveLength(20);
+  });
+
+  it('reads on ahead of a reader that finds its blocks in memory', () => {
+    const { world, own } = alone();
+    for (const i of [3, 0, 1, 2]) world.read(own, `r${i}`, i);
+    world.run(100);
+    expect(world.originReads).toHaveLength(4);
+    expect(own.core.isOwnWay(DIGEST)).toBe(true);
+    own.core.touched(DIGEST, blockIndex(3), world.nowMs);
+    world.drain(own);
+    expect(world.originReads).toHaveLength(20);
+  });
+});

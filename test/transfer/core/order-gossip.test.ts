@@ -32,6 +32,7 @@ function gossipOf(keeps: readonly number[]) {
     untold: [],
     uses: 0,
     confirmed: false,
+    ownWay: false,
     cachedKeys: new Set(),
     ordersOf: new Map(),
     touchedOnce: new BoundedMap({ entriesMax: 100 }),

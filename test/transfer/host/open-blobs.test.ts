@@ -146,7 +146,7 @@ describe('OpenBlobs, sizes and rights', () => {
   it('what one source says of the size counts for no other source', () => {
     const world = new World();
     world.ask('evil', 'x', { registry: 'evil.example', repository: 'x/y' });
-    world.root({ outcome: 'no-way', isBelieved: false }).origin(100);
+    world.root({ outcome: 'no-way' }).origin(100);
     expect(world.took('grant')[0]?.opened).toEqual({
       blob: { digest: OWN_KEY, sizeBytes: 100 },
       isShared: false,
@@ -156,10 +156,7 @@ describe('OpenBlobs, sizes and rights', () => {
   });
 
   it('a wrong size is replaced, its blocks are dropped, and rights are shown again', () => {
-    const world = new World()
-      .ask('a', 'good')
-      .root({ outcome: 'no-way', isBelieved: true })
-      .origin(100);
+    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(100);
     expect(world.granted()).toEqual(['a']);
     world.pass(61_000).ask('b', 'good').root({ sizeBytes: 5000 });
     expect(world.took('drop').map(({ blob }) => blob.sizeBytes)).toEqual([100]);
@@ -172,10 +169,7 @@ describe('OpenBlobs, sizes and rights', () => {
   });
 
   it('the first size from an own way holds for later rights of the same source', () => {
-    const world = new World()
-      .ask('a', 'good')
-      .root({ outcome: 'no-way', isBelieved: true })
-      .origin(100);
+    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(100);
     world.granted();
     world.ask('b', 'other').origin(200);
     expect(world.refused()).toEqual([['b', 'other-content']]);
@@ -366,6 +360,30 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['a']);
   });
 
+  it('asks roots again after 5 s when none answered, after 60 s when one said no way', () => {
+    const fail = (world: World): void => {
+      for (const { attempt } of world.took('ask-root')) {
+        world.blobs.rootFailed(attempt, world.nowMs);
+      }
+    };
+    const lost = new World().ask('a', 'good');
+    fail(lost);
+    fail(lost);
+    lost.origin(1000);
+    expect(lost.granted()).toEqual(['a']);
+    lost.pass(4_900).ask('b', 'good');
+    expect(lost.took('ask-root')).toEqual([]);
+    lost.pass(200).ask('c', 'good');
+    expect(lost.took('ask-root')).toHaveLength(1);
+    expect(lost.granted()).toEqual(['b', 'c']);
+
+    const alone = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(1000);
+    alone.pass(59_000).ask('b', 'good');
+    expect(alone.took('ask-root')).toEqual([]);
+    alone.pass(1_100).ask('c', 'good');
+    expect(alone.took('ask-root')).toHaveLength(1);
+  });
+
   it('names those who were silent when nobody answers within the time', () => {
     const world = new World().ask('a', 'good').pass(15_001);
     const [refusal] = world.took('refuse');
@@ -410,7 +428,7 @@ describe('OpenBlobs, roots that do not answer', () => {
     const [asked] = world.took('ask-root');
     const { attempt } = defined(asked, 'asked');
     world.blobs.probed(attempt, { outcome: 'accepted', sizeBytes: 7 }, world.nowMs);
-    world.blobs.answered(attempt, { outcome: 'no-way', isBelieved: true }, world.nowMs);
+    world.blobs.answered(attempt, { outcome: 'no-way' }, world.nowMs);
     const forged = { outcome: 'open', key: DIGEST, sizeBytes: 7, isPublic: true } as const;
     world.blobs.answered(attempt, forged, world.nowMs);
     world.blobs.answered(99, forged, world.nowMs);
