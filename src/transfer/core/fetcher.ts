@@ -26,36 +26,17 @@ import {
   noteLatency,
   originPatienceMs,
 } from './source-window.ts';
+import { HOPS_NONE, isHolder, noteLate, requestOf, uncount } from './attempts.ts';
 import { Download } from './download.ts';
 import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
-import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
-
-/** Hops of an attempt that waits for no peer: at the registry, or at a holder of the block. */
-const HOPS_NONE = -1;
+import type { PeerErrorDetail } from '../contracts/transport.ts';
 
 /** Peers of which anything is remembered: far more than one host asks. */
 const PEERS_MAX = 8192;
 
-/** The request to the peer: to wait as long as the most patient reader that waits here. */
-function requestOf(
-  { fetch, kind, hops }: Attempt<unknown>,
-  nowMs: number,
-  { hedgeMsMax }: CoreInit,
-): BlockRequest {
-  const deadlinesMs = fetch.waiters.map(({ deadlineMs }) => deadlineMs);
-  const timeoutMs = Math.ceil(Math.max(nowMs + hedgeMsMax, ...deadlinesMs) - nowMs);
-  const { digest } = fetch.blob.ref;
-  return { digest, index: fetch.index, kind, hops: Math.max(0, hops), timeoutMs };
-}
-
 /** A holder that was slower than the registry, or busy, this often in a row rests for a while. */
 const HOLDER_MISSES_MAX = 3;
-
-/** Whether the peer is asked because it says that it holds the block. */
-function isHolder({ window, hops }: Attempt<unknown>): boolean {
-  return window.host !== undefined && hops === HOPS_NONE;
-}
 
 /** What the fetcher needs of the reducer around it. */
 export interface FetcherHost<P, T> {
@@ -154,14 +135,14 @@ export class Fetcher<P, T> {
     fetch.kind = 'demand';
     for (const attempt of fetch.attempts) {
       if (attempt.kind === 'demand') continue;
-      attempt.kind = 'demand';
       const { window } = attempt;
+      if (attempt.state === 'asked') uncount(attempt);
+      attempt.kind = 'demand';
       if (attempt.state === 'queued') {
         window.prefetch.splice(window.prefetch.indexOf(attempt), 1);
         window.demand.push(attempt);
         this.#pump(window, nowMs);
       } else if (attempt.state === 'asked') {
-        window.prefetchAsked--;
         if (window.host !== undefined) this.#host.emit({ type: 'promote', attempt: attempt.id });
         this.#armHedge(attempt, nowMs);
         this.#pump(window, nowMs);
@@ -269,7 +250,10 @@ export class Fetcher<P, T> {
       this.#originLate(attempt, nowMs);
       return;
     }
-    if (fetch.kind !== 'demand') return;
+    if (attempt.kind !== 'demand') {
+      noteLate(attempt);
+      return this.#pump(attempt.window, nowMs);
+    }
     if (this.#hedgesSaved >= 1 && this.route(fetch, nowMs, true)) {
       this.#hedgesSaved -= 1;
       return;
@@ -407,6 +391,7 @@ export class Fetcher<P, T> {
       ...choice,
       state: 'queued',
       kind: fetch.kind,
+      isLate: false,
       startedMs: nowMs,
       hedge: undefined,
     };
@@ -428,10 +413,13 @@ export class Fetcher<P, T> {
     }
   }
 
-  #nextOf({ asked, demand, prefetch, prefetchAsked }: SourceWindow<T>): Attempt<T> | undefined {
-    const { peerOutstandingMax, peerPrefetchMax } = this.#host.init;
-    if (asked.size >= peerOutstandingMax) return undefined;
-    return demand[0] ?? (prefetchAsked < peerPrefetchMax ? prefetch[0] : undefined);
+  #nextOf(window: SourceWindow<T>): Attempt<T> | undefined {
+    const { peerOutstandingMax, peerPrefetchMax, peerLateMax } = this.#host.init;
+    if (window.asked.size >= peerOutstandingMax) return undefined;
+    const { prefetchAsked, prefetchLate } = window;
+    const isFull = prefetchAsked + prefetchLate >= peerPrefetchMax + peerLateMax;
+    const hasPlace = prefetchAsked < peerPrefetchMax && !isFull;
+    return window.demand[0] ?? (hasPlace ? window.prefetch[0] : undefined);
   }
 
   #ask(attempt: Attempt<T>, nowMs: number): void {
@@ -457,8 +445,13 @@ export class Fetcher<P, T> {
   }
 
   #armHedge(attempt: Attempt<T>, nowMs: number): void {
-    if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
-    if (isHolder(attempt)) return;
+    if (attempt.window.host === undefined || isHolder(attempt)) return;
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
+    if (attempt.kind === 'prefetch') {
+      const lateMs = nowMs + this.#host.init.prefetchMsMax;
+      attempt.hedge = this.#host.timers.set(lateMs, { type: 'hedge', attempt });
+      return;
+    }
     // Each late source halves the time of the next one: a partition takes away many at once.
     const others = attempt.fetch.attempts.length - 1;
     const { hedgeMsMin } = this.#host.init;
@@ -472,7 +465,7 @@ export class Fetcher<P, T> {
     if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
     attempt.hedge = undefined;
     if (!window.asked.delete(attempt)) return;
-    if (attempt.kind === 'prefetch') window.prefetchAsked--;
+    uncount(attempt);
     this.#pump(window, nowMs);
   }
 

@@ -1,0 +1,36 @@
+import type { BlockRequest } from '../contracts/transport.ts';
+import type { Attempt, CoreInit } from './core-types.ts';
+
+/** Hops of an attempt that waits for no peer: at the registry, or at a holder of the block. */
+export const HOPS_NONE = -1;
+
+/** Whether the peer is asked because it says that it holds the block. */
+export function isHolder({ window, hops }: Attempt<unknown>): boolean {
+  return window.host !== undefined && hops === HOPS_NONE;
+}
+
+/** The request to the peer: to wait as long as the most patient reader that waits here. */
+export function requestOf(
+  { fetch, kind, hops }: Attempt<unknown>,
+  nowMs: number,
+  { hedgeMsMax }: CoreInit,
+): BlockRequest {
+  const deadlinesMs = fetch.waiters.map(({ deadlineMs }) => deadlineMs);
+  const timeoutMs = Math.ceil(Math.max(nowMs + hedgeMsMax, ...deadlinesMs) - nowMs);
+  const { digest } = fetch.blob.ref;
+  return { digest, index: fetch.index, kind, hops: Math.max(0, hops), timeoutMs };
+}
+
+/** Marks a prefetch in flight as late: its place at the peer is free for another. */
+export function noteLate(attempt: Attempt<unknown>): void {
+  attempt.isLate = true;
+  attempt.window.prefetchAsked--;
+  attempt.window.prefetchLate++;
+}
+
+/** Counts an attempt in flight as a prefetch no longer: it ended, or was promoted. */
+export function uncount({ kind, isLate, window }: Attempt<unknown>): void {
+  if (kind !== 'prefetch') return;
+  if (isLate) window.prefetchLate--;
+  else window.prefetchAsked--;
+}
