@@ -140,7 +140,7 @@ export function batchSize(attestation: Attestation): number {
   return 2 ** (attestation.signature[DEPTH_AT] ?? 0);
 }
 
-/** Whether the root says that it hashed the complete blob; sound once the attestation is checked. */
+/** Whether the root says that it hashed the complete blob. Check the attestation first. */
 export function isWhole(attestation: Attestation): boolean {
   return attestation.signature[WHOLE_AT] === 1;
 }

@@ -17,7 +17,7 @@ const NOTICE_INDEX = blockIndex(2 ** 32 - 1);
 
 /**
  * A root's word that wrong blocks of the blob were attested, and that only `whole` claims of it
- * count from now on: a `whole` claim on no block. It proves itself, whoever passes it on.
+ * count from now on: a `whole` claim on no block. It is proof from any host that passes it on.
  */
 export function signNotice(
   components: { readonly hash: Pick<Hash, 'sha256'>; readonly signer: Signer },

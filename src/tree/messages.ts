@@ -76,10 +76,18 @@ export interface TouchOrder {
   readonly indices: readonly BlockIndex[];
 }
 
+/** A root's word that a blob is distrusted, for a host that wants or holds it. */
+export interface BlobNotice {
+  readonly digest: Digest;
+  readonly notice: SignedClaim;
+}
+
 /** Owner to child: a place for each stripe wanted, and the touch orders known of these blobs. */
 export interface JoinReply {
   readonly places: readonly Place[];
   readonly orders: readonly TouchOrder[];
+  /** Of the wanted blobs that the owner distrusts. */
+  readonly notices?: readonly BlobNotice[];
 }
 
 /** Child to owner: the host no longer wants these blobs. The owner answers with an empty reply. */
@@ -106,6 +114,8 @@ export interface ReportReply {
   readonly places: readonly Place[];
   /** Trees in which the owner does not know this host, or no longer: the host joins them again. */
   readonly unknown: readonly Digest[];
+  /** Of the blobs of the report that the owner distrusts. */
+  readonly notices?: readonly BlobNotice[];
 }
 
 /**

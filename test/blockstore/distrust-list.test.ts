@@ -35,7 +35,7 @@ describe('DistrustList', () => {
     expect([...next]).toEqual([digestOf(1), digestOf(2)]);
   });
 
-  it('DistrustList.add() keeps 1,024 blobs, those found last, and says which it forgot', async () => {
+  it('DistrustList.add() keeps the 1,024 blobs found last, and says which it forgot', async () => {
     const disk = newDisk();
     const forgotten: unknown[] = [];
     const logger = { ...silentLogger, warn: (fields: object) => forgotten.push(fields) };

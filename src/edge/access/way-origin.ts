@@ -1,4 +1,9 @@
-import type { BlobOrigin, BlobRef, OpaqueName } from '../../image/block.ts';
+import {
+  BLOCK_SIZE_BYTES,
+  type BlobOrigin,
+  type BlobRef,
+  type OpaqueName,
+} from '../../image/block.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -70,7 +75,8 @@ export class WayOrigin implements Origin {
   ): Promise<void> {
     const digest = blob.origin.content ?? blob.digest;
     await this.#read(blob, offset, target, signal);
-    if (target.length !== blob.sizeBytes || blob.origin.opaque !== undefined) return;
+    const isChecked = target.length === blob.sizeBytes && target.length <= BLOCK_SIZE_BYTES;
+    if (!isChecked || blob.origin.opaque !== undefined) return;
     if (digestOf(this.#parts.hash, target) === digest) return;
     const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
     throw new OriginError(what, { code: 'unavailable' });

@@ -89,6 +89,14 @@ const orders = of.list(
   BLOBS_PER_JOIN_MAX,
 );
 
+const claim = of.struct<SignedClaim>({ index, blockDigest: of.copied(32), attestation });
+const notice = of.optional(claim);
+
+/** Absent when there are none. */
+const notices = of.optional(
+  of.list(of.struct<tree.BlobNotice>({ digest, notice: claim }), BLOBS_MAX),
+);
+
 /** JOIN: the host that asks, and its blobs. */
 export const joinRequest = of.struct<tree.JoinRequest>({
   host: of.struct<tree.HostCard>({
@@ -101,7 +109,7 @@ export const joinRequest = of.struct<tree.JoinRequest>({
 });
 
 /** Places in the trees, and orders of touches. */
-export const joinReply = of.struct<tree.JoinReply>({ places, orders });
+export const joinReply = of.struct<tree.JoinReply>({ places, orders, notices });
 
 /** LEAVE: blobs that are no longer wanted. Its reply is empty. */
 export const leaveRequest = of.struct<tree.LeaveRequest>({ digests });
@@ -113,7 +121,7 @@ export const reportRequest = of.struct<tree.ReportRequest>({
 });
 
 /** Places that changed, and unknown trees. */
-export const reportReply = of.struct<tree.ReportReply>({ places, unknown: digests });
+export const reportReply = of.struct<tree.ReportReply>({ places, unknown: digests, notices });
 
 /** RESOLVE: an image reference. */
 export const resolveRequest = of.struct<tree.ResolveRequest>({ reference: imageReference });
@@ -139,9 +147,6 @@ export const manifestReply = of.variant<tree.ManifestReply, 'outcome'>('outcome'
   'rate-limited': refusal,
   unavailable: refusal,
 });
-
-const claim = of.struct<SignedClaim>({ index, blockDigest: of.copied(32), attestation });
-const notice = of.optional(claim);
 
 /** OPEN: a blob by its origin, perhaps with a signed URL. */
 export const openRequest = of.struct<tree.OpenRequest>({

@@ -13,6 +13,7 @@ import {
 import * as frames from '../../../src/net/wire/frames.ts';
 import { TREE, messageFrames, treeError } from '../../../src/net/calls/call-message.ts';
 import { CALLS, type Calls } from '../../../src/net/calls/call-table.ts';
+import type { SignedClaim } from '../../../src/image/signed-claim.ts';
 import { WIRE_VERSION } from '../../../src/net/wire/version.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import type { Random } from '../../../src/runtime/random.ts';
@@ -76,7 +77,7 @@ function admission(): readonly (Uint8Array | undefined)[] {
 
 const [hello, challenge, proof, admitted] = admission();
 
-const claim = {
+const claim: SignedClaim = {
   index: blockIndex(258),
   blockDigest: new Uint8Array(32).fill(0xdd),
   attestation: {
@@ -128,6 +129,11 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   'LEAVE reply': answered('leave', undefined),
   REPORT: asked('report', { lost: [peer], held: [{ digest, stripe: 2, epoch: 5 }] }),
   'REPORT reply': answered('report', { places: [], unknown: [digest] }),
+  'REPORT reply, of a distrusted blob': answered('report', {
+    places: [],
+    unknown: [],
+    notices: [{ digest, notice: claim }],
+  }),
   RESOLVE: asked('resolve', { reference: 'r.io/a/b:1' }),
   'RESOLVE reply': answered('resolve', {
     manifestDigest: digest,

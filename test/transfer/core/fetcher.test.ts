@@ -68,7 +68,7 @@ describe('BlockCore of a new owner', () => {
 });
 
 describe('BlockCore of a host that prefetches', () => {
-  /** A child whose root answers nothing, and that is to prefetch so many blocks. */
+  /** A child whose root answers nothing, and that is to prefetch `count` blocks. */
   function behindLiar(
     count: number,
     more: Partial<CoreInit> = {},
