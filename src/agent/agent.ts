@@ -1,5 +1,6 @@
 import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import { DistrustList } from '../blockstore/distrust-list.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
 import type { DeviceService } from '../device/device-service.ts';
 import { peerIdOf, type Identity } from '../net/node/identity.ts';
@@ -83,6 +84,7 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly believed: BelievedRoots;
   readonly store: DiskStore;
+  readonly distrust: DistrustList;
   readonly transport: Libp2pTransport;
   readonly registries: RegistryAccess;
   readonly ways: Ways;
@@ -108,17 +110,17 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const shared = { ...components, metrics, pool, hash, mac };
   const disk = new NodeDisk({ root: config.store.dir });
   const store = new DiskStore({ ...shared, disk, codec }, { quotaBytes: config.store.quota });
+  const distrust = new DistrustList({ ...shared, disk });
   const { transport, believed } = makeNetwork(config, shared, { seed, publicKey });
   const registries = new RegistryAccess(shared, { ...config, variables: process.env });
-  const { urls } = registries;
+  const { urls, origin: inner } = registries;
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
-  const inner = registries.origin;
   const access = { registries, ways, probe, engine: () => engine };
   const { opaque, opaqueAuthority, onChanged } = makeOpaque(config, { ...shared, ...access });
   const origin = new WayOrigin({ ...shared, inner, urls, ways, onChanged });
   const host = { peer: transport.self, addresses: own.addresses };
   const engine = new TransferEngine(
-    { ...shared, transport, store, origin, signer },
+    { ...shared, transport, store, origin, distrust, signer },
     {
       self: { ...host, zone: config.zone, capacity: CHILDREN_MAX, announced: own.announced },
       role: config.role,
@@ -155,6 +157,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   });
   const tree = {
     ...engine.tree.handlers,
+    ...engine.wrong.handlers,
     manifest: manifests.answer.bind(manifests),
     'open-blob': roots.answer.bind(roots),
   };
@@ -163,9 +166,10 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const self: FoundRoot = { ...host, publicKey, basis: 'id' };
-  const moved = { believed, store, transport, registries, ways, probe, roots, engine, preheats };
+  const kept = { believed, store, distrust };
+  const moved = { transport, registries, ways, probe, roots, engine, preheats };
   const made = { codec, hash, metrics, manifestCache, manifests, opaque };
-  return { self, ...made, ...moved };
+  return { self, ...made, ...kept, ...moved };
 }
 
 /** What knows blobs without a digest: of this host's clients, and of a root's cluster. */
@@ -223,7 +227,11 @@ function makeRoots(
           },
         })
       : undefined;
-  return new BlobRoots({ ...components, authority }, { self: transport.self, role: config.role });
+  const notices = engine.wrong;
+  return new BlobRoots(
+    { ...components, notices, authority },
+    { self: transport.self, role: config.role },
+  );
 }
 
 /** What talks to other agents, and knows which of them are believed as roots. */
@@ -348,6 +356,7 @@ class Agent implements Service, StatusSource {
     const { store, transport, engine, self } = this.#plane;
     await this.#admin.start();
     await store.start();
+    await this.#plane.distrust.start();
     this.#plane.believed.start();
     engine.verifier.distrust(this.#plane.believed.untrustedKeys);
     engine.verifier.trust(this.#plane.believed.keys());
@@ -375,6 +384,7 @@ class Agent implements Service, StatusSource {
     await this.#plane.registries.close();
     await this.#plane.transport.stop();
     await this.#plane.manifestCache.stop();
+    await this.#plane.distrust.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();
   }

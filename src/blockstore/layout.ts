@@ -22,7 +22,7 @@ import { assert } from '../util/assert.ts';
 import { bytesEqual } from '../util/bytes.ts';
 
 /** Version of the format of docs/ON_DISK_FORMAT.md. Integers are little-endian. */
-export const STORE_VERSION = 2;
+export const STORE_VERSION = 3;
 
 /** Content of the file `version` at the root of a store. */
 export const VERSION_TEXT = `xylem-store ${STORE_VERSION}\n`;
@@ -65,6 +65,8 @@ export const VERSION_FILE = 'version';
 export const PINS_FILE = 'pins';
 /** File with the uses of groups (src/blockstore/usage-file.ts). */
 export const USAGE_FILE = 'usage';
+/** File with the digests of distrusted blobs (src/blockstore/distrust-list.ts). */
+export const DISTRUSTED_FILE = 'distrusted';
 
 /** Paths of a blob. */
 export function blobPaths(digest: Digest): BlobPaths {

@@ -1,14 +1,14 @@
 import { parseDigest, type Digest } from '../image/digest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec } from '../runtime/codec.ts';
-import { DiskError, type Disk } from '../runtime/disk.ts';
+import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import type { Limiter } from '../util/limiter.ts';
 import type { GroupTable, GroupUse } from './group-table.ts';
 import { PINS_FILE, USAGE_FILE } from './layout.ts';
-import { readWhole } from './read-fully.ts';
+import { readSmallFile, replaceSmallFile } from './small-file.ts';
 import { decodeUsage, encodeUsage, USAGE_BYTES_MAX } from './usage-file.ts';
 
 /** Most pinned blobs: enough for every layer of a thousand images. */
@@ -53,14 +53,15 @@ export class Ledger {
   /** Loads pins and uses. Damaged files lose pins or uses, but never fail the start. */
   async load(): Promise<{ pins: readonly Digest[]; uses: readonly GroupUse[] }> {
     const { codec, logger } = this.#components;
-    const text = new TextDecoder().decode(await this.#read(PINS_FILE, PINS_MAX * PIN_LINE_BYTES));
+    const pinned = await readSmallFile(this.#components, PINS_FILE, PINS_MAX * PIN_LINE_BYTES);
+    const text = new TextDecoder().decode(pinned);
     const lines = text.split('\n').filter((line) => line !== '');
     const pins = lines.flatMap((line) => parseDigest(line) ?? []);
     if (pins.length < lines.length) {
       const fields = { lineCount: lines.length - pins.length };
       logger.warn(fields, 'the list of pinned blobs has damaged lines; they are ignored');
     }
-    const bytes = await this.#read(USAGE_FILE, USAGE_BYTES_MAX);
+    const bytes = await readSmallFile(this.#components, USAGE_FILE, USAGE_BYTES_MAX);
     const uses = bytes.length === 0 ? [] : decodeUsage(codec, bytes);
     if (uses === undefined)
       logger.warn({}, 'the record of when blocks were last used is damaged; all count as used now');
@@ -78,9 +79,10 @@ export class Ledger {
   /** Saves the uses. Never rejects: a failure is logged. */
   saveUses(): Promise<void> {
     return this.#inTurn(async () => {
-      const { codec, logger, table } = this.#components;
+      const { codec, disk, logger, table } = this.#components;
       try {
-        await this.#replace(USAGE_FILE, encodeUsage(codec, [...table.uses()]), { sync: false });
+        const bytes = encodeUsage(codec, [...table.uses()]);
+        await replaceSmallFile(disk, USAGE_FILE, bytes, { sync: false });
       } catch (error) {
         logger.warn({ error: errorText(error) }, 'the store could not save when blocks were used');
       }
@@ -93,7 +95,8 @@ export class Ledger {
   savePins(): Promise<void> {
     return this.#inTurn(() => {
       const lines = [...this.#components.table.pins].map((digest) => `${digest}\n`).join('');
-      return this.#replace(PINS_FILE, new TextEncoder().encode(lines), { sync: true });
+      const bytes = new TextEncoder().encode(lines);
+      return replaceSmallFile(this.#components.disk, PINS_FILE, bytes, { sync: true });
     });
   }
 
@@ -108,38 +111,5 @@ export class Ledger {
     const saved = this.#saving.then(() => defined(slow.run(action), 'at most one save waits'));
     this.#saving = saved.catch(() => {});
     return saved;
-  }
-
-  async #read(path: string, sizeBytesMax: number): Promise<Uint8Array> {
-    const { disk, logger } = this.#components;
-    try {
-      const file = await disk.open(path, 'read');
-      try {
-        return await readWhole(file, sizeBytesMax);
-      } finally {
-        await file.close();
-      }
-    } catch (error) {
-      if (!(error instanceof DiskError && error.code === 'not-found')) {
-        logger.warn({ path, error: errorText(error) }, 'a part of the store is unreadable');
-      }
-      return new Uint8Array(0);
-    }
-  }
-
-  /** Writes the file under another name first: a crash leaves the old file or the new one. */
-  async #replace(path: string, bytes: Uint8Array, options: { sync: boolean }): Promise<void> {
-    const { disk } = this.#components;
-    const temporary = `${path}.new`;
-    const file = await disk.open(temporary, 'write');
-    try {
-      await file.truncate(0);
-      await file.write(bytes, 0);
-      if (options.sync) await file.sync();
-    } finally {
-      await file.close();
-    }
-    await disk.rename(temporary, path);
-    if (options.sync) await disk.syncFolder('');
   }
 }

@@ -7,21 +7,24 @@ import type { BlockIndex } from './block.ts';
 import { digestBytes, type Digest } from './digest.ts';
 
 /**
- * A root's word that it read this block from the registry. It travels with the block and is stored
- * with it.
+ * A root's word that it read this block from the registry, or, with `whole`, that it hashed all of
+ * the blob besides and found its digest right. It travels with the block and is stored with it.
  *
  * One Ed25519 signature covers a batch of up to eight blocks, of any blobs, by a Merkle tree over
  * them:
  *
- *     leaf      SHA-256("xylem-block-attestation-2" (25) | blob sha256 (32)
- *               | block index u32 LE (4) | BLAKE3 of the block (32))
+ *     leaf      SHA-256("xylem-block-attestation-3" (25) | blob sha256 (32)
+ *               | block index u32 LE (4) | whole u8 | BLAKE3 of the block (32))
  *     node      SHA-256(1 (1) | left (32) | right (32))
- *     signed    "xylem-batch-attestation-2" (25) | root of the tree (32)
+ *     signed    "xylem-batch-attestation-3" (25) | root of the tree (32)
  *
  * A batch is filled up with zero leaves to 1, 2, 4 or 8. `signature`, 164 bytes:
  *
- *     Ed25519 signature (64) | depth u8, 0 to 3 | position of the leaf u8 | zero (2)
+ *     Ed25519 signature (64) | depth u8, 0 to 3 | position of the leaf u8 | whole u8 | zero (1)
  *     | the nodes beside the way up (3 * 32), zeros beyond the depth
+ *
+ * A root makes `whole` claims only of a blob that it distrusts: one of which wrong blocks were
+ * attested. So a `whole` claim is its signed word that weaker claims of the blob no longer count.
  *
  * Why: Ed25519 costs 110 us of CPU to check and 37 us to make (node:crypto). A block of 256 KiB
  * costs some 850 us to receive and send on, so a signature for each block would add 13 % at every
@@ -54,6 +57,7 @@ const HASH_BYTES = 32;
 const ED25519_BYTES = 64;
 const DEPTH_AT = ED25519_BYTES;
 const POSITION_AT = DEPTH_AT + 1;
+const WHOLE_AT = POSITION_AT + 1;
 const PATH_AT = DEPTH_AT + 4;
 
 /** Length of `Attestation.signer` in bytes. */
@@ -67,8 +71,8 @@ export const ATTESTATION_SIGNATURE_BYTES = PATH_AT + DEPTH_MAX * HASH_BYTES;
  */
 const BATCHES_MAX = 4096;
 
-const LEAF_CONTEXT = new TextEncoder().encode('xylem-block-attestation-2');
-const BATCH_CONTEXT = new TextEncoder().encode('xylem-batch-attestation-2');
+const LEAF_CONTEXT = new TextEncoder().encode('xylem-block-attestation-3');
+const BATCH_CONTEXT = new TextEncoder().encode('xylem-batch-attestation-3');
 const NODE_MARK = 1;
 const EMPTY_LEAF = new Uint8Array(HASH_BYTES);
 
@@ -78,14 +82,20 @@ export interface BlockClaim {
   readonly index: BlockIndex;
   /** BLAKE3 of its bytes, 32 bytes. */
   readonly blockDigest: Uint8Array;
+  /**
+   * Whether the root hashed the complete blob and found its digest right; absent: no. A check takes
+   * this from the attestation, which `isWhole()` reads.
+   */
+  readonly whole?: boolean;
 }
 
 /**
- * The result of checking a block. Two verdicts are no fault of the host that sent the block, and
+ * The result of checking a block. Three verdicts are no fault of the host that sent the block, and
  * count as not having it. `unknown-signer`: a root attested the block that this host does not know.
- * `other-size`: a root attested it for a blob of another size than this host knows.
+ * `other-size`: a root attested it for a blob of another size than this host knows. `not-whole`: a
+ * root attested it without having hashed the blob, of which wrong blocks were found.
  */
-export type Verdict = 'good' | 'bad' | 'unknown-signer' | 'other-size';
+export type Verdict = 'good' | 'bad' | 'unknown-signer' | 'other-size' | 'not-whole';
 
 type Sha256 = Pick<Hash, 'sha256'>;
 
@@ -111,11 +121,12 @@ export function attestBatch(
     below = above;
   }
   const signed = signer.sign(batchMessage(at(at(levels, depth), 0)));
-  return claims.map((_, position) => {
+  return claims.map(({ whole = false }, position) => {
     const signature = new Uint8Array(ATTESTATION_SIGNATURE_BYTES);
     signature.set(signed, 0);
     signature[DEPTH_AT] = depth;
     signature[POSITION_AT] = position;
+    signature[WHOLE_AT] = whole ? 1 : 0;
     for (let level = 0; level < depth; level++) {
       const beside = (position >> level) ^ 1;
       signature.set(at(at(levels, level), beside), PATH_AT + level * HASH_BYTES);
@@ -127,6 +138,11 @@ export function attestBatch(
 /** Number of blocks in the attestation's batch, filled up to a power of two. */
 export function batchSize(attestation: Attestation): number {
   return 2 ** (attestation.signature[DEPTH_AT] ?? 0);
+}
+
+/** Whether the root says that it hashed the complete blob. Check the attestation first. */
+export function isWhole(attestation: Attestation): boolean {
+  return attestation.signature[WHOLE_AT] === 1;
 }
 
 interface Batch {
@@ -193,11 +209,12 @@ export class AttestationChecker {
     const depth = defined(signature[DEPTH_AT], 'the length was checked');
     const position = defined(signature[POSITION_AT], 'the length was checked');
     if (depth > DEPTH_MAX || position >= 2 ** depth) return undefined;
-    for (let i = POSITION_AT + 1; i < PATH_AT; i++) if (signature[i] !== 0) return undefined;
+    const whole = defined(signature[WHOLE_AT], 'the length was checked');
+    if (whole > 1 || signature[WHOLE_AT + 1] !== 0) return undefined;
     for (let i = PATH_AT + depth * HASH_BYTES; i < signature.length; i++) {
       if (signature[i] !== 0) return undefined;
     }
-    let node = this.#tree.leaf(claim);
+    let node = this.#tree.leaf({ ...claim, whole: whole === 1 });
     for (let level = 0; level < depth; level++) {
       const start = PATH_AT + level * HASH_BYTES;
       const beside = signature.subarray(start, start + HASH_BYTES);
@@ -214,7 +231,7 @@ export class AttestationChecker {
  */
 class TreeHash {
   readonly #hash: Sha256;
-  readonly #leaf = new Uint8Array(LEAF_CONTEXT.length + 32 + 4 + HASH_BYTES);
+  readonly #leaf = new Uint8Array(LEAF_CONTEXT.length + 32 + 4 + 1 + HASH_BYTES);
   readonly #leafView = viewOf(this.#leaf);
   readonly #node = new Uint8Array(1 + 2 * HASH_BYTES);
 
@@ -224,11 +241,12 @@ class TreeHash {
     this.#node[0] = NODE_MARK;
   }
 
-  leaf({ blob, index, blockDigest }: BlockClaim): Uint8Array {
+  leaf({ blob, index, blockDigest, whole = false }: BlockClaim): Uint8Array {
     assert(blockDigest.length === HASH_BYTES, 'a BLAKE3 digest has 32 bytes');
     this.#leaf.set(digestBytes(blob), LEAF_CONTEXT.length);
     this.#leafView.setUint32(LEAF_CONTEXT.length + 32, index, true);
-    this.#leaf.set(blockDigest, LEAF_CONTEXT.length + 36);
+    this.#leaf[LEAF_CONTEXT.length + 36] = whole ? 1 : 0;
+    this.#leaf.set(blockDigest, LEAF_CONTEXT.length + 37);
     return this.#hash.sha256(this.#leaf);
   }
 

@@ -13,6 +13,12 @@ export const INNER_CHILDREN = 2;
  */
 export const COLOURS = 4;
 
+/**
+ * Claims in one report of a wrong blob: all of a blob of 256 MiB, and 232 KiB on the wire. Of a
+ * larger blob the first ones.
+ */
+export const WRONG_CLAIMS_MAX = 1024;
+
 /** An owner removes a member from its trees after this much silence (tunable). */
 export const MEMBER_EXPIRY_MS = 20 * 60_000;
 

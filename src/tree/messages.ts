@@ -1,5 +1,6 @@
 import type { BlobOrigin, BlobRef, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import type { SignedClaim } from '../image/signed-claim.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
 /**
@@ -75,10 +76,18 @@ export interface TouchOrder {
   readonly indices: readonly BlockIndex[];
 }
 
+/** A root's word that a blob is distrusted, for a host that wants or holds it. */
+export interface BlobNotice {
+  readonly digest: Digest;
+  readonly notice: SignedClaim;
+}
+
 /** Owner to child: a place for each stripe wanted, and the touch orders known of these blobs. */
 export interface JoinReply {
   readonly places: readonly Place[];
   readonly orders: readonly TouchOrder[];
+  /** Of the wanted blobs that the owner distrusts. */
+  readonly notices?: readonly BlobNotice[];
 }
 
 /** Child to owner: the host no longer wants these blobs. The owner answers with an empty reply. */
@@ -105,6 +114,8 @@ export interface ReportReply {
   readonly places: readonly Place[];
   /** Trees in which the owner does not know this host, or no longer: the host joins them again. */
   readonly unknown: readonly Digest[];
+  /** Of the blobs of the report that the owner distrusts. */
+  readonly notices?: readonly BlobNotice[];
 }
 
 /**
@@ -196,6 +207,8 @@ export type OpenReply =
       /** The registry gives it to anybody. */
       readonly isPublic: boolean;
       readonly isBelieved: boolean;
+      /** The root distrusts the blob: hosts take only `whole` claims of it from now on. */
+      readonly notice?: SignedClaim;
     }
   /** No root reaches the blob: hosts read it by their clients' own ways. */
   | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
@@ -206,3 +219,19 @@ export type OpenReply =
       /** When to ask again; 0 when the registry did not say. */
       readonly retryAfterMs: number;
     };
+
+/**
+ * Host to root: wrong blocks of the blob were attested. With a `whole` claim of another root, or a
+ * notice, the root distrusts the blob at once; else it checks the blob, and then looks for claims
+ * that differ from what it found.
+ */
+export interface WrongBlobReport {
+  readonly digest: Digest;
+  /** Claims of the blocks that the host held: at most `WRONG_CLAIMS_MAX`. */
+  readonly claims: readonly SignedClaim[];
+}
+
+/** Root to host: the root's word, if it distrusts the blob now. */
+export interface WrongBlobReply {
+  readonly notice?: SignedClaim;
+}

@@ -259,7 +259,7 @@ describe('DiskStore.start()', () => {
     await expect(started(root)).rejects.toMatchObject({
       detail: { code: 'version', found: 'xylem-store 1\n' },
     });
-    await expect(started(root)).rejects.toThrow('xylem-store 2');
+    await expect(started(root)).rejects.toThrow('xylem-store 3');
     expect(readdirSync(root)).toEqual(['version']);
   });
 

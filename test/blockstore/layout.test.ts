@@ -36,14 +36,14 @@ const record = {
 
 describe('store layout', () => {
   it('the version file has the golden text', () => {
-    expect(VERSION_TEXT).toBe('xylem-store 2\n');
+    expect(VERSION_TEXT).toBe('xylem-store 3\n');
   });
 
   it('encodeHeader() gives the golden bytes', () => {
     expect(toHex(encodeHeader(codec, blob))).toBe(
       [
-        '78796c656d726563020000000000040064000c0000000000abe7e7e7e7e7e7e7',
-        'e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7000000008360508a',
+        '78796c656d726563030000000000040064000c0000000000abe7e7e7e7e7e7e7',
+        'e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e7e70000000029943e2e',
       ].join(''),
     );
   });
@@ -51,7 +51,7 @@ describe('store layout', () => {
   it('RecordCodec.encode() gives the golden bytes', () => {
     expect(toHex(records.encode(blockIndex(3), record))).toBe(
       [
-        '51696b5f03000000640000000100000011111111111111111111111111111111',
+        '801740d003000000640000000100000011111111111111111111111111111111',
         '1111111111111111111111111111111122222222222222222222222222222222',
         '2222222222222222222222222222222233333333333333333333333333333333',
         '3333333333333333333333333333333333333333333333333333333333333333',

@@ -15,10 +15,10 @@ describe('usage file', () => {
   it('encodeUsage() gives the golden bytes', () => {
     expect(toHex(encodeUsage(codec, uses))).toBe(
       [
-        '78796c656d757365 02000000 02000000',
+        '78796c656d757365 03000000 02000000',
         `ab${'e7'.repeat(31)} 03000000 00f15365 01000000`,
         `ab${'e7'.repeat(31)} 46000000 00000000 00000000`,
-        '5cdb0493',
+        '3b949b57',
       ]
         .join('')
         .replaceAll(' ', ''),

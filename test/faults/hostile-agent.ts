@@ -3,6 +3,7 @@ import { MemoryStore } from '../../src/blockstore/memory-store.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { BLOCK_SIZE_BYTES } from '../../src/image/block.ts';
 import type { AttestedBlock } from '../../src/image/attested-block.ts';
+import type { Digest } from '../../src/image/digest.ts';
 import { peerIdOf, publicKeyOf } from '../../src/net/node/identity.ts';
 import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
@@ -60,7 +61,8 @@ export async function startHostileAgent(init: {
     clusterKeys: () => keys,
   });
   const store = new MemoryStore();
-  const rest = { transport, store, origin: new CountingOrigin(), signer };
+  const distrust = new Set<Digest>();
+  const rest = { transport, store, origin: new CountingOrigin(), distrust, signer };
   const engine = new TransferEngine(
     { ...parts, ...rest },
     {

@@ -153,7 +153,8 @@ export class SoakHost {
       clock,
       report,
     });
-    const rest = { transport, store, origin, signer, hash: new NodeHash() };
+    const distrust = new Set<Digest>();
+    const rest = { transport, store, origin, distrust, signer, hash: new NodeHash() };
     const engine = new TransferEngine(
       { ...parts, ...rest },
       {
@@ -166,7 +167,7 @@ export class SoakHost {
     );
     transport.serve({
       block: engine.blockServer,
-      ...(this.isRoot && { calls: engine.tree.handlers }),
+      ...(this.isRoot && { calls: { ...engine.tree.handlers, ...engine.wrong.handlers } }),
     });
     await transport.start();
     engine.start();

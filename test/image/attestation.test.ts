@@ -6,6 +6,7 @@ import {
   AttestationChecker,
   BATCH_BLOCKS_MAX,
   batchSize,
+  isWhole,
   type Attestation,
   type BlockClaim,
 } from '../../src/image/attestation.ts';
@@ -100,6 +101,18 @@ describe('AttestationChecker.check()', () => {
     expect(one.check(claim, { signer: other.publicKey, signature })).toBe('bad');
   });
 
+  it('says bad when somebody else puts it that the root had hashed the whole blob, or not', () => {
+    for (const whole of [false, true]) {
+      const { signer: key, signature } = only(attestBatch({ hash, signer }, [{ ...claim, whole }]));
+      const attestation = { signer: key, signature };
+      expect(isWhole(attestation)).toBe(whole);
+      expect(checker().check(claim, attestation)).toBe('good');
+      const turned = signature.slice();
+      turned[66] = whole ? 0 : 1;
+      expect(checker().check(claim, { signer: key, signature: turned })).toBe('bad');
+    }
+  });
+
   it('says bad for another blob, index or content', () => {
     const attestation = only(attestBatch({ hash, signer }, [claim]));
     const otherBlob = defined(parseDigest(`sha256:${'f'.repeat(64)}`), 'a digest');
@@ -145,10 +158,10 @@ describe('AttestationChecker.check()', () => {
  * Signature, depth 2 and position 1, first leaf, the node of the third and an empty leaf, zeros.
  */
 const GOLDEN: readonly string[] = [
-  '2e1520599c7d34fb8cfdb1c74d1dc97024d2854badb2bedc43bcba8e9aaae271',
-  'dad5ec70ffcc26114fbf6d181aaad827f7e7b19d38ab9803e3ca888753cc7707',
-  '0201000040faa95c2699e3bf71b6f239d556f95425c2804d058144ae36d1b60f',
-  'a5592fe19932e7a98b9ef86273282d5c1ef13010c0130de9225d4bccc0e7faa6',
-  'b47a0a5400000000000000000000000000000000000000000000000000000000',
+  '55e71eb8746689e72d9ecac2954dffc1d53e13e2d2d45700cc11c6ecada59b2f',
+  'd889656a6c171e50819e468dcb3d9ee43109aa6cdbc0dacd7f7b4809ec836d07',
+  '02010000fdf271af288a92c62aba170fa2628627870bd860d7d778608a2fe9d1',
+  '80602ace65a0e05cbc65ab91220cd2faa1e3468aa62ba7d65554d57ed2c9d3c7',
+  'f3ddbba300000000000000000000000000000000000000000000000000000000',
   '00000000',
 ];

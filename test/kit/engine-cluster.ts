@@ -7,6 +7,7 @@ import { Libp2pTransport } from '../../src/net/libp2p-transport.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
+import type { Signer } from '../../src/runtime/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
@@ -27,6 +28,8 @@ const CLUSTER_KEYS = [new Uint8Array(32).fill(7)];
 export class CountingOrigin implements Origin {
   readonly blobs = new Map<Digest, Uint8Array>();
   bytes = 0;
+  /** Gives a wrong first byte of this block of every blob. */
+  wrongBlock: number | undefined;
   /** Called when an agent reports wrong bytes of a blob. */
   onDistrust = (): void => {};
 
@@ -42,7 +45,10 @@ export class CountingOrigin implements Origin {
     const bytes = this.blobs.get(blob.digest);
     if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
     this.bytes += target.length;
-    target.write(0, bytes.subarray(offset, offset + target.length));
+    const part = bytes.slice(offset, offset + target.length);
+    const at = (this.wrongBlock ?? Number.NaN) * BLOCK_SIZE_BYTES - offset;
+    if (at >= 0 && at < part.length) part[at] = (part[at] ?? 0) ^ 1;
+    target.write(0, part);
   }
 
   distrust(): void {
@@ -70,6 +76,8 @@ export interface Node {
   readonly transport: Libp2pTransport;
   readonly store: MemoryStore;
   readonly origin: CountingOrigin;
+  readonly distrust: ReadonlySet<Digest>;
+  readonly signer: Signer;
   readonly host: HostAddress;
   stop(): Promise<void>;
 }
@@ -81,13 +89,14 @@ export class Cluster {
   readonly children: Node[] = [];
   readonly #nodes = new Set<Node>();
 
-  async start(init: { roots: number; children: number }): Promise<void> {
+  async start(init: { roots: number; children: number; reportIntervalMs?: number }): Promise<void> {
     const seeds = Array.from({ length: init.roots + init.children }, () => randomBytes(32));
     const ports = await freePorts(seeds.length);
     const cards = seeds.map((seed, i) => cardOf(seed, defined(ports[i], 'a port')));
     const roots = cards.slice(0, init.roots);
     for (const [i, seed] of seeds.entries()) {
-      const node = await this.#startNode(seed, { card: defined(cards[i], 'a card'), roots });
+      const card = defined(cards[i], 'a card');
+      const node = await this.#startNode(seed, { ...init, card, roots });
       (i < init.roots ? this.roots : this.children).push(node);
     }
   }
@@ -98,7 +107,7 @@ export class Cluster {
 
   async #startNode(
     seed: Uint8Array,
-    init: { card: HostCard; roots: readonly HostCard[] },
+    init: { card: HostCard; roots: readonly HostCard[]; reportIntervalMs?: number },
   ): Promise<Node> {
     const signer = ed25519Signer(seed);
     const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 8, poison: true });
@@ -117,12 +126,14 @@ export class Cluster {
     });
     const store = new MemoryStore();
     const isRoot = init.roots.includes(init.card);
+    const distrust = new Set<Digest>();
     const engine = new TransferEngine(
       {
         ...parts,
         transport,
         store,
         origin: this.origin,
+        distrust,
         hash: new NodeHash(),
         signer,
       },
@@ -130,10 +141,12 @@ export class Cluster {
         self: init.card,
         role: isRoot ? 'root' : 'child',
         roots: init.roots,
+        ...(init.reportIntervalMs !== undefined && { reportIntervalMs: init.reportIntervalMs }),
         rootKeys: init.roots.map((root) => defined(publicKeyOf(root.peer), 'a key')),
       },
     );
-    transport.serve({ block: engine.blockServer, ...(isRoot && { calls: engine.tree.handlers }) });
+    const calls = { ...engine.tree.handlers, ...engine.wrong.handlers };
+    transport.serve({ block: engine.blockServer, ...(isRoot && { calls }) });
     await store.start();
     await transport.start();
     engine.start();
@@ -142,6 +155,8 @@ export class Cluster {
       transport,
       store,
       origin: this.origin,
+      distrust,
+      signer,
       host: init.card,
       stop: async () => {
         if (!this.#nodes.delete(node)) return;

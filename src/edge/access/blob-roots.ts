@@ -4,6 +4,7 @@ import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
+import type { WrongContent } from '../../transfer/drive/wrong-content.ts';
 import type { AgentRole, HostAddress, OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { RootRing } from '../../tree/rendezvous.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -21,6 +22,8 @@ const RELAY_MS_MAX = 10_000;
 interface Components {
   readonly transport: Caller<TreeCalls>;
   readonly clock: Clock;
+  /** Roots' words on distrusted blobs: this root's own, and those that come with answers. */
+  readonly notices: Pick<WrongContent, 'noticeOf' | 'takeNotice'>;
   /** On a root. */
   readonly authority: BlobAuthority | undefined;
 }
@@ -79,12 +82,16 @@ export class BlobRoots {
 
   /** Rejects with any error when there is no answer. */
   async ask(root: PeerId, request: OpenRequest, signal: AbortSignal): Promise<OpenReply> {
-    const { authority, transport } = this.#parts;
+    const { authority, transport, notices } = this.#parts;
     if (root === this.#self && authority !== undefined) return authority.open(request, undefined);
     const { roots, relays } = this.#upstreams;
     const host = [...roots, ...relays].find(({ peer }) => peer === root);
     if (host === undefined) throw new Error(`${root} is no root any more`);
-    return transport.call(host, 'open-blob', request, signal);
+    const reply = await transport.call(host, 'open-blob', request, signal);
+    if (reply.outcome === 'open' && reply.notice !== undefined) {
+      notices.takeNotice(reply.key, reply.notice);
+    }
+    return reply;
   }
 
   /** Whether a client's signed URL may be lent to this root. */
@@ -112,8 +119,13 @@ export class BlobRoots {
 
   /** For a peer: a root decides, a relay asks a root. */
   async answer(peer: PeerId, request: OpenRequest): Promise<OpenReply> {
-    const { authority, clock } = this.#parts;
-    if (authority !== undefined) return authority.open(request, peer);
+    const { authority, clock, notices } = this.#parts;
+    if (authority !== undefined) {
+      const reply = await authority.open(request, peer);
+      if (reply.outcome !== 'open') return reply;
+      const notice = notices.noticeOf(reply.key);
+      return notice === undefined ? reply : { ...reply, notice };
+    }
     for (const root of this.#ring.order(request.digest, 0)) {
       try {
         return await within(clock, RELAY_MS_MAX, (signal) => this.ask(root, request, signal));

@@ -98,6 +98,11 @@ export const CALLS: { readonly [K in keyof Calls]: Call<Calls[K][0], Calls[K][1]
     reply: tree.openReply,
     registryOf: registryOfOrigin,
   }),
+  'wrong-blob': call(11, {
+    request: tree.wrongBlobReport,
+    reply: tree.wrongBlobReply,
+    requestBytesMax: LISTS,
+  }),
   preheat: call(7, { request: preheat.preheatRequest, reply: preheat.preheatReply }),
   'host-preheat': call(8, {
     request: preheat.hostPreheatRequest,

@@ -1,15 +1,17 @@
 import { BLOCKS_MAX, type BlobRef } from '../../image/block.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
+import type { SignedClaim } from '../../image/signed-claim.ts';
 import {
   BLOBS_PER_JOIN_MAX,
   LOST_PER_REPORT_MAX,
   PATH_MAX,
   PLACES_PER_REPORT_MAX,
+  WRONG_CLAIMS_MAX,
 } from '../../tree/limits.ts';
 import type * as tree from '../../tree/messages.ts';
 import * as of from '../wire/codec.ts';
 import { badValue } from '../wire/errors.ts';
-import { digest, index, name, origin, peer, size } from '../wire/fields.ts';
+import { attestation, digest, index, name, origin, peer, size } from '../wire/fields.ts';
 import { behindHosts, hostFields } from '../wire/hosts.ts';
 
 /** Stripes that any blob has (src/image/block.ts), with room for a later rule. */
@@ -87,6 +89,14 @@ const orders = of.list(
   BLOBS_PER_JOIN_MAX,
 );
 
+const claim = of.struct<SignedClaim>({ index, blockDigest: of.copied(32), attestation });
+const notice = of.optional(claim);
+
+/** Absent when there are none. */
+const notices = of.optional(
+  of.list(of.struct<tree.BlobNotice>({ digest, notice: claim }), BLOBS_MAX),
+);
+
 /** JOIN: the host that asks, and its blobs. */
 export const joinRequest = of.struct<tree.JoinRequest>({
   host: of.struct<tree.HostCard>({
@@ -99,7 +109,7 @@ export const joinRequest = of.struct<tree.JoinRequest>({
 });
 
 /** Places in the trees, and orders of touches. */
-export const joinReply = of.struct<tree.JoinReply>({ places, orders });
+export const joinReply = of.struct<tree.JoinReply>({ places, orders, notices });
 
 /** LEAVE: blobs that are no longer wanted. Its reply is empty. */
 export const leaveRequest = of.struct<tree.LeaveRequest>({ digests });
@@ -111,7 +121,7 @@ export const reportRequest = of.struct<tree.ReportRequest>({
 });
 
 /** Places that changed, and unknown trees. */
-export const reportReply = of.struct<tree.ReportReply>({ places, unknown: digests });
+export const reportReply = of.struct<tree.ReportReply>({ places, unknown: digests, notices });
 
 /** RESOLVE: an image reference. */
 export const resolveRequest = of.struct<tree.ResolveRequest>({ reference: imageReference });
@@ -147,7 +157,7 @@ export const openRequest = of.struct<tree.OpenRequest>({
 
 /** What the root says of the blob. */
 export const openReply = of.variant<tree.OpenReply, 'outcome'>('outcome', {
-  open: { key: digest, sizeBytes: size, isPublic: of.flag, isBelieved: of.flag },
+  open: { key: digest, sizeBytes: size, isPublic: of.flag, isBelieved: of.flag, notice },
   'no-way': { isBelieved: of.flag },
   'not-found': refusal,
   unauthorized: refusal,
@@ -155,3 +165,12 @@ export const openReply = of.variant<tree.OpenReply, 'outcome'>('outcome', {
   'rate-limited': refusal,
   unavailable: refusal,
 });
+
+/** WRONG_BLOB: a blob of which wrong blocks were attested, and claims that show it. */
+export const wrongBlobReport = of.struct<tree.WrongBlobReport>({
+  digest,
+  claims: of.list(claim, WRONG_CLAIMS_MAX),
+});
+
+/** The root's own word on it. */
+export const wrongBlobReply = of.struct<tree.WrongBlobReply>({ notice });

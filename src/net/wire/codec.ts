@@ -111,6 +111,11 @@ export function raw(byteCount: number): Codec<Uint8Array> {
   };
 }
 
+/** Exactly `byteCount` bytes, read into memory of their own. */
+export function copied(byteCount: number): Codec<Uint8Array> {
+  return { ...raw(byteCount), read: (reader) => reader.raw(byteCount).slice() };
+}
+
 /** Bytes behind their length (u32); read into memory of their own. */
 export function bytes(bytesMax: number): Codec<Uint8Array> {
   return {

@@ -5,6 +5,11 @@ import {
   type BlockIndex,
   type OpaqueName,
 } from '../../image/block.ts';
+import {
+  ATTESTATION_SIGNATURE_BYTES,
+  ATTESTATION_SIGNER_BYTES,
+  type Attestation,
+} from '../../image/attestation.ts';
 import { digestBytes, digestOfSha256, type Digest } from '../../image/digest.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { isTcpAddress } from './addresses.ts';
@@ -12,6 +17,7 @@ import {
   absentAs,
   atMost,
   checked,
+  copied,
   optional,
   struct,
   text,
@@ -61,6 +67,12 @@ export const digest: Codec<Digest> = {
   write: (writer, value) => writer.raw(digestBytes(value)),
   read: (reader) => digestOfSha256(reader.raw(DIGEST_BYTES)),
 };
+
+/** A root's signature. */
+export const attestation = struct<Attestation>({
+  signer: copied(ATTESTATION_SIGNER_BYTES),
+  signature: copied(ATTESTATION_SIGNATURE_BYTES),
+});
 
 /** The size of a blob in bytes. */
 export const size = atMost(BLOB_SIZE_BYTES_MAX, u64);

@@ -8,7 +8,7 @@ import type { TouchOrder } from '../../tree/messages.ts';
 import { ByteWriter } from './byte-writer.ts';
 import * as of from './codec.ts';
 import { badValue } from './errors.ts';
-import { digest, index } from './fields.ts';
+import { attestation, digest, index } from './fields.ts';
 import {
   ORDER_INDICES_MAX,
   PAYLOAD_BYTES_MAX,
@@ -111,21 +111,8 @@ const requestBody = of.struct<{ id: number; request: BlockRequest }>({
   }),
 });
 
-/** All of an ANSWER but its payload. The attestation is copied out of the body. */
-const answerHead: of.Codec<{ id: number; attestation: Attestation }> = {
-  write: (writer, { id, attestation }) => {
-    writer.u32(id);
-    writer.raw(attestation.signer);
-    writer.raw(attestation.signature);
-  },
-  read: (reader) => ({
-    id: reader.u32(),
-    attestation: {
-      signer: reader.raw(ATTESTATION_SIGNER_BYTES).slice(),
-      signature: reader.raw(ATTESTATION_SIGNATURE_BYTES).slice(),
-    },
-  }),
-};
+/** All of an ANSWER but its payload. */
+const answerHead = of.struct<{ id: number; attestation: Attestation }>({ id: of.u32, attestation });
 
 const errorBody = of.struct<{ id: number; error: ErrorFrame }>({ id: of.u32, error: errorFrame });
 

@@ -11,6 +11,7 @@ export interface TreeCalls {
   readonly report: [tree.ReportRequest, tree.ReportReply];
   readonly resolve: [tree.ResolveRequest, tree.ResolveReply];
   readonly 'open-blob': [tree.OpenRequest, tree.OpenReply];
+  readonly 'wrong-blob': [tree.WrongBlobReport, tree.WrongBlobReply];
   readonly manifest: [tree.ManifestRequest, tree.ManifestReply];
 }
 

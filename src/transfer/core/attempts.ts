@@ -1,4 +1,5 @@
 import type { BlockRequest } from '../contracts/transport.ts';
+import { hedgeDelayMs, originPatienceMs } from './source-window.ts';
 import type { Attempt, CoreInit } from './core-types.ts';
 
 /** Hops of an attempt that waits for no peer: at the registry, or at a holder of the block. */
@@ -19,4 +20,32 @@ export function requestOf(
   const timeoutMs = Math.ceil(Math.max(nowMs + hedgeMsMax, ...deadlinesMs) - nowMs);
   const { digest } = fetch.blob.ref;
   return { digest, index: fetch.index, kind, hops: Math.max(0, hops), timeoutMs };
+}
+
+/** Marks a prefetch in flight as late: its place at the peer is free for another. */
+export function noteLate(attempt: Attempt<unknown>): void {
+  attempt.isLate = true;
+  attempt.window.prefetchAsked--;
+  attempt.window.prefetchLate++;
+}
+
+/** Counts an attempt in flight as a prefetch no longer: it ended, or was promoted. */
+export function uncount({ kind, isLate, window }: Attempt<unknown>): void {
+  if (kind !== 'prefetch') return;
+  if (isLate) window.prefetchLate--;
+  else window.prefetchAsked--;
+}
+
+/** When an attempt is late that is asked, or makes progress, now; in milliseconds. */
+export function lateAtMs(attempt: Attempt<unknown>, nowMs: number, init: CoreInit): number {
+  const { window, fetch, kind } = attempt;
+  if (window.host === undefined) {
+    const patienceMs = originPatienceMs(window, fetch.originLate, init);
+    return Math.min(nowMs + patienceMs, attempt.startedMs + 2 * init.originMsMax);
+  }
+  if (kind === 'prefetch') return nowMs + init.prefetchMsMax;
+  // Each late source halves the time of the next one: a partition takes away many at once.
+  const others = fetch.attempts.length - 1;
+  const usualMs = hedgeDelayMs(window, init);
+  return nowMs + Math.max(init.hedgeMsMin, usualMs / 2 ** Math.max(0, others));
 }

@@ -62,6 +62,13 @@ export interface CoreInit {
   /** Of these, prefetches: a demand read always finds room. */
   readonly peerPrefetchMax: number;
   /**
+   * A prefetch that has waited at a peer for this long is late and gives its place to others: the
+   * block is slow to come, not the peer. The second bound is on late prefetches beside the others:
+   * 16 + 8 = 24 in all leave a quarter of the requests to demand reads.
+   */
+  readonly prefetchMsMax: number;
+  readonly peerLateMax: number;
+  /**
    * Maximum number of reads in flight at a registry that is alone; at most three quarters of them
    * are prefetches. Of several registries, each has a quarter for itself, and they share the rest.
    */
@@ -172,6 +179,8 @@ export const CORE_DEFAULTS: CoreInit = {
   cacheBytesMax: 16 * 1024 * 1024,
   peerOutstandingMax: 32,
   peerPrefetchMax: 8,
+  prefetchMsMax: 1000,
+  peerLateMax: 16,
   originOutstandingMax: 32,
   uploadBytesPerSecond: undefined,
   downloadBytesPerSecond: undefined,
@@ -268,6 +277,8 @@ export interface Attempt<T> {
   readonly hops: number;
   state: 'queued' | 'asked' | 'verifying' | 'done';
   kind: ReadKind;
+  /** A prefetch that has waited so long that its place at the peer went to others. */
+  isLate: boolean;
   startedMs: number;
   hedge: HeapTimer<TimerAction<T>> | undefined;
 }
@@ -328,6 +339,8 @@ export interface SourceWindow<T> {
   readonly host: HostAddress | undefined;
   readonly asked: Set<Attempt<T>>;
   prefetchAsked: number;
+  /** Late prefetches in flight, which `prefetchAsked` does not count. */
+  prefetchLate: number;
   readonly demand: Attempt<T>[];
   readonly prefetch: Attempt<T>[];
   /** Recent times to an answer in milliseconds, a ring. */

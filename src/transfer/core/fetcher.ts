@@ -15,18 +15,10 @@ import type {
   TimerAction,
   Waiter,
 } from './core-types.ts';
-import { HOPS_NONE, isHolder, requestOf } from './attempts.ts';
 import type { AttemptId, BlockSource, Effect, LostReason, OriginSource } from './effects.ts';
 import { Silence } from './silence.ts';
-import {
-  ban,
-  hedgeDelayMs,
-  isUsable,
-  makeWindow,
-  noteHeard,
-  noteLatency,
-  originPatienceMs,
-} from './source-window.ts';
+import { ban, isUsable, makeWindow, noteHeard, noteLatency } from './source-window.ts';
+import { HOPS_NONE, isHolder, lateAtMs, noteLate, requestOf, uncount } from './attempts.ts';
 import { Download } from './download.ts';
 import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
@@ -136,16 +128,16 @@ export class Fetcher<P, T> {
     fetch.kind = 'demand';
     for (const attempt of fetch.attempts) {
       if (attempt.kind === 'demand') continue;
-      attempt.kind = 'demand';
       const { window } = attempt;
+      if (attempt.state === 'asked') uncount(attempt);
+      attempt.kind = 'demand';
       if (attempt.state === 'queued') {
         window.prefetch.splice(window.prefetch.indexOf(attempt), 1);
         window.demand.push(attempt);
         this.#pump(window, nowMs);
       } else if (attempt.state === 'asked') {
-        window.prefetchAsked--;
         this.#host.emit({ type: 'promote', attempt: attempt.id });
-        this.#armHedge(attempt, nowMs);
+        this.#arm(attempt, nowMs);
         this.#pump(window, nowMs);
       }
     }
@@ -232,7 +224,7 @@ export class Fetcher<P, T> {
   progressed(ids: readonly AttemptId[], nowMs: number): void {
     for (const id of ids) {
       const attempt = this.#attempts.get(id)?.attempt;
-      if (attempt?.hedge !== undefined) this.#armOrigin(attempt, nowMs);
+      if (attempt?.hedge !== undefined) this.#arm(attempt, nowMs);
     }
   }
 
@@ -259,7 +251,10 @@ export class Fetcher<P, T> {
       this.#originLate(attempt, nowMs);
       return;
     }
-    if (fetch.kind !== 'demand') return;
+    if (attempt.kind !== 'demand') {
+      noteLate(attempt);
+      return this.#pump(attempt.window, nowMs);
+    }
     if (this.#hedgesSaved >= 1 && this.route(fetch, nowMs, true)) {
       this.#hedgesSaved -= 1;
       return;
@@ -399,6 +394,7 @@ export class Fetcher<P, T> {
       ...choice,
       state: 'queued',
       kind: fetch.kind,
+      isLate: false,
       startedMs: nowMs,
       hedge: undefined,
     };
@@ -420,10 +416,13 @@ export class Fetcher<P, T> {
     }
   }
 
-  #nextOf({ asked, demand, prefetch, prefetchAsked }: SourceWindow<T>): Attempt<T> | undefined {
-    const { peerOutstandingMax, peerPrefetchMax } = this.#host.init;
-    if (asked.size >= peerOutstandingMax) return undefined;
-    return demand[0] ?? (prefetchAsked < peerPrefetchMax ? prefetch[0] : undefined);
+  #nextOf(window: SourceWindow<T>): Attempt<T> | undefined {
+    const { peerOutstandingMax, peerPrefetchMax, peerLateMax } = this.#host.init;
+    if (window.asked.size >= peerOutstandingMax) return undefined;
+    const { prefetchAsked, prefetchLate } = window;
+    const isFull = prefetchAsked + prefetchLate >= peerPrefetchMax + peerLateMax;
+    const hasPlace = prefetchAsked < peerPrefetchMax && !isFull;
+    return window.demand[0] ?? (hasPlace ? window.prefetch[0] : undefined);
   }
 
   #ask(attempt: Attempt<T>, nowMs: number): void {
@@ -436,33 +435,21 @@ export class Fetcher<P, T> {
     if (window.host === undefined) {
       const { id, kind, source } = attempt as Attempt<T> & { source: OriginSource };
       this.#host.emit({ type: 'ask-origin', attempt: id, blob: blob.ref, index, kind, source });
-      return this.#armOrigin(attempt, nowMs);
+      return this.#arm(attempt, nowMs);
     }
     if (window.asked.size === 1) window.lastHeardMs = nowMs;
     this.#silence.watch(window);
-    this.#armHedge(attempt, nowMs);
+    this.#arm(attempt, nowMs);
     const request = requestOf(attempt, nowMs, this.#host.init);
     this.#host.emit({ type: 'ask', attempt: attempt.id, host: window.host, request });
   }
 
-  /** Has patience with the registry from now on, within bounds. */
-  #armOrigin(attempt: Attempt<T>, nowMs: number): void {
-    const { init, timers } = this.#host;
-    const patienceMs = originPatienceMs(attempt.window, attempt.fetch.originLate, init);
-    const atMs = Math.min(nowMs + patienceMs, attempt.startedMs + 2 * init.originMsMax);
-    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
-    attempt.hedge = timers.set(atMs, { type: 'hedge', attempt });
-  }
-
-  #armHedge(attempt: Attempt<T>, nowMs: number): void {
-    if (attempt.kind !== 'demand' || attempt.window.host === undefined) return;
+  /** Has patience with the source from now on. A holder has a timer of its own. */
+  #arm(attempt: Attempt<T>, nowMs: number): void {
     if (isHolder(attempt)) return;
-    // Each late source halves the time of the next one: a partition takes away many at once.
-    const others = attempt.fetch.attempts.length - 1;
-    const { hedgeMsMin } = this.#host.init;
-    const usualMs = hedgeDelayMs(attempt.window, this.#host.init);
-    const atMs = nowMs + Math.max(hedgeMsMin, usualMs / 2 ** Math.max(0, others));
-    attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
+    const { init, timers } = this.#host;
+    if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
+    attempt.hedge = timers.set(lateAtMs(attempt, nowMs, init), { type: 'hedge', attempt });
   }
 
   #leaveWindow(attempt: Attempt<T>, nowMs: number): void {
@@ -470,7 +457,7 @@ export class Fetcher<P, T> {
     if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
     attempt.hedge = undefined;
     if (!window.asked.delete(attempt)) return;
-    if (attempt.kind === 'prefetch') window.prefetchAsked--;
+    uncount(attempt);
     this.#pump(window, nowMs);
   }
 

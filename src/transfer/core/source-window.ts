@@ -16,6 +16,7 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
     host,
     asked: new Set(),
     prefetchAsked: 0,
+    prefetchLate: 0,
     demand: [],
     prefetch: [],
     latenciesMs: new Float64Array(LATENCY_COUNT),

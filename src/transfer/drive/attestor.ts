@@ -1,6 +1,7 @@
 import {
   attestBatch,
   BATCH_BLOCKS_MAX,
+  isWhole,
   type Attestation,
   type BlockClaim,
 } from '../../image/attestation.ts';
@@ -75,6 +76,8 @@ export class Attestor {
     if (this.#sealed.count === 0) return undefined;
     const sealed = this.#sealed.get(nameOf(blob, index));
     if (sealed === undefined) return undefined;
+    // A weak claim that was in the making when its blob was distrusted replaces no `whole` one.
+    if (isWhole(block.attestation) && !isWhole(sealed.attestation)) return undefined;
     const blockDigest = block.blockDigest ?? this.#parts.hash.blake3(block.payload.bytes);
     return bytesEqual(sealed.blockDigest, blockDigest) ? sealed.attestation : undefined;
   }

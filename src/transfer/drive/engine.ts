@@ -22,8 +22,9 @@ import { CodedError, errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { Attestor } from './attestor.ts';
 import type { BlobReader, ReadOptions } from '../contracts/blob-reader.ts';
+import type { Distrust } from '../contracts/distrust.ts';
 import { type AttemptId, type BlockSource } from '../core/effects.ts';
-import { TransferError, type TransferErrorDetail } from '../contracts/errors.ts';
+import { TransferError } from '../contracts/errors.ts';
 import {
   HostCore,
   type HostCoreInit,
@@ -31,6 +32,7 @@ import {
   type TreeSeat,
   type Upstreams,
 } from '../host/host-core.ts';
+import { LocalReads, readError } from './local-reads.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import type { Origin } from '../contracts/origin.ts';
 import { checkRange, copyOverlap } from '../read/ranges.ts';
@@ -43,19 +45,18 @@ import {
   type Transport,
 } from '../contracts/transport.ts';
 import { OriginReader } from './origin-reader.ts';
-import { asLocal, asPeer, type LocalToken, type ReadToken } from './read-token.ts';
+import { asLocal, asPeer, type ReadToken } from './read-token.ts';
+import { Suspicion } from './suspicion.ts';
 import { TreeDriver } from './tree-driver.ts';
 import { BlockVerifier } from './verifier.ts';
-import { WholeBlobCheck } from './whole-blob-check.ts';
-
-/** Default deadline of a read: as long as real clients wait (overlaybd gives up after 30 s). */
-const READ_TIMEOUT_MS = 30_000;
+import { WrongContent } from './wrong-content.ts';
 
 /** Parts of a `TransferEngine`. */
 export interface EngineComponents {
   readonly transport: Transport;
   readonly store: BlockStore;
   readonly origin: Origin;
+  readonly distrust: Distrust;
   readonly hash: Hash;
   readonly signer: Signer;
   readonly clock: Clock;
@@ -82,13 +83,16 @@ export class TransferEngine implements BlobReader {
   /** Knows the believed roots. */
   readonly verifier: BlockVerifier;
   readonly #attestor: Attestor;
-  readonly #wholeBlobs: WholeBlobCheck;
+  /** Blobs of which wrong blocks were attested. */
+  readonly wrong: WrongContent;
   readonly #origin: OriginReader;
   readonly #core: HostCore<AttestedBlock, ReadToken>;
   readonly #metrics: TransferMetrics;
   readonly #heldTime: HeldTime;
-  /** Reads of this host that have not ended. */
-  readonly #reads = new Set<LocalToken>();
+  readonly #reads = new LocalReads({
+    start: (read) => this.#run((nowMs) => this.#core.blocks.read(read, nowMs)),
+    cancel: (token) => this.#run((nowMs) => this.#core.blocks.cancel(token, nowMs)),
+  });
   readonly #pending = new Map<AttemptId, PendingBlock>();
   readonly #tree: TreeDriver<AttestedBlock, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
@@ -101,14 +105,11 @@ export class TransferEngine implements BlobReader {
     this.#heldTime = new HeldTime(this.#metrics);
     const { store, random, signer } = components;
     const own = signer.publicKey;
-    this.verifier = new BlockVerifier(components, { own, rootKeys: init.rootKeys });
+    const suspicion = new Suspicion(components);
+    const { hash } = components;
+    const { rootKeys } = init;
+    this.verifier = new BlockVerifier({ hash, distrust: suspicion }, { own, rootKeys });
     this.#attestor = new Attestor(components);
-    this.#wholeBlobs = new WholeBlobCheck(components, {
-      onBad: (digest) => {
-        this.#tree.distrustOrigin(digest);
-        return this.drop(digest);
-      },
-    });
     this.#core = new HostCore<AttestedBlock, ReadToken>(
       {
         ops: {
@@ -121,6 +122,7 @@ export class TransferEngine implements BlobReader {
         random,
         held: (digest, index) => store.has(digest, index),
         blocksOf: (digest) => store.blocksOf(digest),
+        isDistrusted: (digest) => suspicion.has(digest),
         sourceKey: (digest) => this.#tree.sourceKey(digest),
       },
       init,
@@ -130,11 +132,27 @@ export class TransferEngine implements BlobReader {
       role: init.role,
       upstreams: init,
       run: (change) => this.#run(change),
+      notices: {
+        noticeOf: (digest) => this.wrong.noticeOf(digest),
+        takeNotice: (digest, notice) => this.wrong.takeNotice(digest, notice),
+      },
+    });
+    const originOf = this.#tree.originOf.bind(this.#tree);
+    const verifiers = { attestor: this.#attestor, verifier: this.verifier, suspicion };
+    const parts = { ...components, ...verifiers };
+    this.wrong = new WrongContent(parts, {
+      self: init.self.peer,
+      isRoot: init.role === 'root',
+      roots: () => this.#tree.roots,
+      blobOf: (digest) => this.#core.blocks.blob(digest),
+      originOf,
+      drop: (digest) => this.drop(digest),
+      forget: (digest) => this.#core.blocks.forget(digest),
     });
     this.#origin = new OriginReader(
-      { ...components, attestor: this.#attestor },
+      { ...parts, wrong: this.wrong },
       {
-        originOf: (digest) => this.#tree.originOf(digest),
+        originOf,
         onProgress: (attempts) => this.#run((now) => this.#core.blocks.progressed(attempts, now)),
         onBlock: (...came) => this.#run((now) => this.#core.blocks.received(...came, now)),
         onFailed: (...failed) => this.#run((now) => this.#core.blocks.failed(...failed, now)),
@@ -219,6 +237,8 @@ export class TransferEngine implements BlobReader {
 
   start(): void {
     this.#stopped = false;
+    this.#reads.start();
+    this.wrong.start();
     this.#run((nowMs) => this.#core.tick(nowMs));
   }
 
@@ -226,13 +246,11 @@ export class TransferEngine implements BlobReader {
     this.#stopped = true;
     this.#wake?.timer.cancel();
     await this.#tree.stop();
-    for (const token of [...this.#reads]) {
-      token.reject(new TransferError('the agent stops', { code: 'cancelled' }));
-    }
+    this.#reads.stop();
     for (const pending of this.#pending.values()) pending.cancel();
     this.#origin.stop();
     this.#attestor.stop();
-    await this.#wholeBlobs.stop();
+    await this.wrong.stop();
     this.#core.blocks.clearCache();
   }
 
@@ -248,7 +266,7 @@ export class TransferEngine implements BlobReader {
     this.#core.blocks.addBlob(blob);
     await Promise.all(
       blocksOfRange(offset, length).map(async (index) => {
-        const block = await this.#readBlock(blob, index, options);
+        const block = await this.#reads.read(blob, index, options);
         try {
           copyOverlap(target, offset, block.payload.bytes, index);
         } finally {
@@ -267,11 +285,11 @@ export class TransferEngine implements BlobReader {
     const { store } = this.#parts;
     if (store.has(blob.digest, index)) return;
     this.#core.blocks.addBlob(blob);
-    const block = await this.#readBlock(blob, index, options);
+    const block = await this.#reads.read(blob, index, options);
     try {
       // Read from the registry as a last resort for this host alone: nobody vouches for it.
       if (block.attestation === NO_ATTESTATION) {
-        throw this.#readError(blob.digest, index, { code: 'cancelled' });
+        throw readError(blob.digest, index, { code: 'cancelled' });
       }
       // Joins the write that the arrival of the block began.
       await store.put(blob, index, block);
@@ -315,47 +333,6 @@ export class TransferEngine implements BlobReader {
     }
     const isWhole = block?.payload.length === blockLength(blob.sizeBytes, index);
     return isWhole ? block : undefined;
-  }
-
-  #readBlock(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<AttestedBlock> {
-    return new Promise((resolve, reject) => {
-      if (this.#stopped || options.signal?.aborted === true) {
-        reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
-        return;
-      }
-      const end = (): void => {
-        this.#reads.delete(token);
-        options.signal?.removeEventListener('abort', onAbort);
-      };
-      const token: LocalToken = {
-        kind: options.kind,
-        resolve: (block) => {
-          end();
-          resolve(block);
-        },
-        reject: (error) => {
-          end();
-          reject(error);
-        },
-      };
-      this.#reads.add(token);
-      const onAbort = (): void => {
-        this.#run((nowMs) => this.#core.blocks.cancel(token, nowMs));
-        token.reject(this.#readError(blob.digest, index, { code: 'cancelled' }));
-      };
-      options.signal?.addEventListener('abort', onAbort, { once: true });
-      const timeoutMs = options.timeoutMs ?? READ_TIMEOUT_MS;
-      const read = { token, digest: blob.digest, index, kind: options.kind, timeoutMs };
-      this.#run((nowMs) => this.#core.blocks.read(read, nowMs));
-    });
-  }
-
-  #readError(digest: Digest, index: BlockIndex, detail: TransferErrorDetail): TransferError {
-    const why =
-      detail.code === 'deadline'
-        ? `no source answered in ${Math.round(detail.waitedMs)} ms`
-        : detail.code;
-    return new TransferError(`block ${index} of ${digest} was not read: ${why}`, detail);
   }
 
   /** Calls the reducer and carries out its effects, also the effects that those bring about. */
@@ -488,13 +465,15 @@ export class TransferEngine implements BlobReader {
 
   #verify(attempt: AttemptId, blob: BlobRef, index: BlockIndex, received: AttestedBlock): void {
     const isOwn = this.#origin.isOwn(received);
-    const { verdict, block } = isOwn
+    const { verdict, block, isWhole } = isOwn
       ? this.verifier.checkOwn(blob, index, received)
       : this.verifier.check(blob, index, received);
+    if (isWhole === true) this.wrong.sawWhole(blob.digest, index, block);
     if (verdict !== 'good') {
       this.#metrics.rejected.inc({ reason: verdict });
       this.#parts.logger.warn({ blob: blob.digest, block: index, verdict }, 'block refused');
-      if (isOwn) this.#tree.distrustOrigin(blob.digest);
+      if (isOwn && verdict === 'bad') this.#tree.distrustOrigin(blob.digest);
+      if (!isOwn && verdict === 'not-whole') this.wrong.sawWeak(blob);
     }
     this.#core.blocks.verified(attempt, verdict, this.#parts.clock.nowMs(), block);
   }
@@ -507,11 +486,11 @@ export class TransferEngine implements BlobReader {
     const read = async (): Promise<AttestedBlock | undefined> => {
       const block = await store.get(blob, index);
       if (block === undefined) return undefined;
-      const checked = this.verifier.checkOwn(blob, index, block);
-      if (checked.verdict === 'good') return checked.block;
+      const { verdict, block: checked } = this.verifier.checkOwn(blob, index, block);
+      if (verdict === 'good') return checked;
       block.payload.release();
-      this.#metrics.rejected.inc({ reason: 'bad' });
-      logger.warn(fields, 'block in the store differs from the image: dropped');
+      this.#metrics.rejected.inc({ reason: verdict });
+      logger.warn({ ...fields, verdict }, 'block in the store is not to be used: dropped');
       await store.drop(blob.digest, index);
       return undefined;
     };
@@ -526,7 +505,7 @@ export class TransferEngine implements BlobReader {
     const content = this.#tree.contentOf(blob.digest);
     this.#parts.store
       .put(blob, index, block)
-      .then(() => content !== undefined && this.#wholeBlobs.stored(blob, content))
+      .then(() => content !== undefined && this.wrong.stored(blob, content))
       .catch((error: unknown) => {
         const code = error instanceof CodedError ? error.code : 'unknown';
         this.#metrics.unstored.inc({ code });

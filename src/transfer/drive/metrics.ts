@@ -5,8 +5,8 @@ export interface TransferMetrics {
   /** `source`: BlockSource; `kind`: demand or prefetch. */
   readonly blockBytes: Tally;
   /**
-   * Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer` or
-   * `other-size`.
+   * Blocks refused, by `reason`: `bad` (wrong bytes or attestation), `unknown-signer`,
+   * `other-size` or `not-whole`.
    */
   readonly rejected: Counter;
   /** Peers given up, by `reason`. */
@@ -22,6 +22,10 @@ export interface TransferMetrics {
   readonly heldSeconds: Counter;
   /** Blobs that were hashed when complete, by `result`. */
   readonly blobChecks: Counter;
+  /** Blobs distrusted, by `cause`: `content` (a root hashed it), `root` (its word), `report`. */
+  readonly distrusted: Counter;
+  /** Blobs that a root read whole to hash them, by `result`. */
+  readonly wholeReads: Counter;
 }
 
 /** Registers the metrics of the room. */
@@ -43,7 +47,7 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
       name: 'xylem_block_rejected_total',
       help:
         'Blocks refused: wrong bytes or attestation, a root that this host does not know, ' +
-        'or a blob of another size.',
+        'a blob of another size, or one of which wrong blocks were found.',
       labelNames: ['reason'],
     }),
     lost: metrics.counter({
@@ -72,6 +76,18 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     blobChecks: metrics.counter({
       name: 'xylem_blob_checks_total',
       help: 'Blobs hashed when complete, by result: good, bad, incomplete, failed, skipped.',
+      labelNames: ['result'],
+    }),
+    distrusted: metrics.counter({
+      name: 'xylem_blobs_distrusted_total',
+      help:
+        'Blobs distrusted since the start: this root found that the content does not match the ' +
+        'digest (content), a root said so (root), or a host showed a wrong block (report).',
+      labelNames: ['cause'],
+    }),
+    wholeReads: metrics.counter({
+      name: 'xylem_whole_reads_total',
+      help: 'Blobs that a root read whole to hash them, by result: right, wrong, failed.',
       labelNames: ['result'],
     }),
   };

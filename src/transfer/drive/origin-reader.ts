@@ -1,9 +1,9 @@
 import { NO_ATTESTATION } from '../../image/attestation.ts';
-import type { BlobOrigin } from '../../image/block.ts';
+import type { BlobOrigin, BlobRef, BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { BufferPool } from '../../util/buffer-pool.ts';
+import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { errorText } from '../../util/errors.ts';
 import { OriginError, type Origin } from '../contracts/origin.ts';
 import type { PeerErrorDetail } from '../contracts/transport.ts';
@@ -11,6 +11,7 @@ import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { AttemptId, Effect } from '../core/effects.ts';
 import type { Attestor } from './attestor.ts';
 import { OriginRuns } from './origin-runs.ts';
+import type { WrongContent } from './wrong-content.ts';
 
 /** A read of one block from the registry. */
 export type OriginRead = Extract<Effect<AttestedBlock, unknown>, { type: 'ask-origin' }>;
@@ -21,6 +22,7 @@ interface Components {
   readonly hash: Hash;
   readonly attestor: Attestor;
   readonly logger: Logger;
+  readonly wrong: Pick<WrongContent, 'digestsOf' | 'isDistrusted'>;
 }
 
 interface OriginReaderInit {
@@ -32,7 +34,10 @@ interface OriginReaderInit {
   readonly onProgress: (attempts: readonly AttemptId[]) => void;
 }
 
-/** Reads blocks from registries, and attests them. */
+/**
+ * Reads blocks from registries, and attests them. Of a blob that this root hashed as a whole it
+ * attests only blocks with the digests that they had then; of a distrusted blob no others.
+ */
 export class OriginReader {
   readonly #parts: Components;
   readonly #init: OriginReaderInit;
@@ -93,22 +98,52 @@ export class OriginReader {
     { attempt, blob, index, kind, source }: OriginRead,
     signal: AbortSignal,
   ): Promise<AttestedBlock> {
-    const { hash, attestor } = this.#parts;
+    const { hash, attestor, wrong } = this.#parts;
     const origin = this.#init.originOf(blob.digest);
     if (origin === undefined) {
       throw new OriginError(`no registry is known for blob ${blob.digest}`, { code: 'not-found' });
     }
+    // Before anything is read: a distrusted blob has to be hashed first.
+    if (source === 'origin') wrong.digestsOf(blob, origin);
     const located = { ...blob, origin, isOwnWay: source === 'own-way' };
     const isUrgent = kind === 'demand';
     const payload = await this.#runs.read({ attempt, blob: located, index, isUrgent }, signal);
     let block: AttestedBlock = { payload, attestation: NO_ATTESTATION };
     if (source === 'origin') {
       const blockDigest = hash.blake3(payload.bytes);
-      const claim = { blob: blob.digest, index, blockDigest };
+      const whole = this.#isOfWhole(blob, origin, { payload, index, blockDigest });
+      const claim = { blob: blob.digest, index, blockDigest, whole };
       const attestation = await attestor.attest(claim, this.#runs.count === 0);
       block = { payload, attestation, blockDigest };
     }
     this.#own.add(block);
     return block;
+  }
+
+  /**
+   * Whether the block is to be attested as one of a hashed blob: when the blob is distrusted.
+   * Throws OriginError, and releases the payload, when it may not be attested.
+   */
+  #isOfWhole(
+    blob: BlobRef,
+    where: BlobOrigin,
+    read: {
+      readonly payload: PooledBytes;
+      readonly index: BlockIndex;
+      readonly blockDigest: Uint8Array;
+    },
+  ): boolean {
+    const { origin, wrong } = this.#parts;
+    const { payload, index, blockDigest } = read;
+    try {
+      const digests = wrong.digestsOf(blob, where);
+      if (digests?.matches(index, blockDigest) !== false) return wrong.isDistrusted(blob.digest);
+      origin.distrust?.(where);
+      const text = `block ${index} of ${blob.digest} differs from that of the hashed blob`;
+      throw new OriginError(text, { code: 'unavailable' });
+    } catch (error) {
+      payload.release();
+      throw error;
+    }
   }
 }

@@ -3,11 +3,12 @@ import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import { hasOwnKey, isOwnKey, ownKeyOf } from '../../image/blob-key.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
+import type { SignedClaim } from '../../image/signed-claim.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { HostAddress, ResolveReply } from '../../tree/messages.ts';
+import type { BlobNotice, HostAddress, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -41,6 +42,12 @@ const PLACES_MS_MAX = 2_000;
 /** Twice as many as there are blobs known (src/transfer/core/core-types.ts). */
 const ORIGINS_MAX = 32_768;
 
+/** Roots' words on distrusted blobs. */
+interface Notices {
+  readonly noticeOf: (digest: Digest) => SignedClaim | undefined;
+  readonly takeNotice: (digest: Digest, notice: SignedClaim) => void;
+}
+
 interface TreeComponents {
   readonly transport: Transport;
   readonly origin: Origin;
@@ -62,6 +69,7 @@ export class TreeDriver<P, T> {
   readonly #role: HostCoreInit['role'];
   #upstreams: Upstreams;
   readonly #run: (change: (nowMs: number) => void) => void;
+  readonly #notices: Notices;
   /** Of the blobs that the reducer knows, and of some blobs about to be read. */
   readonly #origins = new BoundedMap<Digest, BlobOrigin>({
     entriesMax: ORIGINS_MAX,
@@ -81,6 +89,7 @@ export class TreeDriver<P, T> {
       role: HostCoreInit['role'];
       upstreams: Upstreams;
       run: (change: (nowMs: number) => void) => void;
+      notices: Notices;
     },
   ) {
     this.#parts = components;
@@ -89,6 +98,7 @@ export class TreeDriver<P, T> {
     this.#role = init.role;
     this.#upstreams = init.upstreams;
     this.#run = init.run;
+    this.#notices = init.notices;
   }
 
   setUpstreams(upstreams: Upstreams): void {
@@ -106,13 +116,37 @@ export class TreeDriver<P, T> {
             const isTaken = blocks.blob(blob.digest)?.sizeBytes === blob.sizeBytes;
             if (isTaken) this.#learnOrigin(blob, origin);
           }
-          return reply;
+          const digests = request.blobs.map(({ blob }) => blob.digest);
+          return this.#withNotices(reply, digests);
         });
       },
       leave: (peer, request) => this.#answer((nowMs) => this.#core.leave(peer, request, nowMs)),
-      report: (peer, request) => this.#answer((nowMs) => this.#core.report(peer, request, nowMs)),
+      report: (peer, request) =>
+        this.#answer((nowMs) => {
+          const digests = new Set(request.held.map(({ digest }) => digest));
+          return this.#withNotices(this.#core.report(peer, request, nowMs), digests);
+        }),
       resolve: (_peer, { reference }) => this.manifestOf(reference),
     };
+  }
+
+  /** The reply with this host's word on those of the blobs that it distrusts. */
+  #withNotices<R extends object>(reply: R, digests: Iterable<Digest>): R {
+    const notices: BlobNotice[] = [];
+    for (const digest of digests) {
+      const notice = this.#notices.noticeOf(digest);
+      if (notice !== undefined) notices.push({ digest, notice });
+    }
+    return notices.length === 0 ? reply : { ...reply, notices };
+  }
+
+  #takeNotices({ notices = [] }: { readonly notices?: readonly BlobNotice[] }): void {
+    for (const { digest, notice } of notices) this.#notices.takeNotice(digest, notice);
+  }
+
+  /** The roots that exist now. */
+  get roots(): readonly HostAddress[] {
+    return this.#upstreams.roots;
   }
 
   /** Where the registry has a blob, as far as this host was told. */
@@ -264,14 +298,20 @@ export class TreeDriver<P, T> {
         return this.#call(
           owner,
           (signal) => transport.call(owner, 'join', effect.request, signal),
-          (reply, nowMs) => this.#core.joinReply(ticket, reply, nowMs),
+          (reply, nowMs) => {
+            this.#takeNotices(reply);
+            this.#core.joinReply(ticket, reply, nowMs);
+          },
           (nowMs, failure) => this.#core.joinFailed(ticket, nowMs, failure),
         );
       case 'report':
         return this.#call(
           owner,
           (signal) => transport.call(owner, 'report', effect.request, signal),
-          (reply, nowMs) => this.#core.reportReply(ticket, reply, nowMs),
+          (reply, nowMs) => {
+            this.#takeNotices(reply);
+            this.#core.reportReply(ticket, reply, nowMs);
+          },
           (nowMs, failure) => this.#core.reportFailed(ticket, nowMs, failure),
         );
       case 'leave':

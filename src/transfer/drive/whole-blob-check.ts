@@ -1,10 +1,12 @@
 import type { BlockStore } from '../../blockstore/store.ts';
 import { blockCount, blockIndex, type BlobRef } from '../../image/block.ts';
 import { digestBytes, type Digest } from '../../image/digest.ts';
+import type { SignedClaim } from '../../image/signed-claim.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { WRONG_CLAIMS_MAX } from '../../tree/limits.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { bytesEqual } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
@@ -31,6 +33,11 @@ interface Complete {
   readonly content: Digest;
 }
 
+interface Init {
+  /** Drops the wrong blob's blocks. `claims`: what roots said of the first of them. */
+  readonly onBad: (blob: BlobRef, claims: readonly SignedClaim[]) => Promise<void>;
+}
+
 interface Components {
   readonly store: BlockStore;
   readonly hash: Hash;
@@ -49,7 +56,7 @@ interface Components {
  */
 export class WholeBlobCheck {
   readonly #parts: Components;
-  readonly #onBad: (digest: Digest) => Promise<void>;
+  readonly #onBad: Init['onBad'];
   readonly #checks: Counter;
   /** Lowest block of each blob of a size that was missing at the last look. */
   readonly #missing = new BoundedMap<string, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
@@ -57,8 +64,7 @@ export class WholeBlobCheck {
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
 
-  /** `onBad` drops the blob's blocks. */
-  constructor(components: Components, init: { onBad: (digest: Digest) => Promise<void> }) {
+  constructor(components: Components, init: Init) {
     this.#parts = components;
     this.#onBad = init.onBad;
     this.#checks = transferMetrics(components.metrics).blobChecks;
@@ -79,6 +85,13 @@ export class WholeBlobCheck {
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
     this.#waiting.push({ blob, content });
     this.#running ??= this.#work();
+  }
+
+  /** Blocks of the blob are dropped elsewhere: it is hashed again when it is complete again. */
+  forget(digest: Digest): void {
+    for (const [name] of this.#missing) {
+      if (name.startsWith(`${digest}/`)) this.#missing.delete(name);
+    }
   }
 
   async stop(): Promise<void> {
@@ -105,33 +118,40 @@ export class WholeBlobCheck {
   }
 
   async #check({ blob, content }: Complete): Promise<'good' | 'bad' | 'incomplete'> {
-    const digest = await this.#hash(blob);
-    if (digest === undefined) return 'incomplete';
-    if (bytesEqual(digest, digestBytes(content))) return 'good';
+    const hashed = await this.#hash(blob);
+    if (hashed === undefined) return 'incomplete';
+    if (bytesEqual(hashed.digest, digestBytes(content))) return 'good';
     this.#parts.logger.error(
       { blob: blob.digest },
       'blob content does not match its digest: dropping all its blocks',
     );
     this.#missing.delete(nameOf(blob));
-    await this.#onBad(blob.digest);
+    await this.#onBad(blob, hashed.claims);
     return 'bad';
   }
 
-  async #hash(blob: BlobRef): Promise<Uint8Array | undefined> {
+  async #hash(
+    blob: BlobRef,
+  ): Promise<{ readonly digest: Uint8Array; readonly claims: SignedClaim[] } | undefined> {
     const { store, clock, hash } = this.#parts;
     const hasher = hash.sha256Stream();
     const count = blockCount(blob.sizeBytes);
+    const claims: SignedClaim[] = [];
     for (let i = 0; i < count; i++) {
       const block = await store.get(blob, blockIndex(i));
       if (block === undefined) return undefined;
       try {
-        hasher.update(block.payload.bytes);
+        const { payload, attestation } = block;
+        hasher.update(payload.bytes);
+        const blockDigest = block.blockDigest ?? hash.blake3(payload.bytes);
+        const claim = { index: blockIndex(i), blockDigest, attestation };
+        if (claims.length < WRONG_CLAIMS_MAX) claims.push(claim);
       } finally {
         block.payload.release();
       }
       await clock.sleep(PAUSE_MS, this.#stop.signal);
     }
-    return hasher.digest();
+    return { digest: hasher.digest(), claims };
   }
 }
 

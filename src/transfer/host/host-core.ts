@@ -72,6 +72,19 @@ export interface HostCoreInit extends Upstreams {
   readonly reportIntervalMs?: number;
 }
 
+/** What a `HostCore` needs of its host. */
+interface HostCoreComponents<P> {
+  readonly ops: PayloadOps<P>;
+  readonly random: Random;
+  readonly held: (digest: Digest, index: BlockIndex) => boolean;
+  /** Blocks in the store, ascending. */
+  readonly blocksOf: (digest: Digest) => readonly BlockIndex[];
+  /** Whether wrong blocks of the blob were attested: no host is asked for what it holds of it. */
+  readonly isDistrusted?: (digest: Digest) => boolean;
+  /** The registry that has a blob; '' when there is but one, and for all unconfigured ones. */
+  readonly sourceKey?: (digest: Digest) => string;
+}
+
 /** Work for the driver: effects of the block reducer on the world, and messages to owners. */
 export type HostEffect<P, T> =
   | Exclude<Effect<P, T>, { type: 'touched' | 'no-holder' }>
@@ -89,8 +102,7 @@ export class HostCore<P, T> {
   readonly #uplink: Uplink | undefined;
   readonly #memberships: readonly Membership[];
   readonly #topology: Topology | undefined;
-  readonly #blocksOf: (digest: Digest) => readonly BlockIndex[];
-  readonly #sourceKey: (digest: Digest) => string;
+  readonly #of: Pick<HostCoreComponents<P>, 'blocksOf' | 'isDistrusted' | 'sourceKey'>;
   readonly #self: PeerId;
   readonly #wanted = new Map<Digest, LocatedBlob>();
   #effects: HostEffect<P, T>[] = [];
@@ -103,20 +115,8 @@ export class HostCore<P, T> {
   #takeoverEndMs: number | undefined;
   #nowMs = 0;
 
-  constructor(
-    components: {
-      ops: PayloadOps<P>;
-      random: Random;
-      held: (digest: Digest, index: BlockIndex) => boolean;
-      /** Blocks in the store, ascending. */
-      blocksOf: (digest: Digest) => readonly BlockIndex[];
-      /** The registry that has a blob; '' when there is but one, and for all unconfigured ones. */
-      sourceKey?: (digest: Digest) => string;
-    },
-    init: HostCoreInit,
-  ) {
-    this.#blocksOf = components.blocksOf;
-    this.#sourceKey = components.sourceKey ?? (() => '');
+  constructor(components: HostCoreComponents<P>, init: HostCoreInit) {
+    this.#of = components;
     this.#self = init.self.peer;
     const { self, role, reportIntervalMs } = init;
     const keepsTrees = role !== 'child';
@@ -209,7 +209,7 @@ export class HostCore<P, T> {
     const wanted = blobs.map(({ blob, origin }) => ({
       blob,
       origin,
-      held: () => runsOf(this.#blocksOf(blob.digest)),
+      held: () => runsOf(this.#of.blocksOf(blob.digest)),
     }));
     this.#tree(this.#membership.want(wanted, nowMs));
     this.#keepWanted();
@@ -369,7 +369,7 @@ export class HostCore<P, T> {
       owns: (digest, stripe) => this.#owns(digest, stripe),
       keeps: (digest, stripe) => this.#keeps(digest, stripe),
       holders: (digest, index, nowMs) => this.#holders(digest, index, nowMs),
-      sourceKey: this.#sourceKey,
+      sourceKey: (digest) => this.#of.sourceKey?.(digest) ?? '',
       depth: (digest, stripe) => {
         if (this.#owns(digest, stripe)) return 0;
         const depth = this.#placeOf(digest, stripe)?.path.length ?? NO_PLACE_DEPTH;
@@ -477,7 +477,7 @@ export class HostCore<P, T> {
   /** Only blobs that recently came to this root may be held by others and not by it. */
   #holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[] {
     const topology = this.#topology;
-    if (topology === undefined) return [];
+    if (topology === undefined || this.#of.isDistrusted?.(digest) === true) return [];
     const blob = this.blocks.blob(digest);
     const stripe = blob === undefined ? 0 : index % stripeCount(blob.sizeBytes);
     const isFirst = this.#ring.order(digest, stripe)[0] === this.#self;

@@ -13,6 +13,7 @@ import {
 import * as frames from '../../../src/net/wire/frames.ts';
 import { TREE, messageFrames, treeError } from '../../../src/net/calls/call-message.ts';
 import { CALLS, type Calls } from '../../../src/net/calls/call-table.ts';
+import type { SignedClaim } from '../../../src/image/signed-claim.ts';
 import { WIRE_VERSION } from '../../../src/net/wire/version.ts';
 import { NodeMac } from '../../../src/runtime/node/mac.ts';
 import type { Random } from '../../../src/runtime/random.ts';
@@ -76,6 +77,15 @@ function admission(): readonly (Uint8Array | undefined)[] {
 
 const [hello, challenge, proof, admitted] = admission();
 
+const claim: SignedClaim = {
+  index: blockIndex(258),
+  blockDigest: new Uint8Array(32).fill(0xdd),
+  attestation: {
+    signer: new Uint8Array(32).fill(0xaa),
+    signature: new Uint8Array(164).fill(0xbb),
+  },
+};
+
 /**
  * One of every message, as it crosses the wire: in hex here, in the tests, and in
  * docs/WIRE_PROTOCOL.md.
@@ -119,6 +129,11 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   'LEAVE reply': answered('leave', undefined),
   REPORT: asked('report', { lost: [peer], held: [{ digest, stripe: 2, epoch: 5 }] }),
   'REPORT reply': answered('report', { places: [], unknown: [digest] }),
+  'REPORT reply, of a distrusted blob': answered('report', {
+    places: [],
+    unknown: [],
+    notices: [{ digest, notice: claim }],
+  }),
   RESOLVE: asked('resolve', { reference: 'r.io/a/b:1' }),
   'RESOLVE reply': answered('resolve', {
     manifestDigest: digest,
@@ -171,12 +186,23 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     isPublic: true,
     isBelieved: false,
   }),
+  'OPEN_BLOB reply, of a distrusted blob': answered('open-blob', {
+    outcome: 'open',
+    key: digest,
+    sizeBytes: 2 ** 40,
+    isPublic: true,
+    isBelieved: true,
+    notice: claim,
+  }),
   'OPEN_BLOB reply, no way': answered('open-blob', { outcome: 'no-way', isBelieved: true }),
   'OPEN_BLOB reply, refused': answered('open-blob', {
     outcome: 'denied',
     challenge: '',
     retryAfterMs: 0,
   }),
+  WRONG_BLOB: asked('wrong-blob', { digest, claims: [claim] }),
+  'WRONG_BLOB reply': answered('wrong-blob', {}),
+  'WRONG_BLOB reply, distrusted': answered('wrong-blob', { notice: claim }),
   MANIFEST: asked('manifest', { origin, reference: '1.4' }),
   'MANIFEST reply': answered('manifest', {
     outcome: 'found',

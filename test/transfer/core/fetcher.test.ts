@@ -2,10 +2,11 @@ import { describe, expect, it } from 'vitest';
 import { blockIndex, BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { BlockCore } from '../../../src/transfer/core/core.ts';
+import type { CoreInit } from '../../../src/transfer/core/core-types.ts';
 import type { Effect } from '../../../src/transfer/core/effects.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { digestOf } from '../../tree/kit/messages.ts';
-import { SmallWorld, type SmallHost } from '../kit/small-world.ts';
+import { DIGEST, SmallWorld, source, type SmallHost } from '../kit/small-world.ts';
 
 const NAMES = ['l0', 'l1', 'l2', 'l3', 'l4', 'l5', 'l6', 'l7'];
 
@@ -63,6 +64,51 @@ describe('BlockCore of a new owner', () => {
     holders[2]?.store.add(blockIndex(3));
     expect(timeOf(world, root, 3)).toBeLessThan(1500);
     expect(root.answers.get('r3')?.source).toBe('alternate');
+  });
+});
+
+describe('BlockCore of a host that prefetches', () => {
+  /** A child whose root answers nothing, and that is to prefetch `count` blocks. */
+  function behindLiar(
+    count: number,
+    more: Partial<CoreInit> = {},
+  ): { world: SmallWorld; root: SmallHost; child: SmallHost } {
+    const world = new SmallWorld(1);
+    const root = world.add('root', { owner: true });
+    const init = { prefetchMax: 64, ...more };
+    const child = world.add('a', { sources: [source('root', 'parent')], init });
+    root.liar = true;
+    const indices = Array.from({ length: count }, (_, i) => blockIndex(i));
+    child.core.order({ digest: DIGEST, indices }, 0);
+    world.drain(child);
+    return { world, root, child };
+  }
+
+  it('gives the places of late prefetches to others after a second', () => {
+    const { world, root, child } = behindLiar(12);
+    expect(child.asked).toHaveLength(8);
+    world.run(900);
+    root.liar = false;
+    world.run(3_000);
+    // The first eight were asked of the liar; the others did not have to wait for them.
+    expect([...child.store].toSorted((x, y) => x - y)).toEqual([8, 9, 10, 11]);
+    expect(child.lost).toEqual([]);
+  });
+
+  it('has a bounded number of prefetches in flight at a peer, however late they are', () => {
+    const { world, child } = behindLiar(20, { peerLateMax: 4 });
+    world.run(1_900);
+    expect(child.asked).toHaveLength(8 + 4);
+    expect(child.lost).toEqual([]);
+  });
+
+  it('asks a demand read at once while all prefetches are late', () => {
+    const { world, root, child } = behindLiar(20, { peerLateMax: 4 });
+    world.run(1_900);
+    root.liar = false;
+    world.read(child, 'wanted', 15);
+    world.run(2_000);
+    expect(child.answers.has('wanted')).toBe(true);
   });
 });
 

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import {
+  attestBatch,
   AttestationChecker,
   batchSize,
   NO_ATTESTATION,
@@ -97,5 +98,15 @@ describe('Attestor', () => {
     const waiting = attestor.attest(claim(0), false);
     attestor.stop();
     expect(batchSize(await waiting)).toBe(1);
+  });
+
+  it('Attestor.latest() puts no weak claim in the place of a whole one', async () => {
+    const { attestor } = make();
+    for (let i = 0; i < 8; i++) await attestor.attest(claim(i), true);
+    const sealed = attestor.latest(DIGEST, blockIndex(3), block(3));
+    expect(batchSize(defined(sealed, 'a fuller batch'))).toBe(8);
+    const [whole] = attestBatch({ hash, signer }, [{ ...claim(3), whole: true }]);
+    const later = { ...block(3), attestation: defined(whole, 'an attestation') };
+    expect(attestor.latest(DIGEST, blockIndex(3), later)).toBeUndefined();
   });
 });

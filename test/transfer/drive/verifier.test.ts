@@ -3,6 +3,7 @@ import { attestBatch, NO_ATTESTATION, type Attestation } from '../../../src/imag
 import type { AttestedBlock } from '../../../src/image/attested-block.ts';
 import { BlockDigests } from '../../../src/image/block-digests.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import type { Digest } from '../../../src/image/digest.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { ed25519Signer } from '../../../src/runtime/node/signer.ts';
 import { BlockVerifier } from '../../../src/transfer/drive/verifier.ts';
@@ -23,18 +24,18 @@ function answer(bytes: Uint8Array, attestation: Attestation): AttestedBlock {
   return { payload: PooledBytes.unpooled(bytes), attestation };
 }
 
-function attested(bytes: Uint8Array, signer = root): Attestation {
-  const claim = { blob: DIGEST, index: last, blockDigest: hash.blake3(bytes) };
+function attested(bytes: Uint8Array, signer = root, whole = false): Attestation {
+  const claim = { blob: DIGEST, index: last, blockDigest: hash.blake3(bytes), whole };
   return defined(attestBatch({ hash, signer }, [claim])[0], 'an attestation');
 }
 
-function verifier(): BlockVerifier {
-  return new BlockVerifier({ hash }, { own: own.publicKey, rootKeys: [root.publicKey] });
+function verifier(distrust: ReadonlySet<Digest> = new Set()): BlockVerifier {
+  return new BlockVerifier({ hash, distrust }, { own: own.publicKey, rootKeys: [root.publicKey] });
 }
 
 /** Of an image whose digests are known here. */
-function knowing(): BlockVerifier {
-  const made = verifier();
+function knowing(distrust?: ReadonlySet<Digest>): BlockVerifier {
+  const made = verifier(distrust);
   const digests = new Uint8Array(64);
   digests.set(hash.blake3(right), 32);
   expect(made.addDigests(blob, BlockDigests.make(blob, digests))).toBe(true);
@@ -55,6 +56,42 @@ describe('BlockVerifier.check()', () => {
     expect(knowing().check(blob, last, short).verdict).toBe('bad');
     const kept = answer(right.subarray(1), attested(right.subarray(1)));
     expect(verifier().checkOwn(blob, last, kept).verdict).toBe('bad');
+  });
+
+  it('takes of a distrusted blob only what a root attested after hashing all of it', () => {
+    const careful = verifier(new Set([DIGEST]));
+    const weak = answer(right, attested(right));
+    const whole = answer(right, attested(right, root, true));
+    for (const check of [careful.check.bind(careful), careful.checkOwn.bind(careful)]) {
+      expect(check(blob, last, weak)).toMatchObject({ verdict: 'not-whole' });
+      expect(check(blob, last, whole)).toMatchObject({ verdict: 'good', isWhole: true });
+      const forged = answer(wrong, attested(right, root, true));
+      expect(check(blob, last, forged).verdict).toBe('bad');
+      const strange = answer(right, attested(right, stranger, true));
+      expect(check(blob, last, strange).verdict).toBe('unknown-signer');
+    }
+    expect(verifier().check(blob, last, whole)).toMatchObject({ verdict: 'good', isWhole: true });
+    expect(verifier().check(blob, last, weak).isWhole).toBeUndefined();
+  });
+
+  it('takes what this host read for itself alone, of a distrusted blob too', () => {
+    const careful = verifier(new Set([DIGEST]));
+    expect(careful.checkOwn(blob, last, answer(right, NO_ATTESTATION)).verdict).toBe('good');
+    expect(careful.check(blob, last, answer(right, NO_ATTESTATION)).verdict).not.toBe('good');
+  });
+
+  it('learns nothing from a whole bit that it did not check', () => {
+    const forged = answer(right, attested(right, stranger, true));
+    expect(knowing().check(blob, last, forged)).toMatchObject({ verdict: 'good' });
+    expect(knowing().check(blob, last, forged).isWhole).toBeUndefined();
+    expect(verifier().check(blob, last, forged).isWhole).toBeUndefined();
+  });
+
+  it('passes on no weak claim of a distrusted blob, whatever the image says of the block', () => {
+    const careful = knowing(new Set([DIGEST]));
+    expect(careful.mayPassOn(DIGEST, last, answer(right, attested(right)))).toBe(false);
+    expect(careful.mayPassOn(DIGEST, last, answer(right, attested(right, root, true)))).toBe(true);
+    expect(careful.mayPassOn(DIGEST, last, answer(right, attested(right)))).toBe(false);
   });
 
   it('knows the keys that it was told last, and no others', () => {

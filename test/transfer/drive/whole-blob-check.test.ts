@@ -4,6 +4,7 @@ import { MemoryStore } from '../../../src/blockstore/memory-store.ts';
 import { NO_ATTESTATION } from '../../../src/image/attestation.ts';
 import { BLOCK_SIZE_BYTES, blockIndex, type BlobRef } from '../../../src/image/block.ts';
 import { parseDigest } from '../../../src/image/digest.ts';
+import type { SignedClaim } from '../../../src/image/signed-claim.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { silentMetrics, type Metrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -15,14 +16,17 @@ import { ManualClock } from '../../kit/manual-clock.ts';
 const BYTES = new Uint8Array(2 * BLOCK_SIZE_BYTES + 100).map((_, i) => i * 7);
 const HEX = createHash('sha256').update(BYTES).digest('hex');
 
+interface Outcome {
+  readonly result: string;
+  readonly store: MemoryStore;
+  readonly bad: { readonly blob: BlobRef; readonly claims: readonly SignedClaim[] }[];
+}
+
 /** Stores a blob whose blocks have the key, and whose content is to have the digest. */
-async function run(
-  hex: string,
-  keyHex = hex,
-): Promise<{ result: string; store: MemoryStore; bad: string[] }> {
+async function run(hex: string, keyHex = hex): Promise<Outcome> {
   const store = new MemoryStore();
   await store.start();
-  const bad: string[] = [];
+  const bad: Outcome['bad'] = [];
   const result = Promise.withResolvers<string>();
   const metrics: Metrics = {
     ...silentMetrics,
@@ -32,8 +36,9 @@ async function run(
   const check = new WholeBlobCheck(
     { ...parts, logger: silentLogger, metrics },
     {
-      onBad: async (key) => {
-        bad.push(key);
+      onBad: async (found, claims) => {
+        bad.push({ blob: found, claims });
+        const { digest: key } = found;
         for (const index of store.blocksOf(key)) await store.drop(key, index);
       },
     },
@@ -71,6 +76,10 @@ describe('WholeBlobCheck', () => {
     const { result, store, bad } = await run('0'.repeat(64));
     expect(result).toBe('bad');
     expect(store.stats().blockCount).toBe(0);
-    expect(bad).toEqual([`sha256:${'0'.repeat(64)}`]);
+    const [{ blob, claims }] = bad as [Outcome['bad'][0]];
+    expect(blob.digest).toBe(`sha256:${'0'.repeat(64)}`);
+    const last = new NodeHash().blake3(BYTES.subarray(2 * BLOCK_SIZE_BYTES));
+    expect(claims.map(({ index }) => index)).toEqual([0, 1, 2]);
+    expect(claims[2]?.blockDigest).toEqual(last);
   });
 });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { BLOCK_SIZE_BYTES, blockIndex, type BlobRef } from '../../../src/image/block.ts';
+import type { Digest } from '../../../src/image/digest.ts';
 import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { HostCore, type HostCoreInit } from '../../../src/transfer/host/host-core.ts';
 import { TreeError } from '../../../src/tree/errors.ts';
@@ -14,13 +15,17 @@ interface Block {
 const ROOT = card('root');
 const SIZE = 3 * BLOCK_SIZE_BYTES;
 
-function make(init: Partial<HostCoreInit> = {}): HostCore<Block, string> {
+function make(
+  init: Partial<HostCoreInit> = {},
+  isDistrusted: (digest: Digest) => boolean = () => false,
+): HostCore<Block, string> {
   return new HostCore<Block, string>(
     {
       ops: { length: ({ lengthBytes }) => lengthBytes, retain: () => {}, release: () => {} },
       random: new SeededRandom('host core'),
       held: () => false,
       blocksOf: () => [],
+      isDistrusted,
     },
     { self: ROOT, role: 'root', roots: [ROOT], ...init },
   );
@@ -215,6 +220,13 @@ describe('HostCore.blocks of a root that hosts told what they hold', () => {
     expect(asks(core, 1, 10 * 60_000 + 1)).toEqual(['registry']);
     core.rootsChanged({ roots: [ROOT, card('other')] }, 10 * 60_000 + 2);
     expect(asks(core, 2, 10 * 60_000 + 3)).toHaveLength(1);
+  });
+
+  it('asks nobody for what they hold of a distrusted blob', () => {
+    const core = make({}, (digest) => digest === digestOf(1));
+    core.tick(0);
+    join(core, 'a', [{ ...wanted(1), held }]);
+    expect(asks(core, 0, 1)).toEqual(['registry']);
   });
 
   it('believes nothing of a host that did not give what it said it holds, for ten minutes', () => {
