@@ -16,6 +16,9 @@ const BLOB_BYTES = 16 * MIB + 100;
 const PART_BYTES = 256 * 1024;
 const TOKEN = 'Bearer good';
 
+/** The sha256 of a whole blob is checked in the background. */
+const WHOLE_CHECK = { timeout: 10_000, interval: 200 };
+
 const registry = new FakeRegistry();
 let dir: string;
 const clusters: AgentCluster[] = [];
@@ -223,7 +226,7 @@ describe('a blob that only the token of a client opens', () => {
       .poll(async () => {
         const { status, body } = await read(one, of, [5 * MIB, 5 * MIB + 10]);
         return status === 206 && body.equals(of.blob.bytes.subarray(5 * MIB, 5 * MIB + 10));
-      })
+      }, WHOLE_CHECK)
       .toBe(true);
   });
 });
