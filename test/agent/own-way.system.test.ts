@@ -253,5 +253,9 @@ describe('a blob that the root cannot read', () => {
   it('since it cannot reach the registry is read by the own way of its host', async () => {
     const cluster = await start('apart', 1, { proxy: 'http://127.0.0.1:9' });
     await expectOwnWay(cluster, 'apart');
+    const of = { name: 'open', blob: add('open', undefined, new Set([undefined])) };
+    const child = defined(cluster.children[0], 'a child');
+    const { status, body } = await read(child, of, [0, 100], '');
+    expect([status, body.equals(of.blob.bytes.subarray(0, 100))]).toEqual([206, true]);
   });
 });
