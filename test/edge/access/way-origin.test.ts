@@ -196,7 +196,7 @@ function send({ offset, target }: UrlRun, end = 1000): undefined {
 const REFUSED: UrlHead = { status: 401, headers: { 'www-authenticate': 'Bearer realm="x"' } };
 
 describe('WayOrigin.readInto(), a blob that clients have ways to', () => {
-  it('tries the clients first where only they have a way, the own credentials first elsewhere', async () => {
+  it('tries clients first where only they have a way, else the own credentials', async () => {
     const own = makeOrigin();
     own.world.onUrl = (_, run) => send(run);
     own.show('token');
