@@ -361,7 +361,9 @@ export class OpenBlobGate implements BlobGate {
     this.#leave(blob);
     const { trees } = this.#parts;
     const where = originOf(address);
-    const origin = blob.digest === digest ? where : { ...where, content: digest };
+    // Of an opaque blob nobody knows the digest of the content: what names it is a key.
+    const isNamed = blob.digest === digest || where.opaque !== undefined;
+    const origin = isNamed ? where : { ...where, content: digest };
     const join = async (): Promise<void> => {
       if (where.storage !== undefined) await this.#lend(address, digest, blob);
       await trees.open([{ blob, origin }]);
