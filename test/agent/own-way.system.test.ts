@@ -16,6 +16,9 @@ const BLOB_BYTES = 16 * MIB + 100;
 const PART_BYTES = 256 * 1024;
 const TOKEN = 'Bearer good';
 
+/** The sha256 of a whole blob is checked in the background. */
+const WHOLE_CHECK = { timeout: 10_000, interval: 200 };
+
 const registry = new FakeRegistry();
 let dir: string;
 const clusters: AgentCluster[] = [];
@@ -223,7 +226,7 @@ describe('a blob that only the token of a client opens', () => {
       .poll(async () => {
         const { status, body } = await read(one, of, [5 * MIB, 5 * MIB + 10]);
         return status === 206 && body.equals(of.blob.bytes.subarray(5 * MIB, 5 * MIB + 10));
-      })
+      }, WHOLE_CHECK)
       .toBe(true);
   });
 });
@@ -250,5 +253,9 @@ describe('a blob that the root cannot read', () => {
   it('since it cannot reach the registry is read by the own way of its host', async () => {
     const cluster = await start('apart', 1, { proxy: 'http://127.0.0.1:9' });
     await expectOwnWay(cluster, 'apart');
+    const of = { name: 'open', blob: add('open', undefined, new Set([undefined])) };
+    const child = defined(cluster.children[0], 'a child');
+    const { status, body } = await read(child, of, [0, 100], '');
+    expect([status, body.equals(of.blob.bytes.subarray(0, 100))]).toEqual([206, true]);
   });
 });

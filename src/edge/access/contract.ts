@@ -1,7 +1,6 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { OpenedBlob } from '../../transfer/host/open-blob-types.ts';
-import type { AccessError } from './access-error.ts';
 import type { Way } from './ways.ts';
 
 /** A blob as a URL of its origin names it. */
@@ -43,6 +42,4 @@ export interface BlobGate {
   open(request: GateRequest): Promise<GrantedBlob>;
   /** What `open()` would give at once, without asking anybody. */
   opened(request: Omit<GateRequest, 'signal'>): OpenedBlob | undefined;
-  /** The client's way was refused while its blob was read. */
-  closed(request: Omit<GateRequest, 'signal'>, error: AccessError): void;
 }

@@ -25,7 +25,7 @@ import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract
 import type { BlobRoots } from './blob-roots.ts';
 import { accessMetrics, type AccessMetrics } from './metrics.ts';
 import type { UrlProbe } from './url-probe.ts';
-import type { Ways } from './ways.ts';
+import type { Way, Ways } from './ways.ts';
 
 /** Blobs open at a time: a host of 100 images of 100 layers stays below it. */
 const BLOBS_MAX = 16_384;
@@ -164,18 +164,6 @@ export class OpenBlobGate implements BlobGate {
     } finally {
       signal.removeEventListener('abort', onAbort);
     }
-  }
-
-  /** A client's way turned out to be closed: the next request with it is told so at once. */
-  closed(
-    { address, digest, authorization }: Omit<GateRequest, 'signal'>,
-    error: AccessError,
-  ): void {
-    const right = this.#rightOf(address, authorization);
-    const refusal = refusalOfError(error);
-    this.#run((nowMs) =>
-      this.#blobs.rightClosed({ digest, origin: originOf(address), right }, refusal, nowMs),
-    );
   }
 
   rootsChanged(): void {
@@ -332,11 +320,25 @@ export class OpenBlobGate implements BlobGate {
     const way = this.#parts.ways.add(blob.digest, { url: address.url, authorization });
     const joined = this.#joinOrFail(token, opened);
     if (joined === undefined) return;
+    this.#watch(way, token.request);
     this.#lendAgain(token.request, blob, joined);
     joined.ready.then(
       () => token.resolve({ ...opened, way }),
       (error: unknown) => token.reject(error instanceof Error ? error : new Error(String(error))),
     );
+  }
+
+  /**
+   * When the way turns out to be closed while the request runs, the next one with the same right is
+   * told so at once.
+   */
+  #watch(way: Way, { address, digest, authorization, signal }: GateRequest): void {
+    const right = this.#rightOf(address, authorization);
+    const shown = { digest, origin: originOf(address), right };
+    const unwatch = way.watch((error) => {
+      this.#run((nowMs) => this.#blobs.rightClosed(shown, refusalOfError(error), nowMs));
+    });
+    signal.addEventListener('abort', unwatch, { once: true });
   }
 
   /** Undefined when a bound is reached: the request has its error. */
@@ -359,7 +361,9 @@ export class OpenBlobGate implements BlobGate {
     this.#leave(blob);
     const { trees } = this.#parts;
     const where = originOf(address);
-    const origin = blob.digest === digest ? where : { ...where, content: digest };
+    // Of an opaque blob nobody knows the digest of the content: what names it is a key.
+    const isNamed = blob.digest === digest || where.opaque !== undefined;
+    const origin = isNamed ? where : { ...where, content: digest };
     const join = async (): Promise<void> => {
       if (where.storage !== undefined) await this.#lend(address, digest, blob);
       await trees.open([{ blob, origin }]);

@@ -13,8 +13,8 @@ const BLOBS_MAX = 1024;
 const WAYS_PER_BLOB_MAX = 4;
 
 /**
- * A signed URL or a token lasts minutes; one that nobody has shown for this long is not tried.
- * (tunable)
+ * A signed URL or a token lasts minutes; one that nobody has shown for this long, and by which no
+ * request runs, is not tried. (tunable)
  */
 const WAY_MS = 600_000;
 
@@ -56,6 +56,11 @@ export class Way {
     return () => void this.#watchers.delete(onClosed);
   }
 
+  /** A request that came by it still runs. */
+  get isInUse(): boolean {
+    return this.#watchers.size > 0;
+  }
+
   /** The origin refuses the way now. */
   close(error: AccessError): void {
     for (const onClosed of [...this.#watchers]) onClosed(error);
@@ -92,7 +97,7 @@ export class Ways {
   /** Ways that may still be open, the newest first. */
   of(key: Digest): readonly Way[] {
     const nowMs = this.#clock.nowMs();
-    return (this.#ways.get(key) ?? []).filter((way) => nowMs < way.untilMs);
+    return (this.#ways.get(key) ?? []).filter((way) => nowMs < way.untilMs || way.isInUse);
   }
 
   remove(key: Digest, way: Way): void {

@@ -243,9 +243,11 @@ export class MirrorEndpoint implements LocalRoute {
   /** The blob or manifest, once this client is found to be allowed to read it. */
   async #admit(wish: Wish, digest: Digest): Promise<BlobRef> {
     const { authorization } = wish.request.headers;
-    const { signal } = wish.exchange;
+    const { signal, abort } = wish.exchange;
     const address = this.#addressOf(wish, digest);
-    const { blob } = await this.#parts.gate.open({ digest, address, authorization, signal });
+    const { blob, way } = await this.#parts.gate.open({ digest, address, authorization, signal });
+    // What a client can mend (a token that has expired) it is told at once.
+    signal.addEventListener('abort', way.watch(abort), { once: true });
     return blob;
   }
 

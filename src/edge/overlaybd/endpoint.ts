@@ -216,8 +216,7 @@ export class BlobEndpoint implements LocalRoute {
     const { blob, way } = await gate.open({ digest, address, authorization, signal });
     // What a client can mend (a token that has expired) it is told at once, not when all else has
     // failed too.
-    const unwatch = way.watch(exchange.abort);
-    signal.addEventListener('abort', unwatch, { once: true });
+    signal.addEventListener('abort', way.watch(exchange.abort), { once: true });
     return blob;
   }
 

@@ -93,8 +93,12 @@ export interface OpenBlobsInit {
   readonly idleMs: number;
 }
 
-/** Whether a refusal says all that the registry would: a client needs the challenge. */
+/**
+ * Whether a refusal says all that the registry would: a client needs the challenge, and of a
+ * registry that the root cannot reach this host may hear more.
+ */
 export function isWholeRefusal(refusal: OpenRefusal): boolean {
+  if (refusal.code === 'unchecked') return false;
   return !('challenges' in refusal) || refusal.challenges.length > 0;
 }
 

@@ -34,6 +34,7 @@ class World {
   readonly fromRoot = new FakeStorage();
   readonly fromChild = new FakeStorage();
   readonly opened: BlobOrigin[] = [];
+  readonly alone: BlobOrigin[] = [];
   readonly asked: OpenRequest[] = [];
   mayLend = true;
   readonly authority: BlobAuthority;
@@ -70,7 +71,7 @@ class World {
         trees: {
           open: async (blobs) => void this.opened.push(...blobs.map(({ origin }) => origin)),
           close: () => {},
-          openOwnWay: () => {},
+          openOwnWay: ({ origin }) => void this.alone.push(origin),
           closeOwnWay: () => {},
         },
       },
@@ -181,6 +182,8 @@ describe('OpenBlobGate, an opaque blob', () => {
     expect(granted.isShared).toBe(false);
     expect(granted.blob.digest).not.toBe(KEY);
     expect(isOwnKey(granted.blob.digest)).toBe(true);
+    // Its key is the digest of nothing: the whole must not be held against it.
+    expect(world.alone.map(({ content }) => content)).toEqual([undefined]);
   });
 
   it.each([

@@ -9,8 +9,15 @@ import { digestOf, type Digest } from '../../../src/image/digest.ts';
 import { Scatter } from '../../../src/util/scatter.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
-import { OriginError, type Origin } from '../../../src/transfer/contracts/origin.ts';
+import {
+  OriginError,
+  type Origin,
+  type OriginBlob,
+} from '../../../src/transfer/contracts/origin.ts';
+import { protocolError } from '../../../src/registry/errors.ts';
+import type { UrlHead, UrlRequest, UrlRun } from '../../../src/registry/url-client.ts';
 import type { PeerId } from '../../../src/util/peer-id.ts';
+import { sampleBytes } from '../../kit/layers.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { FakeStorage, signature } from '../kit/fake-storage.ts';
 
@@ -142,5 +149,124 @@ describe('WayOrigin, a blob with a digest', () => {
     expect(await read(0, 1000, { ...at, content })).toEqual(BYTES);
     const other = digestOf(hash, BYTES.subarray(1));
     await expect(read(0, 1000, { ...at, content: other })).rejects.toThrow('gave other bytes');
+  });
+});
+
+const bytes = sampleBytes(1000, 5);
+const content = digestOf(hash, bytes);
+const blob: OriginBlob = {
+  digest: digestOf(hash, new Uint8Array(1)),
+  sizeBytes: 1000,
+  origin: { registry: 'r.test', repository: 'app', content },
+};
+const AT_REGISTRY = 'https://r.test/v2/app/blobs/x';
+
+/** An origin whose registry and URLs are played by the test. */
+function makeOrigin() {
+  const clock = new ManualClock();
+  const ways = new Ways({ clock });
+  const asked: string[] = [];
+  const world = {
+    ways,
+    asked,
+    isRefused: true,
+    onUrl: (_token: string, _run: UrlRun): UrlHead | undefined => undefined,
+    show: (token: string) => ways.add(blob.digest, { url: AT_REGISTRY, authorization: token }),
+  };
+  const inner = {
+    readInto: async (): Promise<void> => {
+      asked.push('own credentials');
+      if (world.isRefused) throw new OriginError('refused', { code: 'refused' });
+    },
+  } as unknown as Origin;
+  const fill = async (request: UrlRequest, run: UrlRun): Promise<UrlHead | undefined> => {
+    const token = request.headers['authorization'] ?? '';
+    asked.push(`${token} from ${run.offset + run.target.filled}`);
+    return world.onUrl(token, run);
+  };
+  const parts = { inner, urls: { fill }, ways, hash, clock, onChanged: () => {} };
+  return { ...world, world, origin: new WayOrigin({ ...parts, metrics: silentMetrics }) };
+}
+
+/** Sends the bytes of the run up to this place in the blob. */
+function send({ offset, target }: UrlRun, end = 1000): undefined {
+  target.write(target.filled, bytes.subarray(offset + target.filled, end));
+}
+
+const REFUSED: UrlHead = { status: 401, headers: { 'www-authenticate': 'Bearer realm="x"' } };
+
+describe('WayOrigin.readInto(), a blob that clients have ways to', () => {
+  it('tries clients first where only they have a way, else the own credentials', async () => {
+    const own = makeOrigin();
+    own.world.onUrl = (_, run) => send(run);
+    own.show('token');
+    const run = () => Scatter.of(new Uint8Array(100));
+    await own.origin.readInto({ ...blob, isOwnWay: true }, 500, run(), never);
+    expect(own.asked).toEqual(['token from 500']);
+    own.asked.length = 0;
+    await own.origin.readInto(blob, 500, run(), never);
+    await own.origin.readInto(blob, 600, run(), never);
+    // A refusal is remembered.
+    expect(own.asked).toEqual(['own credentials', 'token from 500', 'token from 600']);
+  });
+
+  it('goes on by the next way from where one ends, and tells who showed that one', async () => {
+    const { origin, world, asked, show, ways } = makeOrigin();
+    const told: string[] = [];
+    show('old').watch(() => told.push('old'));
+    show('new').watch((error) => told.push(`new: ${error.code}`));
+    let sent = 0;
+    world.onUrl = (token, run) => {
+      if (token === 'old') return send(run);
+      if (sent++ > 0) return REFUSED;
+      send(run, 50);
+      throw protocolError('cut-body', 'cut');
+    };
+    const target = new Uint8Array(100);
+    await origin.readInto({ ...blob, isOwnWay: true }, 0, Scatter.of(target), never);
+    expect(asked).toEqual(['new from 0', 'new from 50', 'old from 50']);
+    expect(Buffer.from(target).equals(bytes.subarray(0, 100))).toBe(true);
+    expect(told).toEqual(['new: unauthorized']);
+    expect(ways.of(blob.digest).map(({ authorization }) => authorization)).toEqual(['old']);
+  });
+
+  it('does not ask again by a way that brings nothing more', async () => {
+    const { origin, world, asked, show, ways } = makeOrigin();
+    show('token');
+    world.onUrl = () => {
+      throw protocolError('cut-body', 'cut');
+    };
+    const read = origin.readInto(
+      { ...blob, isOwnWay: true },
+      0,
+      Scatter.of(new Uint8Array(9)),
+      never,
+    );
+    await expect(read).rejects.toMatchObject({ code: 'unavailable' });
+    expect(asked).toEqual(['token from 0']);
+    expect(ways.of(blob.digest)).toHaveLength(1);
+  });
+
+  it('asks by the own credentials when no way is left, and says what these say', async () => {
+    const { origin, asked } = makeOrigin();
+    const read = origin.readInto(
+      { ...blob, isOwnWay: true },
+      0,
+      Scatter.of(new Uint8Array(9)),
+      never,
+    );
+    await expect(read).rejects.toMatchObject({ code: 'refused' });
+    expect(asked).toEqual(['own credentials']);
+  });
+
+  it('holds a blob of one block against what was asked for', async () => {
+    const { origin, world, show } = makeOrigin();
+    show('token');
+    world.onUrl = (_, run) => send(run);
+    const read = () =>
+      origin.readInto({ ...blob, isOwnWay: true }, 0, Scatter.of(new Uint8Array(1000)), never);
+    await read();
+    world.onUrl = (_, { target }) => void target.write(0, new Uint8Array(1000));
+    await expect(read()).rejects.toMatchObject({ code: 'unavailable' });
   });
 });

@@ -41,6 +41,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
     onCheck: async (): Promise<void> => {},
     onManifest: async (): Promise<void> => {},
     asked: [] as { origin: object; reference: string }[],
+    ways: [] as Way[],
     askedForClient: [] as { url: string; authorization: string | undefined }[],
     checked: [] as { address: BlobAddress; digest: Digest; authorization: string | undefined }[],
   };
@@ -69,6 +70,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
           world.checked.push({ address, digest, authorization });
           await world.onCheck();
           const way = new Way({ url: address.url, authorization, nowMs: 0 });
+          world.ways.push(way);
           return { blob: { digest, sizeBytes: world.bytes.length }, isShared: true, way };
         },
       },
@@ -191,6 +193,18 @@ describe('MirrorEndpoint', () => {
     expect([cut.status, cut.isWhole]).toEqual([200, false]);
     expect(cut.body.equals(world.bytes.subarray(0, cut.body.length))).toBe(true);
     expect(cut.body.length).toBeGreaterThan(4 * MIB);
+  });
+
+  it('tells its client at once when the token ends while the blob is read', async () => {
+    const { world, url } = await start();
+    const closed = new AccessError('over', { code: 'unauthorized', challenges: ['Bearer b'] });
+    world.onRead = () => {
+      for (const way of world.ways) way.close(closed);
+      return new Promise(() => {});
+    };
+    const answer = await ask(`${url}/v2/team/app/blobs/${world.digest}`, { authorization: 'x' });
+    expect([answer.status, answer.headers['www-authenticate']]).toEqual([401, 'Bearer b']);
+    expect(world.ways.map(({ isInUse }) => isInUse)).toEqual([false]);
   });
 
   it('stops reading when its client goes', async () => {

@@ -66,8 +66,6 @@ class Twin implements BlobReader, BlobGate {
     return { blob: { digest, sizeBytes: this.bytes.length }, isShared: this.isShared };
   }
 
-  closed(): void {}
-
   async read(
     _: BlobRef,
     offset: number,

@@ -360,6 +360,16 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['a']);
   });
 
+  it('shows nothing to the origin for a client that shows nothing, when no root can tell', () => {
+    const world = new World().ask('a', '');
+    for (const _ of ROOTS) {
+      world.root({ outcome: 'refused', refusal: { code: 'unchecked', silent: [] } });
+    }
+    const challenged: OpenRefusal = { code: 'unauthorized', challenges: ['Bearer x'] };
+    world.origin(challenged);
+    expect(world.took('refuse').map(({ refusal }) => refusal)).toEqual([challenged]);
+  });
+
   it('asks roots again after 5 s when none answered, after 60 s when one said no way', () => {
     const fail = (world: World): void => {
       for (const { attempt } of world.took('ask-root')) {
