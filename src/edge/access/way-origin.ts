@@ -7,7 +7,6 @@ import type { Hash } from '../../runtime/codec.ts';
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
 import {
   OriginError,
-  type BlobStat,
   type Origin,
   type OriginBlob,
   type ResolveReply,
@@ -36,6 +35,11 @@ interface Components {
   readonly metrics: Metrics;
   /** A storage has something else now where it had the opaque blob with this key. */
   readonly onChanged: (key: Digest) => void;
+  /**
+   * The registry answers reads of the blob with what cannot be right, such as another size than the
+   * one that is known.
+   */
+  readonly onUnsound: (key: Digest) => void;
 }
 
 /**
@@ -78,10 +82,6 @@ export class WayOrigin implements Origin {
     return this.#parts.inner.resolve(reference, signal);
   }
 
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
-    return this.#parts.inner.stat(digest, origin, signal);
-  }
-
   believes(origin: BlobOrigin): boolean {
     return this.#parts.inner.believes(origin);
   }
@@ -108,6 +108,7 @@ export class WayOrigin implements Origin {
         return await inner.readInto(asked, offset, target, signal);
       } catch (error) {
         signal.throwIfAborted();
+        if (error instanceof OriginError && error.code === 'protocol') this.#parts.onUnsound(key);
         if (!hasWays) throw error;
         const isRefusal = error instanceof OriginError && error.code !== 'unavailable';
         if (isRefusal) this.#refused.set(key, true, REFUSED_MS);

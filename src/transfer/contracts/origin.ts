@@ -1,17 +1,9 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import type { Digest } from '../../image/digest.ts';
 import type { ResolveReply } from '../../tree/messages.ts';
 import { CodedError } from '../../util/errors.ts';
 import type { Scatter } from '../../util/scatter.ts';
 
 export type { ResolveReply };
-
-/** What a registry says of a blob. */
-export interface BlobStat {
-  readonly sizeBytes: number;
-  /** The registry gives it to anybody. */
-  readonly isPublic: boolean;
-}
 
 /**
  * Why the registry did not give what was asked.
@@ -49,8 +41,6 @@ export interface Origin {
    * for the digest.
    */
   believes(origin: BlobOrigin): boolean;
-  /** Size of a blob in bytes, and whether anybody may read it. */
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
   /**
    * The content read of a blob there did not match its digest: later reads use another source where
    * one exists.
