@@ -1,14 +1,14 @@
 import { parseDigest, type Digest } from '../image/digest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec } from '../runtime/codec.ts';
-import { DiskError, type Disk } from '../runtime/disk.ts';
+import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { readWhole, replaceFile } from '../runtime/whole-file.ts';
 import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import type { Limiter } from '../util/limiter.ts';
 import type { GroupTable, GroupUse } from './group-table.ts';
 import { PINS_FILE, USAGE_FILE } from './layout.ts';
-import { readWhole } from './read-fully.ts';
 import { decodeUsage, encodeUsage, USAGE_BYTES_MAX } from './usage-file.ts';
 
 /** Most pinned blobs: enough for every layer of a thousand images. */
@@ -78,9 +78,10 @@ export class Ledger {
   /** Saves the uses. Never rejects: a failure is logged. */
   saveUses(): Promise<void> {
     return this.#inTurn(async () => {
-      const { codec, logger, table } = this.#components;
+      const { disk, codec, logger, table } = this.#components;
       try {
-        await this.#replace(USAGE_FILE, encodeUsage(codec, [...table.uses()]), { sync: false });
+        const bytes = encodeUsage(codec, [...table.uses()]);
+        await replaceFile(disk, USAGE_FILE, bytes, { sync: false });
       } catch (error) {
         logger.warn({ error: errorText(error) }, 'the store could not save when blocks were used');
       }
@@ -92,8 +93,9 @@ export class Ledger {
    */
   savePins(): Promise<void> {
     return this.#inTurn(() => {
-      const lines = [...this.#components.table.pins].map((digest) => `${digest}\n`).join('');
-      return this.#replace(PINS_FILE, new TextEncoder().encode(lines), { sync: true });
+      const { disk, table } = this.#components;
+      const lines = [...table.pins].map((digest) => `${digest}\n`).join('');
+      return replaceFile(disk, PINS_FILE, new TextEncoder().encode(lines), { sync: true });
     });
   }
 
@@ -113,33 +115,10 @@ export class Ledger {
   async #read(path: string, sizeBytesMax: number): Promise<Uint8Array> {
     const { disk, logger } = this.#components;
     try {
-      const file = await disk.open(path, 'read');
-      try {
-        return await readWhole(file, sizeBytesMax);
-      } finally {
-        await file.close();
-      }
+      return (await readWhole(disk, path, sizeBytesMax)) ?? new Uint8Array(0);
     } catch (error) {
-      if (!(error instanceof DiskError && error.code === 'not-found')) {
-        logger.warn({ path, error: errorText(error) }, 'a part of the store is unreadable');
-      }
+      logger.warn({ path, error: errorText(error) }, 'a part of the store is unreadable');
       return new Uint8Array(0);
     }
-  }
-
-  /** Writes the file under another name first: a crash leaves the old file or the new one. */
-  async #replace(path: string, bytes: Uint8Array, options: { sync: boolean }): Promise<void> {
-    const { disk } = this.#components;
-    const temporary = `${path}.new`;
-    const file = await disk.open(temporary, 'write');
-    try {
-      await file.truncate(0);
-      await file.write(bytes, 0);
-      if (options.sync) await file.sync();
-    } finally {
-      await file.close();
-    }
-    await disk.rename(temporary, path);
-    if (options.sync) await disk.syncFolder('');
   }
 }
