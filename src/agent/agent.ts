@@ -23,6 +23,7 @@ import { parseListenAddress } from '../registry/hosts.ts';
 import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { BlobAuthority } from '../edge/access/authority.ts';
 import { BlobRoots } from '../edge/access/blob-roots.ts';
+import { KeptVerdicts } from '../edge/access/kept-verdicts.ts';
 import { OpaqueAuthority } from '../edge/access/opaque-authority.ts';
 import { OpaqueBlobs } from '../edge/access/opaque-blobs.ts';
 import { UrlProbe } from '../edge/access/url-probe.ts';
@@ -89,6 +90,7 @@ interface DataPlane {
   readonly probe: UrlProbe;
   readonly opaque: OpaqueBlobs;
   readonly roots: BlobRoots;
+  readonly kept: KeptVerdicts;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
   readonly manifestCache: ManifestCache;
@@ -152,6 +154,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
+  const kept = new KeptVerdicts({ ...shared, disk });
   const roots = makeRoots(config, {
     ...shared,
     ...{ transport, registries, engine, ways, probe, opaque: opaqueAuthority },
@@ -167,7 +170,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   });
   const self: FoundRoot = { ...host, publicKey, basis: 'id' };
   const moved = { believed, store, transport, registries, ways, probe, roots, engine, preheats };
-  const made = { codec, hash, metrics, manifestCache, manifests, opaque };
+  const made = { codec, hash, metrics, manifestCache, manifests, opaque, kept };
   return { self, ...made, ...moved };
 }
 
@@ -259,8 +262,8 @@ async function makeDevices(
 }
 
 /**
- * An agent. Life: constructed -> `start()`, in this order: admin endpoint, store, cache of
- * manifests, network, block logic, finders of roots and relays, devices, local endpoint ->
+ * An agent. Life: constructed -> `start()`, in this order: admin endpoint, store, what is
+ * kept beside it, network, block logic, finders of roots and relays, devices, local endpoint ->
  * `stop()`, from the outside in; each part stops whether or not the others run.
  */
 class Agent implements Service, StatusSource {
@@ -355,6 +358,7 @@ class Agent implements Service, StatusSource {
     engine.verifier.distrust(this.#plane.believed.untrustedKeys);
     engine.verifier.trust(this.#plane.believed.keys());
     await this.#plane.manifestCache.start();
+    await this.#plane.kept.start();
     await transport.start();
     engine.start();
     await Promise.all(this.#finders.map((finder) => finder.start()));
@@ -378,6 +382,7 @@ class Agent implements Service, StatusSource {
     await this.#plane.registries.close();
     await this.#plane.transport.stop();
     await this.#plane.manifestCache.stop();
+    await this.#plane.kept.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();
   }

@@ -57,7 +57,12 @@ export class SimOpener {
     this.#world = components.world;
     const ring = new RootRing(init.roots.map(({ peer }) => peer));
     this.#blobs = new OpenBlobs(
-      { roots: (digest) => ring.order(digest, 0), ownKey: ({ digest }) => digest },
+      {
+        roots: (digest) => ring.order(digest, 0),
+        ownKey: ({ digest }) => digest,
+        // No simulated host is restarted with its store.
+        kept: () => undefined,
+      },
       LIMITS,
     );
   }
@@ -154,6 +159,7 @@ export class SimOpener {
         this.#joined.delete(effect.blob.digest);
         return this.#host.leave(effect.blob);
       case 'cancel':
+      case 'keep':
         return;
       default:
         return unreachable(effect);

@@ -24,6 +24,7 @@ import { AccessError } from './access-error.ts';
 import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract.ts';
 import type { BlobRoots } from './blob-roots.ts';
 import { accessMetrics, type AccessMetrics } from './metrics.ts';
+import type { KeptVerdicts } from './kept-verdicts.ts';
 import type { UrlProbe } from './url-probe.ts';
 import type { Ways } from './ways.ts';
 
@@ -54,6 +55,7 @@ interface Components {
   readonly probe: Pick<UrlProbe, 'sizeAt' | 'opaqueAt'>;
   readonly ways: Ways;
   readonly trees: Trees;
+  readonly kept: Pick<KeptVerdicts, 'get' | 'put' | 'end'>;
   readonly clock: Clock;
   readonly hash: Pick<Hash, 'sha256'>;
   readonly metrics: Metrics;
@@ -119,6 +121,7 @@ export class OpenBlobGate implements BlobGate {
       {
         roots: (digest, origin) => components.roots.order(digest, origin),
         ownKey: (blob, origin) => ownWayKey(components.hash, blob, origin),
+        kept: (digest, origin) => components.kept.get(digest, origin),
       },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
@@ -226,6 +229,8 @@ export class OpenBlobGate implements BlobGate {
         return this.#grant(effect.token, effect.opened);
       case 'refuse':
         return effect.token.reject(accessError(effect.refusal, effect.token.request.address));
+      case 'keep':
+        return this.#keep(effect);
       case 'drop':
         return this.#leave(effect.blob);
       case 'close':
@@ -233,6 +238,11 @@ export class OpenBlobGate implements BlobGate {
       default:
         return unreachable(effect);
     }
+  }
+
+  #keep({ digest, origin, sizeBytes }: OpenEffect<Token> & { type: 'keep' }): void {
+    if (sizeBytes === undefined) this.#parts.kept.end(digest, origin);
+    else this.#parts.kept.put(digest, origin, sizeBytes);
   }
 
   async #askRoot(effect: OpenEffect<Token> & { type: 'ask-root' }): Promise<void> {

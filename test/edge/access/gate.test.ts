@@ -65,6 +65,7 @@ class World {
     this.gate = new OpenBlobGate(
       {
         ...{ clock, hash, metrics: silentMetrics, ways: new Ways({ clock }) },
+        kept: { get: () => undefined, put: () => {}, end: () => {} },
         roots: { order: () => [ROOT], ask, mayLendTo: () => this.mayLend, lend: async () => {} },
         probe: new UrlProbe({ urls: this.fromChild }),
         trees: {
