@@ -32,7 +32,7 @@ const LONG_FILES: Counts = {
   'src/transfer/core/core.ts': 592,
   'src/transfer/core/fetcher.ts': 587,
   'src/transfer/drive/engine.ts': 539,
-  'src/transfer/host/open-blobs.ts': 531,
+  'src/transfer/host/open-blobs.ts': 521,
   'src/tree/member/membership.ts': 581,
   'src/tree/owner/topology.ts': 548,
 };

@@ -53,7 +53,7 @@ export interface Edge {
 export function makeEdge(components: Components, init: EdgeInit): Edge {
   const { engine, urls } = components;
   const gate = new OpenBlobGate(
-    { ...components, trees: engine.tree },
+    { ...components, trees: engine.tree, health: engine.tree.askRoots.health },
     { acceptMs: init.accessSeconds * 1000, staleMs: init.accessStaleSeconds * 1000 },
   );
   const sender = new BlobSender({ ...components, reader: engine });

@@ -4,8 +4,9 @@ import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
-import { within } from '../../runtime/deadline.ts';
+import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
+import { lifeSignOf } from '../../transfer/drive/ask-roots.ts';
 import type {
   OpenAnswer,
   OpenEffect,
@@ -16,6 +17,7 @@ import type {
 import { TransferError } from '../../transfer/contracts/errors.ts';
 import { PeerError } from '../../transfer/contracts/transport.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
+import type { PeerHealth } from '../../transfer/host/peer-health.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
@@ -55,6 +57,8 @@ interface Components {
   readonly probe: Pick<UrlProbe, 'sizeAt' | 'opaqueAt'>;
   readonly ways: Ways;
   readonly trees: Trees;
+  /** Health of the roots, which all calls of this host share. */
+  readonly health: PeerHealth;
   readonly kept: Pick<KeptVerdicts, 'get' | 'put' | 'end'>;
   readonly clock: Clock;
   readonly hash: Pick<Hash, 'sha256'>;
@@ -119,6 +123,7 @@ export class OpenBlobGate implements BlobGate {
     this.#metrics = accessMetrics(components.metrics);
     this.#blobs = new OpenBlobs<Token>(
       {
+        health: components.health,
         roots: (digest, origin) => components.roots.order(digest, origin),
         ownKey: (blob, origin) => ownWayKey(components.hash, blob, origin),
         kept: (digest, origin) => components.kept.get(digest, origin),
@@ -262,8 +267,10 @@ export class OpenBlobGate implements BlobGate {
         // The URL works for its client alone, perhaps bound to an address.
         if (isLent && reply.outcome === 'no-way') ways.markUnlendable(storage);
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
-      } catch {
-        return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);
+      } catch (error) {
+        const wasCancelled = signal.aborted && !(signal.reason instanceof DeadlineError);
+        const sign = wasCancelled ? undefined : lifeSignOf(error);
+        return (nowMs) => this.#blobs.rootFailed(attempt, sign, nowMs);
       }
     });
   }

@@ -1,7 +1,8 @@
 import type { Verdict } from '../../image/attestation.ts';
-import type { Random } from '../../runtime/random.ts';
+import { halfToAll, type Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { TimerHeap } from '../../util/timer-heap.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -381,10 +382,9 @@ export class Fetcher<P, T> {
       return;
     }
     const { retryMsMin, retryMsMax } = this.#host.init;
-    const pauseMs = Math.min(retryMsMax, retryMsMin * 2 ** Math.min(fetch.rounds, 16));
-    fetch.rounds++;
     fetch.tried.clear();
-    const atMs = nowMs + pauseMs * (0.5 + this.#host.random.float() / 2);
+    const pauseMs = backoffMs(++fetch.rounds, retryMsMin, retryMsMax);
+    const atMs = nowMs + halfToAll(this.#host.random, pauseMs);
     fetch.retry = this.#host.timers.set(atMs, { type: 'retry', fetch });
   }
 

@@ -1,6 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import type { PeerHealth } from './peer-health.ts';
 
 /** Stands for a request's credentials or signed URL: a hash, not the secret. Empty: none. */
 export type RightKey = string;
@@ -93,6 +94,8 @@ export type OpenEffect<T> =
 
 /** What an `OpenBlobs` asks its host, synchronously. */
 export interface OpenBlobsComponents {
+  /** What this host knows of the roots from all its calls; the driver notes failures there. */
+  readonly health: PeerHealth;
   /** Roots in the order in which they own the blob's first stripe. */
   readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
   /** Names the blocks of a blob that is read alone: `ownWayKey()` of image/blob-key.ts. */

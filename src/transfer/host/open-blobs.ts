@@ -1,10 +1,9 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import type { Digest } from '../../image/digest.ts';
-import { BoundedMap } from '../../util/bounded-map.ts';
+import type { BlobRef } from '../../image/block.ts';
 import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
 import { isNo, newEntry, type Entry, type Waiter } from './open-blob-entry.ts';
+import { PATIENCE_MS_MIN, type LifeSign } from './peer-health.ts';
 import { REFUSED_MS, type Right } from './open-rights.ts';
 import {
   isWholeRefusal,
@@ -21,7 +20,7 @@ import {
 } from './open-blob-types.ts';
 
 /** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
-const NEXT_ROOT_MS = 300;
+const NEXT_ROOT_MS = PATIENCE_MS_MIN;
 
 /**
  * Without any root's answer for this long, a host reads by its client's own way: after the first
@@ -48,9 +47,6 @@ const ALONE_MS = 60_000;
 /** The same when no root answered: it is a matter of the roots, and not of the blob. (tunable) */
 const UNANSWERED_MS = 5_000;
 
-/** Maximum number of roots remembered as silent; a cluster has a few. */
-const SILENT_MAX = 64;
-
 type Timer<T> =
   | { readonly type: 'next-root' | 'kept-way'; readonly entry: Entry<T> }
   | { readonly type: 'own-way'; readonly entry: Entry<T>; readonly after: 'lost' | 'slow' }
@@ -72,13 +68,7 @@ type Outcome = { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
-  readonly #ownKey: OpenBlobsComponents['ownKey'];
-  readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
-  readonly #kept: OpenBlobsComponents['kept'];
-  /** Roots that let a request wait: asked last, until they answer again. */
-  readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
-  /** Roots that did not answer at all the last time. */
-  readonly #lost = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
+  readonly #parts: OpenBlobsComponents;
   readonly #entries = new Map<string, Entry<T>>();
   readonly #waiting = new Map<T, { readonly entry: Entry<T>; readonly waiter: Waiter<T> }>();
   readonly #attempts = new Map<number, Attempt<T>>();
@@ -88,9 +78,7 @@ export class OpenBlobs<T> {
   #nowMs = 0;
 
   constructor(components: OpenBlobsComponents, init: OpenBlobsInit) {
-    this.#roots = components.roots;
-    this.#ownKey = components.ownKey;
-    this.#kept = components.kept;
+    this.#parts = components;
     this.#init = init;
   }
 
@@ -150,11 +138,11 @@ export class OpenBlobs<T> {
   answered(attempt: number, answer: OpenAnswer, nowMs: number): void {
     this.#nowMs = nowMs;
     const found = this.#takeAttempt(attempt, 'root');
-    if (found === undefined) return;
+    if (found?.kind !== 'root') return;
     const { entry } = found;
-    if (found.kind === 'root') {
-      this.#silent.delete(found.root);
-      this.#lost.delete(found.root);
+    this.#parts.health.heard(found.root);
+    for (const [earlier, root] of answer.outcome === 'open' ? entry.asking : []) {
+      if (earlier < attempt) this.#parts.health.late(root, nowMs);
     }
     switch (answer.outcome) {
       case 'open':
@@ -177,11 +165,11 @@ export class OpenBlobs<T> {
   }
 
   /** A root did not answer `ask-root`, or refused to talk to this host. */
-  rootFailed(attempt: number, nowMs: number): void {
+  rootFailed(attempt: number, sign: LifeSign | undefined, nowMs: number): void {
     this.#nowMs = nowMs;
     const found = this.#takeAttempt(attempt, 'root');
     if (found?.kind !== 'root') return;
-    this.#lost.set(found.root, true);
+    if (sign !== undefined) this.#parts.health[sign](found.root, nowMs);
     if (found.entry.phase !== 'asking') return;
     this.#nextRoot(found.entry);
     this.#settle(found.entry);
@@ -280,7 +268,8 @@ export class OpenBlobs<T> {
     }
     if (entry.phase !== 'asking') return;
     entry.probesItself ||=
-      after === 'slow' || [...entry.asking.values()].every((root) => this.#lost.has(root));
+      after === 'slow' ||
+      [...entry.asking.values()].every((root) => this.#parts.health.isSilent(root));
   }
 
   #entry(request: OpenRequest<T>): Entry<T> {
@@ -314,9 +303,10 @@ export class OpenBlobs<T> {
   }
 
   #nextRoot(entry: Entry<T>): void {
-    for (const late of entry.asking.values()) this.#silent.set(late, true);
-    const left = this.#roots(entry.digest, entry.origin).filter((peer) => !entry.asked.has(peer));
-    const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
+    const roots = this.#parts.roots(entry.digest, entry.origin);
+    const root = this.#parts.health
+      .order(roots, this.#nowMs)
+      .find((peer) => !entry.asked.has(peer));
     if (root === undefined) {
       // All were asked. Late answers still count.
       if (entry.asking.size > 0) return;
@@ -367,7 +357,7 @@ export class OpenBlobs<T> {
    * anybody, until one of them says something. Whether it was.
    */
   #openKept(entry: Entry<T>): boolean {
-    const kept = this.#kept(entry.digest, entry.origin);
+    const kept = this.#parts.kept(entry.digest, entry.origin);
     if (kept === undefined) return false;
     const { digest } = entry;
     this.#learn(entry, { digest, sizeBytes: kept.sizeBytes });
@@ -419,7 +409,7 @@ export class OpenBlobs<T> {
   #accept(entry: Entry<T>, right: Right, sizeBytes: number): void {
     if (entry.blob === undefined) {
       const { digest, origin } = entry;
-      entry.blob = { digest: this.#ownKey({ digest, sizeBytes }, origin), sizeBytes };
+      entry.blob = { digest: this.#parts.ownKey({ digest, sizeBytes }, origin), sizeBytes };
     } else if (entry.blob.sizeBytes !== sizeBytes) {
       return entry.rights.refuse(right, { code: 'other-content', sizeBytes }, this.#nowMs);
     }

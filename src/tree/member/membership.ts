@@ -1,6 +1,7 @@
 import { stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { jitter, type Random } from '../../runtime/random.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
@@ -478,8 +479,7 @@ export class Membership {
     seat.blobsMax = Math.max(1, Math.floor(blobCount / 2));
     let waitMs = REFUSED_MS;
     if (blobCount === 1) {
-      waitMs = Math.min(REFUSED_MS_MAX, RETRY_MS * 2 ** Math.min(seat.refusals, 10));
-      seat.refusals++;
+      waitMs = backoffMs(++seat.refusals, RETRY_MS, REFUSED_MS_MAX);
     }
     link.refused.set(seat, nowMs + jitter(this.#random, waitMs, 0.5));
   }

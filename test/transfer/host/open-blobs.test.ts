@@ -6,6 +6,7 @@ import type {
   OpenEffect,
   OpenRefusal,
 } from '../../../src/transfer/host/open-blob-types.ts';
+import { PeerHealth } from '../../../src/transfer/host/peer-health.ts';
 import { OpenBlobs } from '../../../src/transfer/host/open-blobs.ts';
 import { defined } from '../../../src/util/assert.ts';
 import type { PeerId } from '../../../src/util/peer-id.ts';
@@ -29,12 +30,18 @@ class World {
   nowMs = 1000;
   roots: readonly PeerId[] = ROOTS;
   kept: KeptVerdict | undefined;
+  readonly health = new PeerHealth();
   readonly blobs: OpenBlobs<string>;
   #effects: OpenEffect<string>[] = [];
 
   constructor(entriesMax = 100, acceptMs = 60_000) {
     this.blobs = new OpenBlobs(
-      { roots: () => this.roots, ownKey: () => OWN_KEY, kept: () => this.kept },
+      {
+        health: this.health,
+        roots: () => this.roots,
+        ownKey: () => OWN_KEY,
+        kept: () => this.kept,
+      },
       { entriesMax, acceptMs, staleMs: 600_000, idleMs: 1_200_000 },
     );
   }
@@ -280,6 +287,31 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.took('cancel')).toHaveLength(1);
   });
 
+  const firstAsked = (world: World, name: Digest): string | undefined =>
+    world.ask(name, '', REGISTRY, name).took('ask-root')[0]?.root;
+
+  it('asks a root last that any call of this host found silent, until it says something', () => {
+    const world = new World();
+    world.health.silent(ROOTS[0] as PeerId, world.nowMs);
+    expect(firstAsked(world, digest('01'))).toBe('root-1');
+    world.health.heard(ROOTS[0] as PeerId);
+    expect(firstAsked(world, digest('02'))).toBe('root-0');
+    world.health.silent(ROOTS[0] as PeerId, world.nowMs);
+    world.pass(1_000);
+    expect(firstAsked(world, digest('03'))).toBe('root-0');
+  });
+
+  it('asks a root last for a moment that let another one answer before it', () => {
+    const world = new World().ask('a').pass(300);
+    const [, second] = world.took('ask-root');
+    const answer = { outcome: 'open', key: DIGEST, sizeBytes: 1000, isPublic: true } as const;
+    world.blobs.answered(defined(second, 'asked').attempt, answer, world.nowMs);
+    expect(firstAsked(world, digest('01'))).toBe('root-1');
+    expect(world.health.isSilent(ROOTS[0] as PeerId)).toBe(false);
+    world.pass(1_000);
+    expect(firstAsked(world, digest('02'))).toBe('root-0');
+  });
+
   it('asks each root with what the client showed, so that a late one has its way too', () => {
     const world = new World().ask('a', 'signed', STORAGE).pass(300);
     expect(world.took('ask-root').map(({ right }) => right)).toEqual(['signed', 'signed']);
@@ -302,7 +334,7 @@ describe('OpenBlobs, roots that do not answer', () => {
     const [owner, next] = world.took('ask-root');
     const noWay = { outcome: 'no-way', isBelieved: true } as const;
     world.blobs.answered(defined(next, 'asked').attempt, noWay, world.nowMs);
-    world.blobs.rootFailed(defined(owner, 'asked').attempt, world.nowMs);
+    world.blobs.rootFailed(defined(owner, 'asked').attempt, 'silent', world.nowMs);
     world.origin(1000);
     expect(world.took('grant')[0]?.opened.isShared).toBe(false);
   });
@@ -317,7 +349,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   it('reads by the client’s own way after 700 ms when all roots were silent before', () => {
     const world = new World().ask('a', 'good').pass(300);
     for (const { attempt } of world.took('ask-root')) {
-      world.blobs.rootFailed(attempt, world.nowMs);
+      world.blobs.rootFailed(attempt, 'silent', world.nowMs);
     }
     world.origin(1000);
     world.ask('b', 'good', REGISTRY, digest('b2')).pass(699);
@@ -329,7 +361,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   it('an answer makes a silent root a slow one', () => {
     const world = new World().ask('a', 'good').pass(300);
     const [first, second] = world.took('ask-root');
-    world.blobs.rootFailed(defined(first, 'asked').attempt, world.nowMs);
+    world.blobs.rootFailed(defined(first, 'asked').attempt, 'silent', world.nowMs);
     const answer = { outcome: 'no-way', isBelieved: true } as const;
     world.blobs.answered(defined(second, 'asked').attempt, answer, world.nowMs);
     world.origin(1000);
@@ -356,7 +388,7 @@ describe('OpenBlobs, roots that do not answer', () => {
     for (const root of ROOTS) {
       const [asked] = world.took('ask-root');
       expect(asked?.root).toBe(root);
-      world.blobs.rootFailed(defined(asked, 'asked').attempt, world.nowMs);
+      world.blobs.rootFailed(defined(asked, 'asked').attempt, 'silent', world.nowMs);
     }
     world.origin(1000);
     expect(world.granted()).toEqual(['a']);
@@ -456,7 +488,7 @@ describe('OpenBlobs, what was public recently', () => {
   function away(world: World): World {
     for (const _ of ROOTS) {
       const [asked] = world.took('ask-root');
-      world.blobs.rootFailed(defined(asked, 'a root is asked').attempt, world.nowMs);
+      world.blobs.rootFailed(defined(asked, 'a root is asked').attempt, 'silent', world.nowMs);
     }
     return world;
   }
@@ -558,7 +590,7 @@ describe('OpenBlobs, what was public recently', () => {
       for (let ms = 0; ms < lifeMs - 600_000; ms += 600_000) {
         world.pass(600_000).ask(`at ${ms}`);
         for (const { attempt } of world.took('ask-root'))
-          world.blobs.rootFailed(attempt, world.nowMs);
+          world.blobs.rootFailed(attempt, 'silent', world.nowMs);
         expect(world.granted()).toEqual([`at ${ms}`]);
       }
       world.pass(600_001).ask('last').origin('unreachable').pass(15_001);
