@@ -38,6 +38,11 @@ export interface Routes {
    * before the registry; other hosts have none.
    */
   holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[];
+  /**
+   * Hosts that are or were near this one in the tree of the stripe, beside those that read from it:
+   * asked for what they hold when no source gives a block.
+   */
+  kin(digest: Digest, stripe: number): readonly HostAddress[];
   /** The registry that has the blob; all unconfigured registries have the same key, ''. */
   sourceKey(digest: Digest): string;
   /** Ancestors of this host in the tree of the stripe; 0 at the owner. */

@@ -397,7 +397,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   it('asks roots again after 5 s when none answered, after 60 s when one said no way', () => {
     const fail = (world: World): void => {
       for (const { attempt } of world.took('ask-root')) {
-        world.blobs.rootFailed(attempt, world.nowMs);
+        world.blobs.rootFailed(attempt, 'silent', world.nowMs);
       }
     };
     const lost = new World().ask('a', 'good');

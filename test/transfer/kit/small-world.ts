@@ -41,6 +41,7 @@ export interface HostInit {
   readonly sources?: readonly PeerSource[];
   readonly owner?: boolean;
   readonly holders?: readonly string[];
+  readonly kin?: readonly string[];
   readonly init?: Partial<CoreInit>;
 }
 
@@ -93,6 +94,7 @@ export class SmallHost {
           isRoot: (peer) => peer === peerId('root'),
           owns: () => setup.owner ?? false,
           holders: () => this.holders.map((peer) => ({ peer: peerId(peer), addresses: [] })),
+          kin: () => (setup.kin ?? []).map((peer) => ({ peer: peerId(peer), addresses: [] })),
           sourceKey: (digest) => this.sourceKey(digest),
           depth: () => setup.sources?.filter((each) => each.role !== 'alternate').length ?? 0,
         },
