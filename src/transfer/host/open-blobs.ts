@@ -170,7 +170,6 @@ export class OpenBlobs<T> {
     const found = this.#takeAttempt(attempt, 'root');
     if (found?.kind !== 'root') return;
     if (sign !== undefined) this.#parts.health[sign](found.root, nowMs);
-    if (found.entry.phase !== 'asking') return;
     this.#nextRoot(found.entry);
     this.#settle(found.entry);
   }
@@ -243,7 +242,7 @@ export class OpenBlobs<T> {
     const { entry } = timer;
     switch (timer.type) {
       case 'next-root':
-        if (entry.phase === 'asking') this.#nextRoot(entry);
+        if (entry.asking.size > 0) this.#nextRoot(entry);
         break;
       case 'own-way':
         this.#onOwnWay(entry, timer.after);
@@ -266,10 +265,12 @@ export class OpenBlobs<T> {
       const keptMs = this.#nowMs + KEPT_WAY_MS - OWN_WAY_MS.lost;
       this.#timers.set(keptMs, { type: 'kept-way', entry });
     }
-    if (entry.phase !== 'asking') return;
-    entry.probesItself ||=
-      after === 'slow' ||
-      [...entry.asking.values()].every((root) => this.#parts.health.isSilent(root));
+    const { health } = this.#parts;
+    const isDue =
+      after === 'slow' || [...entry.asking.values()].every((root) => health.isSilent(root));
+    if (entry.phase === 'asking') entry.probesItself ||= isDue;
+    // Open by a kept verdict: the origin is asked beside, and its word ends that.
+    if (entry.isKept && isDue) this.#probe(entry, entry.right);
   }
 
   #entry(request: OpenRequest<T>): Entry<T> {
@@ -285,13 +286,10 @@ export class OpenBlobs<T> {
 
   /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
   #ask(entry: Entry<T>, right: RightKey): void {
-    if (entry.asking.size > 0) {
-      entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
-      return;
-    }
     if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
     // A known blob stays open while it is asked about again.
     else entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
+    if (entry.asking.size > 0) return;
     entry.asked.clear();
     entry.right = right;
     entry.refusal = undefined;
@@ -391,8 +389,9 @@ export class OpenBlobs<T> {
 
   /** No root reaches the blob: its size is what the origin tells this host. */
   #beAlone(entry: Entry<T>, forMs = ALONE_MS): void {
-    if (entry.phase === 'shared') return;
+    if (entry.phase === 'shared' && !entry.isKept) return;
     entry.phase = 'alone';
+    entry.isKept = false;
     entry.publicUntilMs = 0;
     entry.untilMs = this.#nowMs + forMs;
     this.#endRound(entry);
@@ -456,11 +455,14 @@ export class OpenBlobs<T> {
       const isOpen = right.refusal?.code === 'unchecked' && entry.asking.size > 0;
       return isOpen ? undefined : { refusal: right.refusal ?? this.#unchecked(entry) };
     }
-    if (right.state === 'unknown') this.#probe(entry, waiter.right, right);
+    this.#probe(entry, waiter.right);
     return undefined;
   }
 
-  #probe(entry: Entry<T>, key: RightKey, right: Right): void {
+  /** Asks the origin about a right on which it has said nothing. */
+  #probe(entry: Entry<T>, key: RightKey): void {
+    const right = entry.rights.get(key, this.#nowMs);
+    if (right.state !== 'unknown') return;
     right.state = 'probing';
     const attempt = ++this.#attemptCount;
     this.#attempts.set(attempt, { kind: 'probe', entry, right: key });

@@ -449,6 +449,14 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['a']);
   });
 
+  it('asks each root once in a round about what it knows, however many requests come', () => {
+    const world = new World().ask('a').root({ isPublic: true });
+    world.pass(300_001);
+    for (let i = 0; i < 20; i++) world.ask(`r${i}`).pass(250);
+    expect(world.took('ask-root').map(({ root }) => root)).toEqual(ROOTS);
+    expect(world.granted()).toHaveLength(21);
+  });
+
   it('goes on serving what it knows while it asks again', () => {
     const world = new World().ask('a').root({ isPublic: true });
     world.granted();
@@ -576,6 +584,24 @@ describe('OpenBlobs, what was public recently', () => {
     root.took('probe');
     root.ask('b');
     expect(root.granted()).toEqual([]);
+  });
+
+  it('is asked about again, at roots and at the origin, while it is in use', () => {
+    const world = away(restarted().ask('a')).origin('unreachable');
+    expect(world.granted()).toEqual(['a']);
+    away(world.pass(60_001).ask('b')).pass(700);
+    expect(world.granted()).toEqual(['b']);
+    world.origin(DENIED).ask('c');
+    expect(keeps(world)).toEqual([undefined]);
+    expect(world.refused()).toEqual([['c', 'denied']]);
+  });
+
+  it('ends with the word of a root that it has no way', () => {
+    const world = away(restarted().ask('a')).origin('unreachable');
+    expect(world.granted()).toEqual(['a']);
+    world.pass(60_001).ask('b').root({ outcome: 'no-way', isBelieved: false }).ask('c');
+    world.origin(DENIED);
+    expect(world.refused()).toEqual([['c', 'denied']]);
   });
 
   it('is over a day after a root said so, however long it is in use', () => {
