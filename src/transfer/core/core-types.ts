@@ -329,8 +329,8 @@ export type TimerAction<T> =
 
 /** Requests at one peer, or at the registry, and the record of that source. */
 export interface SourceWindow<T> {
-  /** Undefined for the registry. */
-  readonly host: HostAddress | undefined;
+  /** With the addresses told last; undefined for the registry. */
+  host: HostAddress | undefined;
   readonly asked: Set<Attempt<T>>;
   prefetchAsked: number;
   readonly demand: Attempt<T>[];

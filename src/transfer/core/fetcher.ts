@@ -274,11 +274,11 @@ export class Fetcher<P, T> {
   }
 
   #window(host: HostAddress): SourceWindow<T> {
-    let window = this.#windows.get(host.peer);
-    if (window === undefined) {
-      window = makeWindow(host);
-      this.#windows.set(host.peer, window);
-    }
+    const known = this.#windows.get(host.peer);
+    const window = known ?? makeWindow(host);
+    if (known === undefined) this.#windows.set(host.peer, window);
+    // A reader was seen without an address.
+    if (host.addresses.length > 0) window.host = host;
     return window;
   }
 

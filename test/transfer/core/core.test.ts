@@ -186,6 +186,24 @@ describe('BlockCore.read()', () => {
     expect(a.failures.get('gone')).toMatchObject({ code: 'deadline' });
   });
 
+  it('asks a host that it knew as a reader alone where its place says later', () => {
+    const world = new SmallWorld(1);
+    world.originFails = { code: 'unreachable' };
+    const sources = [source('gone', 'parent')];
+    const host = world.add('host', { sources });
+    const reader = world.add('reader', { sources: [source('host', 'parent')] });
+    world.read(reader, 'theirs', 1, 500);
+    world.read(host, 'ours', 2, 500);
+    world.run(1_000);
+    expect(host.askedAt.get(peerId('reader'))).toEqual([]);
+    sources.unshift({ role: 'parent', host: { peer: peerId('reader'), addresses: ['/ip4/1'] } });
+    reader.store.add(blockIndex(3));
+    world.read(host, 'later', 3);
+    world.run(10_000);
+    expect(host.answers.get('later')).toMatchObject({ good: true, source: 'parent' });
+    expect(host.askedAt.get(peerId('reader'))).toEqual(['/ip4/1']);
+  });
+
   it('asks the hosts of its former places for what they hold, before the registry', () => {
     const world = new SmallWorld(1);
     const names = ['k0', 'k1', 'k2', 'k3'];

@@ -57,6 +57,8 @@ export class SmallHost {
   readonly answers = new Map<string, { block: string; good: boolean; source: string }>();
   readonly failures = new Map<string, TransferErrorDetail>();
   readonly asked: string[] = [];
+  /** Where each peer was asked last. */
+  readonly askedAt = new Map<PeerId, readonly string[]>();
   readonly lost: string[] = [];
   readonly ordered: BlockIndex[] = [];
   readonly fetched: string[] = [];
@@ -241,6 +243,7 @@ export class SmallWorld {
         effect.block.holders--;
         return;
       case 'ask':
+        host.askedAt.set(effect.host.peer, effect.host.addresses);
         host.asked.push(`${effect.host.peer}:${effect.request.index}:${effect.request.kind}`);
         this.#ask(host, effect.attempt, effect.host.peer, effect.request);
         return;
