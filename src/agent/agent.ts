@@ -117,10 +117,8 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const inner = registries.origin;
   const access = { registries, ways, probe, engine: () => engine };
   const { opaque, opaqueAuthority, onChanged } = makeOpaque(config, { ...shared, ...access });
-  const origin = new WayOrigin({
-    ...{ ...shared, inner, urls, ways, onChanged },
-    onUnsound: (key) => roots.forget(key),
-  });
+  const onUnsound = (key: Digest): void => roots.forget(key);
+  const origin = new WayOrigin({ ...shared, inner, urls, ways, onChanged, onUnsound });
   const host = { peer: transport.self, addresses: own.addresses };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, signer },
