@@ -7,13 +7,7 @@ import type { Hash } from '../../runtime/codec.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import { lifeSignOf } from '../../transfer/drive/ask-roots.ts';
-import type {
-  OpenAnswer,
-  OpenEffect,
-  OpenRefusal,
-  OpenedBlob,
-  ProbeResult,
-} from '../../transfer/host/open-blob-types.ts';
+import type { OpenEffect, OpenedBlob, ProbeResult } from '../../transfer/host/open-blob-types.ts';
 import { TransferError } from '../../transfer/contracts/errors.ts';
 import { PeerError } from '../../transfer/contracts/transport.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
@@ -27,6 +21,7 @@ import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract
 import type { BlobRoots } from './blob-roots.ts';
 import { accessMetrics, type AccessMetrics } from './metrics.ts';
 import type { KeptVerdicts } from './kept-verdicts.ts';
+import { accessError, answerOf, probeFailure, refusalOfError } from './open-refusals.ts';
 import type { UrlProbe } from './url-probe.ts';
 import type { Ways } from './ways.ts';
 
@@ -434,76 +429,4 @@ function originOf({ registry, repository, storage, opaque }: BlobAddress): BlobO
     ...(storage !== undefined && { storage }),
     ...(opaque !== undefined && { opaque }),
   };
-}
-
-function answerOf(reply: OpenReply): OpenAnswer {
-  if (reply.outcome === 'open' || reply.outcome === 'no-way') return reply;
-  const { outcome: code, challenge, retryAfterMs } = reply;
-  const challenges = challenge === '' ? [] : [challenge];
-  switch (code) {
-    case 'unauthorized':
-    case 'denied':
-      return { outcome: 'refused', refusal: { code, challenges } };
-    case 'not-found':
-      return { outcome: 'refused', refusal: { code } };
-    case 'rate-limited':
-      return { outcome: 'refused', refusal: { code, retryAfterMs } };
-    case 'unavailable':
-      return { outcome: 'refused', refusal: { code: 'unchecked', silent: [] } };
-    default:
-      return unreachable(code);
-  }
-}
-
-function probeFailure(error: unknown): ProbeResult {
-  if (!(error instanceof AccessError) || error.code === 'unchecked') {
-    return { outcome: 'unreachable' };
-  }
-  return { outcome: 'refused', refusal: refusalOfError(error) };
-}
-
-function refusalOfError({ detail }: AccessError): OpenRefusal {
-  switch (detail.code) {
-    case 'unauthorized':
-    case 'denied':
-    case 'rate-limited':
-      return detail;
-    case 'not-found':
-      return { code: 'not-found' };
-    case 'other-content':
-      return { code: 'other-content', sizeBytes: 0 };
-    case 'unchecked':
-      return { code: 'unchecked', silent: [] };
-    default:
-      return unreachable(detail);
-  }
-}
-
-function accessError(refusal: OpenRefusal, { registry }: BlobAddress): AccessError {
-  switch (refusal.code) {
-    case 'unauthorized':
-    case 'denied': {
-      const { code, challenges } = refusal;
-      const status = code === 'unauthorized' ? 401 : 403;
-      const what = `${registry} answered ${status} to the credentials of this request`;
-      return new AccessError(what, { code, challenges });
-    }
-    case 'not-found':
-      return new AccessError(`${registry} has no such blob`, { code: 'not-found' });
-    case 'rate-limited': {
-      const { code, retryAfterMs } = refusal;
-      return new AccessError(`${registry} asks for patience`, { code, retryAfterMs });
-    }
-    case 'other-content':
-      return new AccessError(`${registry} has something else than the blob at this URL`, {
-        code: 'other-content',
-      });
-    case 'unchecked': {
-      const silent = refusal.silent.length > 0 ? refusal.silent.join(', ') : registry;
-      const what = `the right to read could not be checked: no answer from ${silent}`;
-      return new AccessError(what, { code: 'unchecked' });
-    }
-    default:
-      return unreachable(refusal);
-  }
 }

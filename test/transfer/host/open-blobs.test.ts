@@ -599,7 +599,7 @@ describe('OpenBlobs, what was public recently', () => {
   it('ends with the word of a root that it has no way', () => {
     const world = away(restarted().ask('a')).origin('unreachable');
     expect(world.granted()).toEqual(['a']);
-    world.pass(60_001).ask('b').root({ outcome: 'no-way', isBelieved: false }).ask('c');
+    world.pass(60_001).ask('b').root({ outcome: 'no-way' }).ask('c');
     world.origin(DENIED);
     expect(world.refused()).toEqual([['c', 'denied']]);
   });
