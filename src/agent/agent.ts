@@ -24,6 +24,7 @@ import { parseListenAddress } from '../registry/hosts.ts';
 import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { BlobAuthority } from '../edge/access/authority.ts';
 import { BlobRoots } from '../edge/access/blob-roots.ts';
+import { KeptVerdicts } from '../edge/access/kept-verdicts.ts';
 import { OpaqueAuthority } from '../edge/access/opaque-authority.ts';
 import { OpaqueBlobs } from '../edge/access/opaque-blobs.ts';
 import { UrlProbe } from '../edge/access/url-probe.ts';
@@ -91,6 +92,7 @@ interface DataPlane {
   readonly probe: UrlProbe;
   readonly opaque: OpaqueBlobs;
   readonly roots: BlobRoots;
+  readonly kept: KeptVerdicts;
   readonly engine: TransferEngine;
   readonly preheats: ClusterPreheats;
   readonly manifestCache: ManifestCache;
@@ -117,7 +119,8 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
   const access = { registries, ways, probe, engine: () => engine };
   const { opaque, opaqueAuthority, onChanged } = makeOpaque(config, { ...shared, ...access });
-  const origin = new WayOrigin({ ...shared, inner, urls, ways, onChanged });
+  const told = { onChanged, onUnsound: (key: Digest) => roots.forget(key) };
+  const origin = new WayOrigin({ ...shared, inner, urls, ways, ...told });
   const host = { peer: transport.self, addresses: own.addresses };
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, distrust, signer },
@@ -137,13 +140,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const manifests = new Manifests(
-    {
-      ...shared,
-      cache: manifestCache,
-      origin: registries.origin,
-      transport,
-      askRoots: engine.tree.askRoots,
-    },
+    { ...shared, cache: manifestCache, origin: inner, transport, askRoots: engine.tree.askRoots },
     {
       self: host.peer,
       role: config.role,
@@ -151,6 +148,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
+  const kept = new KeptVerdicts({ ...shared, disk });
   const roots = makeRoots(config, {
     ...shared,
     ...{ transport, registries, engine, ways, probe, opaque: opaqueAuthority },
@@ -166,10 +164,10 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const self: FoundRoot = { ...host, publicKey, basis: 'id' };
-  const kept = { believed, store, distrust };
+  const verdicts = { believed, store, distrust, kept };
   const moved = { transport, registries, ways, probe, roots, engine, preheats };
   const made = { codec, hash, metrics, manifestCache, manifests, opaque };
-  return { self, ...made, ...kept, ...moved };
+  return { self, ...made, ...verdicts, ...moved };
 }
 
 /** What knows blobs without a digest: of this host's clients, and of a root's cluster. */
@@ -264,8 +262,8 @@ async function makeDevices(
 }
 
 /**
- * An agent. Life: constructed -> `start()`, in this order: admin endpoint, store, cache of
- * manifests, network, block logic, finders of roots and relays, devices, local endpoint ->
+ * An agent. Life: constructed -> `start()`, in this order: admin endpoint, store, what is
+ * kept beside it, network, block logic, finders of roots and relays, devices, local endpoint ->
  * `stop()`, from the outside in; each part stops whether or not the others run.
  */
 class Agent implements Service, StatusSource {
@@ -361,6 +359,7 @@ class Agent implements Service, StatusSource {
     engine.verifier.distrust(this.#plane.believed.untrustedKeys);
     engine.verifier.trust(this.#plane.believed.keys());
     await this.#plane.manifestCache.start();
+    await this.#plane.kept.start();
     await transport.start();
     engine.start();
     await Promise.all(this.#finders.map((finder) => finder.start()));
@@ -385,6 +384,7 @@ class Agent implements Service, StatusSource {
     await this.#plane.transport.stop();
     await this.#plane.manifestCache.stop();
     await this.#plane.distrust.stop();
+    await this.#plane.kept.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();
   }

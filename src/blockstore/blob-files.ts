@@ -29,7 +29,7 @@ import {
   RecordCodec,
   recordOffset,
 } from './layout.ts';
-import { readFully } from './read-fully.ts';
+import { readFully } from '../runtime/whole-file.ts';
 import type { SyncTarget } from './syncer.ts';
 
 /** What the files of a blob need; the store's blobs share it. */

@@ -4,7 +4,8 @@ import type { Logger } from '../runtime/logger.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import { DISTRUSTED_FILE } from './layout.ts';
-import { readSmallFile, replaceSmallFile } from './small-file.ts';
+import { replaceFile } from '../runtime/whole-file.ts';
+import { readSmallFile } from './small-file.ts';
 
 /** Maximum number of distrusted blobs: registries are wrong about a handful in years. */
 const DISTRUSTED_MAX = 1024;
@@ -74,7 +75,7 @@ export class DistrustList implements Iterable<Digest> {
     const lines = [...this].map((digest) => `${digest}\n`).join('');
     try {
       const bytes = new TextEncoder().encode(lines);
-      await replaceSmallFile(disk, DISTRUSTED_FILE, bytes, { sync: true });
+      await replaceFile(disk, DISTRUSTED_FILE, bytes, { sync: true });
     } catch (error) {
       const text = 'the list of distrusted blobs was not saved: a restart may forget some of them';
       logger.error({ error: errorText(error) }, text);

@@ -3,12 +3,13 @@ import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { replaceFile } from '../runtime/whole-file.ts';
 import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import type { Limiter } from '../util/limiter.ts';
 import type { GroupTable, GroupUse } from './group-table.ts';
 import { PINS_FILE, USAGE_FILE } from './layout.ts';
-import { readSmallFile, replaceSmallFile } from './small-file.ts';
+import { readSmallFile } from './small-file.ts';
 import { decodeUsage, encodeUsage, USAGE_BYTES_MAX } from './usage-file.ts';
 
 /** Most pinned blobs: enough for every layer of a thousand images. */
@@ -82,7 +83,7 @@ export class Ledger {
       const { codec, disk, logger, table } = this.#components;
       try {
         const bytes = encodeUsage(codec, [...table.uses()]);
-        await replaceSmallFile(disk, USAGE_FILE, bytes, { sync: false });
+        await replaceFile(disk, USAGE_FILE, bytes, { sync: false });
       } catch (error) {
         logger.warn({ error: errorText(error) }, 'the store could not save when blocks were used');
       }
@@ -94,9 +95,9 @@ export class Ledger {
    */
   savePins(): Promise<void> {
     return this.#inTurn(() => {
-      const lines = [...this.#components.table.pins].map((digest) => `${digest}\n`).join('');
-      const bytes = new TextEncoder().encode(lines);
-      return replaceSmallFile(this.#components.disk, PINS_FILE, bytes, { sync: true });
+      const { disk, table } = this.#components;
+      const lines = [...table.pins].map((digest) => `${digest}\n`).join('');
+      return replaceFile(disk, PINS_FILE, new TextEncoder().encode(lines), { sync: true });
     });
   }
 

@@ -5,7 +5,7 @@ import { DiskError, type Disk, type DiskFile } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { BitSet } from '../util/bit-set.ts';
 import { errorText } from '../util/errors.ts';
-import { readFully } from './read-fully.ts';
+import { readFully } from '../runtime/whole-file.ts';
 import {
   BLOBS_FOLDER,
   blobPaths,

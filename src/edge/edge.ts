@@ -6,6 +6,7 @@ import type { TransferEngine } from '../transfer/drive/engine.ts';
 import type { UrlClient } from '../registry/url-client.ts';
 import type { BlobRoots } from './access/blob-roots.ts';
 import { OpenBlobGate } from './access/gate.ts';
+import type { KeptVerdicts } from './access/kept-verdicts.ts';
 import type { OpaqueBlobs } from './access/opaque-blobs.ts';
 import type { UrlProbe } from './access/url-probe.ts';
 import type { Ways } from './access/ways.ts';
@@ -17,6 +18,7 @@ import { PassThrough } from './overlaybd/pass-through.ts';
 interface Components {
   readonly engine: TransferEngine;
   readonly roots: BlobRoots;
+  readonly kept: KeptVerdicts;
   readonly opaque: OpaqueBlobs;
   readonly ways: Ways;
   readonly probe: UrlProbe;
@@ -51,7 +53,7 @@ export interface Edge {
 export function makeEdge(components: Components, init: EdgeInit): Edge {
   const { engine, urls } = components;
   const gate = new OpenBlobGate(
-    { ...components, trees: engine.tree },
+    { ...components, trees: engine.tree, health: engine.tree.askRoots.health },
     { acceptMs: init.accessSeconds * 1000, staleMs: init.accessStaleSeconds * 1000 },
   );
   const sender = new BlobSender({ ...components, reader: engine });

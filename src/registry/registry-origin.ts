@@ -20,7 +20,6 @@ import { ExpiringMap } from '../util/expiring-map.ts';
 import type { Scatter } from '../util/scatter.ts';
 import type { RegistryViews } from './registry-views.ts';
 import type { BelievedSources } from './sources.ts';
-import { StatCache } from './stat-cache.ts';
 
 /**
  * A refusal to anybody without credentials is believed for this long, so that each blob of a
@@ -68,7 +67,6 @@ export class RegistryOrigin implements Origin {
    * Repositories that recently refused to an anonymous request what they gave to our credentials.
    */
   readonly #private: ExpiringMap<true>;
-  readonly #stats: StatCache;
   /** Why blobs could not be read. */
   readonly #definite: ExpiringMap<OriginError>;
 
@@ -76,9 +74,6 @@ export class RegistryOrigin implements Origin {
     this.#components = components;
     this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
     this.#definite = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
-    this.#stats = new StatCache(components, (digest, origin, signal) =>
-      this.#statNow(digest, origin, signal),
-    );
   }
 
   async readInto(
@@ -128,13 +123,20 @@ export class RegistryOrigin implements Origin {
     return this.#components.sources.believesOrigin(origin);
   }
 
-  /** Remembered for minutes, so that a blob that many hosts open costs one request. */
+  /**
+   * Size of a blob, and whether anybody may read it; not remembered. Rejects with OriginError.
+   */
   async stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
-    try {
-      return await this.#stats.stat(digest, origin, signal);
-    } catch (cause) {
-      throw asOriginError(cause);
-    }
+    const key = `${origin.registry}/${origin.repository}`;
+    // Any server may say that a blob is public: those that nobody chose are not believed.
+    const isKnown = this.#components.sources.isRegistry(origin.registry);
+    const isProbed = isKnown && this.#private.get(key) === undefined;
+    const probed = isProbed ? await this.#probe(digest, origin, signal) : undefined;
+    if (typeof probed === 'number') return { sizeBytes: probed, isPublic: true };
+    if (signal.aborted) throw asOriginError(signal.reason);
+    const sizeBytes = await this.#ask(({ own }) => sizeOf(own, digest, { origin, signal }));
+    if (probed === 'refused') this.#private.set(key, true, PRIVATE_MS);
+    return { sizeBytes, isPublic: isProbed && probed === undefined ? undefined : false };
   }
 
   distrust(origin: BlobOrigin): void {
@@ -143,19 +145,6 @@ export class RegistryOrigin implements Origin {
     loaded()
       ?.then(({ registries }) => registries.distrustMirrors(origin.registry))
       .catch(() => {});
-  }
-
-  async #statNow(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
-    const key = `${origin.registry}/${origin.repository}`;
-    // Any server may say that a blob is public: those that nobody chose are not believed.
-    const isKnown = this.#components.sources.isRegistry(origin.registry);
-    const isProbed = isKnown && this.#private.get(key) === undefined;
-    const probed = isProbed ? await this.#probe(digest, origin, signal) : undefined;
-    if (typeof probed === 'number') return { sizeBytes: probed, isPublic: true };
-    signal.throwIfAborted();
-    const sizeBytes = await this.#ask(({ own }) => sizeOf(own, digest, { origin, signal }));
-    if (probed === 'refused') this.#private.set(key, true, PRIVATE_MS);
-    return { sizeBytes, isPublic: false };
   }
 
   /**

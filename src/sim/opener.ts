@@ -4,6 +4,7 @@ import { RootRing } from '../tree/rendezvous.ts';
 import type { HostAddress } from '../tree/messages.ts';
 import type { OpenAnswer, OpenEffect } from '../transfer/host/open-blob-types.ts';
 import { OpenBlobs } from '../transfer/host/open-blobs.ts';
+import { PeerHealth } from '../transfer/host/peer-health.ts';
 import { unreachable } from '../util/assert.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import type { AgentWorld } from './agent-world.ts';
@@ -57,7 +58,13 @@ export class SimOpener {
     this.#world = components.world;
     const ring = new RootRing(init.roots.map(({ peer }) => peer));
     this.#blobs = new OpenBlobs(
-      { roots: (digest) => ring.order(digest, 0), ownKey: ({ digest }) => digest },
+      {
+        health: new PeerHealth(),
+        roots: (digest) => ring.order(digest, 0),
+        ownKey: ({ digest }) => digest,
+        // No simulated host is restarted with its store.
+        kept: () => undefined,
+      },
       LIMITS,
     );
   }
@@ -82,7 +89,7 @@ export class SimOpener {
   }
 
   rootFailed(id: number, localMs: number): void {
-    this.#blobs.rootFailed(id, localMs);
+    this.#blobs.rootFailed(id, 'silent', localMs);
     this.#carryOut();
   }
 
@@ -154,6 +161,7 @@ export class SimOpener {
         this.#joined.delete(effect.blob.digest);
         return this.#host.leave(effect.blob);
       case 'cancel':
+      case 'keep':
         return;
       default:
         return unreachable(effect);

@@ -72,6 +72,12 @@ export const PLACES_PER_REPORT_MAX = 4_096;
 export const LOST_PER_REPORT_MAX = 64;
 
 /**
+ * Hosts of its recent places in one tree that a host remembers, to ask them when no source gives a
+ * block: those of two places or three. (tunable)
+ */
+export const KIN_MAX = 8;
+
+/**
  * Maximum number of ancestors in a place; a longer path is refused. A chain of that length takes
  * longer than a read may wait.
  */

@@ -13,7 +13,7 @@ import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import type { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { TransferEngine } from '../../src/transfer/drive/engine.ts';
-import { OriginError, type Origin, type BlobStat } from '../../src/transfer/contracts/origin.ts';
+import { OriginError, type BlobStat, type Origin } from '../../src/transfer/contracts/origin.ts';
 import type { HostCard } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';

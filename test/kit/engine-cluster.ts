@@ -13,7 +13,7 @@ import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import { TransferEngine } from '../../src/transfer/drive/engine.ts';
-import { OriginError, type Origin, type BlobStat } from '../../src/transfer/contracts/origin.ts';
+import { OriginError, type BlobStat, type Origin } from '../../src/transfer/contracts/origin.ts';
 import type { HostAddress, HostCard, ResolveReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
@@ -55,18 +55,18 @@ export class CountingOrigin implements Origin {
     this.onDistrust();
   }
 
+  async stat(digest: Digest): Promise<BlobStat> {
+    const bytes = this.blobs.get(digest);
+    if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
+    return { sizeBytes: bytes.length, isPublic: true };
+  }
+
   resolve(): Promise<ResolveReply> {
     return Promise.reject(new OriginError('no images here', { code: 'not-found' }));
   }
 
   believes({ registry }: BlobOrigin): boolean {
     return registry !== 'stranger.test';
-  }
-
-  async stat(digest: Digest): Promise<BlobStat> {
-    const bytes = this.blobs.get(digest);
-    if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
-    return { sizeBytes: bytes.length, isPublic: true };
   }
 }
 

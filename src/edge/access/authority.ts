@@ -7,7 +7,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { BlobStat } from '../../transfer/contracts/origin.ts';
+import { OriginError, type BlobStat } from '../../transfer/contracts/origin.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -21,18 +21,40 @@ import type { Way, Ways } from './ways.ts';
 /** Blobs whose size and publicness are remembered; as many as are open at a time on a busy root. */
 const FACTS_MAX = 65_536;
 
-/** What the registry said is believed for this long. (tunable) */
+/**
+ * What the registry said is believed for this long: a blob that is no longer public stays open at a
+ * root until then, and at a host that asked the root for five minutes more. (tunable)
+ */
 const FACTS_MS = 300_000;
 
-/** A definite no is told to all hosts for this long without asking again. (tunable) */
+/** While nobody can tell, an answer counts until it is this old. */
+const OLD_FACTS_MS = 24 * 3_600_000;
+
+/**
+ * Where an old answer is known, the registry has this long for a newer one before hosts hear the
+ * old one; the question goes on. A host waits no longer for a root. (tunable)
+ */
+const NEWS_MS = 1_000;
+
+/** A failure to ask is told to all hosts for this long without asking again. (tunable) */
 const REFUSAL_MS = 5_000;
 
 /** Longest wait for the registry; hosts have asked the next root and their own way long before. */
 const ASK_MS_MAX = 15_000;
 
+/** Where a blob is said to be. */
+interface Source {
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+}
+
 interface Facts {
   readonly sizeBytes: number;
   readonly isPublic: boolean;
+  /** Where it was asked; see `nameOf()`. */
+  readonly source: string;
+  /** When, in milliseconds of the clock. */
+  readonly saidMs: number;
 }
 
 interface Components {
@@ -53,16 +75,16 @@ interface Components {
    * The size of a blob is found: its blocks are read from here on where the origin says, asked for
    * by `digest`. Resolves when what was held with another size is dropped.
    */
-  readonly onFound: (
-    blob: BlobRef,
-    source: { readonly digest: Digest; readonly origin: BlobOrigin },
-  ) => Promise<void>;
+  readonly onFound: (blob: BlobRef, source: Source) => Promise<void>;
 }
 
 /**
  * What a root tells its cluster of a blob: size, whether it is public, whether its source is
  * believed. It asks the source itself, once for all hosts; no word of a host counts. What a host
  * lends is a URL alone, and what stands there is held against what is known.
+ *
+ * This is the one memory of what a root knows of a blob: an answer is used for minutes, then asked
+ * for anew, and used beyond that only while nobody can tell. A no of its source ends it.
  */
 export class BlobAuthority {
   readonly #parts: Components;
@@ -88,49 +110,88 @@ export class BlobAuthority {
     const key = isBelieved ? digest : quarantineKey(this.#parts.hash, digest, origin);
     const isLent = this.#takeWay(key, request, lender);
     const known = this.#facts.get(key);
-    if (known !== undefined) return { outcome: 'open', key, isBelieved, ...known };
-    const flight = `${key} ${origin.storage ?? `${origin.registry}/${origin.repository}`}`;
+    if (known !== undefined) return openReply(key, known, isBelieved);
+    const flight = `${key} ${nameOf(origin)}`;
     const refused = isLent ? undefined : this.#refusals.get(flight);
     if (refused !== undefined) return refused;
-    return this.#asking.run(flight, async () => {
-      const reply = await this.#find(key, { digest, origin }, isBelieved);
-      const isRefusal = reply.outcome !== 'open' && reply.outcome !== 'no-way';
-      if (isRefusal) this.#refusals.set(flight, reply, REFUSAL_MS);
-      return reply;
-    });
+    const asking = this.#asking.run(flight, () => this.#find(key, { digest, origin }, isBelieved));
+    const old = this.#old(key);
+    if (old === undefined) return asking;
+    return this.#soon(asking, openReply(key, old, isBelieved));
   }
 
-  /**
-   * The source proved to give something of another size: the next OPEN finds it out anew. The size
-   * that a registry told may still come from `StatCache` for the rest of its life.
-   */
+  /** The source proved to give something of another size: the next OPEN finds it out anew. */
   forget(key: Digest): void {
     this.#facts.delete(key);
   }
 
-  async #find(
-    key: Digest,
-    source: { readonly digest: Digest; readonly origin: BlobOrigin },
-    isBelieved: boolean,
-  ): Promise<OpenReply> {
+  /** The answer, or the old one when it takes too long. */
+  async #soon(asking: Promise<OpenReply>, old: OpenReply): Promise<OpenReply> {
+    const { promise, resolve } = Promise.withResolvers<OpenReply>();
+    const timer = this.#parts.clock.setTimer(NEWS_MS, () => resolve(old));
+    try {
+      return await Promise.race([asking, promise]);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** What is known of the blob and has not become too old, believed for now or not. */
+  #old(key: Digest): Facts | undefined {
+    const facts = this.#facts.getStale(key);
+    const isOld = facts === undefined || this.#parts.clock.nowMs() - facts.saidMs >= OLD_FACTS_MS;
+    return isOld ? undefined : facts;
+  }
+
+  async #find(key: Digest, source: Source, isBelieved: boolean): Promise<OpenReply> {
     if (!isBelieved) this.#tellUnbelieved(source.origin);
     const { clock } = this.#parts;
     try {
-      const facts = await within(clock, ASK_MS_MAX, (signal) => this.#ask(key, source, signal));
-      if (facts === undefined) return { outcome: 'no-way', isBelieved };
-      this.#facts.set(key, facts, FACTS_MS);
+      const stat = await within(clock, ASK_MS_MAX, (signal) => this.#ask(key, source, signal));
+      if (stat === undefined) return { outcome: 'no-way', isBelieved };
+      const facts = this.#learn(key, nameOf(source.origin), stat);
       await this.#parts.onFound({ digest: key, sizeBytes: facts.sizeBytes }, source);
-      return { outcome: 'open', key, isBelieved, ...facts };
+      return openReply(key, facts, isBelieved);
     } catch (error) {
-      return refusalOf(error);
+      return this.#notFound(key, error, { source: nameOf(source.origin), isBelieved });
     }
+  }
+
+  #learn(key: Digest, source: string, { sizeBytes, isPublic }: BlobStat): Facts {
+    const nowMs = this.#parts.clock.nowMs();
+    const old = isPublic === undefined ? this.#old(key) : undefined;
+    const facts: Facts =
+      old === undefined
+        ? { sizeBytes, isPublic: isPublic ?? false, source, saidMs: nowMs }
+        : { ...old, sizeBytes };
+    this.#facts.set(key, facts, FACTS_MS);
+    return facts;
+  }
+
+  /** Nobody could tell: then the old answer counts. Or the source said no. */
+  #notFound(
+    key: Digest,
+    error: unknown,
+    { source, isBelieved }: { readonly source: string; readonly isBelieved: boolean },
+  ): OpenReply {
+    const old = this.#old(key);
+    const isNo =
+      error instanceof OriginError && (error.code === 'not-found' || error.code === 'refused');
+    if (old !== undefined && !isNo) {
+      this.#facts.set(key, old, REFUSAL_MS);
+      return openReply(key, old, isBelieved);
+    }
+    if (isNo && old?.source === source) this.#facts.delete(key);
+    const reply = refusalOf(error);
+    this.#refusals.set(`${key} ${source}`, reply, REFUSAL_MS);
+    return reply;
   }
 
   async #ask(
     key: Digest,
-    { digest, origin }: { readonly digest: Digest; readonly origin: BlobOrigin },
+    { digest, origin }: Source,
     signal: AbortSignal,
-  ): Promise<Facts | undefined> {
+  ): Promise<BlobStat | undefined> {
     if (origin.storage !== undefined) return this.#askWays(key, signal);
     if (!this.#parts.sources.isRegistry(origin.registry) && !isPublicHttps(origin.registry)) {
       return undefined;
@@ -139,7 +200,7 @@ export class BlobAuthority {
   }
 
   /** The first lent URL that works tells the size. */
-  async #askWays(key: Digest, signal: AbortSignal): Promise<Facts | undefined> {
+  async #askWays(key: Digest, signal: AbortSignal): Promise<BlobStat | undefined> {
     for (const way of this.#parts.ways.of(key)) {
       try {
         const sizeBytes = await this.#parts.probe.sizeAt(way, signal, {
@@ -184,4 +245,13 @@ export class BlobAuthority {
       'a source that the configuration does not name: its blobs are shared in quarantine';
     this.#parts.logger.warn({ source, add }, text);
   }
+}
+
+/** Names a source: a storage, or a repository of a registry. */
+function nameOf({ registry, repository, storage }: BlobOrigin): string {
+  return storage ?? `${registry}/${repository}`;
+}
+
+function openReply(key: Digest, { sizeBytes, isPublic }: Facts, isBelieved: boolean): OpenReply {
+  return { outcome: 'open', key, sizeBytes, isPublic, isBelieved };
 }

@@ -80,6 +80,11 @@ export class BlobRoots {
     return [...relays.map(({ peer }) => peer), ...roots];
   }
 
+  /** What is known of the blob proved wrong; see `BlobAuthority.forget()`. */
+  forget(key: Digest): void {
+    this.#parts.authority?.forget(key);
+  }
+
   /** Rejects with any error when there is no answer. */
   async ask(root: PeerId, request: OpenRequest, signal: AbortSignal): Promise<OpenReply> {
     const { authority, transport, notices } = this.#parts;

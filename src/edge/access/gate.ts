@@ -4,18 +4,14 @@ import type { Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
-import { within } from '../../runtime/deadline.ts';
+import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
-import type {
-  OpenAnswer,
-  OpenEffect,
-  OpenRefusal,
-  OpenedBlob,
-  ProbeResult,
-} from '../../transfer/host/open-blob-types.ts';
+import { lifeSignOf } from '../../transfer/drive/ask-roots.ts';
+import type { OpenEffect, OpenedBlob, ProbeResult } from '../../transfer/host/open-blob-types.ts';
 import { TransferError } from '../../transfer/contracts/errors.ts';
 import { PeerError } from '../../transfer/contracts/transport.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
+import type { PeerHealth } from '../../transfer/host/peer-health.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
@@ -24,6 +20,8 @@ import { AccessError } from './access-error.ts';
 import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract.ts';
 import type { BlobRoots } from './blob-roots.ts';
 import { accessMetrics, type AccessMetrics } from './metrics.ts';
+import type { KeptVerdicts } from './kept-verdicts.ts';
+import { accessError, answerOf, probeFailure, refusalOfError } from './open-refusals.ts';
 import type { UrlProbe } from './url-probe.ts';
 import type { Way, Ways } from './ways.ts';
 
@@ -54,6 +52,9 @@ interface Components {
   readonly probe: Pick<UrlProbe, 'sizeAt' | 'opaqueAt'>;
   readonly ways: Ways;
   readonly trees: Trees;
+  /** Health of the roots, which all calls of this host share. */
+  readonly health: PeerHealth;
+  readonly kept: Pick<KeptVerdicts, 'get' | 'put' | 'end'>;
   readonly clock: Clock;
   readonly hash: Pick<Hash, 'sha256'>;
   readonly metrics: Metrics;
@@ -117,8 +118,10 @@ export class OpenBlobGate implements BlobGate {
     this.#metrics = accessMetrics(components.metrics);
     this.#blobs = new OpenBlobs<Token>(
       {
+        health: components.health,
         roots: (digest, origin) => components.roots.order(digest, origin),
         ownKey: (blob, origin) => ownWayKey(components.hash, blob, origin),
+        kept: (digest, origin) => components.kept.get(digest, origin),
       },
       { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
     );
@@ -214,6 +217,8 @@ export class OpenBlobGate implements BlobGate {
         return this.#grant(effect.token, effect.opened);
       case 'refuse':
         return effect.token.reject(accessError(effect.refusal, effect.token.request.address));
+      case 'keep':
+        return this.#keep(effect);
       case 'drop':
         return this.#leave(effect.blob);
       case 'close':
@@ -221,6 +226,11 @@ export class OpenBlobGate implements BlobGate {
       default:
         return unreachable(effect);
     }
+  }
+
+  #keep({ digest, origin, sizeBytes }: OpenEffect<Token> & { type: 'keep' }): void {
+    if (sizeBytes === undefined) this.#parts.kept.end(digest, origin);
+    else this.#parts.kept.put(digest, origin, sizeBytes);
   }
 
   async #askRoot(effect: OpenEffect<Token> & { type: 'ask-root' }): Promise<void> {
@@ -240,8 +250,10 @@ export class OpenBlobGate implements BlobGate {
         // The URL works for its client alone, perhaps bound to an address.
         if (isLent && reply.outcome === 'no-way') ways.markUnlendable(storage);
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
-      } catch {
-        return (nowMs) => this.#blobs.rootFailed(attempt, nowMs);
+      } catch (error) {
+        const wasCancelled = signal.aborted && !(signal.reason instanceof DeadlineError);
+        const sign = wasCancelled ? undefined : lifeSignOf(error);
+        return (nowMs) => this.#blobs.rootFailed(attempt, sign, nowMs);
       }
     });
   }
@@ -421,76 +433,4 @@ function originOf({ registry, repository, storage, opaque }: BlobAddress): BlobO
     ...(storage !== undefined && { storage }),
     ...(opaque !== undefined && { opaque }),
   };
-}
-
-function answerOf(reply: OpenReply): OpenAnswer {
-  if (reply.outcome === 'open' || reply.outcome === 'no-way') return reply;
-  const { outcome: code, challenge, retryAfterMs } = reply;
-  const challenges = challenge === '' ? [] : [challenge];
-  switch (code) {
-    case 'unauthorized':
-    case 'denied':
-      return { outcome: 'refused', refusal: { code, challenges } };
-    case 'not-found':
-      return { outcome: 'refused', refusal: { code } };
-    case 'rate-limited':
-      return { outcome: 'refused', refusal: { code, retryAfterMs } };
-    case 'unavailable':
-      return { outcome: 'refused', refusal: { code: 'unchecked', silent: [] } };
-    default:
-      return unreachable(code);
-  }
-}
-
-function probeFailure(error: unknown): ProbeResult {
-  if (!(error instanceof AccessError) || error.code === 'unchecked') {
-    return { outcome: 'unreachable' };
-  }
-  return { outcome: 'refused', refusal: refusalOfError(error) };
-}
-
-function refusalOfError({ detail }: AccessError): OpenRefusal {
-  switch (detail.code) {
-    case 'unauthorized':
-    case 'denied':
-    case 'rate-limited':
-      return detail;
-    case 'not-found':
-      return { code: 'not-found' };
-    case 'other-content':
-      return { code: 'other-content', sizeBytes: 0 };
-    case 'unchecked':
-      return { code: 'unchecked', silent: [] };
-    default:
-      return unreachable(detail);
-  }
-}
-
-function accessError(refusal: OpenRefusal, { registry }: BlobAddress): AccessError {
-  switch (refusal.code) {
-    case 'unauthorized':
-    case 'denied': {
-      const { code, challenges } = refusal;
-      const status = code === 'unauthorized' ? 401 : 403;
-      const what = `${registry} answered ${status} to the credentials of this request`;
-      return new AccessError(what, { code, challenges });
-    }
-    case 'not-found':
-      return new AccessError(`${registry} has no such blob`, { code: 'not-found' });
-    case 'rate-limited': {
-      const { code, retryAfterMs } = refusal;
-      return new AccessError(`${registry} asks for patience`, { code, retryAfterMs });
-    }
-    case 'other-content':
-      return new AccessError(`${registry} has something else than the blob at this URL`, {
-        code: 'other-content',
-      });
-    case 'unchecked': {
-      const silent = refusal.silent.length > 0 ? refusal.silent.join(', ') : registry;
-      const what = `the right to read could not be checked: no answer from ${silent}`;
-      return new AccessError(what, { code: 'unchecked' });
-    }
-    default:
-      return unreachable(refusal);
-  }
 }

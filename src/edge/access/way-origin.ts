@@ -36,6 +36,11 @@ interface Components {
   readonly metrics: Metrics;
   /** A storage has something else now where it had the opaque blob with this key. */
   readonly onChanged: (key: Digest) => void;
+  /**
+   * The registry answers reads of the blob with what cannot be right, such as another size than the
+   * one that is known.
+   */
+  readonly onUnsound: (key: Digest) => void;
 }
 
 /**
@@ -74,12 +79,12 @@ export class WayOrigin implements Origin {
     throw new OriginError(what, { code: 'unavailable' });
   }
 
-  resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
-    return this.#parts.inner.resolve(reference, signal);
-  }
-
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     return this.#parts.inner.stat(digest, origin, signal);
+  }
+
+  resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
+    return this.#parts.inner.resolve(reference, signal);
   }
 
   believes(origin: BlobOrigin): boolean {
@@ -108,6 +113,7 @@ export class WayOrigin implements Origin {
         return await inner.readInto(asked, offset, target, signal);
       } catch (error) {
         signal.throwIfAborted();
+        if (error instanceof OriginError && error.code === 'protocol') this.#parts.onUnsound(key);
         if (!hasWays) throw error;
         const isRefusal = error instanceof OriginError && error.code !== 'unavailable';
         if (isRefusal) this.#refused.set(key, true, REFUSED_MS);

@@ -4,6 +4,7 @@ import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Disk } from '../../runtime/disk.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import { readWhole, replaceFile } from '../../runtime/whole-file.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
 import { errorText } from '../../util/errors.ts';
@@ -47,6 +48,7 @@ interface Head {
 }
 
 const HEAD_BYTES_MAX = 4096;
+const FILE_BYTES_MAX = HEAD_BYTES_MAX + MANIFEST_SIZE_BYTES_MAX;
 
 /** What an entry takes beside the bytes of its manifest. */
 const ENTRY_BYTES = 512;
@@ -137,12 +139,7 @@ export class ManifestCache {
     const bytes = Buffer.concat([line, kept.manifest?.bytes ?? new Uint8Array()]);
     this.#write(async () => {
       if (this.#entries.peek(name) !== entry) return;
-      const { disk } = this.#parts;
-      const path = `${FOLDER}/${entry.file}`;
-      await disk.remove(`${path}.new`);
-      const file = await disk.open(`${path}.new`, 'write');
-      await file.write(bytes, 0).finally(() => file.close());
-      await disk.rename(`${path}.new`, path);
+      await replaceFile(this.#parts.disk, `${FOLDER}/${entry.file}`, bytes, { sync: false });
     });
   }
 
@@ -168,9 +165,9 @@ export class ManifestCache {
 
   /** Takes in a file; false when it holds nothing that can be used. */
   async #load(file: string): Promise<boolean> {
-    const bytes = await this.#read(file);
-    const end = bytes.indexOf(0x0a);
-    if (end < 0) return false;
+    const bytes = await readWhole(this.#parts.disk, `${FOLDER}/${file}`, FILE_BYTES_MAX);
+    const end = bytes?.indexOf(0x0a) ?? -1;
+    if (bytes === undefined || end < 0) return false;
     const head = parseHead(Buffer.from(bytes.subarray(0, end)).toString());
     const digest = parseDigest(String(head?.digest));
     if (head === undefined || digest === undefined) return false;
@@ -187,24 +184,6 @@ export class ManifestCache {
     }
     this.#insert(name, { manifest: { digest, mediaType: head.mediaType, bytes: content } });
     return true;
-  }
-
-  async #read(name: string): Promise<Uint8Array> {
-    const file = await this.#parts.disk.open(`${FOLDER}/${name}`, 'read');
-    try {
-      // Most are small: a larger one is read anew, whole.
-      for (const room of [64 * 1024, HEAD_BYTES_MAX + MANIFEST_SIZE_BYTES_MAX]) {
-        const bytes = new Uint8Array(room);
-        let length = 0;
-        for (let count = -1; count !== 0 && length < room; length += count) {
-          count = await file.read(bytes.subarray(length), length);
-        }
-        if (length < room) return bytes.subarray(0, length);
-      }
-      return new Uint8Array();
-    } finally {
-      await file.close();
-    }
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
-import type { Random } from '../../runtime/random.ts';
+import { halfToAll, type Random } from '../../runtime/random.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { RegistryError, type ProtocolFault } from '../errors.ts';
 import { isCertificateError } from './certificate.ts';
 import type { RegistryMetrics } from '../metrics.ts';
@@ -118,10 +119,9 @@ export async function withRetries<T>(
  */
 function retryDelayMs(error: RegistryError, failures: number, random: Random): number | undefined {
   const { detail } = error;
-  const wholeMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (failures - 1));
-  const backoffMs = wholeMs * (0.5 + random.float() / 2);
+  const pauseMs = halfToAll(random, backoffMs(failures, BACKOFF_MS, BACKOFF_MS_MAX));
   const afterMs = 'retryAfterMs' in detail ? (detail.retryAfterMs ?? 0) : 0;
-  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(backoffMs, afterMs);
+  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(pauseMs, afterMs);
 }
 
 /** Whether the same request may be answered in a moment. */

@@ -6,13 +6,6 @@ import type { Scatter } from '../../util/scatter.ts';
 
 export type { ResolveReply };
 
-/** What a registry says of a blob. */
-export interface BlobStat {
-  readonly sizeBytes: number;
-  /** The registry gives it to anybody. */
-  readonly isPublic: boolean;
-}
-
 /**
  * Why the registry did not give what was asked.
  *
@@ -35,6 +28,13 @@ export interface OriginBlob extends BlobRef {
   readonly isOwnWay?: boolean;
 }
 
+/** What a registry says of a blob. */
+export interface BlobStat {
+  readonly sizeBytes: number;
+  /** The registry gives it to anybody; undefined when that could not be found out. */
+  readonly isPublic: boolean | undefined;
+}
+
 /** Reads from registries. All calls reject with OriginError. */
 export interface Origin {
   /**
@@ -42,6 +42,8 @@ export interface Origin {
    * it after the call has settled.
    */
   readInto(blob: OriginBlob, offset: number, target: Scatter, signal: AbortSignal): Promise<void>;
+  /** Size of a blob, by the registry's own word, and whether anybody may read it. */
+  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
   /** Resolves an image reference to its manifest. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
   /**
@@ -49,8 +51,6 @@ export interface Origin {
    * for the digest.
    */
   believes(origin: BlobOrigin): boolean;
-  /** Size of a blob in bytes, and whether anybody may read it. */
-  stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
   /**
    * The content read of a blob there did not match its digest: later reads use another source where
    * one exists.

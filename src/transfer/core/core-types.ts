@@ -38,6 +38,11 @@ export interface Routes {
    * before the registry; other hosts have none.
    */
   holders(digest: Digest, index: BlockIndex, nowMs: number): readonly HostAddress[];
+  /**
+   * Hosts that are or were near this one in the tree of the stripe, beside those that read from it:
+   * asked for what they hold when no source gives a block.
+   */
+  kin(digest: Digest, stripe: number): readonly HostAddress[];
   /** The registry that has the blob; all unconfigured registries have the same key, ''. */
   sourceKey(digest: Digest): string;
   /** Ancestors of this host in the tree of the stripe; 0 at the owner. */
@@ -335,8 +340,8 @@ export type TimerAction<T> =
 
 /** Requests at one peer, or at the registry, and the record of that source. */
 export interface SourceWindow<T> {
-  /** Undefined for the registry. */
-  readonly host: HostAddress | undefined;
+  /** With the addresses told last; undefined for the registry. */
+  host: HostAddress | undefined;
   readonly asked: Set<Attempt<T>>;
   prefetchAsked: number;
   /** Late prefetches in flight, which `prefetchAsked` does not count. */

@@ -28,7 +28,8 @@ import { Egress } from './egress.ts';
 import type { AttemptId, BlockSource, Effect } from './effects.ts';
 import { Standstill } from './fallback.ts';
 import { makeFetch } from './fetch.ts';
-import { Fetcher, type FetcherHost } from './fetcher.ts';
+import { Fetcher } from './fetcher.ts';
+import type { FetcherHost } from './fetcher-host.ts';
 import { OrderGossip } from './order-gossip.ts';
 import { Prefetcher } from './prefetcher.ts';
 import { Waiting } from './waiting.ts';
@@ -547,9 +548,8 @@ export class BlockCore<P, T> {
   }
 
   #onDeadline(fetch: Fetch<T>, waiter: Waiter<T>): void {
-    const { peer } = waiter;
     this.#drop(fetch, waiter);
-    if (peer === undefined) this.#failDeadline(waiter);
+    if (waiter.peer === undefined) this.#failDeadline(waiter);
     else this.#effects.push({ type: 'refuse', token: waiter.token, detail: { code: 'timeout' } });
   }
 

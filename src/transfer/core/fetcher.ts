@@ -1,21 +1,13 @@
 import type { Verdict } from '../../image/attestation.ts';
-import type { Random } from '../../runtime/random.ts';
+import { halfToAll } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
-import type { TimerHeap } from '../../util/timer-heap.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import type {
-  Attempt,
-  CoreInit,
-  Fetch,
-  PayloadOps,
-  Routes,
-  SourceWindow,
-  TimerAction,
-  Waiter,
-} from './core-types.ts';
-import type { AttemptId, BlockSource, Effect, LostReason, OriginSource } from './effects.ts';
+import type { Attempt, Fetch, SourceWindow, Waiter } from './core-types.ts';
+import type { AttemptId, BlockSource, LostReason, OriginSource } from './effects.ts';
+import type { FetcherHost } from './fetcher-host.ts';
 import { Silence } from './silence.ts';
 import { ban, isUsable, makeWindow, noteHeard, noteLatency } from './source-window.ts';
 import { HOPS_NONE, isHolder, lateAtMs, noteLate, requestOf, uncount } from './attempts.ts';
@@ -30,19 +22,8 @@ const PEERS_MAX = 8192;
 /** A holder that was slower than the registry, or busy, this often in a row rests for a while. */
 const HOLDER_MISSES_MAX = 3;
 
-/** What the fetcher needs of the reducer around it. */
-export interface FetcherHost<P, T> {
-  readonly init: CoreInit;
-  readonly ops: PayloadOps<P>;
-  readonly routes: Routes;
-  readonly random: Random;
-  readonly timers: TimerHeap<TimerAction<T>>;
-  emit(effect: Effect<P, T>): void;
-  /** The block is verified; the reference passes to the callee. */
-  onBlock(fetch: Fetch<T>, block: P, source: BlockSource): void;
-  /** Every source failed; true when somebody still waits, so that another round starts. */
-  onRoundFailed(fetch: Fetch<T>, definite: boolean): boolean;
-}
+/** Hosts of its tree that a host asks for a block that no source of it gives. (tunable) */
+const KIN_MAX = 8;
 
 /** Moves a fetch from source to source until one answers: windows, hedges, bans, rounds. */
 export class Fetcher<P, T> {
@@ -288,11 +269,11 @@ export class Fetcher<P, T> {
   }
 
   #window(host: HostAddress): SourceWindow<T> {
-    let window = this.#windows.get(host.peer);
-    if (window === undefined) {
-      window = makeWindow(host);
-      this.#windows.set(host.peer, window);
-    }
+    const known = this.#windows.get(host.peer);
+    const window = known ?? makeWindow(host);
+    if (known === undefined) this.#windows.set(host.peer, window);
+    // A reader was seen without an address.
+    if (host.addresses.length > 0) window.host = host;
     return window;
   }
 
@@ -321,7 +302,25 @@ export class Fetcher<P, T> {
   #askHolder(fetch: Fetch<T>, nowMs: number): boolean {
     fetch.tried.add('holder');
     const holders = this.#host.routes.holders(fetch.blob.ref.digest, fetch.index, nowMs);
-    const host = holders.find((each) => this.#mayAsk(fetch, each, nowMs));
+    return this.#askIfHeld(fetch, holders, nowMs);
+  }
+
+  /**
+   * No source of the block is left: asks a host that reads the stripe here, or was near this one in
+   * its tree. It is asked for what it holds, and asks nobody itself, so no circle can form.
+   */
+  #askKin(fetch: Fetch<T>, nowMs: number): boolean {
+    if (fetch.hops <= 0 || fetch.blob.ownWay) return false;
+    const { ref, children, stripes } = fetch.blob;
+    const stripe = fetch.index % stripes;
+    const readers = [...(children[stripe] ?? [])].map((peer) => ({ peer, addresses: [] }));
+    const kin = [...readers, ...this.#host.routes.kin(ref.digest, stripe)].slice(0, KIN_MAX);
+    const live = kin.filter((host) => isUsable(this.#window(host), nowMs, false));
+    return this.#askIfHeld(fetch, live, nowMs);
+  }
+
+  #askIfHeld(fetch: Fetch<T>, hosts: readonly HostAddress[], nowMs: number): boolean {
+    const host = hosts.find((each) => this.#mayAsk(fetch, each, nowMs));
     if (host === undefined) return false;
     const choice = { window: this.#window(host), source: 'alternate', hops: HOPS_NONE } as const;
     const attempt = this.#attempt(fetch, choice, nowMs);
@@ -330,14 +329,14 @@ export class Fetcher<P, T> {
     return true;
   }
 
-  /** The holder is late: the registry is asked beside it, and the holder given up later. */
+  /** The holder is late: the registry or kin is asked beside it, and the holder given up later. */
   #holderLate(attempt: Attempt<T>, nowMs: number): void {
     const { fetch, window } = attempt;
     if (attempt.state === 'verifying' || attempt.state === 'done') return;
     if (!fetch.tried.has('origin')) {
       const atMs = nowMs + this.#host.init.holderMsMax;
       attempt.hedge = this.#host.timers.set(atMs, { type: 'hedge', attempt });
-      this.route(fetch, nowMs, true);
+      if (!this.route(fetch, nowMs, true)) this.#askKin(fetch, nowMs);
       return;
     }
     this.#end(attempt, nowMs, true);
@@ -353,6 +352,7 @@ export class Fetcher<P, T> {
   /** No peer is left to ask: waits for a busy one, else ends the round; after some, falls back. */
   #outOfPeers(fetch: Fetch<T>, nowMs: number): void {
     if (fetch.attempts.length > 0 || fetch.retry !== undefined) return;
+    if (this.#askKin(fetch, nowMs)) return;
     const { digest } = fetch.blob.ref;
     let freeAtMs = Number.POSITIVE_INFINITY;
     for (const { host } of this.#host.routes.sources(digest, fetch.index % fetch.blob.stripes)) {
@@ -376,10 +376,9 @@ export class Fetcher<P, T> {
       return;
     }
     const { retryMsMin, retryMsMax } = this.#host.init;
-    const pauseMs = Math.min(retryMsMax, retryMsMin * 2 ** Math.min(fetch.rounds, 16));
-    fetch.rounds++;
     fetch.tried.clear();
-    const atMs = nowMs + pauseMs * (0.5 + this.#host.random.float() / 2);
+    const pauseMs = backoffMs(++fetch.rounds, retryMsMin, retryMsMax);
+    const atMs = nowMs + halfToAll(this.#host.random, pauseMs);
     fetch.retry = this.#host.timers.set(atMs, { type: 'retry', fetch });
   }
 

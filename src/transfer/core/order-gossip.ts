@@ -1,7 +1,7 @@
 import { blockCount, type BlockIndex } from '../../image/block.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { BlobState } from './core-types.ts';
-import type { FetcherHost } from './fetcher.ts';
+import type { FetcherHost } from './fetcher-host.ts';
 
 /** Maximum number of peers of one stripe that are told its touch order: far above any fan-out. */
 const CHILDREN_MAX = 256;

@@ -1,6 +1,6 @@
 import type { PeerId } from '../../util/peer-id.ts';
 import type { Fetch, Waiter } from './core-types.ts';
-import type { FetcherHost } from './fetcher.ts';
+import type { FetcherHost } from './fetcher-host.ts';
 
 /** Share of the waiting reads that peers can take; the rest is for this host alone. (tunable) */
 const PEERS_SHARE = 3 / 4;

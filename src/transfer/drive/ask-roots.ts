@@ -2,10 +2,11 @@ import type { Clock, Timer } from '../../runtime/clock.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { HostAddress } from '../../tree/messages.ts';
+import { defined } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { errorText } from '../../util/errors.ts';
 import { PeerError } from '../contracts/transport.ts';
-import { PeerHealth } from '../host/peer-health.ts';
+import { PeerHealth, type LifeSign } from '../host/peer-health.ts';
 
 /** One call that any of a few hosts may answer. */
 export interface Question<R> {
@@ -62,7 +63,9 @@ export class AskRoots {
   async ask<R>(question: Question<R>): Promise<R> {
     const { clock } = this.#components;
     question.signal?.throwIfAborted();
-    const hosts = this.health.order(question.hosts, clock.nowMs());
+    const byPeer = new Map(question.hosts.map((host) => [host.peer, host]));
+    const peers = this.health.order([...byPeer.keys()], clock.nowMs());
+    const hosts = peers.map((peer) => defined(byPeer.get(peer), 'a host that may be asked'));
     if (hosts.length === 0) throw new NobodyError('no host is known that could be asked');
     this.health.called();
     const parts = { ...this.#components, health: this.health };
@@ -159,10 +162,7 @@ class Round<R> {
   }
 }
 
-/**
- * Notes what a failed call says of the peer: silence when the peer was not there; life when it said
- * anything, even a refusal; nothing when the call was given up while the peer lived.
- */
+/** Notes what a failed call says of the peer. */
 export function noteFailure(
   health: PeerHealth,
   {
@@ -171,9 +171,18 @@ export function noteFailure(
     nowMs,
   }: { readonly peer: PeerId; readonly error: unknown; readonly nowMs: number },
 ): void {
+  const sign = lifeSignOf(error);
+  if (sign !== undefined) health[sign](peer, nowMs);
+}
+
+/**
+ * What the error of a call says of the peer: silence when it was not there, life when it said
+ * anything; undefined when the call was given up while the peer lived.
+ */
+export function lifeSignOf(error: unknown): LifeSign | undefined {
   const code = error instanceof PeerError ? error.code : undefined;
-  if (code === 'unreachable' || code === 'timeout') health.silent(peer, nowMs);
-  else if (isWord(error)) health.heard(peer);
+  if (code === 'unreachable' || code === 'timeout') return 'silent';
+  return isWord(error) ? 'heard' : undefined;
 }
 
 /** Whether the error is something that the peer said. */

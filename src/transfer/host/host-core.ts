@@ -4,7 +4,7 @@ import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import { TransferError } from '../contracts/errors.ts';
 import type { Random } from '../../runtime/random.ts';
 import { INNER_CHILDREN } from '../../tree/limits.ts';
-import { counter, Membership, type MembershipEffect } from '../../tree/member/membership.ts';
+import { Membership, type MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
 import type {
   AgentRole,
@@ -22,6 +22,7 @@ import type {
 import { RootRing } from '../../tree/rendezvous.ts';
 import { depthBound } from '../../tree/owner/depth.ts';
 import { Topology, type TopologyInit } from '../../tree/owner/topology.ts';
+import { counter } from '../../util/counter.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { BlockCore } from '../core/core.ts';
 import {
@@ -125,8 +126,7 @@ export class HostCore<P, T> {
       nextTicket: counter(),
       ...(reportIntervalMs !== undefined && { reportIntervalMs }),
     };
-    const { random } = components;
-    this.#membership = new Membership({ ...member, isRoot: keepsTrees, random });
+    this.#membership = new Membership({ ...member, isRoot: keepsTrees, random: components.random });
     this.#uplink = role === 'relay' ? new Uplink(components, member) : undefined;
     this.#memberships =
       this.#uplink === undefined ? [this.#membership] : [this.#membership, this.#uplink.membership];
@@ -369,6 +369,7 @@ export class HostCore<P, T> {
       owns: (digest, stripe) => this.#owns(digest, stripe),
       keeps: (digest, stripe) => this.#keeps(digest, stripe),
       holders: (digest, index, nowMs) => this.#holders(digest, index, nowMs),
+      kin: (digest, stripe) => this.#memberships.flatMap((each) => each.kinOf(digest, stripe)),
       sourceKey: (digest) => this.#of.sourceKey?.(digest) ?? '',
       depth: (digest, stripe) => {
         if (this.#owns(digest, stripe)) return 0;

@@ -1,6 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import type { PeerHealth } from './peer-health.ts';
 
 /** Stands for a request's credentials or signed URL: a hash, not the secret. Empty: none. */
 export type RightKey = string;
@@ -76,10 +77,39 @@ export type OpenEffect<T> =
     }
   | { readonly type: 'grant'; readonly token: T; readonly opened: OpenedBlob }
   | { readonly type: 'refuse'; readonly token: T; readonly refusal: OpenRefusal }
+  /**
+   * The blob of this size is public in this repository, or, with undefined, no longer: kept for
+   * `OpenBlobsComponents.kept()`.
+   */
+  | {
+      readonly type: 'keep';
+      readonly digest: Digest;
+      readonly origin: BlobOrigin;
+      readonly sizeBytes: number | undefined;
+    }
   /** A blob proved to have another size: the blocks under the key are dropped. */
   | { readonly type: 'drop'; readonly blob: BlobRef }
   /** The last user is long gone: the host leaves its trees. */
   | { readonly type: 'close'; readonly blob: BlobRef };
+
+/** What an `OpenBlobs` asks its host, synchronously. */
+export interface OpenBlobsComponents {
+  /** What this host knows of the roots from all its calls; the driver notes failures there. */
+  readonly health: PeerHealth;
+  /** Roots in the order in which they own the blob's first stripe. */
+  readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
+  /** Names the blocks of a blob that is read alone: `ownWayKey()` of image/blob-key.ts. */
+  readonly ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
+  /** What was kept of a blob that was public in this repository, and for how long it counts. */
+  readonly kept: (digest: Digest, origin: BlobOrigin) => KeptVerdict | undefined;
+}
+
+/** What is kept of a blob that was public in the last day. */
+export interface KeptVerdict {
+  readonly sizeBytes: number;
+  /** Milliseconds that are left of the day. */
+  readonly leftMs: number;
+}
 
 /** Settings of an `OpenBlobs`. */
 export interface OpenBlobsInit {

@@ -1,13 +1,15 @@
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import type { Digest } from '../../image/digest.ts';
-import { BoundedMap } from '../../util/bounded-map.ts';
+import type { BlobRef } from '../../image/block.ts';
 import { unreachable } from '../../util/assert.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
+import { isNo, newEntry, type Entry, type Waiter } from './open-blob-entry.ts';
+import { PATIENCE_MS_MIN, type LifeSign } from './peer-health.ts';
+import { REFUSED_MS, type Right } from './open-rights.ts';
 import {
   isWholeRefusal,
   openBlobId,
   type OpenAnswer,
+  type OpenBlobsComponents,
   type OpenBlobsInit,
   type OpenEffect,
   type OpenRefusal,
@@ -18,7 +20,7 @@ import {
 } from './open-blob-types.ts';
 
 /** The next root is asked too after this long without an answer, in milliseconds. (tunable) */
-const NEXT_ROOT_MS = 300;
+const NEXT_ROOT_MS = PATIENCE_MS_MIN;
 
 /**
  * Without any root's answer for this long, a host reads by its client's own way: after the first
@@ -26,6 +28,12 @@ const NEXT_ROOT_MS = 300;
  * not dead: hosts whose roots are busy must not turn on the registry. (tunable)
  */
 const OWN_WAY_MS = { lost: 700, slow: 5_000 };
+
+/** What was public in the last day opens when nobody has answered for this long. (tunable) */
+const KEPT_WAY_MS = 2_000;
+
+/** What was public when it was last asked for is so for this long while nobody answers. */
+export const PUBLIC_MS_MAX = 24 * 3_600_000;
 
 /** Longest wait of a request, all roots and the origin included; below the time of a read. */
 const REQUEST_MS_MAX = 15_000;
@@ -39,62 +47,16 @@ const ALONE_MS = 60_000;
 /** The same when no root answered: it is a matter of the roots, and not of the blob. (tunable) */
 const UNANSWERED_MS = 5_000;
 
-/** A definite no is remembered this long: clients repeat a request several times. (tunable) */
-const REFUSED_MS = 5_000;
-
-/** Maximum number of roots remembered as silent; a cluster has a few. */
-const SILENT_MAX = 64;
-
-/** Maximum number of rights for one blob: clients of one host have credentials of their own. */
-const RIGHTS_MAX = 64;
-
-interface Right {
-  state: 'unknown' | 'probing' | 'accepted' | 'refused';
-  /** Of `accepted` and `refused`. */
-  untilMs: number;
-  refusal: OpenRefusal | undefined;
-}
-
-interface Waiter<T> extends OpenRequest<T> {
-  readonly deadlineMs: number;
-}
-
-/**
- * One blob by one source.
- *
- *     asking --open--> shared        a root knows it: size, key, whether it is public
- *       |  \--no-way, all silent--> alone     only the client's own way; size from its GET
- *       \---refused--> (gone)        a definite no for requests that show nothing of their own
- */
-interface Entry<T> {
-  readonly id: string;
-  readonly digest: Digest;
-  readonly origin: BlobOrigin;
-  phase: 'asking' | 'shared' | 'alone';
-  blob: BlobRef | undefined;
-  isPublic: boolean;
-  untilMs: number;
-  usedMs: number;
-  /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
-  readonly asked: Set<PeerId>;
-  readonly asking: Map<number, PeerId>;
-  /** What roots are asked with in this round: the right of the request that began it. */
-  right: RightKey;
-  /** The refusal of a root, for requests that show nothing of their own. */
-  refusal: OpenRefusal | undefined;
-  probesItself: boolean;
-  readonly rights: BoundedMap<RightKey, Right>;
-  readonly waiting: Set<Waiter<T>>;
-}
-
 type Timer<T> =
-  | { readonly type: 'next-root'; readonly entry: Entry<T> }
+  | { readonly type: 'next-root' | 'kept-way'; readonly entry: Entry<T> }
   | { readonly type: 'own-way'; readonly entry: Entry<T>; readonly after: 'lost' | 'slow' }
   | { readonly type: 'deadline'; readonly entry: Entry<T>; readonly waiter: Waiter<T> };
 
 type Attempt<T> =
   | { readonly kind: 'root'; readonly entry: Entry<T>; readonly root: PeerId }
   | { readonly kind: 'probe'; readonly entry: Entry<T>; readonly right: RightKey };
+
+type Outcome = { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal };
 
 /**
  * The blobs that clients of this host have open: the one place that decides size, sharing and
@@ -106,12 +68,7 @@ type Attempt<T> =
  */
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
-  readonly #ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
-  readonly #roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
-  /** Roots that let a request wait: asked last, until they answer again. */
-  readonly #silent = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
-  /** Roots that did not answer at all the last time. */
-  readonly #lost = new BoundedMap<PeerId, true>({ entriesMax: SILENT_MAX });
+  readonly #parts: OpenBlobsComponents;
   readonly #entries = new Map<string, Entry<T>>();
   readonly #waiting = new Map<T, { readonly entry: Entry<T>; readonly waiter: Waiter<T> }>();
   readonly #attempts = new Map<number, Attempt<T>>();
@@ -120,17 +77,8 @@ export class OpenBlobs<T> {
   #attemptCount = 0;
   #nowMs = 0;
 
-  constructor(
-    /** Roots in the order in which they own the blob's first stripe. */
-    components: {
-      readonly roots: (digest: Digest, origin: BlobOrigin) => readonly PeerId[];
-      /** Names the blocks of a blob that is read alone: `ownWayKey()` of image/blob-key.ts. */
-      readonly ownKey: (blob: BlobRef, origin: BlobOrigin) => Digest;
-    },
-    init: OpenBlobsInit,
-  ) {
-    this.#roots = components.roots;
-    this.#ownKey = components.ownKey;
+  constructor(components: OpenBlobsComponents, init: OpenBlobsInit) {
+    this.#parts = components;
     this.#init = init;
   }
 
@@ -159,9 +107,8 @@ export class OpenBlobs<T> {
     if (entry?.blob === undefined || entry.phase === 'asking' || nowMs >= entry.untilMs) {
       return undefined;
     }
-    const right = entry.rights.get(request.right);
-    const isAccepted = right?.state === 'accepted' && nowMs < right.untilMs;
-    if (!entry.isPublic && !isAccepted) return undefined;
+    const isPublic = nowMs < entry.publicUntilMs;
+    if (!isPublic && !entry.rights.isAccepted(request.right, nowMs)) return undefined;
     this.#use(entry, nowMs);
     return { blob: entry.blob, isShared: entry.phase === 'shared' };
   }
@@ -172,7 +119,7 @@ export class OpenBlobs<T> {
     const entry = this.#entry(request);
     this.#use(entry, nowMs);
     const { right, shownBytes } = request;
-    if (shownBytes !== undefined) this.#accept(entry, this.#rightOf(entry, right), shownBytes);
+    if (shownBytes !== undefined) this.#accept(entry, entry.rights.get(right, nowMs), shownBytes);
     const waiter = { ...request, deadlineMs: nowMs + REQUEST_MS_MAX };
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
@@ -191,11 +138,11 @@ export class OpenBlobs<T> {
   answered(attempt: number, answer: OpenAnswer, nowMs: number): void {
     this.#nowMs = nowMs;
     const found = this.#takeAttempt(attempt, 'root');
-    if (found === undefined) return;
+    if (found?.kind !== 'root') return;
     const { entry } = found;
-    if (found.kind === 'root') {
-      this.#silent.delete(found.root);
-      this.#lost.delete(found.root);
+    this.#parts.health.heard(found.root);
+    for (const [earlier, root] of answer.outcome === 'open' ? entry.asking : []) {
+      if (earlier < attempt) this.#parts.health.late(root, nowMs);
     }
     switch (answer.outcome) {
       case 'open':
@@ -209,7 +156,7 @@ export class OpenBlobs<T> {
         // A root refuses by its own credentials: a request's own right may still be accepted.
         entry.refusal = isWholeRefusal(answer.refusal) ? answer.refusal : undefined;
         if (answer.refusal.code === 'unchecked') this.#nextRoot(entry);
-        else this.#endPublic(entry);
+        else this.#endPublic(entry, isNo(answer.refusal));
         break;
       default:
         return unreachable(answer);
@@ -218,12 +165,11 @@ export class OpenBlobs<T> {
   }
 
   /** A root did not answer `ask-root`, or refused to talk to this host. */
-  rootFailed(attempt: number, nowMs: number): void {
+  rootFailed(attempt: number, sign: LifeSign | undefined, nowMs: number): void {
     this.#nowMs = nowMs;
     const found = this.#takeAttempt(attempt, 'root');
     if (found?.kind !== 'root') return;
-    this.#lost.set(found.root, true);
-    if (found.entry.phase !== 'asking') return;
+    if (sign !== undefined) this.#parts.health[sign](found.root, nowMs);
     this.#nextRoot(found.entry);
     this.#settle(found.entry);
   }
@@ -239,12 +185,15 @@ export class OpenBlobs<T> {
     switch (result.outcome) {
       case 'accepted':
         this.#accept(entry, right, result.sizeBytes);
+        this.#originAnswered(entry);
         break;
       case 'refused':
-        this.#refuseRight(right, result.refusal);
+        entry.rights.refuse(right, result.refusal, nowMs);
+        this.#originAnswered(entry);
+        if (found.right === '' && isNo(result.refusal)) this.#keep(entry);
         break;
       case 'unreachable':
-        this.#keepStale(right);
+        entry.rights.keepStale(right, nowMs);
         break;
       default:
         return unreachable(result);
@@ -259,15 +208,18 @@ export class OpenBlobs<T> {
     nowMs: number,
   ): void {
     this.#nowMs = nowMs;
-    const right = this.#entries.get(openBlobId(request))?.rights.peek(request.right);
-    if (right !== undefined) this.#refuseRight(right, refusal);
+    const rights = this.#entries.get(openBlobId(request))?.rights;
+    const right = rights?.peek(request.right);
+    if (right !== undefined) rights?.refuse(right, refusal, nowMs);
+    if (request.right === '' && isNo(refusal)) this.#keep(request);
   }
 
   /** The roots or their connections changed: blobs that are read alone may be shared now. */
   rootsChanged(nowMs: number): void {
     this.#nowMs = nowMs;
     for (const entry of this.#entries.values()) {
-      if (entry.phase === 'alone') entry.untilMs = Math.min(entry.untilMs, nowMs);
+      const isAlone = entry.phase === 'alone' || entry.isKept;
+      if (isAlone) entry.untilMs = Math.min(entry.untilMs, nowMs);
       if (entry.phase === 'asking' && entry.asking.size === 0) this.#nextRoot(entry);
       this.#settle(entry);
     }
@@ -290,13 +242,13 @@ export class OpenBlobs<T> {
     const { entry } = timer;
     switch (timer.type) {
       case 'next-root':
-        if (entry.phase === 'asking') this.#nextRoot(entry);
+        if (entry.asking.size > 0) this.#nextRoot(entry);
         break;
       case 'own-way':
-        if (entry.phase !== 'asking') break;
-        entry.probesItself ||=
-          timer.after === 'slow' ||
-          [...entry.asking.values()].every((root) => this.#lost.has(root));
+        this.#onOwnWay(entry, timer.after);
+        break;
+      case 'kept-way':
+        if (entry.phase !== 'shared' && entry.waiting.size > 0) this.#openKept(entry);
         break;
       case 'deadline':
         if (!entry.waiting.has(timer.waiter)) return;
@@ -308,28 +260,25 @@ export class OpenBlobs<T> {
     this.#settle(entry);
   }
 
+  #onOwnWay(entry: Entry<T>, after: 'lost' | 'slow'): void {
+    if (entry.phase !== 'shared' && after === 'lost') {
+      const keptMs = this.#nowMs + KEPT_WAY_MS - OWN_WAY_MS.lost;
+      this.#timers.set(keptMs, { type: 'kept-way', entry });
+    }
+    const { health } = this.#parts;
+    const isDue =
+      after === 'slow' || [...entry.asking.values()].every((root) => health.isSilent(root));
+    if (entry.phase === 'asking') entry.probesItself ||= isDue;
+    // Open by a kept verdict: the origin is asked beside, and its word ends that.
+    if (entry.isKept && isDue) this.#probe(entry, entry.right);
+  }
+
   #entry(request: OpenRequest<T>): Entry<T> {
     const id = openBlobId(request);
     const known = this.#entries.get(id);
     if (known !== undefined) return known;
     this.#makeRoom();
-    const entry: Entry<T> = {
-      id,
-      digest: request.digest,
-      origin: request.origin,
-      phase: 'asking',
-      blob: undefined,
-      isPublic: false,
-      untilMs: 0,
-      usedMs: this.#nowMs,
-      asked: new Set(),
-      asking: new Map(),
-      right: request.right,
-      refusal: undefined,
-      probesItself: false,
-      rights: new BoundedMap({ entriesMax: RIGHTS_MAX, evict: 'use' }),
-      waiting: new Set(),
-    };
+    const entry = newEntry(request, this.#init, this.#nowMs);
     this.#entries.set(id, entry);
     this.#ask(entry, request.right);
     return entry;
@@ -337,13 +286,10 @@ export class OpenBlobs<T> {
 
   /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
   #ask(entry: Entry<T>, right: RightKey): void {
-    if (entry.asking.size > 0) {
-      entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
-      return;
-    }
     if (entry.phase === 'asking' || entry.blob === undefined) entry.phase = 'asking';
     // A known blob stays open while it is asked about again.
     else entry.untilMs = this.#nowMs + NEXT_ROOT_MS;
+    if (entry.asking.size > 0) return;
     entry.asked.clear();
     entry.right = right;
     entry.refusal = undefined;
@@ -355,12 +301,16 @@ export class OpenBlobs<T> {
   }
 
   #nextRoot(entry: Entry<T>): void {
-    for (const late of entry.asking.values()) this.#silent.set(late, true);
-    const left = this.#roots(entry.digest, entry.origin).filter((peer) => !entry.asked.has(peer));
-    const root = left.find((peer) => !this.#silent.has(peer)) ?? left[0];
+    const roots = this.#parts.roots(entry.digest, entry.origin);
+    const root = this.#parts.health
+      .order(roots, this.#nowMs)
+      .find((peer) => !entry.asked.has(peer));
     if (root === undefined) {
       // All were asked. Late answers still count.
-      if (entry.asking.size === 0 && entry.phase === 'asking') this.#beAlone(entry, UNANSWERED_MS);
+      if (entry.asking.size > 0) return;
+      if (entry.phase === 'asking') return this.#beAlone(entry, UNANSWERED_MS);
+      // No root answers: what is known stays in use, and they are asked again in a while.
+      if (entry.phase === 'shared') entry.untilMs = this.#nowMs + REFUSED_MS;
       return;
     }
     entry.asked.add(root);
@@ -375,32 +325,74 @@ export class OpenBlobs<T> {
   /** A root knows the blob. */
   #share(entry: Entry<T>, answer: OpenAnswer & { outcome: 'open' }): void {
     const { key: digest, sizeBytes, isPublic } = answer;
-    const before = entry.blob;
-    if (before !== undefined && (before.sizeBytes !== sizeBytes || before.digest !== digest)) {
-      this.#effects.push({ type: 'drop', blob: before });
-      // Rights that were shown for other content are none.
-      if (before.sizeBytes !== sizeBytes) entry.rights.clear();
-    }
-    entry.blob = { digest, sizeBytes };
-    entry.isPublic = isPublic;
+    this.#learn(entry, { digest, sizeBytes });
+    entry.publicUntilMs = isPublic ? this.#nowMs + PUBLIC_MS_MAX : 0;
+    entry.isKept = false;
     entry.phase = 'shared';
     entry.untilMs = this.#nowMs + ANSWER_MS;
     this.#endRound(entry);
+    if (digest === entry.digest) this.#keep(entry, isPublic ? sizeBytes : undefined);
   }
 
-  /** The registry refuses the roots: what it gave to anybody before, each request now shows its own right to. */
-  #endPublic(entry: Entry<T>): void {
+  #learn(entry: Entry<T>, blob: BlobRef): void {
+    const before = entry.blob;
+    entry.blob = blob;
+    if (before === undefined) return;
+    if (before.sizeBytes === blob.sizeBytes && before.digest === blob.digest) return;
+    this.#effects.push({ type: 'drop', blob: before });
+    // Rights that were shown for other content are none.
+    if (before.sizeBytes !== blob.sizeBytes) entry.rights.clear();
+  }
+
+  /** Tells the driver for how large a blob the source is public now; undefined: not public. */
+  #keep({ digest, origin }: Pick<OpenRequest<T>, 'digest' | 'origin'>, sizeBytes?: number): void {
+    if (origin.storage !== undefined || origin.repository === '') return;
+    this.#effects.push({ type: 'keep', digest, origin, sizeBytes });
+  }
+
+  /**
+   * Neither a root nor the origin answers: a blob that was public here in the last day is open to
+   * anybody, until one of them says something. Whether it was.
+   */
+  #openKept(entry: Entry<T>): boolean {
+    const kept = this.#parts.kept(entry.digest, entry.origin);
+    if (kept === undefined) return false;
+    const { digest } = entry;
+    this.#learn(entry, { digest, sizeBytes: kept.sizeBytes });
+    entry.phase = 'shared';
+    entry.isKept = true;
+    entry.publicUntilMs = this.#nowMs + kept.leftMs;
+    entry.untilMs = this.#nowMs + ALONE_MS;
+    return true;
+  }
+
+  /** The origin answers somebody again: a kept verdict counts no more, and roots are asked. */
+  #originAnswered(entry: Entry<T>): void {
+    if (!entry.isKept) return;
+    entry.isKept = false;
+    entry.publicUntilMs = 0;
+    entry.untilMs = this.#nowMs;
+  }
+
+  /**
+   * The registry refuses the roots: what it gave to anybody before, each request now shows its own
+   * right to.
+   */
+  #endPublic(entry: Entry<T>, isDefinite: boolean): void {
+    if (isDefinite) this.#keep(entry);
     if (entry.phase !== 'shared') return this.#beAlone(entry);
-    entry.isPublic = false;
+    entry.publicUntilMs = 0;
+    entry.isKept = false;
     entry.untilMs = this.#nowMs + ANSWER_MS;
     this.#endRound(entry);
   }
 
   /** No root reaches the blob: its size is what the origin tells this host. */
   #beAlone(entry: Entry<T>, forMs = ALONE_MS): void {
-    if (entry.phase === 'shared') return;
+    if (entry.phase === 'shared' && !entry.isKept) return;
     entry.phase = 'alone';
-    entry.isPublic = false;
+    entry.isKept = false;
+    entry.publicUntilMs = 0;
     entry.untilMs = this.#nowMs + forMs;
     this.#endRound(entry);
   }
@@ -416,31 +408,11 @@ export class OpenBlobs<T> {
   #accept(entry: Entry<T>, right: Right, sizeBytes: number): void {
     if (entry.blob === undefined) {
       const { digest, origin } = entry;
-      entry.blob = { digest: this.#ownKey({ digest, sizeBytes }, origin), sizeBytes };
+      entry.blob = { digest: this.#parts.ownKey({ digest, sizeBytes }, origin), sizeBytes };
     } else if (entry.blob.sizeBytes !== sizeBytes) {
-      return this.#refuseRight(right, { code: 'other-content', sizeBytes });
+      return entry.rights.refuse(right, { code: 'other-content', sizeBytes }, this.#nowMs);
     }
-    right.state = 'accepted';
-    right.refusal = undefined;
-    // Also of 0: it counts for those that wait for just this answer.
-    right.untilMs = this.#nowMs + Math.max(1, this.#init.acceptMs);
-  }
-
-  /** The origin is away: a right that it accepted not too long ago still counts. */
-  #keepStale(right: Right): void {
-    const isStale = right.untilMs > 0 && this.#nowMs < right.untilMs + this.#init.staleMs;
-    if (isStale && right.refusal === undefined) {
-      right.state = 'accepted';
-      right.untilMs = Math.max(right.untilMs, this.#nowMs + REFUSED_MS);
-      return;
-    }
-    this.#refuseRight(right, { code: 'unchecked', silent: [] });
-  }
-
-  #refuseRight(right: Right, refusal: OpenRefusal): void {
-    right.state = 'refused';
-    right.refusal = refusal;
-    right.untilMs = this.#nowMs + REFUSED_MS;
+    entry.rights.accept(right, this.#nowMs);
   }
 
   /** Answers every request that can be answered, and probes the rights that are wanted. */
@@ -457,47 +429,40 @@ export class OpenBlobs<T> {
     }
   }
 
-  #outcomeOf(
-    entry: Entry<T>,
-    waiter: Waiter<T>,
-  ): { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal } | undefined {
+  #outcomeOf(entry: Entry<T>, waiter: Waiter<T>): Outcome | undefined {
+    const outcome = this.#verdictOn(entry, waiter);
+    if (outcome === undefined || 'opened' in outcome || outcome.refusal.code !== 'unchecked') {
+      return outcome;
+    }
+    return this.#openKept(entry) ? this.#verdictOn(entry, waiter) : outcome;
+  }
+
+  #verdictOn(entry: Entry<T>, waiter: Waiter<T>): Outcome | undefined {
     const isShared = entry.phase === 'shared';
     const opened = entry.blob !== undefined && { blob: entry.blob, isShared };
-    if (opened !== false && isShared && entry.isPublic) return { opened };
+    const isPublic = isShared && this.#nowMs < entry.publicUntilMs;
+    if (opened !== false && isPublic) return { opened };
     if (entry.phase === 'asking' && !entry.probesItself) return undefined;
     // The registry has refused the root, which showed at least as much as this request does.
     const isNothingShown = waiter.right === '' && entry.origin.repository !== '';
     if (entry.phase === 'alone' && isNothingShown && entry.refusal !== undefined) {
       return { refusal: entry.refusal };
     }
-    const right = this.#rightOf(entry, waiter.right);
+    const right = entry.rights.get(waiter.right, this.#nowMs);
     if (right.state === 'accepted' && opened !== false) return { opened };
     if (right.state === 'refused') {
       // An origin that this host cannot reach says nothing while a root may still answer.
       const isOpen = right.refusal?.code === 'unchecked' && entry.asking.size > 0;
       return isOpen ? undefined : { refusal: right.refusal ?? this.#unchecked(entry) };
     }
-    if (right.state === 'unknown') this.#probe(entry, waiter.right, right);
+    this.#probe(entry, waiter.right);
     return undefined;
   }
 
-  #rightOf(entry: Entry<T>, key: RightKey): Right {
-    const known = entry.rights.get(key);
-    const isOver = known !== undefined && known.state !== 'probing' && this.#nowMs >= known.untilMs;
-    if (known !== undefined) {
-      if (isOver) known.state = 'unknown';
-      if (isOver && known.refusal !== undefined) {
-        known.refusal = undefined;
-        known.untilMs = 0;
-      }
-      return known;
-    }
-    const right: Right = { state: 'unknown', untilMs: 0, refusal: undefined };
-    entry.rights.set(key, right);
-    return right;
-  }
-
-  #probe(entry: Entry<T>, key: RightKey, right: Right): void {
+  /** Asks the origin about a right on which it has said nothing. */
+  #probe(entry: Entry<T>, key: RightKey): void {
+    const right = entry.rights.get(key, this.#nowMs);
+    if (right.state !== 'unknown') return;
     right.state = 'probing';
     const attempt = ++this.#attemptCount;
     this.#attempts.set(attempt, { kind: 'probe', entry, right: key });

@@ -1,4 +1,3 @@
-import type { HostAddress } from '../../tree/messages.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -26,6 +25,9 @@ const HEDGES_PER_CALL = 0.05;
 
 /** Peers remembered as silent; roots and relays are a handful. */
 const PEERS_MAX = 1_024;
+
+/** What a failed call says of the peer. */
+export type LifeSign = 'silent' | 'heard';
 
 interface Lapse {
   /** It showed no sign of life; else another peer only answered before it. */
@@ -66,13 +68,12 @@ export class PeerHealth {
   }
 
   /**
-   * The hosts as they are best asked: as they came, the silent and late ones last until they are
+   * The peers as they are best asked: as they came, the silent and late ones last until they are
    * due again.
    */
-  order<H extends HostAddress>(hosts: readonly H[], nowMs: number): readonly H[] {
-    const isLeftAlone = ({ peer }: H): boolean => nowMs < (this.#lapses.get(peer)?.untilMs ?? 0);
-    const [left, first] = [hosts.filter(isLeftAlone), hosts.filter((host) => !isLeftAlone(host))];
-    return [...first, ...left];
+  order(peers: readonly PeerId[], nowMs: number): readonly PeerId[] {
+    const isLeftAlone = (peer: PeerId): boolean => nowMs < (this.#lapses.get(peer)?.untilMs ?? 0);
+    return [...peers.filter((peer) => !isLeftAlone(peer)), ...peers.filter(isLeftAlone)];
   }
 
   /** A call of this name begins: it earns a part of a hedge. */

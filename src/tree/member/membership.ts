@@ -1,7 +1,9 @@
 import { stripeCount } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { jitter, type Random } from '../../runtime/random.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
+import { counter } from '../../util/counter.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import {
   ACK_DELAY_MS,
@@ -337,6 +339,11 @@ export class Membership {
     return (this.#seats.get(digest)?.get(stripe)?.refusals ?? 0) > 0;
   }
 
+  /** Hosts that were near this one in the tree of the stripe, at most `KIN_MAX`. */
+  kinOf(digest: Digest, stripe: number): readonly HostAddress[] {
+    return this.#seats.get(digest)?.get(stripe)?.kin ?? [];
+  }
+
   #forgetSources(): void {
     this.#generation++;
     this.#sources.clear();
@@ -476,11 +483,8 @@ export class Membership {
   #refuse(seat: Seat, link: Link, refusal: { blobCount: number; nowMs: number }): void {
     const { blobCount, nowMs } = refusal;
     seat.blobsMax = Math.max(1, Math.floor(blobCount / 2));
-    let waitMs = REFUSED_MS;
-    if (blobCount === 1) {
-      waitMs = Math.min(REFUSED_MS_MAX, RETRY_MS * 2 ** Math.min(seat.refusals, 10));
-      seat.refusals++;
-    }
+    const waitMs =
+      blobCount > 1 ? REFUSED_MS : backoffMs(++seat.refusals, RETRY_MS, REFUSED_MS_MAX);
     link.refused.set(seat, nowMs + jitter(this.#random, waitMs, 0.5));
   }
 
@@ -572,10 +576,4 @@ export class Membership {
     this.#pending.set(ticket, { kind: 'report', link, seats });
     this.#effects.push({ kind: 'report', owner: link.host, request: { lost, held }, ticket });
   }
-}
-
-/** 1, 2, 3, and so on. */
-export function counter(): () => number {
-  let count = 0;
-  return () => ++count;
 }

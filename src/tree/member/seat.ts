@@ -1,7 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { BLOBS_PER_JOIN_MAX, PATH_MAX } from '../limits.ts';
+import { BLOBS_PER_JOIN_MAX, KIN_MAX, PATH_MAX } from '../limits.ts';
 import type { BlockRun, HostAddress, Place } from '../messages.ts';
 import type { RootLink } from './root-link.ts';
 
@@ -43,6 +43,8 @@ export class Seat {
   refusals = 0;
   blobsMax = BLOBS_PER_JOIN_MAX;
   place: Place | undefined;
+  /** Hosts of its places, the latest first: they may hold blocks of the stripe. */
+  kin: readonly HostAddress[] = [];
   /** Last answer of `sources()`; valid while the membership's generation is `generation`. */
   sources: { readonly generation: number; readonly list: readonly Source[] } | undefined;
 
@@ -72,6 +74,9 @@ export class Seat {
       return 'stale';
     }
     this.place = place;
+    const others = [...place.alternates, ...path].filter(({ peer }) => peer !== self);
+    const before = this.kin.filter(({ peer }) => !others.some((other) => other.peer === peer));
+    this.kin = [...others, ...before].slice(0, KIN_MAX);
     this.sources = undefined;
     this.refusals = 0;
     this.blobsMax = BLOBS_PER_JOIN_MAX;

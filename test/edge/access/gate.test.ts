@@ -14,6 +14,7 @@ import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import type { OpenRequest } from '../../../src/tree/messages.ts';
+import { PeerHealth } from '../../../src/transfer/host/peer-health.ts';
 import type { PeerId } from '../../../src/util/peer-id.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { FakeStorage, signature } from '../kit/fake-storage.ts';
@@ -66,6 +67,8 @@ class World {
     this.gate = new OpenBlobGate(
       {
         ...{ clock, hash, metrics: silentMetrics, ways: new Ways({ clock }) },
+        health: new PeerHealth(),
+        kept: { get: () => undefined, put: () => {}, end: () => {} },
         roots: { order: () => [ROOT], ask, mayLendTo: () => this.mayLend, lend: async () => {} },
         probe: new UrlProbe({ urls: this.fromChild }),
         trees: {

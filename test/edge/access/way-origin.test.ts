@@ -38,11 +38,13 @@ const LENDER = 'child' as PeerId;
 let storage: FakeStorage;
 let ways: Ways;
 let changed: Digest[];
+let unsound: Digest[];
+let registryCode: OriginError['code'];
 let reader: WayOrigin;
 
 /** A registry that must not be asked. */
 const inner = {
-  readInto: () => Promise.reject(new OriginError('the registry was asked', { code: 'refused' })),
+  readInto: () => Promise.reject(new OriginError('the registry was asked', { code: registryCode })),
 } as unknown as Origin;
 
 beforeEach(() => {
@@ -51,9 +53,12 @@ beforeEach(() => {
   storage.objects.set(AT, { bytes: BYTES, etag: '"e1"' });
   ways = new Ways({ clock });
   changed = [];
+  unsound = [];
+  registryCode = 'refused';
   const onChanged = (gone: Digest): void => void changed.push(gone);
   reader = new WayOrigin({
     ...{ inner, urls: storage, ways, hash, clock, onChanged },
+    onUnsound: (wrong) => void unsound.push(wrong),
     metrics: silentMetrics,
   });
 });
@@ -64,6 +69,17 @@ async function read(offset = 0, length = 1000, at = origin): Promise<Uint8Array>
   await reader.readInto(blob, offset, Scatter.of(target), never);
   return target;
 }
+
+describe('WayOrigin, a blob of a registry', () => {
+  it('is told when the registry gives what cannot be right, and not when it is away', async () => {
+    const at = { registry: 'r.example', repository: 'app' };
+    for (const code of ['unavailable', 'not-found', 'protocol'] as const) {
+      registryCode = code;
+      await expect(read(0, 100, at)).rejects.toMatchObject({ code });
+    }
+    expect(unsound).toEqual([key]);
+  });
+});
 
 describe('WayOrigin, an opaque blob', () => {
   it('is read with Range and If-Match alone, by lent URLs and by those of clients', async () => {
@@ -184,7 +200,15 @@ function makeOrigin() {
     asked.push(`${token} from ${run.offset + run.target.filled}`);
     return world.onUrl(token, run);
   };
-  const parts = { inner, urls: { fill }, ways, hash, clock, onChanged: () => {} };
+  const parts = {
+    inner,
+    urls: { fill },
+    ways,
+    hash,
+    clock,
+    onChanged: () => {},
+    onUnsound: () => {},
+  };
   return { ...world, world, origin: new WayOrigin({ ...parts, metrics: silentMetrics }) };
 }
 

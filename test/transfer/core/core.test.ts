@@ -167,6 +167,71 @@ describe('BlockCore.read()', () => {
     expect(world.originReads).toEqual([6]);
   });
 
+  it('asks a host that reads from it, when roots and registry are away', () => {
+    const { world, root, a, b, c } = chain();
+    for (const index of [1, 2]) world.read(c, `c${index}`, index);
+    world.run();
+    for (const host of [a, b]) {
+      host.store.clear();
+      host.core.clearCache();
+    }
+    world.originFails = { code: 'unreachable' };
+    world.kill(root);
+    world.kill(c);
+    b.store.add(blockIndex(1));
+    world.read(a, 'held', 1, 5_000);
+    world.read(a, 'gone', 2, 5_000);
+    world.run();
+    expect(a.answers.get('held')).toMatchObject({ good: true, source: 'alternate' });
+    expect(a.failures.get('gone')).toMatchObject({ code: 'deadline' });
+  });
+
+  it('asks a host that it knew as a reader alone where its place says later', () => {
+    const world = new SmallWorld(1);
+    world.originFails = { code: 'unreachable' };
+    const sources = [source('gone', 'parent')];
+    const host = world.add('host', { sources });
+    const reader = world.add('reader', { sources: [source('host', 'parent')] });
+    world.read(reader, 'theirs', 1, 500);
+    world.read(host, 'ours', 2, 500);
+    world.run(1_000);
+    expect(host.askedAt.get(peerId('reader'))).toEqual([]);
+    sources.unshift({ role: 'parent', host: { peer: peerId('reader'), addresses: ['/ip4/1'] } });
+    reader.store.add(blockIndex(3));
+    world.read(host, 'later', 3);
+    world.run(10_000);
+    expect(host.answers.get('later')).toMatchObject({ good: true, source: 'parent' });
+    expect(host.askedAt.get(peerId('reader'))).toEqual(['/ip4/1']);
+  });
+
+  it('asks the hosts of its former places for what they hold, before the registry', () => {
+    const world = new SmallWorld(1);
+    const names = ['k0', 'k1', 'k2', 'k3'];
+    const kin = names.map((name) => world.add(name, { sources: [source('root', 'parent')] }));
+    const head = world.add('head', { sources: [source('root', 'parent')], kin: names });
+    const root = world.add('root', { owner: true });
+    world.kill(root);
+    kin[3]?.store.add(blockIndex(4));
+    if (kin[0] !== undefined) kin[0].mute = true;
+    if (kin[1] !== undefined) kin[1].liar = true;
+    world.read(head, 'r', 4);
+    world.run();
+    expect(head.answers.get('r')).toMatchObject({ good: true, source: 'alternate' });
+    expect(world.originReads).toEqual([]);
+    for (const host of kin) expect(host.asked).toEqual([]);
+  });
+
+  it('does not ask beyond its sources while one of them gives the block', () => {
+    const world = new SmallWorld(1);
+    world.add('root', { owner: true });
+    world.add('k');
+    const head = world.add('head', { sources: [source('root', 'parent')], kin: ['k'] });
+    for (let index = 0; index < 20; index++) world.read(head, `r${index}`, index);
+    world.run();
+    expect(head.answers.size).toBe(20);
+    expect(head.asked.filter((each) => each.startsWith('k:'))).toEqual([]);
+  });
+
   it('does not hang in a circle of hosts that wait for each other', () => {
     const world = new SmallWorld(3);
     const ring = ['x', 'y', 'z'];
@@ -493,5 +558,52 @@ describe('BlockCore of a blob that only its own clients have a way to', () => {
     own.core.touched(DIGEST, blockIndex(3), world.nowMs);
     world.drain(own);
     expect(world.originReads).toHaveLength(20);
+  });
+});
+
+describe('BlockCore without roots and registry', () => {
+  it('gets what any kin holds, in no circle of waiting hosts', () => {
+    const hostIndex = fc.integer({ min: 0, max: 5 });
+    fc.assert(
+      fc.property(
+        fc.integer(),
+        fc.array(fc.array(hostIndex, { maxLength: 5 }), { minLength: 6, maxLength: 6 }),
+        fc.array(fc.record({ host: hostIndex, block: hostIndex }), { maxLength: 12 }),
+        fc.array(
+          fc.record({ host: hostIndex, block: hostIndex, atMs: fc.integer({ min: 0, max: 600 }) }),
+          { maxLength: 24 },
+        ),
+        (seed, knows, holds, reads) => {
+          const world = new SmallWorld(seed);
+          world.originFails = { code: 'unreachable' };
+          const nameOf = (index: number): string => `h${index}`;
+          const hosts = knows.map((others, i) =>
+            world.add(nameOf(i), {
+              sources: [
+                source(i % 2 === 0 ? 'root' : nameOf(i - 1), 'parent'),
+                source('root', 'root'),
+              ],
+              kin: others.filter((other) => other !== i).map(nameOf),
+            }),
+          );
+          for (const { host, block } of holds) hosts[host]?.store.add(blockIndex(block));
+          for (const [at, { host, block, atMs }] of reads.entries()) {
+            const reader = hosts[host] as SmallHost;
+            world.at(atMs, () => world.read(reader, `${at}`, block, 5_000));
+          }
+          world.run(20_000);
+          for (const [at, { host, block }] of reads.entries()) {
+            const reader = hosts[host] as SmallHost;
+            const near = [...(knows[host] ?? []), host];
+            const isNear = holds.some((held) => near.includes(held.host) && held.block === block);
+            const answer = reader.answers.get(`${at}`);
+            if (isNear) expect(answer, `read ${at}`).toMatchObject({ good: true });
+            else expect(answer !== undefined || reader.failures.has(`${at}`)).toBe(true);
+          }
+          for (const host of hosts) expect(host.core.waitingCount).toBe(0);
+        },
+      ),
+      { numRuns: 200 },
+    );
   });
 });

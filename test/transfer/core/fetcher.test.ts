@@ -129,6 +129,7 @@ describe('BlockCore of a root with several registries', () => {
           owns: () => true,
           keeps: () => true,
           holders: () => [],
+          kin: () => [],
           depth: () => 0,
           sourceKey: (digest) => (digest === SILENT ? 'silent' : 'sound'),
         },

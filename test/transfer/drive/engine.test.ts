@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { quarantineKey } from '../../../src/image/blob-key.ts';
-import { BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
-import { bytesEqual } from '../../../src/util/bytes.ts';
+import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import { bytesEqual, MIB } from '../../../src/util/bytes.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { Cluster, ORIGIN } from '../../kit/engine-cluster.ts';
+import { Cluster, ORIGIN, type Node } from '../../kit/engine-cluster.ts';
 
 const demand = { kind: 'demand' } as const;
 
@@ -134,6 +134,35 @@ describe('TransferEngine', () => {
       expect(engine.bytesBySource().fallback ?? 0).toBe(0);
     }
   });
+
+  it('gets a lost block back from a host below it, without root and registry', async () => {
+    await cluster.start({ roots: 1, children: 6 });
+    const [blob, other] = [cluster.origin.add(BLOCK_SIZE_BYTES), cluster.origin.add(20 * MIB)];
+    const bytes = defined(cluster.origin.blobs.get(blob.digest), 'the blob');
+    for (const { engine } of cluster.children) await engine.tree.open([{ blob, origin: ORIGIN }]);
+    const placeOf = ({ engine }: Node) => engine.trees()[0]?.place;
+    await vi.waitFor(() => {
+      for (const each of cluster.children) expect(placeOf(each)).toBeDefined();
+    }, PLACES_LIMIT);
+    const child = defined(
+      cluster.children.find((each) => placeOf(each)?.path.length === 2),
+      'a host below another one',
+    );
+    const isParent = ({ host }: Node): boolean => host.peer === placeOf(child)?.path[0]?.peer;
+    const head = defined(cluster.children.find(isParent), 'its parent');
+    await child.engine.read(blob, 0, blob.sizeBytes, demand);
+    // Another blob takes the block's place in the memory of the head.
+    await head.engine.tree.open([{ blob: other, origin: ORIGIN }]);
+    await head.engine.read(other, 0, other.sizeBytes, demand);
+    await head.store.drop(blob.digest, blockIndex(0));
+    expect(head.engine.readCached(blob, 0, 1)).toBeUndefined();
+    await defined(cluster.roots[0], 'the root').stop();
+    cluster.origin.blobs.clear();
+    for (const each of cluster.children) if (each !== child && each !== head) await each.stop();
+    const again = await head.engine.read(blob, 0, blob.sizeBytes, demand);
+    expect(bytesEqual(again, bytes)).toBe(true);
+    expect(head.engine.failedReads).toBe(0);
+  }, 60_000);
 
   it('ends a read that is aborted, and every read when it stops', async () => {
     await cluster.start({ roots: 1, children: 1 });

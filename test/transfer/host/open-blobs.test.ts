@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { parseDigest, type Digest } from '../../../src/image/digest.ts';
 import type {
+  KeptVerdict,
   OpenAnswer,
   OpenEffect,
   OpenRefusal,
 } from '../../../src/transfer/host/open-blob-types.ts';
+import { PeerHealth } from '../../../src/transfer/host/peer-health.ts';
 import { OpenBlobs } from '../../../src/transfer/host/open-blobs.ts';
 import { defined } from '../../../src/util/assert.ts';
 import type { PeerId } from '../../../src/util/peer-id.ts';
@@ -27,12 +29,19 @@ type Effect<K extends OpenEffect<string>['type']> = Extract<OpenEffect<string>, 
 class World {
   nowMs = 1000;
   roots: readonly PeerId[] = ROOTS;
+  kept: KeptVerdict | undefined;
+  readonly health = new PeerHealth();
   readonly blobs: OpenBlobs<string>;
   #effects: OpenEffect<string>[] = [];
 
   constructor(entriesMax = 100, acceptMs = 60_000) {
     this.blobs = new OpenBlobs(
-      { roots: () => this.roots, ownKey: () => OWN_KEY },
+      {
+        health: this.health,
+        roots: () => this.roots,
+        ownKey: () => OWN_KEY,
+        kept: () => this.kept,
+      },
       { entriesMax, acceptMs, staleMs: 600_000, idleMs: 1_200_000 },
     );
   }
@@ -278,6 +287,31 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.took('cancel')).toHaveLength(1);
   });
 
+  const firstAsked = (world: World, name: Digest): string | undefined =>
+    world.ask(name, '', REGISTRY, name).took('ask-root')[0]?.root;
+
+  it('asks a root last that any call of this host found silent, until it says something', () => {
+    const world = new World();
+    world.health.silent(ROOTS[0] as PeerId, world.nowMs);
+    expect(firstAsked(world, digest('01'))).toBe('root-1');
+    world.health.heard(ROOTS[0] as PeerId);
+    expect(firstAsked(world, digest('02'))).toBe('root-0');
+    world.health.silent(ROOTS[0] as PeerId, world.nowMs);
+    world.pass(1_000);
+    expect(firstAsked(world, digest('03'))).toBe('root-0');
+  });
+
+  it('asks a root last for a moment that let another one answer before it', () => {
+    const world = new World().ask('a').pass(300);
+    const [, second] = world.took('ask-root');
+    const answer = { outcome: 'open', key: DIGEST, sizeBytes: 1000, isPublic: true } as const;
+    world.blobs.answered(defined(second, 'asked').attempt, answer, world.nowMs);
+    expect(firstAsked(world, digest('01'))).toBe('root-1');
+    expect(world.health.isSilent(ROOTS[0] as PeerId)).toBe(false);
+    world.pass(1_000);
+    expect(firstAsked(world, digest('02'))).toBe('root-0');
+  });
+
   it('asks each root with what the client showed, so that a late one has its way too', () => {
     const world = new World().ask('a', 'signed', STORAGE).pass(300);
     expect(world.took('ask-root').map(({ right }) => right)).toEqual(['signed', 'signed']);
@@ -300,7 +334,7 @@ describe('OpenBlobs, roots that do not answer', () => {
     const [owner, next] = world.took('ask-root');
     const noWay = { outcome: 'no-way', isBelieved: true } as const;
     world.blobs.answered(defined(next, 'asked').attempt, noWay, world.nowMs);
-    world.blobs.rootFailed(defined(owner, 'asked').attempt, world.nowMs);
+    world.blobs.rootFailed(defined(owner, 'asked').attempt, 'silent', world.nowMs);
     world.origin(1000);
     expect(world.took('grant')[0]?.opened.isShared).toBe(false);
   });
@@ -315,7 +349,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   it('reads by the client’s own way after 700 ms when all roots were silent before', () => {
     const world = new World().ask('a', 'good').pass(300);
     for (const { attempt } of world.took('ask-root')) {
-      world.blobs.rootFailed(attempt, world.nowMs);
+      world.blobs.rootFailed(attempt, 'silent', world.nowMs);
     }
     world.origin(1000);
     world.ask('b', 'good', REGISTRY, digest('b2')).pass(699);
@@ -327,7 +361,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   it('an answer makes a silent root a slow one', () => {
     const world = new World().ask('a', 'good').pass(300);
     const [first, second] = world.took('ask-root');
-    world.blobs.rootFailed(defined(first, 'asked').attempt, world.nowMs);
+    world.blobs.rootFailed(defined(first, 'asked').attempt, 'silent', world.nowMs);
     const answer = { outcome: 'no-way', isBelieved: true } as const;
     world.blobs.answered(defined(second, 'asked').attempt, answer, world.nowMs);
     world.origin(1000);
@@ -354,7 +388,7 @@ describe('OpenBlobs, roots that do not answer', () => {
     for (const root of ROOTS) {
       const [asked] = world.took('ask-root');
       expect(asked?.root).toBe(root);
-      world.blobs.rootFailed(defined(asked, 'asked').attempt, world.nowMs);
+      world.blobs.rootFailed(defined(asked, 'asked').attempt, 'silent', world.nowMs);
     }
     world.origin(1000);
     expect(world.granted()).toEqual(['a']);
@@ -373,7 +407,7 @@ describe('OpenBlobs, roots that do not answer', () => {
   it('asks roots again after 5 s when none answered, after 60 s when one said no way', () => {
     const fail = (world: World): void => {
       for (const { attempt } of world.took('ask-root')) {
-        world.blobs.rootFailed(attempt, world.nowMs);
+        world.blobs.rootFailed(attempt, 'silent', world.nowMs);
       }
     };
     const lost = new World().ask('a', 'good');
@@ -425,6 +459,14 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['a']);
   });
 
+  it('asks each root once in a round about what it knows, however many requests come', () => {
+    const world = new World().ask('a').root({ isPublic: true });
+    world.pass(300_001);
+    for (let i = 0; i < 20; i++) world.ask(`r${i}`).pass(250);
+    expect(world.took('ask-root').map(({ root }) => root)).toEqual(ROOTS);
+    expect(world.granted()).toHaveLength(21);
+  });
+
   it('goes on serving what it knows while it asks again', () => {
     const world = new World().ask('a').root({ isPublic: true });
     world.granted();
@@ -448,6 +490,159 @@ describe('OpenBlobs, roots that do not answer', () => {
   });
 });
 
+describe('OpenBlobs, what was public recently', () => {
+  const UNCHECKED: OpenAnswer = {
+    outcome: 'refused',
+    refusal: { code: 'unchecked', silent: [] },
+  };
+
+  function restarted(): World {
+    const world = new World();
+    world.kept = { sizeBytes: 1000, leftMs: 3_600_000 };
+    return world;
+  }
+
+  /** All roots fail. */
+  function away(world: World): World {
+    for (const _ of ROOTS) {
+      const [asked] = world.took('ask-root');
+      world.blobs.rootFailed(defined(asked, 'a root is asked').attempt, 'silent', world.nowMs);
+    }
+    return world;
+  }
+
+  const keeps = (world: World) => world.took('keep').map(({ sizeBytes }) => sizeBytes);
+
+  it('keeps what a root calls public in a repository, and ends it with a no', () => {
+    const world = new World().ask('a').root({ isPublic: true });
+    expect(world.took('keep')).toEqual([
+      { type: 'keep', digest: DIGEST, origin: REGISTRY, sizeBytes: 1000 },
+    ]);
+    for (const code of ['unauthorized', 'denied', 'not-found'] as const) {
+      world.pass(300_001).ask(code);
+      world.root({ outcome: 'refused', refusal: { code, challenges: [] } as OpenRefusal });
+      expect(keeps(world), code).toEqual([undefined]);
+    }
+    world.pass(300_001).ask('private').root({ isPublic: false });
+    expect(keeps(world)).toEqual([undefined]);
+  });
+
+  it('keeps nothing that is private, of a storage, or under a key of its own', () => {
+    const world = new World().ask('a', 'good').root({ isPublic: false }).origin(1000);
+    expect(keeps(world)).toEqual([undefined]);
+    world.ask('b', 'x', STORAGE).root({ isPublic: true });
+    world.ask('c', '', { registry: 'evil.example', repository: 'x' });
+    world.root({ key: OWN_KEY, isPublic: true });
+    expect(keeps(world)).toEqual([]);
+  });
+
+  it('ends with the no of the origin to a request that shows nothing, not to another', () => {
+    const world = away(new World().ask('a', 'wrong').ask('b'));
+    world.origin(DENIED);
+    expect(keeps(world)).toEqual([]);
+    const again = away(new World().ask('b')).origin(DENIED);
+    expect(keeps(again)).toEqual([undefined]);
+  });
+
+  it('opens it to anybody when roots and origin are away, and shares it', () => {
+    const world = restarted().ask('a').ask('b', 'token');
+    for (const _ of ROOTS) world.root(UNCHECKED);
+    expect(world.granted()).toEqual([]);
+    world.origin('unreachable');
+    expect(world.took('grant').map(({ token, opened }) => [token, opened])).toEqual(
+      ['a', 'b'].map((token) => [
+        token,
+        { blob: { digest: DIGEST, sizeBytes: 1000 }, isShared: true },
+      ]),
+    );
+  });
+
+  it('opens it after two seconds when roots and origin are silent', () => {
+    const world = restarted().ask('a', 'token').pass(1_999);
+    expect(world.granted()).toEqual([]);
+    world.pass(1);
+    expect(world.granted()).toEqual(['a']);
+  });
+
+  it('opens it without any root when the origin cannot be reached', () => {
+    const world = restarted();
+    world.roots = [];
+    world.ask('a').origin('unreachable');
+    expect(world.granted()).toEqual(['a']);
+  });
+
+  it('does not count against the word of a root or of the origin', () => {
+    const byRoot = restarted()
+      .ask('a')
+      .root({ outcome: 'refused', refusal: DENIED })
+      .origin(DENIED);
+    expect(byRoot.pass(3_000).refused()).toEqual([['a', 'denied']]);
+    const byOrigin = away(restarted().ask('a')).origin(DENIED);
+    expect(byOrigin.pass(3_000).refused()).toEqual([['a', 'denied']]);
+    const hidden = restarted().ask('a').root({ isPublic: false }).origin(DENIED);
+    expect(hidden.pass(3_000).refused()).toEqual([['a', 'denied']]);
+    expect([byRoot, byOrigin, hidden].flatMap((world) => world.granted())).toEqual([]);
+  });
+
+  it('counts no more once a root or the origin answers', () => {
+    const late = away(restarted().ask('a')).pass(2_000);
+    expect(late.granted()).toEqual(['a']);
+    late.origin(DENIED).ask('b');
+    expect(late.refused()).toEqual([['b', 'denied']]);
+    const root = restarted().ask('a').pass(2_000);
+    root.granted();
+    root.root({ outcome: 'refused', refusal: DENIED });
+    root.took('probe');
+    root.ask('b');
+    expect(root.granted()).toEqual([]);
+  });
+
+  it('is asked about again, at roots and at the origin, while it is in use', () => {
+    const world = away(restarted().ask('a')).origin('unreachable');
+    expect(world.granted()).toEqual(['a']);
+    away(world.pass(60_001).ask('b')).pass(700);
+    expect(world.granted()).toEqual(['b']);
+    world.origin(DENIED).ask('c');
+    expect(keeps(world)).toEqual([undefined]);
+    expect(world.refused()).toEqual([['c', 'denied']]);
+  });
+
+  it('ends with the word of a root that it has no way', () => {
+    const world = away(restarted().ask('a')).origin('unreachable');
+    expect(world.granted()).toEqual(['a']);
+    world.pass(60_001).ask('b').root({ outcome: 'no-way' }).ask('c');
+    world.origin(DENIED);
+    expect(world.refused()).toEqual([['c', 'denied']]);
+  });
+
+  it('is over a day after a root said so, however long it is in use', () => {
+    for (const world of [restarted(), new World()]) {
+      const isKept = world.kept !== undefined;
+      world.ask('first');
+      if (isKept) world.pass(2_000);
+      else world.root({ isPublic: true });
+      expect(world.granted()).toEqual(['first']);
+      world.kept = undefined;
+      const lifeMs = isKept ? 3_600_000 : 24 * 3_600_000;
+      for (let ms = 0; ms < lifeMs - 600_000; ms += 600_000) {
+        world.pass(600_000).ask(`at ${ms}`);
+        for (const { attempt } of world.took('ask-root'))
+          world.blobs.rootFailed(attempt, 'silent', world.nowMs);
+        expect(world.granted()).toEqual([`at ${ms}`]);
+      }
+      world.pass(600_001).ask('last').origin('unreachable').pass(15_001);
+      expect(world.granted()).toEqual([]);
+    }
+  });
+
+  it('another size at the origin opens nothing of what was kept', () => {
+    const world = away(restarted().ask('a', 'good')).pass(2_000);
+    expect(world.granted()).toEqual(['a']);
+    world.origin(999).ask('b', 'good');
+    expect(world.refused()).toEqual([['b', 'other-content']]);
+  });
+});
+
 describe('OpenBlobs, bounds', () => {
   it('sees 100,000 blobs and keeps as many as it may', () => {
     const world = new World(64);
@@ -455,8 +650,7 @@ describe('OpenBlobs, bounds', () => {
       const name = defined(parseDigest(`sha256:${i.toString(16).padStart(64, '0')}`), 'a digest');
       world.ask(`t${i}`, '', REGISTRY, name).root({ key: name, isPublic: true });
       expect(world.granted()).toHaveLength(1);
-      world.took('close');
-      world.took('cancel');
+      for (const type of ['close', 'cancel', 'keep'] as const) world.took(type);
     }
     expect(world.blobs.count).toBe(64);
     world.pass(1_300_000);

@@ -13,13 +13,9 @@ const [A, B, C] = ['a', 'b', 'c'].map((name) => peerId(name)) as [
   ReturnType<typeof peerId>,
   ReturnType<typeof peerId>,
 ];
-const HOSTS = [A, B, C].map((peer) => ({ peer, addresses: [] }));
 
 function orderOf(health: PeerHealth, nowMs: number): string {
-  return health
-    .order(HOSTS, nowMs)
-    .map(({ peer }) => peer)
-    .join('');
+  return health.order([A, B, C], nowMs).join('');
 }
 
 describe('PeerHealth', () => {

@@ -41,6 +41,7 @@ export interface HostInit {
   readonly sources?: readonly PeerSource[];
   readonly owner?: boolean;
   readonly holders?: readonly string[];
+  readonly kin?: readonly string[];
   readonly init?: Partial<CoreInit>;
 }
 
@@ -56,6 +57,8 @@ export class SmallHost {
   readonly answers = new Map<string, { block: string; good: boolean; source: string }>();
   readonly failures = new Map<string, TransferErrorDetail>();
   readonly asked: string[] = [];
+  /** Where each peer was asked last. */
+  readonly askedAt = new Map<PeerId, readonly string[]>();
   readonly lost: string[] = [];
   readonly ordered: BlockIndex[] = [];
   readonly fetched: string[] = [];
@@ -93,6 +96,7 @@ export class SmallHost {
           isRoot: (peer) => peer === peerId('root'),
           owns: () => setup.owner ?? false,
           holders: () => this.holders.map((peer) => ({ peer: peerId(peer), addresses: [] })),
+          kin: () => (setup.kin ?? []).map((peer) => ({ peer: peerId(peer), addresses: [] })),
           sourceKey: (digest) => this.sourceKey(digest),
           depth: () => setup.sources?.filter((each) => each.role !== 'alternate').length ?? 0,
         },
@@ -239,6 +243,7 @@ export class SmallWorld {
         effect.block.holders--;
         return;
       case 'ask':
+        host.askedAt.set(effect.host.peer, effect.host.addresses);
         host.asked.push(`${effect.host.peer}:${effect.request.index}:${effect.request.kind}`);
         this.#ask(host, effect.attempt, effect.host.peer, effect.request);
         return;

@@ -66,6 +66,13 @@ class Child {
     this.did(this.membership.joinReply(ticket, { places: [place], orders: [] }, this.nowMs));
   }
 
+  kin(): string {
+    return this.membership
+      .kinOf(D1, 0)
+      .map(({ peer }) => peer)
+      .join(' ');
+  }
+
   /** Lets time pass until the membership wants to wake up. */
   wake(): void {
     this.nowMs = defined(this.membership.nextWakeMs, 'the membership waits for a time');
@@ -150,6 +157,20 @@ describe('Membership.sources()', () => {
     expect(child.sources()).toBe(
       `parent:p alternate:u alternate:g root:${FIRST} root:${SECOND} root:${THIRD}`,
     );
+  });
+
+  test('Membership.kinOf() has the hosts of the last places, never this one, eight at most', () => {
+    const child = new Child();
+    child.want();
+    expect(child.kin()).toBe('');
+    child.join(placeOf(`p g ${FIRST}`, 1, 'u me'));
+    expect(child.kin()).toBe(`u p g ${FIRST}`);
+    child.wakeUntil('report');
+    child.report([placeOf(`q g ${FIRST}`, 2, 'v')]);
+    expect(child.kin()).toBe(`v q g ${FIRST} u p`);
+    child.wakeUntil('report');
+    child.report([placeOf(`a b c d e ${FIRST}`, 3)]);
+    expect(child.kin()).toBe(`a b c d e ${FIRST} v q`);
   });
 
   test('Membership.sources() continue with the next ancestor as soon as the parent is lost', () => {

@@ -1,0 +1,79 @@
+import type { BlobOrigin, BlobRef } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import {
+  openBlobId,
+  type OpenBlobsInit,
+  type OpenRefusal,
+  type OpenRequest,
+  type RightKey,
+} from './open-blob-types.ts';
+import { OpenRights } from './open-rights.ts';
+
+/** A request that waits for its outcome. */
+export interface Waiter<T> extends OpenRequest<T> {
+  readonly deadlineMs: number;
+}
+
+/**
+ * One blob by one source.
+ *
+ *     asking --open--> shared        a root knows it: size, key, whether it is public
+ *       |  \--no-way, all silent--> alone     only the client's own way; size from its GET
+ *       |  \--nobody answers, public yesterday--> shared      by the kept verdict
+ *       \---refused--> (gone)        a definite no for requests that show nothing of their own
+ */
+export interface Entry<T> {
+  readonly id: string;
+  readonly digest: Digest;
+  readonly origin: BlobOrigin;
+  phase: 'asking' | 'shared' | 'alone';
+  blob: BlobRef | undefined;
+  /** Anybody may read the blob until then; 0 when it is not public. */
+  publicUntilMs: number;
+  /** Opened by a kept verdict, which counts only while neither a root nor the origin answers. */
+  isKept: boolean;
+  untilMs: number;
+  usedMs: number;
+  /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
+  readonly asked: Set<PeerId>;
+  readonly asking: Map<number, PeerId>;
+  /** What roots are asked with in this round: the right of the request that began it. */
+  right: RightKey;
+  /** The refusal of a root, for requests that show nothing of their own. */
+  refusal: OpenRefusal | undefined;
+  probesItself: boolean;
+  readonly rights: OpenRights;
+  readonly waiting: Set<Waiter<T>>;
+}
+
+/** A blob that nobody has been asked about yet. */
+export function newEntry<T>(
+  { digest, origin, right }: OpenRequest<T>,
+  init: OpenBlobsInit,
+  nowMs: number,
+): Entry<T> {
+  return {
+    id: openBlobId({ digest, origin }),
+    digest,
+    origin,
+    phase: 'asking',
+    blob: undefined,
+    publicUntilMs: 0,
+    isKept: false,
+    untilMs: 0,
+    usedMs: nowMs,
+    asked: new Set(),
+    asking: new Map(),
+    right,
+    refusal: undefined,
+    probesItself: false,
+    rights: new OpenRights(init),
+    waiting: new Set(),
+  };
+}
+
+/** Whether the registry has said no: what was public before is so no longer. */
+export function isNo({ code }: OpenRefusal): boolean {
+  return code === 'unauthorized' || code === 'denied' || code === 'not-found';
+}

@@ -1,0 +1,81 @@
+import { BoundedMap } from '../../util/bounded-map.ts';
+import type { OpenBlobsInit, OpenRefusal, RightKey } from './open-blob-types.ts';
+
+/** A definite no is remembered this long: clients repeat a request several times. (tunable) */
+export const REFUSED_MS = 5_000;
+
+/** Maximum number of rights for one blob: clients of one host have credentials of their own. */
+const RIGHTS_MAX = 64;
+
+/** What the origin said of one right to one blob. */
+export interface Right {
+  state: 'unknown' | 'probing' | 'accepted' | 'refused';
+  /** Of `accepted` and `refused`; 0 when nothing was said. */
+  untilMs: number;
+  refusal: OpenRefusal | undefined;
+}
+
+/** The rights that clients of this host have shown for one blob. Time is passed in. */
+export class OpenRights {
+  readonly #init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>;
+  readonly #rights = new BoundedMap<RightKey, Right>({ entriesMax: RIGHTS_MAX, evict: 'use' });
+
+  constructor(init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>) {
+    this.#init = init;
+  }
+
+  /** The right as it stands now; a verdict that has expired is `unknown`. */
+  get(key: RightKey, nowMs: number): Right {
+    const known = this.#rights.get(key);
+    const isOver = known !== undefined && known.state !== 'probing' && nowMs >= known.untilMs;
+    if (known !== undefined) {
+      if (isOver) known.state = 'unknown';
+      if (isOver && known.refusal !== undefined) {
+        known.refusal = undefined;
+        known.untilMs = 0;
+      }
+      return known;
+    }
+    const right: Right = { state: 'unknown', untilMs: 0, refusal: undefined };
+    this.#rights.set(key, right);
+    return right;
+  }
+
+  peek(key: RightKey): Right | undefined {
+    return this.#rights.peek(key);
+  }
+
+  isAccepted(key: RightKey, nowMs: number): boolean {
+    const right = this.#rights.get(key);
+    return right?.state === 'accepted' && nowMs < right.untilMs;
+  }
+
+  /** Rights were shown for other content. */
+  clear(): void {
+    this.#rights.clear();
+  }
+
+  accept(right: Right, nowMs: number): void {
+    right.state = 'accepted';
+    right.refusal = undefined;
+    // Also of 0: it counts for those that wait for just this answer.
+    right.untilMs = nowMs + Math.max(1, this.#init.acceptMs);
+  }
+
+  refuse(right: Right, refusal: OpenRefusal, nowMs: number): void {
+    right.state = 'refused';
+    right.refusal = refusal;
+    right.untilMs = nowMs + REFUSED_MS;
+  }
+
+  /** The origin is away: a right that it accepted not too long ago still counts. */
+  keepStale(right: Right, nowMs: number): void {
+    const isStale = right.untilMs > 0 && nowMs < right.untilMs + this.#init.staleMs;
+    if (isStale && right.refusal === undefined) {
+      right.state = 'accepted';
+      right.untilMs = Math.max(right.untilMs, nowMs + REFUSED_MS);
+      return;
+    }
+    this.refuse(right, { code: 'unchecked', silent: [] }, nowMs);
+  }
+}
