@@ -14,10 +14,14 @@ import type { SimBlob } from './workload.ts';
 /** As the agent's gate has them. */
 const LIMITS = {
   entriesMax: 16_384,
+  stripesMax: 3_072,
   acceptMs: 300_000,
   staleMs: 600_000,
   idleMs: 20 * 60_000,
 } as const;
+
+/** As the prefix has it for its clients. */
+const PATIENCE_MS = 10_000;
 
 /** What a client waits for: a block of a blob, or that the blob is open. */
 export type OpenWish = LocalToken | { readonly kind: 'blob'; readonly blob: SimBlob };
@@ -76,7 +80,8 @@ export class SimOpener {
   /** A client reads a block, or opens a blob in advance. */
   wish(wish: OpenWish, localMs: number): void {
     const { digest } = wish.kind === 'blob' ? wish.blob : wish.block.blob;
-    const request = { token: wish, digest, origin: this.#world.originName, right: '' };
+    const origin = this.#world.originName;
+    const request = { token: wish, digest, origin, right: '', patienceMs: PATIENCE_MS };
     const opened = this.#blobs.opened(request, localMs);
     if (opened === undefined) this.#blobs.request(request, localMs);
     else if (wish.kind === 'local') this.#host.read(wish);

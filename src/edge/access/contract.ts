@@ -22,6 +22,8 @@ export interface GateRequest {
   readonly authorization: string | undefined;
   /** The origin has just given one byte to this request's right, and told this size. */
   readonly shownBytes?: number;
+  /** How long to ask again while neither roots nor origin answer, in milliseconds. Default: 0. */
+  readonly patienceMs?: number;
   readonly signal: AbortSignal;
 }
 

@@ -12,6 +12,7 @@ import { TransferError } from '../../transfer/contracts/errors.ts';
 import { PeerError } from '../../transfer/contracts/transport.ts';
 import { OpenBlobs } from '../../transfer/host/open-blobs.ts';
 import type { PeerHealth } from '../../transfer/host/peer-health.ts';
+import { PLACES_PER_REPORT_MAX } from '../../tree/limits.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
@@ -27,6 +28,9 @@ import type { Way, Ways } from './ways.ts';
 
 /** Blobs open at a time: a host of 100 images of 100 layers stays below it. */
 const BLOBS_MAX = 16_384;
+
+/** Trees that a host is in for its clients: three quarters of what an owner gives a host. */
+const STRIPES_MAX = (3 * PLACES_PER_REPORT_MAX) / 4;
 
 /**
  * How long after its last use a blob stays in its trees: as long as the trees keep a silent host.
@@ -123,7 +127,7 @@ export class OpenBlobGate implements BlobGate {
         ownKey: (blob, origin) => ownWayKey(components.hash, blob, origin),
         kept: (digest, origin) => components.kept.get(digest, origin),
       },
-      { ...init, entriesMax: BLOBS_MAX, idleMs: IDLE_MS },
+      { ...init, entriesMax: BLOBS_MAX, stripesMax: STRIPES_MAX, idleMs: IDLE_MS },
     );
   }
 
@@ -137,7 +141,7 @@ export class OpenBlobGate implements BlobGate {
   }
 
   async open(request: GateRequest): Promise<GrantedBlob> {
-    const { address, digest, authorization, shownBytes, signal } = request;
+    const { address, digest, authorization, shownBytes, patienceMs, signal } = request;
     signal.throwIfAborted();
     if (address.opaque === undefined && isOwnKey(digest)) {
       const what = `${address.registry} cannot have a blob of this name: it is no digest`;
@@ -156,7 +160,7 @@ export class OpenBlobGate implements BlobGate {
     try {
       if (this.#isStopped) throw new AccessError('the agent stops', { code: 'unchecked' });
       this.#run((nowMs) =>
-        this.#blobs.request({ token, digest, origin, right, shownBytes }, nowMs),
+        this.#blobs.request({ token, digest, origin, right, shownBytes, patienceMs }, nowMs),
       );
       const granted = await promise;
       this.#metrics.checks.inc({ result: granted.isShared ? 'shared' : 'alone' });

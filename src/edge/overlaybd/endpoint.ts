@@ -54,6 +54,12 @@ const HELD_BYTES_MAX = 96 * 1024 * 1024;
 const REASON_MS = 250;
 
 /**
+ * overlaybd has no other way to its blob: a moment in which neither roots nor registry answer must
+ * not fail its read. (tunable)
+ */
+const OPEN_PATIENCE_MS = 10_000;
+
+/**
  * Answers from memory of up to what overlaybd reads at a time go out of buffers that are used
  * again: 64 of them are kept, 4 MiB.
  */
@@ -213,7 +219,8 @@ export class BlobEndpoint implements LocalRoute {
     const { signal } = exchange;
     const { authorization } = request.headers;
     const { gate } = this.#components;
-    const { blob, way } = await gate.open({ digest, address, authorization, signal });
+    const asked = { digest, address, authorization, patienceMs: OPEN_PATIENCE_MS, signal };
+    const { blob, way } = await gate.open(asked);
     // What a client can mend (a token that has expired) it is told at once, not when all else has
     // failed too.
     signal.addEventListener('abort', way.watch(exchange.abort), { once: true });

@@ -6,6 +6,7 @@ import {
   type OpenBlobsInit,
   type OpenRefusal,
   type OpenRequest,
+  type OpenedBlob,
   type RightKey,
 } from './open-blob-types.ts';
 import { OpenRights } from './open-rights.ts';
@@ -13,6 +14,8 @@ import { OpenRights } from './open-rights.ts';
 /** A request that waits for its outcome. */
 export interface Waiter<T> extends OpenRequest<T> {
   readonly deadlineMs: number;
+  /** Until then roots and origin are asked again when none of them answers. */
+  readonly patientUntilMs: number;
 }
 
 /**
@@ -43,9 +46,27 @@ export interface Entry<T> {
   /** The refusal of a root, for requests that show nothing of their own. */
   refusal: OpenRefusal | undefined;
   probesItself: boolean;
+  /** They are asked again soon. */
+  retries: boolean;
+  /** Trees that this host is in for it. */
+  stripes: number;
   readonly rights: OpenRights;
   readonly waiting: Set<Waiter<T>>;
 }
+
+/** What is due for an entry at a time. */
+export type OpenTimer<T> =
+  | { readonly type: 'next-root' | 'kept-way' | 'retry'; readonly entry: Entry<T> }
+  | { readonly type: 'own-way'; readonly entry: Entry<T>; readonly after: 'lost' | 'slow' }
+  | { readonly type: 'deadline'; readonly entry: Entry<T>; readonly waiter: Waiter<T> };
+
+/** A question in flight to a root, or to the origin about a right. */
+export type Attempt<T> =
+  | { readonly kind: 'root'; readonly entry: Entry<T>; readonly root: PeerId }
+  | { readonly kind: 'probe'; readonly entry: Entry<T>; readonly right: RightKey };
+
+/** The answer to a request. */
+export type Outcome = { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal };
 
 /** A blob that nobody has been asked about yet. */
 export function newEntry<T>(
@@ -68,6 +89,8 @@ export function newEntry<T>(
     right,
     refusal: undefined,
     probesItself: false,
+    retries: false,
+    stripes: 0,
     rights: new OpenRights(init),
     waiting: new Set(),
   };

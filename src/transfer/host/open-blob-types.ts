@@ -45,6 +45,11 @@ export interface OpenRequest<T> {
   readonly right: RightKey;
   /** The origin has just accepted the right, by a GET of one byte, and told this size. */
   readonly shownBytes?: number | undefined;
+  /**
+   * How long roots and origin are asked again while none of them answers, in milliseconds; a client
+   * that goes elsewhere by itself had rather know at once. Default: 0.
+   */
+  readonly patienceMs?: number | undefined;
 }
 
 /** A blob that a request may read. */
@@ -115,6 +120,11 @@ export interface KeptVerdict {
 export interface OpenBlobsInit {
   /** Maximum number of open blobs; the least recently used one without waiting requests closes. */
   readonly entriesMax: number;
+  /**
+   * Maximum number of trees that this host is in for its clients; the least recently used blobs
+   * close. Below what one owner gives a host (tree/limits.ts), or new blobs get no place.
+   */
+  readonly stripesMax: number;
   /** How long an accepted right counts, in milliseconds. */
   readonly acceptMs: number;
   /** How much longer while neither a root nor the origin can be asked, in milliseconds. */

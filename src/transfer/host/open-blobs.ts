@@ -1,8 +1,16 @@
 import type { BlobRef } from '../../image/block.ts';
 import { unreachable } from '../../util/assert.ts';
-import type { PeerId } from '../../util/peer-id.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
-import { isNo, newEntry, type Entry, type Waiter } from './open-blob-entry.ts';
+import {
+  isNo,
+  newEntry,
+  type Attempt,
+  type Entry,
+  type OpenTimer,
+  type Outcome,
+  type Waiter,
+} from './open-blob-entry.ts';
+import { OpenBlobTable } from './open-blob-table.ts';
 import { PATIENCE_MS_MIN, type LifeSign } from './peer-health.ts';
 import { REFUSED_MS, type Right } from './open-rights.ts';
 import {
@@ -23,9 +31,9 @@ import {
 const NEXT_ROOT_MS = PATIENCE_MS_MIN;
 
 /**
- * Without any root's answer for this long, a host reads by its client's own way: after the first
- * when every root that is asked did not answer the last time either, else after the second. Slow is
- * not dead: hosts whose roots are busy must not turn on the registry. (tunable)
+ * Without any root's answer for this long, a host reads by its client's own way: the first when no
+ * root that is asked answered last time either. Slow is not dead: hosts whose roots are busy must
+ * not turn on the registry. (tunable)
  */
 const OWN_WAY_MS = { lost: 700, slow: 5_000 };
 
@@ -41,22 +49,14 @@ const REQUEST_MS_MAX = 15_000;
 /** A root's answer is believed for this long; the next request has it asked again. (tunable) */
 const ANSWER_MS = 300_000;
 
+/** Pause before roots and origin are asked again for a patient request. (tunable) */
+const RETRY_MS = 500;
+
 /** Time between questions to roots about a blob that no root reaches. (tunable) */
 const ALONE_MS = 60_000;
 
 /** The same when no root answered: it is a matter of the roots, and not of the blob. (tunable) */
 const UNANSWERED_MS = 5_000;
-
-type Timer<T> =
-  | { readonly type: 'next-root' | 'kept-way'; readonly entry: Entry<T> }
-  | { readonly type: 'own-way'; readonly entry: Entry<T>; readonly after: 'lost' | 'slow' }
-  | { readonly type: 'deadline'; readonly entry: Entry<T>; readonly waiter: Waiter<T> };
-
-type Attempt<T> =
-  | { readonly kind: 'root'; readonly entry: Entry<T>; readonly root: PeerId }
-  | { readonly kind: 'probe'; readonly entry: Entry<T>; readonly right: RightKey };
-
-type Outcome = { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal };
 
 /**
  * The blobs that clients of this host have open: the one place that decides size, sharing and
@@ -69,10 +69,10 @@ type Outcome = { readonly opened: OpenedBlob } | { readonly refusal: OpenRefusal
 export class OpenBlobs<T> {
   readonly #init: OpenBlobsInit;
   readonly #parts: OpenBlobsComponents;
-  readonly #entries = new Map<string, Entry<T>>();
+  readonly #entries: OpenBlobTable<T>;
   readonly #waiting = new Map<T, { readonly entry: Entry<T>; readonly waiter: Waiter<T> }>();
   readonly #attempts = new Map<number, Attempt<T>>();
-  readonly #timers = new TimerHeap<Timer<T>>();
+  readonly #timers = new TimerHeap<OpenTimer<T>>();
   #effects: OpenEffect<T>[] = [];
   #attemptCount = 0;
   #nowMs = 0;
@@ -80,6 +80,7 @@ export class OpenBlobs<T> {
   constructor(components: OpenBlobsComponents, init: OpenBlobsInit) {
     this.#parts = components;
     this.#init = init;
+    this.#entries = new OpenBlobTable(init, (entry) => this.#closed(entry));
   }
 
   /** The effects since the last call, in order. */
@@ -109,7 +110,7 @@ export class OpenBlobs<T> {
     }
     const isPublic = nowMs < entry.publicUntilMs;
     if (!isPublic && !entry.rights.isAccepted(request.right, nowMs)) return undefined;
-    this.#use(entry, nowMs);
+    this.#entries.use(entry, nowMs);
     return { blob: entry.blob, isShared: entry.phase === 'shared' };
   }
 
@@ -117,14 +118,15 @@ export class OpenBlobs<T> {
   request(request: OpenRequest<T>, nowMs: number): void {
     this.#nowMs = nowMs;
     const entry = this.#entry(request);
-    this.#use(entry, nowMs);
+    this.#entries.use(entry, nowMs);
     const { right, shownBytes } = request;
     if (shownBytes !== undefined) this.#accept(entry, entry.rights.get(right, nowMs), shownBytes);
-    const waiter = { ...request, deadlineMs: nowMs + REQUEST_MS_MAX };
+    const patientUntilMs = nowMs + (request.patienceMs ?? 0);
+    const waiter = { ...request, deadlineMs: nowMs + REQUEST_MS_MAX, patientUntilMs };
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
     this.#timers.set(waiter.deadlineMs, { type: 'deadline', entry, waiter });
-    if (entry.phase !== 'asking' && nowMs >= entry.untilMs) this.#ask(entry, request.right);
+    this.#askAgain(entry, request.right);
     this.#settle(entry);
   }
 
@@ -141,6 +143,7 @@ export class OpenBlobs<T> {
     if (found?.kind !== 'root') return;
     const { entry } = found;
     this.#parts.health.heard(found.root);
+    this.#entries.rootsAreBack(nowMs);
     for (const [earlier, root] of answer.outcome === 'open' ? entry.asking : []) {
       if (earlier < attempt) this.#parts.health.late(root, nowMs);
     }
@@ -235,10 +238,10 @@ export class OpenBlobs<T> {
     ) {
       this.#onTimer(due);
     }
-    this.#closeIdle();
+    this.#entries.closeIdle(nowMs);
   }
 
-  #onTimer(timer: Timer<T>): void {
+  #onTimer(timer: OpenTimer<T>): void {
     const { entry } = timer;
     switch (timer.type) {
       case 'next-root':
@@ -249,6 +252,11 @@ export class OpenBlobs<T> {
         break;
       case 'kept-way':
         if (entry.phase !== 'shared' && entry.waiting.size > 0) this.#openKept(entry);
+        break;
+      case 'retry':
+        entry.retries = false;
+        this.#askAgain(entry);
+        if (entry.waiting.size > 0) this.#retryLater(entry);
         break;
       case 'deadline':
         if (!entry.waiting.has(timer.waiter)) return;
@@ -277,11 +285,14 @@ export class OpenBlobs<T> {
     const id = openBlobId(request);
     const known = this.#entries.get(id);
     if (known !== undefined) return known;
-    this.#makeRoom();
     const entry = newEntry(request, this.#init, this.#nowMs);
-    this.#entries.set(id, entry);
+    this.#entries.add(entry);
     this.#ask(entry, request.right);
     return entry;
+  }
+
+  #askAgain(entry: Entry<T>, right = entry.right): void {
+    if (entry.phase !== 'asking' && this.#nowMs >= entry.untilMs) this.#ask(entry, right);
   }
 
   /** Starts a round of questions to roots. Meanwhile the known answer stays in use. */
@@ -308,7 +319,10 @@ export class OpenBlobs<T> {
     if (root === undefined) {
       // All were asked. Late answers still count.
       if (entry.asking.size > 0) return;
-      if (entry.phase === 'asking') return this.#beAlone(entry, UNANSWERED_MS);
+      if (entry.phase === 'asking') {
+        this.#entries.unanswered(entry);
+        return this.#beAlone(entry, UNANSWERED_MS);
+      }
       // No root answers: what is known stays in use, and they are asked again in a while.
       if (entry.phase === 'shared') entry.untilMs = this.#nowMs + REFUSED_MS;
       return;
@@ -330,6 +344,7 @@ export class OpenBlobs<T> {
     entry.isKept = false;
     entry.phase = 'shared';
     entry.untilMs = this.#nowMs + ANSWER_MS;
+    this.#entries.changed(entry);
     this.#endRound(entry);
     if (digest === entry.digest) this.#keep(entry, isPublic ? sizeBytes : undefined);
   }
@@ -350,10 +365,7 @@ export class OpenBlobs<T> {
     this.#effects.push({ type: 'keep', digest, origin, sizeBytes });
   }
 
-  /**
-   * Neither a root nor the origin answers: a blob that was public here in the last day is open to
-   * anybody, until one of them says something. Whether it was.
-   */
+  /** Nobody answers: what was public in the last day is open to anybody, until somebody does. */
   #openKept(entry: Entry<T>): boolean {
     const kept = this.#parts.kept(entry.digest, entry.origin);
     if (kept === undefined) return false;
@@ -363,6 +375,7 @@ export class OpenBlobs<T> {
     entry.isKept = true;
     entry.publicUntilMs = this.#nowMs + kept.leftMs;
     entry.untilMs = this.#nowMs + ALONE_MS;
+    this.#entries.changed(entry);
     return true;
   }
 
@@ -374,10 +387,7 @@ export class OpenBlobs<T> {
     entry.untilMs = this.#nowMs;
   }
 
-  /**
-   * The registry refuses the roots: what it gave to anybody before, each request now shows its own
-   * right to.
-   */
+  /** The registry refuses the roots: each request now shows its own right to what was public. */
   #endPublic(entry: Entry<T>, isDefinite: boolean): void {
     if (isDefinite) this.#keep(entry);
     if (entry.phase !== 'shared') return this.#beAlone(entry);
@@ -394,6 +404,7 @@ export class OpenBlobs<T> {
     entry.isKept = false;
     entry.publicUntilMs = 0;
     entry.untilMs = this.#nowMs + forMs;
+    this.#entries.changed(entry);
     this.#endRound(entry);
   }
 
@@ -434,7 +445,16 @@ export class OpenBlobs<T> {
     if (outcome === undefined || 'opened' in outcome || outcome.refusal.code !== 'unchecked') {
       return outcome;
     }
-    return this.#openKept(entry) ? this.#verdictOn(entry, waiter) : outcome;
+    if (this.#openKept(entry)) return this.#verdictOn(entry, waiter);
+    if (this.#nowMs >= waiter.patientUntilMs) return outcome;
+    this.#retryLater(entry);
+    return undefined;
+  }
+
+  /** Roots and origin may be back in a moment. */
+  #retryLater(entry: Entry<T>): void {
+    if (!entry.retries) this.#timers.set(this.#nowMs + RETRY_MS, { type: 'retry', entry });
+    entry.retries = true;
   }
 
   #verdictOn(entry: Entry<T>, waiter: Waiter<T>): Outcome | undefined {
@@ -493,30 +513,7 @@ export class OpenBlobs<T> {
     return found;
   }
 
-  /** Marks the entry as used last; the map's order is that of use. */
-  #use(entry: Entry<T>, nowMs: number): void {
-    entry.usedMs = nowMs;
-    this.#entries.delete(entry.id);
-    this.#entries.set(entry.id, entry);
-  }
-
-  #makeRoom(): void {
-    if (this.#entries.size < this.#init.entriesMax) return;
-    for (const entry of this.#entries.values()) {
-      if (entry.waiting.size > 0) continue;
-      return this.#close(entry);
-    }
-  }
-
-  #closeIdle(): void {
-    for (const entry of this.#entries.values()) {
-      if (this.#nowMs - entry.usedMs < this.#init.idleMs || entry.waiting.size > 0) return;
-      this.#close(entry);
-    }
-  }
-
-  #close(entry: Entry<T>): void {
-    this.#entries.delete(entry.id);
+  #closed(entry: Entry<T>): void {
     this.#endRound(entry);
     if (entry.blob !== undefined) this.#effects.push({ type: 'close', blob: entry.blob });
   }

@@ -4,6 +4,9 @@ import type { OpenBlobsInit, OpenRefusal, RightKey } from './open-blob-types.ts'
 /** A definite no is remembered this long: clients repeat a request several times. (tunable) */
 export const REFUSED_MS = 5_000;
 
+/** Requests that wait when nobody could be asked are told so together. */
+const UNCHECKED_MS = 100;
+
 /** Maximum number of rights for one blob: clients of one host have credentials of their own. */
 const RIGHTS_MAX = 64;
 
@@ -65,7 +68,8 @@ export class OpenRights {
   refuse(right: Right, refusal: OpenRefusal, nowMs: number): void {
     right.state = 'refused';
     right.refusal = refusal;
-    right.untilMs = nowMs + REFUSED_MS;
+    // What nobody could tell is no answer: the next request asks again.
+    right.untilMs = nowMs + (refusal.code === 'unchecked' ? UNCHECKED_MS : REFUSED_MS);
   }
 
   /** The origin is away: a right that it accepted not too long ago still counts. */

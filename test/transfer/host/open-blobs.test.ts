@@ -42,12 +42,12 @@ class World {
         ownKey: () => OWN_KEY,
         kept: () => this.kept,
       },
-      { entriesMax, acceptMs, staleMs: 600_000, idleMs: 1_200_000 },
+      { entriesMax, stripesMax: 3_000, acceptMs, staleMs: 600_000, idleMs: 1_200_000 },
     );
   }
 
-  ask(token: string, right = '', origin = REGISTRY, name = DIGEST): this {
-    this.blobs.request({ token, digest: name, origin, right }, this.nowMs);
+  ask(token: string, right = '', origin = REGISTRY, name = DIGEST, patienceMs = 0): this {
+    this.blobs.request({ token, digest: name, origin, right, patienceMs }, this.nowMs);
     return this;
   }
 
@@ -450,6 +450,53 @@ describe('OpenBlobs, roots that do not answer', () => {
     } as const;
     world.blobs.answered(defined(first, 'asked').attempt, answer, world.nowMs);
     expect(world.granted()).toEqual(['a']);
+  });
+
+  it('asks roots and origin again for a patient request when none of them answered', () => {
+    const world = new World();
+    world.roots = ROOTS.slice(0, 1);
+    world.ask('hasty', 'good').ask('patient', 'good', REGISTRY, DIGEST, 10_000);
+    const fail = (): void => {
+      for (const { attempt } of world.took('ask-root')) {
+        world.blobs.rootFailed(attempt, 'silent', world.nowMs);
+      }
+    };
+    fail();
+    world.origin('unreachable');
+    expect(world.refused()).toEqual([['hasty', 'unchecked']]);
+    world.pass(500).origin('unreachable').pass(5_000);
+    // Roots are asked again too, in their own time.
+    world.origin(1000);
+    expect(world.granted()).toEqual([]);
+    fail();
+    expect(world.granted()).toEqual(['patient']);
+  });
+
+  it('tells a patient request in the end that nobody answers', () => {
+    const world = new World();
+    world.roots = [];
+    world.ask('a', 'good', REGISTRY, DIGEST, 1_000).origin('unreachable');
+    world.pass(500).origin('unreachable').pass(500).origin('unreachable');
+    expect(world.refused()).toEqual([['a', 'unchecked']]);
+  });
+
+  it('asks about blobs that are read alone as soon as a root answers anything', () => {
+    const world = new World().ask('a', 'good');
+    for (const _ of ROOTS) {
+      const [asked] = world.took('ask-root');
+      world.blobs.rootFailed(defined(asked, 'asked').attempt, 'silent', world.nowMs);
+    }
+    world.origin(1000);
+    expect(world.took('grant')[0]?.opened.isShared).toBe(false);
+    world
+      .pass(1_000)
+      .ask('b', '', REGISTRY, digest('b2'))
+      .root({ key: digest('b2') });
+    expect(
+      world.blobs.opened({ digest: DIGEST, origin: REGISTRY, right: 'good' }, world.nowMs),
+    ).toBe(undefined);
+    world.ask('c', 'good');
+    expect(world.took('ask-root').map((asked) => asked.digest)).toEqual([DIGEST]);
   });
 
   it('works without any root', () => {
