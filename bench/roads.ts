@@ -66,6 +66,14 @@ const ROADS: readonly Road[] = [
     shared: true,
   },
   {
+    name: 'opaque storage URL',
+    request: (origin, blob, client) => {
+      const path = `/ecr/${blob.hex.slice(0, 12)}/${blob.hex.slice(12, 44)}`;
+      return { url: `${origin.name(path, blob)}${s3Signature(client)}` };
+    },
+    shared: true,
+  },
+  {
     name: 'private, own way',
     request: (origin, blob) => ({
       url: origin.url('private', blob),
@@ -74,6 +82,15 @@ const ROADS: readonly Road[] = [
     shared: false,
   },
 ];
+
+/** The query of an S3 URL that one client was given. */
+function s3Signature(client: number): string {
+  const hex = client.toString(16).padStart(64, '0');
+  return (
+    '?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date=20260101T000000Z' +
+    `&X-Amz-Credential=host-${client}&X-Amz-Signature=${hex}`
+  );
+}
 
 /**
  * A blob by each road that real clients take: from one root and up to 16 agents in processes of
@@ -137,13 +154,16 @@ async function withCluster(
   await origin.start();
   const front = await startFront(origin);
   const storage = [`http://${origin.address}/docker/`];
+  const opaqueStorage = [`http://${origin.address}/ecr/`];
   const cluster = new AgentCluster({
     dir,
     roots: 1,
     children: Math.max(...COUNTS[size]),
     registry: origin.address,
     devices: false,
-    config: () => ({ registries: [{ host: origin.address, insecure: true, storage }] }),
+    config: () => ({
+      registries: [{ host: origin.address, insecure: true, storage, opaqueStorage }],
+    }),
   });
   try {
     await cluster.start();
@@ -252,7 +272,7 @@ async function readBy(road: Road, run: Run, count: number, straight = false) {
   return {
     seconds,
     ratio: (origin.sentBytes - before.bytes) / sizeBytes,
-    requests: origin.askedFor(blob.hex).length,
+    requests: origin.askedFor(blob.hex.slice(12, 44)).length,
     fallbackBytes: (await fallbackBytes(cluster)) - before.fallback,
   };
 }

@@ -69,6 +69,8 @@ export class FakeRegistry extends LoopbackServer {
   sentBytes = 0;
   readonly #manifests = new Map<string, { mediaType: string; digest: Digest; bytes: Buffer }>();
   readonly #blobs = new Map<string, FakeBlob>();
+  /** Blobs by paths without their digest. */
+  readonly #named = new Map<string, FakeBlob>();
   /** Time at which the allowance has paid for all bytes sent so far. */
   #paidMs = 0;
 
@@ -91,6 +93,12 @@ export class FakeRegistry extends LoopbackServer {
   share(blob: FakeBlob): FakeBlob {
     this.#blobs.set(blob.hex, blob);
     return blob;
+  }
+
+  /** Serves a blob at a path that does not tell its digest, with a strong ETag. */
+  name(path: string, blob: FakeBlob): string {
+    this.#named.set(path, blob);
+    return `http://${this.address}${path}`;
   }
 
   /** Forgets a blob, and the requests so far. */
@@ -140,7 +148,10 @@ export class FakeRegistry extends LoopbackServer {
     const [client = ''] = (headers['user-agent'] ?? '').split('/');
     const { range, authorization } = headers;
     this.asked.push({ method, url, client, range, authorization });
-    const blob = this.#blobs.get(/sha256[:/](?:[0-9a-f]{2}\/)?([0-9a-f]{64})/.exec(url)?.[1] ?? '');
+    const named = this.#named.get(url.split('?')[0] ?? '');
+    if (named !== undefined) response.setHeader('etag', `"${named.hex.slice(0, 32)}"`);
+    const blob =
+      named ?? this.#blobs.get(/sha256[:/](?:[0-9a-f]{2}\/)?([0-9a-f]{64})/.exec(url)?.[1] ?? '');
     for (const [prefix, behaviour] of this.behaviours) {
       if (url.startsWith(prefix) && (await behaviour(request, response, blob))) return;
     }
