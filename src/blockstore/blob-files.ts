@@ -32,6 +32,9 @@ import {
 import { readFully } from '../runtime/whole-file.ts';
 import type { SyncTarget } from './syncer.ts';
 
+/** One promise for all blobs at rest: a store has many thousands of them. */
+export const DONE = Promise.resolve();
+
 /** What the files of a blob need; the store's blobs share it. */
 export interface BlobFilesComponents {
   readonly disk: Disk;
@@ -66,10 +69,10 @@ export class BlobFiles implements SyncTarget {
   /** Whether a loss of power may take names in the blob's folder, or the folder itself. */
   readonly #newNames = { inFolder: false, folder: false };
   /** Syncs of this blob's files in flight: no file is removed before they end. */
-  #syncing: Promise<void> = Promise.resolve();
+  #syncing = DONE;
   #made: boolean;
   /** The last creation or removal of files. Never rejects. */
-  #last: Promise<void> = Promise.resolve();
+  #last = DONE;
 
   /** `found`: the blocks of existing files. Without it, the first `write()` creates the files. */
   constructor(components: BlobFilesComponents, init: { blob: BlobRef; found?: BitSet }) {

@@ -11,7 +11,7 @@ import type { BitSet } from '../util/bit-set.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
-import { BlobFiles } from './blob-files.ts';
+import { BlobFiles, DONE } from './blob-files.ts';
 import {
   BlockStoreError,
   busyError,
@@ -553,7 +553,7 @@ export class DiskStore implements BlockStore {
       { ...this.#components, files: this.#files, slow: this.#slow },
       found === undefined ? { blob } : { blob, found },
     );
-    const entry: Entry = { files, changes: new Map(), removals: 0, removing: Promise.resolve() };
+    const entry: Entry = { files, changes: new Map(), removals: 0, removing: DONE };
     this.#blobs.set(blob.digest, entry);
     return entry;
   }

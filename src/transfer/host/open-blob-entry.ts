@@ -1,6 +1,7 @@
 import type { BlobOrigin, BlobRef } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import type { HeapTimer } from '../../util/timer-heap.ts';
 import {
   openBlobId,
   type OpenBlobsInit,
@@ -13,7 +14,8 @@ import { OpenRights } from './open-rights.ts';
 
 /** A request that waits for its outcome. */
 export interface Waiter<T> extends OpenRequest<T> {
-  readonly deadlineMs: number;
+  /** Ends the wait; it holds on to the request until it is cancelled. */
+  deadline?: HeapTimer<OpenTimer<T>>;
   /** Until then roots and origin are asked again when none of them answers. */
   readonly patientUntilMs: number;
 }

@@ -122,10 +122,11 @@ export class OpenBlobs<T> {
     const { right, shownBytes } = request;
     if (shownBytes !== undefined) this.#accept(entry, entry.rights.get(right, nowMs), shownBytes);
     const patientUntilMs = nowMs + (request.patienceMs ?? 0);
-    const waiter = { ...request, deadlineMs: nowMs + REQUEST_MS_MAX, patientUntilMs };
+    const waiter: Waiter<T> = { ...request, patientUntilMs };
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
-    this.#timers.set(waiter.deadlineMs, { type: 'deadline', entry, waiter });
+    const deadlineMs = nowMs + REQUEST_MS_MAX;
+    waiter.deadline = this.#timers.set(deadlineMs, { type: 'deadline', entry, waiter });
     this.#askAgain(entry, request.right);
     this.#settle(entry);
   }
@@ -503,6 +504,7 @@ export class OpenBlobs<T> {
     if (waiting === undefined) return;
     this.#waiting.delete(token);
     waiting.entry.waiting.delete(waiting.waiter);
+    if (waiting.waiter.deadline !== undefined) waiting.waiter.deadline.action = undefined;
   }
 
   #takeAttempt(attempt: number, kind: Attempt<T>['kind']): Attempt<T> | undefined {

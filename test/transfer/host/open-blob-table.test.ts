@@ -42,7 +42,7 @@ describe('OpenBlobTable', () => {
     expect(stripes).toBeGreaterThan(1);
     big.waiting.add({
       ...{ token: 'w', digest: big.digest, origin, right: '' },
-      ...{ deadlineMs: 1, patientUntilMs: 0 },
+      patientUntilMs: 0,
     });
     table.changed(share(small, 10));
     expect(closed).toEqual([]);
