@@ -17,7 +17,7 @@ export function clientDetail(error: unknown): BlobErrorDetail {
   if (error instanceof BlobError) return error.detail;
   if (error instanceof AccessError) return ofAccess(error.detail);
   if (error instanceof RegistryError) return ofRegistry(error.detail);
-  if (error instanceof TransferError) return { code: ofTransfer(error.code) };
+  if (error instanceof TransferError) return { code: ofTransfer(error.detail) };
   if (error instanceof OriginError) return { code: ofOrigin(error.code) };
   if (error instanceof PeerError) return { code: ofPeer(error.code) };
   if (error instanceof TreeError) return { code: ofTree(error.code) };
@@ -128,8 +128,10 @@ function ofRegistry(detail: RegistryError['detail']): BlobErrorDetail {
   }
 }
 
-function ofTransfer(code: TransferError['code']): BlobErrorDetail['code'] {
-  switch (code) {
+function ofTransfer(detail: TransferError['detail']): BlobErrorDetail['code'] {
+  switch (detail.code) {
+    case 'origin':
+      return ofOrigin(detail.no);
     case 'deadline':
       return 'timeout';
     case 'overloaded':

@@ -181,6 +181,7 @@ function ofTransfer(code: TransferError['code']): number {
     case 'range':
       return 500;
     case 'size-differs':
+    case 'origin':
       return 502;
     case 'overloaded':
     case 'cancelled':

@@ -1,5 +1,6 @@
 import type { BlobOrigin, OpaqueName } from '../../image/block.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
+import { protocolError, RegistryError } from '../../registry/errors.ts';
 import { isPassing } from '../../registry/http/retry.ts';
 import type { UrlClient, UrlHead } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -26,6 +27,9 @@ import type { Way, Ways } from './ways.ts';
  */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX = 4096;
+
+/** Statuses of 4xx that say nothing of the blob: the server was too slow, or too early. */
+const PASSING = new Set([408, 425]);
 
 interface Components {
   readonly inner: Origin;
@@ -148,20 +152,24 @@ export class WayOrigin implements Origin {
     throw failure ?? new OriginError(`no way to ${blob.digest} is left`, { code: 'not-found' });
   }
 
-  /** What breaks off is asked for again, from where it broke, as long as that brings more of it. */
+  /**
+   * What breaks off is asked for again, from where it broke, as long as that brings more of it; an
+   * answer that breaks the protocol once.
+   */
   async #readWay(
     way: Way,
     blob: OriginBlob,
     run: { readonly offset: number; readonly target: Scatter },
     signal: AbortSignal,
   ): Promise<void> {
-    for (;;) {
+    for (let isFirst = true; ; ) {
       const before = run.target.filled;
       try {
         return await this.#fill(way, blob, run, signal);
       } catch (error) {
         const brokeOff = run.target.filled > before && isPassing(error);
-        if (signal.aborted || !brokeOff) throw error;
+        if (signal.aborted || !(brokeOff || (isFirst && isUnsound(error)))) throw error;
+        if (!brokeOff) isFirst = false;
       } finally {
         this.#bytes.inc({}, run.target.filled - before);
       }
@@ -188,7 +196,10 @@ export class WayOrigin implements Origin {
     const refused = await this.#parts.urls.fill(request, asked, signal);
     if (refused === undefined) return;
     check(refused);
-    throw refusalOf(refused, origin);
+    const error = refusalOf(refused, origin);
+    const isClient = refused.status >= 400 && refused.status < 500;
+    const isFinal = isClient && error.code === 'unchecked' && !PASSING.has(refused.status);
+    throw isFinal ? protocolError('unexpected-status', error.message) : error;
   }
 
   #wayFailed(way: Way, blob: OriginBlob, cause: unknown): OriginError {
@@ -198,9 +209,16 @@ export class WayOrigin implements Origin {
       this.#parts.ways.remove(blob.digest, way);
       way.close(cause);
     }
-    const code = isClosed ? (cause.code === 'not-found' ? 'not-found' : 'refused') : 'unavailable';
+    const isMissing = isClosed && cause.code === 'not-found';
+    const closed = isMissing ? 'not-found' : 'refused';
+    const code = isClosed ? closed : isUnsound(cause) ? 'protocol' : 'unavailable';
     return new OriginError(errorText(cause), { code }, { cause });
   }
+}
+
+/** Whether the answer broke the protocol: the next one will hardly be better. */
+function isUnsound(error: unknown): boolean {
+  return error instanceof RegistryError && error.code === 'protocol' && !isPassing(error);
 }
 
 /**

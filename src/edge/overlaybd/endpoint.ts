@@ -382,7 +382,7 @@ export class BlobEndpoint implements LocalRoute {
     const piece =
       cached?.slice() ??
       (await orAbort(
-        reader.read(blob, offset, length, { kind: 'demand', timeoutMs, signal }),
+        reader.read(blob, offset, length, { kind: 'demand', timeoutMs, signal, endsOnNo: true }),
         signal,
       ));
     assert(piece.length === length, `a read of ${length} bytes gave ${piece.length}`);

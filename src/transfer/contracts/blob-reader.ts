@@ -12,6 +12,11 @@ export interface ReadOptions {
   /** Longest wait in milliseconds; the reader's default when absent. */
   readonly timeoutMs?: number;
   readonly signal?: AbortSignal;
+  /**
+   * A definite no of the registry ends the read at once, for a client that can do something about
+   * it. A device reads on until its deadline: an error would end its container.
+   */
+  readonly endsOnNo?: boolean;
 }
 
 /** Bytes of blobs, from any source: the devices and the HTTP endpoints read through it. */

@@ -18,6 +18,9 @@ export type OriginErrorDetail =
   | { readonly code: 'protocol' }
   | { readonly code: 'unavailable' };
 
+/** What asking again soon will not change. */
+export type OriginNo = Exclude<OriginErrorDetail['code'], 'unavailable'>;
+
 /** A read from a registry that failed; see `OriginErrorDetail`. */
 export class OriginError extends CodedError<OriginErrorDetail> {}
 

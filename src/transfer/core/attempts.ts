@@ -1,4 +1,5 @@
-import type { BlockRequest } from '../contracts/transport.ts';
+import type { OriginNo } from '../contracts/origin.ts';
+import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
 import { hedgeDelayMs, originPatienceMs } from './source-window.ts';
 import type { Attempt, CoreInit } from './core-types.ts';
 
@@ -48,4 +49,9 @@ export function lateAtMs(attempt: Attempt<unknown>, nowMs: number, init: CoreIni
   const others = fetch.attempts.length - 1;
   const usualMs = hedgeDelayMs(window, init);
   return nowMs + Math.max(init.hedgeMsMin, usualMs / 2 ** Math.max(0, others));
+}
+
+/** The definite no of a registry, if the failure of its read is one. */
+export function noOf({ code }: PeerErrorDetail): OriginNo | undefined {
+  return code === 'not-found' || code === 'refused' || code === 'protocol' ? code : undefined;
 }

@@ -235,6 +235,7 @@ export interface LocalRead<T> {
   readonly index: BlockIndex;
   readonly kind: ReadKind;
   readonly timeoutMs: number;
+  readonly endsOnNo?: boolean | undefined;
 }
 
 /** A read that waits for a block. */
@@ -246,6 +247,8 @@ export interface Waiter<T> {
   readonly hops: number;
   /** The peer that asked; undefined for a local read. */
   readonly peer: PeerId | undefined;
+  /** A definite no of the registry ends it. */
+  readonly endsOnNo: boolean;
   timer: HeapTimer<TimerAction<T>> | undefined;
 }
 

@@ -33,6 +33,7 @@ import type { FetcherHost } from './fetcher-host.ts';
 import { OrderGossip } from './order-gossip.ts';
 import { Prefetcher } from './prefetcher.ts';
 import { Waiting } from './waiting.ts';
+import type { OriginNo } from '../contracts/origin.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
 
 /**
@@ -89,7 +90,7 @@ export class BlockCore<P, T> {
       timers: this.#timers,
       emit: (effect) => this.#effects.push(effect),
       onBlock: (fetch, block, source) => this.#complete(fetch, block, source),
-      onRoundFailed: (fetch, definite) => this.#roundFailed(fetch, definite),
+      onRoundFailed: (fetch, no) => this.#roundFailed(fetch, no),
     };
     this.#prefetcher = new Prefetcher({
       max: this.#init.prefetchMax,
@@ -213,8 +214,7 @@ export class BlockCore<P, T> {
       deadlineMs: nowMs + read.timeoutMs,
       startedMs: nowMs,
       hops: Math.min(HOPS_MAX, depth + HOPS_SLACK),
-      peer: undefined,
-      timer: undefined,
+      ...{ peer: undefined, endsOnNo: read.endsOnNo ?? false, timer: undefined },
     });
     if (blob.ownWay) this.#prefetcher.readOn(blob, read.index);
   }
@@ -245,8 +245,7 @@ export class BlockCore<P, T> {
       deadlineMs: nowMs + Math.min(this.#init.peerTimeoutMsMax, request.timeoutMs),
       startedMs: nowMs,
       hops: Math.min(HOPS_MAX, request.hops),
-      peer,
-      timer: undefined,
+      ...{ peer, endsOnNo: true, timer: undefined },
     });
   }
 
@@ -507,15 +506,15 @@ export class BlockCore<P, T> {
     if (fetch.wanted) this.#prefetcher.done();
   }
 
-  #roundFailed(fetch: Fetch<T>, definite: boolean): boolean {
+  #roundFailed(fetch: Fetch<T>, no: OriginNo | undefined): boolean {
     const owned = this.#routes.owns(fetch.blob.ref.digest, fetch.index % fetch.blob.stripes);
     for (const waiter of [...fetch.waiters]) {
-      const stays = waiter.peer === undefined ? waiter.kind === 'demand' : owned && !definite;
-      if (stays) continue;
+      const isPatient = waiter.peer === undefined ? waiter.kind === 'demand' : owned;
+      if (isPatient && (no === undefined || !waiter.endsOnNo)) continue;
       fetch.waiters.splice(fetch.waiters.indexOf(waiter), 1);
       this.#waiting.remove(waiter);
       if (waiter.peer !== undefined) this.#refuse(waiter, { code: 'not-found' });
-      else this.#failDeadline(waiter);
+      else this.#failRead(waiter, no);
     }
     if (fetch.waiters.length > 0) return true;
     this.#end(fetch);
@@ -549,12 +548,13 @@ export class BlockCore<P, T> {
 
   #onDeadline(fetch: Fetch<T>, waiter: Waiter<T>): void {
     this.#drop(fetch, waiter);
-    if (waiter.peer === undefined) this.#failDeadline(waiter);
+    if (waiter.peer === undefined) this.#failRead(waiter);
     else this.#effects.push({ type: 'refuse', token: waiter.token, detail: { code: 'timeout' } });
   }
 
-  #failDeadline({ token, startedMs }: Waiter<T>): void {
-    const detail = { code: 'deadline', waitedMs: this.#nowMs - startedMs } as const;
+  #failRead({ token, startedMs }: Waiter<T>, no?: OriginNo): void {
+    const late = { code: 'deadline', waitedMs: this.#nowMs - startedMs } as const;
+    const detail = no === undefined ? late : ({ code: 'origin', no } as const);
     this.#effects.push({ type: 'fail', token, detail });
   }
 

@@ -10,10 +10,11 @@ import type { AttemptId, BlockSource, LostReason, OriginSource } from './effects
 import type { FetcherHost } from './fetcher-host.ts';
 import { Silence } from './silence.ts';
 import { ban, isUsable, makeWindow, noteHeard, noteLatency } from './source-window.ts';
-import { HOPS_NONE, isHolder, lateAtMs, noteLate, requestOf, uncount } from './attempts.ts';
+import { HOPS_NONE, isHolder, lateAtMs, noOf, noteLate, requestOf, uncount } from './attempts.ts';
 import { Download } from './download.ts';
 import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
+import type { OriginNo } from '../contracts/origin.ts';
 import type { PeerErrorDetail } from '../contracts/transport.ts';
 
 /** Peers of which anything is remembered: far more than one host asks. */
@@ -294,7 +295,7 @@ export class Fetcher<P, T> {
       this.#askOrigin(fetch, ownWay ? 'own-way' : 'origin', nowMs);
       return true;
     }
-    if (!hedge && fetch.attempts.length === 0) this.#roundFailed(fetch, false, nowMs);
+    if (!hedge && fetch.attempts.length === 0) this.#roundFailed(fetch, undefined, nowMs);
     return false;
   }
 
@@ -367,11 +368,11 @@ export class Fetcher<P, T> {
     const wasAsked = fetch.tried.has('origin');
     const mayAsk = !wasAsked && this.#fallback.afterRound(fetch, nowMs);
     if (mayAsk) this.#askOrigin(fetch, 'fallback', nowMs);
-    else this.#roundFailed(fetch, false, nowMs);
+    else this.#roundFailed(fetch, undefined, nowMs);
   }
 
-  #roundFailed(fetch: Fetch<T>, definite: boolean, nowMs: number): void {
-    if (!this.#host.onRoundFailed(fetch, definite)) {
+  #roundFailed(fetch: Fetch<T>, no: OriginNo | undefined, nowMs: number): void {
+    if (!this.#host.onRoundFailed(fetch, no)) {
       this.abandon(fetch, nowMs);
       return;
     }
@@ -497,8 +498,7 @@ export class Fetcher<P, T> {
 
   #originFailed(fetch: Fetch<T>, detail: PeerErrorDetail, nowMs: number): void {
     if (fetch.stage !== 'network' || fetch.attempts.length > 0) return;
-    const definite = ['not-found', 'refused', 'protocol'].includes(detail.code);
-    this.#roundFailed(fetch, definite, nowMs);
+    this.#roundFailed(fetch, noOf(detail), nowMs);
   }
 
   /** The registry was faster, or the peer is too busy. */

@@ -32,7 +32,7 @@ import {
   type TreeSeat,
   type Upstreams,
 } from '../host/host-core.ts';
-import { LocalReads, readError } from './local-reads.ts';
+import { LocalReads, readError, whyOf } from './local-reads.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import type { Origin } from '../contracts/origin.ts';
 import { checkRange, copyOverlap } from '../read/ranges.ts';
@@ -378,7 +378,7 @@ export class TransferEngine implements BlobReader {
           this.#metrics.failed.inc({ code: effect.detail.code });
         }
         return asLocal(effect.token).reject(
-          new TransferError(`block was not read: ${effect.detail.code}`, effect.detail),
+          new TransferError(`block was not read: ${whyOf(effect.detail)}`, effect.detail),
         );
       case 'send':
         return this.#send(asPeer(effect.token), effect.peer, effect.block);

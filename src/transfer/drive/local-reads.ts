@@ -67,8 +67,8 @@ export class LocalReads {
         token.reject(readError(blob.digest, index, { code: 'cancelled' }));
       };
       options.signal?.addEventListener('abort', onAbort, { once: true });
-      const timeoutMs = options.timeoutMs ?? READ_TIMEOUT_MS;
-      this.#init.start({ token, digest: blob.digest, index, kind: options.kind, timeoutMs });
+      const { kind, timeoutMs = READ_TIMEOUT_MS, endsOnNo } = options;
+      this.#init.start({ token, digest: blob.digest, index, kind, timeoutMs, endsOnNo });
     });
   }
 }
@@ -79,9 +79,19 @@ export function readError(
   index: BlockIndex,
   detail: TransferErrorDetail,
 ): TransferError {
-  const why =
-    detail.code === 'deadline'
-      ? `no source answered in ${Math.round(detail.waitedMs)} ms`
-      : detail.code;
-  return new TransferError(`block ${index} of ${digest} was not read: ${why}`, detail);
+  return new TransferError(`block ${index} of ${digest} was not read: ${whyOf(detail)}`, detail);
+}
+
+/** Why a block was not read, in words. */
+export function whyOf(detail: TransferErrorDetail): string {
+  switch (detail.code) {
+    case 'deadline':
+      return `no source answered in ${Math.round(detail.waitedMs)} ms`;
+    case 'origin':
+      return detail.no === 'protocol'
+        ? 'the registry answered twice with what is no part of it'
+        : `the registry says ${detail.no}`;
+    default:
+      return detail.code;
+  }
 }

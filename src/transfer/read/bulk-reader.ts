@@ -95,7 +95,7 @@ export class BulkReader {
     const bytes = await come.catch(() => undefined);
     if (bytes !== undefined) return bytes;
     // This turns a prefetch of the block in flight into a demand read, here and at every hop.
-    const options = { kind: 'demand', timeoutMs: DEMAND_MS_MAX, signal } as const;
+    const options = { kind: 'demand', timeoutMs: DEMAND_MS_MAX, signal, endsOnNo: true } as const;
     return this.#reader.read(blob, piece.offset, piece.length, options);
   }
 }

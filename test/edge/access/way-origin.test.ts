@@ -271,6 +271,34 @@ describe('WayOrigin.readInto(), a blob that clients have ways to', () => {
     expect(ways.of(blob.digest)).toHaveLength(1);
   });
 
+  it.each([
+    [
+      'answers twice with what is no part of it',
+      () => {
+        throw protocolError('short-body', 'x');
+      },
+      2,
+    ],
+    ['answers 400', () => ({ status: 400, headers: {} }), 2],
+  ])('calls a server unsound that %s', async (_, onUrl, count) => {
+    const { origin, world, asked, show } = makeOrigin();
+    show('token');
+    world.onUrl = onUrl;
+    const target = Scatter.of(new Uint8Array(9));
+    const read = origin.readInto({ ...blob, isOwnWay: true }, 0, target, never);
+    await expect(read).rejects.toMatchObject({ code: 'protocol' });
+    expect(asked).toHaveLength(count);
+  });
+
+  it.each([408, 500])('does not call a server unsound that answers %d', async (status) => {
+    const { origin, world, show } = makeOrigin();
+    show('token');
+    world.onUrl = () => ({ status, headers: {} });
+    const target = Scatter.of(new Uint8Array(9));
+    const read = origin.readInto({ ...blob, isOwnWay: true }, 0, target, never);
+    await expect(read).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
   it('asks by the own credentials when no way is left, and says what these say', async () => {
     const { origin, asked } = makeOrigin();
     const read = origin.readInto(

@@ -59,6 +59,26 @@ describe('BlockCore.read()', () => {
     expect(c.answers.size).toBe(50);
   });
 
+  it.each(['not-found', 'refused', 'protocol'] as const)(
+    'tells a client the definite no "%s" of the registry at once, and lets a device wait',
+    (no) => {
+      const { world, root, c } = chain();
+      world.originFails = { code: no };
+      for (const host of [root, c]) {
+        world.read(host, 'client', 1, 30_000, true);
+        world.read(host, 'device', 1);
+      }
+      world.run(3_000);
+      for (const host of [root, c]) {
+        expect(host.failures.get('client')).toEqual({ code: 'origin', no });
+        expect(host.failures.has('device')).toBe(false);
+      }
+      world.originFails = undefined;
+      world.run(10_000);
+      for (const host of [root, c]) expect(host.answers.get('device')?.good).toBe(true);
+    },
+  );
+
   it('refuses what lies outside the blob', () => {
     const { world, c } = chain();
     world.read(c, 'r', 20);

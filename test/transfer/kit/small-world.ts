@@ -128,11 +128,10 @@ export class SmallWorld {
     return host;
   }
 
-  read(host: SmallHost, name: string, index: number, timeoutMs = 30_000): void {
-    host.core.read(
-      { token: { name }, digest: BLOB.digest, index: blockIndex(index), kind: 'demand', timeoutMs },
-      this.nowMs,
-    );
+  read(host: SmallHost, name: string, index: number, timeoutMs = 30_000, endsOnNo = false): void {
+    const block = { digest: BLOB.digest, index: blockIndex(index) };
+    const read = { token: { name }, ...block, kind: 'demand', timeoutMs, endsOnNo } as const;
+    host.core.read(read, this.nowMs);
     this.drain(host);
   }
 
