@@ -318,7 +318,8 @@ class Agent implements Service, StatusSource {
     this.#devices = components.devices;
     this.#presence = new RootPresence({ ...components, transport });
     const { urls } = plane.registries;
-    const edge = makeEdge({ ...components, ...plane, urls }, config.local);
+    const registries = config.registries.map(({ host }) => host);
+    const edge = makeEdge({ ...components, ...plane, urls }, { ...config.local, registries });
     this.#gate = edge.gate;
     const mirror = this.#mirror(components, edge);
     this.#local = new LocalServer(

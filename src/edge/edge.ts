@@ -3,6 +3,7 @@ import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
+import { registryName } from '../registry/reference.ts';
 import type { UrlClient } from '../registry/url-client.ts';
 import type { BlobRoots } from './access/blob-roots.ts';
 import { OpenBlobGate } from './access/gate.ts';
@@ -34,6 +35,8 @@ export interface EdgeInit {
   readonly prefix: string;
   readonly accessSeconds: number;
   readonly accessStaleSeconds: number;
+  /** Registries that the configuration names. */
+  readonly registries: readonly string[];
 }
 
 /**
@@ -57,10 +60,11 @@ export function makeEdge(components: Components, init: EdgeInit): Edge {
     { acceptMs: init.accessSeconds * 1000, staleMs: init.accessStaleSeconds * 1000 },
   );
   const sender = new BlobSender({ ...components, reader: engine });
+  const configured = new Set(init.registries.map(registryName));
   const passThrough = new PassThrough({ ...components, urls });
   const endpoint = new BlobEndpoint(
     { ...components, gate, sender, reader: engine, passThrough },
-    { prefix: init.prefix },
+    { prefix: init.prefix, isConfigured: (host) => configured.has(registryName(host)) },
   );
   return { routes: [endpoint], gate, sender };
 }

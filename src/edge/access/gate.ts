@@ -45,6 +45,9 @@ const ROOT_MS_MAX = 15_000;
  */
 const LEND_INTERVAL_MS = 60_000;
 
+/** Lent URLs that did not work at a root, and that this host has not tried yet. */
+const NO_WAY_MAX = 1_024;
+
 /** Least pause before a root that is overloaded is asked again. */
 const RETRY_MS_MIN = 100;
 
@@ -107,6 +110,8 @@ export class OpenBlobGate implements BlobGate {
    * URL and credentials of the requests that wait, by `shownKey()`: a reducer never sees a secret.
    */
   readonly #shown = new BoundedMap<string, Shown>({ entriesMax: BLOBS_MAX, evict: 'use' });
+  /** Storages of lent URLs that did not work at a root, by `shownKey()`, until this host tries. */
+  readonly #noWay = new BoundedMap<string, string>({ entriesMax: NO_WAY_MAX });
   readonly #running = new Map<number, AbortController>();
   /** Blobs whose trees this host has joined for its clients, by key. */
   readonly #joined = new Map<Digest, Joined>();
@@ -240,7 +245,8 @@ export class OpenBlobGate implements BlobGate {
   async #askRoot(effect: OpenEffect<Token> & { type: 'ask-root' }): Promise<void> {
     const { attempt, root, digest, origin, right } = effect;
     const { roots, ways } = this.#parts;
-    const url = this.#shown.get(shownKey(digest, origin, right))?.url;
+    const key = shownKey(digest, origin, right);
+    const url = this.#shown.get(key)?.url;
     const { storage } = origin;
     const isLent =
       url !== undefined &&
@@ -251,8 +257,11 @@ export class OpenBlobGate implements BlobGate {
     await this.#attempt(attempt, ROOT_MS_MAX, async (signal) => {
       try {
         const reply = await this.#askPatiently(() => roots.ask(root, request, signal), signal);
-        // The URL works for its client alone, perhaps bound to an address.
-        if (isLent && reply.outcome === 'no-way') ways.markUnlendable(storage);
+        // A URL that works from here all the same is bound to this host's address.
+        if (isLent && reply.outcome === 'no-way') {
+          if (origin.opaque === undefined) this.#noWay.set(key, storage);
+          else ways.markUnlendable(storage);
+        }
         return (nowMs) => this.#blobs.answered(attempt, answerOf(reply), nowMs);
       } catch (error) {
         const wasCancelled = signal.aborted && !(signal.reason instanceof DeadlineError);
@@ -277,9 +286,15 @@ export class OpenBlobGate implements BlobGate {
 
   async #probe(effect: OpenEffect<Token> & { type: 'probe' }): Promise<void> {
     const { attempt, digest, origin, right } = effect;
-    const shown = this.#shown.get(shownKey(digest, origin, right));
+    const key = shownKey(digest, origin, right);
+    const shown = this.#shown.get(key);
     await this.#attempt(attempt, PROBE_MS_MAX, async (signal) => {
       const result = await this.#probeNow(shown, signal);
+      const storage = this.#noWay.get(key);
+      if (storage !== undefined && result.outcome === 'accepted') {
+        this.#parts.ways.markUnlendable(storage);
+      }
+      this.#noWay.delete(key);
       return (nowMs) => this.#blobs.probed(attempt, result, nowMs);
     });
   }

@@ -114,6 +114,7 @@ type Rest = () => Promise<void>;
 export class BlobEndpoint implements LocalRoute {
   readonly #components: BlobEndpointComponents;
   readonly #prefix: string;
+  readonly #isConfigured: (host: string) => boolean;
   readonly #exchanges: Exchanges;
   readonly #held: HeldBytes;
   readonly #limiter = new Limiter({ runningMax: RUNNING_MAX, waitingMax: WAITING_MAX });
@@ -126,10 +127,16 @@ export class BlobEndpoint implements LocalRoute {
 
   constructor(
     components: BlobEndpointComponents,
-    init: { readonly prefix: string; readonly deadlineMs?: number },
+    init: {
+      readonly prefix: string;
+      /** Whether the configuration names the registry, and so says whether HTTP will do. */
+      readonly isConfigured: (host: string) => boolean;
+      readonly deadlineMs?: number;
+    },
   ) {
     this.#components = components;
     this.#prefix = init.prefix;
+    this.#isConfigured = init.isConfigured;
     this.#exchanges = new Exchanges(components, {
       deadlineMs: init.deadlineMs ?? DEADLINE_MS,
       message: 'could not answer a local read',
@@ -159,9 +166,19 @@ export class BlobEndpoint implements LocalRoute {
   #targetOf(text: string): BlobTarget {
     const known = this.#targets.get(text);
     if (known !== undefined) return known;
-    const target = parseBlobTarget(text, this.#prefix);
+    const parsed = parseBlobTarget(text, this.#prefix);
+    const target = this.#isForged(parsed) ? passedThrough(parsed) : parsed;
     if (target.kind === 'blob' || target.kind === 'opaque') this.#targets.set(text, target);
     return target;
+  }
+
+  /**
+   * Over plain HTTP anybody on the path can play a registry that nobody configured: what comes so
+   * is for its client alone, and says nothing of the registry.
+   */
+  #isForged(target: BlobTarget): target is BlobTarget & { kind: 'blob' } {
+    if (target.kind !== 'blob' || target.address.scheme === 'https') return false;
+    return target.address.repository !== '' && !this.#isConfigured(target.address.registry);
   }
 
   /** The blob that the request names, as far as that is known without asking anybody. */
@@ -418,3 +435,7 @@ function etagOf({ address }: BlobRead): string | undefined {
 
 const NO_LABELS = {};
 const PARTIAL = { status: '206' };
+
+function passedThrough({ address }: BlobTarget & { kind: 'blob' }): BlobTarget {
+  return { kind: 'no-digest', url: address.url };
+}

@@ -4,7 +4,8 @@ import type { OriginNo } from './origin.ts';
 /**
  * Why a local read failed.
  *
- * `origin`: the registry said a definite no, and the reader wants to know at once. `range`: the range lies outside every blob. `size-differs`: the blob is known with another size,
+ * `origin`: the registry said a definite no, and the reader wants to know at once. `range`: the
+ * range lies outside every blob. `size-differs`: the blob is known with another size,
  * `knownSizeBytes`. `overloaded`: a bound is reached; a later read may work.
  */
 export type TransferErrorDetail =

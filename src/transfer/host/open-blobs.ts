@@ -43,6 +43,9 @@ const KEPT_WAY_MS = 2_000;
 /** What was public when it was last asked for is so for this long while nobody answers. */
 export const PUBLIC_MS_MAX = 24 * 3_600_000;
 
+/** Requests that wait for their outcome at a time: as many as a host's clients have connections. */
+const WAITING_MAX = 4_096;
+
 /** Longest wait of a request, all roots and the origin included; below the time of a read. */
 const REQUEST_MS_MAX = 15_000;
 
@@ -121,6 +124,7 @@ export class OpenBlobs<T> {
     this.#entries.use(entry, nowMs);
     const { right, shownBytes } = request;
     if (shownBytes !== undefined) this.#accept(entry, entry.rights.get(right, nowMs), shownBytes);
+    if (this.#waiting.size >= WAITING_MAX) return this.#refuse(request, this.#unchecked(entry));
     const patientUntilMs = nowMs + (request.patienceMs ?? 0);
     const waiter: Waiter<T> = { ...request, patientUntilMs };
     entry.waiting.add(waiter);
@@ -185,7 +189,7 @@ export class OpenBlobs<T> {
     if (found?.kind !== 'probe') return;
     const { entry } = found;
     const right = entry.rights.peek(found.right);
-    if (right === undefined) return;
+    if (right === undefined) return this.#settle(entry);
     switch (result.outcome) {
       case 'accepted':
         this.#accept(entry, right, result.sizeBytes);
@@ -483,7 +487,7 @@ export class OpenBlobs<T> {
   /** Asks the origin about a right on which it has said nothing. */
   #probe(entry: Entry<T>, key: RightKey): void {
     const right = entry.rights.get(key, this.#nowMs);
-    if (right.state !== 'unknown') return;
+    if (right.state !== 'unknown' || !entry.rights.mayProbe) return;
     right.state = 'probing';
     const attempt = ++this.#attemptCount;
     this.#attempts.set(attempt, { kind: 'probe', entry, right: key });
@@ -495,7 +499,7 @@ export class OpenBlobs<T> {
     return { code: 'unchecked', silent: [...entry.asking.values(), entry.origin.registry] };
   }
 
-  #refuse(waiter: Waiter<T>, refusal: OpenRefusal): void {
+  #refuse(waiter: Pick<OpenRequest<T>, 'token'>, refusal: OpenRefusal): void {
     this.#effects.push({ type: 'refuse', token: waiter.token, refusal });
   }
 

@@ -1,4 +1,3 @@
-import { BoundedMap } from '../../util/bounded-map.ts';
 import type { OpenBlobsInit, OpenRefusal, RightKey } from './open-blob-types.ts';
 
 /** A definite no is remembered this long: clients repeat a request several times. (tunable) */
@@ -8,7 +7,10 @@ export const REFUSED_MS = 5_000;
 const UNCHECKED_MS = 100;
 
 /** Maximum number of rights for one blob: clients of one host have credentials of their own. */
-const RIGHTS_MAX = 64;
+const RIGHTS_MAX = 256;
+
+/** Questions in flight to the origin about rights to one blob; other requests wait. (tunable) */
+const PROBES_MAX = 16;
 
 /** What the origin said of one right to one blob. */
 export interface Right {
@@ -21,7 +23,8 @@ export interface Right {
 /** The rights that clients of this host have shown for one blob. Time is passed in. */
 export class OpenRights {
   readonly #init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>;
-  readonly #rights = new BoundedMap<RightKey, Right>({ entriesMax: RIGHTS_MAX, evict: 'use' });
+  /** In the order of use. */
+  readonly #rights = new Map<RightKey, Right>();
 
   constructor(init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>) {
     this.#init = init;
@@ -29,7 +32,7 @@ export class OpenRights {
 
   /** The right as it stands now; a verdict that has expired is `unknown`. */
   get(key: RightKey, nowMs: number): Right {
-    const known = this.#rights.get(key);
+    const known = this.#touch(key);
     const isOver = known !== undefined && known.state !== 'probing' && nowMs >= known.untilMs;
     if (known !== undefined) {
       if (isOver) known.state = 'unknown';
@@ -40,16 +43,24 @@ export class OpenRights {
       return known;
     }
     const right: Right = { state: 'unknown', untilMs: 0, refusal: undefined };
+    this.#makeRoom();
     this.#rights.set(key, right);
     return right;
   }
 
   peek(key: RightKey): Right | undefined {
-    return this.#rights.peek(key);
+    return this.#rights.get(key);
+  }
+
+  /** Whether the origin may be asked about one more right now. */
+  get mayProbe(): boolean {
+    let probing = 0;
+    for (const { state } of this.#rights.values()) if (state === 'probing') probing++;
+    return probing < PROBES_MAX;
   }
 
   isAccepted(key: RightKey, nowMs: number): boolean {
-    const right = this.#rights.get(key);
+    const right = this.#touch(key);
     return right?.state === 'accepted' && nowMs < right.untilMs;
   }
 
@@ -81,5 +92,27 @@ export class OpenRights {
       return;
     }
     this.refuse(right, { code: 'unchecked', silent: [] }, nowMs);
+  }
+
+  /** Marks the right as used last. */
+  #touch(key: RightKey): Right | undefined {
+    const right = this.#rights.get(key);
+    if (right === undefined) return undefined;
+    this.#rights.delete(key);
+    this.#rights.set(key, right);
+    return right;
+  }
+
+  /**
+   * Anybody can show rights that are none, so those go first, and accepted ones last. A question in
+   * flight is kept, or its answer would be lost and it would be asked again without end.
+   */
+  #makeRoom(): void {
+    if (this.#rights.size < RIGHTS_MAX) return;
+    const isNone = ({ state }: Right): boolean => state === 'unknown' || state === 'refused';
+    const rights = [...this.#rights];
+    const out = rights.find(([, right]) => isNone(right));
+    const [key] = out ?? rights.find(([, { state }]) => state === 'accepted') ?? [];
+    if (key !== undefined) this.#rights.delete(key);
   }
 }

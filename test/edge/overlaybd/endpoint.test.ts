@@ -144,7 +144,7 @@ async function startServer(prefix: string, connectionsMax = 100): Promise<void> 
       logger: silentLogger,
       metrics,
     },
-    { prefix },
+    { prefix, isConfigured: (host) => host !== 'stranger.test' },
   );
   server = new LocalServer(
     { routes: [endpoint], clock, metrics },
@@ -447,6 +447,24 @@ describe('BlobEndpoint and the right to read', () => {
     const other = 'https://r.example/v2/app/manifests/latest?a=%2F';
     expect((await get(`/dadip2p/${other}`)).body.toString()).toBe('passed');
     expect(urls).toEqual([other]);
+  });
+});
+
+describe('BlobEndpoint and plain HTTP', () => {
+  it('passes blobs of a registry that nobody configured through: anybody can play it', async () => {
+    twin.cached = true;
+    const plain = `http://stranger.test/v2/app/blobs/sha256:${HEX}`;
+    const headers = { range: 'bytes=0-9', authorization: 'Bearer forged' };
+    const urls: string[] = [];
+    passed = async (_, { response }, { url: to }) => {
+      urls.push(to);
+      response.end('passed');
+    };
+    expect((await get(`/dadip2p/${plain}`, { headers })).body.toString()).toBe('passed');
+    expect(urls).toEqual([plain]);
+    expect(twin.reads).toEqual([]);
+    const secure = plain.replace('http:', 'https:');
+    expect((await get(`/dadip2p/${secure}`, { headers })).status).toBe(206);
   });
 });
 

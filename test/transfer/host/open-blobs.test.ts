@@ -133,6 +133,25 @@ describe('OpenBlobs, sizes and rights', () => {
     );
   });
 
+  it('an attacker with more bogus rights than are kept is answered, one question each', () => {
+    const world = new World().ask('owner', 'good').root().origin(1000);
+    world.granted();
+    for (let i = 0; i < 600; i++) world.ask(`thief ${i}`, `bogus ${i}`);
+    let probes = 0;
+    for (let round = 0; round < 100; round++) {
+      const asked = world.took('probe');
+      expect(asked.length).toBeLessThanOrEqual(16);
+      probes += asked.length;
+      for (const { attempt } of asked) {
+        world.blobs.probed(attempt, { outcome: 'refused', refusal: DENIED }, world.nowMs);
+      }
+    }
+    expect(world.refused()).toHaveLength(600);
+    expect(probes).toBe(600);
+    world.ask('owner again', 'good');
+    expect(world.granted()).toEqual(['owner again']);
+  });
+
   it('a right accepted in one repository opens nothing in another', () => {
     const world = new World().ask('owner', 'good').root().origin(1000);
     const mine = { registry: 'r.example', repository: 'mine/app' };
