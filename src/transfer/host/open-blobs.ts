@@ -55,10 +55,8 @@ const ANSWER_MS = 300_000;
 /** Pause before roots and origin are asked again for a patient request. (tunable) */
 const RETRY_MS = 500;
 
-/** Time between questions to roots about a blob that no root reaches. (tunable) */
+/** Pause between questions to roots about a blob that none reaches, or none tells of. (tunable) */
 const ALONE_MS = 60_000;
-
-/** The same when no root answered: it is a matter of the roots, and not of the blob. (tunable) */
 const UNANSWERED_MS = 5_000;
 
 /**
@@ -129,8 +127,8 @@ export class OpenBlobs<T> {
     const waiter: Waiter<T> = { ...request, patientUntilMs };
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
-    const deadlineMs = nowMs + REQUEST_MS_MAX;
-    waiter.deadline = this.#timers.set(deadlineMs, { type: 'deadline', entry, waiter });
+    const late = { type: 'deadline', entry, waiter } as const;
+    waiter.deadline = this.#timers.set(nowMs + REQUEST_MS_MAX, late);
     this.#askAgain(entry, request.right);
     this.#settle(entry);
   }
@@ -474,21 +472,21 @@ export class OpenBlobs<T> {
       return { refusal: entry.refusal };
     }
     const right = entry.rights.get(waiter.right, this.#nowMs);
-    if (right.state === 'accepted' && opened !== false) return { opened };
-    if (right.state === 'refused') {
-      // An origin that this host cannot reach says nothing while a root may still answer.
-      const isOpen = right.refusal?.code === 'unchecked' && entry.asking.size > 0;
-      return isOpen ? undefined : { refusal: right.refusal ?? this.#unchecked(entry) };
-    }
-    this.#probe(entry, waiter.right);
-    return undefined;
+    if (right.state === 'unknown') this.#probe(entry, waiter.right);
+    const isAccepted = right.state === 'accepted' || entry.rights.isStale(right, this.#nowMs);
+    if (isAccepted && opened !== false) return { opened };
+    // An origin that this host cannot reach says nothing while a root may still answer.
+    const isOpen = right.refusal?.code === 'unchecked' && entry.asking.size > 0;
+    if (right.state !== 'refused' || isOpen) return undefined;
+    return { refusal: right.refusal ?? this.#unchecked(entry) };
   }
 
   /** Asks the origin about a right on which it has said nothing. */
   #probe(entry: Entry<T>, key: RightKey): void {
     const right = entry.rights.get(key, this.#nowMs);
     if (right.state !== 'unknown' || !entry.rights.mayProbe) return;
-    right.state = 'probing';
+    const staleMs = entry.rights.asks(right, this.#nowMs);
+    if (staleMs !== undefined) this.#timers.set(staleMs, { type: 'retry', entry });
     const attempt = ++this.#attemptCount;
     this.#attempts.set(attempt, { kind: 'probe', entry, right: key });
     const { digest, origin } = entry;

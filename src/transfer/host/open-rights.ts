@@ -6,6 +6,10 @@ export const REFUSED_MS = 5_000;
 /** Requests that wait when nobody could be asked are told so together. */
 const UNCHECKED_MS = 100;
 
+/** How long an older yes waits for the origin that is asked, and how long it counts then. (tunable) */
+const PATIENCE_MS = 2_000;
+const STALE_MS = 60_000;
+
 /** Maximum number of rights for one blob: clients of one host have credentials of their own. */
 const RIGHTS_MAX = 256;
 
@@ -17,6 +21,12 @@ export interface Right {
   state: 'unknown' | 'probing' | 'accepted' | 'refused';
   /** Of `accepted` and `refused`; 0 when nothing was said. */
   untilMs: number;
+  /** While the origin cannot be asked, an older yes counts until then; 0 when there is none. */
+  staleUntilMs: number;
+  /** The question in flight was asked then. */
+  askedMs: number;
+  /** The last question had no answer. */
+  isUnanswered: boolean;
   refusal: OpenRefusal | undefined;
 }
 
@@ -42,7 +52,14 @@ export class OpenRights {
       }
       return known;
     }
-    const right: Right = { state: 'unknown', untilMs: 0, refusal: undefined };
+    const right: Right = {
+      state: 'unknown',
+      untilMs: 0,
+      staleUntilMs: 0,
+      askedMs: 0,
+      isUnanswered: false,
+      refusal: undefined,
+    };
     this.#makeRoom();
     this.#rights.set(key, right);
     return right;
@@ -74,24 +91,40 @@ export class OpenRights {
     right.refusal = undefined;
     // Also of 0: it counts for those that wait for just this answer.
     right.untilMs = nowMs + Math.max(1, this.#init.acceptMs);
+    right.staleUntilMs = right.untilMs + this.#init.staleMs;
+    right.isUnanswered = false;
   }
 
   refuse(right: Right, refusal: OpenRefusal, nowMs: number): void {
     right.state = 'refused';
     right.refusal = refusal;
+    if (refusal.code !== 'unchecked') right.staleUntilMs = 0;
     // What nobody could tell is no answer: the next request asks again.
     right.untilMs = nowMs + (refusal.code === 'unchecked' ? UNCHECKED_MS : REFUSED_MS);
   }
 
+  /** Asks the origin; gives the time at which an older yes counts in place of its answer. */
+  asks(right: Right, nowMs: number): number | undefined {
+    right.state = 'probing';
+    right.askedMs = nowMs;
+    if (nowMs >= right.staleUntilMs) return undefined;
+    return right.isUnanswered ? nowMs : nowMs + PATIENCE_MS;
+  }
+
+  /** Whether an older yes counts: the origin is asked, and has let the client wait long enough. */
+  isStale(right: Right, nowMs: number): boolean {
+    if (right.state !== 'probing' || nowMs >= right.staleUntilMs) return false;
+    return right.isUnanswered || nowMs >= right.askedMs + PATIENCE_MS;
+  }
+
   /** The origin is away: a right that it accepted not too long ago still counts. */
   keepStale(right: Right, nowMs: number): void {
-    const isStale = right.untilMs > 0 && nowMs < right.untilMs + this.#init.staleMs;
-    if (isStale && right.refusal === undefined) {
-      right.state = 'accepted';
-      right.untilMs = Math.max(right.untilMs, nowMs + REFUSED_MS);
-      return;
+    right.isUnanswered = true;
+    if (nowMs >= right.staleUntilMs) {
+      return this.refuse(right, { code: 'unchecked', silent: [] }, nowMs);
     }
-    this.refuse(right, { code: 'unchecked', silent: [] }, nowMs);
+    right.state = 'accepted';
+    right.untilMs = Math.min(right.staleUntilMs, nowMs + STALE_MS);
   }
 
   /** Marks the right as used last. */

@@ -250,6 +250,30 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.granted()).toEqual(['b']);
   });
 
+  it('an expired right counts after two seconds while the origin is silent, and then at once', () => {
+    const world = new World().ask('a', 'good').root().origin(1000);
+    world.granted();
+    world.pass(100_000).ask('b', 'good').pass(1_999);
+    expect(world.granted()).toEqual([]);
+    world.pass(1).ask('c', 'good');
+    expect(world.granted()).toEqual(['b', 'c']);
+    expect(world.took('probe')).toHaveLength(1);
+    world.ask('d', 'other');
+    expect(world.granted()).toEqual([]);
+  });
+
+  it('an origin that was silent once keeps nobody waiting the next time', () => {
+    const world = new World().ask('a', 'good').root().origin(1000);
+    world.granted();
+    world.pass(100_000).ask('b', 'good').origin('unreachable');
+    expect(world.granted()).toEqual(['b']);
+    world.pass(61_000).ask('c', 'good');
+    expect(world.granted()).toEqual(['c']);
+    world.origin(DENIED);
+    world.ask('d', 'good');
+    expect(world.refused()).toEqual([['d', 'denied']]);
+  });
+
   it('a right that was taken away does not come back because the origin is away', () => {
     const world = new World().ask('a', 'good').root().origin(1000);
     world.granted();
