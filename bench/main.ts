@@ -73,6 +73,9 @@ roots   4 KiB of a new blob a second at each of four children, while one of two 
         (SIGSTOP) for a minute; every byte is compared.
 `;
 
+const SMOKE_NOTE =
+  '\n--smoke: everything ran once at its smallest size; the verdicts on goals say nothing.\n';
+
 async function main(): Promise<void> {
   const args = process.argv.slice(2);
   const smoke = args.includes('--smoke');
@@ -105,7 +108,7 @@ async function main(): Promise<void> {
       `${row.bench.padEnd(7)} ${row.what.padEnd(width)} ${value.padStart(9)} ${row.unit}${note}\n`,
     );
   }
-  process.stdout.write(NOTES);
+  process.stdout.write(smoke ? SMOKE_NOTE : NOTES);
 }
 
 await main();

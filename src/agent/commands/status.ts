@@ -41,7 +41,7 @@ export function registerTree(program: Command): void {
     .addHelpText('after', '\nExamples:\n  xylem tree\n  xylem tree --json | jq .trees[0].path')
     .action(async (digest: string | undefined, options: Options) => {
       const answer = await askAgent(options, 'tree', digest === undefined ? {} : { digest });
-      printFacts(options.json, answer, treeText(answer.trees));
+      printFacts(options.json, answer, treeText(answer.trees, digest));
     });
 }
 
@@ -67,9 +67,12 @@ function statusText(status: AgentStatus): string {
   return columns(rows);
 }
 
-function treeText(trees: readonly TreeStatus[]): string {
-  if (trees.length === 0)
-    return 'This agent is in no tree: no program on this host mounts or reads a blob.';
+function treeText(trees: readonly TreeStatus[], digest?: string): string {
+  if (trees.length === 0) {
+    return digest === undefined
+      ? 'This agent is in no tree: no program on this host mounts or reads a blob.'
+      : `This agent is in no tree of ${digest}: no program on this host mounts or reads it.`;
+  }
   return trees
     .map((tree) => {
       const path = tree.path.length === 0 ? 'the owner' : `below ${tree.path.join(' < ')}`;

@@ -9,6 +9,10 @@ import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/h
 /** Maximum number of entries in any list of the configuration. */
 const LIST_LENGTH_MAX = 64;
 
+const STORAGE_RULE =
+  `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard ` +
+  'above a name that anybody may register; the path of the bucket on a shared host';
+
 /** A smaller store than one large layer's working set evicts blocks that it has just fetched. */
 const QUOTA_BYTES_MIN = 64 * 2 ** 20;
 const QUOTA_BYTES_MAX = 2 ** 50;
@@ -147,9 +151,7 @@ const registryShape = z.strictObject({
       'Storages to which it redirects blob reads, by URL prefix: what they send is believed ' +
       'as if the registry had sent it. `*` stands for one label of the host. Name the bucket ' +
       'or the CDN of this registry, never a host that others share.',
-    rule:
-      `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard ` +
-      'above a name that anybody may register; the path of the bucket on a shared host',
+    rule: STORAGE_RULE,
   }),
   opaqueStorage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
     description:
@@ -157,7 +159,7 @@ const registryShape = z.strictObject({
       'Objects below it that an S3 signature opens are shared under a key of storage, path, ' +
       'ETag and size. Name it on every host: one that does not know it passes such URLs ' +
       'through. The buckets of Amazon ECR are in the default list.',
-    rule: 'as `storage`',
+    rule: STORAGE_RULE,
   }),
   mirrors: key(list(text(isMirrorUrl)).default([]), {
     description:

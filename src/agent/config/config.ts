@@ -258,11 +258,16 @@ function unknownKey(
 function shown(value: unknown): string {
   if (value === undefined) return 'missing';
   try {
-    return clipped(JSON.stringify(value));
+    return clipped(withoutPasswords(JSON.stringify(value)));
   } catch {
     // An alias of YAML can make a list that holds itself.
     return 'a list or mapping that cannot be shown';
   }
+}
+
+/** URLs may hold a user and a password, which belong in no log. */
+function withoutPasswords(text: string): string {
+  return text.replaceAll(/\/\/[^/@\s"]*@/g, '//***@');
 }
 
 /** A key as the user wrote it; quoted when its characters would break the line. */

@@ -6,7 +6,7 @@ export const REFUSED_MS = 5_000;
 /** Requests that wait when nobody could be asked are told so together. */
 const UNCHECKED_MS = 100;
 
-/** How long an older yes waits for the origin that is asked, and how long it counts then. (tunable) */
+/** How long an older yes waits for the origin, and how long it counts then. (tunable) */
 const PATIENCE_MS = 2_000;
 const STALE_MS = 60_000;
 

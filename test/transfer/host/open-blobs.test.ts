@@ -250,7 +250,7 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.granted()).toEqual(['b']);
   });
 
-  it('an expired right counts after two seconds while the origin is silent, and then at once', () => {
+  it('an expired right counts after two seconds of a silent origin, and then at once', () => {
     const world = new World().ask('a', 'good').root().origin(1000);
     world.granted();
     world.pass(100_000).ask('b', 'good').pass(1_999);
