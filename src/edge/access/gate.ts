@@ -45,6 +45,9 @@ const ROOT_MS_MAX = 15_000;
  */
 const LEND_INTERVAL_MS = 60_000;
 
+/** Another URL is lent sooner: clients show one when the signature before has ended. (tunable) */
+const LEND_NEW_INTERVAL_MS = 2_000;
+
 /** Lent URLs that did not work at a root, and that this host has not tried yet. */
 const NO_WAY_MAX = 1_024;
 
@@ -85,6 +88,7 @@ interface Joined {
   readonly ready: Promise<void>;
   /** When the URL of a client was lent last, in milliseconds of the clock. */
   lentMs: number;
+  lentUrl: string;
 }
 
 /** What a client showed for a blob. */
@@ -401,7 +405,7 @@ export class OpenBlobGate implements BlobGate {
     };
     if (!isShared) trees.openOwnWay({ blob, origin });
     const ready = isShared ? join() : Promise.resolve();
-    const joined = { isShared, ready, lentMs: this.#parts.clock.nowMs() };
+    const joined = { isShared, ready, lentMs: this.#parts.clock.nowMs(), lentUrl: address.url };
     this.#joined.set(blob.digest, joined);
     return joined;
   }
@@ -409,9 +413,12 @@ export class OpenBlobGate implements BlobGate {
   /** The owners' signatures end; those that clients show later are lent too, now and then. */
   #lendAgain({ digest, address }: GateRequest, blob: BlobRef, joined: Joined): void {
     const nowMs = this.#parts.clock.nowMs();
-    const isDue = joined.isShared && nowMs - joined.lentMs >= LEND_INTERVAL_MS;
+    const isNew = address.url !== joined.lentUrl;
+    const pauseMs = isNew ? LEND_NEW_INTERVAL_MS : LEND_INTERVAL_MS;
+    const isDue = joined.isShared && nowMs - joined.lentMs >= pauseMs;
     if (!isDue || address.storage === undefined) return;
     joined.lentMs = nowMs;
+    joined.lentUrl = address.url;
     void this.#lend(address, digest, blob);
   }
 

@@ -30,6 +30,10 @@ const STALE_MS = 5_000;
 /** Longest wait for one byte from the storage. */
 const PROBE_MS_MAX = 10_000;
 
+/** A storage that says nothing is asked again this often, for this long. (tunable) */
+const RETRY_MS = 500;
+const PATIENCE_MS = 10_000;
+
 /** Questions to storages at a time, and in line; beyond, a URL is passed through. */
 const ASKING_MAX = { runningMax: 64, waitingMax: 512 };
 
@@ -126,8 +130,21 @@ export class OpaqueBlobs {
     return turn ?? Promise.resolve(this.#stale(url, name));
   }
 
-  /** Never rejects. */
+  /** Never rejects. A storage that says nothing is asked again for a while. */
   async #ask(url: OpaqueUrl, name: string): Promise<Seen> {
+    const { clock } = this.#parts;
+    const untilMs = clock.nowMs() + PATIENCE_MS;
+    for (;;) {
+      const said = await this.#askOnce(url, name);
+      if (said !== undefined) return said;
+      const stale = this.#stale(url, name);
+      if (stale.blob !== undefined || clock.nowMs() >= untilMs) return stale;
+      await clock.sleep(RETRY_MS);
+    }
+  }
+
+  /** Undefined when the storage said neither yes nor no. */
+  async #askOnce(url: OpaqueUrl, name: string): Promise<Seen | undefined> {
     const { clock, probe, hash } = this.#parts;
     try {
       const found = await within(clock, PROBE_MS_MAX, (signal) => probe.opaqueAt(url.url, signal));
@@ -137,8 +154,9 @@ export class OpaqueBlobs {
       this.#note(url, key);
       return this.#set(name, { key, opaque }, this.#acceptMs);
     } catch (error) {
-      const isNo = error instanceof AccessError && error.code !== 'unchecked';
-      return isNo ? this.#set(name, undefined, REFUSED_MS) : this.#stale(url, name);
+      const isNo =
+        error instanceof AccessError && error.code !== 'unchecked' && error.code !== 'rate-limited';
+      return isNo ? this.#set(name, undefined, REFUSED_MS) : undefined;
     }
   }
 

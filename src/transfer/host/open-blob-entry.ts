@@ -102,3 +102,8 @@ export function newEntry<T>(
 export function isNo({ code }: OpenRefusal): boolean {
   return code === 'unauthorized' || code === 'denied' || code === 'not-found';
 }
+
+/** Whether the same question may have another answer in a moment. */
+export function isPassing({ code }: OpenRefusal): boolean {
+  return code === 'unchecked' || code === 'rate-limited';
+}

@@ -3,6 +3,7 @@ import { unreachable } from '../../util/assert.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
 import {
   isNo,
+  isPassing,
   newEntry,
   type Attempt,
   type Entry,
@@ -445,10 +446,9 @@ export class OpenBlobs<T> {
 
   #outcomeOf(entry: Entry<T>, waiter: Waiter<T>): Outcome | undefined {
     const outcome = this.#verdictOn(entry, waiter);
-    if (outcome === undefined || 'opened' in outcome || outcome.refusal.code !== 'unchecked') {
-      return outcome;
-    }
-    if (this.#openKept(entry)) return this.#verdictOn(entry, waiter);
+    if (outcome === undefined || 'opened' in outcome || !isPassing(outcome.refusal)) return outcome;
+    const isUnchecked = outcome.refusal.code === 'unchecked';
+    if (isUnchecked && this.#openKept(entry)) return this.#verdictOn(entry, waiter);
     if (this.#nowMs >= waiter.patientUntilMs) return outcome;
     this.#retryLater(entry);
     return undefined;

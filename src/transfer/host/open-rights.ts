@@ -98,9 +98,9 @@ export class OpenRights {
   refuse(right: Right, refusal: OpenRefusal, nowMs: number): void {
     right.state = 'refused';
     right.refusal = refusal;
-    if (refusal.code !== 'unchecked') right.staleUntilMs = 0;
+    if (refusal.code !== 'unchecked' && refusal.code !== 'rate-limited') right.staleUntilMs = 0;
     // What nobody could tell is no answer: the next request asks again.
-    right.untilMs = nowMs + (refusal.code === 'unchecked' ? UNCHECKED_MS : REFUSED_MS);
+    right.untilMs = nowMs + memoryMs(refusal);
   }
 
   /** Asks the origin; gives the time at which an older yes counts in place of its answer. */
@@ -148,4 +148,11 @@ export class OpenRights {
     const [key] = out ?? rights.find(([, { state }]) => state === 'accepted') ?? [];
     if (key !== undefined) this.#rights.delete(key);
   }
+}
+
+/** How long a refusal counts. A registry that asks for patience has not refused anything. */
+function memoryMs(refusal: OpenRefusal): number {
+  if (refusal.code === 'unchecked') return UNCHECKED_MS;
+  if (refusal.code !== 'rate-limited') return REFUSED_MS;
+  return Math.min(REFUSED_MS, Math.max(UNCHECKED_MS, refusal.retryAfterMs));
 }

@@ -31,7 +31,7 @@ const keyNow = async (signer: string): Promise<Digest | undefined> =>
 beforeEach(() => {
   storage = new FakeStorage();
   storage.objects.set(PATH_AT, { bytes: new Uint8Array(1000), etag: '"e1"' });
-  clock = new ManualClock();
+  clock = new ManualClock({ sleeps: 'pass' });
   changed = [];
   const registries = [{ host: 'r.example', opaqueStorage: ['https://b.example/layers/'] }];
   const sources = new BelievedSources({ registries, defaults: false });
