@@ -361,6 +361,7 @@ class Agent implements Service, StatusSource {
     engine.verifier.trust(this.#plane.believed.keys());
     await this.#plane.manifestCache.start();
     await this.#plane.kept.start();
+    if (this.#config.role === 'root') await this.#plane.registries.warm();
     await transport.start();
     engine.start();
     await Promise.all(this.#finders.map((finder) => finder.start()));

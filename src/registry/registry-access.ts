@@ -76,6 +76,14 @@ export class RegistryAccess {
     this.urls = new UrlClient({ load: clients });
   }
 
+  /**
+   * Loads the HTTP client now. A root needs it for its first host, which would else wait for the
+   * code. Rejects with RegistryError.
+   */
+  async warm(): Promise<void> {
+    await this.#load();
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     this.#keychain.close();
