@@ -112,7 +112,7 @@ export class OriginRuns {
   }
 
   #sourceOf(blob: OriginBlob): Source {
-    // What is known of a blob may change while a read of it hangs: no later read shares its request.
+    // What is known of a blob may change while a read of it hangs: no later read shares that.
     const { digest, sizeBytes, origin, isOwnWay = false } = blob;
     const key = JSON.stringify([digest, sizeBytes, origin, isOwnWay]);
     const known = this.#sources.get(key);

@@ -132,7 +132,7 @@ describe('WholeReader', () => {
     await reader.stop();
   });
 
-  it('WholeReader.check() burns no hour of a blob for a hostile host that it cannot read', async () => {
+  it('WholeReader.check() burns no hour for a hostile host whose blob it cannot read', async () => {
     const { reader, origin, clock, check } = await setUp();
     const blob = origin.add(2 * BLOCK_SIZE_BYTES);
     const bytes = defined(origin.blobs.get(blob.digest), 'the blob');
