@@ -196,7 +196,7 @@ function makeOpaque(
   const opaqueAuthority = new OpaqueAuthority({
     ...parts,
     onFound: (blob, origin) => {
-      engine().tree.setOrigin(blob.digest, origin);
+      engine().tree.origins.found(blob.digest, origin);
       return engine().confirm(blob);
     },
   });
@@ -219,8 +219,8 @@ function makeRoots(
           sources: registries.sources,
           stat: (...asked) => registries.origin.stat(...asked),
           onFound: (blob, { digest, origin }) => {
-            const isSame = blob.digest === digest;
-            engine.tree.setOrigin(blob.digest, isSame ? origin : { ...origin, content: digest });
+            const content = blob.digest === digest ? {} : { content: digest };
+            engine.tree.origins.found(blob.digest, { ...origin, ...content });
             return engine.confirm(blob);
           },
         })

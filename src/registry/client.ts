@@ -25,7 +25,13 @@ import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
 import { putBlob, putManifest, type BlobOpener, type NewManifest } from './push.ts';
-import { checkOrigin, checkTag, parseReference, registryName } from './reference.ts';
+import {
+  checkOrigin,
+  checkTag,
+  checkTagOrDigest,
+  parseReference,
+  registryName,
+} from './reference.ts';
 import type { Registries, Registry, View } from './registries.ts';
 import {
   isPassing,
@@ -145,6 +151,7 @@ export class RegistryClient {
     tagOrDigest: string,
     options: OperationOptions = {},
   ): Promise<FetchedManifest> {
+    checkTagOrDigest(tagOrDigest);
     const what = `manifest ${tagOrDigest} of ${origin.registry}/${origin.repository}`;
     let digest: Digest | undefined;
     const { head, sink } = await this.#pull(origin, options, {

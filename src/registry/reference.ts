@@ -74,6 +74,11 @@ export function checkTag(tag: string): void {
   if (!TAG.test(tag)) throw invalid(tag.slice(0, REFERENCE_LENGTH_MAX), TAG_RULE);
 }
 
+/** Checks a tag or a digest before it stands in a URL. Throws RegistryError. */
+export function checkTagOrDigest(text: string): void {
+  if (parseDigest(text) === undefined) checkTag(text);
+}
+
 /** Whether the text is a `<name>` as the distribution spec has it. */
 export function isRepository(text: string): boolean {
   return text.length <= NAME_LENGTH_MAX && text.split('/').every((part) => NAME_PART.test(part));

@@ -18,7 +18,10 @@ import type { OpaqueAuthority } from './opaque-authority.ts';
 import type { UrlProbe } from './url-probe.ts';
 import type { Way, Ways } from './ways.ts';
 
-/** Blobs whose size and publicness are remembered; as many as are open at a time on a busy root. */
+/**
+ * Blobs whose size is remembered, and sources of blobs whose word is; as many as are open at a time
+ * on a busy root.
+ */
 const FACTS_MAX = 65_536;
 
 /**
@@ -42,17 +45,25 @@ const REFUSAL_MS = 5_000;
 /** Longest wait for the registry; hosts have asked the next root and their own way long before. */
 const ASK_MS_MAX = 15_000;
 
+/** A blob of which a source is asked. */
+interface Asked {
+  readonly key: Digest;
+  readonly source: Source;
+  /** Names blob and source. */
+  readonly name: string;
+  readonly isBelieved: boolean;
+}
+
 /** Where a blob is said to be. */
 interface Source {
   readonly digest: Digest;
   readonly origin: BlobOrigin;
 }
 
+/** What a source said of a blob. */
 interface Facts {
   readonly sizeBytes: number;
   readonly isPublic: boolean;
-  /** Where it was asked; see `nameOf()`. */
-  readonly source: string;
   /** When, in milliseconds of the clock. */
   readonly saidMs: number;
 }
@@ -80,7 +91,8 @@ interface Components {
 
 /**
  * What a root tells its cluster of a blob: size, whether it is public, whether its source is
- * believed. It asks the source itself, once for all hosts; no word of a host counts. What a host
+ * believed. It asks each source itself, once for all hosts; no word of a host counts, and what is
+ * public in one repository is not so in another by that. What a host
  * lends is a URL alone, and what stands there is held against what is known.
  *
  * This is the one memory of what a root knows of a blob: an answer is used for minutes, then asked
@@ -88,7 +100,10 @@ interface Components {
  */
 export class BlobAuthority {
   readonly #parts: Components;
-  readonly #facts: ExpiringMap<Facts, Digest>;
+  /** By blob and source: what one of them said is public, or is there, counts for no other. */
+  readonly #facts: ExpiringMap<Facts>;
+  /** By blob: what sources said last. Without it no facts count. */
+  readonly #sizes: ExpiringMap<number, Digest>;
   readonly #refusals: ExpiringMap<OpenReply>;
   readonly #asking = new SingleFlight<string, OpenReply>();
   /** Sources that were told in the log as not believed. */
@@ -97,6 +112,7 @@ export class BlobAuthority {
   constructor(components: Components) {
     this.#parts = components;
     this.#facts = new ExpiringMap(components, { entriesMax: FACTS_MAX });
+    this.#sizes = new ExpiringMap(components, { entriesMax: FACTS_MAX });
     this.#refusals = new ExpiringMap(components, { entriesMax: FACTS_MAX });
     this.#told = new ExpiringMap(components, { entriesMax: 256 });
   }
@@ -109,20 +125,39 @@ export class BlobAuthority {
     const isBelieved = this.#parts.sources.believesOrigin(origin);
     const key = isBelieved ? digest : quarantineKey(this.#parts.hash, digest, origin);
     const isLent = this.#takeWay(key, request, lender);
-    const known = this.#facts.get(key);
-    if (known !== undefined) return openReply(key, known, isBelieved);
-    const flight = `${key} ${nameOf(origin)}`;
-    const refused = isLent ? undefined : this.#refusals.get(flight);
-    if (refused !== undefined) return refused;
-    const asking = this.#asking.run(flight, () => this.#find(key, { digest, origin }, isBelieved));
-    const old = this.#old(key);
-    if (old === undefined) return asking;
-    return this.#soon(asking, openReply(key, old, isBelieved));
+    const name = `${key} ${nameOf(origin)}`;
+    const known = this.#facts.get(name);
+    if (known !== undefined && this.#counts(key, known)) return openReply(key, known, isBelieved);
+    const elsewhere = this.#elsewhere(key, isBelieved);
+    // At a storage there is nothing to ask about: its own URLs open it, or nothing does.
+    if (elsewhere !== undefined && origin.storage !== undefined) return elsewhere;
+    const refused = isLent ? undefined : this.#refusals.get(name);
+    if (refused !== undefined) return elsewhere ?? refused;
+    const asked: Asked = { key, source: { digest, origin }, name, isBelieved };
+    const asking = this.#asking.run(name, () => this.#find(asked));
+    const old = this.#old(asked);
+    const meanwhile = old === undefined ? elsewhere : openReply(key, old, isBelieved);
+    return meanwhile === undefined ? asking : this.#soon(asking, meanwhile);
   }
 
   /** The source proved to give something of another size: the next OPEN finds it out anew. */
   forget(key: Digest): void {
-    this.#facts.delete(key);
+    this.#sizes.delete(key);
+  }
+
+  /** Whether nothing has shown since that the size is wrong. */
+  #counts(key: Digest, { sizeBytes }: Facts): boolean {
+    return this.#sizes.getStale(key) === sizeBytes;
+  }
+
+  /**
+   * What a source hears that did not say so itself, while another one has said it: the size. A
+   * client then needs a right of its own.
+   */
+  #elsewhere(key: Digest, isBelieved: boolean): OpenReply | undefined {
+    const sizeBytes = this.#sizes.get(key);
+    if (sizeBytes === undefined) return undefined;
+    return openReply(key, { sizeBytes, isPublic: false }, isBelieved);
   }
 
   /** The answer, or the old one when it takes too long. */
@@ -136,55 +171,61 @@ export class BlobAuthority {
     }
   }
 
-  /** What is known of the blob and has not become too old, believed for now or not. */
-  #old(key: Digest): Facts | undefined {
-    const facts = this.#facts.getStale(key);
-    const isOld = facts === undefined || this.#parts.clock.nowMs() - facts.saidMs >= OLD_FACTS_MS;
-    return isOld ? undefined : facts;
+  /** What the source said and has not become too old, believed for now or not. */
+  #old({ key, name }: Asked): Facts | undefined {
+    const facts = this.#facts.getStale(name);
+    if (facts === undefined || !this.#counts(key, facts)) return undefined;
+    return this.#parts.clock.nowMs() - facts.saidMs >= OLD_FACTS_MS ? undefined : facts;
   }
 
-  async #find(key: Digest, source: Source, isBelieved: boolean): Promise<OpenReply> {
+  async #find(asked: Asked): Promise<OpenReply> {
+    const { key, source, isBelieved } = asked;
     if (!isBelieved) this.#tellUnbelieved(source.origin);
     const { clock } = this.#parts;
     try {
       const stat = await within(clock, ASK_MS_MAX, (signal) => this.#ask(key, source, signal));
       if (stat === undefined) return { outcome: 'no-way', isBelieved };
-      const facts = this.#learn(key, nameOf(source.origin), stat);
+      const facts = this.#learn(asked, stat);
       await this.#parts.onFound({ digest: key, sizeBytes: facts.sizeBytes }, source);
       return openReply(key, facts, isBelieved);
     } catch (error) {
-      return this.#notFound(key, error, { source: nameOf(source.origin), isBelieved });
+      return this.#notFound(asked, error);
     }
   }
 
-  #learn(key: Digest, source: string, { sizeBytes, isPublic }: BlobStat): Facts {
+  /** Throws OriginError when another source has just said another size. */
+  #learn(asked: Asked, { sizeBytes, isPublic }: BlobStat): Facts {
+    const { key, name } = asked;
+    const known = this.#sizes.get(key);
+    if (known !== undefined && known !== sizeBytes) {
+      const text = `${name} has ${sizeBytes} bytes, but ${known} at another source`;
+      throw new OriginError(text, { code: 'protocol' });
+    }
     const nowMs = this.#parts.clock.nowMs();
-    const old = isPublic === undefined ? this.#old(key) : undefined;
+    const old = isPublic === undefined ? this.#old(asked) : undefined;
     const facts: Facts =
       old === undefined
-        ? { sizeBytes, isPublic: isPublic ?? false, source, saidMs: nowMs }
+        ? { sizeBytes, isPublic: isPublic ?? false, saidMs: nowMs }
         : { ...old, sizeBytes };
-    this.#facts.set(key, facts, FACTS_MS);
+    this.#facts.set(name, facts, FACTS_MS);
+    this.#sizes.set(key, sizeBytes, FACTS_MS);
     return facts;
   }
 
   /** Nobody could tell: then the old answer counts. Or the source said no. */
-  #notFound(
-    key: Digest,
-    error: unknown,
-    { source, isBelieved }: { readonly source: string; readonly isBelieved: boolean },
-  ): OpenReply {
-    const old = this.#old(key);
+  #notFound(asked: Asked, error: unknown): OpenReply {
+    const { key, name, isBelieved } = asked;
+    const old = this.#old(asked);
     const isNo =
       error instanceof OriginError && (error.code === 'not-found' || error.code === 'refused');
     if (old !== undefined && !isNo) {
-      this.#facts.set(key, old, REFUSAL_MS);
+      this.#facts.set(name, old, REFUSAL_MS);
       return openReply(key, old, isBelieved);
     }
-    if (isNo && old?.source === source) this.#facts.delete(key);
+    if (isNo) this.#facts.delete(name);
     const reply = refusalOf(error);
-    this.#refusals.set(`${key} ${source}`, reply, REFUSAL_MS);
-    return reply;
+    this.#refusals.set(name, reply, REFUSAL_MS);
+    return this.#elsewhere(key, isBelieved) ?? reply;
   }
 
   async #ask(
@@ -252,6 +293,10 @@ function nameOf({ registry, repository, storage }: BlobOrigin): string {
   return storage ?? `${registry}/${repository}`;
 }
 
-function openReply(key: Digest, { sizeBytes, isPublic }: Facts, isBelieved: boolean): OpenReply {
+function openReply(
+  key: Digest,
+  { sizeBytes, isPublic }: Pick<Facts, 'sizeBytes' | 'isPublic'>,
+  isBelieved: boolean,
+): OpenReply {
   return { outcome: 'open', key, sizeBytes, isPublic, isBelieved };
 }

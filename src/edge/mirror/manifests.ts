@@ -2,6 +2,7 @@ import type { BlobOrigin } from '../../image/block.ts';
 import { digestOf, parseDigest } from '../../image/digest.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
+import { checkOrigin, checkTagOrDigest } from '../../registry/reference.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -150,8 +151,11 @@ export class Manifests {
 
   /** For a peer: a root looks here and at the registry, a relay asks a root. Never rejects. */
   async answer(_peer: PeerId, { origin, reference }: ManifestRequest): Promise<ManifestReply> {
-    const above = this.#init.role === 'root' ? [] : this.#above(origin, reference);
     try {
+      // A peer's words: this host asks the registry for them with credentials of its own.
+      checkOrigin(origin);
+      checkTagOrDigest(reference);
+      const above = this.#init.role === 'root' ? [] : this.#above(origin, reference);
       const { manifest, ageMs } = await this.#find(origin, reference, above);
       return { outcome: 'found', ...manifest, ageMs };
     } catch (error) {

@@ -137,7 +137,7 @@ export class TransferEngine implements BlobReader {
         takeNotice: (digest, notice) => this.wrong.takeNotice(digest, notice),
       },
     });
-    const originOf = this.#tree.originOf.bind(this.#tree);
+    const { origins } = this.#tree;
     const verifiers = { attestor: this.#attestor, verifier: this.verifier, suspicion };
     const parts = { ...components, ...verifiers };
     this.wrong = new WrongContent(parts, {
@@ -145,14 +145,14 @@ export class TransferEngine implements BlobReader {
       isRoot: init.role === 'root',
       roots: () => this.#tree.roots,
       blobOf: (digest) => this.#core.blocks.blob(digest),
-      originOf,
+      originOf: (digest) => origins.of(digest),
       drop: (digest) => this.drop(digest),
       forget: (digest) => this.#core.blocks.forget(digest),
     });
     this.#origin = new OriginReader(
       { ...parts, wrong: this.wrong },
       {
-        originOf,
+        origins,
         onProgress: (attempts) => this.#run((now) => this.#core.blocks.progressed(attempts, now)),
         onBlock: (...came) => this.#run((now) => this.#core.blocks.received(...came, now)),
         onFailed: (...failed) => this.#run((now) => this.#core.blocks.failed(...failed, now)),

@@ -1,6 +1,5 @@
 import { NO_ATTESTATION } from '../../image/attestation.ts';
 import type { BlobOrigin, BlobRef, BlockIndex } from '../../image/block.ts';
-import type { Digest } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
@@ -10,6 +9,7 @@ import type { PeerErrorDetail } from '../contracts/transport.ts';
 import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { AttemptId, Effect } from '../core/effects.ts';
 import type { Attestor } from './attestor.ts';
+import { isRefusal, type BlobOrigins } from './blob-origins.ts';
 import { OriginRuns } from './origin-runs.ts';
 import type { WrongContent } from './wrong-content.ts';
 
@@ -26,7 +26,7 @@ interface Components {
 }
 
 interface OriginReaderInit {
-  readonly originOf: (digest: Digest) => BlobOrigin | undefined;
+  readonly origins: Pick<BlobOrigins, 'of' | 'refused'>;
   /** The reference to the payload passes to the callee. */
   readonly onBlock: (attempt: AttemptId, block: AttestedBlock) => void;
   readonly onFailed: (attempt: AttemptId, detail: PeerErrorDetail) => void;
@@ -99,7 +99,7 @@ export class OriginReader {
     signal: AbortSignal,
   ): Promise<AttestedBlock> {
     const { hash, attestor, wrong } = this.#parts;
-    const origin = this.#init.originOf(blob.digest);
+    const origin = this.#init.origins.of(blob.digest);
     if (origin === undefined) {
       throw new OriginError(`no registry is known for blob ${blob.digest}`, { code: 'not-found' });
     }
@@ -107,7 +107,11 @@ export class OriginReader {
     if (source === 'origin') wrong.digestsOf(blob, origin);
     const located = { ...blob, origin, isOwnWay: source === 'own-way' };
     const isUrgent = kind === 'demand';
-    const payload = await this.#runs.read({ attempt, blob: located, index, isUrgent }, signal);
+    const wanted = { attempt, blob: located, index, isUrgent };
+    const payload = await this.#runs.read(wanted, signal).catch((error: unknown) => {
+      if (isRefusal(error)) this.#init.origins.refused(blob.digest, origin);
+      throw error;
+    });
     let block: AttestedBlock = { payload, attestation: NO_ATTESTATION };
     if (source === 'origin') {
       const blockDigest = hash.blake3(payload.bytes);

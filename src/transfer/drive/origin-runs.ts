@@ -44,6 +44,7 @@ interface Run {
 }
 
 interface Source {
+  readonly key: string;
   readonly blob: OriginBlob;
   readonly waiting: Set<Wish>;
   readonly runs: Set<Run>;
@@ -58,7 +59,7 @@ export class OriginRuns {
   readonly #origin: Pick<Origin, 'readInto'>;
   readonly #pool: BufferPool;
   readonly #onProgress: (attempts: readonly AttemptId[]) => void;
-  /** By key of the blocks and kind of way. */
+  /** By blob, size, place and kind of way. */
   readonly #sources = new Map<string, Source>();
   readonly #wishes = new Map<AttemptId, { readonly wish: Wish; readonly source: Source }>();
 
@@ -111,10 +112,12 @@ export class OriginRuns {
   }
 
   #sourceOf(blob: OriginBlob): Source {
-    const key = `${blob.digest} ${blob.isOwnWay === true}`;
+    // What is known of a blob may change while a read of it hangs: no later read shares that.
+    const { digest, sizeBytes, origin, isOwnWay = false } = blob;
+    const key = JSON.stringify([digest, sizeBytes, origin, isOwnWay]);
     const known = this.#sources.get(key);
     if (known !== undefined) return known;
-    const source: Source = { blob, waiting: new Set(), runs: new Set() };
+    const source: Source = { key, blob, waiting: new Set(), runs: new Set() };
     this.#sources.set(key, source);
     return source;
   }
@@ -135,8 +138,7 @@ export class OriginRuns {
       void this.#run(source, wishes);
     }
     if (source.waiting.size > 0 || source.runs.size > 0) return;
-    const { digest, isOwnWay } = source.blob;
-    this.#sources.delete(`${digest} ${isOwnWay === true}`);
+    this.#sources.delete(source.key);
   }
 
   #mayGo({ runs }: Source, wishes: readonly Wish[]): boolean {

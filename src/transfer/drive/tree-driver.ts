@@ -1,7 +1,6 @@
 import type { BlockStore } from '../../blockstore/store.ts';
 import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
-import type { BlobOrigin, BlobRef } from '../../image/block.ts';
-import { hasOwnKey, isOwnKey, ownKeyOf } from '../../image/blob-key.ts';
+import { hasOwnKey, isOwnKey } from '../../image/blob-key.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
 import type { SignedClaim } from '../../image/signed-claim.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -13,7 +12,6 @@ import type { MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { unreachable } from '../../util/assert.ts';
-import { BoundedMap } from '../../util/bounded-map.ts';
 import { errorText } from '../../util/errors.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
@@ -23,6 +21,7 @@ import { OriginError, type Origin } from '../contracts/origin.ts';
 import type { Handlers, TreeCalls } from '../contracts/calls.ts';
 import { PeerError, type Transport } from '../contracts/transport.ts';
 import { AskRoots, noteFailure } from './ask-roots.ts';
+import { BlobOrigins } from './blob-origins.ts';
 
 /**
  * Longest wait for a root's answer to JOIN, REPORT or LEAVE, in milliseconds; then the next root is
@@ -38,9 +37,6 @@ const RESOLVE_MS_MAX = 20_000;
  * Longest wait of `open()` for places, in milliseconds; reads work without places, from the roots.
  */
 const PLACES_MS_MAX = 2_000;
-
-/** Twice as many as there are blobs known (src/transfer/core/core-types.ts). */
-const ORIGINS_MAX = 32_768;
 
 /** Roots' words on distrusted blobs. */
 interface Notices {
@@ -64,17 +60,14 @@ interface TreeComponents {
 export class TreeDriver<P, T> {
   /** Asks roots and relays, for all parts of this host. */
   readonly askRoots: AskRoots;
+  /** Where registries have the blobs. */
+  readonly origins: BlobOrigins;
   readonly #parts: TreeComponents;
   readonly #core: HostCore<P, T>;
   readonly #role: HostCoreInit['role'];
   #upstreams: Upstreams;
   readonly #run: (change: (nowMs: number) => void) => void;
   readonly #notices: Notices;
-  /** Of the blobs that the reducer knows, and of some blobs about to be read. */
-  readonly #origins = new BoundedMap<Digest, BlobOrigin>({
-    entriesMax: ORIGINS_MAX,
-    evict: 'use',
-  });
   readonly #openers = new Map<Digest, number>();
   readonly #resolving = new SingleFlight<string, ResolveReply>();
   /** Openers that wait for their places. */
@@ -96,6 +89,8 @@ export class TreeDriver<P, T> {
     this.askRoots = new AskRoots(components);
     this.#core = init.core;
     this.#role = init.role;
+    const isRoot = init.role === 'root';
+    this.origins = new BlobOrigins(components, { isRoot, stop: this.#stop.signal });
     this.#upstreams = init.upstreams;
     this.#run = init.run;
     this.#notices = init.notices;
@@ -114,7 +109,7 @@ export class TreeDriver<P, T> {
           const reply = this.#core.join(peer, request, nowMs);
           for (const { blob, origin } of request.blobs) {
             const isTaken = blocks.blob(blob.digest)?.sizeBytes === blob.sizeBytes;
-            if (isTaken) this.#learnOrigin(blob, origin);
+            if (isTaken) this.origins.told(blob, origin);
           }
           const digests = request.blobs.map(({ blob }) => blob.digest);
           return this.#withNotices(reply, digests);
@@ -149,29 +144,19 @@ export class TreeDriver<P, T> {
     return this.#upstreams.roots;
   }
 
-  /** Where the registry has a blob, as far as this host was told. */
-  originOf(digest: Digest): BlobOrigin | undefined {
-    return this.#origins.get(digest);
-  }
-
   /**
    * The registry that has a blob, for the count of its reads; all unconfigured registries count as
    * one.
    */
   sourceKey(digest: Digest): string {
-    const origin = this.#origins.get(digest);
+    const origin = this.origins.of(digest);
     return origin !== undefined && this.#parts.origin.believes(origin) ? origin.registry : '';
   }
 
   /** The content read of the blob from its registry did not match its digest. */
   distrustOrigin(digest: Digest): void {
-    const where = this.#origins.get(digest);
+    const where = this.origins.of(digest);
     if (where !== undefined) this.#parts.origin.distrust?.(where);
-  }
-
-  /** Blocks with this key are read where the origin says: this host has found that. */
-  setOrigin(key: Digest, origin: BlobOrigin): void {
-    this.#origins.set(key, origin);
   }
 
   /**
@@ -179,7 +164,7 @@ export class TreeDriver<P, T> {
    * as of an opaque blob.
    */
   contentOf(key: Digest): Digest | undefined {
-    return isOwnKey(key) ? this.#origins.get(key)?.content : key;
+    return isOwnKey(key) ? this.origins.of(key)?.content : key;
   }
 
   /**
@@ -188,30 +173,16 @@ export class TreeDriver<P, T> {
    */
   openOwnWay({ blob, origin }: LocatedBlob): void {
     this.#core.blocks.hold(blob, true);
-    this.setOrigin(blob.digest, origin);
+    this.origins.set(blob.digest, origin);
   }
 
   closeOwnWay(key: Digest): void {
     this.#run(() => this.#core.blocks.letGo(key));
   }
 
-  /**
-   * Takes in where a peer says a blob is. The word counts only when the configuration believes the
-   * source, or when the blocks have the key of that very source: a peer that names a blob must not
-   * lead others to a server of its own.
-   */
-  #learnOrigin({ digest: key, sizeBytes }: BlobRef, origin: BlobOrigin): void {
-    const { origin: registries, hash } = this.#parts;
-    const isSound = isOwnKey(key)
-      ? ownKeyOf(hash, origin) === key && (origin.opaque?.sizeBytes ?? sizeBytes) === sizeBytes
-      : !hasOwnKey(origin) && registries.believes(origin);
-    if (isSound && origin.storage === undefined) this.#origins.set(key, origin);
-    else if (isSound && !this.#origins.has(key)) this.#origins.set(key, origin);
-  }
-
   /** Nothing uses the blob any more, unless it was opened again. */
   forget(digest: Digest): void {
-    if (this.#core.blocks.blob(digest) === undefined) this.#origins.delete(digest);
+    if (this.#core.blocks.blob(digest) === undefined) this.origins.delete(digest);
   }
 
   /**
@@ -231,7 +202,7 @@ export class TreeDriver<P, T> {
     this.#run((nowMs) => {
       this.#core.want(blobs, nowMs);
       for (const { blob, origin } of blobs) {
-        this.setOrigin(blob.digest, origin);
+        this.origins.found(blob.digest, origin);
         this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
       }
     });

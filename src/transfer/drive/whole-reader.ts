@@ -40,7 +40,10 @@ const DIGESTS_BYTES_MAX = 64 * MIB;
 const AGAIN_MS_MIN = 60_000;
 const AGAIN_MS_MAX = 3_600_000;
 
-/** A blob that a host called wrong is checked once in this time, whatever came of it. */
+/**
+ * A blob that a host called wrong is checked once in this time, right or wrong. One that could not
+ * be read where it is said to be is left alone there as a distrusted one is.
+ */
 const CHECK_INTERVAL_MS = 3_600_000;
 
 /** Such checks in all that time: as many as an agent knows blobs. Beyond it: not checked. */
@@ -52,7 +55,7 @@ const WAITING_MAX = 64;
 /** Pause after each block, in milliseconds: 60 to 100 MB/s at most, a tenth of a core. */
 const PAUSE_MS = 2;
 
-/** Distrusted blobs whose last failure is remembered. */
+/** Blobs whose last failure is remembered: distrusted ones, and those called wrong. */
 const FAILED_MAX = 1024;
 
 interface Components {
@@ -98,6 +101,8 @@ export class WholeReader {
     sizeOf: ({ bytes }) => bytes.length,
   });
   readonly #failed = new BoundedMap<Digest, Failure>({ entriesMax: FAILED_MAX });
+  /** Of blobs called wrong, by blob, size and place. */
+  readonly #unread = new BoundedMap<string, Failure>({ entriesMax: FAILED_MAX });
   readonly #checkedMs = new BoundedMap<Digest, number>({ entriesMax: CHECKS_MAX });
   readonly #waiting: Check[] = [];
   readonly #stop = new AbortController();
@@ -117,14 +122,12 @@ export class WholeReader {
   /** Reads a distrusted blob, unless one is being read or this one failed recently. */
   want(whole: WholeBlob): void {
     const { digest } = whole.blob;
-    const failed = this.#failed.get(digest);
-    const nowMs = this.#parts.clock.nowMs();
     if (this.#reading !== undefined || this.#stop.signal.aborted) return;
-    if (failed !== undefined && nowMs < failed.atMs + failed.pauseMs) return;
+    if (this.#isLeftAlone(this.#failed.get(digest))) return;
     this.#reading = this.#read(whole, { fromStore: false })
       .then((isRight) => {
         if (isRight === true) this.#failed.delete(digest);
-        else this.#fail(digest, failed);
+        else this.#fail(this.#failed, digest);
       })
       .finally(() => {
         this.#reading = undefined;
@@ -133,7 +136,8 @@ export class WholeReader {
 
   /**
    * Checks a blob that a host called wrong; `onEnd` hears the outcome, unless the blob cannot be
-   * read. False when there is no check: this blob had one within the hour, or a bound is reached.
+   * read. False when there is no check: this blob had one within the hour, could not be read there
+   * just now, or a bound is reached.
    */
   check(asked: Check): boolean {
     const { digest } = asked.blob;
@@ -145,6 +149,7 @@ export class WholeReader {
       if (nowMs < atMs + CHECK_INTERVAL_MS) break;
       this.#checkedMs.delete(checked);
     }
+    if (this.#isLeftAlone(this.#unread.get(placeOf(asked)))) return false;
     if (this.#checkedMs.has(digest) || this.#checkedMs.count >= CHECKS_MAX) return false;
     this.#checkedMs.set(digest, nowMs);
     this.#waiting.push(asked);
@@ -161,15 +166,26 @@ export class WholeReader {
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
       if (this.#stop.signal.aborted) break;
       const isRight = await this.#read(next, { fromStore: true });
-      if (isRight !== undefined) next.onEnd(isRight);
+      if (isRight === undefined) {
+        this.#checkedMs.delete(next.blob.digest);
+        this.#fail(this.#unread, placeOf(next));
+      } else {
+        this.#unread.delete(placeOf(next));
+        next.onEnd(isRight);
+      }
     }
     // In the step that found the line empty, so that nothing is left in it.
     this.#checking = undefined;
   }
 
-  #fail(digest: Digest, before: Failure | undefined): void {
+  #isLeftAlone(failed: Failure | undefined): boolean {
+    return failed !== undefined && this.#parts.clock.nowMs() < failed.atMs + failed.pauseMs;
+  }
+
+  #fail<K>(failures: BoundedMap<K, Failure>, key: K): void {
+    const before = failures.get(key);
     const pauseMs = Math.min(AGAIN_MS_MAX, 2 * (before?.pauseMs ?? AGAIN_MS_MIN / 2));
-    this.#failed.set(digest, { atMs: this.#parts.clock.nowMs(), pauseMs });
+    failures.set(key, { atMs: this.#parts.clock.nowMs(), pauseMs });
   }
 
   /** Whether the blob has its digest; undefined when it could not be read. Never rejects. */
@@ -249,4 +265,9 @@ export class WholeReader {
     const isRight = bytesEqual(hasher.digest(), digestBytes(blob.digest));
     return isRight ? BlockDigests.make(blob, digests) : undefined;
   }
+}
+
+/** Names a blob, its size, and where it is said to be. */
+function placeOf({ blob, origin }: WholeBlob): string {
+  return JSON.stringify([blob.digest, blob.sizeBytes, origin]);
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { BlobAuthority } from '../../../src/edge/access/authority.ts';
 import { Ways } from '../../../src/edge/access/ways.ts';
-import type { BlobRef } from '../../../src/image/block.ts';
+import type { BlobOrigin, BlobRef } from '../../../src/image/block.ts';
 import type { Digest } from '../../../src/image/digest.ts';
 import type { BlobStat } from '../../../src/transfer/contracts/origin.ts';
 import { BelievedSources } from '../../../src/registry/sources.ts';
@@ -36,7 +36,10 @@ function makeRoot(...answers: Answer[]) {
   };
   const authority = new BlobAuthority({
     stat,
-    sources: new BelievedSources({ registries: [{ host: 'r.example' }], defaults: false }),
+    sources: new BelievedSources({
+      registries: [{ host: 'r.example', storage: ['https://s.example/'] }],
+      defaults: false,
+    }),
     ways: new Ways({ clock }),
     probe: { sizeAt: () => Promise.reject(new Error('no URL is lent here')) },
     opaque: { open: () => Promise.reject(new Error('no opaque blob is asked for here')) },
@@ -45,7 +48,7 @@ function makeRoot(...answers: Answer[]) {
     logger: silentLogger,
     onFound: async (blob) => void found.push(blob),
   });
-  const open = (origin = APP): Promise<OpenReply> =>
+  const open = (origin: BlobOrigin = APP): Promise<OpenReply> =>
     authority.open({ digest: DIGEST, origin }, undefined);
   return { authority, open, clock, asked, found };
 }
@@ -63,7 +66,7 @@ describe('BlobAuthority.open()', () => {
     const { open, clock, asked, found } = makeRoot(PUBLIC, { sizeBytes: 5, isPublic: false });
     expect(await Promise.all([open(), open()])).toEqual([opened(PUBLIC), opened(PUBLIC)]);
     clock.advance(MINUTES_5 - 1);
-    expect(await open(OTHER)).toEqual(opened(PUBLIC));
+    expect(await open()).toEqual(opened(PUBLIC));
     expect([asked.length, found.length]).toEqual([1, 1]);
     clock.advance(1);
     expect(await open()).toEqual(opened({ sizeBytes: 5, isPublic: false }));
@@ -113,6 +116,53 @@ describe('BlobAuthority.open()', () => {
       expect(await open()).toMatchObject({ outcome: 'unavailable' });
     },
   );
+
+  it('asks each repository itself, whatever a hostile client names', async () => {
+    const hidden = { sizeBytes: 5, isPublic: false };
+    const { open, clock, asked, found } = makeRoot(PUBLIC, 'not-found', 'refused', hidden, PUBLIC);
+    await open();
+    // Only a right of the client's own can open it there now.
+    for (const _ of [1, 2]) expect(await open(OTHER)).toEqual(opened(hidden));
+    clock.advance(5_000);
+    expect(await open(OTHER)).toEqual(opened(hidden));
+    expect(found).toHaveLength(1);
+    clock.advance(5_000);
+    for (const _ of [1, 2]) expect(await open(OTHER)).toEqual(opened(hidden));
+    for (const _ of [1, 2]) {
+      expect(await open({ ...APP, repository: 'third' })).toEqual(opened(PUBLIC));
+    }
+    expect(await open()).toEqual(opened(PUBLIC));
+    expect(asked).toEqual(['app', 'other', 'other', 'other', 'third']);
+    expect(found).toHaveLength(3);
+  });
+
+  it('calls nothing public at a storage that is public in a repository', async () => {
+    const { open, asked } = makeRoot(PUBLIC);
+    await open();
+    const storage = { registry: 's.example', repository: '', storage: 'https://s.example/' };
+    expect(await open(storage)).toEqual(opened({ sizeBytes: 5, isPublic: false }));
+    expect(asked).toHaveLength(1);
+  });
+
+  it('takes no other size from another repository', async () => {
+    const { open, clock, found } = makeRoot(PUBLIC, { sizeBytes: 6, isPublic: true });
+    await open();
+    expect(await open(OTHER)).toEqual(opened({ sizeBytes: 5, isPublic: false }));
+    expect(await open()).toEqual(opened(PUBLIC));
+    expect(found).toHaveLength(1);
+    clock.advance(MINUTES_5);
+    expect(await open()).toEqual(opened(PUBLIC));
+  });
+
+  it('waits a second for a repository that is silent, as of a hostile client', async () => {
+    const { open, clock } = makeRoot(PUBLIC, 'silent');
+    await open();
+    const reply = open(OTHER);
+    await Promise.resolve();
+    clock.advance(1_000);
+    expect(await reply).toEqual(opened({ sizeBytes: 5, isPublic: false }));
+    expect(await open()).toEqual(opened(PUBLIC));
+  });
 
   it('keeps an older answer when another repository has not got the blob', async () => {
     const { open, clock } = makeRoot(PUBLIC, 'not-found', 'unavailable');

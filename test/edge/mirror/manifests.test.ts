@@ -144,6 +144,24 @@ describe('Manifests on a root', () => {
     expect(await manifests.answer(CHILD.peer, request)).toMatchObject({ outcome: 'found' });
     expect(world.askedAbove).toEqual([]);
   });
+
+  it.each(['root', 'relay'] as const)(
+    'asks nobody for a peer whose reference or repository would climb out of its path (%s)',
+    async (role) => {
+      const { world, manifests } = hostWith(role);
+      const climbing = '../../../../api/v2.0/users?x=';
+      const requests = [
+        { origin: ORIGIN, reference: climbing },
+        { origin: { ...ORIGIN, repository: `a/${climbing}` }, reference: '1' },
+        { origin: { ...ORIGIN, registry: 'r.example/api' }, reference: '1' },
+      ];
+      for (const request of requests) {
+        const reply = await manifests.answer(CHILD.peer, request);
+        expect(reply).toEqual({ outcome: 'not-found', challenge: '', retryAfterMs: 0 });
+      }
+      expect([world.askedRegistry, world.askedAbove]).toEqual([0, []]);
+    },
+  );
 });
 
 describe('Manifests on a child', () => {

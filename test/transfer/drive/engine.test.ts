@@ -83,7 +83,7 @@ describe('TransferEngine', () => {
     const known = [];
     for (const origin of [stranger, ORIGIN, stranger]) {
       await child.open([{ blob, origin }]);
-      known.push(tree.originOf(blob.digest));
+      known.push(tree.origins.of(blob.digest));
       child.close([blob.digest]);
     }
     expect(known).toEqual([undefined, ORIGIN, ORIGIN]);
@@ -97,9 +97,9 @@ describe('TransferEngine', () => {
     const origin = { registry: 'stranger.test', repository: 'app', content: digest };
     const key = quarantineKey(new NodeHash(), digest, origin);
     await child.open([{ blob: { digest, sizeBytes: 1000 }, origin }]);
-    expect(tree.originOf(digest)).toBeUndefined();
+    expect(tree.origins.of(digest)).toBeUndefined();
     await child.open([{ blob: { digest: key, sizeBytes: 1000 }, origin }]);
-    expect(tree.originOf(key)).toEqual(origin);
+    expect(tree.origins.of(key)).toEqual(origin);
   });
 
   it('goes on when a parent goes, and when the owner goes and another root stands by', async () => {

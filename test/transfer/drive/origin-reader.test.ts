@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { isWhole } from '../../../src/image/attestation.ts';
 import { BlockDigests } from '../../../src/image/block-digests.ts';
-import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import { BLOCK_SIZE_BYTES, blockIndex, type BlobOrigin } from '../../../src/image/block.ts';
 import type { AttestedBlock } from '../../../src/image/attested-block.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -40,16 +40,18 @@ function make(): {
   reader: OriginReader;
   origin: CountingOrigin;
   judgement: Judgement;
+  refused: readonly BlobOrigin[];
   hashed: BlockDigests;
 } {
   const [origin, judgement] = [new CountingOrigin(), new Judgement()];
+  const refused: BlobOrigin[] = [];
   const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 1, poison: true });
   const attestor = new Attestor({ hash, signer, clock: new ManualClock() });
   let ended = Promise.withResolvers<AttestedBlock>();
   const reader = new OriginReader(
     { origin, pool, hash, attestor, wrong: judgement, logger: silentLogger },
     {
-      originOf: () => ORIGIN,
+      origins: { of: () => ORIGIN, refused: (_, at) => void refused.push(at) },
       onBlock: (_, block) => ended.resolve(block),
       onFailed: (_, detail) => ended.reject(new PeerError('not read', detail)),
       onProgress: () => {},
@@ -71,7 +73,7 @@ function make(): {
     });
     return ended.promise;
   };
-  return { read, reader, origin, judgement, hashed: BlockDigests.make(blob, digests) };
+  return { read, reader, origin, judgement, refused, hashed: BlockDigests.make(blob, digests) };
 }
 
 describe('OriginReader.ask()', () => {
@@ -121,5 +123,16 @@ describe('OriginReader.ask()', () => {
       judgement.isDistrustedNow = isDistrusted;
       await expect(read()).rejects.toMatchObject({ code: 'unreachable' });
     }
+  });
+
+  it('tells of a place where the registry says no, and of no other failure', async () => {
+    const { read, origin, refused } = make();
+    const codes = ['unavailable', 'protocol', 'not-found', 'refused'] as const;
+    for (const code of codes) {
+      origin.readInto = () => Promise.reject(new OriginError('no', { code }));
+      await expect(read()).rejects.toBeInstanceOf(PeerError);
+      expect(refused).toHaveLength(Math.max(0, codes.indexOf(code) - 1));
+    }
+    expect(refused).toEqual([ORIGIN, ORIGIN]);
   });
 });

@@ -215,4 +215,26 @@ describe('OriginRuns', () => {
     ]);
     rig.check();
   });
+
+  it.each([
+    ['repository', { ...blob, origin: { ...origin, repository: 'evil' } }],
+    ['storage', { ...blob, origin: { ...origin, storage: 'https://s.test/' } }],
+    ['size', { ...blob, sizeBytes: SIZE + BLOCK_SIZE_BYTES }],
+    ['own way', { ...blob, isOwnWay: true }],
+  ])(
+    'OriginRuns.read() asks where the blob is now while a read of another %s hangs',
+    (_, other) => {
+      const asked: unknown[] = [];
+      const readInto = (from: unknown): Promise<void> => {
+        asked.push(from);
+        return new Promise(() => {});
+      };
+      const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 4, poison: true });
+      const runs = new OriginRuns({ origin: { readInto }, pool }, { onProgress: () => {} });
+      const { signal } = new AbortController();
+      void runs.read({ attempt: 0, blob: other, index: blockIndex(0), isUrgent: false }, signal);
+      void runs.read({ attempt: 1, blob, index: blockIndex(1), isUrgent: false }, signal);
+      return settled().then(() => expect(asked).toEqual([other, blob]));
+    },
+  );
 });

@@ -34,7 +34,7 @@ async function join(blob: BlobRef, origin: BlobOrigin): Promise<BlobOrigin | und
   const host: HostCard = { ...child, zone: 'z', capacity: 2 };
   const wanted = { blob, origin, stripes: [0], held: [] };
   await tree.handlers.join?.(child.peer, { host, blobs: [wanted] });
-  return tree.originOf(blob.digest);
+  return tree.origins.of(blob.digest);
 }
 
 describe('TreeDriver, keys that are no digests', () => {
@@ -96,5 +96,12 @@ describe('TreeDriver, keys that are no digests', () => {
     const digest: Digest = defined(parseDigest(`sha256:${'cd'.repeat(32)}`), 'a digest');
     expect(await join({ digest, sizeBytes: 1000 }, ORIGIN)).toEqual(ORIGIN);
     expect(tree.contentOf(digest)).toBe(digest);
+  });
+
+  it('lets no hostile JOIN move a blob that this root found in a registry', async () => {
+    const blob = cluster.origin.add(1000);
+    const found = { ...ORIGIN, repository: 'team/app' };
+    tree.origins.found(blob.digest, found);
+    expect(await join(blob, { ...ORIGIN, repository: 'evil' })).toBe(found);
   });
 });

@@ -1,7 +1,12 @@
 import { describe, expect, it, vi } from 'vitest';
 import { MemoryStore } from '../../../src/blockstore/memory-store.ts';
 import { NO_ATTESTATION } from '../../../src/image/attestation.ts';
-import { BLOCK_SIZE_BYTES, blockIndex, type BlobRef } from '../../../src/image/block.ts';
+import {
+  BLOCK_SIZE_BYTES,
+  blockIndex,
+  type BlobOrigin,
+  type BlobRef,
+} from '../../../src/image/block.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -30,7 +35,7 @@ async function setUp(): Promise<{
   origin: SlowOrigin;
   store: MemoryStore;
   clock: ManualClock;
-  check: (blob: BlobRef, by?: string) => Promise<boolean> | undefined;
+  check: (blob: BlobRef, by?: string, origin?: BlobOrigin) => Promise<boolean> | undefined;
 }> {
   const [origin, store, clock] = [
     new SlowOrigin(),
@@ -40,9 +45,9 @@ async function setUp(): Promise<{
   await store.start();
   const parts = { origin, store, clock, hash, logger: silentLogger, metrics: silentMetrics };
   const reader = new WholeReader(parts);
-  const check = (blob: BlobRef, by = 'host'): Promise<boolean> | undefined => {
+  const check = (blob: BlobRef, by = 'host', origin = ORIGIN): Promise<boolean> | undefined => {
     const { promise, resolve } = Promise.withResolvers<boolean>();
-    const isTaken = reader.check({ blob, origin: ORIGIN, by: peerId(by), onEnd: resolve });
+    const isTaken = reader.check({ blob, origin, by: peerId(by), onEnd: resolve });
     return isTaken ? promise : undefined;
   };
   return { reader, origin, store, clock, check };
@@ -112,7 +117,7 @@ describe('WholeReader', () => {
     await reader.stop();
   });
 
-  it('WholeReader.check() looks once a blob and hour, for any host, with any outcome', async () => {
+  it('WholeReader.check() looks once a blob and hour, for any host, right or wrong', async () => {
     const { reader, origin, clock, check } = await setUp();
     const blob = origin.add(2 * BLOCK_SIZE_BYTES);
     expect(await check(blob)).toBe(true);
@@ -124,6 +129,32 @@ describe('WholeReader', () => {
     expect(await check(blob)).toBe(false);
     expect(check(blob, 'other')).toBeUndefined();
     expect(origin.bytes).toBe(2 * blob.sizeBytes);
+    await reader.stop();
+  });
+
+  it('WholeReader.check() burns no hour for a hostile host whose blob it cannot read', async () => {
+    const { reader, origin, clock, check } = await setUp();
+    const blob = origin.add(2 * BLOCK_SIZE_BYTES);
+    const bytes = defined(origin.blobs.get(blob.digest), 'the blob');
+    const stat = vi.spyOn(origin, 'stat');
+    const fails = async (times: number): Promise<void> => {
+      expect(check(blob, 'hostile')).toBeDefined();
+      await vi.waitFor(() => expect(stat).toHaveBeenCalledTimes(times));
+      await new Promise(setImmediate);
+      expect(check(blob, 'hostile')).toBeUndefined();
+    };
+    origin.blobs.delete(blob.digest);
+    await fails(1);
+    clock.advance(60_000);
+    await fails(2);
+    clock.advance(119_000);
+    expect(check(blob, 'hostile')).toBeUndefined();
+    origin.blobs.set(blob.digest, bytes);
+    // Said to be elsewhere it is looked for at once.
+    expect(await check(blob, 'honest', { ...ORIGIN, repository: 'other' })).toBe(true);
+    clock.advance(HOUR_MS);
+    expect(await check(blob, 'honest')).toBe(true);
+    expect(check(blob, 'honest')).toBeUndefined();
     await reader.stop();
   });
 
