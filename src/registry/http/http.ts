@@ -16,7 +16,7 @@ import {
   type HttpRequest,
   type HttpStream,
 } from './message.ts';
-import type { Pacers } from './pacer.ts';
+import type { Lane, Pacers } from './pacer.ts';
 import { parseRetryAfter } from './retry-after.ts';
 import { StreamSink } from './stream-sink.ts';
 
@@ -35,7 +35,8 @@ export interface HttpSenderComponents {
 }
 
 /** How `HttpSender` connects. */
-export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
+export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded' | 'isForClient'> {
+  readonly lane: Exclude<Lane, 'asked'>;
   /** Whether a request to this URL may reach public addresses alone. */
   readonly isGuarded: (url: URL) => boolean;
 }
@@ -43,7 +44,7 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
 /**
  * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the
  * distribution API of a host (`/v2/`) waits for its turn there, and what the host says of
- * Retry-After holds for all senders.
+ * Retry-After holds for all senders of the same lane.
  */
 export class HttpSender {
   readonly #components: HttpSenderComponents;
@@ -65,7 +66,7 @@ export class HttpSender {
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
     const { clock, metrics, pacers } = this.#components;
-    const pacer = isApi(request) ? pacers.of(request.url.host) : undefined;
+    const pacer = isApi(request) ? pacers.of(request.url.host, this.#laneOf(request)) : undefined;
     await pacer?.turn(signal);
     const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer<S>>();
     const exchange = new Exchange<S>({
@@ -104,7 +105,7 @@ export class HttpSender {
 
   #dispatch<S extends BodySink>(request: HttpRequest, exchange: Exchange<S>): void {
     const { url, body, rawPath } = request;
-    const { isGuarded, ...use } = this.#init;
+    const { isGuarded, lane, showsCertificate } = this.#init;
     this.#components.connections.dispatch(
       {
         origin: url.origin,
@@ -117,8 +118,13 @@ export class HttpSender {
             : Readable.from(exchange.watched(body)),
       },
       exchange,
-      { ...use, isGuarded: isGuarded(url) },
+      { isForClient: lane === 'client', showsCertificate, isGuarded: isGuarded(url) },
     );
+  }
+
+  #laneOf({ isQuestion }: HttpRequest): Lane {
+    const { lane } = this.#init;
+    return lane === 'own' && isQuestion === true ? 'asked' : lane;
   }
 }
 
