@@ -112,7 +112,7 @@ test('an attacker who has a registry limit his request stops no read of the agen
   await read();
 });
 
-test('an attacker who has the agent ask about what is limited stops no read of the agent', async () => {
+test('an attacker who has the agent ask about what is limited stops none of its reads', async () => {
   const { size, sizeForNobody, read, ask } = await start(limitsSome);
   await expect(size(30_000, 'evil')).rejects.toMatchObject({ code: 'rate-limited' });
   await expect(size()).rejects.toMatchObject({ code: 'rate-limited' });
@@ -131,7 +131,7 @@ test('a registry that limits strangers still answers the credentials of the agen
   expect(await size()).toBe(1000);
 });
 
-test('Pacers keep one rate for all lanes, which take turns: a flood of clients delays nobody', async () => {
+test('Pacers keep one rate for all lanes, which take turns: a flood delays no other', async () => {
   const clock = passingClock();
   const metrics = registryMetrics(silentMetrics);
   const pacers = new Pacers({ clock, metrics }, { configured: [], requestsPerSecond: 1 });
