@@ -112,7 +112,7 @@ test('an attacker who has a registry limit his request stops no read of the agen
   await read();
 });
 
-test('an attacker who has the agent ask about what is limited stops none of its reads', async () => {
+test('an attacker who has the agent ask for what is limited stops none of its reads', async () => {
   const { size, sizeForNobody, read, ask } = await start(limitsSome);
   await expect(size(30_000, 'evil')).rejects.toMatchObject({ code: 'rate-limited' });
   await expect(size()).rejects.toMatchObject({ code: 'rate-limited' });
