@@ -158,6 +158,7 @@ export class RegistryClient {
       method: 'GET',
       path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
       headers: { accept: ACCEPT_MANIFEST },
+      isQuestion: true,
       open: () => new CollectingSink({ what, sizeBytesMax: MANIFEST_SIZE_BYTES_MAX }),
       check: (answer) => {
         const announced = answer.head.headers['docker-content-digest'];
@@ -248,6 +249,7 @@ export class RegistryClient {
       method: 'GET',
       path: blobPath(origin, digest),
       headers: { range: 'bytes=0-0' },
+      isQuestion: true,
       answers: [RANGE_NOT_SATISFIABLE],
       open: (head, isServer) => {
         isPartOfUnknown = isPartWithoutTotal(head);
@@ -270,6 +272,7 @@ export class RegistryClient {
       method: 'HEAD',
       path: blobPath(origin, digest),
       headers: {},
+      isQuestion: true,
       open: (head, isServer) => {
         sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
         return new HeadSink();

@@ -124,8 +124,8 @@ interface RegistriesComponents {
 
 /**
  * The registries that are in use, with their connections and what was learned about them: one set
- * for all that ask. Views differ in what they show; rates, pauses, the health of mirrors and the
- * shares of operations are the same for all.
+ * for all that ask. Views differ in what they show, and in how long a server wants to be left
+ * alone; rates, the health of mirrors and the shares of operations are the same for all.
  */
 export class Registries {
   readonly operations = new OperationShares();
@@ -189,7 +189,7 @@ export class Registries {
   senders(named: string): ClientSenders {
     const open = this.#find(named);
     const { config, base } = open;
-    const use = { isForClient: true, showsCertificate: false };
+    const use = { lane: 'client', showsCertificate: false } as const;
     open.senders ??= {
       base,
       api: this.#sender(open, { ...use, isGuarded: this.#guard(config) }),
@@ -268,7 +268,7 @@ export class Registries {
     const http = this.#sender(
       { connections },
       {
-        isForClient: false,
+        lane: view,
         showsCertificate: isOwn,
         // A mirror is the operator's word as well.
         isGuarded: of === undefined ? this.#guard(config) : () => false,

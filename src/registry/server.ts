@@ -52,6 +52,8 @@ export interface ServerRequest<S> {
   readonly blob?: Digest | undefined;
   /** The caller bounds the wait for the head of the answer, however silent the server is. */
   readonly isPatient?: boolean | undefined;
+  /** About what somebody named: see `Lane` in http/pacer.ts. */
+  readonly isQuestion?: boolean | undefined;
   /** Statuses that are an answer to this request, beside all 2xx. */
   readonly answers?: readonly number[] | undefined;
   /** Called for a success. `isServer`: it is the server's own, not that of what it led to. */
@@ -161,7 +163,7 @@ export class RegistryServer {
       if ((await this.#authorizer.header(scope, signal)) !== undefined) return false;
       if (!(await this.#authorizer.hasCredentials(scope))) return false;
       const { head } = await this.#http.send(
-        { method: 'GET', url: new URL('/v2/', this.base), headers: {} },
+        { method: 'GET', url: new URL('/v2/', this.base), headers: {}, isQuestion: true },
         () => new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
         signal,
       );
@@ -225,12 +227,12 @@ export class RegistryServer {
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S | ExcerptSink>> {
-    const { method, isPatient } = request;
+    const { method, isPatient, isQuestion } = request;
     const body = request.body?.();
     const isShown = isServer && authorization !== undefined;
     const headers = isShown ? { ...request.headers, authorization } : request.headers;
     return this.#http.send<S | ExcerptSink>(
-      { method, url, headers, body, isPatient },
+      { method, url, headers, body, isPatient, isQuestion },
       (head, flow) =>
         isSuccess(request, head.status)
           ? request.open(head, isServer, flow)

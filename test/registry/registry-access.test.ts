@@ -49,7 +49,7 @@ test('all ways to a registry share its request rate', async () => {
 });
 
 test.each(['own', 'nobody', 'client'] as const)(
-  'a Retry-After that the %s view was told holds for the others',
+  'a Retry-After that the %s view was told holds for it, and for nobody else',
   async (view) => {
     let asked = 0;
     const host = await startServer((_request, response) => {
@@ -72,11 +72,10 @@ test.each(['own', 'nobody', 'client'] as const)(
       },
     };
     await ask[view]().catch(() => {});
+    await expect(ask[view]()).rejects.toMatchObject({ code: 'rate-limited' });
     expect(asked).toBe(1);
-    for (const again of Object.values(ask)) {
-      await expect(again()).rejects.toMatchObject({ code: 'rate-limited' });
-    }
-    expect(asked).toBe(1);
+    for (const again of Object.values(ask)) await again().catch(() => {});
+    expect(asked).toBe(3);
   },
 );
 

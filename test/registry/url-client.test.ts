@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import type { RegistryConfig } from '../../src/registry/registries.ts';
 import { UrlClient } from '../../src/registry/url-client.ts';
 import { UrlSender } from '../../src/registry/url-sender.ts';
+import { DeadlineError, within } from '../../src/runtime/deadline.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { Scatter } from '../../src/util/scatter.ts';
 import { digestOf } from '../kit/registry-content.ts';
@@ -131,4 +132,22 @@ test('UrlClient.fill() takes exactly the range, and nothing else', async () => {
   expect(await fill('/parts')).toBe('2345');
   expect(asked).toEqual([2, 3, 4, 5].map((first) => `/parts bytes=${first}-5`));
   await expect(fill('/short')).rejects.toMatchObject({ detail: { fault: 'short-body' } });
+});
+
+test('UrlClient.open() tells an attacker with all connections from a silent server', async () => {
+  const host = await startServer((request, response) => {
+    if (request.url === '/slow') response.writeHead(200).write('x');
+  });
+  const client = makeUrlClient();
+  const ask = (path: string) =>
+    within(new SystemClock(), 300, (limit) =>
+      client.open({ method: 'GET', url: `http://${host}${path}`, headers: {} }, limit),
+    );
+  await expect(ask('/silent')).rejects.toBeInstanceOf(DeadlineError);
+  const taken = await Promise.all(
+    Array.from({ length: 32 }, () => get(client, `http://${host}/slow`)),
+  );
+  await expect(ask('/silent')).rejects.toMatchObject({ code: 'overloaded' });
+  for (const { body } of taken) body.destroy();
+  await expect(ask('/silent')).rejects.toBeInstanceOf(DeadlineError);
 });

@@ -309,7 +309,8 @@ export const configSchema = z.strictObject({
     }),
     accessStaleSeconds: key(count(0, ACCESS_SECONDS_MAX).default(3600), {
       description:
-        'How much longer that answer stays valid while the agent cannot reach the registry.',
+        'How much longer that answer stays valid while the agent cannot reach the registry: ' +
+        'no connection, silence or 5xx. A registry that asks for patience (429) is no such one.',
       rule: `a whole number of seconds from 0 to ${ACCESS_SECONDS_MAX}`,
     }),
   }),

@@ -8,12 +8,14 @@ import { CodedError } from '../../util/errors.ts';
  *   its WWW-Authenticate headers.
  * - `rate-limited` (429): the registry asks for patience.
  * - `other-content`: the URL yields something of another size than the blob.
- * - `unchecked` (503): neither a root nor the registry answered, and no older verdict counts.
+ * - `unchecked` (503): neither a root nor the registry gave a verdict, and no older one counts.
  */
 export class AccessError extends CodedError<
   | { readonly code: 'unauthorized' | 'denied'; readonly challenges: readonly string[] }
   | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
-  | { readonly code: 'not-found' | 'other-content' | 'unchecked' }
+  | { readonly code: 'not-found' | 'other-content' }
+  /** `status`: what the origin answered, if it did. */
+  | { readonly code: 'unchecked'; readonly status?: number }
 > {}
 
 /** What an answer that is no success says about the right to read. The text names no query. */
@@ -34,5 +36,6 @@ export function refusalOf(answer: UrlHead, { registry }: { registry: string }): 
   }
   return new AccessError(`${registry} answered ${status}, which says nothing`, {
     code: 'unchecked',
+    status,
   });
 }

@@ -304,7 +304,8 @@ export class OpenBlobGate implements BlobGate {
   }
 
   async #probeNow(shown: Shown | undefined, signal: AbortSignal): Promise<ProbeResult> {
-    if (shown === undefined) return { outcome: 'unreachable' };
+    // Others have crowded it out.
+    if (shown === undefined) return { outcome: 'refused', refusal: { code: 'undecided' } };
     if (shown.opaque !== undefined) return this.#probeOpaque(shown, shown.opaque, signal);
     // Without it some registries say that a manifest of a newer kind is not there.
     const accept = shown.url.includes('/manifests/') ? MANIFEST_MEDIA_TYPES.join(', ') : undefined;

@@ -1,8 +1,13 @@
+import { RegistryError } from '../../registry/errors.ts';
+import { DeadlineError } from '../../runtime/deadline.ts';
 import type { OpenAnswer, OpenRefusal, ProbeResult } from '../../transfer/host/open-blob-types.ts';
 import type { OpenReply } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
 import { AccessError } from './access-error.ts';
 import type { BlobAddress } from './contract.ts';
+
+/** Why this host itself cannot connect, whatever the origin does. */
+const OWN_BOUNDS = new Set(['EADDRNOTAVAIL', 'EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM']);
 
 /** What a root's reply to OPEN is to the reducer. */
 export function answerOf(reply: OpenReply): OpenAnswer {
@@ -26,10 +31,31 @@ export function answerOf(reply: OpenReply): OpenAnswer {
 
 /** What the failed question to an origin about a right says of it. */
 export function probeFailure(error: unknown): ProbeResult {
-  if (!(error instanceof AccessError) || error.code === 'unchecked') {
-    return { outcome: 'unreachable' };
+  if (isOutage(error)) return { outcome: 'unreachable' };
+  return { outcome: 'refused', refusal: refusalOfFailure(error) };
+}
+
+/**
+ * Whether the origin is away: no connection, silence, or an error of its own (5xx). Whatever a
+ * client can bring about itself is no outage.
+ */
+function isOutage(error: unknown): boolean {
+  if (error instanceof AccessError) {
+    return error.detail.code === 'unchecked' && (error.detail.status ?? 0) >= 500;
   }
-  return { outcome: 'refused', refusal: refusalOfError(error) };
+  if (!(error instanceof RegistryError)) return error instanceof DeadlineError;
+  const { code } = Object(error.cause) as { readonly code?: unknown };
+  return (
+    error.code === 'timeout' || (error.code === 'unavailable' && !OWN_BOUNDS.has(String(code)))
+  );
+}
+
+function refusalOfFailure(error: unknown): OpenRefusal {
+  if (error instanceof AccessError && error.code !== 'unchecked') return refusalOfError(error);
+  if (error instanceof RegistryError && error.detail.code === 'rate-limited') {
+    return { code: 'rate-limited', retryAfterMs: error.detail.retryAfterMs ?? 0 };
+  }
+  return { code: 'undecided' };
 }
 
 /** The refusal that an error of a client's way stands for. */
@@ -70,6 +96,10 @@ export function accessError(refusal: OpenRefusal, { registry }: BlobAddress): Ac
       return new AccessError(`${registry} has something else than the blob at this URL`, {
         code: 'other-content',
       });
+    case 'undecided': {
+      const what = `the right to read was not checked: ${registry} was not asked, or says nothing`;
+      return new AccessError(what, { code: 'unchecked' });
+    }
     case 'unchecked': {
       const silent = refusal.silent.length > 0 ? refusal.silent.join(', ') : registry;
       const what = `the right to read could not be checked: no answer from ${silent}`;

@@ -73,7 +73,7 @@ export async function fetchToken(
       throw protocolError('bad-location', `${what} leads to ${to}: another host without TLS`);
     }
     return http.send(
-      { ...request, url, headers: isServer ? request.headers : others },
+      { ...request, url, headers: isServer ? request.headers : others, isQuestion: true },
       () => new CollectingSink({ what, sizeBytesMax: TOKEN_ANSWER_BYTES_MAX }),
       signal,
     );

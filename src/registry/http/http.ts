@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { Readable } from 'node:stream';
 import { errors, type Dispatcher } from 'undici';
 import type { Clock, Timer } from '../../runtime/clock.ts';
+import { DeadlineError } from '../../runtime/deadline.ts';
 import { errorText } from '../../util/errors.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
@@ -16,7 +17,7 @@ import {
   type HttpRequest,
   type HttpStream,
 } from './message.ts';
-import type { Pacers } from './pacer.ts';
+import type { Lane, Pacers } from './pacer.ts';
 import { parseRetryAfter } from './retry-after.ts';
 import { StreamSink } from './stream-sink.ts';
 
@@ -35,7 +36,8 @@ export interface HttpSenderComponents {
 }
 
 /** How `HttpSender` connects. */
-export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
+export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded' | 'isForClient'> {
+  readonly lane: Exclude<Lane, 'asked'>;
   /** Whether a request to this URL may reach public addresses alone. */
   readonly isGuarded: (url: URL) => boolean;
 }
@@ -43,11 +45,12 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded'> {
 /**
  * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the
  * distribution API of a host (`/v2/`) waits for its turn there, and what the host says of
- * Retry-After holds for all senders.
+ * Retry-After holds for all senders of the same lane.
  */
 export class HttpSender {
   readonly #components: HttpSenderComponents;
   readonly #init: HttpSenderInit;
+  readonly #answering = new Answering();
 
   constructor(components: HttpSenderComponents, init: HttpSenderInit) {
     this.#components = components;
@@ -56,8 +59,9 @@ export class HttpSender {
 
   /**
    * Resolves when the sink has the body; whatever the status. After it has settled the sink is
-   * called no more, so that buffers behind it may be used again. Rejects with RegistryError, or
-   * with the signal's reason.
+   * called no more, so that buffers behind it may be used again. Rejects with RegistryError
+   * (`overloaded` when a plain deadline passes before it was sent, because others have the
+   * connections), or with the signal's reason.
    */
   async send<S extends BodySink>(
     request: HttpRequest,
@@ -65,7 +69,7 @@ export class HttpSender {
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
     const { clock, metrics, pacers } = this.#components;
-    const pacer = isApi(request) ? pacers.of(request.url.host) : undefined;
+    const pacer = isApi(request) ? pacers.of(request.url.host, this.#laneOf(request)) : undefined;
     await pacer?.turn(signal);
     const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer<S>>();
     const exchange = new Exchange<S>({
@@ -78,6 +82,7 @@ export class HttpSender {
         return open(head, flow);
       },
       signal,
+      answering: this.#answering,
       resolve,
       reject,
     });
@@ -104,7 +109,7 @@ export class HttpSender {
 
   #dispatch<S extends BodySink>(request: HttpRequest, exchange: Exchange<S>): void {
     const { url, body, rawPath } = request;
-    const { isGuarded, ...use } = this.#init;
+    const { isGuarded, lane, showsCertificate } = this.#init;
     this.#components.connections.dispatch(
       {
         origin: url.origin,
@@ -117,8 +122,13 @@ export class HttpSender {
             : Readable.from(exchange.watched(body)),
       },
       exchange,
-      { ...use, isGuarded: isGuarded(url) },
+      { isForClient: lane === 'client', showsCertificate, isGuarded: isGuarded(url) },
     );
+  }
+
+  #laneOf({ isQuestion }: HttpRequest): Lane {
+    const { lane } = this.#init;
+    return lane === 'own' && isQuestion === true ? 'asked' : lane;
   }
 }
 
@@ -136,12 +146,28 @@ function pauseOf({ status, headers }: HttpHead, wallMs: number): number | undefi
   return parseRetryAfter(headers['retry-after'], wallMs);
 }
 
+/** How many answers of each server are on their way. */
+class Answering {
+  readonly #counts = new Map<string, number>();
+
+  has({ origin }: URL): boolean {
+    return this.#counts.has(origin);
+  }
+
+  add({ origin }: URL, change: 1 | -1): void {
+    const count = (this.#counts.get(origin) ?? 0) + change;
+    if (count > 0) this.#counts.set(origin, count);
+    else this.#counts.delete(origin);
+  }
+}
+
 interface ExchangeInit<S> {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
   readonly request: HttpRequest;
   readonly open: (head: HttpHead, flow: Flow) => S;
   readonly signal: AbortSignal;
+  readonly answering: Answering;
   readonly resolve: (answer: HttpAnswer<S>) => void;
   readonly reject: (reason: unknown) => void;
 }
@@ -152,7 +178,7 @@ interface ExchangeInit<S> {
  */
 class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   readonly #init: ExchangeInit<S>;
-  readonly #onAbort = (): void => this.#fail(this.#init.signal.reason);
+  readonly #onAbort = (): void => this.#fail(this.#abortReason());
   #controller: Dispatcher.DispatchController | undefined;
   #silence: Timer | undefined;
   #heardMs = 0;
@@ -193,6 +219,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#guard(() => {
       const head = { status, headers };
       this.#answer = { head, sink: this.#init.open(head, this.#flow()) };
+      if (!this.settled) this.#init.answering.add(this.#init.request.url, 1);
     });
   }
 
@@ -277,11 +304,21 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   }
 
   #settle(outcome: string): void {
-    const { metrics, signal, request } = this.#init;
+    const { metrics, signal, request, answering } = this.#init;
+    if (this.#answer !== undefined) answering.add(request.url, -1);
     this.settled = true;
     this.#silence?.cancel();
     signal.removeEventListener('abort', this.#onAbort);
     metrics.requests.inc({ method: request.method, outcome });
+  }
+
+  /** A server that answers others was not silent: this request has waited for a connection. */
+  #abortReason(): unknown {
+    const { signal, request, answering } = this.#init;
+    const isUnsent = this.#controller === undefined && answering.has(request.url);
+    if (!isUnsent || !(signal.reason instanceof DeadlineError)) return signal.reason;
+    const what = `${request.url.host} was not asked: all connections to it are taken`;
+    return new RegistryError(what, { code: 'overloaded' });
   }
 
   #failure(cause: Error): RegistryError {

@@ -11,6 +11,8 @@ export interface HttpRequest {
   readonly body?: HttpBody | undefined;
   /** The caller bounds the wait for the head of the answer, however silent the server is. */
   readonly isPatient?: boolean | undefined;
+  /** About what somebody named: see `Lane`. */
+  readonly isQuestion?: boolean | undefined;
 }
 
 /** What is sent: a piece, or pieces from the start. Its length stands in the headers. */

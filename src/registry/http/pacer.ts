@@ -1,4 +1,6 @@
 import type { Clock } from '../../runtime/clock.ts';
+import { DeadlineError } from '../../runtime/deadline.ts';
+import { defined } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
@@ -9,7 +11,7 @@ import type { RegistryMetrics } from '../metrics.ts';
 /** Longest `Retry-After` that is kept: after it the server is asked again. (tunable) */
 const PAUSE_MS_MAX = 5 * 60_000;
 
-/** Requests in line for one server: as many as the agent has operations in flight. */
+/** Requests in line in one lane: as many as the agent has operations in flight. */
 const WAITING_MAX = 1024;
 
 /**
@@ -17,33 +19,70 @@ const WAITING_MAX = 1024;
  */
 const OTHER_HOSTS_MAX = 1024;
 
+const LANES = ['own', 'asked', 'nobody', 'client'] as const;
+
+/**
+ * For whom a server is asked. What it says of patience holds for the lane that it said it to, so
+ * that nobody who names a repository has it left alone for others:
+ *
+ * - `own`: the agent reads or writes what it already knows.
+ * - `asked`: the agent asks, by its own credentials, about what somebody named.
+ * - `nobody`: the same without credentials.
+ * - `client`: a local client's request.
+ */
+export type Lane = (typeof LANES)[number];
+
 interface PacerComponents {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
 }
 
+/** What one server is asked in a second, by all lanes together: they take turns. */
+class Rate {
+  readonly #clock: Clock;
+  readonly #bucket: TokenBucket;
+  readonly #line = new Limiter({ runningMax: 1, waitingMax: LANES.length });
+
+  /** The burst is what a second allows. */
+  constructor(clock: Clock, perSecond: number) {
+    this.#clock = clock;
+    this.#bucket = new TokenBucket({ perSecond, burst: Math.max(1, perSecond) });
+  }
+
+  /** Each lane has one request at most here. */
+  async take(signal: AbortSignal): Promise<void> {
+    const taken = this.#line.run(() => this.#take(signal));
+    return defined(taken, 'the lanes have places in the line');
+  }
+
+  async #take(signal: AbortSignal): Promise<void> {
+    for (;;) {
+      signal.throwIfAborted();
+      const nowMs = this.#clock.nowMs();
+      if (this.#bucket.take(1, nowMs)) return;
+      await this.#clock.sleep(this.#bucket.readyMs(1, nowMs) - nowMs, signal);
+    }
+  }
+}
+
 /**
- * When one server may be asked: at a bounded rate, in arrival order, and not before the time that
- * it named.
+ * When one server may be asked in one lane: at a bounded rate, in arrival order, and not before the
+ * time that it named.
  */
 class Pacer {
   readonly #components: PacerComponents;
   readonly #host: string;
-  readonly #bucket: TokenBucket | undefined;
+  readonly #rate: Rate | undefined;
   readonly #line = new Limiter({ runningMax: 1, waitingMax: WAITING_MAX });
   #pausedUntilMs = 0;
 
-  /** The burst is what a second allows. */
   constructor(
     components: PacerComponents,
-    init: { readonly host: string; readonly requestsPerSecond: number | undefined },
+    init: { readonly host: string; readonly rate: Rate | undefined },
   ) {
     this.#components = components;
     this.#host = init.host;
-    const perSecond = init.requestsPerSecond;
-    if (perSecond !== undefined) {
-      this.#bucket = new TokenBucket({ perSecond, burst: Math.max(1, perSecond) });
-    }
+    this.#rate = init.rate;
   }
 
   /** The server asked to be left alone for so long (`Retry-After`). */
@@ -54,32 +93,30 @@ class Pacer {
 
   /**
    * Resolves when a request may leave. Rejects with RegistryError (`rate-limited`, at once, during
-   * a pause), or with the signal's reason.
+   * a pause; `overloaded` when the line is full, or a plain deadline passes in it), or with the
+   * signal's reason.
    */
   async turn(signal: AbortSignal): Promise<void> {
     this.#checkPause();
-    const bucket = this.#bucket;
-    if (bucket === undefined) return;
+    const rate = this.#rate;
+    if (rate === undefined) return;
     const { clock, metrics } = this.#components;
     const startedMs = clock.nowMs();
-    const turn = this.#line.run(() => this.#take(bucket, signal));
-    if (turn === undefined) {
-      const what = `${this.#host} was not asked: ${WAITING_MAX} requests wait already`;
-      throw new RegistryError(what, { code: 'overloaded' });
+    const turn = this.#line.run(() => rate.take(signal));
+    if (turn === undefined) throw this.#overloaded(`${WAITING_MAX} requests wait already`);
+    try {
+      await orAbort(turn, signal);
+    } catch (error) {
+      // The server was not silent: it was not asked.
+      if (error instanceof DeadlineError) throw this.#overloaded('its turn came too late');
+      throw error;
     }
-    await orAbort(turn, signal);
     metrics.heldSeconds.inc({}, (clock.nowMs() - startedMs) / 1000);
     this.#checkPause();
   }
 
-  async #take(bucket: TokenBucket, signal: AbortSignal): Promise<void> {
-    const { clock } = this.#components;
-    for (;;) {
-      signal.throwIfAborted();
-      const nowMs = clock.nowMs();
-      if (bucket.take(1, nowMs)) return;
-      await clock.sleep(bucket.readyMs(1, nowMs) - nowMs, signal);
-    }
+  #overloaded(why: string): RegistryError {
+    return new RegistryError(`${this.#host} was not asked: ${why}`, { code: 'overloaded' });
   }
 
   #checkPause(): void {
@@ -92,12 +129,14 @@ class Pacer {
   }
 }
 
-/** The pacers of all hosts: one each, shared by all requests to it. */
+type Lanes = Readonly<Record<Lane, Pacer>>;
+
+/** The pacers of all hosts: one for each lane, shared by all requests in it. */
 export class Pacers {
   readonly #components: PacerComponents;
   readonly #requestsPerSecond: number | undefined;
-  readonly #configured: ReadonlyMap<string, Pacer>;
-  readonly #others = new BoundedMap<string, Pacer>({ entriesMax: OTHER_HOSTS_MAX, evict: 'use' });
+  readonly #configured: ReadonlyMap<string, Lanes>;
+  readonly #others = new BoundedMap<string, Lanes>({ entriesMax: OTHER_HOSTS_MAX, evict: 'use' });
 
   /** Hosts as URLs name them. */
   constructor(
@@ -112,15 +151,18 @@ export class Pacers {
     this.#configured = new Map([...init.configured].map((host) => [host, this.#make(host)]));
   }
 
-  of(host: string): Pacer {
+  of(host: string, lane: Lane): Pacer {
     const known = this.#configured.get(host) ?? this.#others.get(host);
-    if (known !== undefined) return known;
-    const pacer = this.#make(host);
-    this.#others.set(host, pacer);
-    return pacer;
+    if (known !== undefined) return known[lane];
+    const lanes = this.#make(host);
+    this.#others.set(host, lanes);
+    return lanes[lane];
   }
 
-  #make(host: string): Pacer {
-    return new Pacer(this.#components, { host, requestsPerSecond: this.#requestsPerSecond });
+  #make(host: string): Lanes {
+    const perSecond = this.#requestsPerSecond;
+    const rate = perSecond === undefined ? undefined : new Rate(this.#components.clock, perSecond);
+    const lane = (): Pacer => new Pacer(this.#components, { host, rate });
+    return { own: lane(), asked: lane(), nobody: lane(), client: lane() };
   }
 }

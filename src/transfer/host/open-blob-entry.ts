@@ -105,5 +105,5 @@ export function isNo({ code }: OpenRefusal): boolean {
 
 /** Whether the same question may have another answer in a moment. */
 export function isPassing({ code }: OpenRefusal): boolean {
-  return code === 'unchecked' || code === 'rate-limited';
+  return code === 'unchecked' || code === 'undecided' || code === 'rate-limited';
 }

@@ -14,6 +14,8 @@ export type OpenRefusal =
   | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
   /** The bytes at the URL are of another size than the blob. */
   | { readonly code: 'other-content'; readonly sizeBytes: number }
+  /** The origin was not asked for a reason of this host, or its answer says nothing: no outage. */
+  | { readonly code: 'undecided' }
   /** Neither a root nor the origin answered: `silent` names those that were asked. */
   | { readonly code: 'unchecked'; readonly silent: readonly string[] };
 
@@ -35,6 +37,7 @@ export type OpenAnswer =
 export type ProbeResult =
   | { readonly outcome: 'accepted'; readonly sizeBytes: number }
   | { readonly outcome: 'refused'; readonly refusal: OpenRefusal }
+  /** No connection, silence, or an error of its own (5xx). What was not asked is no outage. */
   | { readonly outcome: 'unreachable' };
 
 /** A request of a local client for a blob. `T` names it; compared by identity. */
@@ -127,7 +130,7 @@ export interface OpenBlobsInit {
   readonly stripesMax: number;
   /** How long an accepted right counts, in milliseconds. */
   readonly acceptMs: number;
-  /** How much longer while neither a root nor the origin can be asked, in milliseconds. */
+  /** How much longer while the origin is away, in milliseconds. */
   readonly staleMs: number;
   /** A blob closes when nobody used it for this long, in milliseconds. */
   readonly idleMs: number;

@@ -369,7 +369,7 @@ export class OpenBlobs<T> {
     this.#effects.push({ type: 'keep', digest, origin, sizeBytes });
   }
 
-  /** Nobody answers: what was public in the last day is open to anybody, until somebody does. */
+  /** An outage: what was public in the last day is open to anybody, until somebody answers. */
   #openKept(entry: Entry<T>): boolean {
     const kept = this.#parts.kept(entry.digest, entry.origin);
     if (kept === undefined) return false;
@@ -475,10 +475,10 @@ export class OpenBlobs<T> {
     if (right.state === 'unknown') this.#probe(entry, waiter.right);
     const isAccepted = right.state === 'accepted' || entry.rights.isStale(right, this.#nowMs);
     if (isAccepted && opened !== false) return { opened };
-    // An origin that this host cannot reach says nothing while a root may still answer.
-    const isOpen = right.refusal?.code === 'unchecked' && entry.asking.size > 0;
-    if (right.state !== 'refused' || isOpen) return undefined;
-    return { refusal: right.refusal ?? this.#unchecked(entry) };
+    if (right.state !== 'refused') return undefined;
+    const refusal = right.refusal ?? this.#unchecked(entry);
+    // An origin that says nothing is not the answer while a root may still give one.
+    return isPassing(refusal) && entry.asking.size > 0 ? undefined : { refusal };
   }
 
   /** Asks the origin about a right on which it has said nothing. */

@@ -98,6 +98,8 @@ export class OpenRights {
   refuse(right: Right, refusal: OpenRefusal, nowMs: number): void {
     right.state = 'refused';
     right.refusal = refusal;
+    right.isUnanswered = refusal.code === 'unchecked';
+    // Nor may a client that has the origin not asked keep an older yes.
     if (refusal.code !== 'unchecked' && refusal.code !== 'rate-limited') right.staleUntilMs = 0;
     // What nobody could tell is no answer: the next request asks again.
     right.untilMs = nowMs + memoryMs(refusal);
@@ -152,7 +154,7 @@ export class OpenRights {
 
 /** How long a refusal counts. A registry that asks for patience has not refused anything. */
 function memoryMs(refusal: OpenRefusal): number {
-  if (refusal.code === 'unchecked') return UNCHECKED_MS;
+  if (refusal.code === 'unchecked' || refusal.code === 'undecided') return UNCHECKED_MS;
   if (refusal.code !== 'rate-limited') return REFUSED_MS;
   return Math.min(REFUSED_MS, Math.max(UNCHECKED_MS, refusal.retryAfterMs));
 }

@@ -17,6 +17,11 @@ const STORAGE = { registry: 's.example', repository: '' };
 /** What names blocks that only their source vouches for. */
 const OWN_KEY = digest('0e');
 const ROOTS = ['root-0', 'root-1'] as PeerId[];
+/** What a client can bring about: a pause, a bound of this host. */
+const UNASKED: readonly OpenRefusal[] = [
+  { code: 'rate-limited', retryAfterMs: 300_000 },
+  { code: 'undecided' },
+];
 const DENIED: OpenRefusal = { code: 'denied', challenges: [] };
 
 function digest(pair: string): Digest {
@@ -286,6 +291,28 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.refused()).toEqual([['b', 'denied']]);
     world.pass(6000).ask('c', 'good').origin('unreachable');
     expect(world.refused()).toEqual([['c', 'unchecked']]);
+  });
+
+  it.each(UNASKED)(
+    'a revoked right is not kept by an attacker who has the origin not asked: $code',
+    (refusal) => {
+      const world = new World().ask('a', 'good').root().origin(1000);
+      expect(world.granted()).toEqual(['a']);
+      world.pass(100_000).ask('b', 'good').origin(refusal);
+      expect(world.refused()).toEqual([['b', refusal.code]]);
+      expect(world.granted()).toEqual([]);
+      world.pass(6_000).ask('c', 'good').pass(1_999).origin(refusal);
+      expect(world.refused()).toEqual([['c', refusal.code]]);
+      expect(world.granted()).toEqual([]);
+    },
+  );
+
+  it.each(UNASKED)('a root may still answer for an origin that was not asked: $code', (refusal) => {
+    const world = new World();
+    ROOTS.forEach((root) => world.health.silent(root, world.nowMs));
+    world.ask('a', 'good').pass(700).origin(refusal);
+    expect(world.refused()).toEqual([]);
+    expect(world.root({ isPublic: true }).granted()).toEqual(['a']);
   });
 
   it('a refusal is told at once, remembered for seconds, and then asked for again', () => {
@@ -685,6 +712,17 @@ describe('OpenBlobs, what was public recently', () => {
     root.took('probe');
     root.ask('b');
     expect(root.granted()).toEqual([]);
+  });
+
+  it.each(UNASKED)('is opened by no attacker who has the origin not asked: $code', (refusal) => {
+    const world = away(restarted().ask('a')).origin(refusal);
+    expect(world.refused()).toEqual([['a', refusal.code]]);
+    // What an outage opened ends so too.
+    const open = away(restarted().ask('a')).pass(2_000);
+    expect(open.granted()).toEqual(['a']);
+    open.origin(refusal).ask('b');
+    expect(away(open).refused()).toEqual([['b', refusal.code]]);
+    expect(open.granted()).toEqual([]);
   });
 
   it('is asked about again, at roots and at the origin, while it is in use', () => {
