@@ -449,7 +449,9 @@ export class OpenBlobs<T> {
     if (outcome === undefined || 'opened' in outcome || !isPassing(outcome.refusal)) return outcome;
     const isUnchecked = outcome.refusal.code === 'unchecked';
     if (isUnchecked && this.#openKept(entry)) return this.#verdictOn(entry, waiter);
-    if (this.#nowMs >= waiter.patientUntilMs) return outcome;
+    const { refusal } = outcome;
+    const backMs = refusal.code === 'rate-limited' ? this.#nowMs + refusal.retryAfterMs : 0;
+    if (Math.max(this.#nowMs, backMs) >= waiter.patientUntilMs) return outcome;
     this.#retryLater(entry);
     return undefined;
   }

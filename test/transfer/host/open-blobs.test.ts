@@ -542,6 +542,18 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['patient']);
   });
 
+  it('tells a patient request at once when the registry asks for more patience than that', () => {
+    const world = new World();
+    world.roots = [];
+    const limited = (retryAfterMs: number): OpenRefusal => ({ code: 'rate-limited', retryAfterMs });
+    world.ask('long', 'one', REGISTRY, DIGEST, 10_000).origin(limited(60_000));
+    expect(world.refused()).toEqual([['long', 'rate-limited']]);
+    world.ask('short', 'two', REGISTRY, DIGEST, 10_000).origin(limited(1_000));
+    expect(world.refused()).toEqual([]);
+    world.pass(1_500).origin(1000);
+    expect(world.granted()).toEqual(['short']);
+  });
+
   it('tells a patient request in the end that nobody answers', () => {
     const world = new World();
     world.roots = [];
