@@ -20,9 +20,6 @@ import type { PeerErrorDetail } from '../contracts/transport.ts';
 /** Peers of which anything is remembered: far more than one host asks. */
 const PEERS_MAX = 8192;
 
-/** Reads of a block at the registry beside a late one, at most. */
-const ORIGIN_LATE_MAX = 2;
-
 /** A holder that was slower than the registry, or busy, this often in a row rests for a while. */
 const HOLDER_MISSES_MAX = 3;
 
@@ -491,15 +488,10 @@ export class Fetcher<P, T> {
     this.route(fetch, nowMs, fetch.attempts.length > 0);
   }
 
-  /**
-   * A read of the registry hangs: it is made again beside it, on another connection. What is late
-   * may be nearly there, but keeps no place from others; the next read is given as long.
-   */
+  /** A read of the registry hangs: it is made again, on another connection, and given longer. */
   #originLate(attempt: Attempt<T>, nowMs: number): void {
     const { fetch, window, source } = attempt;
-    noteLatency(window, nowMs - attempt.startedMs);
-    this.#leaveWindow(attempt, nowMs);
-    if (fetch.originLate >= ORIGIN_LATE_MAX) return;
+    this.#end(attempt, nowMs, true);
     fetch.originLate++;
     this.#attempt(fetch, { window, source, hops: HOPS_NONE }, nowMs);
   }
