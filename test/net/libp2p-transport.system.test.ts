@@ -79,9 +79,10 @@ describe('Libp2pTransport', () => {
         (await transport.requestBlock(parent.host, blockRequest()).answer).payload.release();
       }),
     );
-    expect([...parent.metrics.values.keys()].filter((name) => name.includes('refused'))).toEqual(
-      [],
-    );
+    // On a busy machine a dialler may give up within a handshake, and dial again: that is no limit.
+    const isLimit = (name: string): boolean =>
+      name.includes('refused') && !name.includes('reason=handshake');
+    expect([...parent.metrics.values.keys()].filter(isLimit)).toEqual([]);
   });
 
   it('Libp2pTransport.stop() leaves no socket and no server', async () => {
