@@ -1,6 +1,8 @@
 import type { BlockIndex } from '../../image/block.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
-import { keyOf, type BlobState, type Fetch } from './core-types.ts';
+import type { HostAddress } from '../../tree/messages.ts';
+import type { PeerId } from '../../util/peer-id.ts';
+import { keyOf, type BlobState, type Fetch, type Routes } from './core-types.ts';
 
 /** A fetch that has asked nobody yet. */
 export function makeFetch<T>(
@@ -32,4 +34,19 @@ export function makeFetch<T>(
     wanted,
     retry: undefined,
   };
+}
+
+/**
+ * Hosts that read the block's stripe here, and those that were near this one in its tree, each
+ * once: of one that is both the tree tells the address.
+ */
+export function kinOf(
+  { blob, index }: Pick<Fetch<unknown>, 'blob' | 'index'>,
+  routes: Pick<Routes, 'kin'>,
+): readonly HostAddress[] {
+  const stripe = index % blob.stripes;
+  const kin = new Map<PeerId, HostAddress>();
+  for (const peer of blob.children[stripe] ?? []) kin.set(peer, { peer, addresses: [] });
+  for (const host of routes.kin(blob.ref.digest, stripe)) kin.set(host.peer, host);
+  return [...kin.values()];
 }

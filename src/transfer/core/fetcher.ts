@@ -11,6 +11,7 @@ import type { FetcherHost } from './fetcher-host.ts';
 import { Silence } from './silence.ts';
 import { ban, isUsable, makeWindow, noteHeard, noteLatency } from './source-window.ts';
 import { HOPS_NONE, isHolder, lateAtMs, noOf, noteLate, requestOf, uncount } from './attempts.ts';
+import { kinOf } from './fetch.ts';
 import { Download } from './download.ts';
 import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
@@ -312,11 +313,8 @@ export class Fetcher<P, T> {
    */
   #askKin(fetch: Fetch<T>, nowMs: number): boolean {
     if (fetch.hops <= 0 || fetch.blob.ownWay) return false;
-    const { ref, children, stripes } = fetch.blob;
-    const stripe = fetch.index % stripes;
-    const readers = [...(children[stripe] ?? [])].map((peer) => ({ peer, addresses: [] }));
-    const kin = [...readers, ...this.#host.routes.kin(ref.digest, stripe)].slice(0, KIN_MAX);
-    const live = kin.filter((host) => isUsable(this.#window(host), nowMs, false));
+    const kin = kinOf(fetch, this.#host.routes);
+    const live = kin.slice(0, KIN_MAX).filter((host) => isUsable(this.#window(host), nowMs, false));
     return this.#askIfHeld(fetch, live, nowMs);
   }
 

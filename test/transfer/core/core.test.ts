@@ -621,7 +621,7 @@ describe('BlockCore without roots and registry', () => {
           for (const host of hosts) expect(host.core.waitingCount).toBe(0);
         },
       ),
-      { numRuns: 200, seed: 7 },
+      { numRuns: 200 },
     );
   });
 });
