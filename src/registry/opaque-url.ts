@@ -1,13 +1,10 @@
-import { shapeOf } from './url-shape.ts';
+import { digestLikes, shapeOf } from './url-shape.ts';
 
 /** A key of S3 has at most 1,024 bytes. */
 const PATH_LENGTH_MAX = 1024;
 
 /** Segments of characters that no server encodes or reads in a second way. */
 const PATH = /^(?:\/[A-Za-z0-9_~.-]+)+$/;
-
-/** What may be a digest belongs to the shapes that name one, or to none. */
-const DIGEST_LIKE = /[0-9a-f]{64}/i;
 
 /** What a signature of S3 (version 4) consists of, and the name of the operation. */
 const PARAMETER = /^(?:x-amz-[a-z-]+|x-id)$/i;
@@ -40,7 +37,8 @@ export function opaqueUrlOf(text: string): OpaqueUrl | undefined {
   if (path.length > PATH_LENGTH_MAX || !PATH.test(path) || path.startsWith('/v2/')) {
     return undefined;
   }
-  if (DIGEST_LIKE.test(path) || !isSignature(query)) return undefined;
+  // What may be a digest belongs to the shapes that name one, or to none.
+  if (digestLikes(path) > 0 || !isSignature(query)) return undefined;
   const scheme = schemeText === 'http' ? 'http' : 'https';
   const usualPort = scheme === 'http' ? /:80$/ : /:443$/;
   const storage = `${scheme}://${host.toLowerCase().replace(usualPort, '')}/`;

@@ -20,8 +20,11 @@ const STORAGE_FOLDERS = /^(.*\/)sha256\/([0-9a-f]{2})\/(\2[0-9a-f]{62})(?:\/data
 /** `blobs/sha256:HEX` (GitHub), `containers/images/sha256:HEX` (older Google). */
 const STORAGE_NAME = /^(.*\/)sha256:([0-9a-f]{64})$/;
 
-/** Parts of a path that name a digest, whatever else they are. */
-const DIGEST_LIKE = /(?:^|[^0-9a-f])[0-9a-f]{64}(?![0-9a-f])/gi;
+/**
+ * Parts of a path that name a digest to some server, whatever else they are: more hex digits in a
+ * row may be read as a digest and what follows it.
+ */
+const DIGEST_LIKE = /[0-9a-f]{64,}/gi;
 
 /**
  * A path that servers read in more than one way: dot segments, encoded dots, slashes, backslashes
@@ -83,7 +86,7 @@ export function shapeOf(text: string): UrlShape {
   const base = `${scheme}://${host}`;
   const url = `${base}${path}${query}`;
   const other = { kind: 'other', url, host } as const;
-  if (namesSubResource(query) || (path.match(DIGEST_LIKE)?.length ?? 0) !== 1) return other;
+  if (namesSubResource(query) || digestLikes(path) !== 1) return other;
   if (path.startsWith('/v2/')) {
     const [, repository = '', hex = ''] = REGISTRY_BLOB.exec(path) ?? [];
     const digest = parseDigest(`sha256:${hex}`);
@@ -94,6 +97,11 @@ export function shapeOf(text: string): UrlShape {
   const digest = parseDigest(`sha256:${hex}`);
   if (before === undefined || digest === undefined || isOwnKey(digest)) return other;
   return { kind: 'storage', url, scheme, host, prefix: `${base}${before}`, digest };
+}
+
+/** Number of parts of the path that some server may read as a digest. */
+export function digestLikes(path: string): number {
+  return path.match(DIGEST_LIKE)?.length ?? 0;
 }
 
 function storageMatch(path: string): readonly [string, string, string] | undefined {

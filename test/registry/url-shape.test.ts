@@ -113,8 +113,7 @@ describe('shapeOf()', () => {
         if (shape.kind !== 'registry' && shape.kind !== 'storage') return;
         const [path = ''] = shape.url.split('?');
         expect(path).toContain(HEX);
-        // Behind or before another hex digit it is no digest.
-        expect(path).not.toMatch(new RegExp(`(?<![0-9a-f])${OTHER}(?![0-9a-f])`));
+        expect(path).not.toContain(OTHER);
         expect(path).not.toContain('..');
       }),
     );
