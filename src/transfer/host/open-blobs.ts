@@ -119,13 +119,12 @@ export class OpenBlobs<T> {
   /** A client asks for a blob; ends in `grant` or `refuse`, unless `cancel()` comes first. */
   request(request: OpenRequest<T>, nowMs: number): void {
     this.#nowMs = nowMs;
+    if (this.#waiting.size >= WAITING_MAX) return this.#refuse(request, { code: 'undecided' });
     const entry = this.#entry(request);
     this.#entries.use(entry, nowMs);
     const { right, shownBytes } = request;
     if (shownBytes !== undefined) this.#accept(entry, entry.rights.get(right, nowMs), shownBytes);
-    if (this.#waiting.size >= WAITING_MAX) return this.#refuse(request, this.#unchecked(entry));
-    const patientUntilMs = nowMs + (request.patienceMs ?? 0);
-    const waiter: Waiter<T> = { ...request, patientUntilMs };
+    const waiter: Waiter<T> = { ...request, patientUntilMs: nowMs + (request.patienceMs ?? 0) };
     entry.waiting.add(waiter);
     this.#waiting.set(request.token, { entry, waiter });
     const late = { type: 'deadline', entry, waiter } as const;
@@ -432,7 +431,7 @@ export class OpenBlobs<T> {
 
   /** Answers every request that can be answered, and probes the rights that are wanted. */
   #settle(entry: Entry<T>): void {
-    for (const waiter of [...entry.waiting]) {
+    for (const waiter of entry.waiting) {
       const outcome = this.#outcomeOf(entry, waiter);
       if (outcome === undefined) continue;
       this.#leave(waiter.token);
@@ -473,6 +472,7 @@ export class OpenBlobs<T> {
     if (entry.phase === 'alone' && isNothingShown && entry.refusal !== undefined) {
       return { refusal: entry.refusal };
     }
+    if (entry.rights.mustWait(waiter.right)) return undefined;
     const right = entry.rights.get(waiter.right, this.#nowMs);
     if (right.state === 'unknown') this.#probe(entry, waiter.right);
     const isAccepted = right.state === 'accepted' || entry.rights.isStale(right, this.#nowMs);

@@ -35,6 +35,8 @@ export class OpenRights {
   readonly #init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>;
   /** In the order of use. */
   readonly #rights = new Map<RightKey, Right>();
+  /** Questions in flight. */
+  #probing = 0;
 
   constructor(init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>) {
     this.#init = init;
@@ -69,11 +71,14 @@ export class OpenRights {
     return this.#rights.get(key);
   }
 
+  /** Whether a right waits for its turn: nothing is known of it, and others are asked about. */
+  mustWait(key: RightKey): boolean {
+    return !this.mayProbe && !this.#rights.has(key);
+  }
+
   /** Whether the origin may be asked about one more right now. */
   get mayProbe(): boolean {
-    let probing = 0;
-    for (const { state } of this.#rights.values()) if (state === 'probing') probing++;
-    return probing < PROBES_MAX;
+    return this.#probing < PROBES_MAX;
   }
 
   isAccepted(key: RightKey, nowMs: number): boolean {
@@ -84,10 +89,11 @@ export class OpenRights {
   /** Rights were shown for other content. */
   clear(): void {
     this.#rights.clear();
+    this.#probing = 0;
   }
 
   accept(right: Right, nowMs: number): void {
-    right.state = 'accepted';
+    this.#setState(right, 'accepted');
     right.refusal = undefined;
     // Also of 0: it counts for those that wait for just this answer.
     right.untilMs = nowMs + Math.max(1, this.#init.acceptMs);
@@ -96,7 +102,7 @@ export class OpenRights {
   }
 
   refuse(right: Right, refusal: OpenRefusal, nowMs: number): void {
-    right.state = 'refused';
+    this.#setState(right, 'refused');
     right.refusal = refusal;
     right.isUnanswered = refusal.code === 'unchecked';
     // Nor may a client that has the origin not asked keep an older yes.
@@ -107,7 +113,7 @@ export class OpenRights {
 
   /** Asks the origin; gives the time at which an older yes counts in place of its answer. */
   asks(right: Right, nowMs: number): number | undefined {
-    right.state = 'probing';
+    this.#setState(right, 'probing');
     right.askedMs = nowMs;
     if (nowMs >= right.staleUntilMs) return undefined;
     return right.isUnanswered ? nowMs : nowMs + PATIENCE_MS;
@@ -125,8 +131,14 @@ export class OpenRights {
     if (nowMs >= right.staleUntilMs) {
       return this.refuse(right, { code: 'unchecked', silent: [] }, nowMs);
     }
-    right.state = 'accepted';
+    this.#setState(right, 'accepted');
     right.untilMs = Math.min(right.staleUntilMs, nowMs + STALE_MS);
+  }
+
+  #setState(right: Right, state: Right['state']): void {
+    if (right.state === 'probing') this.#probing--;
+    if (state === 'probing') this.#probing++;
+    right.state = state;
   }
 
   /** Marks the right as used last. */

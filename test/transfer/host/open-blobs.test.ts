@@ -157,6 +157,16 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.granted()).toEqual(['owner again']);
   });
 
+  it('an attacker with more requests than may wait opens no entries and asks nobody', () => {
+    const world = new World();
+    for (let i = 0; i < 4_096; i++) world.ask(`waits ${i}`);
+    expect(world.took('ask-root')).toHaveLength(1);
+    world.ask('too many', '', REGISTRY, digest('b2'));
+    expect(world.refused()).toEqual([['too many', 'undecided']]);
+    expect(world.took('ask-root')).toEqual([]);
+    expect(world.blobs.count).toBe(1);
+  });
+
   it('a right accepted in one repository opens nothing in another', () => {
     const world = new World().ask('owner', 'good').root().origin(1000);
     const mine = { registry: 'r.example', repository: 'mine/app' };

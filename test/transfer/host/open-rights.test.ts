@@ -18,7 +18,7 @@ describe('OpenRights', () => {
     const asked = Array.from({ length: 16 }, (_, i) => rights.get(`asked ${i}`, 0));
     for (const right of asked) {
       expect(rights.mayProbe).toBe(true);
-      right.state = 'probing';
+      rights.asks(right, 0);
     }
     expect(rights.mayProbe).toBe(false);
     for (let i = 0; i < 1_000; i++) rights.get(`bogus ${i}`, 0);
