@@ -1,32 +1,24 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import { MIB } from '../../src/util/bytes.ts';
 import { FakeRegistry, type FakeBlob } from '../kit/fake-registry.ts';
+import { startServedCluster, type ServedCluster } from '../kit/served-cluster.ts';
 
 describe('agents that were all restarted while the registry is away', () => {
-  let dir: string;
   let registry: FakeRegistry;
+  let served: ServedCluster;
   let address: string;
   let cluster: AgentCluster;
 
   beforeEach(async () => {
-    dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
     registry = new FakeRegistry();
-    await registry.start();
-    address = registry.address;
-    cluster = new AgentCluster({ dir, roots: 2, children: 2, registry: address, devices: false });
-    await cluster.start();
+    served = await startServedCluster([registry], () => ({ roots: 2, children: 2 }));
+    ({ cluster } = served);
+    ({ address } = registry);
   }, 120_000);
 
-  afterEach(async () => {
-    await cluster.stop();
-    await registry.stop();
-    await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  afterEach(() => served.stop(), 60_000);
 
   function read(host: ClusterHost, { bytes, digest }: FakeBlob, repository = 'app') {
     const url = `${host.local}/http://${address}/v2/${repository}/blobs/${digest}`;

@@ -1,10 +1,8 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { FakeRegistry } from '../kit/fake-registry.ts';
+import { startServedCluster, type ServedCluster } from '../kit/served-cluster.ts';
 import { OpaqueObject } from '../kit/opaque-object.ts';
 import { defined } from '../../src/util/assert.ts';
 import { waitReady } from '../../src/demo/processes.ts';
@@ -15,29 +13,17 @@ const BLOB_BYTES = 9 * 1024 * 1024 + 100;
 const PART_BYTES = 65_536;
 const CHILDREN = 4;
 
-let dir: string;
+let served: ServedCluster | undefined;
 let cluster: AgentCluster;
 const storage = new FakeRegistry();
 
 beforeAll(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
-  await storage.start();
-  const registries = [
-    {
-      host: 'registry.test',
-      opaqueStorage: [`http://${storage.address}/ecr/`],
-      insecure: true,
-    },
-  ];
-  cluster = new AgentCluster({
-    dir,
-    roots: 2,
-    children: CHILDREN,
-    registry: storage.address,
-    devices: false,
-    config: () => ({ registries }),
+  served = await startServedCluster([storage], () => {
+    const opaqueStorage = [`http://${storage.address}/ecr/`];
+    const registries = [{ host: 'registry.test', opaqueStorage, insecure: true }];
+    return { roots: 2, children: CHILDREN, config: () => ({ registries }) };
   });
-  await cluster.start();
+  ({ cluster } = served);
   // Roots that have not read a storage yet may take longer than their hosts wait for them.
   for (const [i, host] of cluster.children.entries()) {
     const object = new OpaqueObject(storage, randomBytes(1000));
@@ -45,11 +31,7 @@ beforeAll(async () => {
   }
 });
 
-afterAll(async () => {
-  await cluster?.stop();
-  await storage.stop();
-  await rm(dir, { recursive: true, force: true });
-});
+afterAll(() => served?.stop());
 
 function read(host: ClusterHost, url: string, range: string): Promise<Answer> {
   return ask(host.local, `/dadip2p/${url}`, { headers: { range }, method: 'GET' });

@@ -1,9 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { FakeRegistry, type FakeBlob } from '../kit/fake-registry.ts';
+import { startServedCluster, type ServedCluster } from '../kit/served-cluster.ts';
 import { ask } from './kit/local-client.ts';
 
 const CHILDREN = 8;
@@ -41,7 +39,7 @@ function pair(hex: string): string {
 
 const TOKEN = 'Bearer from-the-token-service';
 
-let dir: string;
+let served: ServedCluster | undefined;
 let cluster: AgentCluster;
 const registry = new FakeRegistry();
 const storage = new FakeRegistry();
@@ -49,8 +47,6 @@ const storage = new FakeRegistry();
 const refused: string[] = [];
 
 beforeAll(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
-  await Promise.all([registry.start(), storage.start()]);
   storage.behaviours.set('', ({ method, url = '', headers }, response) => {
     const isSigned = /[?&]sig=host-\d&se=\d+$/.test(url);
     if (method === 'GET' && isSigned && headers.authorization === undefined) return false;
@@ -58,26 +54,15 @@ beforeAll(async () => {
     response.writeHead(headers.authorization === undefined ? 403 : 400).end();
     return true;
   });
-  cluster = new AgentCluster({
-    dir,
-    roots: 2,
-    children: CHILDREN,
-    registry: registry.address,
-    devices: false,
-    config: () => ({
-      registries: [
-        { host: registry.address, insecure: true, storage: [`http://${storage.address}/`] },
-      ],
-    }),
+  served = await startServedCluster([registry, storage], () => {
+    const prefixes = [`http://${storage.address}/`];
+    const registries = [{ host: registry.address, insecure: true, storage: prefixes }];
+    return { roots: 2, children: CHILDREN, config: () => ({ registries }) };
   });
-  await cluster.start();
+  ({ cluster } = served);
 });
 
-afterAll(async () => {
-  await cluster?.stop();
-  await Promise.all([registry.stop(), storage.stop()]);
-  await rm(dir, { recursive: true, force: true });
-});
+afterAll(() => served?.stop());
 
 /** overlaybd on one host: it asks the registry itself, and its agent for what it is sent to. */
 async function replay(

@@ -1,38 +1,24 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import { defined } from '../../src/util/assert.ts';
 import { MIB } from '../../src/util/bytes.ts';
 import { FakeRegistry, type FakeBlob } from '../kit/fake-registry.ts';
+import { startServedCluster, type ServedCluster } from '../kit/served-cluster.ts';
 
 describe('agents whose roots are known by certificate', () => {
-  let dir: string;
   let registry: FakeRegistry;
+  let served: ServedCluster;
   let cluster: AgentCluster;
 
   beforeEach(async () => {
-    dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
     registry = new FakeRegistry();
-    await registry.start();
-    cluster = new AgentCluster({
-      dir,
-      roots: 2,
-      children: 3,
-      registry: registry.address,
-      devices: false,
-      rootsBy: 'address',
-    });
-    await cluster.start();
+    const hosts = { roots: 2, children: 3, rootsBy: 'address' } as const;
+    served = await startServedCluster([registry], () => hosts);
+    ({ cluster } = served);
   }, 120_000);
 
-  afterEach(async () => {
-    await cluster.stop();
-    await registry.stop();
-    await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  afterEach(() => served.stop(), 60_000);
 
   async function readAll(host: ClusterHost, { bytes, digest }: FakeBlob): Promise<void> {
     const url = `${host.local}/http://${registry.address}/v2/app/blobs/${digest}`;

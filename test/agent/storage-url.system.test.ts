@@ -1,9 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { FakeRegistry, type FakeBlob } from '../kit/fake-registry.ts';
+import { startServedCluster, type ServedCluster } from '../kit/served-cluster.ts';
 import { ask } from './kit/local-client.ts';
 
 /** Nine blocks and a bit, in eight stripes. */
@@ -11,32 +9,20 @@ const BLOB_BYTES = 9 * 1024 * 1024 + 100;
 const PART_BYTES = 65_536;
 const CHILDREN = 4;
 
-let dir: string;
+let served: ServedCluster | undefined;
 let cluster: AgentCluster;
 const storage = new FakeRegistry();
 
 beforeAll(async () => {
-  dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
-  await storage.start();
-  const registries = [
-    { host: 'registry.test', storage: [`http://${storage.address}/docker/`], insecure: true },
-  ];
-  cluster = new AgentCluster({
-    dir,
-    roots: 2,
-    children: CHILDREN,
-    registry: storage.address,
-    devices: false,
-    config: () => ({ registries }),
+  served = await startServedCluster([storage], () => {
+    const prefixes = [`http://${storage.address}/docker/`];
+    const registries = [{ host: 'registry.test', storage: prefixes, insecure: true }];
+    return { roots: 2, children: CHILDREN, config: () => ({ registries }) };
   });
-  await cluster.start();
+  ({ cluster } = served);
 });
 
-afterAll(async () => {
-  await cluster?.stop();
-  await storage.stop();
-  await rm(dir, { recursive: true, force: true });
-});
+afterAll(() => served?.stop());
 
 /** Reads all of a blob in parts, as overlaybd does, by a signature of this host. */
 async function readBy(host: ClusterHost, blob: FakeBlob, signature: string): Promise<void> {

@@ -1,36 +1,24 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import { MIB } from '../../src/util/bytes.ts';
 import { FakeRegistry, type FakeBlob } from '../kit/fake-registry.ts';
+import { startServedCluster, type ServedCluster } from '../kit/served-cluster.ts';
 
 describe('agents whose registry sent wrong bytes of a blob', () => {
-  let dir: string;
   let registry: FakeRegistry;
+  let served: ServedCluster;
   let cluster: AgentCluster;
 
   beforeEach(async () => {
-    dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
     registry = new FakeRegistry();
-    await registry.start();
-    cluster = new AgentCluster({
-      dir,
-      roots: 1,
-      children: 2,
-      registry: registry.address,
-      devices: false,
-    });
-    await cluster.start();
+    served = await startServedCluster([registry], () => ({ roots: 1, children: 2 }));
+    ({ cluster } = served);
   }, 120_000);
 
-  afterEach(async () => {
-    await cluster.stop();
-    await registry.stop();
-    await rm(dir, { recursive: true, force: true });
-  }, 60_000);
+  afterEach(() => served.stop(), 60_000);
 
   async function read(
     host: ClusterHost,

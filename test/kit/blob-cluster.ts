@@ -1,14 +1,14 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { AgentCluster, type ClusterInit } from '../../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterInit } from '../../src/demo/agent-cluster.ts';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
 import type { BlobRef } from '../../src/image/block.ts';
 import { digestHex } from '../../src/image/digest.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
+import { clusterFolder, startServedCluster } from './served-cluster.ts';
 
 /**
  * Real agents without devices, and a registry (repository `app`) with an image of one layer of
@@ -28,7 +28,7 @@ export async function startBlobCluster(
   dataBytes: number,
   hosts: Pick<ClusterInit, 'roots' | 'relays' | 'children'>,
 ): Promise<BlobCluster> {
-  const dir = await mkdtemp(join(tmpdir(), 'xylem-test-'));
+  const dir = await clusterFolder();
   const [source, layout] = [join(dir, 'source'), join(dir, 'oci')];
   await mkdir(source);
   await writeFile(join(source, 'data'), randomBytes(dataBytes));
@@ -36,18 +36,6 @@ export async function startBlobCluster(
   const { layer } = await convertDirectory(parts, source, { directory: layout, tag: 'latest' });
   const bytes = await readFile(join(layout, 'blobs', 'sha256', digestHex(layer.digest)));
   const registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'app' });
-  await registry.start();
-  const cluster = new AgentCluster({ ...hosts, dir, devices: false, registry: registry.address });
-  const stop = async (): Promise<void> => {
-    await cluster.stop();
-    await registry.stop();
-    await rm(dir, { recursive: true, force: true });
-  };
-  try {
-    await cluster.start();
-  } catch (error) {
-    await stop();
-    throw error;
-  }
-  return { dir, registry, cluster, blob: layer, bytes, stop };
+  const started = await startServedCluster([registry], () => hosts, dir);
+  return { dir, registry, blob: layer, bytes, ...started };
 }

@@ -3,7 +3,12 @@ import { sourcesIn, type Finding } from './sources.ts';
 /** Modules that start programs, mount, or take long. */
 const SYSTEM_MODULES = [
   'node:child_process',
-  ...['/demo/agent-cluster.ts', '/demo/processes.ts', '/kit/blob-cluster.ts'],
+  ...[
+    '/demo/agent-cluster.ts',
+    '/demo/processes.ts',
+    '/kit/blob-cluster.ts',
+    '/kit/served-cluster.ts',
+  ],
   ...['/kit/containerd.ts', '/kit/docker-registry.ts', '/kit/certificates.ts'],
   ...['/kit/namespaces.ts', '/kit/tar-image.ts', '/kit/mirror-rig.ts', '/tree/soak.ts'],
 ];
