@@ -11,6 +11,7 @@ import { OriginError, type BlobStat } from '../../transfer/contracts/origin.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { orAbort } from '../../util/or-abort.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 import { refusalOf } from '../client-errors.ts';
 import { AccessError } from './access-error.ts';
@@ -92,8 +93,8 @@ interface Components {
 /**
  * What a root tells its cluster of a blob: size, whether it is public, whether its source is
  * believed. It asks each source itself, once for all hosts; no word of a host counts, and what is
- * public in one repository is not so in another by that. What a host
- * lends is a URL alone, and what stands there is held against what is known.
+ * public in one repository is not so in another by that. What a host lends is a URL alone, and what
+ * stands there is held against what is known.
  *
  * This is the one memory of what a root knows of a blob: an answer is used for minutes, then asked
  * for anew, and used beyond that only while nobody can tell. A no of its source ends it.
@@ -161,14 +162,9 @@ export class BlobAuthority {
   }
 
   /** The answer, or the old one when it takes too long. */
-  async #soon(asking: Promise<OpenReply>, old: OpenReply): Promise<OpenReply> {
-    const { promise, resolve } = Promise.withResolvers<OpenReply>();
-    const timer = this.#parts.clock.setTimer(NEWS_MS, () => resolve(old));
-    try {
-      return await Promise.race([asking, promise]);
-    } finally {
-      timer.cancel();
-    }
+  #soon(asking: Promise<OpenReply>, old: OpenReply): Promise<OpenReply> {
+    const inTime = within(this.#parts.clock, NEWS_MS, (signal) => orAbort(asking, signal));
+    return inTime.catch(() => old);
   }
 
   /** What the source said and has not become too old, believed for now or not. */
