@@ -27,13 +27,13 @@ const FILE_LINES_MAX = 500;
 
 /** Files of src that are longer still, and by how much they may be: lower the number with them. */
 const LONG_FILES: Counts = {
-  'src/blockstore/disk-store.ts': 577,
+  'src/blockstore/disk-store.ts': 562,
   'src/sim/agent-host.ts': 562,
   'src/transfer/core/core.ts': 592,
   'src/transfer/core/fetcher.ts': 571,
   'src/transfer/drive/engine.ts': 518,
   'src/transfer/host/open-blobs.ts': 526,
-  'src/tree/member/membership.ts': 579,
+  'src/tree/member/membership.ts': 571,
   'src/tree/owner/topology.ts': 548,
 };
 

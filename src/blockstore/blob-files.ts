@@ -24,10 +24,12 @@ import {
   dataPath,
   EMPTY_RECORD,
   encodeHeader,
+  GROUP_BLOCKS,
   groupOf,
   RECORD_BYTES,
   RecordCodec,
   recordOffset,
+  type BlobPaths,
 } from './layout.ts';
 import { readFully } from '../runtime/whole-file.ts';
 import type { SyncTarget } from './syncer.ts';
@@ -47,6 +49,16 @@ export interface BlobFilesComponents {
   readonly slow: Limiter;
 }
 
+/** What a loss of power may take. */
+interface Unsynced {
+  /** Groups written since the last sync. */
+  readonly groups: Set<number>;
+  /** Names in the blob's folder. */
+  inFolder: boolean;
+  /** The folder itself. */
+  folder: boolean;
+}
+
 /**
  * The files of a blob. Blocks are written and read whole or not at all; groups of blocks are
  * removed together.
@@ -59,18 +71,15 @@ export class BlobFiles implements SyncTarget {
   readonly blob: BlobRef;
   /** Readable blocks. The store maintains it. */
   readonly present: BitSet;
-  readonly #paths;
   readonly #components: BlobFilesComponents;
-  readonly #records: RecordCodec;
   /** Groups that have a data file. */
-  readonly #groups = new Set<number>();
-  /** Groups written since the last sync. */
-  readonly #dirty = new Set<number>();
-  /** Whether a loss of power may take names in the blob's folder, or the folder itself. */
-  readonly #newNames = { inFolder: false, folder: false };
+  readonly #groups: BitSet;
+  /** Undefined at rest. */
+  #unsynced: Unsynced | undefined;
   /** Syncs of this blob's files in flight: no file is removed before they end. */
   #syncing = DONE;
-  #made: boolean;
+  /** Whether there are files; `found`: of an earlier run, and nothing was written since. */
+  #state: 'none' | 'found' | 'made';
   /** The last creation or removal of files. Never rejects. */
   #last = DONE;
 
@@ -78,20 +87,26 @@ export class BlobFiles implements SyncTarget {
   constructor(components: BlobFilesComponents, init: { blob: BlobRef; found?: BitSet }) {
     this.#components = components;
     this.blob = init.blob;
-    this.#paths = blobPaths(init.blob.digest);
     this.present = init.found ?? new BitSet(blockCount(init.blob.sizeBytes));
-    this.#records = new RecordCodec({ codec: components.codec }, { blob: init.blob });
-    this.#made = init.found !== undefined;
-    // An earlier run may have been killed before it synced new names.
-    if (this.#made) Object.assign(this.#newNames, { inFolder: true, folder: true });
-    for (const index of this.indices()) this.#groups.add(groupOf(index));
+    this.#state = init.found === undefined ? 'none' : 'found';
+    this.#groups = new BitSet(Math.ceil(this.present.length / GROUP_BLOCKS));
+    for (const index of this.present.values()) this.#groups.add(groupOf(blockIndex(index)));
+  }
+
+  /** Made anew for each use, as the codec is: a store has many thousands of blobs. */
+  get #paths(): BlobPaths {
+    return blobPaths(this.blob.digest);
+  }
+
+  get #records(): RecordCodec {
+    return new RecordCodec(this.#components, { blob: this.blob });
   }
 
   /** Writes the bytes, then the record that makes them valid. Rejects with DiskError. */
   async write(index: BlockIndex, block: AttestedBlock): Promise<void> {
     const { files, hash } = this.#components;
     await this.#last;
-    if (!this.#made) await this.#inTurn(() => this.#make());
+    if (this.#state === 'none') await this.#inTurn(() => this.#make());
     const { bytes } = block.payload;
     const record = this.#records.encode(index, {
       lengthBytes: bytes.length,
@@ -99,11 +114,9 @@ export class BlobFiles implements SyncTarget {
       attestation: block.attestation,
     });
     const group = groupOf(index);
-    if (!this.#groups.has(group)) {
-      this.#groups.add(group);
-      this.#newNames.inFolder = true;
-    }
-    this.#dirty.add(group);
+    const unsynced = this.#begin();
+    if (this.#groups.add(group)) unsynced.inFolder = true;
+    unsynced.groups.add(group);
     await files.use(dataPath(this.#paths, group), 'write', (file) =>
       file.write(bytes, dataOffset(index)),
     );
@@ -115,8 +128,9 @@ export class BlobFiles implements SyncTarget {
    */
   async erase(index: BlockIndex): Promise<void> {
     await this.#last;
-    if (!this.#made) return;
-    if (this.#groups.has(groupOf(index))) this.#dirty.add(groupOf(index));
+    if (this.#state === 'none') return;
+    const unsynced = this.#begin();
+    if (this.#groups.has(groupOf(index))) unsynced.groups.add(groupOf(index));
     await this.#writeRecords(index, EMPTY_RECORD);
   }
 
@@ -156,14 +170,15 @@ export class BlobFiles implements SyncTarget {
    */
   removeGroup(group: number, init: { erase: boolean; whole: boolean }): Promise<void> {
     return this.#inTurn(async () => {
-      if (!this.#made) return;
+      if (this.#state === 'none') return;
       if (init.erase) await this.#eraseGroup(group);
-      this.#dirty.delete(group);
+      this.#unsynced?.groups.delete(group);
       this.#groups.delete(group);
-      if (init.whole) this.#made = false;
+      if (init.whole) this.#state = 'none';
       await this.#syncing;
       try {
-        await this.#removeFiles(init.whole ? [...this.#groups, group] : [group], init.whole);
+        const groups = init.whole ? [...this.#groups.values(), group] : [group];
+        await this.#removeFiles(groups, init.whole);
       } catch (error) {
         this.#components.logger.warn(
           { digest: this.blob.digest, group, error: errorText(error) },
@@ -192,31 +207,45 @@ export class BlobFiles implements SyncTarget {
    */
   sync(): Promise<void> {
     const done = this.#syncing.then(() => this.#sync());
-    this.#syncing = done.catch(() => {});
+    const over = done.catch(() => {});
+    this.#syncing = over;
+    void over.then(() => {
+      if (this.#syncing === over) this.#syncing = DONE;
+    });
     return done;
   }
 
   async #sync(): Promise<void> {
-    if (!this.#made) return;
+    const unsynced = this.#unsynced;
+    this.#unsynced = undefined;
+    if (this.#state === 'none' || unsynced === undefined) return;
     const { disk, files } = this.#components;
     const { folder, shard, records } = this.#paths;
-    const names = { ...this.#newNames };
-    const groups = [...this.#dirty];
-    this.#dirty.clear();
+    const groups = [...unsynced.groups];
     const steps = [
-      ...(names.folder ? [() => disk.syncFolder(BLOBS_FOLDER)] : []),
+      ...(unsynced.folder ? [() => disk.syncFolder(BLOBS_FOLDER)] : []),
       ...groups.map((group) => () => this.#syncFile(dataPath(this.#paths, group))),
       ...(groups.length > 0 ? [() => files.use(records, 'write', (file) => file.sync())] : []),
-      ...(names.inFolder ? [() => disk.syncFolder(folder)] : []),
-      ...(names.folder ? [() => disk.syncFolder(shard)] : []),
+      ...(unsynced.inFolder ? [() => disk.syncFolder(folder)] : []),
+      ...(unsynced.folder ? [() => disk.syncFolder(shard)] : []),
     ];
     const errors: unknown[] = [];
     for (const step of steps) {
       await this.#slowly(step).catch((error: unknown) => errors.push(error));
     }
-    if (errors.length > 0) throw errors[0];
-    if (names.inFolder) this.#newNames.inFolder = false;
-    if (names.folder) this.#newNames.folder = false;
+    if (errors.length === 0) return;
+    // Of a file, the kernel has dropped the pages; a folder can be synced again.
+    const left = this.#begin();
+    left.inFolder ||= unsynced.inFolder;
+    left.folder ||= unsynced.folder;
+    throw errors[0];
+  }
+
+  #begin(): Unsynced {
+    // An earlier run may have been killed before it synced new names.
+    const wasFound = this.#state === 'found';
+    if (wasFound) this.#state = 'made';
+    return (this.#unsynced ??= { groups: new Set(), inFolder: wasFound, folder: wasFound });
   }
 
   #syncFile(path: string): Promise<void> {
@@ -274,12 +303,16 @@ export class BlobFiles implements SyncTarget {
   /** Runs the action after all earlier ones. */
   #inTurn(action: () => Promise<void>): Promise<void> {
     const done = this.#last.then(action);
-    this.#last = done.catch(() => {});
+    const over = done.catch(() => {});
+    this.#last = over;
+    void over.then(() => {
+      if (this.#last === over) this.#last = DONE;
+    });
     return done;
   }
 
   async #make(): Promise<void> {
-    if (this.#made) return;
+    if (this.#state !== 'none') return;
     const { disk, files, codec } = this.#components;
     const { folder, records } = this.#paths;
     // Files of an earlier run may remain, without any readable block.
@@ -287,8 +320,8 @@ export class BlobFiles implements SyncTarget {
     await disk.remove(folder);
     await disk.makeFolder(folder);
     await files.use(records, 'write', (file) => file.write(encodeHeader(codec, this.blob), 0));
-    Object.assign(this.#newNames, { inFolder: true, folder: true });
-    this.#groups.clear();
-    this.#made = true;
+    this.#unsynced = { groups: new Set(), inFolder: true, folder: true };
+    for (const group of [...this.#groups.values()]) this.#groups.delete(group);
+    this.#state = 'made';
   }
 }

@@ -11,7 +11,8 @@ import type { BitSet } from '../util/bit-set.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
-import { BlobFiles, DONE } from './blob-files.ts';
+import { BlobEntry, type Change } from './blob-entry.ts';
+import { BlobFiles, type BlobFilesComponents } from './blob-files.ts';
 import {
   BlockStoreError,
   busyError,
@@ -68,21 +69,6 @@ const WORDS: Readonly<Record<Operation, string>> = {
   evict: 'evict blocks',
 };
 
-/** The latest change of a block in flight. Changes of one block run one after another. */
-interface Change {
-  readonly kind: 'put' | 'drop';
-  readonly done: Promise<void>;
-}
-
-interface Entry {
-  readonly files: BlobFiles;
-  readonly changes: Map<BlockIndex, Change>;
-  /** Removals of its files in flight: a new entry would work on the same files. */
-  removals: number;
-  /** The last removal of what was empty. Never rejects. */
-  removing: Promise<void>;
-}
-
 /**
  * The store on disk, in the format of docs/ON_DISK_FORMAT.md.
  *
@@ -99,13 +85,14 @@ export class DiskStore implements BlockStore {
   readonly #init: Required<DiskStoreInit>;
   readonly #metrics: StoreMetrics;
   readonly #files: FileCache;
+  readonly #ofFiles: BlobFilesComponents;
   readonly #syncer: Syncer;
   readonly #space: SpaceGuard;
   readonly #health: WriteHealth;
   readonly #table = new GroupTable();
   readonly #ledger: Ledger;
   readonly #evictor: Evictor;
-  readonly #blobs = new Map<Digest, Entry>();
+  readonly #blobs = new Map<Digest, BlobEntry>();
   readonly #reads = new Limiter({ runningMax: READS_RUNNING_MAX, waitingMax: READS_WAITING_MAX });
   readonly #writes = new Limiter({
     runningMax: WRITES_RUNNING_MAX,
@@ -130,6 +117,7 @@ export class DiskStore implements BlockStore {
     this.#metrics.quotaBytes.set({}, Number.isFinite(quotaBytes) ? quotaBytes : 0);
     this.#metrics.writesFailing.set({}, 0);
     this.#files = new FileCache({ disk, logger }, { openMax: this.#init.filesOpenMax });
+    this.#ofFiles = { ...components, files: this.#files, slow: this.#slow };
     this.#syncer = new Syncer(
       { clock, logger, metrics: this.#metrics },
       { intervalMs: this.#init.syncIntervalMs },
@@ -209,7 +197,7 @@ export class DiskStore implements BlockStore {
       checkBlock(blob, index, block.payload.length);
       const entry = this.#blobs.get(blob.digest) ?? this.#begin(blob);
       checkSize(entry.files.blob, blob);
-      const latest = entry.changes.get(index);
+      const latest = entry.latest(index);
       if (latest?.kind === 'put') return latest.done;
       if (latest === undefined && entry.files.present.has(index)) return;
       return this.#write(entry, index, block);
@@ -219,7 +207,7 @@ export class DiskStore implements BlockStore {
   drop(digest: Digest, index: BlockIndex): Promise<void> {
     return this.#operation('drop', async () => {
       const entry = this.#blobs.get(digest);
-      const latest = entry?.changes.get(index);
+      const latest = entry?.latest(index);
       if (entry === undefined) return;
       if (latest?.kind === 'drop') return latest.done;
       if (latest === undefined && !entry.files.present.has(index)) return;
@@ -234,7 +222,7 @@ export class DiskStore implements BlockStore {
       const { digest, sizeBytes } = entry.files.blob;
       const fields = { digest, sizeBytes: blob.sizeBytes, keptSizeBytes: sizeBytes };
       this.#components.logger.warn(fields, 'a blob was kept with a wrong size: it is dropped');
-      const indices = new Set([...entry.files.indices(), ...entry.changes.keys()]);
+      const indices = new Set([...entry.files.indices(), ...entry.changing()]);
       await Promise.all([...indices].map((index) => this.#forgetBlock(entry, index)));
       // With the last block the folder goes; a put of the right size begins anew.
       await entry.removing;
@@ -352,7 +340,7 @@ export class DiskStore implements BlockStore {
     }
   }
 
-  async #write(entry: Entry, index: BlockIndex, block: AttestedBlock): Promise<void> {
+  async #write(entry: BlobEntry, index: BlockIndex, block: AttestedBlock): Promise<void> {
     const { payload } = block;
     const lengthBytes = payload.length;
     try {
@@ -381,12 +369,12 @@ export class DiskStore implements BlockStore {
 
   /** Runs the work after the block's change in flight, in turn with other writes. */
   #change(
-    entry: Entry,
+    entry: BlobEntry,
     index: BlockIndex,
     kind: Change['kind'],
     work: () => Promise<void>,
   ): Promise<void> {
-    const before = entry.changes.get(index)?.done;
+    const before = entry.latest(index)?.done;
     const group = this.#table.hold(entry.files.blob.digest, index);
     const run = async (): Promise<void> => {
       await before?.catch(() => {});
@@ -397,20 +385,20 @@ export class DiskStore implements BlockStore {
         }
         await written;
         // A drop that arrived meanwhile wins.
-        if (kind === 'put' && entry.changes.get(index) === change) {
+        if (kind === 'put' && entry.latest(index) === change) {
           this.#setPresent(entry, index, group);
         }
       } finally {
-        if (entry.changes.get(index) === change) entry.changes.delete(index);
+        entry.end(index, change);
         this.#letGo(entry, group);
       }
     };
     const change: Change = { kind, done: Promise.resolve().then(run) };
-    entry.changes.set(index, change);
+    entry.begin(index, change);
     return change.done;
   }
 
-  async #read(entry: Entry, index: BlockIndex): Promise<AttestedBlock | undefined> {
+  async #read(entry: BlobEntry, index: BlockIndex): Promise<AttestedBlock | undefined> {
     try {
       // Twice: a read of a block dropped and put again meanwhile may mix both.
       for (let attempt = 0; attempt < 2; attempt++) {
@@ -431,16 +419,16 @@ export class DiskStore implements BlockStore {
   }
 
   /** Forgets an unreadable block. A failure to erase it does no harm: every read checks. */
-  #dropLost(entry: Entry, index: BlockIndex, cause?: DiskError): void {
+  #dropLost(entry: BlobEntry, index: BlockIndex, cause?: DiskError): void {
     const { digest } = entry.files.blob;
     const reason = cause === undefined ? 'its bytes are not the written ones' : errorText(cause);
     this.#components.logger.warn({ digest, index, reason }, 'a block in the store was lost');
     this.#metrics.blocks.inc({ event: 'damaged' });
-    if (entry.changes.get(index)?.kind === 'drop') return;
+    if (entry.latest(index)?.kind === 'drop') return;
     this.#operation('drop', () => this.#forgetBlock(entry, index)).catch(() => {});
   }
 
-  #forgetBlock(entry: Entry, index: BlockIndex): Promise<void> {
+  #forgetBlock(entry: BlobEntry, index: BlockIndex): Promise<void> {
     const { blob, present } = entry.files;
     const group = this.#table.hold(blob.digest, index);
     if (present.delete(index)) {
@@ -457,7 +445,7 @@ export class DiskStore implements BlockStore {
     return dropped;
   }
 
-  #setPresent(entry: Entry, index: BlockIndex, group: Group): void {
+  #setPresent(entry: BlobEntry, index: BlockIndex, group: Group): void {
     const { blob, present } = entry.files;
     if (!present.add(index)) return;
     const lengthBytes = blockLength(blob.sizeBytes, index);
@@ -471,12 +459,12 @@ export class DiskStore implements BlockStore {
   }
 
   /** Ends a use of a group; a group left empty frees its space. */
-  #letGo(entry: Entry, group: Group): void {
+  #letGo(entry: BlobEntry, group: Group): void {
     if (!this.#table.letGo(group)) return;
     entry.removing = this.#track(this.#removeEmpty(entry, group));
   }
 
-  async #removeEmpty(entry: Entry, group: Group): Promise<void> {
+  async #removeEmpty(entry: BlobEntry, group: Group): Promise<void> {
     const whole = !this.#table.has(group.digest);
     entry.removals++;
     await entry.files.removeGroup(group.index, { erase: false, whole });
@@ -519,7 +507,7 @@ export class DiskStore implements BlockStore {
     return this.#table.sizeBytes + this.#queuedBytes + this.#leavingBytes;
   }
 
-  #checkRoom(entry: Entry, lengthBytes: number): void {
+  #checkRoom(entry: BlobEntry, lengthBytes: number): void {
     const { queueBytesMax, freeBytesMin, quotaBytes } = this.#init;
     const { blob } = entry.files;
     const hasRoom = this.#space.hasRoom();
@@ -538,7 +526,7 @@ export class DiskStore implements BlockStore {
   }
 
   /** A new entry for a blob without blocks. */
-  #begin(blob: BlobRef): Entry {
+  #begin(blob: BlobRef): BlobEntry {
     if (this.#blobs.size >= BLOBS_MAX) {
       throw new BlockStoreError(
         `cannot keep blocks of ${blob.digest}: the block store already holds ${BLOBS_MAX} blobs`,
@@ -548,18 +536,15 @@ export class DiskStore implements BlockStore {
     return this.#adopt(blob);
   }
 
-  #adopt(blob: BlobRef, found?: BitSet): Entry {
-    const files = new BlobFiles(
-      { ...this.#components, files: this.#files, slow: this.#slow },
-      found === undefined ? { blob } : { blob, found },
-    );
-    const entry: Entry = { files, changes: new Map(), removals: 0, removing: DONE };
+  #adopt(blob: BlobRef, found?: BitSet): BlobEntry {
+    const init = found === undefined ? { blob } : { blob, found };
+    const entry = new BlobEntry(new BlobFiles(this.#ofFiles, init));
     this.#blobs.set(blob.digest, entry);
     return entry;
   }
 
   /** Files left on disk are harmless: a later put removes them, or the next start does. */
-  #forgetIfEmpty(entry: Entry): void {
+  #forgetIfEmpty(entry: BlobEntry): void {
     const { blob } = entry.files;
     if (this.#table.has(blob.digest) || entry.removals > 0) return;
     if (this.#blobs.get(blob.digest) === entry) this.#blobs.delete(blob.digest);

@@ -49,7 +49,8 @@ class CountedGroup implements Group {
  */
 export class GroupTable {
   readonly #order = new EvictionOrder<CountedGroup>();
-  readonly #blobs = new Map<Digest, Map<number, CountedGroup>>();
+  /** The groups of each blob, by number. Most blobs have one group: it stands for itself. */
+  readonly #blobs = new Map<Digest, CountedGroup | Map<number, CountedGroup>>();
   readonly #pins = new Set<Digest>();
   /** Number of `retain()`s of each blob without a `release()` yet. */
   readonly #mounts = new Map<Digest, number>();
@@ -126,7 +127,7 @@ export class GroupTable {
       groups.set(group, { proven: false, lastUseMs: init.nowMs });
     }
     for (const { digest, index, ...standing } of init.uses) {
-      const group = this.#blobs.get(digest)?.get(index);
+      const group = this.#find(digest, index);
       if (group !== undefined) groups.set(group, standing);
     }
     const byUse = [...groups].sort(([, a], [, b]) => a.lastUseMs - b.lastUseMs);
@@ -205,8 +206,8 @@ export class GroupTable {
 
   /** Forgets the groups; pins and mounts stay. */
   clear(): void {
-    for (const groups of this.#blobs.values()) {
-      for (const group of groups.values()) this.#order.remove(group);
+    for (const digest of this.#blobs.keys()) {
+      for (const group of this.#groupsOf(digest)) this.#order.remove(group);
     }
     this.#blobs.clear();
     [this.#blockCount, this.#sizeBytes] = [0, 0];
@@ -220,14 +221,25 @@ export class GroupTable {
   }
 
   #groupsOf(digest: Digest): Iterable<CountedGroup> {
-    return this.#blobs.get(digest)?.values() ?? [];
+    const groups = this.#blobs.get(digest);
+    if (groups === undefined) return [];
+    return groups instanceof CountedGroup ? [groups] : groups.values();
+  }
+
+  #find(digest: Digest, index: number): CountedGroup | undefined {
+    const groups = this.#blobs.get(digest);
+    if (!(groups instanceof CountedGroup)) return groups?.get(index);
+    return groups.index === index ? groups : undefined;
   }
 
   #make(digest: Digest, index: number): CountedGroup {
-    let groups = this.#blobs.get(digest);
-    if (groups === undefined) this.#blobs.set(digest, (groups = new Map()));
-    let group = groups.get(index);
-    if (group === undefined) groups.set(index, (group = new CountedGroup(digest, index)));
+    const known = this.#find(digest, index);
+    if (known !== undefined) return known;
+    const group = new CountedGroup(digest, index);
+    const others = this.#blobs.get(digest);
+    if (others === undefined) this.#blobs.set(digest, group);
+    else if (!(others instanceof CountedGroup)) others.set(index, group);
+    else this.#blobs.set(digest, new Map([others, group].map((each) => [each.index, each])));
     return group;
   }
 
@@ -238,8 +250,11 @@ export class GroupTable {
 
   #remove(group: CountedGroup): void {
     const groups = this.#blobs.get(group.digest);
-    groups?.delete(group.index);
-    if (groups?.size === 0) this.#blobs.delete(group.digest);
+    if (groups === group) return void this.#blobs.delete(group.digest);
+    if (!(groups instanceof Map) || groups.get(group.index) !== group) return;
+    groups.delete(group.index);
+    const [last] = groups.values();
+    if (groups.size === 1 && last !== undefined) this.#blobs.set(group.digest, last);
   }
 
   #count(group: CountedGroup, blocks: number, bytes: number): void {

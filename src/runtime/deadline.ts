@@ -18,25 +18,33 @@ export class DeadlineError extends Error {
 export interface DeadlineOptions {
   /** Aborts the deadline with its own reason. */
   readonly signal?: AbortSignal | undefined;
+  /** Does so too: the end of what the work is done for. */
+  readonly stopped?: AbortSignal;
   /** Makes the reason of an abort by time. Default: a DeadlineError. */
   readonly reason?: () => Error;
 }
 
 /** Starts a deadline of `delayMs`. The caller clears it; `within()` clears its own. */
 export function deadline(clock: Clock, delayMs: number, options: DeadlineOptions = {}): Deadline {
-  const { signal, reason } = options;
+  const { reason } = options;
   const controller = new AbortController();
-  const onAbort = (): void => controller.abort(signal?.reason);
+  // Not a signal that Node combines: one that outlives the work would remember each deadline until
+  // the garbage collector has seen it.
+  const links = [options.signal, options.stopped].filter((signal) => signal !== undefined);
+  const ends = links.map((signal) => {
+    const onAbort = (): void => controller.abort(signal.reason);
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+    return (): void => signal.removeEventListener('abort', onAbort);
+  });
   const timer = clock.setTimer(delayMs, () =>
     controller.abort(reason?.() ?? new DeadlineError(`not done within ${Math.round(delayMs)} ms`)),
   );
-  if (signal?.aborted === true) onAbort();
-  else signal?.addEventListener('abort', onAbort, { once: true });
   return {
     signal: controller.signal,
     clear: () => {
       timer.cancel();
-      signal?.removeEventListener('abort', onAbort);
+      for (const end of ends) end();
     },
   };
 }

@@ -32,10 +32,21 @@ describe('deadline()', () => {
     expect(deadline(clock, 100, { signal: outer.signal }).signal.reason).toBe(stopped);
   });
 
+  it('aborts when what the work is done for has stopped', () => {
+    const outer = new AbortController();
+    const limit = deadline(new ManualClock(), 100, {
+      signal: new AbortController().signal,
+      stopped: outer.signal,
+    });
+    const stopped = new Error('stopped');
+    outer.abort(stopped);
+    expect(limit.signal.reason).toBe(stopped);
+  });
+
   it('never aborts once it is cleared', () => {
     const clock = new ManualClock();
     const outer = new AbortController();
-    const limit = deadline(clock, 100, { signal: outer.signal });
+    const limit = deadline(clock, 100, { signal: outer.signal, stopped: outer.signal });
     limit.clear();
     clock.advance(100);
     outer.abort();

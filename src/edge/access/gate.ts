@@ -16,7 +16,7 @@ import { PLACES_PER_REPORT_MAX } from '../../tree/limits.ts';
 import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { toHex } from '../../util/bytes.ts';
-import { unreachable } from '../../util/assert.ts';
+import { defined, unreachable } from '../../util/assert.ts';
 import { AccessError } from './access-error.ts';
 import type { BlobAddress, BlobGate, GrantedBlob, GateRequest } from './contract.ts';
 import type { BlobRoots } from './blob-roots.ts';
@@ -50,6 +50,12 @@ const LEND_NEW_INTERVAL_MS = 2_000;
 
 /** Lent URLs that did not work at a root, and that this host has not tried yet. */
 const NO_WAY_MAX = 1_024;
+
+/**
+ * Of requests that have ended, URL and credentials of this many stay at hand: the origin may be
+ * asked beside the answer.
+ */
+const SHOWN_MAX = 1_024;
 
 /** Least pause before a root that is overloaded is asked again. */
 const RETRY_MS_MIN = 100;
@@ -113,7 +119,9 @@ export class OpenBlobGate implements BlobGate {
   /**
    * URL and credentials of the requests that wait, by `shownKey()`: a reducer never sees a secret.
    */
-  readonly #shown = new BoundedMap<string, Shown>({ entriesMax: BLOBS_MAX, evict: 'use' });
+  readonly #waiting = new Map<string, { shown: Shown; requests: number }>();
+  /** The same of those that ended last. */
+  readonly #shown = new BoundedMap<string, Shown>({ entriesMax: SHOWN_MAX, evict: 'use' });
   /** Storages of lent URLs that did not work at a root, by `shownKey()`, until this host tries. */
   readonly #noWay = new BoundedMap<string, string>({ entriesMax: NO_WAY_MAX });
   readonly #running = new Map<number, AbortController>();
@@ -165,7 +173,8 @@ export class OpenBlobGate implements BlobGate {
       reject(signal.reason as Error);
     };
     signal.addEventListener('abort', onAbort, { once: true });
-    this.#shown.set(shownKey(digest, origin, right), { ...address, authorization });
+    const key = shownKey(digest, origin, right);
+    this.#show(key, { ...address, authorization });
     try {
       if (this.#isStopped) throw new AccessError('the agent stops', { code: 'unchecked' });
       this.#run((nowMs) =>
@@ -179,6 +188,7 @@ export class OpenBlobGate implements BlobGate {
       throw error;
     } finally {
       signal.removeEventListener('abort', onAbort);
+      this.#unshow(key);
     }
   }
 
@@ -250,7 +260,7 @@ export class OpenBlobGate implements BlobGate {
     const { attempt, root, digest, origin, right } = effect;
     const { roots, ways } = this.#parts;
     const key = shownKey(digest, origin, right);
-    const url = this.#shown.get(key)?.url;
+    const url = this.#shownAs(key)?.url;
     const { storage } = origin;
     const isLent =
       url !== undefined &&
@@ -291,7 +301,7 @@ export class OpenBlobGate implements BlobGate {
   async #probe(effect: OpenEffect<Token> & { type: 'probe' }): Promise<void> {
     const { attempt, digest, origin, right } = effect;
     const key = shownKey(digest, origin, right);
-    const shown = this.#shown.get(key);
+    const shown = this.#shownAs(key);
     await this.#attempt(attempt, PROBE_MS_MAX, async (signal) => {
       const result = await this.#probeNow(shown, signal);
       const storage = this.#noWay.get(key);
@@ -436,6 +446,24 @@ export class OpenBlobGate implements BlobGate {
     const { trees } = this.#parts;
     if (joined.isShared) trees.close([blob.digest]);
     else trees.closeOwnWay(blob.digest);
+  }
+
+  #show(key: string, shown: Shown): void {
+    const waiting = this.#waiting.get(key) ?? { shown, requests: 0 };
+    waiting.shown = shown;
+    waiting.requests++;
+    this.#waiting.set(key, waiting);
+  }
+
+  #unshow(key: string): void {
+    const waiting = defined(this.#waiting.get(key), 'what a waiting request shows is at hand');
+    if (--waiting.requests > 0) return;
+    this.#waiting.delete(key);
+    this.#shown.set(key, waiting.shown);
+  }
+
+  #shownAs(key: string): Shown | undefined {
+    return this.#waiting.get(key)?.shown ?? this.#shown.get(key);
   }
 
   /** Names the right of a request without its secret: at a storage the URL is the right. */

@@ -58,7 +58,8 @@ export class TreeClient {
     signal: AbortSignal,
   ): Promise<Calls[K][1]> {
     const limit = deadline(this.#components.clock, TREE_CALL_MS_MAX, {
-      signal: AbortSignal.any([signal, this.#stopping.signal]),
+      signal,
+      stopped: this.#stopping.signal,
     });
     let reached = false;
     try {

@@ -32,7 +32,7 @@ import type {
 } from '../messages.ts';
 import { RootRing } from '../rendezvous.ts';
 import { RootLink, type CallFailure } from './root-link.ts';
-import { rankSources, Seat, type Source, type Wanted } from './seat.ts';
+import { rankSources, Seat, SharedSources, type Source, type Wanted } from './seat.ts';
 
 /**
  * A request for the caller to send. Exactly one outcome comes back with the ticket, within the
@@ -101,8 +101,8 @@ export class Membership {
   readonly #pending = new Map<number, Pending>();
   #effects: MembershipEffect[] = [];
   #generation = 0;
-  /** Sources of this generation, shared by all stripes: dozens of trees have the same few hosts. */
-  readonly #sources = new Map<HostAddress, Map<Source['role'], Source>>();
+  /** Of this generation. */
+  #sources = new SharedSources();
   readonly #nextTicket: () => number;
   /** Time of the last event. */
   #nowMs = 0;
@@ -316,7 +316,7 @@ export class Membership {
         roots: this.#links,
         self: this.#self.peer,
         isLost: (peer) => this.#lost.has(peer) || this.#links.get(peer)?.silent === true,
-        sourceOf: (host, role) => this.#sourceOf(host, role),
+        sourceOf: (host, role) => this.#sources.of(host, role),
       });
       seat.sources = { generation: this.#generation, list };
     }
@@ -346,15 +346,7 @@ export class Membership {
 
   #forgetSources(): void {
     this.#generation++;
-    this.#sources.clear();
-  }
-
-  #sourceOf(host: HostAddress, role: Source['role']): Source {
-    const byRole = this.#sources.get(host) ?? new Map<Source['role'], Source>();
-    this.#sources.set(host, byRole);
-    const source = byRole.get(role) ?? { host, role };
-    byRole.set(role, source);
-    return source;
+    this.#sources = new SharedSources();
   }
 
   #interval(): number {

@@ -21,6 +21,21 @@ export interface Source {
   readonly role: 'parent' | 'alternate' | 'ancestor' | 'root';
 }
 
+/**
+ * Sources that all stripes share: dozens of trees have the same few hosts. A host's go with the
+ * last place that names it.
+ */
+export class SharedSources {
+  readonly #byHost = new WeakMap<HostAddress, Partial<Record<Source['role'], Source>>>();
+
+  of(host: HostAddress, role: Source['role']): Source {
+    const known = this.#byHost.get(host);
+    const byRole = known ?? {};
+    if (known === undefined) this.#byHost.set(host, byRole);
+    return (byRole[role] ??= { host, role });
+  }
+}
+
 /** Why a seat did not take a place. */
 type Refusal = 'cycle' | 'stale' | 'malformed';
 
