@@ -39,3 +39,14 @@ export function refusalOf(answer: UrlHead, { registry }: { registry: string }): 
     status,
   });
 }
+
+/** Statuses of 4xx that say nothing of what was shown: the server was too slow, or too early. */
+const PASSING = new Set([408, 425]);
+
+/** Whether the origin said no to what was shown, and will again, rather than nothing for now. */
+export function isNo(error: unknown): error is AccessError {
+  if (!(error instanceof AccessError) || error.code === 'rate-limited') return false;
+  if (error.detail.code !== 'unchecked') return true;
+  const { status = 0 } = error.detail;
+  return status >= 400 && status < 500 && !PASSING.has(status);
+}

@@ -17,7 +17,7 @@ import { refusalOf } from '../client-errors.ts';
 import { AccessError } from './access-error.ts';
 import type { OpaqueAuthority } from './opaque-authority.ts';
 import type { UrlProbe } from './url-probe.ts';
-import type { Way, Ways } from './ways.ts';
+import { withFirst, type Way, type Ways } from './ways.ts';
 
 /**
  * Blobs whose size is remembered, and sources of blobs whose word is; as many as are open at a time
@@ -125,17 +125,17 @@ export class BlobAuthority {
     if (isOwnKey(digest)) return { outcome: 'not-found', challenge: '', retryAfterMs: 0 };
     const isBelieved = this.#parts.sources.believesOrigin(origin);
     const key = isBelieved ? digest : quarantineKey(this.#parts.hash, digest, origin);
-    const isLent = this.#takeWay(key, request, lender);
+    const lent = this.#takeWay(key, request, lender);
     const name = `${key} ${nameOf(origin)}`;
     const known = this.#facts.get(name);
     if (known !== undefined && this.#counts(key, known)) return openReply(key, known, isBelieved);
     const elsewhere = this.#elsewhere(key, isBelieved);
     // At a storage there is nothing to ask about: its own URLs open it, or nothing does.
     if (elsewhere !== undefined && origin.storage !== undefined) return elsewhere;
-    const refused = isLent ? undefined : this.#refusals.get(name);
+    const refused = lent === undefined ? this.#refusals.get(name) : undefined;
     if (refused !== undefined) return elsewhere ?? refused;
     const asked: Asked = { key, source: { digest, origin }, name, isBelieved };
-    const asking = this.#asking.run(name, () => this.#find(asked));
+    const asking = this.#ask(asked, lent);
     const old = this.#old(asked);
     const meanwhile = old === undefined ? elsewhere : openReply(key, old, isBelieved);
     return meanwhile === undefined ? asking : this.#soon(asking, meanwhile);
@@ -174,12 +174,29 @@ export class BlobAuthority {
     return this.#parts.clock.nowMs() - facts.saidMs >= OLD_FACTS_MS ? undefined : facts;
   }
 
-  async #find(asked: Asked): Promise<OpenReply> {
+  /**
+   * Joins the question in flight. That this one found no way says nothing of a URL that came after
+   * it had begun: it is asked again, with that URL first.
+   */
+  async #ask(asked: Asked, lent: Way | undefined): Promise<OpenReply> {
+    for (;;) {
+      let isOwn = false;
+      const reply = await this.#asking.run(asked.name, () => {
+        isOwn = true;
+        return this.#find(asked, lent);
+      });
+      if (reply.outcome !== 'no-way' || lent === undefined || isOwn) return reply;
+    }
+  }
+
+  async #find(asked: Asked, lent: Way | undefined): Promise<OpenReply> {
     const { key, source, isBelieved } = asked;
     if (!isBelieved) this.#tellUnbelieved(source.origin);
     const { clock } = this.#parts;
     try {
-      const stat = await within(clock, ASK_MS_MAX, (signal) => this.#ask(key, source, signal));
+      const stat = await within(clock, ASK_MS_MAX, (signal) =>
+        this.#stat(key, { ...source, lent }, signal),
+      );
       if (stat === undefined) return { outcome: 'no-way', isBelieved };
       const facts = this.#learn(asked, stat);
       await this.#parts.onFound({ digest: key, sizeBytes: facts.sizeBytes }, source);
@@ -224,12 +241,12 @@ export class BlobAuthority {
     return this.#elsewhere(key, isBelieved) ?? reply;
   }
 
-  async #ask(
+  async #stat(
     key: Digest,
-    { digest, origin }: Source,
+    { digest, origin, lent }: Source & { readonly lent: Way | undefined },
     signal: AbortSignal,
   ): Promise<BlobStat | undefined> {
-    if (origin.storage !== undefined) return this.#askWays(key, signal);
+    if (origin.storage !== undefined) return this.#askWays(key, lent, signal);
     if (!this.#parts.sources.isRegistry(origin.registry) && !isPublicHttps(origin.registry)) {
       return undefined;
     }
@@ -237,37 +254,40 @@ export class BlobAuthority {
   }
 
   /** The first lent URL that works tells the size. */
-  async #askWays(key: Digest, signal: AbortSignal): Promise<BlobStat | undefined> {
-    for (const way of this.#parts.ways.of(key)) {
+  async #askWays(
+    key: Digest,
+    lent: Way | undefined,
+    signal: AbortSignal,
+  ): Promise<BlobStat | undefined> {
+    const { ways, probe } = this.#parts;
+    for (const way of withFirst(lent, ways.of(key))) {
       try {
-        const sizeBytes = await this.#parts.probe.sizeAt(way, signal, {
-          isLent: way.lender !== undefined,
-        });
+        const isLent = way.lender !== undefined;
+        const sizeBytes = await probe.sizeAt(way, signal, { isLent });
+        ways.gave(key, way);
         return { sizeBytes, isPublic: false };
       } catch (error) {
         signal.throwIfAborted();
         // The host that lent it reads by it itself; that it fails here is no refusal of anybody.
-        if (error instanceof AccessError) this.#parts.ways.remove(key, way);
+        if (error instanceof AccessError) ways.remove(key, way);
       }
     }
     return undefined;
   }
 
-  /** Takes in a lent URL when it is what the request says it is; whether there is one. */
-  #takeWay(key: Digest, { digest, origin, url }: OpenRequest, lender: PeerId | undefined): boolean {
-    if (url === undefined || origin.storage === undefined || lender === undefined) return false;
+  /** Takes in a lent URL when it is what the request says it is. */
+  #takeWay(key: Digest, { digest, origin, url }: OpenRequest, lender: PeerId | undefined) {
+    if (url === undefined || origin.storage === undefined || lender === undefined) return undefined;
     const shape = shapeOf(url);
-    if (shape.kind !== 'storage' || shape.digest !== digest) return false;
-    if (shape.prefix !== origin.storage) return false;
+    if (shape.kind !== 'storage' || shape.digest !== digest) return undefined;
+    if (shape.prefix !== origin.storage) return undefined;
     if (
       !this.#parts.sources.believes(shape) &&
       !(shape.scheme === 'https' && isPublicHttps(shape.host))
     ) {
-      return false;
+      return undefined;
     }
-    const way: Pick<Way, 'url' | 'authorization'> = { url, authorization: undefined };
-    this.#parts.ways.add(key, { ...way, lender });
-    return true;
+    return this.#parts.ways.add(key, { url, authorization: undefined, lender });
   }
 
   #tellUnbelieved(origin: BlobOrigin): void {

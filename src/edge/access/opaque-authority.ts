@@ -11,9 +11,9 @@ import type { OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
-import { AccessError } from './access-error.ts';
+import { isNo } from './access-error.ts';
 import type { UrlProbe } from './url-probe.ts';
-import type { Ways } from './ways.ts';
+import { withFirst, type Way, type Ways } from './ways.ts';
 
 /** Opaque blobs that this root has seen at their storage. */
 const SEEN_MAX = 16_384;
@@ -46,6 +46,8 @@ interface Asked {
   readonly key: Digest;
   readonly origin: BlobOrigin;
   readonly name: OpaqueName;
+  /** The way that came with the question. */
+  readonly lent: Way | undefined;
 }
 
 const NOT_BELIEVED: OpenReply = { outcome: 'no-way', isBelieved: false };
@@ -83,9 +85,8 @@ export class OpaqueAuthority {
     const name = origin.opaque;
     if (name === undefined || !this.#isSound(key, origin, name)) return NOT_BELIEVED;
     if (!this.#isBelieved(origin, name)) return NOT_BELIEVED;
-    if (url !== undefined) this.#takeWay(key, { origin, url }, lender);
-    const found =
-      this.#seen.get(key) ?? (await this.#asking.run(key, () => this.#find({ key, origin, name })));
+    const lent = url === undefined ? undefined : this.#takeWay(key, { origin, url }, lender);
+    const found = this.#seen.get(key) ?? (await this.#findWith({ key, origin, name, lent }));
     if (found !== 'there') return found;
     const { sizeBytes } = name;
     return { outcome: 'open', key, sizeBytes, isPublic: false, isBelieved: true };
@@ -119,11 +120,23 @@ export class OpaqueAuthority {
     key: Digest,
     { origin, url }: { readonly origin: BlobOrigin; readonly url: string },
     lender: PeerId | undefined,
-  ): void {
+  ): Way | undefined {
     const asked = opaqueUrlOf(url);
-    if (asked?.storage !== origin.storage || asked?.path !== origin.opaque?.path) return;
+    if (asked?.storage !== origin.storage || asked?.path !== origin.opaque?.path) return undefined;
     const way = { url, authorization: undefined, ...(lender !== undefined && { lender }) };
-    this.#parts.ways.add(key, way);
+    return this.#parts.ways.add(key, way);
+  }
+
+  /** Joins the question in flight; as BlobAuthority, no way is no word on a URL that came later. */
+  async #findWith(asked: Asked): Promise<'there' | OpenReply> {
+    for (;;) {
+      let isOwn = false;
+      const found = await this.#asking.run(asked.key, () => {
+        isOwn = true;
+        return this.#find(asked);
+      });
+      if (found !== NO_WAY || asked.lent === undefined || isOwn) return found;
+    }
   }
 
   async #find(asked: Asked): Promise<'there' | OpenReply> {
@@ -141,23 +154,23 @@ export class OpaqueAuthority {
   }
 
   /** Whether the object is what its name says, by the first URL that works. */
-  async #ask({ key, origin, name }: Asked, signal: AbortSignal): Promise<'there' | OpenReply> {
+  async #ask(
+    { key, origin, name, lent }: Asked,
+    signal: AbortSignal,
+  ): Promise<'there' | OpenReply> {
     const { ways, probe, hash } = this.#parts;
     let failure: OpenReply = NO_WAY;
-    for (const way of ways.of(key)) {
+    for (const way of withFirst(lent, ways.of(key))) {
       try {
         const found = await probe.opaqueAt(way.url, signal);
         if (found === undefined) continue;
+        ways.gave(key, way);
         const there = opaqueKey(hash, { ...origin, opaque: { path: name.path, ...found } });
         this.#note(`${origin.storage}${name.path}`, there);
         return there === key ? 'there' : NOT_FOUND;
       } catch (error) {
         signal.throwIfAborted();
-        const isNo =
-          error instanceof AccessError &&
-          error.code !== 'unchecked' &&
-          error.code !== 'rate-limited';
-        if (isNo) ways.remove(key, way);
+        if (isNo(error)) ways.remove(key, way);
         else failure = UNAVAILABLE;
       }
     }

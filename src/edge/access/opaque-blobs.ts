@@ -11,7 +11,7 @@ import { toHex } from '../../util/bytes.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
-import { AccessError } from './access-error.ts';
+import { isNo } from './access-error.ts';
 import type { BlobAddress } from './contract.ts';
 import type { UrlProbe } from './url-probe.ts';
 
@@ -154,9 +154,7 @@ export class OpaqueBlobs {
       this.#note(url, key);
       return this.#set(name, { key, opaque }, this.#acceptMs);
     } catch (error) {
-      const isNo =
-        error instanceof AccessError && error.code !== 'unchecked' && error.code !== 'rate-limited';
-      return isNo ? this.#set(name, undefined, REFUSED_MS) : undefined;
+      return isNo(error) ? this.#set(name, undefined, REFUSED_MS) : undefined;
     }
   }
 

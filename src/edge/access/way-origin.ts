@@ -16,7 +16,7 @@ import {
 import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { Scatter } from '../../util/scatter.ts';
-import { AccessError, refusalOf } from './access-error.ts';
+import { AccessError, isNo, refusalOf } from './access-error.ts';
 import { accessMetrics } from './metrics.ts';
 import { opaqueOf } from './url-probe.ts';
 import type { Way, Ways } from './ways.ts';
@@ -27,9 +27,6 @@ import type { Way, Ways } from './ways.ts';
  */
 const REFUSED_MS = 60_000;
 const REFUSED_MAX = 4096;
-
-/** Statuses of 4xx that say nothing of the blob: the server was too slow, or too early. */
-const PASSING = new Set([408, 425]);
 
 interface Components {
   readonly inner: Origin;
@@ -139,7 +136,8 @@ export class WayOrigin implements Origin {
     let failure: OriginError | undefined;
     for (const way of this.#parts.ways.of(blob.digest)) {
       try {
-        return await this.#readWay(way, blob, { offset, target }, signal);
+        await this.#readWay(way, blob, { offset, target }, signal);
+        return this.#parts.ways.gave(blob.digest, way);
       } catch (cause) {
         signal.throwIfAborted();
         failure = this.#wayFailed(way, blob, cause);
@@ -197,18 +195,16 @@ export class WayOrigin implements Origin {
     if (refused === undefined) return;
     check(refused);
     const error = refusalOf(refused, origin);
-    const isClient = refused.status >= 400 && refused.status < 500;
-    const isFinal = isClient && error.code === 'unchecked' && !PASSING.has(refused.status);
+    const isFinal = error.code === 'unchecked' && isNo(error);
     throw isFinal ? protocolError('unexpected-status', error.message) : error;
   }
 
   #wayFailed(way: Way, blob: OriginBlob, cause: unknown): OriginError {
     const isClosed =
       cause instanceof AccessError && cause.code !== 'rate-limited' && cause.code !== 'unchecked';
-    if (isClosed) {
-      this.#parts.ways.remove(blob.digest, way);
-      way.close(cause);
-    }
+    const leadsNowhere = isClosed || (way.isUntried && (isUnsound(cause) || isNo(cause)));
+    if (leadsNowhere) this.#parts.ways.remove(blob.digest, way);
+    if (isClosed) way.close(cause);
     const isMissing = isClosed && cause.code === 'not-found';
     const closed = isMissing ? 'not-found' : 'refused';
     const code = isClosed ? closed : isUnsound(cause) ? 'protocol' : 'unavailable';

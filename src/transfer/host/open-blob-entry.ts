@@ -103,6 +103,11 @@ export function isNo({ code }: OpenRefusal): boolean {
   return code === 'unauthorized' || code === 'denied' || code === 'not-found';
 }
 
+/** Whether roots found no way by a URL of a storage, and this right is another URL. */
+export function isOtherUrl<T>({ phase, origin, right }: Entry<T>, url: RightKey): boolean {
+  return phase === 'alone' && origin.repository === '' && right !== url;
+}
+
 /** Whether the same question may have another answer in a moment. */
 export function isPassing({ code }: OpenRefusal): boolean {
   return code === 'unchecked' || code === 'undecided' || code === 'rate-limited';

@@ -112,6 +112,9 @@ export interface OpenBlobsComponents {
   readonly kept: (digest: Digest, origin: BlobOrigin) => KeptVerdict | undefined;
 }
 
+/** What was public when it was last asked for is so for this long while nobody answers. */
+export const PUBLIC_MS_MAX = 24 * 3_600_000;
+
 /** What is kept of a blob that was public in the last day. */
 export interface KeptVerdict {
   readonly sizeBytes: number;

@@ -3,6 +3,7 @@ import { unreachable } from '../../util/assert.ts';
 import { TimerHeap } from '../../util/timer-heap.ts';
 import {
   isNo,
+  isOtherUrl,
   isPassing,
   newEntry,
   type Attempt,
@@ -17,6 +18,7 @@ import { REFUSED_MS, type Right } from './open-rights.ts';
 import {
   isWholeRefusal,
   openBlobId,
+  PUBLIC_MS_MAX,
   type OpenAnswer,
   type OpenBlobsComponents,
   type OpenBlobsInit,
@@ -40,9 +42,6 @@ const OWN_WAY_MS = { lost: 700, slow: 5_000 };
 
 /** What was public in the last day opens when nobody has answered for this long. (tunable) */
 const KEPT_WAY_MS = 2_000;
-
-/** What was public when it was last asked for is so for this long while nobody answers. */
-export const PUBLIC_MS_MAX = 24 * 3_600_000;
 
 /** Requests that wait for their outcome at a time: as many as a host's clients have connections. */
 const WAITING_MAX = 4_096;
@@ -190,6 +189,8 @@ export class OpenBlobs<T> {
     if (right === undefined) return this.#settle(entry);
     switch (result.outcome) {
       case 'accepted':
+        // Roots that found no way by another URL may find one by this.
+        if (isOtherUrl(entry, found.right)) this.#ask(entry, found.right);
         this.#accept(entry, right, result.sizeBytes);
         this.#originAnswered(entry);
         break;
@@ -435,11 +436,8 @@ export class OpenBlobs<T> {
       const outcome = this.#outcomeOf(entry, waiter);
       if (outcome === undefined) continue;
       this.#leave(waiter.token);
-      if ('opened' in outcome) {
-        this.#effects.push({ type: 'grant', token: waiter.token, opened: outcome.opened });
-      } else {
-        this.#refuse(waiter, outcome.refusal);
-      }
+      if ('refusal' in outcome) this.#refuse(waiter, outcome.refusal);
+      else this.#effects.push({ type: 'grant', token: waiter.token, opened: outcome.opened });
     }
   }
 

@@ -78,7 +78,19 @@ describe('OpaqueAuthority.open()', () => {
     expect(await authority.open({ ...request, url: '' }, CHILD)).toEqual(open);
     expect(storage.asked).toHaveLength(1);
     expect(found).toEqual([request.digest]);
-    expect(ways.of(request.digest).map(({ lender }) => lender)).toEqual(['other', CHILD]);
+    expect(ways.of(request.digest).map(({ lender }) => lender)).toEqual([CHILD, 'other']);
+  });
+
+  it("asks again by a URL that came while an attacker's was asked about", async () => {
+    storage.refuses = ({ url }) => url.includes('forged');
+    const [one, two] = [asked({}, 'forged'), asked({}, 'two')];
+    const replies = await Promise.all([
+      authority.open(one, 'attacker' as PeerId),
+      authority.open(two, CHILD),
+      authority.open(one, 'attacker' as PeerId),
+    ]);
+    expect(replies.map(({ outcome }) => outcome)).toEqual(['no-way', 'open', 'open']);
+    expect(ways.of(two.digest).map(({ lender }) => lender)[0]).toBe(CHILD);
   });
 
   it('takes the URL of a client of this host too', async () => {

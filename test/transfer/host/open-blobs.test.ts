@@ -224,6 +224,17 @@ describe('OpenBlobs, sizes and rights', () => {
     expect(world.took('grant')[0]?.opened.blob.digest).toBe(key);
   });
 
+  it('an attacker whose URL no root can use keeps no blob from being shared by another URL', () => {
+    const world = new World().ask('attacker', 'forged', STORAGE).root({ outcome: 'no-way' });
+    world.origin(DENIED);
+    expect(world.refused()).toEqual([['attacker', 'denied']]);
+    world.ask('client', 'good', STORAGE).origin(1000);
+    expect(world.granted()).toEqual([]);
+    world.root().ask('again', 'forged', STORAGE);
+    expect(world.took('grant').map(({ opened }) => opened.isShared)).toEqual([true]);
+    expect(world.refused()).toEqual([['again', 'denied']]);
+  });
+
   it('a right wears off, and is asked for again', () => {
     const world = new World().ask('a', 'good').root().origin(1000);
     world.granted();
