@@ -15,7 +15,7 @@ export const may = {
   net: [...core, 'tree', 'transfer', 'preheat/messages.ts'],
   edge: [...core, 'tree', 'registry', 'transfer'],
   device: [...core, 'transfer'],
-  convert: core,
+  convert: [...core, 'registry'],
   sim: [...core, 'blockstore', 'tree', 'transfer'],
   demo: [
     ...core,
@@ -67,6 +67,7 @@ export const rooms = {
     overlaybd: ['http', 'access'],
     mirror: ['http', 'access'],
   },
+  convert: { places: [] },
   agent: {
     config: [],
     admin: ['config'],

@@ -27,6 +27,8 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['verify', async () => (await import('./commands/verify.ts')).registerVerify],
   ['flatten', async () => (await import('./commands/flatten.ts')).registerFlatten],
   ['convert', async () => (await import('./commands/convert.ts')).registerConvert],
+  ['copy', async () => (await import('./commands/copy.ts')).registerCopy],
+  ['push', async () => (await import('./commands/copy.ts')).registerPush],
   ['demo', async () => (await import('./commands/demo.ts')).registerDemo],
   ['sim', async () => (await import('./commands/sim.ts')).registerSim],
 ]);

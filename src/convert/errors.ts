@@ -1,3 +1,4 @@
+import type { Digest } from '../image/digest.ts';
 import { CodedError } from '../util/errors.ts';
 
 /**
@@ -5,7 +6,9 @@ import { CodedError } from '../util/errors.ts';
  *
  * `argument`: an invalid source, destination or name. `file`: a file operation failed. `tool`: a
  * program is missing or failed. `too-large`: a limit is exceeded. `layout`: the directory is no
- * valid OCI layout, or lacks the tag. `interrupted`: the user stopped the command.
+ * valid OCI layout, or lacks the tag. `archive`: the file is no archive of images, or lacks the
+ * image. `manifest`: a manifest is invalid. `digest-mismatch`: content does not match its digest.
+ * `busy`: other writers are in the way. `interrupted`: the user stopped the command.
  */
 export type ConvertErrorDetail =
   | { readonly code: 'argument' }
@@ -13,6 +16,10 @@ export type ConvertErrorDetail =
   | { readonly code: 'tool'; readonly program: string }
   | { readonly code: 'too-large'; readonly value: number }
   | { readonly code: 'layout'; readonly path: string }
+  | { readonly code: 'archive'; readonly path: string }
+  | { readonly code: 'manifest'; readonly digest: Digest }
+  | { readonly code: 'digest-mismatch'; readonly digest: Digest }
+  | { readonly code: 'busy' }
   | { readonly code: 'interrupted' };
 
 /** An image could not be converted, checked or flattened. */

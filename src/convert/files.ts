@@ -110,7 +110,7 @@ const REASONS: Readonly<Record<string, string>> = {
   ENOENT: 'no such file or directory',
   EACCES: 'permission denied',
   EEXIST: 'it exists already',
-  ENOSPC: 'the disk is full',
+  ENOSPC: 'the disk is full; free some space and try again',
   EISDIR: 'it is a directory',
   ENOTDIR: 'a part of the path is not a directory',
   EROFS: 'the file system is read-only',

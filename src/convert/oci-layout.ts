@@ -11,12 +11,14 @@ import {
 import { ConvertError } from './errors.ts';
 import { failing } from './files.ts';
 
-const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
+/** Annotation of an entry of `index.json`: its tag. */
+export const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
 
 /** Tags that registries accept (OCI distribution spec, "Pulling manifests"). */
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
 
-interface IndexEntry {
+/** A manifest or an index in the `index.json` of a layout. */
+export interface IndexEntry {
   readonly mediaType: string;
   readonly digest: string;
   readonly size: number;
@@ -54,8 +56,7 @@ export async function prepareLayout(directory: string): Promise<void> {
   const blobs = join(directory, 'blobs', 'sha256');
   await failing(blobs, 'create', () => mkdir(blobs, { recursive: true }));
   const marker = join(directory, 'oci-layout');
-  const text = JSON.stringify({ imageLayoutVersion: '1.0.0' });
-  await failing(marker, 'write', () => writeFile(marker, text));
+  await failing(marker, 'write', () => writeFile(marker, layoutMarker()));
 }
 
 /** Writes a small blob (a config or a manifest) to the layout. Throws ConvertError. */
@@ -66,7 +67,7 @@ export async function putBlob(directory: string, digest: Digest, bytes: Uint8Arr
 /** Points the tag at a manifest of the layout; other tags stay. Throws ConvertError. */
 export async function tagManifest(
   target: LayoutTarget,
-  manifest: { digest: Digest; size: number },
+  manifest: { digest: Digest; size: number; mediaType?: string },
 ): Promise<void> {
   const path = join(target.directory, 'index.json');
   const others = (await readIndex(path)).filter(
@@ -77,12 +78,18 @@ export async function tagManifest(
     ...manifest,
     annotations: { [TAG_ANNOTATION]: target.tag },
   };
-  const index = {
-    schemaVersion: 2,
-    mediaType: INDEX_MEDIA_TYPES[0],
-    manifests: [...others, entry],
-  };
-  await replaceFile(path, new TextEncoder().encode(JSON.stringify(index)));
+  await replaceFile(path, layoutIndex([...others, entry]));
+}
+
+/** The file `oci-layout`, which marks a layout. */
+export function layoutMarker(): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify({ imageLayoutVersion: '1.0.0' }));
+}
+
+/** The file `index.json` with these entries. */
+export function layoutIndex(manifests: readonly IndexEntry[]): Uint8Array {
+  const index = { schemaVersion: 2, mediaType: INDEX_MEDIA_TYPES[0], manifests };
+  return new TextEncoder().encode(JSON.stringify(index));
 }
 
 /**
@@ -114,21 +121,21 @@ async function readIndex(path: string): Promise<readonly IndexEntry[]> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     return failing(path, 'read', () => Promise.reject(error as Error));
   }
+  return readEntries(bytes, path);
+}
+
+/** The entries of an `index.json`; `path` is its name in errors. Throws ConvertError. */
+export function readEntries(bytes: Uint8Array, path: string): readonly IndexEntry[] {
   try {
     if (bytes.length > MANIFEST_SIZE_BYTES_MAX)
       throw new Error(`it is larger than ${MANIFEST_SIZE_BYTES_MAX} bytes`);
-    const { manifests } = JSON.parse(bytes.toString('utf8')) as { manifests: IndexEntry[] };
+    const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    const { manifests } = JSON.parse(text) as { manifests: IndexEntry[] };
     if (!Array.isArray(manifests)) throw new Error('it lists no manifests');
     return manifests;
   } catch (cause) {
-    throw new ConvertError(
-      `${path} is not the index of an OCI layout; name another directory`,
-      {
-        code: 'layout',
-        path,
-      },
-      { cause },
-    );
+    const what = `${path} is not the index of an OCI layout; name another place`;
+    throw new ConvertError(what, { code: 'layout', path }, { cause });
   }
 }
 

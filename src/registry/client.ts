@@ -24,7 +24,7 @@ import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
-import { putBlob, putManifest, type BlobOpener, type NewManifest } from './push.ts';
+import { hasBlob, putManifest, readReferrers, type NewManifest } from './push.ts';
 import {
   checkOrigin,
   checkTag,
@@ -33,6 +33,7 @@ import {
   registryName,
 } from './reference.ts';
 import type { Registries, Registry, View } from './registries.ts';
+import type { RegistryServer } from './server.ts';
 import {
   isPassing,
   TIMEOUT_MS,
@@ -44,6 +45,7 @@ import {
 import { askPatiently } from './http/patience.ts';
 import { CollectingSink, HeadSink } from './http/sinks.ts';
 import { WholeReads, type Transfer } from './http/whole-reads.ts';
+import { uploadBlob, type BlobOpener, type UploadOptions } from './upload.ts';
 import type { Scatter } from '../util/scatter.ts';
 
 /** Indexes within indexes that are followed. One is usual. */
@@ -64,8 +66,8 @@ const RANGE_NOT_SATISFIABLE = 416;
 /** The operations at unlisted registries take their places together. */
 const UNLISTED = '';
 
-/** Slowest upload that is waited for; adds to the deadline of a push. (tunable) */
-const PUSH_BYTES_PER_SECOND_MIN = 1024 * 1024;
+/** A registry looks at all blobs of a manifest before it takes it. (tunable) */
+const PUSH_MANIFEST_MS = 120_000;
 
 /**
  * Any type, the usual ones first: what a registry converts for older clients has another digest.
@@ -91,6 +93,8 @@ interface RegistryClientComponents {
 
 /** A request that reads; the client adds the scope. */
 interface PullRequest<S> extends Omit<CheckedRequest<S>, 'scope'> {
+  /** No mirror is asked. */
+  readonly isFresh?: boolean | undefined;
   /** Where a mirror is asked in another way. */
   readonly openAtMirror?: CheckedRequest<S>['open'];
 }
@@ -145,11 +149,14 @@ export class RegistryClient {
     return manifest;
   }
 
-  /** A manifest or an index by its tag or digest, at most 4 MiB, checked against its digest. */
+  /**
+   * A manifest or an index by its tag or digest, at most 4 MiB, checked against its digest.
+   * `isFresh`: of the registry itself, since mirrors may be behind.
+   */
   async manifest(
     origin: BlobOrigin,
     tagOrDigest: string,
-    options: OperationOptions = {},
+    options: OperationOptions & { readonly isFresh?: boolean } = {},
   ): Promise<FetchedManifest> {
     checkTagOrDigest(tagOrDigest);
     const what = `manifest ${tagOrDigest} of ${origin.registry}/${origin.repository}`;
@@ -159,6 +166,7 @@ export class RegistryClient {
       path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
       headers: { accept: ACCEPT_MANIFEST },
       isQuestion: true,
+      isFresh: options.isFresh,
       open: () => new CollectingSink({ what, sizeBytesMax: MANIFEST_SIZE_BYTES_MAX }),
       check: (answer) => {
         const announced = answer.head.headers['docker-content-digest'];
@@ -281,29 +289,63 @@ export class RegistryClient {
     return defined(sizeBytes, 'an answer was opened');
   }
 
-  /** Puts a blob into a repository, unless it is there; whether it was sent. */
-  pushBlob(blob: OriginBlob, open: BlobOpener, options: OperationOptions = {}): Promise<boolean> {
-    const timeoutMs = TIMEOUT_MS + (blob.sizeBytes / PUSH_BYTES_PER_SECOND_MIN) * 1000;
-    return this.#operate(blob.origin, { timeoutMs, ...options }, ({ server }, limits) =>
-      this.#retry(limits, () => putBlob(server, blob, open, limits.signal)),
+  /** Whether the registry itself has the blob in this repository. */
+  hasBlob(blob: OriginBlob, options: OperationOptions = {}): Promise<boolean> {
+    return this.#atRegistry(blob.origin, options, (server, signal) =>
+      hasBlob(server, blob, signal),
     );
   }
 
-  /** Puts a manifest into a repository that has its blobs, and tags it. Gives its digest. */
+  /**
+   * Puts a blob into a repository, unless it is there; whether it was sent. Takes as long as the
+   * registry goes on taking bytes.
+   */
+  pushBlob(
+    blob: OriginBlob,
+    open: BlobOpener,
+    options: UploadOptions & Pick<OperationOptions, 'signal'> = {},
+  ): Promise<boolean> {
+    const { signal } = options;
+    return uploadBlob(
+      (timeoutMs, attempt) => this.#atRegistry(blob.origin, { signal, timeoutMs }, attempt),
+      blob,
+      open,
+      options,
+    );
+  }
+
+  /**
+   * Puts a manifest into a repository that has its blobs, and tags it. Gives its digest, and
+   * whether the registry lists it among the referrers of its subject.
+   */
   async pushManifest(
-    target: { readonly origin: BlobOrigin; readonly tag: string },
+    target: { readonly origin: BlobOrigin; readonly tag?: string | undefined },
     manifest: { readonly mediaType: string; readonly bytes: Uint8Array },
     options: OperationOptions = {},
-  ): Promise<Digest> {
+  ): Promise<{ readonly digest: Digest; readonly isListed: boolean }> {
     const { origin, tag } = target;
-    checkTag(tag);
-    const what = `manifest ${tag} of ${origin.registry}/${origin.repository}`;
+    if (tag !== undefined) checkTag(tag);
+    const what = `manifest ${tag ?? ''} of ${origin.registry}/${origin.repository}`;
     const digest = this.#digestOf(manifest.bytes, undefined, what);
     const pushed: NewManifest = { ...manifest, digest };
-    await this.#operate(origin, options, ({ server }, limits) =>
-      this.#retry(limits, () => putManifest(server, target, pushed, limits.signal)),
+    const limits = { timeoutMs: PUSH_MANIFEST_MS, ...options };
+    const subject = await this.#atRegistry(origin, limits, (server, signal) =>
+      putManifest(server, { origin, tag }, pushed, signal),
     );
-    return digest;
+    return { digest, isListed: subject !== undefined };
+  }
+
+  /**
+   * The pages of the registry's list of the manifests that refer to this one; undefined when it
+   * keeps no such lists.
+   */
+  referrers(
+    of: { readonly origin: BlobOrigin; readonly digest: Digest; readonly artifactType?: string },
+    options: OperationOptions = {},
+  ): Promise<readonly Uint8Array[] | undefined> {
+    return this.#atRegistry(of.origin, options, (server, signal) =>
+      readReferrers(server, of, signal),
+    );
   }
 
   /**
@@ -330,10 +372,10 @@ export class RegistryClient {
     options: OperationOptions,
     pull: PullRequest<S>,
   ): Promise<HttpAnswer<S>> {
-    const { openAtMirror = pull.open, ...asked } = pull;
+    const { openAtMirror = pull.open, isFresh, ...asked } = pull;
     const request = { ...asked, scope: pullScope(origin) };
     return this.#operate(origin, options, async ({ mirrors, server }, limits) => {
-      for (const mirror of mirrors) {
+      for (const mirror of isFresh === true ? [] : mirrors) {
         const answer = await mirror.ask({ ...request, open: openAtMirror }, limits);
         if (answer !== undefined) return answer;
       }
@@ -366,6 +408,17 @@ export class RegistryClient {
     const share = registries.isConfigured(name) ? name : UNLISTED;
     return registries.operations.run(name, share, () =>
       withDeadline({ clock: this.#clock }, options, (limits) => run(registry, limits)),
+    );
+  }
+
+  /** Asks the registry itself, not its mirrors, until it answers. */
+  #atRegistry<T>(
+    origin: BlobOrigin,
+    options: OperationOptions,
+    attempt: (server: RegistryServer, signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    return this.#operate(origin, options, ({ server }, limits) =>
+      this.#retry(limits, () => attempt(server, limits.signal)),
     );
   }
 

@@ -65,6 +65,8 @@ export interface RegistriesInit {
   readonly registries: readonly RegistryConfig[];
   /** Credentials for a repository of a registry, by the name of the registry. */
   readonly credentials?: HostCredentials | undefined;
+  /** What to do when credentials are missing or refused. */
+  readonly credentialsHint?: string | undefined;
   readonly proxies?: ProxyEnvironment | undefined;
   /** To each host. */
   readonly connectionsMax?: number | undefined;
@@ -281,6 +283,7 @@ export class Registries {
         base,
         credentials: async (...asked) =>
           isOwn ? this.#credentials(config, name, ...asked) : undefined,
+        hint: this.#init.credentialsHint,
         ...(of !== undefined && { namespace: registryName(of) }),
       },
     );

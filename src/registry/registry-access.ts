@@ -3,6 +3,7 @@ import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
+import type { RegistryClient } from './client.ts';
 import { Keychain, type CredentialFiles } from './credentials/keychain.ts';
 import { registryConfigs, type RegistryEntry } from './credentials/registry-files.ts';
 import { RegistryError } from './errors.ts';
@@ -26,6 +27,8 @@ interface RegistryAccessInit {
   /** Whether the default list of registries is believed too; true when absent. */
   readonly defaultRegistries?: boolean;
   readonly credentials?: CredentialFiles;
+  /** What to do when credentials are missing or refused. */
+  readonly credentialsHint?: string;
   readonly limits?: {
     /** Requests to each registry at a time. */
     readonly originReads: number;
@@ -61,6 +64,7 @@ export class RegistryAccess {
     this.#init = {
       registries: registryConfigs(init.registries),
       credentials: (...asked) => keychain.get(...asked),
+      credentialsHint: init.credentialsHint,
       proxies: proxyEnvironment(init.variables ?? {}),
       connectionsMax: limits?.originReads,
       requestsPerSecond: limits?.registryRequestsPerSecond,
@@ -82,6 +86,11 @@ export class RegistryAccess {
    */
   async warm(): Promise<void> {
     await this.#load();
+  }
+
+  /** Reads and writes with the credentials of the host. Rejects with RegistryError once closed. */
+  async client(): Promise<RegistryClient> {
+    return (await this.#load()).own;
   }
 
   async close(): Promise<void> {

@@ -13,6 +13,7 @@ import {
   type HttpAnswer,
   type HttpBody,
   type HttpHead,
+  type HttpRequest,
 } from './http/message.ts';
 import { ExcerptSink } from './http/sinks.ts';
 import { statusError } from './http/status.ts';
@@ -40,7 +41,7 @@ const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
 
 /** A request to a registry, before its credentials. */
 export interface ServerRequest<S> {
-  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
+  readonly method: HttpRequest['method'];
   /** Relative to the server, or (of an upload) absolute. */
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -52,6 +53,8 @@ export interface ServerRequest<S> {
   readonly blob?: Digest | undefined;
   /** The caller bounds the wait for the head of the answer, however silent the server is. */
   readonly isPatient?: boolean | undefined;
+  /** Silence that is waited for; 10 s when absent. */
+  readonly silenceMs?: number | undefined;
   /** About what somebody named: see `Lane` in http/pacer.ts. */
   readonly isQuestion?: boolean | undefined;
   /** Statuses that are an answer to this request, beside all 2xx. */
@@ -76,6 +79,8 @@ const TRIES_MAX = 32;
 interface ServerInit {
   readonly base: URL;
   readonly credentials: CredentialsSource;
+  /** What to do when they are missing or refused; the keys of the configuration when absent. */
+  readonly hint?: string | undefined;
   /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
   readonly namespace?: string;
 }
@@ -100,6 +105,7 @@ export class RegistryServer {
     this.#authorizer = new Authorizer(components, {
       server: init.base,
       credentials: init.credentials,
+      hint: init.hint,
     });
   }
 
@@ -227,12 +233,12 @@ export class RegistryServer {
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S | ExcerptSink>> {
-    const { method, isPatient, isQuestion } = request;
+    const { method, isPatient, isQuestion, silenceMs } = request;
     const body = request.body?.();
     const isShown = isServer && authorization !== undefined;
     const headers = isShown ? { ...request.headers, authorization } : request.headers;
     return this.#http.send<S | ExcerptSink>(
-      { method, url, headers, body, isPatient, isQuestion },
+      { method, url, headers, body, isPatient, isQuestion, silenceMs },
       (head, flow) =>
         isSuccess(request, head.status)
           ? request.open(head, isServer, flow)

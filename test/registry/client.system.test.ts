@@ -101,7 +101,7 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       }
       const bytes = Buffer.from(JSON.stringify(manifestOf(config, layer)));
       const mediaType = MANIFEST_MEDIA_TYPES[0];
-      const digest = await client.pushManifest({ origin, tag: '1' }, { mediaType, bytes });
+      const { digest } = await client.pushManifest({ origin, tag: '1' }, { mediaType, bytes });
       expect((await client.resolve(`${host}/team/app:1`, amd64)).digest).toBe(digest);
       await pull(host, { insecure: true, credentials: async () => user });
     });

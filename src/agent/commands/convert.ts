@@ -22,7 +22,7 @@ export function registerConvert(program: Command): void {
       'after',
       '\nNeeds mke2fs (Debian package e2fsprogs). Run it as root to keep the owners of files.\n\n' +
         'Examples:\n  xylem convert dir:./rootfs oci:./images:app-1.4\n' +
-        '  skopeo copy --preserve-digests oci:./images:app-1.4 docker://registry.example/app:1.4',
+        '  xylem push oci:./images:app-1.4 docker://registry.example/app:1.4',
     )
     .action(async (src: string, dst: string, options: { json?: boolean }) => {
       const directory = parseDirectory(src);

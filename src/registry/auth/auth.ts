@@ -91,17 +91,19 @@ export class Authorizer {
   readonly #clock: Clock;
   readonly #server: URL;
   readonly #credentials: CredentialsSource;
+  readonly #hint: string | undefined;
   readonly #granted = new BoundedMap<string, Granted>({ entriesMax: SCOPES_MAX });
   readonly #basic = new BoundedMap<string, BasicLine>({ entriesMax: SCOPES_MAX });
 
   constructor(
     components: AuthorizerComponents,
-    init: { server: URL; credentials: CredentialsSource },
+    init: { server: URL; credentials: CredentialsSource; hint?: string | undefined },
   ) {
     this.#components = components;
     this.#clock = components.clock;
     this.#server = init.server;
     this.#credentials = init.credentials;
+    this.#hint = init.hint;
   }
 
   /**
@@ -175,12 +177,15 @@ export class Authorizer {
   /** For a request that is refused with the best that there is: `sent`. */
   unauthorized(sent: string | undefined): RegistryError {
     const { host } = this.#server;
+    const hint = this.#hint;
     const what =
       sent === undefined
-        ? `${host} wants credentials, and none are given: name a file in ` +
-          `registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets`
+        ? `${host} wants credentials, and none are given: ` +
+          (hint ??
+            'name a file in ' +
+              'registries[].credentialsFile, credentials.dockerConfigs or credentials.pullSecrets')
         : `${host} refuses the credentials: ` +
-          `check registries[].credentialsFile, or the files in credentials`;
+          (hint ?? 'check registries[].credentialsFile, or the files in credentials');
     return new RegistryError(what, { code: 'unauthorized', status: 401 });
   }
 

@@ -280,14 +280,15 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
 
   #watchSilence(): void {
     const { clock, request } = this.#init;
+    const { silenceMs = SILENCE_MS_MAX } = request;
     this.#silence?.cancel();
-    const leftMs = this.#heardMs + SILENCE_MS_MAX - clock.nowMs();
+    const leftMs = this.#heardMs + silenceMs - clock.nowMs();
     this.#silence = clock.setTimer(leftMs, () => {
       // The reader is slow, not the server.
       if (this.#isPaused) this.#heardMs = clock.nowMs();
-      if (clock.nowMs() - this.#heardMs < SILENCE_MS_MAX) return this.#watchSilence();
-      const what = `${request.method} ${safeUrl(request.url)}: silent for ${SILENCE_MS_MAX} ms`;
-      this.#fail(new RegistryError(what, { code: 'timeout', timeoutMs: SILENCE_MS_MAX }));
+      if (clock.nowMs() - this.#heardMs < silenceMs) return this.#watchSilence();
+      const what = `${request.method} ${safeUrl(request.url)}: silent for ${silenceMs} ms`;
+      this.#fail(new RegistryError(what, { code: 'timeout', timeoutMs: silenceMs }));
     });
   }
 

@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 
 /** A request for one URL. */
 export interface HttpRequest {
-  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH';
   readonly url: URL;
   /** Path and query as they are sent; those of the URL when absent. */
   readonly rawPath?: string | undefined;
@@ -11,6 +11,8 @@ export interface HttpRequest {
   readonly body?: HttpBody | undefined;
   /** The caller bounds the wait for the head of the answer, however silent the server is. */
   readonly isPatient?: boolean | undefined;
+  /** Silence that is waited for; 10 s when absent. */
+  readonly silenceMs?: number | undefined;
   /** About what somebody named: see `Lane`. */
   readonly isQuestion?: boolean | undefined;
 }

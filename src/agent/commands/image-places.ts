@@ -1,0 +1,127 @@
+import { existsSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { registriesIn } from '../../convert/places/open-place.ts';
+import type { RegistryPlaceComponents } from '../../convert/places/registry-place.ts';
+import type { CredentialFiles } from '../../registry/credentials/keychain.ts';
+import type { RegistryEntry } from '../../registry/credentials/registry-files.ts';
+import { RegistryError } from '../../registry/errors.ts';
+import { registryName } from '../../registry/reference.ts';
+import { RegistryAccess } from '../../registry/registry-access.ts';
+import { SystemClock } from '../../runtime/node/clock.ts';
+import { NodeHash } from '../../runtime/node/hash.ts';
+import { jsonLogger } from '../../runtime/node/logger.ts';
+import { SystemRandom } from '../../runtime/node/random.ts';
+
+/** Options of the commands that read or write images in registries. */
+export interface RegistryOptions {
+  readonly credentials?: string;
+  readonly insecure?: boolean;
+  readonly ca?: string;
+  readonly config?: string;
+}
+
+const HINT = 'run `docker login` for it, or name a Docker config file with --credentials';
+
+/** Adds these options to a command. */
+export function addRegistryOptions(command: Command): Command {
+  return command
+    .option(
+      '--credentials <file>',
+      'Docker config file with the credentials (default: ~/.docker/config.json)',
+    )
+    .option('--insecure', 'ask the registries over plain HTTP')
+    .option('--ca <file>', 'PEM file of authorities to trust, beside the usual ones')
+    .option('--config <file>', "take `registries` and `credentials` of an agent's configuration");
+}
+
+/**
+ * Runs the work with what opens these places, and closes the connections afterwards. Rejects as the
+ * work does; what registries say comes with advice.
+ */
+export async function withPlaces<T>(
+  options: RegistryOptions,
+  texts: readonly string[],
+  work: (components: RegistryPlaceComponents) => Promise<T>,
+): Promise<T> {
+  const [clock, random, hash] = [new SystemClock(), new SystemRandom(), new NodeHash()];
+  const logger = jsonLogger({ level: 'warn' });
+  const { registries, credentials } = await accessOf(options, registriesIn(texts));
+  const access = new RegistryAccess(
+    { clock, random, hash, logger },
+    { registries, credentials, credentialsHint: HINT, variables: process.env },
+  );
+  try {
+    return await work({ clock, random, hash, client: () => access.client() });
+  } catch (error) {
+    throw withAdvice(error);
+  } finally {
+    await access.close();
+  }
+}
+
+/** The registries of the configuration, and those that the command names. */
+async function accessOf(
+  { credentials: file, insecure, ca, config }: RegistryOptions,
+  named: readonly string[],
+): Promise<{ registries: readonly RegistryEntry[]; credentials: CredentialFiles }> {
+  const flags = { ...(insecure && { insecure }), ...(ca !== undefined && { caFile: ca }) };
+  const listed = config === undefined ? undefined : await configured(config);
+  const entries = new Map<string, RegistryEntry>();
+  for (const entry of listed?.registries ?? []) entries.set(registryName(entry.host), entry);
+  for (const host of named) {
+    const entry = entries.get(host) ?? { host, insecure: false, mirrors: [] };
+    entries.set(host, { ...entry, ...flags });
+  }
+  const { dockerConfigs = [], pullSecrets = [] } = listed?.credentials ?? {};
+  const files = file === undefined ? [...dockerConfigs, ...usualFiles()] : [file];
+  return {
+    registries: [...entries.values()],
+    credentials: { dockerConfigs: files, pullSecrets: file === undefined ? pullSecrets : [] },
+  };
+}
+
+/** Reads the configuration; only then is its schema loaded. */
+async function configured(file: string) {
+  const { loadConfig } = await import('../config/config.ts');
+  return loadConfig({ file });
+}
+
+/** Where `docker login`, and `skopeo login` or `podman login`, leave credentials. */
+function usualFiles(): readonly string[] {
+  const { DOCKER_CONFIG, REGISTRY_AUTH_FILE, XDG_RUNTIME_DIR } = process.env;
+  const files = [
+    join(DOCKER_CONFIG ?? join(homedir(), '.docker'), 'config.json'),
+    ...(REGISTRY_AUTH_FILE === undefined ? [] : [REGISTRY_AUTH_FILE]),
+    ...(XDG_RUNTIME_DIR === undefined ? [] : [join(XDG_RUNTIME_DIR, 'containers/auth.json')]),
+  ];
+  return files.filter((path) => existsSync(path));
+}
+
+/** What to do about what a registry said, where its own words do not tell. */
+function withAdvice(error: unknown): unknown {
+  if (!(error instanceof RegistryError)) return error;
+  const advice = adviceFor(error);
+  if (advice === undefined) return error;
+  // The words of TLS fill several lines.
+  const text = error.message.trim().replaceAll(/\s*\n\s*/g, ' ');
+  return new RegistryError(`${text}; ${advice}`, error.detail, { cause: error });
+}
+
+function adviceFor({ detail }: RegistryError): string | undefined {
+  switch (detail.code) {
+    case 'denied':
+      return 'the user may not do that there: check the name, and the rights of the user';
+    case 'not-found':
+      return 'check the name and the tag; some registries say so of what the user may not see';
+    case 'rate-limited':
+      return 'try again later; what is copied is not copied again';
+    case 'unavailable':
+      return detail.status === undefined
+        ? 'check the address; --insecure asks over plain HTTP, --ca trusts an authority'
+        : 'try again later; what is copied is not copied again';
+    default:
+      return undefined;
+  }
+}

@@ -1,0 +1,115 @@
+import { rename, rm, stat } from 'node:fs/promises';
+import type { BlobRef } from '../../image/block.ts';
+import { digestOf } from '../../image/digest.ts';
+import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
+import type { BlobOpener } from '../../registry/upload.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import { defined } from '../../util/assert.ts';
+import { ConvertError } from '../errors.ts';
+import { failing, withFile } from '../files.ts';
+import {
+  blobPath,
+  parseLayoutTarget,
+  prepareLayout,
+  putBlob,
+  TAG_ANNOTATION,
+  tagManifest,
+  type LayoutTarget,
+} from '../oci-layout.ts';
+import { FolderFiles } from './layout-files.ts';
+import { LayoutReader } from './layout-reader.ts';
+import { readParts, type StoredManifest } from './manifest-parts.ts';
+import type { ImageTarget, PutOptions } from './place.ts';
+import { referrersTag, withReferrer } from './referrers.ts';
+
+/** An image in an OCI image layout in a folder, which need not exist yet: `oci:DIR:tag`. */
+export class LayoutPlace extends LayoutReader implements ImageTarget {
+  readonly #target: LayoutTarget;
+  #prepared: Promise<void> | undefined;
+  #partCount = 0;
+
+  /** Throws ConvertError (`argument`). */
+  constructor(components: { readonly hash: Hash }, name: string) {
+    const target = parseLayoutTarget(name);
+    const { directory, tag } = target;
+    super(components, {
+      name,
+      files: new FolderFiles(directory),
+      choose: (entries, path) => {
+        const entry = entries.find(({ annotations }) => annotations?.[TAG_ANNOTATION] === tag);
+        if (entry !== undefined) return entry;
+        const tags = entries.flatMap(({ annotations }) => annotations?.[TAG_ANNOTATION] ?? []);
+        const known = tags.length === 0 ? 'it has none' : `it has ${tags.slice(0, 16).join(', ')}`;
+        const what = `${path} has no image with the tag ${tag}; ${known}`;
+        throw new ConvertError(what, { code: 'layout', path });
+      },
+    });
+    this.#target = target;
+  }
+
+  get tag(): string {
+    return this.#target.tag;
+  }
+
+  async hasBlob({ digest, sizeBytes }: BlobRef): Promise<boolean> {
+    const path = blobPath(this.#target.directory, digest);
+    const found = await stat(path).catch(() => undefined);
+    return found?.isFile() === true && found.size === sizeBytes;
+  }
+
+  async putBlob(blob: BlobRef, open: BlobOpener, options: PutOptions): Promise<boolean> {
+    if (await this.hasBlob(blob)) return false;
+    await this.#prepare();
+    const { signal, onProgress } = options;
+    const path = blobPath(this.#target.directory, blob.digest);
+    const part = `${path}.part-${process.pid}-${this.#partCount++}`;
+    try {
+      await withFile(part, 'create', async (file) => {
+        for await (const piece of open()) {
+          signal.throwIfAborted();
+          await file.write(file.sizeBytes, piece);
+          onProgress?.(file.sizeBytes);
+        }
+        await file.sync();
+      });
+      await failing(path, 'write', () => rename(part, path));
+    } finally {
+      await rm(part, { force: true });
+    }
+    return true;
+  }
+
+  async putManifest(
+    manifest: StoredManifest,
+    tag: string | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    signal.throwIfAborted();
+    await this.#prepare();
+    const { digest, bytes, mediaType } = manifest;
+    const { directory } = this.#target;
+    await putBlob(directory, digest, bytes);
+    if (tag === undefined) return;
+    await tagManifest({ directory, tag }, { digest, mediaType, size: bytes.length });
+  }
+
+  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+    const subject = defined(readParts(manifest).subject, 'a referrer names its subject');
+    await this.putManifest(manifest, undefined, signal);
+    const tag = referrersTag(subject);
+    const bytes = withReferrer(await this.tagged(tag, signal), manifest);
+    if (bytes === undefined) return;
+    const digest = digestOf(this.hash, bytes);
+    await this.putManifest({ mediaType: INDEX_MEDIA_TYPES[0], bytes, digest }, tag, signal);
+  }
+
+  async finish(): Promise<void> {}
+
+  async discard(): Promise<void> {}
+
+  #prepare(): Promise<void> {
+    const { directory } = this.#target;
+    this.#prepared ??= prepareLayout(directory);
+    return this.#prepared;
+  }
+}

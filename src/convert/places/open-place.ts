@@ -1,0 +1,43 @@
+import { parseReference } from '../../registry/reference.ts';
+import { ConvertError } from '../errors.ts';
+import { ArchiveSource } from './archive-source.ts';
+import { ArchiveTarget } from './archive-target.ts';
+import { LayoutPlace } from './layout-place.ts';
+import type { ImagePlace, ImageTarget } from './place.ts';
+import { RegistryPlace, type RegistryPlaceComponents } from './registry-place.ts';
+
+/** What a text can name an image by. */
+export const PLACES = 'docker://HOST/NAME:TAG, oci:DIR:tag or docker-archive:FILE[:REF]';
+
+/** The image that the text names, to read it. Throws ConvertError or RegistryError. */
+export function openSource(text: string, components: RegistryPlaceComponents): ImagePlace {
+  if (isArchive(text)) return new ArchiveSource(components, text);
+  return openBoth(text, components);
+}
+
+/** The place that the text names, to put an image there. Throws ConvertError or RegistryError. */
+export function openTarget(text: string, components: RegistryPlaceComponents): ImageTarget {
+  if (isArchive(text)) return new ArchiveTarget(text);
+  return openBoth(text, components);
+}
+
+/** The registries among these places. Throws RegistryError. */
+export function registriesIn(texts: readonly string[]): readonly string[] {
+  return [...new Set(texts.filter(isInRegistry).map((text) => parseReference(text).registry))];
+}
+
+function openBoth(text: string, components: RegistryPlaceComponents): RegistryPlace | LayoutPlace {
+  if (isInRegistry(text)) return new RegistryPlace(components, text);
+  if (text.startsWith('oci:')) return new LayoutPlace(components, text);
+  throw new ConvertError(`${JSON.stringify(text)} is no place for an image: write ${PLACES}`, {
+    code: 'argument',
+  });
+}
+
+function isInRegistry(text: string): boolean {
+  return text.startsWith('docker://');
+}
+
+function isArchive(text: string): boolean {
+  return text.startsWith('docker-archive:');
+}

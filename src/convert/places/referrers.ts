@@ -1,0 +1,40 @@
+import type { Digest } from '../../image/digest.ts';
+import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
+import { readParts, type NamedContent, type StoredManifest } from './manifest-parts.ts';
+
+/**
+ * The tag of the index that lists the referrers of a manifest where nothing else lists them
+ * (distribution spec 1.1, "Referrers Tag Schema").
+ */
+export function referrersTag(digest: Digest): string {
+  return digest.replace(':', '-');
+}
+
+/** The referrers in such an index: all of them, or those of one type. */
+export function referrersIn(
+  index: Omit<StoredManifest, 'mediaType'>,
+  artifactType: string | undefined,
+): readonly NamedContent[] {
+  const { manifests } = readParts(index);
+  return manifests.filter(
+    (each) => artifactType === undefined || each.artifactType === artifactType,
+  );
+}
+
+/** The index with one more referrer; undefined when it lists that already. */
+export function withReferrer(
+  index: StoredManifest | undefined,
+  { mediaType, digest, bytes }: StoredManifest,
+): Uint8Array | undefined {
+  const listed = index === undefined ? [] : readParts(index).manifests;
+  if (listed.some((each) => each.digest === digest)) return undefined;
+  const { artifactType, annotations } = readParts({ bytes, digest });
+  const size = bytes.length;
+  const entry = { mediaType, digest, size, ...(artifactType && { artifactType }), annotations };
+  const next = {
+    schemaVersion: 2,
+    mediaType: INDEX_MEDIA_TYPES[0],
+    manifests: [...listed, entry],
+  };
+  return new TextEncoder().encode(JSON.stringify(next));
+}

@@ -1,0 +1,221 @@
+import type { BlobRef } from '../../image/block.ts';
+import { digestOf, type Digest } from '../../image/digest.ts';
+import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
+import type { FetchedManifest, RegistryClient } from '../../registry/client.ts';
+import { RegistryError } from '../../registry/errors.ts';
+import { parseReference, type ImageReference } from '../../registry/reference.ts';
+import type { BlobOpener } from '../../registry/upload.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import { halfToAll, type Random } from '../../runtime/random.ts';
+import { defined } from '../../util/assert.ts';
+import { Scatter } from '../../util/scatter.ts';
+import { ConvertError } from '../errors.ts';
+import {
+  mediaTypeOf,
+  readParts,
+  type NamedContent,
+  type StoredManifest,
+} from './manifest-parts.ts';
+import { checkedBlob, type ImagePlace, type ImageTarget, type PutOptions } from './place.ts';
+import { referrersIn, referrersTag, withReferrer } from './referrers.ts';
+
+/** What a RegistryPlace uses. */
+export interface RegistryPlaceComponents {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly hash: Hash;
+  /** Loads the HTTP client when it is first needed. */
+  readonly client: () => Promise<RegistryClient>;
+}
+
+/** A blob is read in ranges of this size, some of them ahead of the reader. (tunable) */
+const RANGE_BYTES = 4 * 1024 * 1024;
+const RANGES_AHEAD = 3;
+
+/** For one range, retries included; a slow line takes its time. (tunable) */
+const RANGE_MS = 5 * 60_000;
+
+/**
+ * Another writer may replace the list of referrers that was just put: it is read again after this
+ * time, and put again at most this often. (tunable)
+ */
+const LIST_MS = 300;
+const LIST_TRIES_MAX = 10;
+
+/** An image in a registry: `docker://HOST/NAME:TAG` or `docker://HOST/NAME@DIGEST`. */
+export class RegistryPlace implements ImagePlace, ImageTarget {
+  readonly name: string;
+  readonly #components: RegistryPlaceComponents;
+  readonly #reference: ImageReference;
+  /** The last change of a list of referrers: one at a time. */
+  #listing: Promise<void> = Promise.resolve();
+
+  /** Throws RegistryError (`invalid-reference`). */
+  constructor(components: RegistryPlaceComponents, name: string) {
+    this.name = name;
+    this.#components = components;
+    this.#reference = parseReference(name);
+  }
+
+  get tag(): string | undefined {
+    const { digest, tag } = this.#reference;
+    return digest === undefined ? tag : undefined;
+  }
+
+  async resolve(signal: AbortSignal): Promise<StoredManifest> {
+    const { digest, tag } = this.#reference;
+    return this.#fetch(defined(digest ?? tag, 'a reference has a tag or a digest'), signal);
+  }
+
+  manifest(digest: Digest, signal: AbortSignal): Promise<StoredManifest> {
+    return this.#fetch(digest, signal);
+  }
+
+  async *openBlob(blob: BlobRef, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    const client = await this.#components.client();
+    try {
+      yield* checkedBlob(this.#components.hash, blob, this.name, this.#ranges(blob, signal));
+    } catch (error) {
+      const isWrong = error instanceof ConvertError && error.code === 'digest-mismatch';
+      if (isWrong) client.distrustMirrors(this.#reference.registry);
+      throw error;
+    }
+  }
+
+  async referrers(
+    digest: Digest,
+    artifactType: string | undefined,
+    signal: AbortSignal,
+  ): Promise<readonly NamedContent[]> {
+    const client = await this.#components.client();
+    const of = { origin: this.#reference, digest, ...(artifactType && { artifactType }) };
+    const pages = await client.referrers(of, { signal });
+    if (pages !== undefined) {
+      return pages.flatMap((bytes) => referrersIn({ bytes, digest }, artifactType));
+    }
+    const index = await this.#list(digest, signal);
+    return index === undefined ? [] : referrersIn(index, artifactType);
+  }
+
+  async hasBlob(blob: BlobRef, signal: AbortSignal): Promise<boolean> {
+    const client = await this.#components.client();
+    return client.hasBlob({ ...blob, origin: this.#reference }, { signal });
+  }
+
+  async putBlob(blob: BlobRef, open: BlobOpener, options: PutOptions): Promise<boolean> {
+    const { signal, from, onProgress } = options;
+    const { registry, repository } = this.#reference;
+    const near = from instanceof RegistryPlace ? from.#reference : undefined;
+    const isNear = near?.registry === registry && near.repository !== repository;
+    const mountFrom = isNear ? near.repository : undefined;
+    const client = await this.#components.client();
+    const target = { ...blob, origin: this.#reference };
+    return client.pushBlob(target, open, { signal, mountFrom, onProgress });
+  }
+
+  async putManifest(
+    manifest: StoredManifest,
+    tag: string | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const client = await this.#components.client();
+    const target = { origin: this.#reference, tag };
+    await client.pushManifest(target, manifest, { signal });
+  }
+
+  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+    const subject = defined(readParts(manifest).subject, 'a referrer names its subject');
+    const client = await this.#components.client();
+    const { isListed } = await client.pushManifest({ origin: this.#reference }, manifest, {
+      signal,
+    });
+    if (isListed) return;
+    const listed = this.#listing.then(() => this.#addToList(subject, manifest, signal));
+    this.#listing = listed.catch(() => {});
+    await listed;
+  }
+
+  async finish(signal: AbortSignal): Promise<void> {
+    const { digest } = this.#reference;
+    if (digest === undefined) return;
+    // It was put under its own digest.
+    try {
+      await this.#fetch(digest, signal, true);
+    } catch (cause) {
+      if (!(cause instanceof RegistryError) || cause.code !== 'not-found') throw cause;
+      const what = `the image is not ${digest}, which ${this.name} names; name a tag instead`;
+      throw new ConvertError(what, { code: 'argument' }, { cause });
+    }
+  }
+
+  async discard(): Promise<void> {}
+
+  async #fetch(tagOrDigest: string, signal: AbortSignal, isFresh = false): Promise<StoredManifest> {
+    const client = await this.#components.client();
+    return typed(await client.manifest(this.#reference, tagOrDigest, { signal, isFresh }));
+  }
+
+  /** The index that stands in for the list of the registry. */
+  async #list(digest: Digest, signal: AbortSignal): Promise<StoredManifest | undefined> {
+    try {
+      return await this.#fetch(referrersTag(digest), signal, true);
+    } catch (error) {
+      if (error instanceof RegistryError && error.code === 'not-found') return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Registries have no way to change a tag only if it is still what was read, so each writer looks
+   * whether its entry has stayed.
+   */
+  async #addToList(subject: Digest, manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+    const { clock, random, hash } = this.#components;
+    const tag = referrersTag(subject);
+    for (let tries = 0; tries <= LIST_TRIES_MAX; tries++) {
+      const bytes = withReferrer(await this.#list(subject, signal), manifest);
+      if (bytes === undefined) return;
+      const index = { mediaType: INDEX_MEDIA_TYPES[0], bytes, digest: digestOf(hash, bytes) };
+      await this.putManifest(index, tag, signal);
+      await clock.sleep(halfToAll(random, LIST_MS), signal);
+    }
+    const what = `others keep replacing the tag ${tag} of ${this.#reference.repository}`;
+    throw new ConvertError(`${what}; try again when they have finished`, { code: 'busy' });
+  }
+
+  async *#ranges({ digest, sizeBytes }: BlobRef, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    const client = await this.#components.client();
+    const left = new AbortController();
+    const options = { signal: AbortSignal.any([signal, left.signal]), timeoutMs: RANGE_MS };
+    const blob = { digest, sizeBytes, origin: this.#reference };
+    const read = async (offset: number): Promise<Uint8Array> => {
+      const bytes = new Uint8Array(Math.min(RANGE_BYTES, sizeBytes - offset));
+      await client.readBlobInto(blob, offset, Scatter.of(bytes), options);
+      return bytes;
+    };
+    const ahead: Promise<Uint8Array>[] = [];
+    let offset = 0;
+    try {
+      for (;;) {
+        for (; offset < sizeBytes && ahead.length < RANGES_AHEAD; offset += RANGE_BYTES) {
+          const range = read(offset);
+          range.catch(() => {});
+          ahead.push(range);
+        }
+        const next = ahead.shift();
+        if (next === undefined) return;
+        yield await next;
+      }
+    } finally {
+      left.abort(new Error('nobody reads the rest'));
+      await Promise.allSettled(ahead);
+    }
+  }
+}
+
+/** Some servers give manifests no media type, or a general one. */
+function typed({ mediaType, bytes, digest }: FetchedManifest): StoredManifest {
+  const isNamed = /manifest|index/.test(mediaType);
+  return { mediaType: isNamed ? mediaType : mediaTypeOf(bytes, digest), bytes, digest };
+}
