@@ -157,6 +157,20 @@ function annotationsAt(value: unknown, field: string): Record<string, string> {
   return object as Record<string, string>;
 }
 
+/** The digests that an image index lists; none when it is no sound one. */
+export function indexDigests(bytes: Uint8Array): readonly Digest[] {
+  try {
+    const { manifests } = Object(JSON.parse(new TextDecoder().decode(bytes)));
+    if (!Array.isArray(manifests)) return [];
+    return manifests.flatMap((entry: unknown) => {
+      const { digest } = Object(entry) as Record<string, unknown>;
+      return parseDigest(String(digest)) ?? [];
+    });
+  } catch {
+    return [];
+  }
+}
+
 /** The blobs of an image that a pull or a mount reads, each once. Empty blobs are left out. */
 export function blobsOf(manifest: Manifest): readonly BlobRef[] {
   const blobs = new Map<Digest, BlobRef>();

@@ -4,6 +4,7 @@ import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { FetchedManifest, RegistryClient } from './client.ts';
 import { RegistryError } from './errors.ts';
+import { parseReference } from './reference.ts';
 import type { OperationOptions } from './http/retry.ts';
 import { hostPlatform } from './platform.ts';
 import {
@@ -13,6 +14,7 @@ import {
   type OriginErrorDetail,
   type ResolveReply,
   type BlobStat,
+  type NamedImage,
 } from '../transfer/contracts/origin.ts';
 import { unreachable } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
@@ -92,6 +94,15 @@ export class RegistryOrigin implements Origin {
       const isDefinite = error instanceof OriginError && error.code !== 'unavailable';
       if (isDefinite) this.#definite.set(key, error, DEFINITE_MS);
       throw error;
+    }
+  }
+
+  named(reference: string): NamedImage {
+    try {
+      const { registry, repository, digest } = parseReference(reference);
+      return { origin: { registry, repository }, digest };
+    } catch (cause) {
+      throw asOriginError(cause);
     }
   }
 

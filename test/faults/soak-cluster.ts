@@ -63,6 +63,10 @@ export class SoakOrigin implements Origin {
     target.write(0, bytes);
   }
 
+  named(): never {
+    throw new OriginError('no images here', { code: 'not-found' });
+  }
+
   resolve(): Promise<never> {
     return Promise.reject(new OriginError('no images here', { code: 'not-found' }));
   }

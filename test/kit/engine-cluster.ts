@@ -13,7 +13,12 @@ import { NodeMac } from '../../src/runtime/node/mac.ts';
 import { SystemRandom } from '../../src/runtime/node/random.ts';
 import { ed25519Signer } from '../../src/runtime/node/signer.ts';
 import { TransferEngine } from '../../src/transfer/drive/engine.ts';
-import { OriginError, type BlobStat, type Origin } from '../../src/transfer/contracts/origin.ts';
+import {
+  OriginError,
+  type BlobStat,
+  type NamedImage,
+  type Origin,
+} from '../../src/transfer/contracts/origin.ts';
 import type { HostAddress, HostCard, ResolveReply } from '../../src/tree/messages.ts';
 import { defined } from '../../src/util/assert.ts';
 import { BufferPool } from '../../src/util/buffer-pool.ts';
@@ -59,6 +64,12 @@ export class CountingOrigin implements Origin {
     const bytes = this.blobs.get(digest);
     if (bytes === undefined) throw new OriginError('no such blob', { code: 'not-found' });
     return { sizeBytes: bytes.length, isPublic: true };
+  }
+
+  named(reference: string): NamedImage {
+    const [, registry = '', repository = '', digest = ''] =
+      /^([^/]+)\/([^:@]+)(?::[^@]*)?(?:@(.+))?$/.exec(reference) ?? [];
+    return { origin: { registry, repository }, digest: parseDigest(digest) };
   }
 
   resolve(): Promise<ResolveReply> {

@@ -1,9 +1,11 @@
-import type { BlobOrigin } from '../../image/block.ts';
-import { stripeCount, type BlobRef } from '../../image/block.ts';
+import { stripeCount, type BlobOrigin, type BlobRef } from '../../image/block.ts';
+import { quarantineKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Caller, TreeCalls } from '../../transfer/contracts/calls.ts';
+import { PeerError } from '../../transfer/contracts/transport.ts';
 import type { WrongContent } from '../../transfer/drive/wrong-content.ts';
 import type { AgentRole, HostAddress, OpenReply, OpenRequest } from '../../tree/messages.ts';
 import { RootRing } from '../../tree/rendezvous.ts';
@@ -22,6 +24,7 @@ const RELAY_MS_MAX = 10_000;
 interface Components {
   readonly transport: Caller<TreeCalls>;
   readonly clock: Clock;
+  readonly hash: Pick<Hash, 'sha256'>;
   /** Roots' words on distrusted blobs: this root's own, and those that come with answers. */
   readonly notices: Pick<WrongContent, 'noticeOf' | 'takeNotice'>;
   /** On a root. */
@@ -93,10 +96,23 @@ export class BlobRoots {
     const host = [...roots, ...relays].find(({ peer }) => peer === root);
     if (host === undefined) throw new Error(`${root} is no root any more`);
     const reply = await transport.call(host, 'open-blob', request, signal);
+    this.#checkKey(request, reply);
     if (reply.outcome === 'open' && reply.notice !== undefined) {
       notices.takeNotice(reply.key, reply.notice);
     }
     return reply;
+  }
+
+  /**
+   * A blob has the name that is asked for, or that of its source in quarantine: a host that answers
+   * must not have the blocks of another blob read in its place. Throws PeerError.
+   */
+  #checkKey({ digest, origin }: OpenRequest, reply: OpenReply): void {
+    if (reply.outcome !== 'open' || reply.key === digest) return;
+    const { hash } = this.#parts;
+    const isNamed = origin.opaque === undefined;
+    if (isNamed && reply.key === quarantineKey(hash, digest, origin)) return;
+    throw new PeerError(`${digest} was opened as ${reply.key}`, { code: 'protocol' });
   }
 
   /** Whether a client's signed URL may be lent to this root. */

@@ -9,6 +9,7 @@ import type { Counter, Metrics } from '../../runtime/metrics.ts';
 import {
   OriginError,
   type BlobStat,
+  type NamedImage,
   type Origin,
   type OriginBlob,
   type ResolveReply,
@@ -82,6 +83,10 @@ export class WayOrigin implements Origin {
 
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {
     return this.#parts.inner.stat(digest, origin, signal);
+  }
+
+  named(reference: string): NamedImage {
+    return this.#parts.inner.named(reference);
   }
 
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {

@@ -38,6 +38,13 @@ export interface BlobStat {
   readonly isPublic: boolean | undefined;
 }
 
+/** What an image reference names, by its text alone. */
+export interface NamedImage {
+  readonly origin: BlobOrigin;
+  /** Of a manifest, or of an index that lists it; undefined of a tag. */
+  readonly digest: Digest | undefined;
+}
+
 /** Reads from registries. All calls reject with OriginError. */
 export interface Origin {
   /**
@@ -47,6 +54,8 @@ export interface Origin {
   readInto(blob: OriginBlob, offset: number, target: Scatter, signal: AbortSignal): Promise<void>;
   /** Size of a blob, by the registry's own word, and whether anybody may read it. */
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat>;
+  /** Reads an image reference, and asks nobody. Throws OriginError. */
+  named(reference: string): NamedImage;
   /** Resolves an image reference to its manifest. */
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply>;
   /**

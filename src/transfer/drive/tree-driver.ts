@@ -1,13 +1,13 @@
 import type { BlockStore } from '../../blockstore/store.ts';
 import { parseManifest, type ResolvedImage } from '../../image/manifest.ts';
 import { hasOwnKey, isOwnKey } from '../../image/blob-key.ts';
-import { digestOf, type Digest } from '../../image/digest.ts';
+import type { Digest } from '../../image/digest.ts';
 import type { SignedClaim } from '../../image/signed-claim.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { BlobNotice, HostAddress, ResolveReply } from '../../tree/messages.ts';
+import type { BlobNotice, HostAddress, ManifestReply, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -17,11 +17,12 @@ import { SingleFlight } from '../../util/single-flight.ts';
 import type { HostCore, HostCoreInit, Upstreams } from '../host/host-core.ts';
 import type { LocatedBlob } from '../contracts/blob-reader.ts';
 import { TransferError } from '../contracts/errors.ts';
-import { OriginError, type Origin } from '../contracts/origin.ts';
+import type { Origin } from '../contracts/origin.ts';
 import type { Handlers, TreeCalls } from '../contracts/calls.ts';
 import { PeerError, type Transport } from '../contracts/transport.ts';
 import { AskRoots, noteFailure } from './ask-roots.ts';
 import { BlobOrigins } from './blob-origins.ts';
+import { checkTold } from './told-image.ts';
 
 /**
  * Longest wait for a root's answer to JOIN, REPORT or LEAVE, in milliseconds; then the next root is
@@ -224,41 +225,35 @@ export class TreeDriver<P, T> {
     this.#run((nowMs) => this.#core.unwant(unwanted, nowMs));
   }
 
-  /**
-   * The image that a reference stands for: the manifest of `manifestOf()`, checked against its
-   * digest.
-   */
+  /** The image that a reference stands for: `manifestOf()` gives its manifest. */
   async resolve(reference: string): Promise<ResolvedImage> {
-    const reply = await this.manifestOf(reference);
-    const digest = digestOf(this.#parts.hash, reply.manifest);
-    if (digest !== reply.manifestDigest) {
-      throw new OriginError(
-        `manifest of ${reference} has digest ${digest}, not ${reply.manifestDigest}`,
-        { code: 'unavailable' },
-      );
-    }
-    return {
-      reference,
-      digest: reply.manifestDigest,
-      manifest: parseManifest(reply.manifest),
-      origin: reply.origin,
-    };
+    const { manifest, manifestDigest: digest, origin } = await this.manifestOf(reference);
+    return { reference, digest, manifest: parseManifest(manifest), origin };
   }
 
   /**
-   * The manifest of an image reference, not yet checked against its digest. A host asks a root; a
-   * root asks the registry itself, and so does a host when no root answers. Requests for the same
-   * reference at the same time share one call.
+   * The manifest of an image reference, checked against its digest. A host asks a root; a root asks
+   * the registry itself, and so does a host when no root answers. Requests for the same reference
+   * at the same time share one call.
    */
   manifestOf(reference: string): Promise<ResolveReply> {
-    const { transport, origin } = this.#parts;
+    const { origin } = this.#parts;
     return this.#resolving.run(reference, () =>
       this.#fromRoots(
         'resolve',
-        (root, signal) => transport.call(root, 'resolve', { reference }, signal),
+        (root, signal) => this.#askImage(root, reference, signal),
         () => this.#within(RESOLVE_MS_MAX, (signal) => origin.resolve(reference, signal)),
       ),
     );
+  }
+
+  async #askImage(root: HostAddress, reference: string, signal: AbortSignal) {
+    const { transport, origin: registries, hash } = this.#parts;
+    const named = registries.named(reference);
+    const told = await transport.call(root, 'resolve', { reference }, signal);
+    const manifest = (digest: Digest): Promise<ManifestReply> =>
+      transport.call(root, 'manifest', { origin: named.origin, reference: digest }, signal);
+    return checkTold({ hash, manifest }, named, told);
   }
 
   carryOut(effect: MembershipEffect): void {
