@@ -8,7 +8,9 @@ import { CodedError } from '../util/errors.ts';
  * program is missing or failed. `too-large`: a limit is exceeded. `layout`: the directory is no
  * valid OCI layout, or lacks the tag. `archive`: the file is no archive of images, or lacks the
  * image. `manifest`: a manifest is invalid. `digest-mismatch`: content does not match its digest.
- * `busy`: other writers are in the way. `interrupted`: the user stopped the command.
+ * `tar`: a layer's archive is damaged, or an entry of it is not supported or goes beyond a limit;
+ * the entry's path (a character per byte) and its offset in the uncompressed archive. `busy`: other
+ * writers are in the way. `interrupted`: the user stopped the command.
  */
 export type ConvertErrorDetail =
   | { readonly code: 'argument' }
@@ -20,6 +22,7 @@ export type ConvertErrorDetail =
   | { readonly code: 'manifest'; readonly digest: Digest }
   | { readonly code: 'digest-mismatch'; readonly digest: Digest }
   | { readonly code: 'busy' }
+  | { readonly code: 'tar'; readonly path: string; readonly offset: number }
   | { readonly code: 'interrupted' };
 
 /** An image could not be converted, checked or flattened. */
