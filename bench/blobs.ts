@@ -2,9 +2,11 @@ import { Agent } from 'node:http';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { AgentCluster, type ClusterHost } from '../src/demo/agent-cluster.ts';
 import { FakeRegistry } from '../test/kit/fake-registry.ts';
 import { fetchPart } from './overlaybd-client.ts';
+import { MIB } from '../src/util/bytes.ts';
 import { timed, type BenchRow } from './rows.ts';
 
 /** Distinct blobs that one agent sees; a cluster's bound on open blobs is 16,384. */
@@ -15,9 +17,17 @@ const BLOB_BYTES = 512;
 const LOOKS = 8;
 const READS_RUNNING = 8;
 
+/** Loaded by every agent. */
+const PROBE = new URL('heap-probe.ts', import.meta.url);
+
+/** Longest wait for an agent's answer, and the time between two looks for it, in milliseconds. */
+const PROBE_MS_MAX = 30_000;
+const POLL_MS = 20;
+
 /**
  * Blobs that one child and its root see in one life, each read once: age must refuse nothing, and
- * memory must stay flat.
+ * memory must stay flat. Resident memory has garbage and gaps in it too; what is live is left of
+ * heap and buffers by a full collection.
  */
 export async function benchBlobs(options: { smoke: boolean }): Promise<BenchRow[]> {
   const count = BLOBS[options.smoke ? 'smoke' : 'full'];
@@ -32,7 +42,7 @@ export async function benchBlobs(options: { smoke: boolean }): Promise<BenchRow[
     devices: false,
   });
   try {
-    await cluster.start();
+    await startProbed(cluster, dir);
     const rows: BenchRow[] = [];
     const agent = new Agent({ keepAlive: true, maxSockets: READS_RUNNING });
     let refused = 0;
@@ -41,14 +51,16 @@ export async function benchBlobs(options: { smoke: boolean }): Promise<BenchRow[
         refused += await readNew(cluster, origin, { agent, count: count / LOOKS });
       });
       const [root = 0, child = 0] = await Promise.all(cluster.hosts.map(residentMib));
+      const live = await Promise.all(cluster.hosts.map((host) => liveMib(host, dir)));
+      const [liveRoot = 0, liveChild = 0] = live;
       rows.push({
         bench: 'blobs',
         what: `${(count * look) / LOOKS} blobs seen, child`,
         value: child,
         unit: 'MiB',
         note:
-          `root ${root.toFixed(0)} MiB; ${(count / LOOKS / seconds).toFixed(0)} blobs/s; ` +
-          `${refused} refused`,
+          `live ${liveChild.toFixed(1)}; root ${root.toFixed(0)}, live ${liveRoot.toFixed(1)}; ` +
+          `${(count / LOOKS / seconds).toFixed(0)} blobs/s; ${refused} refused`,
       });
     }
     agent.destroy();
@@ -79,6 +91,34 @@ async function readNew(
   };
   await Promise.all(Array.from({ length: READS_RUNNING }, worker));
   return failed;
+}
+
+/** Starts the cluster with the probe in every agent, which gets this process's environment. */
+async function startProbed(cluster: AgentCluster, dir: string): Promise<void> {
+  const { NODE_OPTIONS } = process.env;
+  const probe = `${PROBE}?dir=${encodeURIComponent(dir)}`;
+  process.env['NODE_OPTIONS'] = `${NODE_OPTIONS ?? ''} --import=${probe}`;
+  try {
+    await cluster.start();
+  } finally {
+    if (NODE_OPTIONS === undefined) delete process.env['NODE_OPTIONS'];
+    else process.env['NODE_OPTIONS'] = NODE_OPTIONS;
+  }
+}
+
+/** Heap and buffers of an agent after a full collection, in MiB. */
+async function liveMib(host: ClusterHost, dir: string): Promise<number> {
+  const file = join(dir, `${host.process.pid}.json`);
+  host.process.signal('SIGUSR2');
+  for (let waitedMs = 0; waitedMs < PROBE_MS_MAX; waitedMs += POLL_MS) {
+    await setTimeout(POLL_MS);
+    const text = await readFile(file, 'utf8').catch(() => undefined);
+    if (text === undefined) continue;
+    await rm(file);
+    const { heapUsed, arrayBuffers } = JSON.parse(text) as NodeJS.MemoryUsage;
+    return (heapUsed + arrayBuffers) / MIB;
+  }
+  throw new Error(`${host.name} does not say what memory it has`);
 }
 
 /** Resident memory of an agent, in MiB. */

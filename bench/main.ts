@@ -57,7 +57,7 @@ memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) 
 limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is
         compared.
 blobs   one child and its root in one life: 20,000 distinct blobs of 512 bytes, each read once;
-        VmRSS.
+        VmRSS, and what a full collection after each look leaves of heap and buffers (live).
 edge    a container start as overlaybd does it (58 reads that open three layers, 300 random ones,
         four at a time) and a whole blob of 64 MiB, by agents in processes of their own on loopback
         and straight from the origin, which sends 100 MB/s (slow: 2.5 and 25 MB/s); every byte is

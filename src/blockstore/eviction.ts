@@ -1,4 +1,5 @@
-import { defined } from '../util/assert.ts';
+import { assert } from '../util/assert.ts';
+import { Chain, type Link } from '../util/chain.ts';
 import type { KeepClass } from './store.ts';
 
 /**
@@ -25,28 +26,36 @@ export interface Standing {
   readonly lastUseMs: number;
 }
 
-interface Place {
-  keep: KeepClass;
-  proven: boolean;
-  firstUseMs: number;
-  lastUseMs: number;
+/**
+ * What the order keeps of a group, in the group itself: a store has many thousands. Only the order
+ * changes it.
+ */
+export class Ordered<G> implements Standing, Link<G> {
+  /** Undefined while the group is not in the order. */
+  keep: KeepClass | undefined;
+  proven = false;
+  firstUseMs = 0;
+  lastUseMs = 0;
+  older: G | undefined;
+  newer: G | undefined;
 }
 
 /** Groups of a class, least recently used first. */
-interface Segments<G> {
-  readonly fresh: Set<G>;
-  readonly proven: Set<G>;
+interface Segments<G extends Link<G>> {
+  readonly fresh: Chain<G>;
+  readonly proven: Chain<G>;
 }
 
-const segments = <G>(): Segments<G> => ({ fresh: new Set(), proven: new Set() });
+function segments<G extends Link<G>>(): Segments<G> {
+  return { fresh: new Chain(), proven: new Chain() };
+}
 
 /**
  * The order of eviction of groups of blocks: class by class, in each class the fresh groups first,
  * then the proven ones, least recently used first. The groups of a scan, however long, are fresh:
  * they evict groups used once, and no proven ones.
  */
-export class EvictionOrder<G extends object> {
-  readonly #places = new Map<G, Place>();
+export class EvictionOrder<G extends Ordered<G>> {
   readonly #classes: Readonly<Record<KeepClass, Segments<G>>> = {
     plain: segments(),
     mounted: segments(),
@@ -57,41 +66,32 @@ export class EvictionOrder<G extends object> {
   add(group: G, keep: KeepClass, standing: Standing): void {
     const { proven, lastUseMs } = standing;
     this.remove(group);
-    this.#places.set(group, { keep, proven, firstUseMs: lastUseMs, lastUseMs });
-    this.#segment(keep, proven).add(group);
+    group.proven = proven;
+    group.firstUseMs = group.lastUseMs = lastUseMs;
+    this.#append(group, keep);
   }
 
   /** Notes a use. A clock that jumps changes the order, and does no other harm. */
   use(group: G, nowMs: number): void {
-    const place = this.#placeOf(group);
-    place.lastUseMs = nowMs;
-    this.#segment(place.keep, place.proven).delete(group);
-    if (nowMs - place.firstUseMs >= REUSE_GAP_MS) place.proven = true;
-    this.#segment(place.keep, place.proven).add(group);
+    const keep = this.#take(group);
+    group.lastUseMs = nowMs;
+    if (nowMs - group.firstUseMs >= REUSE_GAP_MS) group.proven = true;
+    this.#append(group, keep);
   }
 
   /** Moves the group to another class, where it counts as the most recently used. */
   move(group: G, keep: KeepClass): void {
-    const place = this.#placeOf(group);
-    if (place.keep === keep) return;
-    this.#segment(place.keep, place.proven).delete(group);
-    place.keep = keep;
-    this.#segment(keep, place.proven).add(group);
+    if (group.keep === keep) return;
+    this.#take(group);
+    this.#append(group, keep);
   }
 
   remove(group: G): void {
-    const place = this.#places.get(group);
-    if (place === undefined) return;
-    this.#places.delete(group);
-    this.#segment(place.keep, place.proven).delete(group);
+    if (group.keep !== undefined) this.#take(group);
   }
 
   has(group: G): boolean {
-    return this.#places.has(group);
-  }
-
-  standing(group: G): Standing {
-    return this.#placeOf(group);
+    return group.keep !== undefined;
   }
 
   /**
@@ -117,22 +117,31 @@ export class EvictionOrder<G extends object> {
 
   #demote(keep: KeepClass): void {
     const { fresh, proven } = this.#classes[keep];
-    const provenMax = Math.floor((fresh.size + proven.size) * PROVEN_SHARE_MAX);
-    for (const group of proven) {
-      if (proven.size <= provenMax) return;
-      const place = this.#placeOf(group);
-      proven.delete(group);
-      place.proven = false;
-      place.firstUseMs = place.lastUseMs;
-      fresh.add(group);
+    const provenMax = Math.floor((fresh.count + proven.count) * PROVEN_SHARE_MAX);
+    while (proven.count > provenMax && proven.oldest !== undefined) {
+      const group = proven.oldest;
+      this.#take(group);
+      group.proven = false;
+      group.firstUseMs = group.lastUseMs;
+      this.#append(group, keep);
     }
   }
 
-  #segment(keep: KeepClass, proven: boolean): Set<G> {
-    return proven ? this.#classes[keep].proven : this.#classes[keep].fresh;
+  #append(group: G, keep: KeepClass): void {
+    group.keep = keep;
+    this.#segment(keep, group.proven).append(group);
   }
 
-  #placeOf(group: G): Place {
-    return defined(this.#places.get(group), 'the order has the group');
+  /** Takes the group out of the order; returns its class. */
+  #take(group: G): KeepClass {
+    const { keep } = group;
+    assert(keep !== undefined, 'the order has the group');
+    this.#segment(keep, group.proven).remove(group);
+    group.keep = group.older = group.newer = undefined;
+    return keep;
+  }
+
+  #segment(keep: KeepClass, proven: boolean): Chain<G> {
+    return proven ? this.#classes[keep].proven : this.#classes[keep].fresh;
   }
 }

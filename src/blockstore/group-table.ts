@@ -1,7 +1,7 @@
 import type { BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { assert } from '../util/assert.ts';
-import { EvictionOrder, type Standing } from './eviction.ts';
+import { EvictionOrder, Ordered, type Standing } from './eviction.ts';
 import { groupOf } from './layout.ts';
 import type { KeepClass } from './store.ts';
 
@@ -27,7 +27,7 @@ interface BlobTotals {
   readonly lastUseMs: number | undefined;
 }
 
-class CountedGroup implements Group {
+class CountedGroup extends Ordered<CountedGroup> implements Group {
   readonly digest: Digest;
   readonly index: number;
   blockCount = 0;
@@ -35,6 +35,7 @@ class CountedGroup implements Group {
   users = 0;
 
   constructor(digest: Digest, index: number) {
+    super();
     this.digest = digest;
     this.index = index;
   }
@@ -139,8 +140,8 @@ export class GroupTable {
   /** The uses to remember, class by class. */
   *uses(): IterableIterator<GroupUse> {
     for (const group of this.#order.groups()) {
-      const { proven, lastUseMs } = this.#order.standing(group);
-      yield { digest: group.digest, index: group.index, proven, lastUseMs };
+      const { digest, index, proven, lastUseMs } = group;
+      yield { digest, index, proven, lastUseMs };
     }
   }
 
@@ -199,7 +200,7 @@ export class GroupTable {
       blockCount += group.blockCount;
       sizeBytes += group.sizeBytes;
       if (!this.#order.has(group)) continue;
-      lastUseMs = Math.max(lastUseMs ?? 0, this.#order.standing(group).lastUseMs);
+      lastUseMs = Math.max(lastUseMs ?? 0, group.lastUseMs);
     }
     return { blockCount, sizeBytes, lastUseMs };
   }
@@ -215,8 +216,7 @@ export class GroupTable {
 
   #move(digest: Digest): void {
     const inOrder = [...this.#groupsOf(digest)].filter((group) => this.#order.has(group));
-    const lastUse = (group: CountedGroup): number => this.#order.standing(group).lastUseMs;
-    inOrder.sort((a, b) => lastUse(a) - lastUse(b));
+    inOrder.sort((a, b) => a.lastUseMs - b.lastUseMs);
     for (const group of inOrder) this.#order.move(group, this.keepOf(digest));
   }
 

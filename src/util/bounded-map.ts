@@ -1,4 +1,5 @@
 import { assert } from './assert.ts';
+import { Chain, type Link } from './chain.ts';
 
 /** Bounds of a map, and which entry is evicted first beyond one. */
 export interface BoundedMapInit<K, V> {
@@ -19,12 +20,10 @@ export interface BoundedMapInit<K, V> {
   readonly onEvict?: (key: K, value: V) => void;
 }
 
-interface Entry<K, V> {
+interface Entry<K, V> extends Link<Entry<K, V>> {
   readonly key: K;
   readonly value: V;
   readonly size: number;
-  older: Entry<K, V> | undefined;
-  newer: Entry<K, V> | undefined;
 }
 
 /**
@@ -35,8 +34,7 @@ interface Entry<K, V> {
 export class BoundedMap<K, V> implements Iterable<[K, V]> {
   readonly #init: BoundedMapInit<K, V>;
   readonly #entries = new Map<K, Entry<K, V>>();
-  #oldest: Entry<K, V> | undefined;
-  #newest: Entry<K, V> | undefined;
+  readonly #order = new Chain<Entry<K, V>>();
   #size = 0;
 
   constructor(init: BoundedMapInit<K, V>) {
@@ -61,9 +59,9 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
   /** The value. With `evict: 'use'` its entry is now the last to be evicted. */
   get(key: K): V | undefined {
     const entry = this.#entries.get(key);
-    if (entry !== undefined && this.#init.evict === 'use' && entry !== this.#newest) {
-      this.#unlink(entry);
-      this.#append(entry);
+    if (entry !== undefined && this.#init.evict === 'use' && entry !== this.#order.newest) {
+      this.#order.remove(entry);
+      this.#order.append(entry);
     }
     return entry?.value;
   }
@@ -84,9 +82,9 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     const entry: Entry<K, V> = { key, value, size, older: undefined, newer: undefined };
     this.#entries.set(key, entry);
     this.#size += size;
-    this.#append(entry);
+    this.#order.append(entry);
     while (this.#entries.size > entriesMax || this.#size > sizeMax) {
-      const oldest = this.#oldest;
+      const { oldest } = this.#order;
       assert(oldest !== undefined, 'a map beyond its bounds has entries');
       this.delete(oldest.key);
       onEvict?.(oldest.key, oldest.value);
@@ -98,35 +96,18 @@ export class BoundedMap<K, V> implements Iterable<[K, V]> {
     const entry = this.#entries.get(key);
     if (entry === undefined) return false;
     this.#size -= entry.size;
-    this.#unlink(entry);
+    this.#order.remove(entry);
     return this.#entries.delete(key);
   }
 
   clear(): void {
     this.#entries.clear();
-    this.#oldest = this.#newest = undefined;
+    this.#order.clear();
     this.#size = 0;
   }
 
   /** The entries, the next to be evicted first. A deletion during the iteration does not end it. */
   *[Symbol.iterator](): Generator<[K, V], void, undefined> {
-    for (let entry = this.#oldest; entry !== undefined; entry = entry.newer) {
-      yield [entry.key, entry.value];
-    }
-  }
-
-  #append(entry: Entry<K, V>): void {
-    entry.older = this.#newest;
-    entry.newer = undefined;
-    if (this.#newest === undefined) this.#oldest = entry;
-    else this.#newest.newer = entry;
-    this.#newest = entry;
-  }
-
-  #unlink({ older, newer }: Entry<K, V>): void {
-    if (older === undefined) this.#oldest = newer;
-    else older.newer = newer;
-    if (newer === undefined) this.#newest = older;
-    else newer.older = older;
+    for (const { key, value } of this.#order) yield [key, value];
   }
 }

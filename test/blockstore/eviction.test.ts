@@ -1,13 +1,18 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { EvictionOrder, REUSE_GAP_MS } from '../../src/blockstore/eviction.ts';
+import { EvictionOrder, Ordered, REUSE_GAP_MS } from '../../src/blockstore/eviction.ts';
 import type { KeepClass } from '../../src/blockstore/store.ts';
 
-interface Named {
+class Named extends Ordered<Named> {
   readonly name: string;
+
+  constructor(name: string) {
+    super();
+    this.name = name;
+  }
 }
 
-const named = (name: string): Named => ({ name });
+const named = (name: string): Named => new Named(name);
 const names = (order: EvictionOrder<Named>, keepMax: KeepClass = 'pinned'): string[] =>
   [...order.candidates(keepMax)].map(({ name }) => name);
 const fresh = (lastUseMs: number) => ({ proven: false, lastUseMs });
@@ -33,16 +38,16 @@ describe('EvictionOrder', () => {
   it('EvictionOrder.use() proves a group by a later use, not by many uses at once', () => {
     const { order, groups } = filled(5);
     for (let ms = 0; ms < REUSE_GAP_MS; ms += 1000) order.use(groups[0]!, ms);
-    expect(order.standing(groups[0]!).proven).toBe(false);
+    expect(groups[0]!.proven).toBe(false);
     order.use(groups[1]!, REUSE_GAP_MS);
-    expect(order.standing(groups[1]!).proven).toBe(true);
+    expect(groups[1]!.proven).toBe(true);
     expect(names(order)).toEqual(['c', 'd', 'e', 'a', 'b']);
   });
 
   it('EvictionOrder keeps a fifth of the places for new groups', () => {
     const { order, groups } = filled(5);
     for (const group of groups) order.use(group, REUSE_GAP_MS);
-    const proven = (): boolean[] => groups.map((group) => order.standing(group).proven);
+    const proven = (): boolean[] => groups.map((group) => group.proven);
     expect(proven()).toEqual(Array(5).fill(true));
     // For an eviction, the group proven first becomes fresh again.
     expect(names(order)).toEqual(['a', 'b', 'c', 'd', 'e']);

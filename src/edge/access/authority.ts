@@ -23,7 +23,7 @@ import { withFirst, type Way, type Ways } from './ways.ts';
  * Blobs whose size is remembered, and sources of blobs whose word is; as many as are open at a time
  * on a busy root.
  */
-const FACTS_MAX = 65_536;
+const FACTS_MAX = 16_384;
 
 /**
  * What the registry said is believed for this long: a blob that is no longer public stays open at a

@@ -13,6 +13,9 @@ import { errorText } from '../../util/errors.ts';
 /** As many as blobs are open at a time; the one that was said longest ago goes first. */
 const VERDICTS_MAX = 16_384;
 
+/** Repositories whose names their verdicts share. */
+const PLACES_MAX = 1_024;
+
 /** Bytes of the largest file: a verdict with the longest names has some 700. */
 const FILE_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -36,6 +39,18 @@ interface Verdict {
   readonly saidMs: number;
 }
 
+/** A repository. Its verdicts share it, so that each keeps no text of a request. */
+interface Place extends Pick<Verdict, 'registry' | 'repository'> {
+  /** Start of the keys of its verdicts. */
+  readonly prefix: string;
+}
+
+interface Kept extends Omit<Verdict, 'registry' | 'repository'> {
+  readonly place: Place;
+  /** When the verdict was said that the next write or an earlier one has. */
+  readonly writtenMs: number;
+}
+
 interface Components {
   readonly disk: Disk;
   readonly hash: Pick<Hash, 'sha256'>;
@@ -53,9 +68,8 @@ interface Components {
  */
 export class KeptVerdicts {
   readonly #parts: Components;
-  readonly #verdicts = new BoundedMap<string, Verdict>({ entriesMax: VERDICTS_MAX });
-  /** When each verdict was said that the next write or an earlier one has. */
-  readonly #written = new BoundedMap<string, number>({ entriesMax: VERDICTS_MAX });
+  readonly #verdicts = new BoundedMap<string, Kept>({ entriesMax: VERDICTS_MAX });
+  readonly #places = new BoundedMap<string, Place>({ entriesMax: PLACES_MAX, evict: 'use' });
   #timer: Timer | undefined;
   #isChanged = false;
   #writing: Promise<void> = Promise.resolve();
@@ -72,10 +86,10 @@ export class KeptVerdicts {
       if (bytes === undefined) return;
       const kept = this.#parse(Buffer.from(bytes).toString());
       if (kept === undefined) return logger.warn({ file: FILE }, 'kept verdicts are damaged');
-      for (const verdict of kept.slice(-VERDICTS_MAX)) {
-        const key = keyOf(verdict.digest, verdict);
-        this.#verdicts.set(key, verdict);
-        this.#written.set(key, verdict.saidMs);
+      for (const { digest, sizeBytes, saidMs, ...names } of kept.slice(-VERDICTS_MAX)) {
+        const place = this.#placeOf(names);
+        const verdict: Kept = { place, digest, sizeBytes, saidMs, writtenMs: saidMs };
+        this.#verdicts.set(keyOf(digest, place), verdict);
       }
     } catch (error) {
       logger.warn({ error: errorText(error) }, 'kept verdicts cannot be read');
@@ -90,8 +104,7 @@ export class KeptVerdicts {
 
   /** The verdict on the blob in this repository, if there is one that still counts. */
   get(digest: Digest, origin: BlobOrigin): KeptVerdict | undefined {
-    const key = keyOf(digest, origin);
-    const verdict = this.#verdicts.peek(key);
+    const verdict = this.#verdicts.peek(keyOf(digest, this.#placeOf(origin)));
     if (verdict === undefined) return undefined;
     const ageMs = this.#parts.clock.wallMs() - verdict.saidMs;
     if (ageMs >= 0 && ageMs < PUBLIC_MS_MAX) {
@@ -102,27 +115,35 @@ export class KeptVerdicts {
   }
 
   /** A root says that the registry gives the blob to anybody. */
-  put(digest: Digest, { registry, repository }: BlobOrigin, sizeBytes: number): void {
+  put(digest: Digest, origin: BlobOrigin, sizeBytes: number): void {
     const saidMs = this.#parts.clock.wallMs();
-    const verdict: Verdict = { registry, repository, digest, sizeBytes, saidMs };
-    const key = keyOf(digest, verdict);
+    const place = this.#placeOf(origin);
+    const key = keyOf(digest, place);
     const before = this.#verdicts.peek(key);
-    this.#verdicts.set(key, verdict);
-    const writtenMs = this.#written.peek(key) ?? Number.NEGATIVE_INFINITY;
-    const isFresh = saidMs >= writtenMs && saidMs - writtenMs < RENEW_MS;
-    if (isFresh && before?.sizeBytes === sizeBytes) return;
-    this.#written.set(key, saidMs);
+    const ageMs = saidMs - (before?.writtenMs ?? Number.NEGATIVE_INFINITY);
+    const isWritten = ageMs >= 0 && ageMs < RENEW_MS && before?.sizeBytes === sizeBytes;
+    const writtenMs = isWritten ? before.writtenMs : saidMs;
+    this.#verdicts.set(key, { place, digest, sizeBytes, saidMs, writtenMs });
+    if (isWritten) return;
     this.#isChanged = true;
     this.#timer ??= this.#parts.clock.setTimer(WRITE_MS, () => this.#write());
   }
 
   /** The registry says no, or the verdict is over. */
   end(digest: Digest, origin: BlobOrigin): void {
-    const key = keyOf(digest, origin);
-    this.#written.delete(key);
-    if (!this.#verdicts.delete(key)) return;
+    if (!this.#verdicts.delete(keyOf(digest, this.#placeOf(origin)))) return;
     this.#isChanged = true;
     this.#write();
+  }
+
+  #placeOf({ registry, repository }: Pick<BlobOrigin, 'registry' | 'repository'>): Place {
+    const name = `${registry}/${repository}@`;
+    const known = this.#places.get(name);
+    if (known !== undefined) return known;
+    const prefix = ownText(name);
+    const place = { registry: ownText(registry), repository: ownText(repository), prefix };
+    this.#places.set(prefix, place);
+    return place;
   }
 
   /** One write after the other; each has all that is known when it begins. */
@@ -143,7 +164,11 @@ export class KeptVerdicts {
   }
 
   #text(): string {
-    const verdicts = [...this.#verdicts].map(([, verdict]) => verdict);
+    const verdicts = Array.from(this.#verdicts, ([, kept]): Verdict => {
+      const { place, digest, sizeBytes, saidMs } = kept;
+      const { registry, repository } = place;
+      return { registry, repository, digest, sizeBytes, saidMs };
+    });
     const text = JSON.stringify({ writtenMs: this.#parts.clock.wallMs(), verdicts });
     return `${MAGIC} ${this.#checksum(text)}\n${text}\n`;
   }
@@ -166,8 +191,13 @@ export class KeptVerdicts {
   }
 }
 
-function keyOf(digest: Digest, { registry, repository }: Omit<BlobOrigin, 'storage'>): string {
-  return `${registry}/${repository}@${digest}`;
+function keyOf(digest: Digest, { prefix }: Place): string {
+  return prefix + digest;
+}
+
+/** Names come as parts of URLs, which such a part would keep in memory. */
+function ownText(text: string): string {
+  return Buffer.from(text).toString();
 }
 
 function isVerdict(value: unknown): value is Verdict {

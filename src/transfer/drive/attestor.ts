@@ -1,4 +1,5 @@
 import {
+  ATTESTATION_SIGNATURE_BYTES,
   attestBatch,
   BATCH_BLOCKS_MAX,
   isWhole,
@@ -25,11 +26,18 @@ const BATCH_WAIT_MS = 3;
  */
 const SEALED_MAX = 16_384;
 
-/** A block of a fuller batch. */
+/** Bytes of the BLAKE3 of a block. */
+const DIGEST_BYTES = 32;
+
+/** A block of a fuller batch. What its blocks need stands in one array: small ones cost much. */
 interface Sealed {
-  readonly blockDigest: Uint8Array;
-  readonly attestation: Attestation;
+  /** Digest and signature of each block of the batch. */
+  readonly batch: Uint8Array;
+  /** Where those of this block are. */
+  readonly at: number;
 }
+
+const SEALED_BYTES = DIGEST_BYTES + ATTESTATION_SIGNATURE_BYTES;
 
 interface Waiting {
   readonly claim: BlockClaim;
@@ -77,9 +85,15 @@ export class Attestor {
     const sealed = this.#sealed.get(nameOf(blob, index));
     if (sealed === undefined) return undefined;
     // A weak claim that was in the making when its blob was distrusted replaces no `whole` one.
-    if (isWhole(block.attestation) && !isWhole(sealed.attestation)) return undefined;
+    const signatureAt = sealed.at + DIGEST_BYTES;
+    const attestation: Attestation = {
+      signer: this.#parts.signer.publicKey,
+      signature: sealed.batch.slice(signatureAt, sealed.at + SEALED_BYTES),
+    };
+    if (isWhole(block.attestation) && !isWhole(attestation)) return undefined;
     const blockDigest = block.blockDigest ?? this.#parts.hash.blake3(block.payload.bytes);
-    return bytesEqual(sealed.blockDigest, blockDigest) ? sealed.attestation : undefined;
+    const sealedDigest = sealed.batch.subarray(sealed.at, signatureAt);
+    return bytesEqual(sealedDigest, blockDigest) ? attestation : undefined;
   }
 
   /** The blob's blocks were wrong: no later batch holds any of them. */
@@ -109,11 +123,15 @@ export class Attestor {
   }
 
   #seal(claims: readonly BlockClaim[]): void {
-    for (const [i, attestation] of attestBatch(this.#parts, claims).entries()) {
+    const batch = new Uint8Array(claims.length * SEALED_BYTES);
+    for (const [i, { signature }] of attestBatch(this.#parts, claims).entries()) {
       const claim = claims[i];
       if (claim === undefined) continue;
       const { blob, index, blockDigest } = claim;
-      this.#sealed.set(nameOf(blob, index), { blockDigest, attestation });
+      const at = i * SEALED_BYTES;
+      batch.set(blockDigest, at);
+      batch.set(signature, at + DIGEST_BYTES);
+      this.#sealed.set(nameOf(blob, index), { batch, at });
     }
   }
 }

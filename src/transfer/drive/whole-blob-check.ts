@@ -33,6 +33,13 @@ interface Complete {
   readonly content: Digest;
 }
 
+/** A blob that is followed until it is whole. */
+interface Followed {
+  readonly sizeBytes: number;
+  /** The lowest block that was missing at the last look; the count of blocks when none was. */
+  readonly missing: number;
+}
+
 interface Init {
   /** Drops the wrong blob's blocks. `claims`: what roots said of the first of them. */
   readonly onBad: (blob: BlobRef, claims: readonly SignedClaim[]) => Promise<void>;
@@ -58,8 +65,7 @@ export class WholeBlobCheck {
   readonly #parts: Components;
   readonly #onBad: Init['onBad'];
   readonly #checks: Counter;
-  /** Lowest block of each blob of a size that was missing at the last look. */
-  readonly #missing = new BoundedMap<string, number | 'whole'>({ entriesMax: FOLLOWED_MAX });
+  readonly #followed = new BoundedMap<Digest, Followed>({ entriesMax: FOLLOWED_MAX });
   readonly #waiting: Complete[] = [];
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
@@ -75,12 +81,13 @@ export class WholeBlobCheck {
    * believed, the blocks have a key that is none.
    */
   stored(blob: BlobRef, content: Digest): void {
-    const known = this.#missing.get(nameOf(blob)) ?? 0;
-    if (known === 'whole' || this.#stop.signal.aborted) return;
-    const count = blockCount(blob.sizeBytes);
-    let missing = known;
-    while (missing < count && this.#parts.store.has(blob.digest, blockIndex(missing))) missing++;
-    this.#missing.set(nameOf(blob), missing === count ? 'whole' : missing);
+    const { digest, sizeBytes } = blob;
+    const count = blockCount(sizeBytes);
+    const known = this.#followed.get(digest);
+    let missing = known?.sizeBytes === sizeBytes ? known.missing : 0;
+    if (missing === count || this.#stop.signal.aborted) return;
+    while (missing < count && this.#parts.store.has(digest, blockIndex(missing))) missing++;
+    this.#followed.set(digest, { sizeBytes, missing });
     if (missing < count) return;
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
     this.#waiting.push({ blob, content });
@@ -89,9 +96,7 @@ export class WholeBlobCheck {
 
   /** Blocks of the blob are dropped elsewhere: it is hashed again when it is complete again. */
   forget(digest: Digest): void {
-    for (const [name] of this.#missing) {
-      if (name.startsWith(`${digest}/`)) this.#missing.delete(name);
-    }
+    this.#followed.delete(digest);
   }
 
   async stop(): Promise<void> {
@@ -106,7 +111,7 @@ export class WholeBlobCheck {
       try {
         const result = await this.#check(next);
         this.#checks.inc({ result });
-        if (result === 'incomplete') this.#missing.delete(nameOf(blob));
+        if (result === 'incomplete') this.#followed.delete(blob.digest);
       } catch (error) {
         if (this.#stop.signal.aborted) break;
         this.#checks.inc({ result: 'failed' });
@@ -125,7 +130,7 @@ export class WholeBlobCheck {
       { blob: blob.digest },
       'blob content does not match its digest: dropping all its blocks',
     );
-    this.#missing.delete(nameOf(blob));
+    this.#followed.delete(blob.digest);
     await this.#onBad(blob, hashed.claims);
     return 'bad';
   }
@@ -153,8 +158,4 @@ export class WholeBlobCheck {
     }
     return { digest: hasher.digest(), claims };
   }
-}
-
-function nameOf({ digest, sizeBytes }: BlobRef): string {
-  return `${digest}/${sizeBytes}`;
 }
