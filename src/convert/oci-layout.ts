@@ -109,6 +109,11 @@ export async function readTag(target: LayoutTarget): Promise<Manifest> {
       path,
     });
   }
+  if (INDEX_MEDIA_TYPES.some((type) => type === entry?.mediaType)) {
+    const what = `${tag} of ${directory} is an index of several images`;
+    const advice = 'copy the one for your platform with `xylem copy --platform`';
+    throw new ConvertError(`${what}; ${advice}`, { code: 'layout', path });
+  }
   const manifest = blobPath(directory, digest);
   return parseManifest(await failing(manifest, 'read', () => readFile(manifest)));
 }

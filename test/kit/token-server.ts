@@ -22,9 +22,12 @@ export async function startTokenServer(
   options: Options = {},
 ) {
   const asked: string[] = [];
-  const issue = (scope: string): string => {
-    const [type, name, actions = ''] = scope.split(':');
-    return signToken(certificates, user.username, [{ type, name, actions: actions.split(',') }]);
+  const issue = (scopes: string): string => {
+    const access = scopes.split(' ').map((scope) => {
+      const [type, name, actions = ''] = scope.split(':');
+      return { type, name, actions: actions.split(',') };
+    });
+    return signToken(certificates, user.username, access);
   };
   const address = await startServer((request, response) => {
     const answer = async (): Promise<void> => {
@@ -34,7 +37,7 @@ export async function startTokenServer(
         return;
       }
       const isPost = request.method === 'POST';
-      const scope = form.get('scope') ?? '';
+      const scope = form.getAll('scope').join(' ');
       asked.push(`${isPost ? 'POST ' : ''}${form.get('service')} ${scope}`);
       const field = isPost ? 'access_token' : 'token';
       response.end(JSON.stringify({ [field]: issue(scope), expires_in: 300 }));

@@ -33,6 +33,9 @@ export interface RegistryPlaceComponents {
 const RANGE_BYTES = 4 * 1024 * 1024;
 const RANGES_AHEAD = 3;
 
+/** For any other call; a registry may ask for patience for a minute. (tunable) */
+const CALL_MS = 120_000;
+
 /** For one range, retries included; a slow line takes its time. (tunable) */
 const RANGE_MS = 5 * 60_000;
 
@@ -90,7 +93,7 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
   ): Promise<readonly NamedContent[]> {
     const client = await this.#components.client();
     const of = { origin: this.#reference, digest, ...(artifactType && { artifactType }) };
-    const pages = await client.referrers(of, { signal });
+    const pages = await client.referrers(of, { signal, timeoutMs: CALL_MS });
     if (pages !== undefined) {
       return pages.flatMap((bytes) => referrersIn({ bytes, digest }, artifactType));
     }
@@ -100,7 +103,8 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
 
   async hasBlob(blob: BlobRef, signal: AbortSignal): Promise<boolean> {
     const client = await this.#components.client();
-    return client.hasBlob({ ...blob, origin: this.#reference }, { signal });
+    const asked = { ...blob, origin: this.#reference };
+    return client.hasBlob(asked, { signal, timeoutMs: CALL_MS });
   }
 
   async putBlob(blob: BlobRef, open: BlobOpener, options: PutOptions): Promise<boolean> {
@@ -153,7 +157,8 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
 
   async #fetch(tagOrDigest: string, signal: AbortSignal, isFresh = false): Promise<StoredManifest> {
     const client = await this.#components.client();
-    return typed(await client.manifest(this.#reference, tagOrDigest, { signal, isFresh }));
+    const options = { signal, isFresh, timeoutMs: CALL_MS };
+    return typed(await client.manifest(this.#reference, tagOrDigest, options));
   }
 
   /** The index that stands in for the list of the registry. */
