@@ -17,7 +17,7 @@ import {
   type HttpRequest,
   type HttpStream,
 } from './message.ts';
-import type { Lane, Pacers } from './pacer.ts';
+import type { Asking, Lane, Pacers } from './pacer.ts';
 import { parseRetryAfter } from './retry-after.ts';
 import { StreamSink } from './stream-sink.ts';
 
@@ -26,6 +26,9 @@ import { StreamSink } from './stream-sink.ts';
  * attempt is given up. (tunable)
  */
 export const SILENCE_MS_MAX = 10_000;
+
+/** The repository in a path of the distribution API. */
+const REPOSITORY = /^\/v2\/([^?]+)\/(?:blobs|manifests|tags|referrers)\//;
 
 /** What `HttpSender` uses. */
 export interface HttpSenderComponents {
@@ -45,7 +48,7 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded' | 'isFor
 /**
  * Sends single requests: no redirects, no retries, no credentials of its own. What goes to the
  * distribution API of a host (`/v2/`) waits for its turn there, and what the host says of
- * Retry-After holds for all senders of the same lane.
+ * Retry-After holds for all senders of the same lane that ask for the same (`Asking`).
  */
 export class HttpSender {
   readonly #components: HttpSenderComponents;
@@ -70,7 +73,8 @@ export class HttpSender {
   ): Promise<HttpAnswer<S>> {
     const { clock, metrics, pacers } = this.#components;
     const pacer = isApi(request) ? pacers.of(request.url.host, this.#laneOf(request)) : undefined;
-    await pacer?.turn(signal);
+    const asking = this.#askingOf(request);
+    await pacer?.turn(asking, signal);
     const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer<S>>();
     const exchange = new Exchange<S>({
       clock,
@@ -78,7 +82,7 @@ export class HttpSender {
       request,
       open: (head, flow) => {
         const pauseMs = pauseOf(head, clock.wallMs());
-        if (pauseMs !== undefined) pacer?.pause(pauseMs);
+        if (pauseMs !== undefined) pacer?.pause(asking, pauseMs);
         return open(head, flow);
       },
       signal,
@@ -124,6 +128,13 @@ export class HttpSender {
       exchange,
       { isForClient: lane === 'client', showsCertificate, isGuarded: isGuarded(url) },
     );
+  }
+
+  /** The agent's own tokens come and go: what it is told holds for the repository. */
+  #askingOf({ url, rawPath, headers }: HttpRequest): Asking {
+    const [, repository = ''] = REPOSITORY.exec(rawPath ?? url.pathname) ?? [];
+    const isForClient = this.#init.lane === 'client';
+    return { repository, authorization: isForClient ? headers['authorization'] : undefined };
   }
 
   #laneOf({ isQuestion }: HttpRequest): Lane {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import type { Clock } from '../../runtime/clock.ts';
 import { DeadlineError } from '../../runtime/deadline.ts';
 import { defined } from '../../util/assert.ts';
@@ -19,11 +20,15 @@ const WAITING_MAX = 1024;
  */
 const OTHER_HOSTS_MAX = 1024;
 
+/** Pauses of one server in one lane; the oldest is forgotten, and the server asked again. */
+const PAUSES_MAX = 256;
+
 const LANES = ['own', 'asked', 'nobody', 'client'] as const;
 
 /**
- * For whom a server is asked. What it says of patience holds for the lane that it said it to, so
- * that nobody who names a repository has it left alone for others:
+ * For whom a server is asked. What it says of patience holds for the lane that it said it to, and
+ * there for what was asked of it (`Asking`), so that nobody who names a repository, or who is
+ * limited, has it left alone for others:
  *
  * - `own`: the agent reads or writes what it already knows.
  * - `asked`: the agent asks, by its own credentials, about what somebody named.
@@ -31,6 +36,14 @@ const LANES = ['own', 'asked', 'nobody', 'client'] as const;
  * - `client`: a local client's request.
  */
 export type Lane = (typeof LANES)[number];
+
+/** What a request asks a server for. */
+export interface Asking {
+  /** Empty when it names none. */
+  readonly repository: string;
+  /** What a local client shows: servers limit each user apart. */
+  readonly authorization?: string | undefined;
+}
 
 interface PacerComponents {
   readonly clock: Clock;
@@ -66,15 +79,16 @@ class Rate {
 }
 
 /**
- * When one server may be asked in one lane: at a bounded rate, in arrival order, and not before the
- * time that it named.
+ * When one server may be asked in one lane: at a bounded rate, in arrival order, and for what it
+ * was to be left alone not before the time that it named.
  */
 class Pacer {
   readonly #components: PacerComponents;
   readonly #host: string;
   readonly #rate: Rate | undefined;
   readonly #line = new Limiter({ runningMax: 1, waitingMax: WAITING_MAX });
-  #pausedUntilMs = 0;
+  /** Until when, by what was asked for. */
+  readonly #pauses = new BoundedMap<string, number>({ entriesMax: PAUSES_MAX });
 
   constructor(
     components: PacerComponents,
@@ -85,10 +99,11 @@ class Pacer {
     this.#rate = init.rate;
   }
 
-  /** The server asked to be left alone for so long (`Retry-After`). */
-  pause(pauseMs: number): void {
+  /** The server asked to be left alone for so long (`Retry-After`) when it was asked for this. */
+  pause(asking: Asking, pauseMs: number): void {
+    const name = nameOf(asking);
     const untilMs = this.#components.clock.nowMs() + Math.min(pauseMs, PAUSE_MS_MAX);
-    this.#pausedUntilMs = Math.max(this.#pausedUntilMs, untilMs);
+    this.#pauses.set(name, Math.max(this.#pauses.get(name) ?? 0, untilMs));
   }
 
   /**
@@ -96,8 +111,8 @@ class Pacer {
    * a pause; `overloaded` when the line is full, or a plain deadline passes in it), or with the
    * signal's reason.
    */
-  async turn(signal: AbortSignal): Promise<void> {
-    this.#checkPause();
+  async turn(asking: Asking, signal: AbortSignal): Promise<void> {
+    this.#checkPause(asking);
     const rate = this.#rate;
     if (rate === undefined) return;
     const { clock, metrics } = this.#components;
@@ -112,21 +127,29 @@ class Pacer {
       throw error;
     }
     metrics.heldSeconds.inc({}, (clock.nowMs() - startedMs) / 1000);
-    this.#checkPause();
+    this.#checkPause(asking);
   }
 
   #overloaded(why: string): RegistryError {
     return new RegistryError(`${this.#host} was not asked: ${why}`, { code: 'overloaded' });
   }
 
-  #checkPause(): void {
-    const retryAfterMs = this.#pausedUntilMs - this.#components.clock.nowMs();
-    if (retryAfterMs <= 0) return;
+  #checkPause(asking: Asking): void {
+    if (this.#pauses.count === 0) return;
+    const name = nameOf(asking);
+    const retryAfterMs = (this.#pauses.get(name) ?? 0) - this.#components.clock.nowMs();
+    if (retryAfterMs <= 0) return void this.#pauses.delete(name);
     const what =
       `${this.#host} was not asked: ` +
       `it wants to be left alone for another ${Math.ceil(retryAfterMs)} ms`;
     throw new RegistryError(what, { code: 'rate-limited', retryAfterMs });
   }
+}
+
+/** Credentials stand in it as their hash. */
+function nameOf({ repository, authorization }: Asking): string {
+  if (authorization === undefined) return repository;
+  return `${repository} ${createHash('sha256').update(authorization).digest('base64')}`;
 }
 
 type Lanes = Readonly<Record<Lane, Pacer>>;

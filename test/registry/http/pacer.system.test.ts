@@ -31,9 +31,9 @@ async function start(listener: RequestListener, requestsPerSecond?: number) {
     await client.readBlobInto({ digest, sizeBytes: 1000, origin: origin('app') }, 0, target);
   };
   const { signal } = new AbortController();
-  const ask = async (path: string, limit = signal) => {
+  const ask = async (path: string, limit = signal, headers = {}) => {
     const url = `http://${host}/v2/${path}`;
-    const { status, body } = await sender.open({ method: 'GET', url, headers: {} }, limit);
+    const { status, body } = await sender.open({ method: 'GET', url, headers }, limit);
     body.destroy();
     return status;
   };
@@ -107,15 +107,39 @@ const limitsSome: RequestListener = (request, response) => {
 test('an attacker who has a registry limit his request stops no read of the agent', async () => {
   const { size, read, ask } = await start(limitsSome);
   expect(await ask('evil/tags/list')).toBe(429);
-  await expect(ask('app/tags/list')).rejects.toMatchObject({ code: 'rate-limited' });
+  await expect(ask('evil/tags/list')).rejects.toMatchObject({ code: 'rate-limited' });
   expect(await size()).toBe(1000);
   await read();
+});
+
+test('an attacker who has a registry limit his request stops no other client', async () => {
+  const { ask } = await start((request, response) => {
+    const isKnown = request.headers.authorization === 'Bearer good';
+    if (isKnown) response.end();
+    else response.writeHead(429, { 'retry-after': '999999' }).end();
+  });
+  const { signal } = new AbortController();
+  const limited = { code: 'rate-limited' };
+  for (const headers of [{}, { authorization: 'Bearer bad' }]) {
+    expect(await ask('app/manifests/latest', signal, headers)).toBe(429);
+    await expect(ask('app/blobs/x', signal, headers)).rejects.toMatchObject(limited);
+    expect(await ask('app/blobs/x', signal, { authorization: 'Bearer good' })).toBe(200);
+  }
+});
+
+test('an attacker who has a registry limit a repository stops nothing of another one', async () => {
+  const { ask } = await start(limitsSome);
+  for (const path of ['evil/tags/list', 'evil/v2/app/blobs/x', 'evil/blobs/app/manifests/x']) {
+    expect(await ask(path)).toBe(429);
+    expect(await ask('app/tags/list')).toBe(200);
+  }
 });
 
 test('an attacker who has the agent ask for what is limited stops none of its reads', async () => {
   const { size, sizeForNobody, read, ask } = await start(limitsSome);
   await expect(size(30_000, 'evil')).rejects.toMatchObject({ code: 'rate-limited' });
-  await expect(size()).rejects.toMatchObject({ code: 'rate-limited' });
+  await expect(size(30_000, 'evil')).rejects.toMatchObject({ detail: { code: 'rate-limited' } });
+  expect(await size()).toBe(1000);
   await read();
   expect(await sizeForNobody()).toBe(1000);
   expect(await ask('app/tags/list')).toBe(200);
@@ -138,7 +162,7 @@ test('Pacers keep one rate for all lanes, which take turns: a flood delays no ot
   const order: string[] = [];
   const leave = new AbortController();
   const turn = async (lane: Lane): Promise<void> => {
-    await pacers.of('r.example', lane).turn(leave.signal);
+    await pacers.of('r.example', lane).turn({ repository: 'app' }, leave.signal);
     order.push(lane);
     if (order.length === 6) leave.abort(new DeadlineError('too late'));
   };
