@@ -67,7 +67,7 @@ export const rooms = {
     overlaybd: ['http', 'access'],
     mirror: ['http', 'access'],
   },
-  convert: { places: [], tar: [] },
+  convert: { tar: [], places: ['tar'] },
   agent: {
     config: [],
     admin: ['config'],

@@ -21,17 +21,15 @@ export interface Payload {
   readonly sizeBytes: number;
 }
 
+/** Largest size in the eleven octal digits of a header. */
+const OCTAL_SIZE_BYTES_MAX = 8 ** 11 - 1;
+
 /** A checked header of a tar file. */
-export interface TarHeader {
+interface TarHeader {
   readonly name: string;
-  /** Of a link: the name of another entry. */
-  readonly linkName: string;
   readonly type: string;
   readonly sizeBytes: number;
 }
-
-/** Largest size in the eleven octal digits of a header. */
-const OCTAL_SIZE_BYTES_MAX = 8 ** 11 - 1;
 
 /** Whether the record is a ustar header. */
 export function isTar(record: Uint8Array): boolean {
@@ -49,7 +47,7 @@ export function isTar(record: Uint8Array): boolean {
 export async function findTarPayload(source: ByteSource): Promise<Payload> {
   let offset = 0;
   let paxSize: number | undefined;
-  let header = await readTarHeader(source, offset);
+  let header = await readHeader(source, offset);
   if (header.type === 'x') {
     if (header.sizeBytes > PAX_SIZE_BYTES_MAX) {
       throw outOfRange(
@@ -66,7 +64,7 @@ export async function findTarPayload(source: ByteSource): Promise<Payload> {
     );
     paxSize = sizeRecord(records);
     offset += RECORD_BYTES + ceilTo(header.sizeBytes, RECORD_BYTES);
-    header = await readTarHeader(source, offset);
+    header = await readHeader(source, offset);
   }
   if (header.type !== '0' && header.type !== '\0') {
     throw new ImageError(
@@ -150,8 +148,7 @@ export function tarPadding(sizeBytes: number): Uint8Array {
   return new Uint8Array(ceilTo(sizeBytes, RECORD_BYTES) - sizeBytes);
 }
 
-/** Reads the header at this offset. Throws ImageError when it is damaged. */
-export async function readTarHeader(source: ByteSource, offset: number): Promise<TarHeader> {
+async function readHeader(source: ByteSource, offset: number): Promise<TarHeader> {
   const record = await readPart(source, offset, RECORD_BYTES, 'tar header');
   if (!isTar(record)) throw damaged('tar header', `no "ustar" at ${offset + 257}`);
   const sum = parseOctal(ascii(record, 148, 8));
@@ -162,18 +159,12 @@ export async function readTarHeader(source: ByteSource, offset: number): Promise
       `its checksum is ${sum}, but its bytes at ${offset} sum to ${found}`,
     );
   }
-  const size = parseOctal(ascii(record, 124, 12)) ?? parseBinary(record, 124, 12);
+  const size = parseOctal(ascii(record, 124, 12));
   if (size === undefined) {
     throw damaged('tar header', `its size ${JSON.stringify(ascii(record, 124, 12))} is not octal`);
   }
-  const prefix = ascii(record, 257, 8) === 'ustar\x0000' ? text(record, 345, 155) : '';
-  const name = text(record, 0, 100);
-  return {
-    name: prefix === '' ? name : `${prefix}/${name}`,
-    linkName: text(record, 157, 100),
-    type: ascii(record, 156, 1),
-    sizeBytes: size,
-  };
+  const name = ascii(record, 0, 100).split('\0', 1)[0] ?? '';
+  return { name, type: ascii(record, 156, 1), sizeBytes: size };
 }
 
 /** The `size` among PAX records `<length> <key>=<value>\n`; the last one counts. */
@@ -229,19 +220,6 @@ function checksum(record: Uint8Array): number {
 function parseOctal(field: string): number | undefined {
   const digits = /^ *([0-7]+)[ \0]*$/.exec(field)?.[1];
   return digits === undefined ? undefined : Number.parseInt(digits, 8);
-}
-
-/** A number in binary, as GNU writes those that octal digits cannot hold: the first bit is set. */
-function parseBinary(record: Uint8Array, offset: number, length: number): number | undefined {
-  if (record[offset] !== 0x80) return undefined;
-  let value = 0;
-  for (let i = 1; i < length; i++) value = value * 256 + (record[offset + i] ?? 0);
-  return Number.isSafeInteger(value) ? value : undefined;
-}
-
-/** Up to the first zero. */
-function text(record: Uint8Array, offset: number, length: number): string {
-  return ascii(record, offset, length).split('\0', 1)[0] ?? '';
 }
 
 function put(target: Uint8Array, offset: number, text: string): void {

@@ -1,13 +1,12 @@
 import { posix } from 'node:path';
 import { readPart } from '../../image/byte-source.ts';
 import { ceilTo } from '../../image/binary.ts';
-import { ImageError } from '../../image/errors.ts';
-import { readTarHeader } from '../../image/tar.ts';
 import { ConvertError } from '../errors.ts';
 import { LocalFile, withFile } from '../files.ts';
+import { parsePax, paxNumber } from '../tar/pax.ts';
+import { BLOCK_BYTES, byteString, isZeroBlock, parseHeader } from '../tar/tar-header.ts';
+import { TarPlace } from '../tar/tar-place.ts';
 import type { ImageFiles, OpenFile } from './layout-files.ts';
-
-const RECORD_BYTES = 512;
 
 /** Files of one archive; an image has some hundred. */
 const FILES_MAX = 100_000;
@@ -36,7 +35,7 @@ export class TarFiles implements ImageFiles {
     try {
       return new TarFiles(path, await withFile(path, 'read', (file) => placesIn(file, signal)));
     } catch (cause) {
-      if (!(cause instanceof ImageError)) throw cause;
+      if (!(cause instanceof ConvertError) || cause.code !== 'tar') throw cause;
       const what = `${path} is no tar archive, or a damaged one: ${cause.message}`;
       const advice = 'undo its compression, if it has one, or save the image again';
       throw new ConvertError(`${what}; ${advice}`, { code: 'archive', path }, { cause });
@@ -80,57 +79,48 @@ interface Attributes {
 async function placesIn(file: LocalFile, signal: AbortSignal): Promise<Map<string, Place>> {
   const places = new Map<string, Place>();
   let ahead: Attributes = {};
-  for (let offset = 0; offset + RECORD_BYTES <= file.sizeBytes; ) {
+  for (let offset = 0; offset + BLOCK_BYTES <= file.sizeBytes; ) {
     signal.throwIfAborted();
-    if (isEnd(await readPart(file, offset, RECORD_BYTES, 'tar header'))) break;
-    const header = await readTarHeader(file, offset);
-    offset += RECORD_BYTES;
-    const { type } = header;
-    const sizeBytes = ahead.size ?? header.sizeBytes;
+    const block = await readPart(file, offset, BLOCK_BYTES, 'tar header');
+    if (isZeroBlock(block)) break;
+    const place = new TarPlace(offset);
+    const header = parseHeader(block, place);
+    offset += BLOCK_BYTES;
+    const { typeFlag: type } = header;
+    const sizeBytes = ahead.size ?? header.size;
+    if (offset + sizeBytes > file.sizeBytes) throw cutOff(file);
     if ('xLK'.includes(type)) {
-      ahead = { ...ahead, ...(await attributesAt(file, offset, header)) };
+      if (sizeBytes > ATTRIBUTES_BYTES_MAX) throw tooMany(file);
+      const bytes = await readPart(file, offset, sizeBytes, 'tar attributes');
+      ahead = { ...ahead, ...attributesIn(bytes, type, place) };
     } else if (type !== 'g') {
-      const name = posix.normalize(ahead.path ?? header.name);
-      const link = ahead.linkpath ?? header.linkName;
-      if (type === '0' || type === '\0' || type === '7') places.set(name, { offset, sizeBytes });
+      const name = posix.normalize(ahead.path ?? header.path);
+      const link = ahead.linkpath ?? header.linkTarget;
+      if ('07\0'.includes(type)) places.set(name, { offset, sizeBytes });
       else if (type === '1') places.set(name, { link: posix.normalize(link) });
       else if (type === '2') places.set(name, { link: posix.join(posix.dirname(name), link) });
       if (places.size > FILES_MAX) throw tooMany(file);
       ahead = {};
     }
-    offset += ceilTo(sizeBytes, RECORD_BYTES);
-    if (offset > file.sizeBytes) throw cutOff(file);
+    offset += ceilTo(sizeBytes, BLOCK_BYTES);
   }
   return places;
 }
 
-async function attributesAt(
-  file: LocalFile,
-  offset: number,
-  { type, sizeBytes }: { readonly type: string; readonly sizeBytes: number },
-): Promise<Attributes> {
-  if (sizeBytes > ATTRIBUTES_BYTES_MAX) throw tooMany(file);
-  const bytes = await readPart(file, offset, sizeBytes, 'tar attributes');
-  const text = (part: Uint8Array): string => new TextDecoder().decode(part);
-  if (type === 'L') return { path: text(bytes).replace(/\0.*$/s, '') };
-  if (type === 'K') return { linkpath: text(bytes).replace(/\0.*$/s, '') };
-  const found: Attributes = {};
-  // Records: `LENGTH KEY=VALUE\n`, the length that of all of it.
-  for (let at = 0; at < bytes.length; ) {
-    const length = Number(/^([0-9]{1,7}) /.exec(text(bytes.subarray(at, at + 8)))?.[1] ?? 0);
-    if (length < 5 || at + length > bytes.length) break;
-    const record = text(bytes.subarray(at, at + length - 1)).replace(/^[0-9]+ /, '');
-    const equals = record.indexOf('=');
-    const [key, value] = [record.slice(0, equals), record.slice(equals + 1)];
-    if (key === 'path' || key === 'linkpath') found[key] = value;
-    if (key === 'size' && /^[0-9]{1,15}$/.test(value)) found.size = Number(value);
-    at += length;
+/** Of a PAX header, or of a long name as GNU writes it. */
+function attributesIn(bytes: Uint8Array, type: string, place: TarPlace): Attributes {
+  if (type !== 'x') {
+    const name = byteString(bytes).replace(/\0.*$/s, '');
+    return type === 'L' ? { path: name } : { linkpath: name };
   }
-  return found;
-}
-
-function isEnd(record: Uint8Array): boolean {
-  return record.every((byte) => byte === 0);
+  const records = parsePax(bytes, place);
+  const [path, linkpath] = [records.get('path'), records.get('linkpath')];
+  const size = records.get('size');
+  return {
+    ...(path !== undefined && { path }),
+    ...(linkpath !== undefined && { linkpath }),
+    ...(size !== undefined && { size: paxNumber(size, 'size', place) }),
+  };
 }
 
 function tooMany({ path }: LocalFile): ConvertError {
