@@ -9,8 +9,10 @@ import { CodedError } from '../util/errors.ts';
  * valid OCI layout, or lacks the tag. `archive`: the file is no archive of images, or lacks the
  * image. `manifest`: a manifest is invalid. `digest-mismatch`: content does not match its digest.
  * `tar`: a layer's archive is damaged, or an entry of it is not supported or goes beyond a limit;
- * the entry's path (a character per byte) and its offset in the uncompressed archive. `busy`: other
- * writers are in the way. `interrupted`: the user stopped the command.
+ * the entry's path (a character per byte) and its offset in the uncompressed archive. `layer`: an
+ * entry asks for what no file system may be given. `filesystem`: libext2fs refused a change;
+ * `number` is its error number, or 0. `busy`: other writers are in the way. `interrupted`: the user
+ * stopped the command.
  */
 export type ConvertErrorDetail =
   | { readonly code: 'argument' }
@@ -23,6 +25,8 @@ export type ConvertErrorDetail =
   | { readonly code: 'digest-mismatch'; readonly digest: Digest }
   | { readonly code: 'busy' }
   | { readonly code: 'tar'; readonly path: string; readonly offset: number }
+  | { readonly code: 'layer' }
+  | { readonly code: 'filesystem'; readonly number: number }
   | { readonly code: 'interrupted' };
 
 /** An image could not be converted, checked or flattened. */

@@ -9,7 +9,7 @@ import {
   SEGMENT_BYTES,
 } from './lsmt-header.ts';
 import { encodeIndex, SEGMENT_COUNT_MAX } from './lsmt-index.ts';
-import { SegmentMapBuilder } from './segment-map.ts';
+import { SegmentMapBuilder, ZERO_LAYER } from './segment-map.ts';
 import { TAR_PREFIX_BYTES, tarPrefix, tarSuffix } from './tar.ts';
 import { ZFILE_DEFAULTS, ZFileWriter, type ZFileOptions } from './zfile-writer.ts';
 
@@ -19,6 +19,8 @@ export interface LayerWriterInit {
   readonly virtualSizeBytes: number;
   /** Upper-case 8-4-4-4-12 hex digits. */
   readonly uuid: string;
+  /** Of the layer below. */
+  readonly parentUuid?: string;
   readonly options?: ZFileOptions;
 }
 
@@ -56,15 +58,28 @@ export class LayerWriter {
    * beyond the most ranges of a layer.
    */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
-    assert(
-      offset % SECTOR_BYTES === 0 && bytes.length % SECTOR_BYTES === 0,
-      'a write covers whole sectors',
-    );
-    assert(offset + bytes.length <= this.#init.virtualSizeBytes, 'a range lies in the device');
     if (bytes.length === 0) return;
     await this.#begin();
     const moffset = this.#zfile.sizeBytes / SECTOR_BYTES;
-    this.#segments.push(offset / SECTOR_BYTES, bytes.length / SECTOR_BYTES, { moffset, layer: 0 });
+    this.#push(offset, bytes.length, { moffset, layer: 0 });
+    await this.#zfile.write(bytes);
+  }
+
+  /**
+   * Says that a range of whole sectors, after all earlier writes, reads as zeros whatever the layers
+   * below have there. Throws ImageError as `write()` does.
+   */
+  zero(offset: number, length: number): void {
+    this.#push(offset, length, { moffset: 0, layer: ZERO_LAYER });
+  }
+
+  #push(offset: number, length: number, place: { moffset: number; layer: number }): void {
+    assert(
+      offset % SECTOR_BYTES === 0 && length % SECTOR_BYTES === 0,
+      'a write covers whole sectors',
+    );
+    assert(offset + length <= this.#init.virtualSizeBytes, 'a range lies in the device');
+    this.#segments.push(offset / SECTOR_BYTES, length / SECTOR_BYTES, place);
     if (this.#segments.count > SEGMENT_COUNT_MAX) {
       throw outOfRange(
         'count of ranges',
@@ -72,7 +87,6 @@ export class LayerWriter {
         `a layer has at most ${SEGMENT_COUNT_MAX}`,
       );
     }
-    await this.#zfile.write(bytes);
   }
 
   /** Writes the index and the wrappers; gives the size of the whole blob in bytes. */

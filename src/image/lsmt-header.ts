@@ -86,9 +86,10 @@ export interface LsmtFields {
   readonly segmentCount: number;
   readonly virtualSizeBytes: number;
   readonly uuid: string;
+  readonly parentUuid?: string;
 }
 
-/** The header (with index fields of 0) or trailer of a committed layer without a parent. */
+/** The header (with index fields of 0) or trailer of a committed layer. */
 export function encodeLsmtHeader(fields: LsmtFields, which: 'header' | 'trailer'): Uint8Array {
   const bytes = new Uint8Array(LSMT_HEADER_BYTES);
   const view = viewOf(bytes);
@@ -99,6 +100,7 @@ export function encodeLsmtHeader(fields: LsmtFields, which: 'header' | 'trailer'
   writeU64(view, 40, which === 'header' ? 0 : fields.segmentCount);
   writeU64(view, 48, fields.virtualSizeBytes);
   bytes.set(new TextEncoder().encode(fields.uuid), 56);
+  bytes.set(new TextEncoder().encode(fields.parentUuid ?? ''), 93);
   bytes[132] = 1;
   bytes[133] = 1;
   return bytes;
