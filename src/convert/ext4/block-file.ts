@@ -88,6 +88,13 @@ export class BlockFile implements BlockIo {
     return this.#cached(block).bytes;
   }
 
+  /** The bytes of blocks, as the file has them. */
+  readBlocks(first: number, count: number): Uint8Array {
+    const bytes = Buffer.allocUnsafe(count * BLOCK_BYTES);
+    this.#failing('read', () => readSync(this.#fd, bytes, 0, bytes.length, first * BLOCK_BYTES));
+    return bytes;
+  }
+
   /** Writes whole blocks of file content past the cache. */
   writeContent(block: number, bytes: Uint8Array): void {
     const count = bytes.length / BLOCK_BYTES;
@@ -157,4 +164,12 @@ export class BlockFile implements BlockIo {
       throw new ConvertError(`cannot ${verb} ${path}: ${reason}`, { code: 'file', path }, { cause });
     }
   }
+}
+
+const ZEROS = new Uint8Array(BLOCK_BYTES);
+
+/** Whether the block at `offset` of the bytes is all zeros. */
+export function isZeroBlock(bytes: Uint8Array, offset: number): boolean {
+  const block = Buffer.from(bytes.buffer, bytes.byteOffset + offset, BLOCK_BYTES);
+  return block.equals(ZEROS);
 }

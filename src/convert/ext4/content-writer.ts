@@ -1,4 +1,4 @@
-import { BLOCK_BYTES } from './block-file.ts';
+import { BLOCK_BYTES, isZeroBlock } from './block-file.ts';
 import type { Ext4 } from './ext4.ts';
 
 /** Bytes gathered before they are written; a multiple of the block size. */
@@ -54,18 +54,12 @@ export class ContentWriter {
     this.#window.fill(0, this.#fill, end);
     this.#fill = 0;
     for (let from = 0; from < end; from += BLOCK_BYTES) {
-      if (this.#isHole(from)) continue;
+      if (isZeroBlock(this.#window, from)) continue;
       let to = from + BLOCK_BYTES;
-      while (to < end && !this.#isHole(to)) to += BLOCK_BYTES;
+      while (to < end && !isZeroBlock(this.#window, to)) to += BLOCK_BYTES;
       const first = (this.#windowStart + from) / BLOCK_BYTES;
       this.#fs.writeContent(this.#inode, first, this.#window.subarray(from, to));
       from = to;
     }
   }
-
-  #isHole(from: number): boolean {
-    return this.#window.compare(ZEROS, 0, BLOCK_BYTES, from, from + BLOCK_BYTES) === 0;
-  }
 }
-
-const ZEROS = new Uint8Array(BLOCK_BYTES);
