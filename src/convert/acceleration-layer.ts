@@ -10,12 +10,12 @@ import { encodeTrace } from '../image/trace.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { defined } from '../util/assert.ts';
 import type { WrittenLayer } from './layer-blob.ts';
-import { putBlob } from './oci-layout.ts';
 
 const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
 /** The acceleration layer of an image, and the annotations that point into it. */
 export interface AccelerationLayer {
+  readonly bytes: Uint8Array;
   /** Topmost layer of the manifest; its digest is also its diff id. */
   readonly descriptor: Descriptor;
   /** Further annotations of each layer, bottom first. */
@@ -23,7 +23,7 @@ export interface AccelerationLayer {
 }
 
 /**
- * Makes the acceleration layer of an image in an OCI layout: a tar with the trace of a start and
+ * Makes the acceleration layer of an image: a tar with the trace of a start and
  * the block digests of each layer.
  *
  *     trace                      an empty one by default
@@ -32,13 +32,12 @@ export interface AccelerationLayer {
  * Registries and containerd treat it as any other layer: containerd requires as many layers as diff
  * ids, and can unpack this one. overlaybd takes the topmost layer with this annotation out of the
  * stack and looks for `trace` in it. Therefore the tar always has a trace: a trace without accesses
- * prefetches nothing. Throws ConvertError.
+ * prefetches nothing.
  */
-export async function makeAccelerationLayer(
+export function makeAccelerationLayer(
   components: { codec: Codec; hash: Hash },
-  directory: string,
   content: { layers: readonly WrittenLayer[]; trace?: Uint8Array },
-): Promise<AccelerationLayer> {
+): AccelerationLayer {
   const { codec, hash } = components;
   const { layers, trace = encodeTrace([], codec) } = content;
   const { bytes, offsets } = tarOf([
@@ -49,8 +48,8 @@ export async function makeAccelerationLayer(
     })),
   ]);
   const digest = digestOf(hash, bytes);
-  await putBlob(directory, digest, bytes);
   return {
+    bytes,
     descriptor: {
       mediaType: LAYER_MEDIA_TYPE,
       digest,

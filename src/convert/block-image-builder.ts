@@ -1,13 +1,13 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BlockDigests } from '../image/block-digests.ts';
-import { digestHex, digestOfSha256, type Digest } from '../image/digest.ts';
+import { digestHex, type Digest } from '../image/digest.ts';
 import { openLayer } from '../image/layer.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import { LayerWriter } from '../image/layer-writer.ts';
 import { SECTOR_BYTES, uuidOfHex } from '../image/lsmt-header.ts';
 import type { ZFileOptions } from '../image/zfile-writer.ts';
-import type { Codec, Hash, Hasher } from '../runtime/codec.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
 import { BitSet } from '../util/bit-set.ts';
 import { ConvertError } from './errors.ts';
 import { BLOCK_BYTES, BlockFile, isZeroBlock } from './ext4/block-file.ts';
@@ -16,7 +16,7 @@ import { LayerTree } from './ext4/layer-tree.ts';
 import { makeEmptyExt4 } from './ext4/make.ts';
 import { withFile, type LocalFile } from './files.ts';
 import { digestsOf, type ProgressOptions, type WrittenLayer } from './layer-blob.ts';
-import { readTar } from './tar/read-tar.ts';
+import type { TarItem } from './tar/tar-entry.ts';
 
 /** Blocks of the device that are read and compressed at a time (1 MiB). */
 const RUN_BLOCKS = 256;
@@ -28,20 +28,17 @@ export interface BlockImageOptions {
   readonly compression: ZFileOptions;
 }
 
-/** A layer as an uncompressed tar. */
-export interface TarLayer {
+/** Which layers of the original image a block layer stands for. */
+export interface LayerIdentity {
   /** Of all layers up to this one (OCI image specification, "Layer ChainID"). */
   readonly chainId: Digest;
   /** Chain id of the layer below. */
   readonly parentChainId: Digest | undefined;
-  /** Digest of the tar, which is checked. */
-  readonly diffId: Digest;
-  readonly tar: AsyncIterable<Uint8Array>;
 }
 
 /**
- * Makes block layers out of the tars of OCI layers, bottom first: it applies each tar to an ext4
- * file system in a sparse file, and writes the blocks that changed.
+ * Makes block layers out of OCI layers, bottom first: it applies the entries of each to an ext4 file
+ * system in a sparse file, and writes the blocks that changed.
  *
  * Needs room in its folder for the uncompressed image; memory is about 150 MiB whatever the size.
  * Life: `create()` -> `add()` or `restore()` per layer -> `close()`. After an error only `close()`.
@@ -80,14 +77,19 @@ export class BlockImageBuilder {
     return new BlockImageBuilder(components, options, { path, disk });
   }
 
-  /** Applies a layer, and writes what it changed as a layer blob to a new file. */
+  /**
+   * Applies the entries of a layer, and writes what they changed as a layer blob to a new file.
+   * `identify` is called once all entries were read.
+   */
   async add(
-    layer: TarLayer,
-    blobPath: string,
-    options: ProgressOptions = {},
+    items: AsyncIterable<TarItem>,
+    identify: () => LayerIdentity,
+    place: { readonly blobPath: string } & ProgressOptions,
   ): Promise<WrittenLayer> {
-    await this.#apply(layer, options);
+    const { blobPath, ...options } = place;
+    await this.#apply(items);
     const changed = this.#disk.takeChanged();
+    const layer = identify();
     return withFile(blobPath, 'create', async (blob) => {
       const sizeBytes = await this.#write(layer, { blob, changed }, options);
       await blob.sync();
@@ -131,25 +133,13 @@ export class BlockImageBuilder {
     await rm(this.#path, { force: true });
   }
 
-  async #apply(layer: TarLayer, options: ProgressOptions): Promise<void> {
-    const { signal } = options;
+  async #apply(items: AsyncIterable<TarItem>): Promise<void> {
     const fs = Ext4.open(this.#disk);
     try {
       if (this.#isEmpty) fs.removeLostAndFound();
       this.#isEmpty = false;
       const tree = new LayerTree(fs);
-      const hasher = this.#components.hash.sha256Stream();
-      const tar = hashing(layer.tar, hasher);
-      for await (const item of readTar(tar, signal === undefined ? {} : { signal })) {
-        await tree.apply(item);
-      }
-      const found = digestOfSha256(hasher.digest());
-      if (found !== layer.diffId) {
-        throw new ConvertError(
-          `the content of a layer has the digest ${found}; the image says ${layer.diffId}`,
-          { code: 'digest', expected: layer.diffId, actual: found },
-        );
-      }
+      for await (const item of items) await tree.apply(item);
     } catch (error) {
       fs.abandon();
       throw error;
@@ -159,7 +149,7 @@ export class BlockImageBuilder {
 
   /** Writes the changed blocks as a layer; gives the size of the blob. */
   async #write(
-    layer: TarLayer,
+    layer: LayerIdentity,
     { blob, changed }: { blob: LocalFile; changed: BitSet },
     options: ProgressOptions,
   ): Promise<number> {
@@ -199,16 +189,6 @@ export class BlockImageBuilder {
     for (let at = offset; at < offset + length; at += BLOCK_BYTES) {
       if (this.#mapped.has(at / BLOCK_BYTES)) writer.zero(at, BLOCK_BYTES);
     }
-  }
-}
-
-async function* hashing(
-  chunks: AsyncIterable<Uint8Array>,
-  hasher: Hasher,
-): AsyncGenerator<Uint8Array> {
-  for await (const chunk of chunks) {
-    hasher.update(chunk);
-    yield chunk;
   }
 }
 

@@ -4,6 +4,9 @@ import type { ByteSink, ByteSource } from '../image/byte-source.ts';
 import { errorText } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
 
+/** Bytes of a file read at a time. */
+const PIECE_BYTES = 1024 * 1024;
+
 /** O_NONBLOCK: an open does not wait for the other end of a named pipe, which is then refused. */
 const OPEN_FLAGS = {
   read: constants.O_RDONLY | constants.O_NONBLOCK,
@@ -91,6 +94,18 @@ export async function withFile<T>(
   const file = await LocalFile.open(path, mode);
   try {
     return await use(file);
+  } finally {
+    await file.close();
+  }
+}
+
+/** The bytes of a file, in pieces. Throws ConvertError. */
+export async function* piecesOfFile(path: string): AsyncGenerator<Uint8Array, void> {
+  const file = await LocalFile.open(path, 'read');
+  try {
+    for (let offset = 0; offset < file.sizeBytes; offset += PIECE_BYTES) {
+      yield await file.read(offset, Math.min(PIECE_BYTES, file.sizeBytes - offset));
+    }
   } finally {
     await file.close();
   }

@@ -1,13 +1,8 @@
-import type { Codec, Hash } from '../runtime/codec.ts';
-import { toHex } from '../util/bytes.ts';
+import type { Hash } from '../runtime/codec.ts';
 import { BLOCK_SIZE_BYTES, blockCount } from '../image/block.ts';
-import { BlockDigests } from '../image/block-digests.ts';
+import type { BlockDigests } from '../image/block-digests.ts';
 import { readPart, type ByteSource } from '../image/byte-source.ts';
 import { digestOfSha256, type Digest } from '../image/digest.ts';
-import { dataRuns } from '../image/disk-runs.ts';
-import { LayerWriter } from '../image/layer-writer.ts';
-import { uuidOfHex } from '../image/lsmt-header.ts';
-import type { LocalFile } from './files.ts';
 
 /** Bytes hashed at a time; a multiple of the block size. */
 const CHUNK_BYTES = 4 * BLOCK_SIZE_BYTES;
@@ -29,34 +24,6 @@ export interface LayerBlob {
 export interface WrittenLayer {
   readonly layer: LayerBlob;
   readonly blockDigests: BlockDigests;
-}
-
-/**
- * Writes a disk as one layer blob, without its zeros. The layer's uuid is derived from the sha256
- * of the disk's data. Other tools derive it from the digest of the blob, which cannot contain
- * itself. Throws ConvertError, ImageError, or the signal's reason.
- */
-export async function writeLayerBlob(
-  components: { codec: Codec; hash: Hash },
-  disk: ByteSource,
-  blob: LocalFile,
-  options: ProgressOptions,
-): Promise<WrittenLayer> {
-  const { signal, onProgress } = options;
-  const uuid = await contentUuid(components.hash, disk, signal);
-  const writer = new LayerWriter(
-    { codec: components.codec, sink: blob },
-    { virtualSizeBytes: disk.sizeBytes, uuid },
-  );
-  for await (const run of dataRuns(disk, signal)) {
-    await writer.write(run.offset, run.bytes);
-    onProgress?.('compressing', run.offset, disk.sizeBytes);
-  }
-  const sizeBytes = await writer.finish();
-  await blob.sync();
-  const { digest, blockDigests } = await digestsOf(components.hash, blob, options);
-  const layer = { digest, sizeBytes };
-  return { layer, blockDigests: BlockDigests.make(layer, blockDigests) };
 }
 
 /**
@@ -82,23 +49,4 @@ export async function digestsOf(
     options.onProgress?.('hashing', offset + length, source.sizeBytes);
   }
   return { digest: digestOfSha256(stream.digest()), blockDigests };
-}
-
-async function contentUuid(
-  hash: Hash,
-  disk: ByteSource,
-  signal: AbortSignal | undefined,
-): Promise<string> {
-  const stream = hash.sha256Stream();
-  const place = new Uint8Array(16);
-  const view = new DataView(place.buffer);
-  view.setFloat64(0, disk.sizeBytes, true);
-  stream.update(place);
-  for await (const { offset, bytes } of dataRuns(disk, signal)) {
-    view.setFloat64(0, offset, true);
-    view.setFloat64(8, bytes.length, true);
-    stream.update(place);
-    stream.update(bytes);
-  }
-  return uuidOfHex(toHex(stream.digest()));
 }

@@ -1,8 +1,9 @@
 import { closeSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { BitSet } from '../../util/bit-set.ts';
 import { ConvertError } from '../errors.ts';
-import { dataRanges } from './data-ranges.ts';
-import type { BlockIo } from './io-manager.ts';
+import { dataRanges } from '../native/data-ranges.ts';
+import type { BlockIo } from '../native/io-manager.ts';
 
 /** Bytes of a block of the file system. */
 export const BLOCK_BYTES = 4096;
@@ -24,7 +25,13 @@ export class BlockFile implements BlockIo {
   readonly blockCount: number;
   readonly #path: string;
   readonly #fd: number;
-  readonly #cache = new Map<number, CachedBlock>();
+  readonly #cache = new BoundedMap<number, CachedBlock>({
+    entriesMax: CACHED_BLOCKS,
+    evict: 'use',
+    onEvict: (block, { bytes, isDirty }) => {
+      if (isDirty) this.#put(block, bytes);
+    },
+  });
   #changed: BitSet;
   #unitBytes = BLOCK_BYTES;
 
@@ -122,28 +129,14 @@ export class BlockFile implements BlockIo {
     closeSync(this.#fd);
   }
 
-  /** Moves the block to the young end of the cache; reads it when it is not there. */
   #cached(block: number): CachedBlock {
     const known = this.#cache.get(block);
-    if (known !== undefined) {
-      this.#cache.delete(block);
-      this.#cache.set(block, known);
-      return known;
-    }
+    if (known !== undefined) return known;
     const bytes = Buffer.alloc(BLOCK_BYTES);
     this.#failing('read', () => readSync(this.#fd, bytes, 0, BLOCK_BYTES, block * BLOCK_BYTES));
     const cached = { bytes, isDirty: false };
     this.#cache.set(block, cached);
-    if (this.#cache.size > CACHED_BLOCKS) this.#dropOldest();
     return cached;
-  }
-
-  #dropOldest(): void {
-    for (const [block, cached] of this.#cache) {
-      if (cached.isDirty) this.#put(block, cached.bytes);
-      this.#cache.delete(block);
-      return;
-    }
   }
 
   #put(block: number, bytes: Uint8Array): void {

@@ -96,7 +96,10 @@ export class Directory {
     const parent = viewOf(root).getUint32(12, true);
     const directory = new Directory(blocks, { self, parent, blockCount });
     if (isIndexed) directory.#loadIndex(root);
-    else if (blockCount === 1) directory.#loadNames(root, DOT_BYTES, undefined);
+    else if (blockCount === 1) {
+      const afterDots = 12 + viewOf(root).getUint16(16, true);
+      directory.#loadNames(root, afterDots, undefined);
+    }
     else throw damaged(self, 'it is a list of several blocks');
     return directory;
   }

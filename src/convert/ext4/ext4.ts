@@ -1,4 +1,5 @@
 import { assert, defined } from '../../util/assert.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import { ConvertError } from '../errors.ts';
 import { BLOCK_BYTES, type BlockFile } from './block-file.ts';
 import {
@@ -9,8 +10,8 @@ import {
   type DirectoryEntry,
 } from './directory.ts';
 import { Inode, INODE_BYTES } from './inode.ts';
-import { IoManager } from './io-manager.ts';
-import { check, libext2fs, type Library, type Pointer } from './libext2fs.ts';
+import { IoManager } from '../native/io-manager.ts';
+import { check, libext2fs, type Library, type Pointer } from '../native/libext2fs.ts';
 import { FILESYSTEM_TIME_SECONDS, fixedTimeEnvironment } from './make.ts';
 
 /** The root directory. */
@@ -26,7 +27,8 @@ const END_OF_FILE = 0xffff_ffff_ffff_ffffn;
 const HASH_HALF_MD4 = 1;
 const SUPERBLOCK = { block: 0, offset: 1024, hashSeed: 0xec };
 
-/** Names of loaded directories in memory (about 150 bytes each) before the oldest are saved. */
+/** Directories, and names in them (about 150 bytes each), in memory before the oldest are saved. */
+const LOADED_DIRECTORIES = 16_384;
 const LOADED_NAMES = 500_000;
 
 /**
@@ -42,9 +44,15 @@ export class Ext4 {
   readonly #manager: IoManager;
   readonly #fs: Pointer;
   readonly #hashSeed: Uint8Array;
-  /** Directories by inode, the least recently used first. */
-  readonly #directories = new Map<number, Directory>();
-  #loadedNames = 0;
+  /** Directories in use, by inode; others are written and forgotten. */
+  readonly #directories = new BoundedMap<number, Directory>({
+    entriesMax: LOADED_DIRECTORIES,
+    evict: 'use',
+    sizeMax: LOADED_NAMES,
+    // The directory in use stays, however large it is.
+    sizeOf: (directory) => Math.min(directory.count, LOADED_NAMES / 2),
+    onEvict: (_number, directory) => this.#save(directory),
+  });
 
   private constructor(disk: BlockFile, library: Library, manager: IoManager, fs: Pointer) {
     this.#disk = disk;
@@ -124,7 +132,7 @@ export class Ext4 {
   removeInode(number: number): void {
     const inode = this.readInode(number);
     const { type } = inode;
-    if (type === 'directory') this.#forget(number);
+    if (type === 'directory') this.#directories.delete(number);
     const { bytes } = inode;
     this.#check(
       this.#library.ext2fs_free_ext_attr(this.#fs, number, bytes),
@@ -201,39 +209,36 @@ export class Ext4 {
   /** Adds an empty directory whose inode is written. */
   addDirectory(number: number, parent: number): Directory {
     const directory = Directory.make(this.#blocksOf(number), { self: number, parent });
-    this.#remember(directory);
+    this.#directories.set(number, directory);
     return directory;
   }
 
   /** The directory with this inode. */
   directory(number: number): Directory {
     const known = this.#directories.get(number);
-    if (known !== undefined) {
-      this.#directories.delete(number);
-      this.#directories.set(number, known);
-      return known;
-    }
+    if (known !== undefined) return known;
     const inode = this.readInode(number);
     const directory = Directory.load(this.#blocksOf(number), {
       self: number,
       blockCount: inode.sizeBytes / BLOCK_BYTES,
       isIndexed: inode.isIndexed,
     });
-    this.#remember(directory);
+    this.#directories.set(number, directory);
     return directory;
   }
 
   /** Adds a name to a directory, which has none such. */
-  addName(directory: number, name: ByteString, entry: DirectoryEntry): void {
-    this.directory(directory).add(name, entry);
-    this.#loadedNames++;
-    if (this.#loadedNames > LOADED_NAMES) this.#saveOldest(directory);
+  addName(number: number, name: ByteString, entry: DirectoryEntry): void {
+    const directory = this.directory(number);
+    directory.add(name, entry);
+    // Its size has changed.
+    this.#directories.set(number, directory);
   }
 
   /** Writes all, and closes the file system, not the disk. */
   close(): void {
     try {
-      for (const directory of this.#directories.values()) this.#save(directory);
+      for (const [, directory] of this.#directories) this.#save(directory);
       this.#check(
         this.#library.ext2fs_close2(this.#fs, CLOSE_WITHOUT_SYNC),
         'write the file system',
@@ -248,29 +253,6 @@ export class Ext4 {
   abandon(): void {
     this.#library.ext2fs_free(this.#fs);
     this.#manager.close();
-  }
-
-  #remember(directory: Directory): void {
-    this.#directories.set(directory.self, directory);
-    this.#loadedNames += namesOf(directory);
-    if (this.#loadedNames > LOADED_NAMES) this.#saveOldest(directory.self);
-  }
-
-  /** Saves directories, all but one, until half of the room is free. */
-  #saveOldest(kept: number): void {
-    this.#loadedNames = 0;
-    for (const one of this.#directories.values()) this.#loadedNames += namesOf(one);
-    for (const [number, oldest] of this.#directories) {
-      if (this.#loadedNames <= LOADED_NAMES / 2) return;
-      if (number === kept) continue;
-      this.#save(oldest);
-      this.#loadedNames -= namesOf(oldest);
-      this.#directories.delete(number);
-    }
-  }
-
-  #forget(number: number): void {
-    this.#directories.delete(number);
   }
 
   #save(directory: Directory): void {
@@ -345,9 +327,4 @@ export class Ext4 {
     if (this.#manager.failure instanceof ConvertError) throw this.#manager.failure;
     check(code, what);
   }
-}
-
-/** An empty directory takes the memory of some names, too. */
-function namesOf(directory: Directory): number {
-  return directory.count + 8;
 }

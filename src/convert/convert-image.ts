@@ -1,0 +1,341 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { digestOf, parseDigest, type Digest } from '../image/digest.ts';
+import { INDEX_MEDIA_TYPES, type Descriptor } from '../image/manifest.ts';
+import { isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
+import type { Decompressor } from '../runtime/decompressor.ts';
+import { defined } from '../util/assert.ts';
+import { makeAccelerationLayer } from './acceleration-layer.ts';
+import { BlockImageBuilder, type BlockImageOptions } from './block-image-builder.ts';
+import { encodeBlockImage } from './block-manifest.ts';
+import { ConvertError } from './errors.ts';
+import { piecesOfFile, withFile } from './files.ts';
+import type { ProgressOptions, WrittenLayer } from './layer-blob.ts';
+import { putBytes, type LayerCache } from './layer-cache.ts';
+import { layerItems } from './layer-items.ts';
+import type { ImagePlace, ImageTarget, StoredManifest } from './places/place.ts';
+import { readSourceImage, type SourceImage, type SourceLayer } from './source-image.ts';
+
+/** What a conversion needs from outside. */
+export interface ConvertComponents {
+  readonly codec: Codec;
+  readonly hash: Hash;
+  readonly decompressor: Decompressor;
+}
+
+/** From where to where an image is converted. */
+export interface ConvertPlaces {
+  readonly source: ImagePlace;
+  readonly target: ImageTarget;
+  /** Layers of earlier conversions; undefined: all are made. */
+  readonly cache: LayerCache | undefined;
+  /** An empty folder with room for the uncompressed image. */
+  readonly workFolder: string;
+}
+
+/** How an image is converted. */
+export interface ConvertOptions extends BlockImageOptions, ProgressOptions {
+  readonly signal: AbortSignal;
+  /** Of an index, this platform alone; undefined: all that block images can be made of. */
+  readonly platform: Platform | undefined;
+  /** Also list the block image among the referrers of the original, in the target. */
+  readonly asReferrer: boolean;
+}
+
+/** A block layer, and the layer that it was made of. */
+export interface ConvertedLayer {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  readonly sourceDigest: Digest;
+  readonly sourceBytes: number;
+  /** Whether an earlier conversion had made it. */
+  readonly isReused: boolean;
+}
+
+/** A block image of one platform. */
+export interface ConvertedPlatform {
+  readonly platform: Platform;
+  readonly sourceDigest: Digest;
+  readonly manifest: Pick<Descriptor, 'mediaType' | 'digest' | 'size'>;
+  /** Bottom first. */
+  readonly layers: readonly ConvertedLayer[];
+  readonly accelerationLayer: { readonly digest: Digest; readonly sizeBytes: number };
+}
+
+/** A converted image. */
+export interface ConversionResult {
+  /** Of the manifest, or of the index of a multi-platform image. */
+  readonly digest: Digest;
+  readonly sourceDigest: Digest;
+  readonly deviceBytes: number;
+  readonly platforms: readonly ConvertedPlatform[];
+  /** Entries of the index that were left out, and why. */
+  readonly leftOut: readonly { readonly digest: Digest; readonly reason: string }[];
+}
+
+/**
+ * Converts an ordinary image into a block image: each layer becomes one block layer on those below,
+ * and an acceleration layer with the block digests comes on top. An index becomes an index. The same
+ * image and options give the same digests. Nothing is tagged before all is there.
+ *
+ * Throws ConvertError, RegistryError, ManifestError, or the signal's reason.
+ */
+export async function convertImage(
+  components: ConvertComponents,
+  places: ConvertPlaces,
+  options: ConvertOptions,
+): Promise<ConversionResult> {
+  const { source, target } = places;
+  const { signal, platform, deviceBytes } = options;
+  try {
+    const root = await source.resolve(signal);
+    const conversion = new Conversion(components, places, options);
+    if (!isIndex(root) || platform !== undefined) {
+      const stored = isIndex(root)
+        ? await source.manifest(selectPlatform(root.bytes, platform!, source.name), signal)
+        : root;
+      const one = await conversion.convert(stored, target.tag);
+      await target.finish(signal);
+      const { digest } = one.manifest;
+      return { digest, sourceDigest: stored.digest, deviceBytes, platforms: [one], leftOut: [] };
+    }
+    const platforms: ConvertedPlatform[] = [];
+    const leftOut: { digest: Digest; reason: string }[] = [];
+    for (const entry of indexEntries(root)) {
+      const reason = reasonToLeaveOut(entry);
+      if (reason === undefined) {
+        const stored = await source.manifest(entry.digest, signal);
+        platforms.push(await conversion.convert(stored, undefined));
+      } else leftOut.push({ digest: entry.digest, reason });
+    }
+    if (platforms.length === 0) {
+      throw new ConvertError(`${source.name} has no image for Linux`, {
+        code: 'manifest',
+        digest: root.digest,
+      });
+    }
+    const index = encodeIndex(components.hash, root, platforms);
+    await target.putManifest(index, target.tag, signal);
+    await target.finish(signal);
+    return {
+      digest: index.digest,
+      sourceDigest: root.digest,
+      deviceBytes,
+      platforms,
+      leftOut,
+    };
+  } finally {
+    await target.discard();
+  }
+}
+
+/** Converts the images of one run. */
+class Conversion {
+  readonly #components: ConvertComponents;
+  readonly #places: ConvertPlaces;
+  readonly #options: ConvertOptions;
+
+  constructor(components: ConvertComponents, places: ConvertPlaces, options: ConvertOptions) {
+    this.#components = components;
+    this.#places = places;
+    this.#options = options;
+  }
+
+  async convert(stored: StoredManifest, tag: string | undefined): Promise<ConvertedPlatform> {
+    const { hash } = this.#components;
+    const { source, target } = this.#places;
+    const { signal, deviceBytes, asReferrer } = this.#options;
+    const image = await readSourceImage(hash, source, { stored, signal });
+    const { written, reusedCount } = await this.#makeLayers(image);
+    const acceleration = makeAccelerationLayer(this.#components, { layers: written });
+    const { bytes: original, digest, mediaType } = stored;
+    const { manifest, config } = encodeBlockImage(hash, {
+      config: image.config,
+      layers: written.map(({ layer }, i) => ({ layer, chainId: image.layers[i]?.chainId })),
+      acceleration,
+      deviceBytes,
+      annotations: image.manifest.annotations,
+      subject: asReferrer ? { mediaType, digest, size: original.length } : undefined,
+    });
+    await putBytes(target, acceleration.descriptor.digest, acceleration.bytes, signal);
+    await putBytes(target, config.digest, config.bytes, signal);
+    if (asReferrer) await target.addReferrer(manifest, signal);
+    await target.putManifest(manifest, tag, signal);
+    return {
+      platform: image.platform,
+      sourceDigest: digest,
+      manifest: {
+        mediaType: manifest.mediaType,
+        digest: manifest.digest,
+        size: manifest.bytes.length,
+      },
+      layers: written.map(({ layer }, i) => {
+        const { blob } = defined(image.layers[i], 'a block layer for each layer');
+        return {
+          ...layer,
+          sourceDigest: blob.digest,
+          sourceBytes: blob.sizeBytes,
+          isReused: i < reusedCount,
+        };
+      }),
+      accelerationLayer: {
+        digest: acceleration.descriptor.digest,
+        sizeBytes: acceleration.bytes.length,
+      },
+    };
+  }
+
+  /** Finds the lowest layers in the cache, and makes the others. */
+  async #makeLayers(
+    image: SourceImage,
+  ): Promise<{ written: readonly WrittenLayer[]; reusedCount: number }> {
+    const { signal } = this.#options;
+    const written: WrittenLayer[] = [];
+    for (const { chainId } of image.layers) {
+      const found = await this.#places.cache?.find(chainId, signal);
+      if (found === undefined) break;
+      written.push(found);
+    }
+    const reusedCount = written.length;
+    if (reusedCount === image.layers.length) return { written, reusedCount };
+    const { workFolder } = this.#places;
+    const builder = await BlockImageBuilder.create(this.#components, workFolder, this.#options);
+    // One blob is put while the next is made.
+    let putting = Promise.resolve();
+    try {
+      for (const [i, { layer }] of written.entries()) {
+        const { chainId } = defined(image.layers[i], 'a layer was found for each');
+        await this.#restore(builder, { chainId, layer, name: nameOf(i, image) });
+      }
+      for (const [i, layer] of image.layers.entries()) {
+        if (i < reusedCount) continue;
+        const path = join(workFolder, `layer-${i}`);
+        const made = await this.#make(builder, layer, { path, name: nameOf(i, image) });
+        await putting;
+        putting = this.#put(made, { path, chainId: layer.chainId });
+        putting.catch(() => {});
+        written.push(made);
+      }
+      await putting;
+      return { written, reusedCount };
+    } finally {
+      await Promise.allSettled([putting]);
+      await builder.close();
+    }
+  }
+
+  async #make(
+    builder: BlockImageBuilder,
+    layer: SourceLayer,
+    { path, name }: { readonly path: string; readonly name: string },
+  ): Promise<WrittenLayer> {
+    const { signal, onProgress } = this.#options;
+    const { diffId, blob } = layer;
+    const pieces = counted(this.#places.source.openBlob(blob, signal), (done) =>
+      onProgress?.(`${name}: reading`, done, blob.sizeBytes),
+    );
+    return builder.add(layerItems(this.#components, pieces, { diffId, signal }), () => layer, {
+      blobPath: path,
+      signal,
+      onProgress: (step, done, total) => onProgress?.(`${name}: ${step}`, done, total),
+    });
+  }
+
+  async #put(
+    made: WrittenLayer,
+    { path, chainId }: { readonly path: string; readonly chainId: Digest },
+  ): Promise<void> {
+    const { signal } = this.#options;
+    await this.#places.target.putBlob(made.layer, () => piecesOfFile(path), { signal });
+    await rm(path);
+    await this.#places.cache?.keep(chainId, made, signal);
+  }
+
+  async #restore(
+    builder: BlockImageBuilder,
+    found: { readonly chainId: Digest; readonly layer: WrittenLayer['layer']; readonly name: string },
+  ): Promise<void> {
+    const { signal, onProgress } = this.#options;
+    const { chainId, layer, name } = found;
+    const path = join(this.#places.workFolder, 'restored');
+    const cache = defined(this.#places.cache, 'the layer was found in it');
+    await withFile(path, 'create', async (file) => {
+      for await (const piece of cache.read(chainId, layer, signal)) {
+        await file.write(file.sizeBytes, piece);
+        onProgress?.(`${name}: fetching`, file.sizeBytes, layer.sizeBytes);
+      }
+    });
+    await builder.restore(path, {
+      signal,
+      onProgress: (step, done, total) => onProgress?.(`${name}: ${step}`, done, total),
+    });
+    await rm(path);
+  }
+}
+
+function nameOf(i: number, image: SourceImage): string {
+  return `layer ${i + 1} of ${image.layers.length}`;
+}
+
+async function* counted(
+  pieces: AsyncIterable<Uint8Array>,
+  report: (doneBytes: number) => void,
+): AsyncGenerator<Uint8Array> {
+  let done = 0;
+  for await (const piece of pieces) {
+    done += piece.length;
+    report(done);
+    yield piece;
+  }
+}
+
+/** An entry of an index, as it is written there. */
+interface IndexEntry {
+  readonly digest: Digest;
+  readonly platform: unknown;
+  readonly raw: Readonly<Record<string, unknown>>;
+}
+
+function indexEntries({ bytes }: StoredManifest): readonly IndexEntry[] {
+  const { manifests } = Object(JSON.parse(new TextDecoder().decode(bytes))) as {
+    manifests?: unknown;
+  };
+  const list: readonly unknown[] = Array.isArray(manifests) ? manifests : [];
+  return list.flatMap((item) => {
+    const raw = Object(item) as Record<string, unknown>;
+    const digest = parseDigest(String(raw['digest']));
+    return digest === undefined ? [] : [{ digest, platform: raw['platform'], raw }];
+  });
+}
+
+/** Why no block image is made of an entry; undefined when one is. */
+function reasonToLeaveOut({ platform, raw }: IndexEntry): string | undefined {
+  const annotations = Object(raw['annotations']) as Record<string, unknown>;
+  if (annotations['vnd.docker.reference.type'] !== undefined) {
+    return 'it describes another image of the index';
+  }
+  const { os } = Object(platform) as Record<string, unknown>;
+  if (os === undefined || os === 'linux') return undefined;
+  return `it is made for ${String(os)}, and block images hold ext4`;
+}
+
+function encodeIndex(
+  hash: Hash,
+  root: StoredManifest,
+  platforms: readonly ConvertedPlatform[],
+): StoredManifest {
+  const [mediaType] = INDEX_MEDIA_TYPES;
+  const entries = new Map(indexEntries(root).map((entry) => [entry.digest, entry]));
+  const bytes = new TextEncoder().encode(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType,
+      manifests: platforms.map(({ manifest, sourceDigest, platform }) => ({
+        ...manifest,
+        platform: entries.get(sourceDigest)?.platform ?? platform,
+      })),
+    }),
+  );
+  return { mediaType, bytes, digest: digestOf(hash, bytes) };
+}

@@ -1,0 +1,116 @@
+import type { BlobRef } from '../image/block.ts';
+import { BlockDigests, digestedLayers } from '../image/block-digests.ts';
+import { digestHex, digestOf, type Digest } from '../image/digest.ts';
+import { parseManifest, type Manifest } from '../image/manifest.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
+import { CodedError } from '../util/errors.ts';
+import { makeAccelerationLayer } from './acceleration-layer.ts';
+import type { BlockImageOptions } from './block-image-builder.ts';
+import { CHAIN_ANNOTATION, encodeBlockImage } from './block-manifest.ts';
+import type { WrittenLayer } from './layer-blob.ts';
+import type { ImagePlace, ImageTarget } from './places/place.ts';
+import { collect } from './source-image.ts';
+
+/** Changes whenever the same layers give other bytes. */
+const FORMAT_VERSION = 1;
+
+/** Hex digits of a tag. */
+const TAG_DIGITS = 40;
+
+/** Errors that mean that no such tag can be had. */
+const ABSENT = new Set(['not-found', 'layout', 'denied']);
+
+/**
+ * Block layers that lie in the target's repository already: each under a tag of its own, as an image
+ * of one layer with its block digests, named by the chain id and by how it was made.
+ */
+export class LayerCache {
+  readonly #components: { readonly codec: Codec; readonly hash: Hash };
+  readonly #target: ImageTarget;
+  readonly #open: (tag: string) => ImagePlace;
+  readonly #options: BlockImageOptions;
+
+  /** `open` gives the image with another tag of the target's repository. */
+  constructor(
+    components: { readonly codec: Codec; readonly hash: Hash },
+    place: { readonly target: ImageTarget; readonly open: (tag: string) => ImagePlace },
+    options: BlockImageOptions,
+  ) {
+    this.#components = components;
+    this.#target = place.target;
+    this.#open = place.open;
+    this.#options = options;
+  }
+
+  /** The layer that was made of this chain; undefined when there is none, or only a part of it. */
+  async find(chainId: Digest, signal: AbortSignal): Promise<WrittenLayer | undefined> {
+    const place = this.#open(this.#tagOf(chainId));
+    try {
+      const { bytes } = await place.resolve(signal);
+      const manifest = parseManifest(bytes);
+      const [layer] = manifest.layers;
+      if (layer?.annotations[CHAIN_ANNOTATION] !== chainId) return undefined;
+      const blob = { digest: layer.digest, sizeBytes: layer.size };
+      if (!(await this.#target.hasBlob(blob, signal))) return undefined;
+      const blockDigests = await this.#digestsOf(place, { manifest, blob }, signal);
+      return blockDigests && { layer: blob, blockDigests };
+    } catch (error) {
+      if (error instanceof CodedError && ABSENT.has(String(error.code))) return undefined;
+      throw error;
+    }
+  }
+
+  /** The bytes of a layer that was found. */
+  read(chainId: Digest, layer: BlobRef, signal: AbortSignal): AsyncIterable<Uint8Array> {
+    return this.#open(this.#tagOf(chainId)).openBlob(layer, signal);
+  }
+
+  /** Keeps a layer whose blob is in the target. */
+  async keep(chainId: Digest, written: WrittenLayer, signal: AbortSignal): Promise<void> {
+    const { hash } = this.#components;
+    const acceleration = makeAccelerationLayer(this.#components, { layers: [written] });
+    const { manifest, config } = encodeBlockImage(hash, {
+      config: { architecture: 'unknown', os: 'linux' },
+      layers: [{ layer: written.layer, chainId }],
+      acceleration,
+      deviceBytes: this.#options.deviceBytes,
+      annotations: {},
+    });
+    await putBytes(this.#target, acceleration.descriptor.digest, acceleration.bytes, signal);
+    await putBytes(this.#target, config.digest, config.bytes, signal);
+    await this.#target.putManifest(manifest, this.#tagOf(chainId), signal);
+  }
+
+  async #digestsOf(
+    place: ImagePlace,
+    { manifest, blob }: { readonly manifest: Manifest; readonly blob: BlobRef },
+    signal: AbortSignal,
+  ): Promise<BlockDigests | undefined> {
+    const layer = digestedLayers(manifest).find((each) => each.blob.digest === blob.digest);
+    if (layer === undefined) return undefined;
+    const bytes = await collect(place.openBlob(layer.holder, signal));
+    const part = bytes.subarray(layer.offset, layer.offset + layer.sizeBytes);
+    return BlockDigests.parse(this.#components.hash, layer, part);
+  }
+
+  #tagOf(chainId: Digest): string {
+    const { deviceBytes, compression } = this.#options;
+    const { algorithm, blockSizeBytes } = compression;
+    const made = [FORMAT_VERSION, chainId, deviceBytes, algorithm, blockSizeBytes].join(' ');
+    const digest = digestOf(this.#components.hash, new TextEncoder().encode(made));
+    return `xylem-layer-${digestHex(digest).slice(0, TAG_DIGITS)}`;
+  }
+}
+
+/** Puts a blob that is in memory. */
+export async function putBytes(
+  target: ImageTarget,
+  digest: Digest,
+  bytes: Uint8Array,
+  signal: AbortSignal,
+): Promise<void> {
+  const open = async function* (): AsyncGenerator<Uint8Array> {
+    yield bytes;
+  };
+  await target.putBlob({ digest, sizeBytes: bytes.length }, open, { signal });
+}
