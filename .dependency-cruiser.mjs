@@ -129,7 +129,7 @@ const pure = 'util|image|blockstore|tree|transfer|preheat|sim';
 const owners = [
   ['undici', 'registry'],
   ['libp2p|@libp2p|@chainsafe|@multiformats', 'net'],
-  ['koffi', 'device'],
+  ['koffi', 'device|convert/native'],
   ['it-pipe', 'edge/http'],
   ['prom-client|find-my-way', 'agent/admin'],
   ['commander', 'agent/(commands/|main\\.ts)'],

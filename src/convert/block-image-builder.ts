@@ -6,9 +6,10 @@ import { openLayer } from '../image/layer.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import { LayerWriter } from '../image/layer-writer.ts';
 import { SECTOR_BYTES, uuidOfHex } from '../image/lsmt-header.ts';
-import type { ZFileOptions } from '../image/zfile-writer.ts';
+import { ZFILE_DEFAULTS, type ZFileOptions } from '../image/zfile-writer.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { BitSet } from '../util/bit-set.ts';
+import { GIB } from '../util/bytes.ts';
 import { ConvertError } from './errors.ts';
 import { BLOCK_BYTES, BlockFile, isZeroBlock } from './ext4/block-file.ts';
 import { Ext4 } from './ext4/ext4.ts';
@@ -21,12 +22,20 @@ import type { TarItem } from './tar/tar-entry.ts';
 /** Blocks of the device that are read and compressed at a time (1 MiB). */
 const RUN_BLOCKS = 256;
 
+/** Bytes of a block device, as overlaybd's tools have it. */
+const DEVICE_BYTES_DEFAULT = 64 * GIB;
+
 /** How a block image is made; the same options and layers give the same bytes. */
 export interface BlockImageOptions {
   /** Bytes of the block device; blocks without data cost nothing. */
   readonly deviceBytes: number;
   readonly compression: ZFileOptions;
 }
+
+export const BLOCK_IMAGE_DEFAULTS: BlockImageOptions = {
+  deviceBytes: DEVICE_BYTES_DEFAULT,
+  compression: ZFILE_DEFAULTS,
+};
 
 /** Which layers of the original image a block layer stands for. */
 export interface LayerIdentity {

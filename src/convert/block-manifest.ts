@@ -3,13 +3,13 @@ import { MANIFEST_MEDIA_TYPES, OVERLAYBD_ANNOTATION, type Descriptor } from '../
 import type { Hash } from '../runtime/codec.ts';
 import type { AccelerationLayer } from './acceleration-layer.ts';
 import type { LayerBlob } from './layer-blob.ts';
-import type { StoredManifest } from './places/place.ts';
+import type { StoredManifest } from './places/manifest-parts.ts';
 
-export const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
-export const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
+const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
+const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
 /** Type of a block image among the referrers of its original, as overlaybd names it. */
-export const BLOCK_IMAGE_ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
+const BLOCK_IMAGE_ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
 
 /** Annotation of a block layer: chain id of the layers of the original image that it completes. */
 export const CHAIN_ANNOTATION = 'io.xylem.chain-id';

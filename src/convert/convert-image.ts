@@ -14,7 +14,8 @@ import { piecesOfFile, withFile } from './files.ts';
 import type { ProgressOptions, WrittenLayer } from './layer-blob.ts';
 import { putBytes, type LayerCache } from './layer-cache.ts';
 import { layerItems } from './layer-items.ts';
-import type { ImagePlace, ImageTarget, StoredManifest } from './places/place.ts';
+import type { StoredManifest } from './places/manifest-parts.ts';
+import type { ImagePlace, ImageTarget } from './places/place.ts';
 import { readSourceImage, type SourceImage, type SourceLayer } from './source-image.ts';
 
 /** What a conversion needs from outside. */
@@ -44,7 +45,7 @@ export interface ConvertOptions extends BlockImageOptions, ProgressOptions {
 }
 
 /** A block layer, and the layer that it was made of. */
-export interface ConvertedLayer {
+interface ConvertedLayer {
   readonly digest: Digest;
   readonly sizeBytes: number;
   readonly sourceDigest: Digest;
@@ -54,7 +55,7 @@ export interface ConvertedLayer {
 }
 
 /** A block image of one platform. */
-export interface ConvertedPlatform {
+interface ConvertedPlatform {
   readonly platform: Platform;
   readonly sourceDigest: Digest;
   readonly manifest: Pick<Descriptor, 'mediaType' | 'digest' | 'size'>;
@@ -254,7 +255,11 @@ class Conversion {
 
   async #restore(
     builder: BlockImageBuilder,
-    found: { readonly chainId: Digest; readonly layer: WrittenLayer['layer']; readonly name: string },
+    found: {
+      readonly chainId: Digest;
+      readonly layer: WrittenLayer['layer'];
+      readonly name: string;
+    },
   ): Promise<void> {
     const { signal, onProgress } = this.#options;
     const { chainId, layer, name } = found;

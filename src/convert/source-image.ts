@@ -10,7 +10,8 @@ import type { Platform } from '../registry/platform.ts';
 import type { Hash } from '../runtime/codec.ts';
 import { errorText } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
-import type { ImagePlace, StoredManifest } from './places/place.ts';
+import type { StoredManifest } from './places/manifest-parts.ts';
+import type { ImagePlace } from './places/place.ts';
 
 /** A layer of an ordinary image. */
 export interface SourceLayer {
@@ -78,12 +79,13 @@ export async function readSourceImage(
     architecture: typeof architecture === 'string' ? architecture : 'unknown',
     ...(typeof variant === 'string' && variant !== '' && { variant }),
   };
-  if (platform.os !== 'linux') throw bad(`it is made for ${platform.os}, and block images hold ext4`);
+  if (platform.os !== 'linux')
+    throw bad(`it is made for ${platform.os}, and block images hold ext4`);
   return { digest: stored.digest, manifest, config, platform, layers };
 }
 
 /** The chain id of a layer over the chain below it. */
-export function chainIdOf(hash: Hash, below: Digest | undefined, diffId: Digest): Digest {
+function chainIdOf(hash: Hash, below: Digest | undefined, diffId: Digest): Digest {
   if (below === undefined) return diffId;
   return digestOf(hash, new TextEncoder().encode(`${below} ${diffId}`));
 }

@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { convertDirectory } from '../convert/convert-directory.ts';
+import { LayoutPlace } from '../convert/places/layout-place.ts';
 import { askAgent } from '../agent/admin/admin-client.ts';
 import { EmbeddedRegistry } from './embedded-registry.ts';
 import { digestHex } from '../image/digest.ts';
@@ -138,19 +139,19 @@ export class Demo {
     this.#say('building a root file system from the running Node and its packages');
     await buildRootfs(rootfs);
     this.#say('converting it to a block image');
-    const converted = await convertDirectory(
-      { codec: new NodeCodec(), hash: new NodeHash() },
-      rootfs,
-      { directory: layout, tag: 'latest' },
-      { signal: this.#signal },
-    );
+    const components = { codec: new NodeCodec(), hash: new NodeHash() };
+    const target = new LayoutPlace(components, `oci:${layout}:latest`);
+    const converted = await convertDirectory(components, rootfs, target, {
+      signal: this.#signal,
+      workDirectory: dir,
+    });
     const imageBytes = converted.layer.sizeBytes;
     await rm(rootfs, { recursive: true, force: true });
     this.#registry = new EmbeddedRegistry({ layoutDir: layout, repository: REPOSITORY });
     await this.#registry.start();
     const mib = (imageBytes / 2 ** 20).toFixed(0);
     this.#say(`image of ${mib} MiB served at ${this.#registry.address}`);
-    const manifestFile = join(layout, 'blobs', 'sha256', digestHex(converted.manifestDigest));
+    const manifestFile = join(layout, 'blobs', 'sha256', digestHex(converted.digest));
     const manifest = parseManifest(await readFile(manifestFile));
     return { address: this.#registry.address, imageBytes, manifest };
   }

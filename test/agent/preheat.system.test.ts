@@ -12,6 +12,7 @@ import type { Given } from '../../src/agent/admin/api.ts';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
+import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import { blobPath } from '../../src/convert/oci-layout.ts';
 import { blockCount } from '../../src/image/block.ts';
 import { parseManifest, type Descriptor, type Manifest } from '../../src/image/manifest.ts';
@@ -84,8 +85,9 @@ describeWith('preheats of real agents', [needs.program('mke2fs')], () => {
     mkdirSync(rootfs);
     writeFileSync(join(rootfs, 'data'), randomBytes(sizeBytes));
     const parts = { codec: new NodeCodec(), hash: new NodeHash() };
-    const { manifestDigest } = await convertDirectory(parts, rootfs, { directory: layout, tag });
-    manifests.set(tag, parseManifest(readFileSync(blobPath(layout, manifestDigest))));
+    const target = new LayoutPlace(parts, `oci:${layout}:${tag}`);
+    const { digest } = await convertDirectory(parts, rootfs, target);
+    manifests.set(tag, parseManifest(readFileSync(blobPath(layout, digest))));
   }
 
   beforeAll(async () => {

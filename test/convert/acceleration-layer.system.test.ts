@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
+import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import { blobPath } from '../../src/convert/oci-layout.ts';
 import { verifyImage } from '../../src/convert/verify-image.ts';
 import { BlockDigests, digestedLayers } from '../../src/image/block-digests.ts';
@@ -26,8 +27,8 @@ async function convert(): Promise<{ folder: string; layout: string; manifestDige
   const [rootfs, layout] = [join(folder, 'rootfs'), join(folder, 'layout')];
   mkdirSync(rootfs);
   writeFileSync(join(rootfs, 'data'), sampleBytes(1_500_000, 4));
-  const target = { directory: layout, tag: 'a' };
-  const { manifestDigest } = await convertDirectory({ codec, hash }, rootfs, target);
+  const target = new LayoutPlace({ hash }, `oci:${layout}:a`);
+  const { digest: manifestDigest } = await convertDirectory({ codec, hash }, rootfs, target);
   return { folder, layout, manifestDigest };
 }
 

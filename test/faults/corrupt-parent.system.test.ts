@@ -6,6 +6,7 @@ import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts'
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { HttpBlobReader } from '../../src/demo/http-blob-reader.ts';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
+import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import type { BlobRef } from '../../src/image/block.ts';
 import { digestHex } from '../../src/image/digest.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
@@ -37,7 +38,8 @@ async function setUp(): Promise<Setup> {
   await mkdir(source);
   await writeFile(join(source, 'data'), randomBytes(6 * 1024 * 1024));
   const parts = { codec: new NodeCodec(), hash: new NodeHash() };
-  const { layer: blob } = await convertDirectory(parts, source, { directory: layout, tag: 'a' });
+  const target = new LayoutPlace(parts, `oci:${layout}:a`);
+  const { layer: blob } = await convertDirectory(parts, source, target);
   const bytes = await readFile(join(layout, 'blobs', 'sha256', digestHex(blob.digest)));
   const registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'app' });
   await registry.start();

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { AgentCluster, ClusterInit } from '../../src/demo/agent-cluster.ts';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { convertDirectory } from '../../src/convert/convert-directory.ts';
+import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import type { BlobRef } from '../../src/image/block.ts';
 import { digestHex } from '../../src/image/digest.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
@@ -33,7 +34,11 @@ export async function startBlobCluster(
   await mkdir(source);
   await writeFile(join(source, 'data'), randomBytes(dataBytes));
   const parts = { codec: new NodeCodec(), hash: new NodeHash() };
-  const { layer } = await convertDirectory(parts, source, { directory: layout, tag: 'latest' });
+  const { layer } = await convertDirectory(
+    parts,
+    source,
+    new LayoutPlace(parts, `oci:${layout}:latest`),
+  );
   const bytes = await readFile(join(layout, 'blobs', 'sha256', digestHex(layer.digest)));
   const registry = new EmbeddedRegistry({ layoutDir: layout, repository: 'app' });
   const started = await startServedCluster([registry], () => hosts, dir);

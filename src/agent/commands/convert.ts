@@ -1,50 +1,164 @@
 import type { Command } from 'commander';
+import { BLOCK_IMAGE_DEFAULTS, type BlockImageOptions } from '../../convert/block-image-builder.ts';
 import { convertDirectory } from '../../convert/convert-directory.ts';
+import { convertImage, type ConversionResult } from '../../convert/convert-image.ts';
 import { ConvertError } from '../../convert/errors.ts';
-import { parseLayoutTarget } from '../../convert/oci-layout.ts';
+import { withWorkFolder } from '../../convert/files.ts';
+import { LayerCache } from '../../convert/layer-cache.ts';
+import { openSource, openTarget, PLACES, withTag } from '../../convert/places/open-place.ts';
+import { IMAGE_SIZE_BYTES_MAX } from '../../image/lsmt-header.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
+import { NodeDecompressor } from '../../runtime/node/decompressor.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
-import { formatSizeBytes } from '../../util/sizes.ts';
+import { defined } from '../../util/assert.ts';
+import { MIB } from '../../util/bytes.ts';
+import { formatSizeBytes, parseSizeBytes } from '../../util/sizes.ts';
+import {
+  addRegistryOptions,
+  platformOf,
+  withPlaces,
+  type RegistryOptions,
+} from './image-places.ts';
 import { longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 const DIRECTORY_PREFIX = 'dir:';
 
-/** `xylem convert`: makes block images from other sources. */
-export function registerConvert(program: Command): void {
-  program
-    .command('convert')
-    .description("make a block image from a directory with a container's root file system")
-    .argument('<src>', 'dir:PATH')
-    .argument('<dst>', 'oci:DIR:tag, a tag in an OCI image layout; created if it does not exist')
-    .addOption(jsonOption())
-    .addHelpText(
-      'after',
-      '\nNeeds mke2fs (Debian package e2fsprogs). Run it as root to keep the owners of files.\n\n' +
-        'Examples:\n  xylem convert dir:./rootfs oci:./images:app-1.4\n' +
-        '  xylem push oci:./images:app-1.4 docker://registry.example/app:1.4',
-    )
-    .action(async (src: string, dst: string, options: { json?: boolean }) => {
-      const directory = parseDirectory(src);
-      const target = parseLayoutTarget(dst);
-      const components = { codec: new NodeCodec(), hash: new NodeHash() };
-      const image = await longWork((work) => convertDirectory(components, directory, target, work));
-      const { layer, manifestDigest, virtualSizeBytes } = image;
-      const [blob, device] = [formatSizeBytes(layer.sizeBytes), formatSizeBytes(virtualSizeBytes)];
-      printFacts(
-        options.json,
-        { image: dst, ...image },
-        `${dst} is ${manifestDigest}\nlayer ${layer.digest}: ${blob}, a device of ${device}`,
-      );
-    });
+/** Bytes of the blocks that are compressed one by one: what overlaybd reads safely. */
+const BLOCK_BYTES = [4096, 8192, 16_384, 32_768];
+const DEVICE_BYTES_MIN = 16 * MIB;
+
+interface Options extends RegistryOptions {
+  readonly platform?: string;
+  readonly compression: string;
+  readonly blockSize: string;
+  readonly size: string;
+  readonly referrer?: boolean;
+  readonly reuse: boolean;
+  readonly workDir?: string;
+  readonly json?: boolean;
 }
 
-function parseDirectory(src: string): string {
+const TEXT = `
+SRC: ${PLACES}, or dir:PATH
+DST: docker://HOST/NAME:TAG or oci:DIR:tag
+
+Each layer becomes a block layer on those below. The same image and options give the same digests.
+Layers that an earlier conversion put into the repository of DST are used again; it finds them by
+tags that begin with "xylem-layer-". Temporary files need room for the uncompressed image.
+Needs e2fsprogs (mke2fs and libext2fs), no root and no mounts.
+
+Examples:
+  xylem convert docker://registry.example/app:1.4 docker://registry.example/app:1.4-block
+  xylem convert --platform linux/arm64 docker-archive:app.tar oci:./images:app-1.4
+  xylem convert --compression zstd --block-size 16KiB oci:./app:1.4 docker://registry.example/app:z
+  xylem convert dir:./rootfs oci:./images:app-1.4`;
+
+/** `xylem convert`: makes block images from other sources. */
+export function registerConvert(program: Command): void {
+  addRegistryOptions(
+    program
+      .command('convert')
+      .description('make a block image from an ordinary image, or from a directory')
+      .argument('<src>', 'the image, or dir:PATH with the root file system of a container')
+      .argument('<dst>', 'where to put the block image; replaces the tag'),
+  )
+    .option('--platform <os/arch>', 'of a multi-platform image, the one for this platform alone')
+    .option('--compression <name>', 'lz4 or zstd', BLOCK_IMAGE_DEFAULTS.compression.algorithm)
+    .option('--block-size <size>', 'bytes that are compressed together, 4KiB to 32KiB', '4KiB')
+    .option('--size <size>', 'size of the block device; free blocks cost nothing', '64GiB')
+    .option('--referrer', 'also list the block image among the referrers of the original')
+    .option('--no-reuse', 'make every layer anew, and keep none for later conversions')
+    .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
+    .addOption(jsonOption())
+    .addHelpText('after', TEXT)
+    .action((src: string, dst: string, options: Options) =>
+      src.startsWith(DIRECTORY_PREFIX)
+        ? fromDirectory(src, dst, options)
+        : fromImage(src, dst, options),
+    );
+}
+
+async function fromDirectory(src: string, dst: string, options: Options): Promise<void> {
   const directory = src.slice(DIRECTORY_PREFIX.length);
-  if (src.startsWith(DIRECTORY_PREFIX) && directory !== '') return directory;
-  throw new ConvertError(
-    `${JSON.stringify(src)} cannot be converted: a source is dir:PATH, for instance dir:./rootfs ` +
-      '(`umoci unpack --rootless` makes such a directory of an ordinary image)',
-    { code: 'argument' },
+  if (directory === '') throw invalid('SRC', src, 'it must be dir:PATH, for instance dir:./rootfs');
+  const components = { codec: new NodeCodec(), hash: new NodeHash() };
+  const made = { ...blockOptions(options), workDirectory: options.workDir };
+  const image = await withPlaces(options, [dst], async (places) => {
+    const target = openTarget(dst, places);
+    return longWork((work) =>
+      convertDirectory(components, directory, target, { ...made, ...work }),
+    );
+  });
+  const { layer, digest, deviceBytes } = image;
+  const [blob, device] = [formatSizeBytes(layer.sizeBytes), formatSizeBytes(deviceBytes)];
+  printFacts(
+    options.json,
+    { source: src, image: dst, ...image },
+    `${dst} is ${digest}\nlayer ${layer.digest}: ${blob}, a device of ${device}`,
   );
+}
+
+async function fromImage(src: string, dst: string, options: Options): Promise<void> {
+  const components = {
+    codec: new NodeCodec(),
+    hash: new NodeHash(),
+    decompressor: new NodeDecompressor(),
+  };
+  const made = blockOptions(options);
+  const platform = platformOf(options.platform);
+  const result = await withPlaces(options, [src, dst], async (places) => {
+    const [source, target] = [openSource(src, places), openTarget(dst, places)];
+    const open = (tag: string) =>
+      openSource(defined(withTag(dst, tag), 'archives have no cache'), places);
+    const hasCache = options.reuse && withTag(dst, 'any') !== undefined;
+    const cache = hasCache ? new LayerCache(components, { target, open }, made) : undefined;
+    return longWork((work) =>
+      withWorkFolder(options.workDir, (workFolder) =>
+        convertImage(
+          components,
+          { source, target, cache, workFolder },
+          { ...made, ...work, platform, asReferrer: options.referrer === true },
+        ),
+      ),
+    );
+  });
+  printFacts(options.json, { source: src, image: dst, ...result }, textOf(dst, result));
+}
+
+function blockOptions(options: Options): BlockImageOptions {
+  const { compression, blockSize, size } = options;
+  if (compression !== 'lz4' && compression !== 'zstd') {
+    throw invalid('--compression', compression, 'it must be lz4 or zstd');
+  }
+  const blockSizeBytes = parseSizeBytes(blockSize) ?? 0;
+  if (!BLOCK_BYTES.includes(blockSizeBytes)) {
+    throw invalid('--block-size', blockSize, 'it must be 4KiB, 8KiB, 16KiB or 32KiB');
+  }
+  const deviceBytes = parseSizeBytes(size) ?? 0;
+  const isWhole = deviceBytes % MIB === 0;
+  if (deviceBytes < DEVICE_BYTES_MIN || deviceBytes > IMAGE_SIZE_BYTES_MAX || !isWhole) {
+    throw invalid('--size', size, 'it must be whole MiB, 16MiB to 1TiB, for instance 64GiB');
+  }
+  return { deviceBytes, compression: { algorithm: compression, blockSizeBytes } };
+}
+
+function textOf(dst: string, { digest, platforms, leftOut }: ConversionResult): string {
+  const lines = [`${dst} is ${digest}`];
+  for (const { platform, layers } of platforms) {
+    const name = [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/');
+    const sum = (of: (layer: (typeof layers)[number]) => number): string =>
+      formatSizeBytes(layers.reduce((total, layer) => total + of(layer), 0));
+    const reused = layers.filter(({ isReused }) => isReused).length;
+    lines.push(
+      `${name}: ${layers.length} layers, ${sum(({ sizeBytes }) => sizeBytes)} of blocks made of ` +
+        `${sum(({ sourceBytes }) => sourceBytes)}${reused > 0 ? `, ${reused} of them reused` : ''}`,
+    );
+  }
+  for (const { digest: entry, reason } of leftOut) lines.push(`left out ${entry}: ${reason}`);
+  return lines.join('\n');
+}
+
+function invalid(what: string, value: string, rule: string): ConvertError {
+  return new ConvertError(`${what} is ${JSON.stringify(value)}: ${rule}`, { code: 'argument' });
 }

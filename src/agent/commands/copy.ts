@@ -2,9 +2,13 @@ import type { Command } from 'commander';
 import { copyImage, type CopiedImage } from '../../convert/copy-image.ts';
 import { ConvertError } from '../../convert/errors.ts';
 import { openSource, openTarget, PLACES } from '../../convert/places/open-place.ts';
-import type { Platform } from '../../registry/platform.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
-import { addRegistryOptions, withPlaces, type RegistryOptions } from './image-places.ts';
+import {
+  addRegistryOptions,
+  platformOf,
+  withPlaces,
+  type RegistryOptions,
+} from './image-places.ts';
 import { longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
@@ -75,16 +79,6 @@ async function copy(src: string, dst: string, options: Options): Promise<void> {
     return longWork((work) => copyImage(source, target, { ...work, platform, withReferrers }));
   });
   printFacts(options.json, { source: src, image: dst, ...copied }, textOf(dst, copied));
-}
-
-function platformOf(text: string | undefined): Platform | undefined {
-  if (text === undefined) return undefined;
-  const [os = '', architecture = '', variant, ...more] = text.split('/');
-  if (os !== '' && architecture !== '' && variant !== '' && more.length === 0) {
-    return { os, architecture, ...(variant !== undefined && { variant }) };
-  }
-  const what = `--platform is ${JSON.stringify(text)}: it must be OS/ARCH or OS/ARCH/VARIANT`;
-  throw new ConvertError(`${what}, for instance linux/arm64`, { code: 'argument' });
 }
 
 function textOf(dst: string, copied: CopiedImage): string {

@@ -2,11 +2,13 @@ import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
+import { ConvertError } from '../../convert/errors.ts';
 import { registriesIn } from '../../convert/places/open-place.ts';
 import type { RegistryPlaceComponents } from '../../convert/places/registry-place.ts';
 import type { CredentialFiles } from '../../registry/credentials/keychain.ts';
 import type { RegistryEntry } from '../../registry/credentials/registry-files.ts';
 import { RegistryError } from '../../registry/errors.ts';
+import type { Platform } from '../../registry/platform.ts';
 import { registryName } from '../../registry/reference.ts';
 import { RegistryAccess } from '../../registry/registry-access.ts';
 import { SystemClock } from '../../runtime/node/clock.ts';
@@ -59,6 +61,17 @@ export async function withPlaces<T>(
   } finally {
     await access.close();
   }
+}
+
+/** Reads the option `--platform`. Throws ConvertError. */
+export function platformOf(text: string | undefined): Platform | undefined {
+  if (text === undefined) return undefined;
+  const [os = '', architecture = '', variant, ...more] = text.split('/');
+  if (os !== '' && architecture !== '' && variant !== '' && more.length === 0) {
+    return { os, architecture, ...(variant !== undefined && { variant }) };
+  }
+  const what = `--platform is ${JSON.stringify(text)}: it must be OS/ARCH or OS/ARCH/VARIANT`;
+  throw new ConvertError(`${what}, for instance linux/arm64`, { code: 'argument' });
 }
 
 /** The registries of the configuration, and those that the command names. */

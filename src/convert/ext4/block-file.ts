@@ -154,7 +154,11 @@ export class BlockFile implements BlockIo {
       const { code } = cause as NodeJS.ErrnoException;
       const reason = code === 'ENOSPC' ? 'the disk is full' : (code ?? String(cause));
       const path = this.#path;
-      throw new ConvertError(`cannot ${verb} ${path}: ${reason}`, { code: 'file', path }, { cause });
+      throw new ConvertError(
+        `cannot ${verb} ${path}: ${reason}`,
+        { code: 'file', path },
+        { cause },
+      );
     }
   }
 }

@@ -99,8 +99,7 @@ export class Directory {
     else if (blockCount === 1) {
       const afterDots = 12 + viewOf(root).getUint16(16, true);
       directory.#loadNames(root, afterDots, undefined);
-    }
-    else throw damaged(self, 'it is a list of several blocks');
+    } else throw damaged(self, 'it is a list of several blocks');
     return directory;
   }
 
@@ -270,10 +269,10 @@ export class Directory {
       this.#blocks.write(index, bytes);
     }
     if (nodes.length > ROOT_ENTRIES_MAX) {
-      throw new ConvertError(
-        `a directory with ${this.count} names is too large for ext4`,
-        { code: 'too-large', value: this.count },
-      );
+      throw new ConvertError(`a directory with ${this.count} names is too large for ext4`, {
+        code: 'too-large',
+        value: this.count,
+      });
     }
     this.#blocks.write(0, this.#root(nodes, 1));
   }

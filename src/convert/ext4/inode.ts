@@ -4,8 +4,8 @@ import { viewOf } from '../../image/binary.ts';
 export const INODE_BYTES = 256;
 
 /** File types in the mode of an inode (stat(2)). */
-export const S_IFMT = 0o170000;
-export const MODE = {
+const S_IFMT = 0o170000;
+const MODE = {
   fifo: 0o010000,
   'character-device': 0o020000,
   directory: 0o040000,
@@ -34,8 +34,8 @@ export interface Time {
 }
 
 /** First and last second that ext4 keeps: 34 bits, from 1901 to 2446. */
-export const TIME_SECONDS_MIN = -(2 ** 31);
-export const TIME_SECONDS_MAX = 2 ** 34 - 2 ** 31 - 1;
+const TIME_SECONDS_MIN = -(2 ** 31);
+const TIME_SECONDS_MAX = 2 ** 34 - 2 ** 31 - 1;
 
 const EXTRA_BYTES = 32;
 const FLAG_EXTENTS = 0x8_0000;

@@ -2,10 +2,10 @@ import koffi from 'koffi';
 
 const libc = koffi.load(null);
 const listNames = libc.func(
-  'ssize_t llistxattr(const uint8_t *path, _Out_ uint8_t *list, size_t size)',
+  'int64_t llistxattr(const uint8_t *path, _Out_ uint8_t *list, size_t size)',
 );
 const getValue = libc.func(
-  'ssize_t lgetxattr(const uint8_t *path, const uint8_t *name, _Out_ uint8_t *value, size_t size)',
+  'int64_t lgetxattr(const uint8_t *path, const uint8_t *name, _Out_ uint8_t *value, size_t size)',
 );
 
 /** Most bytes of all names, and of one value, that Linux has (xattr(7)). */

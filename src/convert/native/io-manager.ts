@@ -36,9 +36,7 @@ const protos = {
     'long xylem_io_transfer(void *channel, unsigned long block, int count, void *data)',
   ),
   flush: koffi.proto('long xylem_io_flush(void *channel)'),
-  zeroOut: koffi.proto(
-    'long xylem_io_zeroout(void *channel, uint64_t block, uint64_t count)',
-  ),
+  zeroOut: koffi.proto('long xylem_io_zeroout(void *channel, uint64_t block, uint64_t count)'),
 };
 
 /** Numbers that mark the two structures (ext2_err.h). */
@@ -85,10 +83,13 @@ export class IoManager {
     this.#channel = koffi.alloc(Channel, 1) as Pointer;
     this.pointer = koffi.alloc('uint64_t', MANAGER_MEMBERS.length + RESERVED_MEMBERS) as Pointer;
     const transfer = (act: (block: number, data: Uint8Array) => void): Pointer =>
-      this.#register(protos.transfer, (_channel: Pointer, block: number, count: number, data: Pointer) => {
-        const length = count < 0 ? -count : count * this.#blockSize;
-        act(Number(block), new Uint8Array(koffi.view(data, length)));
-      });
+      this.#register(
+        protos.transfer,
+        (_channel: Pointer, block: number, count: number, data: Pointer) => {
+          const length = count < 0 ? -count : count * this.#blockSize;
+          act(Number(block), new Uint8Array(koffi.view(data, length)));
+        },
+      );
     const read = transfer((block, data) => this.#io.read(block, data));
     const write = transfer((block, data) => this.#io.write(block, data));
     const members: Partial<Record<(typeof MANAGER_MEMBERS)[number], Pointer>> = {

@@ -63,12 +63,7 @@ export interface Library {
   ): number;
   ext2fs_free_ext_attr(fs: Pointer, inode: number, bytes: Uint8Array): number;
   ext2fs_xattrs_open(fs: Pointer, inode: number, result: [Pointer | null]): number;
-  ext2fs_xattr_set(
-    handle: Pointer,
-    name: Uint8Array,
-    value: Uint8Array,
-    length: number,
-  ): number;
+  ext2fs_xattr_set(handle: Pointer, name: Uint8Array, value: Uint8Array, length: number): number;
   ext2fs_xattrs_write(handle: Pointer): number;
   ext2fs_xattrs_close(handle: [Pointer | null]): number;
   ext2fs_dirhash2(
@@ -124,7 +119,9 @@ function load(): Library {
     const functions = DECLARATIONS.map((text) => library.func(text));
     const errors = koffi.load('libcom_err.so.2');
     functions.push(errors.func('const char *error_message(long code)'));
-    return Object.fromEntries(functions.map((call) => [call.info.name, call])) as unknown as Library;
+    return Object.fromEntries(
+      functions.map((call) => [call.info.name, call]),
+    ) as unknown as Library;
   } catch (cause) {
     throw new ConvertError(
       `cannot load ${LIBRARY}: install the package e2fsprogs`,

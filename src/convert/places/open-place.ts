@@ -1,5 +1,6 @@
 import { parseReference } from '../../registry/reference.ts';
 import { ConvertError } from '../errors.ts';
+import { parseLayoutTarget } from '../oci-layout.ts';
 import { ArchiveSource } from './archive-source.ts';
 import { ArchiveTarget } from './archive-target.ts';
 import { LayoutPlace } from './layout-place.ts';
@@ -19,6 +20,17 @@ export function openSource(text: string, components: RegistryPlaceComponents): I
 export function openTarget(text: string, components: RegistryPlaceComponents): ImageTarget {
   if (isArchive(text)) return new ArchiveTarget(text);
   return openBoth(text, components);
+}
+
+/**
+ * The text for another tag in the same repository or layout; undefined for an archive, which has
+ * none. Throws ConvertError or RegistryError.
+ */
+export function withTag(text: string, tag: string): string | undefined {
+  if (isArchive(text)) return undefined;
+  if (!isInRegistry(text)) return `oci:${parseLayoutTarget(text).directory}:${tag}`;
+  const { registry, repository } = parseReference(text);
+  return `docker://${registry}/${repository}:${tag}`;
 }
 
 /** The registries among these places. Throws RegistryError. */
