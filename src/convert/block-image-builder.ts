@@ -32,6 +32,7 @@ export interface BlockImageOptions {
   readonly compression: ZFileOptions;
 }
 
+/** LZ4 in blocks of 4 KiB: random reads of a container decode the least. */
 export const BLOCK_IMAGE_DEFAULTS: BlockImageOptions = {
   deviceBytes: DEVICE_BYTES_DEFAULT,
   compression: ZFILE_DEFAULTS,
@@ -46,8 +47,8 @@ export interface LayerIdentity {
 }
 
 /**
- * Makes block layers out of OCI layers, bottom first: it applies the entries of each to an ext4 file
- * system in a sparse file, and writes the blocks that changed.
+ * Makes block layers out of OCI layers, bottom first: it applies the entries of each to an ext4
+ * file system in a sparse file, and writes the blocks that changed.
  *
  * Needs room in its folder for the uncompressed image; memory is about 150 MiB whatever the size.
  * Life: `create()` -> `add()` or `restore()` per layer -> `close()`. After an error only `close()`.

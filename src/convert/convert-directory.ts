@@ -1,6 +1,6 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { digestOfSha256, type Digest } from '../image/digest.ts';
+import { digestOf, digestOfSha256, type Digest } from '../image/digest.ts';
 import { hostPlatform } from '../registry/platform.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { makeAccelerationLayer } from './acceleration-layer.ts';
@@ -69,6 +69,8 @@ async function convertIn(
 ): Promise<ConvertedDirectory> {
   const { hash, directory, target } = what;
   const { signal = new AbortController().signal } = options;
+  // A target that cannot be reached is told now, not after the work.
+  await target.hasBlob({ digest: digestOf(hash, new Uint8Array(0)), sizeBytes: 0 }, signal);
   const made = await makeLayer(what, { directory, workFolder }, options);
   const acceleration = makeAccelerationLayer(what, { layers: [made] });
   const { manifest, config } = encodeBlockImage(hash, {

@@ -77,8 +77,8 @@ export interface ConversionResult {
 
 /**
  * Converts an ordinary image into a block image: each layer becomes one block layer on those below,
- * and an acceleration layer with the block digests comes on top. An index becomes an index. The same
- * image and options give the same digests. Nothing is tagged before all is there.
+ * and an acceleration layer with the block digests comes on top. An index becomes an index. The
+ * same image and options give the same digests. Nothing is tagged before all is there.
  *
  * Throws ConvertError, RegistryError, ManifestError, or the signal's reason.
  */
@@ -91,6 +91,8 @@ export async function convertImage(
   const { signal, platform, deviceBytes } = options;
   try {
     const root = await source.resolve(signal);
+    // A target that cannot be reached is told now, not after the work.
+    await target.hasBlob({ digest: root.digest, sizeBytes: root.bytes.length }, signal);
     const conversion = new Conversion(components, places, options);
     if (!isIndex(root) || platform !== undefined) {
       const stored = isIndex(root)

@@ -21,8 +21,8 @@ const TAG_DIGITS = 40;
 const ABSENT = new Set(['not-found', 'layout', 'denied']);
 
 /**
- * Block layers that lie in the target's repository already: each under a tag of its own, as an image
- * of one layer with its block digests, named by the chain id and by how it was made.
+ * Block layers that lie in the target's repository already: each under a tag of its own, as an
+ * image of one layer with its block digests, named by the chain id and by how it was made.
  */
 export class LayerCache {
   readonly #components: { readonly codec: Codec; readonly hash: Hash };

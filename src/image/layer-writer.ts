@@ -66,8 +66,8 @@ export class LayerWriter {
   }
 
   /**
-   * Says that a range of whole sectors, after all earlier writes, reads as zeros whatever the layers
-   * below have there. Throws ImageError as `write()` does.
+   * Says that a range of whole sectors, after all earlier writes, reads as zeros whatever the
+   * layers below have there. Throws ImageError as `write()` does.
    */
   zero(offset: number, length: number): void {
     this.#push(offset, length, { moffset: 0, layer: ZERO_LAYER });

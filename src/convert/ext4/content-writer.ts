@@ -5,8 +5,8 @@ import type { Ext4 } from './ext4.ts';
 const WINDOW_BYTES = 1024 * 1024;
 
 /**
- * Writes the content of one file from pieces in ascending order. Blocks of zeros become holes. Life:
- * `write()` any number of times, then `finish()` once. Throws ConvertError.
+ * Writes the content of one file from pieces in ascending order. Blocks of zeros become holes.
+ * Life: `write()` any number of times, then `finish()` once. Throws ConvertError.
  */
 export class ContentWriter {
   readonly #fs: Ext4;

@@ -233,8 +233,8 @@ export class LayerTree {
   }
 
   /**
-   * Changes the link count; gives the new one. A directory with more subdirectories than ext4 counts
-   * has 1, and keeps it.
+   * Changes the link count; gives the new one. A directory with more subdirectories than ext4
+   * counts has 1, and keeps it.
    */
   #countLinks(number: number, change: 1 | -1): number {
     const inode = this.#fs.readInode(number);

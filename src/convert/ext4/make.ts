@@ -46,7 +46,8 @@ export function fixedTimeEnvironment(): Record<string, string> {
 }
 
 /**
- * Makes a sparse file with an empty ext4 file system. The same size gives the same bytes. Throws ConvertError, or the signal's reason.
+ * Makes a sparse file with an empty ext4 file system. The same size gives the same bytes. Throws
+ * ConvertError, or the signal's reason.
  */
 export async function makeEmptyExt4(
   path: string,

@@ -12,8 +12,8 @@ const getValue = libc.func(
 const BYTES_MAX = 65_536;
 
 /**
- * The extended attributes of a file, or of a symbolic link itself, by full name with a character for
- * each byte. Empty where the file system has none. `path` is a string of such characters, too.
+ * The extended attributes of a file, or of a symbolic link itself, by full name with a character
+ * for each byte. Empty where the file system has none. `path` is a string of such characters, too.
  */
 export function readAttributes(path: string): ReadonlyMap<string, Uint8Array> {
   const file = Buffer.from(`${path}\0`, 'latin1');

@@ -10,7 +10,9 @@ export interface BlockIo {
   write(block: number, bytes: Uint8Array): void;
 }
 
-/** Number of com_err for a short read (EXT2_ET_SHORT_READ), which callers report as an I/O error. */
+/**
+ * Number of com_err for a short read (EXT2_ET_SHORT_READ), which callers report as an I/O error.
+ */
 const SHORT_READ = 2133571364;
 
 const Channel = koffi.struct('xylem_io_channel', {

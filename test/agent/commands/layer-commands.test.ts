@@ -96,10 +96,14 @@ describe('xylem flatten', () => {
 
 describe('xylem convert', () => {
   it.each([
-    ['docker://host/name:tag', 'oci:/tmp/x:t'],
+    ['/tmp/app.tar', 'oci:/tmp/x:t'],
     ['dir:', 'oci:/tmp/x:t'],
-    ['dir:/tmp', 'docker://host/name:tag'],
-  ])('rejects %s to %s with what is possible', async (src, dst) => {
-    await expect(run('convert', src, dst)).rejects.toMatchObject({ code: 'argument' });
+    ['dir:/tmp', '/tmp/x:t'],
+    ['oci:/tmp/y:t', 'oci:/tmp/x:t', '--compression', 'gzip'],
+    ['oci:/tmp/y:t', 'oci:/tmp/x:t', '--block-size', '64KiB'],
+    ['oci:/tmp/y:t', 'oci:/tmp/x:t', '--size', '2TiB'],
+    ['oci:/tmp/y:t', 'oci:/tmp/x:t', '--platform', 'arm64'],
+  ])('rejects %s to %s %s %s with what is possible', async (...args) => {
+    await expect(run('convert', ...args)).rejects.toMatchObject({ code: 'argument' });
   });
 });
