@@ -3,12 +3,8 @@ import type { Digest } from '../../image/digest.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { TransferError } from '../contracts/errors.ts';
 import type { BlobState } from './core-types.ts';
-
-/**
- * Maximum number of blocks of a blob that one host alone touched and that wait for a second one: 1
- * GiB. The oldest are forgotten first.
- */
-const TOUCHED_ONCE_MAX = 4096;
+import { SmallMap } from '../../util/small-map.ts';
+import { SmallSet } from '../../util/small-set.ts';
 
 /** Digest of no bytes: the only digest of a blob of size 0. */
 const EMPTY = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855';
@@ -117,12 +113,12 @@ export class BlobTable<T> {
       uses: 0,
       confirmed: false,
       ownWay: false,
-      fetches: new Map(),
-      cachedKeys: new Set(),
-      ordered: new Set(),
-      ordersOf: new Map(),
-      touchedOnce: new BoundedMap({ entriesMax: TOUCHED_ONCE_MAX }),
-      children: Array.from({ length: stripes }, () => new Set()),
+      fetches: new SmallMap(),
+      cachedKeys: new SmallSet(),
+      ordered: new SmallSet(),
+      ordersOf: new SmallMap(),
+      touchedOnce: undefined,
+      children: Array.from({ length: stripes }, () => new SmallSet()),
       untold: [],
     };
     this.#blobs.set(ref.digest, blob);

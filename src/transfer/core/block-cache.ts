@@ -1,12 +1,13 @@
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PayloadOps } from './core-types.ts';
+import type { SmallSet } from '../../util/small-set.ts';
 
 interface Entry<P> {
   readonly block: P;
   /** Whether it may be sent to peers: not a block that this host read itself as a last resort. */
   readonly servable: boolean;
   /** Where its blob notes which of its blocks are here. */
-  readonly keys: Set<number>;
+  readonly keys: SmallSet<number>;
 }
 
 /** What an entry takes beside its payload: objects, maps, an attestation. */

@@ -6,6 +6,8 @@ import type { HeapTimer } from '../../util/timer-heap.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
 import type { AttemptId, BlockSource } from './effects.ts';
+import type { SmallMap } from '../../util/small-map.ts';
+import type { SmallSet } from '../../util/small-set.ts';
 
 /** How the reducer handles payloads that it never looks into. */
 export interface PayloadOps<P> {
@@ -304,22 +306,22 @@ export interface BlobState<T> {
   /** Only the ways of this host's own clients lead to it: no peer is asked, or given any of it. */
   ownWay: boolean;
   /** Blocks in memory, by `keyOf()`. */
-  readonly cachedKeys: Set<number>;
-  readonly fetches: Map<BlockIndex, Fetch<T>>;
+  readonly cachedKeys: SmallSet<number>;
+  readonly fetches: SmallMap<BlockIndex, Fetch<T>>;
   /** Blocks that are in the order, known first touch or not. */
-  readonly ordered: Set<BlockIndex>;
+  readonly ordered: SmallSet<BlockIndex>;
   /** At the keeper of the tree: blocks that came into the order by this peer's word alone. */
-  readonly ordersOf: Map<PeerId, number>;
+  readonly ordersOf: SmallMap<PeerId, number>;
   /**
    * Blocks beyond `orderOfOnePeerMax`, by the peer that touched them: the next host to touch them
-   * brings them into the order.
+   * brings them into the order. Undefined before the first.
    */
-  readonly touchedOnce: BoundedMap<BlockIndex, PeerId>;
+  touchedOnce: BoundedMap<BlockIndex, PeerId> | undefined;
   /**
    * By stripe: peers that recently asked for blocks of it. They are told the order in which the
    * stripe is touched.
    */
-  readonly children: readonly Set<PeerId>[];
+  readonly children: readonly SmallSet<PeerId>[];
   /** First-touched blocks that the children have not been told yet. */
   untold: BlockIndex[];
 }

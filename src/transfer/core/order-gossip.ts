@@ -1,10 +1,17 @@
 import { blockCount, type BlockIndex } from '../../image/block.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { BlobState } from './core-types.ts';
 import type { FetcherHost } from './fetcher-host.ts';
 
 /** Maximum number of peers of one stripe that are told its touch order: far above any fan-out. */
 const CHILDREN_MAX = 256;
+
+/**
+ * Maximum number of blocks of a blob that one host alone touched and that wait for a second one: 1
+ * GiB. The oldest are forgotten first.
+ */
+const TOUCHED_ONCE_MAX = 4096;
 
 /** Blocks told in one message. */
 const INDICES_MAX = 4096;
@@ -43,13 +50,17 @@ export class OrderGossip<P, T> {
   }
 
   #counts(blob: BlobState<T>, index: BlockIndex, peer: PeerId): boolean {
-    const before = blob.touchedOnce.get(index);
-    if (before !== undefined && before !== peer) return blob.touchedOnce.delete(index);
+    const before = blob.touchedOnce?.get(index);
+    if (before !== undefined && before !== peer) return blob.touchedOnce?.delete(index) === true;
     const count = blob.ordersOf.get(peer) ?? (blob.ordersOf.size < CHILDREN_MAX ? 0 : Infinity);
     const isTaken = count < this.#host.init.orderOfOnePeerMax;
     if (isTaken) blob.ordersOf.set(peer, count + 1);
-    else blob.touchedOnce.set(index, peer);
+    else this.#touchedOnce(blob).set(index, peer);
     return isTaken;
+  }
+
+  #touchedOnce(blob: BlobState<T>): BoundedMap<BlockIndex, PeerId> {
+    return (blob.touchedOnce ??= new BoundedMap({ entriesMax: TOUCHED_ONCE_MAX }));
   }
 
   /** The new blocks of an order that another host told; the children are told them too. */

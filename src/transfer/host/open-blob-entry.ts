@@ -11,6 +11,8 @@ import {
   type RightKey,
 } from './open-blob-types.ts';
 import { OpenRights } from './open-rights.ts';
+import { SmallMap } from '../../util/small-map.ts';
+import { SmallSet } from '../../util/small-set.ts';
 
 /** A request that waits for its outcome. */
 export interface Waiter<T> extends OpenRequest<T> {
@@ -41,8 +43,8 @@ export interface Entry<T> {
   untilMs: number;
   usedMs: number;
   /** Roots of this round that were asked, and those that have not answered yet, by attempt. */
-  readonly asked: Set<PeerId>;
-  readonly asking: Map<number, PeerId>;
+  readonly asked: SmallSet<PeerId>;
+  readonly asking: SmallMap<number, PeerId>;
   /** What roots are asked with in this round: the right of the request that began it. */
   right: RightKey;
   /** The refusal of a root, for requests that show nothing of their own. */
@@ -53,7 +55,7 @@ export interface Entry<T> {
   /** Trees that this host is in for it. */
   stripes: number;
   readonly rights: OpenRights;
-  readonly waiting: Set<Waiter<T>>;
+  readonly waiting: SmallSet<Waiter<T>>;
 }
 
 /** What is due for an entry at a time. */
@@ -86,15 +88,15 @@ export function newEntry<T>(
     isKept: false,
     untilMs: 0,
     usedMs: nowMs,
-    asked: new Set(),
-    asking: new Map(),
+    asked: new SmallSet(),
+    asking: new SmallMap(),
     right,
     refusal: undefined,
     probesItself: false,
     retries: false,
     stripes: 0,
     rights: new OpenRights(init),
-    waiting: new Set(),
+    waiting: new SmallSet(),
   };
 }
 

@@ -1,4 +1,5 @@
 import type { OpenBlobsInit, OpenRefusal, RightKey } from './open-blob-types.ts';
+import { SmallMap } from '../../util/small-map.ts';
 
 /** A definite no is remembered this long: clients repeat a request several times. (tunable) */
 export const REFUSED_MS = 5_000;
@@ -34,7 +35,7 @@ export interface Right {
 export class OpenRights {
   readonly #init: Pick<OpenBlobsInit, 'acceptMs' | 'staleMs'>;
   /** In the order of use. */
-  readonly #rights = new Map<RightKey, Right>();
+  readonly #rights = new SmallMap<RightKey, Right>();
   /** Questions in flight. */
   #probing = 0;
 

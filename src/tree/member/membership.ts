@@ -5,6 +5,7 @@ import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { counter } from '../../util/counter.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { SmallMap } from '../../util/small-map.ts';
 import {
   ACK_DELAY_MS,
   BLOBS_PER_JOIN_MAX,
@@ -94,14 +95,13 @@ export class Membership {
   /** The live roots except this host. */
   readonly #links = new Map<PeerId, Link>();
   #ring = new RootRing([]);
-  readonly #seats = new Map<Digest, Map<number, Seat>>();
+  readonly #seats = new Map<Digest, SmallMap<number, Seat>>();
   /** Seats without a live root, and seats that this host owns in place of a root that is down. */
   readonly #unsettled = new Set<Seat>();
   readonly #lost = new BoundedMap<PeerId, number>({ entriesMax: LOST_REMEMBERED_MAX });
   readonly #pending = new Map<number, Pending>();
   #effects: MembershipEffect[] = [];
-  #generation = 0;
-  /** Of this generation. */
+  /** Made anew when other hosts count as lost or as roots. */
   #sources = new SharedSources();
   readonly #nextTicket: () => number;
   /** Time of the last event. */
@@ -127,7 +127,7 @@ export class Membership {
     }
     for (const peer of [...this.#links.keys()]) if (!others.has(peer)) this.#links.delete(peer);
     this.#ring = new RootRing([...others.keys(), ...(this.#isRoot ? [this.#self.peer] : [])]);
-    this.#forgetSources();
+    this.#sources = new SharedSources();
     for (const seats of this.#seats.values()) {
       for (const seat of seats.values()) {
         seat.order = this.#ring.order(seat.digest, seat.stripe);
@@ -146,7 +146,7 @@ export class Membership {
   want(blobs: readonly Wanted[], nowMs: number): readonly MembershipEffect[] {
     for (const wanted of blobs) {
       const { digest, sizeBytes } = wanted.blob;
-      const seats = this.#seats.get(digest) ?? new Map<number, Seat>();
+      const seats = this.#seats.get(digest) ?? new SmallMap<number, Seat>();
       this.#seats.set(digest, seats);
       for (const seat of seats.values()) seat.wanted = wanted;
       for (const stripe of wanted.stripes ?? Array(stripeCount(sizeBytes)).keys()) {
@@ -279,7 +279,7 @@ export class Membership {
       if (untilMs > nowMs) break;
       this.#lost.delete(peer);
       for (const link of this.#links.values()) link.lost.delete(peer);
-      this.#forgetSources();
+      this.#sources = new SharedSources();
     }
     for (const seat of [...this.#unsettled]) this.#assign(seat, nowMs);
     return this.#pump(nowMs);
@@ -311,14 +311,14 @@ export class Membership {
   sources(digest: Digest, stripe: number): readonly Source[] {
     const seat = this.#seats.get(digest)?.get(stripe);
     if (seat === undefined || seat.owned) return [];
-    if (seat.sources?.generation !== this.#generation) {
+    if (seat.sources?.shared !== this.#sources) {
       const list = rankSources(seat, {
         roots: this.#links,
         self: this.#self.peer,
         isLost: (peer) => this.#lost.has(peer) || this.#links.get(peer)?.silent === true,
         sourceOf: (host, role) => this.#sources.of(host, role),
       });
-      seat.sources = { generation: this.#generation, list };
+      seat.sources = { shared: this.#sources, list };
     }
     return seat.sources.list;
   }
@@ -344,11 +344,6 @@ export class Membership {
     return this.#seats.get(digest)?.get(stripe)?.kin ?? [];
   }
 
-  #forgetSources(): void {
-    this.#generation++;
-    this.#sources = new SharedSources();
-  }
-
   #interval(): number {
     return jitter(this.#random, this.#reportIntervalMs, 0.1);
   }
@@ -359,7 +354,7 @@ export class Membership {
 
   #markLost(peer: PeerId, nowMs: number): void {
     this.#lost.set(peer, nowMs + LOST_COOL_DOWN_MS);
-    this.#forgetSources();
+    this.#sources = new SharedSources();
   }
 
   #take(seat: Seat, place: Place, link: Link, nowMs: number): boolean {
@@ -448,7 +443,7 @@ export class Membership {
   #answered(link: Link, nowMs: number): void {
     if (!link.succeed()) return;
     this.#lost.delete(link.host.peer);
-    this.#forgetSources();
+    this.#sources = new SharedSources();
     for (const seat of [...this.#unsettled]) this.#assign(seat, nowMs);
   }
 

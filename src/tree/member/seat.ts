@@ -60,8 +60,8 @@ export class Seat {
   place: Place | undefined;
   /** Hosts of its places, the latest first: they may hold blocks of the stripe. */
   kin: readonly HostAddress[] = [];
-  /** Last answer of `sources()`; valid while the membership's generation is `generation`. */
-  sources: { readonly generation: number; readonly list: readonly Source[] } | undefined;
+  /** Last answer of `sources()`; valid while the membership has these sources. */
+  sources: { readonly shared: SharedSources; readonly list: readonly Source[] } | undefined;
 
   constructor(digest: Digest, stripe: number, wanted: Wanted) {
     this.digest = digest;

@@ -1,5 +1,6 @@
 import type { Digest } from '../../image/digest.ts';
 import { assert, defined } from '../../util/assert.ts';
+import { SmallMap } from '../../util/small-map.ts';
 import { depthBound, headDepthBound } from './depth.ts';
 import {
   attachGuest,
@@ -82,7 +83,7 @@ export class StripeTree {
   readonly #outerMax: number;
   readonly #fanOut: number;
   readonly #home: Zone;
-  readonly #zones = new Map<string, Zone>();
+  readonly #zones = new SmallMap<string, Zone>();
   /** Hosts without a slot in their zone, oldest first. */
   readonly #strays = new Map<string, Set<Zone>>();
   /** Zones that hang from the owner beyond its limit, oldest first. */
@@ -291,9 +292,7 @@ export class StripeTree {
     zone.size = 1;
     member.zone = zone;
     setLimit(member, 0);
-    const others = this.#strays.get(name);
-    if (others === undefined) this.#strays.set(name, new Set([zone]));
-    else others.add(zone);
+    this.#strays.set(name, (this.#strays.get(name) ?? new Set<Zone>()).add(zone));
     this.#strayCount++;
     this.#hang(zone);
   }

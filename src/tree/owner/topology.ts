@@ -3,6 +3,7 @@ import type { Digest } from '../../image/digest.ts';
 import { assert } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { SmallMap } from '../../util/small-map.ts';
 import { BlobFacts } from './blob-facts.ts';
 import { Colours, innerFanOut, ownerFanOut } from './colours.ts';
 import { TreeError } from '../errors.ts';
@@ -114,7 +115,7 @@ export class Topology {
   readonly #facts = new BlobFacts();
   /** Heard least recently first. */
   readonly #hosts = new Map<PeerId, Host>();
-  readonly #trees = new Map<Digest, Map<number, StripeTree>>();
+  readonly #trees = new Map<Digest, SmallMap<number, StripeTree>>();
   /** The first host that wanted a tree, while it still wants it. */
   readonly #founders = new Map<StripeTree, Host>();
   /** Hosts that founded a tree. */
@@ -461,8 +462,7 @@ export class Topology {
   #treeOf({ digest, sizeBytes }: BlobRef, stripe: number): StripeTree {
     let stripes = this.#trees.get(digest);
     if (stripes === undefined) {
-      stripes = new Map();
-      this.#trees.set(digest, stripes);
+      this.#trees.set(digest, (stripes = new SmallMap()));
       this.#onTrees(digest, true);
     }
     let tree = stripes.get(stripe);

@@ -3,8 +3,9 @@ import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
 import type { BlobState, TimerAction } from '../../../src/transfer/core/core-types.ts';
 import type { Effect } from '../../../src/transfer/core/effects.ts';
 import { OrderGossip } from '../../../src/transfer/core/order-gossip.ts';
-import { BoundedMap } from '../../../src/util/bounded-map.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
+import { SmallMap } from '../../../src/util/small-map.ts';
+import { SmallSet } from '../../../src/util/small-set.ts';
 import { TimerHeap } from '../../../src/util/timer-heap.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 
@@ -26,16 +27,16 @@ function gossipOf(keeps: readonly number[]) {
     ref: { digest: digestOf(new Uint8Array()), sizeBytes: 100 * BLOCK_SIZE_BYTES },
     id: 0,
     stripes: STRIPES,
-    fetches: new Map(),
-    ordered: new Set(),
-    children: [new Set(), new Set()],
+    fetches: new SmallMap(),
+    ordered: new SmallSet(),
+    children: [new SmallSet(), new SmallSet()],
     untold: [],
     uses: 0,
     confirmed: false,
     ownWay: false,
-    cachedKeys: new Set(),
-    ordersOf: new Map(),
-    touchedOnce: new BoundedMap({ entriesMax: 100 }),
+    cachedKeys: new SmallSet(),
+    ordersOf: new SmallMap(),
+    touchedOnce: undefined,
   };
   const touched = () => effects.flatMap((each) => (each.type === 'touched' ? [each.index] : []));
   const told = () =>
