@@ -67,7 +67,7 @@ export const rooms = {
     overlaybd: ['http', 'access'],
     mirror: ['http', 'access'],
   },
-  convert: { tar: [], places: ['tar'], native: [], ext4: ['native', 'tar'] },
+  convert: { tar: [], places: ['tar'], native: [], ext4: ['native', 'tar'], check: ['tar'] },
   agent: {
     config: [],
     admin: ['config'],
