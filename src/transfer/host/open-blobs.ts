@@ -328,7 +328,7 @@ export class OpenBlobs<T> {
         return this.#beAlone(entry, UNANSWERED_MS);
       }
       // No root answers: what is known stays in use, and they are asked again in a while.
-      if (entry.phase === 'shared') entry.untilMs = this.#nowMs + REFUSED_MS;
+      entry.untilMs = this.#nowMs + REFUSED_MS;
       return;
     }
     entry.asked.add(root);

@@ -449,6 +449,19 @@ describe('OpenBlobs, roots that do not answer', () => {
     expect(world.granted()).toEqual(['a', 'b']);
   });
 
+  it('asks roots that all fail no more for each request of a blob that is read alone', () => {
+    const world = new World().ask('a', 'good').root({ outcome: 'no-way' }).origin(1000);
+    world.pass(61_000).ask('b', 'good');
+    for (const _ of ROOTS) {
+      const [asked] = world.took('ask-root');
+      world.blobs.rootFailed(defined(asked, 'asked').attempt, 'silent', world.nowMs);
+    }
+    world.pass(1_000).ask('c', 'good');
+    expect(world.took('ask-root')).toEqual([]);
+    world.pass(4_000).ask('d', 'good');
+    expect(world.took('ask-root')).toHaveLength(1);
+  });
+
   it('an answer makes a silent root a slow one', () => {
     const world = new World().ask('a', 'good').pass(300);
     const [first, second] = world.took('ask-root');
