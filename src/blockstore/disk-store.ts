@@ -21,6 +21,7 @@ import {
   quotaError,
   stoppedError,
   storeError,
+  tooManyBlobs,
   tooManyPins,
 } from './errors.ts';
 import { Evictor } from './evictor.ts';
@@ -29,7 +30,6 @@ import { GroupTable, type Group } from './group-table.ts';
 import { BLOBS_FOLDER } from './layout.ts';
 import { Ledger, PINS_MAX } from './ledger.ts';
 import {
-  BLOBS_MAX,
   DISK_STORE_DEFAULTS,
   READS_RUNNING_MAX,
   READS_WAITING_MAX,
@@ -135,6 +135,8 @@ export class DiskStore implements BlockStore {
       heldBytes,
       usedBytes: () => this.#usedBytes(),
       limitBytes: () => Math.min(this.#init.quotaBytes, this.#space.limitBytes),
+      blobs: this.#blobs,
+      blobsMax: this.#init.blobsMax,
       victim: (keepMax) => this.#table.victim(keepMax),
       evict: (group) => this.#track(this.#evict(group)),
     });
@@ -151,7 +153,7 @@ export class DiskStore implements BlockStore {
       await checkVersion(disk);
       await disk.makeFolder(BLOBS_FOLDER);
       await this.#space.check();
-      await this.#restore(await scanStore(this.#components, { blobsMax: BLOBS_MAX }));
+      await this.#restore(await scanStore(this.#components, this.#init));
       this.#state = 'running';
       this.#evictor.start();
       this.#evictor.consider('plain');
@@ -527,13 +529,10 @@ export class DiskStore implements BlockStore {
 
   /** A new entry for a blob without blocks. */
   #begin(blob: BlobRef): BlobEntry {
-    if (this.#blobs.size >= BLOBS_MAX) {
-      throw new BlockStoreError(
-        `cannot keep blocks of ${blob.digest}: the block store already holds ${BLOBS_MAX} blobs`,
-        { code: 'too-many-blobs' },
-      );
-    }
-    return this.#adopt(blob);
+    const { blobsMax } = this.#init;
+    if (this.#blobs.size < blobsMax) return this.#adopt(blob);
+    this.#evictor.consider(this.#table.keepOf(blob.digest));
+    throw tooManyBlobs(blob.digest, blobsMax);
   }
 
   #adopt(blob: BlobRef, found?: BitSet): BlobEntry {

@@ -94,6 +94,12 @@ export function quotaError(blob: BlobRef, quotaBytes: number): BlockStoreError {
   );
 }
 
+/** For a block of a blob beyond the most blobs of a store. */
+export function tooManyBlobs(digest: Digest, blobsMax: number): BlockStoreError {
+  const text = `cannot keep blocks of ${digest}: the block store already holds ${blobsMax} blobs`;
+  return new BlockStoreError(text, { code: 'too-many-blobs' });
+}
+
 /** For a pin beyond the most pins of a store. */
 export function tooManyPins(digest: Digest, pinsMax: number): BlockStoreError {
   return new BlockStoreError(

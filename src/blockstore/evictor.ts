@@ -5,12 +5,12 @@ import type { Group } from './group-table.ts';
 import type { Evicted, KeepClass } from './store.ts';
 
 /**
- * Share of the limit beyond which eviction starts. The rest is room for writes during the eviction.
+ * Share of a limit, in bytes or in blobs, beyond which eviction starts. The rest is room for writes during the eviction.
  */
 const HIGH_WATERMARK = 0.95;
 
 /**
- * Share of the limit at which eviction ends. A lower one forgets more at once; a higher one evicts
+ * Share of it at which eviction ends. A lower one forgets more at once; a higher one evicts
  * at every other write.
  */
 const LOW_WATERMARK = 0.9;
@@ -27,14 +27,25 @@ interface EvictorComponents {
   readonly usedBytes: () => number;
   /** Most bytes that the store may hold now. */
   readonly limitBytes: () => number;
+  /** Its blobs, and how many it may hold. */
+  readonly blobs: { readonly size: number };
+  readonly blobsMax: number;
   /** The first group to evict, up to this class; undefined when there is none. */
   readonly victim: (keepMax: KeepClass) => Group | undefined;
   /** Frees a group. Rejects when the disk fails, and then has changed nothing. */
   readonly evict: (group: Group) => Promise<void>;
 }
 
+/** What an eviction ends at. */
+interface Goal {
+  readonly targetBytes: number;
+  readonly targetBlobs: number;
+  /** No group of a higher class goes. */
+  readonly keepMax: KeepClass;
+}
+
 /**
- * Keeps the store below its limit: from the high watermark down to the low one, one group at a
+ * Keeps the store below its limits: from the high watermark down to the low one, one group at a
  * time, beside reads and writes.
  *
  * Life: constructed -> `consider()` before each write, `gc()` -> `stop()`, which waits for the
@@ -56,12 +67,14 @@ export class Evictor {
    * no group of a higher class.
    */
   consider(keep: KeepClass): void {
-    const { clock, heldBytes, usedBytes, limitBytes } = this.#components;
-    if (usedBytes() <= limitBytes() * HIGH_WATERMARK) return;
+    const { clock, heldBytes, usedBytes, limitBytes, blobs, blobsMax } = this.#components;
+    const isFull = usedBytes() > limitBytes() * HIGH_WATERMARK;
+    if (!isFull && blobs.size <= blobsMax * HIGH_WATERMARK) return;
     if (keep !== 'plain' && this.#keepMax !== 'pinned') this.#keepMax = keep;
     if (this.#running !== undefined || this.#stopped || clock.nowMs() < this.#retryAtMs) return;
     void this.#start(() => ({
       targetBytes: limitBytes() * LOW_WATERMARK,
+      targetBlobs: blobsMax * LOW_WATERMARK,
       // Beyond the limit itself any class may be evicted: the limit was lowered, or the disk is
       // full.
       keepMax: heldBytes() > limitBytes() ? 'pinned' : this.#keepMax,
@@ -76,6 +89,7 @@ export class Evictor {
     while (this.#running !== undefined) await this.#running.catch(() => {});
     return this.#start(() => ({
       targetBytes: targetBytes ?? this.#components.limitBytes() * LOW_WATERMARK,
+      targetBlobs: Number.POSITIVE_INFINITY,
       keepMax: 'plain',
     }));
   }
@@ -90,7 +104,7 @@ export class Evictor {
     await this.#running?.catch(() => {});
   }
 
-  #start(goal: () => { targetBytes: number; keepMax: KeepClass }): Promise<Evicted> {
+  #start(goal: () => Goal): Promise<Evicted> {
     this.#running = this.#run(goal).finally(() => {
       this.#running = undefined;
       this.#keepMax = 'plain';
@@ -98,12 +112,13 @@ export class Evictor {
     return this.#running;
   }
 
-  async #run(goal: () => { targetBytes: number; keepMax: KeepClass }): Promise<Evicted> {
-    const { clock, logger, usedBytes, victim, evict } = this.#components;
+  async #run(goal: () => Goal): Promise<Evicted> {
+    const { clock, logger, usedBytes, blobs, victim, evict } = this.#components;
     let [blockCount, sizeBytes] = [0, 0];
     while (!this.#stopped) {
-      const { targetBytes, keepMax } = goal();
-      const group = usedBytes() > targetBytes ? victim(keepMax) : undefined;
+      const { targetBytes, targetBlobs, keepMax } = goal();
+      const isOver = usedBytes() > targetBytes || blobs.size > targetBlobs;
+      const group = isOver ? victim(keepMax) : undefined;
       if (group === undefined) break;
       const freed = { blockCount: group.blockCount, sizeBytes: group.sizeBytes };
       try {

@@ -26,8 +26,8 @@ export const READS_RUNNING_MAX = 16;
 export const READS_WAITING_MAX = 4096;
 
 /**
- * Most blobs in a store: each takes some hundred bytes of memory, and one bit per block. A put of a
- * further blob rejects.
+ * Most blobs in a store: each takes some hundred bytes of memory, and one bit per block. Near it the
+ * store evicts; a put of a further blob rejects.
  */
 export const BLOBS_MAX = 65_536;
 
@@ -59,6 +59,8 @@ export const DISK_STORE_DEFAULTS = {
    * Free bytes of the file system below which puts reject: the host needs a disk that is not full.
    */
   freeBytesMin: 512 * MIB,
+  /** Most blobs. */
+  blobsMax: BLOBS_MAX,
   /** Most bytes of blocks that the store keeps. */
   quotaBytes: Number.POSITIVE_INFINITY,
 } as const;
@@ -67,6 +69,7 @@ export const DISK_STORE_DEFAULTS = {
 export interface DiskStoreInit {
   readonly queueBytesMax?: number;
   readonly filesOpenMax?: number;
+  readonly blobsMax?: number;
   readonly syncIntervalMs?: number;
   readonly freeBytesMin?: number;
   readonly quotaBytes?: number;

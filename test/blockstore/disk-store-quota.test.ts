@@ -205,6 +205,22 @@ describe('DiskStore with a quota', () => {
     await store.stop();
   });
 
+  it('DiskStore forgets the blobs used least recently before it holds too many', async () => {
+    const { disk, store } = await smallStore(1000);
+    await store.stop();
+    const small = new DiskStore({ ...storeParts(disk) }, { blobsMax: 20 });
+    await small.start();
+    const blobs = blobsOf(50, 1);
+    for (const blob of blobs) {
+      await putAll(small, blob);
+      await settle(disk);
+      expect(small.stats().blobCount).toBeLessThanOrEqual(20);
+    }
+    expect(held(small, blobs.slice(-10))).toEqual(Array(10).fill(true));
+    expect(held(small, blobs.slice(0, 25))).toEqual(Array(25).fill(false));
+    await small.stop();
+  });
+
   it('DiskStore remembers uses and pins over a restart, and keeps a lowered quota', async () => {
     const { disk, clock, store } = await smallStore(100);
     const blobs = blobsOf(5, 4);
