@@ -5,13 +5,14 @@ import type { Group } from './group-table.ts';
 import type { Evicted, KeepClass } from './store.ts';
 
 /**
- * Share of a limit, in bytes or in blobs, beyond which eviction starts. The rest is room for writes during the eviction.
+ * Share of a limit, in bytes or in blobs, beyond which eviction starts. The rest is room for writes
+ * during the eviction.
  */
 const HIGH_WATERMARK = 0.95;
 
 /**
- * Share of it at which eviction ends. A lower one forgets more at once; a higher one evicts
- * at every other write.
+ * Share of it at which eviction ends. A lower one forgets more at once; a higher one evicts at
+ * every other write.
  */
 const LOW_WATERMARK = 0.9;
 

@@ -26,10 +26,10 @@ export const READS_RUNNING_MAX = 16;
 export const READS_WAITING_MAX = 4096;
 
 /**
- * Most blobs in a store: each takes some hundred bytes of memory, and one bit per block. Near it the
- * store evicts; a put of a further blob rejects.
+ * Most blobs in a store: each takes some hundred bytes of memory, and one bit per block. Near this
+ * many the store evicts; a put of a further blob rejects.
  */
-export const BLOBS_MAX = 65_536;
+const BLOBS_MAX = 65_536;
 
 /**
  * Most waiting upkeep. Each blob has at most one sync and one removal, and saves run one at a time:
