@@ -25,6 +25,7 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['cluster', async () => (await import('./commands/cluster.ts')).registerCluster],
   ['inspect', async () => (await import('./commands/inspect.ts')).registerInspect],
   ['verify', async () => (await import('./commands/verify.ts')).registerVerify],
+  ['check', async () => (await import('./commands/check.ts')).registerCheck],
   ['flatten', async () => (await import('./commands/flatten.ts')).registerFlatten],
   ['convert', async () => (await import('./commands/convert.ts')).registerConvert],
   ['copy', async () => (await import('./commands/copy.ts')).registerCopy],

@@ -4,7 +4,7 @@ import type { BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { damaged } from '../image/errors.ts';
 import { openLayer } from '../image/layer.ts';
-import { blockLayers } from '../image/manifest.ts';
+import { blockLayers, type Manifest } from '../image/manifest.ts';
 import { verifyLayer, type VerifyResult } from '../image/verify.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { bytesEqual } from '../util/bytes.ts';
@@ -31,7 +31,25 @@ export async function verifyImage(
   target: LayoutTarget,
   options: ProgressOptions = {},
 ): Promise<readonly LayerCheck[]> {
-  const manifest = await readTag(target);
+  const pathOf = (digest: Digest): string => blobPath(target.directory, digest);
+  return verifyLayers(components, { manifest: await readTag(target), pathOf }, options);
+}
+
+/** A manifest, and where the blobs that it names lie. */
+interface StoredImage {
+  readonly manifest: Manifest;
+  readonly pathOf: (digest: Digest) => string;
+}
+
+/**
+ * Checks each layer of an image as `verifyImage()` does. Throws the signal's reason; what is wrong
+ * with a layer stands in its result.
+ */
+export async function verifyLayers(
+  components: { codec: Codec; hash: Hash },
+  { manifest, pathOf }: StoredImage,
+  options: ProgressOptions = {},
+): Promise<readonly LayerCheck[]> {
   const digested = new Map(digestedLayers(manifest).map((layer) => [layer.blob.digest, layer]));
   const checks: LayerCheck[] = [];
   for (const blob of blockLayers(manifest)) {
@@ -39,7 +57,7 @@ export async function verifyImage(
     const shipped = digested.get(digest);
     const hasBlockDigests = shipped !== undefined;
     try {
-      const where = { directory: target.directory, blob, shipped };
+      const where = { pathOf, blob, shipped };
       const result = await verifyBlob(components, where, options);
       checks.push({ digest, result, hasBlockDigests });
     } catch (error) {
@@ -53,15 +71,15 @@ export async function verifyImage(
 
 async function verifyBlob(
   components: { codec: Codec; hash: Hash },
-  where: { directory: string; blob: BlobRef; shipped: DigestedLayer | undefined },
+  where: Pick<StoredImage, 'pathOf'> & { blob: BlobRef; shipped: DigestedLayer | undefined },
   options: ProgressOptions,
 ): Promise<VerifyResult> {
-  const { directory, blob, shipped } = where;
-  return withFile(blobPath(directory, blob.digest), 'read', async (file) => {
+  const { pathOf, blob, shipped } = where;
+  return withFile(pathOf(blob.digest), 'read', async (file) => {
     const found = await digestsOf(components.hash, file, options);
     if (found.digest !== blob.digest) throw damaged('blob', `its digest is ${found.digest}`);
     if (shipped !== undefined) {
-      const digests = await readDigests(components.hash, directory, shipped);
+      const digests = await readDigests(components.hash, pathOf(shipped.holder.digest), shipped);
       if (!bytesEqual(digests.bytes, BlockDigests.make(blob, found.blockDigests).bytes)) {
         throw damaged('block digests', "they do not match the layer's blocks");
       }
@@ -74,8 +92,8 @@ async function verifyBlob(
   });
 }
 
-function readDigests(hash: Hash, directory: string, layer: DigestedLayer): Promise<BlockDigests> {
-  return withFile(blobPath(directory, layer.holder.digest), 'read', async (file) => {
+function readDigests(hash: Hash, path: string, layer: DigestedLayer): Promise<BlockDigests> {
+  return withFile(path, 'read', async (file) => {
     const bytes = await readPart(file, layer.offset, layer.sizeBytes, 'block digests');
     return BlockDigests.parse(hash, layer, bytes);
   });

@@ -1,0 +1,108 @@
+import type { Command } from 'commander';
+import { checkImage, type PlatformCheck } from '../../convert/check-image.ts';
+import { withWorkFolder } from '../../convert/files.ts';
+import { openSource, PLACES } from '../../convert/places/open-place.ts';
+import type { LayerCheck } from '../../convert/verify-image.ts';
+import { NodeCodec } from '../../runtime/node/codec.ts';
+import { NodeDecompressor } from '../../runtime/node/decompressor.ts';
+import { NodeHash } from '../../runtime/node/hash.ts';
+import { CodedError } from '../../util/errors.ts';
+import { formatSizeBytes } from '../../util/sizes.ts';
+import { addRegistryOptions, withPlaces, type RegistryOptions } from './image-places.ts';
+import { longWork } from './long-work.ts';
+import { jsonOption, printFacts } from './output.ts';
+
+interface Options extends RegistryOptions {
+  readonly workDir?: string;
+  readonly json?: boolean;
+}
+
+const TEXT = `
+IMAGE and ORIGINAL: ${PLACES}
+
+It verifies the manifests, each blob's digest, all blocks and the block digests. Then it reads the
+file system and unpacks the original's layers in memory, as containerd does, and compares each file:
+names, types, rights, owners, times, links, devices, extended attributes and content. Without
+ORIGINAL it takes the subject that the image's manifest names, if it names one.
+Exits with 1 when anything is bad or differs. Temporary files need room for the block image.
+
+Examples:
+  xylem check docker://registry.example/app:1.4-block docker://registry.example/app:1.4
+  xylem check oci:./images:app-1.4
+  xylem check --json oci:./images:app-1.4 docker-archive:app.tar | jq '.platforms[].comparison'`;
+
+/** `xylem check`: compares a block image with the image that it was made of. */
+export function registerCheck(program: Command): void {
+  addRegistryOptions(
+    program
+      .command('check')
+      .description('check a block image, and compare its files with the original image')
+      .argument('<image>', 'the block image')
+      .argument('[original]', 'the ordinary image that it was made of'),
+  )
+    .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
+    .addOption(jsonOption())
+    .addHelpText('after', TEXT)
+    .action(check);
+}
+
+async function check(image: string, original: string | undefined, options: Options): Promise<void> {
+  const components = {
+    codec: new NodeCodec(),
+    hash: new NodeHash(),
+    decompressor: new NodeDecompressor(),
+  };
+  const named = original === undefined ? [image] : [image, original];
+  const checks = await withPlaces(options, named, async (places) => {
+    const opened = {
+      image: openSource(image, places),
+      original: original === undefined ? undefined : openSource(original, places),
+    };
+    return longWork((work) =>
+      withWorkFolder(options.workDir, (workFolder) =>
+        checkImage(components, { ...opened, workFolder }, work),
+      ),
+    );
+  });
+  const isSound = checks.every(isGood);
+  const platforms = checks.map((each) => ({ ...each, layers: each.layers.map(factsOf) }));
+  printFacts(options.json, { image, original, isSound, platforms }, checks.map(textOf).join('\n'));
+  if (!isSound) process.exitCode = 1;
+}
+
+function isGood({ layers, comparison }: PlatformCheck): boolean {
+  const areSound = layers.every(({ result }) => !(result instanceof CodedError));
+  return areSound && (comparison?.differenceCount ?? 0) === 0;
+}
+
+function factsOf({ digest, result, hasBlockDigests }: LayerCheck) {
+  const isBad = result instanceof CodedError;
+  const found = isBad ? { error: result.message, code: result.code } : result;
+  return { blob: digest, ok: !isBad, hasBlockDigests, ...found };
+}
+
+function textOf(check: PlatformCheck): string {
+  const { platform, digest, layers, originalDigest, comparison } = check;
+  const name = [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/');
+  const lines = [`${name} ${digest}`];
+  for (const { digest: blob, result, hasBlockDigests } of layers) {
+    const shipped = hasBlockDigests ? ', block digests as shipped' : '';
+    if (result instanceof CodedError) lines.push(`  bad  ${blob}: ${result.message}`);
+    else lines.push(`  ok   ${blob}: ${result.blockCount} blocks${shipped}`);
+  }
+  if (comparison !== undefined) {
+    const { entryCount, contentBytes, differenceCount, differences } = comparison;
+    const size = formatSizeBytes(contentBytes);
+    lines.push(
+      differenceCount === 0
+        ? `  same ${entryCount} files and directories, ${size} of content, as ${originalDigest}`
+        : `  ${differenceCount} differences from ${originalDigest}:`,
+      ...differences.map((line) => `    ${line}`),
+    );
+    const left = differenceCount - differences.length;
+    if (left > 0) lines.push(`    and ${left} more`);
+  } else if (originalDigest === undefined) {
+    lines.push('  not compared: name the original, the manifest names no subject');
+  } else lines.push('  not compared: its layers are bad');
+  return lines.join('\n');
+}
