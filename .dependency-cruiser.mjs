@@ -16,6 +16,7 @@ export const may = {
   edge: [...core, 'tree', 'registry', 'transfer'],
   device: [...core, 'transfer'],
   convert: [...core, 'registry'],
+  acceleration: [...core, 'registry'],
   sim: [...core, 'blockstore', 'tree', 'transfer'],
   demo: [
     ...core,
@@ -39,6 +40,7 @@ export const may = {
     'edge',
     'device',
     'convert',
+    'acceleration',
   ],
 };
 
@@ -72,6 +74,7 @@ export const rooms = {
     config: [],
     admin: ['config'],
     cluster: ['config'],
+    acceleration: ['config'],
     commands: ['config', 'admin', 'cluster', 'agent.ts'],
   },
 };

@@ -33,6 +33,7 @@ import { Ways } from '../edge/access/ways.ts';
 import type { Config } from './config/config-schema.ts';
 import type { OpenBlobGate } from '../edge/access/gate.ts';
 import { makeEdge, type Edge } from '../edge/edge.ts';
+import { makeAcceleration, type Acceleration } from './acceleration/acceleration.ts';
 import { ImageMounts } from './admin/image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
 import { LocalServer } from '../edge/http/local-server.ts';
@@ -97,6 +98,7 @@ interface DataPlane {
   readonly preheats: ClusterPreheats;
   readonly manifestCache: ManifestCache;
   readonly manifests: Manifests;
+  readonly acceleration: Acceleration | undefined;
   readonly codec: NodeCodec;
   readonly hash: NodeHash;
   readonly metrics: PromMetrics;
@@ -148,6 +150,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
+  const acceleration = makeAcceleration(config, { ...shared, registries, disk });
   const kept = new KeptVerdicts({ ...shared, disk });
   const roots = makeRoots(config, {
     ...shared,
@@ -166,7 +169,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const self: FoundRoot = { ...host, publicKey, basis: 'id' };
   const verdicts = { believed, store, distrust, kept };
   const moved = { transport, registries, ways, probe, roots, engine, preheats };
-  const made = { codec, hash, metrics, manifestCache, manifests, opaque };
+  const made = { codec, hash, metrics, manifestCache, manifests, opaque, acceleration };
   return { self, ...made, ...verdicts, ...moved };
 }
 
@@ -344,7 +347,8 @@ class Agent implements Service, StatusSource {
       store: plane.store,
       resolve: (reference) => engine.tree.resolve(reference),
     });
-    const services = { status: this, metrics, store, preheats: plane.preheats };
+    const { preheats, acceleration } = plane;
+    const services = { status: this, metrics, store, preheats, acceleration };
     this.#admin = makeAdminServer(
       { ...services, ...(mounts !== undefined && { mounts }), clock, logger },
       config.admin,
@@ -367,6 +371,7 @@ class Agent implements Service, StatusSource {
     await Promise.all(this.#finders.map((finder) => finder.start()));
     await this.#devices?.start();
     await this.#local.start();
+    await this.#plane.acceleration?.start();
     this.#starting = false;
     const fields = { peer: self.peer, role: this.#config.role, admin: this.#admin.url };
     this.#logger.info(fields, 'started');
@@ -380,6 +385,7 @@ class Agent implements Service, StatusSource {
     await this.#local.stop();
     this.#gate.stop();
     await this.#devices?.stop();
+    await this.#plane.acceleration?.stop();
     await this.#plane.preheats.stop();
     await this.#plane.engine.stop();
     await this.#plane.registries.close();

@@ -17,6 +17,7 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['mount', async () => (await import('./commands/mount.ts')).registerMount],
   ['unmount', async () => (await import('./commands/mount.ts')).registerUnmount],
   ['preheat', async () => (await import('./commands/preheat.ts')).registerPreheat],
+  ['accelerate', async () => (await import('./commands/accelerate.ts')).registerAccelerate],
   ['store', async () => (await import('./commands/store.ts')).registerStore],
   [
     'configure-containerd',

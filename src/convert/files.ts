@@ -135,9 +135,16 @@ export async function failing<T>(path: string, verb: string, act: () => Promise<
   try {
     return await act();
   } catch (cause) {
-    const reason = systemReason(cause);
-    throw new ConvertError(`cannot ${verb} ${path}: ${reason}`, { code: 'file', path }, { cause });
+    throw fileError(path, verb, cause);
   }
+}
+
+/** The error for a file operation: "cannot VERB PATH: reason". */
+export function fileError(path: string, verb: string, cause: unknown): ConvertError {
+  const errno = cause instanceof Error && 'code' in cause ? String(cause.code) : '';
+  const code = errno === 'ENOSPC' || errno === 'EDQUOT' ? 'disk-full' : 'file';
+  const reason = REASONS[errno] ?? errorText(cause);
+  return new ConvertError(`cannot ${verb} ${path}: ${reason}`, { code, path }, { cause });
 }
 
 const REASONS: Readonly<Record<string, string>> = {
@@ -145,12 +152,8 @@ const REASONS: Readonly<Record<string, string>> = {
   EACCES: 'permission denied',
   EEXIST: 'it exists already',
   ENOSPC: 'the disk is full; free some space and try again',
+  EDQUOT: 'the disk quota is used up; free some space and try again',
   EISDIR: 'it is a directory',
   ENOTDIR: 'a part of the path is not a directory',
   EROFS: 'the file system is read-only',
 };
-
-function systemReason(error: unknown): string {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  return REASONS[code] ?? errorText(error);
-}

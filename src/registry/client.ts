@@ -24,7 +24,7 @@ import type { BodySink, HttpAnswer } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
-import { hasBlob, putManifest, readReferrers, type NewManifest } from './push.ts';
+import { deleteManifest, hasBlob, putManifest, readReferrers, type NewManifest } from './push.ts';
 import {
   checkOrigin,
   checkTag,
@@ -177,6 +177,31 @@ export class RegistryClient {
     const mediaType = (head.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
     const checked = defined(digest, 'a manifest is checked before it is given');
     return { digest: checked, mediaType, bytes: sink.bytes(), origin };
+  }
+
+  /**
+   * What a tag stands for at the registry itself. A HEAD, which registries that count pulls do not
+   * count.
+   */
+  async tagDigest(
+    origin: BlobOrigin,
+    tag: string,
+    options: OperationOptions = {},
+  ): Promise<Digest> {
+    checkTag(tag);
+    let digest: Digest | undefined;
+    await this.#pull(origin, options, {
+      method: 'HEAD',
+      path: `/v2/${origin.repository}/manifests/${tag}`,
+      headers: { accept: ACCEPT_MANIFEST },
+      isQuestion: true,
+      isFresh: true,
+      open: (head) => {
+        digest = parseDigest(String(head.headers['docker-content-digest']));
+        return new HeadSink();
+      },
+    });
+    return digest ?? (await this.manifest(origin, tag, { ...options, isFresh: true })).digest;
   }
 
   /**
@@ -345,6 +370,17 @@ export class RegistryClient {
   ): Promise<readonly Uint8Array[] | undefined> {
     return this.#atRegistry(of.origin, options, (server, signal) =>
       readReferrers(server, of, signal),
+    );
+  }
+
+  /** Removes a manifest from a repository. Nothing when it is not there. */
+  async deleteManifest(
+    origin: BlobOrigin,
+    digest: Digest,
+    options: OperationOptions = {},
+  ): Promise<void> {
+    await this.#atRegistry(origin, options, (server, signal) =>
+      deleteManifest(server, { origin, digest }, signal),
     );
   }
 

@@ -72,6 +72,21 @@ export async function putManifest(
   throw new RegistryError(what, { code: 'digest-mismatch', expected, actual: String(actual) });
 }
 
+/** Removes a manifest, unless it is not there. Not every registry allows it. */
+export async function deleteManifest(
+  server: RegistryServer,
+  { origin, digest }: { readonly origin: BlobOrigin; readonly digest: Digest },
+  signal: AbortSignal,
+): Promise<void> {
+  const path = `/v2/${origin.repository}/manifests/${digest}`;
+  const scope = `repository:${origin.repository}:pull,push,delete`;
+  try {
+    await server.request({ method: 'DELETE', path, headers: {}, scope, open: ignore }, signal);
+  } catch (error) {
+    if (!(error instanceof RegistryError) || error.code !== 'not-found') throw error;
+  }
+}
+
 /**
  * The pages of the list of manifests that name this one as their subject (distribution spec 1.1,
  * "Listing Referrers"): indexes, as they come. Undefined when the registry has no such lists.

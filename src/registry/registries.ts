@@ -1,3 +1,4 @@
+import type { BlobOrigin } from '../image/block.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
@@ -24,6 +25,9 @@ const CONNECTIONS_MAX = 32;
  * forgotten.
  */
 const OTHER_REGISTRIES_MAX = 64;
+
+/** Credentials for one repository. */
+const CREDENTIALS_MAX = 16;
 
 /** What a registry needs beyond its name. */
 export interface RegistryConfig {
@@ -210,6 +214,21 @@ export class Registries {
   /** Whether the registry is one of the configured ones. */
   isConfigured(named: string): boolean {
     return this.#configs.has(registryName(named));
+  }
+
+  /**
+   * All credentials of this host for a repository, the best first. Rejects with RegistryError.
+   */
+  async credentialsFor({ registry, repository }: BlobOrigin): Promise<readonly Credentials[]> {
+    const name = registryName(registry);
+    const config = this.#configs.get(name) ?? { host: name };
+    const found: Credentials[] = [];
+    while (found.length < CREDENTIALS_MAX) {
+      const next = await this.#credentials(config, name, repository, found);
+      if (next === undefined) break;
+      found.push(next);
+    }
+    return found;
   }
 
   /** Breaks off the requests in flight, and closes the connections. */

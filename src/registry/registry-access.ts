@@ -1,8 +1,10 @@
+import type { BlobOrigin } from '../image/block.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
+import type { Credentials } from './auth/auth.ts';
 import type { RegistryClient } from './client.ts';
 import { Keychain, type CredentialFiles } from './credentials/keychain.ts';
 import { registryConfigs, type RegistryEntry } from './credentials/registry-files.ts';
@@ -91,6 +93,14 @@ export class RegistryAccess {
   /** Reads and writes with the credentials of the host. Rejects with RegistryError once closed. */
   async client(): Promise<RegistryClient> {
     return (await this.#load()).own;
+  }
+
+  /**
+   * All credentials of this host for a repository, the best first: for a process that this host
+   * runs. Rejects with RegistryError.
+   */
+  async credentialsFor(origin: BlobOrigin): Promise<readonly Credentials[]> {
+    return (await this.#load()).registries.credentialsFor(origin);
   }
 
   async close(): Promise<void> {

@@ -22,6 +22,10 @@ export interface PushHabits {
   forgetsBroken?: boolean;
   /** Loses the answer to a chunk that it has taken, once. */
   losesAnswer?: boolean;
+  /** Gives manifests with `Docker-Content-Digest`. */
+  namesDigests?: boolean;
+  /** Answers to DELETE with this status; 202 when absent. */
+  deleteStatus?: number;
   /** Called before a manifest is read by its tag. */
   onTagRead?: ((tag: string) => void) | undefined;
 }
@@ -159,11 +163,28 @@ export class PushRegistry extends LoopbackServer {
       response.writeHead(201, { ...headers, ...(isListed && { 'oci-subject': subject }) }).end();
       return;
     }
+    if (request.method === 'DELETE') {
+      const { deleteStatus = 202 } = this.habits;
+      if (deleteStatus < 300) this.#delete(repository, name);
+      return void response.writeHead(deleteStatus).end();
+    }
     if (!name.startsWith('sha256:')) this.habits.onTagRead?.(name);
     const found = this.manifests.get(`${repository} ${name}`);
     if (found === undefined) return void response.writeHead(404).end();
-    const headers = { 'content-type': found.mediaType, 'content-length': found.bytes.length };
+    const headers = {
+      ...{ 'content-type': found.mediaType, 'content-length': found.bytes.length },
+      ...(this.habits.namesDigests && { 'docker-content-digest': digestOf(found.bytes) }),
+    };
     response.writeHead(200, headers).end(found.bytes);
+  }
+
+  /** Removes a manifest, by all of its names. */
+  #delete(repository: string, digest: string): void {
+    for (const [key, { bytes }] of this.manifests) {
+      if (key.startsWith(`${repository} `) && digestOf(bytes) === digest) {
+        this.manifests.delete(key);
+      }
+    }
   }
 
   #referrers(

@@ -1,4 +1,9 @@
 import { z } from 'zod';
+import {
+  ACCELERATION_FAILURES,
+  ACCELERATION_STATES,
+  ACCELERATION_TYPES,
+} from '../../acceleration/messages.ts';
 import { parseDigest, type Digest } from '../../image/digest.ts';
 import { PREHEAT_FAILURES, PREHEAT_PARTS, PREHEAT_STATES } from '../../preheat/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -151,6 +156,48 @@ export const preheatJob = z
           .readonly(),
       )
       .readonly(),
+  })
+  .readonly();
+
+/** An image that is accelerated: AcceleratedImage of src/acceleration/messages.ts. */
+export const acceleratedImage = z
+  .object({
+    image: z.string().describe('`host[:port]/name:tag`'),
+    accelerationType: z.enum(ACCELERATION_TYPES),
+    state: z.enum(ACCELERATION_STATES).exactOptional().describe('absent with `None`'),
+    sourceDigest: digest
+      .exactOptional()
+      .describe('what the tag stood for when the registry was last asked'),
+    ready: z
+      .object({
+        sourceDigest: digest,
+        images: z
+          .array(z.object({ platform: z.string(), sourceDigest: digest, digest }).readonly())
+          .readonly()
+          .describe('the block image of each platform, and the manifest that it was made of'),
+        readyMs: wallMs,
+        seconds: z.number().describe('how long the conversion took'),
+      })
+      .readonly()
+      .exactOptional()
+      .describe('the last version that was ready; usable until the next one is'),
+    failure: z
+      .object({ kind: z.enum(ACCELERATION_FAILURES), reason: z.string() })
+      .readonly()
+      .exactOptional()
+      .describe('why the last attempt failed'),
+    failures: count.describe('attempts that failed in a row'),
+    progress: z
+      .object({ step: z.string(), doneBytes: bytes, totalBytes: bytes })
+      .readonly()
+      .exactOptional()
+      .describe('of the conversion that runs'),
+    requestedMs: wallMs,
+    startedMs: wallMs.exactOptional().describe('when the last conversion started'),
+    finishedMs: wallMs.exactOptional(),
+    nextMs: wallMs
+      .exactOptional()
+      .describe('when the tag is looked at again, or the attempt repeated'),
   })
   .readonly();
 

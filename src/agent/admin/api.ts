@@ -13,6 +13,7 @@
 import { z } from 'zod';
 import type { Access } from './access.ts';
 import {
+  acceleratedImage,
   agentStatus,
   blobUsage,
   dragonfly1Job,
@@ -25,9 +26,11 @@ import {
   treeStatus,
 } from './answers.ts';
 import {
+  accelerateBody,
   dragonfly2Body,
   gcBody,
   harborImage,
+  imagesQuery,
   krakenBody,
   mountBody,
   pinBody,
@@ -196,6 +199,23 @@ export const API = {
     access: 'change',
     params: preheatParams,
     reply: preheatJob,
+  },
+  images: {
+    method: 'GET',
+    path: '/api/v1/images',
+    summary: 'The images that this root accelerates, and how far each is.',
+    access: 'read',
+    query: imagesQuery,
+    reply: z.object({ images: z.array(acceleratedImage).readonly() }),
+  },
+  accelerate: {
+    method: 'POST',
+    path: '/api/v1/images',
+    summary: 'Starts to make block images of an image, or ends that.',
+    access: 'change',
+    body: accelerateBody,
+    reply: acceleratedImage,
+    status: 202,
   },
   dragonfly1Health: {
     method: 'GET',

@@ -6,6 +6,7 @@ export class AdminError extends CodedError<
   | { readonly code: 'admin-timeout'; readonly url: string }
   | { readonly code: 'admin-protocol'; readonly url: string }
   | { readonly code: 'preheat'; readonly id: string }
+  | { readonly code: 'acceleration'; readonly image: string; readonly kind: string }
   | { readonly code: 'admin-refused'; readonly status: number; readonly reason: string }
 > {}
 
@@ -15,8 +16,8 @@ export class AdminError extends CodedError<
  * - `bad-request`, `too-large`, `media-type`: what was sent. `not-found`: no route.
  * - `unauthorized`: it came without a token that opens anything. `forbidden`: its token opens other
  *   routes.
- * - `not-ready`: the agent cannot serve yet. `no-devices`, `no-store`, `no-preheats`: this process
- *   has none.
+ * - `not-ready`: the agent cannot serve yet. `no-devices`, `no-store`, `no-preheats`,
+ *   `no-acceleration`: this process has none.
  * - `timeout`: it took too long, or the client went away.
  */
 export class RequestError extends CodedError<{
@@ -31,5 +32,6 @@ export class RequestError extends CodedError<{
     | 'no-devices'
     | 'no-store'
     | 'no-preheats'
+    | 'no-acceleration'
     | 'timeout';
 }> {}

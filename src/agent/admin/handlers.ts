@@ -1,5 +1,7 @@
+import type { AcceleratedImage, AccelerationApi } from '../../acceleration/messages.ts';
+import { parseReference } from '../../registry/reference.ts';
 import type { Clock } from '../../runtime/clock.ts';
-import type { Handlers } from './api.ts';
+import type { Answer, Handlers } from './api.ts';
 import { RequestError } from './errors.ts';
 import { preheatHandlers } from './preheat-handlers.ts';
 import type { MountService, Services, StoreService } from './services.ts';
@@ -27,6 +29,7 @@ export function makeHandlers(services: Services & { readonly clock: Clock }): Ha
     tree: ({ digest }) => ({ trees: status.tree(digest) }),
     ...mountHandlers(services),
     ...storeHandlers(services),
+    ...accelerationHandlers(services),
     ...preheatHandlers(services),
   };
 }
@@ -73,4 +76,32 @@ function storeHandlers(services: Services) {
     unpin: async ({ what }) => ({ digests: await store().unpin(what) }),
     gc: ({ to }) => store().gc(to),
   } satisfies Partial<Handlers>;
+}
+
+function accelerationHandlers(services: Services) {
+  const acceleration = (): AccelerationApi => {
+    if (services.acceleration !== undefined) return services.acceleration;
+    throw new RequestError(
+      'this agent accelerates no images: set acceleration.enabled in the configuration of a ' +
+        'root, restart it, and ask that one',
+      { code: 'no-acceleration' },
+    );
+  };
+  return {
+    images: ({ image }) => {
+      const name = image === undefined ? undefined : parseReference(image);
+      const only = name && `${name.registry}/${name.repository}:${name.tag}`;
+      const list = acceleration().list();
+      const meant = list.filter((each) => only === undefined || each.image === only);
+      return { images: meant.map(shownImage) };
+    },
+    accelerate: async ({ image, accelerationType }) =>
+      shownImage(await acceleration().set(image, accelerationType)),
+  } satisfies Partial<Handlers>;
+}
+
+function shownImage({ state, ...image }: AcceleratedImage): Answer<'accelerate'> {
+  const shown = image.accelerationType === 'None' ? image : { ...image, state };
+  const given = Object.entries(shown).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given) as Answer<'accelerate'>;
 }

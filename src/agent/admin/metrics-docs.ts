@@ -1,3 +1,4 @@
+import { accelerationMetrics } from '../../acceleration/metrics.ts';
 import { storeMetrics } from '../../blockstore/metrics.ts';
 import { deviceMetrics } from '../../device/metrics.ts';
 import { accessMetrics } from '../../edge/access/metrics.ts';
@@ -33,6 +34,7 @@ const ROOMS: readonly {
   { folder: 'src/edge/overlaybd', what: 'overlaybd prefix', register: overlaybdMetrics },
   { folder: 'src/edge/mirror', what: 'Registry mirror', register: mirrorMetrics },
   { folder: 'src/device', what: 'Block devices', register: deviceMetrics },
+  { folder: 'src/acceleration', what: 'Acceleration', register: accelerationMetrics },
 ];
 
 /** docs/METRICS.md, whole. */

@@ -1,5 +1,6 @@
 import { isAbsolute, normalize } from 'node:path';
 import { z } from 'zod';
+import { ACCELERATION_TYPES } from '../../acceleration/messages.ts';
 import { parseDigest } from '../../image/digest.ts';
 import { PREHEAT_ID, PREHEAT_PARTS } from '../../preheat/messages.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
@@ -90,6 +91,26 @@ export const gcBody = object({
     .exactOptional()
     .describe('until at most this much is held; down to 90 % of the quota when absent'),
 });
+
+const TYPE_OF_ACCELERATION_RULE = '"Default" or "None"';
+
+/** The image whose acceleration is asked for. */
+export const imagesQuery = object({ image: image.exactOptional().describe('only this one') });
+
+/** Whether an image is to be accelerated. */
+export const accelerateBody = z.strictObject(
+  {
+    image: text(isImage, { rule: IMAGE_RULE, lengthMax: REFERENCE_LENGTH_MAX }),
+    accelerationType: z
+      .enum(ACCELERATION_TYPES, TYPE_OF_ACCELERATION_RULE)
+      .default('Default')
+      .meta({
+        rule: TYPE_OF_ACCELERATION_RULE,
+        description: 'make block images of it, or stop and remove them from what mirrors give',
+      }),
+  },
+  'a JSON object',
+);
 
 /** The id of a preheat. */
 export const preheatParams = object({

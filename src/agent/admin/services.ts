@@ -1,3 +1,4 @@
+import type { AccelerationApi } from '../../acceleration/messages.ts';
 import type { BlobUsage, Evicted } from '../../blockstore/store.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PreheatService } from '../../preheat/messages.ts';
@@ -47,6 +48,8 @@ export interface Services {
   readonly mounts?: MountService;
   /** Absent where this process keeps no blocks. */
   readonly store?: StoreService;
+  /** Absent where this process accelerates no images. */
+  readonly acceleration?: AccelerationApi | undefined;
   /** Absent where this process is no agent of a cluster. */
   readonly preheats?: PreheatService;
 }

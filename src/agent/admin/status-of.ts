@@ -1,3 +1,4 @@
+import { AccelerationError } from '../../acceleration/messages.ts';
 import { BlockStoreError } from '../../blockstore/errors.ts';
 import { DeviceError } from '../../device/errors.ts';
 import { ImageError } from '../../image/errors.ts';
@@ -17,6 +18,7 @@ export function statusOf(error: unknown): number {
   if (error instanceof DeviceError) return ofDevice(error.code);
   if (error instanceof BlockStoreError) return ofStore(error.code);
   if (error instanceof PreheatError) return ofPreheat(error.code);
+  if (error instanceof AccelerationError) return ofAcceleration(error.code);
   if (error instanceof RegistryError) return ofRegistry(error.code);
   if (error instanceof OriginError) return ofOrigin(error.code);
   if (error instanceof PeerError) return ofPeer(error.code);
@@ -42,6 +44,7 @@ function ofRequest(code: RequestError['code']): number {
     case 'no-devices':
     case 'no-store':
     case 'no-preheats':
+    case 'no-acceleration':
       return 501;
     case 'not-ready':
       return 503;
@@ -108,6 +111,19 @@ function ofPreheat(code: PreheatError['code']): number {
     case 'full':
     case 'unreachable':
       return 503;
+    default:
+      return unreachable(code);
+  }
+}
+
+function ofAcceleration(code: AccelerationError['code']): number {
+  switch (code) {
+    case 'not-a-tag':
+      return 400;
+    case 'full':
+      return 503;
+    case 'not-kept':
+      return 507;
     default:
       return unreachable(code);
   }

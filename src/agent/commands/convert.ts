@@ -1,11 +1,18 @@
-import type { Command } from 'commander';
+import { Option, type Command } from 'commander';
 import { BLOCK_IMAGE_DEFAULTS, type BlockImageOptions } from '../../convert/block-image-builder.ts';
 import { convertDirectory } from '../../convert/convert-directory.ts';
 import { convertImage, type ConversionResult } from '../../convert/convert-image.ts';
 import { ConvertError } from '../../convert/errors.ts';
 import { withWorkFolder } from '../../convert/files.ts';
 import { LayerCache } from '../../convert/layer-cache.ts';
-import { openSource, openTarget, PLACES, withTag } from '../../convert/places/open-place.ts';
+import {
+  atDigest,
+  openSource,
+  openTarget,
+  openUntagged,
+  PLACES,
+  withTag,
+} from '../../convert/places/open-place.ts';
 import { IMAGE_SIZE_BYTES_MAX } from '../../image/lsmt-header.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeDecompressor } from '../../runtime/node/decompressor.ts';
@@ -19,7 +26,7 @@ import {
   withPlaces,
   type RegistryOptions,
 } from './image-places.ts';
-import { longWork } from './long-work.ts';
+import { longWork, type ProgressKind } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 const DIRECTORY_PREFIX = 'dir:';
@@ -36,12 +43,14 @@ interface Options extends RegistryOptions {
   readonly referrer?: boolean;
   readonly reuse: boolean;
   readonly workDir?: string;
+  readonly progress: ProgressKind;
   readonly json?: boolean;
 }
 
 const TEXT = `
 SRC: ${PLACES}, or dir:PATH
-DST: docker://HOST/NAME:TAG or oci:DIR:tag
+DST: docker://HOST/NAME:TAG or oci:DIR:tag. With --referrer it may be absent: the block image goes
+     into the repository of SRC then, without a tag.
 
 Each layer becomes a block layer on those below. The same image and options give the same digests.
 Layers that an earlier conversion put into the repository of DST are used again; it finds them by
@@ -52,6 +61,7 @@ Examples:
   xylem convert docker://registry.example/app:1.4 docker://registry.example/app:1.4-block
   xylem convert --platform linux/arm64 docker-archive:app.tar oci:./images:app-1.4
   xylem convert --compression zstd --block-size 16KiB oci:./app:1.4 docker://registry.example/app:z
+  xylem convert --referrer docker://registry.example/app:1.4
   xylem convert dir:./rootfs oci:./images:app-1.4`;
 
 /** `xylem convert`: makes block images from other sources. */
@@ -61,7 +71,7 @@ export function registerConvert(program: Command): void {
       .command('convert')
       .description('make a block image from an ordinary image, or from a directory')
       .argument('<src>', 'the image, or dir:PATH with the root file system of a container')
-      .argument('<dst>', 'where to put the block image; replaces the tag'),
+      .argument('[dst]', 'where to put the block image; replaces the tag'),
   )
     .option('--platform <os/arch>', 'of a multi-platform image, the one for this platform alone')
     .option('--compression <name>', 'lz4 or zstd', BLOCK_IMAGE_DEFAULTS.compression.algorithm)
@@ -70,24 +80,35 @@ export function registerConvert(program: Command): void {
     .option('--referrer', 'also list the block image among the referrers of the original')
     .option('--no-reuse', 'make every layer anew, and keep none for later conversions')
     .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
+    .addOption(
+      new Option('--progress <how>', 'to standard error: auto (on a terminal), or lines of json')
+        .choices(['auto', 'json'])
+        .default('auto'),
+    )
     .addOption(jsonOption())
     .addHelpText('after', TEXT)
-    .action((src: string, dst: string, options: Options) =>
+    .action((src: string, dst: string | undefined, options: Options) =>
       src.startsWith(DIRECTORY_PREFIX)
         ? fromDirectory(src, dst, options)
         : fromImage(src, dst, options),
     );
 }
 
-async function fromDirectory(src: string, dst: string, options: Options): Promise<void> {
+async function fromDirectory(
+  src: string,
+  dst: string | undefined,
+  options: Options,
+): Promise<void> {
+  if (dst === undefined) throw invalid('DST', '', 'name where to put the image');
   const directory = src.slice(DIRECTORY_PREFIX.length);
   if (directory === '') throw invalid('SRC', src, 'it must be dir:PATH, for instance dir:./rootfs');
   const components = { codec: new NodeCodec(), hash: new NodeHash() };
   const made = { ...blockOptions(options), workDirectory: options.workDir };
   const image = await withPlaces(options, [dst], async (places) => {
     const target = openTarget(dst, places);
-    return longWork((work) =>
-      convertDirectory(components, directory, target, { ...made, ...work }),
+    return longWork(
+      (work) => convertDirectory(components, directory, target, { ...made, ...work }),
+      options.progress,
     );
   });
   const { layer, digest, deviceBytes } = image;
@@ -99,7 +120,11 @@ async function fromDirectory(src: string, dst: string, options: Options): Promis
   );
 }
 
-async function fromImage(src: string, dst: string, options: Options): Promise<void> {
+async function fromImage(src: string, named: string | undefined, options: Options): Promise<void> {
+  if (named === undefined && options.referrer !== true) {
+    throw invalid('DST', '', 'name where to put the block image, or give --referrer');
+  }
+  const dst = named ?? src;
   const components = {
     codec: new NodeCodec(),
     hash: new NodeHash(),
@@ -108,22 +133,26 @@ async function fromImage(src: string, dst: string, options: Options): Promise<vo
   const made = blockOptions(options);
   const platform = platformOf(options.platform);
   const result = await withPlaces(options, [src, dst], async (places) => {
-    const [source, target] = [openSource(src, places), openTarget(dst, places)];
+    const source = openSource(src, places);
+    const target = named === undefined ? openUntagged(src, places) : openTarget(named, places);
     const open = (tag: string) =>
       openSource(defined(withTag(dst, tag), 'archives have no cache'), places);
     const hasCache = options.reuse && withTag(dst, 'any') !== undefined;
     const cache = hasCache ? new LayerCache(components, { target, open }, made) : undefined;
-    return longWork((work) =>
-      withWorkFolder(options.workDir, (workFolder) =>
-        convertImage(
-          components,
-          { source, target, cache, workFolder },
-          { ...made, ...work, platform, asReferrer: options.referrer === true },
+    return longWork(
+      (work) =>
+        withWorkFolder(options.workDir, (workFolder) =>
+          convertImage(
+            components,
+            { source, target, cache, workFolder },
+            { ...made, ...work, platform, asReferrer: options.referrer === true },
+          ),
         ),
-      ),
+      options.progress,
     );
   });
-  printFacts(options.json, { source: src, image: dst, ...result }, textOf(dst, result));
+  const image = named ?? atDigest(src, result.digest);
+  printFacts(options.json, { source: src, image, ...result }, textOf(image, result));
 }
 
 function blockOptions(options: Options): BlockImageOptions {

@@ -52,7 +52,10 @@ export async function withPlaces<T>(
   const { registries, credentials } = await accessOf(options, registriesIn(texts));
   const access = new RegistryAccess(
     { clock, random, hash, logger },
-    { registries, credentials, credentialsHint: HINT, variables: process.env },
+    {
+      ...{ registries, credentials, variables: process.env },
+      ...(options.config === undefined && { credentialsHint: HINT }),
+    },
   );
   try {
     return await work({ clock, random, hash, client: () => access.client() });

@@ -4,14 +4,22 @@ import type { ProgressOptions } from '../../convert/layer-blob.ts';
 /** Shortest interval between two updates of the progress line. */
 const PROGRESS_INTERVAL_MS = 200;
 
+/** A line for programs comes at least this often: who reads it learns that the work goes on. */
+const BEAT_MS = 1000;
+
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
+
+/** How progress is shown: to people on a terminal, or as lines of JSON to a program. */
+export type ProgressKind = 'auto' | 'json';
 
 /**
  * Runs work that takes a while. The first SIGINT or SIGTERM stops it cleanly, a second one at once.
- * Progress goes to standard error if that is a terminal.
+ * Progress goes to standard error: if that is a terminal, or, as `json`, in any case. Then the work
+ * also stops when nobody reads there any more.
  */
 export async function longWork<T>(
   work: (options: Required<ProgressOptions>) => Promise<T>,
+  kind: ProgressKind = 'auto',
 ): Promise<T> {
   const controller = new AbortController();
   const stop = (): void => {
@@ -20,7 +28,7 @@ export async function longWork<T>(
     );
   };
   for (const name of SIGNALS) process.once(name, stop);
-  const progress = new ProgressLine();
+  const progress = kind === 'json' ? new ProgressBeat(stop) : new ProgressLine();
   try {
     return await work({
       signal: controller.signal,
@@ -52,5 +60,32 @@ export class ProgressLine {
 
   clear(): void {
     if (this.#isShown) process.stderr.write('\r\u001b[K');
+  }
+}
+
+/** Progress as lines of JSON, for a program that runs this one. */
+class ProgressBeat {
+  readonly #timer: NodeJS.Timeout;
+  #last = { step: '', doneBytes: 0, totalBytes: 0 };
+  #writtenMs = -Infinity;
+
+  constructor(onLeft: () => void) {
+    process.stderr.on('error', onLeft);
+    this.#timer = setInterval(() => this.#write(), BEAT_MS);
+  }
+
+  show(step: string, doneBytes: number, totalBytes: number): void {
+    const isNew = step !== this.#last.step;
+    this.#last = { step, doneBytes, totalBytes };
+    if (isNew || Date.now() - this.#writtenMs >= BEAT_MS) this.#write();
+  }
+
+  clear(): void {
+    clearInterval(this.#timer);
+  }
+
+  #write(): void {
+    this.#writtenMs = Date.now();
+    process.stderr.write(`${JSON.stringify({ progress: this.#last })}\n`);
   }
 }

@@ -36,6 +36,8 @@ const CONNECTIONS_MAX_MAX = 65_536;
 /** One day: a program that has lost the right to read keeps its access no longer than that. */
 const ACCESS_SECONDS_MAX = 86_400;
 
+const CONCURRENT_MAX = 16;
+
 /** Outside of what the host's own services read. */
 const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
 
@@ -424,6 +426,41 @@ export const configSchema = z.strictObject({
         'this host, with its credentials or without, and those of local clients. ' +
         'Token servers and storage count apart. Not set: no limit.',
       rule: `a whole number from 1 to ${REQUESTS_PER_SECOND_MAX}`,
+    }),
+  }),
+  acceleration: z.strictObject({
+    enabled: key(z.boolean().default(false), {
+      description:
+        'Whether this root makes block images of ordinary ones on request (ACCELERATION.md). ' +
+        'Needs e2fsprogs, and the right to push there.',
+      rule: 'true or false; a root alone',
+    }),
+    concurrent: key(count(1, CONCURRENT_MAX).default(1), {
+      description: 'Conversions at a time. Each has about 300 MiB of memory and one core.',
+      rule: `a whole number from 1 to ${CONCURRENT_MAX}`,
+    }),
+    workDir: key(absolutePath.default('/var/lib/xylem/convert'), {
+      description:
+        'Folder for temporary files, of this agent alone, with room for the uncompressed images. ' +
+        'Conversions run as `nobody` where the agent is root: any user must be able to pass ' +
+        'through the folders above.',
+      rule: 'an absolute path',
+    }),
+    watchSeconds: key(count(10, SECONDS_MAX).default(300), {
+      description: 'How often the registry is asked whether a tag has moved.',
+      rule: `a whole number of seconds from 10 to ${SECONDS_MAX}`,
+    }),
+    compression: key(z.enum(['lz4', 'zstd']).default('lz4'), {
+      description: 'How blocks are compressed.',
+      rule: '"lz4" or "zstd"',
+    }),
+    tagSuffix: key(text((value) => /^[A-Za-z0-9._-]{0,32}$/.test(value)).default(''), {
+      description: 'Block images get the tag of the original with this suffix; empty: no tag.',
+      rule: '0 to 32 letters, digits, ".", "_" or "-"',
+    }),
+    allPlatforms: key(z.boolean().default(false), {
+      description: 'Of a multi-platform image, all Linux platforms; not that of this host alone.',
+      rule: 'true or false',
     }),
   }),
   device: z.strictObject({

@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { BitSet } from '../../util/bit-set.ts';
-import { ConvertError } from '../errors.ts';
+import { fileError } from '../files.ts';
 import { dataRanges } from '../native/data-ranges.ts';
 import type { BlockIo } from '../native/io-manager.ts';
 
@@ -151,14 +151,7 @@ export class BlockFile implements BlockIo {
     try {
       return act();
     } catch (cause) {
-      const { code } = cause as NodeJS.ErrnoException;
-      const reason = code === 'ENOSPC' ? 'the disk is full' : (code ?? String(cause));
-      const path = this.#path;
-      throw new ConvertError(
-        `cannot ${verb} ${path}: ${reason}`,
-        { code: 'file', path },
-        { cause },
-      );
+      throw fileError(this.#path, verb, cause);
     }
   }
 }

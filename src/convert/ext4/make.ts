@@ -3,7 +3,7 @@ import { truncate, writeFile, open, rm } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import { viewOf } from '../../image/binary.ts';
 import { ConvertError } from '../errors.ts';
-import { failing } from '../files.ts';
+import { failing, fileError } from '../files.ts';
 
 /** Fixed, so that the same input gives the same image. */
 const FILESYSTEM_UUID = '78796c65-6d00-4000-8000-000000000001';
@@ -111,6 +111,13 @@ async function runMke2fs(
     });
   });
   signal?.throwIfAborted();
+  if (failure?.includes('No space left on device') === true) {
+    throw fileError(
+      dirname(init.config),
+      'write to',
+      Object.assign(new Error(), { code: 'ENOSPC' }),
+    );
+  }
   if (failure !== undefined) {
     throw new ConvertError(`mke2fs cannot make the file system: ${failure.replace(/\s+/g, ' ')}`, {
       code: 'tool',

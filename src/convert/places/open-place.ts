@@ -1,3 +1,4 @@
+import type { Digest } from '../../image/digest.ts';
 import { parseReference } from '../../registry/reference.ts';
 import { ConvertError } from '../errors.ts';
 import { parseLayoutTarget } from '../oci-layout.ts';
@@ -23,6 +24,16 @@ export function openTarget(text: string, components: RegistryPlaceComponents): I
 }
 
 /**
+ * The repository of an image in a registry, to put an image there that gets no tag. Throws
+ * ConvertError or RegistryError.
+ */
+export function openUntagged(text: string, components: RegistryPlaceComponents): RegistryPlace {
+  if (isInRegistry(text)) return new RegistryPlace(components, text, { isUntagged: true });
+  const what = `${JSON.stringify(text)} is no image in a registry: name a destination`;
+  throw new ConvertError(what, { code: 'argument' });
+}
+
+/**
  * The text for another tag in the same repository or layout; undefined for an archive, which has
  * none. Throws ConvertError or RegistryError.
  */
@@ -31,6 +42,12 @@ export function withTag(text: string, tag: string): string | undefined {
   if (!isInRegistry(text)) return `oci:${parseLayoutTarget(text).directory}:${tag}`;
   const { registry, repository } = parseReference(text);
   return `docker://${registry}/${repository}:${tag}`;
+}
+
+/** The text for an image of this digest in the same repository of a registry. */
+export function atDigest(text: string, digest: Digest): string {
+  const { registry, repository } = parseReference(text);
+  return `docker://${registry}/${repository}@${digest}`;
 }
 
 /** The registries among these places. Throws RegistryError. */

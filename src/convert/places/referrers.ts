@@ -21,6 +21,16 @@ export function referrersIn(
   );
 }
 
+/** The index without a referrer; undefined when it does not list it. */
+export function withoutReferrer(
+  index: StoredManifest | undefined,
+  digest: Digest,
+): Uint8Array | undefined {
+  const listed = index === undefined ? [] : readParts(index).manifests;
+  const manifests = listed.filter((each) => each.digest !== digest);
+  return manifests.length === listed.length ? undefined : encodeList(manifests);
+}
+
 /** The index with one more referrer; undefined when it lists that already. */
 export function withReferrer(
   index: StoredManifest | undefined,
@@ -31,10 +41,11 @@ export function withReferrer(
   const { artifactType, annotations } = readParts({ bytes, digest });
   const size = bytes.length;
   const entry = { mediaType, digest, size, ...(artifactType && { artifactType }), annotations };
-  const next = {
-    schemaVersion: 2,
-    mediaType: INDEX_MEDIA_TYPES[0],
-    manifests: [...listed, entry],
-  };
-  return new TextEncoder().encode(JSON.stringify(next));
+  return encodeList([...listed, entry]);
+}
+
+/** An index that lists these referrers. */
+function encodeList(manifests: readonly unknown[]): Uint8Array {
+  const list = { schemaVersion: 2, mediaType: INDEX_MEDIA_TYPES[0], manifests };
+  return new TextEncoder().encode(JSON.stringify(list));
 }

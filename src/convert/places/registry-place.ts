@@ -18,7 +18,7 @@ import {
   type StoredManifest,
 } from './manifest-parts.ts';
 import { checkedBlob, type ImagePlace, type ImageTarget, type PutOptions } from './place.ts';
-import { referrersIn, referrersTag, withReferrer } from './referrers.ts';
+import { referrersIn, referrersTag, withoutReferrer, withReferrer } from './referrers.ts';
 
 /** What a RegistryPlace uses. */
 export interface RegistryPlaceComponents {
@@ -51,19 +51,28 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
   readonly name: string;
   readonly #components: RegistryPlaceComponents;
   readonly #reference: ImageReference;
+  readonly #isUntagged: boolean;
   /** The last change of a list of referrers: one at a time. */
   #listing: Promise<void> = Promise.resolve();
 
-  /** Throws RegistryError (`invalid-reference`). */
-  constructor(components: RegistryPlaceComponents, name: string) {
+  /**
+   * `isUntagged`: what is put there gets no tag, whatever the name says. Throws RegistryError
+   * (`invalid-reference`).
+   */
+  constructor(
+    components: RegistryPlaceComponents,
+    name: string,
+    { isUntagged = false }: { readonly isUntagged?: boolean } = {},
+  ) {
     this.name = name;
+    this.#isUntagged = isUntagged;
     this.#components = components;
     this.#reference = parseReference(name);
   }
 
   get tag(): string | undefined {
     const { digest, tag } = this.#reference;
-    return digest === undefined ? tag : undefined;
+    return digest === undefined && !this.#isUntagged ? tag : undefined;
   }
 
   async resolve(signal: AbortSignal): Promise<StoredManifest> {
@@ -135,14 +144,27 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
       signal,
     });
     if (isListed) return;
-    const listed = this.#listing.then(() => this.#addToList(subject, manifest, signal));
-    this.#listing = listed.catch(() => {});
-    await listed;
+    await this.#changeList(subject, (list) => withReferrer(list, manifest), signal);
+  }
+
+  /**
+   * Takes a manifest out of the list of referrers of its subject. Where the registry keeps that
+   * list, this removes the manifest.
+   */
+  async removeReferrer(
+    { subject, digest }: { readonly subject: Digest; readonly digest: Digest },
+    signal: AbortSignal,
+  ): Promise<void> {
+    const client = await this.#components.client();
+    const options = { signal, timeoutMs: CALL_MS };
+    const pages = await client.referrers({ origin: this.#reference, digest: subject }, options);
+    if (pages !== undefined) return client.deleteManifest(this.#reference, digest, options);
+    await this.#changeList(subject, (list) => withoutReferrer(list, digest), signal);
   }
 
   async finish(signal: AbortSignal): Promise<void> {
     const { digest } = this.#reference;
-    if (digest === undefined) return;
+    if (digest === undefined || this.#isUntagged) return;
     // It was put under its own digest.
     try {
       await this.#fetch(digest, signal, true);
@@ -173,13 +195,27 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
 
   /**
    * Registries have no way to change a tag only if it is still what was read, so each writer looks
-   * whether its entry has stayed.
+   * whether its change has stayed.
    */
-  async #addToList(subject: Digest, manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+  #changeList(
+    subject: Digest,
+    change: (list: StoredManifest | undefined) => Uint8Array | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const changed = this.#listing.then(() => this.#putList(subject, change, signal));
+    this.#listing = changed.catch(() => {});
+    return changed;
+  }
+
+  async #putList(
+    subject: Digest,
+    change: (list: StoredManifest | undefined) => Uint8Array | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { clock, random, hash } = this.#components;
     const tag = referrersTag(subject);
     for (let tries = 0; tries <= LIST_TRIES_MAX; tries++) {
-      const bytes = withReferrer(await this.#list(subject, signal), manifest);
+      const bytes = change(await this.#list(subject, signal));
       if (bytes === undefined) return;
       const index = { mediaType: INDEX_MEDIA_TYPES[0], bytes, digest: digestOf(hash, bytes) };
       await this.putManifest(index, tag, signal);

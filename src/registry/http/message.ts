@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 
 /** A request for one URL. */
 export interface HttpRequest {
-  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH';
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   readonly url: URL;
   /** Path and query as they are sent; those of the URL when absent. */
   readonly rawPath?: string | undefined;

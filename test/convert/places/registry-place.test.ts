@@ -1,5 +1,6 @@
 import { expect, onTestFinished, test } from 'vitest';
 import { copyImage } from '../../../src/convert/copy-image.ts';
+import { openUntagged } from '../../../src/convert/places/open-place.ts';
 import { LayoutPlace } from '../../../src/convert/places/layout-place.ts';
 import type { StoredManifest } from '../../../src/convert/places/manifest-parts.ts';
 import { referrersTag } from '../../../src/convert/places/referrers.ts';
@@ -185,4 +186,64 @@ test('RegistryPlace.openBlob() holds the end of a blob back that does not match'
   const { bytes, failure } = await read(good);
   expect(bytes.length).toBeLessThan(good.bytes.length);
   expect(failure).toMatchObject({ code: 'digest-mismatch' });
+});
+
+test.each([true, false])(
+  'removeReferrer() takes one out of the list, by the API or by the tag (API: %j)',
+  async (listsReferrers) => {
+    const registry = await startRegistry({ listsReferrers });
+    const components = placeComponents([registry.address]);
+    const directory = await makeLayout();
+    const name = `docker://${registry.address}/team/app:1`;
+    const place = new RegistryPlace(components, name);
+    await copyImage(new LayoutPlace(components, `oci:${directory}:1`), place, { signal });
+    const image = await place.resolve(signal);
+    const [one, other] = [referrerOf(image, 'example/one'), referrerOf(image, 'example/other')];
+    for (const each of [one, other]) await place.addReferrer(each, signal);
+    const gone = { subject: image.digest, digest: one.digest };
+    await place.removeReferrer(gone, signal);
+    const left = await place.referrers(image.digest, undefined, signal);
+    expect(left.map(({ digest }) => digest)).toEqual([other.digest]);
+    await place.removeReferrer(gone, signal);
+    await place.removeReferrer({ ...gone, digest: other.digest }, signal);
+    expect(await place.referrers(image.digest, undefined, signal)).toEqual([]);
+  },
+);
+
+test('removeReferrer() rejects when the registry removes nothing', async () => {
+  const registry = await startRegistry({ listsReferrers: true, deleteStatus: 405 });
+  const components = placeComponents([registry.address]);
+  const place = new RegistryPlace(components, `docker://${registry.address}/team/app:1`);
+  const digest = digestOf(EMPTY);
+  const removed = place.removeReferrer({ subject: digest, digest }, signal);
+  await expect(removed).rejects.toThrow(/405/);
+});
+
+test('an untagged place puts manifests by their digest alone, whatever its name says', async () => {
+  const registry = await startRegistry();
+  const components = placeComponents([registry.address]);
+  const directory = await makeLayout();
+  const text = `docker://${registry.address}/team/app:1`;
+  const place = openUntagged(text, components);
+  await copyImage(new LayoutPlace(components, `oci:${directory}:1`), place, { signal });
+  const names = [...registry.manifests.keys()];
+  expect(names).toEqual([expect.stringMatching(/^team\/app sha256:/)]);
+  expect(() => openUntagged('oci:./images:1', components)).toThrow(/no image in a registry/);
+});
+
+test('tagDigest() learns what a tag stands for, from the header or the manifest', async () => {
+  const registry = await startRegistry();
+  const components = placeComponents([registry.address]);
+  const directory = await makeLayout();
+  const place = new RegistryPlace(components, `docker://${registry.address}/team/app:1`);
+  await copyImage(new LayoutPlace(components, `oci:${directory}:1`), place, { signal });
+  const { digest } = await place.resolve(signal);
+  const client = await components.client();
+  const origin = { registry: registry.address, repository: 'team/app' };
+  expect(await client.tagDigest(origin, '1')).toBe(digest);
+  registry.habits.namesDigests = true;
+  registry.asked.length = 0;
+  expect(await client.tagDigest(origin, '1')).toBe(digest);
+  expect(registry.asked).toEqual(['HEAD manifests/1']);
+  await expect(client.tagDigest(origin, '2')).rejects.toMatchObject({ code: 'not-found' });
 });

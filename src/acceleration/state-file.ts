@@ -1,0 +1,108 @@
+import { parseDigest, type Digest } from '../image/digest.ts';
+import type { Disk } from '../runtime/disk.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { readWhole, replaceFile } from '../runtime/whole-file.ts';
+import { errorText } from '../util/errors.ts';
+import {
+  ACCELERATION_FAILURES,
+  ACCELERATION_STATES,
+  ACCELERATION_TYPES,
+  type AccelerationFailure,
+  type BlockImage,
+  type ReadyVersion,
+} from './messages.ts';
+import type { ImageRecord } from './states.ts';
+
+/** In the folder of the store. */
+const FILE = 'acceleration.json';
+
+/** Room for `IMAGES_MAX` records with all they may have. */
+const FILE_BYTES_MAX = 32 * 1024 * 1024;
+
+/** A field of JSON, whatever it is. */
+type Raw = Readonly<Record<string, unknown>>;
+
+/** Keeps the records of the images over a restart. */
+export class StateFile {
+  readonly #parts: { readonly disk: Disk; readonly logger: Logger };
+
+  constructor(components: { readonly disk: Disk; readonly logger: Logger }) {
+    this.#parts = components;
+  }
+
+  /** What an earlier run kept. A damaged record is left out, with a line in the log. */
+  async read(): Promise<readonly ImageRecord[]> {
+    const { disk, logger } = this.#parts;
+    try {
+      const bytes = await readWhole(disk, FILE, FILE_BYTES_MAX);
+      if (bytes === undefined) return [];
+      const { images } = Object(JSON.parse(new TextDecoder().decode(bytes))) as Raw;
+      const list = Array.isArray(images) ? images : [];
+      const records = list.flatMap((each) => recordOf(each) ?? []);
+      const lostCount = list.length - records.length;
+      if (lostCount > 0) logger.warn({ file: FILE, lostCount }, 'damaged records are left out');
+      return records;
+    } catch (error) {
+      const fields = { file: FILE, error: errorText(error) };
+      logger.error(fields, 'which images are accelerated cannot be read');
+      return [];
+    }
+  }
+
+  /** Rejects with DiskError. */
+  async write(images: readonly ImageRecord[]): Promise<void> {
+    const bytes = new TextEncoder().encode(JSON.stringify({ version: 1, images }));
+    await replaceFile(this.#parts.disk, FILE, bytes, { sync: true });
+  }
+}
+
+function recordOf(value: unknown): ImageRecord | undefined {
+  const raw = Object(value) as Raw;
+  const { image, failures, requestedMs } = raw;
+  const accelerationType = oneOf(ACCELERATION_TYPES, raw['accelerationType']);
+  const state = oneOf(ACCELERATION_STATES, raw['state']);
+  if (typeof image !== 'string' || accelerationType === undefined || state === undefined) return;
+  if (typeof failures !== 'number' || typeof requestedMs !== 'number') return;
+  return {
+    ...{ image, accelerationType, state, failures, requestedMs },
+    sourceDigest: digestOf(raw['sourceDigest']),
+    ready: readyOf(raw['ready']),
+    failure: failureOf(raw['failure']),
+    startedMs: numberOf(raw['startedMs']),
+    finishedMs: numberOf(raw['finishedMs']),
+    nextMs: numberOf(raw['nextMs']),
+  };
+}
+
+function readyOf(value: unknown): ReadyVersion | undefined {
+  const { sourceDigest, images, readyMs, seconds } = Object(value) as Raw;
+  const digest = digestOf(sourceDigest);
+  if (digest === undefined || !Array.isArray(images)) return undefined;
+  if (typeof readyMs !== 'number' || typeof seconds !== 'number') return undefined;
+  const all = images.flatMap((each): readonly BlockImage[] => {
+    const raw = Object(each) as Raw;
+    const [made, source] = [digestOf(raw['digest']), digestOf(raw['sourceDigest'])];
+    const { platform } = raw;
+    if (made === undefined || source === undefined || typeof platform !== 'string') return [];
+    return [{ platform, sourceDigest: source, digest: made }];
+  });
+  return { sourceDigest: digest, images: all, readyMs, seconds };
+}
+
+function failureOf(value: unknown): AccelerationFailure | undefined {
+  const { kind, reason } = Object(value) as Raw;
+  const known = oneOf(ACCELERATION_FAILURES, kind);
+  return known === undefined || typeof reason !== 'string' ? undefined : { kind: known, reason };
+}
+
+function oneOf<T extends string>(all: readonly T[], value: unknown): T | undefined {
+  return all.find((each) => each === value);
+}
+
+function digestOf(value: unknown): Digest | undefined {
+  return parseDigest(String(value));
+}
+
+function numberOf(value: unknown): number | undefined {
+  return typeof value === 'number' && Number.isFinite(value) ? value : undefined;
+}

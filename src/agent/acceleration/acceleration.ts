@@ -1,0 +1,151 @@
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { AccelerationApi, BlockImage } from '../../acceleration/messages.ts';
+import { AccelerationService, type AccelerationWork } from '../../acceleration/service.ts';
+import type { RegistryPlace } from '../../convert/places/registry-place.ts';
+import type { BlobOrigin } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
+import { hostPlatform } from '../../registry/platform.ts';
+import { parseReference, registryName } from '../../registry/reference.ts';
+import type { RegistryAccess } from '../../registry/registry-access.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Hash } from '../../runtime/codec.ts';
+import type { Disk, DiskLock } from '../../runtime/disk.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import type { Metrics } from '../../runtime/metrics.ts';
+import { NodeDisk } from '../../runtime/node/disk.ts';
+import type { Random } from '../../runtime/random.ts';
+import { errorText } from '../../util/errors.ts';
+import type { Config } from '../config/config-schema.ts';
+import { runConversion } from './conversion.ts';
+import { JOB_PREFIX, JobFolder, type User } from './job-folder.ts';
+
+/** Longest wait for a registry to tell a tag, retries included. */
+const LOOK_MS_MAX = 30_000;
+
+/** `nobody` of every Linux: what a conversion runs as where the agent is root. */
+const NOBODY: User = { uid: 65_534, gid: 65_534 };
+
+interface Components {
+  readonly registries: RegistryAccess;
+  /** That of the store. */
+  readonly disk: Disk;
+  readonly hash: Hash;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+/** Accelerates images on a root, where the configuration says so. */
+export interface Acceleration extends AccelerationApi {
+  start(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Undefined on hosts that accelerate nothing. */
+export function makeAcceleration(config: Config, components: Components): Acceleration | undefined {
+  const { enabled, concurrent, watchSeconds } = config.acceleration;
+  if (!enabled || config.role !== 'root') return undefined;
+  const work = new Conversions(components, config);
+  const init = { concurrent, watchMs: watchSeconds * 1000 };
+  const service = new AccelerationService({ ...components, work }, init);
+  return {
+    start: async () => {
+      await work.start();
+      await service.start();
+    },
+    stop: async () => {
+      await service.stop();
+      await work.stop();
+    },
+    set: (image, type) => service.set(image, type),
+    list: () => service.list(),
+  };
+}
+
+/** What is done at registries and by processes of their own. */
+class Conversions implements AccelerationWork {
+  readonly #parts: Components;
+  readonly #config: Config;
+  #lock: DiskLock | undefined;
+
+  constructor(components: Components, config: Config) {
+    this.#parts = components;
+    this.#config = config;
+  }
+
+  /** Never rejects: what an earlier run left is removed when that is possible. */
+  async start(): Promise<void> {
+    const { workDir } = this.#config.acceleration;
+    try {
+      await mkdir(workDir, { recursive: true });
+      this.#lock = await new NodeDisk({ root: workDir }).lock('');
+      for (const name of await readdir(workDir)) {
+        if (!name.startsWith(JOB_PREFIX)) continue;
+        await rm(join(workDir, name), { recursive: true, force: true });
+      }
+    } catch (error) {
+      const fields = { folder: workDir, error: errorText(error) };
+      this.#parts.logger.warn(fields, 'what earlier conversions left cannot be removed');
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.#lock?.release();
+  }
+
+  async look(image: string, signal: AbortSignal): Promise<Digest> {
+    const { registry, repository, tag = '' } = parseReference(image);
+    const client = await this.#parts.registries.client();
+    return client.tagDigest({ registry, repository }, tag, { signal, timeoutMs: LOOK_MS_MAX });
+  }
+
+  async convert(
+    image: string,
+    sourceDigest: Digest,
+    options: Parameters<AccelerationWork['convert']>[2],
+  ): Promise<readonly BlockImage[]> {
+    const { workDir, compression, tagSuffix, allPlatforms } = this.#config.acceleration;
+    const { registry, repository, tag } = parseReference(image);
+    const { os, architecture } = hostPlatform();
+    const isRoot = process.getuid?.() === 0;
+    const access = await this.#access({ registry, repository });
+    const folder = await JobFolder.create(workDir, access, isRoot ? NOBODY : undefined);
+    const name = `docker://${registry}/${repository}`;
+    const order = {
+      source: `${name}@${sourceDigest}`,
+      target: tagSuffix === '' ? undefined : `${name}:${tag}${tagSuffix}`,
+      compression,
+      platform: allPlatforms ? undefined : `${os}/${architecture}`,
+    };
+    try {
+      return await runConversion(order, folder, options);
+    } finally {
+      await folder.remove();
+    }
+  }
+
+  async remove(image: string, images: readonly BlockImage[], signal: AbortSignal): Promise<void> {
+    const place = await this.#place(image);
+    for (const { sourceDigest, digest } of images) {
+      await place.removeReferrer({ subject: sourceDigest, digest }, signal);
+    }
+  }
+
+  /** The code is loaded when it is first needed. */
+  async #place(image: string): Promise<RegistryPlace> {
+    const { clock, random, hash, registries } = this.#parts;
+    const { openUntagged } = await import('../../convert/places/open-place.ts');
+    const client = () => registries.client();
+    return openUntagged(`docker://${image}`, { clock, random, hash, client });
+  }
+
+  async #access(origin: BlobOrigin) {
+    const { registries, defaultRegistries } = this.#config;
+    const known = registries.find(({ host }) => registryName(host) === origin.registry);
+    const registry = known ?? { host: origin.registry, insecure: false, mirrors: [] };
+    const credentials = await this.#parts.registries.credentialsFor(origin);
+    return { registry, defaultRegistries, credentials };
+  }
+}

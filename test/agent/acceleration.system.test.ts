@@ -1,0 +1,280 @@
+import { execFile } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, onTestFinished, test } from 'vitest';
+import { askAgent } from '../../src/agent/admin/admin-client.ts';
+import { AdminError } from '../../src/agent/admin/errors.ts';
+import type { Answer, Given } from '../../src/agent/admin/api.ts';
+import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import { waitReady } from '../../src/demo/processes.ts';
+import type { Digest } from '../../src/image/digest.ts';
+import { defined } from '../../src/util/assert.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { makeTarImage } from '../kit/tar-image.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { credentialsFile } from './kit/mirror-rig.ts';
+
+const run = promisify(execFile);
+const ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
+const user = { username: 'writer', password: 'pass:word' };
+
+type Image = Answer<'accelerate'>;
+
+/** A folder for conversions that any user may pass through. */
+function workFolder(): string {
+  const parent = tempFolder();
+  chmodSync(parent, 0o755);
+  return join(parent, 'work');
+}
+
+interface Rig {
+  readonly registry: string;
+  /** As the registry's entry of the root's configuration has it. */
+  readonly access?: object;
+  readonly acceleration?: object;
+  readonly children?: number;
+}
+
+/** A root that accelerates, and perhaps children. */
+async function startRoot({ registry, access, acceleration, children = 0 }: Rig) {
+  const workDir = workFolder();
+  const cluster = new AgentCluster({
+    ...{ dir: tempFolder(), roots: 1, children, devices: false, registry },
+    config: (role) =>
+      role !== 'root'
+        ? {}
+        : {
+            mirror: { tagSeconds: 0 },
+            registries: [{ host: registry, insecure: true, ...access }],
+            acceleration: { enabled: true, workDir, watchSeconds: 10, ...acceleration },
+          },
+  });
+  onTestFinished(() => cluster.stop());
+  await cluster.start();
+  const [root] = cluster.roots;
+  return { cluster, root: defined(root, 'a root'), workDir };
+}
+
+/** Puts an image with these layers into a registry, as `team/app:1`; its digest. */
+async function push(registry: string, sizes: readonly number[], login?: typeof user) {
+  const image = await makeTarImage(sizes);
+  const creds = login === undefined ? [] : ['--dest-creds', `${login.username}:${login.password}`];
+  const args = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
+  const to = `docker://${registry}/team/app:1`;
+  await run('skopeo', [...args, ...creds, `oci:${image.layout}:1`, to]);
+  return image;
+}
+
+function set(root: ClusterHost, given: Given<'accelerate'>): Promise<Image> {
+  return askAgent({ admin: root.process.socket }, 'accelerate', given);
+}
+
+async function get(root: ClusterHost, image: string): Promise<Image | undefined> {
+  const { images } = await askAgent({ admin: root.process.socket }, 'images', { image });
+  return images[0];
+}
+
+/** Asks until it is so. */
+async function until(
+  root: ClusterHost,
+  image: string,
+  isSo: (found: Image | undefined) => boolean,
+): Promise<Image | undefined> {
+  for (;;) {
+    const found = await get(root, image);
+    if (isSo(found)) return found;
+    await sleep(100);
+  }
+}
+
+async function ready(root: ClusterHost, image: string): Promise<Image> {
+  const found = await until(root, image, (each) => each?.state !== 'Preparing');
+  expect(found).toMatchObject({ state: 'Ready' });
+  return defined(found, 'the image is there');
+}
+
+async function referrersOf(registry: string, digest: Digest): Promise<readonly unknown[]> {
+  const url = `http://${registry}/v2/team/app/manifests/${digest.replace(':', '-')}`;
+  const headers = { accept: 'application/vnd.oci.image.index.v1+json' };
+  const { manifests } = (await (await fetch(url, { headers })).json()) as { manifests: unknown[] };
+  return manifests;
+}
+
+async function tagsOf(registry: string): Promise<readonly string[]> {
+  const answer = await fetch(`http://${registry}/v2/team/app/tags/list`);
+  return ((await answer.json()) as { tags: string[] }).tags;
+}
+
+async function digestAt(registry: string, tag: string): Promise<string | null> {
+  const url = `http://${registry}/v2/team/app/manifests/${tag}`;
+  const headers = { accept: 'application/vnd.oci.image.manifest.v1+json' };
+  return (await fetch(url, { headers })).headers.get('docker-content-digest');
+}
+
+/** Names of the folders of conversions. */
+function jobsIn(workDir: string): readonly string[] {
+  return readdirSync(workDir).filter((name) => name.startsWith('job-'));
+}
+
+/** The process that was given a folder below this one. */
+function processIn(workDir: string): number | undefined {
+  return readdirSync('/proc')
+    .filter((name) => /^[0-9]+$/.test(name))
+    .map(Number)
+    .find((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(`${workDir}/job-`);
+      } catch {
+        return false;
+      }
+    });
+}
+
+function nicenessOf(pid: number): number {
+  const [, fields = ''] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ');
+  return Number(fields.split(' ')[16]);
+}
+
+describeWith(
+  'the acceleration of images on a root, with docker-registry',
+  ['docker-registry', 'skopeo', 'mke2fs', 'nice'].map(needs.program).concat(needs.root),
+  () => {
+    test('makes a block image a referrer of the original, and removes it again', async () => {
+      const registry = await startDockerRegistry();
+      const image = await push(registry, [3_000_000, 40_000]);
+      const { root, workDir } = await startRoot({ registry });
+      const reference = `docker://${registry}/team/app:1`;
+      const begun = await set(root, { image: reference, accelerationType: 'Default' });
+      expect(begun).toMatchObject({ image: `${registry}/team/app:1`, state: 'Preparing' });
+      const found = await ready(root, reference);
+      expect(found.ready).toMatchObject({ sourceDigest: image.digest });
+      expect(found.ready?.seconds).toBeGreaterThan(0);
+      const [made] = found.ready?.images ?? [];
+      const listed = await referrersOf(registry, image.digest);
+      expect(listed).toEqual([
+        expect.objectContaining({ digest: made?.digest, artifactType: ARTIFACT_TYPE }),
+      ]);
+      const others = (await tagsOf(registry)).filter((tag) => !tag.startsWith('xylem-layer-'));
+      expect(others.sort()).toEqual(['1', image.digest.replace(':', '-')]);
+      expect(jobsIn(workDir)).toEqual([]);
+
+      const ended = await set(root, { image: reference, accelerationType: 'None' });
+      expect(ended.state).toBeUndefined();
+      await until(root, reference, (each) => each === undefined);
+      expect(await referrersOf(registry, image.digest)).toEqual([]);
+    });
+
+    test('converts in a process that ends with the agent, and begins anew', async () => {
+      const registry = await startDockerRegistry();
+      await push(registry, [60_000_000]);
+      const { cluster, root, workDir } = await startRoot({ registry });
+      const reference = `docker://${registry}/team/app:1`;
+      await set(root, { image: reference });
+      await until(root, reference, (each) => each?.progress !== undefined);
+      const child = defined(processIn(workDir), 'a conversion runs');
+      const status = readFileSync(`/proc/${child}/status`, 'utf8');
+      expect(status).toMatch(/^Uid:\t65534\t65534\t65534\t65534$/m);
+      expect(status).toMatch(/^Gid:\t65534\t65534\t65534\t65534$/m);
+      expect(status).toMatch(/^Groups:\t\s*$/m);
+      expect(status).toMatch(/^CapEff:\t0+$/m);
+      expect(nicenessOf(child)).toBe(19);
+      const folder = defined(jobsIn(workDir)[0], 'a job');
+      expect(statSync(join(workDir, folder))).toMatchObject({ uid: 65534, mode: 0o40700 });
+
+      root.process.signal('SIGKILL');
+      while (existsSync(`/proc/${child}`)) await sleep(50);
+      expect(readdirSync(join(workDir, folder)).sort()).toEqual(['agent.yaml']);
+      await cluster.restart(root);
+      await waitReady(root.process);
+      await ready(root, reference);
+      expect(jobsIn(workDir)).toEqual([]);
+    });
+
+    test('converts a tag anew that moved; the old version stays until then', async () => {
+      const registry = await startDockerRegistry();
+      const old = await push(registry, [200_000]);
+      const { root } = await startRoot({ registry, acceleration: { tagSuffix: '-block' } });
+      const reference = `docker://${registry}/team/app:1`;
+      await set(root, { image: reference });
+      const first = await ready(root, reference);
+      const [oldBlocks] = first.ready?.images ?? [];
+      expect(await digestAt(registry, '1-block')).toBe(oldBlocks?.digest);
+      const next = await push(registry, [300_000]);
+      const preparing = await until(root, reference, (each) => each?.state === 'Preparing');
+      expect(preparing).toMatchObject({ sourceDigest: next.digest, ready: first.ready });
+      expect(await digestAt(registry, '1-block')).toBe(oldBlocks?.digest);
+      const second = await ready(root, reference);
+      expect(second.ready?.sourceDigest).toBe(next.digest);
+      expect(await digestAt(registry, '1-block')).toBe(second.ready?.images[0]?.digest);
+      expect(await referrersOf(registry, old.digest)).toHaveLength(1);
+    });
+
+    test('says why it failed: no such image, no registry, no name of an image', async () => {
+      const registry = await startDockerRegistry();
+      const { root } = await startRoot({ registry });
+      const missing = `docker://${registry}/team/none:1`;
+      await set(root, { image: missing });
+      const failed = await until(root, missing, (each) => each?.state === 'Failed');
+      expect(failed).toMatchObject({ failures: 1, failure: { kind: 'reference' } });
+      expect(failed?.nextMs).toBeGreaterThan(Date.now());
+      const away = 'docker://127.0.0.1:1/team/app:1';
+      await set(root, { image: away });
+      const down = await until(root, away, (each) => each?.state === 'Failed');
+      expect(down).toMatchObject({ failure: { kind: 'registry' } });
+      for (const image of ['docker://x', `docker://${registry}/Team/app:1`]) {
+        await expect(set(root, { image })).rejects.toMatchObject({ detail: { status: 400 } });
+      }
+      const byDigest = `docker://${registry}/team/app@sha256:${'0'.repeat(64)}`;
+      await expect(set(root, { image: byDigest })).rejects.toThrow(/always gets the original/);
+    });
+
+    test('says that the disk is full, and is Ready once there is room', async () => {
+      const registry = await startDockerRegistry();
+      await push(registry, [8_000_000]);
+      const workDir = workFolder();
+      mkdirSync(workDir);
+      await run('mount', ['-t', 'tmpfs', '-o', 'size=6m', 'tmpfs', workDir]);
+      onTestFinished(async () => void (await run('umount', ['-l', workDir])));
+      const { root } = await startRoot({ registry, acceleration: { workDir } });
+      const reference = `docker://${registry}/team/app:1`;
+      await set(root, { image: reference });
+      const failed = await until(root, reference, (each) => each?.state === 'Failed');
+      expect(failed?.failure).toMatchObject({ kind: 'disk' });
+      expect(failed?.failure?.reason).toMatch(/the disk is full; free some space/);
+      expect(jobsIn(workDir)).toEqual([]);
+      await run('mount', ['-o', 'remount,size=200m', workDir]);
+      await set(root, { image: reference });
+      await ready(root, reference);
+    });
+
+    describeWith('with passwords', [needs.program('htpasswd')], () => {
+      test('uses the credentials of the root, and says when there are none', async () => {
+        const registry = await startDockerRegistry({ htpasswd: user });
+        await push(registry, [100_000], user);
+        const reference = `docker://${registry}/team/app:1`;
+        const { root: stranger } = await startRoot({ registry });
+        await set(stranger, { image: reference });
+        const failed = await until(stranger, reference, (each) => each?.state === 'Failed');
+        expect(failed?.failure).toMatchObject({ kind: 'credentials' });
+        expect(failed?.failure?.reason).toMatch(/registries\[\]\.credentialsFile/);
+        const access = { credentialsFile: credentialsFile(user) };
+        const { root } = await startRoot({ registry, access });
+        await set(root, { image: reference });
+        await ready(root, reference);
+      });
+    });
+
+    test('refuses what it is not made for: a child, and a root that is not told to', async () => {
+      const registry = await startDockerRegistry();
+      const { cluster } = await startRoot({ registry, children: 1 });
+      const [child] = cluster.children;
+      const image = `docker://${registry}/team/app:1`;
+      const asked = set(defined(child, 'a child'), { image });
+      await expect(asked).rejects.toBeInstanceOf(AdminError);
+      await expect(asked).rejects.toMatchObject({ detail: { status: 501 } });
+    });
+  },
+);
