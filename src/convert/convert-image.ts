@@ -103,29 +103,29 @@ export async function convertImage(
       const { digest } = one.manifest;
       return { digest, sourceDigest: stored.digest, deviceBytes, platforms: [one], leftOut: [] };
     }
-    const platforms: ConvertedPlatform[] = [];
+    const entries: { readonly entry: IndexEntry; readonly made: ConvertedPlatform }[] = [];
     const leftOut: { digest: Digest; reason: string }[] = [];
     for (const entry of indexEntries(root)) {
       const reason = reasonToLeaveOut(entry);
       if (reason === undefined) {
         const stored = await source.manifest(entry.digest, signal);
-        platforms.push(await conversion.convert(stored, undefined));
+        entries.push({ entry, made: await conversion.convert(stored, undefined) });
       } else leftOut.push({ digest: entry.digest, reason });
     }
-    if (platforms.length === 0) {
+    if (entries.length === 0) {
       throw new ConvertError(`${source.name} has no image for Linux`, {
         code: 'manifest',
         digest: root.digest,
       });
     }
-    const index = encodeIndex(components.hash, root, platforms);
+    const index = encodeIndex(components.hash, entries);
     await target.putManifest(index, target.tag, signal);
     await target.finish(signal);
     return {
       digest: index.digest,
       sourceDigest: root.digest,
       deviceBytes,
-      platforms,
+      platforms: entries.map(({ made }) => made),
       leftOut,
     };
   } finally {
@@ -329,18 +329,16 @@ function reasonToLeaveOut({ platform, raw }: IndexEntry): string | undefined {
 
 function encodeIndex(
   hash: Hash,
-  root: StoredManifest,
-  platforms: readonly ConvertedPlatform[],
+  entries: readonly { readonly entry: IndexEntry; readonly made: ConvertedPlatform }[],
 ): StoredManifest {
   const [mediaType] = INDEX_MEDIA_TYPES;
-  const entries = new Map(indexEntries(root).map((entry) => [entry.digest, entry]));
   const bytes = new TextEncoder().encode(
     JSON.stringify({
       schemaVersion: 2,
       mediaType,
-      manifests: platforms.map(({ manifest, sourceDigest, platform }) => ({
-        ...manifest,
-        platform: entries.get(sourceDigest)?.platform ?? platform,
+      manifests: entries.map(({ entry, made }) => ({
+        ...made.manifest,
+        platform: entry.platform ?? made.platform,
       })),
     }),
   );
