@@ -177,21 +177,24 @@ export class Ext4 {
   }
 
   /**
-   * Replaces the extended attributes, by their full names. Throws ConvertError when they do not
-   * fit. `hadNone`: the inode has none yet.
+   * Sets extended attributes, by their full names; `others` says what becomes of those that the
+   * inode has: `none` if it has none. Throws ConvertError when they do not fit.
    */
   setAttributes(
     number: number,
     attributes: ReadonlyMap<ByteString, Uint8Array>,
-    { hadNone }: { hadNone: boolean },
+    { others }: { others: 'none' | 'kept' | 'removed' },
   ): void {
-    if (attributes.size === 0 && hadNone) return;
+    if (attributes.size === 0 && others !== 'removed') return;
     const result: [Pointer | null] = [null];
     const library = this.#library;
     this.#check(library.ext2fs_xattrs_open(this.#fs, number, result), 'open extended attributes');
     const handle = defined(result[0], 'an open handle');
     try {
-      // The handle has not read the old attributes: a write replaces them.
+      // A write replaces what the handle has not read.
+      if (others === 'kept') {
+        this.#check(library.ext2fs_xattrs_read(handle), 'read extended attributes');
+      }
       if (attributes.size === 0) {
         this.#check(library.ext2fs_xattrs_write(handle), 'remove extended attributes');
       }

@@ -195,8 +195,9 @@ export class Inode {
 
   #setTime(offset: number, extraOffset: number, time: Time): void {
     const seconds = Math.min(Math.max(time.seconds, TIME_SECONDS_MIN), TIME_SECONDS_MAX);
+    const nanoseconds = seconds === time.seconds ? time.nanoseconds : 0;
     const epoch = Math.floor((seconds + 2 ** 31) / 2 ** 32);
     this.#view.setUint32(offset, seconds >>> 0, true);
-    this.#view.setUint32(extraOffset, ((time.nanoseconds << 2) | epoch) >>> 0, true);
+    this.#view.setUint32(extraOffset, ((nanoseconds << 2) | epoch) >>> 0, true);
   }
 }

@@ -21,6 +21,8 @@ const AUFS_PREFIX = '.wh..wh.';
 const SYMLINKS_MAX = 255;
 /** Longest target of a symbolic link in ext4: a block with its NUL. */
 const TARGET_BYTES_MAX = 4095;
+/** Of all symbolic links: Linux ignores them, and archives have others. */
+const SYMLINK_PERMISSIONS = 0o777;
 /** Links that an inode of ext4 can count. */
 const LINKS_MAX = 65_000;
 const FILE_BYTES_MAX = 2 ** 44 - 4096;
@@ -28,6 +30,9 @@ const ID_MAX = 2 ** 32 - 1;
 
 /** Of directories that a layer uses but does not list, as containerd makes them. */
 const IMPLIED_DIRECTORY = { permissions: 0o755, time: { seconds: 0, nanoseconds: 0 } };
+
+/** What a path is looked up for. */
+type Purpose = 'entry' | 'whiteout' | 'target';
 
 /** Where a name stands: a directory and what it has under the name. */
 interface Place {
@@ -51,7 +56,7 @@ interface Place {
 export class LayerTree {
   readonly #fs: Ext4;
   readonly #window = ContentWriter.makeWindow();
-  /** Inodes that this layer made or changed. */
+  /** Inodes that this layer made or changed, and directories that its entries are below. */
   readonly #touched = new Set<number>([ROOT_INODE]);
   /** Hard links of this layer, which may name inodes of layers below. */
   readonly #links = new Set<string>();
@@ -83,7 +88,7 @@ export class LayerTree {
       this.#hide(path.slice(0, -1), name);
       return;
     }
-    const place = this.#placeOf(path);
+    const place = this.#placeOf(path, 'entry');
     if (entry.type === 'directory' && place.entry?.type === ENTRY_TYPE.directory) {
       this.#setAttributes(place.entry.inode, entry);
       this.#touched.add(place.entry.inode);
@@ -118,8 +123,10 @@ export class LayerTree {
     return number;
   }
 
+  /** What was there goes first: a file is no target for a link in its own place. */
   #addLink(place: Place, entry: TarEntry): void {
-    const target = this.#placeOf(cleanPath(entry.linkTarget), { mustExist: true });
+    this.#remove(place);
+    const target = this.#placeOf(cleanPath(entry.linkTarget), 'target');
     const found = target.entry;
     if (found === undefined || found.type === ENTRY_TYPE.directory) {
       const name = JSON.stringify(Buffer.from(entry.linkTarget, 'latin1').toString());
@@ -128,11 +135,8 @@ export class LayerTree {
     const links = this.#fs.readInode(found.inode).linkCount;
     if (links >= LINKS_MAX) throw refused(`a file has at most ${LINKS_MAX} hard links`);
     this.#links.add(linkKey(place));
-    if (place.entry?.inode !== found.inode) {
-      this.#remove(place);
-      this.#fs.addName(place.directory, place.name, found);
-      this.#countLinks(found.inode, 1);
-    }
+    this.#fs.addName(place.directory, place.name, found);
+    this.#countLinks(found.inode, 1);
     this.#setAttributes(found.inode, entry);
   }
 
@@ -177,7 +181,7 @@ export class LayerTree {
 
   #setAttributes(number: number, entry: TarEntry): void {
     const inode = this.#fs.readInode(number);
-    inode.permissions = entry.mode;
+    inode.permissions = inode.type === 'symlink' ? SYMLINK_PERMISSIONS : entry.mode;
     inode.uid = entry.uid;
     inode.gid = entry.gid;
     const { mtime, atime = mtime } = entry;
@@ -186,14 +190,14 @@ export class LayerTree {
       inode.setDevice(entry.deviceMajor, entry.deviceMinor);
     }
     this.#fs.writeInode(number, inode);
-    this.#fs.setAttributes(number, entry.xattrs, { hadNone: !inode.hasAttributes });
+    const held = entry.type === 'hardlink' ? 'kept' : 'removed';
+    this.#fs.setAttributes(number, entry.xattrs, { others: inode.hasAttributes ? held : 'none' });
   }
 
   /** A whiteout: of one name, or of all names of a directory. */
   #hide(parent: readonly ByteString[], name: ByteString): void {
     if (name !== OPAQUE_WHITEOUT && name.startsWith(AUFS_PREFIX)) return;
-    const directory = this.#directoryAt(parent, { mustExist: true });
-    if (directory === undefined) return;
+    const directory = this.#directoryAt(parent, 'whiteout') ?? ROOT_INODE;
     if (name === OPAQUE_WHITEOUT) this.#hideAll(directory);
     else this.#hideName(directory, name.slice(WHITEOUT_PREFIX.length));
   }
@@ -240,53 +244,48 @@ export class LayerTree {
     const inode = this.#fs.readInode(number);
     if (inode.type === 'directory' && inode.linkCount === 1) return 1;
     const count = inode.linkCount + change;
-    inode.linkCount = count >= LINKS_MAX ? 1 : count;
+    inode.linkCount = inode.type === 'directory' && count >= LINKS_MAX ? 1 : count;
     if (inode.linkCount > 0) this.#fs.writeInode(number, inode);
     return inode.linkCount;
   }
 
   /** The place of a clean path, whose directories are made if they do not exist. */
-  #placeOf(path: readonly ByteString[], options: { mustExist?: boolean } = {}): Place {
+  #placeOf(path: readonly ByteString[], purpose: Purpose): Place {
     const name = path.at(-1);
     if (name === undefined) throw refused('it names the root');
-    const directory = this.#directoryAt(path.slice(0, -1), options);
+    const directory = this.#directoryAt(path.slice(0, -1), purpose);
     if (directory === undefined) return { directory: ROOT_INODE, name, entry: undefined };
     return { directory, name, entry: this.#fs.directory(directory).get(name) };
   }
 
   /**
-   * The directory at a clean path, with symbolic links followed within the root. One that does not
-   * exist is made, or gives undefined with `mustExist`.
+   * The directory at a clean path, with symbolic links followed within the root; `..` in their
+   * targets goes up as text, as in containerd. A directory that does not exist is made, or gives
+   * undefined for the target of a hard link.
    */
-  #directoryAt(
-    path: readonly ByteString[],
-    { mustExist = false }: { mustExist?: boolean } = {},
-  ): number | undefined {
-    let at = ROOT_INODE;
+  #directoryAt(path: readonly ByteString[], purpose: Purpose): number | undefined {
+    let passed: { readonly name: ByteString; readonly inode: number }[] = [];
     let links = 0;
     const left = path.toReversed();
-    while (left.length > 0) {
-      const name = defined(left.pop(), 'the list is not empty');
-      if (name === '' || name === '.') continue;
-      const directory = this.#fs.directory(at);
-      if (name === '..') {
-        at = directory.parent;
-        continue;
-      }
-      const entry = directory.get(name);
+    for (let name = left.pop(); name !== undefined; name = left.pop()) {
+      const at = passed.at(-1)?.inode ?? ROOT_INODE;
+      const entry = this.#fs.directory(at).get(name);
       if (entry === undefined) {
-        if (mustExist) return undefined;
-        at = this.#addImplied({ directory: at, name, entry });
-      } else if (entry.type === ENTRY_TYPE.directory) at = entry.inode;
+        if (purpose === 'target') return undefined;
+        for (const { inode } of passed) this.#touched.add(inode);
+        passed.push({ name, inode: this.#addImplied({ directory: at, name, entry }) });
+      } else if (entry.type === ENTRY_TYPE.directory) passed.push({ name, inode: entry.inode });
       else if (entry.type === ENTRY_TYPE.symlink) {
         if (++links > SYMLINKS_MAX) throw refused('its path passes too many symbolic links');
         const target = this.#targetOf(entry.inode);
-        if (target.startsWith('/')) at = ROOT_INODE;
-        left.push(...target.split('/').reverse());
-      } else if (mustExist) return undefined;
+        const above = target.startsWith('/') ? [] : passed.map((each) => each.name);
+        left.push(...cleanPath([...above, target].join('/')).toReversed());
+        passed = [];
+      } else if (purpose === 'target') return undefined;
       else throw refused(`a part of its path, ${JSON.stringify(name)}, is not a directory`);
     }
-    return at;
+    if (purpose === 'entry') for (const { inode } of passed) this.#touched.add(inode);
+    return passed.at(-1)?.inode ?? ROOT_INODE;
   }
 
   #addImplied(place: Place): number {

@@ -64,6 +64,7 @@ export interface Library {
   ext2fs_free_ext_attr(fs: Pointer, inode: number, bytes: Uint8Array): number;
   ext2fs_xattrs_open(fs: Pointer, inode: number, result: [Pointer | null]): number;
   ext2fs_xattr_set(handle: Pointer, name: Uint8Array, value: Uint8Array, length: number): number;
+  ext2fs_xattrs_read(handle: Pointer): number;
   ext2fs_xattrs_write(handle: Pointer): number;
   ext2fs_xattrs_close(handle: [Pointer | null]): number;
   ext2fs_dirhash2(
@@ -99,6 +100,7 @@ const DECLARATIONS = [
   'long ext2fs_free_ext_attr(void *fs, uint32_t inode, uint8_t *bytes)',
   'long ext2fs_xattrs_open(void *fs, uint32_t inode, _Out_ void **result)',
   'long ext2fs_xattr_set(void *handle, uint8_t *name, uint8_t *value, size_t length)',
+  'long ext2fs_xattrs_read(void *handle)',
   'long ext2fs_xattrs_write(void *handle)',
   'long ext2fs_xattrs_close(_Inout_ void **handle)',
   'long ext2fs_dirhash2(int version, uint8_t *name, int length, void *charset, int flags, ' +
