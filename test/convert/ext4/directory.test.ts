@@ -46,7 +46,9 @@ function namesOf(directory: Directory): Map<string, number> {
   return new Map([...directory.entries()].map(([name, { inode }]) => [name, inode]));
 }
 
-/** Finds a name as the kernel does: by its hash through the index, and on while hashes are equal. */
+/**
+ * Finds a name as the kernel does: by its hash through the index, and on while hashes are equal.
+ */
 function kernelFinds(blocks: MemoryBlocks, name: string): boolean {
   const hash = blocks.hash(name);
   const view = (index: number): DataView => new DataView(blocks.read(index).buffer);
