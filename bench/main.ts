@@ -5,6 +5,8 @@
 import { cpus, release } from 'node:os';
 import { benchBlobs } from './blobs.ts';
 import { benchCodecs } from './codecs.ts';
+import { benchConvert } from './convert.ts';
+import { benchDecode } from './decode.ts';
 import { benchDevice } from './device.ts';
 import { benchEdge } from './edge.ts';
 import { benchJoin } from './join.ts';
@@ -17,6 +19,7 @@ import { benchRoots } from './roots.ts';
 import type { BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
 import { benchVerify } from './verify.ts';
+import { benchWorkloads } from './workloads.ts';
 
 const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[]>> = {
   codecs: benchCodecs,
@@ -32,6 +35,9 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   roads: benchRoads,
   'own-way': benchOwnWay,
   roots: benchRoots,
+  convert: benchConvert,
+  decode: benchDecode,
+  workloads: benchWorkloads,
 };
 
 /** Parts of a benchmark that it starts in a process of their own. */
@@ -71,6 +77,17 @@ own-way a blob of 64 MiB that only the client's token opens, by agents and strai
         every byte is compared.
 roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped
         (SIGSTOP) for a minute; every byte is compared.
+convert an image of Debian packages (some 2 GB; the packages and layers stay in ~/.cache/xylem-test)
+        from one registry to another, beside skopeo and gzip with the same layers; then an image of
+        100,000 files in one directory, and one of 10 GiB, which compresses to an eighth. Needs
+        30 GB of disk.
+decode  the layers of that image in one thread, as gzip and as blocks; a first byte is that of a
+        file or a layer that has just been opened.
+workloads
+        a host with a link of 100 Mbit/s, from the command to the first answer of a program: with
+        containerd, which pulls and unpacks the image first, and with an agent that is new to the
+        block image, whose root has such a link too; the second start has the agent's store. A
+        published example of a page to PDF, on other machines, is named beside it.
 `;
 
 const SMOKE_NOTE =
@@ -105,7 +122,7 @@ async function main(): Promise<void> {
     const value = row.value >= 100 ? row.value.toFixed(0) : row.value.toPrecision(3);
     const note = row.note === undefined ? '' : `  (${row.note})`;
     process.stdout.write(
-      `${row.bench.padEnd(7)} ${row.what.padEnd(width)} ${value.padStart(9)} ${row.unit}${note}\n`,
+      `${row.bench.padEnd(9)} ${row.what.padEnd(width)} ${value.padStart(9)} ${row.unit}${note}\n`,
     );
   }
   process.stdout.write(smoke ? SMOKE_NOTE : NOTES);

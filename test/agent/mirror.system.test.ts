@@ -121,7 +121,9 @@ describeWith(
           const reference = `${proxy.address}/team/app:1`;
           for (const [i, host] of [...cluster.hosts.entries()].reverse()) {
             const enter = network.places[i]?.enter;
-            const containerd = await Containerd.start(hostsDirOf(host, proxy.address), enter);
+            const containerd = await Containerd.start(hostsDirOf(host, proxy.address), {
+              ...(enter && { enter }),
+            });
             await containerd.pull(reference);
             const content = await containerd.content();
             for (const { digest } of image.layers) expect(content, host.name).toContain(digest);

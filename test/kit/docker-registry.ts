@@ -5,11 +5,13 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { onTestFinished } from 'vitest';
 import type { Certificates } from './certificates.ts';
-import { tempFolder } from './temp-folder.ts';
+import { tempFolder, type AtEnd } from './temp-folder.ts';
 
 interface DockerRegistryOptions {
   /** Folder for its contents; absent: a fresh folder. Two registries may share one. */
   readonly storage?: string;
+  /** The address that it listens on. Default: 127.0.0.1. */
+  readonly host?: string;
   readonly htpasswd?: { readonly username: string; readonly password: string };
   readonly tls?: Certificates;
   /** Where it tells of pushes, with an Authorization header. */
@@ -24,11 +26,14 @@ interface DockerRegistryOptions {
 }
 
 /**
- * Starts the registry of Debian's package docker-registry on a free port, until the running test
- * ends. Returns `host:port`.
+ * Starts the registry of Debian's package docker-registry on a free port, until the end: of the
+ * running test, if nothing else is said. Returns `host:port`.
  */
-export async function startDockerRegistry(options: DockerRegistryOptions = {}): Promise<string> {
-  const folder = tempFolder();
+export async function startDockerRegistry(
+  options: DockerRegistryOptions = {},
+  atEnd: AtEnd = onTestFinished,
+): Promise<string> {
+  const folder = tempFolder(atEnd);
   const file = join(folder, 'config.json');
   // JSON is YAML too.
   writeFileSync(file, JSON.stringify(configuration(folder, options)));
@@ -36,12 +41,13 @@ export async function startDockerRegistry(options: DockerRegistryOptions = {}): 
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { PATH: process.env['PATH'], OTEL_TRACES_EXPORTER: 'none' },
   });
-  onTestFinished(() => end(child));
+  atEnd(() => end(child));
   return addressOf(child);
 }
 
 function configuration(folder: string, options: DockerRegistryOptions): object {
-  const { storage = join(folder, 'storage'), htpasswd, tls, token, notifies } = options;
+  const { storage = join(folder, 'storage'), host = '127.0.0.1' } = options;
+  const { htpasswd, tls, token, notifies } = options;
   const passwords = join(folder, 'htpasswd');
   if (htpasswd !== undefined) {
     const { username, password } = htpasswd;
@@ -52,7 +58,7 @@ function configuration(folder: string, options: DockerRegistryOptions): object {
     log: { level: 'info', formatter: 'json', accesslog: { disabled: true } },
     storage: { filesystem: { rootdirectory: storage } },
     http: {
-      addr: '127.0.0.1:0',
+      addr: `${host}:0`,
       ...(tls && { tls: { certificate: tls.certificateFile, key: tls.keyFile } }),
     },
     ...(htpasswd && { auth: { htpasswd: { realm: 'tests', path: passwords } } }),
@@ -77,7 +83,7 @@ async function addressOf(child: ChildProcess): Promise<string> {
   const lines: string[] = [];
   for await (const line of createInterface({ input: stderr })) {
     lines.push(line);
-    const address = /listening on (127\.0\.0\.1:[0-9]+)/.exec(line)?.[1];
+    const address = /listening on ([0-9.]+:[0-9]+)/.exec(line)?.[1];
     if (address === undefined) continue;
     stderr.resume();
     return address;

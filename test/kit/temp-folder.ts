@@ -3,9 +3,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 
-/** A fresh folder that is removed when the running test ends. */
-export function tempFolder(): string {
+/** Has something ended when the work of its owner ends; the last one first. */
+export type AtEnd = (end: () => void | Promise<void>) => void;
+
+/** A fresh folder that is removed at the end: of the running test, if nothing else is said. */
+export function tempFolder(atEnd: AtEnd = onTestFinished): string {
   const folder = mkdtempSync(join(tmpdir(), 'xylem-test-'));
-  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  atEnd(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
