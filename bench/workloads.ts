@@ -109,7 +109,7 @@ const WORKLOADS: readonly Workload[] = [
   },
 ];
 
-const SMOKE: readonly string[] = ['shell', 'python'];
+const SMOKE = 'python';
 
 /** What the benchmark needs of its host. */
 export const WORKLOAD_NEEDS = [
@@ -140,7 +140,7 @@ export async function benchWorkloads(options: { smoke: boolean }): Promise<Bench
     process.stderr.write(`workloads: skipped: ${fault}\n`);
     return [];
   }
-  const chosen = WORKLOADS.filter(({ name }) => !options.smoke || SMOKE.includes(name));
+  const chosen = WORKLOADS.filter(({ name }) => !options.smoke || name === SMOKE);
   return withEndings(async (atEnd) => {
     const layout = tempFolder(atEnd);
     const wanted = Object.fromEntries(chosen.map(({ layer }) => [layer, chainOf(layer)]));
