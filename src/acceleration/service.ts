@@ -118,6 +118,11 @@ export class AccelerationService implements AccelerationApi {
     return this.#states.list();
   }
 
+  /** Whether nobody is to be given this block image, also while its registry still lists it. */
+  isRemoved(digest: Digest): boolean {
+    return this.#states.isRemoved(digest);
+  }
+
   #carryOut(effects: readonly Effect[]): void {
     if (this.#isStopped) return;
     for (const effect of effects) {

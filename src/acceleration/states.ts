@@ -109,6 +109,15 @@ export class AccelerationStates {
     return entry && viewOf(entry);
   }
 
+  /** Whether it is a block image of an image that is accelerated no more. */
+  isRemoved(digest: Digest): boolean {
+    for (const { record } of this.#entries.values()) {
+      if (record.accelerationType !== 'None') continue;
+      if (this.#removable(record).some((image) => image.digest === digest)) return true;
+    }
+    return false;
+  }
+
   /** Conversions that run. */
   get running(): number {
     return this.#count('converting');

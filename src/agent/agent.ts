@@ -37,6 +37,7 @@ import { makeAcceleration, type Acceleration } from './acceleration/acceleration
 import { ImageMounts } from './admin/image-mounts.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
 import { LocalServer } from '../edge/http/local-server.ts';
+import { BlockImages } from '../edge/mirror/block-images.ts';
 import { ManifestCache } from '../edge/mirror/manifest-cache.ts';
 import { Manifests } from '../edge/mirror/manifests.ts';
 import { MirrorEndpoint } from '../edge/mirror/endpoint.ts';
@@ -141,8 +142,11 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
+  const acceleration = makeAcceleration(config, { ...shared, registries, disk });
+  const isRemoved = acceleration?.isRemoved;
+  const { askRoots } = engine.tree;
   const manifests = new Manifests(
-    { ...shared, cache: manifestCache, origin: inner, transport, askRoots: engine.tree.askRoots },
+    { ...shared, cache: manifestCache, origin: inner, transport, askRoots, isRemoved },
     {
       self: host.peer,
       role: config.role,
@@ -150,7 +154,6 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
       staleMs: config.mirror.staleTagSeconds * 1000,
     },
   );
-  const acceleration = makeAcceleration(config, { ...shared, registries, disk });
   const kept = new KeptVerdicts({ ...shared, disk });
   const roots = makeRoots(config, {
     ...shared,
@@ -409,6 +412,7 @@ class Agent implements Service, StatusSource {
       {
         ...components,
         manifests,
+        blockImages: new BlockImages({ ...components, manifests, metrics }),
         gate,
         ping: new MirrorPing({ urls, clock: this.#clock }, { registries }),
         ownAnswer: new OwnAnswer({ urls, clock: this.#clock }),

@@ -1,5 +1,10 @@
 import { digestOf, type Digest } from '../image/digest.ts';
-import { MANIFEST_MEDIA_TYPES, OVERLAYBD_ANNOTATION, type Descriptor } from '../image/manifest.ts';
+import {
+  BLOCK_IMAGE_ARTIFACT_TYPE,
+  MANIFEST_MEDIA_TYPES,
+  OVERLAYBD_ANNOTATION,
+  type Descriptor,
+} from '../image/manifest.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { AccelerationLayer } from './acceleration-layer.ts';
 import type { LayerBlob } from './layer-blob.ts';
@@ -7,9 +12,6 @@ import type { StoredManifest } from './places/manifest-parts.ts';
 
 const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
 const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
-
-/** Type of a block image among the referrers of its original, as overlaybd names it. */
-const BLOCK_IMAGE_ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
 
 /** Annotation of a block layer: chain id of the layers of the original image that it completes. */
 export const CHAIN_ANNOTATION = 'io.xylem.chain-id';

@@ -33,6 +33,9 @@ export const OVERLAYBD_ANNOTATION = 'containerd.io/snapshot/overlaybd/';
  */
 export const ACCELERATION_ANNOTATION = `${OVERLAYBD_ANNOTATION}acceleration-layer`;
 
+/** Type of a block image among the referrers of its original, as overlaybd names it. */
+export const BLOCK_IMAGE_ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
+
 /** A blob that a manifest names, with its size in bytes. */
 export interface Descriptor {
   readonly mediaType: string;

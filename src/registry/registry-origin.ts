@@ -1,10 +1,12 @@
 import type { BlobOrigin } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import { BLOCK_IMAGE_ARTIFACT_TYPE } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { FetchedManifest, RegistryClient } from './client.ts';
 import { RegistryError } from './errors.ts';
 import { parseReference } from './reference.ts';
+import { referrersOfType, referrersTag, type Referrer } from './referrers.ts';
 import type { OperationOptions } from './http/retry.ts';
 import { hostPlatform } from './platform.ts';
 import {
@@ -128,6 +130,29 @@ export class RegistryOrigin implements Origin {
   ): Promise<FetchedManifest> {
     const { own } = await this.#components.load();
     return own.manifest(origin, reference, options);
+  }
+
+  /**
+   * The block images among the referrers of a manifest: as the registry lists them, or as the tag
+   * does that stands in for its list. Rejects as `manifest()` does.
+   */
+  async blockImages(
+    origin: BlobOrigin,
+    digest: Digest,
+    options: OperationOptions,
+  ): Promise<readonly Referrer[]> {
+    const { own } = await this.#components.load();
+    const artifactType = BLOCK_IMAGE_ARTIFACT_TYPE;
+    const pages = await own.referrers({ origin, digest, artifactType }, options);
+    if (pages !== undefined) return referrersOfType(pages, artifactType);
+    try {
+      const tagged = { ...options, isFresh: true };
+      const { bytes } = await own.manifest(origin, referrersTag(digest), tagged);
+      return referrersOfType([bytes], artifactType);
+    } catch (error) {
+      if (error instanceof RegistryError && error.code === 'not-found') return [];
+      throw error;
+    }
   }
 
   believes(origin: BlobOrigin): boolean {

@@ -141,7 +141,7 @@ export interface ResolveReply {
  */
 export interface ManifestRequest {
   readonly origin: BlobOrigin;
-  /** A tag, or `sha256:...`. */
+  /** A tag, `sha256:...`, or `block-images:sha256:...` for the list of its block images. */
   readonly reference: string;
 }
 

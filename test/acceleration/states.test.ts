@@ -166,6 +166,23 @@ describe('AccelerationStates', () => {
     expect(states.nextMs()).toBeUndefined();
   });
 
+  it('knows what nobody is to be given while the registry still lists it', () => {
+    const states = make();
+    const other = 'registry.example/team/app:latest';
+    makeReady(states, V1, 0);
+    makeReady(states, V1, 0, other);
+    makeReady(states, V2, 0, 'registry.example/team/app:2');
+    const [{ digest } = { digest: V2 }] = blocksOf(V1);
+    expect(states.isRemoved(digest)).toBe(false);
+    states.stop(APP, 1);
+    expect(states.isRemoved(digest), 'another tag stands for it').toBe(false);
+    const stopped = states.stop(other, 2);
+    expect(states.isRemoved(digest)).toBe(true);
+    states.removed(other, turnOf(stopped, 'remove', other), failed(DOWN), 3);
+    expect(states.isRemoved(digest)).toBe(true);
+    expect(states.isRemoved(blocksOf(V2)[0]?.digest ?? V1)).toBe(false);
+  });
+
   it('cancels the conversion of an image that is stopped, and ignores what it came to', () => {
     const states = make();
     const found = states.looked(APP, turnOf(states.accelerate(APP, 0), 'look'), done(V1), 0);

@@ -11,11 +11,12 @@ import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts'
 import { waitReady } from '../../src/demo/processes.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { defined } from '../../src/util/assert.ts';
+import { Containerd } from '../kit/containerd.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { makeTarImage } from '../kit/tar-image.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
-import { credentialsFile } from './kit/mirror-rig.ts';
+import { credentialsFile, hostsDirOf } from './kit/mirror-rig.ts';
 
 const run = promisify(execFile);
 const ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
@@ -112,6 +113,28 @@ async function digestAt(registry: string, tag: string): Promise<string | null> {
   const url = `http://${registry}/v2/team/app/manifests/${tag}`;
   const headers = { accept: 'application/vnd.oci.image.manifest.v1+json' };
   return (await fetch(url, { headers })).headers.get('docker-content-digest');
+}
+
+/** What a host's mirror gives for a tag or a digest. */
+async function manifestAt(
+  host: ClusterHost,
+  registry: string,
+  reference: string,
+  takesBlocks: boolean,
+  method = 'GET',
+) {
+  const headers = {
+    accept: 'application/vnd.oci.image.manifest.v1+json',
+    ...(takesBlocks && { 'xylem-accept-block-images': 'yes' }),
+  };
+  const url = `${host.mirror}/v2/team/app/manifests/${reference}?ns=${registry}`;
+  const { headers: told } = await fetch(url, { method, headers });
+  return {
+    digest: told.get('docker-content-digest'),
+    vary: told.get('vary'),
+    length: told.get('content-length'),
+    type: told.get('content-type'),
+  };
 }
 
 /** Names of the folders of conversions. */
@@ -248,6 +271,53 @@ describeWith(
       await run('mount', ['-o', 'remount,size=200m', workDir]);
       await set(root, { image: reference });
       await ready(root, reference);
+    });
+
+    describeWith('through mirrors', [needs.program('containerd')], () => {
+      test('gives containerd the block image if it takes one, else the original', async () => {
+        const registry = await startDockerRegistry();
+        const image = await push(registry, [900_000, 40_000]);
+        const { cluster, root } = await startRoot({ registry, children: 1 });
+        const child = defined(cluster.children[0], 'a child');
+        const name = `${registry}/team/app:1`;
+        const opted = hostsDirOf(child, registry, true);
+        const early = await Containerd.start(opted);
+        await early.pull(name);
+        expect(await early.content(), 'nothing is ready').toContain(image.digest);
+
+        await set(root, { image: `docker://${name}` });
+        const found = await ready(root, `docker://${name}`);
+        const block = defined(found.ready?.images[0], 'a block image').digest;
+        for (const host of [child, root]) {
+          const plain = await Containerd.start(hostsDirOf(host, registry));
+          await plain.pull(name);
+          expect(await plain.content()).toContain(image.digest);
+          expect(await plain.content()).not.toContain(block);
+          const blocks = await Containerd.start(hostsDirOf(host, registry, true));
+          await blocks.pull(name);
+          expect(await blocks.content()).toContain(block);
+          expect(await blocks.content()).not.toContain(image.digest);
+          await blocks.pull(`${registry}/team/app@${image.digest}`);
+          expect(await blocks.content()).toContain(image.digest);
+        }
+
+        const at = await manifestAt(child, registry, '1', true);
+        expect(at).toMatchObject({ digest: block, vary: 'Xylem-Accept-Block-Images' });
+        expect(await manifestAt(child, registry, '1', true, 'HEAD')).toMatchObject({
+          ...{ digest: block, length: at.length, type: at.type },
+        });
+        expect(await manifestAt(child, registry, '1', false)).toMatchObject({
+          digest: image.digest,
+        });
+        expect(await manifestAt(child, registry, image.digest, true)).toMatchObject({
+          ...{ digest: image.digest, vary: null },
+        });
+        await set(root, { image: `docker://${name}`, accelerationType: 'None' });
+        await until(root, `docker://${name}`, (each) => each === undefined);
+        expect(await manifestAt(child, registry, '1', true)).toMatchObject({
+          digest: image.digest,
+        });
+      });
     });
 
     describeWith('with passwords', [needs.program('htpasswd')], () => {

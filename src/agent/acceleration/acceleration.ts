@@ -41,6 +41,8 @@ interface Components {
 export interface Acceleration extends AccelerationApi {
   start(): Promise<void>;
   stop(): Promise<void>;
+  /** Whether nobody is to be given this block image. */
+  isRemoved(digest: Digest): boolean;
 }
 
 /** Undefined on hosts that accelerate nothing. */
@@ -61,6 +63,7 @@ export function makeAcceleration(config: Config, components: Components): Accele
     },
     set: (image, type) => service.set(image, type),
     list: () => service.list(),
+    isRemoved: (digest) => service.isRemoved(digest),
   };
 }
 

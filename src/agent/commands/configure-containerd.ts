@@ -1,5 +1,6 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { isRegistryHost } from '../../registry/hosts.ts';
+import { checkBlockSnapshotter } from './block-snapshotter.ts';
 import {
   carryOut,
   checkConfigPath,
@@ -17,6 +18,7 @@ interface Options {
   readonly default?: boolean;
   readonly mirror: string;
   readonly server?: string;
+  readonly blockImages?: boolean;
   readonly remove?: boolean;
   readonly dryRun?: boolean;
   readonly containerdConfig: string;
@@ -31,6 +33,7 @@ that copy. Repeating either command changes nothing.
 Examples:
   xylem configure-containerd --registry registry.example --registry registry.lan:5000
   xylem configure-containerd --default
+  xylem configure-containerd --default --block-images
   xylem configure-containerd --registry reg.lan:5000 --server http://reg.lan:5000 --dry-run
   xylem configure-containerd --registry registry.example --remove`;
 
@@ -47,11 +50,15 @@ export function registerConfigureContainerd(program: Command): void {
     .option('--default', 'all registries without a folder of their own (_default)')
     .option('--mirror <url>', 'local address of the agent', urlOf, 'http://127.0.0.1:19145')
     .option('--server <url>', "the registry's URL, if containerd would guess another", urlOf)
+    .option(
+      '--block-images',
+      'ask for the block images of images, which the overlaybd snapshotter of this host mounts',
+    )
     .option('--remove', 'remove the agent from hosts.toml')
     .option('--dry-run', 'show the changes, and make none')
     .option(
       '--containerd-config <file>',
-      'file that says whether containerd reads the folder',
+      'file that says whether containerd reads the folder, and which snapshotters run',
       '/etc/containerd/config.toml',
     )
     .addOption(jsonOption())
@@ -59,19 +66,23 @@ export function registerConfigureContainerd(program: Command): void {
   command.action((options: Options) => run(command, options));
 }
 
-function run(command: Command, options: Options): void {
-  const { dir, mirror, server, remove, dryRun } = options;
+async function run(command: Command, options: Options): Promise<void> {
+  const { dir, mirror, server, blockImages, remove, dryRun } = options;
   const registries = [...new Set(options.registry), ...(options.default ? [DEFAULT_HOST] : [])];
   if (registries.length === 0) command.error('error: name a --registry, or --default');
   if (server !== undefined && (registries.length > 1 || options.default)) {
     command.error('error: --server needs exactly one --registry, and no --default');
   }
+  if (blockImages && !remove) await checkBlockSnapshotter(options.containerdConfig);
   // Plans all changes before it makes the first: a file that it cannot parse stops the command with
   // no change made.
   const changes = registries.map((registry) =>
     remove
       ? planRemoval({ dir, registry })
-      : planMirror({ dir, registry, mirror, ...(server !== undefined && { server }) }),
+      : planMirror({
+          ...{ dir, registry, mirror, blockImages: blockImages === true },
+          ...(server !== undefined && { server }),
+        }),
   );
   const check = remove ? undefined : checkConfigPath(options.containerdConfig, dir);
   if (!dryRun) for (const change of changes) carryOut(change);

@@ -11,6 +11,7 @@ import {
 import { isDeepStrictEqual } from 'node:util';
 import { dirname, join } from 'node:path';
 import { parse } from 'smol-toml';
+import { BLOCK_IMAGES_HEADER, BLOCK_IMAGES_VALUE } from '../../edge/mirror/block-images.ts';
 import { registryName } from '../../registry/reference.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 
@@ -28,11 +29,15 @@ const BEGIN = '# xylem: begin (made by `xylem configure-containerd`, taken out b
 const END = '# xylem: end';
 const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
 
-/** The command cannot read, parse or write a hosts.toml. The message says what to do. */
+/**
+ * The command cannot read, parse or write a hosts.toml, or (`snapshotter`) must not ask for block
+ * images. The message says what to do.
+ */
 export class HostsFileError extends CodedError<
   | { readonly code: 'file'; readonly path: string }
   | { readonly code: 'syntax'; readonly path: string }
   | { readonly code: 'layout'; readonly path: string }
+  | { readonly code: 'snapshotter'; readonly path: string }
 > {}
 
 /** The planned change of one hosts.toml. */
@@ -60,9 +65,14 @@ interface HostsInit {
  * itself. Throws HostsFileError.
  */
 export function planMirror(
-  init: HostsInit & { readonly mirror: string; readonly server?: string },
+  init: HostsInit & {
+    readonly mirror: string;
+    readonly server?: string;
+    /** Whether a snapshotter here mounts block images. */
+    readonly blockImages?: boolean;
+  },
 ): HostsChange {
-  const { registry, mirror } = init;
+  const { registry, mirror, blockImages = false } = init;
   const file = hostsFile(init);
   const before = readText(file);
   const rest = withoutPart(before ?? '');
@@ -72,8 +82,9 @@ export function planMirror(
     return { registry, file, action: 'none', ...(before !== undefined && { text: before }), note };
   }
   const server = Object.hasOwn(known, 'server') ? undefined : init.server;
-  const text = withPart(rest, partOf(mirror, server));
-  checkResult(text, { file, known, mirror, server });
+  const wanted = { mirror, server, blockImages };
+  const text = withPart(rest, partOf(wanted));
+  checkResult(text, { file, known, ...wanted });
   if (text === before) return { registry, file, action: 'none', text };
   if (before === undefined) return { registry, file, action: 'create', text };
   const backup = file + BACKUP_SUFFIX;
@@ -173,6 +184,20 @@ export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
   return { file, configPath };
 }
 
+/**
+ * The snapshotters that the file names beside containerd's own, and their sockets. Throws
+ * HostsFileError for a file that is not TOML.
+ */
+export function proxySnapshotters(file: string): ReadonlyMap<string, string> {
+  const plugins = Object.entries(tableAt(parsed(readText(file) ?? '', file), 'proxy_plugins'));
+  return new Map(
+    plugins.flatMap(([name, plugin]) => {
+      const { type, address } = Object(plugin) as Table;
+      return type === 'snapshot' && typeof address === 'string' ? [[name, address] as const] : [];
+    }),
+  );
+}
+
 type Table = Readonly<Record<string, unknown>>;
 
 /**
@@ -186,12 +211,23 @@ function hostsFile({ dir, registry }: HostsInit): string {
   return join(dir, existsSync(join(dir, first)) ? first : name, FILE);
 }
 
-function partOf(mirror: string, server: string | undefined): string {
+/** What the command writes. */
+interface Part {
+  readonly mirror: string;
+  readonly server: string | undefined;
+  readonly blockImages: boolean;
+}
+
+function partOf({ mirror, server, blockImages }: Part): string {
+  const name = `host.${JSON.stringify(mirror)}`;
   return [
     BEGIN,
     ...(server === undefined ? [] : [`server = ${JSON.stringify(server)}`, '']),
-    `[host.${JSON.stringify(mirror)}]`,
+    `[${name}]`,
     '  capabilities = ["pull", "resolve"]',
+    ...(blockImages
+      ? [`  [${name}.header]`, `    ${BLOCK_IMAGES_HEADER} = "${BLOCK_IMAGES_VALUE}"`]
+      : []),
     END,
     '',
   ].join('\n');
@@ -218,17 +254,19 @@ function withPart(rest: string, part: string): string {
  */
 function checkResult(
   text: string,
-  to: { file: string; known: Table; mirror: string; server: string | undefined },
+  to: Part & { readonly file: string; readonly known: Table },
 ): void {
-  const { file, known, mirror, server } = to;
+  const { file, known, mirror, server, blockImages } = to;
   const result = parsed(text, file);
-  const host = { [mirror]: { capabilities: ['pull', 'resolve'] }, ...tableAt(known, 'host') };
+  const header = { [BLOCK_IMAGES_HEADER]: BLOCK_IMAGES_VALUE };
+  const own = { capabilities: ['pull', 'resolve'], ...(blockImages && { header }) };
+  const host = { [mirror]: own, ...tableAt(known, 'host') };
   const wanted = { ...known, ...(server !== undefined && { server }), host };
   const [first] = Object.keys(tableAt(result, 'host'));
   if (isDeepStrictEqual(result, wanted) && first === mirror) return;
   throw new HostsFileError(
     `cannot insert the mirror into ${file} because of its layout; ` +
-      `add these lines before its first host by hand:\n${partOf(mirror, server)}`,
+      `add these lines before its first host by hand:\n${partOf(to)}`,
     { code: 'layout', path: file },
   );
 }

@@ -2,6 +2,7 @@ import { rename, rm, stat } from 'node:fs/promises';
 import type { BlobRef } from '../../image/block.ts';
 import { digestOf } from '../../image/digest.ts';
 import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
+import { referrersTag } from '../../registry/referrers.ts';
 import type { BlobOpener } from '../../registry/upload.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { defined } from '../../util/assert.ts';
@@ -20,7 +21,7 @@ import { FolderFiles } from './layout-files.ts';
 import { LayoutReader } from './layout-reader.ts';
 import { readParts, type StoredManifest } from './manifest-parts.ts';
 import type { ImageTarget, PutOptions } from './place.ts';
-import { referrersTag, withReferrer } from './referrers.ts';
+import { withReferrer } from './referrers.ts';
 
 /** An image in an OCI image layout in a folder, which need not exist yet: `oci:DIR:tag`. */
 export class LayoutPlace extends LayoutReader implements ImageTarget {

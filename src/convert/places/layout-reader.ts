@@ -1,13 +1,14 @@
 import type { BlobRef } from '../../image/block.ts';
 import { digestHex, digestOf, parseDigest, type Digest } from '../../image/digest.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
+import { referrersTag } from '../../registry/referrers.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { ConvertError } from '../errors.ts';
 import { readEntries, TAG_ANNOTATION, type IndexEntry } from '../oci-layout.ts';
 import { piecesOf, readSmall, type ImageFiles } from './layout-files.ts';
 import { mediaTypeOf, type NamedContent, type StoredManifest } from './manifest-parts.ts';
 import { checkedBlob, type ImagePlace } from './place.ts';
-import { referrersIn, referrersTag } from './referrers.ts';
+import { referrersIn } from './referrers.ts';
 
 /** Which image of a layout is meant. */
 export interface LayoutReaderInit {

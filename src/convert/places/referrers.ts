@@ -2,14 +2,6 @@ import type { Digest } from '../../image/digest.ts';
 import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
 import { readParts, type NamedContent, type StoredManifest } from './manifest-parts.ts';
 
-/**
- * The tag of the index that lists the referrers of a manifest where nothing else lists them
- * (distribution spec 1.1, "Referrers Tag Schema").
- */
-export function referrersTag(digest: Digest): string {
-  return digest.replace(':', '-');
-}
-
 /** The referrers in such an index: all of them, or those of one type. */
 export function referrersIn(
   index: Omit<StoredManifest, 'mediaType'>,

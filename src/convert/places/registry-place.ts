@@ -3,6 +3,7 @@ import { digestOf, type Digest } from '../../image/digest.ts';
 import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { FetchedManifest, RegistryClient } from '../../registry/client.ts';
 import { RegistryError } from '../../registry/errors.ts';
+import { referrersTag } from '../../registry/referrers.ts';
 import { parseReference, type ImageReference } from '../../registry/reference.ts';
 import type { BlobOpener } from '../../registry/upload.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -18,7 +19,7 @@ import {
   type StoredManifest,
 } from './manifest-parts.ts';
 import { checkedBlob, type ImagePlace, type ImageTarget, type PutOptions } from './place.ts';
-import { referrersIn, referrersTag, withoutReferrer, withReferrer } from './referrers.ts';
+import { referrersIn, withoutReferrer, withReferrer } from './referrers.ts';
 
 /** What a RegistryPlace uses. */
 export interface RegistryPlaceComponents {

@@ -12,6 +12,7 @@ import { errorHeaders, type BlobError, type BlobErrorDetail } from '../http/blob
 import { blobResponse, refusalOfMethod, REGISTRY_CODES } from '../http/blob-response.ts';
 import { Exchanges, type Exchange } from '../http/exchange.ts';
 import type { LocalRoute } from '../http/local-server.ts';
+import { BLOCK_IMAGES_HEADER, wantsBlockImages, type BlockImages } from './block-images.ts';
 import type { KeptManifest } from './manifest-cache.ts';
 import type { Manifests } from './manifests.ts';
 import { mirrorMetrics } from './metrics.ts';
@@ -29,6 +30,7 @@ const DEADLINE_MS = 30_000;
 interface MirrorEndpointComponents {
   readonly manifests: Pick<Manifests, 'get'>;
   readonly gate: Pick<BlobGate, 'open'>;
+  readonly blockImages: Pick<BlockImages, 'find'>;
   readonly ping: Pick<MirrorPing, 'challenges'>;
   readonly ownAnswer: Pick<OwnAnswer, 'check'>;
   readonly sender: Pick<BlobSender, 'check' | 'send' | 'sendBytes'>;
@@ -165,15 +167,18 @@ export class MirrorEndpoint implements LocalRoute {
 
   /**
    * What names a digest is asked for once the client is found to be allowed to read it; a tag has
-   * to be read to have one.
+   * to be read to have one. A client that can mount block images gets one by the tag, never by the
+   * digest of its original.
    */
   async #serveManifest(wish: Wish, reference: string): Promise<void> {
     const { request, exchange } = wish;
     const { response, signal } = exchange;
     const wantedDigest = parseDigest(reference);
     if (wantedDigest !== undefined) await this.#admit(wish, wantedDigest);
-    const manifest = await this.#manifest(wish, reference);
-    if (wantedDigest === undefined) await this.#admit(wish, manifest.digest);
+    const original = await this.#manifest(wish, reference);
+    if (wantedDigest === undefined) await this.#admit(wish, original.digest);
+    const isTag = wantedDigest === undefined;
+    const manifest = isTag ? await this.#forClient(wish, original) : original;
     const { digest, mediaType, bytes } = manifest;
     if (!accepts(request.headers.accept, mediaType)) {
       return this.#refuse(response, 'manifest', unacceptable(manifest));
@@ -188,12 +193,29 @@ export class MirrorEndpoint implements LocalRoute {
         digest,
         'etag',
         `"${digest}"`,
+        ...(isTag ? ['vary', BLOCK_IMAGES_HEADER] : []),
       ]);
     if (request.method !== 'HEAD') {
       return this.#parts.sender.sendBytes(bytes, { response, signal, start });
     }
     start();
     response.end();
+  }
+
+  /** The block image of what a tag stands for, where the client takes one and may read it. */
+  async #forClient(wish: Wish, original: KeptManifest): Promise<KeptManifest> {
+    const { request, exchange, origin } = wish;
+    const { signal } = exchange;
+    if (!wantsBlockImages(request)) return original;
+    const found = await this.#parts.blockImages.find(origin, original, signal);
+    if (found === undefined || !accepts(request.headers.accept, found.mediaType)) return original;
+    try {
+      await this.#admit(wish, found.digest);
+      return found;
+    } catch {
+      signal.throwIfAborted();
+      return original;
+    }
   }
 
   /**

@@ -1,6 +1,7 @@
 import type { BlobOrigin } from '../../image/block.ts';
-import { digestOf, parseDigest } from '../../image/digest.ts';
+import { digestOf, parseDigest, type Digest } from '../../image/digest.ts';
 import type { FetchedManifest } from '../../registry/client.ts';
+import type { Referrer } from '../../registry/referrers.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import { checkOrigin, checkTagOrDigest } from '../../registry/reference.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -21,6 +22,7 @@ import { ExpiringMap } from '../../util/expiring-map.ts';
 import { Limiter } from '../../util/limiter.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import { encodeList, listedFor } from './block-image-list.ts';
 import { nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
 import { mirrorMetrics } from './metrics.ts';
 import { blobError, refusalCode, refusalError, refusalOf } from '../client-errors.ts';
@@ -83,7 +85,14 @@ interface ManifestsComponents {
       reference: string,
       options: OperationOptions,
     ): Promise<FetchedManifest>;
+    blockImages(
+      origin: BlobOrigin,
+      digest: Digest,
+      options: OperationOptions,
+    ): Promise<readonly Referrer[]>;
   };
+  /** Whether a block image is given to nobody any more. */
+  readonly isRemoved?: ((digest: Digest) => boolean) | undefined;
   readonly transport: Caller<TreeCalls>;
   readonly askRoots: AskRoots;
 }
@@ -112,8 +121,8 @@ interface Flight {
 }
 
 /**
- * Manifests by tag and digest: from this host, from the root that keeps those of the reference,
- * from the registry.
+ * Manifests by tag and digest, and the lists of their block images: from this host, from the root
+ * that keeps those of the reference, from the registry.
  *
  * Digests are asked once. Tags are asked again after a while; a child asks its root each time, so
  * that all hosts learn of a moved tag at the same time. All that ask for one reference at a time
@@ -154,7 +163,7 @@ export class Manifests {
     try {
       // A peer's words: this host asks the registry for them with credentials of its own.
       checkOrigin(origin);
-      checkTagOrDigest(reference);
+      if (listedFor(reference) === undefined) checkTagOrDigest(reference);
       const above = this.#init.role === 'root' ? [] : this.#above(origin, reference);
       const { manifest, ageMs } = await this.#find(origin, reference, above);
       return { outcome: 'found', ...manifest, ageMs };
@@ -279,14 +288,24 @@ export class Manifests {
     const alone = this.#leftAlone.get(name);
     if (alone !== undefined) throw alone;
     try {
-      const fetched = await this.#parts.origin.manifest(origin, reference, limits);
-      const { digest, mediaType, bytes } = fetched;
+      const listed = listedFor(reference);
+      const { digest, mediaType, bytes } =
+        listed === undefined
+          ? await this.#parts.origin.manifest(origin, reference, limits)
+          : await this.#list(origin, listed, limits);
       return this.#keep(origin, reference, { manifest: { digest, mediaType, bytes }, ageMs: 0 });
     } catch (error) {
       const told = blobError(error);
       if (told.code === 'rate-limited' || isAway(told)) this.#leaveAlone(name, told);
       throw told;
     }
+  }
+
+  async #list(origin: BlobOrigin, of: Digest, limits: OperationOptions): Promise<KeptManifest> {
+    const { hash, isRemoved = () => false } = this.#parts;
+    const images = await this.#parts.origin.blockImages(origin, of, limits);
+    const list = encodeList(images.filter(({ digest }) => !isRemoved(digest)));
+    return { ...list, digest: digestOf(hash, list.bytes) };
   }
 
   #leaveAlone(name: string, error: BlobError): void {

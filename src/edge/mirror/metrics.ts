@@ -7,6 +7,8 @@ export interface MirrorMetrics {
   readonly responseBytes: Counter;
   /** By `source`: cache, root, origin or stale. */
   readonly manifests: Counter;
+  /** By `result`: given, none or failed. */
+  readonly blockImages: Counter;
 }
 
 /** Registers the metrics of the room. */
@@ -29,6 +31,13 @@ export function mirrorMetrics(metrics: Metrics): MirrorMetrics {
         'Manifests that were found, by source: cache, root, origin, stale (a tag while the ' +
         'registry is away).',
       labelNames: ['source'],
+    }),
+    blockImages: metrics.counter({
+      name: 'xylem_mirror_block_images_total',
+      help:
+        'Tags that clients which can mount block images asked for, by result: given (the block ' +
+        'image), none (the original: there is none), failed (the original: it was not found).',
+      labelNames: ['result'],
     }),
   };
 }

@@ -1,7 +1,9 @@
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { DEFAULT_HOST } from '../../../src/agent/commands/containerd-hosts.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
@@ -57,5 +59,33 @@ describe('xylem configure-containerd', () => {
     const bad = await configure('--dir', dir, '--registry', REGISTRY);
     expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('no file was changed')]);
     expect((await configure('--help')).out).toContain('Examples:');
+  });
+
+  it('asks for block images only where the snapshotter that mounts them runs', async () => {
+    const folder = tempFolder();
+    const [dir, file, socket] = ['certs.d', 'config.toml', 'sock'].map((name) =>
+      join(folder, name),
+    );
+    const args = ['--dir', dir ?? '', '--registry', REGISTRY, '--block-images'];
+    const all = [...args, '--containerd-config', file ?? ''];
+    writeFileSync(file ?? '', 'version = 2\n');
+    const none = await configure(...all);
+    expect([none.code, none.err]).toEqual([1, expect.stringContaining('no [proxy_plugins.over')]);
+    const plugin = `[proxy_plugins.overlaybd]\n  type = "snapshot"\n  address = "${socket}"\n`;
+    writeFileSync(file ?? '', plugin);
+    const silent = await configure(...all);
+    expect([silent.code, silent.err]).toEqual([1, expect.stringContaining('nobody listens at')]);
+    expect(existsSync(dir ?? '')).toBe(false);
+    const server = createServer().listen(socket);
+    onTestFinished(() => void server.close());
+    await once(server, 'listening');
+    expect((await configure(...all)).code).toBe(0);
+    const text = readFileSync(join(dir ?? '', REGISTRY, 'hosts.toml'), 'utf8');
+    expect(text).toContain(
+      '[host."http://127.0.0.1:19145".header]\n    Xylem-Accept-Block-Images = "yes"\n',
+    );
+    await configure('--dir', dir ?? '', '--registry', REGISTRY);
+    const plain = readFileSync(join(dir ?? '', REGISTRY, 'hosts.toml'), 'utf8');
+    expect(plain).not.toContain('header');
   });
 });

@@ -49,9 +49,9 @@ export async function startCluster(
 }
 
 /** A folder with containerd's hosts.toml that makes a host's agent the mirror of the registry. */
-export function hostsDirOf(host: ClusterHost, registry: string): string {
+export function hostsDirOf(host: ClusterHost, registry: string, blockImages = false): string {
   const dir = tempFolder();
-  carryOut(planMirror({ dir, registry, mirror: host.mirror }));
+  carryOut(planMirror({ dir, registry, mirror: host.mirror, blockImages }));
   return dir;
 }
 

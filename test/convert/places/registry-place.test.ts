@@ -3,7 +3,7 @@ import { copyImage } from '../../../src/convert/copy-image.ts';
 import { openUntagged } from '../../../src/convert/places/open-place.ts';
 import { LayoutPlace } from '../../../src/convert/places/layout-place.ts';
 import type { StoredManifest } from '../../../src/convert/places/manifest-parts.ts';
-import { referrersTag } from '../../../src/convert/places/referrers.ts';
+import { referrersTag } from '../../../src/registry/referrers.ts';
 import { RegistryPlace } from '../../../src/convert/places/registry-place.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 import { FakeRegistry } from '../../kit/fake-registry.ts';

@@ -5,6 +5,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { BlobSender } from '../../../src/edge/http/blob-sender.ts';
 import { LocalServer } from '../../../src/edge/http/local-server.ts';
 import { MirrorEndpoint } from '../../../src/edge/mirror/endpoint.ts';
+import type { KeptManifest } from '../../../src/edge/mirror/manifest-cache.ts';
 import { AccessError } from '../../../src/edge/access/access-error.ts';
 import { Way } from '../../../src/edge/access/ways.ts';
 import type { BlobAddress } from '../../../src/edge/access/contract.ts';
@@ -38,6 +39,9 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
     clock: new ManualClock(),
     onRead: async (_offset: number): Promise<void> => {},
     challenges: [] as string[],
+    blockImage: undefined as KeptManifest | undefined,
+    lookedFor: [] as Digest[],
+    manifest,
     onCheck: async (): Promise<void> => {},
     onManifest: async (): Promise<void> => {},
     asked: [] as { origin: object; reference: string }[],
@@ -62,6 +66,12 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
         get: (origin, reference) => {
           world.asked.push({ origin, reference });
           return world.onManifest().then(() => manifest);
+        },
+      },
+      blockImages: {
+        find: async (...[, original]) => {
+          world.lookedFor.push(original.digest);
+          return world.blockImage;
         },
       },
       ping: { challenges: () => Promise.resolve(world.challenges) },
@@ -107,6 +117,63 @@ async function ask(url: string, headers: Record<string, string> = {}) {
   const body = Buffer.concat(pieces);
   return { status: response.statusCode, headers: response.headers, body, isWhole };
 }
+
+describe('MirrorEndpoint and block images', () => {
+  const OPTED = { 'xylem-accept-block-images': 'yes' };
+  const bytes = Buffer.from('{"block":1}');
+  const image = { digest: digestOf(bytes), mediaType: 'c/d', bytes };
+  const path = '/v2/team/app/manifests';
+
+  it('gives one by tag to a client that takes them, and the original to all others', async () => {
+    const { world, url } = await start();
+    world.blockImage = image;
+    for (const headers of [{}, { 'xylem-accept-block-images': 'no' }]) {
+      const plain = await ask(`${url}${path}/1`, headers);
+      expect(plain.headers).toMatchObject({
+        'docker-content-digest': world.manifest.digest,
+        vary: 'Xylem-Accept-Block-Images',
+      });
+    }
+    expect(world.lookedFor).toEqual([]);
+    const opted = await ask(`${url}${path}/1`, OPTED);
+    expect(opted).toMatchObject({ status: 200, body: bytes });
+    expect(opted.headers).toMatchObject({
+      'docker-content-digest': image.digest,
+      'content-type': 'c/d',
+      'content-length': String(bytes.length),
+      etag: `"${image.digest}"`,
+      vary: 'Xylem-Accept-Block-Images',
+    });
+    expect(world.checked.map(({ digest }) => digest).slice(-2)).toEqual([
+      world.manifest.digest,
+      image.digest,
+    ]);
+  });
+
+  it('never answers a digest with another image', async () => {
+    const { world, url } = await start();
+    world.blockImage = image;
+    const answer = await ask(`${url}${path}/${world.manifest.digest}`, OPTED);
+    expect(answer.headers['docker-content-digest']).toBe(world.manifest.digest);
+    expect(answer.headers.vary).toBeUndefined();
+    expect(world.lookedFor).toEqual([]);
+  });
+
+  it('gives the original when there is none, it is not accepted, or may not be read', async () => {
+    const { world, url } = await start();
+    const digest = async (headers: object) =>
+      (await ask(`${url}${path}/1`, { ...OPTED, ...headers })).headers['docker-content-digest'];
+    expect(await digest({})).toBe(world.manifest.digest);
+    world.blockImage = image;
+    expect(await digest({ accept: 'a/b' })).toBe(world.manifest.digest);
+    world.onCheck = () => {
+      const isBlock = world.checked.at(-1)?.digest === image.digest;
+      const denied = new AccessError('no', { code: 'denied', challenges: [] });
+      return isBlock ? Promise.reject(denied) : Promise.resolve();
+    };
+    expect(await digest({})).toBe(world.manifest.digest);
+  });
+});
 
 describe('MirrorEndpoint', () => {
   it('takes the registry of ?ns=, else the only configured one, else refuses', async () => {

@@ -1,6 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { ManifestCache } from '../../../src/edge/mirror/manifest-cache.ts';
 import { Manifests } from '../../../src/edge/mirror/manifests.ts';
+import { listReference } from '../../../src/edge/mirror/block-image-list.ts';
+import type { Digest } from '../../../src/image/digest.ts';
+import type { Referrer } from '../../../src/registry/referrers.ts';
 import { RegistryError } from '../../../src/registry/errors.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { silentMetrics } from '../../../src/runtime/metrics.ts';
@@ -38,6 +41,8 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
     registryError: undefined as Error | undefined,
     above: (): Promise<ManifestReply> =>
       Promise.reject(new PeerError('no connection', { code: 'unreachable' })),
+    listed: [] as readonly Referrer[],
+    removed: undefined as Digest | undefined,
     askedRegistry: 0,
     askedAbove: [] as string[],
   };
@@ -48,12 +53,18 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
       askRoots: new AskRoots({ ...parts, clock }),
       cache: new ManifestCache(parts),
       metrics: silentMetrics,
+      isRemoved: (digest) => digest === world.removed,
       origin: {
         manifest: async (origin) => {
           world.askedRegistry++;
           if (world.registryError !== undefined) throw world.registryError;
           const { bytes } = world;
           return { digest: digestOf(bytes), mediaType: 'a/b', bytes, origin };
+        },
+        blockImages: async () => {
+          world.askedRegistry++;
+          if (world.registryError !== undefined) throw world.registryError;
+          return world.listed;
         },
       },
       transport: callerOf({
@@ -93,6 +104,33 @@ describe('Manifests on a root', () => {
     world.clock.advance(10_000_000);
     for (const { digest } of [one, moved]) expect((await get(digest)).digest).toBe(digest);
     expect(world.askedRegistry).toBe(2);
+  });
+
+  it('gives the list of block images for as long as a tag, apart from what is pulled', async () => {
+    const { world, get, manifests } = hostWith('root');
+    const { digest } = await get('1');
+    const list = async () => JSON.parse(Buffer.from((await get(ref)).bytes).toString());
+    const ref = listReference(digest);
+    const image = {
+      mediaType: 'm',
+      digest: digestOf(Buffer.from('x')),
+      size: 1,
+      artifactType: 'a',
+    };
+    expect(await list()).toMatchObject({ manifests: [] });
+    world.listed = [image];
+    expect(await list(), 'an empty list is kept too').toMatchObject({ manifests: [] });
+    world.clock.advance(30_000);
+    expect(await list()).toMatchObject({ manifests: [image] });
+    expect(world.askedRegistry).toBe(3);
+    const request = { origin: ORIGIN, reference: ref };
+    expect(await manifests.answer(CHILD.peer, request)).toMatchObject({ outcome: 'found' });
+    expect((await get(digest)).digest).toBe(digest);
+    world.removed = image.digest;
+    world.clock.advance(30_000);
+    expect(await list(), 'it is given to nobody any more').toMatchObject({ manifests: [] });
+    const odd = { origin: ORIGIN, reference: 'block-images:sha256:12' };
+    expect(await manifests.answer(CHILD.peer, odd)).toMatchObject({ outcome: 'not-found' });
   });
 
   it('answers a recent tag while the registry is away, if configured, up to a bound', async () => {
