@@ -43,10 +43,26 @@ export function registerCheck(program: Command): void {
     .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
     .addOption(jsonOption())
     .addHelpText('after', TEXT)
-    .action(check);
+    .action(async (image: string, original: string | undefined, options: Options) => {
+      const { text, ...facts } = await runCheck(image, original, options);
+      printFacts(options.json, { image, original, ...facts }, text);
+      if (!facts.isSound) process.exitCode = 1;
+    });
 }
 
-async function check(image: string, original: string | undefined, options: Options): Promise<void> {
+/** What a check found, as facts and as lines for people. */
+interface CheckOutcome {
+  readonly isSound: boolean;
+  readonly platforms: readonly object[];
+  readonly text: string;
+}
+
+/** Checks an image in its place, with the options of `xylem check`. */
+export async function runCheck(
+  image: string,
+  original: string | undefined,
+  options: RegistryOptions & { readonly workDir?: string },
+): Promise<CheckOutcome> {
   const components = {
     codec: new NodeCodec(),
     hash: new NodeHash(),
@@ -66,8 +82,7 @@ async function check(image: string, original: string | undefined, options: Optio
   });
   const isSound = checks.every(isGood);
   const platforms = checks.map((each) => ({ ...each, layers: each.layers.map(factsOf) }));
-  printFacts(options.json, { image, original, isSound, platforms }, checks.map(textOf).join('\n'));
-  if (!isSound) process.exitCode = 1;
+  return { isSound, platforms, text: checks.map(textOf).join('\n') };
 }
 
 function isGood({ layers, comparison }: PlatformCheck): boolean {

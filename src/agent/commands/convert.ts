@@ -102,6 +102,7 @@ async function fromDirectory(
   if (dst === undefined) throw invalid('DST', '', 'name where to put the image');
   const directory = src.slice(DIRECTORY_PREFIX.length);
   if (directory === '') throw invalid('SRC', src, 'it must be dir:PATH, for instance dir:./rootfs');
+  if (options.verify === true) throw invalid('SRC', src, '--verify compares with an image only');
   const components = { codec: new NodeCodec(), hash: new NodeHash() };
   const made = { ...blockOptions(options), workDirectory: options.workDir };
   const image = await withPlaces(options, [dst], async (places) => {
