@@ -26,6 +26,7 @@ import {
   withPlaces,
   type RegistryOptions,
 } from './image-places.ts';
+import { runCheck } from './check.ts';
 import { longWork, type ProgressKind } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
@@ -43,6 +44,7 @@ interface Options extends RegistryOptions {
   readonly referrer?: boolean;
   readonly reuse: boolean;
   readonly workDir?: string;
+  readonly verify?: boolean;
   readonly progress: ProgressKind;
   readonly json?: boolean;
 }
@@ -79,6 +81,7 @@ export function registerConvert(program: Command): void {
     .option('--size <size>', 'size of the block device; free blocks cost nothing', '64GiB')
     .option('--referrer', 'also list the block image among the referrers of the original')
     .option('--no-reuse', 'make every layer anew, and keep none for later conversions')
+    .option('--verify', 'then compare the block image with the original, as `xylem check` does')
     .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
     .addOption(
       new Option('--progress <how>', 'to standard error: auto (on a terminal), or lines of json')
@@ -153,7 +156,11 @@ async function fromImage(src: string, named: string | undefined, options: Option
     );
   });
   const image = named ?? atDigest(src, result.digest);
-  printFacts(options.json, { source: src, image, ...result }, textOf(image, result));
+  const verified = options.verify === true ? await runCheck(image, src, options) : undefined;
+  const { text, ...checked } = verified ?? {};
+  const facts = { source: src, image, ...result, ...(verified && { verified: checked }) };
+  printFacts(options.json, facts, [textOf(image, result), text].filter(Boolean).join('\n'));
+  if (verified?.isSound === false) process.exitCode = 1;
 }
 
 function blockOptions(options: Options): BlockImageOptions {
