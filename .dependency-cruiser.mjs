@@ -17,6 +17,7 @@ export const may = {
   device: [...core, 'transfer'],
   convert: [...core, 'registry'],
   acceleration: [...core, 'registry'],
+  trace: [...core, 'transfer', 'device', 'convert'],
   sim: [...core, 'blockstore', 'tree', 'transfer'],
   demo: [
     ...core,
@@ -41,6 +42,7 @@ export const may = {
     'device',
     'convert',
     'acceleration',
+    'trace',
   ],
 };
 

@@ -1,5 +1,7 @@
+import { withoutDigests } from '../image/block-digests.ts';
 import { digestOf, type Digest } from '../image/digest.ts';
 import {
+  ACCELERATION_ANNOTATION,
   BLOCK_IMAGE_ARTIFACT_TYPE,
   MANIFEST_MEDIA_TYPES,
   OVERLAYBD_ANNOTATION,
@@ -71,6 +73,82 @@ export function encodeBlockImage(hash: Hash, parts: BlockImageParts): EncodedIma
   });
   const mediaType = MANIFEST_MEDIA_TYPES[0];
   return { config, manifest: { mediaType, ...manifest } };
+}
+
+/** Manifest and config of a block image in a place, as they are. */
+export interface EncodableImage {
+  readonly manifest: Uint8Array;
+  readonly config: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * The image with another acceleration layer on top, in place of the one that it has. All else keeps
+ * its value and its order, so that an image which gets its own layer again keeps its digest.
+ */
+export function withAcceleration(
+  hash: Hash,
+  image: EncodableImage,
+  acceleration: AccelerationLayer,
+): EncodedImage {
+  const manifest = objectOf(JSON.parse(new TextDecoder().decode(image.manifest)));
+  const layers = listOf(manifest['layers']).map(objectOf);
+  const isKept = layers.map(
+    ({ annotations }) => objectOf(annotations)[ACCELERATION_ANNOTATION] !== 'yes',
+  );
+  const kept = layers.filter((_, i) => isKept[i]);
+  const top = acceleration.descriptor;
+  const rootfs = objectOf(image.config['rootfs']);
+  // The content of a block layer is its blob.
+  const diffIds = kept.map(({ digest }) => digest);
+  const config = encode(hash, {
+    ...image.config,
+    rootfs: { ...rootfs, diff_ids: [...diffIds, top.digest] },
+    history: [
+      ...stepsOf(image.config['history'], isKept),
+      { created_by: 'xylem convert', comment: 'block digests' },
+    ],
+  });
+  const encoded = encode(hash, {
+    ...manifest,
+    config: { ...objectOf(manifest['config']), digest: config.digest, size: config.bytes.length },
+    layers: [
+      ...kept.map((layer, i) => ({
+        ...layer,
+        annotations: {
+          ...withoutDigests(objectOf(layer['annotations'])),
+          ...acceleration.layerAnnotations[i],
+        },
+      })),
+      top,
+    ],
+  });
+  const { mediaType } = manifest;
+  return {
+    config,
+    manifest: {
+      mediaType: typeof mediaType === 'string' ? mediaType : MANIFEST_MEDIA_TYPES[0],
+      ...encoded,
+    },
+  };
+}
+
+/** The steps of a history without those of layers that are not kept. */
+function stepsOf(history: unknown, isKept: readonly boolean[]): readonly object[] {
+  const steps = listOf(history).map(objectOf);
+  const counted = steps.filter((step) => step['empty_layer'] !== true);
+  if (counted.length !== isKept.length) {
+    return isKept.filter(Boolean).map(() => ({ created_by: 'xylem convert' }));
+  }
+  const left = new Set(counted.filter((_, i) => isKept[i] === false));
+  return steps.filter((step) => !left.has(step));
+}
+
+function objectOf(value: unknown): Readonly<Record<string, unknown>> {
+  return Object(value) as Record<string, unknown>;
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
 }
 
 /**

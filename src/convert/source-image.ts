@@ -4,6 +4,7 @@ import {
   MANIFEST_SIZE_BYTES_MAX,
   OVERLAYBD_ANNOTATION,
   parseManifest,
+  type Descriptor,
   type Manifest,
 } from '../image/manifest.ts';
 import type { Platform } from '../registry/platform.ts';
@@ -54,7 +55,7 @@ export async function readSourceImage(
   const { digest, size } = manifest.config;
   if (size > MANIFEST_SIZE_BYTES_MAX) throw bad(`its config has ${size} bytes`);
   const bytes = await collect(place.openBlob({ digest, sizeBytes: size }, signal));
-  const config = readConfig(bytes, bad);
+  const config = parseConfig(bytes, bad);
   const diffIds = diffIdsOf(config);
   if (diffIds.length !== manifest.layers.length) {
     throw bad(
@@ -97,11 +98,13 @@ export async function collect(pieces: AsyncIterable<Uint8Array>): Promise<Uint8A
   return Buffer.concat(parts);
 }
 
-function isBlockLayer({ annotations }: { annotations: Readonly<Record<string, string>> }): boolean {
+/** Whether a layer is one of a block image, by its annotations. */
+export function isBlockLayer({ annotations }: Pick<Descriptor, 'annotations'>): boolean {
   return annotations[`${OVERLAYBD_ANNOTATION}blob-digest`] !== undefined;
 }
 
-function readConfig(
+/** Reads the config of an image; `bad` makes the error when it is none. */
+export function parseConfig(
   bytes: Uint8Array,
   bad: (why: string, cause?: unknown) => ConvertError,
 ): Readonly<Record<string, unknown>> {

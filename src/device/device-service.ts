@@ -14,7 +14,7 @@ import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import { DeviceError } from './errors.ts';
 import { FuseServer } from './fuse-server.ts';
-import { ImageDisk } from './image-disk.ts';
+import { ImageDisk, type ReadObserver } from './image-disk.ts';
 import { MNT_FORCE, unmount } from './linux.ts';
 import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
 import { requireExt4, requireMounted, takeTarget } from './mount-checks.ts';
@@ -88,6 +88,7 @@ export class DeviceService {
   readonly #records: MountRecords;
   readonly #stateDir: string;
   readonly #mountFolders: readonly string[];
+  readonly #onRead: ReadObserver | undefined;
   /** By target; undefined while it is being made. */
   readonly #mounts = new Map<string, Mount | undefined>();
   readonly #making = new Set<Promise<unknown>>();
@@ -102,7 +103,7 @@ export class DeviceService {
       logger: Logger;
       metrics: Metrics;
     },
-    init: { stateDir: string; mountFolders: readonly string[] },
+    init: { stateDir: string; mountFolders: readonly string[]; onRead?: ReadObserver },
   ) {
     this.#reader = components.reader;
     this.#codec = components.codec;
@@ -111,6 +112,7 @@ export class DeviceService {
     this.#metrics = deviceMetrics(components.metrics);
     this.#stateDir = resolve(init.stateDir);
     this.#mountFolders = init.mountFolders;
+    this.#onRead = init.onRead;
     this.#records = new MountRecords({ stateDir: this.#stateDir });
   }
 
@@ -233,7 +235,7 @@ export class DeviceService {
   async #make(image: ResolvedImage, dir: string): Promise<Mount> {
     requireExt4(image);
     const { signal } = this.#stopping;
-    const components = { reader: this.#reader, codec: this.#codec };
+    const components = { reader: this.#reader, codec: this.#codec, onRead: this.#onRead };
     const disk = await ImageDisk.open(components, image.manifest, signal);
     const onStop = (): void => disk.close(); // Fails the reads of the mount, and so the mount.
     signal.addEventListener('abort', onStop);

@@ -1,6 +1,6 @@
 import type { BlobRef } from '../image/block.ts';
 import type { ByteSource } from '../image/byte-source.ts';
-import { LayeredImage } from '../image/layered-image.ts';
+import { LayeredImage, type ImageSegment } from '../image/layered-image.ts';
 import { openLayer } from '../image/layer.ts';
 import { blockLayers, type Manifest } from '../image/manifest.ts';
 import type { Codec } from '../runtime/codec.ts';
@@ -8,6 +8,9 @@ import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { defined } from '../util/assert.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { ReadOnlyDisk } from './disk.ts';
+
+/** Is told the parts of the device that are read, in the order of the reads. */
+export type ReadObserver = (segments: readonly ImageSegment[]) => void;
 
 /**
  * The block device of an image, read on demand from its compressed layers. Blocks in memory are
@@ -21,12 +24,14 @@ export class ImageDisk implements ReadOnlyDisk {
   readonly #blobs: readonly BlobRef[];
   readonly #image: LayeredImage;
   readonly #closing: AbortController;
+  readonly #onRead: ReadObserver | undefined;
 
   private constructor(
-    components: { reader: BlobReader },
+    components: { reader: BlobReader; onRead?: ReadObserver | undefined },
     init: { blobs: readonly BlobRef[]; image: LayeredImage; closing: AbortController },
   ) {
     this.#reader = components.reader;
+    this.#onRead = components.onRead;
     this.#blobs = init.blobs;
     this.#image = init.image;
     this.#closing = init.closing;
@@ -37,11 +42,11 @@ export class ImageDisk implements ReadOnlyDisk {
    * Opens all layers concurrently. Rejects with ImageError, TransferError, or the signal's reason.
    */
   static async open(
-    components: { reader: BlobReader; codec: Codec },
+    components: { reader: BlobReader; codec: Codec; onRead?: ReadObserver | undefined },
     manifest: Manifest,
     signal?: AbortSignal,
   ): Promise<ImageDisk> {
-    const { reader, codec } = components;
+    const { reader, codec, onRead } = components;
     const blobs = blockLayers(manifest);
     const closing = new AbortController();
     const opening = Promise.all(
@@ -49,7 +54,8 @@ export class ImageDisk implements ReadOnlyDisk {
     );
     try {
       const layers = await (signal === undefined ? opening : orAbort(opening, signal));
-      return new ImageDisk({ reader }, { blobs, image: new LayeredImage(layers), closing });
+      const image = new LayeredImage(layers);
+      return new ImageDisk({ reader, onRead }, { blobs, image, closing });
     } catch (error) {
       closing.abort(error); // Ends the reads of the other layers.
       throw error;
@@ -57,12 +63,15 @@ export class ImageDisk implements ReadOnlyDisk {
   }
 
   readSync(target: Uint8Array, offset: number): boolean {
-    return this.#image.readInto(target, offset, (layer, at, length) =>
+    const isRead = this.#image.readInto(target, offset, (layer, at, length) =>
       this.#reader.readCached(this.#blobOf(layer), at, length),
     );
+    if (isRead) this.#onRead?.(this.#image.segmentsIn(offset, target.length));
+    return isRead;
   }
 
   read(target: Uint8Array, offset: number): Promise<void> {
+    this.#onRead?.(this.#image.segmentsIn(offset, target.length));
     return this.#image.fetchInto(target, offset);
   }
 

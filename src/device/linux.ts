@@ -17,6 +17,8 @@ export const MS_NOSUID = 2;
 export const MS_NODEV = 4;
 /** mount(2): no updates of access times. */
 export const MS_NOATIME = 1024;
+/** mount(2): shows what the source has. */
+export const MS_BIND = 4096;
 /** umount2(2): fails the filesystem's requests in flight. */
 export const MNT_FORCE = 1;
 /** umount2(2): detaches now, and unmounts when the last user ends. */

@@ -123,6 +123,12 @@ export function digestsAnnotations(
   };
 }
 
+/** The annotations of a layer without those that name the place of its block digests. */
+export function withoutDigests<T>(annotations: Readonly<Record<string, T>>): Record<string, T> {
+  const own = new Set([HOLDER_ANNOTATION, OFFSET_ANNOTATION, ROOT_ANNOTATION]);
+  return Object.fromEntries(Object.entries(annotations).filter(([name]) => !own.has(name)));
+}
+
 /**
  * The layers of an image that ship their block digests. Throws ImageError when the annotations of a
  * layer name an impossible place.

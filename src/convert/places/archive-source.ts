@@ -1,4 +1,5 @@
 import type { BlobRef } from '../../image/block.ts';
+import type { ByteRange } from '../../image/byte-source.ts';
 import { digestOf, digestOfSha256, parseDigest, type Digest } from '../../image/digest.ts';
 import { MANIFEST_MEDIA_TYPES, MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import type { Hash } from '../../runtime/codec.ts';
@@ -6,7 +7,7 @@ import { errorText } from '../../util/errors.ts';
 import { ConvertError } from '../errors.ts';
 import { TAG_ANNOTATION, type IndexEntry } from '../oci-layout.ts';
 import { isSameName, parseArchiveName, type ArchiveName } from './archive-name.ts';
-import { piecesOf, readSmall } from './layout-files.ts';
+import { partOf, piecesOf, readSmall, type OpenFile } from './layout-files.ts';
 import { LayoutReader } from './layout-reader.ts';
 import type { NamedContent, StoredManifest } from './manifest-parts.ts';
 import { checkedBlob, type ImagePlace } from './place.ts';
@@ -53,6 +54,10 @@ export class ArchiveSource implements ImagePlace {
 
   async *openBlob(blob: BlobRef, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     yield* (await this.#open(signal)).openBlob(blob, signal);
+  }
+
+  async readPart(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array> {
+    return (await this.#open(signal)).readPart(blob, range, signal);
   }
 
   async referrers(...of: Parameters<ImagePlace['referrers']>): Promise<readonly NamedContent[]> {
@@ -139,14 +144,23 @@ class SavedPlace implements ImagePlace {
   }
 
   async *openBlob(blob: BlobRef, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-    const path = this.#paths.get(blob.digest);
-    const file = path === undefined ? undefined : await this.#files.open(path);
-    if (file === undefined) throw lacks(this.#files, path ?? blob.digest);
+    const file = await this.#file(blob.digest);
     yield* checkedBlob(this.#hash, blob, this.name, piecesOf(file, signal));
+  }
+
+  async readPart(blob: BlobRef, range: ByteRange): Promise<Uint8Array> {
+    return partOf(await this.#file(blob.digest), range, `blob ${blob.digest}`);
   }
 
   async referrers(): Promise<readonly NamedContent[]> {
     return [];
+  }
+
+  async #file(digest: Digest): Promise<OpenFile> {
+    const path = this.#paths.get(digest);
+    const file = path === undefined ? undefined : await this.#files.open(path);
+    if (file === undefined) throw lacks(this.#files, path ?? digest);
+    return file;
   }
 }
 

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { ByteSource } from '../../image/byte-source.ts';
+import { readPart, type ByteRange, type ByteSource } from '../../image/byte-source.ts';
 import { ConvertError } from '../errors.ts';
 import { LocalFile } from '../files.ts';
 
@@ -64,6 +64,19 @@ export async function* piecesOf(file: OpenFile, signal: AbortSignal): AsyncGener
       yield piece;
       offset += piece.length;
     }
+  } finally {
+    await file.close();
+  }
+}
+
+/** A part of a file, which is closed then. `name` stands in errors. Throws ImageError. */
+export async function partOf(
+  file: OpenFile,
+  { offset, length }: ByteRange,
+  name: string,
+): Promise<Uint8Array> {
+  try {
+    return await readPart(file, offset, length, name);
   } finally {
     await file.close();
   }

@@ -1,11 +1,12 @@
 import type { BlobRef } from '../../image/block.ts';
+import type { ByteRange } from '../../image/byte-source.ts';
 import { digestHex, digestOf, parseDigest, type Digest } from '../../image/digest.ts';
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import { referrersTag } from '../../registry/referrers.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { ConvertError } from '../errors.ts';
 import { readEntries, TAG_ANNOTATION, type IndexEntry } from '../oci-layout.ts';
-import { piecesOf, readSmall, type ImageFiles } from './layout-files.ts';
+import { partOf, piecesOf, readSmall, type ImageFiles } from './layout-files.ts';
 import { mediaTypeOf, type NamedContent, type StoredManifest } from './manifest-parts.ts';
 import { checkedBlob, type ImagePlace } from './place.ts';
 import { referrersIn } from './referrers.ts';
@@ -52,6 +53,13 @@ export class LayoutReader implements ImagePlace {
     const file = await this.#files.open(pathOf(blob.digest));
     if (file === undefined) throw this.#missing(blob.digest);
     yield* checkedBlob(this.hash, blob, this.name, piecesOf(file, signal));
+  }
+
+  async readPart(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array> {
+    signal.throwIfAborted();
+    const file = await this.#files.open(pathOf(blob.digest));
+    if (file === undefined) throw this.#missing(blob.digest);
+    return partOf(file, range, `blob ${blob.digest}`);
   }
 
   async referrers(

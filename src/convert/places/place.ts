@@ -1,4 +1,5 @@
 import type { BlobRef } from '../../image/block.ts';
+import type { ByteRange } from '../../image/byte-source.ts';
 import { digestOfSha256, type Digest } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { BlobOpener } from '../../registry/upload.ts';
@@ -7,8 +8,8 @@ import type { NamedContent, StoredManifest } from './manifest-parts.ts';
 
 /**
  * Where an image lies: in a registry, an OCI image layout, or an archive. What it gives is checked
- * against its digest. Everything rejects with ConvertError, with RegistryError, or with the
- * signal's reason.
+ * against its digest, but for parts of blobs. Everything rejects with ConvertError, with
+ * RegistryError, or with the signal's reason.
  */
 export interface ImagePlace {
   /** As the user wrote it. */
@@ -22,6 +23,8 @@ export interface ImagePlace {
    * digest and the size.
    */
   openBlob(blob: BlobRef, signal: AbortSignal): AsyncIterable<Uint8Array>;
+  /** The bytes of a part of a blob, which nothing can check: only a whole has a digest. */
+  readPart(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array>;
   /** The manifests there whose subject is this one; all of them, or those of one type. */
   referrers(
     digest: Digest,

@@ -1,4 +1,5 @@
 import type { BlobRef } from '../../image/block.ts';
+import type { ByteRange } from '../../image/byte-source.ts';
 import { digestOf, type Digest } from '../../image/digest.ts';
 import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { FetchedManifest, RegistryClient } from '../../registry/client.ts';
@@ -94,6 +95,15 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
       if (isWrong) client.distrustMirrors(this.#reference.registry);
       throw error;
     }
+  }
+
+  async readPart(blob: BlobRef, range: ByteRange, signal: AbortSignal): Promise<Uint8Array> {
+    const client = await this.#components.client();
+    const bytes = new Uint8Array(range.length);
+    const of = { ...blob, origin: this.#reference };
+    const options = { signal, timeoutMs: RANGE_MS };
+    await client.readBlobInto(of, range.offset, Scatter.of(bytes), options);
+    return bytes;
   }
 
   async referrers(
@@ -227,14 +237,11 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
   }
 
   async *#ranges({ digest, sizeBytes }: BlobRef, signal: AbortSignal): AsyncGenerator<Uint8Array> {
-    const client = await this.#components.client();
     const left = new AbortController();
-    const options = { signal: AbortSignal.any([signal, left.signal]), timeoutMs: RANGE_MS };
-    const blob = { digest, sizeBytes, origin: this.#reference };
-    const read = async (offset: number): Promise<Uint8Array> => {
-      const bytes = new Uint8Array(Math.min(RANGE_BYTES, sizeBytes - offset));
-      await client.readBlobInto(blob, offset, Scatter.of(bytes), options);
-      return bytes;
+    const ended = AbortSignal.any([signal, left.signal]);
+    const read = (offset: number): Promise<Uint8Array> => {
+      const length = Math.min(RANGE_BYTES, sizeBytes - offset);
+      return this.readPart({ digest, sizeBytes }, { offset, length }, ended);
     };
     const ahead: Promise<Uint8Array>[] = [];
     let offset = 0;

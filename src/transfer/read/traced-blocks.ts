@@ -20,7 +20,7 @@ import type { BlobReader, ReadOptions } from '../contracts/blob-reader.ts';
  * Accesses of the largest trace that a mount follows. Parsing takes 0.25 us each on the event loop:
  * 32 ms, a tenth of the silence after which peers give a host up.
  */
-const MOUNT_ACCESSES_MAX = 2 ** 17;
+export const MOUNT_ACCESSES_MAX = 2 ** 17;
 
 /** A block to be brought in. */
 export interface PlannedBlock {

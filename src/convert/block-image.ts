@@ -1,0 +1,101 @@
+import type { BlobRef } from '../image/block.ts';
+import {
+  ACCELERATION_ANNOTATION,
+  MANIFEST_SIZE_BYTES_MAX,
+  parseManifest,
+  traceLayer,
+  type Descriptor,
+  type Manifest,
+} from '../image/manifest.ts';
+import { findTarPayload } from '../image/tar.ts';
+import {
+  checkTraceSize,
+  parseTrace,
+  TRACE_ACCESSES_MAX,
+  type TraceAccess,
+} from '../image/trace.ts';
+import { hostPlatform, isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import type { Codec } from '../runtime/codec.ts';
+import { ConvertError } from './errors.ts';
+import type { StoredManifest } from './places/manifest-parts.ts';
+import type { ImagePlace } from './places/place.ts';
+import { collect, isBlockLayer, parseConfig } from './source-image.ts';
+
+/** Indexes within indexes that are followed. */
+const DEPTH_MAX = 3;
+
+/** A block image of one platform, in its place. */
+export interface BlockImage {
+  readonly place: ImagePlace;
+  readonly stored: StoredManifest;
+  readonly manifest: Manifest;
+}
+
+/**
+ * Finds the block image that a place names; of an index, the one for the platform, by default that
+ * of this host. Throws ConvertError when it is an ordinary image, and what the place throws.
+ */
+export async function findBlockImage(
+  place: ImagePlace,
+  { platform, signal }: { readonly platform: Platform | undefined; readonly signal: AbortSignal },
+): Promise<BlockImage> {
+  let stored = await place.resolve(signal);
+  for (let depth = 0; isIndex(stored) && depth < DEPTH_MAX; depth++) {
+    const chosen = selectPlatform(stored.bytes, platform ?? hostPlatform(), place.name);
+    stored = await place.manifest(chosen, signal);
+  }
+  const manifest = parseManifest(stored.bytes);
+  const layers = blockDescriptors(manifest);
+  if (layers.length > 0 && layers.every(isBlockLayer)) return { place, stored, manifest };
+  throw new ConvertError(
+    `${place.name} is no block image: its layers lack the annotations of overlaybd; ` +
+      'make one of it with `xylem convert`',
+    { code: 'manifest', digest: stored.digest },
+  );
+}
+
+/** The descriptors of the layers that make up the block device, bottom first. */
+function blockDescriptors({ layers }: Manifest): readonly Descriptor[] {
+  return layers.filter(({ annotations }) => annotations[ACCELERATION_ANNOTATION] !== 'yes');
+}
+
+/** The whole config of an image. Throws ConvertError. */
+export async function readConfig(
+  { place, stored, manifest }: BlockImage,
+  signal: AbortSignal,
+): Promise<Readonly<Record<string, unknown>>> {
+  const { digest, size } = manifest.config;
+  const bad = (why: string, cause?: unknown): ConvertError =>
+    new ConvertError(
+      `${place.name} cannot be read: its config ${why}`,
+      { code: 'manifest', digest: stored.digest },
+      { cause },
+    );
+  if (size > MANIFEST_SIZE_BYTES_MAX) throw bad(`has ${size} bytes`);
+  return parseConfig(await collect(place.openBlob({ digest, sizeBytes: size }, signal)), bad);
+}
+
+/** The trace that an image ships; undefined when it ships none. Throws ImageError. */
+export async function readShippedTrace(
+  codec: Codec,
+  { place, manifest }: BlockImage,
+  signal: AbortSignal,
+): Promise<readonly TraceAccess[] | undefined> {
+  const blob = traceLayer(manifest);
+  if (blob === undefined) return undefined;
+  const source = placeSource(place, blob, signal);
+  const { offset, sizeBytes } = await findTarPayload(source);
+  checkTraceSize(sizeBytes, TRACE_ACCESSES_MAX);
+  return parseTrace(await source.read(offset, sizeBytes), codec);
+}
+
+/** A blob in its place, read by parts that nothing checks. */
+export function placeSource(place: ImagePlace, blob: BlobRef, signal: AbortSignal) {
+  return {
+    sizeBytes: blob.sizeBytes,
+    read: (offset: number, length: number): Promise<Uint8Array> =>
+      length === 0
+        ? Promise.resolve(new Uint8Array(0))
+        : place.readPart(blob, { offset, length }, signal),
+  };
+}
