@@ -82,6 +82,8 @@ export interface AcceleratedImage {
   /** Of the conversion that runs. */
   readonly progress?: AccelerationProgress | undefined;
   readonly requestedMs: number;
+  /** When the registry last told what the tag stands for. */
+  readonly lookedMs?: number | undefined;
   /** When the last conversion started. */
   readonly startedMs?: number | undefined;
   /** When it ended. */

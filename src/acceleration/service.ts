@@ -17,18 +17,19 @@ import {
   type AccelerationProgress,
   type AccelerationType,
   type BlockImage,
+  type ReadyVersion,
 } from './messages.ts';
 import { accelerationMetrics, type AccelerationMetrics } from './metrics.ts';
 import { StateFile } from './state-file.ts';
-import { AccelerationStates, IMAGES_MAX, type Effect, type Outcome } from './states.ts';
+import { AccelerationStates, IMAGES_MAX, type Effect, type Look, type Outcome } from './states.ts';
 
 /** Longest sleep; a clock that was set is noticed after it. (tunable) */
 const SLEEP_MS_MAX = 60_000;
 
 /** What is done for an image. Everything rejects with errors that say why, or with the signal's. */
 export interface AccelerationWork {
-  /** What the tag stands for at the registry. */
-  look(image: string, signal: AbortSignal): Promise<Digest>;
+  /** What the tag stands for at the registry, and whether what was made of that is there. */
+  look(image: string, ready: ReadyVersion | undefined, signal: AbortSignal): Promise<Look>;
   /** Makes block images of this version, and lists them among its referrers. */
   convert(
     image: string,
@@ -161,7 +162,7 @@ export class AccelerationService implements AccelerationApi {
     const states = this.#states;
     const { image, turn } = effect;
     if (effect.kind === 'look') {
-      const found = await outcomeOf(work.look(image, signal));
+      const found = await outcomeOf(work.look(image, effect.ready, signal));
       if (this.#isStopped) return;
       this.#carryOut(states.looked(image, turn, found, clock.wallMs()));
     } else if (effect.kind === 'remove') {

@@ -68,6 +68,7 @@ function recordOf(value: unknown): ImageRecord | undefined {
     sourceDigest: digestOf(raw['sourceDigest']),
     ready: readyOf(raw['ready']),
     failure: failureOf(raw['failure']),
+    lookedMs: numberOf(raw['lookedMs']),
     startedMs: numberOf(raw['startedMs']),
     finishedMs: numberOf(raw['finishedMs']),
     nextMs: numberOf(raw['nextMs']),

@@ -24,7 +24,12 @@ export type ImageRecord = Omit<AcceleratedImage, 'progress'>;
 
 /** What the caller is to do; it tells how it went with the same `turn`. */
 export type Effect =
-  | { readonly kind: 'look'; readonly image: string; readonly turn: number }
+  | {
+      readonly kind: 'look';
+      readonly image: string;
+      readonly turn: number;
+      readonly ready: ReadyVersion | undefined;
+    }
   | { readonly kind: 'cancel'; readonly image: string; readonly turn: number }
   | {
       readonly kind: 'convert';
@@ -40,6 +45,14 @@ export type Effect =
     }
   /** The records have changed. */
   | { readonly kind: 'save' };
+
+/** What a look found. */
+export interface Look {
+  /** What the tag stands for. */
+  readonly sourceDigest: Digest;
+  /** Whether the block images of the version that is ready are still there, if it is that one. */
+  readonly isThere: boolean;
+}
 
 /** What looking, converting or removing came to. */
 export type Outcome<T> =
@@ -63,9 +76,9 @@ interface Init {
 
 /**
  * What becomes of the images that are accelerated. A look finds out what a tag stands for. A new
- * version is converted, a few at a time in arrival order; what fails is looked at again
- * after a while, and what is ready too. `None` ends it: what was made is removed from the lists of
- * referrers, and the image forgotten.
+ * version, or one whose block images are gone, is converted, a few at a time in arrival order;
+ * what fails is looked at again after a while, and what is ready too. `None` ends it: what was
+ * made is removed from the lists of referrers, and the image forgotten.
  *
  * A reducer: each call brings the time (milliseconds since 1970) and gives what is to be done.
  */
@@ -171,7 +184,7 @@ export class AccelerationStates {
     return [...effects, { kind: 'save' }, ...this.advance(nowMs)];
   }
 
-  looked(image: string, turn: number, found: Outcome<Digest>, nowMs: number): readonly Effect[] {
+  looked(image: string, turn: number, found: Outcome<Look>, nowMs: number): readonly Effect[] {
     const entry = this.#begun(image, turn, 'looking');
     if (entry === undefined) return [];
     entry.activity = 'idle';
@@ -182,9 +195,10 @@ export class AccelerationStates {
       this.#fail(entry, found.failure, nowMs, passes ? 'Ready' : 'Failed');
       return [{ kind: 'save' }, ...this.advance(nowMs)];
     }
-    const sourceDigest = found.value;
-    const { failure: _, ...rest } = record;
-    if (record.ready?.sourceDigest === sourceDigest) {
+    const { sourceDigest, isThere } = found.value;
+    const { failure: _, ...before } = record;
+    const rest = { ...before, lookedMs: nowMs };
+    if (record.ready?.sourceDigest === sourceDigest && isThere) {
       const nextMs = nowMs + this.#init.watchMs;
       entry.record = { ...rest, state: 'Ready', sourceDigest, failures: 0, nextMs };
       const isNew = record.state !== 'Ready' || record.failure !== undefined;
@@ -256,7 +270,8 @@ export class AccelerationStates {
         if (asked++ >= ASKED_MAX) continue;
         effects.push({ kind: 'remove', image, images, turn: this.#begin(entry, 'removing') });
       } else if (asked++ < ASKED_MAX) {
-        effects.push({ kind: 'look', image, turn: this.#begin(entry, 'looking') });
+        const { ready } = record;
+        effects.push({ kind: 'look', image, ready, turn: this.#begin(entry, 'looking') });
       }
     }
     for (const image of this.#line) {

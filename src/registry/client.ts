@@ -180,19 +180,19 @@ export class RegistryClient {
   }
 
   /**
-   * What a tag stands for at the registry itself. A HEAD, which registries that count pulls do not
-   * count.
+   * The digest of a manifest that the registry itself has, by its tag or digest. A HEAD, which
+   * registries that count pulls do not count.
    */
-  async tagDigest(
+  async manifestDigest(
     origin: BlobOrigin,
-    tag: string,
+    tagOrDigest: string,
     options: OperationOptions = {},
   ): Promise<Digest> {
-    checkTag(tag);
+    checkTagOrDigest(tagOrDigest);
     let digest: Digest | undefined;
     await this.#pull(origin, options, {
       method: 'HEAD',
-      path: `/v2/${origin.repository}/manifests/${tag}`,
+      path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
       headers: { accept: ACCEPT_MANIFEST },
       isQuestion: true,
       isFresh: true,
@@ -201,7 +201,8 @@ export class RegistryClient {
         return new HeadSink();
       },
     });
-    return digest ?? (await this.manifest(origin, tag, { ...options, isFresh: true })).digest;
+    if (digest !== undefined) return digest;
+    return (await this.manifest(origin, tagOrDigest, { ...options, isFresh: true })).digest;
   }
 
   /**

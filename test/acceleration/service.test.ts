@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { ConversionError } from '../../src/acceleration/failures.ts';
 import type { BlockImage } from '../../src/acceleration/messages.ts';
 import { AccelerationService, type AccelerationWork } from '../../src/acceleration/service.ts';
+import type { Look } from '../../src/acceleration/states.ts';
 import { parseDigest, type Digest } from '../../src/image/digest.ts';
 import { RegistryError } from '../../src/registry/errors.ts';
 import { DiskError } from '../../src/runtime/disk.ts';
@@ -25,10 +26,10 @@ class Work implements AccelerationWork {
   running = 0;
   runningMost = 0;
 
-  async look(image: string): Promise<Digest> {
+  async look(image: string): Promise<Look> {
     this.asked.push(`look ${image}`);
     if (this.digest instanceof Error) throw this.digest;
-    return this.digest;
+    return { sourceDigest: this.digest, isThere: true };
   }
 
   async convert(...[image, , { signal, onProgress }]: Parameters<AccelerationWork['convert']>) {

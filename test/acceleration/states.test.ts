@@ -21,6 +21,7 @@ function blocksOf(sourceDigest: Digest): readonly BlockImage[] {
 }
 
 const done = <T>(value: T): Outcome<T> => ({ outcome: 'done', value });
+const there = (sourceDigest: Digest) => done({ sourceDigest, isThere: true });
 const failed = (failure: typeof DOWN | typeof FULL) => ({ outcome: 'failed', failure }) as const;
 
 function make(concurrent = 1): AccelerationStates {
@@ -41,7 +42,7 @@ function turnOf(effects: readonly Effect[], kind: Effect['kind'], image = APP): 
 /** Brings the image to Ready at `nowMs`. */
 function makeReady(states: AccelerationStates, version: Digest, nowMs: number, image = APP): void {
   const begun = [...states.accelerate(image, nowMs), ...states.advance(nowMs)];
-  const found = states.looked(image, turnOf(begun, 'look', image), done(version), nowMs);
+  const found = states.looked(image, turnOf(begun, 'look', image), there(version), nowMs);
   const turn = turnOf(found, 'convert', image);
   states.converted(image, turn, done(blocksOf(version)), nowMs);
 }
@@ -52,7 +53,7 @@ describe('AccelerationStates', () => {
     const begun = states.accelerate(APP, 1000);
     expect(kinds(begun)).toEqual(['save', 'look']);
     expect(states.get(APP)).toMatchObject({ state: 'Preparing', requestedMs: 1000, failures: 0 });
-    const found = states.looked(APP, turnOf(begun, 'look'), done(V1), 2000);
+    const found = states.looked(APP, turnOf(begun, 'look'), there(V1), 2000);
     expect(found).toContainEqual(expect.objectContaining({ kind: 'convert', sourceDigest: V1 }));
     const turn = turnOf(found, 'convert');
     states.progressed(APP, turn, { step: 'layer 1 of 2', doneBytes: 3, totalBytes: 9 });
@@ -86,11 +87,11 @@ describe('AccelerationStates', () => {
 
   it('repeats a conversion that failed, with the reason told until then', () => {
     const states = make();
-    const found = states.looked(APP, turnOf(states.accelerate(APP, 0), 'look'), done(V1), 0);
+    const found = states.looked(APP, turnOf(states.accelerate(APP, 0), 'look'), there(V1), 0);
     states.converted(APP, turnOf(found, 'convert'), failed(FULL), 5000);
     expect(states.get(APP)).toMatchObject({ state: 'Failed', failure: FULL, finishedMs: 5000 });
     const again = states.advance(35_000);
-    const next = states.looked(APP, turnOf(again, 'look'), done(V1), 35_000);
+    const next = states.looked(APP, turnOf(again, 'look'), there(V1), 35_000);
     expect(states.get(APP)).toMatchObject({ state: 'Preparing', failures: 1 });
     states.converted(APP, turnOf(next, 'convert'), done(blocksOf(V1)), 40_000);
     expect(states.get(APP)).toMatchObject({ state: 'Ready', failures: 0 });
@@ -109,17 +110,31 @@ describe('AccelerationStates', () => {
     const states = make();
     makeReady(states, V1, 0);
     const unmoved = states.advance(WATCH_MS);
-    expect(states.looked(APP, turnOf(unmoved, 'look'), done(V1), WATCH_MS)).toEqual([]);
+    expect(states.looked(APP, turnOf(unmoved, 'look'), there(V1), WATCH_MS)).toEqual([]);
     const moved = states.advance(2 * WATCH_MS);
-    const found = states.looked(APP, turnOf(moved, 'look'), done(V2), 2 * WATCH_MS);
+    const found = states.looked(APP, turnOf(moved, 'look'), there(V2), 2 * WATCH_MS);
     const old = { ready: { sourceDigest: V1, images: blocksOf(V1) } };
     expect(states.get(APP)).toMatchObject({ state: 'Preparing', sourceDigest: V2, ...old });
     states.converted(APP, turnOf(found, 'convert'), failed(FULL), 2 * WATCH_MS);
     expect(states.get(APP)).toMatchObject({ state: 'Failed', sourceDigest: V2, ...old });
     const again = states.advance(3 * WATCH_MS);
-    const next = states.looked(APP, turnOf(again, 'look'), done(V2), 3 * WATCH_MS);
+    const next = states.looked(APP, turnOf(again, 'look'), there(V2), 3 * WATCH_MS);
     states.converted(APP, turnOf(next, 'convert'), done(blocksOf(V2)), 3 * WATCH_MS);
     expect(states.get(APP)).toMatchObject({ state: 'Ready', ready: { sourceDigest: V2 } });
+  });
+
+  it('makes anew what the registry has lost', () => {
+    const states = make();
+    makeReady(states, V1, 0);
+    const look = states.advance(WATCH_MS);
+    expect(look).toContainEqual(
+      expect.objectContaining({ kind: 'look', ready: states.get(APP)?.ready }),
+    );
+    const lost = done({ sourceDigest: V1, isThere: false });
+    const found = states.looked(APP, turnOf(look, 'look'), lost, WATCH_MS);
+    expect(states.get(APP)).toMatchObject({ state: 'Preparing', lookedMs: WATCH_MS });
+    states.converted(APP, turnOf(found, 'convert'), done(blocksOf(V1)), WATCH_MS + 1);
+    expect(states.get(APP)).toMatchObject({ state: 'Ready', ready: { readyMs: WATCH_MS + 1 } });
   });
 
   it('stays Ready while the registry is away, but not when the image is gone', () => {
@@ -140,7 +155,7 @@ describe('AccelerationStates', () => {
     const images = [1, 2, 3, 4].map((n) => `registry.example/team/app${n}:1`);
     const looks = images.flatMap((image) => states.accelerate(image, 0));
     const found = images.flatMap((image) =>
-      states.looked(image, turnOf(looks, 'look', image), done(V1), 0),
+      states.looked(image, turnOf(looks, 'look', image), there(V1), 0),
     );
     expect(found.filter(({ kind }) => kind === 'convert')).toHaveLength(2);
     expect(states.running).toBe(2);
@@ -185,7 +200,7 @@ describe('AccelerationStates', () => {
 
   it('cancels the conversion of an image that is stopped, and ignores what it came to', () => {
     const states = make();
-    const found = states.looked(APP, turnOf(states.accelerate(APP, 0), 'look'), done(V1), 0);
+    const found = states.looked(APP, turnOf(states.accelerate(APP, 0), 'look'), there(V1), 0);
     const turn = turnOf(found, 'convert');
     const stopped = states.stop(APP, 1);
     expect(turnOf(stopped, 'cancel')).toBe(turn);
@@ -206,7 +221,7 @@ describe('AccelerationStates', () => {
 
   it('begins anew after a restart in the middle, and waits on where it waited', () => {
     const before = make();
-    const found = before.looked(APP, turnOf(before.accelerate(APP, 0), 'look'), done(V1), 0);
+    const found = before.looked(APP, turnOf(before.accelerate(APP, 0), 'look'), there(V1), 0);
     expect(turnOf(found, 'convert')).toBeGreaterThan(0);
     const idle = 'registry.example/team/idle:1';
     const quiet = make();
@@ -256,7 +271,7 @@ describe('AccelerationStates', () => {
       const { image, turn } = effect;
       const version = versions.get(image) ?? V1;
       if (effect.kind === 'look') {
-        put(states.looked(image, turn, isBad ? failed(DOWN) : done(version), nowMs));
+        put(states.looked(image, turn, isBad ? failed(DOWN) : there(version), nowMs));
       } else if (effect.kind === 'remove') {
         put(states.removed(image, turn, isBad ? failed(DOWN) : done(undefined), nowMs));
       } else if (effect.kind === 'convert') {

@@ -7,18 +7,25 @@ import { expect, onTestFinished, test } from 'vitest';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
 import { AdminError } from '../../src/agent/admin/errors.ts';
 import type { Answer, Given } from '../../src/agent/admin/api.ts';
+import { copyImage } from '../../src/convert/copy-image.ts';
+import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
+import { RegistryPlace } from '../../src/convert/places/registry-place.ts';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import type { Digest } from '../../src/image/digest.ts';
+import { referrersTag } from '../../src/registry/referrers.ts';
 import { defined } from '../../src/util/assert.ts';
+import { placeComponents } from '../convert/places/kit/components.ts';
 import { Containerd } from '../kit/containerd.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { PushRegistry } from '../kit/push-registry.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { makeTarImage } from '../kit/tar-image.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { credentialsFile, hostsDirOf } from './kit/mirror-rig.ts';
 
 const run = promisify(execFile);
+const { signal } = new AbortController();
 const ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
 const user = { username: 'writer', password: 'pass:word' };
 
@@ -135,6 +142,12 @@ async function manifestAt(
     length: told.get('content-length'),
     type: told.get('content-type'),
   };
+}
+
+/** Runs the command; its output. Rejects with what it says when it fails. */
+async function xylem(...args: readonly string[]): Promise<string> {
+  const program = new URL('../../bin/xylem.js', import.meta.url).pathname;
+  return (await run(process.execPath, [program, ...args])).stdout;
 }
 
 /** Names of the folders of conversions. */
@@ -318,6 +331,62 @@ describeWith(
           digest: image.digest,
         });
       });
+    });
+
+    test('lists it by the referrers API of a registry, and ends when that lets it', async () => {
+      const registry = new PushRegistry({ listsReferrers: true, namesDigests: true });
+      await registry.start();
+      onTestFinished(() => registry.stop());
+      const { address } = registry;
+      const image = await makeTarImage([500_000]);
+      const reference = `docker://${address}/team/app:1`;
+      const components = placeComponents([address]);
+      const place = new RegistryPlace(components, reference);
+      const source = new LayoutPlace(components, `oci:${image.layout}:1`);
+      await copyImage(source, place, { signal });
+      const { root, cluster } = await startRoot({ registry: address, children: 1 });
+      const child = defined(cluster.children[0], 'a child');
+      await set(root, { image: reference });
+      const found = await ready(root, reference);
+      const block = defined(found.ready?.images[0], 'a block image').digest;
+      const listed = async () =>
+        (await place.referrers(image.digest, ARTIFACT_TYPE, signal)).map(({ digest }) => digest);
+      expect(await listed()).toEqual([block]);
+      expect(registry.manifests.has(`team/app ${referrersTag(image.digest)}`)).toBe(false);
+      expect(await manifestAt(child, address, '1', true)).toMatchObject({ digest: block });
+
+      registry.habits.deleteStatus = 405;
+      await set(root, { image: reference, accelerationType: 'None' });
+      const refused = await until(root, reference, (each) => each?.failure !== undefined);
+      expect(refused?.failure?.reason).toMatch(/405/);
+      expect(await listed()).toEqual([block]);
+      expect(await manifestAt(child, address, '1', true)).toMatchObject({ digest: image.digest });
+      registry.habits.deleteStatus = 202;
+      await set(root, { image: reference, accelerationType: 'Default' });
+      await ready(root, reference);
+      await set(root, { image: reference, accelerationType: 'None' });
+      await until(root, reference, (each) => each === undefined);
+      expect(await listed()).toEqual([]);
+    });
+
+    test('is asked for by the command line, and counted', async () => {
+      const registry = await startDockerRegistry();
+      await push(registry, [70_000]);
+      const { root } = await startRoot({ registry });
+      const reference = `docker://${registry}/team/app:1`;
+      const at = ['--admin', root.process.socket];
+      const done = JSON.parse(await xylem('accelerate', '--wait', '--json', reference, ...at));
+      expect(done).toMatchObject({ state: 'Ready', failures: 0 });
+      const list = await xylem('accelerate', 'ls', ...at);
+      expect(list).toMatch(/^\S+\/team\/app:1 {2}Ready: linux\/\S+ sha256:[0-9a-f]{64}\n$/);
+      const metrics = await (await fetch(`${root.process.admin}/metrics`)).text();
+      expect(metrics).toContain('xylem_conversions_total{result="ready"} 1');
+      expect(metrics).toContain('xylem_accelerated_images{state="Ready"} 1');
+      expect(metrics).toContain('xylem_conversion_seconds_count 1');
+      const missing = xylem('accelerate', '--wait', `docker://${registry}/team/none:1`, ...at);
+      await expect(missing).rejects.toThrow(/team\/none/);
+      expect(await xylem('accelerate', '--none', reference, ...at)).toContain('no more');
+      await until(root, reference, (each) => each === undefined);
     });
 
     describeWith('with passwords', [needs.program('htpasswd')], () => {

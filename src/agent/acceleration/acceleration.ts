@@ -1,10 +1,12 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { AccelerationApi, BlockImage } from '../../acceleration/messages.ts';
+import type { AccelerationApi, BlockImage, ReadyVersion } from '../../acceleration/messages.ts';
 import { AccelerationService, type AccelerationWork } from '../../acceleration/service.ts';
 import type { RegistryPlace } from '../../convert/places/registry-place.ts';
+import type { Look } from '../../acceleration/states.ts';
 import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
+import { RegistryError } from '../../registry/errors.ts';
 import { hostPlatform } from '../../registry/platform.ts';
 import { parseReference, registryName } from '../../registry/reference.ts';
 import type { RegistryAccess } from '../../registry/registry-access.ts';
@@ -98,10 +100,21 @@ class Conversions implements AccelerationWork {
     await this.#lock?.release();
   }
 
-  async look(image: string, signal: AbortSignal): Promise<Digest> {
+  async look(image: string, ready: ReadyVersion | undefined, signal: AbortSignal): Promise<Look> {
     const { registry, repository, tag = '' } = parseReference(image);
+    const origin = { registry, repository };
     const client = await this.#parts.registries.client();
-    return client.tagDigest({ registry, repository }, tag, { signal, timeoutMs: LOOK_MS_MAX });
+    const options = { signal, timeoutMs: LOOK_MS_MAX };
+    const sourceDigest = await client.manifestDigest(origin, tag, options);
+    const made = ready?.sourceDigest === sourceDigest ? ready.images : [];
+    try {
+      // Registries drop manifests without a tag when they collect garbage.
+      for (const { digest } of made) await client.manifestDigest(origin, digest, options);
+      return { sourceDigest, isThere: true };
+    } catch (error) {
+      if (!(error instanceof RegistryError) || error.code !== 'not-found') throw error;
+      return { sourceDigest, isThere: false };
+    }
   }
 
   async convert(

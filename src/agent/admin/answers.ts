@@ -193,6 +193,9 @@ export const acceleratedImage = z
       .exactOptional()
       .describe('of the conversion that runs'),
     requestedMs: wallMs,
+    lookedMs: wallMs
+      .exactOptional()
+      .describe('when the registry last told what the tag stands for'),
     startedMs: wallMs.exactOptional().describe('when the last conversion started'),
     finishedMs: wallMs.exactOptional(),
     nextMs: wallMs

@@ -35,7 +35,6 @@ export function registerAccelerate(program: Command): void {
   const accelerate = program
     .command('accelerate')
     .description('have a root make block images of an image, and keep up with its tag')
-    .enablePositionalOptions()
     .argument('<image>', 'docker://host[:port]/name:tag')
     .option('--none', 'stop that, and remove the block images from what mirrors give')
     .option('--wait', 'until the block images are ready; fail when they cannot be made')
@@ -55,7 +54,9 @@ export function registerAccelerate(program: Command): void {
       '\nExamples:\n  xylem accelerate ls\n' +
         '  xylem accelerate ls --json | jq \'.images[] | select(.state == "Failed")\'',
     )
-    .action(async (options: Options) => {
+    .action(async (_: Options, command: Command) => {
+      // The command above has the same options, and takes them first.
+      const options = command.optsWithGlobals<Options>();
       const answer = await askAgent(options, 'images');
       printFacts(options.json, answer, listText(answer.images));
     });
@@ -87,9 +88,9 @@ async function readyOf(image: string, place: AdminPlace): Promise<Image> {
         if (!mayPass(error) || ++misses >= MISSES_MAX) throw error;
         continue;
       }
-      // Ready is also what waits for a look at its tag.
-      if (found?.state === 'Ready') return found;
-      if (found?.state !== 'Preparing') throw failureOf(image, found);
+      if (found?.state === undefined || found.failure !== undefined) throw failureOf(image, found);
+      // It may be an earlier version until the tag has been looked at.
+      if (found.state === 'Ready' && (found.lookedMs ?? 0) >= found.requestedMs) return found;
       const { step = 'waiting', doneBytes = 0, totalBytes = 1 } = found.progress ?? {};
       progress.show(step, doneBytes, totalBytes);
     }

@@ -231,7 +231,7 @@ test('an untagged place puts manifests by their digest alone, whatever its name 
   expect(() => openUntagged('oci:./images:1', components)).toThrow(/no image in a registry/);
 });
 
-test('tagDigest() learns what a tag stands for, from the header or the manifest', async () => {
+test('manifestDigest() learns what a tag stands for, from the header or the manifest', async () => {
   const registry = await startRegistry();
   const components = placeComponents([registry.address]);
   const directory = await makeLayout();
@@ -240,10 +240,10 @@ test('tagDigest() learns what a tag stands for, from the header or the manifest'
   const { digest } = await place.resolve(signal);
   const client = await components.client();
   const origin = { registry: registry.address, repository: 'team/app' };
-  expect(await client.tagDigest(origin, '1')).toBe(digest);
+  expect(await client.manifestDigest(origin, '1')).toBe(digest);
   registry.habits.namesDigests = true;
   registry.asked.length = 0;
-  expect(await client.tagDigest(origin, '1')).toBe(digest);
+  expect(await client.manifestDigest(origin, '1')).toBe(digest);
   expect(registry.asked).toEqual(['HEAD manifests/1']);
-  await expect(client.tagDigest(origin, '2')).rejects.toMatchObject({ code: 'not-found' });
+  await expect(client.manifestDigest(origin, '2')).rejects.toMatchObject({ code: 'not-found' });
 });
