@@ -29,6 +29,7 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['check', async () => (await import('./commands/check.ts')).registerCheck],
   ['flatten', async () => (await import('./commands/flatten.ts')).registerFlatten],
   ['convert', async () => (await import('./commands/convert.ts')).registerConvert],
+  ['export', async () => (await import('./commands/export.ts')).registerExport],
   ['trace', async () => (await import('./commands/trace.ts')).registerTrace],
   ['copy', async () => (await import('./commands/copy.ts')).registerCopy],
   ['push', async () => (await import('./commands/copy.ts')).registerPush],

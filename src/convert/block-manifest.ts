@@ -6,6 +6,7 @@ import {
   MANIFEST_MEDIA_TYPES,
   OVERLAYBD_ANNOTATION,
   type Descriptor,
+  type Manifest,
 } from '../image/manifest.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { AccelerationLayer } from './acceleration-layer.ts';
@@ -130,6 +131,47 @@ export function withAcceleration(
       ...encoded,
     },
   };
+}
+
+/** Manifest and config of an ordinary image of one layer, made of a block image. */
+export function encodePlainImage(
+  hash: Hash,
+  { manifest }: { readonly manifest: Manifest },
+  parts: {
+    readonly config: Readonly<Record<string, unknown>>;
+    readonly layer: LayerBlob;
+    readonly diffId: Digest;
+    readonly compression: string;
+  },
+): EncodedImage {
+  const { layer, diffId, compression } = parts;
+  const isKept = manifest.layers.map(
+    ({ annotations }) => annotations[ACCELERATION_ANNOTATION] !== 'yes',
+  );
+  const config = encode(hash, {
+    ...parts.config,
+    rootfs: { type: 'layers', diff_ids: [diffId] },
+    // What was done stays to be read; all of it is in the one layer.
+    history: [
+      ...stepsOf(parts.config['history'], isKept).map((step) => ({ ...step, empty_layer: true })),
+      { created_by: 'xylem export' },
+    ],
+  });
+  const [mediaType] = MANIFEST_MEDIA_TYPES;
+  const encoded = encode(hash, {
+    schemaVersion: 2,
+    mediaType,
+    config: { mediaType: CONFIG_MEDIA_TYPE, digest: config.digest, size: config.bytes.length },
+    layers: [
+      {
+        mediaType: `${LAYER_MEDIA_TYPE}+${compression}`,
+        digest: layer.digest,
+        size: layer.sizeBytes,
+      },
+    ],
+    ...(Object.keys(manifest.annotations).length > 0 && { annotations: manifest.annotations }),
+  });
+  return { config, manifest: { mediaType, ...encoded } };
 }
 
 /** The steps of a history without those of layers that are not kept. */

@@ -1,7 +1,10 @@
 import { rename, rm } from 'node:fs/promises';
-import type { Codec } from '../runtime/codec.ts';
+import type { Codec, Hash } from '../runtime/codec.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import { openLayer, type Layer } from '../image/layer.ts';
+import { blockLayers } from '../image/manifest.ts';
+import type { BlockImage } from './block-image.ts';
+import { CheckedLayers } from './checked-layers.ts';
 import { failing, LocalFile, withFile } from './files.ts';
 import type { ProgressOptions } from './layer-blob.ts';
 
@@ -37,6 +40,26 @@ export async function flattenLayers(
     return await writeFlat(new LayeredImage(layers), outPath, options);
   } finally {
     for (const file of files) await file.close();
+  }
+}
+
+/**
+ * The same of a whole image, each block checked. `folder` is for layers that have to be fetched.
+ * Throws RegistryError, too.
+ */
+export async function flattenImage(
+  components: { codec: Codec; hash: Hash },
+  image: BlockImage,
+  { outPath, folder }: { readonly outPath: string; readonly folder: string },
+  options: ProgressOptions & { readonly signal: AbortSignal },
+): Promise<FlattenedImage> {
+  const checked = await CheckedLayers.open(components, image, { ...options, folder });
+  try {
+    const sources = blockLayers(image.manifest).map((blob) => checked.source(blob));
+    const layers = await Promise.all(sources.map((each) => openLayer(each, components.codec)));
+    return await writeFlat(new LayeredImage(layers), outPath, options);
+  } finally {
+    await checked.close();
   }
 }
 

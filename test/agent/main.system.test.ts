@@ -13,7 +13,7 @@ import { adminServer } from './kit/admin.ts';
 const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const COMMANDS = [
   ...['agent', 'status', 'tree', 'mount', 'unmount'],
-  ...['preheat', 'inspect', 'verify', 'flatten', 'convert', 'trace', 'copy', 'push'],
+  ...['preheat', 'inspect', 'verify', 'flatten', 'convert', 'export', 'trace', 'copy', 'push'],
 ];
 const NOTHING_THERE = 'http://127.0.0.1:1';
 

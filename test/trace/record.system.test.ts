@@ -9,11 +9,13 @@ import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
 import { findBlockImage, readShippedTrace } from '../../src/convert/block-image.ts';
 import { CheckedLayers } from '../../src/convert/checked-layers.ts';
+import { blobPath } from '../../src/convert/oci-layout.ts';
 import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import { AgentCluster } from '../../src/demo/agent-cluster.ts';
 import { EmbeddedRegistry } from '../../src/demo/embedded-registry.ts';
 import { freePorts } from '../../src/demo/free-ports.ts';
 import { BLOCK_SIZE_BYTES } from '../../src/image/block.ts';
+import type { Digest } from '../../src/image/digest.ts';
 import { openLayer } from '../../src/image/layer.ts';
 import { blockLayers } from '../../src/image/manifest.ts';
 import { parseTrace, type TraceAccess } from '../../src/image/trace.ts';
@@ -224,6 +226,22 @@ describeWith('xylem trace record', NEEDS, () => {
     expect(shown.accesses.length).toBeGreaterThan(0);
     expect(shown.layers).toHaveLength(2);
     expect(readFileSync(svg, 'utf8')).toContain(`First reads of ${target}`);
+    const facts = JSON.parse(run('inspect', '--insecure', '--json', target)) as object;
+    expect(facts).toMatchObject({
+      ...{ image: target, platform: 'linux/amd64', deviceBytes: 2 ** 30 },
+      trace: { accessCount: shown.accesses.length },
+      layers: [0, 1].map(() => ({
+        chainId: expect.stringMatching(/^sha256:/),
+        blockDigestsRoot: expect.stringMatching(/^[0-9a-f]{64}$/),
+        wrappers: ['tar', 'zfile', 'lsmt'],
+      })),
+    });
+    expect(run('inspect', '--insecure', target)).toMatch(/\nships +a trace of [0-9]+ reads /);
+    const disks = [join(tempFolder(), 'whole'), join(tempFolder(), 'layers')] as const;
+    const blobs = (facts as { layers: { digest: Digest }[] }).layers;
+    run('flatten', '--insecure', '--out', disks[0], target);
+    run('flatten', '--out', disks[1], ...blobs.map(({ digest }) => blobPath(layout, digest)));
+    execFileSync('cmp', disks);
     const checked = JSON.parse(
       run('check', '--insecure', '--json', target, `oci:${layout}:plain`),
     ) as { isSound: boolean };

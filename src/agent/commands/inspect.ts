@@ -1,15 +1,34 @@
 import type { Command } from 'commander';
+import {
+  findBlockImage,
+  placeSource,
+  readConfig,
+  readShippedTrace,
+  type BlockImage,
+} from '../../convert/block-image.ts';
+import { CHAIN_ANNOTATION } from '../../convert/block-manifest.ts';
 import { withFile } from '../../convert/files.ts';
-import { parseLayoutTarget, readTag } from '../../convert/oci-layout.ts';
+import { readParts } from '../../convert/places/manifest-parts.ts';
+import { isPlace, openSource, PLACES } from '../../convert/places/open-place.ts';
 import { digestedLayers } from '../../image/block-digests.ts';
 import type { Digest } from '../../image/digest.ts';
 import { openLayer, type Layer } from '../../image/layer.ts';
+import { LayeredImage } from '../../image/layered-image.ts';
 import { SECTOR_BYTES } from '../../image/lsmt-header.ts';
-import { blockLayers, type Manifest } from '../../image/manifest.ts';
+import { blockLayers, traceLayer } from '../../image/manifest.ts';
 import { ZERO_LAYER } from '../../image/segment-map.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
+import { summaryOf, type TraceSummary } from '../../trace/summary.ts';
+import { defined } from '../../util/assert.ts';
 import { toHex } from '../../util/bytes.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
+import {
+  addRegistryOptions,
+  platformOf,
+  withPlaces,
+  type RegistryOptions,
+} from './image-places.ts';
+import { longWork } from './long-work.ts';
 import { columns, jsonOption, printFacts } from './output.ts';
 
 /** What `inspect` reports of a layer; the fields of `--json`. */
@@ -36,22 +55,34 @@ interface LayerFacts {
   readonly zeroedBytes: number;
 }
 
-/** `xylem inspect`: shows the parts of a layer blob. */
+interface Options extends RegistryOptions {
+  readonly platform?: string;
+  readonly json?: boolean;
+}
+
+const TEXT = `
+An image: ${PLACES}
+Of an image it reads the manifest, the config, and headers and index of each layer.
+
+Examples:
+  xylem inspect docker://registry.example/app:1.4-block
+  xylem inspect layer.overlaybd.commit
+  xylem inspect --json oci:./images:app-1.4 | jq '.layers[].compressionRatio'`;
+
+/** `xylem inspect`: shows the parts of a layer blob, or of an image. */
 export function registerInspect(program: Command): void {
-  program
-    .command('inspect')
-    .description('show the parts of a layer blob; reads only its headers and index')
-    .argument('<blob>', 'file of a block layer (tar, ZFile or LSMT), or oci:DIR:tag for an image')
+  addRegistryOptions(
+    program
+      .command('inspect')
+      .description('show the parts of a block image, or of one layer blob')
+      .argument('<blob>', 'an image, or the file of a block layer (tar, ZFile or LSMT)'),
+  )
+    .option('--platform <os/arch>', 'of a multi-platform image (default: that of this host)')
     .addOption(jsonOption())
-    .addHelpText(
-      'after',
-      '\nExamples:\n  xylem inspect layer.overlaybd.commit\n' +
-        '  xylem inspect oci:./images:app-1.4\n' +
-        '  xylem inspect --json layer.overlaybd.commit | jq .virtualSizeBytes',
-    )
-    .action(async (path: string, options: { json?: boolean }) => {
-      if (path.startsWith('oci:')) {
-        const image = imageFactsOf(await readTag(parseLayoutTarget(path)));
+    .addHelpText('after', TEXT)
+    .action(async (path: string, options: Options) => {
+      if (isPlace(path)) {
+        const image = await inspectImage(path, options);
         printFacts(options.json, image, imageTextOf(image));
         return;
       }
@@ -61,34 +92,135 @@ export function registerInspect(program: Command): void {
     });
 }
 
-/** What `inspect` reports of a layer of an image; `--json` prints a list of these, bottom first. */
-interface ImageLayerFacts {
+/** What `inspect` reports of a layer of an image. */
+interface ImageLayerFacts extends LayerFacts {
   readonly digest: Digest;
-  readonly sizeBytes: number;
+  /** Chain id of the layers of the original image up to this one; absent when nothing tells. */
+  readonly chainId?: string;
   /** BLAKE3 over the shipped digests of its blocks, in hex; absent when the image ships none. */
   readonly blockDigestsRoot?: string;
 }
 
-function imageFactsOf(manifest: Manifest): readonly ImageLayerFacts[] {
+/** What `inspect` reports of an image; the fields of `--json`. */
+interface ImageFacts {
+  readonly image: string;
+  readonly digest: Digest;
+  readonly platform: string;
+  /** Manifest of the original, when this image is listed among its referrers. */
+  readonly subject?: Digest;
+  readonly deviceBytes: number;
+  /** Of the block layers. */
+  readonly blobBytes: number;
+  readonly uncompressedBytes: number;
+  readonly compressionRatio: number;
+  readonly segmentCount: number;
+  /** Bottom first. */
+  readonly layers: readonly ImageLayerFacts[];
+  /** The layer that ships trace and block digests; null when there is none. */
+  readonly accelerationLayer: { readonly digest: Digest; readonly sizeBytes: number } | null;
+  /** Null when the image ships none; a trace without reads prefetches nothing. */
+  readonly trace: Pick<TraceSummary, 'accessCount' | 'readBytes'> | null;
+}
+
+function inspectImage(name: string, options: Options): Promise<ImageFacts> {
+  const platform = platformOf(options.platform);
+  const codec = new NodeCodec();
+  return withPlaces(options, [name], (places) =>
+    longWork(async ({ signal }) => {
+      const image = await findBlockImage(openSource(name, places), { platform, signal });
+      const blobs = blockLayers(image.manifest);
+      const layers = await Promise.all(
+        blobs.map((blob) => openLayer(placeSource(image.place, blob, signal), codec)),
+      );
+      const trace = await readShippedTrace(codec, image, signal);
+      return imageFactsOf(image, {
+        layers,
+        config: await readConfig(image, signal),
+        trace: trace && summaryOf(trace),
+      });
+    }),
+  );
+}
+
+function imageFactsOf(
+  { place, stored, manifest }: BlockImage,
+  parts: {
+    readonly layers: readonly Layer[];
+    readonly config: Readonly<Record<string, unknown>>;
+    readonly trace: TraceSummary | undefined;
+  },
+): ImageFacts {
   const roots = new Map(
     digestedLayers(manifest).map(({ blob, root }) => [blob.digest, toHex(root)]),
   );
-  return blockLayers(manifest).map(({ digest, sizeBytes }) => {
-    const root = roots.get(digest);
-    return { digest, sizeBytes, ...(root !== undefined && { blockDigestsRoot: root }) };
+  const chains = new Map(
+    manifest.layers.map(({ digest, annotations }) => [digest, annotations[CHAIN_ANNOTATION]]),
+  );
+  const blobs = blockLayers(manifest);
+  const layers = parts.layers.map((layer, i): ImageLayerFacts => {
+    const { digest } = defined(blobs[i], 'a blob for each layer');
+    const [chainId, root] = [chains.get(digest), roots.get(digest)];
+    return {
+      digest,
+      ...(chainId !== undefined && { chainId }),
+      ...(root !== undefined && { blockDigestsRoot: root }),
+      ...factsOf(layer),
+    };
   });
+  const sum = (of: (layer: LayerFacts) => number): number =>
+    layers.reduce((total, layer) => total + of(layer), 0);
+  const [blobBytes, uncompressedBytes] = [
+    sum(({ blobSizeBytes }) => blobSizeBytes),
+    sum(({ uncompressedSizeBytes }) => uncompressedSizeBytes),
+  ];
+  const { os = 'linux', architecture = 'unknown', variant } = parts.config;
+  const { subject } = readParts(stored);
+  const { trace } = parts;
+  return {
+    image: place.name,
+    digest: stored.digest,
+    platform: [os, architecture, variant].filter(Boolean).join('/'),
+    ...(subject !== undefined && { subject }),
+    deviceBytes: new LayeredImage(parts.layers).sizeBytes,
+    blobBytes,
+    uncompressedBytes,
+    compressionRatio: Number((uncompressedBytes / blobBytes).toFixed(2)),
+    segmentCount: sum(({ segmentCount }) => segmentCount),
+    layers,
+    accelerationLayer: traceLayer(manifest) ?? null,
+    trace: trace ? { accessCount: trace.accessCount, readBytes: trace.readBytes } : null,
+  };
 }
 
-function imageTextOf(layers: readonly ImageLayerFacts[]): string {
-  const rows = layers.flatMap(({ digest, sizeBytes, blockDigestsRoot: root }) => {
-    const digests = root === undefined ? 'none' : `blake3:${root}`;
+function imageTextOf(image: ImageFacts): string {
+  const { layers, trace, accelerationLayer, subject } = image;
+  const digested = layers.filter(({ blockDigestsRoot }) => blockDigestsRoot !== undefined).length;
+  const traced =
+    trace === null
+      ? 'no trace'
+      : `a trace of ${trace.accessCount} reads (${formatSizeBytes(trace.readBytes)})`;
+  const ships = `${traced}, block digests of ${digested} layers`;
+  const rows = layers.flatMap((layer, i): [string, string][] => {
+    const { digest, chainId, blockDigestsRoot: root, segmentCount, mappedBytes } = layer;
     return [
-      ['layer', digest],
-      ['  size', bytesText(sizeBytes)],
-      ['  block digests', digests],
-    ] as const;
+      [`layer ${i}`, digest],
+      ['  size', `${bytesText(layer.blobSizeBytes)}, ${compressionText(layer)}`],
+      ['  segments', `${segmentCount}, of ${formatSizeBytes(mappedBytes)} of data`],
+      ...(chainId === undefined ? [] : [['  chain id', chainId] as [string, string]]),
+      ['  block digests', root === undefined ? 'none' : `blake3:${root}`],
+    ];
   });
-  return columns(rows);
+  return columns([
+    ['image', image.image],
+    ['digest', image.digest],
+    ['platform', image.platform],
+    ...(subject === undefined ? [] : [['subject', subject] as [string, string]]),
+    ['device size', bytesText(image.deviceBytes)],
+    ['layers', `${layers.length}, ${bytesText(image.blobBytes)}, ratio ${image.compressionRatio}`],
+    ['segments', String(image.segmentCount)],
+    ['ships', accelerationLayer === null ? 'nothing beside the layers' : ships],
+    ...rows,
+  ]);
 }
 
 function factsOf(layer: Layer): LayerFacts {
@@ -128,21 +260,13 @@ function factsOf(layer: Layer): LayerFacts {
 }
 
 function textOf(path: string, facts: LayerFacts): string {
-  const { zfile } = facts;
-  const compression =
-    zfile === null
-      ? 'none'
-      : `${zfile.algorithm}, ` +
-        `${zfile.blockCount} blocks of ${formatSizeBytes(zfile.blockSizeBytes)}, ` +
-        `${zfile.hasBlockChecksums ? 'with' : 'without'} checksums, ` +
-        `ratio ${facts.compressionRatio}`;
   const device =
     facts.virtualSizeBytes === 0 ? 'as the layer below' : bytesText(facts.virtualSizeBytes);
   return columns([
     ['blob', path],
     ['format', facts.wrappers.join(' > ')],
     ['blob size', bytesText(facts.blobSizeBytes)],
-    ['compression', compression],
+    ['compression', compressionText(facts)],
     ['uncompressed', bytesText(facts.uncompressedSizeBytes)],
     ['device size', device],
     ['uuid', facts.uuid || 'none'],
@@ -151,6 +275,15 @@ function textOf(path: string, facts: LayerFacts): string {
     ['mapped', bytesText(facts.mappedBytes)],
     ['zeroed', bytesText(facts.zeroedBytes)],
   ]);
+}
+
+function compressionText({ zfile, compressionRatio }: LayerFacts): string {
+  if (zfile === null) return 'not compressed';
+  const { algorithm, blockCount, blockSizeBytes, hasBlockChecksums } = zfile;
+  return (
+    `${algorithm}, ${blockCount} blocks of ${formatSizeBytes(blockSizeBytes)}, ` +
+    `${hasBlockChecksums ? 'with' : 'without'} checksums, ratio ${compressionRatio}`
+  );
 }
 
 function bytesText(bytes: number): string {

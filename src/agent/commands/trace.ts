@@ -4,7 +4,7 @@ import { findBlockImage, readShippedTrace } from '../../convert/block-image.ts';
 import { CheckedLayers } from '../../convert/checked-layers.ts';
 import { ConvertError } from '../../convert/errors.ts';
 import { failing, withWorkFolder } from '../../convert/files.ts';
-import { openSource, openTarget, PLACES } from '../../convert/places/open-place.ts';
+import { isPlace, openSource, openTarget, PLACES } from '../../convert/places/open-place.ts';
 import { shipTrace, type ShippedTrace } from '../../convert/ship-trace.ts';
 import type { Digest } from '../../image/digest.ts';
 import { blockLayers } from '../../image/manifest.ts';
@@ -237,7 +237,7 @@ function isRuntime(text: string): text is Runtime {
 }
 
 async function show(source: string, options: ShowOptions): Promise<void> {
-  const found = isImage(source) ? await traceOf(source, options) : await traceIn(source);
+  const found = isPlace(source) ? await traceOf(source, options) : await traceIn(source);
   const { accesses, digests } = found;
   const summary = summaryOf(accesses, digests);
   const { svg } = options;
@@ -272,10 +272,6 @@ function traceOf(name: string, options: ShowOptions): Promise<FoundTrace> {
       });
     }),
   );
-}
-
-function isImage(text: string): boolean {
-  return /^(docker|oci|docker-archive):/.test(text);
 }
 
 function textOf(

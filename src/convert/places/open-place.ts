@@ -11,6 +11,11 @@ import { RegistryPlace, type RegistryPlaceComponents } from './registry-place.ts
 /** What a text can name an image by. */
 export const PLACES = 'docker://HOST/NAME:TAG, oci:DIR:tag or docker-archive:FILE[:REF]';
 
+/** Whether the text names an image, and no file. */
+export function isPlace(text: string): boolean {
+  return isInRegistry(text) || isArchive(text) || text.startsWith('oci:');
+}
+
 /** The image that the text names, to read it. Throws ConvertError or RegistryError. */
 export function openSource(text: string, components: RegistryPlaceComponents): ImagePlace {
   if (isArchive(text)) return new ArchiveSource(components, text);

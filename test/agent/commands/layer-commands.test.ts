@@ -88,6 +88,11 @@ describe('xylem flatten', () => {
     expect(bytesEqual(disk.subarray(8192, 8192 + 100_352), sampleBytes(100_352, 3))).toBe(true);
   });
 
+  it('rejects an image beside other layers', async () => {
+    const flat = run('flatten', '--out', join(folder, 'disk'), good, 'oci:/tmp/x:t');
+    await expect(flat).rejects.toMatchObject({ code: 'argument' });
+  });
+
   it('rejects a damaged layer and names the block', async () => {
     const out = join(folder, 'disk');
     await expect(run('flatten', '--out', out, bad)).rejects.toThrow(/ZFile block [0-9]+ .*CRC/);
