@@ -44,12 +44,20 @@ export async function mountWritable(lower: string, folder: string, atEnd: AtEnd)
   return target!;
 }
 
-/** Unmounts a folder once the last of those that used it is gone. */
+/** Unmounts a folder. */
 export async function unmount(target: string): Promise<void> {
+  await whenFree(() => run('umount', [target]));
+}
+
+/**
+ * Unmounts something once nobody uses it. The system takes down the mounts of a program a moment
+ * after its end.
+ */
+export async function whenFree(unmountIt: () => Promise<unknown>): Promise<void> {
   const deadlineMs = performance.now() + FREE_MS_MAX;
   for (;;) {
     try {
-      await run('umount', [target]);
+      await unmountIt();
       return;
     } catch (error) {
       if (performance.now() > deadlineMs) throw error;

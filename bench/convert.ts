@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process';
-import { rm } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import type { ConversionResult } from '../src/convert/convert-image.ts';
 import { blobPath } from '../src/convert/oci-layout.ts';
@@ -33,6 +32,13 @@ const PEAK_MIB_MAX = 512;
 type Size = 'full' | 'smoke';
 type Converted = CommandRun<ConversionResult>;
 
+/** What `xylem check --json` prints, of which this reads a part. */
+interface CheckFacts {
+  readonly platforms: readonly {
+    readonly comparison?: { readonly entryCount: number; readonly differenceCount: number };
+  }[];
+}
+
 /** Where images come from and go to: two registries, so that no blob is there already. */
 interface Places {
   readonly layout: string;
@@ -41,8 +47,8 @@ interface Places {
 }
 
 /**
- * Converts an image of Debian packages from one registry to another, beside what `skopeo copy` and
- * gunzip take for the same layers; then an image of small files, and a large one. Needs apt,
+ * Converts an image of Debian packages from one registry to another and checks the result, beside
+ * what `skopeo copy` and gunzip take for the same layers; then an image of small files, and a large one. Needs apt,
  * docker-registry, skopeo and e2fsprogs.
  */
 export async function benchConvert(options: { smoke: boolean }): Promise<BenchRow[]> {
@@ -127,6 +133,7 @@ async function benchConversions(
   const apart = await convert('v1', 'apart:1', '--no-reuse');
   const again = await convert('v1', 'app:again');
   const next = await convert('v2', 'app:2');
+  const checked = await check(`docker://${target}/app:2`, `docker://${source}/v2:1`);
   const digests = [first, apart, again].map(({ printed }) => printed.digest);
   const same = digests.filter((digest) => digest === first.printed.digest).length;
   const tarBytes = sumOf(layers, (layer) => layer.tarBytes);
@@ -137,6 +144,7 @@ async function benchConversions(
     ...rowsOf('again, --no-reuse', apart, tarBytes),
     ...rowsOf('again, all layers reused', again),
     ...rowsOf(`one more layer, ${reusedIn(next)} reused`, next),
+    ...checkRows('one more layer', checked),
     {
       bench: 'convert',
       what: 'same digests',
@@ -161,7 +169,7 @@ async function benchMade(
   atEnd: AtEnd,
 ): Promise<BenchRow[]> {
   const layout = tempFolder(atEnd);
-  const { tarBytes, digest } = await make(layout, 'made', amount);
+  const { tarBytes } = await make(layout, 'made', amount);
   const out = tempFolder(atEnd);
   const converted = await runXylem<ConversionResult>([
     'convert',
@@ -169,8 +177,26 @@ async function benchMade(
     `oci:${layout}:made`,
     `oci:${out}:blocks`,
   ]);
-  await rm(blobPath(layout, digest));
-  return rowsOf(`${what} (${amount >= MIB ? `${amount / MIB} MiB` : amount})`, converted, tarBytes);
+  const checked = await check(`oci:${out}:blocks`, `oci:${layout}:made`);
+  const name = `${what} (${amount >= MIB ? `${amount / MIB} MiB` : amount})`;
+  return [...rowsOf(name, converted, tarBytes), ...checkRows(name, checked)];
+}
+
+/** Compares a block image with its original. Rejects when they differ. */
+function check(image: string, original: string): Promise<CommandRun<CheckFacts>> {
+  return runXylem<CheckFacts>(['check', '--insecure', image, original]);
+}
+
+function checkRows(what: string, checked: CommandRun<CheckFacts>): readonly BenchRow[] {
+  const { seconds, peakMib, cpuSeconds, printed } = checked;
+  const { comparison } = defined(printed.platforms[0], 'an image has a platform');
+  const { entryCount, differenceCount } = defined(comparison, 'the original was named');
+  const found = `${differenceCount} differences in ${entryCount} files and directories`;
+  const note = `${found}, ${cpuSeconds.toFixed(1)} s of CPU`;
+  return [
+    { bench: 'convert', what: `${what}, checked`, value: seconds, unit: 's', note },
+    { bench: 'convert', what: `${what}, checked, peak RSS`, value: peakMib, unit: 'MiB' },
+  ];
 }
 
 function rowsOf(what: string, converted: Converted, tarBytes?: number): BenchRow[] {

@@ -14,7 +14,7 @@ import { makeNetwork, type Network } from '../test/kit/namespaces.ts';
 import { needs } from '../test/kit/requires.ts';
 import { tempFolder, type AtEnd } from '../test/kit/temp-folder.ts';
 import { runXylem } from './cli.ts';
-import { firstAnswer, mountWritable, unmount, type Program } from './container.ts';
+import { firstAnswer, mountWritable, unmount, whenFree, type Program } from './container.ts';
 import { timed, type BenchRow } from './rows.ts';
 
 /** What comes to each host, all together. */
@@ -228,7 +228,7 @@ function startMounted(
     await mkdir(join(dir, '..'), { recursive: true });
     return start(workload, hostOf(network), async () => {
       await askAgent(agent, 'mount', { image: `docker://${image}`, dir });
-      atEnd(async () => void (await askAgent(agent, 'unmount', { dir })));
+      atEnd(() => whenFree(() => askAgent(agent, 'unmount', { dir })));
       return mountWritable(dir, folder, atEnd);
     });
   });

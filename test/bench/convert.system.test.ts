@@ -11,5 +11,7 @@ describeWith('benchConvert()', [...PROGRAMS, debianFault], () => {
     expect(rows.every((row) => row.value > 0)).toBe(true);
     expect(rows.find(({ what }) => what === 'same digests')).toMatchObject({ value: 3 });
     expect(rows.some(({ what }) => what === 'one more layer, 1 reused')).toBe(true);
+    const checks = rows.filter(({ what }) => what.endsWith(', checked'));
+    expect(checks.map(({ note }) => note?.slice(0, 14))).toEqual(Array(3).fill('0 differences '));
   }, 180_000);
 });

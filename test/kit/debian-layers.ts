@@ -40,7 +40,7 @@ export const LAYERS: Readonly<Record<LayerName, LayerPlan>> = {
     on: 'python',
     packages: ['python3-numpy', 'python3-scipy'],
     prepare: async (folder, below) => {
-      const links = glob('usr/lib/*/openblas-pthread/lib{blas,lapack}.so.3', { cwd: folder });
+      const links = glob('usr/lib/*/openblas-pthread/lib*.so.[0-9]', { cwd: folder });
       for await (const path of links) {
         const place = join(dirname(path), '..', basename(path));
         await symlink(join('openblas-pthread', basename(path)), join(folder, place));
