@@ -56,15 +56,19 @@ export async function closureOf(names: readonly string[]): Promise<readonly Debi
 
 /** Has apt bring these packages and all that they depend on into the cache. */
 export async function fetchClosure(names: readonly string[]): Promise<void> {
-  const args = [...aptOptions(), '--yes', '--download-only', 'install', ...names];
-  await run('apt-get', args, { maxBuffer: OUTPUT_BYTES_MAX });
+  await run('flock', fetchArgs(names), { maxBuffer: OUTPUT_BYTES_MAX });
+}
+
+/** Arguments of flock(1): one process at a time fetches. */
+function fetchArgs(names: readonly string[]): readonly string[] {
+  const fetch = ['--yes', '--download-only', 'install', ...names];
+  return [join(DEBIAN_CACHE, 'lock'), 'apt-get', ...aptOptions(), ...fetch];
 }
 
 /** Why apt cannot fetch packages here; undefined when it can. */
 export function debianFault(): string | undefined {
   try {
-    const args = [...aptOptions(), '--yes', '--download-only', 'install', 'base-passwd'];
-    execFileSync('apt-get', args, { stdio: 'pipe' });
+    execFileSync('flock', fetchArgs(['base-passwd']), { stdio: 'pipe' });
     return undefined;
   } catch {
     return 'apt cannot fetch packages (no apt-get, no package lists, or no network)';
