@@ -48,8 +48,8 @@ interface Places {
 
 /**
  * Converts an image of Debian packages from one registry to another and checks the result, beside
- * what `skopeo copy` and gunzip take for the same layers; then an image of small files, and a large one. Needs apt,
- * docker-registry, skopeo and e2fsprogs.
+ * what `skopeo copy` and gunzip take for the same layers; then an image of small files, and a large
+ * one. Needs apt, docker-registry, skopeo and e2fsprogs.
  */
 export async function benchConvert(options: { smoke: boolean }): Promise<BenchRow[]> {
   const programs = ['docker-registry', 'skopeo', 'mke2fs', 'gzip'].map(needs.program);

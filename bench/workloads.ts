@@ -300,7 +300,8 @@ function rowsOf(
 ): BenchRow[] {
   const { gzipBytes, blockBytes, touchedBytes } = measured;
   const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
-  const share = `${((100 * touchedBytes) / blockBytes).toFixed(1)} % of ${mb(blockBytes)} of blocks`;
+  const percent = ((100 * touchedBytes) / blockBytes).toFixed(1);
+  const share = `${percent} % of ${mb(blockBytes)} of blocks`;
   const rate = `${share}; the kernel read ${mb(measured.first.deviceBytes)} of the device`;
   const examples = published?.map((seconds) => `; published example ${seconds} s`) ?? [];
   const bench = 'workloads';
