@@ -34,6 +34,7 @@ const cMount = libc.func(
 );
 const cUmount2 = libc.func('int umount2(const char *target, int flags)');
 const cIoctl = libc.func('int ioctl(int fd, unsigned long request, uint8_t *argument)');
+const cIoctlNumber = libc.func('int ioctl(int fd, unsigned long request, unsigned long argument)');
 const cPrctl = libc.func(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
 );
@@ -66,15 +67,16 @@ export function unmount(target: string, flags: number): CallFailure | undefined 
 }
 
 /**
- * ioctl(2) with a structure, or null for none; gives its result, which is not negative, or the
- * failure.
+ * ioctl(2) with a structure, a number, or null for none; gives its result, which is not negative,
+ * or the failure.
  */
 export function ioctl(
   fd: number,
   request: number,
-  argument: Uint8Array | null,
+  argument: Uint8Array | number | null,
 ): number | CallFailure {
-  const result = cIoctl(fd, request, argument) as number;
+  const call = typeof argument === 'number' ? cIoctlNumber : cIoctl;
+  const result = call(fd, request, argument) as number;
   return result >= 0 ? result : failure();
 }
 

@@ -87,12 +87,13 @@ describeWith('DeviceService', NEEDS, () => {
     expect(service.list()).toEqual([info]);
     await run('diff', ['-r', '--exclude=lost+found', files, dir]);
     const name = info.device.slice('/dev/'.length);
-    const facts = ['ro', 'loop/dio', 'loop/autoclear', 'queue/logical_block_size'];
+    const queue = ['queue/logical_block_size', 'queue/read_ahead_kb'];
+    const facts = ['ro', 'loop/dio', 'loop/autoclear', ...queue];
     const { stdout } = await run(
       'cat',
       facts.map((fact) => `/sys/block/${name}/${fact}`),
     );
-    expect(stdout).toBe('1\n1\n1\n4096\n');
+    expect(stdout).toBe('1\n1\n1\n4096\n128\n');
     await service.unmount(dir);
     expect(tracesOf(folder)).toEqual(NO_TRACES);
     expect(existsSync(dir)).toBe(false); // It was made for the mount.
