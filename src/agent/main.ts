@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { CodedError, errorText } from '../util/errors.ts';
+import { plainText } from '../util/plain-text.ts';
 import { packageVersion } from './version.ts';
 
 /** Exit code of usage errors, as in shells and most programs. */
@@ -106,7 +107,7 @@ function report(error: unknown, json: boolean): number {
   const debug = (process.env['XYLEM_DEBUG'] ?? '') !== '';
   // A bug needs its stack; an operating error is a sentence.
   const text = debug || !known ? stackOf(error) : error.message;
-  process.stderr.write(`xylem: ${text}\n`);
+  process.stderr.write(`xylem: ${plainText(text)}\n`);
   const code = known ? String(error.code) : 'internal';
   if (json) printError(errorText(error), code);
   return EXIT_FAILURE;

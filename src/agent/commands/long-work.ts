@@ -1,5 +1,6 @@
 import { ConvertError } from '../../convert/errors.ts';
 import type { ProgressOptions } from '../../convert/layer-blob.ts';
+import { plainText } from '../../util/plain-text.ts';
 
 /** Shortest interval between two updates of the progress line. */
 const PROGRESS_INTERVAL_MS = 200;
@@ -55,7 +56,7 @@ export class ProgressLine {
     this.#lastMs = nowMs;
     this.#isShown = true;
     const percent = totalBytes === 0 ? 100 : Math.floor((doneBytes / totalBytes) * 100);
-    process.stderr.write(`\r\u001b[K${step} ${percent} %`);
+    process.stderr.write(`\r\u001b[K${plainText(step)} ${percent} %`);
   }
 
   clear(): void {

@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option } from 'commander';
+import { plainText } from '../../util/plain-text.ts';
 import { ADMIN_SOCKET } from '../config/admin-socket.ts';
 
 /** Option `--json` of the commands that print facts. */
@@ -27,7 +28,7 @@ export function tokenOption(): Option {
 
 /** Prints facts for scripts or for people. */
 export function printFacts(json: boolean | undefined, facts: unknown, text: string): void {
-  process.stdout.write(json === true ? `${JSON.stringify(facts)}\n` : `${text}\n`);
+  process.stdout.write(json === true ? `${JSON.stringify(facts)}\n` : `${plainText(text)}\n`);
 }
 
 /** Lines of `name  value`, with the values aligned. */
