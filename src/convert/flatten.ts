@@ -1,5 +1,6 @@
 import { rename, rm } from 'node:fs/promises';
 import type { Codec, Hash } from '../runtime/codec.ts';
+import { ImageError } from '../image/errors.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import { openLayer, type Layer } from '../image/layer.ts';
 import { blockLayers } from '../image/manifest.ts';
@@ -35,7 +36,7 @@ export async function flattenLayers(
     for (const path of layerPaths) {
       const file = await LocalFile.open(path, 'read');
       files.push(file);
-      layers.push(await openLayer(file, components.codec));
+      layers.push(await openLayerFile(file, components.codec));
     }
     return await writeFlat(new LayeredImage(layers), outPath, options);
   } finally {
@@ -60,6 +61,16 @@ export async function flattenImage(
     return await writeFlat(new LayeredImage(layers), outPath, options);
   } finally {
     await checked.close();
+  }
+}
+
+/** Opens the layer in a file; errors name the file. Throws ImageError. */
+export async function openLayerFile(file: LocalFile, codec: Codec): Promise<Layer> {
+  try {
+    return await openLayer(file, codec);
+  } catch (error) {
+    if (!(error instanceof ImageError)) throw error;
+    throw new ImageError(`${file.path}: ${error.message}`, error.detail, { cause: error });
   }
 }
 

@@ -8,6 +8,7 @@ import {
 } from '../../convert/block-image.ts';
 import { CHAIN_ANNOTATION } from '../../convert/block-manifest.ts';
 import { withFile } from '../../convert/files.ts';
+import { openLayerFile } from '../../convert/flatten.ts';
 import { readParts } from '../../convert/places/manifest-parts.ts';
 import { isPlace, openSource, PLACES } from '../../convert/places/open-place.ts';
 import { digestedLayers } from '../../image/block-digests.ts';
@@ -86,7 +87,7 @@ export function registerInspect(program: Command): void {
         printFacts(options.json, image, imageTextOf(image));
         return;
       }
-      const layer = await withFile(path, 'read', (file) => openLayer(file, new NodeCodec()));
+      const layer = await withFile(path, 'read', (file) => openLayerFile(file, new NodeCodec()));
       const facts = factsOf(layer);
       printFacts(options.json, facts, textOf(path, facts));
     });

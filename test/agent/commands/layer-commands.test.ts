@@ -63,7 +63,16 @@ describe('xylem inspect', () => {
 
   it('rejects a file that is not a layer', async () => {
     writeFileSync(good, 'text');
-    await expect(run('inspect', good)).rejects.toMatchObject({ code: 'not-a-layer' });
+    const out = ['--out', join(folder, 'disk')];
+    for (const args of [
+      ['inspect', good],
+      ['flatten', ...out, bad, good],
+    ]) {
+      await expect(run(...args)).rejects.toMatchObject({
+        code: 'not-a-layer',
+        message: expect.stringContaining(`${good}: `) as string,
+      });
+    }
   });
 });
 
