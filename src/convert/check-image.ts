@@ -4,7 +4,7 @@ import { digestHex, type Digest } from '../image/digest.ts';
 import { openLayer, type Layer } from '../image/layer.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import { blobsOf, blockLayers, parseManifest, type Manifest } from '../image/manifest.ts';
-import { isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import { isIndex, platformIn, selectPlatform, type Platform } from '../registry/platform.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Decompressor } from '../runtime/decompressor.ts';
 import { CodedError } from '../util/errors.ts';
@@ -69,7 +69,7 @@ export async function checkImage(
   const root = await image.resolve(signal);
   const original = await places.original?.resolve(signal);
   const checks: PlatformCheck[] = [];
-  for (const stored of await manifestsIn(image, root, signal)) {
+  for await (const stored of manifestsIn(image, root, signal)) {
     const manifest = parseManifest(stored.bytes);
     const platform = await platformOf(image, manifest, signal);
     const layers = await checkLayers(components, { ...places, manifest }, options);
@@ -86,19 +86,17 @@ export async function checkImage(
   return checks;
 }
 
-/** The manifest, or those of an index that are images. */
-async function manifestsIn(
+/** The manifest, or those of an index that are images, one at a time. */
+async function* manifestsIn(
   place: ImagePlace,
   root: StoredManifest,
   signal: AbortSignal,
-): Promise<readonly StoredManifest[]> {
-  if (!isIndex(root)) return [root];
-  const found: StoredManifest[] = [];
+): AsyncGenerator<StoredManifest> {
+  if (!isIndex(root)) return yield root;
   for (const { digest, annotations } of readParts(root).manifests) {
     if (annotations?.[DESCRIPTION_ANNOTATION] !== undefined) continue;
-    found.push(await place.manifest(digest, signal));
+    yield await place.manifest(digest, signal);
   }
-  return found;
 }
 
 async function platformOf(
@@ -107,22 +105,17 @@ async function platformOf(
   signal: AbortSignal,
 ): Promise<Platform> {
   const { digest, size } = config;
-  const isSmall = size <= CONFIG_BYTES_MAX;
-  const blob = { digest, sizeBytes: size };
-  const bytes = isSmall ? await collect(place.openBlob(blob, signal)) : new Uint8Array(0);
-  let fields: Record<string, unknown> = {};
-  try {
-    fields = Object(JSON.parse(new TextDecoder().decode(bytes))) as Record<string, unknown>;
-  } catch (cause) {
-    const what = `${place.name} cannot be checked: its config ${digest} is no JSON`;
-    throw new ConvertError(what, { code: 'manifest', digest }, { cause });
-  }
-  const { os, architecture, variant } = fields;
-  return {
-    os: typeof os === 'string' ? os : 'linux',
-    architecture: typeof architecture === 'string' ? architecture : 'unknown',
-    ...(typeof variant === 'string' && variant !== '' && { variant }),
+  const bad = (why: string, cause?: unknown): ConvertError => {
+    const what = `${place.name} cannot be checked: its config ${digest} ${why}`;
+    return new ConvertError(what, { code: 'manifest', digest }, { cause });
   };
+  if (size > CONFIG_BYTES_MAX) throw bad(`is larger than ${CONFIG_BYTES_MAX} bytes`);
+  const bytes = await collect(place.openBlob({ digest, sizeBytes: size }, signal));
+  try {
+    return platformIn(JSON.parse(new TextDecoder().decode(bytes)));
+  } catch (cause) {
+    throw bad('is no JSON', cause);
+  }
 }
 
 interface Original {
@@ -145,11 +138,26 @@ async function originalOf(
   if (place === undefined || original === undefined) {
     const { subject } = readParts(stored);
     if (subject === undefined) return undefined;
-    return { place: places.image, original: await places.image.manifest(subject, signal) };
+    return { place: places.image, original: await subjectOf(places.image, subject, signal) };
   }
   if (!isIndex(original)) return { place, original };
   const digest = selectPlatform(original.bytes, platform, place.name);
   return { place, original: await place.manifest(digest, signal) };
+}
+
+async function subjectOf(
+  place: ImagePlace,
+  digest: Digest,
+  signal: AbortSignal,
+): Promise<StoredManifest> {
+  try {
+    return await place.manifest(digest, signal);
+  } catch (cause) {
+    const isAbsent = cause instanceof CodedError && /^(not-found|layout)$/.test(String(cause.code));
+    if (!isAbsent) throw cause;
+    const what = `${place.name} was made of ${digest}, which is not there: name the original`;
+    throw new ConvertError(what, { code: 'manifest', digest }, { cause });
+  }
 }
 
 /** Fetches the blobs of an image into the folder, and checks them. */
@@ -192,10 +200,15 @@ async function compare(
   const { place, original, workFolder, manifest } = sides;
   const { hash } = components;
   const tree = new OriginalTree({ hash });
-  const source = await readSourceImage(hash, place, { stored: original, signal });
+  const source = await readSourceImage(hash, place, {
+    stored: original,
+    purpose: 'compared with',
+    signal,
+  });
   for (const [i, { blob, diffId }] of source.layers.entries()) {
     const content = place.openBlob(blob, signal);
-    await tree.addLayer(layerItems(components, content, { diffId, signal }));
+    const layer = { digest: blob.digest, diffId, signal };
+    await tree.addLayer(layerItems(components, content, layer));
     onProgress?.('reading the original', i + 1, source.layers.length);
   }
   const files: LocalFile[] = [];

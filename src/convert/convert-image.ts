@@ -1,8 +1,9 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestOf, parseDigest, type Digest } from '../image/digest.ts';
+import { ImageError } from '../image/errors.ts';
 import { INDEX_MEDIA_TYPES, type Descriptor } from '../image/manifest.ts';
-import { isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import { isIndex, platformIn, selectPlatform, type Platform } from '../registry/platform.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Decompressor } from '../runtime/decompressor.ts';
 import { defined } from '../util/assert.ts';
@@ -14,7 +15,7 @@ import { piecesOfFile, withFile } from './files.ts';
 import type { ProgressOptions, WrittenLayer } from './layer-blob.ts';
 import { putBytes, type LayerCache } from './layer-cache.ts';
 import { layerItems } from './layer-items.ts';
-import type { StoredManifest } from './places/manifest-parts.ts';
+import { readParts, type StoredManifest } from './places/manifest-parts.ts';
 import type { ImagePlace, ImageTarget } from './places/place.ts';
 import { readSourceImage, type SourceImage, type SourceLayer } from './source-image.ts';
 
@@ -149,7 +150,7 @@ class Conversion {
     const { hash } = this.#components;
     const { source, target } = this.#places;
     const { signal, deviceBytes, asReferrer } = this.#options;
-    const image = await readSourceImage(hash, source, { stored, signal });
+    const image = await readSourceImage(hash, source, { stored, purpose: 'converted', signal });
     const { written, reusedCount } = await this.#makeLayers(image);
     const acceleration = makeAccelerationLayer(this.#components, { layers: written });
     const { bytes: original, digest, mediaType } = stored;
@@ -238,7 +239,8 @@ class Conversion {
     const pieces = counted(this.#places.source.openBlob(blob, signal), (done) =>
       onProgress?.(`${name}: reading`, done, blob.sizeBytes),
     );
-    return builder.add(layerItems(this.#components, pieces, { diffId, signal }), () => layer, {
+    const described = { digest: blob.digest, diffId, signal };
+    return builder.add(layerItems(this.#components, pieces, described), () => layer, {
       blobPath: path,
       signal,
       onProgress: (step, done, total) => onProgress?.(`${name}: ${step}`, done, total),
@@ -273,10 +275,22 @@ class Conversion {
         onProgress?.(`${name}: fetching`, file.sizeBytes, layer.sizeBytes);
       }
     });
-    await builder.restore(path, {
-      signal,
-      onProgress: (step, done, total) => onProgress?.(`${name}: ${step}`, done, total),
-    });
+    try {
+      await builder.restore(path, {
+        signal,
+        onProgress: (step, done, total) => onProgress?.(`${name}: ${step}`, done, total),
+      });
+    } catch (cause) {
+      const isOther = cause instanceof ConvertError && cause.code === 'too-large';
+      if (!isOther && !(cause instanceof ImageError)) throw cause;
+      const what = `the layer that is kept in ${this.#places.target.name} for ${chainId} is bad`;
+      const advice = '--no-reuse makes all anew';
+      throw new ConvertError(
+        `${what}: ${cause.message}; ${advice}`,
+        { code: 'digest-mismatch', digest: layer.digest },
+        { cause },
+      );
+    }
     await rm(path);
   }
 }
@@ -304,7 +318,10 @@ interface IndexEntry {
   readonly raw: Readonly<Record<string, unknown>>;
 }
 
-function indexEntries({ bytes }: StoredManifest): readonly IndexEntry[] {
+/** Throws ConvertError when the index is no sound one, or too long. */
+function indexEntries(root: StoredManifest): readonly IndexEntry[] {
+  const { bytes } = root;
+  readParts(root);
   const { manifests } = Object(JSON.parse(new TextDecoder().decode(bytes))) as {
     manifests?: unknown;
   };
@@ -322,9 +339,8 @@ function reasonToLeaveOut({ platform, raw }: IndexEntry): string | undefined {
   if (annotations['vnd.docker.reference.type'] !== undefined) {
     return 'it describes another image of the index';
   }
-  const { os } = Object(platform) as Record<string, unknown>;
-  if (os === undefined || os === 'linux') return undefined;
-  return `it is made for ${String(os)}, and block images hold ext4`;
+  const { os } = platformIn(platform);
+  return os === 'linux' ? undefined : `it is made for ${os}, and block images hold ext4`;
 }
 
 function encodeIndex(

@@ -1,6 +1,7 @@
 import type { BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import { MIB } from '../util/bytes.ts';
 import { CodedError } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
 import { readParts, type StoredManifest } from './places/manifest-parts.ts';
@@ -13,8 +14,9 @@ const BLOBS_MAX = 3;
 /** Indexes within indexes, and referrers of referrers, that are followed. */
 const DEPTH_MAX = 4;
 
-/** Manifests of one copy. */
+/** Manifests of one copy, and their bytes, which are in memory until all blobs are there. */
 const MANIFESTS_MAX = 4096;
+const MANIFEST_BYTES_MAX = 64 * MIB;
 
 /** What of an image is copied. */
 export interface CopyOptions extends ProgressOptions {
@@ -44,6 +46,7 @@ export interface CopiedImage {
 interface Plan {
   /** What is named before what names it. */
   readonly manifests: Map<Digest, StoredManifest>;
+  manifestBytes: number;
   readonly blobs: Map<Digest, BlobRef>;
 }
 
@@ -60,7 +63,7 @@ export async function copyImage(
   const { signal } = options;
   try {
     const root = await chosen(source, options);
-    const plan: Plan = { manifests: new Map(), blobs: new Map() };
+    const plan: Plan = { manifests: new Map(), manifestBytes: 0, blobs: new Map() };
     await collect(source, root, { plan, depth: 0, signal });
     const referrers = options.withReferrers === true ? await refer(source, plan, signal) : [];
     const written = await copyBlobs({ source, target }, [...plan.blobs.values()], options);
@@ -117,6 +120,11 @@ async function collect(
       code: 'manifest',
       digest,
     });
+  }
+  plan.manifestBytes += manifest.bytes.length;
+  if (plan.manifestBytes > MANIFEST_BYTES_MAX) {
+    const what = `${source.name} has more than ${MANIFEST_BYTES_MAX} bytes of manifests`;
+    throw new ConvertError(what, { code: 'manifest', digest });
   }
   const { manifests, blobs } = readParts(manifest);
   for (const { digest: inner } of manifests) {

@@ -8,8 +8,8 @@ import { makeAccelerationLayer } from './acceleration-layer.ts';
 import type { BlockImageOptions } from './block-image-builder.ts';
 import { CHAIN_ANNOTATION, encodeBlockImage } from './block-manifest.ts';
 import type { WrittenLayer } from './layer-blob.ts';
+import { LAYER_TAG_PREFIX } from './oci-layout.ts';
 import type { ImagePlace, ImageTarget } from './places/place.ts';
-import { collect } from './source-image.ts';
 
 /** Changes whenever the same layers give other bytes. */
 const FORMAT_VERSION = 1;
@@ -17,8 +17,15 @@ const FORMAT_VERSION = 1;
 /** Hex digits of a tag. */
 const TAG_DIGITS = 40;
 
-/** Errors that mean that no such tag can be had. */
-const ABSENT = new Set(['not-found', 'layout', 'denied']);
+/**
+ * Errors that mean that no such tag can be had, or that what it names is not what `keep()` puts
+ * there: a user who may push there can have put anything. The layer is made anew then.
+ */
+const UNUSABLE = new Set([
+  ...['not-found', 'layout', 'denied'],
+  ...['manifest', 'not-json', 'invalid', 'too-large', 'digest-mismatch'],
+  ...['damaged', 'truncated', 'out-of-range'],
+]);
 
 /**
  * Block layers that lie in the target's repository already: each under a tag of its own, as an
@@ -42,7 +49,10 @@ export class LayerCache {
     this.#options = options;
   }
 
-  /** The layer that was made of this chain; undefined when there is none, or only a part of it. */
+  /**
+   * The layer that was made of this chain; undefined when there is none, only a part of it, or
+   * something else. Whether its blocks are those of the chain shows nothing but `checkImage()`.
+   */
   async find(chainId: Digest, signal: AbortSignal): Promise<WrittenLayer | undefined> {
     const place = this.#open(this.#tagOf(chainId));
     try {
@@ -55,7 +65,7 @@ export class LayerCache {
       const blockDigests = await this.#digestsOf(place, { manifest, blob }, signal);
       return blockDigests && { layer: blob, blockDigests };
     } catch (error) {
-      if (error instanceof CodedError && ABSENT.has(String(error.code))) return undefined;
+      if (error instanceof CodedError && UNUSABLE.has(String(error.code))) return undefined;
       throw error;
     }
   }
@@ -88,8 +98,8 @@ export class LayerCache {
   ): Promise<BlockDigests | undefined> {
     const layer = digestedLayers(manifest).find((each) => each.blob.digest === blob.digest);
     if (layer === undefined) return undefined;
-    const bytes = await collect(place.openBlob(layer.holder, signal));
-    const part = bytes.subarray(layer.offset, layer.offset + layer.sizeBytes);
+    const { holder, offset, sizeBytes } = layer;
+    const part = await place.readPart(holder, { offset, length: sizeBytes }, signal);
     return BlockDigests.parse(this.#components.hash, layer, part);
   }
 
@@ -98,7 +108,7 @@ export class LayerCache {
     const { algorithm, blockSizeBytes } = compression;
     const made = [FORMAT_VERSION, chainId, deviceBytes, algorithm, blockSizeBytes].join(' ');
     const digest = digestOf(this.#components.hash, new TextEncoder().encode(made));
-    return `xylem-layer-${digestHex(digest).slice(0, TAG_DIGITS)}`;
+    return `${LAYER_TAG_PREFIX}${digestHex(digest).slice(0, TAG_DIGITS)}`;
   }
 }
 

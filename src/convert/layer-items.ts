@@ -8,21 +8,28 @@ import type { TarItem } from './tar/tar-entry.ts';
 
 /**
  * The entries of an OCI layer's blob, which may be compressed. After the last one it checks the
- * digest of the tar. Throws ConvertError, what the blob throws, or the signal's reason.
+ * digest of the tar. Throws ConvertError, which names the layer, what the blob throws, or the
+ * signal's reason.
  */
 export async function* layerItems(
   components: { readonly hash: Hash; readonly decompressor: Decompressor },
   blob: AsyncIterable<Uint8Array>,
-  layer: { readonly diffId: Digest; readonly signal: AbortSignal },
+  layer: { readonly digest: Digest; readonly diffId: Digest; readonly signal: AbortSignal },
 ): AsyncGenerator<TarItem, void> {
   const { hash, decompressor } = components;
-  const { diffId, signal } = layer;
+  const { digest, diffId, signal } = layer;
   const hasher = hash.sha256Stream();
-  yield* readTar(hashing(layerTar(decompressor, blob), hasher), { signal });
+  try {
+    yield* readTar(hashing(layerTar(decompressor, blob), hasher), { signal });
+  } catch (error) {
+    if (!(error instanceof ConvertError) || error.code !== 'tar') throw error;
+    throw new ConvertError(`layer ${digest}: ${error.message}`, error.detail, { cause: error });
+  }
   const actual = digestOfSha256(hasher.digest());
   if (actual === diffId) return;
   throw new ConvertError(
-    `a layer's content has the digest ${actual}, but the image's config says ${diffId}; ` +
+    `the content of layer ${digest} has the digest ${actual}, ` +
+      `but the image's config says ${diffId}; ` +
       'push the image again',
     { code: 'digest-mismatch', digest: diffId },
   );

@@ -14,6 +14,9 @@ import { failing } from './files.ts';
 /** Annotation of an entry of `index.json`: its tag. */
 export const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
 
+/** How the tags of kept layers begin; they are no images for people. */
+export const LAYER_TAG_PREFIX = 'xylem-layer-';
+
 /** Tags that registries accept (OCI distribution spec, "Pulling manifests"). */
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/;
 
@@ -53,8 +56,11 @@ export function blobPath(directory: string, digest: Digest): string {
 
 /** Creates the layout if it does not exist. Throws ConvertError. */
 export async function prepareLayout(directory: string): Promise<void> {
-  const blobs = join(directory, 'blobs', 'sha256');
-  await failing(blobs, 'create', () => mkdir(blobs, { recursive: true }));
+  const blobs = join(directory, 'blobs');
+  // One by one: of several, mkdir() says that there is no such folder, whatever is in the way.
+  for (const folder of [directory, blobs, join(blobs, 'sha256')]) {
+    await failing(folder, 'create', () => mkdir(folder, { recursive: true }));
+  }
   const marker = join(directory, 'oci-layout');
   await failing(marker, 'write', () => writeFile(marker, layoutMarker()));
 }

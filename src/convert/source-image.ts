@@ -7,11 +7,11 @@ import {
   type Descriptor,
   type Manifest,
 } from '../image/manifest.ts';
-import type { Platform } from '../registry/platform.ts';
+import { isIndex, platformIn, type Platform } from '../registry/platform.ts';
 import type { Hash } from '../runtime/codec.ts';
 import { errorText } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
-import type { StoredManifest } from './places/manifest-parts.ts';
+import { readParts, type StoredManifest } from './places/manifest-parts.ts';
 import type { ImagePlace } from './places/place.ts';
 
 /** A layer of an ordinary image. */
@@ -42,15 +42,24 @@ export interface SourceImage {
 export async function readSourceImage(
   hash: Hash,
   place: ImagePlace,
-  { stored, signal }: { readonly stored: StoredManifest; readonly signal: AbortSignal },
+  use: {
+    readonly stored: StoredManifest;
+    /** What it is read for, as an error says it. */
+    readonly purpose: 'converted' | 'compared with';
+    readonly signal: AbortSignal;
+  },
 ): Promise<SourceImage> {
-  const manifest = parseManifest(stored.bytes);
+  const { stored, purpose, signal } = use;
   const bad = (why: string, cause?: unknown): ConvertError =>
     new ConvertError(
-      `${place.name} cannot be converted: ${why}`,
+      `${place.name} cannot be ${purpose}: ${why}`,
       { code: 'manifest', digest: stored.digest },
       { cause },
     );
+  if (isIndex(stored)) throw bad('it is an index within an index');
+  // It tells what is no manifest of today.
+  readParts(stored);
+  const manifest = parseManifest(stored.bytes);
   if (manifest.layers.some(isBlockLayer)) throw bad('it is a block image already');
   const { digest, size } = manifest.config;
   if (size > MANIFEST_SIZE_BYTES_MAX) throw bad(`its config has ${size} bytes`);
@@ -65,8 +74,12 @@ export async function readSourceImage(
   }
   let parentChainId: Digest | undefined;
   const layers = manifest.layers.map((layer, i): SourceLayer => {
-    const diffId = parseDigest(String(diffIds[i]));
-    if (diffId === undefined) throw bad(`its config names ${String(diffIds[i])} as a layer`);
+    const named = diffIds[i];
+    const diffId = typeof named === 'string' ? parseDigest(named) : undefined;
+    if (diffId === undefined) {
+      const shown = JSON.stringify(named)?.slice(0, 100);
+      throw bad(`its config names ${shown} as a layer, which is no sha256 digest`);
+    }
     const below = parentChainId;
     const chainId = chainIdOf(hash, below, diffId);
     parentChainId = chainId;
@@ -74,12 +87,7 @@ export async function readSourceImage(
     return { blob, diffId, chainId, parentChainId: below };
   });
   if (layers.length === 0) throw bad('it has no layers');
-  const { os, architecture, variant } = config;
-  const platform = {
-    os: typeof os === 'string' ? os : 'linux',
-    architecture: typeof architecture === 'string' ? architecture : 'unknown',
-    ...(typeof variant === 'string' && variant !== '' && { variant }),
-  };
+  const platform = platformIn(config);
   if (platform.os !== 'linux')
     throw bad(`it is made for ${platform.os}, and block images hold ext4`);
   return { digest: stored.digest, manifest, config, platform, layers };
@@ -111,10 +119,12 @@ export function parseConfig(
   try {
     const value: unknown = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+      // It is written again, which is not done for any depth.
+      JSON.stringify(value);
       return value as Record<string, unknown>;
     }
   } catch (cause) {
-    throw bad(`its config is not JSON: ${errorText(cause)}`, cause);
+    throw bad(`its config is not JSON that can be kept: ${errorText(cause)}`, cause);
   }
   throw bad('its config is no JSON object');
 }

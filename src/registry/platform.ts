@@ -23,6 +23,25 @@ export function hostPlatform(): Platform {
   return { os: 'linux', architecture: ARCHITECTURES[process.arch] ?? process.arch };
 }
 
+/** A word of a platform that may stand in a text for people. */
+const WORD = /^[\w.-]{1,64}$/;
+
+/**
+ * The platform that an entry of an index, or a config, names. What is no word becomes `unknown`:
+ * it may be of any type, and anything for a terminal.
+ */
+export function platformIn(value: unknown): Platform {
+  const { os = 'linux', architecture, variant } = Object(value) as Record<string, unknown>;
+  const word = (found: unknown): string =>
+    typeof found === 'string' && WORD.test(found) ? found : 'unknown';
+  const hasVariant = variant !== undefined && variant !== '';
+  return {
+    os: word(os),
+    architecture: word(architecture),
+    ...(hasVariant && { variant: word(variant) }),
+  };
+}
+
 /** Entries of an index that are looked at. */
 const ENTRIES_MAX = 4096;
 

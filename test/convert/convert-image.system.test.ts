@@ -6,7 +6,7 @@ import { BLOCK_IMAGE_DEFAULTS } from '../../src/convert/block-image-builder.ts';
 import { convertImage, type ConvertOptions } from '../../src/convert/convert-image.ts';
 import { flattenLayers } from '../../src/convert/flatten.ts';
 import { LayerCache } from '../../src/convert/layer-cache.ts';
-import { blobPath } from '../../src/convert/oci-layout.ts';
+import { blobPath, putBlob, tagManifest } from '../../src/convert/oci-layout.ts';
 import { readParts } from '../../src/convert/places/manifest-parts.ts';
 import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import type { ImagePlace, ImageTarget } from '../../src/convert/places/place.ts';
@@ -37,6 +37,11 @@ const tools = [needs.program('mke2fs'), needs.program('debugfs'), needs.program(
 
 const file = (path: string, text: string): Uint8Array => member({ path }, bytesOf(text));
 const directory = (path: string): Uint8Array => member({ path, type: '5', mode: 0o755 });
+
+/** What the tag of a kept layer names. */
+interface KeptManifest {
+  readonly layers: readonly object[];
+}
 
 /** Three layers that change each other, each compressed in another way. */
 const LAYERS: readonly LayerInit[] = [
@@ -144,6 +149,52 @@ describeWith('convertImage()', tools, () => {
     const third = await convert(images.place('new'), target, { open });
     expect(third.platforms[0]?.layers.every(({ isReused }) => isReused)).toBe(true);
     expect(third.digest).toBe(fresh.digest);
+  });
+
+  it.each<[string, (kept: KeptManifest, folder: string) => Promise<unknown>]>([
+    ['no image', () => Promise.resolve('<html>')],
+    ['a list', () => Promise.resolve([])],
+    [
+      'an image without block digests',
+      async ({ layers, ...kept }) => ({
+        ...kept,
+        layers: layers.slice(0, 1),
+      }),
+    ],
+    [
+      'another layer',
+      async ({ layers: [layer, ...top], ...kept }, folder) => {
+        const bytes = bytesOf('no layer');
+        await putBlob(join(folder, 'target'), digestOf(bytes), bytes);
+        return {
+          ...kept,
+          layers: [{ ...layer, digest: digestOf(bytes), size: bytes.length }, ...top],
+        };
+      },
+    ],
+  ])('makes a layer anew when its tag names %s', async (_, poison) => {
+    const images = new SourceImages();
+    await images.put('app', LAYERS);
+    const folder = tempFolder();
+    const open = (tag: string): LayoutPlace => layoutPlace(folder, tag);
+    const first = await convert(images.place('app'), layoutPlace(folder), { open });
+    const directory = join(folder, 'target');
+    const index = readFileSync(join(directory, 'index.json'), 'utf8');
+    const tags = index.match(/xylem-layer-[0-9a-f]{40}/g) ?? [];
+    expect(tags).toHaveLength(LAYERS.length);
+    for (const tag of tags) {
+      const { bytes } = await layoutPlace(folder, tag).resolve(signal);
+      const kept = JSON.parse(new TextDecoder().decode(bytes)) as KeptManifest;
+      const poisoned = bytesOf(JSON.stringify(await poison(kept, folder)));
+      const digest = digestOf(poisoned);
+      await putBlob(directory, digest, poisoned);
+      await tagManifest({ directory, tag }, { digest, size: poisoned.length });
+    }
+    const again = await convert(images.place('app'), layoutPlace(folder), { open });
+    expect(again.digest).toBe(first.digest);
+    expect(again.platforms[0]?.layers.some(({ isReused }) => isReused)).toBe(false);
+    const third = await convert(images.place('app'), layoutPlace(folder), { open });
+    expect(third.platforms[0]?.layers.every(({ isReused }) => isReused)).toBe(true);
   });
 
   it('converts each Linux image of an index, and says what it left out', async () => {

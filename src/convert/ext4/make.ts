@@ -101,10 +101,10 @@ async function runMke2fs(
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     complaint = (complaint + text).slice(-COMPLAINT_LENGTH_MAX);
   });
-  const failure = await new Promise<string | undefined>((resolve, reject) => {
+  const failure = await new Promise<string | undefined>((resolve) => {
     child.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') resolve('it is not installed; install the package e2fsprogs');
-      else if (error.name !== 'AbortError') reject(error);
+      else if (error.name !== 'AbortError') resolve(`it does not start: ${error.message}`);
     });
     child.once('close', (code, killedBy) => {
       resolve(code === 0 ? undefined : `it ended with ${code ?? killedBy}: ${complaint.trim()}`);

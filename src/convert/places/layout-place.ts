@@ -10,6 +10,7 @@ import { ConvertError } from '../errors.ts';
 import { failing, withFile } from '../files.ts';
 import {
   blobPath,
+  LAYER_TAG_PREFIX,
   parseLayoutTarget,
   prepareLayout,
   putBlob,
@@ -39,8 +40,12 @@ export class LayoutPlace extends LayoutReader implements ImageTarget {
       choose: (entries, path) => {
         const entry = entries.find(({ annotations }) => annotations?.[TAG_ANNOTATION] === tag);
         if (entry !== undefined) return entry;
-        const tags = entries.flatMap(({ annotations }) => annotations?.[TAG_ANNOTATION] ?? []);
-        const known = tags.length === 0 ? 'it has none' : `it has ${tags.slice(0, 16).join(', ')}`;
+        const all = entries.flatMap(({ annotations }) => annotations?.[TAG_ANNOTATION] ?? []);
+        const tags = all.filter((other) => !other.startsWith(LAYER_TAG_PREFIX)).slice(0, 16);
+        const known =
+          tags.length === 0
+            ? 'it has no image at all: check the folder'
+            : `it has ${tags.join(', ')}`;
         const what = `${path} has no image with the tag ${tag}; ${known}`;
         throw new ConvertError(what, { code: 'layout', path });
       },
