@@ -1,5 +1,5 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { digestHex, parseDigest, type Digest } from '../image/digest.ts';
 import {
   INDEX_MEDIA_TYPES,
@@ -9,7 +9,7 @@ import {
   type Manifest,
 } from '../image/manifest.ts';
 import { ConvertError } from './errors.ts';
-import { failing } from './files.ts';
+import { failing, fileError } from './files.ts';
 
 /** Annotation of an entry of `index.json`: its tag. */
 export const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
@@ -56,13 +56,23 @@ export function blobPath(directory: string, digest: Digest): string {
 
 /** Creates the layout if it does not exist. Throws ConvertError. */
 export async function prepareLayout(directory: string): Promise<void> {
-  const blobs = join(directory, 'blobs');
-  // One by one: of several, mkdir() says that there is no such folder, whatever is in the way.
-  for (const folder of [directory, blobs, join(blobs, 'sha256')]) {
-    await failing(folder, 'create', () => mkdir(folder, { recursive: true }));
-  }
+  await makeFolder(join(directory, 'blobs', 'sha256'));
   const marker = join(directory, 'oci-layout');
   await failing(marker, 'write', () => writeFile(marker, layoutMarker()));
+}
+
+/**
+ * Makes the folder and those above it. `recursive` of mkdir() would say that there is no such
+ * folder where the file system is read-only.
+ */
+async function makeFolder(path: string): Promise<void> {
+  const above = dirname(path);
+  if (above !== path) await makeFolder(above);
+  try {
+    await mkdir(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw fileError(path, 'create', error);
+  }
 }
 
 /** Writes a small blob (a config or a manifest) to the layout. Throws ConvertError. */
