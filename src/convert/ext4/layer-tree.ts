@@ -56,8 +56,10 @@ interface Place {
 export class LayerTree {
   readonly #fs: Ext4;
   readonly #window = ContentWriter.makeWindow();
-  /** Inodes that this layer made or changed, and directories that its entries are below. */
-  readonly #touched = new Set<number>([ROOT_INODE]);
+  /** Inodes that this layer made or changed. */
+  readonly #made = new Set<number>([ROOT_INODE]);
+  /** Directories of layers below that this layer does not list, but has entries below. */
+  readonly #passed = new Set<number>();
   /** Hard links of this layer, which may name inodes of layers below. */
   readonly #links = new Set<string>();
 
@@ -91,7 +93,8 @@ export class LayerTree {
     const place = this.#placeOf(path, 'entry');
     if (entry.type === 'directory' && place.entry?.type === ENTRY_TYPE.directory) {
       this.#setAttributes(place.entry.inode, entry);
-      this.#touched.add(place.entry.inode);
+      this.#made.add(place.entry.inode);
+      this.#passed.delete(place.entry.inode);
     } else if (entry.type === 'hardlink') this.#addLink(place, entry);
     else {
       this.#remove(place);
@@ -119,7 +122,7 @@ export class LayerTree {
       this.#fs.addDirectory(number, place.directory);
       this.#countLinks(place.directory, 1);
     }
-    this.#touched.add(number);
+    this.#made.add(number);
     return number;
   }
 
@@ -212,8 +215,15 @@ export class LayerTree {
     const entry = this.#fs.directory(directory).get(name);
     if (entry === undefined) return;
     const place = { directory, name, entry };
-    if (!this.#touched.has(entry.inode) && !this.#links.has(linkKey(place))) this.#remove(place);
-    else if (entry.type === ENTRY_TYPE.directory) this.#hideAll(entry.inode);
+    const { inode, type } = entry;
+    const isPassed = this.#passed.has(inode);
+    if (!isPassed && !this.#made.has(inode) && !this.#links.has(linkKey(place))) {
+      this.#remove(place);
+    } else if (type === ENTRY_TYPE.directory) {
+      this.#hideAll(inode);
+      // Of the directory itself nothing is left but that the layer needs one.
+      if (isPassed) this.#makeImplied(inode);
+    }
   }
 
   /** Removes what is at the place, if anything, with all below it. */
@@ -232,7 +242,8 @@ export class LayerTree {
   }
 
   #drop(inode: number): void {
-    this.#touched.delete(inode);
+    this.#made.delete(inode);
+    this.#passed.delete(inode);
     this.#fs.removeInode(inode);
   }
 
@@ -272,7 +283,7 @@ export class LayerTree {
       const entry = this.#fs.directory(at).get(name);
       if (entry === undefined) {
         if (purpose === 'target') return undefined;
-        for (const { inode } of passed) this.#touched.add(inode);
+        this.#pass(passed);
         passed.push({ name, inode: this.#addImplied({ directory: at, name, entry }) });
       } else if (entry.type === ENTRY_TYPE.directory) passed.push({ name, inode: entry.inode });
       else if (entry.type === ENTRY_TYPE.symlink) {
@@ -284,18 +295,34 @@ export class LayerTree {
       } else if (purpose === 'target') return undefined;
       else throw refused(`a part of its path, ${JSON.stringify(name)}, is not a directory`);
     }
-    if (purpose === 'entry') for (const { inode } of passed) this.#touched.add(inode);
+    if (purpose === 'entry') this.#pass(passed);
     return passed.at(-1)?.inode ?? ROOT_INODE;
+  }
+
+  #pass(directories: readonly { readonly inode: number }[]): void {
+    for (const { inode } of directories) if (!this.#made.has(inode)) this.#passed.add(inode);
   }
 
   #addImplied(place: Place): number {
     checkName(place.name);
     const number = this.#make(place, 'directory', IMPLIED_DIRECTORY.permissions);
-    const { time } = IMPLIED_DIRECTORY;
+    this.#makeImplied(number);
+    return number;
+  }
+
+  /** Gives a directory what one has that no layer lists. */
+  #makeImplied(number: number): void {
+    const { permissions, time } = IMPLIED_DIRECTORY;
     const inode = this.#fs.readInode(number);
+    inode.permissions = permissions;
+    inode.uid = 0;
+    inode.gid = 0;
     inode.setTimes({ mtime: time, atime: time, ctime: time });
     this.#fs.writeInode(number, inode);
-    return number;
+    const others = inode.hasAttributes ? 'removed' : 'none';
+    this.#fs.setAttributes(number, new Map(), { others });
+    this.#made.add(number);
+    this.#passed.delete(number);
   }
 
   #targetOf(number: number): ByteString {

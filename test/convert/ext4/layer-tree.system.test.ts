@@ -306,7 +306,13 @@ describeWith('LayerTree', tools, () => {
 
   it('keeps what a layer adds below a directory that the same layer hides', async () => {
     await expectSame(
-      [{ path: 'd/old' }, { path: 'e/s/old' }, { path: 'f/old' }],
+      [
+        { path: 'd', type: 'directory', mode: 0o700, uid: 7 },
+        { path: 'd/old' },
+        { path: 'e/s', type: 'directory', xattrs: new Map([['user.a', bytes(10)]]) },
+        { path: 'e/s/old' },
+        { path: 'f/old' },
+      ],
       [
         { path: 'd/new' },
         { path: '.wh.d' },
