@@ -4,14 +4,13 @@ import {
   ACCELERATION_ANNOTATION,
   OVERLAYBD_ANNOTATION,
   type Descriptor,
+  LAYER_MEDIA_TYPE,
 } from '../image/manifest.ts';
 import { tarOf } from '../image/tar.ts';
 import { encodeTrace } from '../image/trace.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { defined } from '../util/assert.ts';
 import type { WrittenLayer } from './layer-blob.ts';
-
-const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
 /** The acceleration layer of an image, and the annotations that point into it. */
 export interface AccelerationLayer {

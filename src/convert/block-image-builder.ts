@@ -50,7 +50,7 @@ export interface LayerIdentity {
  * Makes block layers out of OCI layers, bottom first: it applies the entries of each to an ext4
  * file system in a sparse file, and writes the blocks that changed.
  *
- * Needs room in its folder for the uncompressed image; memory is about 150 MiB whatever the size.
+ * Needs room in its folder for the uncompressed image; memory is about 300 MiB whatever the size.
  * Life: `create()` -> `add()` or `restore()` per layer -> `close()`. After an error only `close()`.
  * Throws ConvertError, ImageError, or the signal's reason.
  */

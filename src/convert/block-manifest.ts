@@ -7,14 +7,13 @@ import {
   OVERLAYBD_ANNOTATION,
   type Descriptor,
   type Manifest,
+  CONFIG_MEDIA_TYPE,
+  LAYER_MEDIA_TYPE,
 } from '../image/manifest.ts';
 import type { Hash } from '../runtime/codec.ts';
 import type { AccelerationLayer } from './acceleration-layer.ts';
 import type { LayerBlob } from './layer-blob.ts';
 import type { StoredManifest } from './places/manifest-parts.ts';
-
-const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
-const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
 /** Annotation of a block layer: chain id of the layers of the original image that it completes. */
 export const CHAIN_ANNOTATION = 'io.xylem.chain-id';

@@ -7,6 +7,10 @@ export const MANIFEST_MEDIA_TYPES = [
   'application/vnd.oci.image.manifest.v1+json',
   'application/vnd.docker.distribution.manifest.v2+json',
 ] as const;
+/** Media type of the config of an image. */
+export const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
+/** Media type of a layer that is not compressed. */
+export const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 /** Media types of an image index, which lists manifests by platform. */
 export const INDEX_MEDIA_TYPES = [
   'application/vnd.oci.image.index.v1+json',

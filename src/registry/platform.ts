@@ -73,11 +73,16 @@ export function selectPlatform(index: Uint8Array, wanted: Platform, reference: s
     entries.find(({ platform }) => fits(platform, wanted)) ??
     (entries.length === 1 && entries[0]?.platform === undefined ? entries[0] : undefined);
   if (chosen !== undefined) return chosen.digest;
-  const named = entries.map(({ platform }) => (platform === undefined ? '?' : nameOf(platform)));
+  const named = entries.map(({ platform }) =>
+    platform === undefined ? '?' : platformName(platform),
+  );
   const found = named.slice(0, 16).join(', ').slice(0, 400);
-  throw new RegistryError(`${reference} has no image for ${nameOf(wanted)}; it has: ${found}`, {
-    code: 'no-platform',
-  });
+  throw new RegistryError(
+    `${reference} has no image for ${platformName(wanted)}; it has: ${found}`,
+    {
+      code: 'no-platform',
+    },
+  );
 }
 
 interface Entry {
@@ -118,8 +123,9 @@ function fits(offered: Platform | undefined, wanted: Platform): boolean {
   );
 }
 
-function nameOf({ os, architecture, variant }: Platform): string {
-  return [os, architecture, variant].filter((part) => part !== undefined).join('/');
+/** OS, architecture and variant, as `linux/arm64/v8`. */
+export function platformName({ os, architecture, variant }: Platform): string {
+  return [os, architecture, variant].filter(Boolean).join('/');
 }
 
 function readJson(bytes: Uint8Array): Record<string, unknown> {

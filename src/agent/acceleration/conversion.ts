@@ -6,6 +6,7 @@ import { ConversionError } from '../../acceleration/failures.ts';
 import type { AccelerationProgress, BlockImage } from '../../acceleration/messages.ts';
 import type { ConversionResult } from '../../convert/convert-image.ts';
 import type { JobFolder } from './job-folder.ts';
+import { platformName } from '../../registry/platform.ts';
 
 /** The program, seen from src and from dist. */
 const PROGRAM = fileURLToPath(new URL('../../../bin/xylem.js', import.meta.url));
@@ -152,7 +153,7 @@ async function readProgress(
 
 function imagesOf({ platforms }: ConversionResult): readonly BlockImage[] {
   return platforms.map(({ platform, sourceDigest, manifest }) => ({
-    platform: [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/'),
+    platform: platformName(platform),
     sourceDigest,
     digest: manifest.digest,
   }));

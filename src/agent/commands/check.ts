@@ -3,6 +3,7 @@ import { checkImage, type PlatformCheck } from '../../convert/check-image.ts';
 import { withWorkFolder } from '../../convert/files.ts';
 import { openSource, PLACES } from '../../convert/places/open-place.ts';
 import type { LayerCheck } from '../../convert/verify-image.ts';
+import { platformName } from '../../registry/platform.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeDecompressor } from '../../runtime/node/decompressor.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
@@ -98,7 +99,7 @@ function factsOf({ digest, result, hasBlockDigests }: LayerCheck) {
 
 function textOf(check: PlatformCheck): string {
   const { platform, digest, layers, originalDigest, comparison } = check;
-  const name = [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/');
+  const name = platformName(platform);
   const lines = [`${name} ${digest}`];
   for (const { digest: blob, result, hasBlockDigests } of layers) {
     const shipped = hasBlockDigests ? ', block digests as shipped' : '';

@@ -14,6 +14,7 @@ import {
   withTag,
 } from '../../convert/places/open-place.ts';
 import { IMAGE_SIZE_BYTES_MAX } from '../../image/lsmt-header.ts';
+import { platformName } from '../../registry/platform.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeDecompressor } from '../../runtime/node/decompressor.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
@@ -183,7 +184,7 @@ function blockOptions(options: Options): BlockImageOptions {
 function textOf(dst: string, { digest, platforms, leftOut }: ConversionResult): string {
   const lines = [`${dst} is ${digest}`];
   for (const { platform, layers } of platforms) {
-    const name = [platform.os, platform.architecture, platform.variant].filter(Boolean).join('/');
+    const name = platformName(platform);
     const sum = (of: (layer: (typeof layers)[number]) => number): string =>
       formatSizeBytes(layers.reduce((total, layer) => total + of(layer), 0));
     const reused = layers.filter(({ isReused }) => isReused).length;

@@ -1,10 +1,9 @@
 import { viewOf } from '../../image/binary.ts';
 import { assert, defined } from '../../util/assert.ts';
 import { ConvertError } from '../errors.ts';
+import type { ByteString } from '../tar/tar-entry.ts';
+import { byteString } from '../tar/tar-header.ts';
 import { BLOCK_BYTES } from './block-file.ts';
-
-/** Bytes as a string with one character for each: names in a file system are bytes, not text. */
-export type ByteString = string;
 
 /** Longest name in a directory, in bytes. */
 export const NAME_BYTES_MAX = 255;
@@ -350,12 +349,7 @@ export class Directory {
   }
 }
 
-/** The bytes of a name as a string with a character for each. */
-export function byteString(bytes: Uint8Array): ByteString {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1');
-}
-
-/** The bytes that such a string stands for. */
+/** The bytes that a string of bytes stands for. */
 export function bytesOfString(text: ByteString): Uint8Array {
   return Buffer.from(text, 'latin1');
 }

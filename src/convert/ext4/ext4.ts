@@ -1,11 +1,11 @@
 import { assert, defined } from '../../util/assert.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { ConvertError } from '../errors.ts';
+import type { ByteString } from '../tar/tar-entry.ts';
 import { BLOCK_BYTES, type BlockFile } from './block-file.ts';
 import {
   bytesOfString,
   Directory,
-  type ByteString,
   type DirectoryBlocks,
   type DirectoryEntry,
 } from './directory.ts';

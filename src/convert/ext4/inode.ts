@@ -1,4 +1,5 @@
 import { viewOf } from '../../image/binary.ts';
+import type { TarTime } from '../tar/tar-entry.ts';
 
 /** Bytes of an inode. */
 export const INODE_BYTES = 256;
@@ -26,12 +27,6 @@ export const ENTRY_TYPE: Readonly<Record<InodeType, number>> = {
   fifo: 5,
   symlink: 7,
 };
-
-/** A time; seconds before 1970 are negative, nanoseconds are 0 to 999,999,999. */
-export interface Time {
-  readonly seconds: number;
-  readonly nanoseconds: number;
-}
 
 /** First and last second that ext4 keeps: 34 bits, from 1901 to 2446. */
 const TIME_SECONDS_MIN = -(2 ** 31);
@@ -145,11 +140,11 @@ export class Inode {
     this.#view.setUint32(32, this.#view.getUint32(32, true) | FLAG_INDEX, true);
   }
 
-  get mtime(): Time {
+  get mtime(): TarTime {
     return this.#time(16, 136);
   }
 
-  setTimes(times: { mtime: Time; atime: Time; ctime: Time }): void {
+  setTimes(times: { mtime: TarTime; atime: TarTime; ctime: TarTime }): void {
     this.#setTime(8, 140, times.atime);
     this.#setTime(12, 132, times.ctime);
     this.#setTime(16, 136, times.mtime);
@@ -187,13 +182,13 @@ export class Inode {
     this.#view.setUint32(20, seconds, true);
   }
 
-  #time(offset: number, extraOffset: number): Time {
+  #time(offset: number, extraOffset: number): TarTime {
     const extra = this.#view.getUint32(extraOffset, true);
     const seconds = this.#view.getInt32(offset, true) + (extra & 3) * 2 ** 32;
     return { seconds, nanoseconds: extra >>> 2 };
   }
 
-  #setTime(offset: number, extraOffset: number, time: Time): void {
+  #setTime(offset: number, extraOffset: number, time: TarTime): void {
     const seconds = Math.min(Math.max(time.seconds, TIME_SECONDS_MIN), TIME_SECONDS_MAX);
     const nanoseconds = seconds === time.seconds ? time.nanoseconds : 0;
     const epoch = Math.floor((seconds + 2 ** 31) / 2 ** 32);

@@ -1,14 +1,9 @@
 import { assert, defined } from '../../util/assert.ts';
 import { ConvertError } from '../errors.ts';
-import type { TarEntry, TarItem } from '../tar/tar-entry.ts';
+import type { ByteString, TarEntry, TarItem } from '../tar/tar-entry.ts';
+import { byteString } from '../tar/tar-header.ts';
 import { ContentWriter } from './content-writer.ts';
-import {
-  bytesOfString,
-  byteString,
-  NAME_BYTES_MAX,
-  type ByteString,
-  type DirectoryEntry,
-} from './directory.ts';
+import { bytesOfString, NAME_BYTES_MAX, type DirectoryEntry } from './directory.ts';
 import { ROOT_INODE, type Ext4 } from './ext4.ts';
 import { ENTRY_TYPE, FAST_SYMLINK_BYTES_MAX, Inode, type InodeType } from './inode.ts';
 

@@ -1,7 +1,12 @@
 import type { BlobRef } from '../../image/block.ts';
 import type { ByteRange } from '../../image/byte-source.ts';
 import { digestOf, digestOfSha256, parseDigest, type Digest } from '../../image/digest.ts';
-import { MANIFEST_MEDIA_TYPES, MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
+import {
+  MANIFEST_MEDIA_TYPES,
+  MANIFEST_SIZE_BYTES_MAX,
+  CONFIG_MEDIA_TYPE,
+  LAYER_MEDIA_TYPE,
+} from '../../image/manifest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { errorText } from '../../util/errors.ts';
 import { ConvertError } from '../errors.ts';
@@ -15,9 +20,6 @@ import { TarFiles } from './tar-files.ts';
 
 /** Annotation of an entry of `index.json`: the full name of the image, as containerd writes it. */
 export const NAME_ANNOTATION = 'io.containerd.image.name';
-
-const CONFIG_MEDIA_TYPE = 'application/vnd.oci.image.config.v1+json';
-const LAYER_MEDIA_TYPE = 'application/vnd.oci.image.layer.v1.tar';
 
 /** One image of `manifest.json`. */
 interface SavedImage {
