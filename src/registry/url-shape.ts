@@ -86,7 +86,8 @@ export function shapeOf(text: string): UrlShape {
   const base = `${scheme}://${host}`;
   const url = `${base}${path}${query}`;
   const other = { kind: 'other', url, host } as const;
-  if (namesSubResource(query) || digestLikes(path) !== 1) return other;
+  // Names such as `..v2` are no dot segments to most servers: nothing behind them is shared.
+  if (namesSubResource(query) || digestLikes(path) !== 1 || path.includes('..')) return other;
   if (path.startsWith('/v2/')) {
     const [, repository = '', hex = ''] = REGISTRY_BLOB.exec(path) ?? [];
     const digest = parseDigest(`sha256:${hex}`);
