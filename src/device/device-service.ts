@@ -13,15 +13,15 @@ import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import { DeviceError } from './errors.ts';
-import { FuseServer } from './fuse-server.ts';
+import { FuseServer } from './fuse/fuse-server.ts';
 import { ImageDisk, type ReadObserver } from './image-disk.ts';
 import { MNT_FORCE, unmount } from './linux.ts';
 import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
-import { requireExt4, requireMounted, takeTarget } from './mount-checks.ts';
-import { runInHelper } from './mount-process.ts';
-import { MountRecords, type MountRecord } from './mount-records.ts';
-import type { MountResult } from './mount-steps.ts';
-import { folderAbove, type TargetFolder } from './target-folder.ts';
+import { requireExt4, requireMounted, takeTarget } from './mount/mount-checks.ts';
+import { runInHelper } from './mount/mount-process.ts';
+import { MountRecords, type MountRecord } from './mount/mount-records.ts';
+import type { MountResult } from './mount/mount-steps.ts';
+import { folderAbove, type TargetFolder } from './mount/target-folder.ts';
 
 /**
  * Most images mounted at once on a host: each takes a thread of some MB. Hosts run at most some

@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path';
 import { DeviceError } from '../device/errors.ts';
 import { MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID, mount, unmount } from '../device/linux.ts';
-import { openTarget, pathOf } from '../device/target-folder.ts';
+import { openTarget, pathOf } from '../device/mount/target-folder.ts';
 import { errorText } from '../util/errors.ts';
 import { findUser, type ProcessUser } from './image-process.ts';
 

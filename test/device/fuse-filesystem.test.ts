@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { handleRequest, type FuseAction } from '../../src/device/fuse-filesystem.ts';
-import { ERRNO, OP } from '../../src/device/fuse-protocol.ts';
+import { handleRequest, type FuseAction } from '../../src/device/fuse/fuse-filesystem.ts';
+import { ERRNO, OP } from '../../src/device/fuse/fuse-protocol.ts';
 import { toHex } from '../../src/util/bytes.ts';
 
 const FILE = { sizeBytes: 5 * 2 ** 32 + 4096 };

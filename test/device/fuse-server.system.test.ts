@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { memoryDisk, type ReadOnlyDisk } from '../../src/device/disk.ts';
-import { FuseServer } from '../../src/device/fuse-server.ts';
+import { FuseServer } from '../../src/device/fuse/fuse-server.ts';
 import { deviceMetrics } from '../../src/device/metrics.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';

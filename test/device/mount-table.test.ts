@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseMountTable } from '../../src/device/mount-table.ts';
+import { parseMountTable } from '../../src/device/mount/mount-table.ts';
 
 describe('parseMountTable()', () => {
   it('reads mounts with and without tags, and names with blanks', () => {

@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
-import { RequestRing, type RingEntry } from '../../src/device/request-ring.ts';
+import { RequestRing, type RingEntry } from '../../src/device/fuse/request-ring.ts';
 
 function entry(i: number): RingEntry {
   return { unique: { low: i >>> 0, high: 7 }, offset: i * 2 ** 33 + 512, length: i % 1000 };

@@ -1,6 +1,6 @@
 /** Puts numbered entries into a ring as fast as the ring takes them. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { RequestRing } from '../../../src/device/request-ring.ts';
+import { RequestRing } from '../../../src/device/fuse/request-ring.ts';
 
 const { shared, count } = workerData as { shared: SharedArrayBuffer; count: number };
 const ring = new RequestRing(shared);

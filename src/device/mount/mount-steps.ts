@@ -8,9 +8,9 @@ import {
   MS_RDONLY,
   mount,
   unmount,
-} from './linux.ts';
+} from '../linux.ts';
 import { attachLoop, detachLoop, loopsOver, type StepFailure } from './loop.ts';
-import { IMAGE_FILE } from './fuse-filesystem.ts';
+import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { readMountTable } from './mount-table.ts';
 import { pathOf } from './target-folder.ts';
 

@@ -1,7 +1,7 @@
 import { closeSync, readdirSync } from 'node:fs';
-import { blockLayers, OVERLAYBD_ANNOTATION, type ResolvedImage } from '../image/manifest.ts';
-import { DeviceError } from './errors.ts';
-import { notPermitted } from './fuse-server.ts';
+import { blockLayers, OVERLAYBD_ANNOTATION, type ResolvedImage } from '../../image/manifest.ts';
+import { DeviceError } from '../errors.ts';
+import { notPermitted } from '../fuse/fuse-server.ts';
 import { readMountTable } from './mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
 import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';

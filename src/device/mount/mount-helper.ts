@@ -1,4 +1,4 @@
-import { dieWithParent } from './linux.ts';
+import { dieWithParent } from '../linux.ts';
 import { runMountRequest, type MountRequest } from './mount-steps.ts';
 
 // A separate process for calls that block on the server that started it: see mount-steps.ts. It

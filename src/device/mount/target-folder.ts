@@ -1,6 +1,6 @@
 import { closeSync, constants, mkdirSync, openSync, realpathSync, rmdirSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
-import { DeviceError } from './errors.ts';
+import { DeviceError } from '../errors.ts';
 
 /** A folder itself: never what a symbolic link in its place leads to. */
 const OPEN_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;

@@ -1,11 +1,11 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { MessageChannel, Worker } from 'node:worker_threads';
-import type { Clock } from '../runtime/clock.ts';
-import type { Logger } from '../runtime/logger.ts';
-import { assert } from '../util/assert.ts';
-import { errorText } from '../util/errors.ts';
-import type { ReadOnlyDisk } from './disk.ts';
-import { DeviceError } from './errors.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { assert } from '../../util/assert.ts';
+import { errorText } from '../../util/errors.ts';
+import type { ReadOnlyDisk } from '../disk.ts';
+import { DeviceError } from '../errors.ts';
 import {
   encodeStatus,
   ERRNO,
@@ -14,8 +14,8 @@ import {
   writeOutHeader,
   type Unique,
 } from './fuse-protocol.ts';
-import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from './linux.ts';
-import type { DeviceMetrics } from './metrics.ts';
+import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from '../linux.ts';
+import type { DeviceMetrics } from '../metrics.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
 
 /**

@@ -1,5 +1,5 @@
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
-import { ioctl, type CallFailure } from './linux.ts';
+import { ioctl, type CallFailure } from '../linux.ts';
 
 /** Requests and flags of include/uapi/linux/loop.h. */
 const LOOP_CLR_FD = 0x4c01;

@@ -1,8 +1,8 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { Clock } from '../runtime/clock.ts';
-import { defined } from '../util/assert.ts';
-import { DeviceError } from './errors.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import { defined } from '../../util/assert.ts';
+import { DeviceError } from '../errors.ts';
 import type { MountRequest, MountResult } from './mount-steps.ts';
 
 /** Most output of the helper that is kept, in bytes; a result has some hundred. */

@@ -1,4 +1,4 @@
-import { assert } from '../util/assert.ts';
+import { assert } from '../../util/assert.ts';
 import type { Unique } from './fuse-protocol.ts';
 
 /**

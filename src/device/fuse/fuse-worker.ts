@@ -1,6 +1,6 @@
 import { readSync, writeSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
-import { defined } from '../util/assert.ts';
+import { defined } from '../../util/assert.ts';
 import { handleRequest } from './fuse-filesystem.ts';
 import { REQUEST_BYTES_MAX } from './fuse-protocol.ts';
 import { RequestRing } from './request-ring.ts';
