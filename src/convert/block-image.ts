@@ -14,15 +14,13 @@ import {
   TRACE_ACCESSES_MAX,
   type TraceAccess,
 } from '../image/trace.ts';
-import { hostPlatform, isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import { hostPlatform, isIndex, type Platform } from '../registry/platform.ts';
 import type { Codec } from '../runtime/codec.ts';
+import { choosePlatform } from './choose-platform.ts';
 import { ConvertError } from './errors.ts';
 import type { StoredManifest } from './places/manifest-parts.ts';
 import type { ImagePlace } from './places/place.ts';
 import { collect, isBlockLayer, parseConfig } from './source-image.ts';
-
-/** Indexes within indexes that are followed. */
-const DEPTH_MAX = 3;
 
 /** A block image of one platform, in its place. */
 export interface BlockImage {
@@ -33,17 +31,17 @@ export interface BlockImage {
 
 /**
  * Finds the block image that a place names; of an index, the one for the platform, by default that
- * of this host. Throws ConvertError when it is an ordinary image, and what the place throws.
+ * of this host. Throws ConvertError when it is an ordinary image, RegistryError (`no-platform`)
+ * when it is made for another platform, and what the place throws.
  */
 export async function findBlockImage(
   place: ImagePlace,
   { platform, signal }: { readonly platform: Platform | undefined; readonly signal: AbortSignal },
 ): Promise<BlockImage> {
-  let stored = await place.resolve(signal);
-  for (let depth = 0; isIndex(stored) && depth < DEPTH_MAX; depth++) {
-    const chosen = selectPlatform(stored.bytes, platform ?? hostPlatform(), place.name);
-    stored = await place.manifest(chosen, signal);
-  }
+  const root = await place.resolve(signal);
+  const wanted = platform ?? (isIndex(root) ? hostPlatform() : undefined);
+  const stored =
+    wanted === undefined ? root : await choosePlatform(place, root, { platform: wanted, signal });
   const manifest = parseManifest(stored.bytes);
   const layers = blockDescriptors(manifest);
   if (layers.length > 0 && layers.every(isBlockLayer)) return { place, stored, manifest };

@@ -3,13 +3,14 @@ import { join } from 'node:path';
 import { digestOf, parseDigest, type Digest } from '../image/digest.ts';
 import { ImageError } from '../image/errors.ts';
 import { INDEX_MEDIA_TYPES, type Descriptor } from '../image/manifest.ts';
-import { isIndex, platformIn, selectPlatform, type Platform } from '../registry/platform.ts';
+import { isIndex, platformIn, type Platform } from '../registry/platform.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Decompressor } from '../runtime/decompressor.ts';
 import { defined } from '../util/assert.ts';
 import { makeAccelerationLayer } from './acceleration-layer.ts';
 import { BlockImageBuilder, type BlockImageOptions } from './block-image-builder.ts';
 import { encodeBlockImage } from './block-manifest.ts';
+import { choosePlatform } from './choose-platform.ts';
 import { ConvertError } from './errors.ts';
 import { piecesOfFile, withFile } from './files.ts';
 import type { ProgressOptions, WrittenLayer } from './layer-blob.ts';
@@ -39,7 +40,7 @@ export interface ConvertPlaces {
 /** How an image is converted. */
 export interface ConvertOptions extends BlockImageOptions, ProgressOptions {
   readonly signal: AbortSignal;
-  /** Of an index, this platform alone; undefined: all that block images can be made of. */
+  /** For this platform alone; undefined: of an index, all that block images can be made of. */
   readonly platform: Platform | undefined;
   /** Also list the block image among the referrers of the original, in the target. */
   readonly asReferrer: boolean;
@@ -96,9 +97,8 @@ export async function convertImage(
     await target.hasBlob({ digest: root.digest, sizeBytes: root.bytes.length }, signal);
     const conversion = new Conversion(components, places, options);
     if (!isIndex(root) || platform !== undefined) {
-      const stored = isIndex(root)
-        ? await source.manifest(selectPlatform(root.bytes, platform!, source.name), signal)
-        : root;
+      const stored =
+        platform === undefined ? root : await choosePlatform(source, root, { platform, signal });
       const one = await conversion.convert(stored, target.tag);
       await target.finish(signal);
       const { digest } = one.manifest;

@@ -1,8 +1,9 @@
 import type { BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
-import { isIndex, selectPlatform, type Platform } from '../registry/platform.ts';
+import type { Platform } from '../registry/platform.ts';
 import { MIB } from '../util/bytes.ts';
 import { CodedError } from '../util/errors.ts';
+import { choosePlatform } from './choose-platform.ts';
 import { ConvertError } from './errors.ts';
 import { readParts, type StoredManifest } from './places/manifest-parts.ts';
 import type { ImagePlace, ImageTarget } from './places/place.ts';
@@ -21,7 +22,7 @@ const MANIFEST_BYTES_MAX = 64 * MIB;
 /** What of an image is copied. */
 export interface CopyOptions extends ProgressOptions {
   readonly signal: AbortSignal;
-  /** Of an index, the image for this platform alone; absent: all of it. */
+  /** The image for this platform alone; absent: all of an index. */
   readonly platform?: Platform | undefined;
   /** Also the manifests that refer to what is copied. */
   readonly withReferrers?: boolean | undefined;
@@ -93,11 +94,8 @@ async function chosen(
   source: ImagePlace,
   { platform, signal }: CopyOptions,
 ): Promise<StoredManifest> {
-  let root = await source.resolve(signal);
-  for (let depth = 0; platform !== undefined && isIndex(root) && depth < DEPTH_MAX; depth++) {
-    root = await source.manifest(selectPlatform(root.bytes, platform, source.name), signal);
-  }
-  return root;
+  const root = await source.resolve(signal);
+  return platform === undefined ? root : choosePlatform(source, root, { platform, signal });
 }
 
 interface Collecting {

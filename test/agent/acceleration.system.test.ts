@@ -13,13 +13,16 @@ import { RegistryPlace } from '../../src/convert/places/registry-place.ts';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import type { Digest } from '../../src/image/digest.ts';
+import { hostPlatform } from '../../src/registry/platform.ts';
 import { referrersTag } from '../../src/registry/referrers.ts';
 import { defined } from '../../src/util/assert.ts';
+import { SourceImages } from '../convert/kit/source-images.ts';
 import { placeComponents } from '../convert/places/kit/components.ts';
 import { Containerd } from '../kit/containerd.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { PushRegistry } from '../kit/push-registry.ts';
 import { describeWith, needs } from '../kit/requires.ts';
+import { member } from '../kit/tar-encoder.ts';
 import { makeTarImage } from '../kit/tar-image.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { credentialsFile, hostsDirOf } from './kit/mirror-rig.ts';
@@ -265,6 +268,28 @@ describeWith(
       }
       const byDigest = `docker://${registry}/team/app@sha256:${'0'.repeat(64)}`;
       await expect(set(root, { image: byDigest })).rejects.toThrow(/always gets the original/);
+    });
+
+    test('says that an image is made for another platform, and converts it all the same', async () => {
+      const registry = await startDockerRegistry();
+      const { architecture: own } = hostPlatform();
+      const architecture = own === 'arm64' ? 'amd64' : 'arm64';
+      const images = new SourceImages();
+      await images.put('1', [{ members: [member({ path: 'file' })] }], { architecture });
+      const reference = `docker://${registry}/team/app:1`;
+      const target = new RegistryPlace(placeComponents([registry]), reference);
+      await copyImage(images.place('1'), target, { signal });
+      const { root } = await startRoot({ registry });
+      await set(root, { image: reference });
+      const failed = await until(root, reference, (each) => each?.state === 'Failed');
+      expect(failed?.failure).toMatchObject({ kind: 'image' });
+      expect(failed?.failure?.reason).toContain(
+        `is made for linux/${architecture}, not for linux/${own}; acceleration.allPlatforms makes`,
+      );
+      const { root: other } = await startRoot({ registry, acceleration: { allPlatforms: true } });
+      await set(other, { image: reference });
+      const found = await ready(other, reference);
+      expect(found.ready?.images).toMatchObject([{ platform: `linux/${architecture}` }]);
     });
 
     test('says that the disk is full, and is Ready once there is room', async () => {

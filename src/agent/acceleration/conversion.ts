@@ -35,6 +35,8 @@ const VARIABLES = [
   'SSL_CERT_DIR',
 ] as const;
 
+const PLATFORM_ADVICE = 'acceleration.allPlatforms makes block images for all platforms';
+
 /** What is converted, and how. */
 export interface ConversionOrder {
   /** `docker://host/name@digest` */
@@ -42,7 +44,7 @@ export interface ConversionOrder {
   /** `docker://host/name:tag`; undefined: no tag. */
   readonly target: string | undefined;
   readonly compression: string;
-  /** Of an index; undefined: all of them. */
+  /** The only one; undefined: all that the image has. */
   readonly platform: string | undefined;
 }
 
@@ -164,8 +166,10 @@ function conversionError(
   { complaint, how }: { readonly complaint: string; readonly how: string | number },
 ): ConversionError {
   const { error, code } = Object(facts) as { error?: unknown; code?: unknown };
-  if (typeof error === 'string' && typeof code === 'string')
-    return new ConversionError(error, { code });
+  if (typeof error === 'string' && typeof code === 'string') {
+    const advice = code === 'no-platform' ? `; ${PLATFORM_ADVICE}` : '';
+    return new ConversionError(error + advice, { code });
+  }
   const why = complaint === '' ? '' : `: ${complaint}`;
   const hint = how === 'SIGKILL' ? ' (did it run out of memory?)' : '';
   return new ConversionError(`the conversion ended with ${how}${hint}${why}`, { code: 'other' });

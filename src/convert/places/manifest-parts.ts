@@ -24,6 +24,7 @@ export interface NamedContent {
 export interface ManifestParts {
   /** Of an index. */
   readonly manifests: readonly NamedContent[];
+  readonly config: NamedContent | undefined;
   /** Of any other manifest: config and layers, those left out that no registry may keep. */
   readonly blobs: readonly NamedContent[];
   /** The manifest that this one refers to. */
@@ -58,6 +59,7 @@ export function readParts({ bytes, digest }: Omit<StoredManifest, 'mediaType'>):
   const configs = config === undefined ? [] : [readEntry(config, digest, 'config')];
   return {
     manifests: listed('manifests'),
+    config: configs[0],
     blobs: [...configs, ...listed('layers'), ...listed('blobs')],
     subject: subject === undefined ? undefined : readEntry(subject, digest, 'subject').digest,
     artifactType: textOr(root['artifactType'], configs[0]?.mediaType),
