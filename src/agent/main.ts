@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { CodedError, errorText } from '../util/errors.ts';
 import { plainText } from '../util/plain-text.ts';
+import { endSignalCode } from './end-signals.ts';
 import { packageVersion } from './version.ts';
 
 /** Exit code of usage errors, as in shells and most programs. */
@@ -40,7 +41,7 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
 
 /**
  * Runs the command line `xylem ARGV...` and returns its exit code: 0, 1 for a failure, 2 for wrong
- * usage.
+ * usage, 130 or 143 after SIGINT or SIGTERM.
  *
  * Facts go to standard output, everything else to standard error. With `--json` an error is also an
  * object on standard output.
@@ -110,7 +111,7 @@ function report(error: unknown, json: boolean): number {
   process.stderr.write(`xylem: ${plainText(text)}\n`);
   const code = known ? String(error.code) : 'internal';
   if (json) printError(errorText(error), code);
-  return EXIT_FAILURE;
+  return endSignalCode() ?? EXIT_FAILURE;
 }
 
 function printError(error: string, code: string): void {

@@ -1,6 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
+import { END_SIGNALS } from './end-signals.ts';
 
 /**
  * Longest stop, to notify peers and containers, to unmount, and to make the store durable.
@@ -13,11 +14,6 @@ const STOP_MS_MAX = 10_000;
  * restart.
  */
 const LINGER_MS_MAX = 2_000;
-
-const SIGNALS = ['SIGTERM', 'SIGINT'] as const;
-
-/** Exit codes that shells report for processes ended by these signals: 128 + number. */
-const EXIT_CODES = { SIGTERM: 143, SIGINT: 130 } as const;
 
 /**
  * A program part that runs until it is stopped. `stop()` may be called at any time, also while
@@ -74,10 +70,10 @@ function watch(components: RunComponents) {
     state.requested = true;
     resolve(code);
   };
-  const handlers = SIGNALS.map((signal) => {
+  const handlers = Object.entries(END_SIGNALS).map(([signal, codeAgain]) => {
     const handler = (): void => {
       logger.info({ signal }, state.requested ? 'ending at once' : 'stopping');
-      request(0, EXIT_CODES[signal]);
+      request(0, codeAgain);
     };
     events.on(signal, handler);
     return [signal, handler] as const;

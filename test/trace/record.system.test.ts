@@ -269,7 +269,10 @@ describeWith('xylem trace record', NEEDS, () => {
     child.kill(by);
     const done = await ended;
     if (by === 'SIGKILL') expect(done.by).toBe(by);
-    else expect(done).toMatchObject({ code: 1, err: expect.stringContaining('interrupted') });
+    else {
+      const code = by === 'SIGINT' ? 130 : 143;
+      expect(done).toMatchObject({ code, err: expect.stringContaining('interrupted') });
+    }
     await vi.waitFor(() => expectNothingLeft(own), LIMIT);
   });
 

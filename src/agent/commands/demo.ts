@@ -2,6 +2,7 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { Demo, type DemoResult, type DemoRound } from '../../demo/demo.ts';
 import { BLOCK_KIB, roundTable } from '../../demo/figures.ts';
 import { DemoError } from '../../demo/processes.ts';
+import { onEndSignal } from '../end-signals.ts';
 import { jsonOption } from './output.ts';
 
 /** Each agent is a process of some 100 MB; a laptop has no room for more agents than this. */
@@ -38,10 +39,9 @@ function parseHosts(text: string): number {
 
 async function runDemo(options: Options): Promise<void> {
   const abort = new AbortController();
-  const interrupt = (): void =>
-    abort.abort(new DemoError('the demo was interrupted', { code: 'interrupted' }));
-  process.once('SIGINT', interrupt);
-  process.once('SIGTERM', interrupt);
+  const leave = onEndSignal(() =>
+    abort.abort(new DemoError('the demo was interrupted', { code: 'interrupted' })),
+  );
   const startMs = performance.now();
   const say = (line: string): void => {
     const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
@@ -59,8 +59,7 @@ async function runDemo(options: Options): Promise<void> {
     if (options.json === true) process.stdout.write(`${JSON.stringify(result)}\n`);
   } finally {
     await demo.stop();
-    process.off('SIGINT', interrupt);
-    process.off('SIGTERM', interrupt);
+    leave();
   }
 }
 

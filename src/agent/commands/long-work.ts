@@ -1,14 +1,13 @@
 import { ConvertError } from '../../convert/errors.ts';
 import type { ProgressOptions } from '../../convert/layer-blob.ts';
 import { plainText } from '../../util/plain-text.ts';
+import { onEndSignal } from '../end-signals.ts';
 
 /** Shortest interval between two updates of the progress line. */
 const PROGRESS_INTERVAL_MS = 200;
 
 /** A line for programs comes at least this often: who reads it learns that the work goes on. */
 const BEAT_MS = 1000;
-
-const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 /** How progress is shown: to people on a terminal, or as lines of JSON to a program. */
 export type ProgressKind = 'auto' | 'json';
@@ -28,7 +27,7 @@ export async function longWork<T>(
       new ConvertError('interrupted: removed the partial result', { code: 'interrupted' }),
     );
   };
-  for (const name of SIGNALS) process.once(name, stop);
+  const leave = onEndSignal(stop);
   const progress = kind === 'json' ? new ProgressBeat(stop) : new ProgressLine();
   try {
     return await work({
@@ -40,7 +39,7 @@ export async function longWork<T>(
     controller.signal.throwIfAborted();
     throw error;
   } finally {
-    for (const name of SIGNALS) process.removeListener(name, stop);
+    leave();
     progress.clear();
   }
 }

@@ -6,6 +6,7 @@ import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import { API, pathOf } from '../admin/api.ts';
 import { AdminError } from '../admin/errors.ts';
 import { preheatFailureText } from '../admin/preheat-text.ts';
+import { onEndSignal } from '../end-signals.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
@@ -17,8 +18,6 @@ const LOOK_MS = 500;
  * restarting.
  */
 const MISSES_MAX = 60;
-
-const SIGNALS = ['SIGINT', 'SIGTERM'] as const;
 
 interface Options extends AdminPlace {
   readonly json?: boolean;
@@ -87,8 +86,7 @@ async function preheat(image: string, options: Options): Promise<void> {
 /** Shows how the preheat goes until it is over. A signal ends it everywhere. */
 async function follow(started: PreheatJob, place: AdminPlace): Promise<PreheatJob> {
   const interrupted = new AbortController();
-  const onSignal = (): void => interrupted.abort();
-  for (const name of SIGNALS) process.once(name, onSignal);
+  const leave = onEndSignal(() => interrupted.abort());
   const progress = new ProgressLine();
   const { id } = started;
   try {
@@ -107,7 +105,7 @@ async function follow(started: PreheatJob, place: AdminPlace): Promise<PreheatJo
     }
     return job;
   } finally {
-    for (const name of SIGNALS) process.removeListener(name, onSignal);
+    leave();
     progress.clear();
   }
 }

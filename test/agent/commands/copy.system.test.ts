@@ -127,7 +127,7 @@ describeWith('xylem copy and push', PROGRAMS, () => {
       await asked;
       child.kill(signal);
       const { code, err } = await ended;
-      expect(code).toBe(1);
+      expect(code).toBe(signal === 'SIGINT' ? 130 : 143);
       expect(err).toContain('interrupted');
     }
     const names = readdirSync(folder, { recursive: true, encoding: 'utf8' });

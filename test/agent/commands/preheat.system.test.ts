@@ -69,7 +69,7 @@ describe('xylem preheat', () => {
     };
     await looked.promise;
     child.kill('SIGINT');
-    expect((await exited)[0]).toBe(1);
+    expect((await exited)[0]).toBe(130);
     expect(twin.cancelled).toEqual([ID]);
     expect(stderr).toContain('was cancelled');
   }, 90_000);
