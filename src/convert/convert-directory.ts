@@ -13,10 +13,11 @@ import {
 import { encodeBlockImage } from './block-manifest.ts';
 import { directoryItems } from './directory-items.ts';
 import { ConvertError } from './errors.ts';
-import { failing, piecesOfFile, withWorkFolder } from './files.ts';
+import { failing, piecesOfFile } from './files.ts';
 import type { LayerBlob, ProgressOptions, WrittenLayer } from './layer-blob.ts';
 import { putBytes } from './layer-cache.ts';
 import type { ImageTarget } from './places/place.ts';
+import { withWorkFolder } from './work-folder.ts';
 
 /** Creation time of every image: the same content must give the same digest. */
 const CREATED = '1970-01-01T00:00:00Z';
@@ -36,6 +37,8 @@ export interface ConvertedDirectory {
 export interface ConvertDirectoryOptions extends Partial<BlockImageOptions>, ProgressOptions {
   /** For temporary files, which need room for the content; by default the system's. */
   readonly workDirectory?: string | undefined;
+  /** Is told the folders that killed conversions had left there. */
+  readonly onCleared?: (folders: readonly string[]) => void;
 }
 
 /**
@@ -54,8 +57,10 @@ export async function convertDirectory(
     throw new ConvertError(`${directory} is not a directory`, { code: 'file', path: directory });
   }
   try {
-    return await withWorkFolder(options.workDirectory, (workFolder) =>
-      convertIn(workFolder, { ...components, directory, target }, options),
+    return await withWorkFolder(
+      options.workDirectory,
+      (workFolder) => convertIn(workFolder, { ...components, directory, target }, options),
+      options.onCleared,
     );
   } finally {
     await target.discard();

@@ -1,7 +1,5 @@
 import { constants } from 'node:fs';
-import { mkdtemp, open, rm, type FileHandle } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { open, type FileHandle } from 'node:fs/promises';
 import type { ByteSink, ByteSource } from '../image/byte-source.ts';
 import { errorText } from '../util/errors.ts';
 import { ConvertError } from './errors.ts';
@@ -98,23 +96,6 @@ export async function withFile<T>(
     return await use(file);
   } finally {
     await file.close();
-  }
-}
-
-/**
- * Gives `work` an empty folder in `base`, by default the one for temporary files, and removes it
- * afterwards. Throws ConvertError, and what the work throws.
- */
-export async function withWorkFolder<T>(
-  base: string | undefined,
-  work: (folder: string) => Promise<T>,
-): Promise<T> {
-  const parent = base ?? tmpdir();
-  const folder = await failing(parent, 'write to', () => mkdtemp(join(parent, 'xylem-convert-')));
-  try {
-    return await work(folder);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
   }
 }
 

@@ -270,7 +270,7 @@ describeWith(
       await expect(set(root, { image: byDigest })).rejects.toThrow(/always gets the original/);
     });
 
-    test('says that an image is made for another platform, and converts it all the same', async () => {
+    test('says that an image is for another platform, or converts it all the same', async () => {
       const registry = await startDockerRegistry();
       const { architecture: own } = hostPlatform();
       const architecture = own === 'arm64' ? 'amd64' : 'arm64';

@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import { checkImage, type PlatformCheck } from '../../convert/check-image.ts';
-import { withWorkFolder } from '../../convert/files.ts';
 import { openSource, PLACES } from '../../convert/places/open-place.ts';
 import type { LayerCheck } from '../../convert/verify-image.ts';
 import { platformName } from '../../registry/platform.ts';
@@ -10,7 +9,7 @@ import { NodeHash } from '../../runtime/node/hash.ts';
 import { CodedError } from '../../util/errors.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { addRegistryOptions, withPlaces, type RegistryOptions } from './image-places.ts';
-import { longWork } from './long-work.ts';
+import { inWorkFolder, longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 interface Options extends RegistryOptions {
@@ -76,7 +75,7 @@ export async function runCheck(
       original: original === undefined ? undefined : openSource(original, places),
     };
     return longWork((work) =>
-      withWorkFolder(options.workDir, (workFolder) =>
+      inWorkFolder(options.workDir, (workFolder) =>
         checkImage(components, { ...opened, workFolder }, work),
       ),
     );

@@ -3,7 +3,6 @@ import { BLOCK_IMAGE_DEFAULTS, type BlockImageOptions } from '../../convert/bloc
 import { convertDirectory } from '../../convert/convert-directory.ts';
 import { convertImage, type ConversionResult } from '../../convert/convert-image.ts';
 import { ConvertError } from '../../convert/errors.ts';
-import { withWorkFolder } from '../../convert/files.ts';
 import { LayerCache } from '../../convert/layer-cache.ts';
 import {
   atDigest,
@@ -28,7 +27,7 @@ import {
   type RegistryOptions,
 } from './image-places.ts';
 import { runCheck } from './check.ts';
-import { longWork, type ProgressKind } from './long-work.ts';
+import { inWorkFolder, longWork, sayCleared, type ProgressKind } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 const DIRECTORY_PREFIX = 'dir:';
@@ -108,7 +107,8 @@ async function fromDirectory(
   if (directory === '') throw invalid('SRC', src, 'it must be dir:PATH, for instance dir:./rootfs');
   if (options.verify === true) throw invalid('SRC', src, '--verify compares with an image only');
   const components = { codec: new NodeCodec(), hash: new NodeHash() };
-  const made = { ...blockOptions(options), workDirectory: options.workDir };
+  const { workDir: workDirectory } = options;
+  const made = { ...blockOptions(options), workDirectory, onCleared: sayCleared };
   const image = await withPlaces(options, [dst], async (places) => {
     const target = openTarget(dst, places);
     return longWork(
@@ -146,7 +146,7 @@ async function fromImage(src: string, named: string | undefined, options: Option
     const cache = hasCache ? new LayerCache(components, { target, open }, made) : undefined;
     return longWork(
       (work) =>
-        withWorkFolder(options.workDir, (workFolder) =>
+        inWorkFolder(options.workDir, (workFolder) =>
           convertImage(
             components,
             { source, target, cache, workFolder },

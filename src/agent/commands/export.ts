@@ -1,7 +1,6 @@
 import type { Command } from 'commander';
 import { ConvertError } from '../../convert/errors.ts';
 import { exportImage } from '../../convert/export-image.ts';
-import { withWorkFolder } from '../../convert/files.ts';
 import { openSource, openTarget, PLACES } from '../../convert/places/open-place.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
@@ -12,7 +11,7 @@ import {
   withPlaces,
   type RegistryOptions,
 } from './image-places.ts';
-import { longWork } from './long-work.ts';
+import { inWorkFolder, longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 interface Options extends RegistryOptions {
@@ -61,7 +60,7 @@ async function run(image: string, dst: string, options: Options): Promise<void> 
   const exported = await withPlaces(options, [image, dst], async (places) => {
     const [source, target] = [openSource(image, places), openTarget(dst, places)];
     return longWork((work) =>
-      withWorkFolder(options.workDir, (workFolder) =>
+      inWorkFolder(options.workDir, (workFolder) =>
         exportImage(components, { source, target, workFolder }, { ...work, platform, compression }),
       ),
     );

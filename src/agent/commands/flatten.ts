@@ -1,7 +1,6 @@
 import type { Command } from 'commander';
 import { findBlockImage } from '../../convert/block-image.ts';
 import { ConvertError } from '../../convert/errors.ts';
-import { withWorkFolder } from '../../convert/files.ts';
 import { flattenImage, flattenLayers, type FlattenedImage } from '../../convert/flatten.ts';
 import { isPlace, openSource, PLACES } from '../../convert/places/open-place.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
@@ -13,7 +12,7 @@ import {
   withPlaces,
   type RegistryOptions,
 } from './image-places.ts';
-import { longWork } from './long-work.ts';
+import { inWorkFolder, longWork } from './long-work.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 interface Options extends RegistryOptions {
@@ -68,7 +67,7 @@ function ofImage(name: string, options: Options): Promise<FlattenedImage> {
   return withPlaces(options, [name], (places) => {
     const source = openSource(name, places);
     return longWork((work) =>
-      withWorkFolder(options.workDir, async (folder) => {
+      inWorkFolder(options.workDir, async (folder) => {
         const image = await findBlockImage(source, { ...work, platform });
         return flattenImage(components, image, { outPath: options.out, folder }, work);
       }),

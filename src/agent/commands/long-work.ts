@@ -1,5 +1,6 @@
 import { ConvertError } from '../../convert/errors.ts';
 import type { ProgressOptions } from '../../convert/layer-blob.ts';
+import { withWorkFolder } from '../../convert/work-folder.ts';
 import { plainText } from '../../util/plain-text.ts';
 import { onEndSignal } from '../end-signals.ts';
 
@@ -42,6 +43,23 @@ export async function longWork<T>(
     leave();
     progress.clear();
   }
+}
+
+/**
+ * Gives `work` a folder for temporary files, in `base` or where the system has them. Says what
+ * killed commands had left there.
+ */
+export function inWorkFolder<T>(
+  base: string | undefined,
+  work: (folder: string) => Promise<T>,
+): Promise<T> {
+  return withWorkFolder(base, work, sayCleared);
+}
+
+/** Says which folders of killed commands were removed. */
+export function sayCleared(folders: readonly string[]): void {
+  const what = `removed what killed commands had left: ${folders.join(', ')}`;
+  process.stderr.write(`xylem: ${plainText(what)}\n`);
 }
 
 /** A line on a terminal that each update overwrites. */

@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { findBlockImage, readShippedTrace } from '../../convert/block-image.ts';
 import { CheckedLayers } from '../../convert/checked-layers.ts';
 import { ConvertError } from '../../convert/errors.ts';
-import { failing, withWorkFolder } from '../../convert/files.ts';
+import { failing } from '../../convert/files.ts';
 import { isPlace, openSource, openTarget, PLACES } from '../../convert/places/open-place.ts';
 import { shipTrace, type ShippedTrace } from '../../convert/ship-trace.ts';
 import type { Digest } from '../../image/digest.ts';
@@ -25,7 +25,7 @@ import {
   withPlaces,
   type RegistryOptions,
 } from './image-places.ts';
-import { longWork } from './long-work.ts';
+import { inWorkFolder, longWork } from './long-work.ts';
 import { columns, jsonOption, printFacts } from './output.ts';
 
 /** Accesses that are printed without --all. */
@@ -132,7 +132,7 @@ async function record(
     const source = openSource(name, places);
     const target = push === undefined ? undefined : openTarget(push, places);
     return longWork((work) =>
-      withWorkFolder(options.workDir, async (folder) => {
+      inWorkFolder(options.workDir, async (folder) => {
         const image = await findBlockImage(source, { platform: how.platform, ...work });
         const layers = await CheckedLayers.open(parts, image, { ...work, folder });
         try {

@@ -10,6 +10,11 @@ import { DiskError, type DiskLock } from '../disk.ts';
  */
 const LOCK_NAME = /^lock-(\d+)-[0-9a-f]{16}$/;
 
+/** Whether a file of a folder is the lock of it, or what a crash left of one. */
+export function isLockName(name: string): boolean {
+  return LOCK_NAME.test(name);
+}
+
 /**
  * Most leftover names. A crash leaves at most one, which the next start removes: more than this
  * come from elsewhere.
