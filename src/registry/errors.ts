@@ -1,4 +1,5 @@
 import { CodedError } from '../util/errors.ts';
+import type { TlsTrouble } from './http/tls-errors.ts';
 
 /** What a server did that HTTP or the distribution spec does not allow, or that is refused here. */
 export type ProtocolFault =
@@ -44,6 +45,8 @@ export type RegistryErrorDetail =
       readonly code: 'unavailable';
       readonly status?: number;
       readonly retryAfterMs?: number | undefined;
+      /** The server speaks TLS in another way than it should; the text says what to do. */
+      readonly tls?: TlsTrouble;
     }
   | { readonly code: 'timeout'; readonly timeoutMs: number }
   | { readonly code: 'protocol'; readonly fault: ProtocolFault }

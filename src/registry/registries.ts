@@ -11,6 +11,7 @@ import type { RegistryMetrics } from './metrics.ts';
 import { Mirror, MirrorHealth } from './mirror.ts';
 import { OperationShares } from './operation-shares.ts';
 import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
+import type { TlsHints } from './http/tls-errors.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
 
@@ -64,13 +65,20 @@ export interface RegistryConfig {
   readonly opaqueStorage?: readonly string[] | undefined;
 }
 
+/** What to do about a registry, for people. */
+export interface RegistryHints {
+  /** When credentials are missing or refused. */
+  readonly credentials?: string | undefined;
+  readonly tls?: TlsHints | undefined;
+}
+
 /** What holds for every registry. */
 export interface RegistriesInit {
   readonly registries: readonly RegistryConfig[];
   /** Credentials for a repository of a registry, by the name of the registry. */
   readonly credentials?: HostCredentials | undefined;
-  /** What to do when credentials are missing or refused. */
-  readonly credentialsHint?: string | undefined;
+  /** What to do, in place of words of the configuration. */
+  readonly hints?: RegistryHints | undefined;
   readonly proxies?: ProxyEnvironment | undefined;
   /** To each host. */
   readonly connectionsMax?: number | undefined;
@@ -302,14 +310,15 @@ export class Registries {
         base,
         credentials: async (...asked) =>
           isOwn ? this.#credentials(config, name, ...asked) : undefined,
-        hint: this.#init.credentialsHint,
+        hint: this.#init.hints?.credentials,
         ...(of !== undefined && { namespace: registryName(of) }),
       },
     );
   }
 
   #sender({ connections }: Pick<Site, 'connections'>, use: HttpSenderInit): HttpSender {
-    return new HttpSender({ ...this.#components, connections, pacers: this.#pacers }, use);
+    const parts = { ...this.#components, connections, pacers: this.#pacers };
+    return new HttpSender({ ...parts, tlsHints: this.#init.hints?.tls }, use);
   }
 
   /**

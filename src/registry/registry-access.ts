@@ -10,7 +10,7 @@ import { Keychain, type CredentialFiles } from './credentials/keychain.ts';
 import { registryConfigs, type RegistryEntry } from './credentials/registry-files.ts';
 import { RegistryError } from './errors.ts';
 import { proxyEnvironment } from './http/proxy.ts';
-import type { RegistriesInit } from './registries.ts';
+import type { RegistriesInit, RegistryHints } from './registries.ts';
 import { RegistryOrigin } from './registry-origin.ts';
 import type { RegistryViews } from './registry-views.ts';
 import { BelievedSources } from './sources.ts';
@@ -29,8 +29,7 @@ interface RegistryAccessInit {
   /** Whether the default list of registries is believed too; true when absent. */
   readonly defaultRegistries?: boolean;
   readonly credentials?: CredentialFiles;
-  /** What to do when credentials are missing or refused. */
-  readonly credentialsHint?: string;
+  readonly hints?: RegistryHints;
   readonly limits?: {
     /** Requests to each registry at a time. */
     readonly originReads: number;
@@ -66,7 +65,7 @@ export class RegistryAccess {
     this.#init = {
       registries: registryConfigs(init.registries),
       credentials: (...asked) => keychain.get(...asked),
-      credentialsHint: init.credentialsHint,
+      hints: init.hints,
       proxies: proxyEnvironment(init.variables ?? {}),
       connectionsMax: limits?.originReads,
       requestsPerSecond: limits?.registryRequestsPerSecond,

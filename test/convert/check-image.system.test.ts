@@ -80,6 +80,24 @@ describeWith('xylem check', [needs.program('mke2fs')], () => {
     expect(readdirSync(work)).toEqual([]);
   });
 
+  it('takes block images in archives, where `xylem convert` puts them too', async () => {
+    const folder = tempFolder();
+    const layout = join(folder, 'layout');
+    await putLayout(layout, 'one', layer('one'));
+    const [plain, block] = ['plain.tar', 'block.tar'].map((name) => join(folder, name));
+    expect(xylem('copy', `oci:${layout}:one`, `docker-archive:${plain}`)).toMatchObject({
+      err: '',
+    });
+    const made = xylem('convert', `docker-archive:${plain}`, `docker-archive:${block}:app:1`);
+    expect(made).toMatchObject({ status: 0, err: '' });
+    const checked = xylem('check', `docker-archive:${block}:app:1`, `oci:${layout}:one`);
+    expect(checked).toMatchObject({ status: 0, err: '' });
+    expect(checked.out).toContain('same 4 files and directories');
+    const help = xylem('convert', '--help').out.replaceAll(/\s+/g, ' ');
+    const places = 'docker://HOST/NAME:TAG, oci:DIR:tag or docker-archive:FILE[:REF]';
+    expect(help).toContain(`SRC: ${places}, or dir:PATH DST: ${places}; an archive`);
+  });
+
   it('says what is missing', async () => {
     const { layout } = await images();
     expect(xylem('check', `oci:${layout}:none`).err).toContain('no image with the tag none');

@@ -158,6 +158,14 @@ describeWith('with a real registry', [needs.program('docker-registry')], () => {
       });
     });
 
+    test('RegistryClient asks once where plain HTTP answers, and says so', async () => {
+      const address = await startDockerRegistry({ storage: await filledStorage() });
+      await expect(pull(address, {})).rejects.toMatchObject({
+        detail: { code: 'unavailable', tls: 'plain-http' },
+        message: expect.stringMatching(/answers without TLS; registries\[\]\.insecure asks/),
+      });
+    });
+
     test('RegistryClient gets a token for the scope of a Bearer challenge, once', async () => {
       const certificates = makeCertificates(tempFolder());
       const issuer = await startTokenServer(certificates, user);

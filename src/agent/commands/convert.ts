@@ -51,8 +51,9 @@ interface Options extends RegistryOptions {
 
 const TEXT = `
 SRC: ${PLACES}, or dir:PATH
-DST: docker://HOST/NAME:TAG or oci:DIR:tag. With --referrer it may be absent: the block image goes
-     into the repository of SRC then, without a tag.
+DST: ${PLACES}; an archive keeps
+     no layers for later conversions. With --referrer it may be absent: the block image goes into
+     the repository of SRC then, without a tag.
 
 Each layer becomes a block layer on those below. The same image and options give the same digests.
 Layers that an earlier conversion put into the repository of DST are used again; it finds them by

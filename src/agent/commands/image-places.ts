@@ -5,9 +5,11 @@ import type { Command } from 'commander';
 import { ConvertError } from '../../convert/errors.ts';
 import { registriesIn } from '../../convert/places/open-place.ts';
 import type { RegistryPlaceComponents } from '../../convert/places/registry-place.ts';
+import { AccessFileError } from '../../registry/credentials/access-files.ts';
 import type { CredentialFiles } from '../../registry/credentials/keychain.ts';
 import type { RegistryEntry } from '../../registry/credentials/registry-files.ts';
 import { RegistryError } from '../../registry/errors.ts';
+import type { TlsHints } from '../../registry/http/tls-errors.ts';
 import type { Platform } from '../../registry/platform.ts';
 import { registryName } from '../../registry/reference.ts';
 import { RegistryAccess } from '../../registry/registry-access.ts';
@@ -25,6 +27,11 @@ export interface RegistryOptions {
 }
 
 const HINT = 'run `docker login` for it, or name a Docker config file with --credentials';
+
+const TLS_HINTS: TlsHints = {
+  certificate: '--ca names a file with the authority to trust',
+  'plain-http': '--insecure asks over plain HTTP',
+};
 
 /** Adds these options to a command. */
 export function addRegistryOptions(command: Command): Command {
@@ -49,14 +56,10 @@ export async function withPlaces<T>(
 ): Promise<T> {
   const [clock, random, hash] = [new SystemClock(), new SystemRandom(), new NodeHash()];
   const logger = jsonLogger({ level: 'warn' });
-  const { registries, credentials } = await accessOf(options, registriesIn(texts));
-  const access = new RegistryAccess(
-    { clock, random, hash, logger },
-    {
-      ...{ registries, credentials, variables: process.env },
-      ...(options.config === undefined && { credentialsHint: HINT }),
-    },
-  );
+  const { names, ...files } = await accessOf(options, registriesIn(texts));
+  const hints = { tls: TLS_HINTS, credentials: options.config === undefined ? HINT : undefined };
+  const init = { ...files, variables: process.env, hints };
+  const access = withNames(names, () => new RegistryAccess({ clock, random, hash, logger }, init));
   try {
     return await work({ clock, random, hash, client: () => access.client() });
   } catch (error) {
@@ -77,25 +80,53 @@ export function platformOf(text: string | undefined): Platform | undefined {
   throw new ConvertError(`${what}, for instance linux/arm64`, { code: 'argument' });
 }
 
+interface Access {
+  readonly registries: readonly RegistryEntry[];
+  readonly credentials: CredentialFiles;
+  /** What the user calls the keys of files that no configuration names. */
+  readonly names: ReadonlyMap<string, string>;
+}
+
 /** The registries of the configuration, and those that the command names. */
 async function accessOf(
   { credentials: file, insecure, ca, config }: RegistryOptions,
   named: readonly string[],
-): Promise<{ registries: readonly RegistryEntry[]; credentials: CredentialFiles }> {
+): Promise<Access> {
   const flags = { ...(insecure && { insecure }), ...(ca !== undefined && { caFile: ca }) };
   const listed = config === undefined ? undefined : await configured(config);
   const entries = new Map<string, RegistryEntry>();
+  const names = new Map<string, string>();
   for (const entry of listed?.registries ?? []) entries.set(registryName(entry.host), entry);
   for (const host of named) {
     const entry = entries.get(host) ?? { host, insecure: false, mirrors: [] };
     entries.set(host, { ...entry, ...flags });
+    if (ca !== undefined) names.set(`registries[host=${entry.host}].caFile`, '--ca');
   }
   const { dockerConfigs = [], pullSecrets = [] } = listed?.credentials ?? {};
   const files = file === undefined ? [...dockerConfigs, ...usualFiles()] : [file];
+  const name = file === undefined ? 'the file of `docker login`' : '--credentials';
+  for (const i of files.keys()) {
+    const isListed = file === undefined && i < dockerConfigs.length;
+    if (!isListed) names.set(`credentials.dockerConfigs[${i}]`, name);
+  }
   return {
     registries: [...entries.values()],
     credentials: { dockerConfigs: files, pullSecrets: file === undefined ? pullSecrets : [] },
+    names,
   };
+}
+
+/** Runs `open`; an error of a file speaks of the flag, where one named the file. */
+function withNames<T>(names: Access['names'], open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    if (!(error instanceof AccessFileError)) throw error;
+    const { detail, message } = error;
+    const key = names.get(detail.key) ?? detail.key;
+    const text = message.replace(detail.key, () => key);
+    throw new AccessFileError(text, { ...detail, key }, { cause: error });
+  }
 }
 
 /** Reads the configuration; only then is its schema loaded. */
@@ -134,6 +165,7 @@ function adviceFor({ detail }: RegistryError): string | undefined {
     case 'rate-limited':
       return 'try again later; what is copied is not copied again';
     case 'unavailable':
+      if (detail.tls !== undefined) return undefined;
       return detail.status === undefined
         ? 'check the address; --insecure asks over plain HTTP, --ca trusts an authority'
         : 'try again later; what is copied is not copied again';

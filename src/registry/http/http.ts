@@ -7,7 +7,6 @@ import { errorText } from '../../util/errors.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
 import { ForbiddenAddressError, type Connections, type ConnectionUse } from './connections.ts';
-import { isCertificateError } from './certificate.ts';
 import {
   safeUrl,
   type BodySink,
@@ -20,6 +19,7 @@ import {
 import type { Asking, Lane, Pacers } from './pacer.ts';
 import { parseRetryAfter } from './retry-after.ts';
 import { StreamSink } from './stream-sink.ts';
+import { TLS_HINTS, tlsTroubleOf, type TlsHints } from './tls-errors.ts';
 
 /**
  * Nothing arrives for this long after a request was sent, or after a piece of the answer: the
@@ -36,6 +36,8 @@ export interface HttpSenderComponents {
   readonly metrics: RegistryMetrics;
   readonly connections: Connections;
   readonly pacers: Pacers;
+  /** In place of those for a configuration. */
+  readonly tlsHints?: TlsHints | undefined;
 }
 
 /** How `HttpSender` connects. */
@@ -71,14 +73,13 @@ export class HttpSender {
     open: (head: HttpHead, flow: Flow) => S,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
-    const { clock, metrics, pacers } = this.#components;
+    const { clock, metrics, pacers, tlsHints } = this.#components;
     const pacer = isApi(request) ? pacers.of(request.url.host, this.#laneOf(request)) : undefined;
     const asking = this.#askingOf(request);
     await pacer?.turn(asking, signal);
     const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer<S>>();
     const exchange = new Exchange<S>({
-      clock,
-      metrics,
+      ...{ clock, metrics, tlsHints },
       request,
       open: (head, flow) => {
         const pauseMs = pauseOf(head, clock.wallMs());
@@ -175,6 +176,7 @@ class Answering {
 interface ExchangeInit<S> {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
+  readonly tlsHints: TlsHints | undefined;
   readonly request: HttpRequest;
   readonly open: (head: HttpHead, flow: Flow) => S;
   readonly signal: AbortSignal;
@@ -345,11 +347,13 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     if (cause instanceof ForbiddenAddressError) {
       return protocolError('forbidden-address', `${what}: ${cause.message}`, cause);
     }
-    const advice = isCertificateError(cause)
-      ? '; name the authority that signs it in registries[].caFile'
-      : '';
-    const why = `${what}: no answer: ${reasonText(cause)}${advice}`;
-    return new RegistryError(why, { code: 'unavailable' }, { cause });
+    const tls = tlsTroubleOf(cause);
+    const { tlsHints = TLS_HINTS } = this.#init;
+    const advice = tls === undefined ? '' : `; ${tlsHints[tls]}`;
+    const reason =
+      tls === 'plain-http' ? `${request.url.host} answers without TLS` : reasonText(cause);
+    const detail = { code: 'unavailable', ...(tls && { tls }) } as const;
+    return new RegistryError(`${what}: no answer: ${reason}${advice}`, detail, { cause });
   }
 }
 

@@ -3,7 +3,7 @@ import { within } from '../../runtime/deadline.ts';
 import { halfToAll, type Random } from '../../runtime/random.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import { RegistryError, type ProtocolFault } from '../errors.ts';
-import { isCertificateError } from './certificate.ts';
+import { tlsTroubleOf } from './tls-errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
 
 /** Attempts at one operation, the first included. (tunable) */
@@ -133,7 +133,7 @@ export function isPassing(error: unknown): boolean {
     case 'timeout':
       return true;
     case 'unavailable':
-      return !isCertificateError(error.cause);
+      return tlsTroubleOf(error.cause) === undefined;
     case 'protocol':
       return detail.fault === 'cut-body';
     default:

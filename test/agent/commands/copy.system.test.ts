@@ -16,8 +16,8 @@ const BIN = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 const user = { username: 'writer', password: 'pass:word' };
 
 /** Starts `xylem`, in a home without credentials. */
-function start(args: readonly string[]) {
-  const env = { PATH: process.env['PATH'] ?? '', HOME: '/nonexistent' };
+function start(args: readonly string[], variables: Readonly<Record<string, string>> = {}) {
+  const env = { PATH: process.env['PATH'] ?? '', HOME: '/nonexistent', ...variables };
   const child = spawn(process.execPath, [BIN, ...args], { env, cwd: '/' });
   onTestFinished(() => void child.kill('SIGKILL'));
   const [out, err] = [text(child.stdout), text(child.stderr)];
@@ -74,7 +74,9 @@ describeWith('xylem copy and push', PROGRAMS, () => {
     const { layout } = await makeTarImage([1000]);
     const names = [`oci:${layout}:1`, `docker://${registry}/app:1`];
     const untrusted = await xylem('push', ...names);
-    expect(untrusted.err).toMatch(/no answer: .*--ca/);
+    expect(untrusted.err).toMatch(
+      /no answer: .*; --ca names a file with the authority to trust\n$/,
+    );
     expect((await xylem('push', '--ca', tls.caFile, ...names)).code).toBe(0);
     const config = join(tempFolder(), 'agent.yaml');
     const entry = `registries:\n  - {host: '${registry}', caFile: ${tls.caFile}}\n`;
@@ -90,10 +92,39 @@ describeWith('xylem copy and push', PROGRAMS, () => {
     [['copy', '--platform', 'arm', 'oci:/tmp/x:1', 'oci:/tmp/y:1'], /OS\/ARCH/],
     [['copy', '--referrers', 'oci:/tmp/x:1', 'docker-archive:/tmp/y'], /no place for referrers/],
     [['copy', 'oci:/nonexistent:1', 'oci:/tmp/y:1'], /no image with the tag 1/],
+    [
+      ['copy', '--credentials', '/nonexistent', 'docker://127.0.0.1:1/a:1', 'oci:/tmp/y:1'],
+      /^xylem: --credentials is "\/nonexistent", which cannot be read: ENOENT/,
+    ],
+    [
+      ['copy', '--ca', '/nonexistent', 'docker://127.0.0.1:1/a:1', 'oci:/tmp/y:1'],
+      /^xylem: --ca is "\/nonexistent", which cannot be read: ENOENT/,
+    ],
   ])('refuse %j with what is possible', async (args, message) => {
     const { code, err } = await xylem(...args);
     expect([code, err.trim().split('\n').length]).toEqual([1, 1]);
     expect(err).toMatch(message);
+  });
+
+  test('say that a registry speaks plain HTTP, and how to ask it so', async () => {
+    const registry = new FakeRegistry();
+    await registry.start();
+    onTestFinished(() => registry.stop());
+    const from = `docker://${registry.address}/app:1`;
+    const { code, err } = await xylem('copy', from, `oci:${join(tempFolder(), 'x')}:1`);
+    expect(code).toBe(1);
+    const why = `${registry.address} answers without TLS; --insecure asks over plain HTTP`;
+    const url = `https://${registry.address}/v2/app/manifests/1`;
+    expect(err).toBe(`xylem: GET ${url}: no answer: ${why}\n`);
+  });
+
+  test('speak of the file of docker login by that name', async () => {
+    const home = tempFolder();
+    writeFileSync(join(home, 'config.json'), '{"auths": ');
+    const args = ['copy', 'docker://127.0.0.1:1/a:1', `oci:${join(tempFolder(), 'x')}:1`];
+    const { code, err } = await start(args, { DOCKER_CONFIG: home }).ended;
+    expect(code).toBe(1);
+    expect(err).toMatch(/^xylem: the file of `docker login` is "\/.*": it must be JSON/);
   });
 
   test('say that an image is not there', async () => {
