@@ -16,7 +16,7 @@ import { failing, LocalFile } from './files.ts';
 import type { ProgressOptions } from './layer-blob.ts';
 import { layerItems } from './layer-items.ts';
 import { readParts, type StoredManifest } from './places/manifest-parts.ts';
-import type { ImagePlace } from './places/place.ts';
+import { isMismatch, type ImagePlace } from './places/place.ts';
 import { collect, readSourceImage } from './source-image.ts';
 import { verifyLayers, type LayerCheck } from './verify-image.ts';
 
@@ -182,7 +182,7 @@ async function checkLayers(
       }
     } catch (error) {
       // What is wrong with it is found again when the layer is verified.
-      if (!(error instanceof ConvertError) || error.code !== 'digest-mismatch') throw error;
+      if (!isMismatch(error)) throw error;
     } finally {
       await file.close();
     }

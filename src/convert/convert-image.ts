@@ -44,6 +44,8 @@ export interface ConvertOptions extends BlockImageOptions, ProgressOptions {
   readonly platform: Platform | undefined;
   /** Also list the block image among the referrers of the original, in the target. */
   readonly asReferrer: boolean;
+  /** Is told, for people, of layers of earlier conversions that cannot be used. */
+  readonly onWarning?: ((what: string) => void) | undefined;
 }
 
 /** A block layer, and the layer that it was made of. */
@@ -195,26 +197,57 @@ class Conversion {
     image: SourceImage,
   ): Promise<{ written: readonly WrittenLayer[]; reusedCount: number }> {
     const { signal } = this.#options;
-    const written: WrittenLayer[] = [];
+    const found: WrittenLayer[] = [];
     for (const { chainId } of image.layers) {
-      const found = await this.#places.cache?.find(chainId, signal);
-      if (found === undefined) break;
-      written.push(found);
+      const layer = await this.#places.cache?.find(chainId, signal);
+      if (layer === undefined) break;
+      found.push(layer);
     }
-    const reusedCount = written.length;
-    if (reusedCount === image.layers.length) return { written, reusedCount };
-    const { workFolder } = this.#places;
-    const builder = await BlockImageBuilder.create(this.#components, workFolder, this.#options);
+    if (found.length === image.layers.length) return { written: found, reusedCount: found.length };
+    for (;;) {
+      const { workFolder } = this.#places;
+      const builder = await BlockImageBuilder.create(this.#components, workFolder, this.#options);
+      try {
+        const count = await this.#restoreAll(builder, image, found);
+        if (count === found.length) {
+          const made = await this.#makeRest(builder, image, count);
+          return { written: [...found, ...made], reusedCount: count };
+        }
+        // What it held is in the file system by now, as far as it went.
+        found.length = count;
+      } finally {
+        await builder.close();
+      }
+    }
+  }
+
+  /** Restores the layers that were found, up to the first that is bad; how many are good. */
+  async #restoreAll(
+    builder: BlockImageBuilder,
+    image: SourceImage,
+    found: readonly WrittenLayer[],
+  ): Promise<number> {
+    for (const [i, { layer }] of found.entries()) {
+      const { chainId } = defined(image.layers[i], 'a layer was found for each');
+      const isGood = await this.#restore(builder, { chainId, layer, name: nameOf(i, image) });
+      if (!isGood) return i;
+    }
+    return found.length;
+  }
+
+  /** Makes the layers above the lowest ones. */
+  async #makeRest(
+    builder: BlockImageBuilder,
+    image: SourceImage,
+    count: number,
+  ): Promise<readonly WrittenLayer[]> {
+    const written: WrittenLayer[] = [];
     // One blob is put while the next is made.
     let putting = Promise.resolve();
     try {
-      for (const [i, { layer }] of written.entries()) {
-        const { chainId } = defined(image.layers[i], 'a layer was found for each');
-        await this.#restore(builder, { chainId, layer, name: nameOf(i, image) });
-      }
       for (const [i, layer] of image.layers.entries()) {
-        if (i < reusedCount) continue;
-        const path = join(workFolder, `layer-${i}`);
+        if (i < count) continue;
+        const path = join(this.#places.workFolder, `layer-${i}`);
         const made = await this.#make(builder, layer, { path, name: nameOf(i, image) });
         await putting;
         putting = this.#put(made, { path, chainId: layer.chainId });
@@ -222,10 +255,9 @@ class Conversion {
         written.push(made);
       }
       await putting;
-      return { written, reusedCount };
+      return written;
     } finally {
       await Promise.allSettled([putting]);
-      await builder.close();
     }
   }
 
@@ -257,6 +289,7 @@ class Conversion {
     await this.#places.cache?.keep(chainId, made, signal);
   }
 
+  /** Whether it could be used. */
   async #restore(
     builder: BlockImageBuilder,
     found: {
@@ -264,8 +297,8 @@ class Conversion {
       readonly layer: WrittenLayer['layer'];
       readonly name: string;
     },
-  ): Promise<void> {
-    const { signal, onProgress } = this.#options;
+  ): Promise<boolean> {
+    const { signal, onProgress, onWarning } = this.#options;
     const { chainId, layer, name } = found;
     const path = join(this.#places.workFolder, 'restored');
     const cache = defined(this.#places.cache, 'the layer was found in it');
@@ -284,14 +317,12 @@ class Conversion {
       const isOther = cause instanceof ConvertError && cause.code === 'too-large';
       if (!isOther && !(cause instanceof ImageError)) throw cause;
       const what = `the layer that is kept in ${this.#places.target.name} for ${chainId} is bad`;
-      const advice = '--no-reuse makes all anew';
-      throw new ConvertError(
-        `${what}: ${cause.message}; ${advice}`,
-        { code: 'digest-mismatch', digest: layer.digest },
-        { cause },
-      );
+      onWarning?.(`${what}, and is made anew: ${cause.message}`);
+      return false;
+    } finally {
+      await rm(path);
     }
-    await rm(path);
+    return true;
   }
 }
 

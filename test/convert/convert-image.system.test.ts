@@ -1,17 +1,22 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { BLOCK_IMAGE_DEFAULTS } from '../../src/convert/block-image-builder.ts';
 import { convertImage, type ConvertOptions } from '../../src/convert/convert-image.ts';
 import { flattenLayers } from '../../src/convert/flatten.ts';
-import { LayerCache } from '../../src/convert/layer-cache.ts';
+import { digestsOf } from '../../src/convert/layer-blob.ts';
+import { LayerCache, putBytes } from '../../src/convert/layer-cache.ts';
 import { blobPath, putBlob, tagManifest } from '../../src/convert/oci-layout.ts';
 import { readParts } from '../../src/convert/places/manifest-parts.ts';
 import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import type { ImagePlace, ImageTarget } from '../../src/convert/places/place.ts';
 import { RegistryPlace } from '../../src/convert/places/registry-place.ts';
+import { readSourceImage } from '../../src/convert/source-image.ts';
 import { verifyImage } from '../../src/convert/verify-image.ts';
+import { BlockDigests } from '../../src/image/block-digests.ts';
+import { memorySource } from '../../src/image/byte-source.ts';
+import type { Digest } from '../../src/image/digest.ts';
 import { blockLayers, parseManifest } from '../../src/image/manifest.ts';
 import { NodeDecompressor } from '../../src/runtime/node/decompressor.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
@@ -53,8 +58,12 @@ const LAYERS: readonly LayerInit[] = [
   { members: [member({ path: 'link', type: '1', linkTarget: 'added' })], compression: 'zstd' },
 ];
 
-function layoutPlace(folder: string, tag = 'block'): LayoutPlace {
-  return new LayoutPlace(components, `oci:${join(folder, 'target')}:${tag}`);
+function layoutPlace(
+  folder: string,
+  tag = 'block',
+  more: { onWarning?: (text: string) => void } = {},
+): LayoutPlace {
+  return new LayoutPlace({ ...components, ...more }, `oci:${join(folder, 'target')}:${tag}`);
 }
 
 /** Converts with a work folder that must be empty afterwards. */
@@ -195,6 +204,59 @@ describeWith('convertImage()', tools, () => {
     expect(again.platforms[0]?.layers.some(({ isReused }) => isReused)).toBe(false);
     const third = await convert(images.place('app'), layoutPlace(folder), { open });
     expect(third.platforms[0]?.layers.every(({ isReused }) => isReused)).toBe(true);
+  });
+
+  it.each([0, 2])('makes layer %i anew when its blob is damaged, and says so', async (i) => {
+    const images = new SourceImages();
+    await images.put('app', LAYERS);
+    const folder = tempFolder();
+    const warnings: string[] = [];
+    const onWarning = (text: string) => void warnings.push(text);
+    const open = (tag: string) => layoutPlace(folder, tag, { onWarning });
+    const first = await convert(images.place('app'), open('block'), { open });
+    const { digest = '' } = first.platforms[0]?.layers[i] ?? {};
+    const path = blobPath(join(folder, 'target'), digest as Digest);
+    const bytes = readFileSync(path);
+    bytes[2000]! ^= 1;
+    writeFileSync(path, bytes);
+    const again = await convert(images.place('app'), open('block'), { open });
+    expect(again.digest).toBe(first.digest);
+    const reused = again.platforms[0]?.layers.map(({ isReused }) => isReused);
+    expect(reused).toEqual(LAYERS.map((_, k) => k < i));
+    expect(warnings).toEqual([`${path} is damaged, and is made anew`]);
+    const target = { directory: join(folder, 'target'), tag: 'block' };
+    const checks = await verifyImage(components, target);
+    expect(checks.map(({ result }) => result)).toEqual(
+      LAYERS.map(() => expect.objectContaining({ isCovered: true }) as unknown),
+    );
+  });
+
+  it('makes a layer anew when what is kept for it is none, and says so', async () => {
+    const images = new SourceImages();
+    await images.put('app', LAYERS);
+    const folder = tempFolder();
+    const open = (tag: string): LayoutPlace => layoutPlace(folder, tag);
+    const target = open('block');
+    const bytes = bytesOf('no layer');
+    const layer = { digest: digestOf(bytes), sizeBytes: bytes.length };
+    const { blockDigests } = await digestsOf(components.hash, memorySource(bytes), {});
+    await putBytes(target, layer.digest, bytes, signal);
+    const written = { layer, blockDigests: BlockDigests.make(layer, blockDigests) };
+    const source = images.place('app');
+    const { layers } = await readSourceImage(components.hash, source, {
+      ...{ stored: await source.resolve(signal), purpose: 'converted', signal },
+    });
+    const cache = new LayerCache(components, { target, open }, OPTIONS);
+    for (const { chainId } of layers.slice(0, 2)) await cache.keep(chainId, written, signal);
+    const warnings: string[] = [];
+    const onWarning = (text: string) => void warnings.push(text);
+    const made = await convert(source, target, { open, options: { onWarning } });
+    const fresh = await convert(source, layoutPlace(tempFolder()));
+    expect(made.digest).toBe(fresh.digest);
+    expect(warnings).toHaveLength(1);
+    expect(warnings[0]).toContain('is bad, and is made anew: ');
+    const again = await convert(source, target, { open });
+    expect(again.platforms[0]?.layers.every(({ isReused }) => isReused)).toBe(true);
   });
 
   it('converts each Linux image of an index, and says what it left out', async () => {

@@ -28,7 +28,7 @@ import {
 } from './image-places.ts';
 import { runCheck } from './check.ts';
 import { inWorkFolder, longWork, sayCleared, type ProgressKind } from './long-work.ts';
-import { jsonOption, printFacts } from './output.ts';
+import { jsonOption, printFacts, warn } from './output.ts';
 
 const DIRECTORY_PREFIX = 'dir:';
 
@@ -151,7 +151,7 @@ async function fromImage(src: string, named: string | undefined, options: Option
           convertImage(
             components,
             { source, target, cache, workFolder },
-            { ...made, ...work, platform, asReferrer: options.referrer === true },
+            { ...made, ...work, platform, asReferrer: options.referrer === true, onWarning: warn },
           ),
         ),
       options.progress,

@@ -3,8 +3,7 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { ConvertError } from '../../convert/errors.ts';
-import { registriesIn } from '../../convert/places/open-place.ts';
-import type { RegistryPlaceComponents } from '../../convert/places/registry-place.ts';
+import { registriesIn, type PlaceComponents } from '../../convert/places/open-place.ts';
 import { AccessFileError } from '../../registry/credentials/access-files.ts';
 import type { CredentialFiles } from '../../registry/credentials/keychain.ts';
 import type { RegistryEntry } from '../../registry/credentials/registry-files.ts';
@@ -17,6 +16,7 @@ import { SystemClock } from '../../runtime/node/clock.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { SystemRandom } from '../../runtime/node/random.ts';
+import { warn } from './output.ts';
 
 /** Options of the commands that read or write images in registries. */
 export interface RegistryOptions {
@@ -52,7 +52,7 @@ export function addRegistryOptions(command: Command): Command {
 export async function withPlaces<T>(
   options: RegistryOptions,
   texts: readonly string[],
-  work: (components: RegistryPlaceComponents) => Promise<T>,
+  work: (components: PlaceComponents) => Promise<T>,
 ): Promise<T> {
   const [clock, random, hash] = [new SystemClock(), new SystemRandom(), new NodeHash()];
   const logger = jsonLogger({ level: 'warn' });
@@ -61,7 +61,7 @@ export async function withPlaces<T>(
   const init = { ...files, variables: process.env, hints };
   const access = withNames(names, () => new RegistryAccess({ clock, random, hash, logger }, init));
   try {
-    return await work({ clock, random, hash, client: () => access.client() });
+    return await work({ clock, random, hash, client: () => access.client(), onWarning: warn });
   } catch (error) {
     throw withAdvice(error);
   } finally {

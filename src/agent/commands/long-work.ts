@@ -3,6 +3,7 @@ import type { ProgressOptions } from '../../convert/layer-blob.ts';
 import { withWorkFolder } from '../../convert/work-folder.ts';
 import { plainText } from '../../util/plain-text.ts';
 import { onEndSignal } from '../end-signals.ts';
+import { warn } from './output.ts';
 
 /** Shortest interval between two updates of the progress line. */
 const PROGRESS_INTERVAL_MS = 200;
@@ -58,8 +59,7 @@ export function inWorkFolder<T>(
 
 /** Says which folders of killed commands were removed. */
 export function sayCleared(folders: readonly string[]): void {
-  const what = `removed what killed commands had left: ${folders.join(', ')}`;
-  process.stderr.write(`xylem: ${plainText(what)}\n`);
+  warn(`removed what killed commands had left: ${folders.join(', ')}`);
 }
 
 /** A line on a terminal that each update overwrites. */

@@ -31,6 +31,11 @@ export function printFacts(json: boolean | undefined, facts: unknown, text: stri
   process.stdout.write(json === true ? `${JSON.stringify(facts)}\n` : `${plainText(text)}\n`);
 }
 
+/** Says on standard error what a user should know of a command that goes on. */
+export function warn(text: string): void {
+  process.stderr.write(`xylem: ${plainText(text)}\n`);
+}
+
 /** Lines of `name  value`, with the values aligned. */
 export function columns(rows: readonly (readonly [name: string, value: string])[]): string {
   const width = Math.max(0, ...rows.map(([name]) => name.length));

@@ -1,6 +1,6 @@
 import { rename, rm, stat } from 'node:fs/promises';
 import type { BlobRef } from '../../image/block.ts';
-import { digestOf } from '../../image/digest.ts';
+import { digestOf, type Digest } from '../../image/digest.ts';
 import { INDEX_MEDIA_TYPES } from '../../image/manifest.ts';
 import { referrersTag } from '../../registry/referrers.ts';
 import type { BlobOpener } from '../../registry/upload.ts';
@@ -21,17 +21,27 @@ import {
 import { FolderFiles } from './layout-files.ts';
 import { LayoutReader } from './layout-reader.ts';
 import { readParts, type StoredManifest } from './manifest-parts.ts';
-import type { ImageTarget, PutOptions } from './place.ts';
+import { isMismatch, type ImageTarget, type PutOptions } from './place.ts';
 import { withReferrer } from './referrers.ts';
+
+/** What a LayoutPlace uses. */
+export interface LayoutPlaceComponents {
+  readonly hash: Hash;
+  /** Is told, for people, of blobs whose content is not that of their digest. */
+  readonly onWarning?: ((what: string) => void) | undefined;
+}
 
 /** An image in an OCI image layout in a folder, which need not exist yet: `oci:DIR:tag`. */
 export class LayoutPlace extends LayoutReader implements ImageTarget {
   readonly #target: LayoutTarget;
+  readonly #onWarning: LayoutPlaceComponents['onWarning'];
+  /** Blobs that were read: whether they have their digest. */
+  readonly #isSound = new Map<Digest, boolean>();
   #prepared: Promise<void> | undefined;
   #partCount = 0;
 
   /** Throws ConvertError (`argument`). */
-  constructor(components: { readonly hash: Hash }, name: string) {
+  constructor(components: LayoutPlaceComponents, name: string) {
     const target = parseLayoutTarget(name);
     const { directory, tag } = target;
     super(components, {
@@ -51,22 +61,37 @@ export class LayoutPlace extends LayoutReader implements ImageTarget {
       },
     });
     this.#target = target;
+    this.#onWarning = components.onWarning;
   }
 
   get tag(): string {
     return this.#target.tag;
   }
 
-  async hasBlob({ digest, sizeBytes }: BlobRef): Promise<boolean> {
+  /** Reads it: nothing else checks what lies in a folder. A damaged one counts as absent. */
+  async hasBlob(blob: BlobRef, signal: AbortSignal): Promise<boolean> {
+    const { digest, sizeBytes } = blob;
     const path = blobPath(this.#target.directory, digest);
     const found = await stat(path).catch(() => undefined);
-    return found?.isFile() === true && found.size === sizeBytes;
+    if (found?.isFile() !== true || found.size !== sizeBytes) return false;
+    const known = this.#isSound.get(digest);
+    if (known !== undefined) return known;
+    let isSound = true;
+    try {
+      for await (const _ of this.openBlob(blob, signal));
+    } catch (error) {
+      if (!isMismatch(error)) throw error;
+      isSound = false;
+      this.#onWarning?.(`${path} is damaged, and is made anew`);
+    }
+    this.#isSound.set(digest, isSound);
+    return isSound;
   }
 
   async putBlob(blob: BlobRef, open: BlobOpener, options: PutOptions): Promise<boolean> {
-    if (await this.hasBlob(blob)) return false;
-    await this.#prepare();
     const { signal, onProgress } = options;
+    if (await this.hasBlob(blob, signal)) return false;
+    await this.#prepare();
     const path = blobPath(this.#target.directory, blob.digest);
     const part = `${path}.part-${process.pid}-${this.#partCount++}`;
     try {
@@ -79,6 +104,7 @@ export class LayoutPlace extends LayoutReader implements ImageTarget {
         await file.sync();
       });
       await failing(path, 'write', () => rename(part, path));
+      this.#isSound.set(blob.digest, true);
     } finally {
       await rm(part, { force: true });
     }

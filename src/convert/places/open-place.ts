@@ -4,9 +4,12 @@ import { ConvertError } from '../errors.ts';
 import { parseLayoutTarget } from '../oci-layout.ts';
 import { ArchiveSource } from './archive-source.ts';
 import { ArchiveTarget } from './archive-target.ts';
-import { LayoutPlace } from './layout-place.ts';
+import { LayoutPlace, type LayoutPlaceComponents } from './layout-place.ts';
 import type { ImagePlace, ImageTarget } from './place.ts';
 import { RegistryPlace, type RegistryPlaceComponents } from './registry-place.ts';
+
+/** What places use. */
+export interface PlaceComponents extends RegistryPlaceComponents, LayoutPlaceComponents {}
 
 /** What a text can name an image by. */
 export const PLACES = 'docker://HOST/NAME:TAG, oci:DIR:tag or docker-archive:FILE[:REF]';
@@ -17,13 +20,13 @@ export function isPlace(text: string): boolean {
 }
 
 /** The image that the text names, to read it. Throws ConvertError or RegistryError. */
-export function openSource(text: string, components: RegistryPlaceComponents): ImagePlace {
+export function openSource(text: string, components: PlaceComponents): ImagePlace {
   if (isArchive(text)) return new ArchiveSource(components, text);
   return openBoth(text, components);
 }
 
 /** The place that the text names, to put an image there. Throws ConvertError or RegistryError. */
-export function openTarget(text: string, components: RegistryPlaceComponents): ImageTarget {
+export function openTarget(text: string, components: PlaceComponents): ImageTarget {
   if (isArchive(text)) return new ArchiveTarget(text);
   return openBoth(text, components);
 }
@@ -60,7 +63,7 @@ export function registriesIn(texts: readonly string[]): readonly string[] {
   return [...new Set(texts.filter(isInRegistry).map((text) => parseReference(text).registry))];
 }
 
-function openBoth(text: string, components: RegistryPlaceComponents): RegistryPlace | LayoutPlace {
+function openBoth(text: string, components: PlaceComponents): RegistryPlace | LayoutPlace {
   if (isInRegistry(text)) return new RegistryPlace(components, text);
   if (text.startsWith('oci:')) return new LayoutPlace(components, text);
   throw new ConvertError(`${JSON.stringify(text)} is no place for an image: write ${PLACES}`, {

@@ -50,6 +50,7 @@ export interface ImageTarget {
   readonly name: string;
   /** Of the image to put; undefined for one that is named by its digest. */
   readonly tag: string | undefined;
+  /** Whether it is there, and whole. */
   hasBlob(blob: BlobRef, signal: AbortSignal): Promise<boolean>;
   /**
    * Puts a blob unless it is there; whether its bytes were written. `open` gives them from the
@@ -97,6 +98,11 @@ export async function* checkedBlob(
   const actual = digestOfSha256(stream.digest());
   if (actual !== blob.digest) throw mismatch(blob, place, `its digest is ${actual}`);
   if (last !== undefined) yield last;
+}
+
+/** Whether a blob failed because its content is not that of its digest. */
+export function isMismatch(error: unknown): boolean {
+  return error instanceof ConvertError && error.code === 'digest-mismatch';
 }
 
 function mismatch({ digest }: BlobRef, place: string, what: string): ConvertError {

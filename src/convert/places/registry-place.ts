@@ -19,7 +19,13 @@ import {
   type NamedContent,
   type StoredManifest,
 } from './manifest-parts.ts';
-import { checkedBlob, type ImagePlace, type ImageTarget, type PutOptions } from './place.ts';
+import {
+  checkedBlob,
+  isMismatch,
+  type ImagePlace,
+  type ImageTarget,
+  type PutOptions,
+} from './place.ts';
 import { referrersIn, withoutReferrer, withReferrer } from './referrers.ts';
 
 /** What a RegistryPlace uses. */
@@ -91,8 +97,7 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
     try {
       yield* checkedBlob(this.#components.hash, blob, this.name, this.#ranges(blob, signal));
     } catch (error) {
-      const isWrong = error instanceof ConvertError && error.code === 'digest-mismatch';
-      if (isWrong) client.distrustMirrors(this.#reference.registry);
+      if (isMismatch(error)) client.distrustMirrors(this.#reference.registry);
       throw error;
     }
   }
