@@ -71,6 +71,7 @@ export const rooms = {
     overlaybd: ['http', 'access'],
     mirror: ['http', 'access'],
   },
+  device: { fuse: [], mount: ['fuse'], keeper: [] },
   convert: { tar: [], places: ['tar'], native: [], ext4: ['native', 'tar'], check: ['tar'] },
   agent: {
     config: [],

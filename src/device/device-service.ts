@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { basename, resolve } from 'node:path';
 import { digestHex, type Digest } from '../image/digest.ts';
 import type { ResolvedImage } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -15,12 +15,14 @@ import { orAbort } from '../util/or-abort.ts';
 import { DeviceError } from './errors.ts';
 import { FuseServer } from './fuse/fuse-server.ts';
 import { ImageDisk, type ReadObserver } from './image-disk.ts';
+import { NO_KEEPER, type DescriptorKeeper } from './keeper/kept-descriptors.ts';
 import { MNT_FORCE, unmount } from './linux.ts';
 import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
-import { requireExt4, requireMounted, takeTarget } from './mount/mount-checks.ts';
+import { requireFilesystem, requireMounted, takeTarget } from './mount/mount-checks.ts';
 import { runInHelper } from './mount/mount-process.ts';
 import { MountRecords, type MountRecord } from './mount/mount-records.ts';
-import type { MountResult } from './mount/mount-steps.ts';
+import { deviceAt, type MountResult } from './mount/mount-steps.ts';
+import { ReopenedDisk, type OpenDisk } from './reopened-disk.ts';
 import { folderAbove, type TargetFolder } from './mount/target-folder.ts';
 
 /**
@@ -41,6 +43,14 @@ const UNMOUNT_TIMEOUT_MS = 10_000;
 /** Longest wait for the FUSE thread to end after its filesystem is unmounted, in milliseconds. */
 const END_TIMEOUT_MS = 5_000;
 
+/**
+ * Longest wait of a read for the image of a mount that is taken over, in milliseconds: the reader's
+ * own deadline for a block.
+ */
+const REOPEN_TIMEOUT_MS = 60_000;
+
+const KEPT_PREFIX = 'fuse:';
+
 /** Most unmounts in flight during a stop: each is a process. */
 const TEARDOWN_PARALLEL_MAX = 4;
 
@@ -54,14 +64,17 @@ export interface MountInfo {
   readonly digest: Digest;
   /** Folder of its files. */
   readonly dir: string;
-  /** The loop device under it, such as `/dev/loop3`. */
+  /**
+   * The loop device under it, such as `/dev/loop3`; for a filesystem that the kernel mounts from a
+   * file, the file.
+   */
   readonly device: string;
   /** Bytes of the block device. */
   readonly sizeBytes: number;
 }
 
 interface Mount {
-  readonly disk: ImageDisk;
+  readonly disk: OpenDisk;
   readonly server: FuseServer;
   readonly record: MountRecord;
   readonly info: MountInfo;
@@ -71,13 +84,15 @@ interface Mount {
 type HelperParameters = Parameters<typeof runInHelper>;
 
 /**
- * Mounts images as block devices: ext4 on a loop device on a FUSE file, whose bytes are fetched on
- * demand.
+ * Mounts images as block devices: ext4 on a loop device on a FUSE file, or EROFS on that file,
+ * whose bytes are fetched on demand.
  *
- * Life: `start()`, which clears the mounts of a killed process -> `mount()` and `unmount()` ->
- * `stop()`, which unmounts all within 30 s. A process that ends without `stop()` leaves mounts
- * whose reads fail; the next `start()` clears them. Two services never share a state folder:
- * `start()` rejects with DiskError `locked`. A service may be stopped without a start.
+ * Life: `start()`, which takes over or clears the mounts of a killed process -> `mount()` and
+ * `unmount()` -> `stop()`, which unmounts all within 30 s. A process that ends without `stop()`
+ * leaves mounts. With a keeper that has their descriptors the next `start()` goes on serving them:
+ * their readers wait meanwhile. Without one their reads fail, and the next `start()` clears them.
+ * Two services never share a state folder: `start()` rejects with DiskError `locked`. A service may
+ * be stopped without a start.
  */
 export class DeviceService {
   readonly #reader: BlobReader;
@@ -89,6 +104,7 @@ export class DeviceService {
   readonly #stateDir: string;
   readonly #mountFolders: readonly string[];
   readonly #onRead: ReadObserver | undefined;
+  readonly #keeper: DescriptorKeeper;
   /** By target; undefined while it is being made. */
   readonly #mounts = new Map<string, Mount | undefined>();
   readonly #making = new Set<Promise<unknown>>();
@@ -102,6 +118,7 @@ export class DeviceService {
       clock: Clock;
       logger: Logger;
       metrics: Metrics;
+      keeper?: DescriptorKeeper;
     },
     init: { stateDir: string; mountFolders: readonly string[]; onRead?: ReadObserver },
   ) {
@@ -109,6 +126,7 @@ export class DeviceService {
     this.#codec = components.codec;
     this.#clock = components.clock;
     this.#logger = components.logger;
+    this.#keeper = components.keeper ?? NO_KEEPER;
     this.#metrics = deviceMetrics(components.metrics);
     this.#stateDir = resolve(init.stateDir);
     this.#mountFolders = init.mountFolders;
@@ -117,17 +135,62 @@ export class DeviceService {
   }
 
   /**
-   * Locks the state folder and clears the mounts of an earlier process. Rejects with DiskError
-   * `locked`.
+   * Locks the state folder, and takes over or clears the mounts of an earlier process. Rejects with
+   * DiskError `locked`.
    */
   async start(): Promise<void> {
     this.#stopping = new AbortController();
     this.#records.open();
     this.#lock = await lockFolder(this.#stateDir);
-    await inParallel(this.#records.list(), async (record) => {
-      this.#logger.warn({ ...record }, 'clearing a mount of an earlier process');
+    const records = this.#records.list();
+    const names = new Set(records.map(keptName));
+    for (const [name, fd] of this.#keeper.inherited) {
+      if (name.startsWith(KEPT_PREFIX) && !names.has(name)) this.#letGo(name, fd);
+    }
+    await inParallel(records, async (record) => {
+      if (this.#takeOver(record)) return;
+      this.#logger.warn({ target: record.target }, 'clearing a mount of an earlier process');
       await this.#forceAway(record);
     });
+    this.#metrics.mounts.set({}, this.list().length);
+  }
+
+  /** Goes on serving a mount whose connection the keeper has; false when there is no such mount. */
+  #takeOver(record: MountRecord): boolean {
+    const name = keptName(record);
+    const fd = this.#keeper.inherited.get(name);
+    if (fd === undefined) return false;
+    const { mounted, fuseDir, target } = record;
+    const device = deviceAt(fuseDir, target);
+    if (mounted === undefined || device === undefined) {
+      this.#letGo(name, fd);
+      return false;
+    }
+    const { reference, digest } = mounted.image;
+    const disk = new ReopenedDisk(
+      { ...this.#shared, open: (signal) => this.#open(mounted.image, signal) },
+      { reference, sizeBytes: mounted.sizeBytes, openTimeoutMs: REOPEN_TIMEOUT_MS },
+    );
+    const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
+    const resends = server.adopt(fd);
+    const info = { reference, digest, dir: target, device, sizeBytes: mounted.sizeBytes };
+    this.#mounts.set(target, { disk, server, record, info, unmounting: undefined });
+    this.#logger.info({ ...info, resends }, 'going on with a mount of an earlier process');
+    if (!resends) void this.#probe(record);
+    return true;
+  }
+
+  /** Makes the kernel send a request, which ends those that the earlier process took with it. */
+  async #probe(record: MountRecord): Promise<void> {
+    const request = { do: 'probe', ...record } as const;
+    await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS }).catch((error: unknown) =>
+      this.#logger.warn({ error: errorText(error) }, 'cannot end the reads of an earlier process'),
+    );
+  }
+
+  #letGo(name: string, fd: number): void {
+    closeSync(fd);
+    this.#keeper.forget(name);
   }
 
   /** Throws DeviceError `target-not-allowed` unless `dir` lies below a folder for mounts. */
@@ -232,11 +295,15 @@ export class DeviceService {
     });
   }
 
-  async #make(image: ResolvedImage, dir: string): Promise<Mount> {
-    requireExt4(image);
-    const { signal } = this.#stopping;
+  #open(image: ResolvedImage, signal: AbortSignal): Promise<ImageDisk> {
     const components = { reader: this.#reader, codec: this.#codec, onRead: this.#onRead };
-    const disk = await ImageDisk.open(components, image.manifest, signal);
+    return ImageDisk.open(components, image.manifest, signal);
+  }
+
+  async #make(image: ResolvedImage, dir: string): Promise<Mount> {
+    requireFilesystem(image);
+    const { signal } = this.#stopping;
+    const disk = await this.#open(image, signal);
     const onStop = (): void => disk.close(); // Fails the reads of the mount, and so the mount.
     signal.addEventListener('abort', onStop);
     try {
@@ -261,7 +328,8 @@ export class DeviceService {
     const { image, disk, dir } = init;
     const { reference, digest } = image;
     const name = digestHex(digest).slice(0, 12);
-    const record = this.#records.add(name, { target: path, ownsTarget: isNew });
+    const mounted = { image, sizeBytes: disk.sizeBytes };
+    const record = this.#records.add(name, { target: path, ownsTarget: isNew, mounted });
     const { server, device } = await this.#mountDisk(disk, record, fd);
     const info = { reference, digest, dir, device, sizeBytes: disk.sizeBytes };
     return { disk, server, record, info, unmounting: undefined };
@@ -273,15 +341,10 @@ export class DeviceService {
     targetFd: number,
   ): Promise<{ server: FuseServer; device: string }> {
     const { fuseDir, target } = record;
-    const components = {
-      disk,
-      clock: this.#clock,
-      logger: this.#logger,
-      metrics: this.#metrics,
-    };
-    const server = new FuseServer(components, { path: fuseDir });
+    const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
     try {
       server.mount();
+      await this.#keeper.keep(keptName(record), server.fd);
       const limit = { timeoutMs: MOUNT_TIMEOUT_MS, targetFd };
       const result = await this.#help({ do: 'mount', fuseDir, target }, limit);
       return { server, device: requireMounted(result, target) };
@@ -309,6 +372,7 @@ export class DeviceService {
       this.#logger.warn({ path: server.path }, 'the FUSE thread has not ended');
     }
     disk.close();
+    this.#keeper.forget(keptName(record));
     this.#records.remove(record);
     this.#mounts.delete(info.dir);
     this.#metrics.mounts.set({}, this.list().length);
@@ -329,6 +393,7 @@ export class DeviceService {
    */
   async #forceAway(record: MountRecord): Promise<void> {
     const { fuseDir, target } = record;
+    this.#keeper.forget(keptName(record));
     try {
       const request = { do: 'unmount', fuseDir, target, force: true } as const;
       const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
@@ -346,9 +411,18 @@ export class DeviceService {
     }
   }
 
+  get #shared(): { clock: Clock; logger: Logger; metrics: DeviceMetrics } {
+    return { clock: this.#clock, logger: this.#logger, metrics: this.#metrics };
+  }
+
   #help(request: HelperParameters[1], limit: HelperParameters[2]): Promise<MountResult> {
     return runInHelper({ clock: this.#clock }, request, limit);
   }
+}
+
+/** The name under which the keeper has the FUSE connection of a mount. */
+function keptName({ fuseDir }: MountRecord): string {
+  return `${KEPT_PREFIX}${basename(fuseDir)}`;
 }
 
 function notRunning(): DeviceError {

@@ -1,4 +1,5 @@
 import koffi from 'koffi';
+import { closeSync } from 'node:fs';
 import { constants } from 'node:os';
 
 /** A system call that failed. */
@@ -38,6 +39,11 @@ const cIoctlNumber = libc.func('int ioctl(int fd, unsigned long request, unsigne
 const cPrctl = libc.func(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
 );
+
+const cSyscall = libc.func('long syscall(long number, long a, long b, long c)');
+/** The same on x86-64 and arm64: Linux numbers new calls alike everywhere. */
+const SYS_PIDFD_OPEN = 434;
+const SYS_PIDFD_GETFD = 438;
 
 const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
   Object.entries(constants.errno).map(([name, value]) => [value, name]),
@@ -83,4 +89,20 @@ export function ioctl(
 /** Makes the kernel kill this process when the thread that started it ends. */
 export function dieWithParent(): void {
   cPrctl(PR_SET_PDEATHSIG, constants.signals.SIGKILL, 0, 0, 0);
+}
+
+/**
+ * A descriptor of our own for what another process has open as `fd` (Linux 5.6; the other process
+ * is a child, or this one has CAP_SYS_PTRACE). The caller closes it. Programs that this process
+ * starts do not inherit it by itself.
+ */
+export function takeDescriptor(pid: number, fd: number): number | CallFailure {
+  const process = Number(cSyscall(SYS_PIDFD_OPEN, pid, 0, 0));
+  if (process < 0) return failure();
+  try {
+    const taken = Number(cSyscall(SYS_PIDFD_GETFD, process, fd, 0));
+    return taken < 0 ? failure() : taken;
+  } finally {
+    closeSync(process);
+  }
 }

@@ -21,7 +21,7 @@ import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
-import { makeExt4Layer } from './kit/ext4-image.ts';
+import { makeErofsLayer, makeExt4Layer } from './kit/filesystem-layers.ts';
 import { imageOf, MemoryReader, NO_TRACES, run, tracesOf } from './kit/images.ts';
 
 /**
@@ -100,6 +100,21 @@ describeWith('DeviceService', NEEDS, () => {
     await service.unmount(dir);
   });
 
+  it.skipIf(needs.program('mkfs.erofs')() !== undefined)(
+    'mount() shows the files of an EROFS image, and unmount() leaves nothing',
+    async () => {
+      const { service, reader, folder } = await startService();
+      const { layer, files } = await makeErofsLayer(folder);
+      const dir = join(folder, 'mnt');
+      const info = await service.mount(imageOf([reader.add(layer)], 'erofs'), dir);
+      await run('diff', ['-r', files, dir]);
+      expect(await run('findmnt', ['-no', 'FSTYPE', dir])).toMatchObject({ stdout: 'erofs\n' });
+      expect(info.device).toMatch(/^\/dev\/loop\d+$|\/image$/);
+      await service.unmount(dir);
+      expect(tracesOf(folder)).toEqual(NO_TRACES);
+    },
+  );
+
   it('mounts several images at once, and unmounts one while the others go on', async () => {
     const { service, image, files, dir } = await startWithImage();
     const dirs = [1, 2, 3].map((i) => `${dir}-${i}`);
@@ -118,9 +133,9 @@ describeWith('DeviceService', NEEDS, () => {
     await expect(service.mount(image, join(folder, 'full'))).rejects.toMatchObject({
       code: 'target-not-usable',
     });
-    const erofs = imageOf([reader.add(sampleBytes(100, 1))], 'erofs');
-    await expect(service.mount(erofs, join(folder, 'b'))).rejects.toMatchObject({
-      detail: { code: 'unsupported-filesystem', filesystem: 'erofs' },
+    const other = imageOf([reader.add(sampleBytes(100, 1))], 'squashfs');
+    await expect(service.mount(other, join(folder, 'b'))).rejects.toMatchObject({
+      detail: { code: 'unsupported-filesystem', filesystem: 'squashfs' },
     });
     expect(service.list()).toHaveLength(1);
   });

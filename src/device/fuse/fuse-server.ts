@@ -16,6 +16,7 @@ import {
 } from './fuse-protocol.ts';
 import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
+import { resendRequests } from './lost-requests.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
 
 /**
@@ -35,6 +36,8 @@ export interface FuseWorkerInit {
   readonly fd: number;
   readonly sizeBytes: number;
   readonly ring: SharedArrayBuffer;
+  /** Whether the first request shows which earlier ones a dead server has taken with it. */
+  readonly endsLost: boolean;
 }
 
 /**
@@ -48,11 +51,12 @@ export type FuseWorkerMessage =
 /**
  * Serves a disk as the file `image` of a FUSE filesystem, through /dev/fuse without libfuse.
  *
- * Life: constructed -> `mount()` once, which starts the service of reads -> any process unmounts
- * `path` -> `ended` resolves, with everything released. This process must never touch a path below
- * `path` from a thread that must not block. It cannot exit before the unmount, since a thread waits
- * in a read of /dev/fuse. When the process is killed, the kernel fails all reads with EIO or
- * ENOTCONN.
+ * Life: constructed -> `mount()` or `adopt()` once, which starts the service of reads -> any
+ * process unmounts `path` -> `ended` resolves, with everything released. This process must never
+ * touch a path below `path` from a thread that must not block. It cannot exit before the unmount,
+ * since a thread waits in a read of /dev/fuse. When the process is killed and no other one has the
+ * descriptor, the kernel fails all reads with EIO or ENOTCONN; a process that inherits the
+ * descriptor goes on with `adopt()`.
  */
 export class FuseServer {
   readonly path: string;
@@ -102,13 +106,32 @@ export class FuseServer {
     this.#startWorker();
   }
 
-  #startWorker(): void {
+  /** The open connection to the kernel; -1 before the mount. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /**
+   * Goes on serving the mount of a process that has died, over its connection: takes the descriptor
+   * over. False when the kernel cannot hand out again what that process had taken (before Linux
+   * 6.9): those reads get EIO as soon as the kernel sends any other request.
+   */
+  adopt(fd: number): boolean {
+    assert(this.#fd === -1, 'a FUSE server mounts once');
+    this.#fd = fd;
+    const resends = resendRequests(fd);
+    this.#startWorker({ endsLost: !resends });
+    return resends;
+  }
+
+  #startWorker({ endsLost = false } = {}): void {
     // The sources run as .ts under Node's type stripping, and as .js when built.
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
     const workerData: FuseWorkerInit = {
       fd: this.#fd,
       sizeBytes: this.#disk.sizeBytes,
       ring: this.#shared,
+      endsLost,
     };
     const worker = new Worker(new URL(`./fuse-worker.${extension}`, import.meta.url), {
       workerData,
@@ -226,10 +249,10 @@ export class FuseServer {
 
 /**
  * The kernel counts requests up from 2. The count stays below 2^53 for the life of any host, so
- * that a number can be the key.
+ * that a number can be the key. The highest bit marks a request that is sent again.
  */
 function keyOf(unique: Unique): number {
-  return unique.high * 2 ** 32 + unique.low;
+  return (unique.high & 0x7fff_ffff) * 2 ** 32 + unique.low;
 }
 
 function openFuse(): number {

@@ -3,6 +3,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 import { defined } from '../../util/assert.ts';
 import { handleRequest } from './fuse-filesystem.ts';
 import { REQUEST_BYTES_MAX } from './fuse-protocol.ts';
+import { endLostRequests } from './lost-requests.ts';
 import { RequestRing } from './request-ring.ts';
 import type { FuseWorkerInit, FuseWorkerMessage } from './fuse-server.ts';
 
@@ -15,10 +16,15 @@ import type { FuseWorkerInit, FuseWorkerMessage } from './fuse-server.ts';
 function serve(init: FuseWorkerInit, post: (message: FuseWorkerMessage) => void): void {
   const ring = new RequestRing(init.ring);
   const buffer = new Uint8Array(REQUEST_BYTES_MAX);
+  let { endsLost } = init;
   for (;;) {
     const read = readRequest(init.fd, buffer);
     if (read === 'again') continue;
     if (typeof read === 'object') return post({ kind: 'ended', reason: read.reason });
+    if (endsLost) {
+      endsLost = false;
+      endLostRequests(init.fd, buffer.subarray(0, read));
+    }
     const action = handleRequest(buffer.subarray(0, read), { sizeBytes: init.sizeBytes });
     if (action.kind === 'answer') answerNow(init.fd, action.bytes);
     else if (action.kind === 'read') {

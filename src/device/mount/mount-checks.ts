@@ -6,20 +6,23 @@ import { readMountTable } from './mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
 import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';
 
+/** The filesystems that are mounted. */
+const FILESYSTEMS: ReadonlySet<string> = new Set(['', 'ext4', 'erofs']);
+
 /**
- * Throws DeviceError `unsupported-filesystem` unless the image holds ext4, or does not say what.
+ * Throws DeviceError `unsupported-filesystem` unless the image holds ext4 or EROFS, or does not say
+ * what.
  */
-export function requireExt4(image: ResolvedImage): void {
+export function requireFilesystem(image: ResolvedImage): void {
   const digests = new Set(blockLayers(image.manifest).map((layer) => layer.digest));
   const other = image.manifest.layers
     .filter((layer) => digests.has(layer.digest))
     .map((layer) => layer.annotations[`${OVERLAYBD_ANNOTATION}blob-fs-type`] ?? '')
-    .find((type) => type !== '' && type !== 'ext4');
+    .find((type) => !FILESYSTEMS.has(type));
   if (other !== undefined) {
     throw new DeviceError(
       `cannot mount ${image.reference}: its layers hold ${other} (annotation blob-fs-type), and ` +
-        `only ext4 is mounted; ` +
-        `convert the image again with ext4`,
+        'only ext4 and EROFS are mounted; convert the image again with ext4',
       { code: 'unsupported-filesystem', filesystem: other },
     );
   }
@@ -59,10 +62,10 @@ function requireUnused({ fd, path }: TargetFolder, dir: string): void {
 /** Errors that speak of the process or the kernel, and not of the image. */
 const REFUSALS: ReadonlySet<string> = new Set(['EPERM', 'EACCES', 'ENOENT', 'ENODEV', 'ENXIO']);
 
-/** The loop device of a mount that succeeded; throws DeviceError for one that did not. */
+/** The device of a mount that succeeded; throws DeviceError for one that did not. */
 export function requireMounted(result: MountResult, target: string): string {
-  if (result.kind === 'mounted') return result.loop;
-  if (result.kind === 'not-ext4') {
+  if (result.kind === 'mounted') return result.device;
+  if (result.kind === 'unknown-filesystem') {
     throw new DeviceError(
       `cannot mount at ${target}: the block device of the image holds no ext4, ` +
         'and only ext4 is mounted',
@@ -77,9 +80,6 @@ export function requireMounted(result: MountResult, target: string): string {
   }
   const { step, errno } = result;
   if (REFUSALS.has(errno)) throw notPermitted(step, errno);
-  const hint =
-    errno === 'EINVAL'
-      ? ': its content is not ext4, or is damaged (see the log of the kernel)'
-      : '';
+  const hint = errno === 'EINVAL' ? ': its content is damaged (see the log of the kernel)' : '';
   throw new DeviceError(`${step} failed with ${errno}${hint}`, { code: 'failed', step });
 }

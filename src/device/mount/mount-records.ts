@@ -9,10 +9,11 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import type { ResolvedImage } from '../../image/manifest.ts';
 import { removeEmptyFolder } from './target-folder.ts';
 
 /** Version of the record's format, first in the file. */
-const RECORD_VERSION = 1;
+const RECORD_VERSION = 2;
 
 /** What an unmount has to remove; written before the mount begins. */
 export interface MountRecord {
@@ -22,6 +23,15 @@ export interface MountRecord {
   readonly target: string;
   /** Whether `target` was made for the mount; the unmount then removes it. */
   readonly ownsTarget: boolean;
+  /** What is mounted; undefined when the record cannot be read. */
+  readonly mounted: MountedDisk | undefined;
+}
+
+/** An image on a device, as a new process needs it to go on serving the device. */
+interface MountedDisk {
+  readonly image: ResolvedImage;
+  /** Bytes of the block device. */
+  readonly sizeBytes: number;
 }
 
 /**
@@ -30,7 +40,8 @@ export interface MountRecord {
  * power: mounts do not either.
  *
  *     STATE/mounts/<12 hex digits of the image>-<6 characters>/   the FUSE mount, one file `image`
- *     STATE/mounts/<...>.json             {"version":1,"target":DIR,"ownsTarget":false}
+ *     STATE/mounts/<...>.json             {"version":2,"target":DIR,"ownsTarget":false,
+ *                                          "mounted":{"image":{...},"sizeBytes":N}}
  */
 export class MountRecords {
   #dir: string;
@@ -48,7 +59,7 @@ export class MountRecords {
   }
 
   /** Creates a folder for the FUSE mount, and its record. The folder's name starts with `name`. */
-  add(name: string, mount: { target: string; ownsTarget: boolean }): MountRecord {
+  add(name: string, mount: Omit<MountRecord, 'fuseDir'>): MountRecord {
     const fuseDir = mkdtempSync(join(this.#dir, `${name}-`));
     const temporary = `${fuseDir}.tmp`;
     writeFileSync(temporary, JSON.stringify({ version: RECORD_VERSION, ...mount }));
@@ -93,10 +104,11 @@ function readRecord(path: string): MountRecord {
     const json = JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
     const target = json['target'];
     if (json['version'] === RECORD_VERSION && typeof target === 'string') {
-      return { fuseDir, target, ownsTarget: json['ownsTarget'] === true };
+      const mounted = json['mounted'] as MountedDisk | undefined;
+      return { fuseDir, target, ownsTarget: json['ownsTarget'] === true, mounted };
     }
   } catch {
     // Treated as an unknown version.
   }
-  return { fuseDir, target: '', ownsTarget: false };
+  return { fuseDir, target: '', ownsTarget: false, mounted: undefined };
 }

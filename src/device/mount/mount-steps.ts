@@ -1,4 +1,4 @@
-import { closeSync, openSync, readlinkSync, readSync } from 'node:fs';
+import { closeSync, openSync, readlinkSync, readSync, statfsSync } from 'node:fs';
 import {
   MNT_DETACH,
   MNT_FORCE,
@@ -41,13 +41,17 @@ export type MountRequest =
       readonly fuseDir: string;
       readonly target: string;
       readonly force: boolean;
-    };
+    }
+  /** Makes the kernel send the server of the file any request. */
+  | { readonly do: 'probe'; readonly fuseDir: string; readonly target: string };
 
 /** The outcome of a `MountRequest`. */
 export type MountResult =
-  | { readonly kind: 'mounted'; readonly loop: string }
+  /** `device`: as the mount table names it. */
+  | { readonly kind: 'mounted'; readonly device: string }
+  | { readonly kind: 'probed' }
   | { readonly kind: 'unmounted' }
-  | { readonly kind: 'not-ext4' }
+  | { readonly kind: 'unknown-filesystem' }
   /** The target, or the loop device through another mount of it, is in use. */
   | { readonly kind: 'busy'; readonly what: string }
   | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
@@ -58,15 +62,16 @@ export type MountResult =
  */
 const EXT4_OPTIONS = 'noload,errors=continue';
 
-/**
- * The superblock of ext4: its offset on the disk, and fields of struct ext4_super_block. Blocks
- * have 1 to 64 KiB.
- */
-const EXT4_SUPERBLOCK_AT = 1024;
+/** Offset of the superblock on the disk, in ext4 and EROFS. */
+const SUPERBLOCK_AT = 1024;
+/** Fields of struct ext4_super_block. Blocks have 1 to 64 KiB. */
 const EXT4_LOG_BLOCK_SIZE_AT = 24;
 const EXT4_LOG_BLOCK_SIZE_MAX = 6;
 const EXT4_MAGIC_AT = 56;
 const EXT4_MAGIC = 0xef53;
+
+/** The superblock of EROFS begins at the same offset, with its magic. */
+const EROFS_MAGIC = 0xe0f5e1e2;
 
 /**
  * Largest sector of the loop device, in bytes: a page, so that direct I/O is never split below it.
@@ -89,6 +94,10 @@ const RELEASE_WAIT_MS = 10;
  * kernel could never close /dev/fuse, and the mount would hang forever.
  */
 export function runMountRequest(request: MountRequest): MountResult {
+  if (request.do === 'probe') {
+    statfsSync(request.fuseDir);
+    return { kind: 'probed' };
+  }
   return request.do === 'mount' ? mountImage(request) : unmountImage(request);
 }
 
@@ -105,19 +114,12 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
     if (readlinkSync(pathOf(TARGET_FD)) !== target) {
       return { kind: 'failed', step: `mounting at ${target}`, errno: 'ESTALE' };
     }
-    const blockBytes = ext4BlockBytes(backingFd);
-    if (blockBytes === undefined) return { kind: 'not-ext4' };
-    const loopBlockBytes = Math.min(LOOP_BLOCK_BYTES_MAX, blockBytes);
-    const loop = attachLoop(backingFd, imagePath, loopBlockBytes);
-    if ('step' in loop) return failed(loop);
-    const place = { source: loop.path, target: pathOf(TARGET_FD) };
-    const failure = mount(place, 'ext4', { flags: MOUNT_FLAGS, data: EXT4_OPTIONS });
-    closeSync(loop.fd); // Autoclear: without a mount this detaches it.
-    const step = `mounting ${loop.path} as ext4 at ${target}`;
-    if (failure !== undefined) return failed({ step, failure });
-    // The folder, or one above it, was moved. The caller removes the mount again, wherever it is.
-    if (!isMountedAt(loop.path, target)) return { kind: 'failed', step, errno: 'ESTALE' };
-    return { kind: 'mounted', loop: loop.path };
+    const filesystem = filesystemOn(backingFd);
+    if (filesystem === undefined) return { kind: 'unknown-filesystem' };
+    const place = { target, backingFd, imagePath };
+    return (
+      (filesystem.type === 'erofs' ? mountFile(place) : undefined) ?? mountLoop(place, filesystem)
+    );
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     return { kind: 'failed', step: `reading ${imagePath}`, errno: code ?? String(error) };
@@ -126,21 +128,82 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
   }
 }
 
-function isMountedAt(source: string, target: string): boolean {
-  return readMountTable().some((at) => at.source === source && at.mountPoint === target);
+/** What is mounted, and where. */
+interface Place {
+  readonly target: string;
+  readonly backingFd: number;
+  readonly imagePath: string;
 }
 
 /**
- * Block size in bytes of the ext4 on a disk; undefined when the disk holds no ext4. Throws when the
- * disk cannot be read.
+ * Mounts EROFS from the file itself; undefined when the kernel mounts it from block devices alone
+ * (before Linux 6.12).
  */
-function ext4BlockBytes(fd: number): number | undefined {
+function mountFile({ target, imagePath }: Place): MountResult | undefined {
+  const place = { source: imagePath, target: pathOf(TARGET_FD) };
+  const failure = mount(place, 'erofs', { flags: MOUNT_FLAGS, data: '' });
+  if (failure?.name === 'ENOTBLK') return undefined;
+  const step = `mounting ${imagePath} as erofs at ${target}`;
+  return failure === undefined ? mountedAt(imagePath, { target, step }) : failed({ step, failure });
+}
+
+function mountLoop({ target, backingFd, imagePath }: Place, filesystem: Filesystem): MountResult {
+  const { type, blockBytes } = filesystem;
+  const loop = attachLoop(backingFd, imagePath, Math.min(LOOP_BLOCK_BYTES_MAX, blockBytes));
+  if ('step' in loop) return failed(loop);
+  const place = { source: loop.path, target: pathOf(TARGET_FD) };
+  const data = type === 'ext4' ? EXT4_OPTIONS : '';
+  const failure = mount(place, type, { flags: MOUNT_FLAGS, data });
+  closeSync(loop.fd); // Autoclear: without a mount this detaches it.
+  const step = `mounting ${loop.path} as ${type} at ${target}`;
+  return failure === undefined ? mountedAt(loop.path, { target, step }) : failed({ step, failure });
+}
+
+/**
+ * The result of a mount. When the folder, or one above it, was moved meanwhile, it has failed: the
+ * caller removes the mount again, wherever it is.
+ */
+function mountedAt(
+  device: string,
+  { target, step }: { target: string; step: string },
+): MountResult {
+  const isThere = readMountTable().some((at) => at.source === device && at.mountPoint === target);
+  return isThere ? { kind: 'mounted', device } : { kind: 'failed', step, errno: 'ESTALE' };
+}
+
+/** The source of what is mounted at `target` from the FUSE file; undefined for nothing. */
+export function deviceAt(fuseDir: string, target: string): string | undefined {
+  const sources = sourcesOver(`${fuseDir}/${IMAGE_FILE}`);
+  return readMountTable().find(
+    ({ source, mountPoint }) => mountPoint === target && sources.includes(source),
+  )?.source;
+}
+
+/** The sources of mounts from a FUSE file: its loop devices, and itself. */
+function sourcesOver(imagePath: string): string[] {
+  return [...loopsOver(imagePath), imagePath];
+}
+
+interface Filesystem {
+  readonly type: 'ext4' | 'erofs';
+  readonly blockBytes: number;
+}
+
+/**
+ * The filesystem on a disk, and the size of its blocks in bytes; undefined for any other. Throws
+ * when the disk cannot be read.
+ */
+function filesystemOn(fd: number): Filesystem | undefined {
   const bytes = new Uint8Array(2048);
   if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return undefined;
-  const view = new DataView(bytes.buffer, EXT4_SUPERBLOCK_AT);
+  const view = new DataView(bytes.buffer, SUPERBLOCK_AT);
+  if (view.getUint32(0, true) === EROFS_MAGIC) {
+    return { type: 'erofs', blockBytes: LOOP_BLOCK_BYTES_MAX };
+  }
   if (view.getUint16(EXT4_MAGIC_AT, true) !== EXT4_MAGIC) return undefined;
   const exponent = view.getUint32(EXT4_LOG_BLOCK_SIZE_AT, true);
-  return exponent <= EXT4_LOG_BLOCK_SIZE_MAX ? 1024 << exponent : undefined;
+  if (exponent > EXT4_LOG_BLOCK_SIZE_MAX) return undefined;
+  return { type: 'ext4', blockBytes: 1024 << exponent };
 }
 
 function failed({ step, failure }: StepFailure): MountResult {
@@ -150,16 +213,16 @@ function failed({ step, failure }: StepFailure): MountResult {
 function unmountImage(request: { fuseDir: string; target: string; force: boolean }): MountResult {
   const { fuseDir, target, force } = request;
   if (force) unmount(fuseDir, MNT_FORCE);
-  const loops = loopsOver(`${fuseDir}/${IMAGE_FILE}`);
+  const sources = sourcesOver(`${fuseDir}/${IMAGE_FILE}`);
   const places = readMountTable()
-    .filter((entry) => loops.includes(entry.source) && (force || entry.mountPoint === target))
+    .filter((entry) => sources.includes(entry.source) && (force || entry.mountPoint === target))
     .map((entry) => entry.mountPoint);
   for (const place of places) {
     const failure = unmount(place, force ? MNT_DETACH : 0);
     if (failure?.name === 'EBUSY') return { kind: 'busy', what: place };
     if (failure !== undefined) return failed({ step: `unmounting ${place}`, failure });
   }
-  if (!areLoopsGone(fuseDir, force)) return { kind: 'busy', what: loops.join(', ') };
+  if (!areLoopsGone(fuseDir, force)) return { kind: 'busy', what: sources.join(', ') };
   return unmountFuse(fuseDir);
 }
 

@@ -1,0 +1,101 @@
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, it, onTestFinished, vi } from 'vitest';
+import { Keeper } from '../../src/device/keeper/keeper.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { describeWith, needs } from '../kit/requires.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { makeExt4Layer } from './kit/filesystem-layers.ts';
+import { NO_TRACES, run, tracesOf } from './kit/images.ts';
+
+const WAIT = { timeout: 20_000, interval: 20 };
+
+/** A keeper of a process that serves a mount; it is stopped when the test ends. */
+async function startKeeper() {
+  const folder = tempFolder();
+  const { layer, files } = await makeExt4Layer(folder);
+  writeFileSync(join(folder, 'layer'), layer);
+  const program = fileURLToPath(new URL('./kit/kept-child.ts', import.meta.url));
+  const [stateDir, dir] = [join(folder, 'state'), join(folder, 'mnt')];
+  const args = ['--no-warnings', program, stateDir, join(folder, 'layer'), dir];
+  const keeper = new Keeper(
+    { logger: silentLogger, clock: new SystemClock() },
+    { program: { path: process.execPath, args } },
+  );
+  const ended = keeper.run();
+  onTestFinished(async () => {
+    keeper.stop();
+    expect(await ended).toBe(0);
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+  });
+  const pids = (): number[] => {
+    const path = join(stateDir, 'pids');
+    return existsSync(path) ? readFileSync(path, 'utf8').trim().split('\n').map(Number) : [];
+  };
+  const started = (count: number): Promise<void> =>
+    vi.waitFor(() => expect(pids().length).toBeGreaterThanOrEqual(count), WAIT);
+  await started(1);
+  return { keeper, files, dir, pids, started };
+}
+
+/** Reads a file again and again past all caches, until it is told to end; the different results. */
+function readOnAndOn(path: string) {
+  const script =
+    'n=0; while [ ! -e "$2" ]; do dd if="$1" iflag=direct bs=64k status=none 2>&1 | sha256sum; ' +
+    'n=$((n+1)); done | sort | uniq -c';
+  const stop = join(tempFolder(), 'stop');
+  const child = spawn('sh', ['-c', script, 'sh', path, stop], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const text: Buffer[] = [];
+  child.stdout.on('data', (data: Buffer) => text.push(data));
+  const closed = new Promise((resolve) => child.on('close', resolve));
+  return async (): Promise<{ count: number; sum: string }[]> => {
+    writeFileSync(stop, '');
+    await closed;
+    const lines = Buffer.concat(text).toString().trim().split('\n');
+    return lines.map((line) => {
+      const [count, sum] = line.trim().split(/\s+/);
+      return { count: Number(count), sum: sum ?? '' };
+    });
+  };
+}
+
+describeWith('Keeper', [needs.root, needs.fuse, needs.program('mke2fs')], () => {
+  it('goes on with a mount when its process is killed: no read fails', async () => {
+    const { files, dir, pids, started } = await startKeeper();
+    const end = readOnAndOn(join(dir, 'deep', 'er', 'big'));
+    for (let kill = 1; kill <= 6; kill++) {
+      process.kill(pids().at(-1) ?? 0, 'SIGKILL');
+      await started(kill + 1);
+    }
+    const results = await end();
+    const sum = createHash('sha256')
+      .update(readFileSync(join(files, 'deep', 'er', 'big')))
+      .digest('hex');
+    expect(results.map((result) => result.sum)).toEqual([sum]);
+    expect(results[0]?.count).toBeGreaterThan(0);
+    await run('diff', ['-r', '--exclude=lost+found', files, dir]);
+  });
+
+  it('replace() puts a new process in the place of the running one', async () => {
+    const { keeper, files, dir, pids, started } = await startKeeper();
+    keeper.replace();
+    await started(2);
+    expect(new Set(pids()).size).toBe(2);
+    await run('diff', ['-r', '--exclude=lost+found', files, dir]);
+  });
+
+  it('run() resolves with the code of a first process that does not start', async () => {
+    const args = ['-e', 'process.exit(3)'];
+    const keeper = new Keeper(
+      { logger: silentLogger, clock: new SystemClock() },
+      { program: { path: process.execPath, args } },
+    );
+    expect(await keeper.run()).toBe(3);
+  });
+});
