@@ -71,7 +71,7 @@ export const rooms = {
     overlaybd: ['http', 'access'],
     mirror: ['http', 'access'],
   },
-  device: { fuse: [], mount: ['fuse'], keeper: [] },
+  device: { fuse: [], mount: ['fuse'], keeper: [], nbd: [] },
   convert: { tar: [], places: ['tar'], native: [], ext4: ['native', 'tar'], check: ['tar'] },
   agent: {
     config: [],
@@ -86,6 +86,7 @@ export const rooms = {
 export const compositions = [
   'net/libp2p-transport.ts',
   'edge/edge.ts',
+  'device/device-service.ts',
   'agent/main.ts',
   'agent/agent.ts',
   'registry/registry-access.ts',

@@ -14,6 +14,20 @@ export interface ReadOnlyDisk {
   readSync(target: Uint8Array, offset: number): boolean;
   /** Fills the target from `offset` on, or rejects, at the latest at the disk's own deadline. */
   read(target: Uint8Array, offset: number): Promise<void>;
+  /**
+   * What is known of a range without reading it: data, or nothing but zeros, in order from `offset`
+   * on. Neighbours differ. There is at least one extent and at most `countMax`; they may end before
+   * the range does. A disk without it has data everywhere.
+   */
+  extents?(offset: number, length: number, countMax: number): readonly DiskExtent[];
+}
+
+/** A part of a disk. */
+export interface DiskExtent {
+  /** At least 1. */
+  readonly length: number;
+  /** Whether it is known to read as zeros. */
+  readonly isZero: boolean;
 }
 
 /** A disk of bytes in memory, for tests and benchmarks. */

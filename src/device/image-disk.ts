@@ -7,7 +7,7 @@ import type { Codec } from '../runtime/codec.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { defined } from '../util/assert.ts';
 import { orAbort } from '../util/or-abort.ts';
-import type { ReadOnlyDisk } from './disk.ts';
+import type { DiskExtent, ReadOnlyDisk } from './disk.ts';
 
 /** Is told the parts of the device that are read, in the order of the reads. */
 export type ReadObserver = (segments: readonly ImageSegment[]) => void;
@@ -73,6 +73,10 @@ export class ImageDisk implements ReadOnlyDisk {
   read(target: Uint8Array, offset: number): Promise<void> {
     this.#onRead?.(this.#image.segmentsIn(offset, target.length));
     return this.#image.fetchInto(target, offset);
+  }
+
+  extents(offset: number, length: number, countMax: number): DiskExtent[] {
+    return this.#image.extentsIn(offset, length, countMax);
   }
 
   close(): void {

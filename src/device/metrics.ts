@@ -6,6 +6,7 @@ export interface DeviceMetrics {
   readonly readBytes: Counter;
   readonly readErrors: Counter;
   readonly waitSeconds: Histogram;
+  readonly nbdConnections: Gauge;
 }
 
 /** Registers the metrics of the devices. */
@@ -23,6 +24,10 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
     readErrors: metrics.counter({
       name: 'xylem_device_read_errors_total',
       help: 'Reads of block devices that failed with EIO.',
+    }),
+    nbdConnections: metrics.gauge({
+      name: 'xylem_device_nbd_connections',
+      help: 'Clients that are connected over NBD now.',
     }),
     waitSeconds: metrics.histogram({
       name: 'xylem_device_read_wait_seconds',

@@ -13,6 +13,9 @@ import { overlayAll, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
  */
 const DECODED_BYTES_MAX = 4 * 1024 * 1024;
 
+/** Most segments that one question for extents looks at: about a millisecond. */
+const EXTENT_SEGMENTS_MAX = 16_384;
+
 /** A range of the block device that lies in one layer, contiguously, or is all zeros. */
 export interface ImageSegment {
   /** Byte offset in the block device. */
@@ -27,6 +30,12 @@ export interface ImageSegment {
 /** A range of a layer's blob in its stored and transferred form. */
 export interface BlobRange extends ByteRange {
   readonly layer: number;
+}
+
+/** A range of the block device that layers cover, or that they all leave as zeros. */
+export interface ImageExtent {
+  readonly length: number;
+  readonly isZero: boolean;
 }
 
 /**
@@ -78,6 +87,25 @@ export class LayeredImage {
     const segments: ImageSegment[] = [];
     this.#visit(offset, length, (segment) => segments.push(segment) > 0);
     return segments;
+  }
+
+  /**
+   * Which parts of [offset, offset + length) layers cover, in order from `offset` on: at least one
+   * extent, at most `countMax`, neighbours joined. They may end before the range does. `length` is
+   * at least 1.
+   */
+  extentsIn(offset: number, length: number, countMax: number): ImageExtent[] {
+    const extents: { length: number; isZero: boolean }[] = [];
+    let segments = 0;
+    this.#visit(offset, length, (segment) => {
+      const isZero = segment.layer === undefined;
+      const last = extents.at(-1);
+      if (last?.isZero === isZero) last.length += segment.length;
+      else if (extents.length === countMax) return false;
+      else extents.push({ length: segment.length, isZero });
+      return ++segments < EXTENT_SEGMENTS_MAX;
+    });
+    return extents;
   }
 
   /**

@@ -179,6 +179,34 @@ describe('LayeredImage', () => {
     );
   });
 
+  it('extentsIn() tells data from zeros in any range, as many extents as are wanted', async () => {
+    const image = await openImage((await sampleLayer({ ranges: RANGES })).blob);
+    const isZeroAt = (at: number): boolean =>
+      !RANGES.some(([offset, length]) => at >= offset && at < offset + length);
+    fc.assert(
+      fc.property(
+        fc.nat(DEVICE - 1),
+        fc.integer({ min: 1, max: DEVICE }),
+        fc.integer({ min: 1, max: 9 }),
+        (offset, wish, countMax) => {
+          const length = Math.min(wish, DEVICE - offset);
+          const extents = image.extentsIn(offset, length, countMax);
+          let at = offset;
+          for (const [i, extent] of extents.entries()) {
+            expect(extent.length).toBeGreaterThan(0);
+            expect(isZeroAt(at)).toBe(extent.isZero);
+            expect(isZeroAt(at + extent.length - 1)).toBe(extent.isZero);
+            if (i > 0) expect(extents[i - 1]?.isZero).toBe(!extent.isZero);
+            at += extent.length;
+          }
+          expect(extents.length).toBeLessThanOrEqual(countMax);
+          if (extents.length < countMax) expect(at).toBe(offset + length);
+          else expect(at).toBeLessThanOrEqual(offset + length);
+        },
+      ),
+    );
+  });
+
   it('readInto() returns false when bytes are missing, and uses cached blocks', async () => {
     const { blob, disk } = await sampleLayer({ ranges: RANGES, blockSizeBytes: 32 * KIB });
     const image = await openImage(blob);
