@@ -2,6 +2,7 @@ import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DistrustList } from '../blockstore/distrust-list.ts';
 import { DiskStore } from '../blockstore/disk-store.ts';
+import { Leases } from '../blockstore/leases.ts';
 import type { DeviceService } from '../device/device-service.ts';
 import { peerIdOf, type Identity } from '../net/node/identity.ts';
 import { Libp2pTransport } from '../net/libp2p-transport.ts';
@@ -35,6 +36,7 @@ import type { OpenBlobGate } from '../edge/access/gate.ts';
 import { makeEdge, type Edge } from '../edge/edge.ts';
 import { makeAcceleration, type Acceleration } from './acceleration/acceleration.ts';
 import { ImageMounts } from './admin/image-mounts.ts';
+import { makeDeviceSocket, type DeviceSocket } from './device-socket/device-socket.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
 import { LocalServer } from '../edge/http/local-server.ts';
 import { BlockImages } from '../edge/mirror/block-images.ts';
@@ -87,6 +89,7 @@ interface DataPlane {
   readonly self: FoundRoot;
   readonly believed: BelievedRoots;
   readonly store: DiskStore;
+  readonly leases: Leases;
   readonly distrust: DistrustList;
   readonly transport: Libp2pTransport;
   readonly registries: RegistryAccess;
@@ -115,6 +118,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const shared = { ...components, metrics, pool, hash, mac };
   const disk = new NodeDisk({ root: config.store.dir });
   const store = new DiskStore({ ...shared, disk, codec }, { quotaBytes: config.store.quota });
+  const leases = new Leases({ ...shared, disk, store });
   const distrust = new DistrustList({ ...shared, disk });
   const { transport, believed } = makeNetwork(config, shared, { seed, publicKey });
   const registries = new RegistryAccess(shared, { ...config, variables: process.env });
@@ -170,7 +174,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
   const self: FoundRoot = { ...host, publicKey, basis: 'id' };
-  const verdicts = { believed, store, distrust, kept };
+  const verdicts = { believed, store, leases, distrust, kept };
   const moved = { transport, registries, ways, probe, roots, engine, preheats };
   const made = { codec, hash, metrics, manifestCache, manifests, opaque, acceleration };
   return { self, ...made, ...verdicts, ...moved };
@@ -281,6 +285,7 @@ class Agent implements Service, StatusSource {
   readonly #finders: readonly RootFinder[];
   readonly #presence: RootPresence;
   readonly #devices: DeviceService | undefined;
+  readonly #deviceSocket: DeviceSocket | undefined;
   readonly #local: LocalServer;
   readonly #gate: OpenBlobGate;
   readonly #admin: AdminServer;
@@ -335,17 +340,8 @@ class Agent implements Service, StatusSource {
         connectionsMax: config.local.connectionsMax,
       },
     );
-    const mounts =
-      this.#devices === undefined
-        ? undefined
-        : new ImageMounts({
-            engine,
-            devices: this.#devices,
-            hash: plane.hash,
-            codec: plane.codec,
-            logger,
-            store: plane.store,
-          });
+    const mounts = this.#devices && new ImageMounts({ ...plane, devices: this.#devices, logger });
+    this.#deviceSocket = makeDeviceSocket({ ...components, ...plane }, config);
     const store = new StoreAdmin({
       store: plane.store,
       resolve: (reference) => engine.tree.resolve(reference),
@@ -361,6 +357,7 @@ class Agent implements Service, StatusSource {
   async start(): Promise<void> {
     const { store, transport, engine, self } = this.#plane;
     await this.#admin.start();
+    await this.#plane.leases.start();
     await store.start();
     await this.#plane.distrust.start();
     this.#plane.believed.start();
@@ -372,6 +369,7 @@ class Agent implements Service, StatusSource {
     await transport.start();
     engine.start();
     await Promise.all(this.#finders.map((finder) => finder.start()));
+    await this.#deviceSocket?.start();
     await this.#devices?.start();
     await this.#local.start();
     await this.#plane.acceleration?.start();
@@ -387,6 +385,7 @@ class Agent implements Service, StatusSource {
     this.#presence.stop();
     await this.#local.stop();
     this.#gate.stop();
+    await this.#deviceSocket?.stop();
     await this.#devices?.stop();
     await this.#plane.acceleration?.stop();
     await this.#plane.preheats.stop();
@@ -396,6 +395,7 @@ class Agent implements Service, StatusSource {
     await this.#plane.manifestCache.stop();
     await this.#plane.distrust.stop();
     await this.#plane.kept.stop();
+    await this.#plane.leases.stop();
     await this.#plane.store.stop();
     await this.#admin.stop();
   }

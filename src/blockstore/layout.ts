@@ -63,6 +63,8 @@ export const BLOBS_FOLDER = 'blobs';
 export const VERSION_FILE = 'version';
 /** File with the digests of pinned blobs, one per line. */
 export const PINS_FILE = 'pins';
+/** File with the digests of blobs that a device process mounts (src/blockstore/leases.ts). */
+export const LEASES_FILE = 'leases';
 /** File with the uses of groups (src/blockstore/usage-file.ts). */
 export const USAGE_FILE = 'usage';
 /** File with the digests of distrusted blobs (src/blockstore/distrust-list.ts). */

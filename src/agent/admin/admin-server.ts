@@ -9,9 +9,9 @@ import type { Logger } from '../../runtime/logger.ts';
 import { defined } from '../../util/assert.ts';
 import { CodedError } from '../../util/errors.ts';
 import { NO_SOCKET } from '../config/admin-socket.ts';
+import { OwnerSocket, type SocketPlace } from '../owner-socket.ts';
 import type { Config } from '../config/config-schema.ts';
 import { isOpen, requireAccess, type Door, type Tokens } from './access.ts';
-import { AdminSocket, type SocketPlace } from './admin-socket.ts';
 import { AdminToken } from './admin-token.ts';
 import { API, ROUTE_NAMES, type Handlers, type Route, type RouteName } from './api.ts';
 import { readBody } from './body.ts';
@@ -62,7 +62,7 @@ export class AdminServer {
   readonly #listen: ListenAddress;
   readonly #tcp: Server;
   readonly #local: Server;
-  readonly #socket: AdminSocket | undefined;
+  readonly #socket: OwnerSocket | undefined;
 
   constructor(
     components: AdminComponents,
@@ -71,7 +71,7 @@ export class AdminServer {
     this.#components = components;
     this.#handlers = makeHandlers(components);
     this.#listen = init.listen;
-    this.#socket = init.socket && new AdminSocket(init.socket);
+    this.#socket = init.socket && new OwnerSocket(init.socket);
     this.#tcp = this.#server('tcp');
     this.#local = this.#server('socket');
   }
@@ -203,7 +203,9 @@ export function makeAdminServer(
     ...(readTokenFile && { read: new AdminToken({ logger }, { file: readTokenFile }) }),
   };
   const place =
-    socket === NO_SOCKET ? undefined : { path: socket, ...(group !== undefined && { group }) };
+    socket === NO_SOCKET
+      ? undefined
+      : { path: socket, key: 'admin.socket', ...(group !== undefined && { group }) };
   return new AdminServer(
     { ...components, tokens },
     {

@@ -1,5 +1,7 @@
+import { deviceSocketMetrics } from '../device-socket/metrics.ts';
 import { accelerationMetrics } from '../../acceleration/metrics.ts';
 import { storeMetrics } from '../../blockstore/metrics.ts';
+import { linkMetrics } from '../../device/link/metrics.ts';
 import { deviceMetrics } from '../../device/metrics.ts';
 import { accessMetrics } from '../../edge/access/metrics.ts';
 import { httpMetrics } from '../../edge/http/metrics.ts';
@@ -34,6 +36,8 @@ const ROOMS: readonly {
   { folder: 'src/edge/overlaybd', what: 'overlaybd prefix', register: overlaybdMetrics },
   { folder: 'src/edge/mirror', what: 'Registry mirror', register: mirrorMetrics },
   { folder: 'src/device', what: 'Block devices', register: deviceMetrics },
+  { folder: 'src/agent/device-socket', what: 'Device socket', register: deviceSocketMetrics },
+  { folder: 'src/device/link', what: 'Device process: its agent', register: linkMetrics },
   { folder: 'src/acceleration', what: 'Acceleration', register: accelerationMetrics },
 ];
 

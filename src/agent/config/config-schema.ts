@@ -1,13 +1,22 @@
 import { DEFAULT_SOURCES, storagePrefixFault } from '../../registry/sources.ts';
 import { z } from 'zod';
 import { ADDRESSES_MAX } from '../../net/limits.ts';
-import { parseSizeBytes } from '../../util/sizes.ts';
-import { ADMIN_SOCKET, NO_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
+import { ADMIN_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
+import { deviceKeys } from './device-keys.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr, isPeer } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
-
-/** Maximum number of entries in any list of the configuration. */
-const LIST_LENGTH_MAX = 64;
+import {
+  absolutePath,
+  count,
+  key,
+  list,
+  LIST_LENGTH_MAX,
+  path,
+  PATH_RULE,
+  size,
+  socketPath,
+  text,
+} from './shapes.ts';
 
 const STORAGE_RULE =
   `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard ` +
@@ -38,69 +47,11 @@ const ACCESS_SECONDS_MAX = 86_400;
 
 const CONCURRENT_MAX = 16;
 
-/** Outside of what the host's own services read. */
-const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
-
-/** Linux: PATH_MAX. */
-const PATH_LENGTH_MAX = 4096;
-
-/**
- * Texts about a key for people: in docs/CONFIGURATION.md, in `xylem agent --help` and in error
- * lines.
- */
-interface Words {
-  readonly description: string;
-  /** Completes "must be ...". */
-  readonly rule: string;
-  /** Unit of a number that is not a size in bytes. */
-  readonly unit?: 'count' | 'seconds';
-}
-
-function key<S extends z.ZodType>(schema: S, words: Words): S {
-  return schema.meta({ ...words });
-}
-
-function text(accepts: (value: string) => boolean): z.ZodString {
-  return z.string().refine(accepts);
-}
-
-function list<S extends z.ZodType>(element: S): z.ZodArray<S> {
-  return z.array(element).max(LIST_LENGTH_MAX);
-}
-
-const path = text(
-  (value) => value.length > 0 && value.length <= PATH_LENGTH_MAX && !value.includes('\0'),
-);
-const absolutePath = path.refine((value) => value.startsWith('/'));
 const listenAddress = text((value) => parseListenAddress(value) !== undefined);
-const PATH_RULE =
-  `a path of 1 to ${PATH_LENGTH_MAX} characters; ` +
-  'a relative path starts at the working directory';
 const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
-
-function size(min: number, max: number) {
-  return z
-    .union([z.string(), z.number()])
-    .transform((value) => (typeof value === 'number' ? value : parseSizeBytes(value)))
-    .pipe(z.int().min(min).max(max))
-    .meta({ unit: 'bytes' });
-}
-
-/** A whole number; flags and variables give it as text. */
-function count(min: number, max: number) {
-  return z
-    .union([z.string().regex(/^[0-9]{1,9}$/), z.number()])
-    .transform(Number)
-    .pipe(z.int().min(min).max(max));
-}
 
 /** Nine digits, as many as a count has here. */
 const GROUP_MAX = 999_999_999;
-
-const socketPath = text((value) => {
-  if (value === '' || value === NO_SOCKET) return true;
-  return value.startsWith('/') && Buffer.byteLength(value) <= SOCKET_PATH_BYTES_MAX;
-}).transform((value) => value || NO_SOCKET);
 
 const quota = size(QUOTA_BYTES_MIN, QUOTA_BYTES_MAX);
 const rate = size(RATE_BYTES_MIN, RATE_BYTES_MAX).optional();
@@ -463,24 +414,7 @@ export const configSchema = z.strictObject({
       rule: 'true or false',
     }),
   }),
-  device: z.strictObject({
-    enabled: key(z.boolean().default(false), {
-      description:
-        "Serve block devices from the agent's own process, for development: " +
-        'containers on them die with the agent.',
-      rule: 'true or false',
-    }),
-    stateDir: key(path.default('/run/xylem/device'), {
-      description: 'Folder for the records of mounts, and for the FUSE mounts.',
-      rule: PATH_RULE,
-    }),
-    mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
-      description:
-        'Folders below which `xylem mount` mounts, however deep, and nowhere else. One that ' +
-        'is missing is made. Below them no symbolic link is followed.',
-      rule: `a list of at most ${LIST_LENGTH_MAX} absolute paths`,
-    }),
-  }),
+  device: deviceKeys,
   log: z.strictObject({
     level: key(z.enum(['debug', 'info', 'warn', 'error']).default('info'), {
       description: 'Least severe level of log lines.',

@@ -3,7 +3,7 @@ import { ByteReader } from '../wire/byte-reader.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
 import { checked, list, message, optional, raw, struct, u8, u16 } from '../wire/codec.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
-import { FRAME_HEAD_BYTES } from '../wire/frames.ts';
+import { FRAME_HEAD_BYTES } from '../wire/frame-parser.ts';
 import { CLUSTER_KEYS_MAX } from '../limits.ts';
 
 /**

@@ -6,6 +6,7 @@ import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { WireError } from '../wire/errors.ts';
 import {
   FRAME,
+  FRAMES,
   decodeAnswerHead,
   decodeError,
   decodeOrder,
@@ -158,7 +159,7 @@ export class RequesterLink {
   }
 
   #listen(stream: Stream): void {
-    const parser = new FrameParser(this.#sink(), FROM_RESPONDER);
+    const parser = new FrameParser(this.#sink(), FRAMES, FROM_RESPONDER);
     stream.addEventListener('close', () =>
       this.#close(new Error('a block stream closed'), undefined),
     );
@@ -171,7 +172,7 @@ export class RequesterLink {
     });
   }
 
-  #sink(): FrameSink {
+  #sink(): FrameSink<FrameType> {
     let answer: { id: number; attestation: Attestation; payload: PooledBytes | undefined };
     return {
       onFrame: (type, body) => {

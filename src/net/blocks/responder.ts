@@ -12,6 +12,7 @@ import type { PeerId } from '../../util/peer-id.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
 import {
   FRAME,
+  FRAMES,
   decodeId,
   decodeOpen,
   decodeRequest,
@@ -123,6 +124,7 @@ export class Responder {
         onAnswer: () => undefined,
         onAnswerEnd: () => {},
       },
+      FRAMES,
       FROM_REQUESTER,
     );
     this.#streams.add(stream);

@@ -2,7 +2,8 @@ import { ByteReader } from '../wire/byte-reader.ts';
 import { ByteWriter } from '../wire/byte-writer.ts';
 import { message } from '../wire/codec.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
-import { FRAME_HEAD_BYTES, errorFrame } from '../wire/frames.ts';
+import { FRAME_HEAD_BYTES } from '../wire/frame-parser.ts';
+import { errorFrame } from '../wire/frames.ts';
 import { TREE_CHUNK_BYTES, TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
 
 /** Types of `/xylem/tree/3` beside those of the calls (call-table.ts). */

@@ -1,18 +1,22 @@
 import { defined } from '../../util/assert.ts';
 import { WireError, overLimit } from './errors.ts';
-import {
-  ANSWER_HEAD_BYTES,
-  BODY_BYTES,
-  FRAME,
-  FRAME_HEAD_BYTES,
-  type FrameType,
-} from './frames.ts';
+
+/** Length of the rest (u32) and type (u8). */
+export const FRAME_HEAD_BYTES = 5;
+
+/** The frames of a protocol: their types, and how long each may be. */
+export interface FrameSet<T extends number> {
+  /** Shortest and longest body of each type, checked before a byte of it is kept. */
+  readonly bodyBytes: Readonly<Record<T, readonly [min: number, max: number]>>;
+  /** The one type with a payload, which follows these bytes of its body. */
+  readonly answer: { readonly type: T; readonly headBytes: number };
+}
 
 /** What a parser calls, in the order of the stream. Each may throw WireError. */
-export interface FrameSink {
-  /** A whole frame other than ANSWER; the body is valid during the call only. */
-  onFrame(type: FrameType, body: Uint8Array): void;
-  /** An ANSWER begins: where its `payloadBytes` go, or undefined to skip them. */
+export interface FrameSink<T extends number> {
+  /** A whole frame other than an answer; the body is valid during the call only. */
+  onFrame(type: T, body: Uint8Array): void;
+  /** An answer begins: where its `payloadBytes` go, or undefined to skip them. */
   onAnswer(head: Uint8Array, payloadBytes: number): Uint8Array | undefined;
   /** All of the payload is where it was to go. */
   onAnswerEnd(): void;
@@ -22,7 +26,7 @@ const HEAD = 0;
 const BODY = 1;
 const PAYLOAD = 2;
 
-/** Bodies up to this size share one buffer: all but ORDER and payloads. */
+/** Bodies up to this size share one buffer: most, but no lists and no payloads. */
 const SHARED_BYTES = 128;
 
 /**
@@ -30,13 +34,14 @@ const SHARED_BYTES = 128;
  * wants them; nothing else is allocated before the length of a frame was checked against its type.
  * Throws WireError; the stream is then beyond repair.
  */
-export class FrameParser {
-  readonly #sink: FrameSink;
+export class FrameParser<T extends number> {
+  readonly #sink: FrameSink<T>;
+  readonly #set: FrameSet<T>;
   readonly #allowed: ReadonlySet<number>;
   readonly #head = new Uint8Array(FRAME_HEAD_BYTES);
   readonly #shared = new Uint8Array(SHARED_BYTES);
   #state: typeof HEAD | typeof BODY | typeof PAYLOAD = HEAD;
-  #type: FrameType = FRAME.OPEN;
+  #type: T;
   /** Where the bytes of this state go; undefined while a payload is skipped. */
   #target: Uint8Array | undefined = this.#head;
   #wanted = FRAME_HEAD_BYTES;
@@ -44,8 +49,10 @@ export class FrameParser {
   #payloadBytes = 0;
 
   /** `allowed`: the types that this side takes. */
-  constructor(sink: FrameSink, allowed: ReadonlySet<FrameType>) {
+  constructor(sink: FrameSink<T>, set: FrameSet<T>, allowed: ReadonlySet<T>) {
     this.#sink = sink;
+    this.#set = set;
+    this.#type = set.answer.type;
     this.#allowed = allowed;
   }
 
@@ -83,8 +90,9 @@ export class FrameParser {
     if (!this.#allowed.has(type)) {
       throw new WireError(`a frame of type ${type} does not belong here`, { code: 'type', type });
     }
-    this.#type = type as FrameType;
-    const [min, max] = BODY_BYTES[this.#type];
+    this.#type = type as T;
+    const { bodyBytes: bounds, answer } = this.#set;
+    const [min, max] = bounds[this.#type];
     const bodyBytes = length - 1;
     if (bodyBytes < min) {
       throw new WireError(
@@ -95,14 +103,14 @@ export class FrameParser {
       );
     }
     if (bodyBytes > max) throw overLimit(`length of a frame of type ${type}`, bodyBytes, max);
-    this.#payloadBytes = type === FRAME.ANSWER ? bodyBytes - ANSWER_HEAD_BYTES : 0;
+    this.#payloadBytes = type === answer.type ? bodyBytes - answer.headBytes : 0;
     const wanted = bodyBytes - this.#payloadBytes;
     this.#expect(BODY, wanted <= SHARED_BYTES ? this.#shared : new Uint8Array(wanted), wanted);
   }
 
   #onBody(): void {
     const body = defined(this.#target, 'a body is kept').subarray(0, this.#wanted);
-    if (this.#type === FRAME.ANSWER) {
+    if (this.#type === this.#set.answer.type) {
       const target = this.#sink.onAnswer(body, this.#payloadBytes);
       this.#expect(PAYLOAD, target, this.#payloadBytes);
       return;

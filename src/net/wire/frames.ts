@@ -9,6 +9,7 @@ import { ByteWriter } from './byte-writer.ts';
 import * as of from './codec.ts';
 import { badValue } from './errors.ts';
 import { attestation, digest, index } from './fields.ts';
+import { FRAME_HEAD_BYTES, type FrameSet } from './frame-parser.ts';
 import {
   ORDER_INDICES_MAX,
   PAYLOAD_BYTES_MAX,
@@ -40,9 +41,6 @@ export const FRAME = {
 /** The type byte of a frame of `/xylem/block/1`. */
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 
-/** Length and type. */
-export const FRAME_HEAD_BYTES = 5;
-
 /** Request id, signer and signature: what stands in an ANSWER before the payload. */
 export const ANSWER_HEAD_BYTES = 4 + ATTESTATION_SIGNER_BYTES + ATTESTATION_SIGNATURE_BYTES;
 
@@ -62,6 +60,12 @@ export const BODY_BYTES: Readonly<Record<FrameType, readonly [min: number, max: 
   [FRAME.PING]: [0, 0],
   [FRAME.PONG]: [0, 0],
   [FRAME.ALIVE]: [0, 0],
+};
+
+/** The frames, for their parser. */
+export const FRAMES: FrameSet<FrameType> = {
+  bodyBytes: BODY_BYTES,
+  answer: { type: FRAME.ANSWER, headBytes: ANSWER_HEAD_BYTES },
 };
 
 /**

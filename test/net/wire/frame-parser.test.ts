@@ -29,6 +29,7 @@ function parse(pieces: Iterable<Uint8Array>, wanted = true): Heard {
         if (answer !== undefined) answer.ended = true;
       },
     },
+    frames.FRAMES,
     ALL,
   );
   for (const piece of pieces) parser.accept(piece);
@@ -106,7 +107,7 @@ describe('FrameParser', () => {
   it('FrameParser.accept() throws on a type that it does not know or take', () => {
     expect(() => parse([new Uint8Array([1, 0, 0, 0, 77])])).toThrow(WireError);
     const sink = { onFrame: () => {}, onAnswer: () => undefined, onAnswerEnd: () => {} };
-    const parser = new FrameParser(sink, new Set([frames.FRAME.OPEN]));
+    const parser = new FrameParser(sink, frames.FRAMES, new Set([frames.FRAME.OPEN]));
     expect(() => parser.accept(frames.encodeSignal(frames.FRAME.PING))).toThrow(WireError);
   });
 

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { WireError } from '../../../src/net/wire/errors.ts';
 import * as admission from '../../../src/net/admission/admission-codec.ts';
+import { FRAME_HEAD_BYTES } from '../../../src/net/wire/frame-parser.ts';
 import * as frames from '../../../src/net/wire/frames.ts';
 import { ADDRESSES_MAX } from '../../../src/net/limits.ts';
 import { HELD_RUNS_MAX } from '../../../src/net/calls/tree-codec.ts';
@@ -38,27 +39,27 @@ const CODECS: Readonly<Record<string, (bytes: Uint8Array) => Uint8Array>> = {
   hello: reread(admission.helloBody),
   challenge: reread(admission.challengeBody),
   proof: reread(admission.proofBody),
-  open: (body) => frames.encodeOpen(frames.decodeOpen(body)).subarray(frames.FRAME_HEAD_BYTES),
+  open: (body) => frames.encodeOpen(frames.decodeOpen(body)).subarray(FRAME_HEAD_BYTES),
   request: (body) => {
     const { id, request } = frames.decodeRequest(body);
-    return frames.encodeRequest(id, request).subarray(frames.FRAME_HEAD_BYTES);
+    return frames.encodeRequest(id, request).subarray(FRAME_HEAD_BYTES);
   },
   answer: (body) => {
     const { id, attestation } = frames.decodeAnswerHead(body);
-    return frames.encodeAnswerHead(id, attestation, 1).subarray(frames.FRAME_HEAD_BYTES);
+    return frames.encodeAnswerHead(id, attestation, 1).subarray(FRAME_HEAD_BYTES);
   },
   error: (body) => {
     const { id, error } = frames.decodeError(body);
-    return frames.encodeError(id, error).subarray(frames.FRAME_HEAD_BYTES);
+    return frames.encodeError(id, error).subarray(FRAME_HEAD_BYTES);
   },
-  order: (body) => frames.encodeOrder(frames.decodeOrder(body)).subarray(frames.FRAME_HEAD_BYTES),
+  order: (body) => frames.encodeOrder(frames.decodeOrder(body)).subarray(FRAME_HEAD_BYTES),
 };
 
 /** Length, type, id and whether more follows. */
 const TREE_HEAD_BYTES = 10;
 
 /** The body of an example, to be damaged. */
-function bodyOf(name: string, headBytes = frames.FRAME_HEAD_BYTES): Uint8Array {
+function bodyOf(name: string, headBytes = FRAME_HEAD_BYTES): Uint8Array {
   const bytes = EXAMPLES[name];
   if (bytes === undefined) throw new Error(`no example ${name}`);
   return bytes.slice(headBytes);
@@ -190,7 +191,7 @@ describe('wire codecs', () => {
   it('encodeRequest() cuts hops and waits to what the protocol carries', () => {
     const request = { digest: DIGEST, index: blockIndex(1), kind: 'demand' as const };
     const bytes = frames.encodeRequest(1, { ...request, hops: 1000, timeoutMs: 1e9 });
-    const read = frames.decodeRequest(bytes.subarray(frames.FRAME_HEAD_BYTES));
+    const read = frames.decodeRequest(bytes.subarray(FRAME_HEAD_BYTES));
     expect(read.request).toMatchObject({ hops: 255, timeoutMs: 30_000 });
   });
 });

@@ -4,12 +4,14 @@ import { createServer as createNetServer } from 'node:net';
 import { once } from 'node:events';
 import { dirname, join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { AdminSocket, type SocketPlace } from '../../../src/agent/admin/admin-socket.ts';
-import { tempFolder } from '../../kit/temp-folder.ts';
+import { OwnerSocket, type SocketPlace } from '../../src/agent/owner-socket.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 
 /** A server on the socket, or the reason why there is none. It ends with the running test. */
-async function listen(place: SocketPlace): Promise<{ server: Server; close(): Promise<void> }> {
-  const socket = new AdminSocket(place);
+async function listen(
+  place: Omit<SocketPlace, 'key'>,
+): Promise<{ server: Server; close(): Promise<void> }> {
+  const socket = new OwnerSocket({ key: 'admin.socket', ...place });
   const server = createServer((_, response) => response.end());
   const close = async (): Promise<void> => {
     if (server.listening) {
@@ -26,7 +28,7 @@ async function listen(place: SocketPlace): Promise<{ server: Server; close(): Pr
 const newPath = (): string => join(tempFolder(), 'run', 'admin', 'admin.sock');
 const modeOf = (path: string): string => (statSync(path).mode & 0o777).toString(8);
 
-describe('AdminSocket', () => {
+describe('OwnerSocket', () => {
   it('is closed to other users, and gone after a clean stop', async () => {
     const path = newPath();
     const { close } = await listen({ path });

@@ -8,12 +8,12 @@ import {
   unlinkSync,
   type Stats,
 } from 'node:fs';
-import type { Server } from 'node:http';
+import type { Server } from 'node:net';
 import { dirname } from 'node:path';
-import { ListenError } from '../../edge/http/listen.ts';
-import type { DiskLock } from '../../runtime/disk.ts';
-import { lockFolder } from '../../runtime/node/disk-lock.ts';
-import { CodedError, errorText } from '../../util/errors.ts';
+import { ListenError } from '../edge/http/listen.ts';
+import type { DiskLock } from '../runtime/disk.ts';
+import { lockFolder } from '../runtime/node/disk-lock.ts';
+import { CodedError, errorText } from '../util/errors.ts';
 
 /** Permissions for the agent's own user alone, and with a group. */
 const MODES = { alone: { folder: 0o700, socket: 0o600 }, group: { folder: 0o750, socket: 0o660 } };
@@ -21,28 +21,29 @@ const MODES = { alone: { folder: 0o700, socket: 0o600 }, group: { folder: 0o750,
 /** What the agent's folder never lets others do: write as its group, or anything as other users. */
 const MODE_OF_OTHERS = 0o027;
 
-/**
- * Why a place is not one for the socket. The message completes "cannot listen on PATH
- * (admin.socket): ".
- */
+/** Why a place is not one for the socket. The message completes "cannot listen on PATH (KEY): ". */
 class PlaceError extends CodedError<{ readonly code: 'place' }> {}
 
-/** Where the socket is. */
+/** Where a socket is. */
 export interface SocketPlace {
   /** Absolute; a Unix socket's path has at most 107 bytes. */
   readonly path: string;
+  /** The key of the configuration that chose it. */
+  readonly key: string;
   /** A group that may use it too. */
   readonly group?: number;
+  /** Another socket of this agent has taken the folder, and outlives this one. */
+  readonly isFolderTaken?: boolean;
 }
 
 /**
- * The Unix socket that a server listens on: who may open it is the file system's word, so it stands
+ * A Unix socket that a server listens on: who may open it is the file system's word, so it stands
  * in a folder that others cannot enter.
  *
  * Life: constructed -> `open()` (rejects with ListenError) -> `close()`, once the server has
  * closed.
  */
-export class AdminSocket {
+export class OwnerSocket {
   readonly #place: SocketPlace;
   #lock: DiskLock | undefined;
 
@@ -55,11 +56,13 @@ export class AdminSocket {
    * has the server listen.
    */
   async open(server: Server): Promise<void> {
-    const { path } = this.#place;
+    const { path, key } = this.#place;
     const modes = this.#place.group === undefined ? MODES.alone : MODES.group;
     try {
-      this.#takeFolder(dirname(path), modes.folder);
-      this.#lock = await lockFolder(dirname(path));
+      if (this.#place.isFolderTaken !== true) {
+        this.#takeFolder(dirname(path), modes.folder);
+        this.#lock = await lockFolder(dirname(path));
+      }
       removeLeftover(path);
       server.listen(path);
       await once(server, 'listening');
@@ -67,9 +70,8 @@ export class AdminSocket {
     } catch (cause) {
       await this.close();
       throw new ListenError(
-        `cannot listen on ${path} (admin.socket): ${reasonOf(cause)}; name another path, or ` +
-          '`none`',
-        { code: 'listen', key: 'admin.socket' },
+        `cannot listen on ${path} (${key}): ${reasonOf(cause)}; name another path, or \`none\``,
+        { code: 'listen', key },
         { cause },
       );
     }

@@ -1,0 +1,65 @@
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { READ_TIMEOUT_MS, TIMEOUT_MS_MAX } from '../../device/link/limits.ts';
+import { NO_SOCKET } from './admin-socket.ts';
+import {
+  absolutePath,
+  count,
+  key,
+  list,
+  LIST_LENGTH_MAX,
+  path,
+  PATH_RULE,
+  socketPath,
+} from './shapes.ts';
+
+/** Outside of what the host's own services read. */
+const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
+
+/** Name of the device socket beside the admin socket: as long as `admin.sock`. */
+const AGENT_SOCKET_NAME = 'agent.sock';
+
+/** The section `device` of the configuration. */
+export const deviceKeys = z.strictObject({
+  enabled: key(z.boolean().default(false), {
+    description:
+      "Serve block devices from the agent's own process, for development: " +
+      'containers on them die with the agent.',
+    rule: 'true or false',
+  }),
+  stateDir: key(path.default('/run/xylem/device'), {
+    description: 'Folder for the records of mounts, and for the FUSE mounts.',
+    rule: PATH_RULE,
+  }),
+  agentSocket: key(socketPath.optional(), {
+    description:
+      'Unix socket on which the agent serves `xylem device`, and where that asks. Its folder is ' +
+      'closed to other users: a process that may open it reads all that the agent may. ' +
+      `Not set: \`${AGENT_SOCKET_NAME}\` beside \`admin.socket\`.`,
+    rule: 'an absolute path of at most 107 bytes, or `none`',
+  }),
+  readTimeoutMs: key(count(1_000, TIMEOUT_MS_MAX).default(READ_TIMEOUT_MS), {
+    description:
+      'How long a read of a device waits for the agent, its peers and the registry, in ' +
+      'milliseconds. Then it fails with EIO.',
+    rule: `a whole number from 1000 to ${TIMEOUT_MS_MAX}`,
+  }),
+  mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
+    description:
+      'Folders below which `xylem mount` mounts, however deep, and nowhere else. One that ' +
+      'is missing is made. Below them no symbolic link is followed.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} absolute paths`,
+  }),
+});
+
+/** Where the agent listens for device processes, and where they ask; undefined: nowhere. */
+export function agentSocketOf(config: {
+  readonly admin: { readonly socket: string };
+  readonly device: { readonly agentSocket?: string | undefined };
+}): string | undefined {
+  const { admin, device } = config;
+  const beside =
+    admin.socket === NO_SOCKET ? NO_SOCKET : join(dirname(admin.socket), AGENT_SOCKET_NAME);
+  const chosen = device.agentSocket ?? beside;
+  return chosen === NO_SOCKET ? undefined : chosen;
+}
