@@ -15,6 +15,7 @@ export const may = {
   net: [...core, 'tree', 'transfer', 'preheat/messages.ts'],
   edge: [...core, 'tree', 'registry', 'transfer'],
   device: [...core, 'transfer', 'net/wire'],
+  snapshotter: core,
   convert: [...core, 'registry'],
   acceleration: [...core, 'registry'],
   trace: [...core, 'transfer', 'device', 'convert'],
@@ -40,6 +41,7 @@ export const may = {
     'net',
     'edge',
     'device',
+    'snapshotter',
     'convert',
     'acceleration',
     'trace',
@@ -72,6 +74,7 @@ export const rooms = {
     mirror: ['http', 'access'],
   },
   device: { fuse: [], mount: ['fuse'], keeper: [], nbd: [], link: [] },
+  snapshotter: { catalog: [], store: ['catalog'], files: ['catalog'], rpc: ['catalog'] },
   convert: { tar: [], places: ['tar'], native: [], ext4: ['native', 'tar'], check: ['tar'] },
   agent: {
     config: [],
@@ -91,6 +94,7 @@ export const compositions = [
   'agent/main.ts',
   'agent/agent.ts',
   'registry/registry-access.ts',
+  'snapshotter/snapshotter.ts',
 ];
 
 /** The commands that start what no other part of the agent may know. */
@@ -133,12 +137,13 @@ const inner = Object.entries(rooms).flatMap(([folder, each]) =>
   }),
 );
 
-const pure = 'util|image|blockstore|tree|transfer|preheat|sim';
+const pure = 'util|image|blockstore|tree|transfer|preheat|sim|snapshotter/catalog';
 const owners = [
   ['undici', 'registry'],
   ['libp2p|@libp2p|@chainsafe|@multiformats', 'net'],
   ['koffi', 'device|convert/native'],
   ['it-pipe', 'edge/http'],
+  ['@grpc', 'snapshotter/rpc'],
   ['prom-client|find-my-way', 'agent/admin'],
   ['commander', 'agent/(commands/|main\\.ts)'],
   ['zod', 'agent/(config|admin)'],

@@ -1,4 +1,4 @@
-import { execFile, spawn } from 'node:child_process';
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,100 +10,191 @@ import { tempFolder, type AtEnd } from './temp-folder.ts';
 const run = promisify(execFile);
 
 /** Plugins that nothing here uses, or that need devices or kernel modules. */
-const DISABLED = ['cri', 'aufs', 'btrfs', 'devmapper', 'zfs'];
+const DISABLED = ['aufs', 'btrfs', 'devmapper', 'zfs'];
 
-/** How it keeps what it unpacked: as a copy for each layer, or as layers of overlayfs. */
-export type Snapshotter = 'native' | 'overlayfs';
+const CRI = 'io.containerd.grpc.v1.cri';
+
+/**
+ * How it keeps what it unpacked: as a copy for each layer, as layers of overlayfs, or by a
+ * snapshotter in another process.
+ */
+type Snapshotter = 'native' | 'overlayfs' | { readonly socket: string };
+
+/** The name that a snapshotter in another process has here. */
+const PROXY_NAME = 'xylem';
 
 /** Longest time of a call, in milliseconds. */
 const CALL_MS_MAX = 90_000;
 
-/** A containerd of its owner's own: its own folders and socket, no CRI. */
+/** Settings of a containerd. */
+export interface ContainerdOptions {
+  /** A command that runs the client elsewhere, since the client does the pulling. */
+  readonly enter?: readonly string[];
+  readonly snapshotter?: Snapshotter;
+  /** Serves CRI too, with this image for sandboxes. */
+  readonly sandboxImage?: string;
+  readonly atEnd?: AtEnd;
+}
+
+/**
+ * A containerd of its owner's own, with its own folders and socket. Its containers end before it
+ * does.
+ */
 export class Containerd {
-  readonly #socket: string;
+  /** The socket of its API. */
+  readonly socket: string;
+  readonly #folder: string;
   readonly #hostsDir: string;
   readonly #enter: readonly string[];
-  readonly #snapshotter: Snapshotter;
+  readonly #snapshotter: string;
+  #child: ChildProcess | undefined;
 
-  private constructor(init: {
-    socket: string;
-    hostsDir: string;
-    enter: readonly string[];
-    snapshotter: Snapshotter;
-  }) {
-    this.#socket = init.socket;
-    this.#hostsDir = init.hostsDir;
-    this.#enter = init.enter;
-    this.#snapshotter = init.snapshotter;
+  private constructor(folder: string, hostsDir: string, options: ContainerdOptions) {
+    const { enter = [], snapshotter = 'native' } = options;
+    this.#folder = folder;
+    this.#hostsDir = hostsDir;
+    this.#enter = enter;
+    this.#snapshotter = typeof snapshotter === 'string' ? snapshotter : PROXY_NAME;
+    this.socket = join(folder, 'sock');
+    for (const name of ['root', 'state']) mkdirSync(join(folder, name));
+    writeFileSync(join(folder, 'config.toml'), this.#configuration(options).join('\n'));
   }
 
-  /**
-   * Starts it, until the end: of the running test, if nothing else is said. `enter` is a command
-   * that runs the client elsewhere, since the client does the pulling.
-   */
-  static async start(
-    hostsDir: string,
-    {
-      enter = [],
-      snapshotter = 'native',
-      atEnd = onTestFinished,
-    }: { enter?: readonly string[]; snapshotter?: Snapshotter; atEnd?: AtEnd } = {},
-  ): Promise<Containerd> {
-    const folder = tempFolder(atEnd);
-    const socket = join(folder, 'sock');
-    for (const name of ['root', 'state']) mkdirSync(join(folder, name));
-    const plugins = DISABLED.map((name) =>
-      name === 'cri' ? 'io.containerd.grpc.v1.cri' : `io.containerd.snapshotter.v1.${name}`,
-    );
-    const config = [
-      'version = 2',
-      `root = "${join(folder, 'root')}"`,
-      `state = "${join(folder, 'state')}"`,
-      `disabled_plugins = ${JSON.stringify(plugins)}`,
-      `[grpc]\n  address = "${socket}"`,
-      `[plugins."io.containerd.internal.v1.opt"]\n  path = "${join(folder, 'opt')}"`,
-    ];
-    writeFileSync(join(folder, 'config.toml'), config.join('\n'));
-    const child = spawn('containerd', ['-c', join(folder, 'config.toml')], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
-    atEnd(async () => {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      const exited = once(child, 'exit');
-      child.kill('SIGTERM');
-      await exited;
-    });
-    const lines: string[] = [];
-    for await (const line of createInterface({ input: child.stderr })) {
-      lines.push(line);
-      if (!line.includes('containerd successfully booted')) continue;
-      child.stderr.resume();
-      return new Containerd({ socket, hostsDir, enter, snapshotter });
-    }
-    throw new Error(`containerd did not start:\n${lines.slice(-5).join('\n')}`);
+  /** Starts it, until the end: of the running test, if nothing else is said. */
+  static async start(hostsDir: string, options: ContainerdOptions = {}): Promise<Containerd> {
+    const { atEnd = onTestFinished } = options;
+    const containerd = new Containerd(tempFolder(atEnd), hostsDir, options);
+    atEnd(() => containerd.#end());
+    await containerd.#start();
+    return containerd;
   }
 
   /** Pulls and unpacks an image; returns the client's output. Rejects when the pull fails. */
   async pull(reference: string, options: readonly string[] = []): Promise<string> {
     const args = ['images', 'pull', '--hosts-dir', this.#hostsDir];
-    return this.#ctr([...args, '--snapshotter', this.#snapshotter, ...options, reference]);
+    return this.ctr([...args, '--snapshotter', this.#snapshotter, ...options, reference]);
+  }
+
+  /** Runs a command in a new container of an image, and removes that; returns its output. */
+  async run(reference: string, id: string, command: readonly string[]): Promise<string> {
+    const args = ['run', '--rm', '--snapshotter', this.#snapshotter];
+    return this.ctr([...args, reference, id, ...command]);
+  }
+
+  /** Starts a command in a new container, which runs until `clear()` or the end. */
+  async runDetached(reference: string, id: string, command: readonly string[]): Promise<void> {
+    const args = ['run', '--detach', '--snapshotter', this.#snapshotter];
+    await this.ctr([...args, reference, id, ...command]);
   }
 
   /** Mounts a pulled image, writable, at a folder; the caller unmounts it. */
   async mount(reference: string, target: string): Promise<void> {
     const args = ['images', 'mount', '--rw', '--snapshotter', this.#snapshotter];
-    await this.#ctr([...args, reference, target]);
+    await this.ctr([...args, reference, target]);
   }
 
   /** Digests of all content that it holds. */
   async content(): Promise<readonly string[]> {
-    return (await this.#ctr(['content', 'ls', '--quiet'])).trim().split('\n');
+    return linesOf(await this.ctr(['content', 'ls', '--quiet']));
   }
 
-  async #ctr(args: readonly string[]): Promise<string> {
-    const all = [...this.#enter, 'ctr', '--address', this.#socket, '--namespace', 'test', ...args];
-    const [command = '', ...rest] = all;
+  /** Calls the client, or another of the same usage, in the namespace of the tests. */
+  async ctr(args: readonly string[], { client = 'ctr', namespace = 'test' } = {}): Promise<string> {
+    const of = ['--address', this.socket, '--namespace', namespace];
+    const [command = '', ...rest] = [...this.#enter, client, ...of, ...args];
     const { stdout } = await run(command, rest, { timeout: CALL_MS_MAX, maxBuffer: 2 ** 24 });
     return stdout;
   }
+
+  /** Kills it, or stops it, and starts it again; its containers run on. */
+  async restart(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    await this.#stop(signal);
+    await this.#start();
+  }
+
+  /** Ends all containers and forgets them. */
+  async clear(): Promise<void> {
+    for (const namespace of linesOf(await this.ctr(['namespaces', 'ls', '--quiet']))) {
+      const ask = (args: readonly string[]): Promise<string> => this.ctr(args, { namespace });
+      for (const id of linesOf(await ask(['tasks', 'ls', '--quiet']))) {
+        await ask(['tasks', 'delete', '--force', id]);
+      }
+      for (const id of linesOf(await ask(['containers', 'ls', '--quiet']))) {
+        await ask(['containers', 'delete', id]);
+      }
+    }
+  }
+
+  #configuration({ snapshotter, sandboxImage }: ContainerdOptions): readonly string[] {
+    const folder = this.#folder;
+    const disabled = DISABLED.map((name) => `io.containerd.snapshotter.v1.${name}`);
+    if (sandboxImage === undefined) disabled.push(CRI);
+    const cri = [
+      `[plugins."${CRI}"]`,
+      `  sandbox_image = "${sandboxImage}"`,
+      '  restrict_oom_score_adj = true',
+      '  disable_apparmor = true',
+      `[plugins."${CRI}".registry]\n  config_path = "${this.#hostsDir}"`,
+      `[plugins."${CRI}".cni]\n  bin_dir = "${folder}/cni"\n  conf_dir = "${folder}/cni"`,
+      `[plugins."${CRI}".containerd]`,
+      `  snapshotter = "${this.#snapshotter}"`,
+      '  disable_snapshot_annotations = false',
+      '  discard_unpacked_layers = true',
+    ];
+    const proxy =
+      typeof snapshotter === 'object'
+        ? [`[proxy_plugins.${PROXY_NAME}]`, '  type = "snapshot"', addressOf(snapshotter)]
+        : [];
+    return [
+      'version = 2',
+      `root = "${join(folder, 'root')}"`,
+      `state = "${join(folder, 'state')}"`,
+      `disabled_plugins = ${JSON.stringify(disabled)}`,
+      `[grpc]\n  address = "${this.socket}"`,
+      `[plugins."io.containerd.internal.v1.opt"]\n  path = "${join(folder, 'opt')}"`,
+      ...proxy,
+      ...(sandboxImage === undefined ? [] : cri),
+    ];
+  }
+
+  async #start(): Promise<void> {
+    const child = spawn('containerd', ['-c', join(this.#folder, 'config.toml')], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    this.#child = child;
+    const lines: string[] = [];
+    for await (const line of createInterface({ input: child.stderr })) {
+      lines.push(line);
+      if (!line.includes('containerd successfully booted')) continue;
+      child.stderr.resume();
+      return;
+    }
+    throw new Error(`containerd did not start:\n${lines.slice(-5).join('\n')}`);
+  }
+
+  async #stop(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
+    const child = this.#child;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const exited = once(child, 'exit');
+    child.kill(signal);
+    await exited;
+  }
+
+  async #end(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    try {
+      await this.clear();
+    } finally {
+      await this.#stop('SIGTERM');
+    }
+  }
+}
+
+function addressOf({ socket }: { readonly socket: string }): string {
+  return `  address = "${socket}"`;
+}
+
+function linesOf(text: string): readonly string[] {
+  return text.split('\n').filter((line) => line !== '');
 }

@@ -10,6 +10,7 @@ import { overlaybdMetrics } from '../../edge/overlaybd/metrics.ts';
 import { netMetrics } from '../../net/metrics.ts';
 import { registryMetrics } from '../../registry/metrics.ts';
 import { silentMetrics, type MetricInit, type Metrics } from '../../runtime/metrics.ts';
+import { snapshotterMetrics } from '../../snapshotter/metrics.ts';
 import { transferMetrics } from '../../transfer/drive/metrics.ts';
 
 const OPENING = `# Metrics
@@ -38,6 +39,7 @@ const ROOMS: readonly {
   { folder: 'src/device', what: 'Block devices', register: deviceMetrics },
   { folder: 'src/agent/device-socket', what: 'Device socket', register: deviceSocketMetrics },
   { folder: 'src/device/link', what: 'Device process: its agent', register: linkMetrics },
+  { folder: 'src/snapshotter', what: 'Snapshots', register: snapshotterMetrics },
   { folder: 'src/acceleration', what: 'Acceleration', register: accelerationMetrics },
 ];
 

@@ -1,0 +1,41 @@
+import type { Digest } from '../image/digest.ts';
+
+/** A block layer of an image. */
+export interface ChainLayer {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  /**
+   * The layer without its tar, in a file of this host: containerd downloaded it, since the client
+   * that pulled the image does not say where it is from. Read from there, never from the cluster.
+   */
+  readonly file?: string;
+}
+
+/** The block layers of an image from the bottom up to one of its layers: one device. */
+export interface DeviceChain {
+  /** Chain id of the top layer (OCI image config, "Layer ChainID"): the key of the device. */
+  readonly chainId: string;
+  /** `host/name[:tag][@digest]`, from labels; empty only when every layer has a file. */
+  readonly reference: string;
+  /** When labels name it. */
+  readonly manifestDigest?: Digest;
+  /** Bottom first. */
+  readonly layers: readonly ChainLayer[];
+  readonly fsType: 'ext4' | 'erofs';
+}
+
+/**
+ * The block devices of images, as snapshots use them. Errors are CodedErrors; their code says
+ * `not-found`, `not-authorized`, `damaged`, `unreachable`, or what else is wrong.
+ */
+export interface ImageDevices {
+  /** Makes sure that blobs can be read (rights, registry), without a mount: fails fast. */
+  check(chain: DeviceChain, signal: AbortSignal): Promise<void>;
+  /**
+   * Mounts the device on first use, and shares it afterwards. `holder` is a snapshot's durable id;
+   * the same holder twice is one hold.
+   */
+  hold(chain: DeviceChain, holder: string, signal: AbortSignal): Promise<{ readonly dir: string }>;
+  /** Ends a hold; the last one unmounts. Does nothing for an unknown holder. */
+  drop(holder: string): Promise<void>;
+}

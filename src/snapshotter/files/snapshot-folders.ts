@@ -1,0 +1,116 @@
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { chmod, chown, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from '../../runtime/logger.ts';
+import type { OwnFolders } from '../catalog/mounts.ts';
+import { errorText } from '../../util/errors.ts';
+
+/** Where a file of a block layer lies in its layer, as overlaybd names it. */
+const BLOCK_FILE = 'overlaybd.commit';
+
+/**
+ * The folders of snapshots, below one:
+ *
+ *     snapshots/ID/fs       files of the snapshot
+ *     snapshots/ID/work     what overlayfs needs beside them
+ *     removed/ID            on its way out
+ *
+ * Folders without a record are what a killed process has left: `clear()` removes them. Removals are
+ * made one after another in the background, since a layer may have 100,000 files.
+ */
+export class SnapshotFolders {
+  readonly #snapshots: string;
+  readonly #removed: string;
+  readonly #logger: Logger;
+  readonly #waiting = new Set<string>();
+  #removing: Promise<void> | undefined;
+
+  constructor(components: { logger: Logger }, init: { dir: string }) {
+    this.#logger = components.logger;
+    this.#snapshots = join(init.dir, 'snapshots');
+    this.#removed = join(init.dir, 'removed');
+  }
+
+  /** Makes the folders of all snapshots. */
+  open(): void {
+    for (const path of [this.#snapshots, this.#removed]) {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+    }
+  }
+
+  of(id: number): OwnFolders {
+    const folder = join(this.#snapshots, `${id}`);
+    return { files: join(folder, 'fs'), work: join(folder, 'work') };
+  }
+
+  /** The file of a block layer that was unpacked into the snapshot. */
+  blockFile(id: number): string {
+    return join(this.of(id).files, BLOCK_FILE);
+  }
+
+  hasBlockFile(id: number): boolean {
+    return existsSync(this.blockFile(id));
+  }
+
+  /** Makes the folders of a new snapshot, in place of what a killed process left there. */
+  make(id: number): void {
+    const { files, work } = this.of(id);
+    rmSync(join(this.#snapshots, `${id}`), { recursive: true, force: true });
+    mkdirSync(files, { recursive: true });
+    mkdirSync(work, { mode: 0o711 });
+  }
+
+  /** Gives the files of a snapshot the owner and the mode of the folder that they lie above. */
+  async resemble(id: number, below: string): Promise<void> {
+    const { files } = this.of(id);
+    const { uid, gid, mode } = await stat(below);
+    await chown(files, uid, gid);
+    await chmod(files, mode & 0o7777);
+  }
+
+  /** Removes the folders of a snapshot without a record; in the background, and never rejects. */
+  remove(id: number): void {
+    const from = join(this.#snapshots, `${id}`);
+    if (!existsSync(from)) return;
+    // Its name is free at once, and a process that dies now leaves it where `clear()` finds it.
+    const to = join(this.#removed, `${id}`);
+    try {
+      renameSync(from, to);
+      this.#queue(to);
+    } catch (error) {
+      this.#logger.warn({ path: from, error: errorText(error) }, 'cannot remove a snapshot');
+    }
+  }
+
+  /** Removes all folders without a record, in the background. */
+  clear(isKept: (id: number) => boolean): void {
+    for (const name of readdirSync(this.#removed)) this.#queue(join(this.#removed, name));
+    for (const name of readdirSync(this.#snapshots)) {
+      if (/^[0-9]+$/.test(name) && !isKept(Number(name))) this.remove(Number(name));
+    }
+  }
+
+  /** Resolves when nothing is left to remove. */
+  async settled(): Promise<void> {
+    await this.#removing;
+  }
+
+  #queue(path: string): void {
+    this.#waiting.add(path);
+    this.#removing ??= this.#removeAll();
+  }
+
+  async #removeAll(): Promise<void> {
+    // Also those that come meanwhile.
+    for (const path of this.#waiting) {
+      try {
+        await rm(path, { recursive: true, force: true });
+      } catch (error) {
+        const text = errorText(error);
+        this.#logger.warn({ path, error: text }, 'cannot remove a snapshot; the next start does');
+      }
+      this.#waiting.delete(path);
+    }
+    this.#removing = undefined;
+  }
+}

@@ -1,0 +1,354 @@
+import { mkdirSync } from 'node:fs';
+import type { Clock } from '../runtime/clock.ts';
+import type { Hash } from '../runtime/codec.ts';
+import { within } from '../runtime/deadline.ts';
+import type { DiskLock } from '../runtime/disk.ts';
+import type { Logger } from '../runtime/logger.ts';
+import type { Metrics } from '../runtime/metrics.ts';
+import { lockFolder } from '../runtime/node/disk-lock.ts';
+import { defined } from '../util/assert.ts';
+import { errorText } from '../util/errors.ts';
+import { Catalog, COUNTED_KINDS, type Change } from './catalog/catalog.ts';
+import { chainOf, lowerOf, type Lower } from './catalog/device-chain.ts';
+import { parseFilters } from './catalog/filter.ts';
+import { blockLabelsOf } from './catalog/layer-labels.ts';
+import { mountsOf, type SnapshotMount } from './catalog/mounts.ts';
+import { localLayerOf, remoteLayerOf } from './catalog/new-layer.ts';
+import type { Labels, SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
+import type { DeviceChain, ImageDevices } from './contracts.ts';
+import { SnapshotError } from './errors.ts';
+import { DiskUsage } from './files/disk-usage.ts';
+import { SnapshotFolders } from './files/snapshot-folders.ts';
+import { snapshotterMetrics, type SnapshotterMetrics } from './metrics.ts';
+import type { NewSnapshot, Snapshots } from './snapshots.ts';
+import { Ledger } from './store/ledger.ts';
+import type { RecordStore } from './store/record-store.ts';
+
+/** Devices that are mounted again at a time at the start: each mount is a process. */
+const HOLDS_PARALLEL_MAX = 8;
+
+/**
+ * Longest wait for one of them, in milliseconds: a device that a keeper kept is there at once, and
+ * one that has to be mounted anew reads a few blocks.
+ */
+const HOLD_AGAIN_MS_MAX = 60_000;
+
+/** Longest check of an image at its first layer, in milliseconds. */
+const CHECK_MS_MAX = 60_000;
+
+/** What separates paths and options in the options of overlayfs. */
+const NO_PATH_OF_OVERLAYFS = /[,:\\\n]/;
+
+/** What a snapshotter works with. */
+export interface SnapshotterComponents {
+  readonly devices: ImageDevices;
+  readonly store: RecordStore;
+  readonly hash: Pick<Hash, 'sha256'>;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly metrics: Metrics;
+}
+
+/**
+ * The snapshots of a host. Ordinary layers are folders, which containerd unpacks and overlayfs
+ * stacks; layers of block images are a device, which is mounted when a container needs it.
+ *
+ * Life: `start()`, which mounts the devices of open snapshots again -> calls -> `stop()`, which
+ * leaves mounts as they are. A process that is killed loses nothing that was answered. Two
+ * snapshotters never share a folder: `start()` rejects with DiskError `locked`.
+ */
+export class Snapshotter implements Snapshots {
+  readonly #devices: ImageDevices;
+  readonly #store: RecordStore;
+  readonly #hash: Pick<Hash, 'sha256'>;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #metrics: SnapshotterMetrics;
+  readonly #folders: SnapshotFolders;
+  readonly #usage: DiskUsage;
+  readonly #stateDir: string;
+  readonly #bootId: string;
+  readonly #overlayOptions: readonly string[];
+  #open: { readonly catalog: Catalog; readonly ledger: Ledger } | undefined;
+  #lock: DiskLock | undefined;
+
+  /** `stateDir`: holds files of layers and containers. `bootId` is another after each reboot. */
+  constructor(
+    components: SnapshotterComponents,
+    init: { stateDir: string; bootId: string; overlayOptions: readonly string[] },
+  ) {
+    if (NO_PATH_OF_OVERLAYFS.test(init.stateDir)) {
+      const what = `snapshots cannot be kept in ${init.stateDir}: overlayfs takes no , : or \\`;
+      throw new SnapshotError(what, { code: 'invalid' });
+    }
+    this.#devices = components.devices;
+    this.#store = components.store;
+    this.#hash = components.hash;
+    this.#clock = components.clock;
+    this.#logger = components.logger;
+    this.#metrics = snapshotterMetrics(components.metrics);
+    this.#folders = new SnapshotFolders(components, { dir: init.stateDir });
+    this.#usage = new DiskUsage(components);
+    this.#stateDir = init.stateDir;
+    this.#bootId = init.bootId;
+    this.#overlayOptions = init.overlayOptions;
+  }
+
+  /** Rejects with DiskError `locked`, or SnapshotError `metadata`. */
+  async start(): Promise<void> {
+    mkdirSync(this.#stateDir, { recursive: true, mode: 0o700 });
+    this.#lock = await lockFolder(this.#stateDir);
+    this.#folders.open();
+    const { records, nextId } = await this.#store.open();
+    const catalog = new Catalog(records, nextId);
+    this.#open = { catalog, ledger: new Ledger({ catalog, store: this.#store }) };
+    const ids = new Set(records.map(({ id }) => id));
+    this.#folders.clear((id) => ids.has(id));
+    this.#count();
+    await this.#holdAgain(records);
+  }
+
+  /** The caller has ended all calls. */
+  async stop(): Promise<void> {
+    this.#open = undefined;
+    await this.#store.close();
+    await this.#lock?.release();
+    this.#lock = undefined;
+  }
+
+  async prepare(wanted: NewSnapshot, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
+    const below = this.#upTo(wanted.parent);
+    const layer = remoteLayerOf({ hash: this.#hash }, wanted.labels, below);
+    if (layer !== undefined) await this.#provide(wanted, layer, signal);
+    return this.#make('active', wanted, signal);
+  }
+
+  view(wanted: NewSnapshot, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
+    return this.#make('view', wanted, signal);
+  }
+
+  async mounts(key: string, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
+    const record = this.#catalog.getOpen(key);
+    const lower = this.#lowerOf(record);
+    const dir = await this.#hold(record, lower.chain, signal);
+    if (dir !== undefined && record.heldInBoot !== this.#bootId) {
+      await this.#apply(this.#catalog.hold(key, this.#bootId));
+    }
+    return this.#mountsOf(record, lower, dir);
+  }
+
+  async commit({ name, key, labels }: Parameters<Snapshots['commit']>[0]): Promise<void> {
+    const record = this.#catalog.get(key);
+    const { files } = this.#folders.of(record.id);
+    const usage = await this.#usage.now(files);
+    const layer = this.#committedLayer(record, labels);
+    const createdMs = this.#clock.wallMs();
+    await this.#apply(this.#catalog.commit(key, { name, labels, layer, createdMs, usage }));
+    await this.#drop(record);
+  }
+
+  async remove(key: string): Promise<void> {
+    const record = this.#catalog.get(key);
+    await this.#apply(this.#catalog.remove(key));
+    await this.#drop(record);
+    this.#folders.remove(record.id);
+  }
+
+  stat(key: string): SnapshotRecord {
+    return this.#catalog.get(key);
+  }
+
+  async update(to: Parameters<Snapshots['update']>[0]): Promise<SnapshotRecord> {
+    const change = this.#catalog.relabel(to.name, { ...to, nowMs: this.#clock.wallMs() });
+    await this.#apply(change);
+    return defined(change.after, 'it has new labels');
+  }
+
+  list(filters: readonly string[]): readonly SnapshotRecord[] {
+    const isMeant = parseFilters(filters);
+    return [...this.#catalog.records()].filter(isMeant);
+  }
+
+  async usage(key: string): Promise<Usage> {
+    const { kind, usage, id } = this.#catalog.get(key);
+    return kind === 'committed' ? usage : this.#usage.recent(this.#folders.of(id).files);
+  }
+
+  async cleanup(): Promise<void> {
+    const ids = new Set<number>();
+    for (const { id } of this.#catalog.records()) ids.add(id);
+    this.#folders.clear((id) => ids.has(id));
+    await this.#folders.settled();
+  }
+
+  get #catalog(): Catalog {
+    return this.#running.catalog;
+  }
+
+  get #running() {
+    if (this.#open !== undefined) return this.#open;
+    throw new SnapshotError('the snapshotter does not run', { code: 'metadata' });
+  }
+
+  /** Makes a change durable. */
+  async #apply(change: Change): Promise<void> {
+    try {
+      await this.#running.ledger.apply(change);
+    } finally {
+      this.#count();
+    }
+  }
+
+  #count(): void {
+    if (this.#open === undefined) return;
+    for (const kind of COUNTED_KINDS) {
+      this.#metrics.snapshots.set({ kind }, this.#open.catalog.countOf(kind));
+    }
+  }
+
+  /** A snapshot by its name and all below it; none for the empty name. */
+  #upTo(name: string): readonly SnapshotRecord[] {
+    if (name === '') return [];
+    const record = this.#catalog.get(name);
+    return [record, ...this.#catalog.ancestors(record)];
+  }
+
+  #lowerOf({ parent }: Pick<SnapshotRecord, 'parent'>): Lower {
+    return lowerOf(this.#upTo(parent), this.#fileOf);
+  }
+
+  readonly #fileOf = ({ id }: Pick<SnapshotRecord, 'id'>): string => this.#folders.blockFile(id);
+
+  /** Commits a layer that is read on demand, and rejects with `already-exists`. */
+  async #provide(wanted: NewSnapshot, layer: SnapshotLayer, signal: AbortSignal): Promise<never> {
+    const { labels, parent } = wanted;
+    const name = defined(layer.kind === 'files' ? undefined : layer.chainId, 'it has a chain id');
+    const createdMs = this.#clock.wallMs();
+    const fields = { name, parent, kind: 'committed', layer, labels, createdMs } as const;
+    const below = this.#upTo(parent);
+    const chain = chainOf([{ ...fields, id: 0 }, ...below], this.#fileOf);
+    const isFirst = chain?.layers.length === 1 && layer.kind === 'block';
+    if (isFirst && this.#catalog.find(name) === undefined) {
+      const check = (limit: AbortSignal): Promise<void> => this.#devices.check(chain, limit);
+      await within(this.#clock, CHECK_MS_MAX, check, { signal });
+    }
+    await this.#apply(this.#catalog.create({ ...fields, heldInBoot: '' }));
+    const what = `the layer ${name} is read on demand: nothing is to be downloaded`;
+    throw new SnapshotError(what, { code: 'already-exists' });
+  }
+
+  /** A new open snapshot, with its folders and a hold on its device; nothing is left else. */
+  async #make(
+    kind: 'active' | 'view',
+    { key, parent, labels }: NewSnapshot,
+    signal: AbortSignal,
+  ): Promise<readonly SnapshotMount[]> {
+    const lower = this.#lowerOf({ parent });
+    const heldInBoot = lower.chain === undefined ? '' : this.#bootId;
+    const layer = { kind: 'files' } as const;
+    const createdMs = this.#clock.wallMs();
+    const fields = { name: key, parent, kind, layer, labels, createdMs, heldInBoot } as const;
+    const change = this.#catalog.create(fields);
+    const record = defined(change.after, 'it is new');
+    // Before the record is durable, so that each record has its folders.
+    this.#folders.make(record.id);
+    try {
+      await this.#apply(change);
+      const dir = await this.#hold(record, lower.chain, signal);
+      const [top] = lower.folders;
+      const below = top === undefined ? dir : this.#folders.of(top.id).files;
+      if (below !== undefined) await this.#folders.resemble(record.id, below);
+      return this.#mountsOf(record, lower, dir);
+    } catch (error) {
+      await this.#discard(record);
+      throw error;
+    }
+  }
+
+  /** Takes back what `#make()` made. Never rejects. */
+  async #discard(record: SnapshotRecord): Promise<void> {
+    try {
+      if (this.#catalog.find(record.name)?.id === record.id) {
+        await this.#apply(this.#catalog.remove(record.name));
+      }
+      await this.#drop(record);
+      this.#folders.remove(record.id);
+    } catch (error) {
+      // It stays as a snapshot that containerd does not know, and removes at its next collection.
+      const text = errorText(error);
+      this.#logger.warn({ snapshot: record.name, error: text }, 'cannot take a snapshot back');
+    }
+  }
+
+  #mountsOf(record: SnapshotRecord, lower: Lower, dir: string | undefined) {
+    const { id, kind } = record;
+    const folders = lower.folders.map((below) => this.#folders.of(below.id).files);
+    const open = kind === 'view' ? 'view' : 'active';
+    const below = { folders, deviceDir: dir };
+    return mountsOf(open, this.#folders.of(id), below, this.#overlayOptions);
+  }
+
+  /** Where the device of an open snapshot is mounted; undefined when it has none. */
+  async #hold(
+    record: SnapshotRecord,
+    chain: DeviceChain | undefined,
+    signal: AbortSignal,
+  ): Promise<string | undefined> {
+    if (chain === undefined) return undefined;
+    const { dir } = await this.#devices.hold(chain, holderOf(record), signal);
+    const now = this.#open?.catalog.find(record.name);
+    if (now?.id === record.id) return dir;
+    // Removed or committed meanwhile, when there was no hold yet to be dropped.
+    await this.#drop(record);
+    const what = `snapshot ${record.name} went while its device was mounted`;
+    throw new SnapshotError(what, { code: 'not-found' });
+  }
+
+  /** Ends the hold of a snapshot, if it has one. Never rejects. */
+  async #drop(record: SnapshotRecord): Promise<void> {
+    if (record.kind === 'committed') return;
+    try {
+      await this.#devices.drop(holderOf(record));
+    } catch (error) {
+      const text = errorText(error);
+      this.#logger.warn({ snapshot: record.name, error: text }, 'cannot let go of a device');
+    }
+  }
+
+  /** A block layer that containerd downloaded and unpacked is a file in a folder. */
+  #committedLayer(record: SnapshotRecord, labels: Labels): SnapshotLayer {
+    const said = blockLabelsOf(labels) === undefined ? record.labels : labels;
+    const hasFile = this.#folders.hasBlockFile(record.id);
+    return localLayerOf({ hash: this.#hash }, said, { hasFile, below: this.#upTo(record.parent) });
+  }
+
+  /** Takes hold of the devices of this boot again, before the first call. Never rejects. */
+  async #holdAgain(records: readonly SnapshotRecord[]): Promise<void> {
+    const held = records.filter(({ kind, heldInBoot }) => {
+      return kind !== 'committed' && heldInBoot === this.#bootId;
+    });
+    const rest = held.values();
+    const hold = async (): Promise<void> => {
+      for (const record of rest) await this.#holdOneAgain(record);
+    };
+    await Promise.all(Array.from({ length: HOLDS_PARALLEL_MAX }, hold));
+  }
+
+  async #holdOneAgain(record: SnapshotRecord): Promise<void> {
+    try {
+      const { chain } = this.#lowerOf(record);
+      await within(this.#clock, HOLD_AGAIN_MS_MAX, (signal) => this.#hold(record, chain, signal));
+    } catch (error) {
+      this.#metrics.devicesNotHeld.inc({});
+      const text = errorText(error);
+      this.#logger.error(
+        { snapshot: record.name, error: text },
+        'cannot mount the device of a snapshot again; a new container does so',
+      );
+    }
+  }
+}
+
+function holderOf({ id }: SnapshotRecord): string {
+  return `snapshot-${id}`;
+}

@@ -1,0 +1,94 @@
+/** The thread that waits for the disk in the place of a SqliteStore. */
+import { DatabaseSync } from 'node:sqlite';
+import { parentPort } from 'node:worker_threads';
+import { defined } from '../../util/assert.ts';
+import { errorText } from '../../util/errors.ts';
+import type { StoreAnswer, StoreRequest } from './sqlite-store.ts';
+
+/** Version of the tables, in the file's `user_version`. */
+const VERSION = 1;
+
+/** A batch is durable when its commit returns, also when the power fails then. */
+const SETTINGS = 'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000';
+
+const TABLES = `
+  CREATE TABLE snapshots (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
+  CREATE TABLE counter (next_id INTEGER NOT NULL) STRICT;
+  INSERT INTO counter VALUES (1);
+  PRAGMA user_version = ${VERSION};
+`;
+
+const port = defined(parentPort, 'it runs in a thread');
+let database: DatabaseSync | undefined;
+
+port.on('message', (request: StoreRequest) => {
+  try {
+    port.postMessage(answerTo(request));
+  } catch (error) {
+    port.postMessage({ error: errorText(error) } satisfies StoreAnswer);
+  }
+  if (request.do === 'close') port.close();
+});
+
+function answerTo(request: StoreRequest): StoreAnswer {
+  switch (request.do) {
+    case 'open':
+      database = opened(request.path);
+      return contentOf(database);
+    case 'write':
+      write(defined(database, 'it is open'), request);
+      break;
+    case 'close':
+      database?.close();
+      database = undefined;
+      break;
+  }
+  return { records: [], nextId: 0 };
+}
+
+function opened(path: string): DatabaseSync {
+  const made = new DatabaseSync(path);
+  try {
+    made.exec(SETTINGS);
+    const version = numberOf(made, 'PRAGMA user_version');
+    if (version === 0) inTransaction(made, () => made.exec(TABLES));
+    else if (version !== VERSION) {
+      throw new Error(`it has version ${version}, and this program reads ${VERSION}`);
+    }
+    return made;
+  } catch (error) {
+    made.close();
+    throw error;
+  }
+}
+
+function contentOf(from: DatabaseSync): StoreAnswer {
+  const rows = from.prepare('SELECT record FROM snapshots ORDER BY id').all();
+  const records = rows.map(({ record }) => String(record));
+  return { records, nextId: numberOf(from, 'SELECT next_id FROM counter') };
+}
+
+function write(to: DatabaseSync, request: Extract<StoreRequest, { readonly do: 'write' }>): void {
+  inTransaction(to, () => {
+    const put = to.prepare('INSERT OR REPLACE INTO snapshots VALUES (?, ?)');
+    for (const [id, record] of request.puts) put.run(id, record);
+    const remove = to.prepare('DELETE FROM snapshots WHERE id = ?');
+    for (const id of request.deletes) remove.run(id);
+    to.prepare('UPDATE counter SET next_id = ?').run(request.nextId);
+  });
+}
+
+function inTransaction(within: DatabaseSync, work: () => void): void {
+  within.exec('BEGIN IMMEDIATE');
+  try {
+    work();
+    within.exec('COMMIT');
+  } catch (error) {
+    if (within.isTransaction) within.exec('ROLLBACK');
+    throw error;
+  }
+}
+
+function numberOf(from: DatabaseSync, query: string): number {
+  return Number(Object.values(from.prepare(query).get() ?? {})[0]);
+}

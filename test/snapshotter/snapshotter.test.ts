@@ -1,0 +1,317 @@
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import type { Digest } from '../../src/image/digest.ts';
+import { silentLogger } from '../../src/runtime/logger.ts';
+import { silentMetrics } from '../../src/runtime/metrics.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { NodeHash } from '../../src/runtime/node/hash.ts';
+import type { SnapshotMount } from '../../src/snapshotter/catalog/mounts.ts';
+import { Snapshotter } from '../../src/snapshotter/snapshotter.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
+import { FailingDevices, MemoryDevices } from './kit/memory-devices.ts';
+import { MemoryStore } from './kit/memory-store.ts';
+
+const { signal } = new AbortController();
+const sha256 = (text: string): Digest =>
+  `sha256:${createHash('sha256').update(text).digest('hex')}` as Digest;
+const code = (text: string) => ({ code: text });
+
+interface Host {
+  readonly folder: string;
+  readonly store: MemoryStore;
+  readonly devices: MemoryDevices;
+  readonly snapshotter: Snapshotter;
+}
+
+/** A host, or the same one after its process ended; with `bootId`, after a reboot too. */
+async function start(before?: Host, bootId = 'boot-1'): Promise<Host> {
+  const folder = before?.folder ?? tempFolder();
+  const store = before?.store ?? new MemoryStore();
+  const devices = new MemoryDevices(join(folder, 'devices'));
+  const snapshotter = new Snapshotter(
+    {
+      ...{ devices, store, hash: new NodeHash(), clock: new SystemClock() },
+      ...{ logger: silentLogger, metrics: silentMetrics },
+    },
+    { stateDir: join(folder, 'state'), bootId, overlayOptions: ['index=off'] },
+  );
+  onTestFinished(() => snapshotter.stop());
+  await snapshotter.start();
+  return { folder, store, devices, snapshotter };
+}
+
+const idsIn = ({ folder }: Host): readonly string[] =>
+  readdirSync(join(folder, 'state', 'snapshots')).sort();
+
+const filesOf = ({ folder }: Host, id: number): string =>
+  join(folder, 'state', 'snapshots', `${id}`, 'fs');
+
+function lowersOf([mount]: readonly SnapshotMount[]): readonly string[] {
+  const option = mount?.options.find((text) => text.startsWith('lowerdir='));
+  return option?.slice('lowerdir='.length).split(':') ?? [];
+}
+
+const PREFIX = 'containerd.io/snapshot/overlaybd/';
+const DIGESTS = ['1', '2', '3'].map(sha256);
+const CHAIN_IDS = DIGESTS.reduce<string[]>((ids, digest) => {
+  const below = ids.at(-1);
+  return [...ids, below === undefined ? digest : sha256(`${below} ${digest}`)];
+}, []);
+
+function labelsOf(index: number, more: Readonly<Record<string, string>> = {}) {
+  return {
+    'containerd.io/snapshot.ref': CHAIN_IDS[index] ?? '',
+    'containerd.io/snapshot/cri.image-ref': 'reg.example/app:1',
+    [`${PREFIX}blob-digest`]: DIGESTS[index] ?? '',
+    [`${PREFIX}blob-size`]: '1000',
+    ...more,
+  };
+}
+
+/** Asks for the layers of a block image; containerd is told that they are there. */
+async function provide({ snapshotter }: Host, count = 3): Promise<string> {
+  for (const index of Array.from({ length: count }).keys()) {
+    const parent = CHAIN_IDS[index - 1] ?? '';
+    const wanted = { key: `default/${index}/extract`, parent, labels: labelsOf(index) };
+    await expect(snapshotter.prepare(wanted, signal)).rejects.toMatchObject(code('already-exists'));
+  }
+  return CHAIN_IDS[count - 1] ?? '';
+}
+
+const container = (key: string, parent: string) => ({ key, parent, labels: {} });
+
+describe('Snapshotter, ordinary layers', () => {
+  it('stacks folders; a commit keeps the files, a removal takes them', async () => {
+    const host = await start();
+    const { snapshotter } = host;
+    const [bind] = await snapshotter.prepare(container('k1', ''), signal);
+    expect(bind).toEqual({ type: 'bind', source: filesOf(host, 1), options: ['rw', 'rbind'] });
+    writeFileSync(join(filesOf(host, 1), 'a'), 'x'.repeat(10_000));
+    await snapshotter.commit({ name: 'base', key: 'k1', labels: { l: '1' } });
+    expect(snapshotter.stat('base')).toMatchObject({
+      ...{ kind: 'committed', labels: { l: '1' }, usage: { inodes: 2 } },
+    });
+    const mounts = await snapshotter.prepare(container('k2', 'base'), signal);
+    expect(mounts).toEqual(await snapshotter.mounts('k2', signal));
+    expect(lowersOf(mounts)).toEqual([filesOf(host, 1)]);
+    expect(await snapshotter.view(container('v', 'base'), signal)).toEqual([
+      { type: 'bind', source: filesOf(host, 1), options: ['ro', 'rbind'] },
+    ]);
+    await expect(snapshotter.remove('base')).rejects.toMatchObject(code('precondition'));
+    await expect(snapshotter.mounts('base', signal)).rejects.toMatchObject(code('precondition'));
+    await snapshotter.remove('k2');
+    await snapshotter.remove('v');
+    await snapshotter.remove('base');
+    await snapshotter.cleanup();
+    expect(idsIn(host)).toEqual([]);
+    expect(readdirSync(join(host.folder, 'state', 'removed'))).toEqual([]);
+    expect(snapshotter.list([])).toEqual([]);
+    await expect(snapshotter.remove('base')).rejects.toMatchObject(code('not-found'));
+    expect(host.devices.checked).toEqual([]);
+  });
+
+  it('gives the folder of a new snapshot the mode of the one below', async () => {
+    const host = await start();
+    await host.snapshotter.prepare(container('k1', ''), signal);
+    chmodSync(filesOf(host, 1), 0o1777);
+    await host.snapshotter.commit({ name: 'base', key: 'k1', labels: {} });
+    await host.snapshotter.prepare(container('k2', 'base'), signal);
+    expect(statSync(filesOf(host, 2)).mode & 0o7777).toBe(0o1777);
+  });
+
+  it('usage() counts blocks of the disk, and a file with two names once', async () => {
+    const host = await start();
+    await host.snapshotter.prepare(container('k', ''), signal);
+    const files = filesOf(host, 1);
+    mkdirSync(join(files, 'd'));
+    writeFileSync(join(files, 'd', 'a'), Buffer.alloc(100_000, 1));
+    linkSync(join(files, 'd', 'a'), join(files, 'b'));
+    const blocks = ['', 'd', 'b'].map((name) => statSync(join(files, name)).blocks);
+    const sizeBytes = 512 * blocks.reduce((a, b) => a + b);
+    expect(await host.snapshotter.usage('k')).toEqual({ sizeBytes, inodes: 3 });
+    await host.snapshotter.commit({ name: 'base', key: 'k', labels: {} });
+    expect(await host.snapshotter.usage('base')).toEqual({ sizeBytes, inodes: 3 });
+  });
+
+  it('update() changes labels, list() filters by them', async () => {
+    const { snapshotter } = await start();
+    await snapshotter.prepare({ ...container('k', ''), labels: { a: '1' } }, signal);
+    await snapshotter.prepare(container('l', ''), signal);
+    const updated = await snapshotter.update({
+      ...{ name: 'k', labels: { b: '2' }, paths: ['labels.b'] },
+    });
+    expect(updated.labels).toEqual({ a: '1', b: '2' });
+    expect(snapshotter.list(['labels.b==2', 'name==x']).map(({ name }) => name)).toEqual(['k']);
+  });
+
+  it('start() removes folders without a record, and refuses one in use', async () => {
+    const before = await start();
+    await before.snapshotter.prepare(container('k', ''), signal);
+    await expect(start(before)).rejects.toMatchObject(code('locked'));
+    await before.snapshotter.stop();
+    mkdirSync(filesOf(before, 77), { recursive: true });
+    mkdirSync(join(before.folder, 'state', 'removed', '5', 'fs'), { recursive: true });
+    const host = await start(before);
+    await host.snapshotter.cleanup();
+    expect(idsIn(host)).toEqual(['1']);
+    expect(readdirSync(join(host.folder, 'state', 'removed'))).toEqual([]);
+    expect(existsSync(filesOf(host, 1))).toBe(true);
+  });
+
+  it('a write that fails leaves nothing of a new snapshot', async () => {
+    const host = await start();
+    host.store.gate = () => Promise.reject(new Error('full'));
+    const made = host.snapshotter.prepare(container('k', ''), signal);
+    await expect(made).rejects.toMatchObject(code('metadata'));
+    host.store.gate = () => Promise.resolve();
+    await host.snapshotter.cleanup();
+    expect(idsIn(host)).toEqual([]);
+    await host.snapshotter.prepare(container('k', ''), signal);
+    expect(host.snapshotter.stat('k').id).toBe(2);
+  });
+
+  it('refuses a folder that overlayfs cannot name', () => {
+    for (const stateDir of ['/a:b', '/a,b', '/a\\b']) {
+      const init = { stateDir, bootId: '', overlayOptions: [] };
+      expect(() => new Snapshotter({ metrics: silentMetrics } as never, init)).toThrow('overlayfs');
+    }
+  });
+});
+
+describe('Snapshotter, block images', () => {
+  it('commits layers at once, checks the first, and holds one device for all', async () => {
+    const host = await start();
+    const { snapshotter, devices } = host;
+    const image = await provide(host);
+    expect(devices.checked).toEqual([
+      {
+        ...{ chainId: DIGESTS[0], reference: 'reg.example/app:1', fsType: 'ext4' },
+        layers: [{ digest: DIGESTS[0], sizeBytes: 1000 }],
+      },
+    ]);
+    expect(devices.holds.size).toBe(0);
+    expect(idsIn(host)).toEqual([]);
+    const filter = `labels."containerd.io/snapshot.ref"==${image},parent=="${CHAIN_IDS[1] ?? ''}"`;
+    expect(snapshotter.list([filter])).toMatchObject([{ name: image, kind: 'committed' }]);
+    expect(await snapshotter.usage(image)).toEqual({ sizeBytes: 0, inodes: 0 });
+    const mounts = await snapshotter.prepare(container('c1', image), signal);
+    const dir = join(host.folder, 'devices', image.replace(':', '-'));
+    expect(lowersOf(mounts)).toEqual([dir]);
+    await snapshotter.view(container('v1', image), signal);
+    const [c1, v1] = ['c1', 'v1'].map((key) => snapshotter.stat(key).id);
+    expect([...devices.holds]).toEqual([
+      [`snapshot-${c1}`, image],
+      [`snapshot-${v1}`, image],
+    ]);
+    await snapshotter.mounts('c1', signal);
+    await snapshotter.remove('v1');
+    expect(devices.holds.size).toBe(1);
+    await snapshotter.commit({ name: 'saved', key: 'c1', labels: {} });
+    expect(devices.holds.size).toBe(0);
+    const upper = await snapshotter.prepare(container('c2', 'saved'), signal);
+    expect(lowersOf(upper)).toEqual([filesOf(host, c1 ?? 0), dir]);
+  });
+
+  it('an image that cannot be read fails at its first layer, with the reason', async () => {
+    const host = await start();
+    host.devices.gate = () =>
+      Promise.reject(
+        new FailingDevices('no rights to reg.example/app', { code: 'not-authorized' }),
+      );
+    const wanted = { key: 'k', parent: '', labels: labelsOf(0) };
+    const made = host.snapshotter.prepare(wanted, signal);
+    await expect(made).rejects.toMatchObject(code('not-authorized'));
+    expect(host.snapshotter.list([])).toEqual([]);
+  });
+
+  it('a device that cannot be mounted leaves no snapshot', async () => {
+    const host = await start();
+    const image = await provide(host);
+    host.devices.gate = () => Promise.reject(new FailingDevices('gone', { code: 'unreachable' }));
+    const made = host.snapshotter.prepare(container('c', image), signal);
+    await expect(made).rejects.toMatchObject(code('unreachable'));
+    await host.snapshotter.cleanup();
+    expect(idsIn(host)).toEqual([]);
+    expect(host.snapshotter.list(['kind==active'])).toEqual([]);
+  });
+
+  it('a client that gives up, and a removal meanwhile, leave no hold', async () => {
+    const host = await start();
+    const { snapshotter, devices } = host;
+    const image = await provide(host);
+    const gate = Promise.withResolvers<void>();
+    devices.gate = () => gate.promise;
+    const giving = new AbortController();
+    const given = snapshotter.prepare(container('c1', image), giving.signal);
+    const removed = snapshotter.prepare(container('c2', image), signal);
+    const refused = [
+      expect(given).rejects.toThrow(),
+      expect(removed).rejects.toMatchObject(code('not-found')),
+    ];
+    giving.abort();
+    await snapshotter.remove('c2');
+    gate.resolve();
+    await Promise.all(refused);
+    expect(devices.holds.size).toBe(0);
+    expect(snapshotter.list(['kind==active'])).toEqual([]);
+  });
+
+  it('two clients that ask for the same layer are told the same', async () => {
+    const host = await start();
+    await Promise.all([provide(host, 1), provide(host, 1)]);
+    expect(host.snapshotter.list([])).toHaveLength(1);
+  });
+
+  it('a restart holds the devices of open snapshots again before the first call', async () => {
+    const before = await start();
+    const image = await provide(before);
+    await before.snapshotter.prepare(container('c', image), signal);
+    await before.snapshotter.prepare(container('d', ''), signal);
+    await before.snapshotter.stop();
+    const host = await start(before);
+    const { id } = host.snapshotter.stat('c');
+    expect([...host.devices.holds]).toEqual([[`snapshot-${id}`, image]]);
+  });
+
+  it('after a reboot, a device is mounted when its snapshot is', async () => {
+    const before = await start();
+    const image = await provide(before);
+    await before.snapshotter.prepare(container('c', image), signal);
+    await before.snapshotter.stop();
+    const rebooted = await start(before, 'boot-2');
+    expect(rebooted.devices.holds.size).toBe(0);
+    await rebooted.snapshotter.mounts('c', signal);
+    expect(rebooted.devices.holds.size).toBe(1);
+    await rebooted.snapshotter.stop();
+    const again = await start(rebooted, 'boot-2');
+    expect(again.devices.holds.size).toBe(1);
+  });
+
+  it('takes a layer that containerd downloaded from its file', async () => {
+    const host = await start();
+    const { snapshotter, devices } = host;
+    const labels = labelsOf(0, { 'containerd.io/snapshot/cri.image-ref': '' });
+    await snapshotter.prepare({ key: 'x', parent: '', labels }, signal);
+    const { id } = snapshotter.stat('x');
+    const file = join(filesOf(host, id), 'overlaybd.commit');
+    writeFileSync(file, 'layer');
+    await snapshotter.commit({ name: 'default/9/image', key: 'x', labels });
+    let held: unknown;
+    devices.gate = async (chain) => void (held = chain);
+    await snapshotter.prepare(container('c', 'default/9/image'), signal);
+    expect(held).toEqual({
+      ...{ chainId: DIGESTS[0], reference: '', fsType: 'ext4' },
+      layers: [{ digest: DIGESTS[0], sizeBytes: 1000, file }],
+    });
+  });
+});
