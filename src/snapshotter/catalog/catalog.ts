@@ -11,7 +11,7 @@ const NAME_BYTES_MAX = 4096;
 /** Most layers below each other. overlayfs takes 500, images have 127 and devices 255. */
 const DEPTH_MAX = 512;
 
-/** One record takes the place of another. Without `before` it is new, without `after` it is gone. */
+/** One record takes the place of another; without `before` it is new, without `after` it goes. */
 export interface Change {
   readonly before?: SnapshotRecord;
   readonly after?: SnapshotRecord;
