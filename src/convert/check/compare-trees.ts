@@ -1,4 +1,5 @@
 import type { Hash } from '../../runtime/codec.ts';
+import { defined } from '../../util/assert.ts';
 import { toHex, bytesEqual } from '../../util/bytes.ts';
 import type { ByteString } from '../tar/tar-entry.ts';
 import { ContentDigest } from './content-digest.ts';
@@ -119,30 +120,38 @@ class TreeComparison {
   /** Compares the names in a directory; gives the directories among them. */
   async *#compareNames({ path, inode, original }: Pair): AsyncGenerator<Pair, void> {
     const tree = this.#tree;
-    const seen = new Set<ByteString>();
-    for await (const entry of this.#reader.entries(inode)) {
+    const both = await this.#namesInBoth({ path, inode, original });
+    // The disk has names in the order of their hashes. Inodes, and mostly the content of files, lie
+    // in the order of their numbers.
+    for (const [name, number] of [...both].sort(([, a], [, b]) => a - b)) {
       this.#options.signal?.throwIfAborted();
-      const own = `${path}/${entry.name}`;
-      const id = tree.child(original, entry.name);
-      if (id === undefined) {
-        if (path === '' && entry.name === LOST_AND_FOUND && (await this.#isEmpty(entry.inode))) {
-          continue;
-        }
-        this.#differ(own, 'is in the image alone');
-        continue;
-      }
-      if (seen.has(entry.name)) this.#differ(own, 'is in the image twice');
-      seen.add(entry.name);
-      const found = await this.#reader.inode(entry.inode);
+      const own = `${path}/${name}`;
+      const id = defined(tree.child(original, name), 'the original has the name');
+      const found = await this.#reader.inode(number);
       const isDirectory = await this.#compareInode(own, found, id);
       if (isDirectory) yield { path: own, inode: found, original: id };
       this.#entryCount++;
       this.#options.onProgress?.(this.#entryCount, tree.inodes.count);
     }
-    if (seen.size === tree.childCount(original)) return;
+    if (both.size === tree.childCount(original)) return;
     for (const [name] of tree.children(original)) {
-      if (!seen.has(name)) this.#differ(`${path}/${name}`, 'is missing in the image');
+      if (!both.has(name)) this.#differ(`${path}/${name}`, 'is missing in the image');
     }
+  }
+
+  /** The names that a directory has on both sides, no more than the original has. */
+  async #namesInBoth({ path, inode, original }: Pair): Promise<Map<ByteString, number>> {
+    const both = new Map<ByteString, number>();
+    for await (const { name, inode: number } of this.#reader.entries(inode)) {
+      this.#options.signal?.throwIfAborted();
+      const own = `${path}/${name}`;
+      if (both.has(name)) this.#differ(own, 'is in the image twice');
+      else if (this.#tree.child(original, name) !== undefined) both.set(name, number);
+      else if (path !== '' || name !== LOST_AND_FOUND || !(await this.#isEmpty(number))) {
+        this.#differ(own, 'is in the image alone');
+      }
+    }
+    return both;
   }
 
   async #isEmpty(number: number): Promise<boolean> {
