@@ -1,4 +1,5 @@
 import type { BlobRef } from '../image/block.ts';
+import type { ByteSource } from '../image/byte-source.ts';
 import {
   ACCELERATION_ANNOTATION,
   MANIFEST_SIZE_BYTES_MAX,
@@ -16,11 +17,16 @@ import {
 } from '../image/trace.ts';
 import { hostPlatform, isIndex, type Platform } from '../registry/platform.ts';
 import type { Codec } from '../runtime/codec.ts';
+import { KIB, MIB } from '../util/bytes.ts';
 import { choosePlatform } from './choose-platform.ts';
 import { ConvertError } from './errors.ts';
 import type { StoredManifest } from './places/manifest-parts.ts';
 import type { ImagePlace } from './places/place.ts';
 import { collect, isBlockLayer, parseConfig } from './source-image.ts';
+
+/** The index of a layer's blocks has 2 bytes for a block that is compressed by itself. */
+const TAIL_BYTES_MIN = 64 * KIB;
+const TAIL_BYTES_MAX = 4 * MIB;
 
 /** A block image of one platform, in its place. */
 export interface BlockImage {
@@ -87,8 +93,29 @@ export async function readShippedTrace(
   return parseTrace(await source.read(offset, sizeBytes), codec);
 }
 
+/** Of the end of a layer, read at once: the index of its blocks, behind that of its segments. */
+function tailBytesOf(sizeBytes: number): number {
+  return Math.min(sizeBytes, TAIL_BYTES_MAX, TAIL_BYTES_MIN + Math.ceil(sizeBytes / 512));
+}
+
+/** A layer in its place, for who reads its headers and indexes, which nothing checks. */
+export function layerSource(place: ImagePlace, blob: BlobRef, signal: AbortSignal): ByteSource {
+  const source = placeSource(place, blob, signal);
+  const tailBytes = tailBytesOf(blob.sizeBytes);
+  const tailAt = blob.sizeBytes - tailBytes;
+  let tail: Promise<Uint8Array> | undefined;
+  return {
+    sizeBytes: blob.sizeBytes,
+    read: async (offset, length) => {
+      if (offset < tailAt) return source.read(offset, length);
+      tail ??= source.read(tailAt, tailBytes);
+      return (await tail).subarray(offset - tailAt, offset - tailAt + length);
+    },
+  };
+}
+
 /** A blob in its place, read by parts that nothing checks. */
-export function placeSource(place: ImagePlace, blob: BlobRef, signal: AbortSignal) {
+export function placeSource(place: ImagePlace, blob: BlobRef, signal: AbortSignal): ByteSource {
   return {
     sizeBytes: blob.sizeBytes,
     read: (offset: number, length: number): Promise<Uint8Array> =>

@@ -19,7 +19,6 @@ import { defined } from '../util/assert.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { MIB } from '../util/bytes.ts';
 import { Limiter } from '../util/limiter.ts';
-import { SingleFlight } from '../util/single-flight.ts';
 import { placeSource, type BlockImage } from './block-image.ts';
 import { failing, LocalFile } from './files.ts';
 import { digestsOf, type ProgressOptions, type WrittenLayer } from './layer-blob.ts';
@@ -27,8 +26,11 @@ import { digestsOf, type ProgressOptions, type WrittenLayer } from './layer-blob
 /** Blocks kept in memory, in bytes. (tunable) */
 const CACHE_BYTES = 64 * MIB;
 
-/** Blocks asked of a place at a time. (tunable) */
+/** Reads of a place at a time. (tunable) */
 const READS_MAX = 16;
+
+/** Blocks of one read: 4 MiB. (tunable) */
+const RUN_BLOCKS = 16;
 
 /** Reads that wait for that; a device has some hundred in flight. */
 const WAITING_MAX = 65_536;
@@ -39,9 +41,14 @@ interface OpenLayer {
   readonly digests: BlockDigests;
 }
 
+/** A block that was read; an error when it is not what it should be. */
+type ReadBlock = Uint8Array | Error;
+
 /**
  * The layers of a block image, read by parts where they lie, each block checked. Of an image that
  * ships no block digests, the layers are fetched whole first, and checked against their sha256.
+ * Adjacent blocks are one read. A read that goes on where earlier ones ended takes as many blocks
+ * as these had, so that who reads in order soon reads 4 MiB at a time.
  *
  * Life: `open()` -> reads -> `close()`. Everything rejects with ConvertError, RegistryError,
  * ImageError, or the signal's reason.
@@ -52,7 +59,8 @@ export class CheckedLayers {
   readonly #layers: ReadonlyMap<Digest, OpenLayer>;
   readonly #files: readonly LocalFile[];
   readonly #line = new Limiter({ runningMax: READS_MAX, waitingMax: WAITING_MAX });
-  readonly #reading = new SingleFlight<string, Uint8Array>();
+  /** Blocks in flight. */
+  readonly #flying = new Map<string, Promise<Uint8Array>>();
   readonly #cache = new BoundedMap<string, Uint8Array>({
     entriesMax: CACHE_BYTES / BLOCK_SIZE_BYTES,
     evict: 'use',
@@ -124,8 +132,8 @@ export class CheckedLayers {
     const bytes = new Uint8Array(length);
     if (length === 0) return bytes;
     await Promise.all(
-      blocksOfRange(offset, length).map(async (index) => {
-        const block = await this.#block(blob, index);
+      blocksOfRange(offset, length).map(async (index, i, all) => {
+        const block = await this.#block(blob, index, all.length - i);
         const start = index * BLOCK_SIZE_BYTES;
         const from = Math.max(offset, start);
         const to = Math.min(offset + length, start + block.length);
@@ -148,26 +156,67 @@ export class CheckedLayers {
     for (const file of this.#files) await file.close();
   }
 
-  async #block(blob: BlobRef, index: BlockIndex): Promise<Uint8Array> {
+  /** A block; `wanted` counts it and those behind it that are about to be asked for. */
+  #block(blob: BlobRef, index: BlockIndex, wanted: number): Promise<Uint8Array> {
     const key = keyOf(blob, index);
     const cached = this.#cache.get(key);
-    if (cached !== undefined) return cached;
-    return this.#reading.run(key, async () => {
-      const read = this.#line.run(() => this.#readBlock(blob, index), this.#signal);
-      const block = await defined(read, 'reads in flight are bounded');
-      this.#cache.set(key, block);
+    if (cached !== undefined) return Promise.resolve(cached);
+    const flying = this.#flying.get(key);
+    return flying ?? this.#start(blob, index, this.#runOf(blob, index, wanted));
+  }
+
+  /** How many blocks to read from this one on, none of them in memory or in flight. */
+  #runOf(blob: BlobRef, first: BlockIndex, wanted: number): number {
+    const has = (index: number): boolean => this.#cache.has(keyOf(blob, blockIndex(index)));
+    let before = 0;
+    while (before < RUN_BLOCKS && before < first && has(first - before - 1)) before++;
+    const most = Math.min(RUN_BLOCKS, Math.max(wanted, before), blockCount(blob.sizeBytes) - first);
+    let count = 1;
+    while (count < most) {
+      const next = blockIndex(first + count);
+      if (has(next) || this.#flying.has(keyOf(blob, next))) break;
+      count++;
+    }
+    return count;
+  }
+
+  /** Begins to read blocks; gives the first of them. */
+  #start(blob: BlobRef, first: BlockIndex, count: number): Promise<Uint8Array> {
+    const read = this.#line.run(() => this.#readRun(blob, first, count), this.#signal);
+    const run = defined(read, 'reads in flight are bounded');
+    const blocks = Array.from({ length: count }, (_, i) => {
+      const key = keyOf(blob, blockIndex(first + i));
+      const block = run.then((found) => soundOf(found[i])).finally(() => this.#flying.delete(key));
+      // Perhaps nobody wants it.
+      block.catch(() => {});
+      this.#flying.set(key, block);
       return block;
+    });
+    return defined(blocks[0], 'a run has a block');
+  }
+
+  async #readRun(blob: BlobRef, first: BlockIndex, count: number): Promise<readonly ReadBlock[]> {
+    this.#signal.throwIfAborted();
+    const start = first * BLOCK_SIZE_BYTES;
+    const length = Math.min(count * BLOCK_SIZE_BYTES, blob.sizeBytes - start);
+    const bytes = await this.#layer(blob).source.read(start, length);
+    return Array.from({ length: count }, (_, i) => {
+      const index = blockIndex(first + i);
+      const part = bytes.subarray(i * BLOCK_SIZE_BYTES, (i + 1) * BLOCK_SIZE_BYTES);
+      // One that is kept must not keep the others.
+      const block = count === 1 ? part : new Uint8Array(part);
+      return this.#checked(blob, index, block);
     });
   }
 
-  async #readBlock(blob: BlobRef, index: BlockIndex): Promise<Uint8Array> {
-    this.#signal.throwIfAborted();
-    const { source, digests } = this.#layer(blob);
-    const length = blockLength(blob.sizeBytes, index);
-    const block = await source.read(index * BLOCK_SIZE_BYTES, length);
-    if (block.length === length && digests.matches(index, this.#hash.blake3(block))) return block;
+  #checked(blob: BlobRef, index: BlockIndex, block: Uint8Array): ReadBlock {
+    const isWhole = block.length === blockLength(blob.sizeBytes, index);
+    if (isWhole && this.#layer(blob).digests.matches(index, this.#hash.blake3(block))) {
+      this.#cache.set(keyOf(blob, index), block);
+      return block;
+    }
     const of = `block ${index} of ${blockCount(blob.sizeBytes)} of layer ${blob.digest}`;
-    throw damaged(of, 'its digest is not the one that the image ships');
+    return damaged(of, 'its digest is not the one that the image ships');
   }
 
   #layer({ digest }: BlobRef): OpenLayer {
@@ -196,6 +245,11 @@ async function fetched(
     await file.close();
     throw error;
   }
+}
+
+function soundOf(block: ReadBlock | undefined): Uint8Array {
+  if (block instanceof Uint8Array) return block;
+  throw defined(block, 'a run has as many blocks as were asked for');
 }
 
 function keyOf({ digest }: BlobRef, index: BlockIndex): string {

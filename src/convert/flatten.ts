@@ -10,7 +10,7 @@ import { failing, LocalFile, withFile } from './files.ts';
 import type { ProgressOptions } from './layer-blob.ts';
 
 /** Bytes of the device, read and written at a time. */
-const CHUNK_BYTES = 1024 * 1024;
+const CHUNK_BYTES = 4 * 1024 * 1024;
 
 /** Size of a flattened image. */
 export interface FlattenedImage {

@@ -2,19 +2,29 @@ import { writeFileSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { makeAccelerationLayer } from '../../src/convert/acceleration-layer.ts';
-import { findBlockImage, readConfig, readShippedTrace } from '../../src/convert/block-image.ts';
+import {
+  findBlockImage,
+  layerSource,
+  readConfig,
+  readShippedTrace,
+  type BlockImage,
+} from '../../src/convert/block-image.ts';
 import { encodeBlockImage, withAcceleration } from '../../src/convert/block-manifest.ts';
 import { CheckedLayers } from '../../src/convert/checked-layers.ts';
+import { flattenImage } from '../../src/convert/flatten.ts';
 import { digestsOf } from '../../src/convert/layer-blob.ts';
 import { blobPath, prepareLayout, putBlob, tagManifest } from '../../src/convert/oci-layout.ts';
 import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
+import type { ImagePlace } from '../../src/convert/places/place.ts';
 import { shipTrace } from '../../src/convert/ship-trace.ts';
+import { BLOCK_SIZE_BYTES } from '../../src/image/block.ts';
 import { BlockDigests, withoutDigests } from '../../src/image/block-digests.ts';
 import { memorySource } from '../../src/image/byte-source.ts';
+import { openLayer } from '../../src/image/layer.ts';
 import { blockLayers, OVERLAYBD_ANNOTATION } from '../../src/image/manifest.ts';
 import { encodeTrace } from '../../src/image/trace.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
-import { bytesEqual } from '../../src/util/bytes.ts';
+import { bytesEqual, MIB } from '../../src/util/bytes.ts';
 import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
 import { putLayout } from '../kit/oci-layout.ts';
 import { digestOf } from '../kit/registry-content.ts';
@@ -25,13 +35,22 @@ const { signal } = new AbortController();
 const SIZE = 1024 * 1024;
 
 /** A block image of two layers in a layout of its own, as tag `a`. */
-async function makeImage(options: { withDigests: boolean }) {
+async function makeImage({
+  withDigests,
+  deviceBytes = SIZE,
+  dataBytes = 600_064,
+}: {
+  readonly withDigests: boolean;
+  readonly deviceBytes?: number;
+  /** Of each layer. */
+  readonly dataBytes?: number;
+}) {
   const directory = join(tempFolder(), 'layout');
   const blobs = await Promise.all(
     [1, 2].map((seed) =>
       makeLayer({
-        virtualSizeBytes: SIZE,
-        ranges: [{ offset: seed * 4096, bytes: sampleBytes(600_064, seed) }],
+        virtualSizeBytes: deviceBytes,
+        ranges: [{ offset: seed * 4096, bytes: sampleBytes(dataBytes, seed) }],
       }),
     ),
   );
@@ -47,7 +66,7 @@ async function makeImage(options: { withDigests: boolean }) {
     config: { os: 'linux', architecture: 'amd64', config: { Cmd: ['a'] } },
     layers: written.map(({ layer }) => ({ layer, chainId: undefined })),
     acceleration,
-    deviceBytes: SIZE,
+    deviceBytes,
     annotations: { about: 'it' },
   });
   await prepareLayout(directory);
@@ -55,7 +74,7 @@ async function makeImage(options: { withDigests: boolean }) {
     await putBlob(directory, digestOf(bytes), bytes);
   }
   let { bytes } = encoded.manifest;
-  if (!options.withDigests) {
+  if (!withDigests) {
     const json = JSON.parse(new TextDecoder().decode(bytes)) as {
       layers: { annotations: Record<string, string> }[];
     };
@@ -120,6 +139,98 @@ describe('CheckedLayers', () => {
     writeFileSync(path, bytes);
     const opened = CheckedLayers.open(parts, image, { folder: tempFolder(), signal });
     await expect(opened).rejects.toMatchObject({ code: 'digest-mismatch' });
+  });
+});
+
+/** The image, and each read of a part of it: offset and length in blocks. */
+function counted(image: BlockImage) {
+  const reads: (readonly [first: number, count: number])[] = [];
+  const { place } = image;
+  const readPart: ImagePlace['readPart'] = (blob, range, end) => {
+    const { offset, length } = range;
+    if (blob.digest === blockLayers(image.manifest)[0]?.digest) {
+      reads.push([offset / BLOCK_SIZE_BYTES, Math.ceil(length / BLOCK_SIZE_BYTES)]);
+    }
+    return place.readPart(blob, range, end);
+  };
+  const watched: ImagePlace = Object.assign(Object.create(place) as ImagePlace, { readPart });
+  return { image: { ...image, place: watched }, reads };
+}
+
+describe('CheckedLayers, asked for adjacent blocks,', () => {
+  const LARGE = { withDigests: true, deviceBytes: 16 * MIB, dataBytes: 12 * MIB };
+
+  it('reads ever more of them at a time for who reads in order', async () => {
+    const { image, blobs } = await makeImage(LARGE);
+    const large = counted(image);
+    const layers = await CheckedLayers.open(parts, large.image, { folder: tempFolder(), signal });
+    const [blob] = blockLayers(image.manifest);
+    const found: Uint8Array[] = [];
+    for (let offset = 0; offset < blob!.sizeBytes; offset += 100_000) {
+      found.push(await layers.read(blob!, offset, Math.min(100_000, blob!.sizeBytes - offset)));
+    }
+    expect(bytesEqual(Buffer.concat(found), blobs[0]!)).toBe(true);
+    const counts = large.reads.map(([, count]) => count);
+    expect(counts).toEqual([1, 1, 2, 4, 8, 14]);
+  });
+
+  it('reads the blocks of one range at once, and none twice', async () => {
+    const { image } = await makeImage(LARGE);
+    const large = counted(image);
+    const layers = await CheckedLayers.open(parts, large.image, { folder: tempFolder(), signal });
+    const [blob] = blockLayers(image.manifest);
+    await layers.read(blob!, 5 * BLOCK_SIZE_BYTES + 1, 10);
+    await layers.read(blob!, 30 * BLOCK_SIZE_BYTES - 1, 1);
+    await Promise.all([
+      layers.read(blob!, 2 * BLOCK_SIZE_BYTES, 10 * BLOCK_SIZE_BYTES),
+      layers.read(blob!, 10 * BLOCK_SIZE_BYTES, 19 * BLOCK_SIZE_BYTES),
+    ]);
+    expect(large.reads).toEqual([
+      [5, 1],
+      [29, 1],
+      [2, 3],
+      [6, 6],
+      [12, 16],
+      [28, 1],
+    ]);
+  });
+
+  it('finds a changed byte in its own block alone', async () => {
+    const { image, directory } = await makeImage(LARGE);
+    const [blob] = blockLayers(image.manifest);
+    const path = blobPath(directory, blob!.digest);
+    const bytes = readFileSync(path);
+    bytes[6 * BLOCK_SIZE_BYTES]! ^= 1;
+    writeFileSync(path, bytes);
+    const layers = await CheckedLayers.open(parts, image, { folder: tempFolder(), signal });
+    const read = (first: number, count: number) =>
+      layers.read(blob!, first * BLOCK_SIZE_BYTES, count * BLOCK_SIZE_BYTES);
+    await expect(read(0, 10)).rejects.toThrow('block 6 of 30 of layer');
+    await read(0, 6);
+    await read(7, 5);
+    await expect(read(6, 1)).rejects.toMatchObject({ code: 'damaged' });
+  });
+
+  it('flattens with few reads', async () => {
+    const { image } = await makeImage(LARGE);
+    const large = counted(image);
+    const folder = tempFolder();
+    const places = { outPath: join(folder, 'disk'), folder };
+    await flattenImage(parts, large.image, places, { signal });
+    expect(large.reads.length).toBeLessThan(15);
+  });
+});
+
+describe('layerSource()', () => {
+  it('opens a layer with a read of its start and one of its end', async () => {
+    const { image } = await makeImage({
+      ...{ withDigests: true, deviceBytes: 16 * MIB, dataBytes: 12 * MIB },
+    });
+    const large = counted(image);
+    const [blob] = blockLayers(image.manifest);
+    const layer = await openLayer(layerSource(large.image.place, blob!, signal), codec);
+    expect(layer.segments.count).toBe(1);
+    expect(large.reads).toHaveLength(2);
   });
 });
 

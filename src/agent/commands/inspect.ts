@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import {
   findBlockImage,
-  placeSource,
+  layerSource,
   readConfig,
   readShippedTrace,
   type BlockImage,
@@ -131,7 +131,7 @@ function inspectImage(name: string, options: Options): Promise<ImageFacts> {
       const image = await findBlockImage(openSource(name, places), { platform, signal });
       const blobs = blockLayers(image.manifest);
       const layers = await Promise.all(
-        blobs.map((blob) => openLayer(placeSource(image.place, blob, signal), codec)),
+        blobs.map((blob) => openLayer(layerSource(image.place, blob, signal), codec)),
       );
       const trace = await readShippedTrace(codec, image, signal);
       return imageFactsOf(image, {
