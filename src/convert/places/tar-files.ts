@@ -1,18 +1,13 @@
 import { posix } from 'node:path';
 import { readPart } from '../../image/byte-source.ts';
-import { ceilTo } from '../../image/binary.ts';
 import { ConvertError } from '../errors.ts';
 import { LocalFile, withFile } from '../files.ts';
-import { parsePax, paxNumber } from '../tar/pax.ts';
-import { BLOCK_BYTES, byteString, isZeroBlock, parseHeader } from '../tar/tar-header.ts';
-import { TarPlace } from '../tar/tar-place.ts';
+import { tarItems } from '../tar/read-tar.ts';
+import { TarFileInput } from '../tar/tar-input.ts';
 import type { ImageFiles, OpenFile } from './layout-files.ts';
 
 /** Files of one archive; an image has some hundred. */
 const FILES_MAX = 100_000;
-
-/** Of the long names and attributes of one file. */
-const ATTRIBUTES_BYTES_MAX = 1024 * 1024;
 
 /** Links that lead to links. */
 const LINKS_MAX = 8;
@@ -35,7 +30,12 @@ export class TarFiles implements ImageFiles {
     try {
       return new TarFiles(path, await withFile(path, 'read', (file) => placesIn(file, signal)));
     } catch (cause) {
-      if (!(cause instanceof ConvertError) || cause.code !== 'tar') throw cause;
+      if (!(cause instanceof ConvertError)) throw cause;
+      if (cause.code === 'too-large') {
+        const what = `${path} has more than ${FILES_MAX} files: it is no archive of images`;
+        throw new ConvertError(what, { code: 'archive', path }, { cause });
+      }
+      if (cause.code !== 'tar') throw cause;
       const what = `${path} is no tar archive, or a damaged one: ${cause.message}`;
       const advice = 'undo its compression, if it has one, or save the image again';
       throw new ConvertError(`${what}; ${advice}`, { code: 'archive', path }, { cause });
@@ -69,66 +69,17 @@ export class TarFiles implements ImageFiles {
   }
 }
 
-/** What stands in front of an entry and holds for it. */
-interface Attributes {
-  path?: string;
-  linkpath?: string;
-  size?: number;
-}
-
 async function placesIn(file: LocalFile, signal: AbortSignal): Promise<Map<string, Place>> {
   const places = new Map<string, Place>();
-  let ahead: Attributes = {};
-  for (let offset = 0; offset + BLOCK_BYTES <= file.sizeBytes; ) {
-    signal.throwIfAborted();
-    const block = await readPart(file, offset, BLOCK_BYTES, 'tar header');
-    if (isZeroBlock(block)) break;
-    const place = new TarPlace(offset);
-    const header = parseHeader(block, place);
-    offset += BLOCK_BYTES;
-    const { typeFlag: type } = header;
-    const sizeBytes = ahead.size ?? header.size;
-    if (offset + sizeBytes > file.sizeBytes) throw cutOff(file);
-    if ('xLK'.includes(type)) {
-      if (sizeBytes > ATTRIBUTES_BYTES_MAX) throw tooMany(file);
-      const bytes = await readPart(file, offset, sizeBytes, 'tar attributes');
-      ahead = { ...ahead, ...attributesIn(bytes, type, place) };
-    } else if (type !== 'g') {
-      const name = posix.normalize(ahead.path ?? header.path);
-      const link = ahead.linkpath ?? header.linkTarget;
-      if ('07\0'.includes(type)) places.set(name, { offset, sizeBytes });
-      else if (type === '1') places.set(name, { link: posix.normalize(link) });
-      else if (type === '2') places.set(name, { link: posix.join(posix.dirname(name), link) });
-      if (places.size > FILES_MAX) throw tooMany(file);
-      ahead = {};
+  const input = new TarFileInput(file, signal);
+  for await (const { entry } of tarItems(input, { entryCountMax: FILES_MAX })) {
+    const { type, path, linkTarget: link, sizeBytes, dataRuns } = entry;
+    const name = posix.normalize(path);
+    if (type === 'hardlink') places.set(name, { link: posix.normalize(link) });
+    else if (type === 'symlink') places.set(name, { link: posix.join(posix.dirname(name), link) });
+    else if (type === 'file' && (dataRuns[0]?.length ?? 0) === sizeBytes) {
+      places.set(name, { offset: input.offset, sizeBytes });
     }
-    offset += ceilTo(sizeBytes, BLOCK_BYTES);
   }
   return places;
-}
-
-/** Of a PAX header, or of a long name as GNU writes it. */
-function attributesIn(bytes: Uint8Array, type: string, place: TarPlace): Attributes {
-  if (type !== 'x') {
-    const name = byteString(bytes).replace(/\0.*$/s, '');
-    return type === 'L' ? { path: name } : { linkpath: name };
-  }
-  const records = parsePax(bytes, place);
-  const [path, linkpath] = [records.get('path'), records.get('linkpath')];
-  const size = records.get('size');
-  return {
-    ...(path !== undefined && { path }),
-    ...(linkpath !== undefined && { linkpath }),
-    ...(size !== undefined && { size: paxNumber(size, 'size', place) }),
-  };
-}
-
-function tooMany({ path }: LocalFile): ConvertError {
-  const what = `${path} has more than ${FILES_MAX} files, or names of more than 1 MiB`;
-  return new ConvertError(`${what}: it is no archive of images`, { code: 'archive', path });
-}
-
-function cutOff({ path }: LocalFile): ConvertError {
-  const what = `${path} ends within a file: it was cut off; save the image again`;
-  return new ConvertError(what, { code: 'archive', path });
 }

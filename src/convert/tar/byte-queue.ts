@@ -1,5 +1,6 @@
 import { orAbort } from '../../util/or-abort.ts';
 import { ConvertError } from '../errors.ts';
+import type { TarInput } from './tar-input.ts';
 
 const EMPTY = new Uint8Array(0);
 
@@ -7,7 +8,7 @@ const EMPTY = new Uint8Array(0);
  * A stream of chunks, taken in pieces of other sizes. Holds one chunk at a time, and copies only
  * what lies across two of them.
  */
-export class ByteQueue {
+export class ByteQueue implements TarInput {
   readonly #chunks: AsyncIterator<Uint8Array>;
   readonly #bytesMax: number;
   readonly #signal: AbortSignal | undefined;

@@ -13,6 +13,7 @@ import {
   type TarLimits,
 } from './tar-entry.ts';
 import { BLOCK_BYTES, byteString, isZeroBlock, parseHeader, type TarHeader } from './tar-header.ts';
+import type { TarInput } from './tar-input.ts';
 import { TarPlace } from './tar-place.ts';
 
 const ID_MAX = 2 ** 32 - 1;
@@ -49,24 +50,35 @@ export async function* readTar(
 ): AsyncGenerator<TarItem, void> {
   const { limits = TAR_LIMITS, signal } = options;
   const queue = new ByteQueue(chunks, { bytesMax: limits.archiveBytesMax, signal });
-  const members = new MemberReader(queue);
   try {
-    for (let count = 1; ; count++) {
-      const member = await members.next();
-      if (member === undefined) break;
-      if (count > limits.entryCountMax) {
-        throw new ConvertError(
-          `cannot read the tar archive: it has more than ${limits.entryCountMax} entries`,
-          { code: 'too-large', value: count },
-        );
-      }
-      const content = new Content(queue, member);
-      yield { entry: member.entry, content };
-      if (content.finish() > 0) await content.skip();
-    }
+    yield* tarItems(queue, limits);
     while (await queue.fill());
   } finally {
     await queue.close();
+  }
+}
+
+/**
+ * The entries of an archive. With each of them the input stands at its data, as `readTar()` reads
+ * it. Throws ConvertError, and what the input throws.
+ */
+export async function* tarItems(
+  input: TarInput,
+  { entryCountMax }: Pick<TarLimits, 'entryCountMax'>,
+): AsyncGenerator<TarItem, void> {
+  const members = new MemberReader(input);
+  for (let count = 1; ; count++) {
+    const member = await members.next();
+    if (member === undefined) return;
+    if (count > entryCountMax) {
+      throw new ConvertError(
+        `cannot read the tar archive: it has more than ${entryCountMax} entries`,
+        { code: 'too-large', value: count },
+      );
+    }
+    const content = new Content(input, member);
+    yield { entry: member.entry, content };
+    if (content.finish() > 0) await content.skip();
   }
 }
 
@@ -79,15 +91,15 @@ interface Member {
   readonly paddingBytes: number;
 }
 
-/** The data of one entry, while the queue stands there. */
+/** The data of one entry, while the input stands there. */
 class Content implements AsyncIterable<Uint8Array> {
-  readonly #queue: ByteQueue;
+  readonly #input: TarInput;
   readonly #member: Member;
   #left: number;
   #isOver = false;
 
-  constructor(queue: ByteQueue, member: Member) {
-    this.#queue = queue;
+  constructor(input: TarInput, member: Member) {
+    this.#input = input;
     this.#member = member;
     this.#left = member.dataBytes;
   }
@@ -96,10 +108,10 @@ class Content implements AsyncIterable<Uint8Array> {
     for (;;) {
       assert(!this.#isOver || this.#left === 0, 'content of a tar entry is read too late');
       if (this.#left === 0) return;
-      const piece = this.#queue.takeSome(this.#left);
+      const piece = this.#input.takeSome(this.#left);
       this.#left -= piece.length;
       if (piece.length > 0) yield piece;
-      else if (!(await this.#queue.fill())) throw truncated(this.#member.place);
+      else if (!(await this.#input.fill())) throw truncated(this.#member.place);
     }
   }
 
@@ -110,7 +122,7 @@ class Content implements AsyncIterable<Uint8Array> {
   }
 
   async skip(): Promise<void> {
-    if (!(await this.#queue.skip(this.finish()))) throw truncated(this.#member.place);
+    if (!(await this.#input.skip(this.finish()))) throw truncated(this.#member.place);
   }
 }
 
@@ -125,18 +137,18 @@ interface Extras {
 
 /** Reads all headers of one entry after the other. */
 class MemberReader {
-  readonly #queue: ByteQueue;
+  readonly #input: TarInput;
   readonly #globals = new PaxRecords();
 
-  constructor(queue: ByteQueue) {
-    this.#queue = queue;
+  constructor(input: TarInput) {
+    this.#input = input;
   }
 
-  /** The next entry; undefined at the end of the archive. The queue stands behind its headers. */
+  /** The next entry; undefined at the end of the archive. The input stands behind its headers. */
   async next(): Promise<Member | undefined> {
-    const extras: Extras = { place: new TarPlace(this.#queue.offset), headerBytes: 0 };
+    const extras: Extras = { place: new TarPlace(this.#input.offset), headerBytes: 0 };
     for (;;) {
-      const block = this.#queue.take(BLOCK_BYTES) ?? (await this.#queue.read(BLOCK_BYTES));
+      const block = this.#input.take(BLOCK_BYTES) ?? (await this.#input.read(BLOCK_BYTES));
       const isEnd = block.length === 0 || (block.length === BLOCK_BYTES && isZeroBlock(block));
       if (isEnd && extras.headerBytes === 0) return undefined;
       if (isEnd || block.length < BLOCK_BYTES) throw truncated(extras.place);
@@ -180,7 +192,7 @@ class MemberReader {
 
   async #read(length: number, extras: Extras): Promise<Uint8Array> {
     countHeader(extras, length);
-    const bytes = await this.#queue.read(length);
+    const bytes = await this.#input.read(length);
     if (bytes.length < length) throw truncated(extras.place);
     return bytes;
   }
