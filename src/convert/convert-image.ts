@@ -2,7 +2,11 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestOf, parseDigest, type Digest } from '../image/digest.ts';
 import { ImageError } from '../image/errors.ts';
-import { INDEX_MEDIA_TYPES, type Descriptor } from '../image/manifest.ts';
+import {
+  BLOCK_IMAGE_ARTIFACT_TYPE,
+  INDEX_MEDIA_TYPES,
+  type Descriptor,
+} from '../image/manifest.ts';
 import { isIndex, platformIn, type Platform } from '../registry/platform.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Decompressor } from '../runtime/decompressor.ts';
@@ -42,7 +46,10 @@ export interface ConvertOptions extends BlockImageOptions, ProgressOptions {
   readonly signal: AbortSignal;
   /** For this platform alone; undefined: of an index, all that block images can be made of. */
   readonly platform: Platform | undefined;
-  /** Also list the block image among the referrers of the original, in the target. */
+  /**
+   * Also list each block image among the referrers of its original, in the target; the index that
+   * is made of an index, too.
+   */
   readonly asReferrer: boolean;
   /** Is told, for people, of layers of earlier conversions that cannot be used. */
   readonly onWarning?: ((what: string) => void) | undefined;
@@ -121,7 +128,8 @@ export async function convertImage(
         digest: root.digest,
       });
     }
-    const index = encodeIndex(components.hash, entries);
+    const index = encodeIndex(components.hash, entries, options.asReferrer ? root : undefined);
+    if (options.asReferrer) await target.addReferrer(index, signal);
     await target.putManifest(index, target.tag, signal);
     await target.finish(signal);
     return {
@@ -155,14 +163,13 @@ class Conversion {
     const image = await readSourceImage(hash, source, { stored, purpose: 'converted', signal });
     const { written, reusedCount } = await this.#makeLayers(image);
     const acceleration = makeAccelerationLayer(this.#components, { layers: written });
-    const { bytes: original, digest, mediaType } = stored;
     const { manifest, config } = encodeBlockImage(hash, {
       config: image.config,
       layers: written.map(({ layer }, i) => ({ layer, chainId: image.layers[i]?.chainId })),
       acceleration,
       deviceBytes,
       annotations: image.manifest.annotations,
-      subject: asReferrer ? { mediaType, digest, size: original.length } : undefined,
+      subject: asReferrer ? subjectOf(stored) : undefined,
     });
     await putBytes(target, acceleration.descriptor.digest, acceleration.bytes, signal);
     await putBytes(target, config.digest, config.bytes, signal);
@@ -170,7 +177,7 @@ class Conversion {
     await target.putManifest(manifest, tag, signal);
     return {
       platform: image.platform,
-      sourceDigest: digest,
+      sourceDigest: stored.digest,
       manifest: {
         mediaType: manifest.mediaType,
         digest: manifest.digest,
@@ -377,17 +384,29 @@ function reasonToLeaveOut({ platform, raw }: IndexEntry): string | undefined {
 function encodeIndex(
   hash: Hash,
   entries: readonly { readonly entry: IndexEntry; readonly made: ConvertedPlatform }[],
+  subject: StoredManifest | undefined,
 ): StoredManifest {
   const [mediaType] = INDEX_MEDIA_TYPES;
   const bytes = new TextEncoder().encode(
     JSON.stringify({
       schemaVersion: 2,
       mediaType,
+      ...(subject !== undefined && { artifactType: BLOCK_IMAGE_ARTIFACT_TYPE }),
       manifests: entries.map(({ entry, made }) => ({
         ...made.manifest,
         platform: entry.platform ?? made.platform,
       })),
+      ...(subject !== undefined && { subject: subjectOf(subject) }),
     }),
   );
   return { mediaType, bytes, digest: digestOf(hash, bytes) };
+}
+
+/** How a referrer names its original. */
+function subjectOf({
+  mediaType,
+  digest,
+  bytes,
+}: StoredManifest): Pick<Descriptor, 'mediaType' | 'digest' | 'size'> {
+  return { mediaType, digest, size: bytes.length };
 }

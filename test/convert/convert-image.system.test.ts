@@ -1,9 +1,10 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { expect, it, onTestFinished } from 'vitest';
 import { BLOCK_IMAGE_DEFAULTS } from '../../src/convert/block-image-builder.ts';
 import { convertImage, type ConvertOptions } from '../../src/convert/convert-image.ts';
+import { copyImage } from '../../src/convert/copy-image.ts';
 import { flattenLayers } from '../../src/convert/flatten.ts';
 import { digestsOf } from '../../src/convert/layer-blob.ts';
 import { LayerCache, putBytes } from '../../src/convert/layer-cache.ts';
@@ -18,10 +19,12 @@ import { BlockDigests } from '../../src/image/block-digests.ts';
 import { memorySource } from '../../src/image/byte-source.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { blockLayers, parseManifest } from '../../src/image/manifest.ts';
+import { referrersTag } from '../../src/registry/referrers.ts';
 import { NodeDecompressor } from '../../src/runtime/node/decompressor.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { codec } from '../kit/layers.ts';
+import { PushRegistry } from '../kit/push-registry.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { bytesOf, member } from '../kit/tar-encoder.ts';
@@ -38,6 +41,7 @@ const OPTIONS: ConvertOptions = {
   platform: undefined,
   asReferrer: false,
 };
+const ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
 const tools = [needs.program('mke2fs'), needs.program('debugfs'), needs.program('e2fsck')];
 
 const file = (path: string, text: string): Uint8Array => member({ path }, bytesOf(text));
@@ -341,11 +345,7 @@ describeWith('convertImage() and a registry', [...tools, needs.program('docker-r
       new RegistryPlace(parts, `docker://${host}/team/app:${tag}`);
     const options = { asReferrer: true };
     const first = await convert(images.place('app'), open('1-block'), { open, options });
-    const found = await open('1').referrers(
-      original.digest,
-      'application/vnd.containerd.overlaybd.native.v1+json',
-      signal,
-    );
+    const found = await open('1').referrers(original.digest, ARTIFACT_TYPE, signal);
     expect(found.map(({ digest }) => digest)).toEqual([first.digest]);
     const stored = await open('1-block').resolve(signal);
     expect(stored.digest).toBe(first.digest);
@@ -353,6 +353,44 @@ describeWith('convertImage() and a registry', [...tools, needs.program('docker-r
     const second = await convert(images.place('app'), open('2-block'), { open, options });
     expect(second.digest).toBe(first.digest);
     expect(second.platforms[0]?.layers.every(({ isReused }) => isReused)).toBe(true);
+  });
+
+  it('lists the images of an index, and the index of block images, by both ways', async () => {
+    const api = new PushRegistry({ listsReferrers: true, namesDigests: true });
+    await api.start();
+    onTestFinished(() => api.stop());
+    const digests: string[] = [];
+    for (const host of [await startDockerRegistry(), api.address]) {
+      const images = new SourceImages();
+      const amd = await images.put(undefined, LAYERS);
+      const arm = await images.put(undefined, LAYERS.slice(0, 1), { architecture: 'arm64' });
+      await images.putIndex('app', [
+        { ...amd, platform: { os: 'linux', architecture: 'amd64' } },
+        { ...arm, platform: { os: 'linux', architecture: 'arm64', variant: 'v8' } },
+      ]);
+      const parts = placeComponents([host]);
+      const open = (tag: string): RegistryPlace =>
+        new RegistryPlace(parts, `docker://${host}/team/app:${tag}`);
+      const place = open('1');
+      await copyImage(images.place('app'), place, { signal });
+      const untagged = new RegistryPlace(parts, place.name, { isUntagged: true });
+      const made = await convert(place, untagged, { open, options: { asReferrer: true } });
+      const listed = async (digest: Digest): Promise<readonly Digest[]> =>
+        (await place.referrers(digest, ARTIFACT_TYPE, signal)).map((each) => each.digest);
+      const original = await place.resolve(signal);
+      expect(await listed(original.digest)).toEqual([made.digest]);
+      for (const { sourceDigest, manifest } of made.platforms) {
+        expect(await listed(sourceDigest)).toEqual([manifest.digest]);
+      }
+      const index = await place.manifest(made.digest, signal);
+      expect(readParts(index)).toMatchObject({
+        ...{ subject: original.digest, artifactType: ARTIFACT_TYPE },
+        manifests: made.platforms.map(({ manifest: { digest } }) => ({ digest })),
+      });
+      expect(api.manifests.has(`team/app ${referrersTag(original.digest)}`)).toBe(false);
+      digests.push(made.digest);
+    }
+    expect(digests[0]).toBe(digests[1]);
   });
 
   it('says at once that the registry cannot be reached', async () => {
