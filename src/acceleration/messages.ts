@@ -1,3 +1,4 @@
+import type { BlobRef } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { CodedError } from '../util/errors.ts';
 
@@ -38,24 +39,74 @@ export interface AccelerationFailure {
   readonly reason: string;
 }
 
-/** A block image of one platform. */
+/** How the index of the block images of a multi-platform image is named among them. */
+export const INDEX_PLATFORM = 'index';
+
+/** A block image of one platform, or the index of all. */
 export interface BlockImage {
-  /** `os/arch[/variant]` */
+  /** `os/arch[/variant]`, or `INDEX_PLATFORM` */
   readonly platform: string;
-  /** Of the manifest of the original, which the block image names as its subject. */
+  /** Of the manifest, or the index, of the original, which it names as its subject. */
   readonly sourceDigest: Digest;
   readonly digest: Digest;
 }
 
+/** What a conversion came to. */
+export interface Conversion {
+  readonly images: readonly BlockImage[];
+  /** Tags of the kept layers that it used or made; absent where that is not known. */
+  readonly layerTags?: readonly string[] | undefined;
+}
+
 /** The block images of one version of an image. */
-export interface ReadyVersion {
+export interface ReadyVersion extends Conversion {
   /** What the tag stood for: a manifest or an index. */
   readonly sourceDigest: Digest;
-  readonly images: readonly BlockImage[];
   /** Milliseconds since 1970. */
   readonly readyMs: number;
   /** How long the conversion took. */
   readonly seconds: number;
+}
+
+/** What a manifest is that this root put into a registry. */
+export const BELONGING_KINDS = ['image', 'layer'] as const;
+
+/** A manifest that a conversion of this root put into a repository, where it was not before. */
+export interface MadeManifest {
+  /** `image`: a block image, or an index of them. `layer`: one that is kept for later. */
+  readonly kind: (typeof BELONGING_KINDS)[number];
+  readonly digest: Digest;
+  /** Of an image: the original. */
+  readonly subject?: Digest;
+  /** Of a layer. */
+  readonly tag?: string;
+  /** What it names that fills the registry. */
+  readonly blobs: readonly BlobRef[];
+}
+
+/** A manifest in a registry that belongs to this root: it alone may remove it. */
+export interface Belonging extends MadeManifest {
+  /** `host[:port]/name` */
+  readonly repository: string;
+  /** Since when no image that is accelerated needs it; undefined while one does. */
+  readonly idleMs?: number;
+}
+
+/** A belonging, as people and programs see it. */
+export interface KeptThing extends Omit<Belonging, 'blobs'> {
+  /** Of its blobs, which other manifests may name too. */
+  readonly sizeBytes: number;
+  /** When it is removed, if nothing needs it until then. */
+  readonly removeMs?: number;
+  /** Why it was not removed. */
+  readonly reason?: string;
+}
+
+/** What this root keeps in registries. */
+export interface Kept {
+  readonly things: readonly KeptThing[];
+  /** Of all their blobs, each counted once in a repository. */
+  readonly sizeBytes: number;
 }
 
 /** How far a conversion is. */
@@ -106,4 +157,6 @@ export interface AccelerationApi {
   set(image: string, type: AccelerationType): Promise<AcceleratedImage>;
   /** In the order of the requests. */
   list(): readonly AcceleratedImage[];
+  /** Of one repository (`host[:port]/name`), or of all. */
+  kept(repository: string | undefined): Kept;
 }

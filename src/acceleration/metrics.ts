@@ -8,6 +8,9 @@ export interface AccelerationMetrics {
   /** By `result`: ready, or the kind of the failure. */
   readonly conversions: Counter;
   readonly seconds: Histogram;
+  /** Bytes of blobs that this root keeps in registries. */
+  readonly kept: Gauge;
+  readonly collected: Counter;
 }
 
 /** Registers the metrics of the room. */
@@ -33,6 +36,14 @@ export function accelerationMetrics(metrics: Metrics): AccelerationMetrics {
       name: 'xylem_conversion_seconds',
       help: 'Time of a conversion to a block image, whatever came of it.',
       buckets: [1, 3, 10, 30, 100, 300, 1000, 3000, 10_000],
+    }),
+    kept: metrics.gauge({
+      name: 'xylem_acceleration_kept_bytes',
+      help: 'Bytes of block images and kept layers that this root has put into registries.',
+    }),
+    collected: metrics.counter({
+      name: 'xylem_acceleration_removed_total',
+      help: 'Manifests of unused block images and layers that this root removed from registries.',
     }),
   };
 }

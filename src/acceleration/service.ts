@@ -16,12 +16,24 @@ import {
   type AccelerationApi,
   type AccelerationProgress,
   type AccelerationType,
+  type Belonging,
   type BlockImage,
+  type Conversion,
+  type Kept,
+  type MadeManifest,
   type ReadyVersion,
 } from './messages.ts';
+import { Belongings, type Collected, type Needs } from './belongings.ts';
 import { accelerationMetrics, type AccelerationMetrics } from './metrics.ts';
 import { StateFile } from './state-file.ts';
-import { AccelerationStates, IMAGES_MAX, type Effect, type Look, type Outcome } from './states.ts';
+import {
+  AccelerationStates,
+  IMAGES_MAX,
+  repositoryOf,
+  type Effect,
+  type Look,
+  type Outcome,
+} from './states.ts';
 
 /** Longest sleep; a clock that was set is noticed after it. (tunable) */
 const SLEEP_MS_MAX = 60_000;
@@ -31,16 +43,19 @@ export interface AccelerationWork {
   /** What the tag stands for at the registry, and whether what was made of that is there. */
   look(image: string, ready: ReadyVersion | undefined, signal: AbortSignal): Promise<Look>;
   /** Makes block images of this version, and lists them among its referrers. */
-  convert(
-    image: string,
-    sourceDigest: Digest,
-    options: {
-      readonly signal: AbortSignal;
-      readonly onProgress: (progress: AccelerationProgress) => void;
-    },
-  ): Promise<readonly BlockImage[]>;
+  convert(image: string, sourceDigest: Digest, options: ConvertOptions): Promise<Conversion>;
   /** Takes block images out of the lists of referrers. */
   remove(image: string, images: readonly BlockImage[], signal: AbortSignal): Promise<void>;
+  /** Removes what this root has put into one repository, as far as nobody refers to it. */
+  collect(belongings: readonly Belonging[], signal: AbortSignal): Promise<Collected>;
+}
+
+/** What a conversion is given. */
+export interface ConvertOptions {
+  readonly signal: AbortSignal;
+  readonly onProgress: (progress: AccelerationProgress) => void;
+  /** Called with each manifest that was made, also where the conversion fails later. */
+  readonly onMade: (made: MadeManifest) => void;
 }
 
 interface Components {
@@ -62,12 +77,14 @@ interface Components {
 export class AccelerationService implements AccelerationApi {
   readonly #parts: Components;
   readonly #states: AccelerationStates;
+  readonly #belongings: Belongings;
   readonly #file: StateFile;
   readonly #metrics: AccelerationMetrics;
   /** One that was broken off still counts until it has ended. */
   readonly #conversions: Limiter;
   readonly #underWay = new Map<number, AbortController>();
   readonly #tasks = new Set<Promise<void>>();
+  #collecting: AbortController | undefined;
   #timer: Timer | undefined;
   #saving: Promise<void> = Promise.resolve();
   #isSaveQueued = false;
@@ -75,10 +92,11 @@ export class AccelerationService implements AccelerationApi {
 
   constructor(
     components: Components,
-    init: { readonly concurrent: number; readonly watchMs: number },
+    init: { readonly concurrent: number; readonly watchMs: number; readonly keepMs: number },
   ) {
     this.#parts = components;
     this.#states = new AccelerationStates(components, init);
+    this.#belongings = new Belongings(init, components.clock.wallMs());
     this.#file = new StateFile(components);
     this.#metrics = accelerationMetrics(components.metrics);
     const limits = { runningMax: init.concurrent, waitingMax: IMAGES_MAX };
@@ -86,14 +104,17 @@ export class AccelerationService implements AccelerationApi {
   }
 
   async start(): Promise<void> {
-    const records = await this.#file.read();
-    this.#carryOut(this.#states.load(records, this.#parts.clock.wallMs()));
+    const { images, belongings } = await this.#file.read();
+    this.#belongings.load(belongings);
+    this.#measureKept();
+    this.#carryOut(this.#states.load(images, this.#parts.clock.wallMs()));
   }
 
   async stop(): Promise<void> {
     this.#isStopped = true;
     this.#timer?.cancel();
     for (const controller of this.#underWay.values()) controller.abort(new Error('stopping'));
+    this.#collecting?.abort(new Error('stopping'));
     await Promise.all(this.#tasks);
     await this.#saving.catch(() => {});
   }
@@ -119,6 +140,10 @@ export class AccelerationService implements AccelerationApi {
     return this.#states.list();
   }
 
+  kept(repository: string | undefined): Kept {
+    return this.#belongings.list(repository);
+  }
+
   /** Whether nobody is to be given this block image, also while its registry still lists it. */
   isRemoved(digest: Digest): boolean {
     return this.#states.isRemoved(digest);
@@ -132,10 +157,12 @@ export class AccelerationService implements AccelerationApi {
         this.#underWay.get(effect.turn)?.abort(new Error('no longer wanted'));
       } else this.#begin(effect);
     }
+    this.#collect();
     this.#measure();
     this.#timer?.cancel();
-    const nextMs = this.#states.nextMs();
-    if (nextMs === undefined) return;
+    const due = [this.#states.nextMs(), this.#belongings.nextMs()];
+    const nextMs = Math.min(...due.map((ms) => ms ?? Infinity));
+    if (nextMs === Infinity) return;
     const { clock } = this.#parts;
     const delayMs = Math.min(SLEEP_MS_MAX, Math.max(0, nextMs - clock.wallMs()));
     this.#timer = clock.setTimer(delayMs, () => {
@@ -151,6 +178,45 @@ export class AccelerationService implements AccelerationApi {
       this.#tasks.delete(task);
     });
     this.#tasks.add(task);
+  }
+
+  /** Begins to remove what nothing has needed for long enough. */
+  #collect(): void {
+    const nowMs = this.#parts.clock.wallMs();
+    const needs = (): Needs => this.#states.needs();
+    if (this.#belongings.sweep(needs, nowMs)) this.#save();
+    const belongings = this.#belongings.begin(needs, nowMs);
+    if (belongings === undefined) return;
+    const controller = new AbortController();
+    this.#collecting = controller;
+    const task = this.#remove(belongings, controller.signal).finally(() => {
+      this.#tasks.delete(task);
+    });
+    this.#tasks.add(task);
+  }
+
+  /** Never rejects. */
+  async #remove(belongings: readonly Belonging[], signal: AbortSignal): Promise<void> {
+    const { work, clock, logger } = this.#parts;
+    const repository = belongings[0]?.repository;
+    const end = await outcomeOf(work.collect(belongings, signal));
+    if (this.#isStopped) return;
+    const found = end.outcome === 'done' ? end.value : undefined;
+    if (end.outcome === 'failed') {
+      logger.warn({ repository, ...end.failure }, 'unused block images were not removed');
+    }
+    if (found?.refused !== undefined) {
+      const fields = { repository, reason: found.refused };
+      logger.warn(fields, 'the registry lets nothing be removed; unused block images stay there');
+    }
+    if (found !== undefined && found.gone.length > 0) {
+      this.#metrics.collected.inc({}, found.gone.length);
+      logger.info({ repository, manifests: found.gone.length }, 'unused block images are removed');
+    }
+    this.#belongings.ended(belongings, found, clock.wallMs());
+    this.#measureKept();
+    this.#save();
+    this.#carryOut([]);
   }
 
   /** Never rejects. */
@@ -181,15 +247,20 @@ export class AccelerationService implements AccelerationApi {
   #convert(
     { image, turn, sourceDigest }: Extract<Effect, { kind: 'convert' }>,
     signal: AbortSignal,
-  ): Promise<readonly BlockImage[]> {
+  ): Promise<Conversion> {
     const { work, clock } = this.#parts;
+    const onMade = (made: MadeManifest): void => {
+      if (!this.#belongings.add(repositoryOf(image), made)) return;
+      this.#measureKept();
+      this.#save();
+    };
     const onProgress = (progress: AccelerationProgress): void =>
       this.#states.progressed(image, turn, progress);
-    const task = async (): Promise<readonly BlockImage[]> => {
+    const task = async (): Promise<Conversion> => {
       const startedMs = clock.nowMs();
       let result = 'ready';
       try {
-        return await work.convert(image, sourceDigest, { signal, onProgress });
+        return await work.convert(image, sourceDigest, { signal, onProgress, onMade });
       } catch (error) {
         result = failureOf(error).kind;
         throw error;
@@ -218,6 +289,10 @@ export class AccelerationService implements AccelerationApi {
     running.set({}, this.#states.running);
   }
 
+  #measureKept(): void {
+    this.#metrics.kept.set({}, this.kept(undefined).sizeBytes);
+  }
+
   /** Several changes at a time are one write. */
   #save(): void {
     if (this.#isSaveQueued) return;
@@ -226,7 +301,8 @@ export class AccelerationService implements AccelerationApi {
       .catch(() => {})
       .then(() => {
         this.#isSaveQueued = false;
-        return this.#file.write(this.#states.records());
+        const images = this.#states.records();
+        return this.#file.write({ images, belongings: this.#belongings.records() });
       });
     saved.catch((error: unknown) => {
       const fields = { error: errorText(error) };

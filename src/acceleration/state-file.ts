@@ -1,3 +1,4 @@
+import type { BlobRef } from '../image/block.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
 import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -7,7 +8,9 @@ import {
   ACCELERATION_FAILURES,
   ACCELERATION_STATES,
   ACCELERATION_TYPES,
+  BELONGING_KINDS,
   type AccelerationFailure,
+  type Belonging,
   type BlockImage,
   type ReadyVersion,
 } from './messages.ts';
@@ -16,13 +19,19 @@ import type { ImageRecord } from './states.ts';
 /** In the folder of the store. */
 const FILE = 'acceleration.json';
 
-/** Room for `IMAGES_MAX` records with all they may have. */
-const FILE_BYTES_MAX = 32 * 1024 * 1024;
+/** Room for `IMAGES_MAX` records and `BELONGINGS_MAX` belongings with all they may have. */
+const FILE_BYTES_MAX = 128 * 1024 * 1024;
 
 /** A field of JSON, whatever it is. */
 type Raw = Readonly<Record<string, unknown>>;
 
-/** Keeps the records of the images over a restart. */
+/** What is kept over a restart. */
+export interface KeptState {
+  readonly images: readonly ImageRecord[];
+  readonly belongings: readonly Belonging[];
+}
+
+/** Keeps the records of the images, and of what was made of them, over a restart. */
 export class StateFile {
   readonly #parts: { readonly disk: Disk; readonly logger: Logger };
 
@@ -31,27 +40,28 @@ export class StateFile {
   }
 
   /** What an earlier run kept. A damaged record is left out, with a line in the log. */
-  async read(): Promise<readonly ImageRecord[]> {
+  async read(): Promise<KeptState> {
     const { disk, logger } = this.#parts;
     try {
       const bytes = await readWhole(disk, FILE, FILE_BYTES_MAX);
-      if (bytes === undefined) return [];
-      const { images } = Object(JSON.parse(new TextDecoder().decode(bytes))) as Raw;
-      const list = Array.isArray(images) ? images : [];
-      const records = list.flatMap((each) => recordOf(each) ?? []);
-      const lostCount = list.length - records.length;
+      const text = bytes === undefined ? '{}' : new TextDecoder().decode(bytes);
+      const { images, belongings } = Object(JSON.parse(text)) as Raw;
+      const [all, things] = [listOf(images), listOf(belongings)];
+      const records = all.flatMap((each) => recordOf(each) ?? []);
+      const kept = things.flatMap((each) => belongingOf(each) ?? []);
+      const lostCount = all.length + things.length - records.length - kept.length;
       if (lostCount > 0) logger.warn({ file: FILE, lostCount }, 'damaged records are left out');
-      return records;
+      return { images: records, belongings: kept };
     } catch (error) {
       const fields = { file: FILE, error: errorText(error) };
       logger.error(fields, 'which images are accelerated cannot be read');
-      return [];
+      return { images: [], belongings: [] };
     }
   }
 
   /** Rejects with DiskError. */
-  async write(images: readonly ImageRecord[]): Promise<void> {
-    const bytes = new TextEncoder().encode(JSON.stringify({ version: 1, images }));
+  async write(state: KeptState): Promise<void> {
+    const bytes = new TextEncoder().encode(JSON.stringify({ version: 1, ...state }));
     await replaceFile(this.#parts.disk, FILE, bytes, { sync: true });
   }
 }
@@ -76,7 +86,7 @@ function recordOf(value: unknown): ImageRecord | undefined {
 }
 
 function readyOf(value: unknown): ReadyVersion | undefined {
-  const { sourceDigest, images, readyMs, seconds } = Object(value) as Raw;
+  const { sourceDigest, images, layerTags, readyMs, seconds } = Object(value) as Raw;
   const digest = digestOf(sourceDigest);
   if (digest === undefined || !Array.isArray(images)) return undefined;
   if (typeof readyMs !== 'number' || typeof seconds !== 'number') return undefined;
@@ -87,7 +97,33 @@ function readyOf(value: unknown): ReadyVersion | undefined {
     if (made === undefined || source === undefined || typeof platform !== 'string') return [];
     return [{ platform, sourceDigest: source, digest: made }];
   });
-  return { sourceDigest: digest, images: all, readyMs, seconds };
+  const tags = listOf(layerTags).filter((tag) => typeof tag === 'string');
+  return { sourceDigest: digest, images: all, layerTags: tags, readyMs, seconds };
+}
+
+function belongingOf(value: unknown): Belonging | undefined {
+  const { repository, kind, digest, subject, tag, blobs, idleMs } = Object(value) as Raw;
+  const [made, original] = [digestOf(digest), digestOf(subject)];
+  const known = oneOf(BELONGING_KINDS, kind);
+  if (typeof repository !== 'string' || made === undefined || known === undefined) return undefined;
+  if (known === 'image' && original === undefined) return undefined;
+  const idle = numberOf(idleMs);
+  return {
+    ...{ repository, kind: known, digest: made, blobs: listOf(blobs).flatMap(blobOf) },
+    ...(original !== undefined && { subject: original }),
+    ...(typeof tag === 'string' && { tag }),
+    ...(idle !== undefined && { idleMs: idle }),
+  };
+}
+
+function blobOf(value: unknown): readonly BlobRef[] {
+  const { digest, sizeBytes } = Object(value) as Raw;
+  const named = digestOf(digest);
+  return named === undefined || typeof sizeBytes !== 'number' ? [] : [{ digest: named, sizeBytes }];
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : [];
 }
 
 function failureOf(value: unknown): AccelerationFailure | undefined {

@@ -1,11 +1,13 @@
 import type { Digest } from '../image/digest.ts';
 import { halfToAll, type Random } from '../runtime/random.ts';
+import { digestIn, tagIn, type Needs } from './belongings.ts';
 import {
   AccelerationError,
   type AcceleratedImage,
   type AccelerationFailure,
   type AccelerationProgress,
   type BlockImage,
+  type Conversion,
   type ReadyVersion,
 } from './messages.ts';
 
@@ -131,6 +133,21 @@ export class AccelerationStates {
     return false;
   }
 
+  /** What the versions that are ready need of what was made. */
+  needs(): Needs {
+    const names = new Set<string>();
+    const busy = new Set<string>();
+    for (const { record, activity } of this.#entries.values()) {
+      const repository = repositoryOf(record.image);
+      if (activity === 'converting') busy.add(repository);
+      if (record.accelerationType === 'None') continue;
+      const { images = [], layerTags = [] } = record.ready ?? {};
+      for (const { digest } of images) names.add(digestIn(repository, digest));
+      for (const tag of layerTags) names.add(tagIn(repository, tag));
+    }
+    return { names, busy };
+  }
+
   /** Conversions that run. */
   get running(): number {
     return this.#count('converting');
@@ -221,7 +238,7 @@ export class AccelerationStates {
   converted(
     image: string,
     turn: number,
-    made: Outcome<readonly BlockImage[]>,
+    made: Outcome<Conversion>,
     nowMs: number,
   ): readonly Effect[] {
     const entry = this.#begun(image, turn, 'converting');
@@ -236,7 +253,7 @@ export class AccelerationStates {
     }
     const { sourceDigest, startedMs = nowMs } = record;
     const ready: ReadyVersion | undefined = sourceDigest && {
-      ...{ sourceDigest, images: made.value, readyMs: nowMs },
+      ...{ sourceDigest, ...made.value, readyMs: nowMs },
       seconds: Math.max(0, nowMs - startedMs) / 1000,
     };
     const nextMs = nowMs + this.#init.watchMs;
@@ -346,6 +363,6 @@ function viewOf({ record, progress }: Entry): AcceleratedImage {
 }
 
 /** `host[:port]/name` of `host[:port]/name:tag`. */
-function repositoryOf(image: string): string {
+export function repositoryOf(image: string): string {
   return image.slice(0, image.lastIndexOf(':'));
 }

@@ -146,7 +146,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
-  const acceleration = makeAcceleration(config, { ...shared, registries, disk });
+  const acceleration = makeAcceleration(config, { ...shared, registries, disk, engine, host });
   const isRemoved = acceleration?.isRemoved;
   const { askRoots } = engine.tree;
   const manifests = new Manifests(

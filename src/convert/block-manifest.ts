@@ -18,6 +18,9 @@ import type { StoredManifest } from './places/manifest-parts.ts';
 /** Annotation of a block layer: chain id of the layers of the original image that it completes. */
 export const CHAIN_ANNOTATION = 'io.xylem.chain-id';
 
+/** Annotation of a kept layer: who put it there, and may remove it. */
+export const OWNER_ANNOTATION = 'io.xylem.owner';
+
 /** What makes up a block image. */
 export interface BlockImageParts {
   /** Of the original; its `rootfs` and `history` are replaced. */

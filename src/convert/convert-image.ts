@@ -70,6 +70,8 @@ interface ConvertedPlatform {
   readonly platform: Platform;
   readonly sourceDigest: Digest;
   readonly manifest: Pick<Descriptor, 'mediaType' | 'digest' | 'size'>;
+  /** Of a referrer: whether it was not there before. */
+  readonly isNew?: boolean;
   /** Bottom first. */
   readonly layers: readonly ConvertedLayer[];
   readonly accelerationLayer: { readonly digest: Digest; readonly sizeBytes: number };
@@ -82,6 +84,8 @@ export interface ConversionResult {
   readonly sourceDigest: Digest;
   readonly deviceBytes: number;
   readonly platforms: readonly ConvertedPlatform[];
+  /** Of an index that is a referrer: whether it was not there before. */
+  readonly isNew?: boolean;
   /** Entries of the index that were left out, and why. */
   readonly leftOut: readonly { readonly digest: Digest; readonly reason: string }[];
 }
@@ -129,14 +133,13 @@ export async function convertImage(
       });
     }
     const index = encodeIndex(components.hash, entries, options.asReferrer ? root : undefined);
-    if (options.asReferrer) await target.addReferrer(index, signal);
+    const isNew = options.asReferrer && (await target.addReferrer(index, signal));
     await target.putManifest(index, target.tag, signal);
     await target.finish(signal);
     return {
-      digest: index.digest,
-      sourceDigest: root.digest,
-      deviceBytes,
+      ...{ digest: index.digest, sourceDigest: root.digest, deviceBytes },
       platforms: entries.map(({ made }) => made),
+      ...(options.asReferrer && { isNew }),
       leftOut,
     };
   } finally {
@@ -173,7 +176,7 @@ class Conversion {
     });
     await putBytes(target, acceleration.descriptor.digest, acceleration.bytes, signal);
     await putBytes(target, config.digest, config.bytes, signal);
-    if (asReferrer) await target.addReferrer(manifest, signal);
+    const isNew = asReferrer && (await target.addReferrer(manifest, signal));
     await target.putManifest(manifest, tag, signal);
     return {
       platform: image.platform,
@@ -183,6 +186,7 @@ class Conversion {
         digest: manifest.digest,
         size: manifest.bytes.length,
       },
+      ...(asReferrer && { isNew }),
       layers: written.map(({ layer }, i) => {
         const { blob } = defined(image.layers[i], 'a block layer for each layer');
         return {

@@ -1,12 +1,12 @@
 import type { BlobRef } from '../image/block.ts';
 import { BlockDigests, digestedLayers } from '../image/block-digests.ts';
 import { digestHex, digestOf, type Digest } from '../image/digest.ts';
-import { parseManifest, type Manifest } from '../image/manifest.ts';
+import { parseManifest, type Descriptor, type Manifest } from '../image/manifest.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import { CodedError } from '../util/errors.ts';
 import { makeAccelerationLayer } from './acceleration-layer.ts';
 import type { BlockImageOptions } from './block-image-builder.ts';
-import { CHAIN_ANNOTATION, encodeBlockImage } from './block-manifest.ts';
+import { CHAIN_ANNOTATION, encodeBlockImage, OWNER_ANNOTATION } from './block-manifest.ts';
 import type { WrittenLayer } from './layer-blob.ts';
 import { LAYER_TAG_PREFIX } from './oci-layout.ts';
 import type { ImagePlace, ImageTarget } from './places/place.ts';
@@ -27,6 +27,25 @@ const UNUSABLE = new Set([
   ...['damaged', 'truncated', 'out-of-range'],
 ]);
 
+/** A kept layer that a conversion found or put there. */
+export interface KeptLayer {
+  readonly tag: string;
+  /** Of the manifest that the tag names. */
+  readonly digest: Digest;
+  /** What its maker calls itself, where that is known. */
+  readonly owner: string | undefined;
+  /** The layer, and its block digests. */
+  readonly blobs: readonly BlobRef[];
+}
+
+/** How layers are looked for and kept. */
+export interface LayerCacheInit extends BlockImageOptions {
+  /** Written into what is put there. */
+  readonly owner?: string | undefined;
+  /** Called with each layer that was found or put. */
+  readonly onKept?: ((layer: KeptLayer) => void) | undefined;
+}
+
 /**
  * Block layers that lie in the target's repository already: each under a tag of its own, as an
  * image of one layer with its block digests, named by the chain id and by how it was made.
@@ -35,13 +54,13 @@ export class LayerCache {
   readonly #components: { readonly codec: Codec; readonly hash: Hash };
   readonly #target: ImageTarget;
   readonly #open: (tag: string) => ImagePlace;
-  readonly #options: BlockImageOptions;
+  readonly #options: LayerCacheInit;
 
   /** `open` gives the image with another tag of the target's repository. */
   constructor(
     components: { readonly codec: Codec; readonly hash: Hash },
     place: { readonly target: ImageTarget; readonly open: (tag: string) => ImagePlace },
-    options: BlockImageOptions,
+    options: LayerCacheInit,
   ) {
     this.#components = components;
     this.#target = place.target;
@@ -56,14 +75,17 @@ export class LayerCache {
   async find(chainId: Digest, signal: AbortSignal): Promise<WrittenLayer | undefined> {
     const place = this.#open(this.#tagOf(chainId));
     try {
-      const { bytes } = await place.resolve(signal);
+      const { bytes, digest } = await place.resolve(signal);
       const manifest = parseManifest(bytes);
       const [layer] = manifest.layers;
       if (layer?.annotations[CHAIN_ANNOTATION] !== chainId) return undefined;
       const blob = { digest: layer.digest, sizeBytes: layer.size };
       if (!(await this.#target.hasBlob(blob, signal))) return undefined;
       const blockDigests = await this.#digestsOf(place, { manifest, blob }, signal);
-      return blockDigests && { layer: blob, blockDigests };
+      if (blockDigests === undefined) return undefined;
+      const owner = manifest.annotations[OWNER_ANNOTATION];
+      this.#tell(chainId, { digest, owner, blobs: manifest.layers.map(blobOf) });
+      return { layer: blob, blockDigests };
     } catch (error) {
       if (error instanceof CodedError && UNUSABLE.has(String(error.code))) return undefined;
       throw error;
@@ -78,17 +100,24 @@ export class LayerCache {
   /** Keeps a layer whose blob is in the target. */
   async keep(chainId: Digest, written: WrittenLayer, signal: AbortSignal): Promise<void> {
     const { hash } = this.#components;
+    const { owner, deviceBytes } = this.#options;
     const acceleration = makeAccelerationLayer(this.#components, { layers: [written] });
     const { manifest, config } = encodeBlockImage(hash, {
       config: { architecture: 'unknown', os: 'linux' },
       layers: [{ layer: written.layer, chainId }],
       acceleration,
-      deviceBytes: this.#options.deviceBytes,
-      annotations: {},
+      deviceBytes,
+      annotations: owner === undefined ? {} : { [OWNER_ANNOTATION]: owner },
     });
     await putBytes(this.#target, acceleration.descriptor.digest, acceleration.bytes, signal);
     await putBytes(this.#target, config.digest, config.bytes, signal);
     await this.#target.putManifest(manifest, this.#tagOf(chainId), signal);
+    const blobs = [written.layer, blobOf(acceleration.descriptor)];
+    this.#tell(chainId, { digest: manifest.digest, owner, blobs });
+  }
+
+  #tell(chainId: Digest, { digest, owner, blobs }: Omit<KeptLayer, 'tag'>): void {
+    this.#options.onKept?.({ tag: this.#tagOf(chainId), digest, owner, blobs });
   }
 
   async #digestsOf(
@@ -110,6 +139,10 @@ export class LayerCache {
     const digest = digestOf(this.#components.hash, new TextEncoder().encode(made));
     return `${LAYER_TAG_PREFIX}${digestHex(digest).slice(0, TAG_DIGITS)}`;
   }
+}
+
+function blobOf({ digest, size }: Pick<Descriptor, 'digest' | 'size'>): BlobRef {
+  return { digest, sizeBytes: size };
 }
 
 /** Puts a blob that is in memory. */

@@ -20,7 +20,7 @@ import {
   type BlobRun,
 } from './http/blob-range.ts';
 import { protocolError, RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer } from './http/message.ts';
+import type { BodySink, HttpAnswer, HttpHead } from './http/message.ts';
 import type { CheckedRequest } from './mirror.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import { isIndex, selectPlatform, type Platform } from './platform.ts';
@@ -34,6 +34,7 @@ import {
 } from './reference.ts';
 import type { Registries, Registry, View } from './registries.ts';
 import type { RegistryServer } from './server.ts';
+import { readTags } from './tags.ts';
 import {
   isPassing,
   TIMEOUT_MS,
@@ -174,22 +175,31 @@ export class RegistryClient {
         digest = this.#digestOf(answer.sink.bytes(), wanted, what);
       },
     });
-    const mediaType = (head.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
     const checked = defined(digest, 'a manifest is checked before it is given');
-    return { digest: checked, mediaType, bytes: sink.bytes(), origin };
+    return { digest: checked, mediaType: mediaTypeIn(head), bytes: sink.bytes(), origin };
   }
 
-  /**
-   * The digest of a manifest that the registry itself has, by its tag or digest. A HEAD, which
-   * registries that count pulls do not count.
-   */
+  /** The digest of a manifest that the registry itself has, as `manifestHead()` gives it. */
   async manifestDigest(
     origin: BlobOrigin,
     tagOrDigest: string,
     options: OperationOptions = {},
   ): Promise<Digest> {
+    return (await this.manifestHead(origin, tagOrDigest, options)).digest;
+  }
+
+  /**
+   * Digest and media type of a manifest that the registry itself has, by its tag or digest. A HEAD,
+   * which registries that count pulls do not count.
+   */
+  async manifestHead(
+    origin: BlobOrigin,
+    tagOrDigest: string,
+    options: OperationOptions = {},
+  ): Promise<Pick<FetchedManifest, 'digest' | 'mediaType'>> {
     checkTagOrDigest(tagOrDigest);
     let digest: Digest | undefined;
+    let mediaType = '';
     await this.#pull(origin, options, {
       method: 'HEAD',
       path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
@@ -198,11 +208,12 @@ export class RegistryClient {
       isFresh: true,
       open: (head) => {
         digest = parseDigest(String(head.headers['docker-content-digest']));
+        mediaType = mediaTypeIn(head);
         return new HeadSink();
       },
     });
-    if (digest !== undefined) return digest;
-    return (await this.manifest(origin, tagOrDigest, { ...options, isFresh: true })).digest;
+    if (digest !== undefined) return { digest, mediaType };
+    return this.manifest(origin, tagOrDigest, { ...options, isFresh: true });
   }
 
   /**
@@ -374,6 +385,11 @@ export class RegistryClient {
     );
   }
 
+  /** All tags of a repository. */
+  tags(origin: BlobOrigin, options: OperationOptions = {}): Promise<readonly string[]> {
+    return this.#atRegistry(origin, options, (server, signal) => readTags(server, origin, signal));
+  }
+
   /** Removes a manifest from a repository. Nothing when it is not there. */
   async deleteManifest(
     origin: BlobOrigin,
@@ -463,6 +479,10 @@ export class RegistryClient {
     const components = { clock: this.#clock, random: this.#random, metrics: this.#metrics };
     return withRetries(components, limits, attempt);
   }
+}
+
+function mediaTypeIn(head: HttpHead): string {
+  return (head.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
 }
 
 function blobPath(origin: BlobOrigin, digest: Digest): string {

@@ -49,7 +49,12 @@ export type RegistryErrorDetail =
       readonly tls?: TlsTrouble;
     }
   | { readonly code: 'timeout'; readonly timeoutMs: number }
-  | { readonly code: 'protocol'; readonly fault: ProtocolFault }
+  | {
+      readonly code: 'protocol';
+      readonly fault: ProtocolFault;
+      /** Of `unexpected-status`, where it is known. */
+      readonly status?: number;
+    }
   | { readonly code: 'digest-mismatch'; readonly expected: string; readonly actual: string }
   | { readonly code: 'too-large'; readonly sizeBytesMax: number }
   | { readonly code: 'no-platform' }

@@ -145,7 +145,7 @@ export function textOf(head: HttpHead, name: string): string | undefined {
 }
 
 /** Of the same server: its credentials go along. */
-function nextPage(head: HttpHead, from: URL): URL | undefined {
+export function nextPage(head: HttpHead, from: URL): URL | undefined {
   const link = /<([^>]+)>\s*;\s*rel="?next"?/.exec(textOf(head, 'link') ?? '')?.[1];
   const url = link === undefined ? null : URL.parse(link, from);
   return url?.origin === from.origin ? url : undefined;

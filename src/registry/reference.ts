@@ -69,9 +69,14 @@ export function checkOrigin(origin: BlobOrigin): void {
   throw invalid(`${origin.registry}/${origin.repository}`.slice(0, REFERENCE_LENGTH_MAX), why);
 }
 
+/** Whether the text is a tag as the distribution spec has it. */
+export function isTag(text: string): boolean {
+  return TAG.test(text);
+}
+
 /** Checks a tag before it stands in a URL. Throws RegistryError. */
 export function checkTag(tag: string): void {
-  if (!TAG.test(tag)) throw invalid(tag.slice(0, REFERENCE_LENGTH_MAX), TAG_RULE);
+  if (!isTag(tag)) throw invalid(tag.slice(0, REFERENCE_LENGTH_MAX), TAG_RULE);
 }
 
 /** Checks a tag or a digest before it stands in a URL. Throws RegistryError. */

@@ -20,6 +20,11 @@ export function referrersTag(digest: Digest): string {
   return digest.replace(':', '-');
 }
 
+/** Whether a tag is of that form. */
+export function isReferrersTag(tag: string): boolean {
+  return parseDigest(tag.replace('-', ':')) !== undefined;
+}
+
 /** Those of one type in the pages of such a list; what is no sound entry is left out. */
 export function referrersOfType(
   pages: readonly Uint8Array[],

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ConversionError } from '../../src/acceleration/failures.ts';
-import type { BlockImage } from '../../src/acceleration/messages.ts';
+import type { Collected } from '../../src/acceleration/belongings.ts';
+import type { Belonging, BlockImage, Conversion } from '../../src/acceleration/messages.ts';
 import { AccelerationService, type AccelerationWork } from '../../src/acceleration/service.ts';
 import type { Look } from '../../src/acceleration/states.ts';
 import { parseDigest, type Digest } from '../../src/image/digest.ts';
@@ -21,7 +22,10 @@ const digestOf = (n: number): Digest =>
 /** Work that the test ends; what it is asked stands in `asked`. */
 class Work implements AccelerationWork {
   readonly asked: string[] = [];
-  readonly conversions: PromiseWithResolvers<readonly BlockImage[]>[] = [];
+  readonly conversions: PromiseWithResolvers<Conversion>[] = [];
+  readonly collected: (readonly Belonging[])[] = [];
+  /** What is refused. */
+  refused: string | undefined;
   digest: Digest | Error = digestOf(1);
   running = 0;
   runningMost = 0;
@@ -32,12 +36,15 @@ class Work implements AccelerationWork {
     return { sourceDigest: this.digest, isThere: true };
   }
 
-  async convert(...[image, , { signal, onProgress }]: Parameters<AccelerationWork['convert']>) {
+  async convert(
+    ...[image, , { signal, onProgress, onMade }]: Parameters<AccelerationWork['convert']>
+  ) {
     this.asked.push(`convert ${image}`);
-    const conversion = Promise.withResolvers<readonly BlockImage[]>();
+    const conversion = Promise.withResolvers<Conversion>();
     this.conversions.push(conversion);
     this.runningMost = Math.max(this.runningMost, ++this.running);
     signal.addEventListener('abort', () => conversion.reject(signal.reason as Error));
+    onMade({ kind: 'layer', digest: digestOf(7), tag: 'xylem-layer-7', blobs: [] });
     onProgress({ step: 'layer 1 of 1', doneBytes: 1, totalBytes: 2 });
     return conversion.promise.finally(() => this.running--);
   }
@@ -45,20 +52,27 @@ class Work implements AccelerationWork {
   async remove(image: string, images: readonly BlockImage[]): Promise<void> {
     this.asked.push(`remove ${image} ${images.length}`);
   }
+
+  async collect(belongings: readonly Belonging[]): Promise<Collected> {
+    this.collected.push(belongings);
+    const gone = this.refused === undefined ? belongings.map(({ digest }) => digest) : [];
+    return { gone, kept: new Map(), refused: this.refused };
+  }
 }
 
 function make(disk: SimDisk, work: Work, clock = new ManualClock(), concurrent = 1) {
   const random = new SeededRandom('acceleration');
   const parts = { work, disk, clock, random, logger: silentLogger, metrics: silentMetrics };
-  return new AccelerationService(parts, { concurrent, watchMs: 300_000 });
+  return new AccelerationService(parts, { concurrent, watchMs: 300_000, keepMs: 3_600_000 });
 }
 
 /** Lets everything happen that waits for nothing. */
 const settled = () => new Promise((resolve) => setImmediate(resolve));
 
-const made = (n: number): readonly BlockImage[] => [
-  { platform: 'linux/amd64', sourceDigest: digestOf(n), digest: digestOf(n + 100) },
-];
+const made = (n: number) => ({
+  images: [{ platform: 'linux/amd64', sourceDigest: digestOf(n), digest: digestOf(n + 100) }],
+  layerTags: ['xylem-layer-7'],
+});
 
 async function newDisk(): Promise<SimDisk> {
   const disk = new SimDisk({ random: new SeededRandom('disk') });
@@ -85,12 +99,12 @@ describe('AccelerationService', () => {
     expect(service.list()).toMatchObject([{ image: APP, state: 'Preparing', failures: 0 }]);
     work.conversions[0]?.resolve(made(1));
     await settled();
-    expect(service.list()).toMatchObject([{ state: 'Ready', ready: { images: made(1) } }]);
+    expect(service.list()).toMatchObject([{ state: 'Ready', ready: made(1) }]);
     await service.stop();
 
     const third = make(disk, new Work());
     await third.start();
-    expect(third.list()).toMatchObject([{ state: 'Ready', ready: { images: made(1) } }]);
+    expect(third.list()).toMatchObject([{ state: 'Ready', ready: made(1) }]);
     await third.stop();
   });
 
@@ -151,19 +165,70 @@ describe('AccelerationService', () => {
     await service.stop();
   });
 
+  it('removes what nothing needs any more after a while, also over a restart', async () => {
+    const [disk, clock, work] = [await newDisk(), new ManualClock(), new Work()];
+    const before = make(disk, work, clock);
+    await before.start();
+    await before.set(APP, 'Default');
+    await settled();
+    work.conversions[0]?.resolve(made(1));
+    await settled();
+    const hours = async (count: number): Promise<void> => {
+      for (let minutes = 0; minutes < count * 60; minutes++) {
+        clock.advance(60_000);
+        await settled();
+      }
+    };
+    await hours(3);
+    expect(work.collected).toEqual([]);
+    expect(before.kept('registry.example/team/app')).toMatchObject({
+      things: [{ kind: 'layer', tag: 'xylem-layer-7', repository: 'registry.example/team/app' }],
+    });
+    await before.set(APP, 'None');
+    await hours(0.5);
+    await before.stop();
+
+    const service = make(disk, work, clock);
+    await service.start();
+    await hours(0.4);
+    expect(work.collected).toEqual([]);
+    const [thing] = service.kept(undefined).things;
+    expect(thing?.removeMs).toBe((thing?.idleMs ?? 0) + 3_600_000);
+    work.refused = 'status 405';
+    await hours(1);
+    expect(work.collected).toHaveLength(1);
+    expect(service.kept(undefined).things).toMatchObject([{ reason: 'status 405' }]);
+    await hours(24);
+    expect(work.collected, 'the registry is left alone').toHaveLength(1);
+    await service.stop();
+
+    work.refused = undefined;
+    const third = make(disk, work, clock);
+    await third.start();
+    await hours(1);
+    expect(third.kept(undefined)).toEqual({ things: [], sizeBytes: 0 });
+    await third.stop();
+  });
+
   it('leaves out damaged records, and starts without a file that it cannot read', async () => {
     const disk = await newDisk();
     const good = {
       ...{ image: APP, accelerationType: 'Default', state: 'Ready', failures: 0, requestedMs: 1 },
-      ready: { sourceDigest: digestOf(1), images: made(1), readyMs: 1, seconds: 2 },
+      ready: { sourceDigest: digestOf(1), ...made(1), readyMs: 1, seconds: 2 },
     };
     const images = [good, null, 7, { ...good, state: 'Odd' }, { ...good, image: 1 }];
     const put = (text: string) =>
       replaceFile(disk, 'acceleration.json', Buffer.from(text), { sync: true });
-    await put(JSON.stringify({ version: 1, images }));
+    const thing = {
+      ...{ repository: 'registry.example/team/app', kind: 'image', digest: digestOf(101) },
+      ...{ subject: digestOf(1), blobs: [{ digest: digestOf(5), sizeBytes: 7 }, null] },
+    };
+    const belongings = [thing, null, { ...thing, subject: 'x' }, { ...thing, kind: 'odd' }];
+    await put(JSON.stringify({ version: 1, images, belongings }));
     const service = make(disk, new Work());
     await service.start();
-    expect(service.list()).toMatchObject([{ image: APP, ready: { images: made(1) } }]);
+    expect(service.list()).toMatchObject([{ image: APP, ready: made(1) }]);
+    expect(service.kept(undefined)).toMatchObject({ things: [{ sizeBytes: 7 }], sizeBytes: 7 });
     await service.stop();
     await put('{"images": [');
     const other = make(disk, new Work());

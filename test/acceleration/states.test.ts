@@ -21,6 +21,7 @@ function blocksOf(sourceDigest: Digest): readonly BlockImage[] {
 }
 
 const done = <T>(value: T): Outcome<T> => ({ outcome: 'done', value });
+const made = (images: readonly BlockImage[]) => done({ images, layerTags: ['xylem-layer-1'] });
 const there = (sourceDigest: Digest) => done({ sourceDigest, isThere: true });
 const failed = (failure: typeof DOWN | typeof FULL) => ({ outcome: 'failed', failure }) as const;
 
@@ -44,7 +45,7 @@ function makeReady(states: AccelerationStates, version: Digest, nowMs: number, i
   const begun = [...states.accelerate(image, nowMs), ...states.advance(nowMs)];
   const found = states.looked(image, turnOf(begun, 'look', image), there(version), nowMs);
   const turn = turnOf(found, 'convert', image);
-  states.converted(image, turn, done(blocksOf(version)), nowMs);
+  states.converted(image, turn, made(blocksOf(version)), nowMs);
 }
 
 describe('AccelerationStates', () => {
@@ -61,7 +62,7 @@ describe('AccelerationStates', () => {
       ...{ state: 'Preparing', startedMs: 2000, sourceDigest: V1 },
       progress: { step: 'layer 1 of 2', doneBytes: 3, totalBytes: 9 },
     });
-    states.converted(APP, turn, done(blocksOf(V1)), 9000);
+    states.converted(APP, turn, made(blocksOf(V1)), 9000);
     const ready = { sourceDigest: V1, images: blocksOf(V1), readyMs: 9000, seconds: 7 };
     expect(states.get(APP)).toMatchObject({ state: 'Ready', ready, finishedMs: 9000 });
     expect(states.get(APP)?.progress).toBeUndefined();
@@ -93,7 +94,7 @@ describe('AccelerationStates', () => {
     const again = states.advance(35_000);
     const next = states.looked(APP, turnOf(again, 'look'), there(V1), 35_000);
     expect(states.get(APP)).toMatchObject({ state: 'Preparing', failures: 1 });
-    states.converted(APP, turnOf(next, 'convert'), done(blocksOf(V1)), 40_000);
+    states.converted(APP, turnOf(next, 'convert'), made(blocksOf(V1)), 40_000);
     expect(states.get(APP)).toMatchObject({ state: 'Ready', failures: 0 });
     expect(states.get(APP)?.failure).toBeUndefined();
   });
@@ -119,7 +120,7 @@ describe('AccelerationStates', () => {
     expect(states.get(APP)).toMatchObject({ state: 'Failed', sourceDigest: V2, ...old });
     const again = states.advance(3 * WATCH_MS);
     const next = states.looked(APP, turnOf(again, 'look'), there(V2), 3 * WATCH_MS);
-    states.converted(APP, turnOf(next, 'convert'), done(blocksOf(V2)), 3 * WATCH_MS);
+    states.converted(APP, turnOf(next, 'convert'), made(blocksOf(V2)), 3 * WATCH_MS);
     expect(states.get(APP)).toMatchObject({ state: 'Ready', ready: { sourceDigest: V2 } });
   });
 
@@ -133,7 +134,7 @@ describe('AccelerationStates', () => {
     const lost = done({ sourceDigest: V1, isThere: false });
     const found = states.looked(APP, turnOf(look, 'look'), lost, WATCH_MS);
     expect(states.get(APP)).toMatchObject({ state: 'Preparing', lookedMs: WATCH_MS });
-    states.converted(APP, turnOf(found, 'convert'), done(blocksOf(V1)), WATCH_MS + 1);
+    states.converted(APP, turnOf(found, 'convert'), made(blocksOf(V1)), WATCH_MS + 1);
     expect(states.get(APP)).toMatchObject({ state: 'Ready', ready: { readyMs: WATCH_MS + 1 } });
   });
 
@@ -205,7 +206,7 @@ describe('AccelerationStates', () => {
     const stopped = states.stop(APP, 1);
     expect(turnOf(stopped, 'cancel')).toBe(turn);
     expect(states.list(), 'nothing was made').toEqual([]);
-    expect(states.converted(APP, turn, done(blocksOf(V1)), 2)).toEqual([]);
+    expect(states.converted(APP, turn, made(blocksOf(V1)), 2)).toEqual([]);
     expect(states.list()).toEqual([]);
   });
 
@@ -275,8 +276,8 @@ describe('AccelerationStates', () => {
       } else if (effect.kind === 'remove') {
         put(states.removed(image, turn, isBad ? failed(DOWN) : done(undefined), nowMs));
       } else if (effect.kind === 'convert') {
-        const made = done(blocksOf(effect.sourceDigest));
-        put(states.converted(image, turn, isBad ? failed(FULL) : made, nowMs));
+        const value = made(blocksOf(effect.sourceDigest));
+        put(states.converted(image, turn, isBad ? failed(FULL) : value, nowMs));
       }
     };
     for (let step = 0; step < 400; step++) {

@@ -1,18 +1,14 @@
 import { execFile } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
-import { askAgent } from '../../src/agent/admin/admin-client.ts';
 import { AdminError } from '../../src/agent/admin/errors.ts';
-import type { Answer, Given } from '../../src/agent/admin/api.ts';
 import { copyImage } from '../../src/convert/copy-image.ts';
 import { LayoutPlace } from '../../src/convert/places/layout-place.ts';
 import { RegistryPlace } from '../../src/convert/places/registry-place.ts';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
-import type { Digest } from '../../src/image/digest.ts';
 import { hostPlatform } from '../../src/registry/platform.ts';
 import { referrersTag } from '../../src/registry/referrers.ts';
 import { defined } from '../../src/util/assert.ts';
@@ -24,128 +20,24 @@ import { PushRegistry } from '../kit/push-registry.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { member } from '../kit/tar-encoder.ts';
 import { makeTarImage } from '../kit/tar-image.ts';
-import { tempFolder } from '../kit/temp-folder.ts';
+import {
+  ARTIFACT_TYPE,
+  digestAt,
+  manifestAt,
+  push,
+  ready,
+  referrersOf,
+  set,
+  startRoot,
+  tagsOf,
+  until,
+  user,
+  workFolder,
+} from './kit/acceleration-rig.ts';
 import { credentialsFile, hostsDirOf } from './kit/mirror-rig.ts';
 
 const run = promisify(execFile);
 const { signal } = new AbortController();
-const ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
-const user = { username: 'writer', password: 'pass:word' };
-
-type Image = Answer<'accelerate'>;
-
-/** A folder for conversions that any user may pass through. */
-function workFolder(): string {
-  const parent = tempFolder();
-  chmodSync(parent, 0o755);
-  return join(parent, 'work');
-}
-
-interface Rig {
-  readonly registry: string;
-  /** As the registry's entry of the root's configuration has it. */
-  readonly access?: object;
-  readonly acceleration?: object;
-  readonly children?: number;
-}
-
-/** A root that accelerates, and perhaps children. */
-async function startRoot({ registry, access, acceleration, children = 0 }: Rig) {
-  const workDir = workFolder();
-  const cluster = new AgentCluster({
-    ...{ dir: tempFolder(), roots: 1, children, devices: false, registry },
-    config: (role) =>
-      role !== 'root'
-        ? {}
-        : {
-            mirror: { tagSeconds: 0 },
-            registries: [{ host: registry, insecure: true, ...access }],
-            acceleration: { enabled: true, workDir, watchSeconds: 10, ...acceleration },
-          },
-  });
-  onTestFinished(() => cluster.stop());
-  await cluster.start();
-  const [root] = cluster.roots;
-  return { cluster, root: defined(root, 'a root'), workDir };
-}
-
-/** Puts an image with these layers into a registry, as `team/app:1`; its digest. */
-async function push(registry: string, sizes: readonly number[], login?: typeof user) {
-  const image = await makeTarImage(sizes);
-  const creds = login === undefined ? [] : ['--dest-creds', `${login.username}:${login.password}`];
-  const args = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-  const to = `docker://${registry}/team/app:1`;
-  await run('skopeo', [...args, ...creds, `oci:${image.layout}:1`, to]);
-  return image;
-}
-
-function set(root: ClusterHost, given: Given<'accelerate'>): Promise<Image> {
-  return askAgent({ admin: root.process.socket }, 'accelerate', given);
-}
-
-async function get(root: ClusterHost, image: string): Promise<Image | undefined> {
-  const { images } = await askAgent({ admin: root.process.socket }, 'images', { image });
-  return images[0];
-}
-
-/** Asks until it is so. */
-async function until(
-  root: ClusterHost,
-  image: string,
-  isSo: (found: Image | undefined) => boolean,
-): Promise<Image | undefined> {
-  for (;;) {
-    const found = await get(root, image);
-    if (isSo(found)) return found;
-    await sleep(100);
-  }
-}
-
-async function ready(root: ClusterHost, image: string): Promise<Image> {
-  const found = await until(root, image, (each) => each?.state !== 'Preparing');
-  expect(found).toMatchObject({ state: 'Ready' });
-  return defined(found, 'the image is there');
-}
-
-async function referrersOf(registry: string, digest: Digest): Promise<readonly unknown[]> {
-  const url = `http://${registry}/v2/team/app/manifests/${digest.replace(':', '-')}`;
-  const headers = { accept: 'application/vnd.oci.image.index.v1+json' };
-  const { manifests } = (await (await fetch(url, { headers })).json()) as { manifests: unknown[] };
-  return manifests;
-}
-
-async function tagsOf(registry: string): Promise<readonly string[]> {
-  const answer = await fetch(`http://${registry}/v2/team/app/tags/list`);
-  return ((await answer.json()) as { tags: string[] }).tags;
-}
-
-async function digestAt(registry: string, tag: string): Promise<string | null> {
-  const url = `http://${registry}/v2/team/app/manifests/${tag}`;
-  const headers = { accept: 'application/vnd.oci.image.manifest.v1+json' };
-  return (await fetch(url, { headers })).headers.get('docker-content-digest');
-}
-
-/** What a host's mirror gives for a tag or a digest. */
-async function manifestAt(
-  host: ClusterHost,
-  registry: string,
-  reference: string,
-  takesBlocks: boolean,
-  method = 'GET',
-) {
-  const headers = {
-    accept: 'application/vnd.oci.image.manifest.v1+json',
-    ...(takesBlocks && { 'xylem-accept-block-images': 'yes' }),
-  };
-  const url = `${host.mirror}/v2/team/app/manifests/${reference}?ns=${registry}`;
-  const { headers: told } = await fetch(url, { method, headers });
-  return {
-    digest: told.get('docker-content-digest'),
-    vary: told.get('vary'),
-    length: told.get('content-length'),
-    type: told.get('content-type'),
-  };
-}
 
 /** Runs the command; its output. Rejects with what it says when it fails. */
 async function xylem(...args: readonly string[]): Promise<string> {
@@ -403,7 +295,8 @@ describeWith(
       const done = JSON.parse(await xylem('accelerate', '--wait', '--json', reference, ...at));
       expect(done).toMatchObject({ state: 'Ready', failures: 0 });
       const list = await xylem('accelerate', 'ls', ...at);
-      expect(list).toMatch(/^\S+\/team\/app:1 {2}Ready: linux\/\S+ sha256:[0-9a-f]{64}\n$/);
+      expect(list).toMatch(/^\S+\/team\/app:1 {2}Ready: linux\/\S+ sha256:[0-9a-f]{64}\n/);
+      expect(list).toMatch(/\nIn registries: 1 block image, 1 kept layer, [0-9.]+KiB\n$/);
       const metrics = await (await fetch(`${root.process.admin}/metrics`)).text();
       expect(metrics).toContain('xylem_conversions_total{result="ready"} 1');
       expect(metrics).toContain('xylem_accelerated_images{state="Ready"} 1');

@@ -14,6 +14,8 @@ interface DockerRegistryOptions {
   readonly host?: string;
   readonly htpasswd?: { readonly username: string; readonly password: string };
   readonly tls?: Certificates;
+  /** Whether it lets manifests be removed; it does not by itself. */
+  readonly deletes?: boolean;
   /** Where it tells of pushes, with an Authorization header. */
   readonly notifies?: { readonly url: string; readonly authorization: string };
   /** As of the registry's configuration, `auth.token`. */
@@ -47,7 +49,7 @@ export async function startDockerRegistry(
 
 function configuration(folder: string, options: DockerRegistryOptions): object {
   const { storage = join(folder, 'storage'), host = '127.0.0.1' } = options;
-  const { htpasswd, tls, token, notifies } = options;
+  const { htpasswd, tls, token, notifies, deletes = false } = options;
   const passwords = join(folder, 'htpasswd');
   if (htpasswd !== undefined) {
     const { username, password } = htpasswd;
@@ -56,7 +58,7 @@ function configuration(folder: string, options: DockerRegistryOptions): object {
   return {
     version: '0.1',
     log: { level: 'info', formatter: 'json', accesslog: { disabled: true } },
-    storage: { filesystem: { rootdirectory: storage } },
+    storage: { filesystem: { rootdirectory: storage }, delete: { enabled: deletes } },
     http: {
       addr: `${host}:0`,
       ...(tls && { tls: { certificate: tls.certificateFile, key: tls.keyFile } }),

@@ -10,7 +10,7 @@ import { digestOf } from './registry-content.ts';
 export interface PushHabits {
   /** Lists referrers by itself. */
   listsReferrers?: boolean;
-  /** Of one page of that list. */
+  /** Of one page of that list, and of that of tags. */
   pageEntries?: number;
   /** Answers to PATCH with this status, and takes nothing. */
   patchStatus?: number;
@@ -66,11 +66,13 @@ export class PushRegistry extends LoopbackServer {
     const { method = '' } = request;
     const url = new URL(request.url ?? '', 'http://registry');
     const [, repository = '', kind = '', name = ''] =
-      /^\/v2\/(.+)\/(blobs\/uploads|blobs|manifests|referrers)\/(.*)$/.exec(url.pathname) ?? [];
+      /^\/v2\/(.+)\/(blobs\/uploads|blobs|manifests|referrers|tags)\/(.*)$/.exec(url.pathname) ??
+      [];
     this.asked.push(`${method} ${kind}${kind === 'blobs/uploads' ? '' : `/${name}`}`);
     const key = `${repository} ${name}`;
     if (kind === 'blobs/uploads') return this.#upload(request, response, { repository, name, url });
     if (kind === 'manifests') return this.#manifest(request, response, { repository, name });
+    if (kind === 'tags') return this.#tags(response, { repository, url });
     if (kind === 'referrers') return this.#referrers(response, { repository, name, url });
     const blob = kind === 'blobs' ? this.blobs.get(key) : undefined;
     if (blob === undefined) return void response.writeHead(404).end();
@@ -185,6 +187,20 @@ export class PushRegistry extends LoopbackServer {
         this.manifests.delete(key);
       }
     }
+  }
+
+  #tags(response: ServerResponse, { repository, url }: { repository: string; url: URL }): void {
+    const all = [...this.manifests.keys()].flatMap((key) => {
+      const [name, tag = ''] = key.split(' ');
+      return name === repository && !tag.startsWith('sha256:') ? [tag] : [];
+    });
+    const { pageEntries = 100 } = this.habits;
+    const first = Number(url.searchParams.get('first') ?? 0);
+    const next = first + pageEntries;
+    const more = { link: `<${url.pathname}?first=${next}>; rel="next"` };
+    const headers = { 'content-type': 'application/json', ...(next < all.length && more) };
+    response.writeHead(200, headers);
+    response.end(JSON.stringify({ name: repository, tags: all.slice(first, next) }));
   }
 
   #referrers(

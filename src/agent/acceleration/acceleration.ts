@@ -1,7 +1,18 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { AccelerationApi, BlockImage, ReadyVersion } from '../../acceleration/messages.ts';
-import { AccelerationService, type AccelerationWork } from '../../acceleration/service.ts';
+import type {
+  AccelerationApi,
+  Belonging,
+  BlockImage,
+  Conversion,
+  ReadyVersion,
+} from '../../acceleration/messages.ts';
+import type { Collected } from '../../acceleration/belongings.ts';
+import {
+  AccelerationService,
+  type AccelerationWork,
+  type ConvertOptions,
+} from '../../acceleration/service.ts';
 import type { RegistryPlace } from '../../convert/places/registry-place.ts';
 import type { Look } from '../../acceleration/states.ts';
 import type { BlobOrigin } from '../../image/block.ts';
@@ -19,6 +30,7 @@ import { NodeDisk } from '../../runtime/node/disk.ts';
 import type { Random } from '../../runtime/random.ts';
 import { errorText } from '../../util/errors.ts';
 import type { Config } from '../config/config-schema.ts';
+import { collect } from './collection.ts';
 import { runConversion } from './conversion.ts';
 import { JOB_PREFIX, JobFolder, type User } from './job-folder.ts';
 
@@ -37,6 +49,12 @@ interface Components {
   readonly random: Random;
   readonly logger: Logger;
   readonly metrics: Metrics;
+  /** What kept layers are signed with. */
+  readonly host: { readonly peer: string };
+  readonly engine: {
+    /** The trees of this host, one for each stripe of a blob. */
+    trees(): readonly { readonly digest: Digest; readonly children: readonly unknown[] }[];
+  };
 }
 
 /** Accelerates images on a root, where the configuration says so. */
@@ -49,10 +67,10 @@ export interface Acceleration extends AccelerationApi {
 
 /** Undefined on hosts that accelerate nothing. */
 export function makeAcceleration(config: Config, components: Components): Acceleration | undefined {
-  const { enabled, concurrent, watchSeconds } = config.acceleration;
+  const { enabled, concurrent, watchSeconds, keepSeconds } = config.acceleration;
   if (!enabled || config.role !== 'root') return undefined;
-  const work = new Conversions(components, config);
-  const init = { concurrent, watchMs: watchSeconds * 1000 };
+  const work = new Conversions(components, config, components.host.peer);
+  const init = { concurrent, watchMs: watchSeconds * 1000, keepMs: keepSeconds * 1000 };
   const service = new AccelerationService({ ...components, work }, init);
   return {
     start: async () => {
@@ -65,6 +83,7 @@ export function makeAcceleration(config: Config, components: Components): Accele
     },
     set: (image, type) => service.set(image, type),
     list: () => service.list(),
+    kept: (repository) => service.kept(repository),
     isRemoved: (digest) => service.isRemoved(digest),
   };
 }
@@ -73,11 +92,13 @@ export function makeAcceleration(config: Config, components: Components): Accele
 class Conversions implements AccelerationWork {
   readonly #parts: Components;
   readonly #config: Config;
+  readonly #owner: string;
   #lock: DiskLock | undefined;
 
-  constructor(components: Components, config: Config) {
+  constructor(components: Components, config: Config, owner: string) {
     this.#parts = components;
     this.#config = config;
+    this.#owner = owner;
   }
 
   /** Never rejects: what an earlier run left is removed when that is possible. */
@@ -117,11 +138,7 @@ class Conversions implements AccelerationWork {
     }
   }
 
-  async convert(
-    image: string,
-    sourceDigest: Digest,
-    options: Parameters<AccelerationWork['convert']>[2],
-  ): Promise<readonly BlockImage[]> {
+  async convert(image: string, sourceDigest: Digest, options: ConvertOptions): Promise<Conversion> {
     const { workDir, compression, tagSuffix, allPlatforms } = this.#config.acceleration;
     const { registry, repository, tag } = parseReference(image);
     const { os, architecture } = hostPlatform();
@@ -134,6 +151,7 @@ class Conversions implements AccelerationWork {
       target: tagSuffix === '' ? undefined : `${name}:${tag}${tagSuffix}`,
       compression,
       platform: allPlatforms ? undefined : `${os}/${architecture}`,
+      owner: this.#owner,
     };
     try {
       return await runConversion(order, folder, options);
@@ -147,6 +165,17 @@ class Conversions implements AccelerationWork {
     for (const { sourceDigest, digest } of images) {
       await place.removeReferrer({ subject: sourceDigest, digest }, signal);
     }
+  }
+
+  async collect(belongings: readonly Belonging[], signal: AbortSignal): Promise<Collected> {
+    const repository = belongings[0]?.repository ?? '';
+    const { registries, engine } = this.#parts;
+    const [client, place] = [await registries.client(), await this.#place(repository)];
+    const read = engine
+      .trees()
+      .flatMap(({ digest, children }) => (children.length > 0 ? [digest] : []));
+    const around = { client, place, owner: this.#owner, readBlobs: new Set(read) };
+    return collect(around, belongings, signal);
   }
 
   /** The code is loaded when it is first needed. */

@@ -3,8 +3,16 @@ import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { ConversionError } from '../../acceleration/failures.ts';
-import type { AccelerationProgress, BlockImage } from '../../acceleration/messages.ts';
+import {
+  INDEX_PLATFORM,
+  type AccelerationProgress,
+  type BlockImage,
+  type Conversion,
+  type MadeManifest,
+} from '../../acceleration/messages.ts';
+import type { ConvertOptions } from '../../acceleration/service.ts';
 import type { ConversionResult } from '../../convert/convert-image.ts';
+import type { KeptLayer } from '../../convert/layer-cache.ts';
 import type { JobFolder } from './job-folder.ts';
 import { platformName } from '../../registry/platform.ts';
 
@@ -46,6 +54,8 @@ export interface ConversionOrder {
   readonly compression: string;
   /** The only one; undefined: all that the image has. */
   readonly platform: string | undefined;
+  /** Written into the layers that are kept. */
+  readonly owner: string;
 }
 
 /**
@@ -58,19 +68,21 @@ export interface ConversionOrder {
 export async function runConversion(
   order: ConversionOrder,
   folder: JobFolder,
-  options: {
-    readonly signal: AbortSignal;
-    readonly onProgress: (progress: AccelerationProgress) => void;
-  },
-): Promise<readonly BlockImage[]> {
-  const { signal, onProgress } = options;
+  options: ConvertOptions,
+): Promise<Conversion> {
+  const { signal, onProgress, onMade } = options;
   signal.throwIfAborted();
-  const { source, target, compression, platform } = order;
+  const { source, target, compression, platform, owner } = order;
+  const layerTags = new Set<string>();
+  const onKept = ({ tag, digest, blobs, owner: putBy }: KeptLayer): void => {
+    layerTags.add(tag);
+    if (putBy === owner) onMade({ kind: 'layer', digest, tag, blobs });
+  };
   const child = spawn(
     'nice',
     [
       ...['-n', String(NICENESS), process.execPath, PROGRAM, 'convert'],
-      ...['--json', '--progress', 'json', '--referrer'],
+      ...['--json', '--progress', 'json', '--referrer', '--owner', owner],
       ...['--config', folder.configFile, '--work-dir', folder.path, '--compression', compression],
       ...(platform === undefined ? [] : ['--platform', platform]),
       ...['--', source, ...(target === undefined ? [] : [target])],
@@ -88,13 +100,17 @@ export async function runConversion(
     const ended = endOf(child);
     const [answer, complaint, { code, killedBy, error }] = await Promise.all([
       textOf(child.stdout),
-      readProgress(child.stderr, onProgress),
+      readProgress(child.stderr, onProgress, onKept),
       ended,
     ]);
     signal.throwIfAborted();
     if (error !== undefined) throw startError(error);
     const facts = parsed(answer);
-    if (code === 0 && facts !== undefined) return imagesOf(facts as ConversionResult);
+    if (code === 0 && facts !== undefined) {
+      const result = facts as ConversionResult;
+      for (const made of madeIn(result)) onMade(made);
+      return { images: imagesOf(result), layerTags: [...layerTags] };
+    }
     throw conversionError(facts, { complaint, how: code ?? killedBy ?? 'nothing' });
   } finally {
     signal.removeEventListener('abort', end);
@@ -139,26 +155,54 @@ async function textOf(stream: Readable): Promise<string> {
   return Buffer.concat(pieces).toString();
 }
 
-/** Tells the progress; resolves with the last line that is none. */
+/** Tells the progress, and what is kept; resolves with the last line that is neither. */
 async function readProgress(
   stream: Readable,
   onProgress: (progress: AccelerationProgress) => void,
+  onKept: (layer: KeptLayer) => void,
 ): Promise<string> {
   let complaint = '';
   for await (const line of createInterface({ input: stream })) {
-    const { progress } = Object(parsed(line)) as { progress?: AccelerationProgress };
-    if (progress === undefined) complaint = line;
+    const { progress, kept } = Object(parsed(line)) as {
+      progress?: AccelerationProgress;
+      kept?: KeptLayer;
+    };
+    if (kept !== undefined) onKept(kept);
+    else if (progress === undefined) complaint = line;
     else if (progress.step !== '') onProgress(progress);
   }
   return complaint;
 }
 
-function imagesOf({ platforms }: ConversionResult): readonly BlockImage[] {
-  return platforms.map(({ platform, sourceDigest, manifest }) => ({
-    platform: platformName(platform),
-    sourceDigest,
-    digest: manifest.digest,
-  }));
+/** The index comes first: it names the others. */
+function imagesOf({ digest, sourceDigest, platforms }: ConversionResult): readonly BlockImage[] {
+  const isIndex = platforms.every(({ manifest }) => manifest.digest !== digest);
+  return [
+    ...(isIndex ? [{ platform: INDEX_PLATFORM, sourceDigest, digest }] : []),
+    ...platforms.map((each) => ({
+      platform: platformName(each.platform),
+      sourceDigest: each.sourceDigest,
+      digest: each.manifest.digest,
+    })),
+  ];
+}
+
+/** What was not there before. */
+function madeIn(result: ConversionResult): readonly MadeManifest[] {
+  const { digest, sourceDigest, isNew = false, platforms } = result;
+  const index: MadeManifest = { kind: 'image', digest, subject: sourceDigest, blobs: [] };
+  return [
+    ...(isNew ? [index] : []),
+    ...platforms.flatMap((each): readonly MadeManifest[] => {
+      if (each.isNew !== true) return [];
+      const { manifest, layers, accelerationLayer } = each;
+      const blobs = [...layers, accelerationLayer].map((blob) => ({
+        digest: blob.digest,
+        sizeBytes: blob.sizeBytes,
+      }));
+      return [{ kind: 'image', digest: manifest.digest, subject: each.sourceDigest, blobs }];
+    }),
+  ];
 }
 
 function conversionError(

@@ -3,6 +3,7 @@ import {
   ACCELERATION_FAILURES,
   ACCELERATION_STATES,
   ACCELERATION_TYPES,
+  BELONGING_KINDS,
 } from '../../acceleration/messages.ts';
 import { parseDigest, type Digest } from '../../image/digest.ts';
 import { PREHEAT_FAILURES, PREHEAT_PARTS, PREHEAT_STATES } from '../../preheat/messages.ts';
@@ -159,6 +160,34 @@ export const preheatJob = z
   })
   .readonly();
 
+/** What a root keeps in registries: Kept of src/acceleration/messages.ts. */
+export const keptInRegistries = z
+  .object({
+    things: z
+      .array(
+        z
+          .object({
+            repository: z.string().describe('`host[:port]/name`'),
+            kind: z
+              .enum(BELONGING_KINDS)
+              .describe('`image`: a block image, or an index of them; `layer`: kept for later'),
+            digest: digest.describe('of the manifest'),
+            subject: digest.exactOptional().describe('of an image: the original'),
+            tag: z.string().exactOptional().describe('of a layer'),
+            sizeBytes: bytes.describe('of its blobs, which others may name too'),
+            idleMs: wallMs.exactOptional().describe('since when nothing needs it'),
+            removeMs: wallMs
+              .exactOptional()
+              .describe('when it is removed, if nothing needs it until then'),
+            reason: z.string().exactOptional().describe('why it was not removed'),
+          })
+          .readonly(),
+      )
+      .readonly(),
+    sizeBytes: bytes.describe('of all blobs, each counted once in a repository'),
+  })
+  .readonly();
+
 /** An image that is accelerated: AcceleratedImage of src/acceleration/messages.ts. */
 export const acceleratedImage = z
   .object({
@@ -175,6 +204,11 @@ export const acceleratedImage = z
           .array(z.object({ platform: z.string(), sourceDigest: digest, digest }).readonly())
           .readonly()
           .describe('the block image of each platform, and the manifest that it was made of'),
+        layerTags: z
+          .array(z.string())
+          .readonly()
+          .exactOptional()
+          .describe('of the kept layers that it was made of'),
         readyMs: wallMs,
         seconds: z.number().describe('how long the conversion took'),
       })

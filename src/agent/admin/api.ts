@@ -20,6 +20,7 @@ import {
   dragonfly2Job,
   evicted,
   heldBlob,
+  keptInRegistries,
   mountedImage,
   pinned,
   preheatJob,
@@ -203,10 +204,14 @@ export const API = {
   images: {
     method: 'GET',
     path: '/api/v1/images',
-    summary: 'The images that this root accelerates, and how far each is.',
+    summary:
+      'The images that this root accelerates, how far each is, and what it keeps in registries.',
     access: 'read',
     query: imagesQuery,
-    reply: z.object({ images: z.array(acceleratedImage).readonly() }),
+    reply: z.object({
+      images: z.array(acceleratedImage).readonly(),
+      kept: keptInRegistries.describe('what this root has put into registries'),
+    }),
   },
   accelerate: {
     method: 'POST',

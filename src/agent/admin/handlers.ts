@@ -93,7 +93,8 @@ function accelerationHandlers(services: Services) {
       const only = name && `${name.registry}/${name.repository}:${name.tag}`;
       const list = acceleration().list();
       const meant = list.filter((each) => only === undefined || each.image === only);
-      return { images: meant.map(shownImage) };
+      const kept = acceleration().kept(name && `${name.registry}/${name.repository}`);
+      return { images: meant.map(shownImage), kept };
     },
     accelerate: async ({ image, accelerationType }) =>
       shownImage(await acceleration().set(image, accelerationType)),

@@ -4,6 +4,7 @@ import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import type { Answer } from '../admin/api.ts';
 import { AdminError } from '../admin/errors.ts';
 import { ProgressLine } from './long-work.ts';
+import { formatSizeBytes } from '../../util/sizes.ts';
 import { adminOption, columns, jsonOption, printFacts, tokenOption } from './output.ts';
 
 /** Interval between two looks at the state. */
@@ -13,6 +14,7 @@ const LOOK_MS = 500;
 const MISSES_MAX = 60;
 
 type Image = Answer<'accelerate'>;
+type Kept = Answer<'images'>['kept'];
 
 interface Options extends AdminPlace {
   readonly json?: boolean;
@@ -45,20 +47,21 @@ export function registerAccelerate(program: Command): void {
     .action(set);
   accelerate
     .command('ls')
-    .description('list the images that a root accelerates, and how far each is')
+    .description('list the images that a root accelerates, and what it keeps in registries')
     .addOption(adminOption())
     .addOption(tokenOption())
     .addOption(jsonOption())
     .addHelpText(
       'after',
       '\nExamples:\n  xylem accelerate ls\n' +
-        '  xylem accelerate ls --json | jq \'.images[] | select(.state == "Failed")\'',
+        '  xylem accelerate ls --json | jq \'.images[] | select(.state == "Failed")\'\n' +
+        "  xylem accelerate ls --json | jq '.kept.sizeBytes'",
     )
     .action(async (_: Options, command: Command) => {
       // The command above has the same options, and takes them first.
       const options = command.optsWithGlobals<Options>();
       const answer = await askAgent(options, 'images');
-      printFacts(options.json, answer, listText(answer.images));
+      printFacts(options.json, answer, listText(answer));
     });
 }
 
@@ -111,9 +114,35 @@ function failureOf(image: string, found: Image | undefined): AdminError {
   return new AdminError(what, { code: 'acceleration', image, kind });
 }
 
-function listText(images: readonly Image[]): string {
-  if (images.length === 0) return 'This root accelerates no images.';
-  return columns(images.map((image) => [image.image, stateText(image)]));
+function listText({ images, kept }: Answer<'images'>): string {
+  const list =
+    images.length === 0
+      ? 'This root accelerates no images.'
+      : columns(images.map((image) => [image.image, stateText(image)]));
+  return [list, ...keptText(kept)].join('\n');
+}
+
+/** What lies in registries, and what of it goes next. */
+function keptText({ things, sizeBytes }: Kept): readonly string[] {
+  if (things.length === 0) return [];
+  const idle = things.filter(({ idleMs }) => idleMs !== undefined);
+  const nextMs = Math.min(...idle.map(({ removeMs }) => removeMs ?? Infinity));
+  const when =
+    nextMs === Infinity ? '' : `; removed from ${timeOf(nextMs)} on, if nobody refers to it`;
+  const unused = idle.length === 0 ? [] : [`Nothing needs ${countsOf(idle)} of these${when}`];
+  const reasons = new Set(idle.flatMap(({ reason }) => reason ?? []));
+  return [
+    `In registries: ${countsOf(things)}, ${formatSizeBytes(sizeBytes)}`,
+    ...unused,
+    ...[...reasons].map((reason) => `Not removed: ${reason}`),
+  ];
+}
+
+function countsOf(things: Kept['things']): string {
+  const images = things.filter(({ kind }) => kind === 'image').length;
+  const layers = things.length - images;
+  const of = (count: number, what: string): string => `${count} ${what}${count === 1 ? '' : 's'}`;
+  return `${of(images, 'block image')}, ${of(layers, 'kept layer')}`;
 }
 
 function stateText(image: Image): string {

@@ -3,7 +3,7 @@ import { BLOCK_IMAGE_DEFAULTS, type BlockImageOptions } from '../../convert/bloc
 import { convertDirectory } from '../../convert/convert-directory.ts';
 import { convertImage, type ConversionResult } from '../../convert/convert-image.ts';
 import { ConvertError } from '../../convert/errors.ts';
-import { LayerCache } from '../../convert/layer-cache.ts';
+import { LayerCache, type KeptLayer } from '../../convert/layer-cache.ts';
 import {
   atDigest,
   openSource,
@@ -43,6 +43,7 @@ interface Options extends RegistryOptions {
   readonly size: string;
   readonly referrer?: boolean;
   readonly reuse: boolean;
+  readonly owner?: string;
   readonly workDir?: string;
   readonly verify?: boolean;
   readonly progress: ProgressKind;
@@ -82,6 +83,7 @@ export function registerConvert(program: Command): void {
     .option('--size <size>', 'size of the block device; free blocks cost nothing', '64GiB')
     .option('--referrer', 'also list the block image among the referrers of the original')
     .option('--no-reuse', 'make every layer anew, and keep none for later conversions')
+    .option('--owner <name>', 'written into the layers that are kept, for who removes them later')
     .option('--verify', 'then compare the block image with the original, as `xylem check` does')
     .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
     .addOption(
@@ -144,7 +146,11 @@ async function fromImage(src: string, named: string | undefined, options: Option
     const open = (tag: string) =>
       openSource(defined(withTag(dst, tag), 'archives have no cache'), places);
     const hasCache = options.reuse && withTag(dst, 'any') !== undefined;
-    const cache = hasCache ? new LayerCache(components, { target, open }, made) : undefined;
+    const { owner, progress } = options;
+    const onKept = progress === 'json' ? tellKept : undefined;
+    const cache = hasCache
+      ? new LayerCache(components, { target, open }, { ...made, owner, onKept })
+      : undefined;
     return longWork(
       (work) =>
         inWorkFolder(options.workDir, (workFolder) =>
@@ -163,6 +169,11 @@ async function fromImage(src: string, named: string | undefined, options: Option
   const facts = { source: src, image, ...result, ...(verified && { verified: checked }) };
   printFacts(options.json, facts, [textOf(image, result), text].filter(Boolean).join('\n'));
   if (verified?.isSound === false) process.exitCode = 1;
+}
+
+/** For the program that runs this one: what it cannot learn of a conversion that fails later. */
+function tellKept(kept: KeptLayer): void {
+  process.stderr.write(`${JSON.stringify({ kept })}\n`);
 }
 
 function blockOptions(options: Options): BlockImageOptions {

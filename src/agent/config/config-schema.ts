@@ -59,6 +59,7 @@ const RATE_RULE = 'a size per second from 1MiB to 1TiB, such as 100MiB or a numb
 
 /** A week. */
 const SECONDS_MAX = 7 * 24 * 3600;
+const KEEP_SECONDS_MAX = 10 * 365 * 24 * 3600;
 const SECONDS_RULE = `a whole number of seconds from 0 to ${SECONDS_MAX}`;
 const seconds = count(0, SECONDS_MAX);
 
@@ -400,6 +401,12 @@ export const configSchema = z.strictObject({
     watchSeconds: key(count(10, SECONDS_MAX).default(300), {
       description: 'How often the registry is asked whether a tag has moved.',
       rule: `a whole number of seconds from 10 to ${SECONDS_MAX}`,
+    }),
+    keepSeconds: key(count(0, KEEP_SECONDS_MAX).default(30 * 24 * 3600), {
+      description:
+        'How long block images of earlier versions, and kept layers, stay in the registry once ' +
+        'nothing needs them: running containers may still read them. 0: always.',
+      rule: `a whole number of seconds from 0 to ${KEEP_SECONDS_MAX}`,
     }),
     compression: key(z.enum(['lz4', 'zstd']).default('lz4'), {
       description: 'How blocks are compressed.',

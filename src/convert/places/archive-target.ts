@@ -60,8 +60,9 @@ export class ArchiveTarget implements ImageTarget {
   }
 
   /** An archive has no list of referrers; the manifest is kept. */
-  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<boolean> {
     await this.putManifest(manifest, undefined, signal);
+    return true;
   }
 
   async finish(signal: AbortSignal): Promise<void> {

@@ -125,14 +125,17 @@ export class LayoutPlace extends LayoutReader implements ImageTarget {
     await tagManifest({ directory, tag }, { digest, mediaType, size: bytes.length });
   }
 
-  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<boolean> {
     const subject = defined(readParts(manifest).subject, 'a referrer names its subject');
+    const { digest, bytes } = manifest;
+    const isNew = !(await this.hasBlob({ digest, sizeBytes: bytes.length }, signal));
     await this.putManifest(manifest, undefined, signal);
     const tag = referrersTag(subject);
-    const bytes = withReferrer(await this.tagged(tag, signal), manifest);
-    if (bytes === undefined) return;
-    const digest = digestOf(this.hash, bytes);
-    await this.putManifest({ mediaType: INDEX_MEDIA_TYPES[0], bytes, digest }, tag, signal);
+    const list = withReferrer(await this.tagged(tag, signal), manifest);
+    if (list === undefined) return isNew;
+    const index = { mediaType: INDEX_MEDIA_TYPES[0], bytes: list };
+    await this.putManifest({ ...index, digest: digestOf(this.hash, list) }, tag, signal);
+    return isNew;
   }
 
   async finish(): Promise<void> {}

@@ -63,8 +63,11 @@ export interface ImageTarget {
     tag: string | undefined,
     signal: AbortSignal,
   ): Promise<void>;
-  /** Puts a manifest that names a subject, and lists it among the referrers of that subject. */
-  addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<void>;
+  /**
+   * Puts a manifest that names a subject, and lists it among the referrers of that subject; whether
+   * it was not there before.
+   */
+  addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<boolean>;
   /** Everything was put. */
   finish(signal: AbortSignal): Promise<void>;
   /** Nothing more comes; harmless after `finish()`. */

@@ -153,14 +153,29 @@ export class RegistryPlace implements ImagePlace, ImageTarget {
     await client.pushManifest(target, manifest, { signal });
   }
 
-  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<void> {
+  async addReferrer(manifest: StoredManifest, signal: AbortSignal): Promise<boolean> {
     const subject = defined(readParts(manifest).subject, 'a referrer names its subject');
     const client = await this.#components.client();
+    const isNew = !(await this.hasManifest(manifest.digest, signal));
     const { isListed } = await client.pushManifest({ origin: this.#reference }, manifest, {
       signal,
     });
-    if (isListed) return;
-    await this.#changeList(subject, (list) => withReferrer(list, manifest), signal);
+    if (!isListed) {
+      await this.#changeList(subject, (list) => withReferrer(list, manifest), signal);
+    }
+    return isNew;
+  }
+
+  /** Whether the repository has the manifest. */
+  async hasManifest(digest: Digest, signal: AbortSignal): Promise<boolean> {
+    const client = await this.#components.client();
+    try {
+      await client.manifestDigest(this.#reference, digest, { signal, timeoutMs: CALL_MS });
+      return true;
+    } catch (error) {
+      if (error instanceof RegistryError && error.code === 'not-found') return false;
+      throw error;
+    }
   }
 
   /**

@@ -1,4 +1,4 @@
-import { protocolError, RegistryError } from '../errors.ts';
+import { RegistryError } from '../errors.ts';
 import type { HttpHead } from './message.ts';
 import { parseRetryAfter } from './retry-after.ts';
 
@@ -29,7 +29,8 @@ export function statusError({ head, what, text, wallMs }: StatusInit): RegistryE
   if (status === 408 || status === 425 || status >= 500) {
     return new RegistryError(message, { code: 'unavailable', status, retryAfterMs });
   }
-  return protocolError('unexpected-status', message);
+  const fault = 'unexpected-status';
+  return new RegistryError(message, { code: 'protocol', fault, status });
 }
 
 /**
