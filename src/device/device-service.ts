@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { digestHex, type Digest } from '../image/digest.ts';
-import type { ResolvedImage } from '../image/manifest.ts';
+import type { DeviceImage } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { within } from '../runtime/deadline.ts';
 import type { Codec } from '../runtime/codec.ts';
@@ -203,7 +203,7 @@ export class DeviceService {
    * goes with the mount. Rejects with DeviceError, or with the reader's error or ImageError when
    * the layers cannot be opened; nothing is left then.
    */
-  async mount(image: ResolvedImage, dir: string): Promise<MountInfo> {
+  async mount(image: DeviceImage, dir: string): Promise<MountInfo> {
     const target = resolve(dir);
     this.requireAllowed(dir);
     if (this.#lock === undefined || this.#stopping.signal.aborted) throw notRunning();
@@ -260,6 +260,14 @@ export class DeviceService {
     return [...this.#mounts.values()].flatMap((mount) => (mount === undefined ? [] : [mount.info]));
   }
 
+  /** What is mounted where. */
+  mounted(): readonly { readonly dir: string; readonly image: DeviceImage }[] {
+    return [...this.#mounts].flatMap(([dir, mount]) => {
+      const image = mount?.record.mounted?.image;
+      return image === undefined ? [] : [{ dir, image }];
+    });
+  }
+
   /**
    * Unmounts all. Detaches busy mounts with a warning: processes that still use one get EIO. Never
    * rejects.
@@ -295,12 +303,12 @@ export class DeviceService {
     });
   }
 
-  #open(image: ResolvedImage, signal: AbortSignal): Promise<ImageDisk> {
+  #open(image: DeviceImage, signal: AbortSignal): Promise<ImageDisk> {
     const components = { reader: this.#reader, codec: this.#codec, onRead: this.#onRead };
     return ImageDisk.open(components, image.manifest, signal);
   }
 
-  async #make(image: ResolvedImage, dir: string): Promise<Mount> {
+  async #make(image: DeviceImage, dir: string): Promise<Mount> {
     requireFilesystem(image);
     const { signal } = this.#stopping;
     const disk = await this.#open(image, signal);
@@ -323,7 +331,7 @@ export class DeviceService {
 
   async #makeAt(
     { fd, path, isNew }: TargetFolder,
-    init: { readonly image: ResolvedImage; readonly disk: ImageDisk; readonly dir: string },
+    init: { readonly image: DeviceImage; readonly disk: ImageDisk; readonly dir: string },
   ): Promise<Mount> {
     const { image, disk, dir } = init;
     const { reference, digest } = image;

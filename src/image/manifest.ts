@@ -57,12 +57,16 @@ export interface Manifest {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
-/** An image, ready to mount as a device. */
-export interface ResolvedImage {
+/** An image, as a device is made of it. */
+export interface DeviceImage {
   /** The user's name for it. */
   readonly reference: string;
   readonly digest: Digest;
   readonly manifest: Manifest;
+}
+
+/** An image, and where its blobs are. */
+export interface ResolvedImage extends DeviceImage {
   readonly origin: BlobOrigin;
 }
 

@@ -1,5 +1,5 @@
 import { closeSync, readdirSync } from 'node:fs';
-import { blockLayers, OVERLAYBD_ANNOTATION, type ResolvedImage } from '../../image/manifest.ts';
+import { blockLayers, OVERLAYBD_ANNOTATION, type DeviceImage } from '../../image/manifest.ts';
 import { DeviceError } from '../errors.ts';
 import { notPermitted } from '../fuse/fuse-server.ts';
 import { readMountTable } from './mount-table.ts';
@@ -13,7 +13,7 @@ const FILESYSTEMS: ReadonlySet<string> = new Set(['', 'ext4', 'erofs']);
  * Throws DeviceError `unsupported-filesystem` unless the image holds ext4 or EROFS, or does not say
  * what.
  */
-export function requireFilesystem(image: ResolvedImage): void {
+export function requireFilesystem(image: DeviceImage): void {
   const digests = new Set(blockLayers(image.manifest).map((layer) => layer.digest));
   const other = image.manifest.layers
     .filter((layer) => digests.has(layer.digest))

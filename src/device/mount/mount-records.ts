@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import type { ResolvedImage } from '../../image/manifest.ts';
+import type { DeviceImage } from '../../image/manifest.ts';
 import { removeEmptyFolder } from './target-folder.ts';
 
 /** Version of the record's format, first in the file. */
@@ -29,7 +29,7 @@ export interface MountRecord {
 
 /** An image on a device, as a new process needs it to go on serving the device. */
 interface MountedDisk {
-  readonly image: ResolvedImage;
+  readonly image: DeviceImage;
   /** Bytes of the block device. */
   readonly sizeBytes: number;
 }

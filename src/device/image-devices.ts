@@ -1,0 +1,340 @@
+import { join } from 'node:path';
+import type { BlobRef } from '../image/block.ts';
+import { parseDigest, type Digest } from '../image/digest.ts';
+import {
+  LAYER_MEDIA_TYPE,
+  MANIFEST_MEDIA_TYPES,
+  OVERLAYBD_ANNOTATION,
+  type DeviceImage,
+} from '../image/manifest.ts';
+import type { Clock, Timer } from '../runtime/clock.ts';
+import type { Logger } from '../runtime/logger.ts';
+import { defined } from '../util/assert.ts';
+import { errorText } from '../util/errors.ts';
+import { orAbort } from '../util/or-abort.ts';
+import type { DeviceService } from './device-service.ts';
+import { DeviceError } from './errors.ts';
+import type { LocalLayers } from './local-layers.ts';
+
+/**
+ * How long an image stays open after a check without a device, in milliseconds: a container runtime
+ * creates the container soon after the pull, and meanwhile the trace of the image is prefetched.
+ */
+const CHECKED_MS = 120_000;
+
+/** Images that stay open after a check at a time. */
+const CHECKED_MAX = 64;
+
+/** A busy device is unmounted again after this many milliseconds: its users are about to end. */
+const UNMOUNT_RETRY_MS = 2_000;
+
+/** A block layer of an image. */
+interface ChainLayer {
+  readonly digest: Digest;
+  readonly sizeBytes: number;
+  /** A file of this host that is the layer, without its tar: read instead of the blob. */
+  readonly file?: string;
+}
+
+/** The block layers of an image from the bottom up to one of its layers: one device. */
+interface Chain {
+  /** Chain id of the top layer (OCI image config, "Layer ChainID"): the key of the device. */
+  readonly chainId: string;
+  /** `host/name[:tag][@digest]`; empty only when every layer has a file. */
+  readonly reference: string;
+  readonly manifestDigest?: Digest;
+  /** Bottom first. */
+  readonly layers: readonly ChainLayer[];
+  readonly fsType: 'ext4' | 'erofs';
+}
+
+/** Has images open, so that their blobs can be read; `AgentLink`. */
+interface ImageOpener {
+  open(
+    image: {
+      readonly reference: string;
+      readonly manifestDigest?: Digest | undefined;
+      readonly layers: readonly BlobRef[];
+    },
+    signal: AbortSignal,
+  ): Promise<Opened>;
+  /** Everything that an earlier process had open is open again, or is no longer wanted. */
+  settled(): void;
+}
+
+/** An image whose layers can be read. */
+interface Opened {
+  close(): void;
+}
+
+interface Device {
+  readonly chainId: string;
+  readonly reference: string;
+  readonly dir: string;
+  readonly holders: Set<string>;
+  /** Resolves when the device is mounted. */
+  mounting: Promise<void>;
+  opened: Promise<Opened>;
+  /** Set while it is being unmounted; never rejects. */
+  leaving: Promise<void> | undefined;
+  retry: Timer | undefined;
+}
+
+/** A device in use, for lists. */
+export interface HeldDevice {
+  readonly chainId: string;
+  readonly reference: string;
+  readonly dir: string;
+  readonly holders: readonly string[];
+}
+
+/**
+ * One read-only device for each image in use, shared by all its holders: mounted for the first, and
+ * unmounted after the last.
+ *
+ * Life: `start()`, after the device service, takes over the devices of an earlier process -> its
+ * holders are named again by `hold()` -> `settled()`, which unmounts devices that nobody has named
+ * -> `hold()`, `drop()` -> `stop()`, before the device service.
+ */
+export class ImageDevices {
+  readonly #devices: DeviceService;
+  readonly #images: ImageOpener;
+  readonly #local: LocalLayers;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #dir: string;
+  readonly #byChain = new Map<string, Device>();
+  readonly #byHolder = new Map<string, Device>();
+  readonly #checked = new Map<string, { opened: Opened; timer: Timer }>();
+  readonly #stopping = new AbortController();
+
+  /** `dir`: the folder below which devices are mounted, one that the device service allows. */
+  constructor(
+    components: {
+      devices: DeviceService;
+      images: ImageOpener;
+      local: LocalLayers;
+      clock: Clock;
+      logger: Logger;
+    },
+    init: { dir: string },
+  ) {
+    this.#devices = components.devices;
+    this.#images = components.images;
+    this.#local = components.local;
+    this.#clock = components.clock;
+    this.#logger = components.logger;
+    this.#dir = init.dir;
+  }
+
+  start(): void {
+    for (const { dir, image } of this.#devices.mounted()) {
+      const chain = chainOf(image);
+      if (dir !== this.#dirOf(chain.chainId)) continue;
+      const opened = this.#open(chain, this.#stopping.signal);
+      opened.catch((error: unknown) => {
+        const { reference } = chain;
+        this.#logger.error(
+          { reference, error: errorText(error) },
+          'an image in use cannot be opened again: its reads fail until its device is mounted anew',
+        );
+      });
+      this.#byChain.set(chain.chainId, {
+        ...{ chainId: chain.chainId, reference: chain.reference, dir, opened },
+        ...{ holders: new Set(), mounting: Promise.resolve(), leaving: undefined },
+        retry: undefined,
+      });
+    }
+  }
+
+  /** All holders of an earlier process have been named again. */
+  async settled(): Promise<void> {
+    const unused = [...this.#byChain.values()].filter(({ holders }) => holders.size === 0);
+    await Promise.all(unused.map((device) => this.#unmount(device)));
+    this.#images.settled();
+  }
+
+  /**
+   * Makes sure that the blobs of a chain can be read, without a mount. The image stays open for a
+   * while, for the container that is about to start. Rejects with a CodedError.
+   */
+  async check(chain: Chain, signal: AbortSignal): Promise<void> {
+    const { chainId } = chain;
+    if (this.#byChain.has(chainId) || this.#checked.has(chainId)) return;
+    const opened = await this.#open(chain, signal);
+    this.#uncheck(chainId);
+    if (this.#checked.size >= CHECKED_MAX) {
+      const [oldest] = this.#checked.keys();
+      if (oldest !== undefined) this.#uncheck(oldest);
+    }
+    const timer = this.#clock.setTimer(CHECKED_MS, () => this.#uncheck(chainId));
+    this.#checked.set(chainId, { opened, timer });
+  }
+
+  /**
+   * Mounts the device for its first holder, and shares it afterwards. `holder` is a durable name;
+   * the same holder twice is one hold. Rejects with a CodedError; the holder then has no hold.
+   */
+  async hold(chain: Chain, holder: string, signal: AbortSignal): Promise<{ readonly dir: string }> {
+    const had = this.#byHolder.get(holder);
+    if (had !== undefined && had.chainId !== chain.chainId) await this.drop(holder);
+    await this.#byChain.get(chain.chainId)?.leaving;
+    if (this.#stopping.signal.aborted) throw notRunning();
+    const device = this.#byChain.get(chain.chainId) ?? this.#add(chain);
+    device.retry?.cancel();
+    device.holders.add(holder);
+    this.#byHolder.set(holder, device);
+    try {
+      await orAbort(device.mounting, signal);
+      return { dir: device.dir };
+    } catch (error) {
+      await this.drop(holder);
+      throw error;
+    }
+  }
+
+  /** Ends a hold; the last one unmounts. Does nothing for an unknown holder. Never rejects. */
+  async drop(holder: string): Promise<void> {
+    const device = this.#byHolder.get(holder);
+    if (device === undefined) return;
+    this.#byHolder.delete(holder);
+    device.holders.delete(holder);
+    if (device.holders.size === 0) await this.#unmount(device);
+  }
+
+  list(): readonly HeldDevice[] {
+    return [...this.#byChain.values()].map(({ chainId, reference, dir, holders }) => ({
+      ...{ chainId, reference, dir },
+      holders: [...holders],
+    }));
+  }
+
+  /** Lets images go; the device service unmounts. */
+  stop(): void {
+    this.#stopping.abort(notRunning());
+    for (const chainId of [...this.#checked.keys()]) this.#uncheck(chainId);
+    for (const device of this.#byChain.values()) device.retry?.cancel();
+  }
+
+  #add(chain: Chain): Device {
+    const dir = this.#dirOf(chain.chainId);
+    const kept = this.#checked.get(chain.chainId);
+    this.#checked.delete(chain.chainId);
+    kept?.timer.cancel();
+    const { signal } = this.#stopping;
+    const opened = kept === undefined ? this.#open(chain, signal) : Promise.resolve(kept.opened);
+    const mounting = opened.then(async () => {
+      await this.#devices.mount(this.#imageOf(chain), dir);
+    });
+    const device: Device = {
+      ...{ chainId: chain.chainId, reference: chain.reference, dir, opened, mounting },
+      ...{ holders: new Set<string>(), leaving: undefined, retry: undefined },
+    };
+    this.#byChain.set(chain.chainId, device);
+    mounting.catch(() => this.#forget(device)); // Its holders have the error.
+    return device;
+  }
+
+  /** Never rejects. */
+  async #unmount(device: Device): Promise<void> {
+    try {
+      await device.mounting;
+    } catch {
+      return; // It was never mounted.
+    }
+    if (device.holders.size > 0 || this.#byChain.get(device.chainId) !== device) return;
+    device.leaving ??= this.#leave(device).finally(() => {
+      device.leaving = undefined;
+    });
+    await device.leaving;
+  }
+
+  async #leave(device: Device): Promise<void> {
+    const { dir, reference } = device;
+    try {
+      await this.#devices.unmount(dir);
+      this.#forget(device);
+    } catch (error) {
+      this.#logger.warn(
+        { reference, error: errorText(error), retryMs: UNMOUNT_RETRY_MS },
+        'cannot unmount a device that nobody holds yet: trying again',
+      );
+      device.retry = this.#clock.setTimer(UNMOUNT_RETRY_MS, () => void this.#unmount(device));
+    }
+  }
+
+  #forget(device: Device): void {
+    if (this.#byChain.get(device.chainId) === device) this.#byChain.delete(device.chainId);
+    for (const holder of device.holders) this.#byHolder.delete(holder);
+    device.opened.then(
+      (opened) => opened.close(),
+      () => {},
+    );
+  }
+
+  async #open(chain: Chain, signal: AbortSignal): Promise<Opened> {
+    const { reference, manifestDigest, layers } = chain;
+    const files = layers.filter(({ file }) => file !== undefined);
+    for (const { digest, file } of files) this.#local.add(digest, file ?? '');
+    const closeFiles = (): void => {
+      for (const { digest } of files) this.#local.remove(digest);
+    };
+    if (files.length === layers.length) return { close: closeFiles };
+    try {
+      const opened = await this.#images.open({ reference, manifestDigest, layers }, signal);
+      return {
+        close: () => {
+          opened.close();
+          closeFiles();
+        },
+      };
+    } catch (error) {
+      closeFiles();
+      throw error;
+    }
+  }
+
+  #imageOf(chain: Chain): DeviceImage {
+    const layers = chain.layers.map(({ digest, sizeBytes, file }) => ({
+      mediaType: LAYER_MEDIA_TYPE,
+      digest,
+      size: file === undefined ? sizeBytes : this.#local.sizeOf(digest),
+      annotations: {
+        [`${OVERLAYBD_ANNOTATION}blob-fs-type`]: chain.fsType,
+        ...(file !== undefined && { [FILE_ANNOTATION]: file }),
+      },
+    }));
+    const config = defined(layers[0], 'a chain has a layer');
+    const manifest = { mediaType: MANIFEST_MEDIA_TYPES[0], config, layers, annotations: {} };
+    const digest = defined(parseDigest(chain.chainId), 'a chain id is a digest');
+    return { reference: chain.reference, digest, manifest };
+  }
+
+  #uncheck(chainId: string): void {
+    const kept = this.#checked.get(chainId);
+    if (kept === undefined) return;
+    this.#checked.delete(chainId);
+    kept.timer.cancel();
+    kept.opened.close();
+  }
+
+  #dirOf(chainId: string): string {
+    return join(this.#dir, chainId.replace(':', '-'));
+  }
+}
+
+/** In the record of a mount: the layer is this file. */
+const FILE_ANNOTATION = 'xylem/file';
+
+/** The chain of a mounted image, as far as its blobs are concerned. */
+function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
+  const layers = manifest.layers.map(({ digest: layer, size, annotations }) => {
+    const file = annotations[FILE_ANNOTATION];
+    return { digest: layer, sizeBytes: size, ...(file !== undefined && { file }) };
+  });
+  return { chainId: digest, reference, layers, fsType: 'ext4' };
+}
+
+function notRunning(): DeviceError {
+  return new DeviceError('the devices are being stopped', { code: 'not-running' });
+}
