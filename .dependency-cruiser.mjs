@@ -82,7 +82,8 @@ export const rooms = {
     admin: ['config', 'device-socket'],
     cluster: ['config'],
     acceleration: ['config'],
-    commands: ['config', 'admin', 'cluster', 'agent.ts'],
+    'device-process': ['config', 'admin'],
+    commands: ['config', 'admin', 'cluster', 'device-process', 'agent.ts'],
   },
 };
 

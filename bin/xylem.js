@@ -17,7 +17,7 @@ if (major < 22 || (major === 22 && minor < 18)) {
 // allocates a few short-lived objects beside pooled buffers, so that more room saves nothing:
 // `npm run bench net` took 2.11 CPU s per GiB received with the flag and 2.22 without; an idle
 // agent takes 24 MiB less.
-if (process.argv[2] === 'agent') {
+if (process.argv[2] === 'agent' || process.argv[2] === 'device') {
   setFlagsFromString('--semi-space-growth-factor=1');
   // V8 times the next full collection by how fast the program fills the old generation with
   // objects. An agent has few objects and much memory in buffers, so that V8 would collect every 8

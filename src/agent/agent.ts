@@ -46,7 +46,7 @@ import { MirrorEndpoint } from '../edge/mirror/endpoint.ts';
 import { MirrorPing } from '../edge/mirror/ping.ts';
 import { OwnAnswer } from '../edge/mirror/own-answer.ts';
 import type { AgentStatus, HeldBlob, TreeStatus } from './admin/answers.ts';
-import type { StatusSource } from './admin/services.ts';
+import type { AgentFacts, Readiness } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
 import { RegistryAccess } from '../registry/registry-access.ts';
@@ -276,7 +276,7 @@ async function makeDevices(
  * kept beside it, network, block logic, finders of roots and relays, devices, local endpoint ->
  * `stop()`, from the outside in; each part stops whether or not the others run.
  */
-class Agent implements Service, StatusSource {
+class Agent implements Service, Readiness, AgentFacts {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #clock: Clock;
@@ -347,7 +347,7 @@ class Agent implements Service, StatusSource {
       resolve: (reference) => engine.tree.resolve(reference),
     });
     const { preheats, acceleration } = plane;
-    const services = { status: this, metrics, store, preheats, acceleration };
+    const services = { status: this, agent: this, metrics, store, preheats, acceleration };
     this.#admin = makeAdminServer(
       { ...services, ...(mounts !== undefined && { mounts }), clock, logger },
       config.admin,

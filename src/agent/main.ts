@@ -14,6 +14,7 @@ const EXIT_FAILURE = 1;
  */
 const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
   ['agent', async () => (await import('./commands/agent.ts')).registerAgent],
+  ['device', async () => (await import('./commands/device.ts')).registerDevice],
   ['status', async () => (await import('./commands/status.ts')).registerStatus],
   ['tree', async () => (await import('./commands/status.ts')).registerTree],
   ['mount', async () => (await import('./commands/mount.ts')).registerMount],

@@ -81,10 +81,13 @@ interface Device {
 }
 
 /** A device in use, for lists. */
-export interface HeldDevice {
-  readonly chainId: string;
-  readonly reference: string;
+interface HeldDevice {
+  readonly image: string;
+  readonly chainId: Digest;
   readonly dir: string;
+  readonly device: string;
+  /** Bytes of the block device. */
+  readonly sizeBytes: number;
   readonly holders: readonly string[];
 }
 
@@ -202,11 +205,14 @@ export class ImageDevices {
     if (device.holders.size === 0) await this.#unmount(device);
   }
 
+  /** The mounted devices. */
   list(): readonly HeldDevice[] {
-    return [...this.#byChain.values()].map(({ chainId, reference, dir, holders }) => ({
-      ...{ chainId, reference, dir },
-      holders: [...holders],
-    }));
+    return this.#devices.list().flatMap(({ reference, digest, dir, device, sizeBytes }) => {
+      const holders = this.#byChain.get(digest)?.holders;
+      if (holders === undefined || dir !== this.#dirOf(digest)) return [];
+      const what = { image: reference, chainId: digest, dir, device, sizeBytes };
+      return [{ ...what, holders: [...holders] }];
+    });
   }
 
   /** Lets images go; the device service unmounts. */

@@ -4,7 +4,7 @@ import type {
   MountedImage,
   TreeStatus,
 } from '../../src/agent/admin/answers.ts';
-import type { MountService, StatusSource } from '../../src/agent/admin/services.ts';
+import type { AgentFacts, MountService, Readiness } from '../../src/agent/admin/services.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { CodedError } from '../../src/util/errors.ts';
 
@@ -18,7 +18,7 @@ export class Failure extends CodedError<{ readonly code: string }> {
 }
 
 /** An agent with one blob; ready once the test clears `reason`. */
-export class StatusTwin implements StatusSource {
+export class StatusTwin implements AgentFacts, Readiness {
   reason: string | undefined = 'no root answered yet';
 
   notReady(): string | undefined {

@@ -98,6 +98,20 @@ export const mountedImage = z
 /** A mounted image, as `mountedImage` reads it. */
 export type MountedImage = z.output<typeof mountedImage>;
 
+/** A block device that containers use: HeldDevice of src/device/image-devices.ts. */
+export const containerDevice = z
+  .object({
+    image: z.string().describe('as the container runtime named it'),
+    chainId: digest.describe('of its block layers'),
+    dir: z.string().describe('where it is mounted'),
+    device: z.string().describe('the block device under it, such as `/dev/loop3`'),
+    sizeBytes: bytes,
+    holders: z.array(z.string()).readonly().describe('snapshots of containers that use it'),
+  })
+  .readonly();
+/** A device, as `containerDevice` reads it. */
+export type ContainerDevice = z.output<typeof containerDevice>;
+
 /** What the store has of a blob, and why it keeps it: BlobUsage of src/blockstore/store.ts. */
 export const blobUsage = z
   .object({

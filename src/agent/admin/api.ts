@@ -16,6 +16,7 @@ import {
   acceleratedImage,
   agentStatus,
   blobUsage,
+  containerDevice,
   dragonfly1Job,
   dragonfly2Job,
   evicted,
@@ -122,6 +123,13 @@ export const API = {
     summary: 'The images that are mounted.',
     access: 'read',
     reply: z.object({ mounts: z.array(mountedImage).readonly() }),
+  },
+  devices: {
+    method: 'GET',
+    path: '/api/v1/devices',
+    summary: 'The block devices of containers, of `xylem device`.',
+    access: 'read',
+    reply: z.object({ devices: z.array(containerDevice).readonly() }),
   },
   mount: {
     method: 'POST',

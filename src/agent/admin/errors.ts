@@ -16,8 +16,8 @@ export class AdminError extends CodedError<
  * - `bad-request`, `too-large`, `media-type`: what was sent. `not-found`: no route.
  * - `unauthorized`: it came without a token that opens anything. `forbidden`: its token opens other
  *   routes.
- * - `not-ready`: the agent cannot serve yet. `no-devices`, `no-store`, `no-preheats`,
- *   `no-acceleration`: this process has none.
+ * - `not-ready`: the agent cannot serve yet. `no-agent`, `no-devices`, `no-store`, `no-preheats`,
+ *   `no-acceleration`: this process is or has none.
  * - `timeout`: it took too long, or the client went away.
  */
 export class RequestError extends CodedError<{
@@ -29,6 +29,7 @@ export class RequestError extends CodedError<{
     | 'unauthorized'
     | 'forbidden'
     | 'not-ready'
+    | 'no-agent'
     | 'no-devices'
     | 'no-store'
     | 'no-preheats'

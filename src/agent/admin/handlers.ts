@@ -4,7 +4,7 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Answer, Handlers } from './api.ts';
 import { RequestError } from './errors.ts';
 import { preheatHandlers } from './preheat-handlers.ts';
-import type { MountService, Services, StoreService } from './services.ts';
+import type { AgentFacts, DeviceList, MountService, Services, StoreService } from './services.ts';
 
 /**
  * How long one text of metrics is given to all who ask: anyone may, as often as he likes, and each
@@ -24,14 +24,35 @@ export function makeHandlers(services: Services & { readonly clock: Clock }): Ha
       return { ready: true };
     },
     metrics: text,
-    status: () => status.status(),
-    blobs: () => ({ blobs: status.blobs() }),
-    tree: ({ digest }) => ({ trees: status.tree(digest) }),
+    devices: () => ({ devices: devicesOf(services).list() }),
+    ...agentHandlers(services),
     ...mountHandlers(services),
     ...storeHandlers(services),
     ...accelerationHandlers(services),
     ...preheatHandlers(services),
   };
+}
+
+function agentHandlers({ agent: maybe }: Services) {
+  const agent = (): AgentFacts => {
+    if (maybe !== undefined) return maybe;
+    throw new RequestError('this process is no agent: ask the agent of this host', {
+      code: 'no-agent',
+    });
+  };
+  return {
+    status: () => agent().status(),
+    blobs: () => ({ blobs: agent().blobs() }),
+    tree: ({ digest }) => ({ trees: agent().tree(digest) }),
+  } satisfies Partial<Handlers>;
+}
+
+function devicesOf({ devices }: Services): DeviceList {
+  if (devices !== undefined) return devices;
+  throw new RequestError(
+    'this process has no devices of containers: ask `xylem device` of this host',
+    { code: 'no-devices' },
+  );
 }
 
 function shared(make: () => Promise<string>, clock: Clock): () => Promise<string> {

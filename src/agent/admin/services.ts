@@ -2,12 +2,22 @@ import type { AccelerationApi } from '../../acceleration/messages.ts';
 import type { BlobUsage, Evicted } from '../../blockstore/store.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { PreheatService } from '../../preheat/messages.ts';
-import type { AgentStatus, HeldBlob, MountedImage, TreeStatus } from './answers.ts';
+import type {
+  AgentStatus,
+  ContainerDevice,
+  HeldBlob,
+  MountedImage,
+  TreeStatus,
+} from './answers.ts';
+
+/** What probes ask of a process. Answers at once, from memory. */
+export interface Readiness {
+  /** Why the process cannot serve yet, or undefined when it can. One line. */
+  notReady(): string | undefined;
+}
 
 /** What the admin endpoint tells about the agent. Answers at once, from memory. */
-export interface StatusSource {
-  /** Why the agent cannot serve yet, or undefined when it can. One line. */
-  notReady(): string | undefined;
+export interface AgentFacts {
   status(): AgentStatus;
   /** Of one blob, or of all. */
   tree(digest?: Digest): readonly TreeStatus[];
@@ -40,9 +50,18 @@ export interface StoreService {
   gc(targetBytes: number | undefined): Promise<Evicted>;
 }
 
-/** The parts of an agent that the admin endpoint asks. */
+/** The devices of containers. Answers at once, from memory. */
+export interface DeviceList {
+  list(): readonly ContainerDevice[];
+}
+
+/** The parts of a process that the admin endpoint asks. */
 export interface Services {
-  readonly status: StatusSource;
+  readonly status: Readiness;
+  /** Absent where this process is no agent. */
+  readonly agent?: AgentFacts;
+  /** Absent where this process has no devices of containers. */
+  readonly devices?: DeviceList;
   readonly metrics: { text(): Promise<string> };
   /** Absent where this process serves no block devices. */
   readonly mounts?: MountService;

@@ -1,6 +1,7 @@
 import { AccelerationError } from '../../acceleration/messages.ts';
 import { BlockStoreError } from '../../blockstore/errors.ts';
 import { DeviceError } from '../../device/errors.ts';
+import { LinkError, type LinkErrorCode } from '../../device/link/errors.ts';
 import { ImageError } from '../../image/errors.ts';
 import { PreheatError } from '../../preheat/messages.ts';
 import { RegistryError } from '../../registry/errors.ts';
@@ -16,6 +17,7 @@ import { RequestError } from './errors.ts';
 export function statusOf(error: unknown): number {
   if (error instanceof RequestError) return ofRequest(error.code);
   if (error instanceof DeviceError) return ofDevice(error.code);
+  if (error instanceof LinkError) return ofLink(error.code);
   if (error instanceof BlockStoreError) return ofStore(error.code);
   if (error instanceof PreheatError) return ofPreheat(error.code);
   if (error instanceof AccelerationError) return ofAcceleration(error.code);
@@ -41,6 +43,7 @@ function ofRequest(code: RequestError['code']): number {
       return 413;
     case 'media-type':
       return 415;
+    case 'no-agent':
     case 'no-devices':
     case 'no-store':
     case 'no-preheats':
@@ -73,6 +76,29 @@ function ofDevice(code: DeviceError['code']): number {
     case 'not-running':
       return 503;
     case 'timeout':
+      return 504;
+    default:
+      return unreachable(code);
+  }
+}
+
+function ofLink(code: LinkErrorCode): number {
+  switch (code) {
+    case 'invalid':
+      return 400;
+    case 'not-authorized':
+      return 403;
+    case 'not-found':
+    case 'unknown-blob':
+      return 404;
+    case 'failed':
+      return 500;
+    case 'damaged':
+      return 502;
+    case 'overloaded':
+    case 'cancelled':
+      return 503;
+    case 'unreachable':
       return 504;
     default:
       return unreachable(code);

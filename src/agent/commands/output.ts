@@ -8,9 +8,9 @@ export function jsonOption(): Option {
 }
 
 /** `--admin ADDRESS` of the commands that ask a running agent. */
-export function adminOption(): Option {
-  return new Option('--admin <address>', 'socket of the agent, or http://HOST:PORT')
-    .default(ADMIN_SOCKET)
+export function adminOption(what = 'socket of the agent', socket = ADMIN_SOCKET): Option {
+  return new Option('--admin <address>', `${what}, or http://HOST:PORT`)
+    .default(socket)
     .argParser((text) => {
       const url = URL.parse(text);
       if (url?.protocol === 'http:' && url.pathname === '/' && url.search === '') return url.origin;
@@ -40,4 +40,19 @@ export function warn(text: string): void {
 export function columns(rows: readonly (readonly [name: string, value: string])[]): string {
   const width = Math.max(0, ...rows.map(([name]) => name.length));
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+}
+
+/** Rows below their headings, in columns. */
+export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = header.map((name, i) =>
+    Math.max(name.length, ...rows.map((row) => row[i]?.length ?? 0)),
+  );
+  return [header, ...rows]
+    .map((row) =>
+      row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
 }

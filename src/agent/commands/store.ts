@@ -2,7 +2,7 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { formatSizeBytes, parseSizeBytes } from '../../util/sizes.ts';
 import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import type { BlobUsage } from '../admin/answers.ts';
-import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
+import { adminOption, jsonOption, printFacts, table, tokenOption } from './output.ts';
 
 const WHAT = 'sha256:... of a blob, or docker://host[:port]/name:tag for all layers of an image';
 
@@ -100,15 +100,5 @@ function listText(blobs: readonly BlobUsage[]): string {
       ? 'never'
       : new Date(blob.lastUseMs).toISOString().slice(0, 19) + 'Z',
   ]);
-  const widths = header.map((name, i) =>
-    Math.max(name.length, ...rows.map((row) => row[i]?.length ?? 0)),
-  );
-  return [header, ...rows]
-    .map((row) =>
-      row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n');
+  return table(header, rows);
 }

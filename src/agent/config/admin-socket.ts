@@ -4,6 +4,9 @@
  */
 export const ADMIN_SOCKET = '/run/xylem/admin/admin.sock';
 
+/** The same for the device process. */
+export const DEVICE_ADMIN_SOCKET = '/run/xylem/device-admin/admin.sock';
+
 /** Stands for no socket. */
 export const NO_SOCKET = 'none';
 

@@ -4,13 +4,15 @@ import { ADDRESSES_MAX } from '../../net/limits.ts';
 import { ADMIN_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
 import { deviceKeys } from './device-keys.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr, isPeer } from './multiaddrs.ts';
-import { isProxyUrl, isRegistryHost, parseListenAddress } from '../../registry/hosts.ts';
+import { isProxyUrl, isRegistryHost } from '../../registry/hosts.ts';
 import {
   absolutePath,
   count,
   key,
   list,
   LIST_LENGTH_MAX,
+  LISTEN_RULE,
+  listenAddress,
   path,
   PATH_RULE,
   size,
@@ -46,9 +48,6 @@ const CONNECTIONS_MAX_MAX = 65_536;
 const ACCESS_SECONDS_MAX = 86_400;
 
 const CONCURRENT_MAX = 16;
-
-const listenAddress = text((value) => parseListenAddress(value) !== undefined);
-const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
 
 /** Nine digits, as many as a count has here. */
 const GROUP_MAX = 999_999_999;

@@ -1,13 +1,15 @@
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { READ_TIMEOUT_MS, TIMEOUT_MS_MAX } from '../../device/link/limits.ts';
-import { NO_SOCKET } from './admin-socket.ts';
+import { DEVICE_ADMIN_SOCKET, NO_SOCKET } from './admin-socket.ts';
 import {
   absolutePath,
   count,
   key,
   list,
   LIST_LENGTH_MAX,
+  LISTEN_RULE,
+  listenAddress,
   path,
   PATH_RULE,
   socketPath,
@@ -43,6 +45,16 @@ export const deviceKeys = z.strictObject({
       'How long a read of a device waits for the agent, its peers and the registry, in ' +
       'milliseconds. Then it fails with EIO.',
     rule: `a whole number from 1000 to ${TIMEOUT_MS_MAX}`,
+  }),
+  adminSocket: key(socketPath.default(DEVICE_ADMIN_SOCKET), {
+    description:
+      'Unix socket on which `xylem device` takes commands: those of the admin endpoint that ' +
+      'concern mounts and devices. Its folder is closed to other users.',
+    rule: 'an absolute path of at most 107 bytes, or `none`',
+  }),
+  adminListen: key(listenAddress.default('127.0.0.1:19148'), {
+    description: 'Address of the probes and metrics of `xylem device`.',
+    rule: LISTEN_RULE,
   }),
   mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
     description:

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { parseListenAddress } from '../../registry/hosts.ts';
 import { parseSizeBytes } from '../../util/sizes.ts';
 import { NO_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
 
@@ -45,6 +46,11 @@ export const absolutePath = path.refine((value) => value.startsWith('/'));
 export const PATH_RULE =
   `a path of 1 to ${PATH_LENGTH_MAX} characters; ` +
   'a relative path starts at the working directory';
+
+/** An address to listen on. */
+export const listenAddress = text((value) => parseListenAddress(value) !== undefined);
+/** The rule of `listenAddress`. */
+export const LISTEN_RULE = 'HOST:PORT, an IPv6 host in brackets; port 0 lets the system choose';
 
 /** A size in bytes, which a person may write with a unit. */
 export function size(min: number, max: number) {

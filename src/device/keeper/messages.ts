@@ -18,4 +18,4 @@ export type FromKeeper =
  * The variable by which the kept process finds what it inherits: a JSON object of names and
  * descriptors. A process without it has no keeper.
  */
-export const INHERITED_VARIABLE = 'XYLEM_KEPT_DESCRIPTORS';
+export const INHERITED_VARIABLE = '_XYLEM_INHERITED';

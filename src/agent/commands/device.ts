@@ -1,0 +1,91 @@
+import { type Command } from 'commander';
+import { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
+import { Keeper } from '../../device/keeper/keeper.ts';
+import { dieWithParent } from '../../device/linux.ts';
+import { SystemClock } from '../../runtime/node/clock.ts';
+import { collectGarbage } from '../../runtime/node/heap.ts';
+import { jsonLogger } from '../../runtime/node/logger.ts';
+import { formatSizeBytes } from '../../util/sizes.ts';
+import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
+import type { ContainerDevice } from '../admin/answers.ts';
+import { DEVICE_ADMIN_SOCKET } from '../config/admin-socket.ts';
+import type { Config } from '../config/config-schema.ts';
+import { loadConfig } from '../config/config.ts';
+import { runUntilSignal } from '../run.ts';
+import { adminOption, jsonOption, printFacts, table, tokenOption } from './output.ts';
+
+/** `xylem device`: runs the block devices of a host, and shows them. */
+export function registerDevice(program: Command): void {
+  const device = program
+    .command('device')
+    .description("run this host's block devices in the foreground, beside its agent")
+    .option('--config <file>', "YAML file of the configuration: the agent's own")
+    .addHelpText(
+      'after',
+      '\nA small process that keeps the devices starts the one that serves them, and starts it\n' +
+        'again when it dies. SIGHUP replaces it with the version that is installed by then;\n' +
+        'containers do not notice. SIGTERM unmounts all devices: end their containers first.\n' +
+        '\nExamples:\n  xylem device --config /etc/xylem/agent.yaml\n  xylem device ls',
+    )
+    .action(async ({ config: file }: { readonly config?: string }) => {
+      const config = loadConfig({
+        ...(file !== undefined && { file }),
+        variables: process.env,
+      });
+      process.exitCode = await run(config);
+    });
+  device
+    .command('ls')
+    .description('list the devices of containers')
+    .addOption(adminOption('socket of the device process', DEVICE_ADMIN_SOCKET))
+    .addOption(tokenOption())
+    .addOption(jsonOption())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  xylem device ls\n' +
+        "  xylem device ls --json | jq '.devices[] | {image, holders}'",
+    )
+    .action(async (options: AdminPlace & { readonly json?: boolean }) => {
+      const answer = await askAgent(options, 'devices');
+      printFacts(options.json, answer, listText(answer.devices));
+    });
+}
+
+async function run(config: Config): Promise<number> {
+  const logger = jsonLogger({ level: config.log.level });
+  const clock = new SystemClock();
+  const keeper = KeptDescriptors.ofThisProcess({ clock }, { onYield: () => void onYield() });
+  if (keeper === undefined) return keep({ logger, clock });
+  dieWithParent();
+  const { DeviceProcess } = await import('../device-process/device-process.ts');
+  const service = new DeviceProcess(config, { logger, clock, keeper });
+  // The keeper has the devices: the next process goes on with what this one leaves unanswered. An
+  // orderly end would wait for the threads that read the kernel's requests.
+  const onYield = async (): Promise<void> => {
+    await service.yield();
+    process.kill(process.pid, 'SIGKILL');
+  };
+  collectGarbage();
+  const exit = (code: number): void => process.exit(code);
+  return runUntilSignal(service, { logger, clock, events: process, exit });
+}
+
+/** Runs this very command as a kept process. */
+async function keep(components: ConstructorParameters<typeof Keeper>[0]): Promise<number> {
+  const args = [...process.execArgv, ...process.argv.slice(1)];
+  const keeper = new Keeper(components, { program: { path: process.execPath, args } });
+  process.on('SIGTERM', () => keeper.stop());
+  process.on('SIGINT', () => keeper.stop());
+  process.on('SIGHUP', () => keeper.replace());
+  return keeper.run();
+}
+
+function listText(devices: readonly ContainerDevice[]): string {
+  if (devices.length === 0) return 'No container of this host has a device.';
+  return table(
+    ['IMAGE', 'DEVICE', 'SIZE', 'USERS', 'MOUNTED AT'],
+    devices.map(({ image, device, sizeBytes, holders, dir }) => [
+      ...[image, device, formatSizeBytes(sizeBytes), String(holders.length), dir],
+    ]),
+  );
+}

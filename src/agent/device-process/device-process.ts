@@ -1,0 +1,113 @@
+import { join, resolve } from 'node:path';
+import { DeviceService } from '../../device/device-service.ts';
+import { ImageDevices } from '../../device/image-devices.ts';
+import type { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
+import { AgentLink } from '../../device/link/agent-link.ts';
+import { LocalLayers } from '../../device/local-layers.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { NodeCodec } from '../../runtime/node/codec.ts';
+import { NodeHash } from '../../runtime/node/hash.ts';
+import { makeAdminServer, type AdminServer } from '../admin/admin-server.ts';
+import { PromMetrics } from '../admin/prom-metrics.ts';
+import type { Readiness } from '../admin/services.ts';
+import { ConfigError } from '../config/config.ts';
+import type { Config } from '../config/config-schema.ts';
+import { agentSocketOf } from '../config/device-keys.ts';
+import type { Service } from '../run.ts';
+import { LinkedMounts } from './linked-mounts.ts';
+
+/** Folder of the devices of containers, below the state folder. */
+const IMAGES_FOLDER = 'images';
+
+interface Components {
+  readonly logger: Logger;
+  readonly clock: Clock;
+  /** What outlives this process. */
+  readonly keeper: KeptDescriptors;
+}
+
+/**
+ * The process that owns a host's block devices. It reads what the agent's store holds by itself,
+ * and asks the agent for the rest.
+ *
+ * Life: constructed -> `start()`, in this order: link to the agent, mounts of an earlier process,
+ * admin endpoint -> `stop()`, which unmounts everything.
+ */
+export class DeviceProcess implements Service, Readiness {
+  readonly #keeper: KeptDescriptors;
+  readonly #link: AgentLink;
+  readonly #devices: DeviceService;
+  readonly #images: ImageDevices;
+  readonly #mounts: LinkedMounts;
+  readonly #admin: AdminServer;
+  #notReady: string | undefined = 'the devices of an earlier process are being taken over';
+
+  /** Throws ConfigError. */
+  constructor(config: Config, components: Components) {
+    const { logger, clock, keeper } = components;
+    const { device } = config;
+    const metrics = new PromMetrics({ processMetrics: true });
+    const hash = new NodeHash();
+    const shared = { logger, clock, metrics };
+    this.#keeper = keeper;
+    this.#link = new AgentLink(shared, {
+      path: requireAgentSocket(config),
+      readTimeoutMs: device.readTimeoutMs,
+    });
+    const local = new LocalLayers({ others: this.#link });
+    const stateDir = resolve(device.stateDir);
+    const dir = join(stateDir, IMAGES_FOLDER);
+    const isReserved = (path: string): boolean => path === dir || path.startsWith(`${dir}/`);
+    this.#devices = new DeviceService(
+      { ...shared, reader: local, codec: new NodeCodec(), keeper },
+      { stateDir, mountFolders: [...device.mountFolders, dir] },
+    );
+    const parts = { ...shared, devices: this.#devices, hash };
+    this.#images = new ImageDevices({ ...parts, images: this.#link, local }, { dir });
+    this.#mounts = new LinkedMounts({ ...parts, link: this.#link }, { isReserved });
+    this.#admin = makeAdminServer(
+      { ...shared, status: this, mounts: this.#mounts, devices: this.#images },
+      { ...config.admin, socket: device.adminSocket, listen: device.adminListen },
+    );
+  }
+
+  async start(): Promise<void> {
+    this.#link.start();
+    await this.#devices.start();
+    this.#images.start();
+    this.#mounts.start();
+    // From here on every read that waits is answered.
+    this.#keeper.ready();
+    await this.#images.settled();
+    await this.#admin.start();
+    this.#notReady = undefined;
+  }
+
+  async stop(): Promise<void> {
+    this.#notReady = 'the process is stopping';
+    this.#images.stop();
+    await this.#devices.stop();
+    this.#link.stop();
+    await this.#admin.stop();
+  }
+
+  /** Ends what is in hand; a new process is about to go on with the devices. */
+  async yield(): Promise<void> {
+    this.#notReady = 'a new process is taking over';
+    await this.#admin.stop();
+  }
+
+  notReady(): string | undefined {
+    return this.#notReady;
+  }
+}
+
+function requireAgentSocket(config: Config): string {
+  const path = agentSocketOf(config);
+  if (path !== undefined) return path;
+  throw new ConfigError(
+    'device.agentSocket must be the path of a socket for `xylem device`: it reads through the agent',
+    { code: 'invalid-value', key: 'device.agentSocket' },
+  );
+}
