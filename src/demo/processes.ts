@@ -85,7 +85,9 @@ async function stopProcess(child: ChildProcess): Promise<void> {
 /**
  * Waits until the agent reports that it is ready. Otherwise throws DemoError with its last answer.
  */
-export async function waitReady(agent: AgentProcess): Promise<void> {
+export async function waitReady(
+  agent: Pick<AgentProcess, 'name' | 'admin' | 'logFile'>,
+): Promise<void> {
   const deadlineMs = performance.now() + READY_MS_MAX;
   let reason = 'it did not answer';
   while (performance.now() < deadlineMs) {

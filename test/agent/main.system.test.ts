@@ -24,7 +24,7 @@ beforeAll(async () => {
   const status = new StatusTwin();
   status.reason = undefined;
   folder = mkdtempSync(join(tmpdir(), 'xylem-test-'));
-  ({ server, socket } = adminServer(folder, { status, mounts: new MountTwin() }));
+  ({ server, socket } = adminServer(folder, { twin: status, mounts: new MountTwin() }));
   await server.start();
 });
 afterAll(async () => {

@@ -107,7 +107,7 @@ function requireAgentSocket(config: Config): string {
   const path = agentSocketOf(config);
   if (path !== undefined) return path;
   throw new ConfigError(
-    'device.agentSocket must be the path of a socket for `xylem device`: it reads through the agent',
+    'device.agentSocket must be the path of a socket: `xylem device` reads through the agent',
     { code: 'invalid-value', key: 'device.agentSocket' },
   );
 }

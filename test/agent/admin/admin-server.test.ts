@@ -18,7 +18,7 @@ beforeEach(async () => {
   status = new StatusTwin();
   mounts = new MountTwin();
   clock = new ManualClock();
-  ({ server } = adminServer(tempFolder(), { status, mounts, clock }));
+  ({ server } = adminServer(tempFolder(), { twin: status, mounts, clock }));
   await server.start();
 });
 afterEach(() => server.stop());

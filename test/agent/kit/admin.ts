@@ -13,21 +13,29 @@ import { StatusTwin } from '../../kit/twins.ts';
 export const TOKEN = '0123456789abcdef0123456789abcdef';
 export const BEARER = { authorization: `Bearer ${TOKEN}` };
 
+interface Parts {
+  /** The agent that it tells of. */
+  readonly twin: StatusTwin;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
 /**
  * An admin endpoint before twins, on a free port, with `TOKEN`, and with a socket in the folder.
  */
 export function adminServer(
   folder: string,
-  parts: Partial<Services & { readonly clock: Clock; readonly logger: Logger }> = {},
+  parts: Partial<Services & Parts> = {},
   port = 0,
 ): { readonly server: AdminServer; readonly socket: string } {
   const file = join(folder, 'token');
   writeFileSync(file, TOKEN, { mode: 0o600 });
   const socket = join(folder, 'admin', 'admin.sock');
-  const { logger = silentLogger, ...others } = parts;
+  const { logger = silentLogger, twin = new StatusTwin(), ...others } = parts;
   const server = new AdminServer(
     {
-      status: new StatusTwin(),
+      status: twin,
+      agent: twin,
       clock: new ManualClock(),
       ...others,
       logger,
