@@ -86,4 +86,16 @@ describe('OwnerSocket', () => {
     await expect(listen({ path })).rejects.toThrow(/something else than a socket is there/);
     expect(statSync(path).isFile()).toBe(true);
   });
+
+  it('beside another socket of its agent has that folder as it is, and mode 0600', async () => {
+    const path = newPath();
+    await listen({ path });
+    const beside = join(dirname(path), 'agent.sock');
+    await expect(listen({ path: beside })).rejects.toThrow(/is in use by another process/);
+    chmodSync(dirname(path), 0o750);
+    const { close } = await listen({ path: beside, isFolderTaken: true });
+    expect([modeOf(dirname(path)), modeOf(beside)]).toEqual(['750', '600']);
+    await close();
+    expect([existsSync(beside), existsSync(path)]).toEqual([false, true]);
+  });
 });

@@ -20,24 +20,30 @@ import {
 } from '../../device/link/frames.ts';
 import { HELLO_MS, OPENING_MAX, OPENS_MAX, READS_IN_FLIGHT_MAX } from '../../device/link/limits.ts';
 import { BLOCK_SIZE_BYTES, BLOCKS_MAX, blockLength } from '../../image/block.ts';
+import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import { badValue, WireError } from '../../net/wire/errors.ts';
 import { FrameParser } from '../../net/wire/frame-parser.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { BlobReader } from '../../transfer/contracts/blob-reader.ts';
+import { Limiter } from '../../util/limiter.ts';
 import { errorText } from '../../util/errors.ts';
 import type { DeviceImage, DeviceImages } from './device-images.ts';
 import { linkFailureOf } from './link-failure.ts';
 import type { DeviceSocketMetrics } from './metrics.ts';
 
-/** Bytes of answers that a device process leaves unread: all its reads, and small frames. */
-const UNREAD_BYTES_MAX = (READS_IN_FLIGHT_MAX.demand + 4) * BLOCK_SIZE_BYTES;
+/**
+ * Bytes that a device process leaves unread, beside blocks that wait for their turn: a block, small
+ * frames, and manifests of images that it opens.
+ */
+const UNREAD_BYTES_MAX = (OPENING_MAX + 1) * (MANIFEST_SIZE_BYTES_MAX + BLOCK_SIZE_BYTES);
 
+const UNKNOWN: LinkFailure = { code: 'unknown-blob', text: 'no image that is open has the blob' };
 const OVERLOADED: LinkFailure = { code: 'overloaded', text: 'too much is asked at a time' };
 
 interface Components {
   readonly reader: Pick<BlobReader, 'read'>;
-  readonly images: Pick<DeviceImages, 'open' | 'close' | 'lose'>;
+  readonly images: Pick<DeviceImages, 'open' | 'close' | 'lose' | 'has'>;
   /** All images that an earlier connection had open are open again. */
   readonly onSettled: () => void;
   /** As many images more are open; fewer when negative. */
@@ -59,6 +65,11 @@ export class DeviceConnection {
   /** What is asked and not answered yet: how to give it up. */
   readonly #asked = new Map<number, AbortController>();
   #readCount = 0;
+  /**
+   * Blocks go out one at a time, the next when the socket took the last: so each counts as a read
+   * until it is on its way, and no longer.
+   */
+  readonly #blocks = new Limiter({ runningMax: 1, waitingMax: READS_IN_FLIGHT_MAX.demand });
   #openingCount = 0;
   readonly #images = new Map<number, DeviceImage>();
   #isClosed = false;
@@ -196,10 +207,12 @@ export class DeviceConnection {
   }
 
   #onRead(id: number, request: ReadRequest): void {
-    const lane = this.#lane ?? 'bulk';
-    if (this.#readCount >= READS_IN_FLIGHT_MAX[lane]) {
-      this.#parts.metrics.reads.inc({ kind: request.kind, outcome: OVERLOADED.code });
-      return this.#send(encodeError(id, OVERLOADED));
+    const { images, metrics } = this.#parts;
+    const isFull = this.#readCount >= READS_IN_FLIGHT_MAX[this.#lane ?? 'bulk'];
+    if (isFull || !images.has(request.blob.digest)) {
+      const failure = isFull ? OVERLOADED : UNKNOWN;
+      metrics.reads.inc({ kind: request.kind, outcome: failure.code });
+      return this.#send(encodeError(id, failure));
     }
     const ending = new AbortController();
     this.#asked.set(id, ending);
@@ -216,7 +229,7 @@ export class DeviceConnection {
       const bytes = await reader.read(blob, index * BLOCK_SIZE_BYTES, length, options);
       this.#asked.delete(id);
       metrics.reads.inc({ kind, outcome: 'block' });
-      await this.#sendBlock(id, bytes);
+      await this.#blocks.run(() => this.#sendBlock(id, bytes));
     } catch (error) {
       this.#asked.delete(id);
       const failure = this.#failureOf(error, signal);
@@ -235,12 +248,12 @@ export class DeviceConnection {
     return { code: 'failed', text: 'internal error; the log of the agent says more' };
   }
 
-  /** Resolves when the socket has taken the block, or is gone: until then it counts as a read. */
+  /** Resolves when the socket has taken the block, or is gone. */
   #sendBlock(id: number, bytes: Uint8Array): Promise<void> {
     return new Promise((resolve) => {
       if (this.#isClosed) return resolve();
       this.#socket.cork();
-      this.#socket.write(encodeBlockHead(id, bytes.length));
+      this.#send(encodeBlockHead(id, bytes.length));
       this.#socket.write(bytes, () => resolve());
       this.#socket.uncork();
     });

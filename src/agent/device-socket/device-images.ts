@@ -61,6 +61,8 @@ type Sought =
 /** Opens images for device processes: finds them, joins their trees, leases their blobs. */
 export class DeviceImages {
   readonly #parts: Components;
+  /** Number of images with each blob that are open. */
+  readonly #blobs = new Map<Digest, number>();
 
   constructor(components: Components) {
     this.#parts = components;
@@ -86,16 +88,32 @@ export class DeviceImages {
     return within(clock, request.timeoutMs, open, { signal });
   }
 
+  /** Whether an image with this blob is open. */
+  has(digest: Digest): boolean {
+    return this.#blobs.has(digest);
+  }
+
   /** The device process is done with the image. */
   close({ opened }: DeviceImage): void {
-    opened.close();
+    this.#end(opened);
     this.#parts.leases.drop(opened.digests);
   }
 
   /** The device process went away with the image open: its blobs stay for a while. */
   lose({ opened }: DeviceImage): void {
-    opened.close();
+    this.#end(opened);
     this.#parts.leases.orphan(opened.digests);
+  }
+
+  #end(opened: OpenedImage): void {
+    opened.close();
+    for (const digest of opened.digests) this.#count(digest, -1);
+  }
+
+  #count(digest: Digest, change: number): void {
+    const count = (this.#blobs.get(digest) ?? 0) + change;
+    if (count > 0) this.#blobs.set(digest, count);
+    else this.#blobs.delete(digest);
   }
 
   async #open(request: OpenRequest, limits: Limits): Promise<DeviceImage> {
@@ -111,6 +129,7 @@ export class DeviceImages {
       if (!isAgain) await this.#require(layers, limits);
       limits.signal.throwIfAborted();
       await leases.hold(opened.digests);
+      for (const digest of opened.digests) this.#count(digest, 1);
       const bytes = image === undefined || sought.image === undefined ? undefined : sought.bytes;
       return { reply: { layers, manifest: bytes }, opened };
     } catch (error) {

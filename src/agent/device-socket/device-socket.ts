@@ -22,7 +22,7 @@ import { deviceSocketMetrics, type DeviceSocketMetrics } from './metrics.ts';
 
 interface Components {
   readonly reader: Pick<BlobReader, 'read'>;
-  readonly images: Pick<DeviceImages, 'open' | 'close' | 'lose'>;
+  readonly images: Pick<DeviceImages, 'open' | 'close' | 'lose' | 'has'>;
   readonly leases: Pick<Leases, 'settle'>;
   readonly clock: Clock;
   readonly logger: Logger;

@@ -79,6 +79,7 @@ export class BlockReads {
   /** Flights to be asked, in the order of coming. */
   readonly #queues = { demand: new Set<Flight>(), bulk: new Set<Flight>() };
   readonly #kept: BoundedMap<string, Uint8Array>;
+  #isStopped = false;
 
   constructor(components: Components, init: Init) {
     this.#components = components;
@@ -101,8 +102,8 @@ export class BlockReads {
     const key = keyOf(blob, index);
     const kept = this.#kept.get(key);
     if (kept !== undefined) return Promise.resolve(kept);
-    const { signal } = options;
-    if (signal?.aborted === true) return Promise.reject(cancelled(blob, index));
+    const isOver = this.#isStopped || options.signal?.aborted === true;
+    if (isOver) return Promise.reject(cancelled(blob, index));
     if (!this.#flights.has(key) && this.#flights.size >= BLOCKS_AWAITED_MAX) {
       const text = `${nameOf(blob, index)} was not read: ${BLOCKS_AWAITED_MAX} blocks are awaited`;
       return Promise.reject(new LinkError(text, { code: 'overloaded' }));
@@ -184,8 +185,9 @@ export class BlockReads {
     assert(this.#inFlight[lane] === 0, 'a lost connection has nothing in flight');
   }
 
-  /** Rejects all reads. */
+  /** Rejects all reads, now and later. */
   stop(): void {
+    this.#isStopped = true;
     for (const flight of [...this.#flights.values()]) {
       for (const waiter of [...flight.waiters]) {
         this.#leave(flight, waiter);
@@ -321,8 +323,8 @@ function cancelled(blob: BlobRef, index: BlockIndex): LinkError {
   return new LinkError(`${nameOf(blob, index)} was not read: cancelled`, { code: 'cancelled' });
 }
 
-/** Whether the failure is the last word for this reader. */
+/** Whether the failure is the last word for this reader. A prefetch that fails is no harm yet. */
 function endsWaiter({ endsOnNo, kind }: Waiter, code: LinkErrorCode): boolean {
-  if (code === 'invalid') return true;
-  return isFinal(code) ? endsOnNo : kind === 'prefetch' && code === 'overloaded';
+  if (code === 'cancelled' || code === 'unknown-blob') return false;
+  return kind === 'prefetch' || code === 'invalid' || (endsOnNo && isFinal(code));
 }

@@ -84,6 +84,7 @@ export class ImageOpens {
   readonly #blobs = new Map<Digest, number>();
   readonly #byId = new Map<number, Open>();
   #openingCount = 0;
+  #isStopped = false;
   #isSettled = false;
   #isSettledTold = false;
 
@@ -101,7 +102,8 @@ export class ImageOpens {
   open(image: LinkImage, timeoutMs: number, signal: AbortSignal): Promise<OpenedLink> {
     const { clock } = this.#components;
     return new Promise((resolve, reject) => {
-      if (signal.aborted) return reject(this.#error(image, 'cancelled', 'cancelled'));
+      if (signal.aborted || this.#isStopped)
+        return reject(this.#error(image, 'cancelled', 'cancelled'));
       if (this.#opens.size >= OPENS_MAX) {
         return reject(this.#error(image, 'overloaded', `${OPENS_MAX} images are open`));
       }
@@ -217,6 +219,7 @@ export class ImageOpens {
 
   /** Rejects what is not open yet; the agent learns of the end by the connection's. */
   stop(): void {
+    this.#isStopped = true;
     for (const open of [...this.#opens]) {
       open.first?.settle.reject(this.#error(open.image, 'cancelled', 'the link was stopped'));
       open.pause?.cancel();

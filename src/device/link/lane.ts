@@ -125,7 +125,9 @@ export class Lane {
         else this.#onFirst(type, body);
       },
       onAnswer: (head: Uint8Array, payloadBytes: number): Uint8Array => {
-        const bytes = new Uint8Array(payloadBytes);
+        // Not zeroed: all of it comes now, or nobody sees it.
+        const { buffer } = Buffer.allocUnsafeSlow(payloadBytes);
+        const bytes = new Uint8Array(buffer);
         block = { id: decodeId(head), bytes };
         return bytes;
       },
@@ -170,7 +172,7 @@ export class Lane {
     const { clock, logger } = this.#components;
     this.#failureCount++;
     if (this.#failureCount === 1) {
-      logger.warn({ path: this.#path, lane: this.#carries, why }, 'the agent is away');
+      logger.warn({ path: this.#path, lane: this.#carries, why }, 'no connection to the agent');
     }
     const pauseMs = backoffMs(this.#failureCount, RECONNECT_MS_MIN, RECONNECT_MS_MAX);
     this.#timer = clock.setTimer(pauseMs, () => this.#connect());

@@ -6,11 +6,13 @@ import { Leases } from '../../../../src/blockstore/leases.ts';
 import { AgentLink } from '../../../../src/device/link/agent-link.ts';
 import type { LinkImage } from '../../../../src/device/link/image-opens.ts';
 import { BlobError } from '../../../../src/edge/http/blob-error.ts';
+import type { KeptManifest } from '../../../../src/edge/mirror/manifest-cache.ts';
 import { silentLogger } from '../../../../src/runtime/logger.ts';
 import { silentMetrics } from '../../../../src/runtime/metrics.ts';
 import { SystemClock } from '../../../../src/runtime/node/clock.ts';
 import { NodeDisk } from '../../../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../../../src/runtime/node/hash.ts';
+import { BLOCK_SIZE_BYTES } from '../../../../src/image/block.ts';
 import type { BlobReader } from '../../../../src/transfer/contracts/blob-reader.ts';
 import { digestOf, orderOf } from '../../../preheat/kit/images.ts';
 import { codec } from '../../../kit/layers.ts';
@@ -25,10 +27,10 @@ export class ManifestTwin {
   /** Why there is none. */
   refusal = new BlobError('no such image', { code: 'not-found' });
 
-  get(_origin: object, reference: string) {
+  async get(_origin: object, reference: string): Promise<KeptManifest> {
     const bytes = this.kept.get(reference);
-    if (bytes === undefined) return Promise.reject(this.refusal);
-    return Promise.resolve({ digest: digestOf(bytes), mediaType: 'm', bytes });
+    if (bytes === undefined) throw this.refusal;
+    return { digest: digestOf(bytes), mediaType: 'm', bytes };
   }
 }
 
@@ -97,6 +99,42 @@ export class SocketRig {
     const { store } = this.#node;
     const init = this.#orphanMs === undefined ? {} : { orphanMs: this.#orphanMs };
     return new Leases({ disk, store, clock, logger: silentLogger }, init);
+  }
+}
+
+/** Reads of a node that a test holds back and lets go. */
+export class GatedReader implements Pick<BlobReader, 'read'> {
+  readonly asked: {
+    readonly index: number;
+    readonly kind: string;
+    readonly signal: AbortSignal;
+  }[] = [];
+  isOpen = false;
+  /** Reads that may pass although the gate is closed. */
+  passes: (read: { readonly index: number; readonly kind: string }) => boolean = () => false;
+  readonly #node: Node;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(node: Node) {
+    this.#node = node;
+  }
+
+  async read(...args: Parameters<BlobReader['read']>): Promise<Uint8Array> {
+    const [, offset, , { kind, signal = new AbortController().signal }] = args;
+    const read = { index: offset / BLOCK_SIZE_BYTES, kind, signal };
+    this.asked.push(read);
+    if (!this.isOpen && !this.passes(read)) {
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve);
+        signal.addEventListener('abort', () => resolve());
+      });
+    }
+    return this.#node.engine.read(...args);
+  }
+
+  open(): void {
+    this.isOpen = true;
+    for (const go of this.#waiting.splice(0)) go();
   }
 }
 
