@@ -19,6 +19,8 @@ const STOP_MS_MAX = 30_000;
 export interface TestDeviceProcess {
   /** Path of its admin socket. */
   readonly socket: string;
+  /** Path of its socket for containerd. */
+  readonly snapshotter: string;
   /** Base URL of its admin endpoint. */
   readonly admin: string;
   readonly configFile: string;
@@ -48,9 +50,11 @@ export async function startDeviceProcess(
   const config = parse(readFileSync(join(dir, 'agent.yaml'), 'utf8')) as { device: object };
   const stateDir = join(dir, 'device-process');
   const keys = { ...config.device, enabled: false, stateDir, adminSocket: socket };
+  const snapshotterSocket = join(dir, 'snapshotter', 'snapshotter.sock');
+  const snapshotsDir = join(dir, 'snapshots');
   const adminListen = `127.0.0.1:${port}`;
   const configFile = join(dir, 'device.yaml');
-  const section = { ...keys, adminListen, ...device };
+  const section = { ...keys, adminListen, snapshotterSocket, snapshotsDir, ...device };
   writeFileSync(configFile, stringify({ ...config, device: section }));
   const keeper = spawn(process.execPath, [CLI, 'device', '--config', configFile], {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -83,7 +87,8 @@ export async function startDeviceProcess(
     await ready();
   };
   await ready();
-  return { socket, admin, configFile, stateDir, logFile, keeper, servingPid, killServing, stop };
+  const paths = { socket, snapshotter: snapshotterSocket, configFile, stateDir, logFile };
+  return { ...paths, admin, keeper, servingPid, killServing, stop };
 }
 
 /** The child of a process; 0 when it has none at the moment. */

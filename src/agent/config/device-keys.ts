@@ -46,6 +46,17 @@ export const deviceKeys = z.strictObject({
       'milliseconds. Then it fails with EIO.',
     rule: `a whole number from 1000 to ${TIMEOUT_MS_MAX}`,
   }),
+  snapshotterSocket: key(socketPath.default('/run/xylem/snapshotter/snapshotter.sock'), {
+    description:
+      'Unix socket on which `xylem device` is a snapshotter of containerd (proxy_plugins).',
+    rule: 'an absolute path of at most 107 bytes, or `none`',
+  }),
+  snapshotsDir: key(absolutePath.default('/var/lib/xylem/snapshots'), {
+    description:
+      'Folder for what containers write, for the layers of ordinary images, and for the ' +
+      'metadata of snapshots. Not on a file system that overlayfs refuses (NFS, overlayfs).',
+    rule: PATH_RULE,
+  }),
   adminSocket: key(socketPath.default(DEVICE_ADMIN_SOCKET), {
     description:
       'Unix socket on which `xylem device` takes commands: those of the admin endpoint that ' +

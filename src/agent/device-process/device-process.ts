@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { DeviceService } from '../../device/device-service.ts';
 import { ImageDevices } from '../../device/image-devices.ts';
@@ -8,9 +9,14 @@ import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
+import { overlayOptions } from '../../snapshotter/files/overlay-options.ts';
+import { SnapshotsServer } from '../../snapshotter/rpc/snapshots-server.ts';
+import { Snapshotter, type SnapshotterComponents } from '../../snapshotter/snapshotter.ts';
+import { SqliteStore } from '../../snapshotter/store/sqlite-store.ts';
 import { makeAdminServer, type AdminServer } from '../admin/admin-server.ts';
 import { PromMetrics } from '../admin/prom-metrics.ts';
 import type { Readiness } from '../admin/services.ts';
+import { NO_SOCKET } from '../config/admin-socket.ts';
 import { ConfigError } from '../config/config.ts';
 import type { Config } from '../config/config-schema.ts';
 import { agentSocketOf } from '../config/device-keys.ts';
@@ -19,6 +25,14 @@ import { LinkedMounts } from './linked-mounts.ts';
 
 /** Folder of the devices of containers, below the state folder. */
 const IMAGES_FOLDER = 'images';
+
+/** Metadata of the snapshots, in their folder. */
+const METADATA_FILE = 'metadata.db';
+
+interface Snapshots {
+  readonly snapshotter: Snapshotter;
+  readonly server: SnapshotsServer;
+}
 
 interface Components {
   readonly logger: Logger;
@@ -32,7 +46,8 @@ interface Components {
  * and asks the agent for the rest.
  *
  * Life: constructed -> `start()`, in this order: link to the agent, mounts of an earlier process,
- * admin endpoint -> `stop()`, which unmounts everything.
+ * snapshots, admin endpoint -> `stop()`, which unmounts everything, or `yield()`, which leaves all
+ * to the next process.
  */
 export class DeviceProcess implements Service, Readiness {
   readonly #keeper: KeptDescriptors;
@@ -40,6 +55,7 @@ export class DeviceProcess implements Service, Readiness {
   readonly #devices: DeviceService;
   readonly #images: ImageDevices;
   readonly #mounts: LinkedMounts;
+  readonly #snapshots: Snapshots | undefined;
   readonly #admin: AdminServer;
   #notReady: string | undefined = 'the devices of an earlier process are being taken over';
 
@@ -66,6 +82,7 @@ export class DeviceProcess implements Service, Readiness {
     const parts = { ...shared, devices: this.#devices, hash };
     this.#images = new ImageDevices({ ...parts, images: this.#link, local }, { dir });
     this.#mounts = new LinkedMounts({ ...parts, link: this.#link }, { isReserved });
+    this.#snapshots = makeSnapshots(config, { ...parts, devices: this.#images });
     this.#admin = makeAdminServer(
       { ...shared, status: this, mounts: this.#mounts, devices: this.#images },
       { ...config.admin, socket: device.adminSocket, listen: device.adminListen },
@@ -79,13 +96,16 @@ export class DeviceProcess implements Service, Readiness {
     this.#mounts.start();
     // From here on every read that waits is answered.
     this.#keeper.ready();
+    await this.#snapshots?.snapshotter.start();
     await this.#images.settled();
+    await this.#snapshots?.server.start();
     await this.#admin.start();
     this.#notReady = undefined;
   }
 
   async stop(): Promise<void> {
     this.#notReady = 'the process is stopping';
+    await this.#endSnapshots();
     this.#images.stop();
     await this.#devices.stop();
     this.#link.stop();
@@ -95,12 +115,33 @@ export class DeviceProcess implements Service, Readiness {
   /** Ends what is in hand; a new process is about to go on with the devices. */
   async yield(): Promise<void> {
     this.#notReady = 'a new process is taking over';
+    await this.#endSnapshots();
     await this.#admin.stop();
+  }
+
+  async #endSnapshots(): Promise<void> {
+    await this.#snapshots?.server.stop();
+    await this.#snapshots?.snapshotter.stop();
   }
 
   notReady(): string | undefined {
     return this.#notReady;
   }
+}
+
+/** containerd's snapshotter; undefined where the configuration wants none. */
+function makeSnapshots(
+  { device }: Config,
+  parts: Omit<SnapshotterComponents, 'store'>,
+): Snapshots | undefined {
+  const { snapshotsDir: stateDir, snapshotterSocket: socketPath } = device;
+  if (socketPath === NO_SOCKET) return undefined;
+  const store = new SqliteStore({ path: join(stateDir, METADATA_FILE) });
+  const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  const init = { stateDir, bootId, overlayOptions: overlayOptions() };
+  const snapshotter = new Snapshotter({ ...parts, store }, init);
+  const server = new SnapshotsServer({ ...parts, snapshots: snapshotter }, { socketPath });
+  return { snapshotter, server };
 }
 
 function requireAgentSocket(config: Config): string {
