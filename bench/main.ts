@@ -12,6 +12,7 @@ import { benchEdge } from './edge.ts';
 import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
+import { benchNbd } from './nbd.ts';
 import { benchNet } from './net.ts';
 import { benchOwnWay } from './own-way.ts';
 import { benchRoads, benchUnlisted } from './roads.ts';
@@ -28,6 +29,7 @@ const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[
   join: benchJoin,
   verify: benchVerify,
   device: benchDevice,
+  nbd: benchNbd,
   memory: benchMemory,
   limits: benchLimits,
   blobs: benchBlobs,
@@ -57,6 +59,8 @@ verify  CPU of attestations per block, against that of receiving the block from 
         sending it to another.
 device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the
         device itself costs.
+nbd     fio and nbdcopy as clients of the NBD server, the device in memory, and of nbdkit with the
+        same bytes in its memory.
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
         children from a package: 15 s after the start, and the highest while all read 512 MiB at
         once.

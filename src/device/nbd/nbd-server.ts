@@ -100,12 +100,13 @@ export class NbdServer {
 
   /**
    * Serves a device on a connected socket without a handshake: its other end is the kernel's, which
-   * is told all of it. The server owns the descriptor then.
+   * is told all of it. The server owns the descriptor then. Gives the size of the device.
    */
-  adopt(fd: number, name: string): void {
+  adopt(fd: number, name: string): { readonly sizeBytes: number } {
     const found = defined(this.#exports.get(name), `the device ${name} is exported`);
     const session = { export: found, isStructured: false, hasAllocation: false };
     this.#add(new NbdConnection(this.#componentsOfConnection, new Socket({ fd }), session));
+    return found;
   }
 
   /** Cuts off all clients and stops listening. The path stays, for the next server's clients. */

@@ -4,8 +4,12 @@ import { constants } from 'node:os';
 import { DeviceError } from '../errors.ts';
 
 const AF_UNIX = 1;
+const AF_NETLINK = 16;
 const SOCK_STREAM = 1;
+const SOCK_RAW = 3;
+const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
+const NETLINK_GENERIC = 16;
 
 /** Only the owner may connect. */
 const SOCKET_MODE = 0o600;
@@ -63,6 +67,12 @@ export function socketPair(): readonly [number, number] {
   const fds: [number, number] = [-1, -1];
   checked(cSocketPair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 'making a pair of sockets');
   return fds;
+}
+
+/** A socket to the kernel's generic netlink; requests are written to it, and answers read. */
+export function netlinkSocket(): number {
+  const type = SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK;
+  return checked(cSocket(AF_NETLINK, type, NETLINK_GENERIC), 'opening netlink');
 }
 
 function removeSocket(path: string, step: string): void {

@@ -1,0 +1,132 @@
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { accessSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { memoryDisk } from '../src/device/disk.ts';
+import { deviceMetrics } from '../src/device/metrics.ts';
+import { NbdServer } from '../src/device/nbd/nbd-server.ts';
+import { silentLogger } from '../src/runtime/logger.ts';
+import { silentMetrics } from '../src/runtime/metrics.ts';
+import { SystemClock } from '../src/runtime/node/clock.ts';
+import { MIB } from '../src/util/bytes.ts';
+import { timed, type BenchRow } from './rows.ts';
+
+const run = promisify(execFile);
+
+const PROGRAMS = ['/usr/bin/fio', '/usr/bin/nbdcopy', '/usr/bin/nbdkit'];
+
+const RANDOM = ['--rw=randread', '--bs=4k'];
+const CASES = [
+  { what: 'random 4 KiB, depth 1', unit: 'reads/s', options: [...RANDOM, '--iodepth=1'] },
+  { what: 'random 4 KiB, depth 32', unit: 'reads/s', options: [...RANDOM, '--iodepth=32'] },
+  { what: 'sequential 1 MiB', unit: 'MB/s', options: ['--rw=read', '--bs=1M', '--iodepth=4'] },
+] as const;
+
+/**
+ * Measures clients of the NBD server with the device in memory, and of nbdkit with the same bytes
+ * in its own memory. Needs fio with its nbd engine, nbdcopy and nbdkit.
+ */
+export async function benchNbd(options: { smoke: boolean }): Promise<BenchRow[]> {
+  try {
+    PROGRAMS.forEach((path) => accessSync(path));
+  } catch {
+    process.stderr.write(`nbd: skipped: needs ${PROGRAMS.join(', ')}\n`);
+    return [];
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'xylem-bench-'));
+  try {
+    const file = join(folder, 'disk');
+    const sizeBytes = (options.smoke ? 16 : 512) * MIB;
+    const source = { file, sizeBytes };
+    // Random bytes, so that no side keeps the device sparse.
+    await run('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', `count=${sizeBytes / MIB}`]);
+    return [
+      ...(await withXylem(folder, source, (uri) =>
+        measure('xylem', uri, { ...options, sizeBytes }),
+      )),
+      ...(await withNbdkit(folder, source, (uri) =>
+        measure('nbdkit', uri, { ...options, sizeBytes }),
+      )),
+    ];
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function withXylem(
+  folder: string,
+  { file }: { file: string },
+  work: (uri: string) => Promise<BenchRow[]>,
+): Promise<BenchRow[]> {
+  const clock = new SystemClock();
+  const metrics = deviceMetrics(silentMetrics);
+  const server = new NbdServer({ clock, logger: silentLogger, metrics });
+  server.export('', memoryDisk(await readFile(file)));
+  const path = join(folder, 'xylem.sock');
+  await server.listen(path);
+  try {
+    return await work(`nbd+unix:///?socket=${path}`);
+  } finally {
+    await server.close();
+  }
+}
+
+async function withNbdkit(
+  folder: string,
+  { file, sizeBytes }: { file: string; sizeBytes: number },
+  work: (uri: string) => Promise<BenchRow[]>,
+): Promise<BenchRow[]> {
+  const [path, pidFile] = [join(folder, 'nbdkit.sock'), join(folder, 'pid')];
+  const options = ['--foreground', '-U', path, '-P', pidFile, 'memory', `${sizeBytes}`];
+  const child = spawn('nbdkit', options, { stdio: 'ignore' });
+  const ended = once(child, 'close');
+  const clock = new SystemClock();
+  try {
+    while (!existsSync(pidFile)) await clock.sleep(10);
+    const uri = `nbd+unix:///?socket=${path}`;
+    await run('nbdcopy', [file, uri]);
+    return await work(uri);
+  } finally {
+    child.kill();
+    await ended;
+  }
+}
+
+async function measure(
+  server: string,
+  uri: string,
+  { smoke, sizeBytes }: { smoke: boolean; sizeBytes: number },
+): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  for (const { what, unit, options } of CASES) {
+    const { iops, bw_bytes } = await fio(uri, options, smoke);
+    const value = unit === 'reads/s' ? iops : bw_bytes / 1e6;
+    rows.push({ bench: 'nbd', what: `${what}, ${server}`, value, unit });
+  }
+  const seconds = await timed(() => run('nbdcopy', ['--no-extents', uri, 'null:']));
+  const value = sizeBytes / 1e6 / seconds;
+  return [...rows, { bench: 'nbd', what: `nbdcopy of the device, ${server}`, value, unit: 'MB/s' }];
+}
+
+async function fio(
+  uri: string,
+  options: readonly string[],
+  smoke: boolean,
+): Promise<{ iops: number; bw_bytes: number }> {
+  const length = smoke ? [`--io_size=${4 * MIB}`] : ['--runtime=5', '--time_based'];
+  const { stdout } = await run('fio', [
+    '--name=xylem',
+    '--ioengine=nbd',
+    `--uri=${uri}`,
+    '--output-format=json',
+    ...length,
+    ...options,
+  ]);
+  // The engine of Debian prints a line of its own before the JSON.
+  const text = stdout.slice(stdout.indexOf('{'));
+  const { jobs } = JSON.parse(text) as { jobs: { read: { iops: number; bw_bytes: number } }[] };
+  return jobs[0]?.read ?? { iops: 0, bw_bytes: 0 };
+}

@@ -1,0 +1,220 @@
+import { closeSync, readdirSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { constants } from 'node:os';
+import type { Clock } from '../../runtime/clock.ts';
+import { defined } from '../../util/assert.ts';
+import { DeviceError } from '../errors.ts';
+import type { NbdServer } from './nbd-server.ts';
+import { decodeAnswers, encodeRequest, type Attribute, type NetlinkAnswer } from './netlink.ts';
+import { EXPORT_FLAG } from './protocol.ts';
+import { netlinkSocket, socketPair } from './sockets.ts';
+
+/** The controller of generic netlink, which knows the families by name. */
+const CONTROLLER = { family: 16, version: 2, getFamily: 3, familyId: 1, familyName: 2 };
+
+/** The kernel's NBD family: nbd-netlink.h. */
+const NBD = { name: 'nbd', version: 1, connect: 1, disconnect: 2, reconfigure: 3 };
+const ATTRIBUTE = {
+  index: 1,
+  sizeBytes: 2,
+  blockSizeBytes: 3,
+  serverFlags: 5,
+  sockets: 7,
+  deadConnectionSeconds: 8,
+  identifier: 10,
+};
+const SOCKET_ITEM = 1;
+const SOCKET_FD = 1;
+
+/** Of the device: a filesystem with smaller blocks than the device's does not mount. */
+const BLOCK_BYTES = 512;
+
+/** Largest answer to the requests here, in bytes; the longest has some hundred. */
+const ANSWER_BYTES_MAX = 16 * 1024;
+
+/**
+ * After how many milliseconds the kernel looks at a request without a reply. If its connection was
+ * replaced meanwhile, it sends the request again; otherwise it goes on waiting, and logs that. So
+ * this is what a restart of the server adds at most, twice over, to what is in flight.
+ */
+const LOOK_MS = 2_000;
+
+/**
+ * How long a new connection waits for the kernel to notice that the old one is gone, in
+ * milliseconds. It does at once, in a thread of its own.
+ */
+const NOTICE_MS = 5_000;
+const NOTICE_STEP_MS = 20;
+
+/** A device /dev/nbdN that the kernel reads from a server of this host. */
+export interface KernelNbd {
+  readonly index: number;
+  /** What its server called it when it attached it. */
+  readonly identifier: string;
+}
+
+/** Why the kernel of this host has no NBD devices; undefined when it has. */
+export function kernelNbdFault(): string | undefined {
+  try {
+    familyOf(NBD.name);
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/** Path of the device. */
+export function kernelNbdPath({ index }: Pick<KernelNbd, 'index'>): string {
+  return `/dev/nbd${index}`;
+}
+
+/**
+ * Attaches an exported device to a free /dev/nbdN, by one connection. It outlives the server: reads
+ * then wait for `reattachKernelNbd()`, and fail with EIO after `deadConnectionSeconds`. The
+ * identifier, which is needed for that, is in sysfs (`kernelNbds()`). Throws DeviceError.
+ */
+export function attachKernelNbd(
+  server: NbdServer,
+  name: string,
+  init: { readonly identifier: string; readonly deadConnectionSeconds: number },
+): KernelNbd {
+  const { identifier, deadConnectionSeconds } = init;
+  const step = `attaching ${name} to the kernel`;
+  const flags = EXPORT_FLAG.hasFlags | EXPORT_FLAG.readOnly;
+  const reply = connected(server, name, (socket, sizeBytes) =>
+    ask(step, NBD.connect, [
+      [ATTRIBUTE.sizeBytes, { u64: sizeBytes }],
+      [ATTRIBUTE.blockSizeBytes, { u64: BLOCK_BYTES }],
+      [ATTRIBUTE.serverFlags, { u64: flags }],
+      [ATTRIBUTE.deadConnectionSeconds, { u64: deadConnectionSeconds }],
+      [ATTRIBUTE.identifier, { text: identifier }],
+      socket,
+    ]),
+  );
+  const index = Buffer.from(defined(reply.get(ATTRIBUTE.index), 'the kernel names the device'));
+  const device = { index: index.readUInt32LE(0), identifier };
+  try {
+    writeFileSync(`/sys/block/nbd${device.index}/queue/io_timeout`, `${LOOK_MS}`);
+  } catch {
+    // Requests in flight during a restart then wait for the kernel's own 30 s.
+  }
+  return device;
+}
+
+/**
+ * Gives an attached device a connection to another server, or to the one that has restarted: reads
+ * that wait go on. Rejects with DeviceError, and when the device has a living connection.
+ */
+export async function reattachKernelNbd(
+  components: { readonly server: NbdServer; readonly clock: Clock },
+  name: string,
+  device: KernelNbd,
+): Promise<void> {
+  const { server, clock } = components;
+  const step = `connecting ${kernelNbdPath(device)} again`;
+  const endMs = clock.nowMs() + NOTICE_MS;
+  for (;;) {
+    const error = connected(server, name, (socket) => {
+      try {
+        const { index, identifier } = device;
+        ask(step, NBD.reconfigure, [
+          [ATTRIBUTE.index, { u32: index }],
+          [ATTRIBUTE.identifier, { text: identifier }],
+          socket,
+        ]);
+        return undefined;
+      } catch (failure) {
+        return failure as DeviceError;
+      }
+    });
+    if (error === undefined) return;
+    // No dead connection to replace, yet.
+    const isEarly = error.message.endsWith('ENOSPC');
+    if (!isEarly || clock.nowMs() >= endMs) throw error;
+    await clock.sleep(NOTICE_STEP_MS);
+  }
+}
+
+/** Detaches a device, whose reads then fail; does nothing when it is not. Throws DeviceError. */
+export function detachKernelNbd(device: Pick<KernelNbd, 'index'>): void {
+  const index: Attribute = [ATTRIBUTE.index, { u32: device.index }];
+  ask(`detaching ${kernelNbdPath(device)}`, NBD.disconnect, [index]);
+}
+
+/** The devices that are attached on this host, by whatever server. */
+export function kernelNbds(): KernelNbd[] {
+  return readdirSync('/sys/block').flatMap((name) => {
+    const index = /^nbd(\d+)$/.exec(name)?.[1];
+    if (index === undefined) return [];
+    try {
+      const identifier = readFileSync(`/sys/block/${name}/backend`, 'utf8').trimEnd();
+      return [{ index: Number(index), identifier }];
+    } catch {
+      return []; // Not attached, or without an identifier.
+    }
+  });
+}
+
+/** Has the server serve one end of a pair of sockets, and gives the kernel the other. */
+function connected<T>(
+  server: NbdServer,
+  name: string,
+  give: (socket: Attribute, sizeBytes: number) => T,
+): T {
+  const [ours, theirs] = socketPair();
+  const { sizeBytes } = server.adopt(ours, name);
+  try {
+    const item: Attribute = [SOCKET_ITEM, { nested: [[SOCKET_FD, { u32: theirs }]] }];
+    return give([ATTRIBUTE.sockets, { nested: [item] }], sizeBytes);
+  } finally {
+    closeSync(theirs); // The kernel has its own hold on it; without one, our end closes too.
+  }
+}
+
+/** Number of a family; it stays the same until the driver goes. */
+function familyOf(name: string): number {
+  const { family, version, getFamily, familyId, familyName } = CONTROLLER;
+  const step = `finding the kernel's ${name} driver`;
+  const request = encodeRequest(family, getFamily, version, [[familyName, { text: name }]]);
+  const found = defined(exchange(step, request).get(familyId), 'the kernel names the family');
+  return Buffer.from(found).readUInt16LE(0);
+}
+
+function ask(
+  step: string,
+  command: number,
+  attributes: readonly Attribute[],
+): ReadonlyMap<number, Uint8Array> {
+  return exchange(step, encodeRequest(familyOf(NBD.name), command, NBD.version, attributes));
+}
+
+/** Attributes of the kernel's reply, none when it sent none. Throws DeviceError with its error. */
+function exchange(step: string, request: Uint8Array): ReadonlyMap<number, Uint8Array> {
+  const fd = netlinkSocket();
+  try {
+    writeSync(fd, request);
+    // The kernel has answered before the write returns; an answer that lacks fails the read.
+    const answers: NetlinkAnswer[] = [];
+    for (;;) {
+      const buffer = Buffer.alloc(ANSWER_BYTES_MAX);
+      answers.push(...decodeAnswers(buffer.subarray(0, readSync(fd, buffer))));
+      const result = answers.find((answer) => answer.kind === 'result');
+      if (result === undefined) continue;
+      if (result.errno !== 0) throw refused(step, result.errno);
+      const reply = answers.find((answer) => answer.kind === 'reply');
+      return reply?.attributes ?? new Map<number, Uint8Array>();
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function refused(step: string, errno: number): DeviceError {
+  const names = Object.entries(constants.errno);
+  const name = names.find(([, value]) => value === errno)?.[0] ?? `errno ${errno}`;
+  const isMissing = step.startsWith('finding') && name === 'ENOENT';
+  const text = isMissing ? ': load it with `modprobe nbd`' : '';
+  return new DeviceError(`${step}${text} failed with ${name}`, {
+    code: isMissing ? 'not-permitted' : 'failed',
+    step,
+  });
+}
