@@ -135,42 +135,44 @@ export function withAcceleration(
   };
 }
 
-/** Manifest and config of an ordinary image of one layer, made of a block image. */
+/**
+ * Manifest and config of an ordinary image made of a block image: of one layer, or of one for each
+ * block layer.
+ */
 export function encodePlainImage(
   hash: Hash,
   { manifest }: { readonly manifest: Manifest },
   parts: {
     readonly config: Readonly<Record<string, unknown>>;
-    readonly layer: LayerBlob;
-    readonly diffId: Digest;
+    readonly layers: readonly (LayerBlob & { readonly diffId: Digest })[];
     readonly compression: string;
   },
 ): EncodedImage {
-  const { layer, diffId, compression } = parts;
+  const { layers, compression } = parts;
   const isKept = manifest.layers.map(
     ({ annotations }) => annotations[ACCELERATION_ANNOTATION] !== 'yes',
   );
+  const steps = stepsOf(parts.config['history'], isKept);
+  const isOfEach = steps.filter((step) => !isEmptyStep(step)).length === layers.length;
+  const exported = { created_by: 'xylem export' };
   const config = encode(hash, {
     ...parts.config,
-    rootfs: { type: 'layers', diff_ids: [diffId] },
-    // What was done stays to be read; all of it is in the one layer.
-    history: [
-      ...stepsOf(parts.config['history'], isKept).map((step) => ({ ...step, empty_layer: true })),
-      { created_by: 'xylem export' },
-    ],
+    rootfs: { type: 'layers', diff_ids: layers.map(({ diffId }) => diffId) },
+    // What was done stays to be read, also where all of it is in one layer.
+    history: isOfEach
+      ? [...steps, { ...exported, empty_layer: true }]
+      : [...steps.map((step) => ({ ...step, empty_layer: true })), exported],
   });
   const [mediaType] = MANIFEST_MEDIA_TYPES;
   const encoded = encode(hash, {
     schemaVersion: 2,
     mediaType,
     config: { mediaType: CONFIG_MEDIA_TYPE, digest: config.digest, size: config.bytes.length },
-    layers: [
-      {
-        mediaType: `${LAYER_MEDIA_TYPE}+${compression}`,
-        digest: layer.digest,
-        size: layer.sizeBytes,
-      },
-    ],
+    layers: layers.map(({ digest, sizeBytes }) => ({
+      mediaType: `${LAYER_MEDIA_TYPE}+${compression}`,
+      digest,
+      size: sizeBytes,
+    })),
     ...(Object.keys(manifest.annotations).length > 0 && { annotations: manifest.annotations }),
   });
   return { config, manifest: { mediaType, ...encoded } };
@@ -179,12 +181,16 @@ export function encodePlainImage(
 /** The steps of a history without those of layers that are not kept. */
 function stepsOf(history: unknown, isKept: readonly boolean[]): readonly object[] {
   const steps = listOf(history).map(objectOf);
-  const counted = steps.filter((step) => step['empty_layer'] !== true);
+  const counted = steps.filter((step) => !isEmptyStep(step));
   if (counted.length !== isKept.length) {
     return isKept.filter(Boolean).map(() => ({ created_by: 'xylem convert' }));
   }
   const left = new Set(counted.filter((_, i) => isKept[i] === false));
   return steps.filter((step) => !left.has(step));
+}
+
+function isEmptyStep(step: object): boolean {
+  return objectOf(step)['empty_layer'] === true;
 }
 
 function objectOf(value: unknown): Readonly<Record<string, unknown>> {
@@ -202,7 +208,7 @@ function listOf(value: unknown): readonly unknown[] {
 function historyOf({ config, layers }: BlockImageParts): readonly object[] {
   const { history } = config;
   const known: readonly unknown[] = Array.isArray(history) ? history : [];
-  const counted = known.filter((step) => Object(step).empty_layer !== true);
+  const counted = known.filter((step) => !isEmptyStep(Object(step) as object));
   if (counted.length === layers.length) return known.map((step) => Object(step) as object);
   return layers.map(() => ({ created_by: 'xylem convert' }));
 }

@@ -17,6 +17,7 @@ import { jsonOption, printFacts } from './output.ts';
 interface Options extends RegistryOptions {
   readonly platform?: string;
   readonly compression: string;
+  readonly layers?: boolean;
   readonly workDir?: string;
   readonly json?: boolean;
 }
@@ -25,10 +26,12 @@ const TEXT = `
 IMAGE and DST: ${PLACES}
 
 Reads the file system out of the block layers, without root and mounts. The image gets one layer
-with all files; the same block image gives the same digests.
+with all files; or, with --layers, as many layers as there are block layers, each with what its
+block layer changes. The same block image gives the same digests.
 
 Examples:
   xylem export docker://registry.example/app:1.4-block oci:./images:app-1.4
+  xylem export --layers docker://registry.example/app:1.4-block docker://mirror.example/app:1.4
   xylem export --compression zstd oci:./images:block docker://registry.example/app:1.4-plain
   xylem export oci:./images:block docker-archive:app.tar:app:1.4   # docker load -i app.tar`;
 
@@ -42,6 +45,7 @@ export function registerExport(program: Command): void {
       .argument('<dst>', 'where to put the ordinary image; replaces the tag or the archive'),
   )
     .option('--compression <name>', 'gzip or zstd', 'gzip')
+    .option('--layers', 'as many layers as the block image has, in place of one')
     .option('--platform <os/arch>', 'of a multi-platform image (default: that of this host)')
     .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
     .addOption(jsonOption())
@@ -61,12 +65,18 @@ async function run(image: string, dst: string, options: Options): Promise<void> 
     const [source, target] = [openSource(image, places), openTarget(dst, places)];
     return longWork((work) =>
       inWorkFolder(options.workDir, (workFolder) =>
-        exportImage(components, { source, target, workFolder }, { ...work, platform, compression }),
+        exportImage(
+          components,
+          { source, target, workFolder },
+          { ...work, platform, compression, inLayers: options.layers === true },
+        ),
       ),
     );
   });
-  const { digest, layer, entryCount: count } = exported;
-  const size = formatSizeBytes(layer.sizeBytes);
-  const text = `${dst} is ${digest}\n${count} files and directories, ${size} of ${compression}`;
+  const { digest, layers, entryCount: count } = exported;
+  const size = formatSizeBytes(layers.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
+  const many = layers.length === 1 ? '' : ` in ${layers.length} layers`;
+  const what = `${count} files and directories, ${size} of ${compression}${many}`;
+  const text = `${dst} is ${digest}\n${what}`;
   printFacts(options.json, { source: image, image: dst, ...exported }, text);
 }

@@ -1,4 +1,4 @@
-import { readPart, type ByteSource } from '../../image/byte-source.ts';
+import { readPart, type ByteRange, type ByteSource } from '../../image/byte-source.ts';
 import { damaged, ImageError, outOfRange } from '../../image/errors.ts';
 import { KIB, MIB } from '../../util/bytes.ts';
 import type { ByteString } from '../tar/tar-entry.ts';
@@ -66,14 +66,37 @@ export class Ext4Reader {
 
   /** Reads an inode that is in use. Throws ImageError. */
   async inode(number: number): Promise<Inode> {
+    const { offset, length } = this.placeOf(number);
+    return parseInode(number, await this.#cached.read(offset, length));
+  }
+
+  /** Where an inode lies on the device. Throws ImageError. */
+  placeOf(number: number): ByteRange {
     const { inodeCount, inodesPerGroup, inodeSizeBytes, inodeTables, blockSizeBytes } = this.layout;
     if (number < 1 || number > inodeCount) {
       throw outOfRange('ext4 inode number', number, `there are ${inodeCount}`);
     }
     const table = inodeTables[Math.floor((number - 1) / inodesPerGroup)] ?? 0;
     const index = (number - 1) % inodesPerGroup;
-    const offset = table * blockSizeBytes + index * inodeSizeBytes;
-    return parseInode(number, await this.#cached.read(offset, inodeSizeBytes));
+    return { offset: table * blockSizeBytes + index * inodeSizeBytes, length: inodeSizeBytes };
+  }
+
+  /**
+   * Where the content of a file lies on the device, and what maps it there beside the inode. Throws
+   * ImageError.
+   */
+  async *contentPlaces(inode: Inode): AsyncGenerator<ByteRange, void> {
+    if (inode.hasInlineData) return;
+    const { blockSizeBytes } = this.layout;
+    const placeOfBlocks = (block: number, count: number): ByteRange => ({
+      offset: block * blockSizeBytes,
+      length: count * blockSizeBytes,
+    });
+    const nodes: number[] = [];
+    for await (const { physical, count } of this.#extents(inode, (block) => nodes.push(block))) {
+      for (const node of nodes.splice(0)) yield placeOfBlocks(node, 1);
+      if (physical !== undefined) yield placeOfBlocks(physical, count);
+    }
   }
 
   /** The names in a directory, in the order of the disk. Throws ImageError. */
@@ -161,7 +184,8 @@ export class Ext4Reader {
     }
   }
 
-  async *#extents(inode: Inode): ReturnType<typeof extentsOf> {
+  /** `onNode` is told the blocks of the tree of extents. */
+  async *#extents(inode: Inode, onNode?: (block: number) => void): ReturnType<typeof extentsOf> {
     if (inode.sizeBytes === 0) return;
     if (!inode.hasExtents) {
       // Nothing but holes needs no map.
@@ -171,7 +195,12 @@ export class Ext4Reader {
         { code: 'unsupported', part: 'ext4 block map' },
       );
     }
-    yield* extentsOf(this.#blocks, inode.blockField, partOf(inode));
+    const blocks = this.#blocks;
+    const readBlock = (block: number): Promise<Uint8Array> => {
+      onNode?.(block);
+      return blocks.readBlock(block);
+    };
+    yield* extentsOf({ ...blocks, readBlock }, inode.blockField, partOf(inode));
   }
 
   /** The attributes as they lie on disk, inline data among them. */
