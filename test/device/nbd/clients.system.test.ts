@@ -11,9 +11,10 @@ import { memoryDisk } from '../../../src/device/disk.ts';
 import { ImageDisk } from '../../../src/device/image-disk.ts';
 import { listenUnix } from '../../../src/device/nbd/sockets.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
+import { defined } from '../../../src/util/assert.ts';
 import { KIB, MIB } from '../../../src/util/bytes.ts';
 import { codec, makeLayer, sampleBytes } from '../../kit/layers.ts';
-import { describeWith, needs } from '../../kit/requires.ts';
+import { describeWith, FIXTURES, needs } from '../../kit/requires.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 import { imageOf, MemoryReader } from '../kit/images.ts';
 import { NbdClient } from '../kit/nbd-client.ts';
@@ -38,12 +39,29 @@ const EXTENTS = [
   [4096, false],
 ];
 
-/** A device of two layers, as an image has it, and the same as `xylem flatten` writes it. */
-async function makeImage(damage?: (layer: Uint8Array) => void): Promise<{
-  disk: ImageDisk;
-  flat: string;
-}> {
+/** A device of these layers, bottom first, as an image has it, and as `xylem flatten` writes it. */
+async function openImage(
+  layers: readonly Uint8Array[],
+  damage: (lower: Uint8Array) => void = () => {},
+): Promise<{ disk: ImageDisk; flat: string }> {
   const folder = tempFolder();
+  const paths = layers.map((bytes, i) => {
+    const path = join(folder, `layer${i}`);
+    writeFileSync(path, bytes);
+    return path;
+  });
+  const flat = join(folder, 'flat');
+  await flattenLayers({ codec }, paths, flat);
+  damage(defined(layers[0], 'an image has a layer'));
+  const reader = new MemoryReader();
+  const { manifest } = imageOf(layers.map((bytes) => reader.add(bytes)));
+  const disk = await ImageDisk.open({ reader, codec }, manifest);
+  onTestFinished(() => disk.close());
+  return { disk, flat };
+}
+
+/** A device of two layers. */
+async function makeImage(damage?: (lower: Uint8Array) => void): ReturnType<typeof openImage> {
   const of = (range: { offset: number; length: number }, seed: number) => ({
     offset: range.offset,
     bytes: sampleBytes(range.length, seed),
@@ -52,20 +70,7 @@ async function makeImage(damage?: (layer: Uint8Array) => void): Promise<{
     await makeLayer({ virtualSizeBytes: SIZE, ranges: LOWER.map((range, i) => of(range, i)) }),
     await makeLayer({ virtualSizeBytes: SIZE, ranges: [of(UPPER, 9)] }),
   ];
-  const paths = layers.map((bytes, i) => {
-    const path = join(folder, `layer${i}`);
-    writeFileSync(path, bytes);
-    return path;
-  });
-  const flat = join(folder, 'flat');
-  await flattenLayers({ codec }, paths, flat);
-  const [lower] = layers;
-  if (lower !== undefined) damage?.(lower);
-  const reader = new MemoryReader();
-  const { manifest } = imageOf(layers.map((bytes) => reader.add(bytes)));
-  const disk = await ImageDisk.open({ reader, codec }, manifest);
-  onTestFinished(() => disk.close());
-  return { disk, flat };
+  return openImage(layers, damage);
 }
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
@@ -157,6 +162,20 @@ describeWith('NbdServer, with QEMU,', QEMU, () => {
     const copy = join(tempFolder(), 'copy.qcow2');
     await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', uri(), copy]);
     await run('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', copy, flat]);
+  });
+
+  it.runIf(needs.fixtures() === undefined).each([
+    ['of three layers', [0, 1, 2].map((i) => `layers/layer${i}.overlaybd.commit`)],
+    ['of 64 GiB', ['official/hello-world.native.sha256-022231c3.commit']],
+  ])('gives qemu-img an image that overlaybd made, %s', async (_, names) => {
+    const layers = names.map((name) => new Uint8Array(readFileSync(join(FIXTURES, name))));
+    const { disk, flat } = await openImage(layers);
+    const { uri } = await serveNbd({ '': disk });
+    const info = await run('qemu-img', ['info', '--output=json', uri()]);
+    expect(JSON.parse(info.stdout)).toMatchObject({ 'virtual-size': statSync(flat).size });
+    const raw = ['-f', 'raw', '-F', 'raw'];
+    const { stdout } = await run('qemu-img', ['compare', ...raw, uri(), flat]);
+    expect(stdout).toContain('Images are identical');
   });
 
   it('gives qemu-io the bytes that it expects, at any sector', async () => {
