@@ -57,6 +57,10 @@ interface ImageOpener {
       readonly layers: readonly BlobRef[];
     },
     signal: AbortSignal,
+    options: {
+      /** It is in use: no failure is the last, and nobody asks whether it exists. */
+      readonly isMounted: boolean;
+    },
   ): Promise<Opened>;
   /** Everything that an earlier process had open is open again, or is no longer wanted. */
   settled(): void;
@@ -134,14 +138,8 @@ export class ImageDevices {
     for (const { dir, image } of this.#devices.mounted()) {
       const chain = chainOf(image);
       if (dir !== this.#dirOf(chain.chainId)) continue;
-      const opened = this.#open(chain, this.#stopping.signal);
-      opened.catch((error: unknown) => {
-        const { reference } = chain;
-        this.#logger.error(
-          { reference, error: errorText(error) },
-          'an image in use cannot be opened again: its reads fail until its device is mounted anew',
-        );
-      });
+      const opened = this.#open(chain, this.#stopping.signal, { isMounted: true });
+      opened.catch(() => {}); // The devices are being stopped.
       this.#byChain.set(chain.chainId, {
         ...{ chainId: chain.chainId, reference: chain.reference, dir, opened },
         ...{ holders: new Set(), mounting: Promise.resolve(), leaving: undefined },
@@ -278,7 +276,7 @@ export class ImageDevices {
     );
   }
 
-  async #open(chain: Chain, signal: AbortSignal): Promise<Opened> {
+  async #open(chain: Chain, signal: AbortSignal, options = { isMounted: false }): Promise<Opened> {
     const { reference, manifestDigest, layers } = chain;
     const files = layers.filter(({ file }) => file !== undefined);
     for (const { digest, file } of files) this.#local.add(digest, file ?? '');
@@ -287,7 +285,9 @@ export class ImageDevices {
     };
     if (files.length === layers.length) return { close: closeFiles };
     try {
-      const opened = await this.#images.open({ reference, manifestDigest, layers }, signal);
+      const blobs = layers.filter(({ file }) => file === undefined);
+      const image = { reference, manifestDigest, layers: blobs };
+      const opened = await this.#images.open(image, signal, options);
       return {
         close: () => {
           opened.close();
@@ -311,7 +311,11 @@ export class ImageDevices {
       },
     }));
     const config = defined(layers[0], 'a chain has a layer');
-    const manifest = { mediaType: MANIFEST_MEDIA_TYPES[0], config, layers, annotations: {} };
+    const { manifestDigest } = chain;
+    const manifest = {
+      ...{ mediaType: MANIFEST_MEDIA_TYPES[0], config, layers },
+      annotations: { ...(manifestDigest && { [MANIFEST_ANNOTATION]: manifestDigest }) },
+    };
     const digest = defined(parseDigest(chain.chainId), 'a chain id is a digest');
     return { reference: chain.reference, digest, manifest };
   }
@@ -332,13 +336,20 @@ export class ImageDevices {
 /** In the record of a mount: the layer is this file. */
 const FILE_ANNOTATION = 'xylem/file';
 
+/** In the record of a mount: the digest of the image's own manifest. */
+const MANIFEST_ANNOTATION = 'xylem/manifest';
+
 /** The chain of a mounted image, as far as its blobs are concerned. */
 function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
   const layers = manifest.layers.map(({ digest: layer, size, annotations }) => {
     const file = annotations[FILE_ANNOTATION];
     return { digest: layer, sizeBytes: size, ...(file !== undefined && { file }) };
   });
-  return { chainId: digest, reference, layers, fsType: 'ext4' };
+  const manifestDigest = parseDigest(manifest.annotations[MANIFEST_ANNOTATION] ?? '');
+  return {
+    ...{ chainId: digest, reference, layers, fsType: 'ext4' },
+    ...(manifestDigest !== undefined && { manifestDigest }),
+  };
 }
 
 function notRunning(): DeviceError {

@@ -5,11 +5,15 @@ import type { OpenedLink } from '../../device/link/image-opens.ts';
 import { digestOf } from '../../image/digest.ts';
 import { blockLayers, parseManifest } from '../../image/manifest.ts';
 import type { Hash } from '../../runtime/codec.ts';
-import type { Logger } from '../../runtime/logger.ts';
-import { errorText } from '../../util/errors.ts';
 import type { MountedImage } from '../admin/answers.ts';
 import { RequestError } from '../admin/errors.ts';
 import type { MountService } from '../admin/services.ts';
+
+/** An image that is open, or that waits for the agent until it is unmounted. */
+interface Opening {
+  readonly opened: Promise<OpenedLink>;
+  readonly ending: AbortController;
+}
 
 /**
  * Images that people mount through the device process (`xylem mount`), beside those of containers.
@@ -21,40 +25,33 @@ export class LinkedMounts implements MountService {
   readonly #devices: DeviceService;
   readonly #link: Pick<AgentLink, 'open'>;
   readonly #hash: Hash;
-  readonly #logger: Logger;
   /** Folders of containers' devices: not for people. */
   readonly #isReserved: (dir: string) => boolean;
-  readonly #opened = new Map<string, Promise<OpenedLink>>();
+  readonly #opened = new Map<string, Opening>();
 
   constructor(
     components: {
       devices: DeviceService;
       link: Pick<AgentLink, 'open'>;
       hash: Hash;
-      logger: Logger;
     },
     init: { isReserved: (dir: string) => boolean },
   ) {
     this.#devices = components.devices;
     this.#link = components.link;
     this.#hash = components.hash;
-    this.#logger = components.logger;
     this.#isReserved = init.isReserved;
   }
 
   start(): void {
     for (const { dir, image } of this.#devices.mounted()) {
       if (this.#isReserved(dir)) continue;
-      const { reference, manifest } = image;
-      const wanted = { reference, layers: blockLayers(manifest) };
-      const opening = this.#link.open(wanted, new AbortController().signal);
-      opening.catch((error: unknown) =>
-        this.#logger.error(
-          { reference, dir, error: errorText(error) },
-          'an image that is mounted cannot be opened again: mount it anew',
-        ),
-      );
-      this.#opened.set(dir, opening);
+      const { reference, digest, manifest } = image;
+      const wanted = { reference, manifestDigest: digest, layers: blockLayers(manifest) };
+      const ending = new AbortController();
+      const opened = this.#link.open(wanted, ending.signal, { isMounted: true });
+      opened.catch(() => {}); // It was unmounted, or the link was stopped.
+      this.#opened.set(dir, { opened, ending });
     }
   }
 
@@ -73,7 +70,7 @@ export class LinkedMounts implements MountService {
       const manifest = parseManifest(opened.manifest);
       const digest = digestOf(this.#hash, opened.manifest);
       const mounted = await this.#devices.mount({ reference, digest, manifest }, path);
-      this.#opened.set(path, Promise.resolve(opened));
+      this.#opened.set(path, { opened: Promise.resolve(opened), ending: new AbortController() });
       return { ...mounted, image };
     } catch (error) {
       opened.close();
@@ -87,9 +84,10 @@ export class LinkedMounts implements MountService {
       throw new RequestError(`${dir} is the device of containers`, { code: 'bad-request' });
     }
     await this.#devices.unmount(path);
-    const opened = this.#opened.get(path);
+    const { opened, ending } = this.#opened.get(path) ?? {};
     this.#opened.delete(path);
-    await opened?.then(
+    ending?.abort();
+    opened?.then(
       (open) => open.close(),
       () => {},
     );

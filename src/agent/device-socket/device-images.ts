@@ -29,6 +29,8 @@ import { linkFailureOf } from './link-failure.ts';
  * the layers are opened alone.
  */
 const MANIFEST_MS_MAX = 10_000;
+/** The same for an image in use, whose reads wait. */
+const MANIFEST_AGAIN_MS_MAX = 2_000;
 
 /** How long an image may take. */
 interface Limits {
@@ -144,10 +146,9 @@ export class DeviceImages {
    */
   #checkAlone({ reference, layers, isAgain }: OpenRequest, sought: Sought): void {
     const { store, logger } = this.#parts;
-    if (isAgain) return;
     const why = sought.image === undefined ? sought.why : undefined;
     const no = why === undefined ? undefined : linkFailureOf(why);
-    const isHere = layers.every(({ digest }) => store.blocksOf(digest).length > 0);
+    const isHere = isAgain || layers.every(({ digest }) => store.blocksOf(digest).length > 0);
     if (layers.length === 0 || (no !== undefined && isFinal(no.code) && !isHere)) {
       throw why instanceof Error ? why : noLayers(reference);
     }
@@ -158,10 +159,10 @@ export class DeviceImages {
   /** Finds the manifest. Rejects only when the signal aborts. */
   async #seek(request: OpenRequest, limits: Limits): Promise<Sought> {
     const { clock } = this.#parts;
-    const { layers, isAgain, manifest } = request;
-    if (manifest === undefined && isAgain) return { image: undefined, why: noManifest() };
+    const { layers, isAgain } = request;
     const leftMs = limits.deadlineMs - clock.nowMs();
-    const waitMs = layers.length === 0 ? leftMs : Math.min(MANIFEST_MS_MAX, leftMs / 2);
+    const mayWaitMs = isAgain ? MANIFEST_AGAIN_MS_MAX : MANIFEST_MS_MAX;
+    const waitMs = layers.length === 0 ? leftMs : Math.min(mayWaitMs, leftMs / 2);
     const { signal } = limits;
     try {
       return await within(clock, waitMs, (limited) => this.#manifest(request, limited), { signal });
@@ -272,8 +273,4 @@ function originOf(reference: string): BlobOrigin {
 
 function noLayers(reference: string): LinkError {
   return new LinkError(`${reference} has no layers`, { code: 'invalid' });
-}
-
-function noManifest(): LinkError {
-  return new LinkError('no manifest was found before', { code: 'not-found' });
 }

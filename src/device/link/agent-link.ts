@@ -90,14 +90,16 @@ export class AgentLink implements BlobReader {
   /**
    * Opens an image, which stays open over restarts of the agent until it is closed. An image that
    * the registry or itself rules out is refused at once (`not-found`, `not-authorized`, `damaged`,
-   * `invalid`); what cannot be reached, at the deadline (`unreachable`). Rejects with LinkError.
+   * `invalid`); what cannot be reached, at the deadline (`unreachable`). One that is mounted is
+   * opened for as long as it takes, and nobody asks whether it exists. Rejects with LinkError.
    */
   open(
     image: LinkImage,
     signal: AbortSignal,
-    options: { readonly timeoutMs?: number } = {},
+    options: { readonly timeoutMs?: number; readonly isMounted?: boolean } = {},
   ): Promise<OpenedLink> {
-    return this.#images.open(image, options.timeoutMs ?? OPEN_TIMEOUT_MS, signal);
+    const { timeoutMs = OPEN_TIMEOUT_MS, isMounted = false } = options;
+    return this.#images.open(image, isMounted ? undefined : timeoutMs, signal);
   }
 
   /**

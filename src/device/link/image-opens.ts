@@ -48,7 +48,10 @@ export interface OpenedLink {
 interface Open {
   readonly image: LinkImage;
   /** Set while it has never been open. */
-  first: { readonly deadlineMs: number; readonly settle: First } | undefined;
+  first: First | undefined;
+  readonly deadlineMs: number;
+  /** It is in use: the agent need not find out whether it exists, and no failure is the last. */
+  isInUse: boolean;
   opened: OpenedReply | undefined;
   /** What it was asked as on this connection, while `asked` or `open`. */
   id: number;
@@ -98,8 +101,8 @@ export class ImageOpens {
     return this.#blobs.has(digest);
   }
 
-  /** Rejects with LinkError. */
-  open(image: LinkImage, timeoutMs: number, signal: AbortSignal): Promise<OpenedLink> {
+  /** Waits as long as it takes, without `timeoutMs`. Rejects with LinkError. */
+  open(image: LinkImage, timeoutMs: number | undefined, signal: AbortSignal): Promise<OpenedLink> {
     const { clock } = this.#components;
     return new Promise((resolve, reject) => {
       if (signal.aborted || this.#isStopped)
@@ -108,7 +111,7 @@ export class ImageOpens {
         return reject(this.#error(image, 'overloaded', `${OPENS_MAX} images are open`));
       }
       const ends = (): void => {
-        timer.cancel();
+        timer?.cancel();
         signal.removeEventListener('abort', onAbort);
       };
       const settle: First = {
@@ -122,14 +125,16 @@ export class ImageOpens {
           reject(error);
         },
       };
-      const deadlineMs = clock.nowMs() + timeoutMs;
+      const isInUse = timeoutMs === undefined;
+      const deadlineMs = isInUse ? Number.POSITIVE_INFINITY : clock.nowMs() + timeoutMs;
       const open: Open = {
-        ...{ image, first: { deadlineMs, settle }, opened: undefined, id: 0, state: 'waiting' },
+        ...{ image, first: settle, deadlineMs, isInUse, opened: undefined, id: 0 },
+        ...{ state: 'waiting' },
         ...{ failureCount: 0, failure: undefined, pause: undefined },
       };
-      const timer = clock.setTimer(timeoutMs, () =>
-        settle.reject(this.#error(image, 'unreachable', this.#tried(open, timeoutMs))),
-      );
+      const onLate = (): void =>
+        settle.reject(this.#error(image, 'unreachable', this.#tried(open, timeoutMs ?? 0)));
+      const timer = isInUse ? undefined : clock.setTimer(timeoutMs, onLate);
       const onAbort = (): void => settle.reject(this.#error(image, 'cancelled', 'cancelled'));
       signal.addEventListener('abort', onAbort, { once: true });
       this.#opens.add(open);
@@ -170,11 +175,12 @@ export class ImageOpens {
     }
     open.state = 'open';
     open.opened = opened;
+    open.isInUse = true;
     open.failureCount = 0;
     for (const { digest } of opened.layers) this.#count(digest, 1);
     const { first } = open;
     open.first = undefined;
-    first?.settle.resolve({
+    first?.resolve({
       layers: opened.layers,
       manifest: opened.manifest,
       close: () => this.#close(open),
@@ -198,17 +204,17 @@ export class ImageOpens {
     open.failureCount++;
     const { clock, logger } = this.#components;
     const { reference } = open.image;
-    if (open.first !== undefined && isFinal(failure.code)) {
-      open.first.settle.reject(this.#error(open.image, failure.code, failure.text));
+    if (!open.isInUse && isFinal(failure.code)) {
+      open.first?.reject(this.#error(open.image, failure.code, failure.text));
       return true;
     }
-    if (open.first === undefined && open.failureCount === 1) {
+    if (open.isInUse && open.failureCount === 1) {
       logger.warn(
         { reference, ...failure },
         'the agent does not open an image again: its reads wait',
       );
     }
-    const maxMs = open.first === undefined ? REOPEN_MS_MAX : RECONNECT_MS_MAX;
+    const maxMs = open.isInUse ? REOPEN_MS_MAX : RECONNECT_MS_MAX;
     const pauseMs = backoffMs(open.failureCount, RECONNECT_MS_MIN, maxMs);
     open.pause = clock.setTimer(pauseMs, () => {
       open.pause = undefined;
@@ -221,7 +227,7 @@ export class ImageOpens {
   stop(): void {
     this.#isStopped = true;
     for (const open of [...this.#opens]) {
-      open.first?.settle.reject(this.#error(open.image, 'cancelled', 'the link was stopped'));
+      open.first?.reject(this.#error(open.image, 'cancelled', 'the link was stopped'));
       open.pause?.cancel();
     }
     this.#opens.clear();
@@ -234,17 +240,17 @@ export class ImageOpens {
     for (const open of this.#opens) {
       if (this.#openingCount >= OPENING_MAX) return;
       if (open.state !== 'waiting' || open.pause !== undefined) continue;
-      const { image, first, opened } = open;
+      const { image, isInUse, opened } = open;
       open.id = nextId();
       open.state = 'asked';
       this.#openingCount++;
       this.#byId.set(open.id, open);
-      const leftMs = first === undefined ? OPEN_TIMEOUT_MS : first.deadlineMs - clock.nowMs();
+      const leftMs = isInUse ? OPEN_TIMEOUT_MS : open.deadlineMs - clock.nowMs();
       const { reference, manifestDigest } = image;
       lane.send(
         encodeOpen(open.id, {
           ...{ reference, manifestDigest, layers: opened?.layers ?? image.layers },
-          ...{ isAgain: opened !== undefined, manifest: opened?.manifest },
+          ...{ isAgain: isInUse, manifest: opened?.manifest },
           timeoutMs: Math.min(TIMEOUT_MS_MAX, Math.max(1, Math.ceil(leftMs * ANSWER_SHARE))),
         }),
       );
@@ -254,9 +260,7 @@ export class ImageOpens {
   #tellSettled(): void {
     const { lane } = this.#components;
     if (!this.#isSettled || this.#isSettledTold || !lane.isUp) return;
-    const waits = [...this.#opens].some(
-      ({ first, state }) => first === undefined && state !== 'open',
-    );
+    const waits = [...this.#opens].some(({ isInUse, state }) => isInUse && state !== 'open');
     if (waits) return;
     this.#isSettledTold = true;
     lane.send(encodeSettled());

@@ -300,6 +300,27 @@ describe('AgentLink.open()', () => {
     await expect.poll(() => node.engine.trees()).toEqual([]);
   });
 
+  it('waits for the agent with an image that is mounted, and asks nobody about it', async () => {
+    const manifests = new ManifestTwin();
+    const { image, layers } = newImage(manifests);
+    manifests.kept.clear();
+    const rig = new SocketRig(node, manifests);
+    const link = startLink(rig.path);
+    const blob = defined(image.layers[0], 'a layer');
+    const opening = link.open(image, signal, { isMounted: true });
+    link.settled();
+    const read = link.read(blob, 0, blob.sizeBytes, DEMAND);
+    await rig.start();
+    const opened = await opening;
+    expect(opened.manifest).toBeUndefined();
+    expect(Buffer.compare(await read, defined(layers[0], 'a layer'))).toBe(0);
+    const ending = new AbortController();
+    await rig.stop();
+    const other = link.open(image, ending.signal, { isMounted: true });
+    ending.abort();
+    await expect(other).rejects.toMatchObject({ code: 'cancelled' });
+  });
+
   it('keeps the blobs mounted over restarts of the agent and of the device process', async () => {
     const { image, link, rig } = await startRig();
     const digests = image.layers.map(({ digest }) => digest).sort();
