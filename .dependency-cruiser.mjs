@@ -15,7 +15,7 @@ export const may = {
   net: [...core, 'tree', 'transfer', 'preheat/messages.ts'],
   edge: [...core, 'tree', 'registry', 'transfer'],
   device: [...core, 'transfer', 'net/wire'],
-  snapshotter: core,
+  snapshotter: [...core, 'device/keeper'],
   convert: [...core, 'registry'],
   acceleration: [...core, 'registry'],
   trace: [...core, 'transfer', 'device', 'convert'],

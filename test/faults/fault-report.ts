@@ -1,7 +1,7 @@
 import { bytesEqual } from '../../src/util/bytes.ts';
 
 /** Invariants under all injected faults, by their violation. */
-export type Rule = 'wrong bytes' | 'lost durable block' | 'failed read' | 'broken promise';
+export type Rule = 'wrong bytes' | 'lost durable block' | 'failed read' | 'hang' | 'broken promise';
 
 /** Sections of the table, in its order. */
 const SECTIONS = ['crashes', 'injected', 'checked'] as const;
@@ -24,6 +24,7 @@ export class FaultReport {
     ['wrong bytes', 0],
     ['lost durable block', 0],
     ['failed read', 0],
+    ['hang', 0],
     ['broken promise', 0],
   ]);
   /** The first violations, one line each. */

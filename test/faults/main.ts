@@ -4,11 +4,18 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { errorText } from '../../src/util/errors.ts';
+import { needs } from '../kit/requires.ts';
+import { deviceKills } from './device-kills.ts';
 import { engineSoak } from './engine-soak.ts';
 import { FaultReport } from './fault-report.ts';
 import { killSoak } from './kill-soak.ts';
 import { CRASHES_PER_DISK, storeCrashes } from './store-crashes.ts';
 import { worldCrashes } from './world-crashes.ts';
+
+const DEVICE_NEEDS = [
+  ...[needs.root, needs.fuse],
+  ...['containerd', 'ctr-remote', 'runc', 'docker-registry', 'skopeo', 'fio'].map(needs.program),
+];
 
 /** A part of the run: `count` is the number of disks, worlds, rounds or kills. */
 interface Part {
@@ -49,6 +56,15 @@ const PARTS: Readonly<Record<string, Part>> = {
       } finally {
         await rm(dir, { recursive: true, force: true });
       }
+    },
+  },
+  device: {
+    count: 200,
+    quickCount: 6,
+    run: async ({ seed, count }, report) => {
+      const missing = DEVICE_NEEDS.map((need) => need()).filter((reason) => reason !== undefined);
+      if (missing.length > 0) console.log(`device is skipped: ${missing.join(', ')}`);
+      else await deviceKills({ seed, kills: count }, report);
     },
   },
 };

@@ -25,13 +25,17 @@ export interface TestDeviceProcess {
   readonly admin: string;
   readonly configFile: string;
   readonly stateDir: string;
+  readonly snapshotsDir: string;
   readonly logFile: string;
   /** The keeper. */
   readonly keeper: ChildProcess;
   /** The process that serves the devices at the moment. */
   servingPid(): number;
-  /** Kills what serves, and resolves when another process serves. */
-  killServing(): Promise<void>;
+  /**
+   * Kills what serves, then what follows it, as often as told; resolves when another process
+   * serves.
+   */
+  killServing(kills?: number): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -76,19 +80,19 @@ export async function startDeviceProcess(
   const admin = `http://${adminListen}`;
   const ready = (): Promise<void> => waitReady({ name: 'device', admin, logFile });
   const servingPid = (): number => childOf(keeper.pid ?? 0);
-  const killServing = async (): Promise<void> => {
-    const pid = servingPid();
-    process.kill(pid, 'SIGKILL');
-    for (;;) {
-      const next = servingPid();
-      if (next !== 0 && next !== pid) break;
-      await new Promise((resolve) => setTimeout(resolve, 10));
+  const killServing = async (kills = 1): Promise<void> => {
+    for (let kill = 0; kill < kills; kill++) {
+      const pid = servingPid();
+      process.kill(pid, 'SIGKILL');
+      for (let next = pid; next === pid || next === 0; next = servingPid()) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
     }
     await ready();
   };
   await ready();
-  const paths = { socket, snapshotter: snapshotterSocket, configFile, stateDir, logFile };
-  return { ...paths, admin, keeper, servingPid, killServing, stop };
+  const paths = { socket, snapshotter: snapshotterSocket, configFile, stateDir };
+  return { ...paths, snapshotsDir, logFile, admin, keeper, servingPid, killServing, stop };
 }
 
 /** The child of a process; 0 when it has none at the moment. */

@@ -79,7 +79,7 @@ export class DeviceProcess implements Service, Readiness {
       { ...shared, reader: local, codec: new NodeCodec(), keeper },
       { stateDir, mountFolders: [...device.mountFolders, dir] },
     );
-    const parts = { ...shared, devices: this.#devices, hash };
+    const parts = { ...shared, devices: this.#devices, hash, keeper };
     this.#images = new ImageDevices({ ...parts, images: this.#link, local }, { dir });
     this.#mounts = new LinkedMounts({ ...parts, link: this.#link }, { isReserved });
     this.#snapshots = makeSnapshots(config, { ...parts, devices: this.#images });
@@ -105,7 +105,7 @@ export class DeviceProcess implements Service, Readiness {
 
   async stop(): Promise<void> {
     this.#notReady = 'the process is stopping';
-    await this.#endSnapshots();
+    await this.#endSnapshots({ handsOver: false });
     this.#images.stop();
     await this.#devices.stop();
     this.#link.stop();
@@ -115,12 +115,12 @@ export class DeviceProcess implements Service, Readiness {
   /** Ends what is in hand; a new process is about to go on with the devices. */
   async yield(): Promise<void> {
     this.#notReady = 'a new process is taking over';
-    await this.#endSnapshots();
+    await this.#endSnapshots({ handsOver: true });
     await this.#admin.stop();
   }
 
-  async #endSnapshots(): Promise<void> {
-    await this.#snapshots?.server.stop();
+  async #endSnapshots(how: { readonly handsOver: boolean }): Promise<void> {
+    await this.#snapshots?.server.stop(how);
     await this.#snapshots?.snapshotter.stop();
   }
 
@@ -132,7 +132,7 @@ export class DeviceProcess implements Service, Readiness {
 /** containerd's snapshotter; undefined where the configuration wants none. */
 function makeSnapshots(
   { device }: Config,
-  parts: Omit<SnapshotterComponents, 'store'>,
+  parts: Omit<SnapshotterComponents, 'store'> & { readonly keeper: KeptDescriptors },
 ): Snapshots | undefined {
   const { snapshotsDir: stateDir, snapshotterSocket: socketPath } = device;
   if (socketPath === NO_SOCKET) return undefined;

@@ -6,7 +6,7 @@ import { DeviceError } from '../errors.ts';
 import type { NbdServer } from './nbd-server.ts';
 import { decodeAnswers, encodeRequest, type Attribute, type NetlinkAnswer } from './netlink.ts';
 import { EXPORT_FLAG } from './protocol.ts';
-import { netlinkSocket, socketPair } from './sockets.ts';
+import { netlinkSocket, socketPair } from '../sockets.ts';
 
 /** The controller of generic netlink, which knows the families by name. */
 const CONTROLLER = { family: 16, version: 2, getFamily: 3, familyId: 1, familyName: 2 };

@@ -9,7 +9,7 @@ import { DeviceError } from '../errors.ts';
 import type { DeviceMetrics } from '../metrics.ts';
 import { NbdConnection, type NbdExport } from './connection.ts';
 import { STRING_BYTES_MAX } from './protocol.ts';
-import { listenUnix } from './sockets.ts';
+import { listenUnix } from '../sockets.ts';
 
 /** Most connections at a time: nbdcopy opens four, the kernel one. More are hung up on. */
 const CONNECTIONS_MAX = 256;

@@ -1,5 +1,7 @@
-import { chmodSync, mkdirSync, renameSync, rmSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
+import { createServer, type Server as SocketServer } from 'node:net';
+import { dirname } from 'node:path';
 import {
   Server,
   ServerCredentials,
@@ -9,10 +11,12 @@ import {
   type ServerWritableStream,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
+import { NO_KEEPER, type DescriptorKeeper } from '../../device/keeper/kept-descriptors.ts';
+import { KeptListener } from '../../device/keeper/kept-listener.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
-import { CodedError } from '../../util/errors.ts';
+import { CodedError, errorText } from '../../util/errors.ts';
 import { snapshotterMetrics, type SnapshotterMetrics } from '../metrics.ts';
 import type { Snapshots } from '../snapshots.ts';
 import {
@@ -56,7 +60,9 @@ type Operation =
 /**
  * Serves snapshots to containerd over gRPC on a Unix socket that its own user alone may open.
  *
- * Life: `start()`, once the snapshots have started -> `stop()`, which ends all calls.
+ * Life: `start()`, once the snapshots have started -> `stop()`, which ends all calls. With a
+ * keeper, containerd's connections wait for the next process after `stop({ handsOver: true })`, and
+ * after a kill.
  */
 export class SnapshotsServer {
   readonly #snapshots: Snapshots;
@@ -64,13 +70,22 @@ export class SnapshotsServer {
   readonly #logger: Logger;
   readonly #metrics: SnapshotterMetrics;
   readonly #path: string;
-  #server: Server | undefined;
+  readonly #listener: KeptListener;
+  #running: { readonly grpc: Server; readonly sockets: SocketServer } | undefined;
 
   /** `socketPath`: absolute. What is there is replaced. */
   constructor(
-    components: { snapshots: Snapshots; clock: Clock; logger: Logger; metrics: Metrics },
+    components: {
+      snapshots: Snapshots;
+      clock: Clock;
+      logger: Logger;
+      metrics: Metrics;
+      keeper?: DescriptorKeeper;
+    },
     init: { socketPath: string },
   ) {
+    const { keeper = NO_KEEPER } = components;
+    this.#listener = new KeptListener({ keeper }, { path: init.socketPath });
     this.#snapshots = components.snapshots;
     this.#clock = components.clock;
     this.#logger = components.logger;
@@ -85,30 +100,29 @@ export class SnapshotsServer {
       'grpc.max_concurrent_streams': CALLS_MAX,
     });
     server.addService(snapshotsService(), this.#methods());
-    // Under its own name only once it has its mode: containerd never finds it half made.
-    const folder = dirname(this.#path);
-    const path = join(folder, `.${basename(this.#path)}.${process.pid}`);
+    const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+    const sockets = createServer((socket) => injector.injectConnection(socket));
     try {
-      mkdirSync(folder, { recursive: true, mode: 0o700 });
-      rmSync(path, { force: true });
-      await listen(server, path);
-      chmodSync(path, 0o600);
-      renameSync(path, this.#path);
+      mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
+      sockets.listen({ fd: await this.#listener.open() });
+      await once(sockets, 'listening');
     } catch (cause) {
       server.forceShutdown();
-      const what = `cannot listen on ${this.#path} for containerd: ${String(cause)}`;
+      const what = `cannot listen on ${this.#path} for containerd: ${errorText(cause)}`;
       throw new SocketError(what, { code: 'listen', path: this.#path }, { cause });
     }
-    this.#server = server;
+    this.#running = { grpc: server, sockets };
   }
 
-  async stop(): Promise<void> {
-    const server = this.#server;
-    if (server === undefined) return;
-    this.#server = undefined;
-    rmSync(this.#path, { force: true });
-    const timer = this.#clock.setTimer(STOP_MS_MAX, () => server.forceShutdown());
-    await new Promise<void>((resolve) => server.tryShutdown(() => resolve()));
+  /** `handsOver`: another process is about to serve containerd's next connections. */
+  async stop({ handsOver = false } = {}): Promise<void> {
+    const running = this.#running;
+    if (running === undefined) return;
+    this.#running = undefined;
+    if (!handsOver) this.#listener.remove();
+    running.sockets.close();
+    const timer = this.#clock.setTimer(STOP_MS_MAX, () => running.grpc.forceShutdown());
+    await new Promise<void>((resolve) => running.grpc.tryShutdown(() => resolve()));
     timer.cancel();
   }
 
@@ -219,13 +233,5 @@ function drained(call: ServerWritableStream<unknown, object>): Promise<void> {
       resolve();
     };
     for (const event of events) call.on(event, end);
-  });
-}
-
-function listen(server: Server, path: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) =>
-      error === null ? resolve() : reject(error),
-    );
   });
 }

@@ -9,7 +9,7 @@ import { expect, it, onTestFinished } from 'vitest';
 import { flattenLayers } from '../../../src/convert/flatten.ts';
 import { memoryDisk } from '../../../src/device/disk.ts';
 import { ImageDisk } from '../../../src/device/image-disk.ts';
-import { listenUnix } from '../../../src/device/nbd/sockets.ts';
+import { listenUnix } from '../../../src/device/sockets.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { KIB, MIB } from '../../../src/util/bytes.ts';

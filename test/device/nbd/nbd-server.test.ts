@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { memoryDisk, type ReadOnlyDisk } from '../../../src/device/disk.ts';
-import { listenUnix, socketPair } from '../../../src/device/nbd/sockets.ts';
+import { listenUnix, socketPair } from '../../../src/device/sockets.ts';
 import { KIB, MIB } from '../../../src/util/bytes.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';

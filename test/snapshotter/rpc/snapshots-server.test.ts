@@ -1,7 +1,8 @@
-import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { PromMetrics } from '../../../src/agent/admin/prom-metrics.ts';
+import { listenUnix } from '../../../src/device/sockets.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
 import { SnapshotsServer } from '../../../src/snapshotter/rpc/snapshots-server.ts';
@@ -183,7 +184,8 @@ describe('SnapshotsServer', () => {
     expect(readdirSync(folder).filter((name) => name.startsWith('.'))).toEqual([]);
     await stop();
     expect(existsSync(socket)).toBe(false);
-    writeFileSync(socket, 'stale');
+    closeSync(listenUnix(socket)); // As a process that is killed leaves it.
+    expect(existsSync(socket)).toBe(true);
     const again = await startSnapshotter({ folder });
     const client = new RawClient(again.socket);
     onTestFinished(() => client.close());

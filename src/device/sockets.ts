@@ -1,7 +1,7 @@
 import koffi from 'koffi';
 import { closeSync, lstatSync, unlinkSync } from 'node:fs';
 import { constants } from 'node:os';
-import { DeviceError } from '../errors.ts';
+import { DeviceError } from './errors.ts';
 
 const AF_UNIX = 1;
 const AF_NETLINK = 16;
