@@ -22,6 +22,11 @@ export interface TraceAccess {
   readonly length: number;
 }
 
+/** Whether bytes begin as a trace does. */
+export function isTrace(start: Uint8Array): boolean {
+  return start.length >= 4 && viewOf(start).getUint32(0, true) === MAGIC;
+}
+
 /** Throws ImageError when a trace of `sizeBytes` holds more than `accessesMax` accesses. */
 export function checkTraceSize(sizeBytes: number, accessesMax: number): void {
   const sizeBytesMax = HEADER_BYTES + RECORD_BYTES * accessesMax;

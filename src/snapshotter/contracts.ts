@@ -1,19 +1,24 @@
 import type { Digest } from '../image/digest.ts';
 
-/** A block layer of an image. */
+/** A block layer of an image: a blob of the cluster, or a file of this host. */
 export interface ChainLayer {
+  /** Of the blob. A name that no blob has, when there is a file. */
   readonly digest: Digest;
+  /** Of the blob, or of the file. */
   readonly sizeBytes: number;
   /**
-   * The layer without its tar, in a file of this host: containerd downloaded it, since the client
-   * that pulled the image does not say where it is from. Read from there, never from the cluster.
+   * The layer without its tar: containerd downloaded it, since the client that pulled the image
+   * does not say where it is from. It is read from there, and never asked of the cluster.
    */
   readonly file?: string;
 }
 
 /** The block layers of an image from the bottom up to one of its layers: one device. */
 export interface DeviceChain {
-  /** Chain id of the top layer (OCI image config, "Layer ChainID"): the key of the device. */
+  /**
+   * The key of the device: chain id of the top layer (OCI image config, "Layer ChainID"), or a name
+   * that no other chain has, when layers are files.
+   */
   readonly chainId: string;
   /** `host/name[:tag][@digest]`, from labels; empty only when every layer has a file. */
   readonly reference: string;

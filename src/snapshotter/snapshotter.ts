@@ -11,14 +11,14 @@ import { errorText } from '../util/errors.ts';
 import { Catalog, COUNTED_KINDS, type Change } from './catalog/catalog.ts';
 import { chainOf, lowerOf, type Lower } from './catalog/device-chain.ts';
 import { parseFilters } from './catalog/filter.ts';
-import { blockLabelsOf } from './catalog/layer-labels.ts';
 import { mountsOf, type SnapshotMount } from './catalog/mounts.ts';
 import { localLayerOf, remoteLayerOf } from './catalog/new-layer.ts';
-import type { Labels, SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
+import type { SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
 import type { DeviceChain, ImageDevices } from './contracts.ts';
 import { SnapshotError } from './errors.ts';
 import { DiskUsage } from './files/disk-usage.ts';
 import { SnapshotFolders } from './files/snapshot-folders.ts';
+import { unpackedLayer } from './files/unpacked-layer.ts';
 import { snapshotterMetrics, type SnapshotterMetrics } from './metrics.ts';
 import type { NewSnapshot, Snapshots } from './snapshots.ts';
 import { Ledger } from './store/ledger.ts';
@@ -60,7 +60,7 @@ export interface SnapshotterComponents {
 export class Snapshotter implements Snapshots {
   readonly #devices: ImageDevices;
   readonly #store: RecordStore;
-  readonly #hash: Pick<Hash, 'sha256'>;
+  readonly #parts: { readonly hash: Pick<Hash, 'sha256'> };
   readonly #clock: Clock;
   readonly #logger: Logger;
   readonly #metrics: SnapshotterMetrics;
@@ -83,7 +83,7 @@ export class Snapshotter implements Snapshots {
     }
     this.#devices = components.devices;
     this.#store = components.store;
-    this.#hash = components.hash;
+    this.#parts = components;
     this.#clock = components.clock;
     this.#logger = components.logger;
     this.#metrics = snapshotterMetrics(components.metrics);
@@ -118,7 +118,7 @@ export class Snapshotter implements Snapshots {
 
   async prepare(wanted: NewSnapshot, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
     const below = this.#upTo(wanted.parent);
-    const layer = remoteLayerOf({ hash: this.#hash }, wanted.labels, below);
+    const layer = remoteLayerOf(this.#parts, wanted.labels, below);
     if (layer !== undefined) await this.#provide(wanted, layer, signal);
     return this.#make('active', wanted, signal);
   }
@@ -141,7 +141,8 @@ export class Snapshotter implements Snapshots {
     const record = this.#catalog.get(key);
     const { files } = this.#folders.of(record.id);
     const usage = await this.#usage.now(files);
-    const layer = this.#committedLayer(record, labels);
+    const unpacked = await unpackedLayer(files);
+    const layer = localLayerOf(this.#parts, { name, unpacked }, this.#upTo(record.parent));
     const createdMs = this.#clock.wallMs();
     await this.#apply(this.#catalog.commit(key, { name, labels, layer, createdMs, usage }));
     await this.#drop(record);
@@ -284,7 +285,8 @@ export class Snapshotter implements Snapshots {
     const { id, kind } = record;
     const folders = lower.folders.map((below) => this.#folders.of(below.id).files);
     const open = kind === 'view' ? 'view' : 'active';
-    const below = { folders, deviceDir: dir };
+    const isMixed = dir !== undefined && folders.length > 0;
+    const below = { folders, deviceDir: isMixed ? this.#folders.link(id, dir) : dir };
     return mountsOf(open, this.#folders.of(id), below, this.#overlayOptions);
   }
 
@@ -313,13 +315,6 @@ export class Snapshotter implements Snapshots {
       const text = errorText(error);
       this.#logger.warn({ snapshot: record.name, error: text }, 'cannot let go of a device');
     }
-  }
-
-  /** A block layer that containerd downloaded and unpacked is a file in a folder. */
-  #committedLayer(record: SnapshotRecord, labels: Labels): SnapshotLayer {
-    const said = blockLabelsOf(labels) === undefined ? record.labels : labels;
-    const hasFile = this.#folders.hasBlockFile(record.id);
-    return localLayerOf({ hash: this.#hash }, said, { hasFile, below: this.#upTo(record.parent) });
   }
 
   /** Takes hold of the devices of this boot again, before the first call. Never rejects. */

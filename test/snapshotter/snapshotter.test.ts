@@ -4,6 +4,7 @@ import {
   linkSync,
   mkdirSync,
   readdirSync,
+  realpathSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -11,12 +12,16 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import type { Digest } from '../../src/image/digest.ts';
+import { findTarPayload } from '../../src/image/tar.ts';
+import { encodeTrace } from '../../src/image/trace.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
+import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { SnapshotMount } from '../../src/snapshotter/catalog/mounts.ts';
 import { Snapshotter } from '../../src/snapshotter/snapshotter.ts';
+import { makeLayer } from '../kit/layers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { FailingDevices, MemoryDevices } from './kit/memory-devices.ts';
 import { MemoryStore } from './kit/memory-store.ts';
@@ -219,7 +224,9 @@ describe('Snapshotter, block images', () => {
     await snapshotter.commit({ name: 'saved', key: 'c1', labels: {} });
     expect(devices.holds.size).toBe(0);
     const upper = await snapshotter.prepare(container('c2', 'saved'), signal);
-    expect(lowersOf(upper)).toEqual([filesOf(host, c1 ?? 0), dir]);
+    expect(lowersOf(upper).map((path) => realpathSync(path))).toEqual([
+      ...[filesOf(host, c1 ?? 0), dir],
+    ]);
   });
 
   it('an image that cannot be read fails at its first layer, with the reason', async () => {
@@ -297,21 +304,45 @@ describe('Snapshotter, block images', () => {
     expect(again.devices.holds.size).toBe(1);
   });
 
-  it('takes a layer that containerd downloaded from its file', async () => {
+  it('takes layers that containerd downloaded from their files, without any label', async () => {
     const host = await start();
     const { snapshotter, devices } = host;
-    const labels = labelsOf(0, { 'containerd.io/snapshot/cri.image-ref': '' });
-    await snapshotter.prepare({ key: 'x', parent: '', labels }, signal);
-    const { id } = snapshotter.stat('x');
-    const file = join(filesOf(host, id), 'overlaybd.commit');
-    writeFileSync(file, 'layer');
-    await snapshotter.commit({ name: 'default/9/image', key: 'x', labels });
+    const trace = encodeTrace([], new NodeCodec());
+    const layer = await makeLayer({ virtualSizeBytes: 4096, ranges: [] });
+    const { offset, sizeBytes } = await findTarPayload({
+      sizeBytes: layer.length,
+      read: async (at, length) => layer.subarray(at, at + length),
+    });
+    const contents = [
+      { 'overlaybd.commit': layer.subarray(offset, offset + sizeBytes) },
+      { trace },
+      { trace: Buffer.from('no trace'), 'overlaybd.commit': 'no layer' },
+    ];
+    const names = ['default/1/a', 'default/2/b', 'default/3/c'];
+    for (const [i, content] of contents.entries()) {
+      await snapshotter.prepare(container(`k${i}`, names[i - 1] ?? ''), signal);
+      for (const [name, bytes] of Object.entries(content)) {
+        writeFileSync(join(filesOf(host, snapshotter.stat(`k${i}`).id), name), bytes);
+      }
+      await snapshotter.commit({ name: names[i] ?? '', key: `k${i}`, labels: {} });
+    }
+    const kinds = names.map((name) => snapshotter.stat(name).layer.kind);
+    expect(kinds).toEqual(['block', 'trace', 'files']);
     let held: unknown;
     devices.gate = async (chain) => void (held = chain);
-    await snapshotter.prepare(container('c', 'default/9/image'), signal);
+    const mounts = await snapshotter.prepare(container('c', names[2] ?? ''), signal);
+    const [first, , third] = names.map((name) => filesOf(host, snapshotter.stat(name).id));
+    const chainId = sha256(names[0] ?? '');
     expect(held).toEqual({
-      ...{ chainId: DIGESTS[0], reference: '', fsType: 'ext4' },
-      layers: [{ digest: DIGESTS[0], sizeBytes: 1000, file }],
+      ...{ chainId, reference: '', fsType: 'ext4' },
+      layers: [{ digest: chainId, sizeBytes, file: join(first ?? '', 'overlaybd.commit') }],
     });
+    expect(lowersOf(mounts)).toEqual([
+      third,
+      join(host.folder, 'state', 'snapshots', `${snapshotter.stat('c').id}`, 'device'),
+    ]);
+    expect(realpathSync(lowersOf(mounts)[1] ?? '')).toBe(
+      join(host.folder, 'devices', chainId.replace(':', '-')),
+    );
   });
 });

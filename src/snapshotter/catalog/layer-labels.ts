@@ -74,7 +74,7 @@ export function isBlockChain(layers: readonly Pick<SnapshotRecord, 'layer'>[]): 
   return layers.every(({ layer }) => layer.kind !== 'files');
 }
 
-/** Chain id of a snapshot of a block image. */
+/** Chain id of a snapshot of a block image; undefined for an ordinary one. */
 export function chainIdAt(layer: SnapshotLayer): string | undefined {
   return layer.kind === 'files' ? undefined : layer.chainId;
 }

@@ -1,3 +1,4 @@
+import { digestOf } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { SnapshotError } from '../errors.ts';
 import {
@@ -9,6 +10,12 @@ import {
   targetOf,
 } from './layer-labels.ts';
 import type { Labels, SnapshotLayer, SnapshotRecord } from './snapshot.ts';
+
+/** What containerd has unpacked. */
+type Unpacked =
+  | { readonly kind: 'files' }
+  | { readonly kind: 'block'; readonly sizeBytes: number }
+  | { readonly kind: 'trace' };
 
 interface Components {
   readonly hash: Pick<Hash, 'sha256'>;
@@ -39,37 +46,28 @@ export function remoteLayerOf(
     digest: said.digest,
   });
   if (chainId !== target) return undefined;
-  return layerOf(said, chainId, false);
+  const { digest, sizeBytes, isTrace } = said;
+  if (isTrace) return { kind: 'trace', chainId };
+  return { kind: 'block', chainId, digest, sizeBytes, isLocal: false };
 }
 
 /**
- * The layer that an unpacked snapshot is. Labels tell a layer of a block image, its file that it is
- * one. Throws SnapshotError when ordinary layers lie below such a layer.
+ * The layer that an unpacked snapshot of this name is. Nothing says which blob it was: a name of
+ * its own stands for that, and for the chain up to it, which has other content nowhere. Throws
+ * SnapshotError when ordinary layers lie below a layer of a block image.
  */
 export function localLayerOf(
   { hash }: Components,
-  labels: Labels,
-  { hasFile, below }: { readonly hasFile: boolean; readonly below: readonly SnapshotRecord[] },
+  { name, unpacked }: { readonly name: string; readonly unpacked: Unpacked },
+  below: readonly SnapshotRecord[],
 ): SnapshotLayer {
-  const said = blockLabelsOf(labels);
-  if (said === undefined || !(hasFile || said.isTrace)) return { kind: 'files' };
+  if (unpacked.kind === 'files') return unpacked;
   if (!isBlockChain(below)) {
-    const what = `the layer ${said.digest} of a block device lies on top of ordinary layers`;
+    const what = `the layer ${name} of a block image lies on top of ordinary layers`;
     throw new SnapshotError(what, { code: 'precondition' });
   }
-  const [parent] = below;
-  const chainId = chainIdOf(hash, {
-    parent: parent && chainIdAt(parent.layer),
-    digest: said.digest,
-  });
-  return layerOf(said, chainId, true);
-}
-
-function layerOf(
-  { digest, sizeBytes, isTrace }: NonNullable<ReturnType<typeof blockLabelsOf>>,
-  chainId: string,
-  isLocal: boolean,
-): SnapshotLayer {
-  if (isTrace) return { kind: 'trace', chainId };
-  return { kind: 'block', chainId, digest, sizeBytes, isLocal };
+  const digest = digestOf(hash, new TextEncoder().encode(name));
+  if (unpacked.kind === 'trace') return { kind: 'trace', chainId: digest };
+  const { sizeBytes } = unpacked;
+  return { kind: 'block', chainId: digest, digest, sizeBytes, isLocal: true };
 }

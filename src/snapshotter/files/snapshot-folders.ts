@@ -1,18 +1,17 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
 import { chmod, chown, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../../runtime/logger.ts';
 import type { OwnFolders } from '../catalog/mounts.ts';
+import { BLOCK_FILE } from './unpacked-layer.ts';
 import { errorText } from '../../util/errors.ts';
-
-/** Where a file of a block layer lies in its layer, as overlaybd names it. */
-const BLOCK_FILE = 'overlaybd.commit';
 
 /**
  * The folders of snapshots, below one:
  *
  *     snapshots/ID/fs       files of the snapshot
  *     snapshots/ID/work     what overlayfs needs beside them
+ *     snapshots/ID/device   link to the folder of the device below, beside other folders
  *     removed/ID            on its way out
  *
  * Folders without a record are what a killed process has left: `clear()` removes them. Removals are
@@ -48,10 +47,6 @@ export class SnapshotFolders {
     return join(this.of(id).files, BLOCK_FILE);
   }
 
-  hasBlockFile(id: number): boolean {
-    return existsSync(this.blockFile(id));
-  }
-
   /** Makes the folders of a new snapshot, in place of what a killed process left there. */
   make(id: number): void {
     const { files, work } = this.of(id);
@@ -66,6 +61,17 @@ export class SnapshotFolders {
     const { uid, gid, mode } = await stat(below);
     await chown(files, uid, gid);
     await chmod(files, mode & 0o7777);
+  }
+
+  /**
+   * The path of a device's folder, below the folder that all snapshots have in common. containerd
+   * shortens a long list of lower folders by that; options of a mount have at most one page.
+   */
+  link(id: number, deviceDir: string): string {
+    const path = join(this.#snapshots, `${id}`, 'device');
+    rmSync(path, { force: true });
+    symlinkSync(deviceDir, path);
+    return path;
   }
 
   /** Removes the folders of a snapshot without a record; in the background, and never rejects. */

@@ -37,6 +37,7 @@ const OF_OTHERS: Readonly<Record<string, status>> = {
   overloaded: status.UNAVAILABLE,
   deadline: status.UNAVAILABLE,
   timeout: status.UNAVAILABLE,
+  cancelled: status.CANCELLED,
   'too-many-mounts': status.RESOURCE_EXHAUSTED,
   // Of the disk.
   ENOSPC: status.RESOURCE_EXHAUSTED,

@@ -79,20 +79,21 @@ describe('remoteLayerOf()', () => {
 });
 
 describe('localLayerOf()', () => {
-  const local = (labels: Labels, hasFile: boolean, below: readonly SnapshotRecord[] = []) =>
-    localLayerOf({ hash }, labels, { hasFile, below });
+  const local = (name: string, kind: 'files' | 'block' | 'trace', below = [second, bottom]) => {
+    const unpacked = kind === 'block' ? { kind, sizeBytes: 1000 } : { kind };
+    return localLayerOf({ hash }, { name, unpacked }, below);
+  };
 
-  it('takes an unpacked block layer by its labels and its file', () => {
-    expect(local(blockLabels(A, A, {}), true)).toEqual(block(A, A, true));
-    expect(local(blockLabels(A, A, {}), false)).toEqual({ kind: 'files' });
-    expect(local({}, true)).toEqual({ kind: 'files' });
-    expect(local(blockLabels(T, ABT, TRACE), false, [second, bottom])).toEqual({
-      ...{ kind: 'trace', chainId: ABT },
-    });
+  it('gives layers that were downloaded a name of their own', () => {
+    const name = 'default/5/sha256:0';
+    expect(local(name, 'block', [])).toEqual(block(sha256(name), sha256(name), true));
+    expect(local(name, 'trace')).toEqual({ kind: 'trace', chainId: sha256(name) });
+    expect(local(name, 'files')).toEqual({ kind: 'files' });
+    expect(local(name, 'files', [files])).toEqual({ kind: 'files' });
   });
 
   it('refuses one on top of ordinary layers', () => {
-    expect(() => local(blockLabels(B, 'x', {}), true, [files])).toThrow('on top of ordinary');
+    expect(() => local('x', 'block', [files])).toThrow('on top of ordinary');
   });
 });
 

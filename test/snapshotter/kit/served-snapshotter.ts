@@ -30,6 +30,8 @@ const NO_DEVICES: ImageDevices = {
 /** What a snapshotter of a test is made of. */
 export interface SnapshotterSetting {
   readonly folder?: string;
+  /** For layers; the folder itself when not given. */
+  readonly stateDir?: string;
   readonly devices?: ImageDevices;
   readonly bootId?: string;
   readonly logger?: Logger;
@@ -52,7 +54,7 @@ export async function startSnapshotter(
       store: new SqliteStore({ path: join(folder, 'metadata.db') }),
     },
     {
-      stateDir: folder,
+      stateDir: setting.stateDir ?? folder,
       bootId: setting.bootId ?? bootId(),
       overlayOptions: overlayOptions(),
     },

@@ -1,0 +1,50 @@
+import { open, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isLsmt } from '../../image/lsmt-header.ts';
+import { isTrace } from '../../image/trace.ts';
+import { isZFile } from '../../image/zfile-header.ts';
+
+/** The file of an unpacked block layer, as overlaybd names it. */
+export const BLOCK_FILE = 'overlaybd.commit';
+
+/** What is in an unpacked acceleration layer. */
+const TRACE_FILE = 'trace';
+const TRACE_FOLDER = 'block-digests';
+
+/** What containerd has unpacked into a folder. */
+export type UnpackedLayer =
+  | { readonly kind: 'files' }
+  | { readonly kind: 'block'; readonly sizeBytes: number }
+  | { readonly kind: 'trace' };
+
+/**
+ * Tells a layer of a block image by its content: a client that does not say where an image is from
+ * does not pass its labels on either.
+ */
+export async function unpackedLayer(folder: string): Promise<UnpackedLayer> {
+  const names = (await readdir(folder)).sort();
+  if (names.length === 1 && names[0] === BLOCK_FILE) {
+    const { start, sizeBytes } = await startOf(join(folder, BLOCK_FILE));
+    if (isZFile(start) || isLsmt(start)) return { kind: 'block', sizeBytes };
+  }
+  const isTraceLike = names.every((name) => name === TRACE_FILE || name === TRACE_FOLDER);
+  if (isTraceLike && names.includes(TRACE_FILE)) {
+    const { start } = await startOf(join(folder, TRACE_FILE));
+    if (isTrace(start)) return { kind: 'trace' };
+  }
+  return { kind: 'files' };
+}
+
+/** First bytes of a file, and its size; nothing of what is no file. */
+async function startOf(path: string): Promise<{ start: Uint8Array; sizeBytes: number }> {
+  const start = new Uint8Array(24);
+  const file = await open(path, 'r');
+  try {
+    const facts = await file.stat();
+    if (!facts.isFile()) return { start: start.subarray(0, 0), sizeBytes: 0 };
+    const { bytesRead } = await file.read(start, 0, start.length, 0);
+    return { start: start.subarray(0, bytesRead), sizeBytes: facts.size };
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,190 @@
+import { execFile, execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { readFileSync, rmSync } from 'node:fs';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect } from 'vitest';
+import {
+  blobPath,
+  prepareLayout,
+  putBlob,
+  readTag,
+  tagManifest,
+} from '../../../src/convert/oci-layout.ts';
+import { AgentCluster, type ClusterHost } from '../../../src/demo/agent-cluster.ts';
+import { digestHex, type Digest } from '../../../src/image/digest.ts';
+import {
+  CONFIG_MEDIA_TYPE,
+  LAYER_MEDIA_TYPE,
+  MANIFEST_MEDIA_TYPES,
+  type Manifest,
+  OVERLAYBD_ANNOTATION,
+} from '../../../src/image/manifest.ts';
+import { defined } from '../../../src/util/assert.ts';
+import { NO_TRACES, tracesOf } from '../../device/kit/images.ts';
+import { makeBusyboxImage } from '../../kit/block-image.ts';
+import { startDockerRegistry } from '../../kit/docker-registry.ts';
+import { digestOf } from '../../kit/registry-content.ts';
+import { tempFolder, type AtEnd } from '../../kit/temp-folder.ts';
+import { LinkedDevices } from './linked-devices.ts';
+import { startSnapshotter, type ServedSnapshotter } from './served-snapshotter.ts';
+
+const run = promisify(execFile);
+
+/** A registry with images, and a host with an agent. */
+export interface BlockRig {
+  /** `host:port` */
+  readonly registry: string;
+  /** Where the registry keeps its blobs. */
+  readonly storage: string;
+  readonly cluster: AgentCluster;
+  readonly host: ClusterHost;
+}
+
+/** Content of the file `/data/big` of the images. */
+export const BIG = Buffer.from(
+  Array.from({ length: 3_000_000 }, (_, i) => (i * 7 + i / 256) % 251),
+);
+
+/**
+ * The image `team/app` of two layers: as tags `plain` and `block`, and as `mixed` with an ordinary
+ * layer on top of the block image, which adds `/new`, replaces `/data/a.txt` and removes `/etc`;
+ * and as `many` with 12 more, which add `/many/1` and so on.
+ */
+export async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
+  const storage = tempFolder(atEnd);
+  const registry = await startDockerRegistry({ storage }, atEnd);
+  const files = { 'a.txt': Buffer.from('data\n'), big: BIG };
+  const folder = tempFolder(atEnd);
+  const layout = await makeBusyboxImage(folder, files);
+  await addOrdinaryLayers(folder, layout);
+  for (const tag of ['plain', 'block', 'mixed', 'many'])
+    await push(registry, layout, tag, `team/app:${tag}`);
+  const shape = { roots: 1, children: 1, devices: false };
+  const cluster = new AgentCluster({ dir: tempFolder(atEnd), ...shape, registry });
+  atEnd(() => cluster.stop());
+  await cluster.start();
+  return { registry, storage, cluster, host: defined(cluster.children[0], 'a child') };
+}
+
+async function addOrdinaryLayers(folder: string, layout: string): Promise<void> {
+  const upper = join(folder, 'upper');
+  await mkdir(join(upper, 'data'), { recursive: true });
+  await writeFile(join(upper, 'new'), 'new\n');
+  await writeFile(join(upper, 'data', 'a.txt'), 'replaced\n');
+  await writeFile(join(upper, '.wh.etc'), '');
+  await symlink('/data/a.txt', join(upper, 'link'));
+  const tars = [tarOf(upper)];
+  const block = await readTag({ directory: layout, tag: 'block' });
+  await addLayers(layout, block, 'mixed', tars);
+  for (let i = 1; i <= 12; i++) {
+    const more = join(folder, `more-${i}`);
+    await mkdir(join(more, 'many'), { recursive: true });
+    await writeFile(join(more, 'many', `${i}`), '');
+    tars.push(tarOf(more));
+  }
+  await addLayers(layout, block, 'many', tars);
+}
+
+function tarOf(folder: string): Buffer {
+  execFileSync('tar', ['--owner=0', '--group=0', '-C', folder, '-cf', `${folder}.tar`, '.']);
+  return readFileSync(`${folder}.tar`);
+}
+
+/** Tags an image with more layers on top. */
+async function addLayers(
+  layout: string,
+  image: Manifest,
+  tag: string,
+  tars: readonly Buffer[],
+): Promise<void> {
+  const config = JSON.parse(await readFile(blobPath(layout, image.config.digest), 'utf8')) as {
+    rootfs: { diff_ids: string[] };
+  };
+  config.rootfs.diff_ids.push(...tars.map(digestOf));
+  const layers = await Promise.all(tars.map((tar) => put(layout, tar, LAYER_MEDIA_TYPE)));
+  await putImage(layout, tag, config, [...image.layers, ...layers]);
+}
+
+/**
+ * Puts the image `team/broken:1` into the registry: one layer that says that it is a block layer,
+ * and whose blob the registry then loses. Gives the digest of the layer.
+ */
+export async function pushBrokenImage({ registry, storage }: BlockRig): Promise<Digest> {
+  const layout = tempFolder();
+  await prepareLayout(layout);
+  const layer = await put(layout, randomBytes(5000), LAYER_MEDIA_TYPE);
+  const annotations = {
+    [`${OVERLAYBD_ANNOTATION}blob-digest`]: layer.digest,
+    [`${OVERLAYBD_ANNOTATION}blob-size`]: '5000',
+  };
+  const rootfs = { type: 'layers', diff_ids: [layer.digest] };
+  const config = { os: 'linux', architecture: 'amd64', rootfs };
+  await putImage(layout, '1', config, [{ ...layer, annotations }]);
+  await push(registry, layout, '1', 'team/broken:1');
+  const hex = digestHex(layer.digest);
+  rmSync(join(storage, 'docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex), {
+    recursive: true,
+  });
+  return layer.digest;
+}
+
+async function put(layout: string, bytes: Uint8Array, mediaType: string) {
+  const descriptor = { mediaType, digest: digestOf(bytes), size: bytes.length };
+  await putBlob(layout, descriptor.digest, bytes);
+  return descriptor;
+}
+
+async function putImage(
+  directory: string,
+  tag: string,
+  config: object,
+  layers: readonly object[],
+): Promise<void> {
+  const [mediaType] = MANIFEST_MEDIA_TYPES;
+  const manifest = {
+    ...{ schemaVersion: 2, mediaType, layers },
+    config: await put(directory, Buffer.from(JSON.stringify(config)), CONFIG_MEDIA_TYPE),
+  };
+  const made = await put(directory, Buffer.from(JSON.stringify(manifest)), mediaType);
+  await tagManifest({ directory, tag }, made);
+}
+
+async function push(registry: string, layout: string, tag: string, to: string): Promise<void> {
+  const args = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
+  await run('skopeo', [...args, `oci:${layout}:${tag}`, `docker://${registry}/${to}`]);
+}
+
+/** A snapshotter with devices of the rig's agent. */
+export interface BlockHost extends ServedSnapshotter {
+  readonly devices: LinkedDevices;
+  /** Ends the snapshotter alone, and starts it again on the same devices. */
+  restart(): Promise<BlockHost>;
+}
+
+/** Starts it, until the end; it must leave no mount then. */
+export async function startBlockHost(
+  { host }: BlockRig,
+  atEnd: AtEnd,
+  stateName = '.',
+): Promise<BlockHost> {
+  const folder = tempFolder(atEnd);
+  const stateDir = join(folder, stateName);
+  const agentSocket = join(dirname(host.process.socket), 'agent.sock');
+  const devices = new LinkedDevices({ folder, agentSocket });
+  atEnd(async () => {
+    await devices.stop();
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+  });
+  await devices.start();
+  const start = async (): Promise<BlockHost> => {
+    const served = await startSnapshotter({ folder, stateDir, devices, atEnd });
+    const restart = async (): Promise<BlockHost> => {
+      await served.stop();
+      return start();
+    };
+    return { ...served, devices, restart };
+  };
+  return start();
+}
