@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { accessSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,6 +15,16 @@ import { MIB } from '../src/util/bytes.ts';
 import { timed, type BenchRow } from './rows.ts';
 
 const run = promisify(execFile);
+
+/** A server, and the CPU time that it has used so far. */
+interface Server {
+  readonly name: string;
+  readonly uri: string;
+  readonly cpuMs: () => number;
+}
+
+/** Milliseconds of one tick in /proc/PID/stat. */
+const TICK_MS = 10;
 
 const PROGRAMS = ['/usr/bin/fio', '/usr/bin/nbdcopy', '/usr/bin/nbdkit'];
 
@@ -44,12 +54,8 @@ export async function benchNbd(options: { smoke: boolean }): Promise<BenchRow[]>
     // Random bytes, so that no side keeps the device sparse.
     await run('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', `count=${sizeBytes / MIB}`]);
     return [
-      ...(await withXylem(folder, source, (uri) =>
-        measure('xylem', uri, { ...options, sizeBytes }),
-      )),
-      ...(await withNbdkit(folder, source, (uri) =>
-        measure('nbdkit', uri, { ...options, sizeBytes }),
-      )),
+      ...(await withXylem(folder, source, (server) => measure(server, options, sizeBytes))),
+      ...(await withNbdkit(folder, source, (server) => measure(server, options, sizeBytes))),
     ];
   } finally {
     rmSync(folder, { recursive: true, force: true });
@@ -59,7 +65,7 @@ export async function benchNbd(options: { smoke: boolean }): Promise<BenchRow[]>
 async function withXylem(
   folder: string,
   { file }: { file: string },
-  work: (uri: string) => Promise<BenchRow[]>,
+  work: (server: Server) => Promise<BenchRow[]>,
 ): Promise<BenchRow[]> {
   const clock = new SystemClock();
   const metrics = deviceMetrics(silentMetrics);
@@ -68,7 +74,11 @@ async function withXylem(
   const path = join(folder, 'xylem.sock');
   await server.listen(path);
   try {
-    return await work(`nbd+unix:///?socket=${path}`);
+    const cpuMs = (): number => {
+      const { user, system } = process.cpuUsage();
+      return (user + system) / 1000;
+    };
+    return await work({ name: 'xylem', uri: `nbd+unix:///?socket=${path}`, cpuMs });
   } finally {
     await server.close();
   }
@@ -77,7 +87,7 @@ async function withXylem(
 async function withNbdkit(
   folder: string,
   { file, sizeBytes }: { file: string; sizeBytes: number },
-  work: (uri: string) => Promise<BenchRow[]>,
+  work: (server: Server) => Promise<BenchRow[]>,
 ): Promise<BenchRow[]> {
   const [path, pidFile] = [join(folder, 'nbdkit.sock'), join(folder, 'pid')];
   const options = ['--foreground', '-U', path, '-P', pidFile, 'memory', `${sizeBytes}`];
@@ -88,7 +98,11 @@ async function withNbdkit(
     while (!existsSync(pidFile)) await clock.sleep(10);
     const uri = `nbd+unix:///?socket=${path}`;
     await run('nbdcopy', [file, uri]);
-    return await work(uri);
+    const cpuMs = (): number => {
+      const fields = readFileSync(`/proc/${child.pid}/stat`, 'utf8').split(' ');
+      return (Number(fields[13]) + Number(fields[14])) * TICK_MS; // utime and stime
+    };
+    return await work({ name: 'nbdkit', uri, cpuMs });
   } finally {
     child.kill();
     await ended;
@@ -96,26 +110,31 @@ async function withNbdkit(
 }
 
 async function measure(
-  server: string,
-  uri: string,
-  { smoke, sizeBytes }: { smoke: boolean; sizeBytes: number },
+  { name, uri, cpuMs }: Server,
+  { smoke }: { smoke: boolean },
+  sizeBytes: number,
 ): Promise<BenchRow[]> {
   const rows: BenchRow[] = [];
   for (const { what, unit, options } of CASES) {
-    const { iops, bw_bytes } = await fio(uri, options, smoke);
+    const startMs = cpuMs();
+    const { iops, bw_bytes, total_ios } = await fio(uri, options, smoke);
+    const cpuUs = ((cpuMs() - startMs) * 1000) / Math.max(1, total_ios);
     const value = unit === 'reads/s' ? iops : bw_bytes / 1e6;
-    rows.push({ bench: 'nbd', what: `${what}, ${server}`, value, unit });
+    const note = `${cpuUs.toPrecision(3)} us of the server's CPU a read`;
+    rows.push({ bench: 'nbd', what: `${what}, ${name}`, value, unit, note });
   }
   const seconds = await timed(() => run('nbdcopy', ['--no-extents', uri, 'null:']));
   const value = sizeBytes / 1e6 / seconds;
-  return [...rows, { bench: 'nbd', what: `nbdcopy of the device, ${server}`, value, unit: 'MB/s' }];
+  return [...rows, { bench: 'nbd', what: `nbdcopy of the device, ${name}`, value, unit: 'MB/s' }];
 }
 
-async function fio(
-  uri: string,
-  options: readonly string[],
-  smoke: boolean,
-): Promise<{ iops: number; bw_bytes: number }> {
+interface FioRead {
+  readonly iops: number;
+  readonly bw_bytes: number;
+  readonly total_ios: number;
+}
+
+async function fio(uri: string, options: readonly string[], smoke: boolean): Promise<FioRead> {
   const length = smoke ? [`--io_size=${4 * MIB}`] : ['--runtime=5', '--time_based'];
   const { stdout } = await run('fio', [
     '--name=xylem',
@@ -127,6 +146,6 @@ async function fio(
   ]);
   // The engine of Debian prints a line of its own before the JSON.
   const text = stdout.slice(stdout.indexOf('{'));
-  const { jobs } = JSON.parse(text) as { jobs: { read: { iops: number; bw_bytes: number } }[] };
-  return jobs[0]?.read ?? { iops: 0, bw_bytes: 0 };
+  const { jobs } = JSON.parse(text) as { jobs: { read: FioRead }[] };
+  return jobs[0]?.read ?? { iops: 0, bw_bytes: 0, total_ios: 0 };
 }
