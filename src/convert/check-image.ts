@@ -13,6 +13,7 @@ import { Ext4Reader } from './check/ext4-reader.ts';
 import { OriginalTree } from './check/original-tree.ts';
 import { ConvertError } from './errors.ts';
 import { failing, LocalFile } from './files.ts';
+import { KernelTree } from './kernel-tree.ts';
 import type { ProgressOptions } from './layer-blob.ts';
 import { layerItems } from './layer-items.ts';
 import { readParts, type StoredManifest } from './places/manifest-parts.ts';
@@ -33,6 +34,28 @@ export interface CheckComponents {
   readonly decompressor: Decompressor;
 }
 
+/** The layers of a block image, as files. */
+export interface ImageFiles {
+  readonly reference: string;
+  readonly digest: Digest;
+  readonly manifest: Manifest;
+  readonly pathOf: (digest: Digest) => string;
+}
+
+/** Why something was not done, for people. */
+export interface NotDone {
+  readonly reason: string;
+}
+
+/**
+ * Mounts an image for the time of `use`, which gets the folder of its files; or says why it cannot.
+ * Another process serves the mount.
+ */
+export type MountImage = <T>(
+  image: ImageFiles,
+  use: (root: string) => Promise<T>,
+) => Promise<T | NotDone>;
+
 /** What is checked. */
 export interface CheckPlaces {
   readonly image: ImagePlace;
@@ -40,6 +63,8 @@ export interface CheckPlaces {
   readonly original: ImagePlace | undefined;
   /** An empty folder with room for the compressed block image. */
   readonly workFolder: string;
+  /** Undefined: the image is not mounted. */
+  readonly mount?: MountImage | undefined;
 }
 
 /** What was found of the image of one platform. */
@@ -51,6 +76,8 @@ export interface PlatformCheck {
   readonly originalDigest: Digest | undefined;
   /** Undefined without an original, or when a layer is bad. */
   readonly comparison: Comparison | undefined;
+  /** The same of what the kernel shows of the mounted image; undefined where that was not asked. */
+  readonly mounted: Comparison | NotDone | undefined;
 }
 
 /**
@@ -75,13 +102,13 @@ export async function checkImage(
     const layers = await checkLayers(components, { ...places, manifest }, options);
     const found = await originalOf(places, { stored, original, platform }, signal);
     const isSound = layers.every(({ result }) => !(result instanceof CodedError));
-    const comparison =
+    const { digest } = stored;
+    const compared =
       found === undefined || !isSound
-        ? undefined
-        : await compare(components, { ...places, ...found, manifest }, options);
+        ? { comparison: undefined, mounted: undefined }
+        : await compare(components, { ...places, ...found, digest, manifest }, options);
     await dropBlobs(places.workFolder, manifest);
-    const originalDigest = found?.original.digest;
-    checks.push({ platform, digest: stored.digest, layers, originalDigest, comparison });
+    checks.push({ platform, digest, layers, originalDigest: found?.original.digest, ...compared });
   }
   return checks;
 }
@@ -193,11 +220,15 @@ async function checkLayers(
 
 async function compare(
   components: CheckComponents,
-  sides: Original & { readonly workFolder: string; readonly manifest: Manifest },
+  sides: Original &
+    Pick<CheckPlaces, 'image' | 'workFolder' | 'mount'> & {
+      readonly digest: Digest;
+      readonly manifest: Manifest;
+    },
   options: ProgressOptions & { readonly signal: AbortSignal },
-): Promise<Comparison> {
+): Promise<Pick<PlatformCheck, 'comparison' | 'mounted'>> {
   const { signal, onProgress } = options;
-  const { place, original, workFolder, manifest } = sides;
+  const { place, original, image, digest, workFolder, manifest, mount } = sides;
   const { hash } = components;
   const tree = new OriginalTree({ hash });
   const source = await readSourceImage(hash, place, {
@@ -220,11 +251,20 @@ async function compare(
       layers.push(await openLayer(file, components.codec));
     }
     const reader = await Ext4Reader.open(new LayeredImage(layers));
-    return await compareTrees(
+    const comparison = await compareTrees(
       { hash },
       { reader, tree },
       { signal, onProgress: (done, total) => onProgress?.('comparing', done, total) },
     );
+    const pathOf = (blob: Digest): string => pathIn(workFolder, blob);
+    const mounted = await mount?.({ reference: image.name, digest, manifest, pathOf }, (root) =>
+      compareTrees(
+        { hash },
+        { reader: new KernelTree(root), tree },
+        { signal, onProgress: (done, total) => onProgress?.('comparing mounted', done, total) },
+      ),
+    );
+    return { comparison, mounted };
   } finally {
     await Promise.all(files.map((file) => file.close()));
   }

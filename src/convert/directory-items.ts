@@ -1,13 +1,14 @@
 import { lstat, open, readdir, readlink } from 'node:fs/promises';
 import type { BigIntStats } from 'node:fs';
 import type { Hasher } from '../runtime/codec.ts';
+import type { ComparedInode } from './check/compare-trees.ts';
 import { failing } from './files.ts';
 import { readAttributes } from './native/attributes.ts';
-import type { ByteString, TarEntry, TarEntryType, TarItem, TarTime } from './tar/tar-entry.ts';
+import { factsOfStats } from './stat-facts.ts';
+import type { ByteString, TarEntry, TarEntryType, TarItem } from './tar/tar-entry.ts';
 
 /** Bytes of a file read at a time. */
 const PIECE_BYTES = 1024 * 1024;
-const NANOSECONDS = 1_000_000_000n;
 
 /**
  * The content of a directory as the entries of a layer, in the order of names, so that the same
@@ -24,9 +25,10 @@ export async function* directoryItems(
     signal?.throwIfAborted();
     const file = new SourceFile(root, path);
     const stats = await file.stats();
-    const type = typeOf(stats);
-    if (type === undefined) continue;
-    const entry = await file.entry(type, stats, linked);
+    const facts = factsOfStats(stats);
+    const { type } = facts;
+    if (type === 'socket') continue;
+    const entry = await file.entry({ ...facts, type }, stats.dev, linked);
     hasher.update(Buffer.from(JSON.stringify({ ...entry, xattrs: [...entry.xattrs] })));
     const content = entry.type === 'file' ? file.content(entry.sizeBytes, hasher) : NOTHING;
     yield { entry, content };
@@ -60,24 +62,20 @@ class SourceFile {
   }
 
   async entry(
-    type: TarEntryType,
-    stats: BigIntStats,
+    facts: ComparedInode & { readonly type: TarEntryType },
+    filesystem: bigint,
     linked: Map<string, ByteString>,
   ): Promise<TarEntry> {
-    const key = `${stats.dev} ${stats.ino}`;
-    const first = stats.nlink > 1n && type !== 'directory' ? linked.get(key) : undefined;
-    if (first === undefined && stats.nlink > 1n) linked.set(key, this.#path);
-    const sizeBytes = type === 'file' && first === undefined ? Number(stats.size) : 0;
+    const { type, mode, uid, gid, mtime, linkCount, deviceMajor, deviceMinor } = facts;
+    const key = `${filesystem} ${facts.number}`;
+    const first = linkCount > 1 && type !== 'directory' ? linked.get(key) : undefined;
+    if (first === undefined && linkCount > 1) linked.set(key, this.#path);
+    const sizeBytes = type === 'file' && first === undefined ? facts.sizeBytes : 0;
     return {
       type: first === undefined ? type : 'hardlink',
       path: this.#path,
       linkTarget: first ?? (type === 'symlink' ? await this.#target() : ''),
-      mode: Number(stats.mode & 0o7777n),
-      uid: Number(stats.uid),
-      gid: Number(stats.gid),
-      mtime: timeOf(stats.mtimeNs),
-      deviceMajor: major(stats.rdev),
-      deviceMinor: minor(stats.rdev),
+      ...{ mode, uid, gid, mtime, deviceMajor, deviceMinor },
       xattrs: readAttributes(this.#full.toString('latin1')),
       sizeBytes,
       dataRuns: sizeBytes === 0 ? [] : [{ offset: 0, length: sizeBytes }],
@@ -106,26 +104,3 @@ class SourceFile {
 }
 
 const NOTHING: AsyncIterable<Uint8Array> = (async function* () {})();
-
-function typeOf(stats: BigIntStats): TarEntryType | undefined {
-  if (stats.isFile()) return 'file';
-  if (stats.isDirectory()) return 'directory';
-  if (stats.isSymbolicLink()) return 'symlink';
-  if (stats.isCharacterDevice()) return 'character-device';
-  if (stats.isBlockDevice()) return 'block-device';
-  return stats.isFIFO() ? 'fifo' : undefined;
-}
-
-function timeOf(nanoseconds: bigint): TarTime {
-  const rest = ((nanoseconds % NANOSECONDS) + NANOSECONDS) % NANOSECONDS;
-  return { seconds: Number((nanoseconds - rest) / NANOSECONDS), nanoseconds: Number(rest) };
-}
-
-/** The numbers of a device (makedev(3) of glibc). */
-function major(device: bigint): number {
-  return Number(((device >> 8n) & 0xfffn) | ((device >> 32n) & 0xfffff000n));
-}
-
-function minor(device: bigint): number {
-  return Number((device & 0xffn) | ((device >> 12n) & 0xffffff00n));
-}

@@ -25,31 +25,10 @@ import { putLayout } from '../kit/oci-layout.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { describeWith, FIXTURES, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
+import { HARD_FILES, tarOfFolder } from './kit/hard-files.ts';
 
 const parts = { codec, hash: new NodeHash(), decompressor: new NodeDecompressor() };
 const { signal } = new AbortController();
-
-/** Files of all kinds that a tar holds, some of them hard to write. */
-const LOWER = String.raw`
-import os, stat
-os.makedirs('usr/bin'); os.makedirs('gone'); os.makedirs('empty')
-open('gone/a', 'w').write('a')
-open('usr/bin/tool', 'wb').write(os.urandom(3_000_000))
-os.link('usr/bin/tool', 'usr/bin/same')
-os.symlink('../bin/tool', 'usr/bin/link'); os.symlink('x' * 3000, 'far')
-os.link('usr/bin/link', 'usr/bin/link2', follow_symlinks=False)
-os.makedirs('d' * 200 + '/' + 'e' * 200); open('d' * 200 + '/' + 'f' * 255, 'w').write('long')
-open(b'\xff\xfe raw', 'w').write('raw'); open('grün', 'w').write('')
-with open('sparse', 'wb') as f:
-  f.truncate(9_000_000); f.seek(5_000_000); f.write(b'middle')
-os.mknod('null', stat.S_IFCHR | 0o666, os.makedev(1, 3)); os.mkfifo('pipe')
-os.mknod('disk', stat.S_IFBLK | 0o660, os.makedev(259, 70000))
-os.chown('usr/bin/same', 3_000_000, 2_200_000); os.chmod('usr/bin/same', 0o4755)
-os.chmod('empty', 0o1777)
-os.setxattr('sparse', 'user.a', b'1=2\n\x00\xff'); os.setxattr('sparse', 'user.b', b'')
-os.utime('grün', ns=(0, 1_500_000_000_123_456_789)); os.utime('sparse', ns=(0, -1_500_000_000))
-os.utime('usr', (5, 5))
-`;
 
 const UPPER = String.raw`
 import os
@@ -85,9 +64,7 @@ async function makeImages(programs: readonly string[]) {
     const path = join(folder, `layer-${i}`);
     mkdirSync(path);
     python(path, program);
-    const how = ['--format=posix', '--xattrs', '--xattrs-include=*', '--numeric-owner'];
-    execFileSync('tar', [...how, '-C', path, '-cf', `${path}.tar`, '.']);
-    return new Uint8Array(readFileSync(`${path}.tar`));
+    return tarOfFolder(path);
   });
   const layout = join(folder, 'layout');
   await putLayout(layout, 'plain', tars);
@@ -125,7 +102,7 @@ const NEEDS = [needs.root, ...['mke2fs', 'umoci', 'python3', 'tar'].map(needs.pr
 
 describeWith('exportImage()', NEEDS, () => {
   test('gives back what the original unpacks to, with the same digests each time', async () => {
-    const { folder, layout, make, configOf } = await makeImages([LOWER, UPPER]);
+    const { folder, layout, make, configOf } = await makeImages([HARD_FILES, UPPER]);
     const [first, second, packed] = [
       await make('gzip', { compression: 'gzip', inLayers: false }),
       await make('again', { compression: 'gzip', inLayers: false }),
@@ -147,7 +124,7 @@ describeWith('exportImage()', NEEDS, () => {
   });
 
   test('gives as many layers as the original has, each on those before', async () => {
-    const made = await makeImages([LOWER, UPPER, TOP]);
+    const made = await makeImages([HARD_FILES, UPPER, TOP]);
     const { folder, layout, tars, place, make, configOf } = made;
     const options = { compression: 'gzip', inLayers: true } as const;
     const image = await make('layers', options);

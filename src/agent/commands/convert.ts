@@ -84,7 +84,7 @@ export function registerConvert(program: Command): void {
     .option('--referrer', 'also list the block image among the referrers of the original')
     .option('--no-reuse', 'make every layer anew, and keep none for later conversions')
     .option('--owner <name>', 'written into the layers that are kept, for who removes them later')
-    .option('--verify', 'then compare the block image with the original, as `xylem check` does')
+    .option('--verify', 'then compare it with the original, as `xylem check` does; mounted, too')
     .option('--work-dir <dir>', 'folder for temporary files (default: TMPDIR, else /tmp)')
     .addOption(
       new Option('--progress <how>', 'to standard error: auto (on a terminal), or lines of json')
@@ -164,7 +164,8 @@ async function fromImage(src: string, named: string | undefined, options: Option
     );
   });
   const image = named ?? atDigest(src, result.digest);
-  const verified = options.verify === true ? await runCheck(image, src, options) : undefined;
+  const verified =
+    options.verify === true ? await runCheck(image, src, { ...options, mount: 'try' }) : undefined;
   const { text, ...checked } = verified ?? {};
   const facts = { source: src, image, ...result, ...(verified && { verified: checked }) };
   printFacts(options.json, facts, [textOf(image, result), text].filter(Boolean).join('\n'));

@@ -4,7 +4,8 @@ import { toHex, bytesEqual } from '../../util/bytes.ts';
 import type { ByteString } from '../tar/tar-entry.ts';
 import { ContentDigest } from './content-digest.ts';
 import type { Inode } from './ext4-inode.ts';
-import { ROOT_INODE, type Ext4Reader } from './ext4-reader.ts';
+import type { DirectoryEntry } from './ext4-directory.ts';
+import { ROOT_INODE, type ContentPiece } from './ext4-reader.ts';
 import type { FileFacts } from './inode-table.ts';
 import type { OriginalTree } from './original-tree.ts';
 import { shownPath } from './shown-path.ts';
@@ -20,6 +21,24 @@ const LOST_AND_FOUND = 'lost+found';
 
 /** Most names of a file in ext4 (EXT4_LINK_MAX). */
 const LINK_COUNT_MAX = 65_000;
+
+/** What is compared of a file beside its name and its content. */
+export type ComparedInode = Pick<
+  Inode,
+  'number' | 'linkCount' | 'deviceMajor' | 'deviceMinor' | keyof FileFacts
+>;
+
+/** A file system that is compared: read out of its blocks, or as the kernel shows it. */
+export interface ComparedTree<I extends ComparedInode> {
+  /** An inode that an entry of a directory named, or `ROOT_INODE`. */
+  inode(number: number): Promise<I>;
+  /** The names in a directory, in any order. */
+  entries(directory: I): AsyncIterable<DirectoryEntry>;
+  attributes(inode: I): Promise<ReadonlyMap<ByteString, Uint8Array>>;
+  linkTarget(link: I): Promise<ByteString>;
+  /** The content as far as it is not zeros, in order. */
+  content(file: I): AsyncIterable<ContentPiece>;
+}
 
 /** How a block image differs from the image that it was made of. */
 export interface Comparison {
@@ -44,24 +63,24 @@ export interface CompareOptions {
  * owners, sizes, times, devices, targets, extended attributes, hard links and content. Throws
  * ImageError when the file system is damaged, or the signal's reason.
  */
-export async function compareTrees(
+export async function compareTrees<I extends ComparedInode>(
   { hash }: { readonly hash: Hash },
-  sides: { readonly reader: Ext4Reader; readonly tree: OriginalTree },
+  sides: { readonly reader: ComparedTree<I>; readonly tree: OriginalTree },
   options: CompareOptions = {},
 ): Promise<Comparison> {
   return new TreeComparison(hash, sides, options).run();
 }
 
 /** A directory on both sides. */
-interface Pair {
+interface Pair<I> {
   readonly path: ByteString;
-  readonly inode: Inode;
+  readonly inode: I;
   readonly original: number;
 }
 
-class TreeComparison {
+class TreeComparison<I extends ComparedInode> {
   readonly #hash: Hash;
-  readonly #reader: Ext4Reader;
+  readonly #reader: ComparedTree<I>;
   readonly #tree: OriginalTree;
   readonly #options: CompareOptions;
   /** Of each inode of the original, the one that stands for it; 0 for none yet. */
@@ -75,7 +94,7 @@ class TreeComparison {
 
   constructor(
     hash: Hash,
-    { reader, tree }: { readonly reader: Ext4Reader; readonly tree: OriginalTree },
+    { reader, tree }: { readonly reader: ComparedTree<I>; readonly tree: OriginalTree },
     options: CompareOptions,
   ) {
     this.#hash = hash;
@@ -88,7 +107,7 @@ class TreeComparison {
   async run(): Promise<Comparison> {
     const root = await this.#reader.inode(ROOT_INODE);
     await this.#compareRoot(root);
-    const todo: Pair[] = [{ path: '', inode: root, original: this.#tree.root }];
+    const todo: Pair<I>[] = [{ path: '', inode: root, original: this.#tree.root }];
     for (let pair = todo.pop(); pair !== undefined; pair = todo.pop()) {
       for await (const next of this.#compareNames(pair)) todo.push(next);
     }
@@ -104,7 +123,7 @@ class TreeComparison {
    * What the layers say of the root is taken or not, depending on who unpacks them: containerd does
    * not. Nobody says when it was changed.
    */
-  async #compareRoot(inode: Inode): Promise<void> {
+  async #compareRoot(inode: I): Promise<void> {
     if (inode.type !== 'directory') return this.#differ('', 'is no directory in the image');
     if (!this.#tree.isRootDescribed) {
       const { mode, uid, gid } = inode;
@@ -118,7 +137,7 @@ class TreeComparison {
   }
 
   /** Compares the names in a directory; gives the directories among them. */
-  async *#compareNames({ path, inode, original }: Pair): AsyncGenerator<Pair, void> {
+  async *#compareNames({ path, inode, original }: Pair<I>): AsyncGenerator<Pair<I>, void> {
     const tree = this.#tree;
     const both = await this.#namesInBoth({ path, inode, original });
     // The disk has names in the order of their hashes. Inodes, and mostly the content of files, lie
@@ -140,7 +159,7 @@ class TreeComparison {
   }
 
   /** The names that a directory has on both sides, no more than the original has. */
-  async #namesInBoth({ path, inode, original }: Pair): Promise<Map<ByteString, number>> {
+  async #namesInBoth({ path, inode, original }: Pair<I>): Promise<Map<ByteString, number>> {
     const both = new Map<ByteString, number>();
     for await (const { name, inode: number } of this.#reader.entries(inode)) {
       this.#options.signal?.throwIfAborted();
@@ -162,7 +181,7 @@ class TreeComparison {
   }
 
   /** Whether both are directories, to be looked into. */
-  async #compareInode(path: ByteString, inode: Inode, id: number): Promise<boolean> {
+  async #compareInode(path: ByteString, inode: I, id: number): Promise<boolean> {
     const { inodes } = this.#tree;
     const facts = inodes.facts(id);
     if (inode.type !== facts.type) {
@@ -196,7 +215,7 @@ class TreeComparison {
   }
 
   /** Whether these inodes were not compared before. Names of one file are names of one file. */
-  #isFirstOfLinks(path: ByteString, inode: Inode, id: number): boolean {
+  #isFirstOfLinks(path: ByteString, inode: I, id: number): boolean {
     const counterpart = this.#counterparts[id] ?? 0;
     const original = this.#originals.get(inode.number);
     if (counterpart === inode.number && original === id) return false;
@@ -213,7 +232,7 @@ class TreeComparison {
     return true;
   }
 
-  #compareFacts(path: ByteString, inode: Inode, facts: FileFacts): void {
+  #compareFacts(path: ByteString, inode: I, facts: FileFacts): void {
     if (inode.mode !== facts.mode) {
       this.#unequal(path, 'mode', modeText(inode.mode), modeText(facts.mode));
     }
@@ -226,7 +245,7 @@ class TreeComparison {
     if (time !== wanted) this.#unequal(path, 'mtime', time, wanted);
   }
 
-  async #compareAttributes(path: ByteString, inode: Inode, id: number): Promise<void> {
+  async #compareAttributes(path: ByteString, inode: I, id: number): Promise<void> {
     const found = await this.#reader.attributes(inode);
     const wanted = this.#tree.inodes.attributes(id);
     for (const [name, value] of wanted) {
@@ -241,7 +260,7 @@ class TreeComparison {
     }
   }
 
-  async #compareContent(path: ByteString, inode: Inode, id: number): Promise<void> {
+  async #compareContent(path: ByteString, inode: I, id: number): Promise<void> {
     const digest = new ContentDigest(this.#hash);
     for await (const { offset, bytes } of this.#reader.content(inode)) {
       this.#options.signal?.throwIfAborted();
