@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
+import { readMountTable } from '../../src/device/mount/mount-table.ts';
 import { tempFolder, type AtEnd } from './temp-folder.ts';
 
 const run = promisify(execFile);
@@ -187,6 +188,15 @@ export class Containerd {
       await this.clear();
     } finally {
       await this.#stop('SIGTERM');
+      await this.#unmountAll();
+    }
+  }
+
+  /** What a test that failed has left: roots of containers, memory of sandboxes. */
+  async #unmountAll(): Promise<void> {
+    const places = readMountTable().map(({ mountPoint }) => mountPoint);
+    for (const place of places.reverse()) {
+      if (place.startsWith(`${this.#folder}/`)) await run('umount', ['--lazy', place]);
     }
   }
 }

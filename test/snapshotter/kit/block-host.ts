@@ -50,7 +50,8 @@ export const BIG = Buffer.from(
 /**
  * The image `team/app` of two layers: as tags `plain` and `block`, and as `mixed` with an ordinary
  * layer on top of the block image, which adds `/new`, replaces `/data/a.txt` and removes `/etc`;
- * and as `many` with 12 more, which add `/many/1` and so on.
+ * and as `many` with 12 more, which add `/many/1` and so on. `pause` is `plain` with a command, for
+ * sandboxes of pods.
  */
 export async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
   const storage = tempFolder(atEnd);
@@ -59,7 +60,7 @@ export async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
   const folder = tempFolder(atEnd);
   const layout = await makeBusyboxImage(folder, files);
   await addOrdinaryLayers(folder, layout);
-  for (const tag of ['plain', 'block', 'mixed', 'many'])
+  for (const tag of ['plain', 'block', 'mixed', 'many', 'pause'])
     await push(registry, layout, tag, `team/app:${tag}`);
   const shape = { roots: 1, children: 1, devices: false };
   const cluster = new AgentCluster({ dir: tempFolder(atEnd), ...shape, registry });
@@ -85,6 +86,8 @@ async function addOrdinaryLayers(folder: string, layout: string): Promise<void> 
     tars.push(tarOf(more));
   }
   await addLayers(layout, block, 'many', tars);
+  const plain = await readTag({ directory: layout, tag: 'plain' });
+  await addLayers(layout, plain, 'pause', [], ['/bin/sleep', '100000']);
 }
 
 function tarOf(folder: string): Buffer {
@@ -92,19 +95,21 @@ function tarOf(folder: string): Buffer {
   return readFileSync(`${folder}.tar`);
 }
 
-/** Tags an image with more layers on top. */
+/** Tags an image with more layers on top, and perhaps a command. */
 async function addLayers(
   layout: string,
   image: Manifest,
   tag: string,
   tars: readonly Buffer[],
+  command?: readonly string[],
 ): Promise<void> {
   const config = JSON.parse(await readFile(blobPath(layout, image.config.digest), 'utf8')) as {
     rootfs: { diff_ids: string[] };
   };
   config.rootfs.diff_ids.push(...tars.map(digestOf));
   const layers = await Promise.all(tars.map((tar) => put(layout, tar, LAYER_MEDIA_TYPE)));
-  await putImage(layout, tag, config, [...image.layers, ...layers]);
+  const runs = command === undefined ? {} : { config: { Cmd: command } };
+  await putImage(layout, tag, { ...config, ...runs }, [...image.layers, ...layers]);
 }
 
 /**
