@@ -1,8 +1,8 @@
 import { dirname, join } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, it, onTestFinished } from 'vitest';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
 import { waitReady } from '../../src/demo/processes.ts';
-import type { ClusterHost } from '../../src/demo/agent-cluster.ts';
+import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { AgentLink } from '../../src/device/link/agent-link.ts';
 import type { LinkImage } from '../../src/device/link/image-opens.ts';
 import type { Digest } from '../../src/image/digest.ts';
@@ -12,6 +12,10 @@ import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
 import { defined } from '../../src/util/assert.ts';
 import { bytesEqual, MIB } from '../../src/util/bytes.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { sampleBytes } from '../kit/layers.ts';
+import { digestOf, putImage } from '../kit/registry-content.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import { startBlobCluster, type BlobCluster } from '../kit/blob-cluster.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 
@@ -19,6 +23,16 @@ const signal = new AbortController().signal;
 const READ_BYTES = 4096;
 const KILLS = 3;
 const READS_BETWEEN = 20;
+
+/** A link, started, to the agent of a host. */
+function linkTo(host: ClusterHost): AgentLink {
+  const path = join(dirname(host.process.socket), 'agent.sock');
+  const parts = { clock: new SystemClock(), logger: silentLogger, metrics: silentMetrics };
+  // Few blocks in memory: most reads ask the agent.
+  const link = new AgentLink(parts, { path, blocksKeptMax: 2 });
+  link.start();
+  return link;
+}
 
 describeWith('a device process whose agent is a process', [needs.program('mke2fs')], () => {
   let rig: BlobCluster;
@@ -37,11 +51,7 @@ describeWith('a device process whose agent is a process', [needs.program('mke2fs
   afterAll(() => rig.stop());
 
   function newLink(): AgentLink {
-    const path = join(dirname(host.process.socket), 'agent.sock');
-    const parts = { clock: new SystemClock(), logger: silentLogger, metrics: silentMetrics };
-    // Few blocks in memory: most reads ask the agent.
-    const link = new AgentLink(parts, { path, blocksKeptMax: 2 });
-    link.start();
+    const link = linkTo(host);
     links.push(link);
     return link;
   }
@@ -118,3 +128,33 @@ describeWith('a device process whose agent is a process', [needs.program('mke2fs
     await expect(opened).rejects.toMatchObject({ code: 'not-found' });
   });
 });
+
+describeWith(
+  'a device process of a private image',
+  [needs.program('docker-registry'), needs.program('htpasswd')],
+  () => {
+    it('is told at once that the agents may not read it', async () => {
+      const layer = sampleBytes(700_000, 11);
+      const storage = tempFolder();
+      const open = await startDockerRegistry({ storage });
+      const { digest: manifestDigest } = await putImage(`http://${open}/v2/team/app`, '1', [layer]);
+      const htpasswd = { username: 'reader', password: 'word' };
+      const registry = await startDockerRegistry({ storage, htpasswd });
+      const dir = tempFolder();
+      const init = { dir, roots: 1, children: 1, registry, devices: false };
+      const cluster = new AgentCluster(init);
+      onTestFinished(() => cluster.stop());
+      await cluster.start();
+      const link = linkTo(defined(cluster.children[0], 'a child'));
+      onTestFinished(() => link.stop());
+      const layers = [{ digest: digestOf(layer), sizeBytes: layer.length }];
+      const reference = `${registry}/team/app:1`;
+      for (const image of [
+        { reference, layers },
+        { reference, layers, manifestDigest },
+      ]) {
+        await expect(link.open(image, signal)).rejects.toMatchObject({ code: 'not-authorized' });
+      }
+    });
+  },
+);

@@ -200,7 +200,8 @@ export class DeviceImages {
     const options = isAgain ? { placesMsMax: 0 } : {};
     if (image !== undefined) {
       const trace = { codec, logger, order: engine.order.bind(engine) };
-      return openImage({ engine, hash, trace }, image, signal, options);
+      // Of an image in use, the start that the trace describes is over.
+      return openImage({ engine, hash, ...(!isAgain && { trace }) }, image, signal, options);
     }
     const digests = layers.map(({ digest }) => digest);
     const located = layers.map((blob) => ({ blob, origin }));

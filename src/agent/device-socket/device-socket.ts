@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
-import { dirname } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import type { Leases } from '../../blockstore/leases.ts';
 import type { BlockStore } from '../../blockstore/store.ts';
 import { CONNECTIONS_MAX } from '../../device/link/limits.ts';
@@ -114,7 +114,8 @@ export function makeDeviceSocket(
 ): DeviceSocket | undefined {
   const path = agentSocketOf({ admin, device });
   if (path === undefined) return undefined;
-  const isFolderTaken = admin.socket !== NO_SOCKET && dirname(admin.socket) === dirname(path);
+  const folder = dirname(resolve(path));
+  const isFolderTaken = admin.socket !== NO_SOCKET && dirname(resolve(admin.socket)) === folder;
   const { engine: reader } = components;
   const images = new DeviceImages(components);
   return new DeviceSocket(

@@ -1,7 +1,8 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { READS_IN_FLIGHT_MAX } from '../../../src/device/link/limits.ts';
 import { BlobError } from '../../../src/edge/http/blob-error.ts';
+import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { Cluster, type Node } from '../../kit/engine-cluster.ts';
@@ -266,6 +267,19 @@ describe('AgentLink.open()', () => {
     const late = link.open({ ...image, reference: 'registry.test/app:8' }, signal);
     manifests.kept.set('8', defined(manifests.kept.get('1'), 'a manifest'));
     expect((await late).layers.length).toBe(2);
+  });
+
+  it('fails at its deadline with unreachable when no layer comes', async () => {
+    const { image, link } = await startRig();
+    const { readInto } = cluster.origin;
+    const away = new OriginError('the storage is away', { code: 'unavailable' });
+    cluster.origin.readInto = () => Promise.reject(away);
+    onTestFinished(() => {
+      cluster.origin.readInto = readInto;
+    });
+    const opened = link.open(image, signal, { timeoutMs: 1_500 });
+    await expect(opened).rejects.toMatchObject({ code: 'unreachable' });
+    await expect.poll(() => node.engine.trees()).toEqual([]);
   });
 
   it('goes by what is here when the registry is away', async () => {
