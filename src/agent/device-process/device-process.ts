@@ -30,6 +30,8 @@ const IMAGES_FOLDER = 'images';
 const METADATA_FILE = 'metadata.db';
 
 interface Snapshots {
+  /** Calls of containerd are answered from here on. */
+  readonly ready: () => void;
   readonly snapshotter: Snapshotter;
   readonly server: SnapshotsServer;
 }
@@ -45,8 +47,8 @@ interface Components {
  * The process that owns a host's block devices. It reads what the agent's store holds by itself,
  * and asks the agent for the rest.
  *
- * Life: constructed -> `start()`, in this order: link to the agent, mounts of an earlier process,
- * snapshots, admin endpoint -> `stop()`, which unmounts everything, or `yield()`, which leaves all
+ * Life: constructed -> `start()`, in this order: link to the agent, socket for containerd, mounts of
+ * an earlier process, snapshots, admin endpoint -> `stop()`, which unmounts everything, or `yield()`, which leaves all
  * to the next process.
  */
 export class DeviceProcess implements Service, Readiness {
@@ -91,14 +93,16 @@ export class DeviceProcess implements Service, Readiness {
 
   async start(): Promise<void> {
     this.#link.start();
+    // First, since containerd waits a second for a connection, and longer for an answer.
+    await this.#snapshots?.server.start();
     await this.#devices.start();
     this.#images.start();
     this.#mounts.start();
     // From here on every read that waits is answered.
     this.#keeper.ready();
     await this.#snapshots?.snapshotter.start();
+    this.#snapshots?.ready();
     await this.#images.settled();
-    await this.#snapshots?.server.start();
     await this.#admin.start();
     this.#notReady = undefined;
   }
@@ -140,8 +144,10 @@ function makeSnapshots(
   const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
   const init = { stateDir, bootId, overlayOptions: overlayOptions() };
   const snapshotter = new Snapshotter({ ...parts, store }, init);
-  const server = new SnapshotsServer({ ...parts, snapshots: snapshotter }, { socketPath });
-  return { snapshotter, server };
+  const { promise: ready, resolve } = Promise.withResolvers<void>();
+  const rpc = { ...parts, snapshots: snapshotter };
+  const server = new SnapshotsServer(rpc, { socketPath, ready });
+  return { snapshotter, server, ready: resolve };
 }
 
 function requireAgentSocket(config: Config): string {

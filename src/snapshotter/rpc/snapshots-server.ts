@@ -60,9 +60,9 @@ type Operation =
 /**
  * Serves snapshots to containerd over gRPC on a Unix socket that its own user alone may open.
  *
- * Life: `start()`, once the snapshots have started -> `stop()`, which ends all calls. With a
- * keeper, containerd's connections wait for the next process after `stop({ handsOver: true })`, and
- * after a kill.
+ * Life: `start()`; calls wait until the snapshots are ready -> `stop()`, which ends all calls. With
+ * a keeper, containerd's connections wait for the next process after `stop({ handsOver: true })`,
+ * and after a kill.
  */
 export class SnapshotsServer {
   readonly #snapshots: Snapshots;
@@ -71,9 +71,13 @@ export class SnapshotsServer {
   readonly #metrics: SnapshotterMetrics;
   readonly #path: string;
   readonly #listener: KeptListener;
+  readonly #ready: Promise<void>;
   #running: { readonly grpc: Server; readonly sockets: SocketServer } | undefined;
 
-  /** `socketPath`: absolute. What is there is replaced. */
+  /**
+   * `socketPath`: absolute. A socket that is there is replaced. `ready`: calls wait for it;
+   * containerd waits for an answer longer than for a connection.
+   */
   constructor(
     components: {
       snapshots: Snapshots;
@@ -82,8 +86,9 @@ export class SnapshotsServer {
       metrics: Metrics;
       keeper?: DescriptorKeeper;
     },
-    init: { socketPath: string },
+    init: { socketPath: string; ready?: Promise<void> },
   ) {
+    this.#ready = init.ready ?? Promise.resolve();
     const { keeper = NO_KEEPER } = components;
     this.#listener = new KeptListener({ keeper }, { path: init.socketPath });
     this.#snapshots = components.snapshots;
@@ -188,6 +193,7 @@ export class SnapshotsServer {
     const startMs = this.#clock.nowMs();
     let code = status.OK;
     try {
+      await this.#ready;
       return { answer: await work() };
     } catch (error) {
       const failure = failureOf(error);
