@@ -47,9 +47,9 @@ interface Components {
  * The process that owns a host's block devices. It reads what the agent's store holds by itself,
  * and asks the agent for the rest.
  *
- * Life: constructed -> `start()`, in this order: link to the agent, socket for containerd, mounts of
- * an earlier process, snapshots, admin endpoint -> `stop()`, which unmounts everything, or `yield()`, which leaves all
- * to the next process.
+ * Life: constructed -> `start()`, in this order: link to the agent, socket for containerd, mounts
+ * of an earlier process, snapshots, admin endpoint -> `stop()`, which unmounts everything, or
+ * `yield()`, which leaves all to the next process.
  */
 export class DeviceProcess implements Service, Readiness {
   readonly #keeper: KeptDescriptors;
