@@ -1,4 +1,5 @@
 import { execFile } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -8,6 +9,7 @@ import { AgentCluster, type ClusterHost } from '../src/demo/agent-cluster.ts';
 import { waitReady } from '../src/demo/processes.ts';
 import { defined } from '../src/util/assert.ts';
 import { Containerd } from '../test/kit/containerd.ts';
+import { CriClient } from '../test/kit/cri-client.ts';
 import { makeDebianImages } from '../test/kit/debian-image.ts';
 import { chainOf, type LayerName } from '../test/kit/debian-layers.ts';
 import { debianFault } from '../test/kit/debian-packages.ts';
@@ -54,21 +56,13 @@ export async function benchContainers({ smoke }: { readonly smoke: boolean }): P
     const registry = await startDockerRegistry({}, atEnd);
     const images = await makeImages(registry, smoke ? 'python' : 'numpy', atEnd);
     const plainSeconds = await withEndings((end) => startPlain(images.original, end));
-    const cluster = new AgentCluster({
-      dir: tempFolder(atEnd),
-      ...{ roots: 1, children: 1, registry, devices: false },
-    });
-    atEnd(() => cluster.stop());
-    await cluster.start();
-    const host = defined(cluster.children[0], 'a child');
-    const device = await startDeviceProcess(host, {}, atEnd);
-    const containerd = await Containerd.start(tempFolder(atEnd), {
-      snapshotter: { socket: device.snapshotter },
-      atEnd,
-    });
-    const started = await startBlocks(images, { cluster, host, containerd });
-    const stalls = await measureStalls(images, { cluster, host, containerd, device });
-    return [...startRows(images, plainSeconds, started), ...stalls];
+    const criSeconds = await withEndings(async (end) =>
+      pullByCri(images, await startHost(registry, end), end),
+    );
+    const host = await startHost(registry, atEnd);
+    const started = await startBlocks(images, host);
+    const stalls = await measureStalls(images, host);
+    return [...startRows(images, { plainSeconds, criSeconds, ...started }), ...stalls];
   });
 }
 
@@ -93,7 +87,43 @@ async function startPlain(image: string, atEnd: AtEnd): Promise<number> {
   });
 }
 
+/** A host with an agent that has never read anything, a device process, and a containerd. */
+async function startHost(registry: string, atEnd: AtEnd): Promise<Host> {
+  const cluster = new AgentCluster({
+    dir: tempFolder(atEnd),
+    ...{ roots: 1, children: 1, registry, devices: false },
+  });
+  atEnd(() => cluster.stop());
+  await cluster.start();
+  const host = defined(cluster.children[0], 'a child');
+  const device = await startDeviceProcess(host, {}, atEnd);
+  const containerd = await Containerd.start(hostsDirOf(registry, atEnd), {
+    snapshotter: { socket: device.snapshotter },
+    sandboxImage: `${registry}/original:1`,
+    atEnd,
+  });
+  return { cluster, host, containerd, device };
+}
+
+/** containerd's hosts.toml for a registry without TLS. */
+function hostsDirOf(registry: string, atEnd: AtEnd): string {
+  const dir = tempFolder(atEnd);
+  const url = `"http://${registry}"`;
+  mkdirSync(join(dir, registry));
+  const text = `server = ${url}\n[host.${url}]\n  capabilities = ["pull", "resolve"]\n`;
+  writeFileSync(join(dir, registry, 'hosts.toml'), text);
+  return dir;
+}
+
+async function pullByCri({ block }: Images, { containerd }: Host, atEnd: AtEnd): Promise<number> {
+  const cri = new CriClient(containerd.socket);
+  atEnd(() => cri.close());
+  return timed(() => cri.pull(block));
+}
+
 interface Started {
+  readonly plainSeconds: number;
+  readonly criSeconds: number;
   readonly pullSeconds: number;
   readonly pullBytes: number;
   readonly coldSeconds: number;
@@ -105,9 +135,13 @@ interface Host {
   readonly cluster: AgentCluster;
   readonly host: ClusterHost;
   readonly containerd: Containerd;
+  readonly device: TestDeviceProcess;
 }
 
-async function startBlocks({ block }: Images, at: Host): Promise<Started> {
+async function startBlocks(
+  { block }: Images,
+  at: Host,
+): Promise<Omit<Started, 'plainSeconds' | 'criSeconds'>> {
   const { cluster, host, containerd } = at;
   const pull = ['images', 'rpull', '--plain-http', '--snapshotter', 'xylem', block];
   const pullSeconds = await timed(() => containerd.ctr(pull, { client: 'ctr-remote' }));
@@ -144,7 +178,7 @@ const KILL_AFTER_MS = 2_000;
 
 async function measureStalls(
   { block }: Images,
-  { cluster, host, containerd, device }: Host & { readonly device: TestDeviceProcess },
+  { cluster, host, containerd, device }: Host,
 ): Promise<readonly BenchRow[]> {
   await containerd.runDetached(block, `xylem-bench-${process.pid}-holder`, ['sleep', '1000']);
   const { devices } = await askAgent({ admin: device.socket }, 'devices');
@@ -185,8 +219,16 @@ interface FioResult {
   }[];
 }
 
-function startRows(images: Images, plainSeconds: number, started: Started): readonly BenchRow[] {
-  const { pullSeconds, pullBytes, coldSeconds, warmSeconds, touchedBytes } = started;
+function startRows(images: Images, started: Started): readonly BenchRow[] {
+  const {
+    plainSeconds,
+    criSeconds,
+    pullSeconds,
+    pullBytes,
+    coldSeconds,
+    warmSeconds,
+    touchedBytes,
+  } = started;
   const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
   const percent = ((100 * touchedBytes) / images.blockBytes).toFixed(1);
   const ratio = plainSeconds / coldSeconds;
@@ -197,6 +239,12 @@ function startRows(images: Images, plainSeconds: number, started: Started): read
   return [
     row('block image', images.blockBytes / 1e6, 'MB'),
     row('plain pull and first answer', plainSeconds, 's'),
+    row(
+      'pull of the block image, CRI',
+      criSeconds * 1000,
+      'ms',
+      verdict(criSeconds < 0.5, 'below 500'),
+    ),
     row(
       'pull of the block image, ctr-remote',
       pullSeconds * 1000,
