@@ -91,13 +91,29 @@ export interface LsmtFields {
 
 /** The header (with index fields of 0) or trailer of a committed layer. */
 export function encodeLsmtHeader(fields: LsmtFields, which: 'header' | 'trailer'): Uint8Array {
+  return which === 'header'
+    ? encode({ ...fields, indexOffset: 0, segmentCount: 0 }, FLAG.header | FLAG.data | FLAG.sealed)
+    : encode(fields, FLAG.data | FLAG.sealed);
+}
+
+/** The header of one of the two files of a writable layer in append mode. */
+export function encodeAppendHeader(
+  fields: Omit<LsmtFields, 'indexOffset' | 'segmentCount'>,
+  which: 'data' | 'index',
+): Uint8Array {
+  return which === 'data'
+    ? encode({ ...fields, indexOffset: 0, segmentCount: 0 }, FLAG.header | FLAG.data)
+    : encode({ ...fields, indexOffset: LSMT_HEADER_BYTES, segmentCount: 0 }, FLAG.header);
+}
+
+function encode(fields: LsmtFields, flags: number): Uint8Array {
   const bytes = new Uint8Array(LSMT_HEADER_BYTES);
   const view = viewOf(bytes);
   bytes.set(MAGIC, 0);
   view.setUint32(24, STRUCT_BYTES, true);
-  view.setUint32(28, (which === 'header' ? FLAG.header : 0) | FLAG.data | FLAG.sealed, true);
-  writeU64(view, 32, which === 'header' ? 0 : fields.indexOffset);
-  writeU64(view, 40, which === 'header' ? 0 : fields.segmentCount);
+  view.setUint32(28, flags, true);
+  writeU64(view, 32, fields.indexOffset);
+  writeU64(view, 40, fields.segmentCount);
   writeU64(view, 48, fields.virtualSizeBytes);
   bytes.set(new TextEncoder().encode(fields.uuid), 56);
   bytes.set(new TextEncoder().encode(fields.parentUuid ?? ''), 93);

@@ -6,7 +6,8 @@ import {
   SECTOR_BYTES,
   SEGMENT_BYTES,
 } from './lsmt-header.ts';
-import { overlayAll, SegmentMapBuilder, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
+import { SegmentMapBuilder, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
+import { WriteMap, ZERO_MOFFSET, type WriteRow } from './write-map.ts';
 
 /**
  * Most index entries of one layer: limits its index to 64 MiB. ext4 images have a few hundred per
@@ -31,8 +32,9 @@ export interface IndexLimits {
   readonly dataEndSectors: number;
 }
 
-/** One stored entry, in sectors. */
+/** One stored entry, in sectors, and its place in the index. */
 interface Entry {
+  readonly number: number;
   readonly offset: number;
   readonly length: number;
   readonly moffset: number;
@@ -42,15 +44,15 @@ interface Entry {
 /** Reads the index of a committed layer: sorted entries without overlaps. Throws ImageError. */
 export function parseIndex(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
   const out = new SegmentMapBuilder();
-  forEachEntry(bytes, limits, (entry, number) => {
+  for (const entry of entriesOf(bytes, limits)) {
     if (entry.offset < out.end) {
       throw damaged(
-        `LSMT index entry ${number}`,
+        `LSMT index entry ${entry.number}`,
         `it begins at sector ${entry.offset}, but the entry before ends at ${out.end}`,
       );
     }
     out.push(entry.offset, entry.length, placeOf(entry));
-  });
+  }
   return out.build();
 }
 
@@ -59,13 +61,26 @@ export function parseIndex(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
  * ImageError.
  */
 export function parseIndexLog(bytes: Uint8Array, limits: IndexLimits): SegmentMap {
-  const writes: SegmentMap[] = [];
-  forEachEntry(bytes, limits, (entry) => {
-    const one = new SegmentMapBuilder();
-    one.push(entry.offset, entry.length, placeOf(entry));
-    writes.push(one.build());
-  });
-  return overlayAll(writes);
+  const map = new WriteMap();
+  for (const row of indexLog(bytes, limits)) map.put(row);
+  return map.build();
+}
+
+/** The entries of a writable layer's index in their order. Throws ImageError. */
+export function* indexLog(bytes: Uint8Array, limits: IndexLimits): Generator<WriteRow> {
+  for (const { offset, length, moffset, zeroed } of entriesOf(bytes, limits)) {
+    yield { offset, length, moffset: zeroed ? ZERO_MOFFSET : moffset };
+  }
+}
+
+/** Entries of a writable layer's index; a row that is longer than one becomes several. */
+export function encodeIndexLog(rows: readonly WriteRow[]): Uint8Array {
+  let count = 0;
+  for (const { length } of rows) count += Math.ceil(length / SEGMENT_SECTORS_MAX);
+  const bytes = new Uint8Array(count * SEGMENT_BYTES);
+  let at = 0;
+  for (const row of rows) at = putEntries(viewOf(bytes), at, row);
+  return bytes;
 }
 
 /** The index in its stored form: rows split at the longest length, padded to 4096 bytes. */
@@ -76,14 +91,12 @@ export function encodeIndex(map: SegmentMap): Uint8Array {
   const view = viewOf(bytes);
   let at = 0;
   for (let row = 0; row < map.count; row++) {
-    for (let done = 0; done < (map.lengths[row] ?? 0); done += SEGMENT_SECTORS_MAX) {
-      const length = Math.min(SEGMENT_SECTORS_MAX, (map.lengths[row] ?? 0) - done);
-      writeU64(view, at, (map.offsets[row] ?? 0) + done);
-      view.setUint32(at + 4, view.getUint32(at + 4, true) + length * 2 ** 18, true);
-      if (map.layers[row] === ZERO_LAYER) view.setUint32(at + 12, ZEROED, true);
-      else writeU64(view, at + 8, (map.moffsets[row] ?? 0) + done);
-      at += SEGMENT_BYTES;
-    }
+    const isZero = map.layers[row] === ZERO_LAYER;
+    at = putEntries(view, at, {
+      offset: map.offsets[row] ?? 0,
+      length: map.lengths[row] ?? 0,
+      moffset: isZero ? ZERO_MOFFSET : (map.moffsets[row] ?? 0),
+    });
   }
   for (; at < bytes.length; at += SEGMENT_BYTES) {
     writeU64(view, at, PADDING_OFFSET % 2 ** 32);
@@ -92,15 +105,25 @@ export function encodeIndex(map: SegmentMap): Uint8Array {
   return bytes;
 }
 
+/** Writes a row as one entry or more at `at`; gives the end of the last. */
+function putEntries(view: DataView, at: number, row: WriteRow): number {
+  let end = at;
+  for (let done = 0; done < row.length; done += SEGMENT_SECTORS_MAX) {
+    const length = Math.min(SEGMENT_SECTORS_MAX, row.length - done);
+    writeU64(view, end, row.offset + done);
+    view.setUint32(end + 4, view.getUint32(end + 4, true) + length * 2 ** 18, true);
+    if (row.moffset === ZERO_MOFFSET) view.setUint32(end + 12, ZEROED, true);
+    else writeU64(view, end + 8, row.moffset + done);
+    end += SEGMENT_BYTES;
+  }
+  return end;
+}
+
 function placeOf(entry: Entry): { moffset: number; layer: number } {
   return entry.zeroed ? { moffset: 0, layer: ZERO_LAYER } : { moffset: entry.moffset, layer: 0 };
 }
 
-function forEachEntry(
-  bytes: Uint8Array,
-  limits: IndexLimits,
-  visit: (entry: Entry, number: number) => void,
-): void {
+function* entriesOf(bytes: Uint8Array, limits: IndexLimits): Generator<Entry> {
   const view = viewOf(bytes);
   for (let at = 0; at + SEGMENT_BYTES <= bytes.length; at += SEGMENT_BYTES) {
     const [low, high] = [view.getUint32(at, true), view.getUint32(at + 4, true)];
@@ -108,18 +131,19 @@ function forEachEntry(
     if (offset === PADDING_OFFSET) continue;
     const high1 = view.getUint32(at + 12, true);
     const entry: Entry = {
+      number: at / SEGMENT_BYTES,
       offset,
       length: high >>> 18,
       moffset: (high1 % 2 ** 23) * 2 ** 32 + view.getUint32(at + 8, true),
       zeroed: (high1 & ZEROED) !== 0,
     };
-    checkEntry(entry, at / SEGMENT_BYTES, limits);
-    visit(entry, at / SEGMENT_BYTES);
+    checkEntry(entry, limits);
+    yield entry;
   }
 }
 
-function checkEntry(entry: Entry, number: number, limits: IndexLimits): void {
-  const name = `LSMT index entry ${number}`;
+function checkEntry(entry: Entry, limits: IndexLimits): void {
+  const name = `LSMT index entry ${entry.number}`;
   if (entry.length === 0)
     throw outOfRange(`${name} length`, 0, 'an entry must cover at least a sector');
   const end = entry.offset + entry.length;

@@ -15,9 +15,12 @@ import { expect, it } from 'vitest';
 import { memorySource } from '../../src/image/byte-source.ts';
 import { openAppendLayer, openLayer, type Layer } from '../../src/image/layer.ts';
 import { LayeredImage } from '../../src/image/layered-image.ts';
+import { encodeAppendHeader } from '../../src/image/lsmt-header.ts';
+import { encodeIndexLog, indexLog } from '../../src/image/lsmt-index.ts';
 import { tarPrefix, tarSuffix } from '../../src/image/tar.ts';
 import { encodeTrace, parseTrace } from '../../src/image/trace.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
+import { bytesEqual } from '../../src/util/bytes.ts';
 import { codec, countingSource } from '../kit/layers.ts';
 import { describeWith, FIXTURES, needs } from '../kit/requires.ts';
 
@@ -96,6 +99,21 @@ describeWith('layers that overlaybd made', [needs.fixtures], () => {
     expect(image.sizeBytes).toBe(1024 * MIB);
     // The superblock of the ext4 in it.
     expect((await image.read(1024 + 56, 2)).join()).toBe('83,239');
+  });
+
+  it('a writable layer is written as overlaybd writes it', () => {
+    const [data, index] = [fixture('rw/append.data'), fixture('rw/append.index')];
+    const init = {
+      virtualSizeBytes: 1024 * MIB,
+      uuid: 'DEE68C0F-CF09-41BA-9802-9BED12022EE6',
+      parentUuid: '00000000-0000-0000-0000-000000000000',
+    };
+    expect(bytesEqual(encodeAppendHeader(init, 'data'), data.subarray(0, 4096))).toBe(true);
+    expect(bytesEqual(encodeAppendHeader(init, 'index'), index.subarray(0, 4096))).toBe(true);
+    const limits = { virtualSectors: 0, dataEndSectors: data.length / 512 };
+    const rows = [...indexLog(index.subarray(4096), limits)];
+    expect(rows).toHaveLength(191);
+    expect(bytesEqual(encodeIndexLog(rows), index.subarray(4096))).toBe(true);
   });
 
   it('parseTrace() and encodeTrace() agree with the recorded trace', () => {

@@ -6,7 +6,7 @@ import type { ZFileOptions } from '../../src/image/zfile-writer.ts';
 export const codec = new NodeCodec();
 
 /** A sink in memory that grows, up to 64 MiB. */
-class MemorySink implements ByteSink {
+export class MemorySink implements ByteSink {
   #bytes = new Uint8Array(new ArrayBuffer(0, { maxByteLength: 64 * 1024 * 1024 }));
 
   get bytes(): Uint8Array {

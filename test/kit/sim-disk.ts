@@ -38,6 +38,8 @@ interface SimFile {
   unsynced: Change[];
   /** Whether the name survives: the folders above were synced since the file was created. */
   named: boolean;
+  /** The file whose name this one took, until the folder is synced. */
+  replaced?: SimFile | undefined;
 }
 
 type Change =
@@ -49,7 +51,8 @@ type Change =
  *
  * Fault model: a read may be short. At a loss of power unsynced writes survive by whole sectors of
  * 512 bytes, each by the toss of a coin and so in any order; so does a change of size. A file whose
- * name was not synced may be gone as a whole; a file whose removal was not synced may be back.
+ * name was not synced may be gone as a whole, or be again the file that it replaced; a file whose
+ * removal was not synced may be back.
  *
  * After `kill()` (the process died, the kernel lives) everything written is there. After
  * `failAfter(n)` the n-th operation from then on and all later operations never return, as for a
@@ -108,8 +111,10 @@ export class SimDisk implements Disk {
     this.failAfter(0);
     const files = new Map<string, SimFile>();
     for (const [path, file] of this.#files) {
-      if (!file.named && this.#random.below(2) === 0) continue;
-      const current = this.#survivor(file);
+      const old = file.replaced;
+      const isLost = !file.named && this.#random.below(2) === 0;
+      if (isLost && old === undefined) continue;
+      const current = this.#survivor(isLost && old !== undefined ? old : file);
       files.set(path, { durable: current, current, unsynced: [], named: true });
     }
     for (const [path, file] of this.#removed) {
@@ -181,6 +186,9 @@ export class SimDisk implements Disk {
   async rename(from: string, to: string): Promise<void> {
     const file = this.#files.get(from);
     if (file === undefined) throw simError('not-found', from);
+    const old = this.#files.get(to);
+    if (old !== undefined && old !== file) file.replaced = old.named ? old : old.replaced;
+    file.named = false;
     this.#files.delete(from);
     this.#files.set(to, file);
   }
@@ -197,7 +205,11 @@ export class SimDisk implements Disk {
 
   async syncFolder(path: string): Promise<void> {
     await this.#step('sync', path);
-    for (const [other, file] of this.#files) if (folderOf(other) === path) file.named = true;
+    for (const [other, file] of this.#files) {
+      if (folderOf(other) !== path) continue;
+      file.named = true;
+      file.replaced = undefined;
+    }
     for (const other of [...this.#removed.keys()]) {
       if (folderOf(other) === path) this.#removed.delete(other);
     }
