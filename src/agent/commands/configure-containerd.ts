@@ -1,8 +1,10 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { isRegistryHost } from '../../registry/hosts.ts';
-import { checkBlockSnapshotter } from './block-snapshotter.ts';
+import { SNAPSHOTS_DIR, SNAPSHOTTER_SOCKET } from '../config/device-keys.ts';
+import { checkBlockSnapshotter, connectFault } from './block-snapshotter.ts';
+import { planSnapshotter, planSnapshotterRemoval } from './containerd-config.ts';
+import { carryOut, type FileChange } from './containerd-files.ts';
 import {
-  carryOut,
   checkConfigPath,
   DEFAULT_HOST,
   otherHosts,
@@ -19,6 +21,10 @@ interface Options {
   readonly mirror: string;
   readonly server?: string;
   readonly blockImages?: boolean;
+  readonly snapshotter?: boolean;
+  readonly cri: boolean;
+  readonly socket: string;
+  readonly snapshotsDir: string;
   readonly remove?: boolean;
   readonly dryRun?: boolean;
   readonly containerdConfig: string;
@@ -30,21 +36,33 @@ containerd then asks the agent first, and the registry itself when the agent ref
 keeps the contents of a hosts.toml, and copies them to hosts.toml.before-xylem; --remove restores
 that copy. Repeating either command changes nothing.
 
+With --snapshotter, containerd (1.6 to 2.x) has \`xylem device\` make the root filesystems of
+containers: block images start from blocks that arrive on demand, ordinary images as before.
+containerd's config.toml gets a [proxy_plugins.xylem], and the snapshotter of CRI. The command keeps
+everything else of the file, and checks that. Start \`xylem device\` first, then restart containerd:
+running containers go on; images that another snapshotter has are pulled or unpacked anew.
+
 Examples:
   xylem configure-containerd --registry registry.example --registry registry.lan:5000
   xylem configure-containerd --default
   xylem configure-containerd --default --block-images
   xylem configure-containerd --registry reg.lan:5000 --server http://reg.lan:5000 --dry-run
-  xylem configure-containerd --registry registry.example --remove`;
+  xylem configure-containerd --registry registry.example --remove
+  xylem configure-containerd --snapshotter --dry-run
+  xylem configure-containerd --snapshotter --default --block-images
+  xylem configure-containerd --snapshotter --no-cri
+  xylem configure-containerd --snapshotter --remove`;
 
 /**
  * `xylem configure-containerd`: makes this host's agent a mirror of registries for containerd, and
- * undoes that.
+ * its device process containerd's snapshotter; undoes both.
  */
 export function registerConfigureContainerd(program: Command): void {
   const command = program
     .command('configure-containerd')
-    .description("write containerd's hosts.toml so that containerd pulls through this host's agent")
+    .description(
+      "have containerd pull through this host's agent, and make containers from its devices",
+    )
     .option('--dir <dir>', "containerd's config_path", '/etc/containerd/certs.d')
     .option('--registry <host>', 'registry as image references name it; repeatable', hosts, [])
     .option('--default', 'all registries without a folder of their own (_default)')
@@ -54,11 +72,15 @@ export function registerConfigureContainerd(program: Command): void {
       '--block-images',
       'ask for the block images of images, which the overlaybd snapshotter of this host mounts',
     )
-    .option('--remove', 'remove the agent from hosts.toml')
+    .option('--snapshotter', "make `xylem device` containerd's snapshotter, in config.toml")
+    .option('--no-cri', 'with --snapshotter: leave the snapshotter of CRI (Kubernetes) as it is')
+    .option('--socket <path>', 'socket of that snapshotter', SNAPSHOTTER_SOCKET)
+    .option('--snapshots-dir <dir>', 'where it keeps its files', SNAPSHOTS_DIR)
+    .option('--remove', 'remove the agent from hosts.toml, or the snapshotter from config.toml')
     .option('--dry-run', 'show the changes, and make none')
     .option(
       '--containerd-config <file>',
-      'file that says whether containerd reads the folder, and which snapshotters run',
+      "containerd's configuration: the folder that it reads, and its snapshotters",
       '/etc/containerd/config.toml',
     )
     .addOption(jsonOption())
@@ -67,24 +89,26 @@ export function registerConfigureContainerd(program: Command): void {
 }
 
 async function run(command: Command, options: Options): Promise<void> {
-  const { dir, mirror, server, blockImages, remove, dryRun } = options;
+  const { dir, server, remove, dryRun } = options;
   const registries = [...new Set(options.registry), ...(options.default ? [DEFAULT_HOST] : [])];
-  if (registries.length === 0) command.error('error: name a --registry, or --default');
+  if (registries.length === 0 && !options.snapshotter) {
+    command.error('error: name a --registry, or --default, or --snapshotter');
+  }
   if (server !== undefined && (registries.length > 1 || options.default)) {
     command.error('error: --server needs exactly one --registry, and no --default');
   }
-  if (blockImages && !remove) await checkBlockSnapshotter(options.containerdConfig);
+  if (options.blockImages && !remove) {
+    const socket = options.snapshotter ? options.socket : undefined;
+    await checkBlockSnapshotter(options.containerdConfig, socket);
+  }
   // Plans all changes before it makes the first: a file that it cannot parse stops the command with
   // no change made.
-  const changes = registries.map((registry) =>
-    remove
-      ? planRemoval({ dir, registry })
-      : planMirror({
-          ...{ dir, registry, mirror, blockImages: blockImages === true },
-          ...(server !== undefined && { server }),
-        }),
-  );
-  const check = remove ? undefined : checkConfigPath(options.containerdConfig, dir);
+  const changes: readonly FileChange[] = [
+    ...registries.map((registry) => hostsChange(registry, options)),
+    ...(options.snapshotter ? [snapshotterChange(options)] : []),
+  ];
+  const hasMirror = registries.length > 0 && !remove;
+  const check = hasMirror ? checkConfigPath(options.containerdConfig, dir) : undefined;
   if (!dryRun) for (const change of changes) carryOut(change);
   const hiding = options.default && !remove ? otherHosts(dir) : [];
   const notes = [
@@ -92,13 +116,44 @@ async function run(command: Command, options: Options): Promise<void> {
       ? [`_default does not apply to registries with a folder: ${hiding.join(', ')}`]
       : []),
     ...(check?.advice === undefined ? [] : [check.advice]),
+    ...(options.snapshotter ? await snapshotterNotes(options, changes) : []),
   ];
   const facts = { dryRun: dryRun === true, changes, ...(check && { containerd: check }), notes };
   const lines = changes.map((change) => lineOf(change, dryRun === true));
   printFacts(options.json, facts, [...lines, ...notes.map((note) => `Note: ${note}`)].join('\n'));
 }
 
-const DONE: Readonly<Record<HostsChange['action'], string>> = {
+function hostsChange(registry: string, options: Options): HostsChange {
+  const { dir, mirror, server, blockImages } = options;
+  if (options.remove) return planRemoval({ dir, registry });
+  return planMirror({
+    ...{ dir, registry, mirror, blockImages: blockImages === true },
+    ...(server !== undefined && { server }),
+  });
+}
+
+function snapshotterChange(options: Options): FileChange {
+  const { containerdConfig: file, socket, snapshotsDir, cri: forCri } = options;
+  if (options.remove) return planSnapshotterRemoval({ file });
+  return planSnapshotter({ file, socket, snapshotsDir, forCri });
+}
+
+/** What is left to be done by hand. */
+async function snapshotterNotes(
+  { remove, socket, containerdConfig }: Options,
+  changes: readonly FileChange[],
+): Promise<readonly string[]> {
+  if (changes.at(-1)?.action === 'none') return [];
+  const restart = `restart containerd (systemctl restart containerd): it reads ${containerdConfig} once`;
+  if (remove) {
+    return [`remove containers and images of the snapshotter before you stop it; then ${restart}`];
+  }
+  const fault = await connectFault(socket);
+  const first = fault === undefined ? '' : `${fault}: start \`xylem device\` first; then `;
+  return [`${first}${restart}`];
+}
+
+const DONE: Readonly<Record<FileChange['action'], string>> = {
   create: 'written',
   change: 'changed',
   restore: 'restored to its earlier contents',
@@ -106,7 +161,7 @@ const DONE: Readonly<Record<HostsChange['action'], string>> = {
   none: 'unchanged',
 };
 
-function lineOf({ file, action, text, backup, note }: HostsChange, dryRun: boolean): string {
+function lineOf({ file, action, text, backup, note }: FileChange, dryRun: boolean): string {
   const kept = action === 'change' && backup !== undefined ? `, the old one is ${backup}` : '';
   const line = `${file}: ${dryRun ? 'would be ' : ''}${DONE[action]}${kept}`;
   const content =

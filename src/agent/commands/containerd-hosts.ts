@@ -1,25 +1,22 @@
-import {
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
-import { dirname, join } from 'node:path';
-import { parse } from 'smol-toml';
+import { join } from 'node:path';
 import { BLOCK_IMAGES_HEADER, BLOCK_IMAGES_VALUE } from '../../edge/mirror/block-images.ts';
 import { registryName } from '../../registry/reference.ts';
-import { CodedError, errorText } from '../../util/errors.ts';
+import {
+  BACKUP_SUFFIX,
+  ContainerdFileError,
+  parsed,
+  readText,
+  tableAt,
+  type FileChange,
+  type Table,
+} from './containerd-files.ts';
 
 /** Folder whose hosts.toml applies to every registry without a folder of its own. */
 export const DEFAULT_HOST = '_default';
 
 const FILE = 'hosts.toml';
-const BACKUP_SUFFIX = '.before-xylem';
 
 /**
  * The command's part of a file lies between these lines, so that the command finds it again
@@ -29,28 +26,10 @@ const BEGIN = '# xylem: begin (made by `xylem configure-containerd`, taken out b
 const END = '# xylem: end';
 const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
 
-/**
- * The command cannot read, parse or write a hosts.toml, or (`snapshotter`) must not ask for block
- * images. The message says what to do.
- */
-export class HostsFileError extends CodedError<
-  | { readonly code: 'file'; readonly path: string }
-  | { readonly code: 'syntax'; readonly path: string }
-  | { readonly code: 'layout'; readonly path: string }
-  | { readonly code: 'snapshotter'; readonly path: string }
-> {}
-
 /** The planned change of one hosts.toml. */
-export interface HostsChange {
+export interface HostsChange extends FileChange {
   /** The registry, or `_default`. */
   readonly registry: string;
-  readonly file: string;
-  readonly action: 'create' | 'change' | 'restore' | 'delete' | 'none';
-  /** Contents of the file afterwards; absent when there is no file then. */
-  readonly text?: string;
-  /** File that keeps the earlier contents; for `restore` the file that they come from. */
-  readonly backup?: string;
-  readonly note?: string;
 }
 
 interface HostsInit {
@@ -62,7 +41,7 @@ interface HostsInit {
 
 /**
  * Plans the change that makes containerd ask the mirror before the registry. Changes nothing
- * itself. Throws HostsFileError.
+ * itself. Throws ContainerdFileError.
  */
 export function planMirror(
   init: HostsInit & {
@@ -91,7 +70,7 @@ export function planMirror(
   return { registry, file, action: 'change', text, ...(rest === before && { backup }) };
 }
 
-/** Plans the change that undoes `planMirror()`. Changes nothing itself. Throws HostsFileError. */
+/** Plans the change that undoes `planMirror()`. Changes nothing itself. Throws ContainerdFileError. */
 export function planRemoval(init: HostsInit): HostsChange {
   const { registry } = init;
   const file = hostsFile(init);
@@ -111,22 +90,6 @@ export function planRemoval(init: HostsInit): HostsChange {
   }
   if (rest.trim() !== '') return { registry, file, action: 'change', text: rest };
   return { registry, file, action: 'delete' };
-}
-
-/** Makes the planned change. Replaces each file as a whole, atomically. Throws HostsFileError. */
-export function carryOut({ file, action, text, backup }: HostsChange): void {
-  attempt(file, 'written', () => {
-    if (action === 'none') return;
-    if (action === 'restore' && backup !== undefined) return renameSync(backup, file);
-    if (action === 'delete') {
-      rmSync(file);
-      removeIfEmpty(dirname(file));
-      return;
-    }
-    mkdirSync(dirname(file), { recursive: true });
-    if (backup !== undefined) replace(backup, readFileSync(file, 'utf8'));
-    replace(file, text ?? '');
-  });
 }
 
 /** Other folders below `dir`, each of which hides `_default` from its registry. */
@@ -149,7 +112,7 @@ export interface ConfigPathCheck {
 
 /**
  * Checks whether containerd reads `dir`: its CRI plugin does so only when configured. Throws
- * HostsFileError for a file that is not TOML.
+ * ContainerdFileError for a file that is not TOML.
  */
 export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
   const text = readText(file);
@@ -183,22 +146,6 @@ export function checkConfigPath(file: string, dir: string): ConfigPathCheck {
   }
   return { file, configPath };
 }
-
-/**
- * The snapshotters that the file names beside containerd's own, and their sockets. Throws
- * HostsFileError for a file that is not TOML.
- */
-export function proxySnapshotters(file: string): ReadonlyMap<string, string> {
-  const plugins = Object.entries(tableAt(parsed(readText(file) ?? '', file), 'proxy_plugins'));
-  return new Map(
-    plugins.flatMap(([name, plugin]) => {
-      const { type, address } = Object(plugin) as Table;
-      return type === 'snapshot' && typeof address === 'string' ? [[name, address] as const] : [];
-    }),
-  );
-}
-
-type Table = Readonly<Record<string, unknown>>;
 
 /**
  * Path of the registry's hosts.toml. containerd looks for `host_port_` first, then for `host:port`,
@@ -264,47 +211,9 @@ function checkResult(
   const wanted = { ...known, ...(server !== undefined && { server }), host };
   const [first] = Object.keys(tableAt(result, 'host'));
   if (isDeepStrictEqual(result, wanted) && first === mirror) return;
-  throw new HostsFileError(
+  throw new ContainerdFileError(
     `cannot insert the mirror into ${file} because of its layout; ` +
       `add these lines before its first host by hand:\n${partOf(to)}`,
     { code: 'layout', path: file },
   );
-}
-
-function parsed(text: string, path: string): Table {
-  try {
-    // Through JSON: its tables have no prototype, which matters in comparisons.
-    return JSON.parse(JSON.stringify(parse(text))) as Table;
-  } catch (cause) {
-    const [line = ''] = errorText(cause).split('\n');
-    const what = `${path} is not valid TOML: ${line}; no file was changed`;
-    throw new HostsFileError(what, { code: 'syntax', path }, { cause });
-  }
-}
-
-function tableAt(table: Table, key: string): Table {
-  return Object(table[key]) as Table;
-}
-
-function readText(path: string): string | undefined {
-  return attempt(path, 'read', () => (existsSync(path) ? readFileSync(path, 'utf8') : undefined));
-}
-
-function replace(path: string, text: string): void {
-  writeFileSync(`${path}.new`, text, { mode: 0o644 });
-  renameSync(`${path}.new`, path);
-}
-
-function removeIfEmpty(dir: string): void {
-  if (readdirSync(dir).length === 0) rmdirSync(dir);
-}
-
-function attempt<T>(path: string, done: string, action: () => T): T {
-  try {
-    return action();
-  } catch (cause) {
-    const denied = (cause as { code?: unknown }).code === 'EACCES' ? '; run it as root' : '';
-    const what = `${path} cannot be ${done}: ${errorText(cause)}${denied}`;
-    throw new HostsFileError(what, { code: 'file', path }, { cause });
-  }
 }

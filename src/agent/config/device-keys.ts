@@ -18,6 +18,11 @@ import {
 /** Outside of what the host's own services read. */
 const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
 
+/** Where `xylem device` is a snapshotter, if nothing else is said, and keeps its snapshots. */
+export const SNAPSHOTTER_SOCKET = '/run/xylem/snapshotter/snapshotter.sock';
+/** See `SNAPSHOTTER_SOCKET`. */
+export const SNAPSHOTS_DIR = '/var/lib/xylem/snapshots';
+
 /** Name of the device socket beside the admin socket: as long as `admin.sock`. */
 const AGENT_SOCKET_NAME = 'agent.sock';
 
@@ -46,12 +51,12 @@ export const deviceKeys = z.strictObject({
       'milliseconds. Then it fails with EIO.',
     rule: `a whole number from 1000 to ${TIMEOUT_MS_MAX}`,
   }),
-  snapshotterSocket: key(socketPath.default('/run/xylem/snapshotter/snapshotter.sock'), {
+  snapshotterSocket: key(socketPath.default(SNAPSHOTTER_SOCKET), {
     description:
       'Unix socket on which `xylem device` is a snapshotter of containerd (proxy_plugins).',
     rule: 'an absolute path of at most 107 bytes, or `none`',
   }),
-  snapshotsDir: key(absolutePath.default('/var/lib/xylem/snapshots'), {
+  snapshotsDir: key(absolutePath.default(SNAPSHOTS_DIR), {
     description:
       'Folder for what containers write, for the layers of ordinary images, and for the ' +
       'metadata of snapshots. Not on a file system that overlayfs refuses (NFS, overlayfs).',

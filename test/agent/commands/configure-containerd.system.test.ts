@@ -49,7 +49,10 @@ describe('xylem configure-containerd', () => {
 
   it('refuses wrong usage, and a file that is not TOML, with a reason', async () => {
     const none = await configure();
-    expect([none.code, none.err]).toEqual([2, expect.stringContaining('--registry, or --default')]);
+    expect([none.code, none.err]).toEqual([
+      2,
+      expect.stringContaining('--default, or --snapshotter'),
+    ]);
     expect((await configure('--registry', 'a/b')).err).toContain('HOST or HOST:PORT');
     expect((await configure('--default', '--mirror', 'ftp://x')).err).toContain('http[s]://');
     expect((await configure('--default', '--server', 'http://x')).err).toContain('one --registry');
@@ -61,6 +64,32 @@ describe('xylem configure-containerd', () => {
     expect((await configure('--help')).out).toContain('Examples:');
   });
 
+  it("makes xylem device containerd's snapshotter, says what is left to do, and undoes it", async () => {
+    const folder = tempFolder();
+    const [file, socket] = [join(folder, 'config.toml'), join(folder, 'sock')];
+    const text = 'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\n  x = "y"\n';
+    writeFileSync(file, text);
+    const args = ['--snapshotter', '--containerd-config', file, '--socket', socket];
+    const dry = await configure(...args, '--dry-run');
+    expect(dry.out).toContain(`${file}: would be changed`);
+    expect(dry.out).toContain('    [proxy_plugins.xylem]');
+    expect(readFileSync(file, 'utf8')).toBe(text);
+    const done = await configure(...args);
+    expect(done.out).toContain('changed, the old one is');
+    expect(done.out).toContain('start `xylem device` first; then restart containerd');
+    expect(readFileSync(file, 'utf8')).toContain('snapshotter = "xylem"');
+    expect((await configure(...args)).out).toBe(`${file}: unchanged\n`);
+    const blocks = [...args, '--dir', join(folder, 'certs.d'), '--default', '--block-images'];
+    expect((await configure(...blocks)).err).toContain('nobody listens at');
+    const server = createServer().listen(socket);
+    onTestFinished(() => void server.close());
+    await once(server, 'listening');
+    expect((await configure(...blocks)).code).toBe(0);
+    const removed = await configure(...args, '--remove');
+    expect(removed.out).toContain('restored to its earlier contents');
+    expect(readFileSync(file, 'utf8')).toBe(text);
+  });
+
   it('asks for block images only where the snapshotter that mounts them runs', async () => {
     const folder = tempFolder();
     const [dir, file, socket] = ['certs.d', 'config.toml', 'sock'].map((name) =>
@@ -70,7 +99,10 @@ describe('xylem configure-containerd', () => {
     const all = [...args, '--containerd-config', file ?? ''];
     writeFileSync(file ?? '', 'version = 2\n');
     const none = await configure(...all);
-    expect([none.code, none.err]).toEqual([1, expect.stringContaining('no [proxy_plugins.over')]);
+    expect([none.code, none.err]).toEqual([
+      1,
+      expect.stringContaining('no [proxy_plugins.xylem] or [proxy_plugins.over'),
+    ]);
     const plugin = `[proxy_plugins.overlaybd]\n  type = "snapshot"\n  address = "${socket}"\n`;
     writeFileSync(file ?? '', plugin);
     const silent = await configure(...all);

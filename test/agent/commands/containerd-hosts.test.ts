@@ -2,14 +2,13 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
-  carryOut,
   checkConfigPath,
   DEFAULT_HOST,
-  HostsFileError,
   otherHosts,
   planMirror,
   planRemoval,
 } from '../../../src/agent/commands/containerd-hosts.ts';
+import { carryOut, ContainerdFileError } from '../../../src/agent/commands/containerd-files.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
 const MIRROR = 'http://127.0.0.1:19145';
@@ -92,7 +91,7 @@ describe('planMirror()', () => {
       ['host = {"http://a.example" = {}}\n', 'syntax'],
     ] as const) {
       write(file, text);
-      expect(() => planMirror(init), text).toThrow(HostsFileError);
+      expect(() => planMirror(init), text).toThrow(ContainerdFileError);
       expect(() => planMirror(init), text).toThrow(
         expect.objectContaining({ code }) as unknown as Error,
       );

@@ -3,7 +3,8 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
-import { carryOut, planMirror } from '../../../src/agent/commands/containerd-hosts.ts';
+import { carryOut } from '../../../src/agent/commands/containerd-files.ts';
+import { planMirror } from '../../../src/agent/commands/containerd-hosts.ts';
 import {
   AgentCluster,
   type ClusterHost,
