@@ -368,7 +368,8 @@ export class DeviceService {
     const request = { do: 'unmount', fuseDir, target, force } as const;
     const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
     if (result.kind === 'busy') {
-      throw busy(info.dir, `${result.what} is in use, perhaps through a bind mount or an overlay`);
+      const how = 'perhaps through a bind mount, an overlay or another mount namespace';
+      throw busy(info.dir, `${result.what} is in use, ${how}`);
     }
     if (result.kind === 'failed') {
       throw new DeviceError(

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { constants } from 'node:os';
+import { dropInheritedMounts } from '../device/mount/inherited-mounts.ts';
 import { TraceError } from './errors.ts';
 
 /** Marks the process inside. */
@@ -46,8 +47,12 @@ export async function runIsolated(): Promise<number> {
   }
 }
 
-/** Listens, in the process inside, for the signals and the end of the one that started it. */
+/**
+ * Listens, in the process inside, for the signals and the end of the one that started it; and keeps
+ * nobody from unmounting what was mounted before.
+ */
 export function followOutside(): void {
+  dropInheritedMounts();
   process.on('message', (message: unknown) => {
     const signal = SIGNALS.find((name) => name === message);
     if (signal !== undefined) process.emit(signal);

@@ -76,7 +76,33 @@ async function startChild(folder: string): Promise<{ child: ChildProcess; dir: s
   return { child, dir: join(folder, 'mnt') };
 }
 
-const NEEDS = [needs.root, needs.fuse, needs.program('mke2fs')];
+/** Gives the loop devices without a file the read-ahead that one on a disk that turns leaves. */
+async function leaveReadAhead(): Promise<readonly string[]> {
+  const free = readdirSync('/sys/block').filter(
+    (name) => /^loop\d+$/.test(name) && !existsSync(`/sys/block/${name}/loop/backing_file`),
+  );
+  const left: string[] = [];
+  for (const device of free.map((name) => `/dev/${name}`)) {
+    const before = await readAheadOf(device);
+    await run('blockdev', ['--setra', '5120', device]);
+    onTestFinished(
+      async () => void (await run('blockdev', ['--setra', String(2 * before), device])),
+    );
+    if ((await readAheadOf(device)) === 2560) left.push(device);
+  }
+  return left;
+}
+
+/** In KiB. */
+async function readAheadOf(device: string): Promise<number> {
+  const name = device.slice('/dev/'.length);
+  return Number((await run('cat', [`/sys/block/${name}/queue/read_ahead_kb`])).stdout);
+}
+
+const NEEDS = [
+  ...[needs.root, needs.fuse],
+  ...['mke2fs', 'unshare', 'blockdev'].map(needs.program),
+];
 
 describeWith('DeviceService', NEEDS, () => {
   it('mount() shows the files of the image, and unmount() leaves nothing', async () => {
@@ -87,16 +113,52 @@ describeWith('DeviceService', NEEDS, () => {
     expect(service.list()).toEqual([info]);
     await run('diff', ['-r', '--exclude=lost+found', files, dir]);
     const name = info.device.slice('/dev/'.length);
-    const queue = ['queue/logical_block_size', 'queue/read_ahead_kb'];
-    const facts = ['ro', 'loop/dio', 'loop/autoclear', ...queue];
+    const facts = ['ro', 'loop/dio', 'loop/autoclear', 'queue/logical_block_size'];
     const { stdout } = await run(
       'cat',
       facts.map((fact) => `/sys/block/${name}/${fact}`),
     );
-    expect(stdout).toBe('1\n1\n1\n4096\n128\n');
+    expect(stdout).toBe('1\n1\n1\n4096\n');
     await service.unmount(dir);
     expect(tracesOf(folder)).toEqual(NO_TRACES);
     expect(existsSync(dir)).toBe(false); // It was made for the mount.
+    await service.unmount(dir);
+  });
+
+  it('mount() sets the read-ahead, whatever an earlier file left on the loop device', async () => {
+    const { service, image, dir } = await startWithImage();
+    // Others may take the device that was free, or give one back: then once more.
+    for (;;) {
+      const left = await leaveReadAhead();
+      const { device } = await service.mount(image, dir);
+      if (left.includes(device)) {
+        expect(await readAheadOf(device)).toBe(128);
+        return;
+      }
+      await service.unmount(dir);
+    }
+  });
+
+  it.each([
+    ['drop', 'unmounts'],
+    ['keep', 'refuses to unmount'],
+  ])('with a namespace made meanwhile whose process may %s its mounts, %s', async (what) => {
+    const { service, image, dir, folder } = await startWithImage();
+    await service.mount(image, dir);
+    const [upper, work, both] = ['upper', 'work', 'both'].map((name) => join(folder, name));
+    for (const path of [upper, work, both]) mkdirSync(path!);
+    const options = `lowerdir=${dir},upperdir=${upper},workdir=${work}`;
+    await run('mount', ['-t', 'overlay', 'overlay', '-o', options, both!]);
+    const program = fileURLToPath(new URL('./kit/apart-child.ts', import.meta.url));
+    const own = ['--mount', '--propagation', 'private', process.execPath, '--no-warnings'];
+    const child = spawn('unshare', [...own, program, what], { stdio: ['pipe', 'pipe', 'inherit'] });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    await once(child.stdout, 'data');
+    await run('umount', [both!]);
+    if (what === 'drop') await service.unmount(dir);
+    else await expect(service.unmount(dir)).rejects.toThrow(/another mount namespace/);
+    child.stdin.end();
+    await once(child, 'exit');
     await service.unmount(dir);
   });
 

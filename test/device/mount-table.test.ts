@@ -11,9 +11,9 @@ describe('parseMountTable()', () => {
       '',
     ].join('\n');
     expect(parseMountTable(text)).toEqual([
-      { mountPoint: '/', type: 'ext4', source: '/dev/sda2' },
-      { mountPoint: '/mnt/a b\\c', type: 'ext4', source: '/dev/loop3' },
-      { mountPoint: '/run/x', type: 'fuse.xylem', source: 'xylem' },
+      { mountPoint: '/', type: 'ext4', source: '/dev/sda2', options: 'rw' },
+      { mountPoint: '/mnt/a b\\c', type: 'ext4', source: '/dev/loop3', options: 'ro,noload' },
+      { mountPoint: '/run/x', type: 'fuse.xylem', source: 'xylem', options: 'ro,user_id=0' },
     ]);
   });
 });

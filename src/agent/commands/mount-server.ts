@@ -5,6 +5,7 @@ import { LocalFile } from '../../convert/files.ts';
 import { DeviceService } from '../../device/device-service.ts';
 import { DeviceError, type DeviceErrorDetail } from '../../device/errors.ts';
 import { dieWithParent } from '../../device/linux.ts';
+import { dropInheritedMounts } from '../../device/mount/inherited-mounts.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Manifest } from '../../image/manifest.ts';
 import { silentLogger } from '../../runtime/logger.ts';
@@ -37,6 +38,7 @@ export type MountAnswer =
  */
 async function run(): Promise<void> {
   dieWithParent();
+  dropInheritedMounts();
   const input = createInterface({ input: process.stdin });
   const ended = once(input, 'close');
   const [line] = (await once(input, 'line')) as [string];
