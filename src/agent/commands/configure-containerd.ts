@@ -144,7 +144,8 @@ async function snapshotterNotes(
   changes: readonly FileChange[],
 ): Promise<readonly string[]> {
   if (changes.at(-1)?.action === 'none') return [];
-  const restart = `restart containerd (systemctl restart containerd): it reads ${containerdConfig} once`;
+  const file = containerdConfig;
+  const restart = `restart containerd (systemctl restart containerd), which reads ${file} once`;
   if (remove) {
     return [`remove containers and images of the snapshotter before you stop it; then ${restart}`];
   }

@@ -70,7 +70,7 @@ export function planMirror(
   return { registry, file, action: 'change', text, ...(rest === before && { backup }) };
 }
 
-/** Plans the change that undoes `planMirror()`. Changes nothing itself. Throws ContainerdFileError. */
+/** Plans the change that undoes `planMirror()`; makes none itself. Throws ContainerdFileError. */
 export function planRemoval(init: HostsInit): HostsChange {
   const { registry } = init;
   const file = hostsFile(init);

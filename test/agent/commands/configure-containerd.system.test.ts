@@ -64,7 +64,7 @@ describe('xylem configure-containerd', () => {
     expect((await configure('--help')).out).toContain('Examples:');
   });
 
-  it("makes xylem device containerd's snapshotter, says what is left to do, and undoes it", async () => {
+  it("makes xylem device containerd's snapshotter, says what is left, and undoes it", async () => {
     const folder = tempFolder();
     const [file, socket] = [join(folder, 'config.toml'), join(folder, 'sock')];
     const text = 'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\n  x = "y"\n';
