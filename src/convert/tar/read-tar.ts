@@ -122,7 +122,11 @@ class Content implements AsyncIterable<Uint8Array> {
   }
 
   async skip(): Promise<void> {
-    if (!(await this.#input.skip(this.finish()))) throw truncated(this.#member.place);
+    const { place, paddingBytes } = this.#member;
+    this.#isOver = true;
+    if (!(await this.#input.skip(this.#left))) throw truncated(place);
+    // Some writers (umoci) end an archive with the last byte of data, and Go reads that.
+    await this.#input.read(paddingBytes);
   }
 }
 

@@ -429,9 +429,16 @@ describe('readTar() refuses', () => {
 
   it('an archive that ends anywhere else', async () => {
     const tar = joined(pax([['uid', '1']]), member({ path: 'f' }, bytesOf('abc')));
-    const wholes = [0, tar.length];
-    for (let end = 1; end < tar.length; end++) {
-      if (!wholes.includes(end)) await refused('ends within it', tar.subarray(0, end));
+    const dataEnd = tar.length - 512 + 3;
+    for (let end = 1; end < dataEnd; end++) {
+      await refused('ends within it', tar.subarray(0, end));
+    }
+  });
+
+  it('no archive that only does not fill its last block', async () => {
+    const tar = joined(member({ path: 'e' }), member({ path: 'f' }, bytesOf('abc')));
+    for (let end = tar.length - 512 + 3; end <= tar.length; end++) {
+      expect(await entriesOf(tar.subarray(0, end))).toHaveLength(2);
     }
   });
 

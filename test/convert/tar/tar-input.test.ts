@@ -69,6 +69,17 @@ describe('TarFileInput', () => {
     expect(read.bytes).toBeLessThan(200_000);
   });
 
+  it('needs no full last block', async () => {
+    const { length } = ARCHIVE;
+    const full = length - ARCHIVE.toReversed().findIndex((byte) => byte !== 0);
+    for (const end of [full, full + 1, length]) {
+      const { input } = watched(ARCHIVE.subarray(0, end));
+      const paths: string[] = [];
+      for await (const { entry } of tarItems(input, LIMITS)) paths.push(entry.path);
+      expect(paths).toHaveLength(5);
+    }
+  });
+
   it('finds an archive that ends within an entry, wherever', async () => {
     for (const end of [100, 512 + 2, 2000, 3_000_000, ARCHIVE.length - 1600]) {
       const { input } = watched(ARCHIVE.subarray(0, end));
