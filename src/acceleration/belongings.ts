@@ -57,11 +57,14 @@ export class Belongings {
   readonly #refusals = new Map<string, string>();
   #isAsking = false;
   #sweepMs: number;
+  /** Nothing is removed before. */
+  #startMs: number;
 
   constructor(init: Init, nowMs: number) {
     this.#init = init;
+    this.#sweepMs = nowMs;
     // Hosts come back first: what they read is not to go because their root was restarted.
-    this.#sweepMs = nowMs + this.#intervalMs;
+    this.#startMs = nowMs + this.#intervalMs;
   }
 
   load(records: readonly Belonging[]): void {
@@ -105,10 +108,16 @@ export class Belongings {
     }
   }
 
+  /** What is needed has changed: the next sweep finds it out. */
+  changed(): void {
+    this.#sweepMs = 0;
+  }
+
   /** Finds out what is needed, when it is time for that; whether anything changed. */
   sweep(needs: () => Needs, nowMs: number): boolean {
     // A clock that was set back must not keep it waiting for years.
     this.#sweepMs = Math.min(this.#sweepMs, nowMs + this.#intervalMs);
+    this.#startMs = Math.min(this.#startMs, nowMs + this.#intervalMs);
     if (nowMs < this.#sweepMs) return false;
     this.#sweepMs = nowMs + this.#intervalMs;
     const needed = needs();
@@ -126,7 +135,7 @@ export class Belongings {
 
   /** What is to be removed next, all of it of one repository. It ends with `ended()`. */
   begin(needs: () => Needs, nowMs: number): readonly Belonging[] | undefined {
-    if (this.#isAsking) return undefined;
+    if (this.#isAsking || nowMs < this.#startMs) return undefined;
     const late = [...this.#entries.values()].filter(
       (entry) => (this.#dueMs(entry) ?? Infinity) <= nowMs,
     );

@@ -1,3 +1,4 @@
+import { RegistryError } from '../registry/errors.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import type { AccelerationFailure, AccelerationFailureKind } from './messages.ts';
 
@@ -27,6 +28,9 @@ const KINDS: Readonly<Record<string, AccelerationFailureKind>> = {
   tool: 'tool',
 };
 
+/** What a bare status does not tell. */
+const ABSENT = 'the registry has no such image, or does not show it to the user of this root';
+
 /** Longest reason that is kept. */
 const REASON_LENGTH_MAX = 1000;
 
@@ -36,6 +40,8 @@ export class ConversionError extends CodedError<{ readonly code: string }> {}
 /** Why the work failed, for the state of the image. */
 export function failureOf(error: unknown): AccelerationFailure {
   const kind = error instanceof CodedError ? KINDS[String(error.code)] : undefined;
-  const reason = errorText(error).replaceAll(/\s+/g, ' ').trim().slice(0, REASON_LENGTH_MAX);
+  const isAbsent = error instanceof RegistryError && error.code === 'not-found';
+  const text = isAbsent ? `${errorText(error)}; ${ABSENT}` : errorText(error);
+  const reason = text.replaceAll(/\s+/g, ' ').trim().slice(0, REASON_LENGTH_MAX);
   return { kind: kind ?? 'other', reason };
 }

@@ -128,6 +128,7 @@ export class AccelerationService implements AccelerationApi {
     const image = `${registry}/${repository}:${tag}`;
     const nowMs = this.#parts.clock.wallMs();
     const before = this.#states.get(image);
+    this.#belongings.changed();
     const effects =
       type === 'Default' ? this.#states.accelerate(image, nowMs) : this.#states.stop(image, nowMs);
     this.#carryOut(effects);
@@ -240,6 +241,7 @@ export class AccelerationService implements AccelerationApi {
       const made = await outcomeOf(this.#convert(effect, signal));
       if (this.#isStopped) return;
       if (!signal.aborted) this.#tell(image, 'block images are ready', made);
+      this.#belongings.changed();
       this.#carryOut(states.converted(image, turn, made, clock.wallMs()));
     }
   }

@@ -191,10 +191,12 @@ export class AccelerationStates {
     return [...effects, { kind: 'save' }, ...this.advance(nowMs)];
   }
 
-  /** Ends the acceleration of an image; nothing when there is none. */
+  /** Ends the acceleration of an image, or repeats that at once; nothing when there is none. */
   stop(image: string, nowMs: number): readonly Effect[] {
     const entry = this.#entries.get(image);
-    if (entry === undefined || entry.record.accelerationType === 'None') return [];
+    if (entry === undefined) return [];
+    const isEnding = entry.record.accelerationType === 'None';
+    if (isEnding && entry.activity !== 'idle') return [];
     const effects = this.#leave(entry);
     const { failure: _, ...rest } = entry.record;
     entry.record = { ...rest, accelerationType: 'None', failures: 0, nextMs: nowMs };

@@ -1,7 +1,7 @@
 import { existsSync, type Stats } from 'node:fs';
 import { lstat, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { DiskError, type DiskLock } from '../runtime/disk.ts';
 import { isLockName, lockFolder } from '../runtime/node/disk-lock.ts';
 import { failing } from './files.ts';
@@ -21,7 +21,8 @@ export async function withWorkFolder<T>(
   work: (folder: string) => Promise<T>,
   onCleared: (folders: readonly string[]) => void = () => {},
 ): Promise<T> {
-  const parent = base ?? tmpdir();
+  // Programs that are given it may have another working directory.
+  const parent = resolve(base ?? tmpdir());
   const cleared = await clearLeft(parent);
   if (cleared.length > 0) onCleared(cleared);
   const { folder, lock } = await makeFolder(parent);

@@ -119,13 +119,29 @@ describe('Belongings', () => {
     expect(thing?.removeMs).toBeUndefined();
   });
 
-  it('looks at nothing for a while after its start, and bears a clock that is set back', () => {
+  it('removes nothing for a while after its start, and bears a clock that is set back', () => {
     const belongings = new Belongings({ keepMs: KEEP_MS }, 1e12);
-    belongings.load([{ ...IMAGE, repository: APP, idleMs: 2e12 }]);
-    expect(belongings.sweep(nothing, 1e12 + SWEEP_MS - 1)).toBe(false);
-    expect(belongings.sweep(nothing, 1000 + SWEEP_MS)).toBe(false);
-    expect(belongings.sweep(nothing, 1000 + 2 * SWEEP_MS)).toBe(true);
-    expect(belongings.records()[0]?.idleMs).toBe(1000 + 2 * SWEEP_MS);
+    belongings.load([{ ...IMAGE, repository: APP, idleMs: 1000 }]);
+    expect(belongings.sweep(nothing, 1e12)).toBe(false);
+    expect(belongings.begin(nothing, 1e12 + SWEEP_MS - 1)).toBeUndefined();
+    expect(belongings.begin(nothing, 1e12 + SWEEP_MS)).toHaveLength(1);
+
+    const back = new Belongings({ keepMs: KEEP_MS }, 1e12);
+    back.load([{ ...IMAGE, repository: APP, idleMs: 2e12 }]);
+    back.sweep(nothing, 1e6);
+    back.sweep(nothing, 1e6 + SWEEP_MS);
+    expect(back.records()[0]?.idleMs).toBe(1e6 + SWEEP_MS);
+    expect(back.begin(nothing, 1e6 + SWEEP_MS + KEEP_MS)).toHaveLength(1);
+  });
+
+  it('finds out at once what is needed when that has changed', () => {
+    const belongings = make();
+    belongings.add(APP, IMAGE);
+    belongings.sweep(needing(digestIn(APP, IMAGE.digest)), 0);
+    expect(belongings.sweep(nothing, 1)).toBe(false);
+    belongings.changed();
+    expect(belongings.sweep(nothing, 2)).toBe(true);
+    expect(belongings.list(APP).things).toMatchObject([{ idleMs: 2, removeMs: 2 + KEEP_MS }]);
   });
 
   it('takes the tag from an older layer whose place another one has taken', () => {

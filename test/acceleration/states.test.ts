@@ -176,8 +176,12 @@ describe('AccelerationStates', () => {
     expect(states.get(APP)?.accelerationType).toBe('None');
     states.removed(APP, turnOf(stopped, 'remove'), failed(DOWN), 5);
     expect(states.get(APP)).toMatchObject({ accelerationType: 'None', failure: DOWN });
-    const again = states.advance(60_000);
-    states.removed(APP, turnOf(again, 'remove'), done(undefined), 60_000);
+    const asked = states.stop(APP, 6);
+    expect(kinds(asked), 'asked for again').toEqual(['save', 'remove']);
+    expect(states.stop(APP, 7), 'it is in flight').toEqual([]);
+    states.removed(APP, turnOf(asked, 'remove'), failed(DOWN), 7);
+    const again = states.advance(100_000);
+    states.removed(APP, turnOf(again, 'remove'), done(undefined), 100_000);
     expect(states.list()).toEqual([]);
     expect(states.nextMs()).toBeUndefined();
   });

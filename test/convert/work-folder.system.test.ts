@@ -9,7 +9,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { expect, onTestFinished, test } from 'vitest';
 import { withWorkFolder } from '../../src/convert/work-folder.ts';
@@ -56,6 +56,12 @@ async function clearedIn(work: string): Promise<readonly string[]> {
 }
 
 describeWith('withWorkFolder()', [needs.program('mke2fs')], () => {
+  test('gives an absolute path, for programs with another working directory', async () => {
+    const base = tempFolder();
+    const folder = await withWorkFolder(relative(process.cwd(), base), async (path) => path);
+    expect(dirname(folder)).toBe(base);
+  });
+
   test('removes what a killed conversion left, and nothing of one that runs', async () => {
     const work = tempFolder();
     const killed = await startConversion(work);

@@ -1,13 +1,15 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type {
-  AccelerationApi,
-  Belonging,
-  BlockImage,
-  Conversion,
-  ReadyVersion,
+import {
+  AccelerationError,
+  type AccelerationApi,
+  type Belonging,
+  type BlockImage,
+  type Conversion,
+  type ReadyVersion,
 } from '../../acceleration/messages.ts';
 import type { Collected } from '../../acceleration/belongings.ts';
+import { ConversionError } from '../../acceleration/failures.ts';
 import {
   AccelerationService,
   type AccelerationWork,
@@ -19,7 +21,7 @@ import type { BlobOrigin } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import { RegistryError } from '../../registry/errors.ts';
 import { hostPlatform } from '../../registry/platform.ts';
-import { parseReference, registryName } from '../../registry/reference.ts';
+import { isTag, parseReference, registryName } from '../../registry/reference.ts';
 import type { RegistryAccess } from '../../registry/registry-access.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
@@ -32,7 +34,7 @@ import { errorText } from '../../util/errors.ts';
 import type { Config } from '../config/config-schema.ts';
 import { collect } from './collection.ts';
 import { runConversion } from './conversion.ts';
-import { JOB_PREFIX, JobFolder, type User } from './job-folder.ts';
+import { closedAbove, JOB_PREFIX, JobFolder, type User } from './job-folder.ts';
 
 /** Longest wait for a registry to tell a tag, retries included. */
 const LOOK_MS_MAX = 30_000;
@@ -81,11 +83,27 @@ export function makeAcceleration(config: Config, components: Components): Accele
       await service.stop();
       await work.stop();
     },
-    set: (image, type) => service.set(image, type),
+    set: async (image, type) => {
+      checkSuffix(image, config);
+      return service.set(image, type);
+    },
     list: () => service.list(),
     kept: (repository) => service.kept(repository),
     isRemoved: (digest) => service.isRemoved(digest),
   };
+}
+
+/** Throws AccelerationError when a block image could not have its tag. */
+function checkSuffix(image: string, { acceleration: { tagSuffix } }: Config): void {
+  const { tag = '' } = parseReference(image);
+  if (tag === '' || isTag(tag + tagSuffix)) return;
+  const what = `with acceleration.tagSuffix ${JSON.stringify(tagSuffix)}, the tag of ${image}`;
+  throw new AccelerationError(`${what} is longer than registries take`, { code: 'not-a-tag' });
+}
+
+function closedText(folder: string): string {
+  const what = `conversions run as nobody, who may not pass through ${folder}`;
+  return `${what}: let others pass (chmod o+x), or name another folder in acceleration.workDir`;
 }
 
 /** What is done at registries and by processes of their own. */
@@ -106,6 +124,8 @@ class Conversions implements AccelerationWork {
     const { workDir } = this.#config.acceleration;
     try {
       await mkdir(workDir, { recursive: true });
+      const closed = process.getuid?.() === 0 ? await closedAbove(workDir) : undefined;
+      if (closed !== undefined) this.#parts.logger.warn({ folder: workDir }, closedText(closed));
       this.#lock = await new NodeDisk({ root: workDir }).lock('');
       for (const name of await readdir(workDir)) {
         if (!name.startsWith(JOB_PREFIX)) continue;
@@ -155,6 +175,10 @@ class Conversions implements AccelerationWork {
     };
     try {
       return await runConversion(order, folder, options);
+    } catch (cause) {
+      const closed = folder.user && (await closedAbove(workDir));
+      if (closed === undefined || !errorText(cause).includes('EACCES')) throw cause;
+      throw new ConversionError(closedText(closed), { code: 'file' }, { cause });
     } finally {
       await folder.remove();
     }

@@ -105,10 +105,9 @@ class Collection {
   }
 
   /** The manifest, where it is there and still what this root has put there. */
-  async #own({ kind, digest, tag, subject }: Belonging): Promise<ManifestParts | undefined> {
+  async #own({ kind, digest, subject }: Belonging): Promise<ManifestParts | undefined> {
     const { place, owner } = this.#around;
     try {
-      if (tag !== undefined && (await this.#head(tag)).digest !== digest) return undefined;
       const parts = readParts(await place.manifest(digest, this.#signal));
       const isOwn =
         kind === 'layer'

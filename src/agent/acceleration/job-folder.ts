@@ -1,5 +1,5 @@
-import { chmod, chown, copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, chown, copyFile, mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { failing } from '../../convert/files.ts';
 import type { Credentials } from '../../registry/auth/auth.ts';
 import type { RegistryEntry } from '../../registry/credentials/registry-files.ts';
@@ -102,6 +102,18 @@ export class JobFolder {
     await chmod(path, 0o600);
     if (this.user !== undefined) await chown(path, this.user.uid, this.user.gid);
     return path;
+  }
+}
+
+/**
+ * The folder above this one that other users may not pass through, by its mode; undefined when
+ * there is none. What ACLs allow besides is not looked at.
+ */
+export async function closedAbove(path: string): Promise<string | undefined> {
+  for (let folder = dirname(path); ; folder = dirname(folder)) {
+    const found = await stat(folder).catch(() => undefined);
+    if (found !== undefined && (found.mode & 0o001) === 0) return folder;
+    if (folder === dirname(folder)) return undefined;
   }
 }
 

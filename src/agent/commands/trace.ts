@@ -7,6 +7,7 @@ import { failing } from '../../convert/files.ts';
 import { isPlace, openSource, openTarget, PLACES } from '../../convert/places/open-place.ts';
 import { shipTrace, type ShippedTrace } from '../../convert/ship-trace.ts';
 import type { Digest } from '../../image/digest.ts';
+import { ImageError } from '../../image/errors.ts';
 import { blockLayers } from '../../image/manifest.ts';
 import { encodeTrace, parseTrace, type TraceAccess } from '../../image/trace.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
@@ -255,7 +256,14 @@ interface FoundTrace {
 
 async function traceIn(path: string): Promise<FoundTrace> {
   const bytes = await failing(path, 'read', () => readFile(path));
-  return { accesses: parseTrace(bytes, new NodeCodec()), digests: [] };
+  try {
+    return { accesses: parseTrace(bytes, new NodeCodec()), digests: [] };
+  } catch (cause) {
+    if (!(cause instanceof ImageError)) throw cause;
+    const what = `${path} is no trace, or a damaged one: ${cause.message}`;
+    const advice = '`xylem trace record --out` writes one';
+    throw new ConvertError(`${what}; ${advice}`, { code: 'file', path }, { cause });
+  }
 }
 
 function traceOf(name: string, options: ShowOptions): Promise<FoundTrace> {

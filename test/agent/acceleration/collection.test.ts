@@ -130,6 +130,20 @@ test('removes a kept layer that is its own, with its tag', async () => {
   expect(registry.manifests.has('team/app xylem-layer-1')).toBe(false);
 });
 
+test('removes its own layer whose tag another root has taken, and leaves the tag', async () => {
+  const { put, run, has } = await start();
+  const mine = await put({ annotations: { 'io.xylem.owner': OWNER } }, 'xylem-layer-1');
+  const other = await put({ annotations: { 'io.xylem.owner': 'another' } }, 'xylem-layer-1');
+  const layer = {
+    kind: 'layer',
+    digest: mine.digest,
+    tag: 'xylem-layer-1',
+    blobs: [blob],
+  } as const;
+  expect(await run([layer])).toMatchObject({ gone: [mine.digest] });
+  expect([has(mine.digest), has(other.digest)]).toEqual([false, true]);
+});
+
 test('ends with the first refusal, and tells it', async () => {
   const { registry, original, image, run, has } = await start();
   registry.habits.deleteStatus = 405;

@@ -1,7 +1,7 @@
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { JobFolder } from '../../../src/agent/acceleration/job-folder.ts';
+import { closedAbove, JobFolder } from '../../../src/agent/acceleration/job-folder.ts';
 import { loadConfig } from '../../../src/agent/config/config.ts';
 import { Keychain } from '../../../src/registry/credentials/keychain.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
@@ -49,4 +49,15 @@ test('a job folder that cannot be filled is removed', async () => {
   const access = { registry, defaultRegistries: true, credentials: [] };
   await expect(JobFolder.create(parent, access, undefined)).rejects.toMatchObject({ code: 'file' });
   expect(readdirSync(parent)).toEqual([]);
+});
+
+test('a folder that others may not pass through is found, wherever above', () => {
+  const top = tempFolder();
+  const deep = join(top, 'a', 'b');
+  mkdirSync(deep, { recursive: true });
+  chmodSync(top, 0o700);
+  return Promise.all([
+    expect(closedAbove(join(deep, 'work'))).resolves.toBe(top),
+    expect(closedAbove('/usr/share/work')).resolves.toBeUndefined(),
+  ]);
 });
