@@ -19,10 +19,16 @@ export interface CommandRun<T> {
   readonly printed: T;
 }
 
-/** Runs a command with `--json` in a process of its own. Rejects when it fails. */
-export async function runXylem<T>(args: readonly string[]): Promise<CommandRun<T>> {
+/**
+ * Runs a command with `--json`, and with `last` after it, in a process of its own. Rejects when it
+ * fails.
+ */
+export async function runXylem<T>(
+  args: readonly string[],
+  last: readonly string[] = [],
+): Promise<CommandRun<T>> {
   const startMs = performance.now();
-  const child = spawn(process.execPath, [CLI, ...args, '--json'], {
+  const child = spawn(process.execPath, [CLI, ...args, '--json', ...last], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let [peakMib, cpuSeconds] = [0, 0];

@@ -1,8 +1,10 @@
 /**
  * `npm run bench [NAME...]`: measures and prints one table. `--smoke` runs everything once at the
- * smallest size, `--json` prints rows.
+ * smallest size, `--json` prints rows. Of workloads, `--only pdf` runs those with that in their
+ * name, and `--shapes` blocks of other sizes and compressions beside the usual ones.
  */
 import { cpus, release } from 'node:os';
+import { parseArgs } from 'node:util';
 import { benchBlobs } from './blobs.ts';
 import { benchCodecs } from './codecs.ts';
 import { benchContainers } from './containers.ts';
@@ -18,12 +20,12 @@ import { benchNet } from './net.ts';
 import { benchOwnWay } from './own-way.ts';
 import { benchRoads, benchUnlisted } from './roads.ts';
 import { benchRoots } from './roots.ts';
-import type { BenchRow } from './rows.ts';
+import type { BenchOptions, BenchRow } from './rows.ts';
 import { benchStore } from './store.ts';
 import { benchVerify } from './verify.ts';
 import { benchWorkloads } from './workloads.ts';
 
-const benches: Record<string, (options: { smoke: boolean }) => Promise<BenchRow[]>> = {
+const benches: Record<string, (options: BenchOptions) => Promise<BenchRow[]>> = {
   codecs: benchCodecs,
   store: benchStore,
   net: benchNet,
@@ -92,8 +94,10 @@ decode  the layers of that image in one thread, as gzip and as blocks; a first b
 workloads
         a host with a link of 100 Mbit/s, from the command to the first answer of a program: with
         containerd, which pulls and unpacks the image first, and with an agent that is new to the
-        block image, whose root has such a link too; the second start has the agent's store. A
-        published example of a page to PDF, on other machines, is named beside it.
+        block image, whose root has such a link too; the second start has the agent's store. With
+        a trace: a first start like the other, of the image with what 'xylem trace record' saw of
+        the same command. A published example of a page to PDF, on other machines, is named beside
+        it.
 containers
         containerd and runc on one host, all on loopback, no link is shaped; the first answer of
         Python from an image of Debian packages. The longest read is one of 4 KiB past all caches,
@@ -104,9 +108,14 @@ const SMOKE_NOTE =
   '\n--smoke: everything ran once at its smallest size; the verdicts on goals say nothing.\n';
 
 async function main(): Promise<void> {
-  const args = process.argv.slice(2);
-  const smoke = args.includes('--smoke');
-  const names = args.filter((arg) => !arg.startsWith('--'));
+  const { values, positionals: names } = parseArgs({
+    allowPositionals: true,
+    options: {
+      ...{ smoke: { type: 'boolean' }, json: { type: 'boolean' } },
+      ...{ only: { type: 'string' }, shapes: { type: 'boolean' } },
+    },
+  });
+  const { smoke = false, only, shapes } = values;
   const unknown = names.find((name) => benches[name] === undefined && parts[name] === undefined);
   if (unknown !== undefined) {
     process.stderr.write(`no benchmark ${unknown}; known: ${Object.keys(benches).join(', ')}\n`);
@@ -117,9 +126,9 @@ async function main(): Promise<void> {
   for (const [name, bench] of Object.entries({ ...benches, ...parts })) {
     if (names.length > 0 ? !names.includes(name) : parts[name] !== undefined) continue;
     process.stderr.write(`running ${name}\n`);
-    rows.push(...(await bench({ smoke })));
+    rows.push(...(await bench({ smoke, only, shapes })));
   }
-  if (args.includes('--json')) {
+  if (values.json === true) {
     process.stdout.write(`${JSON.stringify(rows)}\n`);
     return;
   }

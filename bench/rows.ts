@@ -9,6 +9,16 @@ export interface BenchRow {
   readonly note?: string;
 }
 
+/** How a benchmark runs. */
+export interface BenchOptions {
+  /** Everything once, at its smallest size. */
+  readonly smoke: boolean;
+  /** Of a benchmark of several programs, those whose names have this in them. */
+  readonly only?: string | undefined;
+  /** Also with other shapes of blocks than the usual one. */
+  readonly shapes?: boolean | undefined;
+}
+
 /** Whether a goal is met, for the note of a row. */
 export function verdict(isMet: boolean, goal: string): string {
   return `${isMet ? 'met' : 'MISSED'}: ${goal}`;

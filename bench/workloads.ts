@@ -15,7 +15,9 @@ import { needs } from '../test/kit/requires.ts';
 import { tempFolder, type AtEnd } from '../test/kit/temp-folder.ts';
 import { runXylem } from './cli.ts';
 import { firstAnswer, mountWritable, unmount, whenFree, type Program } from './container.ts';
-import { timed, type BenchRow } from './rows.ts';
+import { timed, type BenchOptions, type BenchRow } from './rows.ts';
+
+const BENCH = 'workloads';
 
 /** What comes to each host, all together. */
 const LINK_BITS_PER_SECOND = 100_000_000;
@@ -111,6 +113,26 @@ const WORKLOADS: readonly Workload[] = [
 
 const SMOKE = 'python';
 
+/** How the blocks of an image are compressed. */
+interface Shape {
+  /** In names of rows and of tags; empty: as `xylem convert` does it when nothing is said. */
+  readonly name: string;
+  readonly compression: string;
+  readonly blockSize: string;
+}
+
+const USUAL: Shape = { name: '', compression: 'lz4', blockSize: '4KiB' };
+
+const SHAPES: readonly Shape[] = [
+  USUAL,
+  ...['16KiB', '32KiB'].map((blockSize) => shapeOf('lz4', blockSize)),
+  ...['4KiB', '16KiB', '32KiB'].map((blockSize) => shapeOf('zstd', blockSize)),
+];
+
+function shapeOf(compression: string, blockSize: string): Shape {
+  return { name: `${compression}-${blockSize}`, compression, blockSize };
+}
+
 /** What the benchmark needs of its host. */
 export const WORKLOAD_NEEDS = [
   needs.root,
@@ -134,13 +156,16 @@ type Place = Network['places'][number];
  * containerd, which pulls and unpacks the original, and twice with an agent, which mounts the block
  * image that `xylem convert` made. Every agent is new to its image. Needs root, FUSE and apt.
  */
-export async function benchWorkloads(options: { smoke: boolean }): Promise<BenchRow[]> {
+export async function benchWorkloads(options: BenchOptions): Promise<BenchRow[]> {
   const fault = WORKLOAD_NEEDS.map((need) => need()).find(Boolean);
   if (fault !== undefined) {
     process.stderr.write(`workloads: skipped: ${fault}\n`);
     return [];
   }
-  const chosen = WORKLOADS.filter(({ name }) => !options.smoke || name === SMOKE);
+  const { smoke, only = '', shapes = false } = options;
+  const chosen = WORKLOADS.filter(({ name }) =>
+    smoke ? name === SMOKE : name.toLowerCase().includes(only.toLowerCase()),
+  );
   return withEndings(async (atEnd) => {
     const layout = tempFolder(atEnd);
     const wanted = Object.fromEntries(chosen.map(({ layer }) => [layer, chainOf(layer)]));
@@ -148,27 +173,58 @@ export async function benchWorkloads(options: { smoke: boolean }): Promise<Bench
     const network = makeNetwork(2, 2, { bitsPerSecond: LINK_BITS_PER_SECOND, atEnd });
     const registry = await startDockerRegistry({ host: network.registry }, atEnd);
     const rows: BenchRow[] = [];
+    const bench = { network, registry };
     for (const workload of chosen) {
-      const { layer } = workload;
-      const [original, block] = [`${registry}/original:${layer}`, `${registry}/block:${layer}`];
+      const { layer, name } = workload;
+      process.stderr.write(`workloads: ${name}\n`);
+      const original = `${registry}/original:${layer}`;
       await runXylem(['push', '--insecure', `oci:${layout}:${layer}`, `docker://${original}`]);
-      const places = [`docker://${original}`, `docker://${block}`];
-      const { printed } = await runXylem<ConversionResult>(['convert', '--insecure', ...places]);
-      const [blocks] = printed.platforms;
       const gzipBytes = sumOf(defined(images[layer], 'the image was made'));
-      const blockBytes = sumOf(defined(blocks, 'an image has a platform').layers);
-      process.stderr.write(`workloads: ${workload.name}\n`);
-      const bench = { network, registry };
+      const pulled = await withEndings((end) => startOriginal(bench, workload, original, end));
       rows.push(
-        ...rowsOf(workload, {
-          ...{ gzipBytes, blockBytes },
-          original: await withEndings((end) => startOriginal(bench, workload, original, end)),
-          ...(await withEndings((end) => startBlocks(bench, workload, block, end))),
-        }),
+        { bench: BENCH, what: `${name}, image with gzip`, value: gzipBytes / 1e6, unit: 'MB' },
+        startRow(workload, 'original', pulled, 'pulled and unpacked'),
       );
+      for (const shape of shapes ? SHAPES : [USUAL]) {
+        rows.push(...(await rowsOfBlocks(bench, workload, { original, shape })));
+      }
     }
     return rows;
   });
+}
+
+/** Converts the image, and starts it from blocks: twice, and once with a trace. */
+async function rowsOfBlocks(
+  bench: Bench,
+  workload: Workload,
+  { original, shape }: { readonly original: string; readonly shape: Shape },
+): Promise<readonly BenchRow[]> {
+  const { layer } = workload;
+  const { name, compression, blockSize } = shape;
+  const tag = name === '' ? layer : `${layer}-${name}`;
+  const [block, traced] = [`${bench.registry}/block:${tag}`, `${bench.registry}/block:${tag}-t`];
+  const how = ['--compression', compression, '--block-size', blockSize, '--insecure'];
+  const places = [original, block].map((image) => `docker://${image}`);
+  const { printed } = await runXylem<ConversionResult>(['convert', ...how, ...places]);
+  const [blocks] = printed.platforms;
+  const blockBytes = sumOf(defined(blocks, 'an image has a platform').layers);
+  const plain = await withEndings((end) => startBlocks(bench, workload, block, end));
+  const { command, overHttp } = workload;
+  const url = `http://127.0.0.1:${PORT}/`;
+  const until = overHttp === true ? ['--until-http', url, '--timeout', '300'] : [];
+  const at = [`docker://${block}`, '--push', `docker://${traced}`, '--runtime', 'chroot'];
+  const recorded = await runXylem<Recorded>(
+    ['trace', 'record', '--insecure', ...until, ...at],
+    ['--', ...command],
+  );
+  const withTrace = await withEndings((end) => startBlocks(bench, workload, traced, end));
+  const { readBytes } = recorded.printed;
+  return blockRows(workload, { shape, blockBytes, ...plain, withTrace, readBytes });
+}
+
+/** What `trace record --json` prints, of which this reads a part. */
+interface Recorded {
+  readonly readBytes: number;
 }
 
 /** Seconds until the first answer, and until the image could be used. */
@@ -287,40 +343,45 @@ async function fetchedBytes(cluster: AgentCluster, host: ClusterHost): Promise<n
     .reduce((sum, [, bytes]) => sum + bytes, 0);
 }
 
-function rowsOf(
-  { name, published }: Workload,
+function blockRows(
+  workload: Workload,
   measured: {
-    readonly gzipBytes: number;
+    readonly shape: Shape;
     readonly blockBytes: number;
-    readonly original: Start;
     readonly first: MountedStart;
     readonly second: MountedStart;
     readonly touchedBytes: number;
+    readonly withTrace: { readonly first: MountedStart; readonly touchedBytes: number };
+    readonly readBytes: number;
   },
-): BenchRow[] {
-  const { gzipBytes, blockBytes, touchedBytes } = measured;
+): readonly BenchRow[] {
+  const { shape, blockBytes, first, second, touchedBytes, withTrace, readBytes } = measured;
   const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
   const percent = ((100 * touchedBytes) / blockBytes).toFixed(1);
   const share = `${percent} % of ${mb(blockBytes)} of blocks`;
-  const rate = `${share}; the kernel read ${mb(measured.first.deviceBytes)} of the device`;
-  const examples = published?.map((seconds) => `; published example ${seconds} s`) ?? [];
-  const bench = 'workloads';
-  const starts = [
-    ['original', measured.original, 'pulled and unpacked'],
-    ['first start', measured.first, 'mounted'],
-    ['second start', measured.second, 'mounted'],
-  ] as const;
+  const note = `${share}; the kernel read ${mb(first.deviceBytes)} of the device`;
+  const prefix = shape.name === '' ? '' : `${shape.name}, `;
+  const what = `${workload.name}, ${prefix}touched`;
+  const fetched = `mounted; ${mb(withTrace.touchedBytes)} fetched, trace of ${mb(readBytes)}`;
   return [
-    { bench, what: `${name}, image with gzip`, value: gzipBytes / 1e6, unit: 'MB' },
-    { bench, what: `${name}, touched`, value: touchedBytes / 1e6, unit: 'MB', note: rate },
-    ...starts.map(([what, { seconds, readySeconds }, done], i) => ({
-      bench,
-      what: `${name}, ${what}`,
-      value: seconds,
-      unit: 's',
-      note: `${done} after ${readySeconds.toFixed(2)} s${examples[i] ?? ''}`,
-    })),
+    { bench: BENCH, what, value: touchedBytes / 1e6, unit: 'MB', note },
+    startRow(workload, `${prefix}first start`, first, 'mounted'),
+    startRow(workload, `${prefix}first start with a trace`, withTrace.first, fetched),
+    startRow(workload, `${prefix}second start`, second, 'mounted'),
   ];
+}
+
+function startRow(
+  { name, published }: Workload,
+  what: string,
+  { seconds, readySeconds }: Start,
+  done: string,
+): BenchRow {
+  const place = ['original', 'first start', 'second start'].indexOf(what);
+  const example = published?.[place];
+  const beside = example === undefined ? '' : `; published example ${example} s`;
+  const note = `${done} after ${readySeconds.toFixed(2)} s${beside}`;
+  return { bench: BENCH, what: `${name}, ${what}`, value: seconds, unit: 's', note };
 }
 
 function sumOf(blobs: readonly { readonly sizeBytes: number }[]): number {

@@ -143,6 +143,48 @@ describeWith(
       expect(await referrersOf(registry, old.digest)).toHaveLength(1);
     });
 
+    test('gives by a moved tag what it stands for now, the old version by its digest', async () => {
+      const registry = await startDockerRegistry();
+      const old = await push(registry, [200_000]);
+      const acceleration = { watchSeconds: 3600, tagSuffix: '-block' };
+      const { root, cluster } = await startRoot({ registry, acceleration, children: 1 });
+      const child = defined(cluster.children[0], 'a child');
+      const reference = `docker://${registry}/team/app:1`;
+      await set(root, { image: reference });
+      const [oldBlocks] = (await ready(root, reference)).ready?.images ?? [];
+      const oldDigest = defined(oldBlocks, 'a block image').digest;
+      expect(await manifestAt(child, registry, '1', true)).toMatchObject({ digest: oldDigest });
+
+      const next = await push(registry, [300_000]);
+      const digestOf = async (tag: string) => (await manifestAt(child, registry, tag, true)).digest;
+      expect(await digestOf('1'), 'the original of the new version').toBe(next.digest);
+      expect(await digestOf('1-block'), 'for clients that want the last that is ready').toBe(
+        oldDigest,
+      );
+      const oldVersionIsThere = async (): Promise<void> => {
+        for (const digest of [oldDigest, old.digest]) expect(await digestOf(digest)).toBe(digest);
+        const manifest = await fetch(
+          `${child.mirror}/v2/team/app/manifests/${oldDigest}?ns=${registry}`,
+        );
+        const { layers } = (await manifest.json()) as {
+          layers: { digest: string; size: number }[];
+        };
+        for (const { digest, size } of layers) {
+          const url = `${child.mirror}/v2/team/app/blobs/${digest}?ns=${registry}`;
+          expect((await (await fetch(url)).arrayBuffer()).byteLength).toBe(size);
+        }
+      };
+      await oldVersionIsThere();
+
+      await set(root, { image: reference });
+      const found = await until(root, reference, (each) => {
+        return each?.state === 'Ready' && each.ready?.sourceDigest === next.digest;
+      });
+      expect(await digestOf('1')).toBe(found?.ready?.images[0]?.digest);
+      expect(await digestOf('1-block')).toBe(found?.ready?.images[0]?.digest);
+      await oldVersionIsThere();
+    });
+
     test('says why it failed: no such image, no registry, no name of an image', async () => {
       const registry = await startDockerRegistry();
       const { root } = await startRoot({ registry });

@@ -99,16 +99,24 @@ export class LayerTree {
 
   async #add(place: Place, item: TarItem): Promise<void> {
     const { entry } = item;
-    assert(entry.type !== 'hardlink', 'a hard link adds no inode');
-    const inode = this.#make(place, entry.type, entry.mode);
-    if (entry.type === 'file') await this.#writeContent(inode, item);
-    this.#setAttributes(inode, entry);
-    if (entry.type === 'symlink') this.#setTarget(inode, entry.linkTarget);
+    const { type, linkTarget } = entry;
+    assert(type !== 'hardlink', 'a hard link adds no inode');
+    // Written once: what comes later changes its blocks and attributes alone.
+    const inode = Inode.make(type, entry.mode);
+    describe(inode, entry);
+    if (type === 'file') inode.sizeBytes = entry.sizeBytes;
+    const target = type === 'symlink' ? bytesOfString(linkTarget) : undefined;
+    const isFast = target !== undefined && target.length <= FAST_SYMLINK_BYTES_MAX;
+    if (isFast) inode.setFastTarget(target);
+    else if (target !== undefined) inode.sizeBytes = target.length;
+    const number = this.#make(place, type, inode);
+    if (type === 'file') await this.#writeContent(number, item);
+    else if (target !== undefined && !isFast) this.#writeBytes(number, target);
+    this.#fs.setAttributes(number, entry.xattrs, { others: 'none' });
   }
 
-  /** A new inode under the place's name, which is free. */
-  #make(place: Place, type: InodeType, permissions: number): number {
-    const inode = Inode.make(type, permissions);
+  /** The inode under the place's name, which is free. */
+  #make(place: Place, type: InodeType, inode: Inode): number {
     inode.linkCount = type === 'directory' ? 2 : 1;
     const number = this.#fs.addInode(place.directory, inode);
     const entry = { inode: number, type: ENTRY_TYPE[type] };
@@ -156,37 +164,18 @@ export class LayerTree {
       }
     }
     writer.finish();
-    const inode = this.#fs.readInode(number);
-    inode.sizeBytes = entry.sizeBytes;
-    this.#fs.writeInode(number, inode);
   }
 
-  #setTarget(number: number, target: ByteString): void {
-    const bytes = bytesOfString(target);
-    const inode = this.#fs.readInode(number);
-    if (bytes.length <= FAST_SYMLINK_BYTES_MAX) {
-      inode.setFastTarget(bytes);
-      this.#fs.writeInode(number, inode);
-      return;
-    }
+  #writeBytes(number: number, bytes: Uint8Array): void {
     const writer = new ContentWriter(this.#fs, number, this.#window);
     writer.write(0, bytes);
     writer.finish();
-    const long = this.#fs.readInode(number);
-    long.sizeBytes = bytes.length;
-    this.#fs.writeInode(number, long);
   }
 
+  /** Gives what is there the attributes of the entry. */
   #setAttributes(number: number, entry: TarEntry): void {
     const inode = this.#fs.readInode(number);
-    inode.permissions = inode.type === 'symlink' ? SYMLINK_PERMISSIONS : entry.mode;
-    inode.uid = entry.uid;
-    inode.gid = entry.gid;
-    const { mtime, atime = mtime } = entry;
-    inode.setTimes({ mtime, atime, ctime: mtime });
-    if (entry.type === 'character-device' || entry.type === 'block-device') {
-      inode.setDevice(entry.deviceMajor, entry.deviceMinor);
-    }
+    describe(inode, entry);
     this.#fs.writeInode(number, inode);
     const held = entry.type === 'hardlink' ? 'kept' : 'removed';
     this.#fs.setAttributes(number, entry.xattrs, { others: inode.hasAttributes ? held : 'none' });
@@ -300,19 +289,15 @@ export class LayerTree {
 
   #addImplied(place: Place): number {
     checkName(place.name);
-    const number = this.#make(place, 'directory', IMPLIED_DIRECTORY.permissions);
-    this.#makeImplied(number);
-    return number;
+    const inode = Inode.make('directory', IMPLIED_DIRECTORY.permissions);
+    describeImplied(inode);
+    return this.#make(place, 'directory', inode);
   }
 
   /** Gives a directory what one has that no layer lists. */
   #makeImplied(number: number): void {
-    const { permissions, time } = IMPLIED_DIRECTORY;
     const inode = this.#fs.readInode(number);
-    inode.permissions = permissions;
-    inode.uid = 0;
-    inode.gid = 0;
-    inode.setTimes({ mtime: time, atime: time, ctime: time });
+    describeImplied(inode);
     this.#fs.writeInode(number, inode);
     const others = inode.hasAttributes ? 'removed' : 'none';
     this.#fs.setAttributes(number, new Map(), { others });
@@ -324,6 +309,26 @@ export class LayerTree {
     const inode = this.#fs.readInode(number);
     return byteString(inode.fastTarget ?? this.#fs.readContent(number, inode.sizeBytes));
   }
+}
+
+/** Gives an inode what an entry says of its owner, its rights and its times. */
+function describe(inode: Inode, entry: TarEntry): void {
+  inode.permissions = inode.type === 'symlink' ? SYMLINK_PERMISSIONS : entry.mode;
+  inode.uid = entry.uid;
+  inode.gid = entry.gid;
+  const { mtime, atime = mtime } = entry;
+  inode.setTimes({ mtime, atime, ctime: mtime });
+  if (entry.type === 'character-device' || entry.type === 'block-device') {
+    inode.setDevice(entry.deviceMajor, entry.deviceMinor);
+  }
+}
+
+function describeImplied(inode: Inode): void {
+  const { permissions, time } = IMPLIED_DIRECTORY;
+  inode.permissions = permissions;
+  inode.uid = 0;
+  inode.gid = 0;
+  inode.setTimes({ mtime: time, atime: time, ctime: time });
 }
 
 /** The names of a path; `..` goes up, at most to the root. */
