@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,6 +20,7 @@ import { PushRegistry } from '../kit/push-registry.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { member } from '../kit/tar-encoder.ts';
 import { makeTarImage } from '../kit/tar-image.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import {
   ARTIFACT_TYPE,
   digestAt,
@@ -155,6 +156,9 @@ describeWith(
       const oldDigest = defined(oldBlocks, 'a block image').digest;
       expect(await manifestAt(child, registry, '1', true)).toMatchObject({ digest: oldDigest });
 
+      const tooLong = set(root, { image: `docker://${registry}/team/app:${'x'.repeat(126)}` });
+      await expect(tooLong).rejects.toThrow(/"-block", the tag of .* is longer than/);
+
       const next = await push(registry, [300_000]);
       const digestOf = async (tag: string) => (await manifestAt(child, registry, tag, true)).digest;
       expect(await digestOf('1'), 'the original of the new version').toBe(next.digest);
@@ -224,6 +228,23 @@ describeWith(
       await set(other, { image: reference });
       const found = await ready(other, reference);
       expect(found.ready?.images).toMatchObject([{ platform: `linux/${architecture}` }]);
+    });
+
+    test('says which folder its conversions may not pass through', async () => {
+      const registry = await startDockerRegistry();
+      await push(registry, [10_000]);
+      const parent = tempFolder();
+      chmodSync(parent, 0o700);
+      const acceleration = { workDir: join(parent, 'work') };
+      const { root } = await startRoot({ registry, acceleration });
+      const reference = `docker://${registry}/team/app:1`;
+      await set(root, { image: reference });
+      const failed = await until(root, reference, (each) => each?.state === 'Failed');
+      expect(failed?.failure).toMatchObject({ kind: 'disk' });
+      expect(failed?.failure?.reason).toContain(`may not pass through ${parent}: let others pass`);
+      chmodSync(parent, 0o711);
+      await set(root, { image: reference });
+      await ready(root, reference);
     });
 
     test('says that the disk is full, and is Ready once there is room', async () => {
