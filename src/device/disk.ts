@@ -22,6 +22,16 @@ export interface ReadOnlyDisk {
   extents?(offset: number, length: number, countMax: number): readonly DiskExtent[];
 }
 
+/** A block device that is written too. Ranges lie in the device; written ones are whole sectors. */
+export interface WritableDisk extends Pick<ReadOnlyDisk, 'sizeBytes' | 'read'> {
+  /** Once it resolves, reads show the bytes. */
+  write(offset: number, bytes: Uint8Array): Promise<void>;
+  /** Has a range read as zeros. */
+  zero(offset: number, length: number): Promise<void>;
+  /** Once it resolves, what had been written before the call survives a loss of power. */
+  flush(): Promise<void>;
+}
+
 /** A part of a disk. */
 export interface DiskExtent {
   /** At least 1. */

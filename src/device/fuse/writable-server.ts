@@ -1,0 +1,138 @@
+import { closeSync, openSync, writeSync } from 'node:fs';
+import { Worker } from 'node:worker_threads';
+import { DiskError } from '../../runtime/disk.ts';
+import type { Logger } from '../../runtime/logger.ts';
+import { assert } from '../../util/assert.ts';
+import { errorText } from '../../util/errors.ts';
+import type { WritableDisk } from '../disk.ts';
+import { mount, MS_NODEV, MS_NOSUID } from '../linux.ts';
+import { encodeStatus, ERRNO, OUT_HEADER_BYTES, writeOutHeader } from './fuse-protocol.ts';
+import { notPermitted } from './fuse-server.ts';
+import { encodeWritten, WRITE_ERRNO, type WritableAction } from './writable-filesystem.ts';
+
+/** Start data of the worker thread. */
+export interface WritableWorkerInit {
+  readonly fd: number;
+  readonly sizeBytes: number;
+}
+
+/** Message of the worker thread: what the disk has to do. */
+export type WritableCall = Exclude<WritableAction, { readonly kind: 'answer' | 'none' }>;
+
+/**
+ * Serves a writable disk as the file `image` of a FUSE filesystem. fsync(2) of the file, which a
+ * loop device makes of its flushes, is `flush()`; holes are `zero()`.
+ *
+ * Life: constructed -> `mount()` once -> any process unmounts `path` -> `ended` resolves; the disk
+ * is the caller's. The rules of `FuseServer` for this process hold here too. When it is killed,
+ * what was written after the last flush is gone, and reads and writes fail: mount anew.
+ */
+export class WritableFuseServer {
+  readonly path: string;
+  /** Resolves when the filesystem is unmounted and the disk has ended all its work. */
+  readonly ended: Promise<void>;
+  readonly #disk: WritableDisk;
+  readonly #logger: Logger;
+  readonly #calls = new Set<Promise<void>>();
+  #resolveEnded: () => void = () => {};
+  #fd = -1;
+
+  constructor(components: { disk: WritableDisk; logger: Logger }, init: { path: string }) {
+    this.#disk = components.disk;
+    this.#logger = components.logger;
+    this.path = init.path;
+    this.ended = new Promise((resolve) => {
+      this.#resolveEnded = resolve;
+    });
+  }
+
+  /** Mounts at `path`, an empty folder, and starts to serve. Throws DeviceError. */
+  mount(): void {
+    assert(this.#fd === -1, 'a FUSE server mounts once');
+    try {
+      this.#fd = openSync('/dev/fuse', 'r+');
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      throw notPermitted('opening /dev/fuse', code ?? String(error));
+    }
+    const data = `fd=${this.#fd},rootmode=40000,user_id=0,group_id=0`;
+    const place = { source: 'xylem', target: this.path };
+    const failure = mount(place, 'fuse.xylem', { flags: MS_NOSUID | MS_NODEV, data });
+    if (failure !== undefined) {
+      closeSync(this.#fd);
+      throw notPermitted(`mounting FUSE at ${this.path}`, failure.name);
+    }
+    this.#startWorker();
+  }
+
+  #startWorker(): void {
+    // The sources run as .ts under Node's type stripping, and as .js when built.
+    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+    const workerData: WritableWorkerInit = { fd: this.#fd, sizeBytes: this.#disk.sizeBytes };
+    const worker = new Worker(new URL(`./writable-worker.${extension}`, import.meta.url), {
+      workerData,
+      execArgv: ['--no-warnings'],
+    });
+    worker.on('message', (call: WritableCall) => {
+      const work = this.#serve(call).finally(() => this.#calls.delete(work));
+      this.#calls.add(work);
+    });
+    worker.on('error', (error) =>
+      this.#logger.error({ path: this.path, error: errorText(error) }, 'the FUSE thread failed'),
+    );
+    worker.on('exit', () => void this.#release());
+  }
+
+  async #release(): Promise<void> {
+    await Promise.all(this.#calls);
+    closeSync(this.#fd);
+    this.#resolveEnded();
+  }
+
+  /** Never rejects. */
+  async #serve(call: WritableCall): Promise<void> {
+    try {
+      this.#write(await this.#answerTo(call));
+    } catch (error) {
+      const isFull = error instanceof DiskError && error.code === 'no-space';
+      this.#logger.error(
+        { path: this.path, error: errorText(error) },
+        `${call.kind} on a writable device failed: the program gets ${isFull ? 'ENOSPC' : 'EIO'}`,
+      );
+      this.#write(encodeStatus(call.unique, isFull ? WRITE_ERRNO.ENOSPC : ERRNO.EIO));
+    }
+  }
+
+  async #answerTo(call: WritableCall): Promise<Uint8Array> {
+    const { unique } = call;
+    switch (call.kind) {
+      case 'read': {
+        const answer = new Uint8Array(OUT_HEADER_BYTES + call.length);
+        await this.#disk.read(answer.subarray(OUT_HEADER_BYTES), call.offset);
+        writeOutHeader(answer, unique, { errno: 0, bodyBytes: call.length });
+        return answer;
+      }
+      case 'write':
+        await this.#disk.write(call.offset, call.bytes);
+        return encodeWritten(unique, call.bytes.length);
+      case 'zero':
+        await this.#disk.zero(call.offset, call.length);
+        return encodeStatus(unique, 0);
+      case 'flush':
+        await this.#disk.flush();
+        return encodeStatus(unique, 0);
+    }
+  }
+
+  #write(bytes: Uint8Array): void {
+    try {
+      writeSync(this.#fd, bytes);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      // Aborted or unmounted meanwhile: no process waits for the answer.
+      if (code === 'ENOENT' || code === 'ENODEV' || code === 'ECONNABORTED') return;
+      const text = errorText(error);
+      this.#logger.error({ path: this.path, error: text }, 'cannot answer a FUSE request');
+    }
+  }
+}
