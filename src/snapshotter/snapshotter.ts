@@ -1,5 +1,5 @@
 import { mkdirSync } from 'node:fs';
-import type { Clock } from '../runtime/clock.ts';
+import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import { within } from '../runtime/deadline.ts';
 import type { DiskLock } from '../runtime/disk.ts';
@@ -32,6 +32,12 @@ const HOLDS_PARALLEL_MAX = 8;
  * one that has to be mounted anew reads a few blocks.
  */
 const HOLD_AGAIN_MS_MAX = 60_000;
+
+/**
+ * How long a layer holds its device after its commit, in milliseconds: the next layer on top of it
+ * comes at once, and would mount the device again.
+ */
+const HOLD_AFTER_COMMIT_MS = 10_000;
 
 /** Longest check of an image at its first layer, in milliseconds. */
 const CHECK_MS_MAX = 60_000;
@@ -70,6 +76,8 @@ export class Snapshotter implements Snapshots {
   readonly #bootId: string;
   readonly #overlayOptions: readonly string[];
   #open: { readonly catalog: Catalog; readonly ledger: Ledger } | undefined;
+  /** Of committed layers that are about to let go of their device, by id. */
+  readonly #leaving = new Map<number, Timer>();
   #lock: DiskLock | undefined;
 
   /** `stateDir`: holds files of layers and containers. `bootId` is another after each reboot. */
@@ -111,6 +119,8 @@ export class Snapshotter implements Snapshots {
   /** The caller has ended all calls. */
   async stop(): Promise<void> {
     this.#open = undefined;
+    for (const timer of this.#leaving.values()) timer.cancel();
+    this.#leaving.clear();
     await this.#store.close();
     await this.#lock?.release();
     this.#lock = undefined;
@@ -145,7 +155,7 @@ export class Snapshotter implements Snapshots {
     const layer = localLayerOf(this.#parts, { name, unpacked }, this.#upTo(record.parent));
     const createdMs = this.#clock.wallMs();
     await this.#apply(this.#catalog.commit(key, { name, labels, layer, createdMs, usage }));
-    await this.#drop(record);
+    this.#dropSoon(record);
   }
 
   async remove(key: string): Promise<void> {
@@ -306,9 +316,16 @@ export class Snapshotter implements Snapshots {
     throw new SnapshotError(what, { code: 'not-found' });
   }
 
+  #dropSoon(record: SnapshotRecord): void {
+    if (record.heldInBoot === '') return;
+    const timer = this.#clock.setTimer(HOLD_AFTER_COMMIT_MS, () => void this.#drop(record));
+    this.#leaving.set(record.id, timer);
+  }
+
   /** Ends the hold of a snapshot, if it has one. Never rejects. */
   async #drop(record: SnapshotRecord): Promise<void> {
-    if (record.kind === 'committed') return;
+    this.#leaving.get(record.id)?.cancel();
+    this.#leaving.delete(record.id);
     try {
       await this.#devices.drop(holderOf(record));
     } catch (error) {

@@ -84,7 +84,7 @@ describeWith('Snapshotter, CRI', NEEDS, () => {
       await cri.start(id);
       expect(await cri.exec(id, sum)).toBe(`${SUM}  /data/big\n`);
     }
-    expect(host.devices.service.list()).toHaveLength(1);
+    expect(host.devices.images.list()).toHaveLength(1);
     const once = await cri.create(pod, 'once', imageOf('block'), ['/bin/cat', '/data/a.txt']);
     await cri.start(once);
     await expect.poll(() => cri.status(once)).toMatchObject({ state: 'CONTAINER_EXITED' });

@@ -16,11 +16,11 @@ import { findTarPayload } from '../../src/image/tar.ts';
 import { encodeTrace } from '../../src/image/trace.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
-import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { NodeCodec } from '../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../src/runtime/node/hash.ts';
 import type { SnapshotMount } from '../../src/snapshotter/catalog/mounts.ts';
 import { Snapshotter } from '../../src/snapshotter/snapshotter.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { makeLayer } from '../kit/layers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { FailingDevices, MemoryDevices } from './kit/memory-devices.ts';
@@ -36,6 +36,7 @@ interface Host {
   readonly store: MemoryStore;
   readonly devices: MemoryDevices;
   readonly snapshotter: Snapshotter;
+  readonly clock: ManualClock;
 }
 
 /** A host, or the same one after its process ended; with `bootId`, after a reboot too. */
@@ -43,16 +44,17 @@ async function start(before?: Host, bootId = 'boot-1'): Promise<Host> {
   const folder = before?.folder ?? tempFolder();
   const store = before?.store ?? new MemoryStore();
   const devices = new MemoryDevices(join(folder, 'devices'));
+  const clock = new ManualClock();
   const snapshotter = new Snapshotter(
     {
-      ...{ devices, store, hash: new NodeHash(), clock: new SystemClock() },
+      ...{ devices, store, hash: new NodeHash(), clock },
       ...{ logger: silentLogger, metrics: silentMetrics },
     },
     { stateDir: join(folder, 'state'), bootId, overlayOptions: ['index=off'] },
   );
   onTestFinished(() => snapshotter.stop());
   await snapshotter.start();
-  return { folder, store, devices, snapshotter };
+  return { folder, store, devices, snapshotter, clock };
 }
 
 const idsIn = ({ folder }: Host): readonly string[] =>
@@ -222,11 +224,21 @@ describe('Snapshotter, block images', () => {
     await snapshotter.remove('v1');
     expect(devices.holds.size).toBe(1);
     await snapshotter.commit({ name: 'saved', key: 'c1', labels: {} });
-    expect(devices.holds.size).toBe(0);
     const upper = await snapshotter.prepare(container('c2', 'saved'), signal);
     expect(lowersOf(upper).map((path) => realpathSync(path))).toEqual([
       ...[filesOf(host, c1 ?? 0), dir],
     ]);
+    await snapshotter.remove('c2');
+    // The layer holds the device for a while, for the next one on top of it.
+    expect([...devices.holds.keys()]).toEqual([`snapshot-${c1}`]);
+    host.clock.advance(10_000);
+    expect(devices.holds.size).toBe(0);
+    await snapshotter.prepare(container('c3', image), signal);
+    await snapshotter.commit({ name: 'again', key: 'c3', labels: {} });
+    expect(devices.holds.size).toBe(1);
+    await snapshotter.remove('again');
+    expect(devices.holds.size).toBe(0);
+    expect(host.clock.delays).toEqual([]);
   });
 
   it('an image that cannot be read fails at its first layer, with the reason', async () => {

@@ -184,7 +184,7 @@ export async function startBlockHost(
   });
   await devices.start();
   const start = async (): Promise<BlockHost> => {
-    const served = await startSnapshotter({ folder, stateDir, devices, atEnd });
+    const served = await startSnapshotter({ folder, stateDir, devices: devices.images, atEnd });
     const restart = async (): Promise<BlockHost> => {
       await served.stop();
       return start();
