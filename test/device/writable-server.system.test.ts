@@ -1,9 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
+import { runInHelper } from '../../src/device/mount/mount-process.ts';
+import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
@@ -46,8 +48,23 @@ async function onLoop(folder: string, script: string): Promise<void> {
   await run('sh', ['-c', whole, '-', folder]);
 }
 
-const mountRoot = (folder: string): Promise<void> =>
-  onLoop(folder, 'mount -o rw,errors=remount-ro "$loop" "$1/root"');
+/** Mounts the served filesystem for writes at `FOLDER/root`, by the steps of the device process. */
+async function mountRoot(folder: string): Promise<void> {
+  const target = join(folder, 'root');
+  const targetFd = openSync(target, 'r');
+  onTestFinished(() => closeSync(targetFd));
+  const request = { do: 'mount', fuseDir: join(folder, 'fuse'), target, isWritable: true } as const;
+  const limit = { timeoutMs: 60_000, targetFd };
+  const result = await runInHelper({ clock: new SystemClock() }, request, limit);
+  expect(result).toMatchObject({ kind: 'mounted' });
+}
+
+async function unmountRoot(folder: string, force: boolean): Promise<void> {
+  const [fuseDir, target] = [join(folder, 'fuse'), join(folder, 'root')];
+  const request = { do: 'unmount', fuseDir, target, force } as const;
+  const result = await runInHelper({ clock: new SystemClock() }, request, { timeoutMs: 60_000 });
+  expect(result).toEqual({ kind: 'unmounted' });
+}
 
 /** The sha256 of a file on the device, read by another process. */
 async function sumOf(path: string): Promise<string> {
@@ -65,7 +82,6 @@ describeWith(
       const [image, root] = [join(folder, 'fuse/image'), join(folder, 'root')];
       const before = await sumOf(join(folder, 'base'));
       const first = await serve(folder);
-      await onLoop(folder, '/usr/sbin/tune2fs -j "$loop"');
       await mountRoot(folder);
       const sums = new Map([['of-the-image', sha256(sampleBytes(3 * MIB, 1))]]);
       for (let i = 0; i < FILE_COUNT; i++) {
@@ -89,8 +105,7 @@ describeWith(
       await waitForLoad(root);
       first.kill('SIGKILL');
       await over;
-      await run('umount', ['-l', root]);
-      await run('umount', ['-l', join(folder, 'fuse')]);
+      await unmountRoot(folder, true);
 
       const second = await serve(folder);
       const ended = once(second, 'exit');
@@ -99,7 +114,9 @@ describeWith(
         expect([name, await sumOf(join(root, name))]).toEqual([name, sum]);
       await run('umount', [root]);
       await run('/usr/sbin/e2fsck', ['-fn', image]);
-      await run('umount', [join(folder, 'fuse')]);
+      const { stdout } = await run('/usr/sbin/dumpe2fs', ['-h', image]);
+      expect(stdout).toContain('has_journal');
+      await unmountRoot(folder, false);
       expect(await ended).toEqual([0, null]);
       expect(await sumOf(join(folder, 'base'))).toBe(before);
     });

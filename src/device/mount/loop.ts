@@ -45,17 +45,24 @@ export interface StepFailure {
   readonly failure: CallFailure;
 }
 
+/** The loop device that is wanted. */
+export interface LoopInit {
+  readonly blockBytes: number;
+  /** Whether it takes writes; the file is then open for them. */
+  readonly isWritable: boolean;
+}
+
 /**
- * Makes a read-only loop device over an open file. Direct I/O makes the kernel cache pages only
+ * Makes a loop device over an open file. Direct I/O makes the kernel cache pages only
  * once, in the filesystem above. Autoclear removes the device after its last user, even if this
  * process dies.
  */
 export function attachLoop(
   backingFd: number,
   backingPath: string,
-  blockBytes: number,
+  init: LoopInit,
 ): LoopDevice | StepFailure {
-  const config = loopConfig(backingFd, backingPath, blockBytes);
+  const config = loopConfig(backingFd, backingPath, init);
   let last: StepFailure = {
     step: 'claiming a loop device',
     failure: { errno: 16, name: 'EBUSY' },
@@ -66,7 +73,8 @@ export function attachLoop(
     const path = `/dev/loop${number}`;
     let fd: number;
     try {
-      fd = openSync(path, 'r');
+      // The kernel makes a device read-only whose configuring descriptor is.
+      fd = openSync(path, init.isWritable ? 'r+' : 'r');
     } catch (error) {
       return thrown(`opening ${path}`, error);
     }
@@ -117,16 +125,13 @@ function freeLoopNumber(): number | StepFailure {
   }
 }
 
-function loopConfig(backingFd: number, backingPath: string, blockBytes: number): Uint8Array {
+function loopConfig(backingFd: number, backingPath: string, init: LoopInit): Uint8Array {
   const config = new Uint8Array(CONFIG_BYTES);
   const view = new DataView(config.buffer);
   view.setUint32(0, backingFd, true);
-  view.setUint32(4, blockBytes, true);
-  view.setUint32(
-    CONFIG_FLAGS_AT,
-    LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
-    true,
-  );
+  view.setUint32(4, init.blockBytes, true);
+  const readOnly = init.isWritable ? 0 : LO_FLAGS_READ_ONLY;
+  view.setUint32(CONFIG_FLAGS_AT, readOnly | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO, true);
   const name = new TextEncoder().encode(backingPath).subarray(0, CONFIG_NAME_BYTES - 1);
   config.set(name, CONFIG_NAME_AT);
   return config;

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { closeSync, openSync, readlinkSync, readSync, statfsSync } from 'node:fs';
 import {
   MNT_DETACH,
@@ -9,7 +10,7 @@ import {
   mount,
   unmount,
 } from '../linux.ts';
-import { attachLoop, detachLoop, loopsOver, type StepFailure } from './loop.ts';
+import { attachLoop, detachLoop, loopsOver, type LoopInit, type StepFailure } from './loop.ts';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { readMountTable } from './mount-table.ts';
 import { pathOf } from './target-folder.ts';
@@ -31,7 +32,13 @@ const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
  * filesystem is mounted; for a mount, the target folder is open as `TARGET_FD`.
  */
 export type MountRequest =
-  | { readonly do: 'mount'; readonly fuseDir: string; readonly target: string }
+  | {
+      readonly do: 'mount';
+      readonly fuseDir: string;
+      readonly target: string;
+      /** Mounts ext4 for writes, with a journal, which it gets when it has none. */
+      readonly isWritable?: boolean;
+    }
   /**
    * `force`: fail all reads first and detach a busy mount; for a mount whose server is gone or must
    * go.
@@ -62,6 +69,9 @@ export type MountResult =
  */
 const EXT4_OPTIONS = 'noload,errors=continue';
 
+/** After a write that fails there are no more: the device stays as sound as its journal. */
+const EXT4_WRITABLE_OPTIONS = 'errors=remount-ro';
+
 /** Offset of the superblock on the disk, in ext4 and EROFS. */
 const SUPERBLOCK_AT = 1024;
 /** Fields of struct ext4_super_block. Blocks have 1 to 64 KiB. */
@@ -69,6 +79,8 @@ const EXT4_LOG_BLOCK_SIZE_AT = 24;
 const EXT4_LOG_BLOCK_SIZE_MAX = 6;
 const EXT4_MAGIC_AT = 56;
 const EXT4_MAGIC = 0xef53;
+const EXT4_FEATURE_COMPAT_AT = 92;
+const EXT4_HAS_JOURNAL = 4;
 
 /** The superblock of EROFS begins at the same offset, with its magic. */
 const EROFS_MAGIC = 0xe0f5e1e2;
@@ -101,11 +113,12 @@ export function runMountRequest(request: MountRequest): MountResult {
   return request.do === 'mount' ? mountImage(request) : unmountImage(request);
 }
 
-function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): MountResult {
+function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResult {
+  const { fuseDir, target, isWritable = false } = request;
   const imagePath = `${fuseDir}/${IMAGE_FILE}`;
   let backingFd: number;
   try {
-    backingFd = openSync(imagePath, 'r');
+    backingFd = openSync(imagePath, isWritable ? 'r+' : 'r');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     return { kind: 'failed', step: `opening ${imagePath}`, errno: code ?? String(error) };
@@ -117,6 +130,11 @@ function mountImage({ fuseDir, target }: { fuseDir: string; target: string }): M
     const filesystem = filesystemOn(backingFd);
     if (filesystem === undefined) return { kind: 'unknown-filesystem' };
     const place = { target, backingFd, imagePath };
+    if (isWritable) {
+      return filesystem.type === 'ext4'
+        ? mountWritable(place, filesystem)
+        : { kind: 'unknown-filesystem' };
+    }
     return (
       (filesystem.type === 'erofs' ? mountFile(place) : undefined) ?? mountLoop(place, filesystem)
     );
@@ -148,8 +166,8 @@ function mountFile({ target, imagePath }: Place): MountResult | undefined {
 }
 
 function mountLoop({ target, backingFd, imagePath }: Place, filesystem: Filesystem): MountResult {
-  const { type, blockBytes } = filesystem;
-  const loop = attachLoop(backingFd, imagePath, Math.min(LOOP_BLOCK_BYTES_MAX, blockBytes));
+  const { type } = filesystem;
+  const loop = attachLoop(backingFd, imagePath, loopOf(filesystem, false));
   if ('step' in loop) return failed(loop);
   const place = { source: loop.path, target: pathOf(TARGET_FD) };
   const data = type === 'ext4' ? EXT4_OPTIONS : '';
@@ -157,6 +175,41 @@ function mountLoop({ target, backingFd, imagePath }: Place, filesystem: Filesyst
   closeSync(loop.fd); // Autoclear: without a mount this detaches it.
   const step = `mounting ${loop.path} as ${type} at ${target}`;
   return failure === undefined ? mountedAt(loop.path, { target, step }) : failed({ step, failure });
+}
+
+/** When this fails on a new layer, the layer may have half of a journal: make it anew. */
+function mountWritable(place: Place, filesystem: Filesystem): MountResult {
+  const { target, backingFd, imagePath } = place;
+  const loop = attachLoop(backingFd, imagePath, loopOf(filesystem, true));
+  if ('step' in loop) return failed(loop);
+  try {
+    const errno = filesystem.hasJournal ? undefined : addJournal(loop.path);
+    if (errno !== undefined) return { kind: 'failed', step: `tune2fs -j ${loop.path}`, errno };
+    const source = { source: loop.path, target: pathOf(TARGET_FD) };
+    const flags = MOUNT_FLAGS & ~MS_RDONLY;
+    const failure = mount(source, 'ext4', { flags, data: EXT4_WRITABLE_OPTIONS });
+    const step = `mounting ${loop.path} as writable ext4 at ${target}`;
+    return failure === undefined
+      ? mountedAt(loop.path, { target, step })
+      : failed({ step, failure });
+  } finally {
+    closeSync(loop.fd); // Autoclear: without a mount this detaches it.
+  }
+}
+
+/** Undefined on success. */
+function addJournal(device: string): string | undefined {
+  const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
+  const result = spawnSync('tune2fs', ['-j', device], { env, encoding: 'utf8' });
+  if (result.error !== undefined) {
+    return (result.error as NodeJS.ErrnoException).code ?? result.error.message;
+  }
+  return result.status === 0 ? undefined : result.stderr.trim().slice(0, 200);
+}
+
+/** Sectors of the filesystem's block size, up to a page. */
+function loopOf({ blockBytes }: Filesystem, isWritable: boolean): LoopInit {
+  return { blockBytes: Math.min(LOOP_BLOCK_BYTES_MAX, blockBytes), isWritable };
 }
 
 /**
@@ -187,6 +240,7 @@ function sourcesOver(imagePath: string): string[] {
 interface Filesystem {
   readonly type: 'ext4' | 'erofs';
   readonly blockBytes: number;
+  readonly hasJournal: boolean;
 }
 
 /**
@@ -198,12 +252,14 @@ function filesystemOn(fd: number): Filesystem | undefined {
   if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return undefined;
   const view = new DataView(bytes.buffer, SUPERBLOCK_AT);
   if (view.getUint32(0, true) === EROFS_MAGIC) {
-    return { type: 'erofs', blockBytes: LOOP_BLOCK_BYTES_MAX };
+    return { type: 'erofs', blockBytes: LOOP_BLOCK_BYTES_MAX, hasJournal: false };
   }
   if (view.getUint16(EXT4_MAGIC_AT, true) !== EXT4_MAGIC) return undefined;
   const exponent = view.getUint32(EXT4_LOG_BLOCK_SIZE_AT, true);
   if (exponent > EXT4_LOG_BLOCK_SIZE_MAX) return undefined;
-  return { type: 'ext4', blockBytes: 1024 << exponent };
+  const features = view.getUint32(EXT4_FEATURE_COMPAT_AT, true);
+  const hasJournal = (features & EXT4_HAS_JOURNAL) !== 0;
+  return { type: 'ext4', blockBytes: 1024 << exponent, hasJournal };
 }
 
 function failed({ step, failure }: StepFailure): MountResult {
