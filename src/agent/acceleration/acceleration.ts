@@ -159,7 +159,7 @@ class Conversions implements AccelerationWork {
   }
 
   async convert(image: string, sourceDigest: Digest, options: ConvertOptions): Promise<Conversion> {
-    const { workDir, compression, tagSuffix, allPlatforms } = this.#config.acceleration;
+    const { workDir, compression, blockSize, tagSuffix, allPlatforms } = this.#config.acceleration;
     const { registry, repository, tag } = parseReference(image);
     const { os, architecture } = hostPlatform();
     const isRoot = process.getuid?.() === 0;
@@ -169,7 +169,7 @@ class Conversions implements AccelerationWork {
     const order = {
       source: `${name}@${sourceDigest}`,
       target: tagSuffix === '' ? undefined : `${name}:${tag}${tagSuffix}`,
-      compression,
+      ...{ compression, blockSize },
       platform: allPlatforms ? undefined : `${os}/${architecture}`,
       owner: this.#owner,
     };

@@ -52,6 +52,7 @@ export interface ConversionOrder {
   /** `docker://host/name:tag`; undefined: no tag. */
   readonly target: string | undefined;
   readonly compression: string;
+  readonly blockSize: string;
   /** The only one; undefined: all that the image has. */
   readonly platform: string | undefined;
   /** Written into the layers that are kept. */
@@ -72,7 +73,7 @@ export async function runConversion(
 ): Promise<Conversion> {
   const { signal, onProgress, onMade } = options;
   signal.throwIfAborted();
-  const { source, target, compression, platform, owner } = order;
+  const { source, target, compression, blockSize, platform, owner } = order;
   const layerTags = new Set<string>();
   const onKept = ({ tag, digest, blobs, owner: putBy }: KeptLayer): void => {
     layerTags.add(tag);
@@ -83,7 +84,8 @@ export async function runConversion(
     [
       ...['-n', String(NICENESS), process.execPath, PROGRAM, 'convert'],
       ...['--json', '--progress', 'json', '--referrer', '--owner', owner],
-      ...['--config', folder.configFile, '--work-dir', folder.path, '--compression', compression],
+      ...['--config', folder.configFile, '--work-dir', folder.path],
+      ...['--compression', compression, '--block-size', blockSize],
       ...(platform === undefined ? [] : ['--platform', platform]),
       ...['--', source, ...(target === undefined ? [] : [target])],
     ],
