@@ -1,11 +1,11 @@
 import type { BlobRef } from '../image/block.ts';
-import type { ByteSource } from '../image/byte-source.ts';
-import { LayeredImage, type ImageSegment } from '../image/layered-image.ts';
-import { openLayer } from '../image/layer.ts';
+import type { ByteSource, BytesAt } from '../image/byte-source.ts';
+import { LayeredImage } from '../image/layered-image.ts';
+import type { ImageSegment, LayerStackLayout } from '../image/layer-stack.ts';
+import { openLayer, type Layer } from '../image/layer.ts';
 import { blockLayers, type Manifest } from '../image/manifest.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
-import { defined } from '../util/assert.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DiskExtent, ReadOnlyDisk } from './disk.ts';
 
@@ -20,8 +20,10 @@ export type ReadObserver = (segments: readonly ImageSegment[]) => void;
  */
 export class ImageDisk implements ReadOnlyDisk {
   readonly sizeBytes: number;
-  readonly #reader: BlobReader;
-  readonly #blobs: readonly BlobRef[];
+  /** Its layers, bottom first. */
+  readonly blobs: readonly BlobRef[];
+  /** What each layer has in memory. */
+  readonly #cached: readonly BytesAt[];
   readonly #image: LayeredImage;
   readonly #closing: AbortController;
   readonly #onRead: ReadObserver | undefined;
@@ -30,28 +32,38 @@ export class ImageDisk implements ReadOnlyDisk {
     components: { reader: BlobReader; onRead?: ReadObserver | undefined },
     init: { blobs: readonly BlobRef[]; image: LayeredImage; closing: AbortController },
   ) {
-    this.#reader = components.reader;
     this.#onRead = components.onRead;
-    this.#blobs = init.blobs;
+    this.blobs = init.blobs;
+    this.#cached = init.blobs.map(
+      (blob) => (offset, length) => components.reader.readCached(blob, offset, length),
+    );
     this.#image = init.image;
     this.#closing = init.closing;
     this.sizeBytes = init.image.sizeBytes;
   }
 
   /**
-   * Opens all layers concurrently. Rejects with ImageError, TransferError, or the signal's reason.
+   * Opens all layers concurrently; `opener` reads their indices, if it is another one than the
+   * reader. Rejects with ImageError, TransferError, or the signal's reason.
    */
   static async open(
-    components: { reader: BlobReader; codec: Codec; onRead?: ReadObserver | undefined },
+    components: {
+      reader: BlobReader;
+      opener?: BlobReader;
+      codec: Codec;
+      onRead?: ReadObserver | undefined;
+    },
     manifest: Manifest,
     signal?: AbortSignal,
   ): Promise<ImageDisk> {
-    const { reader, codec, onRead } = components;
+    const { reader, opener = reader, codec, onRead } = components;
     const blobs = blockLayers(manifest);
     const closing = new AbortController();
-    const opening = Promise.all(
-      blobs.map((blob) => openLayer(sourceOf(reader, blob, closing.signal), codec)),
-    );
+    const open = async (blob: BlobRef): Promise<Layer> => {
+      const layer = await openLayer(sourceOf(opener, blob, closing.signal), codec);
+      return { ...layer, source: sourceOf(reader, blob, closing.signal) };
+    };
+    const opening = Promise.all(blobs.map(open));
     try {
       const layers = await (signal === undefined ? opening : orAbort(opening, signal));
       const image = new LayeredImage(layers);
@@ -63,9 +75,7 @@ export class ImageDisk implements ReadOnlyDisk {
   }
 
   readSync(target: Uint8Array, offset: number): boolean {
-    const isRead = this.#image.readInto(target, offset, (layer, at, length) =>
-      this.#reader.readCached(this.#blobOf(layer), at, length),
-    );
+    const isRead = this.#image.readInto(target, offset, this.#cached);
     if (isRead) this.#onRead?.(this.#image.segmentsIn(offset, target.length));
     return isRead;
   }
@@ -79,12 +89,13 @@ export class ImageDisk implements ReadOnlyDisk {
     return this.#image.extentsIn(offset, length, countMax);
   }
 
-  close(): void {
-    this.#closing.abort(new Error('the device is closed'));
+  /** Where its bytes lie in the layers, for another thread. */
+  get layout(): LayerStackLayout {
+    return this.#image.stack.layout;
   }
 
-  #blobOf(layer: number): BlobRef {
-    return defined(this.#blobs[layer], 'an image names only its own layers');
+  close(): void {
+    this.#closing.abort(new Error('the device is closed'));
   }
 }
 

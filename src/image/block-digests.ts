@@ -87,6 +87,11 @@ export class BlockDigests {
     return this.#bytes;
   }
 
+  /** The digests of all blocks in order, 32 bytes each. */
+  get blockDigests(): Uint8Array {
+    return this.#bytes.subarray(HEADER_BYTES);
+  }
+
   /** Whether the image's block `index` has this BLAKE3. */
   matches(index: BlockIndex, blockDigest: Uint8Array): boolean {
     const start = HEADER_BYTES + index * HASH_BYTES;

@@ -24,10 +24,12 @@ export interface LayerBody {
 export class RawBody implements LayerBody {
   readonly kind = 'raw';
   readonly sizeBytes: number;
+  readonly payload: Payload;
   readonly #base: number;
 
   constructor(payload: Payload) {
     this.sizeBytes = payload.sizeBytes;
+    this.payload = payload;
     this.#base = payload.offset;
   }
 

@@ -17,25 +17,28 @@ const BLOCK_COUNT_MAX = 2 ** 26;
 /** Bytes of the table read at a time. A false length is found before memory is spent on it. */
 const CHUNK_BYTES = 1024 * 1024;
 
+/** The columns of a jump table, in memory that threads share. */
+export interface JumpTableColumns {
+  /** Stored bytes of each block. */
+  readonly lengths: Uint16Array | Uint32Array;
+  /** Byte offset of every 32nd block in the ZFile, and of the end of all blocks. */
+  readonly checkpoints: Float64Array;
+}
+
 /**
  * Where the blocks of a ZFile lie. The file has one u32 per block: its stored bytes, CRC included.
  * In memory, the table keeps these lengths in 16 bits where they fit, and a position every 32
  * blocks.
  */
 export class JumpTable {
-  readonly blockCount: number;
+  readonly columns: JumpTableColumns;
   readonly #lengths: Uint16Array | Uint32Array;
   readonly #checkpoints: Float64Array;
 
-  constructor(lengths: Uint16Array | Uint32Array, dataOffset: number) {
-    this.blockCount = lengths.length;
-    this.#lengths = lengths;
-    this.#checkpoints = new Float64Array(Math.ceil((lengths.length + 1) / CHECKPOINT_BLOCKS));
-    let offset = dataOffset;
-    for (let block = 0; block <= lengths.length; block++) {
-      if (block % CHECKPOINT_BLOCKS === 0) this.#checkpoints[block / CHECKPOINT_BLOCKS] = offset;
-      offset += lengths[block] ?? 0;
-    }
+  constructor(columns: JumpTableColumns) {
+    this.columns = columns;
+    this.#lengths = columns.lengths;
+    this.#checkpoints = columns.checkpoints;
   }
 
   /** Byte offset of a block in the ZFile. For the block count, the end of all blocks. */
@@ -46,9 +49,11 @@ export class JumpTable {
     return offset;
   }
 
-  /** Stored bytes of a block, its CRC included. */
-  lengthOf(block: number): number {
-    return this.#lengths[block] ?? 0;
+  /** Stored bytes of a block, or of `count` consecutive ones, their CRCs included. */
+  lengthOf(block: number, count = 1): number {
+    let length = 0;
+    for (let i = block; i < block + count; i++) length += this.#lengths[i] ?? 0;
+    return length;
   }
 }
 
@@ -65,7 +70,10 @@ export async function readJumpTable(
   }
   const longest = storedBytesMax(blockSizeBytes);
   const shortest = header.verify ? BLOCK_CRC_BYTES + 1 : 1;
-  const lengths = longest < 2 ** 16 ? new Uint16Array(blockCount) : new Uint32Array(blockCount);
+  const lengths =
+    longest < 2 ** 16
+      ? new Uint16Array(new SharedArrayBuffer(blockCount * 2))
+      : new Uint32Array(new SharedArrayBuffer(blockCount * 4));
   let sum = header.dataOffset;
   let inverted = 0xffff_ffff;
   for (let block = 0; block < blockCount; ) {
@@ -88,7 +96,18 @@ export async function readJumpTable(
     }
   }
   checkTable(header, sum, ~inverted >>> 0);
-  return new JumpTable(lengths, header.dataOffset);
+  return new JumpTable({ lengths, checkpoints: checkpointsOf(lengths, header.dataOffset) });
+}
+
+function checkpointsOf(lengths: Uint16Array | Uint32Array, dataOffset: number): Float64Array {
+  const count = Math.ceil((lengths.length + 1) / CHECKPOINT_BLOCKS);
+  const checkpoints = new Float64Array(new SharedArrayBuffer(count * 8));
+  let offset = dataOffset;
+  for (let block = 0; block <= lengths.length; block++) {
+    if (block % CHECKPOINT_BLOCKS === 0) checkpoints[block / CHECKPOINT_BLOCKS] = offset;
+    offset += lengths[block] ?? 0;
+  }
+  return checkpoints;
 }
 
 /** The lengths in the form of the file, and their checksum. */

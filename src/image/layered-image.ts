@@ -1,48 +1,10 @@
 import { assert } from '../util/assert.ts';
-import { readRanges, type ByteRange, type BytesAt } from './byte-source.ts';
-import { DecodedBlocks, type DecodedCache } from './decoded-cache.ts';
+import { readRanges, type BytesAt } from './byte-source.ts';
 import { ImageError } from './errors.ts';
+import { LayerStack, type BlobRange, type ImageExtent, type ImageSegment } from './layer-stack.ts';
 import type { Layer } from './layer.ts';
-import { SECTOR_BYTES } from './lsmt-header.ts';
 import { LAYER_COUNT_MAX } from './manifest.ts';
-import { overlayAll, ZERO_LAYER, type SegmentMap } from './segment-map.ts';
-
-/**
- * Default bound in bytes of the decoded blocks kept for later small reads: 64 of the largest
- * blocks.
- */
-const DECODED_BYTES_MAX = 4 * 1024 * 1024;
-
-/** Most segments that one question for extents looks at: about a millisecond. */
-const EXTENT_SEGMENTS_MAX = 16_384;
-
-/** A range of the block device that lies in one layer, contiguously, or is all zeros. */
-export interface ImageSegment {
-  /** Byte offset in the block device. */
-  readonly offset: number;
-  readonly length: number;
-  /** Number of the layer, bottom first; undefined where the device reads as zeros. */
-  readonly layer: number | undefined;
-  /** Byte offset in the layer's uncompressed bytes; 0 for zeros. */
-  readonly moffset: number;
-}
-
-/** A range of a layer's blob in its stored and transferred form. */
-export interface BlobRange extends ByteRange {
-  readonly layer: number;
-}
-
-/** A range of the block device that layers cover, or that they all leave as zeros. */
-export interface ImageExtent {
-  readonly length: number;
-  readonly isZero: boolean;
-}
-
-/**
- * The bytes [offset, offset + length) of a layer's blob: a view, valid until the next call.
- * Undefined when they are not at hand.
- */
-export type BytesOf = (layer: number, offset: number, length: number) => Uint8Array | undefined;
+import { overlayAll } from './segment-map.ts';
 
 /**
  * The block device that layers make together: the topmost layer wins, and ranges that no layer
@@ -53,10 +15,10 @@ export type BytesOf = (layer: number, offset: number, length: number) => Uint8Ar
  */
 export class LayeredImage {
   readonly layers: readonly Layer[];
+  /** Where the bytes of the device lie in the layers. */
+  readonly stack: LayerStack;
   /** Bytes of the block device, by the topmost layer that names a size. */
   readonly sizeBytes: number;
-  readonly #map: SegmentMap;
-  readonly #caches: readonly DecodedCache[];
 
   /**
    * `layers`: bottom first, at most 255. Throws ImageError when none of them names the size of the
@@ -77,77 +39,35 @@ export class LayeredImage {
     }
     this.layers = layers;
     this.sizeBytes = size;
-    this.#map = overlayAll(layers.map((layer, i) => layer.segments.numbered(i)));
-    const decoded = new DecodedBlocks({ bytesMax: init.decodedBytesMax ?? DECODED_BYTES_MAX });
-    this.#caches = layers.map((_, i) => decoded.ofLayer(i));
+    this.stack = new LayerStack({
+      sizeBytes: size,
+      map: overlayAll(layers.map((layer, i) => layer.segments.numbered(i))).shared(),
+      bodies: layers.map(({ body }) => body),
+      decodedBytesMax: init.decodedBytesMax,
+    });
   }
 
   /** The segments that make up [offset, offset + length), in order and without gaps. */
   segmentsIn(offset: number, length: number): ImageSegment[] {
-    const segments: ImageSegment[] = [];
-    this.#visit(offset, length, (segment) => segments.push(segment) > 0);
-    return segments;
+    return this.stack.segmentsIn(offset, length);
   }
 
-  /**
-   * Which parts of [offset, offset + length) layers cover, in order from `offset` on: at least one
-   * extent, at most `countMax`, neighbours joined. They may end before the range does. `length` is
-   * at least 1.
-   */
+  /** Which parts of a range layers cover: see `LayerStack.extentsIn()`. */
   extentsIn(offset: number, length: number, countMax: number): ImageExtent[] {
-    const extents: { length: number; isZero: boolean }[] = [];
-    let segments = 0;
-    this.#visit(offset, length, (segment) => {
-      const isZero = segment.layer === undefined;
-      const last = extents.at(-1);
-      if (last?.isZero === isZero) last.length += segment.length;
-      else if (extents.length === countMax) return false;
-      else extents.push({ length: segment.length, isZero });
-      return ++segments < EXTENT_SEGMENTS_MAX;
-    });
-    return extents;
+    return this.stack.extentsIn(offset, length, countMax);
   }
 
-  /**
-   * The ranges of the layers' blobs that hold [offset, offset + length). Adjacent ranges are
-   * joined.
-   */
+  /** The ranges of the layers' blobs that hold [offset, offset + length), adjacent ones joined. */
   plan(offset: number, length: number): BlobRange[] {
-    const ranges: { layer: number; offset: number; length: number }[] = [];
-    this.#visit(offset, length, (segment) => {
-      const { layer } = segment;
-      if (layer === undefined) return true;
-      this.layers[layer]?.body.visitRanges(segment.moffset, segment.length, (at, count) => {
-        const last = ranges.at(-1);
-        if (last?.layer === layer && at >= last.offset && at <= last.offset + last.length) {
-          last.length = Math.max(last.length, at + count - last.offset);
-        } else ranges.push({ layer, offset: at, length: count });
-      });
-      return true;
-    });
-    return ranges;
+    return this.stack.plan(offset, length);
   }
 
   /**
-   * Fills `target` with the device's bytes from `offset` on; they must lie in the device. False
-   * when `bytesOf` lacks some bytes: the content of `target` is then undefined. Throws ImageError
-   * when a block is damaged.
+   * Fills `target` with the device's bytes from `offset` on, when `sources` have them: see
+   * `LayerStack.readInto()`.
    */
-  readInto(target: Uint8Array, offset: number, bytesOf: BytesOf): boolean {
-    return this.#visit(offset, target.length, (segment) => {
-      const from = segment.offset - offset;
-      const part = target.subarray(from, from + segment.length);
-      const { layer } = segment;
-      if (layer === undefined) {
-        part.fill(0);
-        return true;
-      }
-      const body = this.layers[layer]?.body;
-      assert(body !== undefined, `the map names layer ${layer}`);
-      const bytesAt = (at: number, count: number): Uint8Array | undefined =>
-        bytesOf(layer, at, count);
-      return body.readInto(part, segment.moffset, bytesAt, this.#caches[layer]);
-    });
+  readInto(target: Uint8Array, offset: number, sources: readonly BytesAt[]): boolean {
+    return this.stack.readInto(target, offset, sources);
   }
 
   /**
@@ -165,48 +85,15 @@ export class LayeredImage {
    */
   async fetchInto(target: Uint8Array, offset: number): Promise<void> {
     const plan = Map.groupBy(this.plan(offset, target.length), ({ layer }) => layer);
-    const fetched = new Map<number, BytesAt>();
+    const fetched: BytesAt[] = this.layers.map(() => () => undefined);
     await Promise.all(
       [...plan].map(async ([layer, ranges]) => {
         const source = this.layers[layer]?.source;
         assert(source !== undefined, 'a plan names layers of the image');
-        fetched.set(layer, await readRanges(source, ranges, 'layer data'));
+        fetched[layer] = await readRanges(source, ranges, 'layer data');
       }),
     );
-    const whole = this.readInto(target, offset, (layer, at, count) =>
-      fetched.get(layer)?.(at, count),
-    );
+    const whole = this.readInto(target, offset, fetched);
     assert(whole, 'an image reads only bytes that its plan names');
-  }
-
-  /**
-   * Visits the pieces of a range in order until the visitor returns false; whether it never did.
-   */
-  #visit(offset: number, length: number, visit: (segment: ImageSegment) => boolean): boolean {
-    const end = offset + length;
-    assert(offset >= 0 && end <= this.sizeBytes, `bytes ${offset} to ${end} lie in the device`);
-    const map = this.#map;
-    let at = offset;
-    for (let row = map.rowAfter(Math.floor(offset / SECTOR_BYTES)); at < end; row++) {
-      const start = row < map.count ? (map.offsets[row] ?? 0) * SECTOR_BYTES : end;
-      if (at < start) {
-        const gap = Math.min(start, end) - at;
-        if (!visit({ offset: at, length: gap, layer: undefined, moffset: 0 })) return false;
-        at += gap;
-      }
-      if (at >= end) break;
-      const piece = Math.min(map.endOf(row) * SECTOR_BYTES, end) - at;
-      if (!visit(this.#segment(row, at, piece))) return false;
-      at += piece;
-    }
-    return true;
-  }
-
-  #segment(row: number, offset: number, length: number): ImageSegment {
-    const layer = this.#map.layers[row] ?? ZERO_LAYER;
-    if (layer === ZERO_LAYER) return { offset, length, layer: undefined, moffset: 0 };
-    const { offsets, moffsets } = this.#map;
-    const moffset = ((moffsets[row] ?? 0) - (offsets[row] ?? 0)) * SECTOR_BYTES + offset;
-    return { offset, length, layer, moffset };
   }
 }

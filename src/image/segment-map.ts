@@ -9,26 +9,29 @@ export const ZERO_LAYER = 255;
 /** Rows that a new builder has room for; the room doubles when it is full. */
 const ROWS_FIRST = 64;
 
-/**
- * Which layer holds which range of a block device: rows sorted by offset, without overlaps, stored
- * in columns. Units are sectors of 512 bytes, which 32 bits count up to 2 TiB. Ranges that no row
- * covers read as zeros.
- */
-export class SegmentMap {
+/** The rows of a segment map, by column. */
+export interface SegmentColumns {
   readonly count: number;
   readonly offsets: Uint32Array;
   readonly lengths: Uint32Array;
   /** Sector of the range in the uncompressed bytes of its layer; unused for zeros. */
   readonly moffsets: Uint32Array;
   readonly layers: Uint8Array;
+}
 
-  constructor(rows: {
-    count: number;
-    offsets: Uint32Array;
-    lengths: Uint32Array;
-    moffsets: Uint32Array;
-    layers: Uint8Array;
-  }) {
+/**
+ * Which layer holds which range of a block device: rows sorted by offset, without overlaps, stored
+ * in columns. Units are sectors of 512 bytes, which 32 bits count up to 2 TiB. Ranges that no row
+ * covers read as zeros.
+ */
+export class SegmentMap implements SegmentColumns {
+  readonly count: number;
+  readonly offsets: Uint32Array;
+  readonly lengths: Uint32Array;
+  readonly moffsets: Uint32Array;
+  readonly layers: Uint8Array;
+
+  constructor(rows: SegmentColumns) {
     this.count = rows.count;
     this.offsets = rows.offsets;
     this.lengths = rows.lengths;
@@ -60,12 +63,26 @@ export class SegmentMap {
       `a layer's number must be below ${ZERO_LAYER}, and this is ${layer}`,
     );
     const layers = this.layers.map((old) => (old === ZERO_LAYER ? ZERO_LAYER : layer));
-    return new SegmentMap({ ...this.#columns(), layers });
+    const { count, offsets, lengths, moffsets } = this;
+    return new SegmentMap({ count, offsets, lengths, moffsets, layers });
   }
 
-  #columns(): { count: number; offsets: Uint32Array; lengths: Uint32Array; moffsets: Uint32Array } {
-    const { count, offsets, lengths, moffsets } = this;
-    return { count, offsets, lengths, moffsets };
+  /** The same rows in memory that threads share. */
+  shared(): SegmentMap {
+    const words = (column: Uint32Array): Uint32Array => {
+      const copy = new Uint32Array(new SharedArrayBuffer(column.byteLength));
+      copy.set(column);
+      return copy;
+    };
+    const layers = new Uint8Array(new SharedArrayBuffer(this.count));
+    layers.set(this.layers);
+    return new SegmentMap({
+      count: this.count,
+      offsets: words(this.offsets),
+      lengths: words(this.lengths),
+      moffsets: words(this.moffsets),
+      layers,
+    });
   }
 }
 

@@ -1,12 +1,11 @@
 import type { Codec } from '../runtime/codec.ts';
-import { viewOf } from './binary.ts';
 import { BLOCK_SIZE_BYTES } from './block.ts';
 import { readPart, type BytesAt, type ByteSource } from './byte-source.ts';
 import { BLOCK_CRC_SEED, rawCrc32c } from './checksum.ts';
 import type { LayerBody, RangeVisitor } from './body.ts';
 import type { DecodedCache } from './decoded-cache.ts';
 import { damaged } from './errors.ts';
-import { readJumpTable, type JumpTable } from './jump-table.ts';
+import { JumpTable, readJumpTable, type JumpTableColumns } from './jump-table.ts';
 import type { Payload } from './tar.ts';
 import {
   BLOCK_CRC_BYTES,
@@ -17,6 +16,15 @@ import {
   ZFILE_HEADER_BYTES,
   type ZFileHeader,
 } from './zfile-header.ts';
+
+/** A `ZFileBody` as plain values and shared memory, for another thread. */
+export interface ZFileLayout {
+  readonly kind: 'zfile';
+  readonly header: ZFileHeader;
+  readonly table: JumpTableColumns;
+  /** Byte offset of the ZFile in the blob. */
+  readonly base: number;
+}
 
 /**
  * Random access to the uncompressed bytes of a layer in a ZFile.
@@ -60,6 +68,14 @@ export class ZFileBody implements LayerBody {
     return new ZFileBody({ codec }, { header, table, base });
   }
 
+  get layout(): ZFileLayout {
+    return { kind: 'zfile', header: this.header, table: this.#table.columns, base: this.#base };
+  }
+
+  static ofLayout({ header, table, base }: ZFileLayout, codec: Codec): ZFileBody {
+    return new ZFileBody({ codec }, { header, table: new JumpTable(table), base });
+  }
+
   visitRanges(offset: number, length: number, visit: RangeVisitor): void {
     if (length === 0) return;
     const { blockSizeBytes } = this.header;
@@ -74,69 +90,89 @@ export class ZFileBody implements LayerBody {
     const end = offset + target.length;
     let block = Math.floor(offset / blockSizeBytes);
     let stored = this.#base + this.#table.offsetOf(block);
-    while (block * blockSizeBytes < end) {
-      const run = this.#runOf(block, stored, { offset, end });
-      const cached = run.count === 1 ? cache?.get(block) : undefined;
-      if (cached !== undefined) this.#copy(cached, block, target, offset);
-      else {
-        const bytes = bytesAt(stored, run.lengthBytes);
+    for (let start = block * blockSizeBytes; start < end; start = block * blockSizeBytes) {
+      const isWhole = start >= offset && start + this.#sizeOf(block) <= end;
+      const count = isWhole ? this.#runFrom(block, stored, end) : 1;
+      const storedBytes = this.#table.lengthOf(block, count);
+      if (isWhole) {
+        const bytes = bytesAt(stored, storedBytes);
         if (bytes === undefined) return false;
-        this.#decodeRun(bytes, { block, count: run.count }, { target, offset, cache });
+        if (count === 1) {
+          const isAll = target.length === this.#sizeOf(block);
+          const part = isAll ? target : this.#partOf(target, offset, block);
+          this.#decode(block, bytes, 0, part);
+        } else this.#decodeRun(bytes, { block, count }, target, offset);
+      } else {
+        const known = cache?.get(block);
+        const decoded = known ?? this.#decodeNew(bytesAt(stored, storedBytes), block);
+        if (decoded === undefined) return false;
+        if (known === undefined) cache?.set(block, decoded);
+        const from = Math.max(0, offset - start);
+        target.set(decoded.subarray(from, end - start), start + from - offset);
       }
-      block += run.count;
-      stored += run.lengthBytes;
+      block += count;
+      stored += storedBytes;
     }
     return true;
   }
 
   /**
-   * Consecutive blocks from `block` on that are read together: they are used whole and lie in one
-   * transfer block of the blob, so that a view of it suffices. A block that crosses a border, or is
-   * used in part, is read alone.
+   * How many blocks from `block` on, which is used whole, are read together: they are all used
+   * whole, and lie in one transfer block of the blob, so that a view of it suffices.
    */
-  #runOf(
-    block: number,
-    stored: number,
-    use: { offset: number; end: number },
-  ): { count: number; lengthBytes: number } {
+  #runFrom(block: number, stored: number, end: number): number {
     const border = (Math.floor(stored / BLOCK_SIZE_BYTES) + 1) * BLOCK_SIZE_BYTES;
     const { blockSizeBytes } = this.header;
-    const { offset, end } = use;
-    let count = 1;
-    let lengthBytes = this.#table.lengthOf(block);
-    if (block * blockSizeBytes < offset) return { count, lengthBytes };
-    for (let next = block + 1; (next + 1) * blockSizeBytes <= end; next++) {
-      const length = this.#table.lengthOf(next);
-      if (stored + lengthBytes + length > border) break;
-      lengthBytes += length;
-      count++;
+    let storedEnd = stored + this.#table.lengthOf(block);
+    let next = block + 1;
+    for (; next * blockSizeBytes + this.#sizeOf(next) <= end; next++) {
+      if (next === this.header.blockCount) break;
+      storedEnd += this.#table.lengthOf(next);
+      if (storedEnd > border) break;
     }
-    return { count, lengthBytes };
+    return next - block;
   }
 
+  /** Decodes consecutive blocks to their places in the target, which begins at `offset`. */
   #decodeRun(
     bytes: Uint8Array,
     run: { block: number; count: number },
-    to: { target: Uint8Array; offset: number; cache: DecodedCache | undefined },
+    target: Uint8Array,
+    offset: number,
   ): void {
-    const { blockSizeBytes } = this.header;
     let at = 0;
     for (let block = run.block; block < run.block + run.count; block++) {
-      const length = this.#table.lengthOf(block);
-      const decoded = this.#decode(block, bytes.subarray(at, at + length));
-      at += length;
-      this.#copy(decoded, block, to.target, to.offset);
-      const start = block * blockSizeBytes;
-      const whole = start >= to.offset && start + decoded.length <= to.offset + to.target.length;
-      if (!whole) to.cache?.set(block, decoded);
+      this.#decode(block, bytes, at, this.#partOf(target, offset, block));
+      at += this.#table.lengthOf(block);
     }
   }
 
-  #decode(block: number, stored: Uint8Array): Uint8Array {
-    const length = stored.length - (this.header.verify ? BLOCK_CRC_BYTES : 0);
-    const compressed = stored.subarray(0, length);
-    if (this.header.verify) {
-      const said = viewOf(stored).getUint32(length, true);
+  /** Where the target, which begins at `offset`, has the bytes of a block. */
+  #partOf(target: Uint8Array, offset: number, block: number): Uint8Array {
+    const at = block * this.header.blockSizeBytes - offset;
+    return target.subarray(at, at + this.#sizeOf(block));
+  }
+
+  #decodeNew(stored: Uint8Array | undefined, block: number): Uint8Array | undefined {
+    if (stored === undefined) return undefined;
+    const decoded = new Uint8Array(this.#sizeOf(block));
+    this.#decode(block, stored, 0, decoded);
+    return decoded;
+  }
+
+  /** Uncompressed bytes of a block: the last one may be shorter. */
+  #sizeOf(block: number): number {
+    const { blockSizeBytes } = this.header;
+    return Math.min(blockSizeBytes, this.sizeBytes - block * blockSizeBytes);
+  }
+
+  /** Decodes the block whose stored bytes begin at `at`. */
+  #decode(block: number, stored: Uint8Array, at: number, target: Uint8Array): void {
+    const { verify, algorithm } = this.header;
+    const end = at + this.#table.lengthOf(block) - (verify ? BLOCK_CRC_BYTES : 0);
+    const compressed = stored.subarray(at, end);
+    if (verify) {
+      const said = readU32(stored, end);
       const found = rawCrc32c(this.#codec, compressed, BLOCK_CRC_SEED);
       if (said !== found) {
         throw damaged(
@@ -145,25 +181,17 @@ export class ZFileBody implements LayerBody {
         );
       }
     }
-    const { blockSizeBytes, algorithm } = this.header;
-    const size = Math.min(blockSizeBytes, this.sizeBytes - block * blockSizeBytes);
     try {
-      return algorithm === 'lz4'
-        ? this.#codec.lz4Decode(compressed, size)
-        : this.#codec.zstdDecode(compressed, size);
+      if (algorithm === 'lz4') this.#codec.lz4Decode(compressed, target);
+      else this.#codec.zstdDecode(compressed, target);
     } catch (cause) {
-      throw damaged(`ZFile block ${block}`, `it does not decode to ${size} bytes`, cause);
+      throw damaged(`ZFile block ${block}`, `it does not decode to ${target.length} bytes`, cause);
     }
   }
+}
 
-  /** Copies the part of a decoded block that lies in [offset, offset + target.length). */
-  #copy(decoded: Uint8Array, block: number, target: Uint8Array, offset: number): void {
-    const start = block * this.header.blockSizeBytes;
-    const from = Math.max(0, offset - start);
-    const to = Math.min(decoded.length, offset + target.length - start);
-    target.set(
-      from === 0 && to === decoded.length ? decoded : decoded.subarray(from, to),
-      start + from - offset,
-    );
-  }
+function readU32(bytes: Uint8Array, at: number): number {
+  const low = (bytes[at] ?? 0) | ((bytes[at + 1] ?? 0) << 8);
+  const high = (bytes[at + 2] ?? 0) | ((bytes[at + 3] ?? 0) << 8);
+  return (low | (high << 16)) >>> 0;
 }

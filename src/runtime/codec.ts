@@ -4,17 +4,14 @@
  */
 export interface Codec {
   /**
-   * Decodes one raw LZ4 block to exactly `sizeBytes` bytes. Throws when the input is damaged or
-   * decodes to another size.
+   * Decodes one raw LZ4 block, which has to fill the target exactly. Throws when the input is
+   * damaged or decodes to another size; the content of the target is then undefined.
    */
-  lz4Decode(source: Uint8Array, sizeBytes: number): Uint8Array;
+  lz4Decode(source: Uint8Array, target: Uint8Array): void;
   /** Encodes to one raw LZ4 block: no frame, no leading size. */
   lz4Encode(source: Uint8Array): Uint8Array;
-  /**
-   * Decodes one ZSTD frame to exactly `sizeBytes` bytes. Throws as lz4Decode() does; never
-   * allocates more than `sizeBytes`.
-   */
-  zstdDecode(source: Uint8Array, sizeBytes: number): Uint8Array;
+  /** Decodes one ZSTD frame into the target, and throws, as `lz4Decode()` does. */
+  zstdDecode(source: Uint8Array, target: Uint8Array): void;
   /** Encodes to one ZSTD frame. */
   zstdEncode(source: Uint8Array): Uint8Array;
   /** Standard CRC-32C (init and final inversion), continued from `initial` (0 at the start). */

@@ -1,4 +1,4 @@
-import type { ImageSegment } from '../image/layered-image.ts';
+import type { ImageSegment } from '../image/layer-stack.ts';
 import type { TraceAccess } from '../image/trace.ts';
 import { IntervalSet } from '../util/interval-set.ts';
 

@@ -4,7 +4,8 @@ import { memorySource } from '../../src/image/byte-source.ts';
 import { rawCrc32c } from '../../src/image/checksum.ts';
 import { ImageError } from '../../src/image/errors.ts';
 import { openLayer } from '../../src/image/layer.ts';
-import { LayeredImage, type BytesOf } from '../../src/image/layered-image.ts';
+import type { BytesAt } from '../../src/image/byte-source.ts';
+import { LayeredImage } from '../../src/image/layered-image.ts';
 import { verifyLayer } from '../../src/image/verify.ts';
 import { bytesEqual } from '../../src/util/bytes.ts';
 import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
@@ -161,15 +162,18 @@ describe('LayeredImage', () => {
         const expected = disk.subarray(offset, offset + length);
         expect(bytesEqual(await image.read(offset, length), expected)).toBe(true);
         const planned = image.plan(offset, length);
-        const bytesOf: BytesOf = (layer, at, count) => {
-          const within = planned.some(
-            (range) =>
-              range.layer === layer &&
-              range.offset <= at &&
-              at + count <= range.offset + range.length,
-          );
-          return within ? layers[layer]?.blob.subarray(at, at + count) : undefined;
-        };
+        const bytesOf = layers.map(
+          ({ blob }, layer): BytesAt =>
+            (at, count) => {
+              const within = planned.some(
+                (range) =>
+                  range.layer === layer &&
+                  range.offset <= at &&
+                  at + count <= range.offset + range.length,
+              );
+              return within ? blob.subarray(at, at + count) : undefined;
+            },
+        );
         const target = new Uint8Array(length).fill(0xaa);
         expect(image.readInto(target, offset, bytesOf)).toBe(true);
         expect(bytesEqual(target, expected)).toBe(true);
@@ -211,14 +215,14 @@ describe('LayeredImage', () => {
     const { blob, disk } = await sampleLayer({ ranges: RANGES, blockSizeBytes: 32 * KIB });
     const image = await openImage(blob);
     const target = new Uint8Array(4096);
-    expect(image.readInto(target, 8192, () => undefined)).toBe(false);
+    expect(image.readInto(target, 8192, [() => undefined])).toBe(false);
     const reads: number[] = [];
-    const bytesOf: BytesOf = (_, at, count) => {
+    const bytesOf: BytesAt = (at, count) => {
       reads.push(at);
       return blob.subarray(at, at + count);
     };
     for (const offset of [8192, 12_288, 16_384]) {
-      expect(image.readInto(target, offset, bytesOf)).toBe(true);
+      expect(image.readInto(target, offset, [bytesOf])).toBe(true);
       expect(bytesEqual(target, disk.subarray(offset, offset + 4096))).toBe(true);
     }
     expect(reads).toHaveLength(1);

@@ -2,6 +2,7 @@ import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
 import { crc32c } from '@node-rs/crc32';
 import { compressSync, uncompressSync } from 'lz4-napi';
 import type { Codec } from '../codec.ts';
+import { LZ4_BLOCK_BYTES_MAX, Lz4Decoder } from './lz4-decoder.ts';
 
 /** Decoded size, u32 LE, that lz4-napi expects in front of the raw block. */
 const LZ4_PREFIX_BYTES = 4;
@@ -12,30 +13,30 @@ const LZ4_PREFIX_BYTES = 4;
  */
 const DECODED_SIZE_BYTES_MAX = 16 * 1024 * 1024;
 
-/** The native codecs. An instance has its own scratch buffer and serves one thread. */
+/** The native codecs. An instance has memory of its own and serves one thread. */
 export class NodeCodec implements Codec {
-  // The codec copies the input behind a size field of its own. The bytes in front of the caller's
-  // view may belong to a writer or hasher on another thread. The copy costs 2 % of decoding.
-  #scratch = Buffer.alloc(64 * 1024);
+  /** Made when it is needed: few processes decode. */
+  #lz4: Lz4Decoder | undefined;
 
-  lz4Decode(source: Uint8Array, sizeBytes: number): Uint8Array {
-    checkSize(sizeBytes);
-    const length = LZ4_PREFIX_BYTES + source.length;
-    if (this.#scratch.length < length) this.#scratch = Buffer.alloc(length * 2);
-    this.#scratch.writeUInt32LE(sizeBytes, 0);
-    this.#scratch.set(source, LZ4_PREFIX_BYTES);
-    return exactly(uncompressSync(this.#scratch.subarray(0, length)), sizeBytes, 'LZ4');
+  lz4Decode(source: Uint8Array, target: Uint8Array): void {
+    if (Math.max(source.length, target.length) > LZ4_BLOCK_BYTES_MAX) {
+      return this.#lz4DecodeLarge(source, target);
+    }
+    this.#lz4 ??= new Lz4Decoder();
+    if (!this.#lz4.decode(source, target)) {
+      throw new RangeError(`LZ4 block does not decode to ${target.length} bytes`);
+    }
   }
 
   lz4Encode(source: Uint8Array): Uint8Array {
     return compressSync(asBuffer(source)).subarray(LZ4_PREFIX_BYTES);
   }
 
-  zstdDecode(source: Uint8Array, sizeBytes: number): Uint8Array {
-    checkSize(sizeBytes);
+  zstdDecode(source: Uint8Array, target: Uint8Array): void {
+    checkSize(target.length);
     // zlib decodes a truncated frame without an error, but short: the length decides.
-    const decoded = zstdDecompressSync(source, { maxOutputLength: Math.max(1, sizeBytes) });
-    return exactly(decoded, sizeBytes, 'ZSTD');
+    const decoded = zstdDecompressSync(source, { maxOutputLength: Math.max(1, target.length) });
+    fill(target, decoded, 'ZSTD');
   }
 
   zstdEncode(source: Uint8Array): Uint8Array {
@@ -44,6 +45,15 @@ export class NodeCodec implements Codec {
 
   crc32c(data: Uint8Array, initial = 0): number {
     return crc32c(data, initial);
+  }
+
+  /** By lz4-napi, which copies the input behind a size field of its own. */
+  #lz4DecodeLarge(source: Uint8Array, target: Uint8Array): void {
+    checkSize(target.length);
+    const framed = Buffer.allocUnsafe(LZ4_PREFIX_BYTES + source.length);
+    framed.writeUInt32LE(target.length, 0);
+    framed.set(source, LZ4_PREFIX_BYTES);
+    fill(target, uncompressSync(framed), 'LZ4');
   }
 }
 
@@ -59,11 +69,11 @@ function checkSize(sizeBytes: number): void {
   }
 }
 
-function exactly(decoded: Uint8Array, sizeBytes: number, name: string): Uint8Array {
-  if (decoded.length !== sizeBytes) {
+function fill(target: Uint8Array, decoded: Uint8Array, name: string): void {
+  if (decoded.length !== target.length) {
     throw new RangeError(
-      `${name} block decodes to ${decoded.length} bytes instead of ${sizeBytes}`,
+      `${name} block decodes to ${decoded.length} bytes instead of ${target.length}`,
     );
   }
-  return decoded;
+  target.set(decoded);
 }

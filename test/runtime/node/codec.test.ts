@@ -1,5 +1,6 @@
 import { generateKeyPairSync, sign } from 'node:crypto';
 import fc from 'fast-check';
+import { uncompressSync } from 'lz4-napi';
 import { describe, expect, it } from 'vitest';
 import { NodeCodec } from '../../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
@@ -9,45 +10,96 @@ const codec = new NodeCodec();
 const hash = new NodeHash();
 const text = (value: string): Uint8Array => new TextEncoder().encode(value);
 
+/** What the codec decodes to a target of this size. */
+function decoded(name: 'lz4' | 'zstd', source: Uint8Array, sizeBytes: number): Uint8Array {
+  const target = new Uint8Array(sizeBytes);
+  if (name === 'lz4') codec.lz4Decode(source, target);
+  else codec.zstdDecode(source, target);
+  return target;
+}
+
+/** Bytes with matches near and far, of which many overlap what they make. */
+const samples = fc.oneof(
+  fc.uint8Array({ minLength: 1, maxLength: 5000 }),
+  fc.tuple(fc.nat(255), fc.integer({ min: 1, max: 65536 })).map(([value, length]) => {
+    return new Uint8Array(length).fill(value);
+  }),
+  fc
+    .tuple(fc.uint8Array({ minLength: 1, maxLength: 40 }), fc.integer({ min: 1, max: 65536 }))
+    .map(([period, length]) => {
+      return Uint8Array.from({ length }, (_, i) => (period[i % period.length] ?? 0) + (i >> 10));
+    }),
+);
+
 describe('NodeCodec', () => {
   it('lz4Decode() and zstdDecode() give back what was encoded', () => {
-    const bytes = fc.oneof(
-      fc.uint8Array({ minLength: 1, maxLength: 5000 }),
-      fc.tuple(fc.nat(255), fc.integer({ min: 1, max: 65536 })).map(([value, length]) => {
-        return new Uint8Array(length).fill(value);
-      }),
-    );
     fc.assert(
-      fc.property(bytes, (data) => {
-        expect(bytesEqual(codec.lz4Decode(codec.lz4Encode(data), data.length), data)).toBe(true);
-        expect(bytesEqual(codec.zstdDecode(codec.zstdEncode(data), data.length), data)).toBe(true);
+      fc.property(samples, (data) => {
+        const [lz4, zstd] = [codec.lz4Encode(data), codec.zstdEncode(data)];
+        expect(bytesEqual(decoded('lz4', lz4, data.length), data)).toBe(true);
+        expect(bytesEqual(decoded('zstd', zstd, data.length), data)).toBe(true);
       }),
-      { numRuns: 100 },
+      { numRuns: 200 },
     );
   });
 
-  it('lz4Decode() leaves the memory around its input alone', () => {
+  it('lz4Decode() gives back blocks above the size of its own decoder', () => {
+    const data = Uint8Array.from({ length: 1024 * 1024 }, (_, i) => (i * i) >> 9);
+    expect(bytesEqual(decoded('lz4', codec.lz4Encode(data), data.length), data)).toBe(true);
+  });
+
+  it('lz4Decode() takes what lz4-napi takes of damaged input, and decodes it alike', () => {
+    const flips = fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1, maxLength: 4 });
+    fc.assert(
+      fc.property(samples, flips, (data, changes) => {
+        const source = Uint8Array.from(codec.lz4Encode(data));
+        for (const [at, value] of changes) source[at % source.length] = value;
+        const framed = Buffer.alloc(4 + source.length);
+        framed.writeUInt32LE(data.length, 0);
+        framed.set(source, 4);
+        let expected: Uint8Array | undefined;
+        try {
+          expected = uncompressSync(framed);
+        } catch {
+          expected = undefined;
+        }
+        if (expected?.length !== data.length) {
+          expect(() => decoded('lz4', source, data.length)).toThrow(RangeError);
+        } else {
+          expect(bytesEqual(decoded('lz4', source, data.length), expected)).toBe(true);
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it('lz4Decode() leaves the memory around its input and its target alone', () => {
     const encoded = codec.lz4Encode(new Uint8Array(4096).fill(7));
     const memory = new Uint8Array(encoded.length + 16).fill(0xee);
     memory.set(encoded, 8);
     const before = memory.slice();
-    codec.lz4Decode(memory.subarray(8, 8 + encoded.length), 4096);
+    const target = new Uint8Array(4096 + 16).fill(0xee);
+    codec.lz4Decode(memory.subarray(8, 8 + encoded.length), target.subarray(8, 8 + 4096));
     expect(memory).toEqual(before);
+    expect(target.subarray(0, 8)).toEqual(before.subarray(0, 8));
+    expect(target.subarray(8 + 4096)).toEqual(before.subarray(0, 8));
+    expect(bytesEqual(target.subarray(8, 8 + 4096), new Uint8Array(4096).fill(7))).toBe(true);
   });
 
   it.each([4095, 4097])('lz4Decode() and zstdDecode() reject 4096 bytes read as %i', (size) => {
     const data = new Uint8Array(4096).fill(7);
-    expect(() => codec.lz4Decode(codec.lz4Encode(data), size)).toThrow();
-    expect(() => codec.zstdDecode(codec.zstdEncode(data), size)).toThrow();
+    expect(() => decoded('lz4', codec.lz4Encode(data), size)).toThrow();
+    expect(() => decoded('zstd', codec.zstdEncode(data), size)).toThrow();
   });
 
   it('lz4Decode() and zstdDecode() reject truncated input and absurd sizes', () => {
     const data = Uint8Array.from({ length: 4096 }, (_, i) => (i * i) >> 3);
     const [lz4, zstd] = [codec.lz4Encode(data), codec.zstdEncode(data)];
-    expect(() => codec.lz4Decode(lz4.subarray(0, lz4.length - 9), 4096)).toThrow();
-    expect(() => codec.zstdDecode(zstd.subarray(0, zstd.length - 9), 4096)).toThrow();
-    expect(() => codec.lz4Decode(lz4, 2 ** 31)).toThrow(RangeError);
-    expect(() => codec.zstdDecode(zstd, 2 ** 31)).toThrow(RangeError);
+    expect(() => decoded('lz4', lz4.subarray(0, lz4.length - 9), 4096)).toThrow();
+    expect(() => decoded('zstd', zstd.subarray(0, zstd.length - 9), 4096)).toThrow();
+    expect(() => decoded('lz4', new Uint8Array(), 4096)).toThrow();
+    expect(() => decoded('lz4', lz4, 2 ** 24 + 1)).toThrow(RangeError);
+    expect(() => decoded('zstd', zstd, 2 ** 24 + 1)).toThrow(RangeError);
   });
 
   it('crc32c() is the standard CRC-32C, and continues from an earlier one', () => {
