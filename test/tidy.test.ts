@@ -27,7 +27,7 @@ const FILE_LINES_MAX = 500;
 
 /** Files of src that are longer still, and by how much they may be: lower the number with them. */
 const LONG_FILES: Counts = {
-  'src/blockstore/disk-store.ts': 561,
+  'src/blockstore/disk-store.ts': 560,
   'src/sim/agent-host.ts': 562,
   'src/transfer/core/core.ts': 592,
   'src/transfer/core/fetcher.ts': 571,

@@ -18,11 +18,13 @@ import {
   busyError,
   checkBlock,
   checkSize,
+  OPERATION_WORDS,
   quotaError,
   stoppedError,
   storeError,
   tooManyBlobs,
   tooManyPins,
+  type StoreOperation,
 } from './errors.ts';
 import { Evictor } from './evictor.ts';
 import { FileCache } from './file-cache.ts';
@@ -40,8 +42,8 @@ import {
   type DiskStoreInit,
 } from './limits.ts';
 import { storeMetrics, type StoreMetrics } from './metrics.ts';
-import { foundBlocks, scanStore, type FoundBlob } from './scan.ts';
-import type { BlobUsage, BlockStore, BlockStoreStats, Evicted } from './store.ts';
+import { findOthers, foundBlocks, scanStore, type FoundBlob } from './scan.ts';
+import type { BlobUsage, BlockStore, BlockStoreStats, Evicted, MatchesDigest } from './store.ts';
 import { SpaceGuard } from './space-guard.ts';
 import { Syncer } from './syncer.ts';
 import { usageOf } from './usage.ts';
@@ -58,16 +60,6 @@ interface DiskStoreComponents {
   readonly logger: Logger;
   readonly metrics: Metrics;
 }
-
-type Operation = 'put' | 'get' | 'drop' | 'pin' | 'evict';
-
-const WORDS: Readonly<Record<Operation, string>> = {
-  put: 'put a block',
-  get: 'get a block',
-  drop: 'drop a block',
-  pin: 'save the list of pinned blobs',
-  evict: 'evict blocks',
-};
 
 /**
  * The store on disk, in the format of docs/ON_DISK_FORMAT.md.
@@ -231,6 +223,13 @@ export class DiskStore implements BlockStore {
     });
   }
 
+  keepMatching(blob: BlobRef, matches: MatchesDigest): Promise<void> {
+    return this.#operation('drop', async () => {
+      const others = await findOthers(this.#components, blob, matches);
+      for (const index of others) await this.drop(blob.digest, index);
+    });
+  }
+
   blobs(): readonly BlobRef[] {
     if (this.#state !== 'running') return [];
     return Array.from(this.#blobs.values(), ({ files }) => files)
@@ -319,7 +318,7 @@ export class DiskStore implements BlockStore {
   }
 
   /** Runs a call of the store, for which `stop()` waits. Counts its failure. */
-  #operation<T>(operation: Operation, action: () => Promise<T>): Promise<T> {
+  #operation<T>(operation: StoreOperation, action: () => Promise<T>): Promise<T> {
     return this.#track(this.#attempt(operation, action));
   }
 
@@ -330,12 +329,12 @@ export class DiskStore implements BlockStore {
     return result;
   }
 
-  async #attempt<T>(operation: Operation, action: () => Promise<T>): Promise<T> {
+  async #attempt<T>(operation: StoreOperation, action: () => Promise<T>): Promise<T> {
     if (this.#state !== 'running') throw stoppedError();
     try {
       return await action();
     } catch (cause) {
-      const error = storeError(`the block store cannot ${WORDS[operation]}`, cause);
+      const error = storeError(`the block store cannot ${OPERATION_WORDS[operation]}`, cause);
       const code = error instanceof BlockStoreError ? error.code : 'io';
       this.#metrics.errors.inc({ operation, code });
       throw error;

@@ -30,6 +30,18 @@ export type BlockStoreErrorDetail =
   | { readonly code: 'version'; readonly found: string }
   | { readonly code: 'locked' };
 
+/** What a caller asks of the store, as metrics name it. */
+export type StoreOperation = 'put' | 'get' | 'drop' | 'pin' | 'evict';
+
+/** The operations in words. */
+export const OPERATION_WORDS: Readonly<Record<StoreOperation, string>> = {
+  put: 'put a block',
+  get: 'get a block',
+  drop: 'drop a block',
+  pin: 'save the list of pinned blobs',
+  evict: 'evict blocks',
+};
+
 /** An operation of the store that failed. */
 export class BlockStoreError extends CodedError<BlockStoreErrorDetail> {}
 

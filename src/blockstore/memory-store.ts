@@ -5,7 +5,7 @@ import { defined } from '../util/assert.ts';
 import { checkBlock, checkSize, stoppedError } from './errors.ts';
 import { GroupTable } from './group-table.ts';
 import { groupOf } from './layout.ts';
-import type { BlobUsage, BlockStore, BlockStoreStats, Evicted } from './store.ts';
+import type { BlobUsage, BlockStore, BlockStoreStats, Evicted, MatchesDigest } from './store.ts';
 import { usageOf } from './usage.ts';
 
 interface MemoryBlob {
@@ -53,10 +53,9 @@ export class MemoryStore implements BlockStore {
     const known = this.#blobs.get(blob.digest) ?? { blob, blocks: new Map() };
     checkSize(known.blob, blob);
     if (known.blocks.has(index)) return;
-    known.blocks.set(index, {
-      payload: block.payload.retain(),
-      attestation: block.attestation,
-    });
+    const { payload, attestation, blockDigest } = block;
+    const kept = { payload: payload.retain(), attestation };
+    known.blocks.set(index, blockDigest === undefined ? kept : { ...kept, blockDigest });
     this.#blobs.set(blob.digest, known);
     this.#withGroup(blob.digest, index, (group) =>
       this.#table.addBlock(group, block.payload.length, ++this.#useCount),
@@ -76,6 +75,14 @@ export class MemoryStore implements BlockStore {
     const known = this.#blobs.get(blob.digest);
     if (known === undefined || known.blob.sizeBytes === blob.sizeBytes) return;
     for (const index of [...known.blocks.keys()]) await this.drop(blob.digest, index);
+  }
+
+  async keepMatching(blob: BlobRef, matches: MatchesDigest): Promise<void> {
+    this.#check();
+    for (const [index, { blockDigest }] of [...(this.#blobs.get(blob.digest)?.blocks ?? [])]) {
+      const isRight = blockDigest !== undefined && matches(index, blockDigest);
+      if (!isRight) await this.drop(blob.digest, index);
+    }
   }
 
   blobs(): readonly BlobRef[] {

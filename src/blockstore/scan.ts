@@ -1,4 +1,10 @@
-import { blockCount, blockIndex, blockLength, type BlobRef } from '../image/block.ts';
+import {
+  blockCount,
+  blockIndex,
+  blockLength,
+  type BlobRef,
+  type BlockIndex,
+} from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import type { Codec } from '../runtime/codec.ts';
 import { DiskError, type Disk, type DiskFile } from '../runtime/disk.ts';
@@ -6,6 +12,7 @@ import type { Logger } from '../runtime/logger.ts';
 import { BitSet } from '../util/bit-set.ts';
 import { errorText } from '../util/errors.ts';
 import { readFully } from '../runtime/whole-file.ts';
+import type { MatchesDigest } from './store.ts';
 import {
   BLOBS_FOLDER,
   blobPaths,
@@ -142,7 +149,8 @@ async function readBlob(
     return undefined;
   }
   const found = { blob, present: new BitSet(blockCount(blob.sizeBytes)) };
-  const damaged = await readRecords(new RecordCodec({ codec }, { blob }), { file, found }, buffer);
+  const onPresent = (index: BlockIndex): unknown => found.present.add(index);
+  const damaged = await readRecords({ codec }, { file, blob, onPresent }, buffer);
   if (damaged > 0) logger.warn({ path, blockCount: damaged }, 'records in the store are damaged');
   return found;
 }
@@ -195,22 +203,62 @@ async function attempt(
   }
 }
 
-/** Marks the present blocks; gives the count of damaged records. */
+/**
+ * The blocks of a blob whose records name a BLAKE3 that does not match; none of a blob that has no
+ * records. Rejects with DiskError.
+ */
+export async function findOthers(
+  components: Pick<ScanComponents, 'disk' | 'codec'>,
+  blob: BlobRef,
+  matches: MatchesDigest,
+): Promise<readonly BlockIndex[]> {
+  const others: BlockIndex[] = [];
+  const records = new RecordCodec(components, { blob });
+  const onPresent = (index: BlockIndex, slot: Uint8Array): void => {
+    const digest = records.decode(index, slot)?.blockDigest;
+    if (digest !== undefined && !matches(index, digest)) others.push(index);
+  };
+  try {
+    const file = await components.disk.open(blobPaths(blob.digest).records, 'read');
+    try {
+      const buffer = new Uint8Array(RECORDS_PER_READ * RECORD_BYTES);
+      await readRecords(components, { file, blob, onPresent }, buffer);
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (!(error instanceof DiskError && error.code === 'not-found')) throw error;
+  }
+  return others;
+}
+
+/** Calls back for each present block; gives the count of damaged records. */
 async function readRecords(
-  records: RecordCodec,
-  { file, found }: { file: DiskFile; found: FoundBlob },
+  components: Pick<ScanComponents, 'codec'>,
+  {
+    file,
+    blob,
+    onPresent,
+  }: {
+    file: DiskFile;
+    blob: BlobRef;
+    onPresent: (index: BlockIndex, slot: Uint8Array) => unknown;
+  },
   buffer: Uint8Array,
 ): Promise<number> {
+  const records = new RecordCodec(components, { blob });
+  const blocks = blockCount(blob.sizeBytes);
   let damaged = 0;
-  for (let first = 0; first < found.present.length; first += RECORDS_PER_READ) {
-    const wanted = Math.min(RECORDS_PER_READ, found.present.length - first) * RECORD_BYTES;
+  for (let first = 0; first < blocks; first += RECORDS_PER_READ) {
+    const wanted = Math.min(RECORDS_PER_READ, blocks - first) * RECORD_BYTES;
     const target = buffer.subarray(0, wanted);
     const count = await readFully(file, target, recordOffset(blockIndex(first)));
     // Ignores a record cut off by the end of the file.
     for (let i = 0; (i + 1) * RECORD_BYTES <= count; i++) {
       const slot = target.subarray(i * RECORD_BYTES, (i + 1) * RECORD_BYTES);
-      const state = records.check(blockIndex(first + i), slot);
-      if (state === 'present') found.present.add(first + i);
+      const index = blockIndex(first + i);
+      const state = records.check(index, slot);
+      if (state === 'present') onPresent(index, slot);
       else if (state === 'damaged') damaged++;
     }
     if (count < wanted) break;

@@ -38,6 +38,9 @@ export interface Evicted {
   readonly sizeBytes: number;
 }
 
+/** Whether a block of a blob has this BLAKE3, by whom the caller believes. */
+export type MatchesDigest = (index: BlockIndex, blockDigest: Uint8Array) => boolean;
+
 /**
  * Blocks of blobs on this host.
  *
@@ -63,6 +66,11 @@ export interface BlockStore {
   put(blob: BlobRef, index: BlockIndex, block: AttestedBlock): Promise<void>;
   /** Forgets a block, for instance a damaged one. */
   drop(digest: Digest, index: BlockIndex): Promise<void>;
+  /**
+   * Drops the blocks of the blob that do not match: their digests are those of which an image says
+   * that they are wrong.
+   */
+  keepMatching(blob: BlobRef, matches: MatchesDigest): Promise<void>;
   /** The blob has this size: its blocks kept under another size go. */
   resize(blob: BlobRef): Promise<void>;
   /** Blobs with any block present, with their sizes. */

@@ -47,7 +47,7 @@ export interface DeviceImage {
 interface Components {
   readonly engine: TransferEngine;
   readonly manifests: Pick<Manifests, 'get'>;
-  readonly store: Pick<BlockStore, 'blocksOf'>;
+  readonly store: Pick<BlockStore, 'blocksOf' | 'keepMatching'>;
   readonly leases: Leases;
   readonly hash: Hash;
   readonly codec: Codec;
@@ -128,6 +128,7 @@ export class DeviceImages {
     const opened = await this.#join(image, { layers: named, origin }, { ...limits, isAgain });
     try {
       const layers = image === undefined ? named : blockLayers(image.manifest);
+      await Promise.all(layers.map((blob) => this.#dropOthers(blob)));
       if (!isAgain) await this.#require(layers, limits);
       limits.signal.throwIfAborted();
       await leases.hold(opened.digests);
@@ -208,6 +209,23 @@ export class DeviceImages {
     return engine.tree
       .open(located, signal, options.placesMsMax)
       .then(() => ({ digests, close: () => engine.tree.close(digests) }));
+  }
+
+  /**
+   * Drops what the store took on a root's word and the image says is wrong: the device process
+   * reads the store's files by itself, without the digests of the image. A failure of the disk
+   * costs that, and no more. Never rejects.
+   */
+  async #dropOthers(blob: BlobRef): Promise<void> {
+    const { engine, store, logger } = this.#parts;
+    const digests = engine.verifier.digestsOf(blob.digest);
+    if (digests === undefined) return;
+    try {
+      await store.keepMatching(blob, (index, digest) => digests.matches(index, digest));
+    } catch (error) {
+      const fields = { blob: blob.digest, error: errorText(error) };
+      logger.warn(fields, 'blocks in the store were not held against the digests of their image');
+    }
   }
 
   /**

@@ -104,7 +104,7 @@ export class DeviceSocket {
 export function makeDeviceSocket(
   components: Omit<Components, 'images' | 'reader'> & {
     readonly engine: TransferEngine;
-    readonly store: Pick<BlockStore, 'blocksOf'>;
+    readonly store: Pick<BlockStore, 'blocksOf' | 'keepMatching'>;
     readonly manifests: Pick<Manifests, 'get'>;
     readonly leases: Leases;
     readonly hash: Hash;

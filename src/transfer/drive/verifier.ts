@@ -83,6 +83,11 @@ export class BlockVerifier {
     return true;
   }
 
+  /** The digests of the blob's blocks, where its image brought them. */
+  digestsOf(digest: Digest): BlockDigests | undefined {
+    return this.#known.get(digest)?.digests;
+  }
+
   /** Nothing uses the blob any more. */
   forget(digest: Digest): void {
     this.#known.delete(digest);

@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
+import { BlockDigests } from '../../../src/image/block-digests.ts';
+import { blockCount, blockIndex, BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { READS_IN_FLIGHT_MAX } from '../../../src/device/link/limits.ts';
 import { BlobError } from '../../../src/edge/http/blob-error.ts';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { Cluster, type Node } from '../../kit/engine-cluster.ts';
+import { Cluster, ORIGIN, type Node } from '../../kit/engine-cluster.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { addImage, GatedReader, ManifestTwin, SocketRig, startLink } from './kit/link-rig.ts';
 
@@ -294,6 +296,33 @@ describe('AgentLink.open()', () => {
     expect(again.manifest).toBeUndefined();
     const bytes = await link.read(defined(blob, 'a layer'), 0, 1_500_000, DEMAND);
     expect(Buffer.compare(bytes, defined(layers[0], 'a layer'))).toBe(0);
+  });
+
+  it('leaves no block in the store that the image says is wrong', async () => {
+    const { image, layers, link } = await startRig();
+    const blob = defined(image.layers[0], 'a layer');
+    const right = defined(layers[0], 'its bytes');
+    const forged = right.slice();
+    forged[0] = (forged[0] ?? 0) ^ 1;
+    const { engine, store } = node;
+    cluster.origin.blobs.set(blob.digest, forged);
+    await engine.tree.open([{ blob, origin: ORIGIN }]);
+    await engine.read(blob, 0, blob.sizeBytes, DEMAND);
+    const held = (): number => store.blocksOf(blob.digest).length;
+    const count = blockCount(blob.sizeBytes);
+    await expect.poll(held).toBe(count);
+    cluster.origin.blobs.set(blob.digest, right);
+    const hash = new NodeHash();
+    const digests = Array.from({ length: count }, (_, i) =>
+      hash.blake3(right.subarray(i * BLOCK_SIZE_BYTES, (i + 1) * BLOCK_SIZE_BYTES)),
+    );
+    engine.addDigests(blob, BlockDigests.make(blob, Buffer.concat(digests)));
+    const opened = await link.open(image, signal);
+    expect(store.has(blob.digest, blockIndex(0))).toBe(false);
+    expect(held()).toBe(count - 1);
+    opened.close();
+    engine.tree.close([blob.digest]);
+    await expect.poll(() => engine.trees()).toEqual([]);
   });
 
   it('ends with its signal, and leaves nothing open', async () => {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import { BLOCK_SIZE_BYTES, blockIndex, type BlockIndex } from '../../../src/image/block.ts';
+import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import type { BlockStore } from '../../../src/blockstore/store.ts';
 import { PooledBytes } from '../../../src/util/buffer-pool.ts';
 import { testBlob, testBlock, testBytes } from '../../kit/blocks.ts';
@@ -144,6 +145,25 @@ export function describeBlockStore(name: string, rig: StoreRig): void {
       await third.start();
       expect(third.blobs()).toEqual([blob]);
       await third.stop();
+    });
+
+    it('BlockStore.keepMatching() drops the blocks of other digests', async () => {
+      const store = await started();
+      const hash = new NodeHash();
+      const digestOf = (index: BlockIndex) => hash.blake3(testBytes(blob, index));
+      for (const index of [first, last]) {
+        const block = { ...testBlock(blob, index), blockDigest: digestOf(index) };
+        await store.put(blob, index, block);
+      }
+      await store.keepMatching(blob, (index, found) => {
+        expect(Buffer.compare(found, digestOf(index))).toBe(0);
+        return index === last;
+      });
+      expect(store.blocksOf(blob.digest)).toEqual([last]);
+      await store.keepMatching(testBlob(9, 1), () => false);
+      await store.keepMatching(blob, () => false);
+      expect(store.blobs()).toEqual([]);
+      await store.stop();
     });
 
     it('BlockStore changes of one block take effect in the order of the calls', async () => {
