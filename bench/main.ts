@@ -61,10 +61,10 @@ join    hosts that start an image of 8 layers, and one owner of four; CPU of the
         lowest of several rounds.
 verify  CPU of attestations per block, against that of receiving the block from one process and
         sending it to another.
-device  fio with direct I/O on the loop device over the FUSE file, the image in memory: what the
-        device itself costs.
-nbd     fio and nbdcopy as clients of the NBD server, the device in memory, and of nbdkit with the
-        same bytes in its memory.
+device  fio with direct I/O on the FUSE file and on the loop device over it. floor: a thread that
+        answers from memory with a read and a write; store: an image of four layers of LZ4 blocks
+        out of a store's files, all in the page cache; event loop: the same with all blobs in
+        memory, through the event loop; cold: a store that holds nothing.
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
         children from a package: 15 s after the start, and the highest while all read 512 MiB at
         once.

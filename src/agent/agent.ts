@@ -264,11 +264,14 @@ function makeNetwork(
 async function makeDevices(
   config: Config,
   components: AgentComponents,
-  { engine, codec, metrics }: DataPlane,
+  { engine, codec, metrics, believed }: DataPlane,
 ): Promise<DeviceService | undefined> {
   if (!config.device.enabled) return undefined;
   const { DeviceService } = await import('../device/device-service.ts');
-  return new DeviceService({ ...components, reader: engine, codec, metrics }, config.device);
+  const digestsOf = (digest: Digest) => engine.verifier.digestsOf(digest)?.blockDigests;
+  const store = { dir: config.store.dir, untrustedSigners: believed.untrustedKeys, digestsOf };
+  const init = { ...config.device, store };
+  return new DeviceService({ ...components, reader: engine, codec, metrics }, init);
 }
 
 /**

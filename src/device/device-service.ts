@@ -1,7 +1,7 @@
 import { closeSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { digestHex, type Digest } from '../image/digest.ts';
-import type { DeviceImage } from '../image/manifest.ts';
+import { blockLayers, type DeviceImage } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { within } from '../runtime/deadline.ts';
 import type { Codec } from '../runtime/codec.ts';
@@ -9,6 +9,7 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import type { DiskLock } from '../runtime/disk.ts';
 import { lockFolder } from '../runtime/node/disk-lock.ts';
+import { NodeHash } from '../runtime/node/hash.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
@@ -24,6 +25,9 @@ import { MountRecords, type MountRecord } from './mount/mount-records.ts';
 import { deviceAt, type MountResult } from './mount/mount-steps.ts';
 import { ReopenedDisk, type OpenDisk } from './reopened-disk.ts';
 import { folderAbove, type TargetFolder } from './mount/target-folder.ts';
+import { withHeldFirst } from './store-reader/held-first.ts';
+import { heldImage, type HeldStore } from './store-reader/held-image.ts';
+import { StoreShares } from './store-reader/store-shares.ts';
 
 /**
  * Most images mounted at once on a host: each takes a thread of some MB. Hosts run at most some
@@ -105,6 +109,8 @@ export class DeviceService {
   readonly #mountFolders: readonly string[];
   readonly #onRead: ReadObserver | undefined;
   readonly #keeper: DescriptorKeeper;
+  readonly #store: HeldStore | undefined;
+  readonly #shares: StoreShares;
   /** By target; undefined while it is being made. */
   readonly #mounts = new Map<string, Mount | undefined>();
   readonly #making = new Set<Promise<unknown>>();
@@ -120,7 +126,14 @@ export class DeviceService {
       metrics: Metrics;
       keeper?: DescriptorKeeper;
     },
-    init: { stateDir: string; mountFolders: readonly string[]; onRead?: ReadObserver },
+    init: {
+      stateDir: string;
+      mountFolders: readonly string[];
+      /** Is told every read. Then none is answered past the reader. */
+      onRead?: ReadObserver;
+      /** What its files hold is read from there, past the reader and the event loop. */
+      store?: HeldStore;
+    },
   ) {
     this.#reader = components.reader;
     this.#codec = components.codec;
@@ -131,6 +144,9 @@ export class DeviceService {
     this.#stateDir = resolve(init.stateDir);
     this.#mountFolders = init.mountFolders;
     this.#onRead = init.onRead;
+    this.#store = init.onRead === undefined ? init.store : undefined;
+    const { readBytes } = this.#metrics;
+    this.#shares = new StoreShares({ clock: components.clock, readBytes });
     this.#records = new MountRecords({ stateDir: this.#stateDir });
   }
 
@@ -167,13 +183,19 @@ export class DeviceService {
       return false;
     }
     const { reference, digest } = mounted.image;
+    const { image, sizeBytes } = mounted;
+    const open = async (signal: AbortSignal): Promise<ImageDisk> => {
+      const opened = await this.#open(image, signal);
+      if (opened.sizeBytes === sizeBytes) this.#hold(server, opened);
+      return opened;
+    };
     const disk = new ReopenedDisk(
-      { ...this.#shared, open: (signal) => this.#open(mounted.image, signal) },
-      { reference, sizeBytes: mounted.sizeBytes, openTimeoutMs: REOPEN_TIMEOUT_MS },
+      { ...this.#shared, open },
+      { reference, sizeBytes, openTimeoutMs: REOPEN_TIMEOUT_MS },
     );
     const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
     const resends = server.adopt(fd);
-    const info = { reference, digest, dir: target, device, sizeBytes: mounted.sizeBytes };
+    const info = { reference, digest, dir: target, device, sizeBytes };
     this.#mounts.set(target, { disk, server, record, info, unmounting: undefined });
     this.#logger.info({ ...info, resends }, 'going on with a mount of an earlier process');
     if (!resends) void this.#probe(record);
@@ -303,9 +325,21 @@ export class DeviceService {
     });
   }
 
-  #open(image: DeviceImage, signal: AbortSignal): Promise<ImageDisk> {
-    const components = { reader: this.#reader, codec: this.#codec, onRead: this.#onRead };
-    return ImageDisk.open(components, image.manifest, signal);
+  #open({ manifest }: DeviceImage, signal: AbortSignal): Promise<ImageDisk> {
+    const [reader, codec] = [this.#reader, this.#codec];
+    const components = { reader, codec, onRead: this.#onRead };
+    if (this.#store === undefined) return ImageDisk.open(components, manifest, signal);
+    return withHeldFirst(
+      { others: reader, codec, clock: this.#clock, hash: new NodeHash() },
+      { store: this.#store, blobs: blockLayers(manifest) },
+      (opener) => ImageDisk.open({ ...components, opener }, manifest, signal),
+    );
+  }
+
+  /** Has the thread of the mount read by itself what the store holds. */
+  #hold(server: FuseServer, disk: ImageDisk): void {
+    if (this.#store === undefined) return;
+    server.hold({ image: heldImage(this.#store, disk), shares: this.#shares });
   }
 
   async #make(image: DeviceImage, dir: string): Promise<Mount> {
@@ -352,6 +386,7 @@ export class DeviceService {
     const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
     try {
       server.mount();
+      this.#hold(server, disk);
       await this.#keeper.keep(keptName(record), server.fd);
       const limit = { timeoutMs: MOUNT_TIMEOUT_MS, targetFd };
       const result = await this.#help({ do: 'mount', fuseDir, target }, limit);

@@ -18,7 +18,9 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
     }),
     readBytes: metrics.counter({
       name: 'xylem_device_read_bytes_total',
-      help: 'Bytes that block devices were asked for, by whether they were in memory.',
+      help:
+        'Bytes that block devices were asked for: from memory, from the files of the store ' +
+        '(past the event loop), or fetched.',
       labelNames: ['from'],
     }),
     readErrors: metrics.counter({

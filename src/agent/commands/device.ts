@@ -58,7 +58,9 @@ async function run(config: Config): Promise<number> {
   if (keeper === undefined) return keep({ logger, clock });
   dieWithParent();
   const { DeviceProcess } = await import('../device-process/device-process.ts');
-  const service = new DeviceProcess(config, { logger, clock, keeper });
+  const { heldStoreOf } = await import('../device-process/held-store.ts');
+  const store = await heldStoreOf(config);
+  const service = new DeviceProcess(config, { logger, clock, keeper, store });
   // The keeper has the devices: the next process goes on with what this one leaves unanswered. An
   // orderly end would wait for the threads that read the kernel's requests.
   const onYield = async (): Promise<void> => {

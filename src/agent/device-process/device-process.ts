@@ -5,6 +5,7 @@ import { ImageDevices } from '../../device/image-devices.ts';
 import type { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
 import { AgentLink } from '../../device/link/agent-link.ts';
 import { LocalLayers } from '../../device/local-layers.ts';
+import type { HeldStore } from '../../device/store-reader/held-image.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
@@ -41,6 +42,8 @@ interface Components {
   readonly clock: Clock;
   /** What outlives this process. */
   readonly keeper: KeptDescriptors;
+  /** The agent's. */
+  readonly store: HeldStore;
 }
 
 /**
@@ -63,7 +66,7 @@ export class DeviceProcess implements Service, Readiness {
 
   /** Throws ConfigError. */
   constructor(config: Config, components: Components) {
-    const { logger, clock, keeper } = components;
+    const { logger, clock, keeper, store } = components;
     const { device } = config;
     const metrics = new PromMetrics({ processMetrics: true });
     const hash = new NodeHash();
@@ -79,7 +82,7 @@ export class DeviceProcess implements Service, Readiness {
     const isReserved = (path: string): boolean => path === dir || path.startsWith(`${dir}/`);
     this.#devices = new DeviceService(
       { ...shared, reader: local, codec: new NodeCodec(), keeper },
-      { stateDir, mountFolders: [...device.mountFolders, dir] },
+      { stateDir, mountFolders: [...device.mountFolders, dir], store },
     );
     const parts = { ...shared, devices: this.#devices, hash, keeper };
     this.#images = new ImageDevices({ ...parts, images: this.#link, local }, { dir });

@@ -7,6 +7,7 @@ import {
   FUSE_MAJOR,
   FUSE_MINOR,
   FUSE_MINOR_MIN,
+  IN_HEADER_BYTES,
   OP,
   READ_BYTES_MAX,
   readU64,
@@ -21,19 +22,21 @@ export const IMAGE_FILE = 'image';
 const ROOT_NODE = 1;
 const IMAGE_NODE = 2;
 
+/**
+ * A request for the file's bytes [offset, offset + length), which lie in the file; `length` is at
+ * least 1.
+ */
+export interface FileRead {
+  readonly kind: 'read';
+  readonly unique: Unique;
+  readonly offset: number;
+  readonly length: number;
+}
+
 /** What the server has to do about a request. */
 export type FuseAction =
   | { readonly kind: 'answer'; readonly bytes: Uint8Array }
-  /**
-   * Answer with the file's bytes [offset, offset + length), which lie in the file; `length` is at
-   * least 1.
-   */
-  | {
-      readonly kind: 'read';
-      readonly unique: Unique;
-      readonly offset: number;
-      readonly length: number;
-    }
+  | FileRead
   /** The process that made the request `unique` no longer waits for its answer. */
   | { readonly kind: 'interrupt'; readonly unique: Unique }
   | { readonly kind: 'none' };
@@ -83,15 +86,41 @@ const ALWAYS_FINE: ReadonlySet<number> = new Set([
   OP.destroy,
 ]);
 
+/** Bytes of a struct fuse_read_in before version 7.9, of which the rest is not needed. */
+const READ_BODY_BYTES = 24;
+
 /** Fewest bytes of a request's body, by opcode. */
 const BODY_BYTES_MIN: ReadonlyMap<number, number> = new Map([
   [OP.init, 16],
   [OP.open, 8],
-  [OP.read, 24],
+  [OP.read, READ_BODY_BYTES],
   [OP.readdir, 24],
   [OP.access, 8],
   [OP.interrupt, 8],
 ]);
+
+/**
+ * The read of the file that a request of `requestBytes` bytes is; undefined for anything else,
+ * which `handleRequest()` answers. Nearly all requests are such reads: this makes no views of them.
+ */
+export function fileRead(
+  request: DataView,
+  requestBytes: number,
+  file: { sizeBytes: number },
+): FileRead | undefined {
+  const isRead =
+    requestBytes >= IN_HEADER_BYTES + READ_BODY_BYTES &&
+    request.getUint32(0, true) === requestBytes &&
+    request.getUint32(4, true) === OP.read &&
+    readU64(request, 16) === IMAGE_NODE;
+  if (!isRead) return undefined;
+  const offset = readU64(request, IN_HEADER_BYTES + 8);
+  const wanted = request.getUint32(IN_HEADER_BYTES + 16, true);
+  const length = Math.min(wanted, Math.max(0, file.sizeBytes - offset));
+  if (wanted > READ_BYTES_MAX || length === 0) return undefined;
+  const unique = { low: request.getUint32(8, true), high: request.getUint32(12, true) };
+  return { kind: 'read', unique, offset, length };
+}
 
 /**
  * Handles a request to a filesystem of one folder with one file, `image`: answers everything except
@@ -99,6 +128,9 @@ const BODY_BYTES_MIN: ReadonlyMap<number, number> = new Map([
  * has to do. Never throws, for any bytes.
  */
 export function handleRequest(bytes: Uint8Array, file: { sizeBytes: number }): FuseAction {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const read = fileRead(view, bytes.length, file);
+  if (read !== undefined) return read;
   const request = decodeRequest(bytes);
   if (request === undefined) return NONE;
   const { opcode, unique } = request;
@@ -124,7 +156,7 @@ function answerQuestion(request: FuseRequest, file: { sizeBytes: number }): Fuse
     case OP.opendir:
       return answer(encodeBody(unique, OPEN_OUT_BYTES, () => {}));
     case OP.read:
-      return answerRead(request, file.sizeBytes);
+      return answerOtherRead(request);
     case OP.readdir:
       return answerDirectory(request);
     case OP.statfs:
@@ -227,14 +259,11 @@ function answerOpen({ unique, nodeId, body }: FuseRequest): FuseAction {
   );
 }
 
-function answerRead({ unique, nodeId, body }: FuseRequest, sizeBytes: number): FuseAction {
+/** A read of no bytes that the file has, or of no file. */
+function answerOtherRead({ unique, nodeId, body }: FuseRequest): FuseAction {
   if (nodeId !== IMAGE_NODE) return fail(unique, 'EISDIR');
-  const offset = readU64(body, 8);
-  const wanted = body.getUint32(16, true);
-  if (wanted > READ_BYTES_MAX) return fail(unique, 'EINVAL');
-  const length = Math.min(wanted, Math.max(0, sizeBytes - offset));
-  if (length === 0) return answer(encodeStatus(unique, 0));
-  return { kind: 'read', unique, offset, length };
+  if (body.getUint32(16, true) > READ_BYTES_MAX) return fail(unique, 'EINVAL');
+  return answer(encodeStatus(unique, 0));
 }
 
 /**

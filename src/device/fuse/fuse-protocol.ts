@@ -15,7 +15,8 @@ export const FUSE_MINOR = 38;
 /** The first minor version whose INIT answer has today's size of 64 bytes (Linux 3.15). */
 export const FUSE_MINOR_MIN = 23;
 
-const IN_HEADER_BYTES = 40;
+/** Bytes of the header of a request. */
+export const IN_HEADER_BYTES = 40;
 /** Bytes of the header of an answer. */
 export const OUT_HEADER_BYTES = 16;
 
@@ -117,15 +118,14 @@ export function decodeRequest(bytes: Uint8Array): FuseRequest | undefined {
 }
 
 /**
- * Writes the header of an answer whose body of `bodyBytes` bytes follows it. `errno` is positive,
- * or 0 for success.
+ * Writes to the start of the view the header of an answer whose body of `bodyBytes` bytes follows
+ * it. `errno` is positive, or 0 for success.
  */
 export function writeOutHeader(
-  target: Uint8Array,
+  view: DataView,
   unique: Unique,
   answer: { errno: number; bodyBytes: number },
 ): void {
-  const view = new DataView(target.buffer, target.byteOffset, OUT_HEADER_BYTES);
   view.setUint32(0, OUT_HEADER_BYTES + answer.bodyBytes, true);
   view.setInt32(4, -answer.errno, true);
   view.setUint32(8, unique.low, true);
@@ -135,7 +135,7 @@ export function writeOutHeader(
 /** An answer without a body: an error, or success for 0. */
 export function encodeStatus(unique: Unique, errno: number): Uint8Array {
   const bytes = new Uint8Array(OUT_HEADER_BYTES);
-  writeOutHeader(bytes, unique, { errno, bodyBytes: 0 });
+  writeOutHeader(new DataView(bytes.buffer), unique, { errno, bodyBytes: 0 });
   return bytes;
 }
 
@@ -146,7 +146,7 @@ export function encodeBody(
   fill: (body: DataView) => void,
 ): Uint8Array {
   const bytes = new Uint8Array(OUT_HEADER_BYTES + bodyBytes);
-  writeOutHeader(bytes, unique, { errno: 0, bodyBytes });
+  writeOutHeader(new DataView(bytes.buffer), unique, { errno: 0, bodyBytes });
   fill(new DataView(bytes.buffer, OUT_HEADER_BYTES, bodyBytes));
   return bytes;
 }

@@ -16,6 +16,8 @@ import {
 } from './fuse-protocol.ts';
 import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
+import type { HeldImageInit } from '../store-reader/held-image.ts';
+import type { StoreShare, StoreShares } from '../store-reader/store-shares.ts';
 import { resendRequests } from './lost-requests.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
 
@@ -38,18 +40,40 @@ export interface FuseWorkerInit {
   readonly ring: SharedArrayBuffer;
   /** Whether the first request shows which earlier ones a dead server has taken with it. */
   readonly endsLost: boolean;
+  /** A word that counts the messages to the thread: it looks for one when there are more. */
+  readonly messages: SharedArrayBuffer;
 }
 
 /**
- * Message of the worker thread: the ring has an entry for the sleeping consumer, or the connection
- * has ended.
+ * Message to the worker thread: what it reads by itself from here on, and the memory of its
+ * `SharedCounts`.
+ */
+export interface FuseWorkerOrder {
+  readonly image: HeldImageInit;
+  readonly counts: SharedArrayBuffer;
+}
+
+/**
+ * Message of the worker thread: the ring has an entry for the sleeping consumer, it reads nothing
+ * by itself from here on, or the connection has ended.
  */
 export type FuseWorkerMessage =
   | { readonly kind: 'wake' }
+  | { readonly kind: 'gave-up'; readonly reason: string }
   | { readonly kind: 'ended'; readonly reason: string };
+
+/** The store that has blocks of the disk. */
+export interface HeldDisk {
+  readonly image: Omit<HeldImageInit, 'shared'>;
+  /** Of all mounts of the host. */
+  readonly shares: StoreShares;
+}
 
 /**
  * Serves a disk as the file `image` of a FUSE filesystem, through /dev/fuse without libfuse.
+ *
+ * A thread of its own reads the kernel's requests. After `hold()` it answers by itself what the
+ * store's files hold, whatever the event loop does. The event loop answers the rest from the disk.
  *
  * Life: constructed -> `mount()` or `adopt()` once, which starts the service of reads -> any
  * process unmounts `path` -> `ended` resolves, with everything released. This process must never
@@ -72,6 +96,9 @@ export class FuseServer {
   /** Buffer for an answer that is written in the same step. */
   readonly #scratch = new Uint8Array(OUT_HEADER_BYTES + READ_BYTES_MAX);
   readonly #pending = new Map<number, { interrupted: boolean }>();
+  readonly #messages = new Int32Array(new SharedArrayBuffer(4));
+  #worker: Worker | undefined;
+  #share: StoreShare | undefined;
   #resolveEnded: () => void = () => {};
   #fd = -1;
   #isStalled = false;
@@ -124,6 +151,17 @@ export class FuseServer {
     return resends;
   }
 
+  /** From here on, after the mount, reads are answered from the store's files. Call it once. */
+  hold({ image, shares }: HeldDisk): void {
+    assert(this.#share === undefined, 'a mount has one store');
+    if (this.#worker === undefined) return; // It is unmounted.
+    this.#share = shares.add();
+    const { files, counts } = this.#share;
+    const order: FuseWorkerOrder = { image: { ...image, shared: files }, counts };
+    this.#worker.postMessage(order);
+    Atomics.add(this.#messages, 0, 1);
+  }
+
   #startWorker({ endsLost = false } = {}): void {
     // The sources run as .ts under Node's type stripping, and as .js when built.
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
@@ -132,18 +170,21 @@ export class FuseServer {
       sizeBytes: this.#disk.sizeBytes,
       ring: this.#shared,
       endsLost,
+      messages: this.#messages.buffer,
     };
     const worker = new Worker(new URL(`./fuse-worker.${extension}`, import.meta.url), {
       workerData,
       execArgv: ['--no-warnings'],
+      // Files that the thread opens may be closed by this one, and their numbers used again.
+      trackUnmanagedFds: false,
     });
+    this.#worker = worker;
     worker.on('message', (message: FuseWorkerMessage) => {
-      if (message.kind === 'wake') this.#drain();
-      else
-        this.#logger.debug(
-          { path: this.path, reason: message.reason },
-          'the FUSE connection has ended',
-        );
+      if (message.kind === 'wake') return this.#drain();
+      const { kind, reason } = message;
+      const fields = { path: this.path, reason };
+      if (kind === 'ended') this.#logger.debug(fields, 'the FUSE connection has ended');
+      else this.#logger.error(fields, 'a mount does not read the store by itself any more');
     });
     worker.on('error', (error) =>
       this.#logger.error({ path: this.path, error: errorText(error) }, 'the FUSE thread failed'),
@@ -156,6 +197,8 @@ export class FuseServer {
 
   #release(): void {
     closeSync(this.#fd);
+    this.#worker = undefined;
+    this.#share?.end();
     this.#again.port1.close();
     this.#resolveEnded();
   }
@@ -219,7 +262,8 @@ export class FuseServer {
   }
 
   #answer(buffer: Uint8Array, { unique, length }: RingEntry): void {
-    writeOutHeader(buffer, unique, { errno: 0, bodyBytes: length });
+    const header = new DataView(buffer.buffer, buffer.byteOffset, OUT_HEADER_BYTES);
+    writeOutHeader(header, unique, { errno: 0, bodyBytes: length });
     this.#write(buffer, OUT_HEADER_BYTES + length);
   }
 

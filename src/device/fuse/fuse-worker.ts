@@ -1,38 +1,58 @@
-import { readSync, writeSync } from 'node:fs';
-import { parentPort, workerData } from 'node:worker_threads';
+import { readSync } from 'node:fs';
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { defined } from '../../util/assert.ts';
-import { handleRequest } from './fuse-filesystem.ts';
+import { answerNow } from './answer-now.ts';
+import { fileRead, handleRequest } from './fuse-filesystem.ts';
 import { REQUEST_BYTES_MAX } from './fuse-protocol.ts';
+import { HeldReads } from './held-reads.ts';
 import { endLostRequests } from './lost-requests.ts';
 import { RequestRing } from './request-ring.ts';
-import type { FuseWorkerInit, FuseWorkerMessage } from './fuse-server.ts';
+import type { FuseWorkerInit, FuseWorkerMessage, FuseWorkerOrder } from './fuse-server.ts';
+
+const port = defined(parentPort, 'fuse-worker runs as a worker thread');
+const post = (message: FuseWorkerMessage): void => port.postMessage(message);
 
 /**
  * Loop of the thread that reads the kernel's requests. Its blocking reads cost a third of reads
- * through Node's thread pool. It puts reads of the file into the ring and answers all other
- * requests by itself, so that the file can be opened and looked up even while the serving thread is
- * busy. Ends when the filesystem is unmounted.
+ * through Node's thread pool. It answers reads of what the store's files hold, and all requests
+ * that are no reads, by itself, whatever the serving thread does. It puts the other reads into the
+ * ring. Ends when the filesystem is unmounted.
  */
-function serve(init: FuseWorkerInit, post: (message: FuseWorkerMessage) => void): void {
+function serve(init: FuseWorkerInit): void {
   const ring = new RequestRing(init.ring);
+  const messages = new Int32Array(init.messages);
   const buffer = new Uint8Array(REQUEST_BYTES_MAX);
+  const view = new DataView(buffer.buffer);
+  const file = { sizeBytes: init.sizeBytes };
+  let held: HeldReads | undefined;
   let { endsLost } = init;
+  let messageCount = 0;
   for (;;) {
-    const read = readRequest(init.fd, buffer);
-    if (read === 'again') continue;
-    if (typeof read === 'object') return post({ kind: 'ended', reason: read.reason });
+    const bytes = readRequest(init.fd, buffer);
+    if (bytes === 'again') continue;
+    if (typeof bytes === 'object') return post({ kind: 'ended', reason: bytes.reason });
     if (endsLost) {
       endsLost = false;
-      endLostRequests(init.fd, buffer.subarray(0, read));
+      endLostRequests(init.fd, buffer.subarray(0, bytes));
     }
-    const action = handleRequest(buffer.subarray(0, read), { sizeBytes: init.sizeBytes });
+    if (messageCount !== Atomics.load(messages, 0)) {
+      messageCount++;
+      const order = receiveMessageOnPort(port)?.message as FuseWorkerOrder | undefined;
+      if (order !== undefined) held = new HeldReads(order, { fd: init.fd, onGaveUp: gaveUp });
+    }
+    const read = fileRead(view, bytes, file);
+    const action = read ?? handleRequest(buffer.subarray(0, bytes), file);
     if (action.kind === 'answer') answerNow(init.fd, action.bytes);
     else if (action.kind === 'read') {
-      if (ring.put(action)) post({ kind: 'wake' });
+      if (held?.answer(action) !== true && ring.put(action)) post({ kind: 'wake' });
     } else if (action.kind === 'interrupt') {
       if (ring.put({ unique: action.unique, offset: 0, length: 0 })) post({ kind: 'wake' });
     }
   }
+}
+
+function gaveUp(reason: string): void {
+  post({ kind: 'gave-up', reason });
 }
 
 function readRequest(fd: number, buffer: Uint8Array): number | 'again' | { reason: string } {
@@ -46,18 +66,4 @@ function readRequest(fd: number, buffer: Uint8Array): number | 'again' | { reaso
   }
 }
 
-/**
- * Answers a request. A failure is normal when the request was interrupted or aborted, or the
- * filesystem unmounted.
- */
-function answerNow(fd: number, bytes: Uint8Array): void {
-  try {
-    writeSync(fd, bytes);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENODEV' && code !== 'ECONNABORTED') throw error;
-  }
-}
-
-const port = defined(parentPort, 'fuse-worker runs as a worker thread');
-serve(workerData as FuseWorkerInit, (message) => port.postMessage(message));
+serve(workerData as FuseWorkerInit);

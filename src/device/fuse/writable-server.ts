@@ -109,7 +109,7 @@ export class WritableFuseServer {
       case 'read': {
         const answer = new Uint8Array(OUT_HEADER_BYTES + call.length);
         await this.#disk.read(answer.subarray(OUT_HEADER_BYTES), call.offset);
-        writeOutHeader(answer, unique, { errno: 0, bodyBytes: call.length });
+        writeOutHeader(new DataView(answer.buffer), unique, { errno: 0, bodyBytes: call.length });
         return answer;
       }
       case 'write':

@@ -1,6 +1,7 @@
-import { readSync, writeSync } from 'node:fs';
+import { readSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { defined } from '../../util/assert.ts';
+import { answerNow } from './answer-now.ts';
 import { handleWritable, WRITABLE_REQUEST_BYTES_MAX } from './writable-filesystem.ts';
 import type { WritableCall, WritableWorkerInit } from './writable-server.ts';
 
@@ -25,16 +26,6 @@ function serve(init: WritableWorkerInit, post: (call: WritableCall) => void): vo
     if (action.kind === 'answer') answerNow(init.fd, action.bytes);
     else if (action.kind === 'write') post({ ...action, bytes: action.bytes.slice() });
     else if (action.kind !== 'none') post(action);
-  }
-}
-
-/** A failure is normal when the request was aborted, or the filesystem unmounted. */
-function answerNow(fd: number, bytes: Uint8Array): void {
-  try {
-    writeSync(fd, bytes);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== 'ENOENT' && code !== 'ENODEV' && code !== 'ECONNABORTED') throw error;
   }
 }
 
