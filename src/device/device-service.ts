@@ -14,7 +14,7 @@ import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import { DeviceError } from './errors.ts';
-import { FuseServer } from './fuse/fuse-server.ts';
+import { FuseServer, type MountReads } from './fuse/fuse-server.ts';
 import { ImageDisk, type ReadObserver } from './image-disk.ts';
 import { NO_KEEPER, type DescriptorKeeper } from './keeper/kept-descriptors.ts';
 import { MNT_FORCE, unmount } from './linux.ts';
@@ -280,6 +280,11 @@ export class DeviceService {
   /** The mounted images, in the order of the `mount()` calls. */
   list(): readonly MountInfo[] {
     return [...this.#mounts.values()].flatMap((mount) => (mount === undefined ? [] : [mount.info]));
+  }
+
+  /** What has been read of the image at `dir`; undefined when this service has none there. */
+  reads(dir: string): MountReads | undefined {
+    return this.#mounts.get(resolve(dir))?.server.reads();
   }
 
   /** What is mounted where. */

@@ -14,6 +14,7 @@ import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DeviceService } from './device-service.ts';
 import { DeviceError } from './errors.ts';
+import type { MountReads } from './fuse/fuse-server.ts';
 import type { LocalLayers } from './local-layers.ts';
 
 /**
@@ -93,6 +94,7 @@ interface HeldDevice {
   /** Bytes of the block device. */
   readonly sizeBytes: number;
   readonly holders: readonly string[];
+  readonly reads: MountReads;
 }
 
 /**
@@ -207,9 +209,10 @@ export class ImageDevices {
   list(): readonly HeldDevice[] {
     return this.#devices.list().flatMap(({ reference, digest, dir, device, sizeBytes }) => {
       const holders = this.#byChain.get(digest)?.holders;
-      if (holders === undefined || dir !== this.#dirOf(digest)) return [];
+      const reads = this.#devices.reads(dir);
+      if (holders === undefined || reads === undefined || dir !== this.#dirOf(digest)) return [];
       const what = { image: reference, chainId: digest, dir, device, sizeBytes };
-      return [{ ...what, holders: [...holders] }];
+      return [{ ...what, holders: [...holders], reads }];
     });
   }
 

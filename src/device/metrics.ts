@@ -6,6 +6,7 @@ export interface DeviceMetrics {
   readonly readBytes: Counter;
   readonly readErrors: Counter;
   readonly waitSeconds: Histogram;
+  readonly stalls: Counter;
   readonly nbdConnections: Gauge;
 }
 
@@ -30,6 +31,10 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
     nbdConnections: metrics.gauge({
       name: 'xylem_device_nbd_connections',
       help: 'Clients that are connected over NBD now.',
+    }),
+    stalls: metrics.counter({
+      name: 'xylem_device_read_stalls_total',
+      help: 'Reads of block devices that waited for longer than a second.',
     }),
     waitSeconds: metrics.histogram({
       name: 'xylem_device_read_wait_seconds',

@@ -107,6 +107,18 @@ export const containerDevice = z
     device: z.string().describe('the block device under it, such as `/dev/loop3`'),
     sizeBytes: bytes,
     holders: z.array(z.string()).readonly().describe('snapshots of containers that use it'),
+    reads: z
+      .object({
+        touchedBytes: bytes.describe('distinct bytes of the device'),
+        storeBytes: bytes.describe('read from the files of the store'),
+        memoryBytes: bytes,
+        fetchedBytes: bytes.describe('had from the agent'),
+        stalled: count.describe('reads that waited for longer than a second'),
+        waiting: count.describe('reads that wait now'),
+        failed: count.describe('reads that ended with EIO'),
+      })
+      .readonly()
+      .describe('since the process took the device'),
   })
   .readonly();
 /** A device, as `containerDevice` reads it. */

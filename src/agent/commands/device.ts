@@ -43,7 +43,7 @@ export function registerDevice(program: Command): void {
     .addHelpText(
       'after',
       '\nExamples:\n  xylem device ls\n' +
-        "  xylem device ls --json | jq '.devices[] | {image, holders}'",
+        "  xylem device ls --json | jq '.devices[] | {image, touched: .reads.touchedBytes}'",
     )
     .action(async (options: AdminPlace & { readonly json?: boolean }) => {
       const answer = await askAgent(options, 'devices');
@@ -85,9 +85,20 @@ async function keep(components: ConstructorParameters<typeof Keeper>[0]): Promis
 function listText(devices: readonly ContainerDevice[]): string {
   if (devices.length === 0) return 'No container of this host has a device.';
   return table(
-    ['IMAGE', 'DEVICE', 'SIZE', 'USERS', 'MOUNTED AT'],
-    devices.map(({ image, device, sizeBytes, holders, dir }) => [
-      ...[image, device, formatSizeBytes(sizeBytes), String(holders.length), dir],
+    ['IMAGE', 'DEVICE', 'SIZE', 'TOUCHED', 'STORE', 'MEMORY', 'FETCHED', 'STALLED', 'USERS'],
+    devices.map(({ image, device, sizeBytes, reads, holders }) => [
+      ...[image, device],
+      ...[sizeBytes, reads.touchedBytes, reads.storeBytes, reads.memoryBytes].map(formatSizeBytes),
+      formatSizeBytes(reads.fetchedBytes),
+      stalledText(reads),
+      String(holders.length),
     ]),
   );
+}
+
+/** Reads that waited long, those that wait, and those that failed. */
+function stalledText({ stalled, waiting, failed }: ContainerDevice['reads']): string {
+  const now = waiting > 0 ? `, ${waiting} wait` : '';
+  const bad = failed > 0 ? `, ${failed} failed` : '';
+  return `${stalled}${now}${bad}`;
 }

@@ -20,6 +20,7 @@ import type { HeldImageInit } from '../store-reader/held-image.ts';
 import type { StoreShare, StoreShares } from '../store-reader/store-shares.ts';
 import { resendRequests } from './lost-requests.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
+import { TouchedPages } from './touched-pages.ts';
 
 /**
  * Most reads of one mount that wait for their bytes; the rest stays in the ring. The kernel sends
@@ -40,6 +41,8 @@ export interface FuseWorkerInit {
   readonly ring: SharedArrayBuffer;
   /** Whether the first request shows which earlier ones a dead server has taken with it. */
   readonly endsLost: boolean;
+  /** Memory of its `TouchedPages`. */
+  readonly touched: SharedArrayBuffer;
   /** A word that counts the messages to the thread: it looks for one when there are more. */
   readonly messages: SharedArrayBuffer;
 }
@@ -61,6 +64,24 @@ export type FuseWorkerMessage =
   | { readonly kind: 'wake' }
   | { readonly kind: 'gave-up'; readonly reason: string }
   | { readonly kind: 'ended'; readonly reason: string };
+
+/**
+ * Reads of a mount since its server took it: bytes by where they were, and counts of reads. A read
+ * has stalled that waited longer than `STALL_MS`.
+ */
+export interface MountReads {
+  /** Distinct bytes of the disk, in pages. */
+  readonly touchedBytes: number;
+  readonly storeBytes: number;
+  readonly memoryBytes: number;
+  readonly fetchedBytes: number;
+  readonly stalled: number;
+  readonly waiting: number;
+  readonly failed: number;
+}
+
+/** A program that waits for longer has noticed. */
+const STALL_MS = 1_000;
 
 /** The store that has blocks of the disk. */
 export interface HeldDisk {
@@ -97,6 +118,8 @@ export class FuseServer {
   readonly #scratch = new Uint8Array(OUT_HEADER_BYTES + READ_BYTES_MAX);
   readonly #pending = new Map<number, { interrupted: boolean }>();
   readonly #messages = new Int32Array(new SharedArrayBuffer(4));
+  readonly #touched: TouchedPages;
+  readonly #reads = { memoryBytes: 0, fetchedBytes: 0, stalled: 0, failed: 0 };
   #worker: Worker | undefined;
   #share: StoreShare | undefined;
   #resolveEnded: () => void = () => {};
@@ -112,6 +135,7 @@ export class FuseServer {
     this.#logger = components.logger;
     this.#metrics = components.metrics;
     this.path = init.path;
+    this.#touched = new TouchedPages(components.disk.sizeBytes);
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
     });
@@ -151,6 +175,19 @@ export class FuseServer {
     return resends;
   }
 
+  /** What has been read so far. */
+  reads(): MountReads {
+    const held = this.#share?.read();
+    const { memoryBytes, ...rest } = this.#reads;
+    return {
+      ...rest,
+      touchedBytes: this.#touched.count(),
+      storeBytes: held?.storeBytes ?? 0,
+      memoryBytes: memoryBytes + (held?.memoryBytes ?? 0),
+      waiting: this.#pending.size,
+    };
+  }
+
   /** From here on, after the mount, reads are answered from the store's files. Call it once. */
   hold({ image, shares }: HeldDisk): void {
     assert(this.#share === undefined, 'a mount has one store');
@@ -171,6 +208,7 @@ export class FuseServer {
       ring: this.#shared,
       endsLost,
       messages: this.#messages.buffer,
+      touched: this.#touched.shared,
     };
     const worker = new Worker(new URL(`./fuse-worker.${extension}`, import.meta.url), {
       workerData,
@@ -236,6 +274,7 @@ export class FuseServer {
     }
     if (!isServed) return void this.#fetch(entry);
     this.#metrics.readBytes.inc({ from: 'memory' }, length);
+    this.#reads.memoryBytes += length;
     this.#answer(this.#scratch, entry);
   }
 
@@ -249,11 +288,17 @@ export class FuseServer {
     try {
       await this.#disk.read(buffer.subarray(OUT_HEADER_BYTES), offset);
       this.#metrics.readBytes.inc({ from: 'fetched' }, length);
+      this.#reads.fetchedBytes += length;
       if (!state.interrupted) this.#answer(buffer, entry);
     } catch (error) {
       if (!state.interrupted) this.#fail(entry, error);
     }
-    this.#metrics.waitSeconds.observe({}, (this.#clock.nowMs() - startMs) / 1000);
+    const waitMs = this.#clock.nowMs() - startMs;
+    this.#metrics.waitSeconds.observe({}, waitMs / 1000);
+    if (waitMs > STALL_MS) {
+      this.#metrics.stalls.inc({});
+      this.#reads.stalled++;
+    }
     this.#pending.delete(keyOf(unique));
     if (this.#isStalled) {
       this.#isStalled = false;
@@ -269,6 +314,7 @@ export class FuseServer {
 
   #fail({ unique, offset, length }: RingEntry, error: unknown): void {
     this.#metrics.readErrors.inc({});
+    this.#reads.failed++;
     this.#logger.error(
       { path: this.path, offset, length, error: errorText(error) },
       'device read failed: the reader gets EIO',

@@ -7,6 +7,7 @@ import { REQUEST_BYTES_MAX } from './fuse-protocol.ts';
 import { HeldReads } from './held-reads.ts';
 import { endLostRequests } from './lost-requests.ts';
 import { RequestRing } from './request-ring.ts';
+import { TouchedPages } from './touched-pages.ts';
 import type { FuseWorkerInit, FuseWorkerMessage, FuseWorkerOrder } from './fuse-server.ts';
 
 const port = defined(parentPort, 'fuse-worker runs as a worker thread');
@@ -24,6 +25,7 @@ function serve(init: FuseWorkerInit): void {
   const buffer = new Uint8Array(REQUEST_BYTES_MAX);
   const view = new DataView(buffer.buffer);
   const file = { sizeBytes: init.sizeBytes };
+  const touched = new TouchedPages(init.sizeBytes, init.touched);
   let held: HeldReads | undefined;
   let { endsLost } = init;
   let messageCount = 0;
@@ -44,6 +46,7 @@ function serve(init: FuseWorkerInit): void {
     const action = read ?? handleRequest(buffer.subarray(0, bytes), file);
     if (action.kind === 'answer') answerNow(init.fd, action.bytes);
     else if (action.kind === 'read') {
+      touched.mark(action.offset, action.length);
       if (held?.answer(action) !== true && ring.put(action)) post({ kind: 'wake' });
     } else if (action.kind === 'interrupt') {
       if (ring.put({ unique: action.unique, offset: 0, length: 0 })) post({ kind: 'wake' });

@@ -26,6 +26,8 @@ export interface StoreShare {
   /** Memory of its `SharedFiles` and of its `SharedCounts`. */
   readonly files: SharedArrayBuffer;
   readonly counts: SharedArrayBuffer;
+  /** What its thread has read so far. */
+  read(): HeldCounts;
   /** Its thread has ended: closes what it had open, and counts the rest. */
   end(): void;
 }
@@ -69,7 +71,7 @@ export class StoreShares {
       this.#count(share);
       this.#divide();
     };
-    return { ...memory, end };
+    return { ...memory, read: () => share.counts.read(), end };
   }
 
   #divide(): void {
