@@ -123,13 +123,13 @@ interface Shape {
 
 const USUAL: Shape = { name: '', compression: 'lz4', blockSize: '4KiB' };
 
-/** As a root does it that accelerates images. */
-const ACCELERATED = shapeOf('zstd', '16KiB');
+/** The fewest bytes, but for one that has hardly less. */
+const SMALL = shapeOf('zstd', '16KiB');
 
 const SHAPES: readonly Shape[] = [
   USUAL,
   ...['16KiB', '32KiB'].map((blockSize) => shapeOf('lz4', blockSize)),
-  ...[shapeOf('zstd', '4KiB'), ACCELERATED, shapeOf('zstd', '32KiB')],
+  ...[shapeOf('zstd', '4KiB'), SMALL, shapeOf('zstd', '32KiB')],
 ];
 
 function shapeOf(compression: string, blockSize: string): Shape {
@@ -188,7 +188,7 @@ export async function benchWorkloads(options: BenchOptions): Promise<BenchRow[]>
         { bench: BENCH, what: `${name}, image with gzip`, value: gzipBytes / 1e6, unit: 'MB' },
         startRow(workload, 'original', pulled, 'pulled and unpacked'),
       );
-      for (const shape of smoke ? [USUAL] : shapes ? SHAPES : [USUAL, ACCELERATED]) {
+      for (const shape of smoke ? [USUAL] : shapes ? SHAPES : [USUAL, SMALL]) {
         rows.push(...(await rowsOfBlocks(bench, workload, { original, shape })));
       }
     }
