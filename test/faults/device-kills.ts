@@ -39,6 +39,10 @@ const AGAIN_SHARE = 0.2;
 /** Longest wait of readers for their end after the end of a keeper, in milliseconds. */
 const END_MS_MAX = 30_000;
 
+/** Tries to start a container, and the pause between two of them, in milliseconds. */
+const ATTEMPTS_MAX = 10;
+const ATTEMPT_PAUSE_MS = 1_000;
+
 /** A process that waits in the kernel in two looks so far apart is stuck. */
 const STUCK_MS = 5_000;
 
@@ -190,16 +194,28 @@ class DeviceKills {
     this.#readers = await this.#startReaders();
   }
 
-  /** A new container reads its image. */
+  /**
+   * A new container reads its image. A start is tried again, as kubelets do, while containerd has
+   * not connected to the next process: it pauses between its attempts.
+   */
   async #startContainer(): Promise<void> {
     const { containerd, report } = this.#parts;
-    const id = `xylem-kills-${process.pid}-${++this.#containers}`;
-    try {
-      const output = await containerd.run(this.#image, id, ['cat', '/data/small']);
-      if (output !== SMALL) report.violate('wrong bytes', `of a container; ${this.#again}`);
-      report.add('checked', 'containers started after a kill');
-    } catch (error) {
-      report.violate('failed read', `no container: ${errorText(error)}; ${this.#again}`);
+    for (let attempt = 1; ; attempt++) {
+      const id = `xylem-kills-${process.pid}-${++this.#containers}`;
+      try {
+        const output = await containerd.run(this.#image, id, ['cat', '/data/small']);
+        if (output !== SMALL) report.violate('wrong bytes', `of a container; ${this.#again}`);
+        report.add('checked', 'containers started after a kill');
+        return;
+      } catch (error) {
+        const text = errorText(error);
+        if (attempt === ATTEMPTS_MAX || !text.includes(': unavailable')) {
+          report.violate('failed read', `no container: ${text}; ${this.#again}`);
+          return;
+        }
+        report.add('checked', 'starts of a container tried again');
+        await this.#clock.sleep(ATTEMPT_PAUSE_MS);
+      }
     }
   }
 

@@ -60,7 +60,7 @@ const PARTS: Readonly<Record<string, Part>> = {
   },
   device: {
     count: 200,
-    quickCount: 6,
+    quickCount: 3,
     run: async ({ seed, count }, report) => {
       const missing = DEVICE_NEEDS.map((need) => need()).filter((reason) => reason !== undefined);
       if (missing.length > 0) console.log(`device is skipped: ${missing.join(', ')}`);

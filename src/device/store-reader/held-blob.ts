@@ -137,14 +137,18 @@ export class HeldBlob {
     const group = this.#groupOf(index);
     return (
       this.#isGood(group, index) &&
-      this.#components.files.read(group.data, target, dataOffset(index) + start)
+      this.#components.files.read(group.data, target, dataOffset(index) + start) &&
+      // Another file was opened meanwhile: its blocks are checked at the next read.
+      group.identity === group.data.identity
     );
   }
 
   /** Whether the block was good less than `LOOK_MS` ago, or is now. */
   #isGood(group: HeldGroup, index: BlockIndex): boolean {
     const { files, clock } = this.#components;
-    if (files.ensure(group.data) && group.identity !== group.data.identity) {
+    // A file that is missing now may be another one a moment later.
+    if (!files.ensure(group.data)) return false;
+    if (group.identity !== group.data.identity) {
       group.identity = group.data.identity;
       group.goodMs.fill(NEVER);
     }

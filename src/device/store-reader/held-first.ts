@@ -19,7 +19,7 @@ const BOUNDS = { filesMax: 16, memoryBytesMax: 8 * MIB };
 export async function withHeldFirst<T>(
   components: {
     others: BlobReader;
-    clock: Pick<Clock, 'nowMs'>;
+    clock: Pick<Clock, 'nowMs' | 'wallMs'>;
     codec: Pick<Codec, 'crc32c'>;
     hash: Pick<Hash, 'blake3'>;
   },

@@ -52,7 +52,11 @@ export class HeldImage {
   readonly #shared: SharedFiles;
 
   constructor(
-    components: { clock: Pick<Clock, 'nowMs'>; codec: Codec; hash: Pick<Hash, 'blake3'> },
+    components: {
+      clock: Pick<Clock, 'nowMs' | 'wallMs'>;
+      codec: Codec;
+      hash: Pick<Hash, 'blake3'>;
+    },
     init: HeldImageInit,
   ) {
     this.#shared = new SharedFiles(init.shared);

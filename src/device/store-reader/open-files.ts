@@ -1,6 +1,14 @@
 import { constants, fstatSync, openSync, readSync } from 'node:fs';
+import type { Clock } from '../../runtime/clock.ts';
 import { defined } from '../../util/assert.ts';
 import { FILES_MAX, type SharedFiles } from './shared-files.ts';
+
+/**
+ * Age from which a file has a birth of its own, in milliseconds of the wall clock. File systems
+ * take the time of a tick (1 to 10 ms), so that a file that is removed at once and the next one of
+ * its inode may have been born at the same time.
+ */
+const BIRTH_MS = 100;
 
 /** A file of the store, open or not, for as long as its user keeps this. */
 export interface StoreFile {
@@ -10,7 +18,10 @@ export interface StoreFile {
   slot: number;
   /** Grows with every use of any file. */
   lastUse: number;
-  /** Names the file that was last open at the path: a new one there has another identity. */
+  /**
+   * Names the file that was last open at the path: a new one there has another identity. So has a
+   * file that was too young, or has no known birth, whenever it is opened.
+   */
   identity: string;
 }
 
@@ -25,6 +36,7 @@ export function storeFile(path: string): StoreFile {
  * opened or read is as one that is not there. Call all methods while `SharedFiles` is locked.
  */
 export class OpenFiles {
+  readonly #clock: Pick<Clock, 'wallMs'>;
   readonly #shared: SharedFiles;
   /** By slot; a file whose slot another one has taken is closed. */
   readonly #owners: (StoreFile | undefined)[] = Array.from({ length: FILES_MAX });
@@ -32,8 +44,9 @@ export class OpenFiles {
   /** Reads so far. */
   reads = 0;
 
-  constructor(shared: SharedFiles) {
-    this.#shared = shared;
+  constructor(components: { clock: Pick<Clock, 'wallMs'>; shared: SharedFiles }) {
+    this.#clock = components.clock;
+    this.#shared = components.shared;
   }
 
   /** Makes sure that the file is open; false when it cannot be opened. */
@@ -83,7 +96,8 @@ export class OpenFiles {
     this.#shared.put(file.slot, file.fd);
     this.#owners[file.slot] = file;
     const { dev, ino, birthtimeMs } = fstatSync(file.fd);
-    file.identity = `${dev}:${ino}:${birthtimeMs}`;
+    const isKnown = birthtimeMs > 0 && this.#clock.wallMs() - birthtimeMs > BIRTH_MS;
+    file.identity = isKnown ? `${dev}:${ino}:${birthtimeMs}` : `use ${file.lastUse}`;
     return true;
   }
 

@@ -9,7 +9,7 @@ import type { SharedFiles } from './shared-files.ts';
 import { StoreTrust } from './store-trust.ts';
 
 interface StoreReaderComponents {
-  readonly clock: Pick<Clock, 'nowMs'>;
+  readonly clock: Pick<Clock, 'nowMs' | 'wallMs'>;
   readonly codec: Pick<Codec, 'crc32c'>;
   readonly hash: Pick<Hash, 'blake3'>;
   readonly shared: SharedFiles;
@@ -65,7 +65,7 @@ export class StoreReader {
 
   constructor(components: StoreReaderComponents, init: StoreReaderInit) {
     const { shared } = components;
-    this.#files = new OpenFiles(shared);
+    this.#files = new OpenFiles(components);
     const parts = {
       ...components,
       dir: init.dir,

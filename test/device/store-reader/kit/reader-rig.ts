@@ -5,6 +5,7 @@ import { FILES_MAX, SharedFiles } from '../../../../src/device/store-reader/shar
 import { StoreReader } from '../../../../src/device/store-reader/store-reader.ts';
 import { LOOK_MS } from '../../../../src/device/store-reader/store-trust.ts';
 import type { BlobRef } from '../../../../src/image/block.ts';
+import { SystemClock } from '../../../../src/runtime/node/clock.ts';
 import { NodeCodec } from '../../../../src/runtime/node/codec.ts';
 import { NodeHash } from '../../../../src/runtime/node/hash.ts';
 
@@ -35,7 +36,7 @@ export function openReader(
   const shared = new SharedFiles(new SharedArrayBuffer(SharedFiles.sizeBytes));
   shared.setBounds({ filesMax, memoryBytesMax });
   let nowMs = 0;
-  const clock = { nowMs: () => nowMs };
+  const clock = { nowMs: () => nowMs, wallMs: () => new SystemClock().wallMs() };
   const reader = new StoreReader(
     { clock, codec: new NodeCodec(), hash: new NodeHash(), shared },
     { dir, untrustedSigners, blobs: blobs.map((blob) => ({ blob, by, digests })) },
