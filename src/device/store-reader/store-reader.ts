@@ -43,9 +43,9 @@ export interface StoreReaderInit {
  * - **Eviction** erases the records of a group and unlinks its data file. An open file keeps its
  *   bytes, which are right, until `SharedFiles.sweep()` closes it. With its last group a blob loses
  *   its folder: before each look it is asked whether the file of records is still linked.
- * - **A group that comes back** has a new file. While the old one is open, its bytes are read.
- *   After that the identity of the file (device, inode, birth) is another one, and nothing of the
- *   group counts as checked.
+ * - **A group that comes back** has a new file. While the old one is open, its bytes are read. A
+ *   file that is opened anew has the identity (device, inode, birth) of the one before, or nothing
+ *   of its group counts as checked.
  * - **Another size**: the store removes the folder. The CRCs of records of another size fit in no
  *   place: a miss.
  * - **Distrust**: nothing is read of a blob that the file `distrusted` names, unless its image
