@@ -15,6 +15,7 @@ import { LocalFile } from '../src/convert/files.ts';
 import { blockCount, blockIndex, BLOCK_SIZE_BYTES, type BlobRef } from '../src/image/block.ts';
 import type { Digest } from '../src/image/digest.ts';
 import { LayerWriter } from '../src/image/layer-writer.ts';
+import { ZFILE_DEFAULTS, type ZFileOptions } from '../src/image/zfile-writer.ts';
 import { NodeCodec } from '../src/runtime/node/codec.ts';
 import { NodeDisk } from '../src/runtime/node/disk.ts';
 import { NodeHash } from '../src/runtime/node/hash.ts';
@@ -51,10 +52,15 @@ export interface BenchImage {
 }
 
 /**
- * Makes an ext4 image filled with programs, in four layers of LZ4 blocks, and puts their blocks
- * into a store.
+ * Makes an ext4 image filled with programs, in four layers, and puts their blocks into a store.
+ * `folder` is new.
  */
-export async function makeBenchImage(folder: string, sizeMib: number): Promise<BenchImage> {
+export async function makeBenchImage(
+  folder: string,
+  sizeMib: number,
+  blocks: ZFileOptions = ZFILE_DEFAULTS,
+): Promise<BenchImage> {
+  mkdirSync(folder);
   const device = join(folder, 'ext4');
   const files = join(folder, 'files');
   mkdirSync(files);
@@ -66,7 +72,8 @@ export async function makeBenchImage(folder: string, sizeMib: number): Promise<B
   const blobs = new Map<Digest, Uint8Array>();
   const refs: BlobRef[] = [];
   for (const step of LAYER_STEPS) {
-    const blob = await makeLayerBlob(join(folder, `layer-${step}`), new Uint8Array(bytes), step);
+    const path = join(folder, `layer-${step}`);
+    const blob = await makeLayerBlob(path, new Uint8Array(bytes), { step, blocks });
     const digest = `sha256:${toHex(new NodeHash().sha256(blob))}` as Digest;
     blobs.set(digest, blob);
     refs.push({ digest, sizeBytes: blob.length });
@@ -113,13 +120,17 @@ function* filesIn(folder: string): Generator<string> {
 }
 
 /** A layer of every `step`th MiB of the device. */
-async function makeLayerBlob(path: string, device: Uint8Array, step: number): Promise<Uint8Array> {
+async function makeLayerBlob(
+  path: string,
+  device: Uint8Array,
+  { step, blocks }: { step: number; blocks: ZFileOptions },
+): Promise<Uint8Array> {
   const file = await LocalFile.open(path, 'create');
   try {
     const uuid = '01234567-89AB-CDEF-0123-456789ABCDEF';
     const writer = new LayerWriter(
       { codec: new NodeCodec(), sink: file },
-      { virtualSizeBytes: device.length, uuid },
+      { virtualSizeBytes: device.length, uuid, options: blocks },
     );
     for (let at = 0; at < device.length; at += step * MIB) {
       const piece = device.slice(at, at + MIB); // Not shared: encoders take no shared memory.

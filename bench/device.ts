@@ -39,6 +39,9 @@ const clock = new SystemClock();
 const metrics = deviceMetrics(silentMetrics);
 const TIMEOUT_MS = 60_000;
 
+/** The blocks that the acceleration service makes. */
+const ZSTD_BLOCKS = { blockSizeBytes: 16 * 1024, algorithm: 'zstd' } as const;
+
 /** How many times slower a warm device may be than the least that FUSE takes. */
 const TIMES_FLOOR_MAX = 2;
 
@@ -105,7 +108,8 @@ function canRun(): boolean {
 }
 
 async function measure(folder: string, smoke: boolean, atEnd: AtEnd): Promise<BenchRow[]> {
-  const image = await makeBenchImage(folder, smoke ? 16 : 512);
+  const image = await makeBenchImage(join(folder, 'lz4'), smoke ? 16 : 512);
+  const other = await makeBenchImage(join(folder, 'zstd'), smoke ? 16 : 128, ZSTD_BLOCKS);
   const make = (name: string, start: (path: string) => Promise<Started>): Promise<Served> =>
     serve(join(folder, name), start, atEnd);
   const floor = await make('floor', (path) => startFloor(path, image.bytes));
@@ -113,6 +117,9 @@ async function measure(folder: string, smoke: boolean, atEnd: AtEnd): Promise<Be
   const { memory, fetched, fullStore, emptyStore } = image;
   const store = await make('store', (path) => startImage(path, image, fetched, fullStore));
   const mountMs = clock.nowMs() - startMs;
+  const zstd = await make('store-zstd', (path) =>
+    startImage(path, other, other.fetched, other.fullStore),
+  );
   const loop = await make('loop', (path) => startImage(path, image, memory));
   const cold = await make('cold', (path) => startImage(path, image, fetched, emptyStore));
   const rows: BenchRow[] = [
@@ -130,6 +137,7 @@ async function measure(folder: string, smoke: boolean, atEnd: AtEnd): Promise<Be
       const hasGoal = one.hasGoal && at === 'loop';
       rows.push(hasGoal ? { ...row, note: `${row.note}; ${verdict(isMet, goal)}` } : row);
     }
+    rows.push(rowOf(one, 'loop, store, ZSTD', await fio(one, zstd, 'loop', smoke)));
     rows.push(rowOf(one, 'loop, event loop', await fio(one, loop, 'loop', smoke)));
     rows.push(rowOf(one, 'loop, cold', await fio(one, cold, 'loop', smoke)));
   }

@@ -6,6 +6,7 @@ import type { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
 import { AgentLink } from '../../device/link/agent-link.ts';
 import { LocalLayers } from '../../device/local-layers.ts';
 import type { HeldStore } from '../../device/store-reader/held-image.ts';
+import { systemZstd } from '../../device/system-zstd.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
@@ -81,7 +82,7 @@ export class DeviceProcess implements Service, Readiness {
     const dir = join(stateDir, IMAGES_FOLDER);
     const isReserved = (path: string): boolean => path === dir || path.startsWith(`${dir}/`);
     this.#devices = new DeviceService(
-      { ...shared, reader: local, codec: new NodeCodec(), keeper },
+      { ...shared, reader: local, codec: new NodeCodec({ zstd: systemZstd }), keeper },
       { stateDir, mountFolders: [...device.mountFolders, dir], store },
     );
     const parts = { ...shared, devices: this.#devices, hash, keeper };

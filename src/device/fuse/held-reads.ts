@@ -4,6 +4,7 @@ import { NodeHash } from '../../runtime/node/hash.ts';
 import { errorText } from '../../util/errors.ts';
 import { HeldImage } from '../store-reader/held-image.ts';
 import { SharedCounts } from '../store-reader/shared-counts.ts';
+import { systemZstd } from '../system-zstd.ts';
 import { answerNow } from './answer-now.ts';
 import type { FileRead } from './fuse-filesystem.ts';
 import { OUT_HEADER_BYTES, READ_BYTES_MAX, writeOutHeader } from './fuse-protocol.ts';
@@ -26,7 +27,8 @@ export class HeldReads {
     this.#fd = init.fd;
     this.#onGaveUp = init.onGaveUp;
     this.#counts = new SharedCounts(order.counts);
-    const components = { clock: new SystemClock(), codec: new NodeCodec(), hash: new NodeHash() };
+    const codec = new NodeCodec({ zstd: systemZstd });
+    const components = { clock: new SystemClock(), codec, hash: new NodeHash() };
     this.#image = new HeldImage(components, order.image);
   }
 

@@ -13,10 +13,23 @@ const LZ4_PREFIX_BYTES = 4;
  */
 const DECODED_SIZE_BYTES_MAX = 16 * 1024 * 1024;
 
+/**
+ * Decodes a ZSTD frame, which has to fill the target exactly: false for input that is damaged or
+ * decodes to another size.
+ */
+export type ZstdDecode = (source: Uint8Array, target: Uint8Array) => boolean;
+
 /** The native codecs. An instance has memory of its own and serves one thread. */
 export class NodeCodec implements Codec {
-  /** Made when it is needed: few processes decode. */
+  readonly #zstd: (() => ZstdDecode | undefined) | undefined;
+  /** Made when they are needed: few processes decode. */
   #lz4: Lz4Decoder | undefined;
+  #zstdDecode: ZstdDecode | 'zlib' | undefined;
+
+  /** `zstd`: makes another decoder than Node's, if it can. */
+  constructor(init: { zstd?: () => ZstdDecode | undefined } = {}) {
+    this.#zstd = init.zstd;
+  }
 
   lz4Decode(source: Uint8Array, target: Uint8Array): void {
     if (Math.max(source.length, target.length) > LZ4_BLOCK_BYTES_MAX) {
@@ -34,6 +47,11 @@ export class NodeCodec implements Codec {
 
   zstdDecode(source: Uint8Array, target: Uint8Array): void {
     checkSize(target.length);
+    this.#zstdDecode ??= this.#zstd?.() ?? 'zlib';
+    if (this.#zstdDecode !== 'zlib') {
+      if (this.#zstdDecode(source, target)) return;
+      throw new RangeError(`ZSTD frame does not decode to ${target.length} bytes`);
+    }
     // zlib decodes a truncated frame without an error, but short: the length decides.
     const decoded = zstdDecompressSync(source, { maxOutputLength: Math.max(1, target.length) });
     fill(target, decoded, 'ZSTD');
