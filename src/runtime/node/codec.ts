@@ -23,7 +23,7 @@ export type ZstdDecode = (source: Uint8Array, target: Uint8Array) => boolean;
 export class NodeCodec implements Codec {
   readonly #zstd: (() => ZstdDecode | undefined) | undefined;
   /** Made when they are needed: few processes decode. */
-  #lz4: Lz4Decoder | undefined;
+  #lz4: Lz4Decoder | 'none' | undefined;
   #zstdDecode: ZstdDecode | 'zlib' | undefined;
 
   /** `zstd`: makes another decoder than Node's, if it can. */
@@ -32,10 +32,9 @@ export class NodeCodec implements Codec {
   }
 
   lz4Decode(source: Uint8Array, target: Uint8Array): void {
-    if (Math.max(source.length, target.length) > LZ4_BLOCK_BYTES_MAX) {
-      return this.#lz4DecodeLarge(source, target);
-    }
-    this.#lz4 ??= new Lz4Decoder();
+    this.#lz4 ??= makeLz4Decoder();
+    const isLarge = Math.max(source.length, target.length) > LZ4_BLOCK_BYTES_MAX;
+    if (isLarge || this.#lz4 === 'none') return this.#lz4DecodeNative(source, target);
     if (!this.#lz4.decode(source, target)) {
       throw new RangeError(`LZ4 block does not decode to ${target.length} bytes`);
     }
@@ -66,12 +65,21 @@ export class NodeCodec implements Codec {
   }
 
   /** By lz4-napi, which copies the input behind a size field of its own. */
-  #lz4DecodeLarge(source: Uint8Array, target: Uint8Array): void {
+  #lz4DecodeNative(source: Uint8Array, target: Uint8Array): void {
     checkSize(target.length);
     const framed = Buffer.allocUnsafe(LZ4_PREFIX_BYTES + source.length);
     framed.writeUInt32LE(target.length, 0);
     framed.set(source, LZ4_PREFIX_BYTES);
     fill(target, uncompressSync(framed), 'LZ4');
+  }
+}
+
+/** WebAssembly needs 10 GB of address space, which a limit of the process may not leave. */
+function makeLz4Decoder(): Lz4Decoder | 'none' {
+  try {
+    return new Lz4Decoder();
+  } catch {
+    return 'none';
   }
 }
 
