@@ -1,10 +1,10 @@
-import { BLOCK_SIZE_BYTES, blocksOfRange, type BlobRef } from '../../image/block.ts';
+import type { BlobRef } from '../../image/block.ts';
 import { WireError } from '../../net/wire/errors.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { BlobReader, ReadOptions } from '../../transfer/contracts/blob-reader.ts';
-import { checkRange, copyOverlap } from '../../transfer/read/ranges.ts';
+import { cachedRange, checkRange, readByBlocks } from '../../transfer/read/ranges.ts';
 import { BlockReads } from './block-reads.ts';
 import { decodeError, decodeOpened, FRAME, type LinkFrame, type LinkLane } from './frames.ts';
 import { ImageOpens, type LinkImage, type OpenedLink } from './image-opens.ts';
@@ -118,33 +118,13 @@ export class AgentLink implements BlobReader {
     options: ReadOptions,
   ): Promise<Uint8Array> {
     checkRange(blob, offset, length);
-    const target = new Uint8Array(length);
-    if (length === 0) return target;
-    await Promise.all(
-      blocksOfRange(offset, length).map(async (index) => {
-        const block = await this.#reads.read(blob, index, options);
-        copyOverlap(target, offset, block, index);
-      }),
+    return readByBlocks({ offset, length }, async (index, use) =>
+      use(await this.#reads.read(blob, index, options)),
     );
-    return target;
   }
 
   readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
-    checkRange(blob, offset, length);
-    if (length === 0) return new Uint8Array(0);
-    const blocks = blocksOfRange(offset, length).map((index) => this.#reads.kept(blob, index));
-    const [first] = blocks;
-    if (first !== undefined && blocks.length === 1) {
-      const start = offset % BLOCK_SIZE_BYTES;
-      return first.subarray(start, start + length);
-    }
-    const target = new Uint8Array(length);
-    for (const [i, index] of blocksOfRange(offset, length).entries()) {
-      const block = blocks[i];
-      if (block === undefined) return undefined;
-      copyOverlap(target, offset, block, index);
-    }
-    return target;
+    return cachedRange(blob, { offset, length }, (index) => this.#reads.kept(blob, index));
   }
 
   #onUp(carries: LinkLane): void {

@@ -2,13 +2,7 @@ import type { BlockStore } from '../../blockstore/store.ts';
 import { NO_ATTESTATION } from '../../image/attestation.ts';
 import type { AttestedBlock } from '../../image/attested-block.ts';
 import type { BlockDigests } from '../../image/block-digests.ts';
-import {
-  BLOCK_SIZE_BYTES,
-  blockLength,
-  blocksOfRange,
-  type BlobRef,
-  type BlockIndex,
-} from '../../image/block.ts';
+import { blockLength, type BlobRef, type BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash, Signer } from '../../runtime/codec.ts';
@@ -16,7 +10,7 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
 import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
-import { defined, unreachable } from '../../util/assert.ts';
+import { unreachable } from '../../util/assert.ts';
 import type { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
 import type { PeerId } from '../../util/peer-id.ts';
@@ -35,7 +29,7 @@ import {
 import { LocalReads, readError, whyOf } from './local-reads.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import type { Origin } from '../contracts/origin.ts';
-import { checkRange, copyOverlap } from '../read/ranges.ts';
+import { cachedRange, checkRange, readByBlocks } from '../read/ranges.ts';
 import {
   PeerError,
   type BlockServer,
@@ -261,20 +255,15 @@ export class TransferEngine implements BlobReader {
     options: ReadOptions,
   ): Promise<Uint8Array> {
     checkRange(blob, offset, length);
-    const target = new Uint8Array(length);
-    if (length === 0) return target;
-    this.#core.blocks.addBlob(blob);
-    await Promise.all(
-      blocksOfRange(offset, length).map(async (index) => {
-        const block = await this.#reads.read(blob, index, options);
-        try {
-          copyOverlap(target, offset, block.payload.bytes, index);
-        } finally {
-          block.payload.release();
-        }
-      }),
-    );
-    return target;
+    if (length > 0) this.#core.blocks.addBlob(blob);
+    return readByBlocks({ offset, length }, async (index, use) => {
+      const block = await this.#reads.read(blob, index, options);
+      try {
+        use(block.payload.bytes);
+      } finally {
+        block.payload.release();
+      }
+    });
   }
 
   /**
@@ -299,30 +288,10 @@ export class TransferEngine implements BlobReader {
   }
 
   readCached(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
-    checkRange(blob, offset, length);
-    if (length === 0) return new Uint8Array(0);
-    const [first, second] = blocksOfRange(offset, length);
-    const index = defined(first, 'a range of at least a byte has a block');
-    const block = this.#peek(blob, index);
-    if (block === undefined) return undefined;
-    if (second === undefined) {
-      const start = offset - index * BLOCK_SIZE_BYTES;
-      this.#count('memory', 'demand', length);
-      return block.payload.bytes.subarray(start, start + length);
-    }
-    return this.#gather(blob, offset, length);
-  }
-
-  /** A range over several blocks, when all of them are in memory: in memory of its own. */
-  #gather(blob: BlobRef, offset: number, length: number): Uint8Array | undefined {
-    const target = new Uint8Array(length);
-    for (const index of blocksOfRange(offset, length)) {
-      const block = this.#peek(blob, index);
-      if (block === undefined) return undefined;
-      copyOverlap(target, offset, block.payload.bytes, index);
-    }
-    this.#count('memory', 'demand', length);
-    return target;
+    const peek = (index: BlockIndex) => this.#peek(blob, index)?.payload.bytes;
+    const bytes = cachedRange(blob, { offset, length }, peek);
+    if (bytes !== undefined && length > 0) this.#count('memory', 'demand', length);
+    return bytes;
   }
 
   /** The block in memory, if it has the right length; else `read()` says what is wrong. */
