@@ -2,21 +2,21 @@ import { existsSync, realpathSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import {
   BACKUP_SUFFIX,
+  changeTo,
   ContainerdFileError,
   parsed,
+  PART_BEGIN,
+  PART_END,
   readText,
   tableAt,
+  withoutPart,
+  withPartAtEnd,
   type FileChange,
   type Table,
 } from './containerd-files.ts';
 
 /** The name of our snapshotter in containerd. */
 export const SNAPSHOTTER_NAME = 'xylem';
-
-/** Around the tables that the command adds. */
-const BEGIN = '# xylem: begin (made by `xylem configure-containerd`, taken out by its --remove)';
-const END = '# xylem: end';
-const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
 
 /** At the end of a line that the command sets in a table of the file. */
 const SET = '# xylem: set by `xylem configure-containerd`';
@@ -57,25 +57,22 @@ export function planSnapshotter(init: SnapshotterInit): FileChange {
   const settings = init.forCri ? CRI_SETTINGS : {};
   const place = criPlace(version);
   const edited = withSettings(rest, place, settings);
+  const isEmpty = rest.trim() === '';
   const part = [
-    BEGIN,
-    ...(rest.trim() === '' ? ['version = 2', ''] : []),
+    PART_BEGIN,
+    ...(isEmpty ? ['version = 2', ''] : []),
     ...pluginLines(plugin),
     ...edited.missing,
-    END,
+    PART_END,
     '',
   ];
-  const text = joined(edited.text, part.join('\n'));
-  const isEmpty = rest.trim() === '';
+  const text = withPartAtEnd(edited.text, part.join('\n'));
   const wanted = merged(merged(known, isEmpty ? { version: 2 } : {}), {
     proxy_plugins: { [SNAPSHOTTER_NAME]: plugin },
     ...nested(place, settings),
   });
   if (!isDeepStrictEqual(parsedOrNothing(text), wanted)) throw layoutError(file, init, place);
-  if (text === before) return { file, action: 'none', text };
-  if (before === undefined) return { file, action: 'create', text };
-  const backup = file + BACKUP_SUFFIX;
-  return { file, action: 'change', text, ...(rest === before && { backup }) };
+  return changeTo(text, { file, before, rest });
 }
 
 /** Plans the change that undoes `planSnapshotter()`. Throws ContainerdFileError. */
@@ -210,17 +207,11 @@ function quoted(name: string): string {
 
 /** Takes out everything that `planSnapshotter()` put in. */
 function withoutOurs(text: string): string {
-  return text
-    .replace(PART, '')
+  return withoutPart(text)
     .split('\n')
     .filter((line) => !line.endsWith(SET))
     .map((line) => (line.startsWith(WAS) ? line.slice(WAS.length) : line))
     .join('\n');
-}
-
-function joined(text: string, part: string): string {
-  if (text.trim() === '') return part;
-  return `${text}${text.endsWith('\n') ? '' : '\n'}${part}`;
 }
 
 /** A file itself, where a link leads to it: the link stays. */

@@ -16,6 +16,13 @@ import { CodedError, errorText } from '../../util/errors.ts';
 /** Of a file that keeps what was there before the first change. */
 export const BACKUP_SUFFIX = '.before-xylem';
 
+/** Around what the command adds to a file, so that it finds that again whatever else is there. */
+export const PART_BEGIN =
+  '# xylem: begin (made by `xylem configure-containerd`, taken out by its --remove)';
+/** See `PART_BEGIN`. */
+export const PART_END = '# xylem: end';
+const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
+
 /**
  * The command cannot read, parse or write a file of containerd, or (`snapshotter`) must not ask for
  * block images. The message says what to do.
@@ -40,6 +47,31 @@ export interface FileChange {
 
 /** A table of TOML. */
 export type Table = Readonly<Record<string, unknown>>;
+
+/** The text without what the command has added. */
+export function withoutPart(text: string): string {
+  return text.replace(PART, '');
+}
+
+/** The text with a part at its end. */
+export function withPartAtEnd(text: string, part: string): string {
+  if (text.trim() === '') return part;
+  return `${text}${text.endsWith('\n') ? '' : '\n'}${part}`;
+}
+
+/**
+ * The change to `text` of a file that has `before`: what is there is kept, unless the command has
+ * added to it already, so that `rest` is something else.
+ */
+export function changeTo(
+  text: string,
+  { file, before, rest }: { file: string; before: string | undefined; rest: string },
+): FileChange {
+  if (text === before) return { file, action: 'none', text };
+  if (before === undefined) return { file, action: 'create', text };
+  const backup = file + BACKUP_SUFFIX;
+  return { file, action: 'change', text, ...(rest === before && { backup }) };
+}
 
 /** Makes the planned change: replaces each file as a whole. Throws ContainerdFileError. */
 export function carryOut({ file, action, text, backup }: FileChange): void {

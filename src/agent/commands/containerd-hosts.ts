@@ -5,10 +5,15 @@ import { BLOCK_IMAGES_HEADER, BLOCK_IMAGES_VALUE } from '../../edge/mirror/block
 import { registryName } from '../../registry/reference.ts';
 import {
   BACKUP_SUFFIX,
+  changeTo,
   ContainerdFileError,
   parsed,
+  PART_BEGIN,
+  PART_END,
   readText,
   tableAt,
+  withoutPart,
+  withPartAtEnd,
   type FileChange,
   type Table,
 } from './containerd-files.ts';
@@ -17,14 +22,6 @@ import {
 export const DEFAULT_HOST = '_default';
 
 const FILE = 'hosts.toml';
-
-/**
- * The command's part of a file lies between these lines, so that the command finds it again
- * whatever else is in the file.
- */
-const BEGIN = '# xylem: begin (made by `xylem configure-containerd`, taken out by its --remove)';
-const END = '# xylem: end';
-const PART = /^# xylem: begin.*\n(?:.*\n)*?# xylem: end\n?/m;
 
 /** The planned change of one hosts.toml. */
 export interface HostsChange extends FileChange {
@@ -64,10 +61,7 @@ export function planMirror(
   const wanted = { mirror, server, blockImages };
   const text = withPart(rest, partOf(wanted));
   checkResult(text, { file, known, ...wanted });
-  if (text === before) return { registry, file, action: 'none', text };
-  if (before === undefined) return { registry, file, action: 'create', text };
-  const backup = file + BACKUP_SUFFIX;
-  return { registry, file, action: 'change', text, ...(rest === before && { backup }) };
+  return { registry, ...changeTo(text, { file, before, rest }) };
 }
 
 /** Plans the change that undoes `planMirror()`; makes none itself. Throws ContainerdFileError. */
@@ -168,20 +162,16 @@ interface Part {
 function partOf({ mirror, server, blockImages }: Part): string {
   const name = `host.${JSON.stringify(mirror)}`;
   return [
-    BEGIN,
+    PART_BEGIN,
     ...(server === undefined ? [] : [`server = ${JSON.stringify(server)}`, '']),
     `[${name}]`,
     '  capabilities = ["pull", "resolve"]',
     ...(blockImages
       ? [`  [${name}.header]`, `    ${BLOCK_IMAGES_HEADER} = "${BLOCK_IMAGES_VALUE}"`]
       : []),
-    END,
+    PART_END,
     '',
   ].join('\n');
-}
-
-function withoutPart(text: string): string {
-  return text.replace(PART, '');
 }
 
 /**
@@ -189,10 +179,8 @@ function withoutPart(text: string): string {
  * the order of the file.
  */
 function withPart(rest: string, part: string): string {
-  if (rest.trim() === '') return part;
   const at = rest.search(/^[ \t]*\[/m);
-  if (at >= 0) return rest.slice(0, at) + part + rest.slice(at);
-  return `${rest}${rest.endsWith('\n') ? '' : '\n'}${part}`;
+  return at < 0 ? withPartAtEnd(rest, part) : rest.slice(0, at) + part + rest.slice(at);
 }
 
 /**
