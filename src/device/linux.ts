@@ -49,9 +49,14 @@ const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
   Object.entries(constants.errno).map(([name, value]) => [value, name]),
 );
 
+/** The name of an error, such as `EBUSY`. */
+export function errnoName(errno: number): string {
+  return ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
+}
+
 function failure(): CallFailure {
   const errno = koffi.errno();
-  return { errno, name: ERRNO_NAMES.get(errno) ?? `errno ${errno}` };
+  return { errno, name: errnoName(errno) };
 }
 
 /** mount(2); undefined on success. Blocks until the filesystem's first reads are answered. */

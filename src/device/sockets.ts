@@ -1,7 +1,7 @@
 import koffi from 'koffi';
 import { closeSync, lstatSync, unlinkSync } from 'node:fs';
-import { constants } from 'node:os';
 import { DeviceError } from './errors.ts';
+import { errnoName } from './linux.ts';
 
 const AF_UNIX = 1;
 const AF_NETLINK = 16;
@@ -26,10 +26,6 @@ const cSocketPair = libc.func('int socketpair(int domain, int type, int protocol
 const cBind = libc.func('int bind(int fd, const uint8_t *address, uint32_t length)');
 const cListen = libc.func('int listen(int fd, int backlog)');
 const cFchmod = libc.func('int fchmod(int fd, uint32_t mode)');
-
-const ERRNO_NAMES: ReadonlyMap<number, string> = new Map(
-  Object.entries(constants.errno).map(([name, value]) => [value, name]),
-);
 
 /**
  * A descriptor that listens at a path, which only this user may open from the first moment on.
@@ -92,7 +88,6 @@ function removeSocket(path: string, step: string): void {
 /** The result of a call, if it is none of failure. */
 function checked(result: unknown, step: string): number {
   if ((result as number) >= 0) return result as number;
-  const errno = koffi.errno();
-  const name = ERRNO_NAMES.get(errno) ?? `errno ${errno}`;
+  const name = errnoName(koffi.errno());
   throw new DeviceError(`${step} failed with ${name}`, { code: 'failed', step });
 }
