@@ -63,9 +63,8 @@ verify  CPU of attestations per block, against that of receiving the block from 
         sending it to another.
 device  fio with direct I/O on the FUSE file and on the loop device over it. floor: a thread that
         answers from memory with a read and a write; store: an image of four layers of LZ4 blocks
-        out of a store's files, all in the page cache; ZSTD: the same with blocks of 16 KiB, as the
-        acceleration service makes them; event loop: all blobs in memory, through the event loop;
-        cold: a store that holds nothing.
+        out of a store's files, all in the page cache; ZSTD: the same with blocks of 16 KiB; event
+        loop: all blobs in memory, through the event loop; cold: a store that holds nothing.
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
         children from a package: 15 s after the start, and the highest while all read 512 MiB at
         once.

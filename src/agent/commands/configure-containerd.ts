@@ -70,7 +70,7 @@ export function registerConfigureContainerd(program: Command): void {
     .option('--server <url>', "the registry's URL, if containerd would guess another", urlOf)
     .option(
       '--block-images',
-      'ask for the block images of images, which the overlaybd snapshotter of this host mounts',
+      'ask for the block images of images, which a snapshotter of this host mounts',
     )
     .option('--snapshotter', "make `xylem device` containerd's snapshotter, in config.toml")
     .option('--no-cri', 'with --snapshotter: leave the snapshotter of CRI (Kubernetes) as it is')

@@ -1,7 +1,7 @@
 import { DEFAULT_SOURCES, storagePrefixFault } from '../../registry/sources.ts';
 import { z } from 'zod';
 import { ADDRESSES_MAX } from '../../net/limits.ts';
-import { ADMIN_SOCKET, SOCKET_PATH_BYTES_MAX } from './admin-socket.ts';
+import { ADMIN_SOCKET } from './admin-socket.ts';
 import { deviceKeys } from './device-keys.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr, isPeer } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost } from '../../registry/hosts.ts';
@@ -16,6 +16,7 @@ import {
   path,
   PATH_RULE,
   size,
+  SOCKET_RULE,
   socketPath,
   text,
 } from './shapes.ts';
@@ -287,7 +288,7 @@ export const configSchema = z.strictObject({
         'Unix socket of the admin endpoint, where `xylem status` and the other commands ask. ' +
         'A user who can open it may do everything: it has mode 0600, in a folder of mode 0700 ' +
         'that is made for it. `none`: there is no socket.',
-      rule: `an absolute path of at most ${SOCKET_PATH_BYTES_MAX} bytes, or "none"`,
+      rule: SOCKET_RULE,
     }),
     socketGroup: key(count(0, GROUP_MAX).optional(), {
       description:

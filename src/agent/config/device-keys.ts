@@ -12,6 +12,7 @@ import {
   listenAddress,
   path,
   PATH_RULE,
+  SOCKET_RULE,
   socketPath,
 } from './shapes.ts';
 
@@ -43,7 +44,7 @@ export const deviceKeys = z.strictObject({
       'Unix socket on which the agent serves `xylem device`, and where that asks. Its folder is ' +
       'closed to other users: a process that may open it reads all that the agent may. ' +
       `Not set: \`${AGENT_SOCKET_NAME}\` beside \`admin.socket\`.`,
-    rule: 'an absolute path of at most 107 bytes, or `none`',
+    rule: SOCKET_RULE,
   }),
   readTimeoutMs: key(count(1_000, TIMEOUT_MS_MAX).default(READ_TIMEOUT_MS), {
     description:
@@ -54,19 +55,19 @@ export const deviceKeys = z.strictObject({
   snapshotterSocket: key(socketPath.default(SNAPSHOTTER_SOCKET), {
     description:
       'Unix socket on which `xylem device` is a snapshotter of containerd (proxy_plugins).',
-    rule: 'an absolute path of at most 107 bytes, or `none`',
+    rule: SOCKET_RULE,
   }),
   snapshotsDir: key(absolutePath.default(SNAPSHOTS_DIR), {
     description:
       'Folder for what containers write, for the layers of ordinary images, and for the ' +
       'metadata of snapshots. Not on a file system that overlayfs refuses (NFS, overlayfs).',
-    rule: PATH_RULE,
+    rule: 'an absolute path',
   }),
   adminSocket: key(socketPath.default(DEVICE_ADMIN_SOCKET), {
     description:
       'Unix socket on which `xylem device` takes commands: those of the admin endpoint that ' +
       'concern mounts and devices. Its folder is closed to other users.',
-    rule: 'an absolute path of at most 107 bytes, or `none`',
+    rule: SOCKET_RULE,
   }),
   adminListen: key(listenAddress.default('127.0.0.1:19148'), {
     description: 'Address of the probes and metrics of `xylem device`.',

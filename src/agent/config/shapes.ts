@@ -74,3 +74,7 @@ export const socketPath = text((value) => {
   if (value === '' || value === NO_SOCKET) return true;
   return value.startsWith('/') && Buffer.byteLength(value) <= SOCKET_PATH_BYTES_MAX;
 }).transform((value) => value || NO_SOCKET);
+
+const SOCKET_BYTES = `at most ${SOCKET_PATH_BYTES_MAX} bytes`;
+/** The rule of `socketPath`. */
+export const SOCKET_RULE = `an absolute path of ${SOCKET_BYTES}, or "${NO_SOCKET}"`;

@@ -67,8 +67,8 @@ export function requireMounted(result: MountResult, target: string): string {
   if (result.kind === 'mounted') return result.device;
   if (result.kind === 'unknown-filesystem') {
     throw new DeviceError(
-      `cannot mount at ${target}: the block device of the image holds no ext4, ` +
-        'and only ext4 is mounted',
+      `cannot mount at ${target}: the block device of the image holds neither ext4 nor EROFS, ` +
+        'and nothing else is mounted',
       { code: 'unsupported-filesystem', filesystem: 'unknown' },
     );
   }

@@ -35,7 +35,6 @@ export const REPLY = {
   policy: 0x8000_0002,
   invalid: 0x8000_0003,
   unknown: 0x8000_0006,
-  tooBig: 0x8000_0009,
 } as const;
 
 /** Parts of an export's description in replies of type `info`. */

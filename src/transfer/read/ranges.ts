@@ -40,7 +40,7 @@ export function copyOverlap(
 }
 
 /**
- * A range that lies in a blob, put together from its blocks, all of which are read at a time. `read`
+ * A range that lies in a blob, put together from its blocks, which are read concurrently. `read`
  * hands a block to `use` while it holds it. Rejects with TransferError, `range`, when a block is
  * too short, and as `read` does.
  */
