@@ -1,6 +1,7 @@
 import type { BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { assert } from '../util/assert.ts';
+import { Counts } from '../util/counts.ts';
 import { EvictionOrder, Ordered, type Standing } from './eviction.ts';
 import { groupOf } from './layout.ts';
 import type { KeepClass } from './store.ts';
@@ -54,7 +55,7 @@ export class GroupTable {
   readonly #blobs = new Map<Digest, CountedGroup | Map<number, CountedGroup>>();
   readonly #pins = new Set<Digest>();
   /** Number of `retain()`s of each blob without a `release()` yet. */
-  readonly #mounts = new Map<Digest, number>();
+  readonly #mounts = new Counts<Digest>();
   #blockCount = 0;
   #sizeBytes = 0;
 
@@ -181,15 +182,13 @@ export class GroupTable {
   }
 
   retain(digest: Digest): void {
-    this.#mounts.set(digest, (this.#mounts.get(digest) ?? 0) + 1);
+    this.#mounts.add(digest);
     this.#move(digest);
   }
 
   release(digest: Digest): void {
-    const count = this.#mounts.get(digest);
-    assert(count !== undefined, `cannot release ${digest}: it is not retained`);
-    if (count > 1) this.#mounts.set(digest, count - 1);
-    else this.#mounts.delete(digest);
+    assert(this.#mounts.has(digest), `cannot release ${digest}: it is not retained`);
+    this.#mounts.remove(digest);
     this.#move(digest);
   }
 

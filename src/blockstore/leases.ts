@@ -4,6 +4,7 @@ import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { replaceFile } from '../runtime/whole-file.ts';
 import { assert } from '../util/assert.ts';
+import { Counts } from '../util/counts.ts';
 import { errorText } from '../util/errors.ts';
 import { LEASES_FILE } from './layout.ts';
 import { readSmallFile } from './small-file.ts';
@@ -41,7 +42,7 @@ export class Leases {
   readonly #parts: LeaseComponents;
   readonly #orphanMs: number;
   /** Number of `hold()`s of each blob without a `drop()` or an `orphan()` yet. */
-  readonly #held = new Map<Digest, number>();
+  readonly #held = new Counts<Digest>();
   /** Blobs whose holder is away. */
   readonly #orphans = new Set<Digest>();
   #timer: Timer | undefined;
@@ -77,7 +78,7 @@ export class Leases {
   /** The blobs count as mounted. Once it resolves, a restart of the agent does not change that. */
   async hold(digests: readonly Digest[]): Promise<void> {
     this.#parts.store.retain(digests);
-    for (const digest of digests) this.#held.set(digest, (this.#held.get(digest) ?? 0) + 1);
+    for (const digest of digests) this.#held.add(digest);
     await this.#save();
   }
 
@@ -113,10 +114,8 @@ export class Leases {
 
   #unhold(digests: readonly Digest[]): void {
     for (const digest of digests) {
-      const count = this.#held.get(digest);
-      assert(count !== undefined, `cannot drop ${digest}: it is not held`);
-      if (count > 1) this.#held.set(digest, count - 1);
-      else this.#held.delete(digest);
+      assert(this.#held.has(digest), `cannot drop ${digest}: it is not held`);
+      this.#held.remove(digest);
     }
     this.#parts.store.release(digests);
   }

@@ -20,6 +20,7 @@ import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { TransferEngine } from '../../transfer/drive/engine.ts';
 import { openImage, type OpenedImage } from '../../transfer/read/open-image.ts';
+import { Counts } from '../../util/counts.ts';
 import { errorText } from '../../util/errors.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import { linkFailureOf } from './link-failure.ts';
@@ -64,7 +65,7 @@ type Sought =
 export class DeviceImages {
   readonly #parts: Components;
   /** Number of images with each blob that are open. */
-  readonly #blobs = new Map<Digest, number>();
+  readonly #blobs = new Counts<Digest>();
 
   constructor(components: Components) {
     this.#parts = components;
@@ -109,13 +110,7 @@ export class DeviceImages {
 
   #end(opened: OpenedImage): void {
     opened.close();
-    for (const digest of opened.digests) this.#count(digest, -1);
-  }
-
-  #count(digest: Digest, change: number): void {
-    const count = (this.#blobs.get(digest) ?? 0) + change;
-    if (count > 0) this.#blobs.set(digest, count);
-    else this.#blobs.delete(digest);
+    for (const digest of opened.digests) this.#blobs.remove(digest);
   }
 
   async #open(request: OpenRequest, limits: Limits): Promise<DeviceImage> {
@@ -132,7 +127,7 @@ export class DeviceImages {
       if (!isAgain) await this.#require(layers, limits);
       limits.signal.throwIfAborted();
       await leases.hold(opened.digests);
-      for (const digest of opened.digests) this.#count(digest, 1);
+      for (const digest of opened.digests) this.#blobs.add(digest);
       const bytes = image === undefined || sought.image === undefined ? undefined : sought.bytes;
       return { reply: { layers, manifest: bytes }, opened };
     } catch (error) {

@@ -3,6 +3,7 @@ import type { Digest } from '../../image/digest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { backoffMs } from '../../util/backoff.ts';
+import { Counts } from '../../util/counts.ts';
 import { isFinal, LinkError, type LinkErrorCode } from './errors.ts';
 import {
   encodeIdFrame,
@@ -84,7 +85,7 @@ export class ImageOpens {
   readonly #path: string;
   readonly #opens = new Set<Open>();
   /** How many open images have each blob, as this connection of the agent knows them. */
-  readonly #blobs = new Map<Digest, number>();
+  #blobs = new Counts<Digest>();
   readonly #byId = new Map<number, Open>();
   #openingCount = 0;
   #isStopped = false;
@@ -156,7 +157,7 @@ export class ImageOpens {
 
   onDown(): void {
     this.#byId.clear();
-    this.#blobs.clear();
+    this.#blobs = new Counts();
     this.#openingCount = 0;
     for (const open of this.#opens) open.state = 'waiting';
   }
@@ -177,7 +178,7 @@ export class ImageOpens {
     open.opened = opened;
     open.isInUse = true;
     open.failureCount = 0;
-    for (const { digest } of opened.layers) this.#count(digest, 1);
+    for (const { digest } of opened.layers) this.#blobs.add(digest);
     const { first } = open;
     open.first = undefined;
     first?.resolve({
@@ -274,18 +275,12 @@ export class ImageOpens {
     const { lane } = this.#components;
     if (state === 'open') {
       this.#byId.delete(id);
-      for (const { digest } of open.opened?.layers ?? []) this.#count(digest, -1);
+      for (const { digest } of open.opened?.layers ?? []) this.#blobs.remove(digest);
       if (lane.isUp) lane.send(encodeIdFrame(FRAME.CLOSE, id));
       this.#tellSettled();
     }
     // Answered by ERROR; or by OPENED, if that was on its way.
     if (state === 'asked' && lane.isUp) lane.send(encodeIdFrame(FRAME.CANCEL, id));
-  }
-
-  #count(digest: Digest, change: number): void {
-    const count = (this.#blobs.get(digest) ?? 0) + change;
-    if (count > 0) this.#blobs.set(digest, count);
-    else this.#blobs.delete(digest);
   }
 
   #tried({ state, failure, failureCount }: Open, timeoutMs: number): string {

@@ -7,6 +7,7 @@ import type {
 } from '@libp2p/interface';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import { Counts } from '../../util/counts.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { ipOf, networkOf } from '../wire/addresses.ts';
 import { Bans } from './bans.ts';
@@ -58,13 +59,13 @@ export class Door {
   /** By the one object that a socket and the connection made of it share. */
   readonly #strangers = new Map<MultiaddrConnectionTimeline, Stranger>();
   /** Strangers by the name of their origin. */
-  readonly #byOrigin = new Map<string, number>();
+  readonly #byOrigin = new Counts<string>();
   /** Inbound connections that are admitted, and where they come from. */
   readonly #inside = new Map<MultiaddrConnectionTimeline, string>();
   /** Connections of each identity that is admitted, by address. */
-  readonly #identities = new Map<string, Map<PeerId, number>>();
+  readonly #identities = new Map<string, Counts<PeerId>>();
   /** Admitted connections by peer. */
-  readonly #admitted = new Map<PeerId, number>();
+  readonly #admitted = new Counts<PeerId>();
 
   constructor(components: {
     readonly clock: Clock;
@@ -99,7 +100,7 @@ export class Door {
       return false;
     }
     this.#peerBans.forgive(peer);
-    this.#admitted.set(peer, (this.#admitted.get(peer) ?? 0) + 1);
+    this.#admitted.add(peer);
     const stranger = this.#leave(timeline);
     if (stranger === undefined) return true;
     this.#inside.set(timeline, stranger.address);
@@ -109,12 +110,12 @@ export class Door {
 
   /** An admitted connection of the peer has ended. */
   part(connection: Connection, peer: PeerId): void {
-    decrement(this.#admitted, peer);
+    this.#admitted.remove(peer);
     const address = this.#inside.get(connection.timeline);
     this.#inside.delete(connection.timeline);
     const identities = address === undefined ? undefined : this.#identities.get(address);
     if (address === undefined || identities === undefined) return;
-    decrement(identities, peer);
+    identities.remove(peer);
     if (identities.size === 0) this.#identities.delete(address);
   }
 
@@ -129,9 +130,9 @@ export class Door {
     if (socket.status !== 'open' || this.#strangers.size >= UNADMITTED_MAX) return false;
     if (origins.some(({ name, bans }) => bans.isBanned(name))) return false;
     const isFull = ({ name, strangersMax }: Origin): boolean =>
-      (this.#byOrigin.get(name) ?? 0) >= strangersMax;
+      this.#byOrigin.of(name) >= strangersMax;
     if (origins.some(isFull)) return false;
-    for (const { name } of origins) this.#byOrigin.set(name, (this.#byOrigin.get(name) ?? 0) + 1);
+    for (const { name } of origins) this.#byOrigin.add(name);
     this.#strangers.set(socket.timeline, { address, origins, release: () => {} });
     socket.addEventListener('close', () => this.#onClose(socket));
     return true;
@@ -151,10 +152,10 @@ export class Door {
   }
 
   #takeIdentity(address: string, peer: PeerId): boolean {
-    const identities = this.#identities.get(address) ?? new Map<PeerId, number>();
+    const identities = this.#identities.get(address) ?? new Counts<PeerId>();
     if (!identities.has(peer) && identities.size >= IDENTITIES_PER_ADDRESS_MAX) return false;
     this.#identities.set(address, identities);
-    identities.set(peer, (identities.get(peer) ?? 0) + 1);
+    identities.add(peer);
     return true;
   }
 
@@ -198,7 +199,7 @@ export class Door {
     if (stranger === undefined) return undefined;
     this.#strangers.delete(timeline);
     stranger.release();
-    for (const { name } of stranger.origins) decrement(this.#byOrigin, name);
+    for (const { name } of stranger.origins) this.#byOrigin.remove(name);
     return stranger;
   }
 
@@ -206,11 +207,4 @@ export class Door {
     if (refused) this.#metrics.admission.inc({ result: 'refused' });
     return refused;
   }
-}
-
-/** One less; nothing is kept of what is at none. */
-function decrement<K>(counts: Map<K, number>, key: K): void {
-  const left = (counts.get(key) ?? 0) - 1;
-  if (left > 0) counts.set(key, left);
-  else counts.delete(key);
 }

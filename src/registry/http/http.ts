@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import { errors, type Dispatcher } from 'undici';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import { DeadlineError } from '../../runtime/deadline.ts';
+import { Counts } from '../../util/counts.ts';
 import { errorText } from '../../util/errors.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
@@ -55,7 +56,8 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded' | 'isFor
 export class HttpSender {
   readonly #components: HttpSenderComponents;
   readonly #init: HttpSenderInit;
-  readonly #answering = new Answering();
+  /** How many answers of each server are on their way, by its origin. */
+  readonly #answering = new Counts<string>();
 
   constructor(components: HttpSenderComponents, init: HttpSenderInit) {
     this.#components = components;
@@ -158,21 +160,6 @@ function pauseOf({ status, headers }: HttpHead, wallMs: number): number | undefi
   return parseRetryAfter(headers['retry-after'], wallMs);
 }
 
-/** How many answers of each server are on their way. */
-class Answering {
-  readonly #counts = new Map<string, number>();
-
-  has({ origin }: URL): boolean {
-    return this.#counts.has(origin);
-  }
-
-  add({ origin }: URL, change: 1 | -1): void {
-    const count = (this.#counts.get(origin) ?? 0) + change;
-    if (count > 0) this.#counts.set(origin, count);
-    else this.#counts.delete(origin);
-  }
-}
-
 interface ExchangeInit<S> {
   readonly clock: Clock;
   readonly metrics: RegistryMetrics;
@@ -180,7 +167,7 @@ interface ExchangeInit<S> {
   readonly request: HttpRequest;
   readonly open: (head: HttpHead, flow: Flow) => S;
   readonly signal: AbortSignal;
-  readonly answering: Answering;
+  readonly answering: Counts<string>;
   readonly resolve: (answer: HttpAnswer<S>) => void;
   readonly reject: (reason: unknown) => void;
 }
@@ -232,7 +219,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     this.#guard(() => {
       const head = { status, headers };
       this.#answer = { head, sink: this.#init.open(head, this.#flow()) };
-      if (!this.settled) this.#init.answering.add(this.#init.request.url, 1);
+      if (!this.settled) this.#init.answering.add(this.#init.request.url.origin);
     });
   }
 
@@ -319,7 +306,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
 
   #settle(outcome: string): void {
     const { metrics, signal, request, answering } = this.#init;
-    if (this.#answer !== undefined) answering.add(request.url, -1);
+    if (this.#answer !== undefined) answering.remove(request.url.origin);
     this.settled = true;
     this.#silence?.cancel();
     signal.removeEventListener('abort', this.#onAbort);
@@ -329,7 +316,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   /** A server that answers others was not silent: this request has waited for a connection. */
   #abortReason(): unknown {
     const { signal, request, answering } = this.#init;
-    const isUnsent = this.#controller === undefined && answering.has(request.url);
+    const isUnsent = this.#controller === undefined && answering.has(request.url.origin);
     if (!isUnsent || !(signal.reason instanceof DeadlineError)) return signal.reason;
     const what = `${request.url.host} was not asked: all connections to it are taken`;
     return new RegistryError(what, { code: 'overloaded' });

@@ -1,3 +1,4 @@
+import { Counts } from '../../util/counts.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import type { Fetch, Waiter } from './core-types.ts';
 import type { FetcherHost } from './fetcher-host.ts';
@@ -20,7 +21,7 @@ export class Waiting<P, T> {
   /** Number of entries that belong to peers. */
   #ofPeers = 0;
   /** Reads of each peer that wait here or are being sent. */
-  readonly #peerReads = new Map<PeerId, number>();
+  readonly #peerReads = new Counts<PeerId>();
   readonly #alivePeers = new Set<PeerId>();
 
   constructor(host: Pick<FetcherHost<P, T>, 'init' | 'timers' | 'emit'>) {
@@ -39,7 +40,7 @@ export class Waiting<P, T> {
   /** Whether one more read of the peer may wait. */
   hasRoomFor(peer: PeerId): boolean {
     const { peerWaitersMax, waitersMax } = this.#host.init;
-    if ((this.#peerReads.get(peer) ?? 0) >= peerWaitersMax) return false;
+    if (this.#peerReads.of(peer) >= peerWaitersMax) return false;
     return this.hasRoom && this.#ofPeers < waitersMax * PEERS_SHARE;
   }
 
@@ -64,14 +65,12 @@ export class Waiting<P, T> {
 
   /** A read of the peer begins; until `peerDone()` the peer hears from this host. */
   peerBegins(peer: PeerId, nowMs: number): void {
-    this.#peerReads.set(peer, (this.#peerReads.get(peer) ?? 0) + 1);
+    this.#peerReads.add(peer);
     if (!this.#alivePeers.has(peer)) this.#armAlive(peer, nowMs);
   }
 
   peerDone(peer: PeerId): void {
-    const left = (this.#peerReads.get(peer) ?? 0) - 1;
-    if (left > 0) this.#peerReads.set(peer, left);
-    else this.#peerReads.delete(peer);
+    this.#peerReads.remove(peer);
   }
 
   onAlive(peer: PeerId, nowMs: number): void {

@@ -10,6 +10,7 @@ import type { Logger } from '../../runtime/logger.ts';
 import type { BlobNotice, HostAddress, ManifestReply, ResolveReply } from '../../tree/messages.ts';
 import type { MembershipEffect } from '../../tree/member/membership.ts';
 import type { CallFailure } from '../../tree/member/root-link.ts';
+import { Counts } from '../../util/counts.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { unreachable } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
@@ -69,7 +70,7 @@ export class TreeDriver<P, T> {
   #upstreams: Upstreams;
   readonly #run: (change: (nowMs: number) => void) => void;
   readonly #notices: Notices;
-  readonly #openers = new Map<Digest, number>();
+  readonly #openers = new Counts<Digest>();
   readonly #resolving = new SingleFlight<string, ResolveReply>();
   /** Openers that wait for their places. */
   readonly #unplaced = new Set<() => boolean>();
@@ -204,7 +205,7 @@ export class TreeDriver<P, T> {
       this.#core.want(blobs, nowMs);
       for (const { blob, origin } of blobs) {
         this.origins.found(blob.digest, origin);
-        this.#openers.set(blob.digest, (this.#openers.get(blob.digest) ?? 0) + 1);
+        this.#openers.add(blob.digest);
       }
     });
     await this.#places(blobs, { signal, placesMsMax });
@@ -212,16 +213,7 @@ export class TreeDriver<P, T> {
 
   /** Undoes one `open()` of each blob. */
   close(digests: readonly Digest[]): void {
-    const unwanted: Digest[] = [];
-    for (const digest of digests) {
-      const openers = (this.#openers.get(digest) ?? 0) - 1;
-      if (openers > 0) {
-        this.#openers.set(digest, openers);
-      } else {
-        this.#openers.delete(digest);
-        unwanted.push(digest);
-      }
-    }
+    const unwanted = digests.filter((digest) => this.#openers.remove(digest) === 0);
     this.#run((nowMs) => this.#core.unwant(unwanted, nowMs));
   }
 
