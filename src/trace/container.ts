@@ -6,6 +6,7 @@ import { constants as system } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { Clock } from '../runtime/clock.ts';
 import { within } from '../runtime/deadline.ts';
+import { moduleBeside } from '../runtime/node/module-beside.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import { TraceError } from './errors.ts';
@@ -165,8 +166,7 @@ function forget({ folder, name }: Place): Promise<void> {
 }
 
 function help(request: RootRequest): Promise<RootResult> {
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const helper = fileURLToPath(new URL(`./root-helper.${extension}`, import.meta.url));
+  const helper = fileURLToPath(moduleBeside(import.meta.url, 'root-helper'));
   const args = ['--no-warnings', helper, JSON.stringify(request)];
   const options = { timeout: HELPER_MS, killSignal: 'SIGKILL' } as const;
   return new Promise((resolve) => {

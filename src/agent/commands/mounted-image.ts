@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import type { ImageFiles, MountImage, NotDone } from '../../convert/check-image.ts';
 import { DeviceError } from '../../device/errors.ts';
 import { blockLayers } from '../../image/manifest.ts';
+import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import type { MountAnswer, MountOrder } from './mount-server.ts';
 
 /** What must be open to this process to mount an image. */
@@ -100,8 +101,7 @@ class ImageServer {
       blockLayers(manifest).map((blob) => [blob.digest, pathOf(blob.digest)]),
     );
     const order: MountOrder = { reference, digest, manifest, files, folder };
-    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-    const program = fileURLToPath(new URL(`./mount-server.${extension}`, import.meta.url));
+    const program = fileURLToPath(moduleBeside(import.meta.url, 'mount-server'));
     const args = [...ISOLATION, process.execPath, '--no-warnings', program];
     // Ctrl-C goes to the command, which ends this.
     const child = spawn('unshare', args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });

@@ -11,8 +11,8 @@ import {
 } from './layer-labels.ts';
 import type { Labels, SnapshotLayer, SnapshotRecord } from './snapshot.ts';
 
-/** What containerd has unpacked. */
-type Unpacked =
+/** What containerd has unpacked into a folder. */
+export type UnpackedLayer =
   | { readonly kind: 'files' }
   | { readonly kind: 'block'; readonly sizeBytes: number }
   | { readonly kind: 'trace' };
@@ -58,7 +58,7 @@ export function remoteLayerOf(
  */
 export function localLayerOf(
   { hash }: Components,
-  { name, unpacked }: { readonly name: string; readonly unpacked: Unpacked },
+  { name, unpacked }: { readonly name: string; readonly unpacked: UnpackedLayer },
   below: readonly SnapshotRecord[],
 ): SnapshotLayer {
   if (unpacked.kind === 'files') return unpacked;

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { isLsmt } from '../../image/lsmt-header.ts';
 import { isTrace } from '../../image/trace.ts';
 import { isZFile } from '../../image/zfile-header.ts';
+import type { UnpackedLayer } from '../catalog/new-layer.ts';
 
 /** The file of an unpacked block layer, as overlaybd names it. */
 export const BLOCK_FILE = 'overlaybd.commit';
@@ -10,12 +11,6 @@ export const BLOCK_FILE = 'overlaybd.commit';
 /** What is in an unpacked acceleration layer. */
 const TRACE_FILE = 'trace';
 const TRACE_FOLDER = 'block-digests';
-
-/** What containerd has unpacked into a folder. */
-export type UnpackedLayer =
-  | { readonly kind: 'files' }
-  | { readonly kind: 'block'; readonly sizeBytes: number }
-  | { readonly kind: 'trace' };
 
 /**
  * Tells a layer of a block image by its content: a client that does not say where an image is from

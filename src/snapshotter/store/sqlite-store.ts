@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
+import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import type { SnapshotRecord } from '../catalog/snapshot.ts';
 import { SnapshotError } from '../errors.ts';
 import type { RecordBatch, RecordStore, StoredRecords } from './record-store.ts';
@@ -33,8 +34,7 @@ export class SqliteStore implements RecordStore {
   }
 
   async open(): Promise<StoredRecords> {
-    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-    const worker = new Worker(new URL(`./sqlite-worker.${extension}`, import.meta.url), {
+    const worker = new Worker(moduleBeside(import.meta.url, 'sqlite-worker'), {
       // SQLite is marked experimental in Node 22; the few calls of the worker are not new ones.
       execArgv: ['--disable-warning=ExperimentalWarning'],
       resourceLimits: { maxYoungGenerationSizeMb: 2 },
