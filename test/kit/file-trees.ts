@@ -1,5 +1,6 @@
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { promisify } from 'node:util';
 import { ROOT_INODE, type Ext4Reader } from '../../src/convert/check/ext4-reader.ts';
 import type { OriginalTree } from '../../src/convert/check/original-tree.ts';
 import { toHex } from '../../src/util/bytes.ts';
@@ -59,10 +60,18 @@ for path in sorted(found):
 print(json.dumps(found))
 `;
 
+const OUTPUT = { maxBuffer: 1024 * 1024 * 1024 };
+
 /** The files in a folder, as Python and the kernel see them. */
 export function factsOfFolder(folder: string): FolderFacts {
-  const text = execFileSync('python3', ['-c', PYTHON, folder], { maxBuffer: 1024 * 1024 * 1024 });
+  const text = execFileSync('python3', ['-c', PYTHON, folder], OUTPUT);
   return JSON.parse(text.toString()) as FolderFacts;
+}
+
+/** The same of a folder whose files this process serves. */
+export async function factsOfMount(folder: string): Promise<FolderFacts> {
+  const { stdout } = await promisify(execFile)('python3', ['-c', PYTHON, folder], OUTPUT);
+  return JSON.parse(stdout) as FolderFacts;
 }
 
 /** Runs statements of Python in a folder. */

@@ -23,10 +23,10 @@ os.utime('grün', ns=(0, 1_500_000_000_123_456_789)); os.utime('sparse', ns=(0, 
 os.utime('usr', (5, 5))
 `;
 
-/** What GNU tar makes of a folder, with all that it can keep. */
-export function tarOfFolder(folder: string): Uint8Array {
+/** What GNU tar makes of a folder, or of some names in it, with all that it can keep. */
+export function tarOfFolder(folder: string, names: readonly string[] = ['.']): Uint8Array {
   const how = ['--format=posix', '--xattrs', '--xattrs-include=*', '--numeric-owner'];
-  execFileSync('tar', [...how, '-C', folder, '-cf', `${folder}.tar`, '.']);
+  execFileSync('tar', [...how, '-C', folder, '-cf', `${folder}.tar`, ...names]);
   const bytes = new Uint8Array(readFileSync(`${folder}.tar`));
   rmSync(`${folder}.tar`);
   return bytes;
