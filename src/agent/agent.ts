@@ -147,8 +147,8 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   );
   const manifestCache = new ManifestCache({ ...shared, disk });
   const acceleration = makeAcceleration(config, { ...shared, registries, disk, engine, host });
-  const isRemoved = acceleration?.isRemoved;
-  const { askRoots } = engine.tree;
+  const [isRemoved, askRoots] = [acceleration?.isRemoved, engine.tree.askRoots];
+  inner.keepManifests(manifestCache);
   const manifests = new Manifests(
     { ...shared, cache: manifestCache, origin: inner, transport, askRoots, isRemoved },
     {

@@ -1,6 +1,7 @@
 import { MANIFEST_SIZE_BYTES_MAX } from '../image/manifest.ts';
 import { RegistryError } from '../registry/errors.ts';
 import {
+  fitsPlatform,
   isIndex,
   platformIn,
   platformName,
@@ -56,9 +57,6 @@ async function madeFor(
 
 /** Images for arm64 seldom name their variant. */
 function fits(made: Platform, wanted: Platform): boolean {
-  return (
-    made.os === wanted.os &&
-    made.architecture === wanted.architecture &&
-    (made.variant === undefined || wanted.variant === undefined || made.variant === wanted.variant)
-  );
+  const { variant, ...anyVariant } = wanted;
+  return fitsPlatform(made, made.variant === undefined ? anyVariant : wanted);
 }

@@ -4,13 +4,16 @@ import { TransferError } from '../transfer/contracts/errors.ts';
 import { OriginError } from '../transfer/contracts/origin.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import { TreeError } from '../tree/errors.ts';
-import type { ManifestRefusal, ManifestReply } from '../tree/messages.ts';
+import type { ManifestReply, Refusal, RegistryRefusal } from '../tree/messages.ts';
 import { CodedError } from '../util/errors.ts';
 import { AccessError } from './access/access-error.ts';
 import { BlobError, type BlobErrorDetail } from './http/blob-error.ts';
 
 /** Of a challenge: what a header of usual length holds, in visible characters. */
 const CHALLENGE_LENGTH_MAX = 1000;
+
+/** Of what is wrong with a manifest, as a peer is told it. */
+const WHY_LENGTH_MAX = 500;
 
 /** What an error that ends a client's request means to that client, by its class and code. */
 export function clientDetail(error: unknown): BlobErrorDetail {
@@ -57,20 +60,30 @@ export function refusalError(
   what: string,
   reply: Exclude<ManifestReply, { outcome: 'found' }>,
 ): BlobError {
+  const text = `${what} was not given by the registry, says a root: `;
+  if (reply.outcome === 'bad-content') {
+    return new BlobError(`${text}${reply.why}`, { code: 'bad-content' });
+  }
   const { outcome, challenge, retryAfterMs } = reply;
-  const text = `${what} was not given by the registry, says a root: ${outcome}`;
   const challenges = challenge === '' ? [] : [challenge];
-  return new BlobError(text, { code: outcome, challenges, retryAfterMs });
+  return new BlobError(`${text}${outcome}`, { code: outcome, challenges, retryAfterMs });
 }
 
-/** An error as what a root says to a peer. */
-export function refusalOf(error: unknown): Exclude<ManifestReply, { outcome: 'found' }> {
+/** An error as what a root says of a blob to a peer. */
+export function refusalOf(error: unknown): Refusal {
   const { code, challenges = [], retryAfterMs = 0 } = blobError(error).detail;
   return { outcome: refusalCode(code), challenge: challenges.join(', '), retryAfterMs };
 }
 
+/** The same of a manifest. */
+export function manifestRefusalOf(error: unknown): Exclude<ManifestReply, { outcome: 'found' }> {
+  const { code, message } = blobError(error);
+  if (code !== 'bad-content') return refusalOf(error);
+  return { outcome: code, why: visible(message).slice(0, WHY_LENGTH_MAX) };
+}
+
 /** The code in the fewer words that peers have for it. */
-export function refusalCode(code: BlobErrorDetail['code']): ManifestRefusal {
+export function refusalCode(code: BlobErrorDetail['code']): RegistryRefusal {
   switch (code) {
     case 'not-found':
     case 'unauthorized':
@@ -120,8 +133,9 @@ function ofRegistry(detail: RegistryError['detail']): BlobErrorDetail {
       return { code: 'rate-limited', retryAfterMs: detail.retryAfterMs ?? 0 };
     case 'digest-mismatch':
       return { code: 'bad-content' };
-    case 'unavailable':
     case 'protocol':
+      return { code: detail.fault === 'no-manifest' ? 'bad-content' : 'unavailable' };
+    case 'unavailable':
     case 'too-large':
     case 'closed':
       return { code: 'unavailable' };

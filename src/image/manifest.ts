@@ -18,6 +18,12 @@ export const INDEX_MEDIA_TYPES = [
 ] as const;
 
 /**
+ * What a reader of manifests takes: any type, the usual ones first. What a registry converts for
+ * older clients has another digest.
+ */
+export const MANIFEST_ACCEPT = [...MANIFEST_MEDIA_TYPES, ...INDEX_MEDIA_TYPES, '*/*'].join(', ');
+
+/**
  * Largest manifest in bytes: registries accept up to 4 MiB (distribution spec, "Pushing
  * Manifests").
  */
@@ -46,6 +52,8 @@ export interface Descriptor {
   readonly digest: Digest;
   readonly size: number;
   readonly annotations: Readonly<Record<string, string>>;
+  /** Where else its bytes are, as the image says. */
+  readonly urls?: readonly string[];
 }
 
 /** A checked image manifest. */
@@ -113,7 +121,8 @@ export function parseManifest(bytes: Uint8Array): Manifest {
     throw new ManifestError('manifest is not JSON', { code: 'not-json' }, { cause });
   }
   const root = objectAt(json, 'manifest');
-  const layers = root['layers'];
+  // Encoders of Go leave null, or nothing, where a list or a map is empty.
+  const layers = root['layers'] ?? [];
   if (!Array.isArray(layers) || layers.length > LAYER_COUNT_MAX) {
     throw invalid('layers', `must be a list of at most ${LAYER_COUNT_MAX} layers`);
   }
@@ -151,12 +160,25 @@ function descriptorAt(value: unknown, field: string): Descriptor {
   }
   const mediaType = object['mediaType'];
   if (typeof mediaType !== 'string') throw invalid(`${field}.mediaType`, 'must be a string');
+  const urls = urlsIn(object['urls']);
   return {
     mediaType,
     digest,
     size,
     annotations: annotationsAt(object['annotations'], `${field}.annotations`),
+    ...(urls.length > 0 && { urls }),
   };
+}
+
+function urlsIn(value: unknown): readonly string[] {
+  return Array.isArray(value) ? value.filter((url) => typeof url === 'string' && url !== '') : [];
+}
+
+/**
+ * Whether the registry need not have the blob: it may not be passed on, or is to be had elsewhere.
+ */
+export function isForeign({ mediaType, urls = [] }: Descriptor): boolean {
+  return urls.length > 0 || /\.(?:foreign|nondistributable)\./.test(mediaType);
 }
 
 function annotationsAt(value: unknown, field: string): Record<string, string> {

@@ -1,10 +1,5 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
-import { digestOf, parseDigest, type Digest } from '../image/digest.ts';
-import {
-  INDEX_MEDIA_TYPES,
-  MANIFEST_MEDIA_TYPES,
-  MANIFEST_SIZE_BYTES_MAX,
-} from '../image/manifest.ts';
+import { digestOf, type Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import { silentMetrics, type Metrics } from '../runtime/metrics.ts';
@@ -19,21 +14,21 @@ import {
   sizeOfFirstByte,
   type BlobRun,
 } from './http/blob-range.ts';
-import { protocolError, RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer, HttpHead } from './http/message.ts';
-import type { CheckedRequest } from './mirror.ts';
+import { protocolError } from './errors.ts';
+import type { BodySink, HttpAnswer } from './http/message.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
-import { isIndex, selectPlatform, type Platform } from './platform.ts';
-import { deleteManifest, hasBlob, putManifest, readReferrers, type NewManifest } from './push.ts';
 import {
-  checkOrigin,
-  checkTag,
-  checkTagOrDigest,
-  parseReference,
-  registryName,
-} from './reference.ts';
+  ManifestReader,
+  type FetchedManifest,
+  type ManifestOptions,
+  type PullRequest,
+} from './manifest-reader.ts';
+import type { Platform } from './platform.ts';
+import { deleteManifest, hasBlob, putManifest, readReferrers, type NewManifest } from './push.ts';
+import { checkOrigin, checkTag, registryName } from './reference.ts';
 import type { Registries, Registry, View } from './registries.ts';
 import type { RegistryServer } from './server.ts';
+import { resolveImage } from './resolve-image.ts';
 import { readTags } from './tags.ts';
 import {
   isPassing,
@@ -44,13 +39,10 @@ import {
   type OperationOptions,
 } from './http/retry.ts';
 import { askPatiently } from './http/patience.ts';
-import { CollectingSink, HeadSink } from './http/sinks.ts';
+import { HeadSink } from './http/sinks.ts';
 import { WholeReads, type Transfer } from './http/whole-reads.ts';
 import { uploadBlob, type BlobOpener, type UploadOptions } from './upload.ts';
-import type { Scatter } from '../util/scatter.ts';
-
-/** Indexes within indexes that are followed. One is usual. */
-const INDEX_DEPTH_MAX = 3;
+import { Scatter } from '../util/scatter.ts';
 
 /**
  * A server may send less than it was asked for, and is asked for the rest: at most this number of
@@ -70,19 +62,6 @@ const UNLISTED = '';
 /** A registry looks at all blobs of a manifest before it takes it. (tunable) */
 const PUSH_MANIFEST_MS = 120_000;
 
-/**
- * Any type, the usual ones first: what a registry converts for older clients has another digest.
- */
-const ACCEPT_MANIFEST = [...MANIFEST_MEDIA_TYPES, ...INDEX_MEDIA_TYPES, '*/*'].join(', ');
-
-/** A manifest as the registry keeps it. */
-export interface FetchedManifest {
-  readonly digest: Digest;
-  readonly mediaType: string;
-  readonly bytes: Uint8Array;
-  readonly origin: BlobOrigin;
-}
-
 interface RegistryClientComponents {
   readonly clock: Clock;
   readonly random: Random;
@@ -90,14 +69,6 @@ interface RegistryClientComponents {
   readonly metrics?: Metrics;
   /** Outlive the client; their maker closes them. */
   readonly registries: Registries;
-}
-
-/** A request that reads; the client adds the scope. */
-interface PullRequest<S> extends Omit<CheckedRequest<S>, 'scope'> {
-  /** No mirror is asked. */
-  readonly isFresh?: boolean | undefined;
-  /** Where a mirror is asked in another way. */
-  readonly openAtMirror?: CheckedRequest<S>['open'];
 }
 
 type OriginBlob = BlobRef & { readonly origin: BlobOrigin };
@@ -115,6 +86,7 @@ export class RegistryClient {
   readonly #registries: Registries;
   readonly #view: View;
   readonly #wholes: WholeReads;
+  readonly #manifests: ManifestReader;
 
   constructor(components: RegistryClientComponents, init: { readonly view: View }) {
     this.#clock = components.clock;
@@ -124,59 +96,49 @@ export class RegistryClient {
     this.#registries = components.registries;
     this.#view = init.view;
     this.#wholes = new WholeReads(components);
+    this.#manifests = new ManifestReader({
+      ...components,
+      pull: (...asked) => this.#pull(...asked),
+    });
   }
 
   /**
    * The manifest of an image for a platform, checked against its digest; an index leads to the one
    * of the platform.
    */
-  async resolve(
+  resolve(
     reference: string,
     platform: Platform,
-    options: OperationOptions = {},
+    options: ManifestOptions = {},
   ): Promise<FetchedManifest> {
-    const { registry, repository, tag, digest } = parseReference(reference);
-    const origin = { registry, repository };
-    const name = defined(digest ?? tag, 'a reference has a tag or a digest');
-    let manifest = await this.manifest(origin, name, options);
-    for (let depth = 0; isIndex(manifest); depth++) {
-      if (depth === INDEX_DEPTH_MAX) {
-        const what = `${reference} has indexes within indexes, more than ${INDEX_DEPTH_MAX} deep`;
-        throw new RegistryError(what, { code: 'no-platform' });
-      }
-      const chosen = selectPlatform(manifest.bytes, platform, reference);
-      manifest = await this.manifest(origin, chosen, options);
-    }
-    return manifest;
+    const manifest = (origin: BlobOrigin, name: string): Promise<FetchedManifest> =>
+      this.manifest(origin, name, options);
+    const blob = async (wanted: OriginBlob): Promise<Uint8Array> => {
+      const bytes = new Uint8Array(wanted.sizeBytes);
+      await this.readBlobInto(wanted, 0, Scatter.of(bytes), options);
+      return bytes;
+    };
+    return resolveImage({ manifest, blob }, reference, platform);
   }
 
   /**
    * A manifest or an index by its tag or digest, at most 4 MiB, checked against its digest.
-   * `isFresh`: of the registry itself, since mirrors may be behind.
    */
-  async manifest(
+  manifest(
     origin: BlobOrigin,
     tagOrDigest: string,
-    options: OperationOptions & { readonly isFresh?: boolean } = {},
+    options: ManifestOptions = {},
   ): Promise<FetchedManifest> {
-    checkTagOrDigest(tagOrDigest);
-    const what = `manifest ${tagOrDigest} of ${origin.registry}/${origin.repository}`;
-    let digest: Digest | undefined;
-    const { head, sink } = await this.#pull(origin, options, {
-      method: 'GET',
-      path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
-      headers: { accept: ACCEPT_MANIFEST },
-      isQuestion: true,
-      isFresh: options.isFresh,
-      open: () => new CollectingSink({ what, sizeBytesMax: MANIFEST_SIZE_BYTES_MAX }),
-      check: (answer) => {
-        const announced = answer.head.headers['docker-content-digest'];
-        const wanted = parseDigest(tagOrDigest) ?? parseDigest(String(announced));
-        digest = this.#digestOf(answer.sink.bytes(), wanted, what);
-      },
-    });
-    const checked = defined(digest, 'a manifest is checked before it is given');
-    return { digest: checked, mediaType: mediaTypeIn(head), bytes: sink.bytes(), origin };
+    return this.#manifests.read(origin, tagOrDigest, options);
+  }
+
+  /** Size of a manifest in bytes, which shows too that it may be read. */
+  manifestSize(
+    origin: BlobOrigin,
+    digest: Digest,
+    options: OperationOptions = {},
+  ): Promise<number> {
+    return this.#manifests.size(origin, digest, options);
   }
 
   /** The digest of a manifest that the registry itself has, as `manifestHead()` gives it. */
@@ -192,28 +154,12 @@ export class RegistryClient {
    * Digest and media type of a manifest that the registry itself has, by its tag or digest. A HEAD,
    * which registries that count pulls do not count.
    */
-  async manifestHead(
+  manifestHead(
     origin: BlobOrigin,
     tagOrDigest: string,
     options: OperationOptions = {},
   ): Promise<Pick<FetchedManifest, 'digest' | 'mediaType'>> {
-    checkTagOrDigest(tagOrDigest);
-    let digest: Digest | undefined;
-    let mediaType = '';
-    await this.#pull(origin, options, {
-      method: 'HEAD',
-      path: `/v2/${origin.repository}/manifests/${tagOrDigest}`,
-      headers: { accept: ACCEPT_MANIFEST },
-      isQuestion: true,
-      isFresh: true,
-      open: (head) => {
-        digest = parseDigest(String(head.headers['docker-content-digest']));
-        mediaType = mediaTypeIn(head);
-        return new HeadSink();
-      },
-    });
-    if (digest !== undefined) return { digest, mediaType };
-    return this.manifest(origin, tagOrDigest, { ...options, isFresh: true });
+    return this.#manifests.head(origin, tagOrDigest, options);
   }
 
   /**
@@ -362,8 +308,7 @@ export class RegistryClient {
   ): Promise<{ readonly digest: Digest; readonly isListed: boolean }> {
     const { origin, tag } = target;
     if (tag !== undefined) checkTag(tag);
-    const what = `manifest ${tag ?? ''} of ${origin.registry}/${origin.repository}`;
-    const digest = this.#digestOf(manifest.bytes, undefined, what);
+    const digest = digestOf(this.#hash, manifest.bytes);
     const pushed: NewManifest = { ...manifest, digest };
     const limits = { timeoutMs: PUSH_MANIFEST_MS, ...options };
     const subject = await this.#atRegistry(origin, limits, (server, signal) =>
@@ -407,16 +352,6 @@ export class RegistryClient {
    */
   distrustMirrors(registry: string): void {
     this.#registries.distrustMirrors(registry);
-  }
-
-  #digestOf(bytes: Uint8Array, wanted: Digest | undefined, what: string): Digest {
-    const actual = digestOf(this.#hash, bytes);
-    if (wanted === undefined || wanted === actual) return actual;
-    throw new RegistryError(`${what} has digest ${actual}, not ${wanted}`, {
-      code: 'digest-mismatch',
-      expected: wanted,
-      actual,
-    });
   }
 
   /** Asks the mirrors, once each, and then the registry itself, all within one deadline. */
@@ -479,10 +414,6 @@ export class RegistryClient {
     const components = { clock: this.#clock, random: this.#random, metrics: this.#metrics };
     return withRetries(components, limits, attempt);
   }
-}
-
-function mediaTypeIn(head: HttpHead): string {
-  return (head.headers['content-type'] ?? '').split(';')[0]?.trim() ?? '';
 }
 
 function blobPath(origin: BlobOrigin, digest: Digest): string {

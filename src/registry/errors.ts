@@ -11,6 +11,8 @@ export type ProtocolFault =
   | 'bad-token'
   | 'cut-body'
   | 'forbidden-address'
+  | 'no-digest'
+  | 'no-manifest'
   | 'no-size'
   | 'not-http'
   | 'page'

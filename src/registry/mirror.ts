@@ -67,7 +67,7 @@ export class Mirror {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
   readonly #server: RegistryServer;
   readonly #health: MirrorHealth;
-  /** Paths that are not asked for. */
+  /** Requests that are not made, as `nameOf()` has them. */
   readonly #missing: ExpiringMap<true>;
 
   constructor(
@@ -91,7 +91,7 @@ export class Mirror {
   ): Promise<HttpAnswer<S> | undefined> {
     const { clock, metrics } = this.#components;
     const nowMs = clock.nowMs();
-    if (this.#health.isAway || this.#missing.get(request.path) === true) return undefined;
+    if (this.#health.isAway || this.#missing.get(nameOf(request)) === true) return undefined;
     const timeoutMs = Math.min(ANSWER_MS_MAX, (limits.deadlineMs - nowMs) / 2);
     try {
       return await withDeadline({ clock }, { signal: limits.signal, timeoutMs }, async (own) => {
@@ -106,12 +106,12 @@ export class Mirror {
       }
       if (!(error instanceof RegistryError)) throw error;
       metrics.mirrorFailures.inc({ code: error.code });
-      this.#leaveAlone(request.path, error);
+      this.#leaveAlone(nameOf(request), error);
       return undefined;
     }
   }
 
-  #leaveAlone(path: string, error: RegistryError): void {
+  #leaveAlone(name: string, error: RegistryError): void {
     const { detail } = error;
     switch (detail.code) {
       case 'digest-mismatch':
@@ -121,7 +121,12 @@ export class Mirror {
       case 'rate-limited':
         return this.#health.leave(AWAY_MS);
       default:
-        this.#missing.set(path, true, AWAY_MS);
+        this.#missing.set(name, true, AWAY_MS);
     }
   }
+}
+
+/** A server may refuse the HEAD of what it has. */
+function nameOf({ method, path }: { readonly method: string; readonly path: string }): string {
+  return `${method} ${path}`;
 }

@@ -3,8 +3,9 @@ import type { Digest } from '../image/digest.ts';
 import { BLOCK_IMAGE_ARTIFACT_TYPE } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
-import type { FetchedManifest, RegistryClient } from './client.ts';
+import type { RegistryClient } from './client.ts';
 import { RegistryError } from './errors.ts';
+import type { FetchedManifest, ManifestShelf } from './manifest-reader.ts';
 import { parseReference } from './reference.ts';
 import { referrersOfType, referrersTag, type Referrer } from './referrers.ts';
 import type { OperationOptions } from './http/retry.ts';
@@ -73,11 +74,17 @@ export class RegistryOrigin implements Origin {
   readonly #private: ExpiringMap<true>;
   /** Why blobs could not be read. */
   readonly #definite: ExpiringMap<OriginError>;
+  #shelf: ManifestShelf | undefined;
 
   constructor(components: RegistryOriginComponents) {
     this.#components = components;
     this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
     this.#definite = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
+  }
+
+  /** Manifests go there, and those that are there are not read of a registry again. */
+  keepManifests(shelf: ManifestShelf): void {
+    this.#shelf = shelf;
   }
 
   async readInto(
@@ -110,7 +117,8 @@ export class RegistryOrigin implements Origin {
 
   resolve(reference: string, signal: AbortSignal): Promise<ResolveReply> {
     return this.#ask(async ({ own }) => {
-      const found = await own.resolve(reference, hostPlatform(), { signal });
+      const shelf = this.#shelf;
+      const found = await own.resolve(reference, hostPlatform(), { signal, shelf });
       this.#components.logger.info(
         { reference, digest: found.digest },
         'image resolved at the registry',
@@ -120,8 +128,8 @@ export class RegistryOrigin implements Origin {
   }
 
   /**
-   * A manifest or an index as the registry keeps it, by tag or digest. Rejects with RegistryError,
-   * or with the signal's reason.
+   * A manifest or an index as the registry keeps it, by tag or digest, to be passed on. Rejects
+   * with RegistryError, or with the signal's reason.
    */
   async manifest(
     origin: BlobOrigin,
@@ -129,7 +137,7 @@ export class RegistryOrigin implements Origin {
     options: OperationOptions,
   ): Promise<FetchedManifest> {
     const { own } = await this.#components.load();
-    return own.manifest(origin, reference, options);
+    return own.manifest(origin, reference, { ...options, shelf: this.#shelf, isTyped: true });
   }
 
   /**
@@ -146,7 +154,7 @@ export class RegistryOrigin implements Origin {
     const pages = await own.referrers({ origin, digest, artifactType }, options);
     if (pages !== undefined) return referrersOfType(pages, artifactType);
     try {
-      const tagged = { ...options, isFresh: true };
+      const tagged = { ...options, isFresh: true, shelf: this.#shelf };
       const { bytes } = await own.manifest(origin, referrersTag(digest), tagged);
       return referrersOfType([bytes], artifactType);
     } catch (error) {
@@ -260,8 +268,8 @@ async function sizeOf(
     return await client.blobSize(origin, digest, options);
   } catch (error) {
     if (!(error instanceof RegistryError) || error.code !== 'not-found') throw error;
-    const manifest = await client.manifest(origin, digest, options).catch(() => undefined);
-    if (manifest === undefined) throw error;
-    return manifest.bytes.length;
+    const sizeBytes = await client.manifestSize(origin, digest, options).catch(() => undefined);
+    if (sizeBytes === undefined) throw error;
+    return sizeBytes;
   }
 }

@@ -34,6 +34,7 @@ const OPEN_MS = 300_000;
 const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'bad-challenge',
   'bad-location',
+  'no-manifest',
   'no-size',
   'page',
   'too-many-redirects',

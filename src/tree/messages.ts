@@ -146,14 +146,23 @@ export interface ManifestRequest {
 }
 
 /**
- * Why a root gives no manifest. `unavailable` may pass; the others repeat the registry's answer.
+ * Why a root gives nothing. `unavailable` may pass; the others repeat the registry's answer.
  */
-export type ManifestRefusal =
+export type RegistryRefusal =
   | 'not-found'
   | 'unauthorized'
   | 'denied'
   | 'rate-limited'
   | 'unavailable';
+
+/** What a root says in place of what was asked. */
+export interface Refusal {
+  readonly outcome: RegistryRefusal;
+  /** The registry's WWW-Authenticate header; empty when it sent none. */
+  readonly challenge: string;
+  /** Milliseconds until the asker may ask again; 0 when the registry did not say. */
+  readonly retryAfterMs: number;
+}
 
 /**
  * A manifest, or the registry's refusal. A root passes the refusal on unchanged: clients of a
@@ -171,13 +180,9 @@ export type ManifestReply =
       /** Milliseconds since the registry said that the reference names this digest. */
       readonly ageMs: number;
     }
-  | {
-      readonly outcome: ManifestRefusal;
-      /** The registry's WWW-Authenticate header; empty when it sent none. */
-      readonly challenge: string;
-      /** Milliseconds until the child may ask again; 0 when the registry did not say. */
-      readonly retryAfterMs: number;
-    };
+  /** The registry sent something that is no manifest, or another one. */
+  | { readonly outcome: 'bad-content'; readonly why: string }
+  | Refusal;
 
 /**
  * Child to root: a client of the child's host wants this blob from this origin. The owner of the
@@ -212,13 +217,7 @@ export type OpenReply =
     }
   /** No root reaches the blob: hosts read it by their clients' own ways. */
   | { readonly outcome: 'no-way'; readonly isBelieved: boolean }
-  | {
-      readonly outcome: ManifestRefusal;
-      /** The WWW-Authenticate header of the registry; empty when there was none. */
-      readonly challenge: string;
-      /** When to ask again; 0 when the registry did not say. */
-      readonly retryAfterMs: number;
-    };
+  | Refusal;
 
 /**
  * Host to root: wrong blocks of the blob were attested. With a `whole` claim of another root, or a

@@ -1,7 +1,6 @@
 import type { BlobOrigin, BlobRef, OpaqueName } from '../../image/block.ts';
 import { isOwnKey, ownWayKey } from '../../image/blob-key.ts';
 import type { Digest } from '../../image/digest.ts';
-import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import { DeadlineError, within } from '../../runtime/deadline.ts';
@@ -65,7 +64,7 @@ const PROBE_MS_MAX = 10_000;
 
 interface Components {
   readonly roots: Pick<BlobRoots, 'order' | 'ask' | 'mayLendTo' | 'lend'>;
-  readonly probe: Pick<UrlProbe, 'sizeAt' | 'opaqueAt'>;
+  readonly probe: Pick<UrlProbe, 'sizeAt' | 'manifestSizeAt' | 'opaqueAt'>;
   readonly ways: Ways;
   readonly trees: Trees;
   /** Health of the roots, which all calls of this host share. */
@@ -317,13 +316,11 @@ export class OpenBlobGate implements BlobGate {
     // Others have crowded it out.
     if (shown === undefined) return { outcome: 'refused', refusal: { code: 'undecided' } };
     if (shown.opaque !== undefined) return this.#probeOpaque(shown, shown.opaque, signal);
-    // Without it some registries say that a manifest of a newer kind is not there.
-    const accept = shown.url.includes('/manifests/') ? MANIFEST_MEDIA_TYPES.join(', ') : undefined;
+    const { probe } = this.#parts;
     try {
-      const sizeBytes = await this.#parts.probe.sizeAt(shown, signal, {
-        ...(accept !== undefined && { accept }),
-      });
-      return { outcome: 'accepted', sizeBytes };
+      const isManifest = shown.url.includes('/manifests/');
+      const ask = isManifest ? probe.manifestSizeAt(shown, signal) : probe.sizeAt(shown, signal);
+      return { outcome: 'accepted', sizeBytes: await ask };
     } catch (error) {
       return probeFailure(error);
     }

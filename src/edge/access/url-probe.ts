@@ -1,4 +1,5 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
+import { MANIFEST_ACCEPT } from '../../image/manifest.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
 import type { UrlAnswer, UrlHead, UrlRequest } from '../../registry/url-client.ts';
 import { AccessError, refusalOf } from './access-error.ts';
@@ -56,6 +57,22 @@ export class UrlProbe {
     throw new AccessError(`${registry} answered with ${what}, not with the blob`, {
       code: 'other-content',
     });
+  }
+
+  /**
+   * The same of a manifest by its digest. Registries count a GET of it: a HEAD that names the
+   * digest says the same, and where it does not a GET is made.
+   */
+  async manifestSizeAt({ url, authorization }: ProbedUrl, signal: AbortSignal): Promise<number> {
+    // Without it some registries say that a manifest of a newer kind is not there.
+    const accept = MANIFEST_ACCEPT;
+    const headers = { accept, ...(authorization !== undefined && { authorization }) };
+    const answer = await this.#urls.open({ method: 'HEAD', url, headers }, signal);
+    answer.body.destroy();
+    const isNamed = url.endsWith(`/${answer.headers['docker-content-digest'] ?? ''}`);
+    const sizeBytes = answer.status === 200 && isNamed ? sizeOf(answer) : undefined;
+    if (sizeBytes !== undefined && sizeBytes > 0) return sizeBytes;
+    return this.sizeAt({ url, authorization }, signal, { accept });
   }
 
   /**

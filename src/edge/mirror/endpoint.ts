@@ -331,6 +331,9 @@ const STATUS: Readonly<Record<BlobErrorDetail['code'], readonly [number, string]
 
 function refusalFor({ detail, message }: BlobError, wanted: Wanted): Refusal {
   const [status, name] = STATUS[detail.code];
-  const code = detail.code === 'not-found' ? `${wanted.kind.toUpperCase()}_UNKNOWN` : name;
+  const kind = wanted.kind.toUpperCase();
+  const isNoManifest = detail.code === 'bad-content' && wanted.kind === 'manifest';
+  const code =
+    detail.code === 'not-found' ? `${kind}_UNKNOWN` : isNoManifest ? 'MANIFEST_INVALID' : name;
   return { status, code, message, headers: errorHeaders(detail) };
 }

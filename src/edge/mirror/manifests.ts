@@ -1,6 +1,7 @@
 import type { BlobOrigin } from '../../image/block.ts';
 import { digestOf, parseDigest, type Digest } from '../../image/digest.ts';
-import type { FetchedManifest } from '../../registry/client.ts';
+import { manifestFault } from '../../image/manifest-form.ts';
+import type { FetchedManifest } from '../../registry/manifest-reader.ts';
 import type { Referrer } from '../../registry/referrers.ts';
 import type { OperationOptions } from '../../registry/http/retry.ts';
 import { checkOrigin, checkTagOrDigest } from '../../registry/reference.ts';
@@ -25,7 +26,7 @@ import type { PeerId } from '../../util/peer-id.ts';
 import { encodeList, listedFor } from './block-image-list.ts';
 import { nameOf, type KeptManifest, type ManifestCache } from './manifest-cache.ts';
 import { mirrorMetrics } from './metrics.ts';
-import { blobError, refusalCode, refusalError, refusalOf } from '../client-errors.ts';
+import { blobError, manifestRefusalOf, refusalCode, refusalError } from '../client-errors.ts';
 import { BlobError, overloadedError } from '../http/blob-error.ts';
 import { FailureLog } from '../http/failure-log.ts';
 
@@ -66,6 +67,9 @@ const LEFT_ALONE_MAX = 1024;
 /** Questions in flight at a time, and in line. */
 const RUNNING_MAX = 64;
 const WAITING_MAX = 1024;
+
+/** What a root says of the registry's answer that another one to this host would not change. */
+const FINAL: ReadonlySet<string> = new Set(['not-found', 'rate-limited', 'bad-content']);
 
 interface Upstreams {
   readonly roots: readonly HostAddress[];
@@ -168,7 +172,7 @@ export class Manifests {
       const { manifest, ageMs } = await this.#find(origin, reference, above);
       return { outcome: 'found', ...manifest, ageMs };
     } catch (error) {
-      return refusalOf(error);
+      return manifestRefusalOf(error);
     }
   }
 
@@ -234,7 +238,7 @@ export class Manifests {
         return this.#count('root', await this.#askRoots(origin, reference, roots));
       } catch (error) {
         const told = error instanceof BlobError ? error : undefined;
-        if (told?.code === 'not-found' || told?.code === 'rate-limited') throw told;
+        if (told !== undefined && FINAL.has(told.code)) throw told;
         refusal = told;
         this.#failures.note(error, { reference });
       }
@@ -272,7 +276,8 @@ export class Manifests {
     if (reply.outcome !== 'found') throw refusalError(what, reply);
     const { digest, mediaType, bytes, ageMs } = reply;
     const wanted = parseDigest(reference) ?? digest;
-    if (wanted !== digest || digestOf(hash, bytes) !== digest) {
+    const fault = manifestFault(bytes, mediaType);
+    if (fault !== undefined || wanted !== digest || digestOf(hash, bytes) !== digest) {
       // No word of the registry, so that the next root is asked.
       throw new PeerError(`a root gave another manifest for ${what}`, { code: 'protocol' });
     }

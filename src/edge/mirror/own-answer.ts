@@ -1,4 +1,4 @@
-import { MANIFEST_MEDIA_TYPES } from '../../image/manifest.ts';
+import { MANIFEST_ACCEPT } from '../../image/manifest.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
@@ -49,7 +49,7 @@ export class OwnAnswer {
   ): Promise<UrlAnswer> {
     const headers = {
       // Without it some registries say that a manifest of a newer kind is not there.
-      accept: MANIFEST_MEDIA_TYPES.join(', '),
+      accept: MANIFEST_ACCEPT,
       ...(authorization !== undefined && { authorization }),
     };
     const { clock, urls } = this.#parts;

@@ -35,6 +35,9 @@ const ORDER_MAX = 2 ** 17;
 
 const CHALLENGE_BYTES_MAX = 1024;
 
+/** What is wrong with a manifest. */
+const WHY_BYTES_MAX = 512;
+
 /** A signed URL: as much as the local endpoint takes. */
 const URL_BYTES_MAX = 8 * 1024;
 
@@ -146,6 +149,7 @@ export const manifestReply = of.variant<tree.ManifestReply, 'outcome'>('outcome'
   denied: refusal,
   'rate-limited': refusal,
   unavailable: refusal,
+  'bad-content': { why: of.text(WHY_BYTES_MAX) },
 });
 
 /** OPEN: a blob by its origin, perhaps with a signed URL. */

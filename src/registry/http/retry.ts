@@ -78,6 +78,7 @@ export async function withDeadline<T>(
 const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'bad-coding',
   'bad-content-range',
+  'no-manifest',
   'no-size',
   'not-http',
   'page',

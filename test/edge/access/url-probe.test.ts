@@ -64,3 +64,43 @@ describe('UrlProbe.opaqueAt()', () => {
     await expect(probe.opaqueAt(URL_AT, never)).rejects.toMatchObject({ code });
   });
 });
+
+describe('UrlProbe.manifestSizeAt()', () => {
+  const digest = `sha256:${'1'.repeat(64)}`;
+  const url = `https://r.example/v2/app/manifests/${digest}`;
+  const asked = () => storage.asked.map(({ method }) => method);
+  const answers = (head: object, get: object) => {
+    storage.instead = ({ method }) => (method === 'HEAD' ? head : get);
+  };
+
+  it('believes a HEAD that names the digest, and makes no GET', async () => {
+    const headers = { 'docker-content-digest': digest, 'content-length': '700' };
+    answers({ status: 200, headers }, { status: 500 });
+    expect(await probe.manifestSizeAt({ url, authorization: 'Basic x' }, never)).toBe(700);
+    expect(storage.asked).toMatchObject([
+      { method: 'HEAD', headers: { authorization: 'Basic x' } },
+    ]);
+  });
+
+  it.each<[string, object]>([
+    ['names none', { status: 200, headers: { 'content-length': '700' } }],
+    [
+      'names another',
+      {
+        status: 200,
+        headers: { 'docker-content-digest': `sha256:${'2'.repeat(64)}`, 'content-length': '700' },
+      },
+    ],
+    ['has no length', { status: 200, headers: { 'docker-content-digest': digest } }],
+    ['is refused', { status: 401 }],
+    ['is not known', { status: 405 }],
+  ])('asks by GET where the HEAD %s', async (_, head) => {
+    const get = { status: 200, headers: { 'content-length': '600' } };
+    answers(head, get);
+    expect(await probe.manifestSizeAt({ url, authorization: undefined }, never)).toBe(600);
+    answers(head, { status: 401 });
+    const again = probe.manifestSizeAt({ url, authorization: undefined }, never);
+    await expect(again).rejects.toMatchObject({ code: 'unauthorized' });
+    expect(asked()).toEqual(['HEAD', 'GET', 'HEAD', 'GET']);
+  });
+});

@@ -3,6 +3,7 @@ import { ManifestCache } from '../../../src/edge/mirror/manifest-cache.ts';
 import { Manifests } from '../../../src/edge/mirror/manifests.ts';
 import { listReference } from '../../../src/edge/mirror/block-image-list.ts';
 import type { Digest } from '../../../src/image/digest.ts';
+import { MANIFEST_MEDIA_TYPES } from '../../../src/image/manifest.ts';
 import type { Referrer } from '../../../src/registry/referrers.ts';
 import { RegistryError } from '../../../src/registry/errors.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
@@ -18,6 +19,7 @@ import { ManualClock } from '../../kit/manual-clock.ts';
 import { digestOf } from '../../kit/registry-content.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
+const [TYPE] = MANIFEST_MEDIA_TYPES;
 const ORIGIN = { registry: 'r.example', repository: 'a/b' };
 const NEVER = new AbortController().signal;
 const [ROOT, CHILD, RELAY] = [host('root'), host('child'), host('relay')];
@@ -59,7 +61,7 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
           world.askedRegistry++;
           if (world.registryError !== undefined) throw world.registryError;
           const { bytes } = world;
-          return { digest: digestOf(bytes), mediaType: 'a/b', bytes, origin };
+          return { digest: digestOf(bytes), mediaType: TYPE, bytes, origin };
         },
         blockImages: async () => {
           world.askedRegistry++;
@@ -82,11 +84,15 @@ function hostWith(role: 'root' | 'relay' | 'child', init: { staleMs?: number } =
 
 const AWAY = new RegistryError('away', { code: 'unavailable' });
 
-function found(text: string, wrong = ''): ManifestReply {
-  const bytes = new TextEncoder().encode(text);
+function found(tag: string, wrong = ''): ManifestReply {
+  const bytes = manifestFor(tag);
   const digest = digestOf(bytes);
-  const sent = wrong === '' ? bytes : new TextEncoder().encode(wrong);
-  return { outcome: 'found', digest, mediaType: 'a/b', bytes: sent, ageMs: 0 };
+  const sent = wrong === '' ? bytes : manifestFor(wrong);
+  return { outcome: 'found', digest, mediaType: TYPE, bytes: sent, ageMs: 0 };
+}
+
+function manifestFor(tag: string): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify({ schemaVersion: 2, config: { tag } }));
 }
 
 describe('Manifests on a root', () => {
@@ -203,6 +209,38 @@ describe('Manifests on a root', () => {
 });
 
 describe('Manifests on a child', () => {
+  it('takes no page of a root', async () => {
+    const { world, get } = hostWith('child');
+    const bytes = new TextEncoder().encode('<html>');
+    world.above = () =>
+      Promise.resolve({
+        outcome: 'found',
+        digest: digestOf(bytes),
+        mediaType: TYPE,
+        bytes,
+        ageMs: 0,
+      });
+    expect((await get('1')).digest).toBe(digestOf(world.bytes));
+    expect([world.askedAbove, world.askedRegistry]).toEqual([[ROOT.peer], 1]);
+  });
+
+  it('says why there is none where the registry gives a root something else', async () => {
+    const root = hostWith('root');
+    const why = 'what came is no manifest: it is empty';
+    root.world.registryError = new RegistryError(why, { code: 'protocol', fault: 'no-manifest' });
+    const reply = await root.manifests.answer(CHILD.peer, { origin: ORIGIN, reference: '1' });
+    expect(reply).toEqual({ outcome: 'bad-content', why });
+    const { world, get } = hostWith('child');
+    world.above = () => Promise.resolve(reply);
+    await expect(get('1')).rejects.toMatchObject({
+      code: 'bad-content',
+      message: expect.stringContaining(why) as string,
+    });
+    expect(world.askedRegistry, 'the root has asked').toBe(0);
+    root.world.registryError = undefined;
+    await root.get('1');
+  });
+
   it('asks the root for each tag, and nobody for a digest that it has', async () => {
     const { world, get } = hostWith('child');
     world.above = () => Promise.resolve(found('x'));

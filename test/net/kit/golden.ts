@@ -216,6 +216,7 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     challenge: 'Basic realm="r"',
     retryAfterMs: 0,
   }),
+  'MANIFEST reply, no manifest': answered('manifest', { outcome: 'bad-content', why: 'a page' }),
   'any failure': message(TREE.ERROR, treeError.encode({ code: 'not-found', retryAfterMs: 0 })),
 };
 
