@@ -165,7 +165,7 @@ describe.concurrent.each(['root', 'child'] as const)(
     });
 
     it('is sound: gives manifests of any type byte by byte, by tag and digest', async () => {
-      const bytes = Buffer.from(`{ "role": "${role}" }\n`);
+      const bytes = Buffer.from(`{ "schemaVersion": 2, "role": "${role}" }\n`);
       const mediaType = 'application/vnd.example.thing+json';
       const digest = registry.addManifest(role, bytes, mediaType);
       for (const name of [role, digest]) {
