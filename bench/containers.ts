@@ -1,11 +1,10 @@
 import { execFile } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { askAgent } from '../src/agent/admin/admin-client.ts';
 import type { ConversionResult } from '../src/convert/convert-image.ts';
-import { AgentCluster, type ClusterHost } from '../src/demo/agent-cluster.ts';
+import type { AgentCluster, ClusterHost } from '../src/demo/agent-cluster.ts';
 import { waitReady } from '../src/demo/processes.ts';
 import { defined } from '../src/util/assert.ts';
 import { Containerd } from '../test/kit/containerd.ts';
@@ -13,9 +12,10 @@ import { CriClient } from '../test/kit/cri-client.ts';
 import { makeDebianImages } from '../test/kit/debian-image.ts';
 import { chainOf, type LayerName } from '../test/kit/debian-layers.ts';
 import { debianFault } from '../test/kit/debian-packages.ts';
-import { startDeviceProcess, type TestDeviceProcess } from '../test/kit/device-process.ts';
+import { startDeviceHost, type DeviceHost } from '../test/kit/device-host.ts';
 import { startDockerRegistry } from '../test/kit/docker-registry.ts';
 import { withEndings } from '../test/kit/endings.ts';
+import { plainHostsDir } from '../test/kit/hosts-dir.ts';
 import { needs } from '../test/kit/requires.ts';
 import { tempFolder, type AtEnd } from '../test/kit/temp-folder.ts';
 import { runXylem } from './cli.ts';
@@ -89,30 +89,13 @@ async function startPlain(image: string, atEnd: AtEnd): Promise<number> {
 
 /** A host with an agent that has never read anything, a device process, and a containerd. */
 async function startHost(registry: string, atEnd: AtEnd): Promise<Host> {
-  const cluster = new AgentCluster({
-    dir: tempFolder(atEnd),
-    ...{ roots: 1, children: 1, registry, devices: false },
-  });
-  atEnd(() => cluster.stop());
-  await cluster.start();
-  const host = defined(cluster.children[0], 'a child');
-  const device = await startDeviceProcess(host, {}, atEnd);
-  const containerd = await Containerd.start(hostsDirOf(registry, atEnd), {
-    snapshotter: { socket: device.snapshotter },
+  const made = await startDeviceHost(registry, atEnd);
+  const containerd = await Containerd.start(plainHostsDir(registry, atEnd), {
+    snapshotter: { socket: made.device.snapshotter },
     sandboxImage: `${registry}/original:1`,
     atEnd,
   });
-  return { cluster, host, containerd, device };
-}
-
-/** containerd's hosts.toml for a registry without TLS. */
-function hostsDirOf(registry: string, atEnd: AtEnd): string {
-  const dir = tempFolder(atEnd);
-  const url = `"http://${registry}"`;
-  mkdirSync(join(dir, registry));
-  const text = `server = ${url}\n[host.${url}]\n  capabilities = ["pull", "resolve"]\n`;
-  writeFileSync(join(dir, registry, 'hosts.toml'), text);
-  return dir;
+  return { ...made, containerd };
 }
 
 async function pullByCri({ block }: Images, { containerd }: Host, atEnd: AtEnd): Promise<number> {
@@ -131,11 +114,8 @@ interface Started {
   readonly touchedBytes: number;
 }
 
-interface Host {
-  readonly cluster: AgentCluster;
-  readonly host: ClusterHost;
+interface Host extends DeviceHost {
   readonly containerd: Containerd;
-  readonly device: TestDeviceProcess;
 }
 
 async function startBlocks(
@@ -143,8 +123,7 @@ async function startBlocks(
   at: Host,
 ): Promise<Omit<Started, 'plainSeconds' | 'criSeconds'>> {
   const { cluster, host, containerd } = at;
-  const pull = ['images', 'rpull', '--plain-http', '--snapshotter', 'xylem', block];
-  const pullSeconds = await timed(() => containerd.ctr(pull, { client: 'ctr-remote' }));
+  const pullSeconds = await timed(() => containerd.pullRemote(block));
   const pullBytes = await fetchedBytes(cluster, host);
   const runSeconds = await timed(() => answer(containerd, block, 'cold'));
   const touchedBytes = await fetchedBytes(cluster, host);

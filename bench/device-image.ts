@@ -10,21 +10,18 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { DiskStore } from '../src/blockstore/disk-store.ts';
 import { LocalFile } from '../src/convert/files.ts';
-import { blockCount, blockIndex, BLOCK_SIZE_BYTES, type BlobRef } from '../src/image/block.ts';
+import { BLOCK_SIZE_BYTES, type BlobRef } from '../src/image/block.ts';
 import type { Digest } from '../src/image/digest.ts';
 import { LayerWriter } from '../src/image/layer-writer.ts';
 import { ZFILE_DEFAULTS, type ZFileOptions } from '../src/image/zfile-writer.ts';
 import { NodeCodec } from '../src/runtime/node/codec.ts';
-import { NodeDisk } from '../src/runtime/node/disk.ts';
 import { NodeHash } from '../src/runtime/node/hash.ts';
 import type { BlobReader } from '../src/transfer/contracts/blob-reader.ts';
 import { defined } from '../src/util/assert.ts';
-import { PooledBytes } from '../src/util/buffer-pool.ts';
 import { MIB, toHex } from '../src/util/bytes.ts';
 import { imageOf } from '../test/device/kit/images.ts';
-import { storeParts } from '../test/kit/blocks.ts';
+import { storeBlob } from '../test/device/kit/stored-image.ts';
 
 const run = promisify(execFile);
 
@@ -78,11 +75,14 @@ export async function makeBenchImage(
     blobs.set(digest, blob);
     refs.push({ digest, sizeBytes: blob.length });
   }
-  const [fullStore, emptyStore] = [join(folder, 'full-store'), join(folder, 'empty-store')];
-  await fillStore(fullStore, blobs);
-  await fillStore(emptyStore, new Map());
   const bytesOf = ({ digest }: BlobRef, offset: number, length: number): Uint8Array =>
     defined(blobs.get(digest), 'a blob of the image').subarray(offset, offset + length);
+  const [fullStore, emptyStore] = [join(folder, 'full-store'), join(folder, 'empty-store')];
+  for (const ref of refs) {
+    const blob = bytesOf(ref, 0, ref.sizeBytes);
+    await storeBlob(fullStore, ref, blob);
+    await storeBlob(emptyStore, ref, blob, () => false);
+  }
   const fetched: BlobReader = {
     read: (...range) => Promise.resolve(bytesOf(range[0], range[1], range[2]).slice()),
     readCached: () => undefined,
@@ -141,19 +141,4 @@ async function makeLayerBlob(
     await file.close();
   }
   return new Uint8Array(readFileSync(path)); // Its slices are copies.
-}
-
-async function fillStore(root: string, blobs: ReadonlyMap<Digest, Uint8Array>): Promise<void> {
-  const store = new DiskStore(storeParts(new NodeDisk({ root })));
-  await store.start();
-  const attestation = { signer: new Uint8Array(32).fill(1), signature: new Uint8Array(164) };
-  for (const [digest, bytes] of blobs) {
-    const blob = { digest, sizeBytes: bytes.length };
-    for (let i = 0; i < blockCount(bytes.length); i++) {
-      const part = bytes.subarray(i * BLOCK_SIZE_BYTES, (i + 1) * BLOCK_SIZE_BYTES);
-      const payload = PooledBytes.unpooled(part);
-      await store.put(blob, blockIndex(i), { payload, attestation });
-    }
-  }
-  await store.stop();
 }

@@ -39,7 +39,7 @@ const clock = new SystemClock();
 const metrics = deviceMetrics(silentMetrics);
 const TIMEOUT_MS = 60_000;
 
-/** The blocks that the acceleration service makes. */
+/** Blocks that need the fewest bytes (docs/IMAGES.md, "Which blocks"). */
 const ZSTD_BLOCKS = { blockSizeBytes: 16 * 1024, algorithm: 'zstd' } as const;
 
 /** How many times slower a warm device may be than the least that FUSE takes. */

@@ -1,19 +1,19 @@
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
-import { AgentCluster } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
-import { defined } from '../../src/util/assert.ts';
-import { NO_TRACES, tracesOf } from '../device/kit/images.ts';
+import { readOnAndOn } from '../device/kit/read-on.ts';
 import { makeBusyboxImage } from '../kit/block-image.ts';
+import { startDeviceHost } from '../kit/device-host.ts';
 import { startDeviceProcess } from '../kit/device-process.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
+import { pushLayout } from '../kit/skopeo.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 
 const run = promisify(execFile);
@@ -24,44 +24,11 @@ async function startHost() {
   const folder = tempFolder();
   const data = { big: sampleBytes(5 * 1024 * 1024 + 123, 7), small: sampleBytes(100, 8) };
   const layout = await makeBusyboxImage(folder, data);
-  const copy = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-  await run('skopeo', [...copy, `oci:${layout}:block`, `docker://${registry}/app:1`]);
-  const cluster = new AgentCluster({
-    ...{ dir: tempFolder(), roots: 1, children: 1, devices: false, registry },
-  });
-  onTestFinished(() => cluster.stop());
-  await cluster.start();
-  const [host] = cluster.children;
-  const child = defined(host, 'a child');
-  // Runs after the end of the device process, which is told later.
-  onTestFinished(() => {
-    expect(tracesOf(dirname(child.storeDir))).toEqual(NO_TRACES);
-  });
-  const device = await startDeviceProcess(child);
+  await pushLayout(`${layout}:block`, `${registry}/app:1`);
+  const { cluster, host, device } = await startDeviceHost(registry);
   const image = `docker://${registry}/app:1`;
-  const dir = child.mountDir;
   const files = join(folder, 'files', 'data');
-  return { cluster, child, device, image, dir, files };
-}
-
-/** Reads a file past all caches until it is told to end; the distinct results. */
-function readOnAndOn(path: string) {
-  const script =
-    'while [ ! -e "$2" ]; do dd if="$1" iflag=direct bs=64k status=none 2>&1 | sha256sum; ' +
-    'done | sort | uniq -c';
-  const stop = join(tempFolder(), 'stop');
-  const child = spawn('sh', ['-c', script, 'sh', path, stop], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const text: Buffer[] = [];
-  child.stdout.on('data', (data: Buffer) => text.push(data));
-  const closed = new Promise((resolve) => child.on('close', resolve));
-  return async (): Promise<readonly string[]> => {
-    writeFileSync(stop, '');
-    await closed;
-    const lines = Buffer.concat(text).toString().trim().split('\n');
-    return lines.map((line) => line.trim().split(/\s+/)[1] ?? '');
-  };
+  return { cluster, child: host, device, image, dir: host.mountDir, files };
 }
 
 const sha256 = (path: string): string =>
@@ -93,7 +60,8 @@ describeWith(
         await cluster.restart(child);
         await waitReady(child.process);
       }
-      expect(await end()).toEqual([sha256(join(files, 'big'))]);
+      const sums = (await end()).map(({ sum }) => sum);
+      expect(sums).toEqual([sha256(join(files, 'big'))]);
       await run('diff', ['-r', files, join(dir, 'data')]);
     });
 

@@ -1,23 +1,20 @@
-import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { join } from 'node:path';
+import { expect, test, vi } from 'vitest';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
-import { AgentCluster } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import { defined } from '../../src/util/assert.ts';
 import { NO_TRACES, tracesOf } from '../device/kit/images.ts';
 import { makeBusyboxImage } from '../kit/block-image.ts';
 import { Containerd } from '../kit/containerd.ts';
-import { startDeviceProcess } from '../kit/device-process.ts';
+import { startDeviceHost } from '../kit/device-host.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
+import { pushLayout } from '../kit/skopeo.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 
-const run = promisify(execFile);
 const IMAGES = [1, 2, 3];
 const CONTAINERS = 20;
 const BIG_BYTES = 6_000_000;
@@ -31,27 +28,13 @@ async function startHost() {
   const registry = await startDockerRegistry();
   for (const image of IMAGES) {
     const layout = await makeBusyboxImage(tempFolder(), { big: bigOf(image) });
-    const copy = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-    await run('skopeo', [...copy, `oci:${layout}:block`, `docker://${registry}/app:${image}`]);
+    await pushLayout(`${layout}:block`, `${registry}/app:${image}`);
   }
-  const cluster = new AgentCluster({
-    ...{ dir: tempFolder(), roots: 1, children: 1, devices: false, registry },
-  });
-  onTestFinished(() => cluster.stop());
-  await cluster.start();
-  const host = defined(cluster.children[0], 'a child');
-  // Runs after the end of the device process, which is told later.
-  onTestFinished(() => {
-    expect(tracesOf(dirname(host.storeDir))).toEqual(NO_TRACES);
-  });
-  const device = await startDeviceProcess(host);
+  const { cluster, host, device } = await startDeviceHost(registry);
   const snapshotter = { socket: device.snapshotter };
   const containerd = await Containerd.start(tempFolder(), { snapshotter });
   const nameOf = (image: number): string => `${registry}/app:${image}`;
-  for (const image of IMAGES) {
-    const pull = ['images', 'rpull', '--plain-http', '--snapshotter', 'xylem', nameOf(image)];
-    await containerd.ctr(pull, { client: 'ctr-remote' });
-  }
+  for (const image of IMAGES) await containerd.pullRemote(nameOf(image));
   return { cluster, host, device, containerd, nameOf };
 }
 

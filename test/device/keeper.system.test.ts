@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,6 +10,7 @@ import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { makeExt4Layer } from './kit/filesystem-layers.ts';
 import { NO_TRACES, run, tracesOf } from './kit/images.ts';
+import { readOnAndOn } from './kit/read-on.ts';
 
 const WAIT = { timeout: 20_000, interval: 20 };
 
@@ -40,29 +40,6 @@ async function startKeeper() {
     vi.waitFor(() => expect(pids().length).toBeGreaterThanOrEqual(count), WAIT);
   await started(1);
   return { keeper, files, dir, pids, started };
-}
-
-/** Reads a file again and again past all caches, until it is told to end; the different results. */
-function readOnAndOn(path: string) {
-  const script =
-    'n=0; while [ ! -e "$2" ]; do dd if="$1" iflag=direct bs=64k status=none 2>&1 | sha256sum; ' +
-    'n=$((n+1)); done | sort | uniq -c';
-  const stop = join(tempFolder(), 'stop');
-  const child = spawn('sh', ['-c', script, 'sh', path, stop], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const text: Buffer[] = [];
-  child.stdout.on('data', (data: Buffer) => text.push(data));
-  const closed = new Promise((resolve) => child.on('close', resolve));
-  return async (): Promise<{ count: number; sum: string }[]> => {
-    writeFileSync(stop, '');
-    await closed;
-    const lines = Buffer.concat(text).toString().trim().split('\n');
-    return lines.map((line) => {
-      const [count, sum] = line.trim().split(/\s+/);
-      return { count: Number(count), sum: sum ?? '' };
-    });
-  };
 }
 
 describeWith('Keeper', [needs.root, needs.fuse, needs.program('mke2fs')], () => {

@@ -5,7 +5,6 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { askAgent } from '../../src/agent/admin/admin-client.ts';
-import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { SeededRandom } from '../../src/sim/seeded-random.ts';
@@ -13,11 +12,12 @@ import { defined } from '../../src/util/assert.ts';
 import { errorText } from '../../src/util/errors.ts';
 import { makeBusyboxImage } from '../kit/block-image.ts';
 import { Containerd } from '../kit/containerd.ts';
+import { startDeviceHost, type AgentHost } from '../kit/device-host.ts';
 import { startDeviceProcess, type TestDeviceProcess } from '../kit/device-process.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { sampleBytes } from '../kit/layers.ts';
-import { tempFolder } from '../kit/temp-folder.ts';
-import { tracesOf } from '../device/kit/images.ts';
+import { pushLayout } from '../kit/skopeo.ts';
+import { tempFolder, type AtEnd } from '../kit/temp-folder.ts';
 import type { FaultReport } from './fault-report.ts';
 
 const run = promisify(execFile);
@@ -57,23 +57,15 @@ export async function deviceKills(
   init: { seed: number; kills: number },
   report: FaultReport,
 ): Promise<void> {
-  const ends: (() => void | Promise<void>)[] = [];
-  const atEnd = (end: () => void | Promise<void>): void => void ends.push(end);
-  const folder = tempFolder(atEnd);
+  const ends: Parameters<AtEnd>[0][] = [];
+  const atEnd: AtEnd = (end) => void ends.push(end);
   try {
     const registry = await startDockerRegistry({}, atEnd);
     const image = `${registry}/app:1`;
     const data = { big: sampleBytes(BIG_BYTES, init.seed), small: Buffer.from(SMALL) };
     const layout = await makeBusyboxImage(tempFolder(atEnd), data);
-    const copy = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-    await run('skopeo', [...copy, `oci:${layout}:block`, `docker://${image}`]);
-    const cluster = new AgentCluster({
-      ...{ dir: folder, roots: 1, children: 1, devices: false, registry },
-    });
-    atEnd(() => cluster.stop());
-    await cluster.start();
-    const host = defined(cluster.children[0], 'a child');
-    const device = await startDeviceProcess(host, {}, atEnd);
+    await pushLayout(`${layout}:block`, image);
+    const { cluster, host, device } = await startDeviceHost(registry, atEnd);
     const containerd = await Containerd.start(tempFolder(atEnd), {
       snapshotter: { socket: device.snapshotter },
       atEnd,
@@ -84,25 +76,20 @@ export async function deviceKills(
     );
     await soak.run();
   } finally {
-    for (const end of ends.slice(1).reverse()) {
-      await Promise.resolve(end()).catch((error: unknown) =>
-        report.violate('broken promise', `an end failed: ${errorText(error)}`),
-      );
+    for (const end of ends.reverse()) {
+      try {
+        await end();
+      } catch (error) {
+        report.violate('broken promise', `an end failed: ${errorText(error)}`);
+      }
     }
-    const left = tracesOf(folder);
-    if (left.mounts.length + left.loops.length > 0) {
-      report.violate('broken promise', `left behind: ${JSON.stringify(left)}`);
-    }
-    for (const end of ends.slice(0, 1)) await end();
   }
 }
 
-interface Parts {
+interface Parts extends AgentHost {
   readonly report: FaultReport;
-  readonly cluster: AgentCluster;
-  readonly host: ClusterHost;
   readonly containerd: Containerd;
-  readonly atEnd: (end: () => void | Promise<void>) => void;
+  readonly atEnd: AtEnd;
 }
 
 interface Readers {
@@ -141,8 +128,7 @@ class DeviceKills {
 
   async run(): Promise<void> {
     const { containerd } = this.#parts;
-    const pull = ['images', 'rpull', '--plain-http', '--snapshotter', 'xylem', this.#image];
-    await containerd.ctr(pull, { client: 'ctr-remote' });
+    await containerd.pullRemote(this.#image);
     this.#readers = await this.#startReaders();
     await this.#startContainer();
     while (this.#kills < this.#killCount) await this.#kill();

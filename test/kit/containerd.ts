@@ -76,6 +76,15 @@ export class Containerd {
     return this.ctr([...args, '--snapshotter', this.#snapshotter, ...options, reference]);
   }
 
+  /**
+   * Pulls as clients do that say where an image is from: layers that the snapshotter reads on
+   * demand are not downloaded.
+   */
+  async pullRemote(reference: string): Promise<string> {
+    const args = ['images', 'rpull', '--plain-http', '--snapshotter', this.#snapshotter];
+    return this.ctr([...args, reference], { client: 'ctr-remote' });
+  }
+
   /** Runs a command in a new container of an image, and removes that; returns its output. */
   async run(reference: string, id: string, command: readonly string[]): Promise<string> {
     const args = ['run', '--rm', '--snapshotter', this.#snapshotter];
@@ -92,6 +101,17 @@ export class Containerd {
   async mount(reference: string, target: string): Promise<void> {
     const args = ['images', 'mount', '--rw', '--snapshotter', this.#snapshotter];
     await this.ctr([...args, reference, target]);
+  }
+
+  /**
+   * Makes a read-only snapshot. The client sets nothing that keeps it, so a collection that
+   * something before has asked for would take it: this waits for one first.
+   */
+  async view(name: string, parent: string): Promise<void> {
+    const lease = `before-${name}`;
+    await this.ctr(['leases', 'create', '--id', lease]);
+    await this.ctr(['leases', 'rm', '--sync', lease]);
+    await this.ctr(['snapshots', '--snapshotter', this.#snapshotter, 'view', name, parent]);
   }
 
   /** Digests of all content that it holds. */

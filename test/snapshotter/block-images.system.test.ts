@@ -1,20 +1,19 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
+import { expect, it, onTestFinished } from 'vitest';
 import { tracesOf } from '../device/kit/images.ts';
 import { Containerd } from '../kit/containerd.ts';
 import { describeWith, needs } from '../kit/requires.ts';
-import { tempFolder, type AtEnd } from '../kit/temp-folder.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import {
   BIG,
+  expectNothingIn,
   pushBrokenImage,
+  sharedBlockRig,
   startBlockHost,
-  startBlockRig,
   type BlockHost,
-  type BlockRig,
 } from './kit/block-host.ts';
 
 const run = promisify(execFile);
@@ -29,31 +28,15 @@ const newId = (): string => `xylem-test-block-${process.pid}-${++count}`;
 const SUM = createHash('sha256').update(BIG).digest('hex');
 
 describeWith('Snapshotter, block images', NEEDS, () => {
-  const ends: (() => void | Promise<void>)[] = [];
-  const atEnd: AtEnd = (end) => void ends.push(end);
-  let rig: BlockRig;
-
-  beforeAll(async () => {
-    rig = await startBlockRig(atEnd);
-  });
-  afterAll(async () => {
-    for (const end of ends.reverse()) await end();
-  });
-
-  const imageOf = (tag: string): string => `${rig.registry}/team/app:${tag}`;
+  const shared = sharedBlockRig();
+  const { imageOf } = shared;
 
   async function start(): Promise<{ host: BlockHost; containerd: Containerd }> {
-    const host = await startBlockHost(rig, onTestFinished);
+    const host = await startBlockHost(shared.rig, onTestFinished);
     const { socket } = host;
     const containerd = await Containerd.start(tempFolder(), { snapshotter: { socket } });
     return { host, containerd };
   }
-
-  /** Pulls as clients do that say where an image is from. */
-  const rpull = (containerd: Containerd, tag: string): Promise<string> =>
-    containerd.ctr(['images', 'rpull', '--plain-http', '--snapshotter', 'xylem', imageOf(tag)], {
-      client: 'ctr-remote',
-    });
 
   /** Layers of the image that containerd has downloaded. */
   async function layersIn(containerd: Containerd, host: BlockHost): Promise<readonly string[]> {
@@ -66,16 +49,12 @@ describeWith('Snapshotter, block images', NEEDS, () => {
 
   async function remove(containerd: Containerd, host: BlockHost, tag: string): Promise<void> {
     await containerd.ctr(['images', 'rm', '--sync', imageOf(tag)]);
-    expect(host.snapshotter.list([])).toEqual([]);
-    expect(readdirSync(join(host.folder, 'snapshots'))).toEqual([]);
-    // A device that is still in use is unmounted a little later.
-    const traces = expect.poll(() => tracesOf(host.folder), { timeout: 30_000 });
-    await traces.toEqual({ mounts: [], loops: [] });
+    await expectNothingIn(host);
   }
 
   it('ctr-remote pulls no layer, and containers share one device', async () => {
     const { host, containerd } = await start();
-    await rpull(containerd, 'block');
+    await containerd.pullRemote(imageOf('block'));
     expect(await layersIn(containerd, host)).toEqual([]);
     const kinds = host.snapshotter.list([]).map(({ layer }) => layer.kind);
     expect(kinds).toEqual(['block', 'block', 'trace']);
@@ -118,7 +97,7 @@ describeWith('Snapshotter, block images', NEEDS, () => {
 
   it('ordinary layers on top of a block image', async () => {
     const { host, containerd } = await start();
-    await rpull(containerd, 'mixed');
+    await containerd.pullRemote(imageOf('mixed'));
     const kinds = host.snapshotter.list([]).map(({ layer }) => layer.kind);
     expect(kinds).toEqual(['block', 'block', 'trace', 'files']);
     expect(await layersIn(containerd, host)).toEqual([]);
@@ -132,10 +111,10 @@ describeWith('Snapshotter, block images', NEEDS, () => {
   });
 
   it('more ordinary layers than the options of a mount have room for', async () => {
-    const host = await startBlockHost(rig, onTestFinished, 'x'.repeat(250));
+    const host = await startBlockHost(shared.rig, onTestFinished, 'x'.repeat(250));
     const { socket } = host;
     const containerd = await Containerd.start(tempFolder(), { snapshotter: { socket } });
-    await rpull(containerd, 'many');
+    await containerd.pullRemote(imageOf('many'));
     const said = await containerd.run(imageOf('many'), newId(), ['ls', '/many', '/data']);
     expect(said.split('\n')).toHaveLength(18);
     await containerd.ctr(['images', 'rm', '--sync', imageOf('many')]);
@@ -147,10 +126,10 @@ describeWith('Snapshotter, block images', NEEDS, () => {
     const snapshots = (...args: readonly string[]): Promise<string> =>
       containerd.ctr(['snapshots', '--snapshotter', 'xylem', ...args]);
     for (const tag of ['block', 'mixed']) {
-      await rpull(containerd, tag);
+      await containerd.pullRemote(imageOf(tag));
       const top = host.snapshotter.list(['kind==committed']).at(-1)?.name.split('/').at(-1);
       const dir = tempFolder();
-      await snapshots('view', 'look', top ?? '');
+      await containerd.view('look', top ?? '');
       const command = await snapshots('mounts', dir, 'look');
       await run('sh', ['-c', command]);
       try {
@@ -169,17 +148,15 @@ describeWith('Snapshotter, block images', NEEDS, () => {
 
   it('a pull fails at the first layer, with the reason', async () => {
     const { host, containerd } = await start();
-    const digest = await pushBrokenImage(rig);
-    const pull = ['images', 'rpull', '--plain-http', '--snapshotter', 'xylem'];
-    const broken = `${rig.registry}/team/broken:1`;
-    const pulled = containerd.ctr([...pull, broken], { client: 'ctr-remote' });
+    const digest = await pushBrokenImage(shared.rig);
+    const pulled = containerd.pullRemote(`${shared.rig.registry}/team/broken:1`);
     await expect(pulled).rejects.toThrow(new RegExp(`${digest}[^\n]*not found`));
     expect(host.snapshotter.list([])).toEqual([]);
   });
 
   it('a container runs on while the snapshotter restarts, and its device stays held', async () => {
     const { host, containerd } = await start();
-    await rpull(containerd, 'block');
+    await containerd.pullRemote(imageOf('block'));
     const id = newId();
     const script = 'while true; do cat /data/big > /dev/null || exit 3; echo 3 > /drop; done';
     await containerd.runDetached(imageOf('block'), id, ['sh', '-c', script]);

@@ -1,19 +1,18 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
-import { tracesOf } from '../device/kit/images.ts';
+import { expect, it, onTestFinished } from 'vitest';
 import { Containerd } from '../kit/containerd.ts';
 import { CriClient } from '../kit/cri-client.ts';
+import { plainHostsDir } from '../kit/hosts-dir.ts';
 import { describeWith, needs } from '../kit/requires.ts';
-import { tempFolder, type AtEnd } from '../kit/temp-folder.ts';
+import { tempFolder } from '../kit/temp-folder.ts';
 import {
   BIG,
+  expectNothingIn,
   pushBrokenImage,
+  sharedBlockRig,
   startBlockHost,
-  startBlockRig,
-  type BlockHost,
-  type BlockRig,
 } from './kit/block-host.ts';
 
 const NEEDS = [
@@ -25,32 +24,12 @@ const SUM = createHash('sha256').update(BIG).digest('hex');
 const FOREVER = ['/bin/sh', '-c', 'while true; do cat /data/big > /dev/null || exit 3; done'];
 
 describeWith('Snapshotter, CRI', NEEDS, () => {
-  const ends: (() => void | Promise<void>)[] = [];
-  const atEnd: AtEnd = (end) => void ends.push(end);
-  let rig: BlockRig;
-
-  beforeAll(async () => {
-    rig = await startBlockRig(atEnd);
-  });
-  afterAll(async () => {
-    for (const end of ends.reverse()) await end();
-  });
-
-  const imageOf = (tag: string): string => `${rig.registry}/team/app:${tag}`;
-
-  /** containerd's hosts.toml for a registry without TLS. */
-  function hostsDir(): string {
-    const dir = tempFolder();
-    const url = `"http://${rig.registry}"`;
-    mkdirSync(join(dir, rig.registry));
-    const text = `server = ${url}\n[host.${url}]\n  capabilities = ["pull", "resolve"]\n`;
-    writeFileSync(join(dir, rig.registry, 'hosts.toml'), text);
-    return dir;
-  }
+  const shared = sharedBlockRig();
+  const { imageOf } = shared;
 
   async function start() {
-    const host = await startBlockHost(rig, onTestFinished);
-    const containerd = await Containerd.start(hostsDir(), {
+    const host = await startBlockHost(shared.rig, onTestFinished);
+    const containerd = await Containerd.start(plainHostsDir(shared.rig.registry), {
       ...{ snapshotter: { socket: host.socket }, sandboxImage: imageOf('pause') },
     });
     const cri = new CriClient(containerd.socket);
@@ -58,14 +37,6 @@ describeWith('Snapshotter, CRI', NEEDS, () => {
     const content = (): Promise<string> =>
       containerd.ctr(['content', 'ls', '--quiet'], { namespace: 'k8s.io' });
     return { host, containerd, cri, content };
-  }
-
-  async function expectNothingIn({ snapshotter, folder }: BlockHost): Promise<void> {
-    expect(snapshotter.list([])).toEqual([]);
-    expect(readdirSync(join(folder, 'snapshots'))).toEqual([]);
-    // A device that is still in use is unmounted a little later.
-    const traces = expect.poll(() => tracesOf(folder), { timeout: 30_000 });
-    await traces.toEqual({ mounts: [], loops: [] });
   }
 
   it('runs pods of block images and of ordinary ones, and leaves nothing of them', async () => {
@@ -118,8 +89,8 @@ describeWith('Snapshotter, CRI', NEEDS, () => {
 
   it('a pull says why it cannot work', async () => {
     const { host, cri } = await start();
-    const digest = await pushBrokenImage(rig);
-    const pulled = cri.pull(`${rig.registry}/team/broken:1`);
+    const digest = await pushBrokenImage(shared.rig);
+    const pulled = cri.pull(`${shared.rig.registry}/team/broken:1`);
     await expect(pulled).rejects.toThrow(new RegExp(`${digest}[^\\n]*not found`));
     expect(host.snapshotter.list([])).toEqual([]);
   });

@@ -2,12 +2,12 @@ import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { beforeAll, expect, it } from 'vitest';
 import { makeBusyboxImage } from '../kit/block-image.ts';
 import { Containerd } from '../kit/containerd.ts';
 import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { describeWith, needs } from '../kit/requires.ts';
-import { tempFolder, type AtEnd } from '../kit/temp-folder.ts';
+import { atEndOfAll, tempFolder } from '../kit/temp-folder.ts';
 import { startSnapshotter, type ServedSnapshotter } from './kit/served-snapshotter.ts';
 
 const run = promisify(execFile);
@@ -25,8 +25,7 @@ let count = 0;
 const newId = (): string => `xylem-test-${process.pid}-${++count}`;
 
 describeWith('Snapshotter, ordinary images', NEEDS, () => {
-  const ends: (() => void | Promise<void>)[] = [];
-  const atEnd: AtEnd = (end) => void ends.push(end);
+  const atEnd = atEndOfAll();
   let image = '';
 
   beforeAll(async () => {
@@ -35,9 +34,6 @@ describeWith('Snapshotter, ordinary images', NEEDS, () => {
     image = `${registry}/team/app:plain`;
     const args = ['--insecure-policy', 'copy', '--dest-tls-verify=false'];
     await run('skopeo', [...args, `oci:${layout}:plain`, `docker://${image}`]);
-  });
-  afterAll(async () => {
-    for (const end of ends.reverse()) await end();
   });
 
   async function start() {
@@ -83,7 +79,7 @@ describeWith('Snapshotter, ordinary images', NEEDS, () => {
       ...{ Kind: 'Active', Parent: top, Labels: { a: 'b' } },
     });
     await snapshots('commit', 'saved', 'work');
-    await snapshots('view', 'look', 'saved');
+    await containerd.view('look', 'saved');
     expect(await snapshots('mounts', '/x', 'look')).toMatch(
       /^mount -t overlay overlay \/x -o index=off,lowerdir=[^,]*:[^,]*:[^,]*\n$/,
     );

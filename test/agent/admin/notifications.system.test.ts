@@ -1,14 +1,12 @@
-import { execFile } from 'node:child_process';
-import { promisify } from 'node:util';
 import { expect, it, onTestFinished } from 'vitest';
 import { startDockerRegistry } from '../../kit/docker-registry.ts';
 import { describeWith, needs } from '../../kit/requires.ts';
+import { pushLayout } from '../../kit/skopeo.ts';
 import { makeTarImage } from '../../kit/tar-image.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 import { adminServer, BEARER } from '../kit/admin.ts';
 import { PreheatTwin } from '../kit/preheat-twin.ts';
 
-const run = promisify(execFile);
 const NEEDS = [needs.program('docker-registry'), needs.program('skopeo')];
 
 describeWith('the notifications of a docker-registry', NEEDS, () => {
@@ -21,9 +19,7 @@ describeWith('the notifications of a docker-registry', NEEDS, () => {
     const notifies = { url: `${server.url}/registry/notifications`, authorization };
     const registry = await startDockerRegistry({ notifies });
     const image = await makeTarImage([1000]);
-    const from = `oci:${image.layout}:1`;
-    const args = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-    await run('skopeo', [...args, from, `docker://${registry}/team/app:1`]);
+    await pushLayout(`${image.layout}:1`, `${registry}/team/app:1`);
     await expect.poll(() => preheats.specs.length, { timeout: 20_000 }).toBe(1);
     expect(preheats.specs[0]?.reference).toMatch(/^127\.0\.0\.1:\d+\/team\/app@sha256:/);
   }, 60_000);

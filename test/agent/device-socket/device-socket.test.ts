@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { BlockDigests } from '../../../src/image/block-digests.ts';
 import { blockCount, blockIndex, BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { READS_IN_FLIGHT_MAX } from '../../../src/device/link/limits.ts';
@@ -7,21 +7,21 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import type { BlobReader } from '../../../src/transfer/contracts/blob-reader.ts';
 import { defined } from '../../../src/util/assert.ts';
-import { Cluster, ORIGIN, type Node } from '../../kit/engine-cluster.ts';
+import { ORIGIN } from '../../kit/engine-cluster.ts';
 import { sampleBytes } from '../../kit/layers.ts';
-import { addImage, GatedReader, ManifestTwin, SocketRig, startLink } from './kit/link-rig.ts';
+import {
+  addImage,
+  GatedReader,
+  ManifestTwin,
+  SocketRig,
+  startLink,
+  startNode,
+} from './kit/link-rig.ts';
 
 const signal = new AbortController().signal;
 const DEMAND = { kind: 'demand' } as const;
 
-let cluster: Cluster;
-let node: Node;
-beforeAll(async () => {
-  cluster = new Cluster();
-  await cluster.start({ roots: 1, children: 1 });
-  node = defined(cluster.children[0], 'a child');
-});
-afterAll(() => cluster.stop());
+const { cluster, node } = await startNode();
 
 let seed = 0;
 function newImage(manifests: ManifestTwin, layerCount = 1) {

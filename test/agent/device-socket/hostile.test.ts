@@ -2,29 +2,28 @@ import fc from 'fast-check';
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import * as frames from '../../../src/device/link/frames.ts';
 import { CONNECTIONS_MAX } from '../../../src/device/link/limits.ts';
 import { blockIndex } from '../../../src/image/block.ts';
 import { FRAME_HEAD_BYTES } from '../../../src/net/wire/frame-parser.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { EXAMPLES } from '../../device/link/kit/golden.ts';
-import { Cluster, type Node } from '../../kit/engine-cluster.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
-import { addImage, GatedReader, ManifestTwin, SocketRig, startLink } from './kit/link-rig.ts';
+import {
+  addImage,
+  GatedReader,
+  ManifestTwin,
+  SocketRig,
+  startLink,
+  startNode,
+} from './kit/link-rig.ts';
 
 const signal = new AbortController().signal;
 const DEMAND = { kind: 'demand' } as const;
 
-let cluster: Cluster;
-let node: Node;
-beforeAll(async () => {
-  cluster = new Cluster();
-  await cluster.start({ roots: 1, children: 1 });
-  node = defined(cluster.children[0], 'a child');
-});
-afterAll(() => cluster.stop());
+const { cluster, node } = await startNode();
 
 /** A connection to the device socket without a device process; ends with the running test. */
 async function dial(path: string): Promise<Socket> {

@@ -1,18 +1,15 @@
-import { execFile } from 'node:child_process';
 import { chmodSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { expect, onTestFinished } from 'vitest';
 import { askAgent } from '../../../src/agent/admin/admin-client.ts';
 import type { Answer, Given } from '../../../src/agent/admin/api.ts';
 import { AgentCluster, type ClusterHost } from '../../../src/demo/agent-cluster.ts';
 import type { Digest } from '../../../src/image/digest.ts';
 import { defined } from '../../../src/util/assert.ts';
+import { pushLayout } from '../../kit/skopeo.ts';
 import { makeTarImage } from '../../kit/tar-image.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
-
-const run = promisify(execFile);
 
 /** Type of a block image among the referrers of its original. */
 export const ARTIFACT_TYPE = 'application/vnd.containerd.overlaybd.native.v1+json';
@@ -61,10 +58,7 @@ export async function startRoot({ registry, access, acceleration, children = 0 }
 /** Puts an image with these layers into a registry, as `team/app:1`; its digest. */
 export async function push(registry: string, sizes: readonly number[], login?: typeof user) {
   const image = await makeTarImage(sizes);
-  const creds = login === undefined ? [] : ['--dest-creds', `${login.username}:${login.password}`];
-  const args = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-  const to = `docker://${registry}/team/app:1`;
-  await run('skopeo', [...args, ...creds, `oci:${image.layout}:1`, to]);
+  await pushLayout(`${image.layout}:1`, `${registry}/team/app:1`, login);
   return image;
 }
 

@@ -11,6 +11,7 @@ import {
   type ClusterInit,
 } from '../../../src/demo/agent-cluster.ts';
 import { startDockerRegistry } from '../../kit/docker-registry.ts';
+import { pushLayout } from '../../kit/skopeo.ts';
 import type { TarImage } from '../../kit/tar-image.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
@@ -20,21 +21,8 @@ const run = promisify(execFile);
 export async function filledStorage(image: TarImage): Promise<string> {
   const storage = tempFolder();
   const registry = await startDockerRegistry({ storage });
-  await push(image, registry);
+  await pushLayout(`${image.layout}:1`, `${registry}/team/app:1`);
   return storage;
-}
-
-/** Puts the image into a registry that any client may write to, as `team/app:1`. */
-async function push(image: TarImage, registry: string): Promise<void> {
-  const to = `docker://${registry}/team/app:1`;
-  const args = [
-    'copy',
-    '--preserve-digests',
-    '--dest-tls-verify=false',
-    `oci:${image.layout}:1`,
-    to,
-  ];
-  await run('skopeo', ['--insecure-policy', ...args]);
 }
 
 /** A root and two children that end with the running test. */

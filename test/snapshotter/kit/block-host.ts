@@ -1,10 +1,9 @@
-import { execFile, execFileSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readFileSync, rmSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
-import { expect } from 'vitest';
+import { beforeAll, expect } from 'vitest';
 import {
   blobPath,
   prepareLayout,
@@ -12,7 +11,6 @@ import {
   readTag,
   tagManifest,
 } from '../../../src/convert/oci-layout.ts';
-import { AgentCluster, type ClusterHost } from '../../../src/demo/agent-cluster.ts';
 import { digestHex, type Digest } from '../../../src/image/digest.ts';
 import {
   CONFIG_MEDIA_TYPE,
@@ -24,22 +22,20 @@ import {
 import { defined } from '../../../src/util/assert.ts';
 import { NO_TRACES, tracesOf } from '../../device/kit/images.ts';
 import { makeBusyboxImage } from '../../kit/block-image.ts';
+import { startAgentHost, type AgentHost } from '../../kit/device-host.ts';
 import { startDockerRegistry } from '../../kit/docker-registry.ts';
 import { digestOf } from '../../kit/registry-content.ts';
-import { tempFolder, type AtEnd } from '../../kit/temp-folder.ts';
+import { pushLayout } from '../../kit/skopeo.ts';
+import { atEndOfAll, tempFolder, type AtEnd } from '../../kit/temp-folder.ts';
 import { LinkedDevices } from './linked-devices.ts';
 import { startSnapshotter, type ServedSnapshotter } from './served-snapshotter.ts';
 
-const run = promisify(execFile);
-
 /** A registry with images, and a host with an agent. */
-export interface BlockRig {
+export interface BlockRig extends AgentHost {
   /** `host:port` */
   readonly registry: string;
   /** Where the registry keeps its blobs. */
   readonly storage: string;
-  readonly cluster: AgentCluster;
-  readonly host: ClusterHost;
 }
 
 /** Content of the file `/data/big` of the images. */
@@ -53,7 +49,7 @@ export const BIG = Buffer.from(
  * and as `many` with 12 more, which add `/many/1` and so on. `pause` is `plain` with a command, for
  * sandboxes of pods.
  */
-export async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
+async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
   const storage = tempFolder(atEnd);
   const registry = await startDockerRegistry({ storage }, atEnd);
   const files = { 'a.txt': Buffer.from('data\n'), big: BIG };
@@ -61,12 +57,27 @@ export async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
   const layout = await makeBusyboxImage(folder, files);
   await addOrdinaryLayers(folder, layout);
   for (const tag of ['plain', 'block', 'mixed', 'many', 'pause'])
-    await push(registry, layout, tag, `team/app:${tag}`);
-  const shape = { roots: 1, children: 1, devices: false };
-  const cluster = new AgentCluster({ dir: tempFolder(atEnd), ...shape, registry });
-  atEnd(() => cluster.stop());
-  await cluster.start();
-  return { registry, storage, cluster, host: defined(cluster.children[0], 'a child') };
+    await pushLayout(`${layout}:${tag}`, `${registry}/team/app:${tag}`);
+  return { registry, storage, ...(await startAgentHost(registry, atEnd)) };
+}
+
+/** The rig that the tests of a `describe()` share. */
+export function sharedBlockRig(): {
+  readonly rig: BlockRig;
+  readonly imageOf: (tag: string) => string;
+} {
+  const atEnd = atEndOfAll();
+  let rig: BlockRig | undefined;
+  beforeAll(async () => {
+    rig = await startBlockRig(atEnd);
+  });
+  const started = (): BlockRig => defined(rig, 'it has started');
+  return {
+    get rig() {
+      return started();
+    },
+    imageOf: (tag) => `${started().registry}/team/app:${tag}`,
+  };
 }
 
 async function addOrdinaryLayers(folder: string, layout: string): Promise<void> {
@@ -127,7 +138,7 @@ export async function pushBrokenImage({ registry, storage }: BlockRig): Promise<
   const rootfs = { type: 'layers', diff_ids: [layer.digest] };
   const config = { os: 'linux', architecture: 'amd64', rootfs };
   await putImage(layout, '1', config, [{ ...layer, annotations }]);
-  await push(registry, layout, '1', 'team/broken:1');
+  await pushLayout(`${layout}:1`, `${registry}/team/broken:1`);
   const hex = digestHex(layer.digest);
   rmSync(join(storage, 'docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex), {
     recursive: true,
@@ -154,11 +165,6 @@ async function putImage(
   };
   const made = await put(directory, Buffer.from(JSON.stringify(manifest)), mediaType);
   await tagManifest({ directory, tag }, made);
-}
-
-async function push(registry: string, layout: string, tag: string, to: string): Promise<void> {
-  const args = ['--insecure-policy', 'copy', '--preserve-digests', '--dest-tls-verify=false'];
-  await run('skopeo', [...args, `oci:${layout}:${tag}`, `docker://${registry}/${to}`]);
 }
 
 /** A snapshotter with devices of the rig's agent. */
@@ -192,4 +198,13 @@ export async function startBlockHost(
     return { ...served, devices, restart };
   };
   return start();
+}
+
+/** No snapshot is left, nor a file or a device of one. */
+export async function expectNothingIn({ snapshotter, folder }: BlockHost): Promise<void> {
+  expect(snapshotter.list([])).toEqual([]);
+  expect(readdirSync(join(folder, 'snapshots'))).toEqual([]);
+  // A device that is still in use is unmounted a little later.
+  const traces = expect.poll(() => tracesOf(folder), { timeout: 30_000 });
+  await traces.toEqual(NO_TRACES);
 }

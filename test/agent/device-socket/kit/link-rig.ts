@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { afterAll, onTestFinished } from 'vitest';
 import { DeviceImages } from '../../../../src/agent/device-socket/device-images.ts';
 import { DeviceSocket } from '../../../../src/agent/device-socket/device-socket.ts';
 import { Leases } from '../../../../src/blockstore/leases.ts';
@@ -14,12 +14,21 @@ import { NodeDisk } from '../../../../src/runtime/node/disk.ts';
 import { NodeHash } from '../../../../src/runtime/node/hash.ts';
 import { BLOCK_SIZE_BYTES } from '../../../../src/image/block.ts';
 import type { BlobReader } from '../../../../src/transfer/contracts/blob-reader.ts';
+import { defined } from '../../../../src/util/assert.ts';
 import { digestOf, orderOf } from '../../../preheat/kit/images.ts';
 import { codec } from '../../../kit/layers.ts';
-import type { Cluster, Node } from '../../../kit/engine-cluster.ts';
+import { Cluster, type Node } from '../../../kit/engine-cluster.ts';
 import { tempFolder } from '../../../kit/temp-folder.ts';
 
 const clock = new SystemClock();
+
+/** A cluster and its only child, for all tests of a file. */
+export async function startNode(): Promise<{ readonly cluster: Cluster; readonly node: Node }> {
+  const cluster = new Cluster();
+  afterAll(() => cluster.stop());
+  await cluster.start({ roots: 1, children: 1 });
+  return { cluster, node: defined(cluster.children[0], 'a child') };
+}
 
 /** The manifests of a registry, by digest and tag. */
 export class ManifestTwin {
