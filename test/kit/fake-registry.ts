@@ -202,7 +202,8 @@ export class FakeRegistry extends LoopbackServer {
   }
 }
 
-async function takenOrGone(response: ServerResponse): Promise<void> {
+/** Waits until a client has taken what was written, or is gone. */
+export async function takenOrGone(response: ServerResponse): Promise<void> {
   const either = new AbortController();
   const { signal } = either;
   await Promise.race([once(response, 'drain', { signal }), once(response, 'close', { signal })]);

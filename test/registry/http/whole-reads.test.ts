@@ -1,8 +1,8 @@
-import { once } from 'node:events';
 import type { ServerResponse } from 'node:http';
 import { expect, test } from 'vitest';
 import type { Clock } from '../../../src/runtime/clock.ts';
 import { SystemClock } from '../../../src/runtime/node/clock.ts';
+import { takenOrGone } from '../../kit/fake-registry.ts';
 import { ManualClock } from '../../kit/manual-clock.ts';
 import { sampleBytes } from '../../kit/layers.ts';
 import { digestOf } from '../../kit/registry-content.ts';
@@ -24,9 +24,7 @@ async function start(sizeBytes = SIZE, clock: Clock = new SystemClock()) {
     for (let at = 0; at < sizeBytes && !response.destroyed; at += 65_536) {
       const piece = bytes.subarray(at % SIZE, Math.min((at % SIZE) + 65_536, sizeBytes));
       state.sentBytes += piece.length;
-      if (!response.write(piece)) {
-        await Promise.race([once(response, 'drain'), once(response, 'close')]);
-      }
+      if (!response.write(piece)) await takenOrGone(response);
     }
     response.end();
   };
