@@ -142,7 +142,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     },
   );
   const preheats = new ClusterPreheats(
-    { ...shared, transport, engine, askRoots: engine.tree.askRoots, store, codec },
+    { ...shared, transport, engine, origin, askRoots: engine.tree.askRoots, store, codec },
     { role: config.role, zone: config.zone, quotaBytes: config.store.quota },
   );
   const manifestCache = new ManifestCache({ ...shared, disk });

@@ -2,7 +2,13 @@ import { BlockStoreError } from '../blockstore/errors.ts';
 import type { BlockStore } from '../blockstore/store.ts';
 import { BLOCK_SIZE_BYTES, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
 import { digestOf, type Digest } from '../image/digest.ts';
-import { parseManifest, type ResolvedImage, blobsOf } from '../image/manifest.ts';
+import {
+  blobsOf,
+  isForeign,
+  parseManifest,
+  type Manifest,
+  type ResolvedImage,
+} from '../image/manifest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -14,10 +20,12 @@ import { TransferError } from '../transfer/contracts/errors.ts';
 import { openImage, type ImageOpener } from '../transfer/read/open-image.ts';
 import {
   isFinal,
+  reasonOf,
   type HostProgress,
   type PreheatFailure,
   type PreheatOrder,
   type PreheatState,
+  type StuckBlock,
 } from './messages.ts';
 import { bytesOf, wholeImage } from './plan.ts';
 import { tracedBlocks, type PlannedBlock } from '../transfer/read/traced-blocks.ts';
@@ -44,6 +52,8 @@ const FINISHED_MAX = 64;
 
 /** Tries per block, and the pauses between them: 51 s in all, enough for a root to restart. */
 const TRIES_MAX = 16;
+/** After these the root is told, which knows why, or asks the registry. */
+const TRIES_STUCK = 2;
 const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 
@@ -86,6 +96,17 @@ interface Work {
   doneBytes: number;
   totalBytes: number;
   failure?: PreheatFailure;
+  reason?: string;
+  /** A block that does not come. */
+  stuck?: StuckBlock | undefined;
+  /** Of each blob, to be aborted when the registry has not got it. */
+  readonly wanted: Map<Digest, Wanted>;
+}
+
+/** What is wanted of a blob ends when the registry has not got it, and with the work. */
+interface Wanted {
+  readonly missing: AbortController;
+  readonly signal: AbortSignal;
 }
 
 /** A preheat did not bring its image in. */
@@ -128,6 +149,7 @@ export class HostPreheats {
       state: 'waiting',
       doneBytes: 0,
       totalBytes: 0,
+      wanted: new Map(),
     };
     this.#works.set(id, work);
     if (this.#stopped) end(work, 'failed', 'stopped');
@@ -138,10 +160,16 @@ export class HostPreheats {
     return progressOf(work);
   }
 
-  /** Undefined for a preheat that is not known (any more). */
-  progress(id: string): HostProgress | undefined {
+  /**
+   * Undefined for a preheat that is not known (any more). `missing`: what the registry has not got;
+   * the host does without it.
+   */
+  progress(id: string, missing: readonly Digest[] = []): HostProgress | undefined {
     const work = this.#works.get(id);
-    return work === undefined ? undefined : progressOf(work);
+    if (work === undefined) return undefined;
+    for (const digest of missing) wantedOf(work, digest).missing.abort();
+    if (work.stuck !== undefined && missing.includes(work.stuck.digest)) work.stuck = undefined;
+    return progressOf(work);
   }
 
   /** Cancels a preheat; blocks already fetched stay. */
@@ -168,7 +196,7 @@ export class HostPreheats {
         await this.#run(work);
         end(work, 'done');
       } catch (error) {
-        end(work, 'failed', failureOf(error));
+        end(work, 'failed', failureOf(error), reasonOf(error));
         this.#components.logger.warn({ reference, error: errorText(error) }, 'preheat failed');
       }
       const { state, doneBytes, totalBytes } = work;
@@ -196,6 +224,7 @@ export class HostPreheats {
       this.#requireRoom(work, digests);
       if (work.order.pin) for (const digest of digests) await store.pin(digest);
       await this.#bring(work, blocks);
+      checkComplete(work, image.manifest);
     } finally {
       store.release(digests);
     }
@@ -256,8 +285,10 @@ export class HostPreheats {
     const worker = async (): Promise<void> => {
       for (let next = queue.next(); next.done !== true; next = queue.next()) {
         const { blob, index } = next.value;
-        if (!store.has(blob.digest, index)) await this.#keep(work, { blob, index });
-        work.doneBytes += blockLength(blob.sizeBytes, index);
+        const lengthBytes = blockLength(blob.sizeBytes, index);
+        const isHere = store.has(blob.digest, index) || (await this.#keep(work, { blob, index }));
+        if (isHere) work.doneBytes += lengthBytes;
+        else work.totalBytes -= lengthBytes;
       }
     };
     const failed = (error: unknown): never => {
@@ -273,14 +304,22 @@ export class HostPreheats {
     throw reason instanceof Error ? reason : new Error(errorText(reason));
   }
 
-  async #keep(work: Work, { blob, index }: PlannedBlock): Promise<void> {
+  /** False when the registry has not got the blob. */
+  async #keep(work: Work, { blob, index }: PlannedBlock): Promise<boolean> {
     const { engine, clock } = this.#components;
-    const { signal } = work.abort;
-    for (let tries = 1; ; tries++) {
+    const wanted = wantedOf(work, blob.digest);
+    const { signal } = wanted;
+    const missing = wanted.missing.signal;
+    for (let tries = 1; !missing.aborted; tries++) {
       try {
-        return await engine.keep(blob, index, { kind: 'prefetch', signal });
+        await engine.keep(blob, index, { kind: 'prefetch', signal, endsOnNo: true });
+        if (tries > TRIES_STUCK) work.stuck = undefined;
+        return true;
       } catch (cause) {
+        if (missing.aborted) break;
         if (signal.aborted) throw cause;
+        const isUnread = cause instanceof TransferError;
+        if (isUnread && tries >= TRIES_STUCK) work.stuck ??= { digest: blob.digest, index };
         if (tries >= TRIES_MAX) {
           const what = `block ${index} of ${blob.digest}`;
           throw new WorkError(
@@ -290,8 +329,12 @@ export class HostPreheats {
           );
         }
       }
-      await clock.sleep(backoffMs(tries, RETRY_MS_MIN, RETRY_MS_MAX), signal);
+      const pauseMs = backoffMs(tries, RETRY_MS_MIN, RETRY_MS_MAX);
+      await clock.sleep(pauseMs, signal).catch((error: unknown) => {
+        if (!missing.aborted) throw error;
+      });
     }
+    return false;
   }
 
   #stay(digests: readonly Digest[]): void {
@@ -313,21 +356,52 @@ export class HostPreheats {
   }
 }
 
+function wantedOf({ wanted, abort }: Work, digest: Digest): Wanted {
+  const known = wanted.get(digest);
+  if (known !== undefined) return known;
+  const missing = new AbortController();
+  const made = { missing, signal: AbortSignal.any([abort.signal, missing.signal]) };
+  wanted.set(digest, made);
+  return made;
+}
+
+/** Throws WorkError when the registry has not got all that it should have. */
+function checkComplete({ wanted, order }: Work, { config, layers }: Manifest): void {
+  const lost = [config, ...layers].filter(
+    (blob) => wanted.get(blob.digest)?.missing.signal.aborted === true && !isForeign(blob),
+  );
+  if (lost.length === 0) return;
+  const names = lost.map(({ digest }) => digest).join(', ');
+  const what = `the registry has not got ${names}, which ${order.reference} names`;
+  throw new WorkError(what, { code: 'missing' });
+}
+
 /** The first end counts. */
-function end(work: Work, state: PreheatState, failure?: PreheatFailure): void {
+function end(work: Work, state: PreheatState, failure?: PreheatFailure, reason?: string): void {
   if (isFinal(work.state)) return;
+  if (reason !== undefined) work.reason = reason;
+  work.stuck = undefined;
   work.state = state;
   if (failure !== undefined) work.failure = failure;
   work.abort.abort(new Error(`the preheat is ${state}`));
 }
 
-function progressOf({ state, doneBytes, totalBytes, failure }: Work): HostProgress {
-  return { state, doneBytes, totalBytes, ...(failure !== undefined && { failure }) };
+function progressOf(work: Work): HostProgress {
+  const { state, doneBytes, totalBytes, failure, reason, stuck } = work;
+  return {
+    ...{ state, doneBytes, totalBytes },
+    ...(failure !== undefined && { failure }),
+    ...(reason !== undefined && { reason }),
+    ...(stuck !== undefined && { stuck }),
+  };
 }
 
 function failureOf(error: unknown): PreheatFailure {
   if (error instanceof WorkError) return error.code;
-  if (error instanceof TransferError) return 'unavailable';
+  if (error instanceof TransferError) {
+    if (error.detail.code !== 'origin') return 'unavailable';
+    return error.detail.no === 'not-found' ? 'missing' : error.detail.no;
+  }
   if (!(error instanceof BlockStoreError)) return 'image';
   return error.code === 'quota' || error.code === 'no-space' ? 'quota' : 'store';
 }

@@ -1,18 +1,23 @@
+import { blockCount, type BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import { isForeign, parseManifest } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { within } from '../runtime/deadline.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { ResolveReply } from '../tree/messages.ts';
+import { backoffMs } from '../util/backoff.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import {
   isFinal,
   PreheatError,
+  reasonOf,
   preheatNumber,
   type HostPreheatReply,
   type HostPreheatRequest,
   type HostProgress,
+  type MissingBlob,
   type PreheatFailure,
   type PreheatHost,
   type PreheatJob,
@@ -20,7 +25,10 @@ import {
   type PreheatSpec,
   type PreheatState,
   type PreheatTransport,
+  type StuckBlock,
 } from './messages.ts';
+import type { LocatedBlob } from '../transfer/contracts/blob-reader.ts';
+import { OriginError } from '../transfer/contracts/origin.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 
 /**
@@ -49,19 +57,33 @@ const CALLS_WAITING_MAX = 65_536;
 const CALL_MS_MAX = 5_000;
 
 /**
- * Interval between status calls to the hosts: one second, and 10 ms for each host, so that a
- * thousand hosts cost 15 % of a CPU.
+ * Interval between status calls to the hosts: short at first, since a small image is there soon,
+ * and doubled up to one second; but 10 ms for each host at least, so that a thousand hosts cost
+ * 15 % of a CPU.
  */
-const LOOK_MS_MIN = 1_000;
+const LOOK_MS_MIN = 25;
+const LOOK_MS_MAX = 1_000;
 const LOOK_MS_PER_HOST = 10;
+
+/** Longest wait for the registry to say why a block does not come, and pause before the next. */
+const PROBE_MS_MAX = 10_000;
+const PROBE_PAUSE_MS = 2_000;
 
 /** Status calls in a row that a host may leave unanswered: a restart of its agent takes less. */
 const MISSES_MAX = 5;
+
+/** Reads a block at the registry, to hear what it says. Rejects with OriginError. */
+export type PreheatProbe = (
+  located: LocatedBlob,
+  index: BlockIndex,
+  signal: AbortSignal,
+) => Promise<void>;
 
 interface Components {
   readonly transport: PreheatTransport;
   /** Finds the manifest of an image. Rejects with OriginError. */
   readonly resolve: (reference: string) => Promise<ResolveReply>;
+  readonly probe: PreheatProbe;
   readonly clock: Clock;
   readonly logger: Logger;
 }
@@ -80,8 +102,12 @@ interface Job {
   readonly abort: AbortController;
   state: PreheatState;
   failure?: PreheatFailure;
+  reason?: string;
   /** Set while the job runs: a manifest may have 4 MiB. */
   order?: PreheatOrder;
+  readonly missing: Map<Digest, MissingBlob>;
+  /** When the registry was last asked about a blob that does not come. */
+  readonly probedMs: Map<Digest, number>;
   digest?: Digest;
   finishedMs?: number;
   hosts: readonly HostEntry[];
@@ -122,7 +148,16 @@ export class PreheatJobs {
     }
     const startedMs = this.#components.clock.wallMs();
     const abort = new AbortController();
-    const job: Job = { id, spec, startedMs, abort, state: 'waiting', hosts: [] };
+    const job: Job = {
+      id,
+      spec,
+      startedMs,
+      abort,
+      state: 'waiting',
+      hosts: [],
+      missing: new Map(),
+      probedMs: new Map(),
+    };
     this.#jobs.set(id, job);
     const running = this.#lead(job).finally(() => this.#running.delete(running));
     this.#running.add(running);
@@ -163,12 +198,18 @@ export class PreheatJobs {
     const timer = clock.setTimer(JOB_MS_MAX, () => this.#end(job, 'failed', 'timeout'));
     try {
       await this.#run(job);
-      const failed = job.hosts.some(({ progress }) => progress.state !== 'done');
-      this.#end(job, failed ? 'failed' : 'done', failed ? 'hosts' : undefined);
+      const failed = job.hosts.filter(({ progress }) => progress.state !== 'done');
+      const isMissing = failed.every(({ progress }) => progress.failure === 'missing');
+      const reason = failed
+        .map(({ progress }) => progress.reason)
+        .find((each) => each !== undefined);
+      if (failed.length === 0) this.#end(job, 'done');
+      else this.#end(job, 'failed', isMissing ? 'missing' : 'hosts', reason);
     } catch (error) {
       if (!isFinal(job.state))
         logger.warn({ reference, error: errorText(error) }, 'preheat failed');
-      this.#end(job, 'failed', error instanceof JobError ? error.code : 'unavailable');
+      const code = error instanceof JobError ? error.code : 'unavailable';
+      this.#end(job, 'failed', code, reasonOf(error));
       this.#tellEnd(job);
     } finally {
       timer.cancel();
@@ -190,14 +231,52 @@ export class PreheatJobs {
     }
     job.state = 'running';
     const { clock } = this.#components;
-    for (;;) {
+    for (let looks = 1; ; looks++) {
       const open = job.hosts.filter(({ progress }) => !isFinal(progress.state));
       await Promise.all(open.map((host) => this.#look(job, host)));
       signal.throwIfAborted();
-      const left = job.hosts.filter(({ progress }) => !isFinal(progress.state)).length;
-      if (left === 0) return;
-      await clock.sleep(Math.max(LOOK_MS_MIN, left * LOOK_MS_PER_HOST), signal);
+      const left = job.hosts.filter(({ progress }) => !isFinal(progress.state));
+      if (left.length === 0) return;
+      await this.#probe(job, left);
+      const pauseMs = backoffMs(looks, LOOK_MS_MIN, LOOK_MS_MAX);
+      await clock.sleep(Math.max(pauseMs, left.length * LOOK_MS_PER_HOST), signal);
     }
+  }
+
+  /**
+   * Finds out why a block comes to none of the hosts that say so. What the registry has not got,
+   * they do without; any other definite no ends the job.
+   */
+  async #probe(job: Job, hosts: readonly HostEntry[]): Promise<void> {
+    const { clock, probe } = this.#components;
+    const { order } = job;
+    const stuck = hosts
+      .map(({ progress }) => progress.stuck)
+      .find((each) => this.#isNews(job, each));
+    if (stuck === undefined || order === undefined) return;
+    const { digest, index } = stuck;
+    const named = parseManifest(order.manifest);
+    const found = [named.config, ...named.layers].find((each) => each.digest === digest);
+    if (found === undefined || !isBlockOf(found.size, index)) return;
+    job.probedMs.set(digest, clock.nowMs());
+    const located = { blob: { digest, sizeBytes: found.size }, origin: order.origin };
+    const { signal } = job.abort;
+    try {
+      await within(clock, PROBE_MS_MAX, (limit) => probe(located, index, limit), { signal });
+    } catch (cause) {
+      signal.throwIfAborted();
+      if (!(cause instanceof OriginError) || cause.code === 'unavailable') return;
+      if (cause.code !== 'not-found') {
+        throw new JobError(errorText(cause), { code: cause.code }, { cause });
+      }
+      job.missing.set(digest, { digest, isForeign: isForeign(found) });
+    }
+  }
+
+  #isNews({ missing, probedMs }: Job, stuck: StuckBlock | undefined): boolean {
+    if (stuck === undefined || missing.has(stuck.digest)) return false;
+    const lastMs = probedMs.get(stuck.digest) ?? Number.NEGATIVE_INFINITY;
+    return this.#components.clock.nowMs() - lastMs >= PROBE_PAUSE_MS;
   }
 
   async #order(spec: PreheatSpec): Promise<PreheatOrder> {
@@ -237,7 +316,8 @@ export class PreheatJobs {
     const { id, order } = job;
     const { signal } = job.abort;
     try {
-      let reply = await this.#call(host.peer, { action: 'status', id }, signal);
+      const missing = [...job.missing.keys()];
+      let reply = await this.#call(host.peer, { action: 'status', id, missing }, signal);
       if (reply.progress === undefined && order !== undefined) {
         reply = await this.#call(host.peer, { action: 'start', id, order }, signal);
       }
@@ -282,8 +362,9 @@ export class PreheatJobs {
   }
 
   /** The first end counts. */
-  #end(job: Job, state: PreheatState, failure?: PreheatFailure): void {
+  #end(job: Job, state: PreheatState, failure?: PreheatFailure, reason?: string): void {
     if (isFinal(job.state)) return;
+    if (reason !== undefined) job.reason = reason;
     job.state = state;
     job.finishedMs = this.#components.clock.wallMs();
     if (failure !== undefined) job.failure = failure;
@@ -318,18 +399,24 @@ function choose(hosts: readonly HostEntry[], { zone, count }: PreheatSpec): read
     .map(({ host }) => host);
 }
 
+/** A host names it, and a root reads only what there is. */
+function isBlockOf(sizeBytes: number, index: BlockIndex): boolean {
+  return index < blockCount(sizeBytes);
+}
+
 function viewOf(job: Job): PreheatJob {
-  const { id, spec, state, failure, digest, startedMs, finishedMs } = job;
-  const hosts: readonly PreheatHost[] = job.hosts.map(({ peer, zone, progress }) => ({
-    peer,
-    zone,
-    ...progress,
-  }));
+  const { id, spec, state, failure, reason, digest, startedMs, finishedMs } = job;
+  const hosts = job.hosts.map(({ peer, zone, progress }): PreheatHost => {
+    const { reason: _reason, stuck: _stuck, ...shown } = progress;
+    return { peer, zone, ...shown };
+  });
   return {
     id,
     spec,
     state,
     ...(failure !== undefined && { failure }),
+    ...(reason !== undefined && { reason }),
+    missing: [...job.missing.values()],
     ...(digest !== undefined && { digest }),
     startedMs,
     ...(finishedMs !== undefined && { finishedMs }),

@@ -1,7 +1,8 @@
-import type { BlobOrigin } from '../image/block.ts';
+import type { BlobOrigin, BlockIndex } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
+import { LAYER_COUNT_MAX } from '../image/manifest.ts';
 import type { Caller } from '../transfer/contracts/calls.ts';
-import { CodedError } from '../util/errors.ts';
+import { CodedError, errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
 
 /**
@@ -23,9 +24,11 @@ export type PreheatState = (typeof PREHEAT_STATES)[number];
  * - Of a host. `image`: its manifest or its layers are not what they should be. `no-trace`: the
  *   image ships none. `quota`: more than the store may keep. `unavailable`: blocks did not come.
  *   `store`: the store did not keep the blocks. `busy`: too many preheats wait there. `lost`: the
- *   host no longer answers. `stopped`: the host stops.
- * - Of a job. `not-found`, `refused`: what the registry said of the image. `no-hosts`: none
- *   matches. `hosts`: some hosts failed. `timeout`: it took too long.
+ *   host no longer answers. `stopped`: the host stops. `missing`: the registry has not got all of
+ *   the image; the rest is there.
+ * - Of a job. `not-found`, `refused`: what the registry said of the image or of a part of it.
+ *   `protocol`: it answered with what is no part of it. `no-hosts`: none matches. `hosts`: some
+ *   hosts failed. `timeout`: it took too long. `missing`: as of a host.
  */
 export const PREHEAT_FAILURES = [
   'image',
@@ -41,6 +44,8 @@ export const PREHEAT_FAILURES = [
   'no-hosts',
   'hosts',
   'timeout',
+  'missing',
+  'protocol',
 ] as const;
 /** Reason why a preheat failed; see `PREHEAT_FAILURES`. */
 export type PreheatFailure = (typeof PREHEAT_FAILURES)[number];
@@ -65,10 +70,40 @@ export interface HostProgress {
   /** Bytes to bring; 0 until known. */
   readonly totalBytes: number;
   readonly failure?: PreheatFailure;
+  /** Why it failed, in words. */
+  readonly reason?: string;
+  /** A block that does not come: the root finds out why. */
+  readonly stuck?: StuckBlock;
+}
+
+/** A block that nobody gives to a host. */
+export interface StuckBlock {
+  readonly digest: Digest;
+  readonly index: BlockIndex;
+}
+
+/** A blob that the image names and its registry has not got. */
+export interface MissingBlob {
+  readonly digest: Digest;
+  /** It need not: the image says that it is to be had elsewhere, or not to be passed on. */
+  readonly isForeign: boolean;
+}
+
+/** Most blobs of an image: its layers and its config. */
+export const MISSING_MAX = LAYER_COUNT_MAX + 1;
+
+/** Longest `reason`, in characters. */
+export const REASON_LENGTH_MAX = 500;
+
+/** Why something failed, as it crosses the wire and is shown to people. */
+export function reasonOf(error: unknown): string {
+  return errorText(error)
+    .replaceAll(/[^ -~]/g, '?')
+    .slice(0, REASON_LENGTH_MAX);
 }
 
 /** Progress of a preheat on one host, with the host's name, as its root reports it. */
-export interface PreheatHost extends HostProgress {
+export interface PreheatHost extends Omit<HostProgress, 'reason' | 'stuck'> {
   readonly peer: PeerId;
   readonly zone: string;
 }
@@ -94,6 +129,10 @@ export interface PreheatJob {
   readonly spec: PreheatSpec;
   readonly state: PreheatState;
   readonly failure?: PreheatFailure;
+  /** Why it failed, in words; of hosts, why the first of them did. */
+  readonly reason?: string;
+  /** What the registry has not got: the hosts have the rest. */
+  readonly missing: readonly MissingBlob[];
   /** Of the manifest; absent until it is known. */
   readonly digest?: Digest;
   /** Milliseconds since 1970. */
@@ -121,7 +160,9 @@ export interface PreheatOrder {
 export type HostPreheatRequest =
   | { readonly action: 'ask' }
   | { readonly action: 'start'; readonly id: string; readonly order: PreheatOrder }
-  | { readonly action: 'status' | 'cancel'; readonly id: string };
+  /** `missing`: what the registry has not got. */
+  | { readonly action: 'status'; readonly id: string; readonly missing: readonly Digest[] }
+  | { readonly action: 'cancel'; readonly id: string };
 
 /** A host's answer to `HostPreheatRequest`. */
 export interface HostPreheatReply {

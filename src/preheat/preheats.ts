@@ -1,11 +1,12 @@
 import type { BlockStore } from '../blockstore/store.ts';
+import { BLOCK_SIZE_BYTES, blockLength } from '../image/block.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { Random } from '../runtime/random.ts';
 import type { TransferEngine } from '../transfer/drive/engine.ts';
 import { HostPreheats } from './host-preheats.ts';
-import { PreheatJobs } from './jobs.ts';
+import { PreheatJobs, type PreheatProbe } from './jobs.ts';
 import {
   PREHEAT_ID,
   PreheatError,
@@ -21,12 +22,14 @@ import {
 } from './messages.ts';
 import { NobodyError, type AskRoots } from '../transfer/drive/ask-roots.ts';
 import type { Handlers } from '../transfer/contracts/calls.ts';
+import type { Origin } from '../transfer/contracts/origin.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 import type { AgentRole, HostAddress } from '../tree/messages.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { toHex } from '../util/bytes.ts';
 import { errorText } from '../util/errors.ts';
 import type { PeerId } from '../util/peer-id.ts';
+import { Scatter } from '../util/scatter.ts';
 
 /** As PREHEAT_ID has them. */
 const ID_BYTES = 16;
@@ -43,6 +46,7 @@ const LEADERS_MAX = 256;
 interface Components {
   readonly transport: PreheatTransport & { readonly self: PeerId };
   readonly engine: TransferEngine;
+  readonly origin: Pick<Origin, 'readInto'>;
   readonly askRoots: AskRoots;
   readonly store: BlockStore;
   readonly codec: Codec;
@@ -75,8 +79,11 @@ export class ClusterPreheats implements PreheatService {
     this.#components = components;
     this.#zone = init.zone;
     this.#isHost = init.role === 'child';
-    const resolve = (reference: string) => components.engine.tree.manifestOf(reference);
-    this.#jobs = init.role === 'root' ? new PreheatJobs({ ...components, resolve }) : undefined;
+    const { engine } = components;
+    const resolve = (reference: string) => engine.tree.manifestOf(reference);
+    const probe = probeOf(components.origin);
+    this.#jobs =
+      init.role === 'root' ? new PreheatJobs({ ...components, resolve, probe }) : undefined;
     this.#host = new HostPreheats(components, { quotaBytes: init.quotaBytes });
   }
 
@@ -153,7 +160,7 @@ export class ClusterPreheats implements PreheatService {
       case 'start':
         return this.#host.start(request.id, request.order);
       case 'status':
-        return this.#host.progress(request.id);
+        return this.#host.progress(request.id, request.missing);
       case 'cancel':
         return this.#host.cancel(request.id);
     }
@@ -206,6 +213,15 @@ export class ClusterPreheats implements PreheatService {
       },
     });
   }
+}
+
+/** Reads a block at the registry, to hear what it says. */
+function probeOf(origin: Pick<Origin, 'readInto'>): PreheatProbe {
+  return async ({ blob, origin: place }, index, signal) => {
+    const target = new Uint8Array(blockLength(blob.sizeBytes, index));
+    const offset = index * BLOCK_SIZE_BYTES;
+    await origin.readInto({ ...blob, origin: place }, offset, Scatter.of(target), signal);
+  };
 }
 
 function runJob(jobs: PreheatJobs, request: PreheatRequest): PreheatJob {

@@ -173,6 +173,43 @@ describe('HostPreheats', () => {
     expect(await ended(preheats, '3')).toMatchObject({ state: 'done' });
   });
 
+  it('does without what the registry has not got, once it is told so', async () => {
+    const [here, gone] = [randomBytes(3 * BLOCK), randomBytes(2 * BLOCK + 7)];
+    const order = orderOf(cluster.origin, [here, gone]);
+    const digest = digestOf(gone);
+    cluster.origin.blobs.delete(digest);
+    const { node, preheats } = child(0);
+    preheats.start('1', order);
+    await expect.poll(() => preheats.progress('1')?.stuck?.digest).toBe(digest);
+    preheats.progress('1', [digest]);
+    expect(await ended(preheats, '1')).toMatchObject({
+      state: 'failed',
+      failure: 'missing',
+      reason: expect.stringContaining(digest) as string,
+      doneBytes: sizeOf(order) - gone.length,
+      totalBytes: sizeOf(order) - gone.length,
+    });
+    expect(node.store.blocksOf(digestOf(here))).toHaveLength(3);
+    // A foreign layer is no part of what the registry should have.
+    const json = JSON.parse(Buffer.from(order.manifest).toString()) as { layers: object[] };
+    json.layers[1] = { ...json.layers[1], mediaType: 'application/vnd.x.foreign.diff.tar' };
+    const manifest = new TextEncoder().encode(JSON.stringify(json));
+    preheats.start('2', { ...order, manifest, digest: digestOf(manifest) });
+    preheats.progress('2', [digest]);
+    expect(await ended(preheats, '2')).toMatchObject({ state: 'done' });
+  });
+
+  it('brings an image whose list of layers is null, as encoders of Go write it', async () => {
+    const order = orderOf(cluster.origin, []);
+    const json = JSON.parse(Buffer.from(order.manifest).toString()) as object;
+    const { preheats } = child(0);
+    for (const [id, layers] of Object.entries([null, undefined, []])) {
+      const manifest = new TextEncoder().encode(JSON.stringify({ ...json, layers }));
+      preheats.start(id, { ...order, manifest, digest: digestOf(manifest) });
+      expect(await ended(preheats, id)).toMatchObject({ state: 'done', doneBytes: 2 });
+    }
+  });
+
   it('is cancelled while it waits and while it runs', async () => {
     const { origin } = cluster;
     const gate = Promise.withResolvers<void>();

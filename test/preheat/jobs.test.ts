@@ -1,4 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { preheatFailureText } from '../../src/agent/admin/preheat-text.ts';
+import { blockIndex } from '../../src/image/block.ts';
+import type { Digest } from '../../src/image/digest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import {
   type HostPreheatReply,
@@ -12,6 +15,7 @@ import {
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
 import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
+import { defined } from '../../src/util/assert.ts';
 import { peerId, type PeerId } from '../../src/util/peer-id.ts';
 import { callerOf } from '../kit/caller.ts';
 import { ManualClock } from '../kit/manual-clock.ts';
@@ -27,6 +31,8 @@ class HostTwin {
   readonly steps: (HostProgress | 'silent' | 'unknown')[] = [];
   readonly told: string[] = [];
   order: PreheatOrder | undefined;
+  /** What it was told that the registry has not got. */
+  missing: readonly Digest[] = [];
   /** Instead of any answer. */
   refuses = false;
 
@@ -44,6 +50,7 @@ class HostTwin {
       this.order = request.order;
       return { zone, progress: progress('waiting', 0) };
     }
+    this.missing = request.missing;
     const step =
       this.order === undefined ? 'unknown' : (this.steps.shift() ?? progress('done', 10));
     if (step === 'silent') throw new PeerError('gone', { code: 'unreachable' });
@@ -60,6 +67,10 @@ class Rig {
   readonly clock = new ManualClock({ sleeps: 'pass' });
   resolveFails: OriginError | undefined;
   resolved = 0;
+  manifest: Uint8Array = MANIFEST;
+  /** What the registry says of blobs that do not come. */
+  readonly probeFails = new Map<Digest, OriginError>();
+  readonly probed: string[] = [];
   readonly jobs = new PreheatJobs({
     transport: {
       peers: () => [...this.hosts.keys()],
@@ -74,7 +85,13 @@ class Rig {
     resolve: async () => {
       this.resolved++;
       if (this.resolveFails !== undefined) throw this.resolveFails;
-      return { manifestDigest: digestOf(MANIFEST), manifest: MANIFEST, origin: ORIGIN };
+      const { manifest } = this;
+      return { manifestDigest: digestOf(manifest), manifest, origin: ORIGIN };
+    },
+    probe: async ({ blob }, index) => {
+      this.probed.push(`${blob.digest} ${index}`);
+      const fails = this.probeFails.get(blob.digest);
+      if (fails !== undefined) throw fails;
     },
     clock: this.clock,
     logger: silentLogger,
@@ -92,6 +109,96 @@ class Rig {
     return this.jobs.get(id);
   }
 }
+
+/** A manifest of blobs of one block, of which the last one is foreign. */
+function manifestOf(...digests: readonly Digest[]): Uint8Array {
+  const [config, ...layers] = digests.map((digest, i) => ({
+    ...{ mediaType: 'm', digest, size: 10 },
+    ...(i === digests.length - 1 && { urls: ['https://elsewhere.example/x'] }),
+  }));
+  return new TextEncoder().encode(JSON.stringify({ config, layers }));
+}
+
+describe('PreheatJobs, of what does not come', () => {
+  const [config, layer, foreign] = [1, 2, 3].map((byte) => digestOf(new Uint8Array([byte])));
+  const stuckAt = (digest: Digest | undefined, index = 0): HostProgress => {
+    const stuck = { digest: defined(digest, 'a digest'), index: blockIndex(index) };
+    return { ...progress('running', 0), stuck };
+  };
+  const rigWith = (): Rig => {
+    const rig = new Rig();
+    rig.manifest = manifestOf(...[config, layer, foreign].map((each) => defined(each, 'one')));
+    return rig;
+  };
+
+  it('asks the registry once, and has the hosts do without what it has not got', async () => {
+    const rig = rigWith();
+    const [a, b] = [rig.add('a', 'z'), rig.add('b', 'z')];
+    const digest = defined(foreign, 'a digest');
+    rig.probeFails.set(digest, new OriginError('404', { code: 'not-found' }));
+    for (const host of [a, b]) host.steps.push(stuckAt(foreign), stuckAt(foreign));
+    expect(await rig.run()).toMatchObject({
+      state: 'done',
+      missing: [{ digest, isForeign: true }],
+      hosts: [{ state: 'done' }, { state: 'done' }],
+    });
+    expect(rig.probed).toEqual([`${digest} 0`]);
+    expect([a.missing, b.missing]).toEqual([[digest], [digest]]);
+  });
+
+  it('fails with the reason where it is no foreign layer; the hosts have the rest', async () => {
+    const rig = rigWith();
+    const a = rig.add('a', 'z');
+    const digest = defined(layer, 'a digest');
+    rig.probeFails.set(digest, new OriginError('404', { code: 'not-found' }));
+    const reason = `the registry has not got ${digest}`;
+    a.steps.push(stuckAt(layer), { ...progress('failed', 5), failure: 'missing', reason });
+    const job = await rig.run();
+    const missing = [{ digest, isForeign: false }];
+    expect(job).toMatchObject({ state: 'failed', failure: 'missing', reason, missing });
+    expect(preheatFailureText(job)).toMatch(new RegExp(`${reason}$`));
+  });
+
+  it.each(['refused', 'protocol'] as const)('ends at once where it says %s', async (code) => {
+    const rig = rigWith();
+    const [a, b] = [rig.add('a', 'z'), rig.add('b', 'z')];
+    rig.probeFails.set(defined(layer, 'a digest'), new OriginError('status 451', { code }));
+    for (const host of [a, b]) {
+      for (let looks = 0; looks < 50; looks++) host.steps.push(stuckAt(layer));
+    }
+    const job = await rig.run();
+    expect(job).toMatchObject({ state: 'failed', failure: code, reason: 'status 451' });
+    await expect.poll(() => [a.told.at(-1), b.told.at(-1)]).toEqual(['cancel', 'cancel']);
+    expect(rig.probed).toHaveLength(1);
+  });
+
+  it('waits where the registry is away, or gives the block, and asks every 2 s', async () => {
+    for (const fails of [new OriginError('away', { code: 'unavailable' }), undefined]) {
+      const rig = rigWith();
+      const a = rig.add('a', 'z');
+      if (fails !== undefined) rig.probeFails.set(defined(layer, 'a digest'), fails);
+      for (let looks = 0; looks < 10; looks++) a.steps.push(stuckAt(layer));
+      expect(await rig.run()).toMatchObject({ state: 'done', missing: [] });
+      // 0.025 + 0.05 + ... + 0.8, then three of a second.
+      expect(rig.probed).toHaveLength(3);
+    }
+  });
+
+  it('asks for nothing that the image does not name', async () => {
+    const rig = rigWith();
+    const a = rig.add('a', 'z');
+    a.steps.push(stuckAt(digestOf(new Uint8Array([9]))), stuckAt(layer, 1));
+    expect(await rig.run()).toMatchObject({ state: 'done' });
+    expect(rig.probed).toEqual([]);
+  });
+
+  it('says why an image has none for this platform', async () => {
+    const rig = new Rig();
+    const what = 'r.io/app:1 has no image for linux/amd64; it has: linux/s390x';
+    rig.resolveFails = new OriginError(what, { code: 'not-found' });
+    expect(await rig.run()).toMatchObject({ failure: 'not-found', reason: what });
+  });
+});
 
 describe('PreheatJobs', () => {
   it('finds the manifest once, tells every host, and looks until all are done', async () => {
@@ -116,7 +223,16 @@ describe('PreheatJobs', () => {
     expect(b.told).toEqual(['ask', 'status', 'start', 'status']);
     expect(b.order).toMatchObject({ manifest: MANIFEST, part: 'image', pin: false });
     // What is finished costs nothing more.
-    expect(rig.clock.slept).toEqual([1000, 1000, 1000]);
+    expect(rig.clock.slept).toEqual([25, 50, 100]);
+  });
+
+  it('looks quickly at first, then once a second, and less often at many hosts', async () => {
+    const rig = new Rig();
+    const hosts = Array.from({ length: 200 }, (_, i) => rig.add(`h${i}`, 'z'));
+    for (let looks = 0; looks < 8; looks++) hosts[0]?.steps.push(progress('running', looks));
+    await rig.run();
+    // 10 ms for each host that is not done.
+    expect(rig.clock.slept).toEqual([2000, 50, 100, 200, 400, 800, 1000, 1000, 1000]);
   });
 
   it('starts nothing anew for an id that it knows', async () => {

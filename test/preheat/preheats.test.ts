@@ -28,7 +28,8 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
         const code = answers.get(peer);
         if (code === 'overloaded') throw new PeerError(code, { code, retryAfterMs: 1 });
         if (code !== undefined) throw new PeerError(code, { code });
-        return { id: request.id, spec: SPEC, state: 'running', startedMs: 1, hosts: [] };
+        const known = { id: request.id, spec: SPEC, state: 'running', startedMs: 1 } as const;
+        return { ...known, missing: [], hosts: [] };
       },
     }),
   };
@@ -36,6 +37,7 @@ function preheatsOf(role: 'root' | 'relay' | 'child') {
   const parts = {
     transport,
     engine: {} as never,
+    origin: {} as never,
     askRoots: new AskRoots({ clock, logger: silentLogger }),
     store: {} as never,
     codec,
@@ -63,7 +65,7 @@ describe('ClusterPreheats on a host', () => {
     expect(await ask()).toEqual({ zone: 'z1' });
     await expect(ask(OTHER)).rejects.toMatchObject({ code: 'refused' });
     expect(handlers.preheat).toBeUndefined();
-    const status = { action: 'status', id: '1' } as const;
+    const status = { action: 'status', id: '1', missing: [] } as const;
     expect(await handlers['host-preheat']?.(peerId('r2'), status)).toEqual({ zone: 'z1' });
     const relay = preheatsOf('relay').preheats;
     relay.setRoots(ROOTS);

@@ -167,6 +167,21 @@ export const preheatJob = z
       })
       .readonly(),
     ...progress,
+    reason: z
+      .string()
+      .exactOptional()
+      .describe('why it failed, in words; of hosts, why the first of them did'),
+    missing: z
+      .array(
+        z
+          .object({
+            digest,
+            isForeign: z.boolean().describe('the image says that it is to be had elsewhere'),
+          })
+          .readonly(),
+      )
+      .readonly()
+      .describe('what the registry has not got; the hosts have the rest'),
     digest: digest.exactOptional().describe('of the manifest; absent until it is known'),
     startedMs: wallMs,
     finishedMs: wallMs.exactOptional(),

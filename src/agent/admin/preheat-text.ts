@@ -13,10 +13,14 @@ const WORDS: Readonly<Record<PreheatFailure, string>> = {
   lost: 'the host no longer answers',
   stopped: 'the agent stops',
   'not-found': 'the registry has no such image',
-  refused: 'the registry refused the image to the root: see its credentials (registries)',
+  refused:
+    'the registry refused the image, or a part of it, to the root: ' +
+    'see its credentials (registries)',
   'no-hosts': 'no connected host is meant: see the zone, and that hosts are up',
   hosts: 'some hosts failed',
   timeout: 'it took too long',
+  missing: 'the registry has not got all that the image names; the hosts have the rest',
+  protocol: 'the registry answers with what is no part of the image',
 };
 
 /** Hosts named in one line. */
@@ -34,5 +38,13 @@ export function preheatFailureText(job: PreheatJob): string {
   const more = failed.length > named.length ? [`and ${failed.length - named.length} more`] : [];
   const detail = [...named, ...more].join('; ');
   const hosts = detail === '' ? '' : ` (${failed.length} of ${job.hosts.length}: ${detail})`;
-  return `the preheat of ${reference} failed: ${why}${hosts}`;
+  const reason = job.reason === undefined ? '' : `: ${job.reason}`;
+  return `the preheat of ${reference} failed: ${why}${hosts}${reason}`;
+}
+
+/** One line on what is missing of an image, or nothing. */
+export function preheatMissingText({ missing }: PreheatJob): string | undefined {
+  if (missing.length === 0) return undefined;
+  const named = missing.map(({ digest, isForeign }) => `${digest}${isForeign ? ' (foreign)' : ''}`);
+  return `the registry has not got ${named.join(', ')}`;
 }

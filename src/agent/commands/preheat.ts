@@ -1,17 +1,19 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isFinal, type PreheatJob } from '../../preheat/messages.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import { API, pathOf } from '../admin/api.ts';
 import { AdminError } from '../admin/errors.ts';
-import { preheatFailureText } from '../admin/preheat-text.ts';
+import { preheatFailureText, preheatMissingText } from '../admin/preheat-text.ts';
 import { onEndSignal } from '../end-signals.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
-/** Interval between status requests; a root asks its hosts for their status once a second. */
-const LOOK_MS = 500;
+/** Interval between status requests: short at first, as that at which a root asks its hosts. */
+const LOOK_MS_MIN = 50;
+const LOOK_MS_MAX = 500;
 
 /**
  * Status requests that may fail in a row: the agent, or the root that leads the preheat, may be
@@ -80,7 +82,10 @@ async function preheat(image: string, options: Options): Promise<void> {
   const hosts = `${job.hosts.length} host${job.hosts.length === 1 ? '' : 's'}`;
   const seconds = ((job.finishedMs ?? job.startedMs) - job.startedMs) / 1000;
   const size = formatSizeBytes(totalBytes / Math.max(1, job.hosts.length));
-  printFacts(options.json, job, `${image} is on ${hosts}: ${size} each, ${seconds.toFixed(1)} s`);
+  const missing = preheatMissingText(job);
+  const without = missing === undefined ? '' : `; ${missing}`;
+  const text = `${image} is on ${hosts}: ${size} each, ${seconds.toFixed(1)} s${without}`;
+  printFacts(options.json, job, text);
 }
 
 /** Shows how the preheat goes until it is over. A signal ends it everywhere. */
@@ -91,8 +96,9 @@ async function follow(started: PreheatJob, place: AdminPlace): Promise<PreheatJo
   const { id } = started;
   try {
     let job = started;
-    for (let misses = 0; !isFinal(job.state); ) {
-      await sleep(LOOK_MS, undefined, { signal: interrupted.signal }).catch(() => {});
+    for (let misses = 0, looks = 1; !isFinal(job.state); looks++) {
+      const pauseMs = backoffMs(looks, LOOK_MS_MIN, LOOK_MS_MAX);
+      await sleep(pauseMs, undefined, { signal: interrupted.signal }).catch(() => {});
       const route = interrupted.signal.aborted ? 'cancelPreheat' : 'preheatStatus';
       try {
         job = await askAgent(place, route, { id });

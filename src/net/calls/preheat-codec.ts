@@ -1,7 +1,7 @@
 import * as preheat from '../../preheat/messages.ts';
 import * as of from '../wire/codec.ts';
 import { badValue } from '../wire/errors.ts';
-import { digest, name, origin, peer } from '../wire/fields.ts';
+import { digest, index, name, origin, peer } from '../wire/fields.ts';
 import { CONNECTIONS_MAX } from '../limits.ts';
 import { imageReference, manifest } from './tree-codec.ts';
 
@@ -33,6 +33,8 @@ const spec = of.struct<preheat.PreheatSpec>({
 });
 
 const progressFields = { state, doneBytes: of.u64, totalBytes: of.u64, failure };
+const reason = of.absentAs('', of.text(preheat.REASON_LENGTH_MAX));
+const digests = of.list(digest, preheat.MISSING_MAX);
 
 const order = of.struct<preheat.PreheatOrder>({
   reference: imageReference,
@@ -56,6 +58,11 @@ export const preheatReply = of.struct<preheat.PreheatJob>({
   spec,
   state,
   failure,
+  reason,
+  missing: of.list(
+    of.struct<preheat.MissingBlob>({ digest, isForeign: of.flag }),
+    preheat.MISSING_MAX,
+  ),
   digest: of.optional(digest),
   startedMs: of.u64,
   // Nothing finished in 1970.
@@ -70,12 +77,18 @@ export const preheatReply = of.struct<preheat.PreheatJob>({
 export const hostPreheatRequest = of.variant<preheat.HostPreheatRequest, 'action'>('action', {
   ask: {},
   start: { id, order },
-  status: { id },
+  status: { id, missing: digests },
   cancel: { id },
 });
 
 /** The zone of the host, and its progress. */
 export const hostPreheatReply = of.struct<preheat.HostPreheatReply>({
   zone: name,
-  progress: of.optional(of.struct<preheat.HostProgress>(progressFields)),
+  progress: of.optional(
+    of.struct<preheat.HostProgress>({
+      ...progressFields,
+      reason,
+      stuck: of.optional(of.struct<preheat.StuckBlock>({ digest, index })),
+    }),
+  ),
 });

@@ -39,7 +39,8 @@ export class PreheatTwin implements PreheatService {
 
   #job(): PreheatJob {
     const spec = this.specs[0] ?? { reference: 'r.example/team/app:1', part: 'image', pin: false };
-    return { id: PREHEAT_ID, spec, state: 'running', startedMs: 1000, hosts: [], ...this.changes };
+    const known = { id: PREHEAT_ID, spec, state: 'running', startedMs: 1000 } as const;
+    return { ...known, missing: [], hosts: [], ...this.changes };
   }
 }
 

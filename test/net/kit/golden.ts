@@ -146,6 +146,8 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
     spec: preheatSpec,
     state: 'failed',
     failure: 'hosts',
+    reason: 'why',
+    missing: [{ digest, isForeign: true }],
     digest,
     startedMs: 1000,
     finishedMs: 2000,
@@ -163,7 +165,15 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
       manifest: new Uint8Array([123, 125]),
     },
   }),
-  'HOST_PREHEAT reply': answered('host-preheat', { zone: 'z1', progress }),
+  'HOST_PREHEAT of a status': asked('host-preheat', {
+    action: 'status',
+    id: '17',
+    missing: [digest],
+  }),
+  'HOST_PREHEAT reply': answered('host-preheat', {
+    zone: 'z1',
+    progress: { ...progress, reason: 'why', stuck: { digest, index: blockIndex(3) } },
+  }),
   OPEN_BLOB: asked('open-blob', {
     digest,
     origin: { registry: 's.io', repository: '', storage: 'https://s.io/b/', content: digest },

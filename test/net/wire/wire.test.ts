@@ -164,7 +164,14 @@ describe('wire codecs', () => {
 
   it('preheatRequest, preheatReply and the host ones keep what may be absent', () => {
     const spec = { reference: 'r.io/a:1', part: 'image', pin: false } as const;
-    const job = { id: '9', spec, state: 'waiting', startedMs: 5, hosts: [] } as const;
+    const job = {
+      id: '9',
+      spec,
+      state: 'waiting',
+      startedMs: 5,
+      missing: [],
+      hosts: [],
+    } as const;
     const { preheat, 'host-preheat': host } = CALLS;
     for (const request of [
       { action: 'status', id: '9' },
