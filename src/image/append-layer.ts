@@ -1,23 +1,32 @@
 import { DiskError, type Disk, type DiskFile } from '../runtime/disk.ts';
-import { readFully, readWhole, replaceFile } from '../runtime/whole-file.ts';
+import { readWhole, replaceFile } from '../runtime/whole-file.ts';
 import { assert } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
-import { damaged, outOfRange, truncated } from './errors.ts';
+import { AppendData, endSectors, type DeadRange, type ReleaseRange } from './append-data.ts';
+import { endOf, readHeaders, readLog, type IndexLog } from './append-log.ts';
 import type { LayerWriter } from './layer-writer.ts';
 import {
   encodeAppendHeader,
   LSMT_HEADER_BYTES,
-  parseLsmtHeader,
   SECTOR_BYTES,
   SEGMENT_BYTES,
   type LsmtHeader,
 } from './lsmt-header.ts';
-import { encodeIndexLog, indexLog, SEGMENT_COUNT_MAX, type IndexLimits } from './lsmt-index.ts';
+import {
+  encodeIndexLog,
+  SEGMENT_COUNT_MAX,
+  type IndexLimits,
+} from './lsmt-index.ts';
 import { ZERO_LAYER } from './segment-map.ts';
 import { continues, WriteMap, ZERO_MOFFSET, type WriteRow } from './write-map.ts';
+import { WriteTail } from './write-tail.ts';
 
-/** Names of the files in the layer's folder, those of overlaybd's snapshotter. */
-export const APPEND_FILES = { data: 'writable_data', index: 'writable_index' } as const;
+/** Names of the files in the layer's folder: the first two are those of overlaybd's snapshotter. */
+export const APPEND_FILES = {
+  data: 'writable_data',
+  index: 'writable_index',
+  tail: 'writable_tail',
+} as const;
 
 /**
  * Most ranges that a writable layer keeps apart: 24 MiB of memory at most. The stored index may
@@ -34,11 +43,11 @@ const REWRITE_MIN = 65_536;
 /** Most ranges that wait for a flush; then a write flushes by itself. */
 const PENDING_MAX = 16_384;
 
-/** Bytes that opening and committing read at once. */
-const PIECE_BYTES = 1024 * 1024;
+/** Most writes in the tail; then a write flushes by itself. */
+const TAIL_MAX = 65_536;
 
-/** End of what a map can name, in sectors. */
-const DATA_SECTORS_MAX = 2 ** 32;
+/** Bytes that a commit reads at once. */
+const PIECE_BYTES = 1024 * 1024;
 
 /** The device below a writable layer. */
 export interface LowerDisk {
@@ -63,6 +72,13 @@ interface Parts {
   readonly lower?: LowerDisk | undefined;
   /** Fewest entries for which the index file is rewritten. */
   readonly rewriteMin?: number;
+  /**
+   * The boot of the host. With it, what was written before this process is killed is there in the
+   * next one; without it, only what was flushed.
+   */
+  readonly boot?: string;
+  /** For the data file of the layer. Without it, overwritten data stays there. */
+  readonly release?: ReleaseRange;
 }
 
 /**
@@ -75,26 +91,27 @@ interface Parts {
  * the device as some moment at or after the last flush left it. A failed sync ends all writes: the
  * kernel may have dropped what it could not write.
  *
- * Overwritten data stays in the data file until a commit leaves it behind. The index file is
+ * Overwritten data is released when the index that does without it is durable. The index file is
  * rewritten when most of its entries are dead.
  *
- * Life: `create()` once -> `open()` -> reads, writes and flushes, any number in flight -> `close()`
- * when none is. One process at a time; the caller sees to that. A process that is killed takes with
- * it what it wrote after the last flush, so that its device has to be mounted anew.
+ * Life: `create()` once -> `open()` -> reads, writes and flushes, any number in flight -> `close()`.
+ * One process at a time; the caller sees to that. When the process is killed and the layer has no
+ * boot, what was written after the last flush goes, so that its device has to be mounted anew.
  */
 export class AppendLayer {
   readonly sizeBytes: number;
   readonly uuid: string;
   readonly parentUuid: string;
+  /** Most bytes of data on the disk; a write beyond them rejects with DiskError `no-space`. */
+  limitBytes = Number.POSITIVE_INFINITY;
   readonly #disk: Disk;
   readonly #lower: LowerDisk | undefined;
   readonly #folder: string;
   readonly #rewriteMin: number;
-  readonly #data: DiskFile;
+  readonly #data: AppendData;
   #index: DiskFile;
+  #tail: WriteTail | undefined;
   readonly #map: WriteMap;
-  /** Where the next data goes, in sectors. */
-  #dataEnd: number;
   /** Entries in the index file. */
   #entryCount: number;
   /** Ranges in order of the writes that the index file lacks. */
@@ -106,7 +123,7 @@ export class AppendLayer {
 
   private constructor(
     parts: Parts,
-    init: { folder: string; header: LsmtHeader; data: DiskFile; index: DiskFile; log: IndexLog },
+    init: { folder: string; header: LsmtHeader; data: AppendData; index: DiskFile; log: IndexLog },
   ) {
     this.#disk = parts.disk;
     this.#lower = parts.lower;
@@ -115,7 +132,6 @@ export class AppendLayer {
     this.#data = init.data;
     this.#index = init.index;
     this.#map = init.log.map;
-    this.#dataEnd = init.log.dataEnd;
     this.#entryCount = init.log.entryCount;
     this.sizeBytes = init.header.virtualSizeBytes;
     this.uuid = init.header.uuid;
@@ -152,15 +168,22 @@ export class AppendLayer {
     const index = await disk.open(pathOf(folder, 'index'), 'write');
     try {
       const header = await readHeaders(data, first);
-      const log = await readLog(index, {
+      const limits = {
         virtualSectors: header.virtualSizeBytes / SECTOR_BYTES,
         dataEndSectors: await endSectors(data),
-      });
+      };
+      const log = await readLog(index, limits);
+      const late = await openTail(parts, folder, limits);
+      const dataEnd = endOf(late?.rows ?? [], log.dataEnd);
       // The cut must be durable before anything is added, or entries behind it could come back.
       await index.truncate(LSMT_HEADER_BYTES + log.entryCount * SEGMENT_BYTES);
       await index.sync();
-      await data.truncate(log.dataEnd * SECTOR_BYTES);
-      return new AppendLayer(parts, { folder, header, data, index, log });
+      await data.truncate(dataEnd * SECTOR_BYTES);
+      const init = { path: pathOf(folder, 'data'), endSectors: dataEnd };
+      const appended = new AppendData({ file: data, release: parts.release }, init);
+      const layer = new AppendLayer(parts, { folder, header, data: appended, index, log });
+      await layer.#takeTail(late);
+      return layer;
     } catch (error) {
       await Promise.all([data.close(), index.close()]);
       throw error;
@@ -172,9 +195,9 @@ export class AppendLayer {
     return this.#map.count;
   }
 
-  /** Bytes of the data file, dead ones included. */
-  get dataBytes(): number {
-    return this.#dataEnd * SECTOR_BYTES;
+  /** Bytes of data on the disk. */
+  get usedBytes(): number {
+    return this.#data.usedBytes;
   }
 
   /**
@@ -197,7 +220,7 @@ export class AppendLayer {
       at = stop;
       const part = target.subarray(start - offset, stop - offset);
       if (row.moffset === ZERO_MOFFSET) part.fill(0);
-      else reads.push(this.#readData(part, (row.moffset - row.offset) * SECTOR_BYTES + start));
+      else reads.push(this.#data.read(part, (row.moffset - row.offset) * SECTOR_BYTES + start));
     });
     below(end);
     await Promise.all(reads);
@@ -211,13 +234,17 @@ export class AppendLayer {
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     this.#check(offset, bytes.length);
     if (bytes.length === 0) return;
-    const moffset = this.#dataEnd;
+    if (isZero(bytes)) return this.zero(offset, bytes.length);
+    await this.#makeRoom(bytes.length);
+    const moffset = await this.#data.append(bytes);
     const length = bytes.length / SECTOR_BYTES;
-    if (moffset + length > DATA_SECTORS_MAX) throw this.#full('its data file has 2 TiB');
-    this.#dataEnd += length;
-    await this.#data.write(bytes, moffset * SECTOR_BYTES);
-    this.#note({ offset: offset / SECTOR_BYTES, length, moffset });
-    if (this.#pending.length >= PENDING_MAX) await this.flush();
+    try {
+      await this.#add({ offset: offset / SECTOR_BYTES, length, moffset });
+    } catch (error) {
+      this.#data.dies({ moffset, length });
+      throw error;
+    }
+    await this.#flushMany();
   }
 
   /** Has whole sectors read as zeros; otherwise as `write()`. */
@@ -225,8 +252,8 @@ export class AppendLayer {
     this.#check(offset, length);
     if (length === 0) return;
     const [first, count] = [offset / SECTOR_BYTES, length / SECTOR_BYTES];
-    this.#note({ offset: first, length: count, moffset: ZERO_MOFFSET });
-    if (this.#pending.length >= PENDING_MAX) await this.flush();
+    await this.#add({ offset: first, length: count, moffset: ZERO_MOFFSET });
+    await this.#flushMany();
   }
 
   /**
@@ -249,7 +276,11 @@ export class AppendLayer {
    * Writes what the layer has at this moment into a committed layer, in the order of the device.
    * Writes may go on. `writer` is new, and has the size of this device.
    */
-  async commit(writer: LayerWriter): Promise<void> {
+  commit(writer: LayerWriter): Promise<void> {
+    return this.#data.reading(() => this.#commit(writer));
+  }
+
+  async #commit(writer: LayerWriter): Promise<void> {
     const rows = this.#map.build();
     const piece = new Uint8Array(PIECE_BYTES);
     for (let row = 0; row < rows.count; row++) {
@@ -262,17 +293,61 @@ export class AppendLayer {
       const from = (rows.moffsets[row] ?? 0) * SECTOR_BYTES;
       for (let done = 0; done < length; done += PIECE_BYTES) {
         const part = piece.subarray(0, Math.min(PIECE_BYTES, length - done));
-        await this.#readData(part, from + done);
+        await this.#data.read(part, from + done);
         await writer.write(offset + done, part);
       }
     }
   }
 
-  /** Closes the files; does not flush. */
+  /** Closes the files once nothing is in flight; does not flush. Later calls reject. */
   async close(): Promise<void> {
-    await (this.#nextFlush ?? this.#flushing).catch(() => {});
     this.#failure ??= new Error('the writable layer is closed');
-    await Promise.all([this.#data.close(), this.#index.close()]);
+    await (this.#nextFlush ?? this.#flushing).catch(() => {});
+    await Promise.all([this.#data.close(), this.#tail?.close(), this.#index.close()]);
+  }
+
+  /** Takes over what an earlier process of this boot had written and not flushed. */
+  async #takeTail(late: Awaited<ReturnType<typeof openTail>>): Promise<void> {
+    for (const row of late?.rows ?? []) this.#note(row);
+    // What was noted is dead in the index that is flushed; the rest never was in one.
+    this.#data.takeDead();
+    this.#tail = late?.tail;
+    await this.flush();
+    await this.#tail?.restart(() => this.#pending);
+    this.#data.release(this.#gaps());
+  }
+
+  /** What no row names of the data file. */
+  #gaps(): readonly DeadRange[] {
+    const rows = this.#rows().filter(({ moffset }) => moffset !== ZERO_MOFFSET);
+    let end = LSMT_HEADER_BYTES / SECTOR_BYTES;
+    const gaps: DeadRange[] = [];
+    for (const { moffset, length } of rows.sort((a, b) => a.moffset - b.moffset)) {
+      if (moffset > end) gaps.push({ moffset: end, length: moffset - end });
+      end = moffset + length;
+    }
+    gaps.push({ moffset: end, length: this.#data.endSectors - end });
+    return gaps;
+  }
+
+  /** Rejects with DiskError `no-space` when the layer may not have that many bytes more. */
+  async #makeRoom(length: number): Promise<void> {
+    const isFull = (): boolean => this.#data.usedBytes + length > this.limitBytes;
+    if (!isFull()) return;
+    await this.flush();
+    await this.#data.released();
+    if (isFull()) throw this.#full(`it has ${this.limitBytes} bytes of data, its limit`);
+  }
+
+  async #add(row: WriteRow): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#tail === undefined) this.#note(row);
+    else await this.#tail.add(row, () => this.#note(row));
+  }
+
+  async #flushMany(): Promise<void> {
+    const isMany = this.#pending.length >= PENDING_MAX || (this.#tail?.count ?? 0) >= TAIL_MAX;
+    if (isMany) await this.flush();
   }
 
   #check(offset: number, length: number): void {
@@ -289,6 +364,9 @@ export class AppendLayer {
   }
 
   #note(row: WriteRow): void {
+    this.#map.visit(row.offset, row.offset + row.length, ({ moffset, length }) => {
+      if (moffset !== ZERO_MOFFSET) this.#data.dies({ moffset, length });
+    });
     this.#map.put(row);
     const last = this.#pending.at(-1);
     if (last === undefined || !continues(last, row)) this.#pending.push(row);
@@ -302,14 +380,19 @@ export class AppendLayer {
     const worthwhile = Math.max(this.#rewriteMin, REWRITE_FACTOR * this.#map.count);
     const live = this.#entryCount > worthwhile ? this.#rows() : undefined;
     this.#pending = [];
+    const dead = this.#data.takeDead();
     try {
       await this.#sync(this.#data);
       if (live === undefined) await this.#append(rows);
       else await this.#rewrite(live);
     } catch (error) {
       this.#pending = rows.concat(this.#pending);
+      this.#data.keep(dead);
       throw error;
     }
+    // When that fails, the tail has entries that change nothing.
+    await this.#tail?.restart(() => this.#pending).catch(() => {});
+    this.#data.release(dead);
   }
 
   async #append(rows: readonly WriteRow[]): Promise<void> {
@@ -347,18 +430,13 @@ export class AppendLayer {
     return rows;
   }
 
-  async #sync(file: DiskFile): Promise<void> {
+  async #sync(file: Pick<DiskFile, 'sync'>): Promise<void> {
     try {
       await file.sync();
     } catch (error) {
       this.#failure = error instanceof Error ? error : new Error(errorText(error));
       throw error;
     }
-  }
-
-  async #readData(target: Uint8Array, offset: number): Promise<void> {
-    const count = await readFully(this.#data, target, offset);
-    if (count < target.length) throw truncated('data file of the writable layer', 'it was cut');
   }
 
   async #readLower(target: Uint8Array, offset: number): Promise<void> {
@@ -369,82 +447,16 @@ export class AppendLayer {
   }
 }
 
-/** What the sound part of an index file says. */
-interface IndexLog {
-  readonly map: WriteMap;
-  readonly entryCount: number;
-  /** First sector after all data that entries name. */
-  readonly dataEnd: number;
-}
-
 function pathOf(folder: string, which: keyof typeof APPEND_FILES): string {
   return folder === '' ? APPEND_FILES[which] : `${folder}/${APPEND_FILES[which]}`;
 }
 
-/** Checks both headers; gives that of the data. */
-async function readHeaders(data: DiskFile, first: Uint8Array): Promise<LsmtHeader> {
-  const bytes = new Uint8Array(LSMT_HEADER_BYTES);
-  if ((await readFully(data, bytes, 0)) < bytes.length) {
-    throw truncated('data file of the writable layer', 'its header is missing');
-  }
-  const header = parseLsmtHeader(bytes, 'LSMT header');
-  const index = parseLsmtHeader(first, 'LSMT index header');
-  if (!header.isHeader || !header.isData || header.isSealed || header.isSparse) {
-    throw damaged('LSMT header', 'its flags are not those of a writable layer in append mode');
-  }
-  if (index.uuid !== header.uuid || index.isData) {
-    throw damaged('LSMT index header', 'it does not belong to the data file');
-  }
-  if (index.indexOffset !== LSMT_HEADER_BYTES) {
-    throw outOfRange('LSMT index_offset', index.indexOffset, `it must be ${LSMT_HEADER_BYTES}`);
-  }
-  return header;
+async function openTail({ disk, boot }: Parts, folder: string, limits: IndexLimits) {
+  if (boot === undefined) return undefined;
+  return WriteTail.open(disk, { path: pathOf(folder, 'tail'), boot }, limits);
 }
 
-/**
- * Reads entries up to the first that is missing: all zeros, where a sector did not reach the disk.
- * The entries after it are younger.
- */
-async function readLog(index: DiskFile, limits: IndexLimits): Promise<IndexLog> {
-  const map = new WriteMap();
-  let entryCount = 0;
-  let dataEnd = LSMT_HEADER_BYTES / SECTOR_BYTES;
-  for (let isWhole = true; isWhole; ) {
-    const bytes = new Uint8Array(PIECE_BYTES);
-    const count = await readFully(index, bytes, LSMT_HEADER_BYTES + entryCount * SEGMENT_BYTES);
-    const sound = soundBytes(bytes.subarray(0, count));
-    isWhole = sound === PIECE_BYTES;
-    entryCount += sound / SEGMENT_BYTES;
-    if (entryCount > SEGMENT_COUNT_MAX) {
-      throw outOfRange('LSMT index', entryCount, `at most ${SEGMENT_COUNT_MAX} entries are read`);
-    }
-    for (const row of indexLog(bytes.subarray(0, sound), limits)) {
-      map.put(row);
-      if (row.moffset !== ZERO_MOFFSET) dataEnd = Math.max(dataEnd, row.moffset + row.length);
-    }
-  }
-  return { map, entryCount, dataEnd };
-}
-
-function soundBytes(bytes: Uint8Array): number {
-  let at = 0;
-  while (at + SEGMENT_BYTES <= bytes.length) {
-    if (bytes.subarray(at, at + SEGMENT_BYTES).every((byte) => byte === 0)) break;
-    at += SEGMENT_BYTES;
-  }
-  return at;
-}
-
-/** Whole sectors in a file. */
-async function endSectors(file: DiskFile): Promise<number> {
-  // Files have no size to ask for: the last sector is found by halves.
-  const probe = new Uint8Array(SECTOR_BYTES);
-  let [low, high] = [0, DATA_SECTORS_MAX];
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2);
-    const isThere = (await readFully(file, probe, middle * SECTOR_BYTES)) === SECTOR_BYTES;
-    if (isThere) low = middle + 1;
-    else high = middle;
-  }
-  return low;
+function isZero(bytes: Uint8Array): boolean {
+  for (const byte of bytes) if (byte !== 0) return false;
+  return true;
 }

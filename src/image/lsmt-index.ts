@@ -73,6 +73,16 @@ export function* indexLog(bytes: Uint8Array, limits: IndexLimits): Generator<Wri
   }
 }
 
+/** Bytes of the entries before the first that is missing: all zeros. */
+export function soundBytes(bytes: Uint8Array): number {
+  let at = 0;
+  while (at + SEGMENT_BYTES <= bytes.length) {
+    if (bytes.subarray(at, at + SEGMENT_BYTES).every((byte) => byte === 0)) break;
+    at += SEGMENT_BYTES;
+  }
+  return at;
+}
+
 /** Entries of a writable layer's index; a row that is longer than one becomes several. */
 export function encodeIndexLog(rows: readonly WriteRow[]): Uint8Array {
   let count = 0;

@@ -68,10 +68,19 @@ async function simDisk(seed: string): Promise<SimDisk> {
   return disk;
 }
 
-async function openUpper(disk: Disk, rewriteMin = 20): Promise<AppendLayer> {
-  const layer = await AppendLayer.open({ disk, lower, rewriteMin }, FOLDER);
+async function openUpper(disk: Disk, boot?: string): Promise<AppendLayer> {
+  const parts = { disk, lower, rewriteMin: 20, release: (...range: [number, number]) => punch(disk, ...range) };
+  const layer = await AppendLayer.open({ ...parts, ...(boot !== undefined && { boot }) }, FOLDER);
   if (layer === undefined) throw new Error('the layer is gone');
   return layer;
+}
+
+/** What a hole in the data file is to its readers. */
+async function punch(disk: Disk, offset: number, length: number): Promise<boolean> {
+  const file = await disk.open(`${FOLDER}/${APPEND_FILES.data}`, 'write');
+  await file.write(new Uint8Array(length), offset);
+  await file.close();
+  return true;
 }
 
 async function readAll(layer: AppendLayer): Promise<Uint8Array> {
@@ -98,16 +107,18 @@ async function run(layer: AppendLayer, step: Step, seed: number): Promise<void> 
 
 /**
  * Opens the layer, which must show one of the `allowed` devices, and runs the steps until the disk
- * dies. Gives the devices that the next one may show: the states since the last flush that ended.
+ * dies. Gives the devices that the next one may show: the states since the last flush that ended, or
+ * since the last write when writes are kept.
  */
 async function runUntilDeath(
   disk: SimDisk,
   allowed: readonly Uint8Array[],
   steps: readonly Step[],
+  { boot, isKept }: { readonly boot?: string; readonly isKept: boolean },
 ): Promise<readonly Uint8Array[]> {
   let states = allowed;
   const go = async (): Promise<void> => {
-    const layer = await openUpper(disk);
+    const layer = await openUpper(disk, boot);
     let state = await readAll(layer);
     expect(allowed.some((each) => bytesEqual(each, state))).toBe(true);
     states = [state];
@@ -116,7 +127,7 @@ async function runUntilDeath(
       // A write that the disk dies in may be done.
       if (step.kind !== 'flush') states = [...states, state];
       await run(layer, step, i);
-      if (step.kind === 'flush') states = [state];
+      if (step.kind === 'flush' || isKept) states = [state];
       if (i % 7 === 0) expect(bytesEqual(await readAll(layer), state)).toBe(true);
     }
   };
@@ -155,9 +166,15 @@ describe('AppendLayer', () => {
     );
   });
 
-  it.each(['kill', 'losePower'] as const)(
-    'after %s the device is as some step at or after the last flush left it, life after life',
-    async (end) => {
+  it.each([
+    ['kill', false],
+    ['losePower', false],
+    ['kill', true],
+    ['losePower', true],
+  ] as const)(
+    'after %s the device is as some step at or after the last flush left it, life after life; ' +
+      'with a tail (%s), as the last write left it, if the kernel lives',
+    async (end, hasTail) => {
       const livesArbitrary = fc.array(fc.tuple(stepsArbitrary, fc.nat(250)), {
         minLength: 1,
         maxLength: 4,
@@ -166,12 +183,16 @@ describe('AppendLayer', () => {
         fc.asyncProperty(fc.string(), livesArbitrary, async (seed, lives) => {
           let disk = await simDisk(seed);
           let allowed: readonly Uint8Array[] = [freshDevice()];
-          for (const [steps, dieAfter] of lives) {
+          const optionsOf = (life: number) => ({
+            isKept: hasTail && end === 'kill',
+            ...(hasTail && { boot: end === 'kill' ? 'boot' : `boot-${life}` }),
+          });
+          for (const [life, [steps, dieAfter]] of lives.entries()) {
             disk.failAfter(dieAfter);
-            allowed = await runUntilDeath(disk, allowed, steps);
+            allowed = await runUntilDeath(disk, allowed, steps, optionsOf(life));
             disk = disk[end]();
           }
-          await runUntilDeath(disk, allowed, []);
+          await runUntilDeath(disk, allowed, [], optionsOf(lives.length));
         }),
         { numRuns: 300 },
       );
@@ -226,6 +247,42 @@ describe('AppendLayer', () => {
       }),
       { numRuns: 50 },
     );
+  });
+
+  it('has room for what is overwritten, and none beyond its limit', async () => {
+    const layer = await openUpper(await simDisk('limit'), 'boot');
+    layer.limitBytes = 8 * SECTOR;
+    for (let i = 0; i < 50; i++) await layer.write(0, sampleBytes(4 * SECTOR, i + 1));
+    await layer.write(4 * SECTOR, sampleBytes(2 * SECTOR, 60));
+    await layer.write(8 * SECTOR, new Uint8Array(4 * SECTOR));
+    const full = layer.write(16 * SECTOR, sampleBytes(4 * SECTOR, 61));
+    await expect(full).rejects.toMatchObject({ code: 'no-space' });
+    await layer.zero(0, SECTOR);
+    await layer.zero(4 * SECTOR, SECTOR);
+    await layer.write(16 * SECTOR, sampleBytes(4 * SECTOR, 62));
+    expect(layer.usedBytes).toBe(8 * SECTOR);
+    const expected = freshDevice();
+    expected.set(sampleBytes(4 * SECTOR, 50));
+    expected.set(sampleBytes(2 * SECTOR, 60), 4 * SECTOR);
+    for (const [from, to] of [[0, 1], [4, 5], [8, 12]] as const) {
+      expected.fill(0, from * SECTOR, to * SECTOR);
+    }
+    expected.set(sampleBytes(4 * SECTOR, 62), 16 * SECTOR);
+    expect(bytesEqual(await readAll(layer), expected)).toBe(true);
+  });
+
+  it('ends its work before it is closed, and none begins then', async () => {
+    const disk = await simDisk('close');
+    const layer = await openUpper(disk, 'boot');
+    const writing = layer.write(0, sampleBytes(SECTOR, 1));
+    const closing = layer.close();
+    await Promise.allSettled([writing]);
+    await closing;
+    await expect(layer.write(0, sampleBytes(SECTOR, 2))).rejects.toThrow('closed');
+    await expect(layer.flush()).rejects.toThrow('closed');
+    const part = new Uint8Array(SECTOR);
+    await (await openUpper(disk, 'boot')).read(part, 0);
+    expect([sampleBytes(SECTOR, 1), lowerBytes.subarray(0, SECTOR)]).toContainEqual(part);
   });
 
   it('writes files that openAppendLayer() reads', async () => {
