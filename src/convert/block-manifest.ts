@@ -5,6 +5,7 @@ import {
   BLOCK_IMAGE_ARTIFACT_TYPE,
   MANIFEST_MEDIA_TYPES,
   OVERLAYBD_ANNOTATION,
+  OVERLAYBD_VERSION,
   type Descriptor,
   type Manifest,
   CONFIG_MEDIA_TYPE,
@@ -62,7 +63,7 @@ export function encodeBlockImage(hash: Hash, parts: BlockImageParts): EncodedIma
         annotations: {
           [`${OVERLAYBD_ANNOTATION}blob-digest`]: layer.digest,
           [`${OVERLAYBD_ANNOTATION}blob-size`]: String(layer.sizeBytes),
-          [`${OVERLAYBD_ANNOTATION}version`]: '0.1.0',
+          [`${OVERLAYBD_ANNOTATION}version`]: OVERLAYBD_VERSION,
           [`${OVERLAYBD_ANNOTATION}blob-fs-type`]: 'ext4',
           [`${OVERLAYBD_ANNOTATION}vsize`]: String(parts.deviceBytes),
           ...(chainId !== undefined && { [CHAIN_ANNOTATION]: chainId }),

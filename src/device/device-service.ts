@@ -185,7 +185,7 @@ export class DeviceService {
     const { reference, digest } = mounted.image;
     const { image, sizeBytes } = mounted;
     const open = async (signal: AbortSignal): Promise<ImageDisk> => {
-      const opened = await this.#open(image, signal);
+      const opened = await this.openDisk(image, signal);
       if (opened.sizeBytes === sizeBytes) this.#hold(server, opened);
       return opened;
     };
@@ -330,7 +330,8 @@ export class DeviceService {
     });
   }
 
-  #open({ manifest }: DeviceImage, signal: AbortSignal): Promise<ImageDisk> {
+  /** The disk of an image, without a mount. The caller closes it. Rejects as `mount()` does. */
+  openDisk({ manifest }: DeviceImage, signal: AbortSignal): Promise<ImageDisk> {
     const [reader, codec] = [this.#reader, this.#codec];
     const components = { reader, codec, onRead: this.#onRead };
     if (this.#store === undefined) return ImageDisk.open(components, manifest, signal);
@@ -350,7 +351,7 @@ export class DeviceService {
   async #make(image: DeviceImage, dir: string): Promise<Mount> {
     requireFilesystem(image);
     const { signal } = this.#stopping;
-    const disk = await this.#open(image, signal);
+    const disk = await this.openDisk(image, signal);
     const onStop = (): void => disk.close(); // Fails the reads of the mount, and so the mount.
     signal.addEventListener('abort', onStop);
     try {

@@ -38,7 +38,7 @@ interface ChainLayer {
 }
 
 /** The block layers of an image from the bottom up to one of its layers: one device. */
-interface Chain {
+export interface Chain {
   /** Chain id of the top layer (OCI image config, "Layer ChainID"): the key of the device. */
   readonly chainId: string;
   /** `host/name[:tag][@digest]`; empty only when every layer has a file. */
@@ -68,7 +68,7 @@ interface ImageOpener {
 }
 
 /** An image whose layers can be read. */
-interface Opened {
+export interface Opened {
   close(): void;
 }
 
@@ -86,7 +86,7 @@ interface Device {
 }
 
 /** A device in use, for lists. */
-interface HeldDevice {
+export interface HeldDevice {
   readonly image: string;
   readonly chainId: Digest;
   readonly dir: string;
@@ -323,6 +323,19 @@ export class ImageDevices {
     return { reference: chain.reference, digest, manifest };
   }
 
+  /**
+   * Opens the layers of a chain for a device of another kind, until its end. Rejects with a
+   * CodedError.
+   */
+  async openChain(
+    chain: Chain,
+    signal: AbortSignal,
+    options?: { readonly isMounted: boolean },
+  ): Promise<Opened & { readonly image: DeviceImage }> {
+    const opened = await this.#open(chain, signal, options);
+    return { image: this.#imageOf(chain), close: () => opened.close() };
+  }
+
   #uncheck(chainId: string): void {
     const kept = this.#checked.get(chainId);
     if (kept === undefined) return;
@@ -343,7 +356,7 @@ const FILE_ANNOTATION = 'xylem/file';
 const MANIFEST_ANNOTATION = 'xylem/manifest';
 
 /** The chain of a mounted image, as far as its blobs are concerned. */
-function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
+export function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
   const layers = manifest.layers.map(({ digest: layer, size, annotations }) => {
     const file = annotations[FILE_ANNOTATION];
     return { digest: layer, sizeBytes: size, ...(file !== undefined && { file }) };

@@ -89,6 +89,11 @@ export class ImageDisk implements ReadOnlyDisk {
     return this.#image.extentsIn(offset, length, countMax);
   }
 
+  /** Of the top layer; empty when that has none. */
+  get uuid(): string {
+    return this.#image.layers.at(-1)?.uuid ?? '';
+  }
+
   /** Where its bytes lie in the layers, for another thread. */
   get layout(): LayerStackLayout {
     return this.#image.stack.layout;

@@ -26,6 +26,9 @@ export const MNT_FORCE = 1;
 export const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 const PR_SET_PDEATHSIG = 1;
+const PR_SET_IO_FLUSHER = 57;
+/** fallocate(2): the range becomes a hole, and the size stays. */
+const PUNCH_HOLE_KEEP_SIZE = 3;
 
 /** The C library that Node itself uses: glibc or musl. */
 const libc = koffi.load(null);
@@ -40,6 +43,7 @@ const cPrctl = libc.func(
   'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
 );
 
+const cFallocate = libc.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
 const cSyscall = libc.func('long syscall(long number, long a, long b, long c)');
 /** The same on x86-64 and arm64: Linux numbers new calls alike everywhere. */
 const SYS_PIDFD_OPEN = 434;
@@ -94,6 +98,27 @@ export function ioctl(
 /** Makes the kernel kill this process when the thread that started it ends. */
 export function dieWithParent(): void {
   cPrctl(PR_SET_PDEATHSIG, constants.signals.SIGKILL, 0, 0, 0);
+}
+
+/**
+ * Has the kernel give this thread, and all threads and processes that it starts, memory without
+ * waiting for written pages to reach a device: they may be on their way to a device that this very
+ * process serves. False when the kernel refuses (before Linux 5.6, or without CAP_SYS_RESOURCE).
+ */
+export function neverWaitForWriteback(): boolean {
+  return (cPrctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) as number) === 0;
+}
+
+/**
+ * Gives the space of a range of an open file back, which reads as zeros then; false when the file
+ * system cannot. The call runs in a thread of its own.
+ */
+export function punchHole(fd: number, offset: number, length: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    cFallocate.async(fd, PUNCH_HOLE_KEEP_SIZE, offset, length, (error: unknown, result: number) =>
+      resolve(!(error instanceof Error) && result === 0),
+    );
+  });
 }
 
 /**

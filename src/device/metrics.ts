@@ -5,6 +5,7 @@ export interface DeviceMetrics {
   readonly mounts: Gauge;
   readonly readBytes: Counter;
   readonly readErrors: Counter;
+  readonly writeErrors: Counter;
   readonly waitSeconds: Histogram;
   readonly stalls: Counter;
   readonly nbdConnections: Gauge;
@@ -27,6 +28,10 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
     readErrors: metrics.counter({
       name: 'xylem_device_read_errors_total',
       help: 'Reads of block devices that failed with EIO.',
+    }),
+    writeErrors: metrics.counter({
+      name: 'xylem_device_write_errors_total',
+      help: 'Writes and flushes of writable devices that failed: their file systems take no more.',
     }),
     nbdConnections: metrics.gauge({
       name: 'xylem_device_nbd_connections',

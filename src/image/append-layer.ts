@@ -12,13 +12,10 @@ import {
   SEGMENT_BYTES,
   type LsmtHeader,
 } from './lsmt-header.ts';
-import {
-  encodeIndexLog,
-  SEGMENT_COUNT_MAX,
-  type IndexLimits,
-} from './lsmt-index.ts';
+import { encodeIndexLog, SEGMENT_COUNT_MAX, type IndexLimits } from './lsmt-index.ts';
 import { ZERO_LAYER } from './segment-map.ts';
-import { continues, WriteMap, ZERO_MOFFSET, type WriteRow } from './write-map.ts';
+import type { WriteMap } from './write-map.ts';
+import { continues, ZERO_MOFFSET, type WriteRow } from './write-map.ts';
 import { WriteTail } from './write-tail.ts';
 
 /** Names of the files in the layer's folder: the first two are those of overlaybd's snapshotter. */
@@ -94,7 +91,7 @@ interface Parts {
  * Overwritten data is released when the index that does without it is durable. The index file is
  * rewritten when most of its entries are dead.
  *
- * Life: `create()` once -> `open()` -> reads, writes and flushes, any number in flight -> `close()`.
+ * Life: `create()` once -> `open()` -> reads, writes, flushes, any number in flight -> `close()`.
  * One process at a time; the caller sees to that. When the process is killed and the layer has no
  * boot, what was written after the last flush goes, so that its device has to be mounted anew.
  */

@@ -38,6 +38,9 @@ export const LAYER_COUNT_MAX = 255;
 /** Prefix of the annotations of an overlaybd layer. */
 export const OVERLAYBD_ANNOTATION = 'containerd.io/snapshot/overlaybd/';
 
+/** Version of overlaybd's layers, as the annotation `version` has it. */
+export const OVERLAYBD_VERSION = '0.1.0';
+
 /**
  * The value `yes` marks an acceleration layer: it ships a trace and is no part of the block device.
  */

@@ -29,6 +29,46 @@ export interface DeviceChain {
   readonly fsType: 'ext4' | 'erofs';
 }
 
+/** How a device is written: through a folder, or by the client that mounts the device itself. */
+export type WritableMode = 'dir' | 'dev';
+
+/** What is written to a device, and how. */
+export interface Upper {
+  /** Of this host, for the layer alone. */
+  readonly folder: string;
+  readonly mode: WritableMode;
+}
+
+/** Devices that are written, each by one holder. Errors are CodedErrors, as of `ImageDevices`. */
+export interface WritableDevices {
+  /** Makes the holder's device on top of a chain, or gives the one that it has. */
+  hold(
+    chain: DeviceChain,
+    holder: string,
+    upper: Upper,
+    signal: AbortSignal,
+  ): Promise<{
+    /** Where it is mounted; undefined for one that its user mounts. */
+    readonly dir: string | undefined;
+    readonly device: string;
+    readonly options: readonly string[];
+  }>;
+  /** Ends the device, by force if it is in use. Does nothing for an unknown holder. */
+  drop(holder: string): Promise<void>;
+  /**
+   * Ends the device, and writes its layer as a blob to the file `name` in the upper's folder.
+   * Rejects with the code `busy` while the device is in use.
+   */
+  commit(
+    chain: DeviceChain,
+    holder: string,
+    upper: Upper,
+    name: string,
+  ): Promise<{ readonly digest: Digest; readonly sizeBytes: number }>;
+  /** Removes what is left of a committed layer from its folder. */
+  clear(folder: string): Promise<void>;
+}
+
 /**
  * The block devices of images, as snapshots use them. Errors are CodedErrors; their code says
  * `not-found`, `not-authorized`, `damaged`, `unreachable`, or what else is wrong.

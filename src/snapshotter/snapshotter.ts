@@ -11,14 +11,15 @@ import { errorText } from '../util/errors.ts';
 import { Catalog, COUNTED_KINDS, type Change } from './catalog/catalog.ts';
 import { chainOf, lowerOf, type Lower } from './catalog/device-chain.ts';
 import { parseFilters } from './catalog/filter.ts';
-import { mountsOf, type SnapshotMount } from './catalog/mounts.ts';
+import { committedLabels, writableOf } from './catalog/layer-labels.ts';
+import { mountsOf, writableMounts, type SnapshotMount } from './catalog/mounts.ts';
 import { localLayerOf, remoteLayerOf } from './catalog/new-layer.ts';
-import type { SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
-import type { DeviceChain, ImageDevices } from './contracts.ts';
+import type { Labels, SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
+import type { DeviceChain, ImageDevices, Upper, WritableDevices } from './contracts.ts';
 import { SnapshotError } from './errors.ts';
 import { DiskUsage } from './files/disk-usage.ts';
 import { SnapshotFolders } from './files/snapshot-folders.ts';
-import { unpackedLayer } from './files/unpacked-layer.ts';
+import { BLOCK_FILE, unpackedLayer } from './files/unpacked-layer.ts';
 import { snapshotterMetrics, type SnapshotterMetrics } from './metrics.ts';
 import type { NewSnapshot, Snapshots } from './snapshots.ts';
 import { Ledger } from './store/ledger.ts';
@@ -48,6 +49,8 @@ const NO_PATH_OF_OVERLAYFS = /[,:\\\n]/;
 /** What a snapshotter works with. */
 export interface SnapshotterComponents {
   readonly devices: ImageDevices;
+  /** Without it, no container gets a device of its own. */
+  readonly writable?: WritableDevices;
   readonly store: RecordStore;
   readonly hash: Pick<Hash, 'sha256'>;
   readonly clock: Clock;
@@ -65,6 +68,9 @@ export interface SnapshotterComponents {
  */
 export class Snapshotter implements Snapshots {
   readonly #devices: ImageDevices;
+  readonly #writable: WritableDevices | undefined;
+  /** Ids of snapshots whose devices become layers. */
+  readonly #committing = new Set<number>();
   readonly #store: RecordStore;
   readonly #parts: { readonly hash: Pick<Hash, 'sha256'> };
   readonly #clock: Clock;
@@ -90,6 +96,7 @@ export class Snapshotter implements Snapshots {
       throw new SnapshotError(what, { code: 'invalid' });
     }
     this.#devices = components.devices;
+    this.#writable = components.writable;
     this.#store = components.store;
     this.#parts = components;
     this.#clock = components.clock;
@@ -113,6 +120,7 @@ export class Snapshotter implements Snapshots {
     const ids = new Set(records.map(({ id }) => id));
     this.#folders.clear((id) => ids.has(id));
     this.#count();
+    await this.#clearCommitted(records);
     await this.#holdAgain(records);
   }
 
@@ -140,15 +148,16 @@ export class Snapshotter implements Snapshots {
   async mounts(key: string, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
     const record = this.#catalog.getOpen(key);
     const lower = this.#lowerOf(record);
-    const dir = await this.#hold(record, lower.chain, signal);
-    if (dir !== undefined && record.heldInBoot !== this.#bootId) {
+    const held = await this.#hold(record, lower.chain, signal);
+    if (held !== undefined && record.heldInBoot !== this.#bootId) {
       await this.#apply(this.#catalog.hold(key, this.#bootId));
     }
-    return this.#mountsOf(record, lower, dir);
+    return this.#mountsOf(record, lower, held);
   }
 
   async commit({ name, key, labels }: Parameters<Snapshots['commit']>[0]): Promise<void> {
     const record = this.#catalog.get(key);
+    if (record.writable !== undefined) return this.#commitDevice(record, { name, labels });
     const { files } = this.#folders.of(record.id);
     const usage = await this.#usage.now(files);
     const unpacked = await unpackedLayer(files);
@@ -258,18 +267,22 @@ export class Snapshotter implements Snapshots {
     const heldInBoot = lower.chain === undefined ? '' : this.#bootId;
     const layer = { kind: 'files' } as const;
     const createdMs = this.#clock.wallMs();
+    const isDevice = lower.chain !== undefined && lower.folders.length === 0 && kind === 'active';
+    const writable = isDevice ? writableOf(labels) : undefined;
     const fields = { name: key, parent, kind, layer, labels, createdMs, heldInBoot } as const;
-    const change = this.#catalog.create(fields);
+    const change = this.#catalog.create({ ...fields, ...(writable && { writable }) });
     const record = defined(change.after, 'it is new');
     // Before the record is durable, so that each record has its folders.
     this.#folders.make(record.id);
     try {
       await this.#apply(change);
-      const dir = await this.#hold(record, lower.chain, signal);
+      const held = await this.#hold(record, lower.chain, signal);
       const [top] = lower.folders;
-      const below = top === undefined ? dir : this.#folders.of(top.id).files;
-      if (below !== undefined) await this.#folders.resemble(record.id, below);
-      return this.#mountsOf(record, lower, dir);
+      const below = top === undefined ? held?.dir : this.#folders.of(top.id).files;
+      if (below !== undefined && writable === undefined) {
+        await this.#folders.resemble(record.id, below);
+      }
+      return this.#mountsOf(record, lower, held);
     } catch (error) {
       await this.#discard(record);
       throw error;
@@ -291,8 +304,10 @@ export class Snapshotter implements Snapshots {
     }
   }
 
-  #mountsOf(record: SnapshotRecord, lower: Lower, dir: string | undefined) {
+  #mountsOf(record: SnapshotRecord, lower: Lower, held: Held | undefined) {
+    if (held !== undefined && 'device' in held) return writableMounts(held);
     const { id, kind } = record;
+    const dir = held?.dir;
     const folders = lower.folders.map((below) => this.#folders.of(below.id).files);
     const open = kind === 'view' ? 'view' : 'active';
     const isMixed = dir !== undefined && folders.length > 0;
@@ -300,20 +315,83 @@ export class Snapshotter implements Snapshots {
     return mountsOf(open, this.#folders.of(id), below, this.#overlayOptions);
   }
 
-  /** Where the device of an open snapshot is mounted; undefined when it has none. */
+  /** The device of an open snapshot; undefined when it has none. */
   async #hold(
     record: SnapshotRecord,
     chain: DeviceChain | undefined,
     signal: AbortSignal,
-  ): Promise<string | undefined> {
+  ): Promise<Held | undefined> {
     if (chain === undefined) return undefined;
-    const { dir } = await this.#devices.hold(chain, holderOf(record), signal);
+    const held =
+      record.writable === undefined
+        ? await this.#devices.hold(chain, holderOf(record), signal)
+        : await this.#holdDevice(record, chain, signal);
     const now = this.#open?.catalog.find(record.name);
-    if (now?.id === record.id) return dir;
+    if (now?.id === record.id) return held;
     // Removed or committed meanwhile, when there was no hold yet to be dropped.
     await this.#drop(record);
     const what = `snapshot ${record.name} went while its device was mounted`;
     throw new SnapshotError(what, { code: 'not-found' });
+  }
+
+  async #holdDevice(record: SnapshotRecord, chain: DeviceChain, signal: AbortSignal) {
+    this.#requireNoCommit(record);
+    const devices = this.#requireWritable(record);
+    return devices.hold(chain, holderOf(record), this.#upperOf(record), signal);
+  }
+
+  /** The device of an active snapshot becomes a layer. */
+  async #commitDevice(
+    record: SnapshotRecord,
+    { name, labels }: { readonly name: string; readonly labels: Labels },
+  ): Promise<void> {
+    const { id, parent, name: key } = record;
+    const devices = this.#requireWritable(record);
+    this.#requireNoCommit(record);
+    this.#committing.add(id);
+    try {
+      const createdMs = this.#clock.wallMs();
+      const usage = { sizeBytes: 0, inodes: 1 };
+      const fields = { name, labels, layer: record.layer, createdMs, usage };
+      this.#catalog.commit(key, fields); // Is it to be refused, that is known at once.
+      const chain = defined(this.#lowerOf(record).chain, 'a device lies on a chain');
+      const upper = this.#upperOf(record);
+      const blob = await devices.commit(chain, holderOf(record), upper, BLOCK_FILE);
+      const { sizeBytes } = blob;
+      // A name may be used again, and an id is not: no other device ever has the name of this one.
+      const unpacked = { name: `${name}@${id}`, unpacked: { kind: 'block', sizeBytes } } as const;
+      const layer = localLayerOf(this.#parts, unpacked, this.#upTo(parent));
+      const said = { ...labels, ...committedLabels(blob, this.#folders.blockFile(id)) };
+      const done = { ...fields, layer, labels: said, usage: { sizeBytes, inodes: 1 } };
+      await this.#apply(this.#catalog.commit(key, done));
+      await devices.clear(upper.folder);
+    } finally {
+      this.#committing.delete(id);
+    }
+  }
+
+  /** A process that was killed after a commit has left what the layer was made of. */
+  async #clearCommitted(records: readonly SnapshotRecord[]): Promise<void> {
+    for (const { id, kind, layer } of records) {
+      const isMade = kind === 'committed' && layer.kind === 'block' && layer.isLocal;
+      if (isMade) await this.#writable?.clear(this.#folders.of(id).files);
+    }
+  }
+
+  #upperOf({ id, writable = 'dir' }: SnapshotRecord): Upper {
+    return { folder: this.#folders.of(id).files, mode: writable };
+  }
+
+  #requireWritable({ name }: SnapshotRecord): WritableDevices {
+    if (this.#writable !== undefined) return this.#writable;
+    const what = `snapshot ${name} wants a device of its own, which this process does not make`;
+    throw new SnapshotError(what, { code: 'precondition' });
+  }
+
+  #requireNoCommit({ id, name }: SnapshotRecord): void {
+    if (!this.#committing.has(id)) return;
+    const what = `snapshot ${name} is being committed`;
+    throw new SnapshotError(what, { code: 'precondition' });
   }
 
   #dropSoon(record: SnapshotRecord): void {
@@ -327,7 +405,8 @@ export class Snapshotter implements Snapshots {
     this.#leaving.get(record.id)?.cancel();
     this.#leaving.delete(record.id);
     try {
-      await this.#devices.drop(holderOf(record));
+      const devices = record.writable === undefined ? this.#devices : this.#writable;
+      await devices?.drop(holderOf(record));
     } catch (error) {
       const text = errorText(error);
       this.#logger.warn({ snapshot: record.name, error: text }, 'cannot let go of a device');
@@ -360,6 +439,9 @@ export class Snapshotter implements Snapshots {
     }
   }
 }
+
+/** The device of an open snapshot, which others share, or its own. */
+type Held = { readonly dir: string } | Awaited<ReturnType<WritableDevices['hold']>>;
 
 function holderOf({ id }: SnapshotRecord): string {
   return `snapshot-${id}`;

@@ -53,7 +53,7 @@ async function mountRoot(folder: string): Promise<void> {
   const target = join(folder, 'root');
   const targetFd = openSync(target, 'r');
   onTestFinished(() => closeSync(targetFd));
-  const request = { do: 'mount', fuseDir: join(folder, 'fuse'), target, isWritable: true } as const;
+  const request = { do: 'mount', fuseDir: join(folder, 'fuse'), target, writable: 'dir' } as const;
   const limit = { timeoutMs: 60_000, targetFd };
   const result = await runInHelper({ clock: new SystemClock() }, request, limit);
   expect(result).toMatchObject({ kind: 'mounted' });
@@ -61,7 +61,7 @@ async function mountRoot(folder: string): Promise<void> {
 
 async function unmountRoot(folder: string, force: boolean): Promise<void> {
   const [fuseDir, target] = [join(folder, 'fuse'), join(folder, 'root')];
-  const request = { do: 'unmount', fuseDir, target, force } as const;
+  const request = { do: 'unmount', fuseDir, target, force, writable: 'dir' } as const;
   const result = await runInHelper({ clock: new SystemClock() }, request, { timeoutMs: 60_000 });
   expect(result).toEqual({ kind: 'unmounted' });
 }

@@ -69,7 +69,12 @@ async function simDisk(seed: string): Promise<SimDisk> {
 }
 
 async function openUpper(disk: Disk, boot?: string): Promise<AppendLayer> {
-  const parts = { disk, lower, rewriteMin: 20, release: (...range: [number, number]) => punch(disk, ...range) };
+  const parts = {
+    disk,
+    lower,
+    rewriteMin: 20,
+    release: (...range: [number, number]) => punch(disk, ...range),
+  };
   const layer = await AppendLayer.open({ ...parts, ...(boot !== undefined && { boot }) }, FOLDER);
   if (layer === undefined) throw new Error('the layer is gone');
   return layer;
@@ -107,8 +112,8 @@ async function run(layer: AppendLayer, step: Step, seed: number): Promise<void> 
 
 /**
  * Opens the layer, which must show one of the `allowed` devices, and runs the steps until the disk
- * dies. Gives the devices that the next one may show: the states since the last flush that ended, or
- * since the last write when writes are kept.
+ * dies. Gives the devices that the next one may show: the states since the last flush that ended,
+ * or since the last write when writes are kept.
  */
 async function runUntilDeath(
   disk: SimDisk,
@@ -264,7 +269,11 @@ describe('AppendLayer', () => {
     const expected = freshDevice();
     expected.set(sampleBytes(4 * SECTOR, 50));
     expected.set(sampleBytes(2 * SECTOR, 60), 4 * SECTOR);
-    for (const [from, to] of [[0, 1], [4, 5], [8, 12]] as const) {
+    for (const [from, to] of [
+      [0, 1],
+      [4, 5],
+      [8, 12],
+    ] as const) {
       expected.fill(0, from * SECTOR, to * SECTOR);
     }
     expected.set(sampleBytes(4 * SECTOR, 62), 16 * SECTOR);

@@ -30,13 +30,17 @@ export async function startAgentHost(
   return { cluster, host: defined(cluster.children[0], 'a child') };
 }
 
-/** The same with `xylem device`, which must leave no mount at the end. */
+/**
+ * The same with `xylem device`, with these keys of its section of the configuration. It must leave
+ * no mount at the end.
+ */
 export async function startDeviceHost(
   registry: string,
   atEnd: AtEnd = onTestFinished,
+  keys: Readonly<Record<string, unknown>> = {},
 ): Promise<DeviceHost> {
   const { cluster, host } = await startAgentHost(registry, atEnd);
   // Runs after the end of the device process, which is told later.
   atEnd(() => deepStrictEqual(tracesOf(dirname(host.storeDir)), NO_TRACES));
-  return { cluster, host, device: await startDeviceProcess(host, {}, atEnd) };
+  return { cluster, host, device: await startDeviceProcess(host, keys, atEnd) };
 }

@@ -24,6 +24,7 @@ import { ManualClock } from '../kit/manual-clock.ts';
 import { makeLayer } from '../kit/layers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { FailingDevices, MemoryDevices } from './kit/memory-devices.ts';
+import { MemoryWritable } from './kit/memory-writable.ts';
 import { MemoryStore } from './kit/memory-store.ts';
 
 const { signal } = new AbortController();
@@ -35,6 +36,7 @@ interface Host {
   readonly folder: string;
   readonly store: MemoryStore;
   readonly devices: MemoryDevices;
+  readonly writable: MemoryWritable;
   readonly snapshotter: Snapshotter;
   readonly clock: ManualClock;
 }
@@ -44,17 +46,18 @@ async function start(before?: Host, bootId = 'boot-1'): Promise<Host> {
   const folder = before?.folder ?? tempFolder();
   const store = before?.store ?? new MemoryStore();
   const devices = new MemoryDevices(join(folder, 'devices'));
+  const writable = new MemoryWritable();
   const clock = new ManualClock();
   const snapshotter = new Snapshotter(
     {
-      ...{ devices, store, hash: new NodeHash(), clock },
+      ...{ devices, writable, store, hash: new NodeHash(), clock },
       ...{ logger: silentLogger, metrics: silentMetrics },
     },
     { stateDir: join(folder, 'state'), bootId, overlayOptions: ['index=off'] },
   );
   onTestFinished(() => snapshotter.stop());
   await snapshotter.start();
-  return { folder, store, devices, snapshotter, clock };
+  return { folder, store, devices, writable, snapshotter, clock };
 }
 
 const idsIn = ({ folder }: Host): readonly string[] =>
@@ -356,5 +359,126 @@ describe('Snapshotter, block images', () => {
     expect(realpathSync(lowersOf(mounts)[1] ?? '')).toBe(
       join(host.folder, 'devices', chainId.replace(':', '-')),
     );
+  });
+});
+
+const WRITABLE = 'containerd.io/snapshot/overlaybd.writable';
+
+describe('Snapshotter, writable devices', () => {
+  const writable = (key: string, parent: string, mode = 'dir') => ({
+    ...container(key, parent),
+    labels: { [WRITABLE]: mode },
+  });
+
+  it('gives a container the device of its own, and ends it with the snapshot', async () => {
+    const host = await start();
+    const { snapshotter } = host;
+    const parent = await provide(host);
+    const dir = await snapshotter.prepare(writable('dir', parent), signal);
+    expect(dir).toEqual([{ type: 'bind', source: '/roots/snapshot-4', options: ['rw', 'rbind'] }]);
+    const dev = await snapshotter.prepare(writable('dev', parent, 'dev'), signal);
+    expect(dev).toEqual([{ type: 'ext4', source: '/dev/loop7', options: ['rw', 'discard'] }]);
+    expect(await snapshotter.mounts('dev', signal)).toEqual(dev);
+    expect(host.writable.held.get('snapshot-4')).toEqual({
+      ...{ folder: filesOf(host, 4), mode: 'dir', chainId: CHAIN_IDS[2] },
+    });
+    expect((await snapshotter.usage('dir')).sizeBytes).toBeGreaterThanOrEqual(8_192);
+    await snapshotter.update({ name: 'dir', labels: {}, paths: [] });
+    expect(await snapshotter.mounts('dir', signal)).toEqual(dir);
+    await snapshotter.remove('dir');
+    await snapshotter.remove('dev');
+    expect([...host.writable.held.keys()]).toEqual([]);
+    expect(host.devices.holds.size).toBe(0);
+  });
+
+  it('holds it again after a restart', async () => {
+    const host = await start();
+    const mounts = await host.snapshotter.prepare(writable('c', await provide(host)), signal);
+    await host.snapshotter.stop();
+    const next = await start(host);
+    expect([...next.writable.held.keys()]).toEqual(['snapshot-4']);
+    expect(await next.snapshotter.mounts('c', signal)).toEqual(mounts);
+  });
+
+  it('other values, views, ordinary images and layers of a pull change nothing', async () => {
+    const host = await start();
+    const { snapshotter } = host;
+    const parent = await provide(host);
+    const [other] = await snapshotter.prepare(writable('other', parent, 'overlayfs'), signal);
+    expect(other?.type).toBe('overlay');
+    const [view] = await snapshotter.view(writable('view', parent), signal);
+    expect(view?.type).toBe('overlay');
+    await snapshotter.prepare(container('files', parent), signal);
+    await snapshotter.commit({ name: 'above', key: 'files', labels: {} });
+    const [mixed] = await snapshotter.prepare(writable('mixed', 'above'), signal);
+    expect(mixed?.type).toBe('overlay');
+    const pulled = { 'containerd.io/snapshot.ref': sha256('x'), [WRITABLE]: 'dir' };
+    const [pull] = await snapshotter.prepare({ ...container('p', ''), labels: pulled }, signal);
+    expect(pull?.type).toBe('bind');
+    expect(host.writable.held.size).toBe(0);
+  });
+
+  it('a commit makes a block layer of it, on which others lie', async () => {
+    const host = await start();
+    const { snapshotter } = host;
+    const parent = await provide(host);
+    await snapshotter.prepare(writable('c', parent), signal);
+    await snapshotter.commit({ name: 'done', key: 'c', labels: { mine: '1' } });
+    const path = join(filesOf(host, 4), 'overlaybd.commit');
+    const digest = sha256('a layer');
+    expect(snapshotter.stat('done')).toMatchObject({
+      ...{ kind: 'committed', parent, usage: { sizeBytes: 7, inodes: 1 } },
+      layer: { kind: 'block', isLocal: true, sizeBytes: 7 },
+      labels: {
+        ...{ mine: '1', [`${PREFIX}blob-digest`]: digest, [`${PREFIX}blob-size`]: '7' },
+        [`${PREFIX}version`]: '0.1.0',
+        'containerd.io/snapshot/overlaybd.localcommitpath': path,
+      },
+    });
+    expect(readdirSync(filesOf(host, 4))).toEqual(['overlaybd.commit']);
+    await snapshotter.prepare(writable('next', 'done'), signal);
+    const { chainId } = host.writable.held.get('snapshot-5') ?? {};
+    await snapshotter.prepare(container('plain', 'done'), signal);
+    expect(host.devices.holds.get('snapshot-6')).toBe(chainId);
+    // The same name again is another device.
+    for (const name of ['next', 'plain', 'done']) await snapshotter.remove(name);
+    await snapshotter.prepare(writable('c', parent), signal);
+    await snapshotter.commit({ name: 'done', key: 'c', labels: {} });
+    await snapshotter.prepare(container('plain', 'done'), signal);
+    expect(host.devices.holds.get('snapshot-8')).not.toBe(chainId);
+  });
+
+  it('a commit that is refused, or fails, changes nothing', async () => {
+    const host = await start();
+    const { snapshotter } = host;
+    const parent = await provide(host);
+    const before = await snapshotter.prepare(writable('c', parent), signal);
+    const commit = (name: string) => snapshotter.commit({ name, key: 'c', labels: {} });
+    await expect(commit(parent)).rejects.toMatchObject(code('already-exists'));
+    host.writable.gate = () => Promise.reject(new FailingDevices('in use', { code: 'busy' }));
+    await expect(commit('done')).rejects.toMatchObject(code('busy'));
+    const { promise, resolve } = Promise.withResolvers<void>();
+    host.writable.gate = () => promise;
+    const committing = commit('done');
+    await expect(snapshotter.mounts('c', signal)).rejects.toMatchObject(code('precondition'));
+    await expect(commit('other')).rejects.toMatchObject(code('precondition'));
+    host.store.gate = () => Promise.reject(new Error('the disk is full'));
+    resolve();
+    await expect(committing).rejects.toThrow('the disk is full');
+    host.store.gate = () => Promise.resolve();
+    expect(await snapshotter.mounts('c', signal)).toEqual(before);
+    expect(existsSync(join(filesOf(host, 4), 'data'))).toBe(true);
+  });
+
+  it('start() removes what a killed process left of a commit', async () => {
+    const host = await start();
+    const parent = await provide(host);
+    await host.snapshotter.prepare(writable('c', parent), signal);
+    host.writable.clear = () => Promise.resolve();
+    await host.snapshotter.commit({ name: 'done', key: 'c', labels: {} });
+    expect(readdirSync(filesOf(host, 4))).toEqual(['data', 'overlaybd.commit']);
+    await host.snapshotter.stop();
+    await start(host);
+    expect(readdirSync(filesOf(host, 4))).toEqual(['overlaybd.commit']);
   });
 });

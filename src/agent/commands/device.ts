@@ -1,7 +1,7 @@
 import { type Command } from 'commander';
 import { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
 import { Keeper } from '../../device/keeper/keeper.ts';
-import { dieWithParent } from '../../device/linux.ts';
+import { dieWithParent, neverWaitForWriteback } from '../../device/linux.ts';
 import { SystemClock } from '../../runtime/node/clock.ts';
 import { collectGarbage } from '../../runtime/node/heap.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
@@ -74,6 +74,13 @@ async function run(config: Config): Promise<number> {
 
 /** Runs this very command as a kept process. */
 async function keep(components: ConstructorParameters<typeof Keeper>[0]): Promise<number> {
+  if (!neverWaitForWriteback()) {
+    components.logger.warn(
+      {},
+      'the kernel refuses PR_SET_IO_FLUSHER (CAP_SYS_RESOURCE): when memory is short, ' +
+        'writes to writable devices may wait for themselves',
+    );
+  }
   const args = [...process.execArgv, ...process.argv.slice(1)];
   const keeper = new Keeper(components, { program: { path: process.execPath, args } });
   process.on('SIGTERM', () => keeper.stop());

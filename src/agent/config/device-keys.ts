@@ -12,6 +12,7 @@ import {
   listenAddress,
   path,
   PATH_RULE,
+  size,
   SOCKET_RULE,
   socketPath,
 } from './shapes.ts';
@@ -23,6 +24,11 @@ const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
 export const SNAPSHOTTER_SOCKET = '/run/xylem/snapshotter/snapshotter.sock';
 /** See `SNAPSHOTTER_SOCKET`. */
 export const SNAPSHOTS_DIR = '/var/lib/xylem/snapshots';
+
+/** Of what a writable device takes: room for its journal, at least. */
+const WRITABLE_BYTES_MIN = 64 * 2 ** 20;
+const WRITABLE_BYTES = 10 * 2 ** 30;
+const WRITABLE_BYTES_MAX = 2 ** 40;
 
 /** Name of the device socket beside the admin socket: as long as `admin.sock`. */
 const AGENT_SOCKET_NAME = 'agent.sock';
@@ -62,6 +68,12 @@ export const deviceKeys = z.strictObject({
       'Folder for what containers write, for the layers of ordinary images, and for the ' +
       'metadata of snapshots. Not on a file system that overlayfs refuses (NFS, overlayfs).',
     rule: 'an absolute path',
+  }),
+  writableSizeMax: key(size(WRITABLE_BYTES_MIN, WRITABLE_BYTES_MAX).default(WRITABLE_BYTES), {
+    description:
+      'Most space that one writable device takes on the disk of `device.snapshotsDir` ' +
+      '(label `containerd.io/snapshot/overlaybd.writable`). Writes beyond it fail.',
+    rule: 'a size from 64MiB to 1TiB, such as 20GiB or a number of bytes',
   }),
   adminSocket: key(socketPath.default(DEVICE_ADMIN_SOCKET), {
     description:

@@ -7,6 +7,7 @@ import { AgentLink } from '../../device/link/agent-link.ts';
 import { LocalLayers } from '../../device/local-layers.ts';
 import type { HeldStore } from '../../device/store-reader/held-image.ts';
 import { systemZstd } from '../../device/system-zstd.ts';
+import { WritableDevices } from '../../device/writable-devices.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { NodeCodec } from '../../runtime/node/codec.ts';
@@ -17,7 +18,8 @@ import { Snapshotter, type SnapshotterComponents } from '../../snapshotter/snaps
 import { SqliteStore } from '../../snapshotter/store/sqlite-store.ts';
 import { makeAdminServer, type AdminServer } from '../admin/admin-server.ts';
 import { PromMetrics } from '../admin/prom-metrics.ts';
-import type { Readiness } from '../admin/services.ts';
+import type { ContainerDevice } from '../admin/answers.ts';
+import type { DeviceList, Readiness } from '../admin/services.ts';
 import { NO_SOCKET } from '../config/admin-socket.ts';
 import { ConfigError } from '../config/config.ts';
 import type { Config } from '../config/config-schema.ts';
@@ -27,6 +29,9 @@ import { LinkedMounts } from './linked-mounts.ts';
 
 /** Folder of the devices of containers, below the state folder. */
 const IMAGES_FOLDER = 'images';
+
+/** Folder of writable devices, below the state folder. */
+const WRITABLE_FOLDER = 'writable';
 
 /** Metadata of the snapshots, in their folder. */
 const METADATA_FILE = 'metadata.db';
@@ -55,11 +60,12 @@ interface Components {
  * of an earlier process, snapshots, admin endpoint -> `stop()`, which unmounts everything, or
  * `yield()`, which leaves all to the next process.
  */
-export class DeviceProcess implements Service, Readiness {
+export class DeviceProcess implements Service, Readiness, DeviceList {
   readonly #keeper: KeptDescriptors;
   readonly #link: AgentLink;
   readonly #devices: DeviceService;
   readonly #images: ImageDevices;
+  readonly #writable: WritableDevices;
   readonly #mounts: LinkedMounts;
   readonly #snapshots: Snapshots | undefined;
   readonly #admin: AdminServer;
@@ -87,10 +93,18 @@ export class DeviceProcess implements Service, Readiness {
     );
     const parts = { ...shared, devices: this.#devices, hash, keeper };
     this.#images = new ImageDevices({ ...parts, images: this.#link, local }, { dir });
+    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+    this.#writable = new WritableDevices(
+      { ...parts, images: this.#images, codec: new NodeCodec({ zstd: systemZstd }) },
+      { dir: join(stateDir, WRITABLE_FOLDER), boot, limitBytes: device.writableSizeMax },
+    );
     this.#mounts = new LinkedMounts({ ...parts, link: this.#link }, { isReserved });
-    this.#snapshots = makeSnapshots(config, { ...parts, devices: this.#images });
+    this.#snapshots = makeSnapshots(config, {
+      ...{ ...parts, devices: this.#images, writable: this.#writable },
+      bootId: boot,
+    });
     this.#admin = makeAdminServer(
-      { ...shared, status: this, mounts: this.#mounts, devices: this.#images },
+      { ...shared, status: this, mounts: this.#mounts, devices: this },
       { ...config.admin, socket: device.adminSocket, listen: device.adminListen },
     );
   }
@@ -101,6 +115,7 @@ export class DeviceProcess implements Service, Readiness {
     await this.#snapshots?.server.start();
     await this.#devices.start();
     this.#images.start();
+    await this.#writable.start();
     this.#mounts.start();
     // From here on every read that waits is answered.
     this.#keeper.ready();
@@ -114,6 +129,7 @@ export class DeviceProcess implements Service, Readiness {
   async stop(): Promise<void> {
     this.#notReady = 'the process is stopping';
     await this.#endSnapshots({ handsOver: false });
+    await this.#writable.stop();
     this.#images.stop();
     await this.#devices.stop();
     this.#link.stop();
@@ -132,6 +148,10 @@ export class DeviceProcess implements Service, Readiness {
     await this.#snapshots?.snapshotter.stop();
   }
 
+  list(): readonly ContainerDevice[] {
+    return [...this.#images.list(), ...this.#writable.list()];
+  }
+
   notReady(): string | undefined {
     return this.#notReady;
   }
@@ -140,12 +160,15 @@ export class DeviceProcess implements Service, Readiness {
 /** containerd's snapshotter; undefined where the configuration wants none. */
 function makeSnapshots(
   { device }: Config,
-  parts: Omit<SnapshotterComponents, 'store'> & { readonly keeper: KeptDescriptors },
+  parts: Omit<SnapshotterComponents, 'store'> & {
+    readonly keeper: KeptDescriptors;
+    readonly bootId: string;
+  },
 ): Snapshots | undefined {
   const { snapshotsDir: stateDir, snapshotterSocket: socketPath } = device;
   if (socketPath === NO_SOCKET) return undefined;
   const store = new SqliteStore({ path: join(stateDir, METADATA_FILE) });
-  const bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  const { bootId } = parts;
   const init = { stateDir, bootId, overlayOptions: overlayOptions() };
   const snapshotter = new Snapshotter({ ...parts, store }, init);
   const { promise: ready, resolve } = Promise.withResolvers<void>();

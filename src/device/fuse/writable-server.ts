@@ -6,14 +6,19 @@ import { assert } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
 import type { WritableDisk } from '../disk.ts';
 import { mount, MS_NODEV, MS_NOSUID } from '../linux.ts';
+import type { DeviceMetrics } from '../metrics.ts';
 import { encodeStatus, ERRNO, OUT_HEADER_BYTES, writeOutHeader } from './fuse-protocol.ts';
-import { notPermitted } from './fuse-server.ts';
+import { notPermitted, type MountReads } from './fuse-server.ts';
+import { resendRequests } from './lost-requests.ts';
+import { TouchedPages } from './touched-pages.ts';
 import { encodeWritten, WRITE_ERRNO, type WritableAction } from './writable-filesystem.ts';
 
 /** Start data of the worker thread. */
 export interface WritableWorkerInit {
   readonly fd: number;
   readonly sizeBytes: number;
+  /** Whether the first request shows which earlier ones a dead server has taken with it. */
+  readonly endsLost: boolean;
 }
 
 /** Message of the worker thread: what the disk has to do. */
@@ -23,9 +28,8 @@ export type WritableCall = Exclude<WritableAction, { readonly kind: 'answer' | '
  * Serves a writable disk as the file `image` of a FUSE filesystem. fsync(2) of the file, which a
  * loop device makes of its flushes, is `flush()`; holes are `zero()`.
  *
- * Life: constructed -> `mount()` once -> any process unmounts `path` -> `ended` resolves; the disk
- * is the caller's. The rules of `FuseServer` for this process hold here too. When it is killed,
- * what was written after the last flush is gone, and reads and writes fail: mount anew.
+ * Life: constructed -> `mount()` or `adopt()` once -> any process unmounts `path` -> `ended`
+ * resolves; the disk is the caller's. The rules of `FuseServer` for this process hold here too.
  */
 export class WritableFuseServer {
   readonly path: string;
@@ -33,14 +37,23 @@ export class WritableFuseServer {
   readonly ended: Promise<void>;
   readonly #disk: WritableDisk;
   readonly #logger: Logger;
+  readonly #metrics: DeviceMetrics;
   readonly #calls = new Set<Promise<void>>();
+  readonly #touched: TouchedPages;
+  readonly #reads = { fetchedBytes: 0, failed: 0 };
+  #hasFailed = false;
   #resolveEnded: () => void = () => {};
   #fd = -1;
 
-  constructor(components: { disk: WritableDisk; logger: Logger }, init: { path: string }) {
+  constructor(
+    components: { disk: WritableDisk; logger: Logger; metrics: DeviceMetrics },
+    init: { path: string },
+  ) {
     this.#disk = components.disk;
     this.#logger = components.logger;
+    this.#metrics = components.metrics;
     this.path = init.path;
+    this.#touched = new TouchedPages(components.disk.sizeBytes);
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
     });
@@ -60,15 +73,43 @@ export class WritableFuseServer {
     const failure = mount(place, 'fuse.xylem', { flags: MS_NOSUID | MS_NODEV, data });
     if (failure !== undefined) {
       closeSync(this.#fd);
+      this.#fd = -1;
       throw notPermitted(`mounting FUSE at ${this.path}`, failure.name);
     }
     this.#startWorker();
   }
 
-  #startWorker(): void {
+  /** The open connection to the kernel; -1 before the mount. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /** Whether a write or a flush has failed, or all do: the filesystem above takes no more. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
+  }
+
+  /** `FuseServer.adopt()`, for a disk that shows all that the dead process had answered. */
+  adopt(fd: number): boolean {
+    assert(this.#fd === -1, 'a FUSE server mounts once');
+    this.#fd = fd;
+    const resends = resendRequests(fd);
+    this.#startWorker({ endsLost: !resends });
+    return resends;
+  }
+
+  /** What has been read so far; of what was written too. */
+  reads(): MountReads {
+    const none = { storeBytes: 0, memoryBytes: 0, stalled: 0 };
+    const touchedBytes = this.#touched.count();
+    return { ...none, ...this.#reads, touchedBytes, waiting: this.#calls.size };
+  }
+
+  #startWorker({ endsLost = false } = {}): void {
     // The sources run as .ts under Node's type stripping, and as .js when built.
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-    const workerData: WritableWorkerInit = { fd: this.#fd, sizeBytes: this.#disk.sizeBytes };
+    const { sizeBytes } = this.#disk;
+    const workerData: WritableWorkerInit = { fd: this.#fd, sizeBytes, endsLost };
     const worker = new Worker(new URL(`./writable-worker.${extension}`, import.meta.url), {
       workerData,
       execArgv: ['--no-warnings'],
@@ -84,6 +125,7 @@ export class WritableFuseServer {
   }
 
   async #release(): Promise<void> {
+    this.#hasFailed = true;
     await Promise.all(this.#calls);
     closeSync(this.#fd);
     this.#resolveEnded();
@@ -94,6 +136,7 @@ export class WritableFuseServer {
     try {
       this.#write(await this.#answerTo(call));
     } catch (error) {
+      this.#count(call);
       const isFull = error instanceof DiskError && error.code === 'no-space';
       this.#logger.error(
         { path: this.path, error: errorText(error) },
@@ -103,12 +146,24 @@ export class WritableFuseServer {
     }
   }
 
+  #count({ kind }: WritableCall): void {
+    if (kind === 'read') {
+      this.#reads.failed++;
+      this.#metrics.readErrors.inc({});
+    } else {
+      this.#hasFailed = true;
+      this.#metrics.writeErrors.inc({});
+    }
+  }
+
   async #answerTo(call: WritableCall): Promise<Uint8Array> {
     const { unique } = call;
     switch (call.kind) {
       case 'read': {
         const answer = new Uint8Array(OUT_HEADER_BYTES + call.length);
+        this.#touched.mark(call.offset, call.length);
         await this.#disk.read(answer.subarray(OUT_HEADER_BYTES), call.offset);
+        this.#reads.fetchedBytes += call.length;
         writeOutHeader(new DataView(answer.buffer), unique, { errno: 0, bodyBytes: call.length });
         return answer;
       }

@@ -2,6 +2,7 @@ import { readSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { defined } from '../../util/assert.ts';
 import { answerNow } from './answer-now.ts';
+import { endLostRequests } from './lost-requests.ts';
 import { handleWritable, WRITABLE_REQUEST_BYTES_MAX } from './writable-filesystem.ts';
 import type { WritableCall, WritableWorkerInit } from './writable-server.ts';
 
@@ -12,6 +13,7 @@ import type { WritableCall, WritableWorkerInit } from './writable-server.ts';
  */
 function serve(init: WritableWorkerInit, post: (call: WritableCall) => void): void {
   const buffer = new Uint8Array(WRITABLE_REQUEST_BYTES_MAX);
+  let { endsLost } = init;
   for (;;) {
     let count: number;
     try {
@@ -21,6 +23,10 @@ function serve(init: WritableWorkerInit, post: (call: WritableCall) => void): vo
       // ENOENT: the kernel withdrew the request during the read.
       if (code === 'EINTR' || code === 'EAGAIN' || code === 'ENOENT') continue;
       return;
+    }
+    if (endsLost) {
+      endsLost = false;
+      endLostRequests(init.fd, buffer.subarray(0, count));
     }
     const action = handleWritable(buffer.subarray(0, count), { sizeBytes: init.sizeBytes });
     if (action.kind === 'answer') answerNow(init.fd, action.bytes);

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
 import { ioctl, type CallFailure } from '../linux.ts';
 
 /** Requests and flags of include/uapi/linux/loop.h. */
@@ -48,14 +48,17 @@ export interface StepFailure {
 /** The loop device that is wanted. */
 export interface LoopInit {
   readonly blockBytes: number;
-  /** Whether it takes writes; the file is then open for them. */
+  /**
+   * Whether it takes writes; the file is then open for them. It stays until it is detached, since
+   * nothing may have it open between its making and its mount.
+   */
   readonly isWritable: boolean;
 }
 
 /**
  * Makes a loop device over an open file. Direct I/O makes the kernel cache pages only
- * once, in the filesystem above. Autoclear removes the device after its last user, even if this
- * process dies.
+ * once, in the filesystem above. Autoclear removes a read-only device after its last user, even if
+ * this process dies.
  */
 export function attachLoop(
   backingFd: number,
@@ -97,9 +100,17 @@ export function loopsOver(backingPath: string): string[] {
     .map((name) => `/dev/${name}`);
 }
 
-/** Detaches a loop device now, or when its last user ends; undefined on success. */
-export function detachLoop(path: string): CallFailure | undefined {
-  const fd = openSync(path, 'r');
+/**
+ * Detaches a loop device now, or when its last user ends; undefined on success. With `isUnused`,
+ * fails with EBUSY when it is mounted anywhere.
+ */
+export function detachLoop(path: string, { isUnused = false } = {}): CallFailure | undefined {
+  let fd: number;
+  try {
+    fd = openSync(path, isUnused ? constants.O_RDONLY | constants.O_EXCL : 'r');
+  } catch (error) {
+    return thrown(`opening ${path}`, error).failure;
+  }
   try {
     const result = ioctl(fd, LOOP_CLR_FD, null);
     return typeof result === 'number' ? undefined : result;
@@ -130,8 +141,8 @@ function loopConfig(backingFd: number, backingPath: string, init: LoopInit): Uin
   const view = new DataView(config.buffer);
   view.setUint32(0, backingFd, true);
   view.setUint32(4, init.blockBytes, true);
-  const readOnly = init.isWritable ? 0 : LO_FLAGS_READ_ONLY;
-  view.setUint32(CONFIG_FLAGS_AT, readOnly | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO, true);
+  const readOnly = init.isWritable ? 0 : LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+  view.setUint32(CONFIG_FLAGS_AT, readOnly | LO_FLAGS_DIRECT_IO, true);
   const name = new TextEncoder().encode(backingPath).subarray(0, CONFIG_NAME_BYTES - 1);
   config.set(name, CONFIG_NAME_AT);
   return config;

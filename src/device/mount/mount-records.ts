@@ -10,6 +10,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import type { DeviceImage } from '../../image/manifest.ts';
+import type { WritableMode } from './mount-steps.ts';
 import { removeEmptyFolder } from './target-folder.ts';
 
 /** Version of the record's format, first in the file. */
@@ -32,6 +33,12 @@ interface MountedDisk {
   readonly image: DeviceImage;
   /** Bytes of the block device. */
   readonly sizeBytes: number;
+  /** Of a device that is written: who holds it, how, and the folder of what is written. */
+  readonly upper?: {
+    readonly holder: string;
+    readonly mode: WritableMode;
+    readonly folder: string;
+  };
 }
 
 /**

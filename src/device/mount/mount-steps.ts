@@ -27,6 +27,9 @@ const TARGET_FD = 3;
  */
 const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
 
+/** How a device is written: mounted at the target, or mounted by the one who holds it. */
+export type WritableMode = 'dir' | 'dev';
+
 /**
  * A request to the helper process. `fuseDir` is where the disk's file is served, `target` where its
  * filesystem is mounted; for a mount, the target folder is open as `TARGET_FD`.
@@ -36,8 +39,8 @@ export type MountRequest =
       readonly do: 'mount';
       readonly fuseDir: string;
       readonly target: string;
-      /** Mounts ext4 for writes, with a journal, which it gets when it has none. */
-      readonly isWritable?: boolean;
+      /** For ext4, which gets a journal when it has none. */
+      readonly writable?: WritableMode;
     }
   /**
    * `force`: fail all reads first and detach a busy mount; for a mount whose server is gone or must
@@ -48,6 +51,7 @@ export type MountRequest =
       readonly fuseDir: string;
       readonly target: string;
       readonly force: boolean;
+      readonly writable?: WritableMode;
     }
   /** Makes the kernel send the server of the file any request. */
   | { readonly do: 'probe'; readonly fuseDir: string; readonly target: string };
@@ -69,8 +73,23 @@ export type MountResult =
  */
 const EXT4_OPTIONS = 'noload,errors=continue';
 
-/** After a write that fails there are no more: the device stays as sound as its journal. */
-const EXT4_WRITABLE_OPTIONS = 'errors=remount-ro';
+/**
+ * After a write that fails there are no more, and no file is there whose content is not: the device
+ * stays as sound as its journal. Freed blocks are discarded, so that they take no space. The tables
+ * of inodes are zeros already where nothing was written.
+ */
+export const EXT4_WRITABLE_OPTIONS = [
+  ...['errors=remount-ro', 'data_err=abort', 'discard', 'noinit_itable'],
+];
+
+/** Set-user-ID programs and device files of a container's root count, as they do in an overlay. */
+const WRITABLE_FLAGS = MS_NOATIME;
+
+/**
+ * Size of a new journal, in MiB. It is written again and again, and what it holds at a commit
+ * becomes part of the layer.
+ */
+const JOURNAL_MIB = 16;
 
 /** Offset of the superblock on the disk, in ext4 and EROFS. */
 const SUPERBLOCK_AT = 1024;
@@ -114,25 +133,25 @@ export function runMountRequest(request: MountRequest): MountResult {
 }
 
 function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResult {
-  const { fuseDir, target, isWritable = false } = request;
+  const { fuseDir, target, writable } = request;
   const imagePath = `${fuseDir}/${IMAGE_FILE}`;
   let backingFd: number;
   try {
-    backingFd = openSync(imagePath, isWritable ? 'r+' : 'r');
+    backingFd = openSync(imagePath, writable === undefined ? 'r' : 'r+');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     return { kind: 'failed', step: `opening ${imagePath}`, errno: code ?? String(error) };
   }
   try {
-    if (readlinkSync(pathOf(TARGET_FD)) !== target) {
+    if (writable !== 'dev' && readlinkSync(pathOf(TARGET_FD)) !== target) {
       return { kind: 'failed', step: `mounting at ${target}`, errno: 'ESTALE' };
     }
     const filesystem = filesystemOn(backingFd);
     if (filesystem === undefined) return { kind: 'unknown-filesystem' };
     const place = { target, backingFd, imagePath };
-    if (isWritable) {
+    if (writable !== undefined) {
       return filesystem.type === 'ext4'
-        ? mountWritable(place, filesystem)
+        ? mountWritable(place, filesystem, writable)
         : { kind: 'unknown-filesystem' };
     }
     return (
@@ -178,29 +197,35 @@ function mountLoop({ target, backingFd, imagePath }: Place, filesystem: Filesyst
 }
 
 /** When this fails on a new layer, the layer may have half of a journal: make it anew. */
-function mountWritable(place: Place, filesystem: Filesystem): MountResult {
-  const { target, backingFd, imagePath } = place;
-  const loop = attachLoop(backingFd, imagePath, loopOf(filesystem, true));
+function mountWritable(place: Place, filesystem: Filesystem, mode: WritableMode): MountResult {
+  const loop = attachLoop(place.backingFd, place.imagePath, loopOf(filesystem, true));
   if ('step' in loop) return failed(loop);
+  let result: MountResult | undefined;
   try {
     const errno = filesystem.hasJournal ? undefined : addJournal(loop.path);
-    if (errno !== undefined) return { kind: 'failed', step: `tune2fs -j ${loop.path}`, errno };
-    const source = { source: loop.path, target: pathOf(TARGET_FD) };
-    const flags = MOUNT_FLAGS & ~MS_RDONLY;
-    const failure = mount(source, 'ext4', { flags, data: EXT4_WRITABLE_OPTIONS });
-    const step = `mounting ${loop.path} as writable ext4 at ${target}`;
-    return failure === undefined
-      ? mountedAt(loop.path, { target, step })
-      : failed({ step, failure });
+    if (errno !== undefined) result = { kind: 'failed', step: `tune2fs -j ${loop.path}`, errno };
+    else if (mode === 'dev') result = { kind: 'mounted', device: loop.path };
+    else result = mountExt4(loop.path, place.target, pathOf(TARGET_FD));
+    return result;
   } finally {
-    closeSync(loop.fd); // Autoclear: without a mount this detaches it.
+    closeSync(loop.fd);
+    if (result?.kind !== 'mounted') detachLoop(loop.path);
   }
+}
+
+/** `at`: another path of the target. */
+function mountExt4(device: string, target: string, at: string): MountResult {
+  const step = `mounting ${device} as writable ext4 at ${target}`;
+  const options = { flags: WRITABLE_FLAGS, data: EXT4_WRITABLE_OPTIONS.join() };
+  const failure = mount({ source: device, target: at }, 'ext4', options);
+  return failure === undefined ? mountedAt(device, { target, step }) : failed({ step, failure });
 }
 
 /** Undefined on success. */
 function addJournal(device: string): string | undefined {
   const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
-  const result = spawnSync('tune2fs', ['-j', device], { env, encoding: 'utf8' });
+  const options = ['-j', '-J', `size=${JOURNAL_MIB}`, '-e', 'remount-ro', device];
+  const result = spawnSync('tune2fs', options, { env, encoding: 'utf8' });
   if (result.error !== undefined) {
     return (result.error as NodeJS.ErrnoException).code ?? result.error.message;
   }
@@ -222,6 +247,11 @@ function mountedAt(
 ): MountResult {
   const isThere = readMountTable().some((at) => at.source === device && at.mountPoint === target);
   return isThere ? { kind: 'mounted', device } : { kind: 'failed', step, errno: 'ESTALE' };
+}
+
+/** The loop device over the FUSE file, which need not be mounted; undefined for none. */
+export function loopAt(fuseDir: string): string | undefined {
+  return loopsOver(`${fuseDir}/${IMAGE_FILE}`)[0];
 }
 
 /** The source of what is mounted at `target` from the FUSE file; undefined for nothing. */
@@ -266,20 +296,48 @@ function failed({ step, failure }: StepFailure): MountResult {
   return { kind: 'failed', step, errno: failure.name };
 }
 
-function unmountImage(request: { fuseDir: string; target: string; force: boolean }): MountResult {
-  const { fuseDir, target, force } = request;
+function unmountImage(request: MountRequest & { readonly do: 'unmount' }): MountResult {
+  const { fuseDir, target, force, writable } = request;
   if (force) unmount(fuseDir, MNT_FORCE);
   const sources = sourcesOver(`${fuseDir}/${IMAGE_FILE}`);
-  const places = readMountTable()
-    .filter((entry) => sources.includes(entry.source) && (force || entry.mountPoint === target))
-    .map((entry) => entry.mountPoint);
+  const all = readMountTable().filter((entry) => sources.includes(entry.source));
+  const places = all
+    .map((entry) => entry.mountPoint)
+    .filter((place) => force || place === target || writable !== undefined);
+  // What is still written stays as it is.
+  const other = places.find((place) => place !== target);
+  if (!force && other !== undefined) return { kind: 'busy', what: other };
   for (const place of places) {
     const failure = unmount(place, force ? MNT_DETACH : 0);
     if (failure?.name === 'EBUSY') return { kind: 'busy', what: place };
     if (failure !== undefined) return failed({ step: `unmounting ${place}`, failure });
   }
+  if (!force && writable !== undefined) {
+    const stopped = detachUnused(fuseDir, places.length > 0 ? target : undefined);
+    if (stopped !== undefined) return stopped;
+  }
   if (!areLoopsGone(fuseDir, force)) return { kind: 'busy', what: sources.join(', ') };
   return unmountFuse(fuseDir);
+}
+
+/**
+ * Detaches the loop device that nobody has mounted; undefined on success. A mount namespace that is
+ * being made has copies of all mounts for a moment. Where one keeps its copy, the device is mounted
+ * at the target again.
+ */
+function detachUnused(fuseDir: string, target: string | undefined): MountResult | undefined {
+  for (const loop of loopsOver(`${fuseDir}/${IMAGE_FILE}`)) {
+    let failure = detachLoop(loop, { isUnused: true });
+    for (let attempt = 1; failure?.name === 'EBUSY' && attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
+      pause();
+      failure = detachLoop(loop, { isUnused: true });
+    }
+    if (failure === undefined) continue;
+    if (target !== undefined) mountExt4(loop, target, target);
+    if (failure.name === 'EBUSY') return { kind: 'busy', what: loop };
+    return failed({ step: `detaching ${loop}`, failure });
+  }
+  return undefined;
 }
 
 /**

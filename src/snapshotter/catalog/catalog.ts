@@ -129,7 +129,8 @@ export class Catalog {
     const labels = withoutEmpty(fields.labels);
     const { createdMs: updatedMs } = fields;
     const open = { kind: 'committed', heldInBoot: '' } as const;
-    return { before, after: { ...before, ...fields, ...open, labels, updatedMs } };
+    const { writable: _, ...rest } = before;
+    return { before, after: { ...rest, ...fields, ...open, labels, updatedMs } };
   }
 
   /** Throws SnapshotError. */

@@ -1,8 +1,12 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import { digestOf, parseDigest, type Digest } from '../../image/digest.ts';
-import { ACCELERATION_ANNOTATION, OVERLAYBD_ANNOTATION } from '../../image/manifest.ts';
+import {
+  ACCELERATION_ANNOTATION,
+  OVERLAYBD_ANNOTATION,
+  OVERLAYBD_VERSION,
+} from '../../image/manifest.ts';
 import type { Hash } from '../../runtime/codec.ts';
-import type { DeviceChain } from '../contracts.ts';
+import type { DeviceChain, WritableMode } from '../contracts.ts';
 import type { Labels, SnapshotLayer, SnapshotRecord } from './snapshot.ts';
 
 /** The chain id of the layer that a snapshot is prepared for; absent for those of containers. */
@@ -16,6 +20,12 @@ const REFERENCES = [
 ];
 
 const MANIFEST_DIGEST = 'containerd.io/snapshot/cri.manifest-digest';
+
+/** How overlaybd's snapshotter is told that a container's root is a device of its own. */
+const WRITABLE = 'containerd.io/snapshot/overlaybd.writable';
+
+/** Where overlaybd's snapshotter says that a committed layer lies on this host. */
+const COMMIT_PATH = 'containerd.io/snapshot/overlaybd.localcommitpath';
 
 /** Longest reference of an image that is taken, in characters; registries take 255 for a name. */
 const REFERENCE_CHARACTERS_MAX = 1024;
@@ -39,6 +49,29 @@ export function blockLabelsOf(labels: Labels): BlockLabels | undefined {
   const sizeBytes = /^[0-9]{1,16}$/.test(size) ? Number(size) : 0;
   if (digest === undefined || sizeBytes === 0 || sizeBytes > BLOB_SIZE_BYTES_MAX) return undefined;
   return { digest, sizeBytes, isTrace: textAt(labels, ACCELERATION_ANNOTATION) === 'yes' };
+}
+
+/**
+ * How the device of a container is written that has these labels; undefined for an overlay, as with
+ * other values, and for the layers of a pull.
+ */
+export function writableOf(labels: Labels): WritableMode | undefined {
+  const mode = textAt(labels, WRITABLE);
+  return targetOf(labels) === undefined && (mode === 'dir' || mode === 'dev') ? mode : undefined;
+}
+
+/** What a committed layer says of itself: its annotations in a manifest, and its file. */
+export function committedLabels(
+  layer: { readonly digest: Digest; readonly sizeBytes: number },
+  path: string,
+): Labels {
+  return {
+    [`${OVERLAYBD_ANNOTATION}blob-digest`]: layer.digest,
+    [`${OVERLAYBD_ANNOTATION}blob-size`]: String(layer.sizeBytes),
+    [`${OVERLAYBD_ANNOTATION}blob-fs-type`]: 'ext4',
+    [`${OVERLAYBD_ANNOTATION}version`]: OVERLAYBD_VERSION,
+    [COMMIT_PATH]: path,
+  };
 }
 
 /** What clients say of the image that a layer is of. */

@@ -1,8 +1,9 @@
+import type { WritableDevices } from '../contracts.ts';
 import type { SnapshotKind } from './snapshot.ts';
 
 /** A mount that containerd makes, as it names them. */
 export interface SnapshotMount {
-  readonly type: 'bind' | 'overlay';
+  readonly type: 'bind' | 'overlay' | 'ext4';
   readonly source: string;
   readonly options: readonly string[];
 }
@@ -41,6 +42,15 @@ export function mountsOf(
   const upper = isView ? [] : [`workdir=${own.work}`, `upperdir=${own.files}`];
   const options = [...overlayOptions, ...upper, `lowerdir=${lowers.join(':')}`];
   return [{ type: 'overlay', source: 'overlay', options }];
+}
+
+/** How containerd mounts a device of the snapshot's own, which is mounted at `dir`, if anywhere. */
+export function writableMounts({
+  dir,
+  device,
+  options,
+}: Awaited<ReturnType<WritableDevices['hold']>>): readonly SnapshotMount[] {
+  return dir === undefined ? [{ type: 'ext4', source: device, options }] : [bind(dir, 'rw')];
 }
 
 function bind(source: string, mode: 'ro' | 'rw'): SnapshotMount {

@@ -1,4 +1,5 @@
 import type { Digest } from '../../image/digest.ts';
+import type { WritableMode } from '../contracts.ts';
 
 /** As containerd has it: written to, looked at, or done. Only a done one has children. */
 export type SnapshotKind = 'active' | 'view' | 'committed';
@@ -46,4 +47,6 @@ export interface SnapshotRecord {
   readonly usage: Usage;
   /** The boot of the host in which it took hold of a device; empty: never. */
   readonly heldInBoot: string;
+  /** Of an active one whose root is a device of its own; absent: an overlay. */
+  readonly writable?: WritableMode;
 }

@@ -31,6 +31,7 @@ const OF_OTHERS: Readonly<Record<string, status>> = {
   'not-believed': status.FAILED_PRECONDITION,
   damaged: status.DATA_LOSS,
   'not-a-layer': status.DATA_LOSS,
+  busy: status.FAILED_PRECONDITION,
   unreachable: status.UNAVAILABLE,
   unavailable: status.UNAVAILABLE,
   'not-running': status.UNAVAILABLE,
@@ -40,6 +41,7 @@ const OF_OTHERS: Readonly<Record<string, status>> = {
   cancelled: status.CANCELLED,
   'too-many-mounts': status.RESOURCE_EXHAUSTED,
   // Of the disk.
+  'no-space': status.RESOURCE_EXHAUSTED,
   ENOSPC: status.RESOURCE_EXHAUSTED,
   EDQUOT: status.RESOURCE_EXHAUSTED,
 };

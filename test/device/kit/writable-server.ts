@@ -1,6 +1,8 @@
 import { WritableFuseServer } from '../../../src/device/fuse/writable-server.ts';
+import { deviceMetrics } from '../../../src/device/metrics.ts';
 import { AppendLayer, type LowerDisk } from '../../../src/image/append-layer.ts';
 import { silentLogger } from '../../../src/runtime/logger.ts';
+import { silentMetrics } from '../../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../../src/runtime/node/disk.ts';
 import { readFully } from '../../../src/runtime/whole-file.ts';
 
@@ -30,7 +32,7 @@ async function main(folder: string, sizeBytes: number): Promise<void> {
   }
   if (layer === undefined) throw new Error('the layer is gone');
   const server = new WritableFuseServer(
-    { disk: layer, logger: silentLogger },
+    { disk: layer, logger: silentLogger, metrics: deviceMetrics(silentMetrics) },
     { path: `${folder}/fuse` },
   );
   server.mount();
