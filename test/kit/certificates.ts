@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { join } from 'node:path';
 
 export interface Certificates {
@@ -11,7 +12,10 @@ export interface Certificates {
   readonly keyFile: string;
 }
 
-/** Makes a fresh authority and the certificate of a server with openssl, in the folder. */
+/**
+ * Makes a fresh authority and the certificate of a server with openssl, in the folder. The server's
+ * is good for a client too.
+ */
 export function makeCertificates(folder: string, address = '127.0.0.1'): Certificates {
   const path = (name: string): string => join(folder, name);
   const openssl = (...args: string[]): void => {
@@ -20,7 +24,7 @@ export function makeCertificates(folder: string, address = '127.0.0.1'): Certifi
   const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
   openssl('req', '-x509', ...newKey, '-keyout', 'ca.key', '-out', 'ca.pem', '-subj', '/CN=test');
   openssl('req', ...newKey, '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=server');
-  writeFileSync(path('names'), `subjectAltName=IP:${address}`);
+  writeFileSync(path('names'), `subjectAltName=${isIP(address) === 0 ? 'DNS' : 'IP'}:${address}`);
   const signer = ['-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-extfile', 'names'];
   openssl('x509', '-req', '-in', 'server.csr', ...signer, '-out', 'server.pem');
   return {

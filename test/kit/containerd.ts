@@ -31,6 +31,10 @@ const CALL_MS_MAX = 90_000;
 export interface ContainerdOptions {
   /** A command that runs the client elsewhere, since the client does the pulling. */
   readonly enter?: readonly string[];
+  /** A command that runs containerd itself elsewhere. */
+  readonly daemonEnter?: readonly string[];
+  /** What the configuration says to CRI of registries. Default: the `config_path`. */
+  readonly registry?: string;
   readonly snapshotter?: Snapshotter;
   /** Serves CRI too, with this image for sandboxes. */
   readonly sandboxImage?: string;
@@ -44,21 +48,26 @@ export interface ContainerdOptions {
 export class Containerd {
   /** The socket of its API. */
   readonly socket: string;
+  /** Its configuration; read at each start. */
+  readonly configFile: string;
   readonly #folder: string;
+  readonly #daemonEnter: readonly string[];
   readonly #hostsDir: string;
   readonly #enter: readonly string[];
   readonly #snapshotter: string;
   #child: ChildProcess | undefined;
 
   private constructor(folder: string, hostsDir: string, options: ContainerdOptions) {
-    const { enter = [], snapshotter = 'native' } = options;
+    const { enter = [], daemonEnter = [], snapshotter = 'native' } = options;
+    this.#daemonEnter = daemonEnter;
+    this.configFile = join(folder, 'config.toml');
     this.#folder = folder;
     this.#hostsDir = hostsDir;
     this.#enter = enter;
     this.#snapshotter = typeof snapshotter === 'string' ? snapshotter : PROXY_NAME;
     this.socket = join(folder, 'sock');
     for (const name of ['root', 'state']) mkdirSync(join(folder, name));
-    writeFileSync(join(folder, 'config.toml'), this.#configuration(options).join('\n'));
+    writeFileSync(this.configFile, this.#configuration(options).join('\n'));
   }
 
   /** Starts it, until the end: of the running test, if nothing else is said. */
@@ -146,8 +155,11 @@ export class Containerd {
     }
   }
 
-  #configuration({ snapshotter, sandboxImage }: ContainerdOptions): readonly string[] {
+  #configuration(options: ContainerdOptions): readonly string[] {
+    const { snapshotter, sandboxImage } = options;
     const folder = this.#folder;
+    const { registry = `[plugins."${CRI}".registry]\n  config_path = "${this.#hostsDir}"` } =
+      options;
     const disabled = DISABLED.map((name) => `io.containerd.snapshotter.v1.${name}`);
     if (sandboxImage === undefined) disabled.push(CRI);
     const cri = [
@@ -155,7 +167,7 @@ export class Containerd {
       `  sandbox_image = "${sandboxImage}"`,
       '  restrict_oom_score_adj = true',
       '  disable_apparmor = true',
-      `[plugins."${CRI}".registry]\n  config_path = "${this.#hostsDir}"`,
+      registry,
       `[plugins."${CRI}".cni]\n  bin_dir = "${folder}/cni"\n  conf_dir = "${folder}/cni"`,
       `[plugins."${CRI}".containerd]`,
       `  snapshotter = "${this.#snapshotter}"`,
@@ -179,7 +191,9 @@ export class Containerd {
   }
 
   async #start(): Promise<void> {
-    const child = spawn('containerd', ['-c', join(this.#folder, 'config.toml')], {
+    const line = [...this.#daemonEnter, 'containerd', '-c', this.configFile];
+    const [command = '', ...args] = line;
+    const child = spawn(command, args, {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     this.#child = child;

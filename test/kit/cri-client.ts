@@ -51,8 +51,9 @@ export class CriClient {
     this.#images.close();
   }
 
-  async pull(image: string): Promise<void> {
-    await call(this.#images, 'PullImage', { image: { image } });
+  /** Pulls an image, with the credentials of a pull secret. */
+  async pull(image: string, auth?: object): Promise<void> {
+    await call(this.#images, 'PullImage', { image: { image }, ...(auth && { auth }) });
   }
 
   async removeImage(image: string): Promise<void> {

@@ -27,12 +27,18 @@ export class RegistryProxy {
   readonly requests: ProxiedRequest[] = [];
   /** Answers instead of the registry when it is set and returns true. */
   misbehave: ((...of: Parameters<RequestListener>) => boolean) | undefined;
+  /** What the registry is asked for in place of a path. */
+  rewrite = (url: string): string => url;
   readonly #server: Server;
   /** `host:port`; still set after the stop. */
   address = '';
 
-  private constructor(init: { target: string; tls: Certificates | undefined }) {
-    const { target, tls } = init;
+  private constructor(init: {
+    target: string;
+    tls: Certificates | undefined;
+    wantsCertificate: boolean;
+  }) {
+    const { target, tls, wantsCertificate } = init;
     const listener: RequestListener = (incoming, response) => {
       const { method = '', url = '', headers } = incoming;
       const entry: ProxiedRequest = {
@@ -45,30 +51,40 @@ export class RegistryProxy {
       };
       this.requests.push(entry);
       if (this.misbehave?.(incoming, response) === true) return;
-      const upstream = request(`http://${target}${url}`, { method, headers }, (answer) => {
-        entry.status = answer.statusCode ?? 0;
-        answer.on('data', (piece: Buffer) => {
-          entry.bodyBytes += piece.length;
-        });
-        response.writeHead(entry.status, answer.headers);
-        answer.pipe(response);
-      });
+      const upstream = request(
+        `http://${target}${this.rewrite(url)}`,
+        { method, headers },
+        (answer) => {
+          entry.status = answer.statusCode ?? 0;
+          answer.on('data', (piece: Buffer) => {
+            entry.bodyBytes += piece.length;
+          });
+          response.writeHead(entry.status, answer.headers);
+          answer.pipe(response);
+        },
+      );
       upstream.on('error', () => response.destroy());
       incoming.pipe(upstream);
     };
     const keys = tls && {
       cert: readFileSync(tls.certificateFile),
       key: readFileSync(tls.keyFile),
+      ...(wantsCertificate && { ca: tls.ca, requestCert: true }),
     };
     this.#server = keys === undefined ? createServer(listener) : createTlsServer(keys, listener);
   }
 
   static async start(
     target: string,
-    init: { readonly host?: string; readonly tls?: Certificates } = {},
+    init: {
+      readonly host?: string;
+      readonly tls?: Certificates;
+      /** Whether clients need a certificate of the same authority. */
+      readonly wantsCertificate?: boolean;
+    } = {},
   ): Promise<RegistryProxy> {
-    const { host = '127.0.0.1', tls } = init;
-    const proxy = new RegistryProxy({ target, tls });
+    const { host = '127.0.0.1', tls, wantsCertificate = false } = init;
+    const proxy = new RegistryProxy({ target, tls, wantsCertificate });
     proxy.#server.listen(0, host);
     await once(proxy.#server, 'listening');
     proxy.address = `${host}:${(proxy.#server.address() as AddressInfo).port}`;

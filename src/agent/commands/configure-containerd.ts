@@ -1,17 +1,20 @@
 import { InvalidArgumentError, type Command } from 'commander';
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import { isRegistryHost } from '../../registry/hosts.ts';
 import { SNAPSHOTS_DIR, SNAPSHOTTER_SOCKET } from '../config/device-keys.ts';
 import { checkBlockSnapshotter, connectFault } from './block-snapshotter.ts';
-import { planSnapshotter, planSnapshotterRemoval } from './containerd-config.ts';
-import { carryOut, type FileChange } from './containerd-files.ts';
 import {
   checkConfigPath,
-  DEFAULT_HOST,
-  otherHosts,
-  planMirror,
-  planRemoval,
-  type HostsChange,
-} from './containerd-hosts.ts';
+  credentialAdvice,
+  foldersRead,
+  pluginAdvice,
+} from './containerd-advice.ts';
+import { planSnapshotter, planSnapshotterRemoval } from './containerd-config.ts';
+import { carryOut, ContainerdFileError, realFile, type FileChange } from './containerd-files.ts';
+import { DEFAULT_HOST, otherHosts } from './containerd-folders.ts';
+import { planMirror, planRemoval, type HostsChange } from './containerd-hosts.ts';
+import { readRegistryConfig, type RegistryConfig } from './containerd-registries.ts';
 import { jsonOption, printFacts } from './output.ts';
 
 interface Options {
@@ -27,6 +30,7 @@ interface Options {
   readonly snapshotsDir: string;
   readonly remove?: boolean;
   readonly dryRun?: boolean;
+  readonly check?: boolean;
   readonly containerdConfig: string;
   readonly json?: boolean;
 }
@@ -34,7 +38,11 @@ interface Options {
 const EXAMPLES = `
 containerd then asks the agent first, and the registry itself when the agent refuses. The command
 keeps the contents of a hosts.toml, and copies them to hosts.toml.before-xylem; --remove restores
-that copy. Repeating either command changes nothing.
+that copy. Repeating either command changes nothing. What containerd reads elsewhere until then
+(certificate files, _default, \`mirrors\` and \`configs\` of config.toml) the hosts.toml says too.
+
+With --check the command changes nothing, and exits with 1 when a run would change something, or
+containerd would not do what hosts.toml says.
 
 With --snapshotter, containerd (1.6 to 2.x) has \`xylem device\` make the root filesystems of
 containers: block images start from blocks that arrive on demand, ordinary images as before.
@@ -47,6 +55,7 @@ Examples:
   xylem configure-containerd --default
   xylem configure-containerd --default --block-images
   xylem configure-containerd --registry reg.lan:5000 --server http://reg.lan:5000 --dry-run
+  xylem configure-containerd --registry registry.example --check --json
   xylem configure-containerd --registry registry.example --remove
   xylem configure-containerd --snapshotter --dry-run
   xylem configure-containerd --snapshotter --default --block-images
@@ -78,6 +87,7 @@ export function registerConfigureContainerd(program: Command): void {
     .option('--snapshots-dir <dir>', 'where it keeps its files', SNAPSHOTS_DIR)
     .option('--remove', 'remove the agent from hosts.toml, or the snapshotter from config.toml')
     .option('--dry-run', 'show the changes, and make none')
+    .option('--check', 'show whether all is as a run would leave it; exits with 1 when not')
     .option(
       '--containerd-config <file>',
       "containerd's configuration: the folder that it reads, and its snapshotters",
@@ -89,7 +99,7 @@ export function registerConfigureContainerd(program: Command): void {
 }
 
 async function run(command: Command, options: Options): Promise<void> {
-  const { dir, server, remove, dryRun } = options;
+  const { server, remove, dryRun, check } = options;
   const registries = [...new Set(options.registry), ...(options.default ? [DEFAULT_HOST] : [])];
   if (registries.length === 0 && !options.snapshotter) {
     command.error('error: name a --registry, or --default, or --snapshotter');
@@ -103,33 +113,91 @@ async function run(command: Command, options: Options): Promise<void> {
   }
   // Plans all changes before it makes the first: a file that it cannot parse stops the command with
   // no change made.
-  const changes: readonly FileChange[] = [
-    ...registries.map((registry) => hostsChange(registry, options)),
+  const dir = resolve(options.dir);
+  const config = configOf(options);
+  const isDry = dryRun === true || check === true;
+  const hosts = registries.map((registry) => hostsChange(registry, { ...options, dir }, config));
+  const changes = withoutSame([
+    ...hosts,
     ...(options.snapshotter ? [snapshotterChange(options)] : []),
-  ];
+  ]);
   const hasMirror = registries.length > 0 && !remove;
-  const check = hasMirror ? checkConfigPath(options.containerdConfig, dir) : undefined;
-  if (!dryRun) for (const change of changes) carryOut(change);
+  if (hasMirror && options.default) refuseHidden(dir, config, registries);
+  const pathCheck = hasMirror ? checkConfigPath(config, dir, registries) : undefined;
+  if (!isDry) for (const change of changes) carryOut(change);
   const hiding = options.default && !remove ? otherHosts(dir) : [];
+  const files = hosts.map(({ file, credentials = [] }) => ({ file, hosts: credentials }));
+  const faults = [
+    ...(remove ? [] : hosts.flatMap((each) => each.faults ?? [])),
+    ...(pathCheck?.advice === undefined ? [] : [pathCheck.advice]),
+    ...(options.snapshotter && options.cri && !remove ? pluginAdvice(config) : []),
+  ];
   const notes = [
     ...(hiding.length > 0
       ? [`_default does not apply to registries with a folder: ${hiding.join(', ')}`]
       : []),
-    ...(check?.advice === undefined ? [] : [check.advice]),
+    ...(hasMirror ? credentialAdvice(config, { mirror: options.mirror, registries, files }) : []),
     ...(options.snapshotter ? await snapshotterNotes(options, changes) : []),
   ];
-  const facts = { dryRun: dryRun === true, changes, ...(check && { containerd: check }), notes };
-  const lines = changes.map((change) => lineOf(change, dryRun === true));
-  printFacts(options.json, facts, [...lines, ...notes.map((note) => `Note: ${note}`)].join('\n'));
+  const isSound = faults.length === 0 && changes.every(({ action }) => action === 'none');
+  const facts = {
+    ...{ dryRun: isDry, ...(check && { isSound }), changes },
+    ...(pathCheck && { containerd: pathCheck }),
+    ...{ faults, notes: [...notes, ...faults] },
+  };
+  const lines = changes.map((change) => lineOf(change, isDry));
+  const said = [...faults, ...notes].map((note) => `Note: ${note}`);
+  printFacts(options.json, facts, [...lines, ...said].join('\n'));
+  if (check && !isSound) process.exitCode = 1;
 }
 
-function hostsChange(registry: string, options: Options): HostsChange {
+/** To undo the command no file of containerd's own has to be right. */
+function configOf({ containerdConfig, remove }: Options): RegistryConfig {
+  try {
+    return readRegistryConfig(containerdConfig);
+  } catch (error) {
+    if (remove) return readRegistryConfig('/dev/null');
+    throw error;
+  }
+}
+
+function hostsChange(registry: string, options: Options, config: RegistryConfig): HostsChange {
   const { dir, mirror, server, blockImages } = options;
-  if (options.remove) return planRemoval({ dir, registry });
+  const init = { dir, dirs: foldersRead(config, dir), registry, config };
+  if (options.remove) return planRemoval(init);
   return planMirror({
-    ...{ dir, registry, mirror, blockImages: blockImages === true },
+    ...{ ...init, mirror, blockImages: blockImages === true },
     ...(server !== undefined && { server }),
   });
+}
+
+/** Each file once: links may lead from several registries to one. */
+function withoutSame(changes: readonly FileChange[]): readonly FileChange[] {
+  const seen = new Map<string, string>();
+  return changes.map((change) => {
+    const real = realFile(change.file);
+    const first = seen.get(real);
+    seen.set(real, first ?? change.file);
+    if (first === undefined || change.action === 'none') return change;
+    const { backup: _, ...rest } = change;
+    return { ...rest, action: 'none', note: `the same file as ${first}` };
+  });
+}
+
+/** A new _default comes before folders of registries in later folders of config_path. */
+function refuseHidden(dir: string, config: RegistryConfig, registries: readonly string[]): void {
+  if (existsSync(join(dir, DEFAULT_HOST))) return;
+  const dirs = foldersRead(config, dir);
+  const here = new Set([...otherHosts(dir), ...registries]);
+  for (const later of dirs.slice(dirs.indexOf(dir) + 1)) {
+    const hidden = otherHosts(later).filter((name) => !here.has(name));
+    if (hidden.length === 0) continue;
+    throw new ContainerdFileError(
+      `with ${dir}/${DEFAULT_HOST} containerd would no longer read ${hidden.join(', ')} of ` +
+        `${later}: name these with --registry too; no file was changed`,
+      { code: 'layout', path: dir },
+    );
+  }
 }
 
 function snapshotterChange(options: Options): FileChange {

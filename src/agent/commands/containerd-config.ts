@@ -1,4 +1,3 @@
-import { existsSync, realpathSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';
 import {
   BACKUP_SUFFIX,
@@ -8,6 +7,7 @@ import {
   PART_BEGIN,
   PART_END,
   readText,
+  realFile,
   tableAt,
   withoutPart,
   withPartAtEnd,
@@ -212,11 +212,6 @@ function withoutOurs(text: string): string {
     .filter((line) => !line.endsWith(SET))
     .map((line) => (line.startsWith(WAS) ? line.slice(WAS.length) : line))
     .join('\n');
-}
-
-/** A file itself, where a link leads to it: the link stays. */
-function realFile(file: string): string {
-  return existsSync(file) ? realpathSync(file) : file;
 }
 
 function nested(place: readonly string[], values: Table): Table {

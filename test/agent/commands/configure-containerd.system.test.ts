@@ -1,10 +1,17 @@
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { DEFAULT_HOST } from '../../../src/agent/commands/containerd-hosts.ts';
+import { DEFAULT_HOST } from '../../../src/agent/commands/containerd-folders.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
 const CLI = new URL('../../../bin/xylem.js', import.meta.url).pathname;
@@ -62,6 +69,44 @@ describe('xylem configure-containerd', () => {
     const bad = await configure('--dir', dir, '--registry', REGISTRY);
     expect([bad.code, bad.err]).toEqual([1, expect.stringContaining('no file was changed')]);
     expect((await configure('--help')).out).toContain('Examples:');
+  });
+
+  it('tells with --check what a run would change and what is amiss', async () => {
+    const folder = tempFolder();
+    const [dir, file] = [join(folder, 'certs.d'), join(folder, 'config.toml')];
+    const cri = '[plugins."io.containerd.grpc.v1.cri".registry';
+    const right = `version = 2\n${cri}]\n  config_path = "${dir}"\n`;
+    writeFileSync(file, `${right}${cri}.configs."${REGISTRY}".auth]\n  username = "u"\n`);
+    const args = ['--dir', dir, '--registry', REGISTRY, '--containerd-config', file];
+    const check = async () => {
+      const { code, out } = await configure(...args, '--check', '--json');
+      return { code, ...(JSON.parse(out) as object) };
+    };
+    const change = { registry: REGISTRY, action: 'create' };
+    expect(await check()).toMatchObject({ code: 1, isSound: false, faults: [], changes: [change] });
+    expect(existsSync(dir)).toBe(false);
+    const run = await configure(...args);
+    expect(run.out).toContain(`credentials for ${REGISTRY} in its configuration`);
+    expect(await check()).toMatchObject({ code: 0, isSound: true, faults: [] });
+    writeFileSync(file, `${right}${cri}.mirrors."a.example"]\n  endpoint = []\n`);
+    const faults = [expect.stringContaining('First take these out')];
+    expect(await check()).toMatchObject({ code: 1, isSound: false, faults });
+    writeFileSync(file, 'no toml');
+    expect((await configure(...args, '--remove')).out).toContain('removed');
+    expect(existsSync(join(dir, REGISTRY))).toBe(false);
+  });
+
+  it('heeds each file once, where links lead from several registries to one', async () => {
+    const dir = tempFolder();
+    mkdirSync(join(dir, REGISTRY));
+    const file = join(dir, REGISTRY, 'hosts.toml');
+    writeFileSync(file, '[host."http://a.example"]');
+    symlinkSync(REGISTRY, join(dir, 'other.example'));
+    const args = ['--dir', dir, '--registry', REGISTRY, '--registry', 'other.example'];
+    expect((await configure(...args)).out).toContain(`the same file as ${file}`);
+    await configure(...args, '--remove');
+    expect(readFileSync(file, 'utf8')).toBe('[host."http://a.example"]');
+    expect(readdirSync(dirname(file))).toEqual(['hosts.toml']);
   });
 
   it("makes xylem device containerd's snapshotter, says what is left, and undoes it", async () => {

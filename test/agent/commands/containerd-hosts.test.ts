@@ -1,14 +1,20 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { describe, expect, it } from 'vitest';
 import {
-  checkConfigPath,
-  DEFAULT_HOST,
-  otherHosts,
-  planMirror,
-  planRemoval,
-} from '../../../src/agent/commands/containerd-hosts.ts';
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { parse } from 'smol-toml';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { carryOut, ContainerdFileError } from '../../../src/agent/commands/containerd-files.ts';
+import { DEFAULT_HOST, otherHosts } from '../../../src/agent/commands/containerd-folders.ts';
+import { planMirror, planRemoval } from '../../../src/agent/commands/containerd-hosts.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 
 const MIRROR = 'http://127.0.0.1:19145';
@@ -100,6 +106,125 @@ describe('planMirror()', () => {
   });
 });
 
+describe('planMirror(), of what containerd reads elsewhere', () => {
+  const init = (dir: string) => ({ dir, registry: REGISTRY, mirror: MIRROR });
+  const says = (dir: string) => parse(planMirror(init(dir)).text ?? '');
+
+  it('names certificate files in order, and those added since', () => {
+    const dir = tempFolder();
+    const folder = join(dir, REGISTRY);
+    for (const name of ['b.crt', 'a.crt', 'x.cert', 'x.key', 'y.cert', 'z.key', 'readme']) {
+      write(join(folder, name), '');
+    }
+    mkdirSync(join(folder, 'old.crt'));
+    const client = [
+      ['x.cert', 'x.key'],
+      ['y.cert', 'y.cert'],
+    ];
+    expect(says(dir)).toMatchObject({ ca: ['a.crt', 'b.crt'], client });
+    carryOut(planMirror(init(dir)));
+    write(join(folder, 'c.crt'), '');
+    expect(planMirror(init(dir)).action).toBe('change');
+    expect(says(dir)).toMatchObject({ ca: ['a.crt', 'b.crt', 'c.crt'] });
+    write(join(folder, 'hosts.toml'), `[host."https://${REGISTRY}"]\n`);
+    expect(says(dir)).not.toHaveProperty('ca');
+  });
+
+  it('follows _default, which may know the agent already, and no folder that hides it', () => {
+    const dir = tempFolder();
+    const file = join(dir, DEFAULT_HOST, 'hosts.toml');
+    write(file, `ca = ["a.pem"]\n[host."${MIRROR}"]\n  dial_timeout = "1s"\n[host."http://b"]\n`);
+    const expected = {
+      ca: [join(dir, DEFAULT_HOST, 'a.pem')],
+      host: { [MIRROR]: { capabilities: ['pull', 'resolve'], dial_timeout: '1s' }, 'http://b': {} },
+    };
+    expect(says(dir)).toEqual(expected);
+    carryOut(planMirror(init(dir)));
+    expect(planMirror(init(dir)).action).toBe('none');
+    write(file, 'skip_verify = true\n');
+    expect(says(dir)).toMatchObject({ skip_verify: true });
+    carryOut(planRemoval({ dir, registry: REGISTRY }));
+    expect(existsSync(join(dir, REGISTRY))).toBe(false);
+    mkdirSync(join(dir, REGISTRY));
+    expect(says(dir)).not.toHaveProperty('skip_verify');
+    carryOut(planMirror(init(dir)));
+    carryOut(planRemoval({ dir, registry: REGISTRY }));
+    expect(readdirSync(dir).sort()).toEqual([DEFAULT_HOST, REGISTRY]);
+  });
+
+  it('says that a server was not heeded, or is from now on', () => {
+    const dir = tempFolder();
+    write(join(dir, REGISTRY, 'hosts.toml'), 'server = "https://a.example"\n');
+    const note = (server: string) => planMirror({ ...init(dir), server }).note ?? '';
+    expect(note('https://b.example')).toContain('https://b.example is not heeded');
+    expect(note('https://a.example')).not.toContain('heeded');
+    expect(note('https://a.example')).toContain('1.x took no notice');
+  });
+
+  it('finds what keeps containerd from reading a file, and credentials in it', () => {
+    const dir = tempFolder();
+    const file = join(dir, REGISTRY, 'hosts.toml');
+    for (const [text, fault] of [
+      [`ca = "none.pem"\n[host."http://a"]\n`, /none\.pem: not there/],
+      ['[host."http://a"]\n  capabilities = ["fetch"]\n', /reads nothing of/],
+      ['[host."http://a"]\n  client = 1\n', /a `client` that is no path/],
+      ['[host."http://a".header]\n  x = 1\n', /a header that is no text/],
+    ] as const) {
+      write(file, text);
+      expect(planMirror(init(dir)).faults?.join(), text).toMatch(fault);
+    }
+    write(file, '[header]\n  AUTHORIZATION = "x"\n[host."http://a".header]\n  y = "z"\n');
+    expect(planMirror(init(dir))).toMatchObject({ credentials: [''] });
+  });
+
+  it('keeps a header for the agent that stands below its part', () => {
+    const dir = tempFolder();
+    const file = join(dir, REGISTRY, 'hosts.toml');
+    carryOut(planMirror(init(dir)));
+    const header = `[host."${MIRROR}".header]\n  Authorization = "Basic x"\n`;
+    writeFileSync(file, readFileSync(file, 'utf8') + header);
+    expect(planMirror(init(dir)).action).toBe('none');
+    const server = 'http://registry.example';
+    const change = planMirror({ ...init(dir), server });
+    expect(parse(change.text ?? '')).toEqual({
+      server,
+      host: {
+        [MIRROR]: { capabilities: ['pull', 'resolve'], header: { Authorization: 'Basic x' } },
+      },
+    });
+    expect(change.credentials).toEqual([MIRROR]);
+    expect(planRemoval({ dir, registry: REGISTRY }).note).toContain('by hand stays');
+  });
+
+  it('refuses links that lead nowhere, and bytes that are no text', () => {
+    const dir = tempFolder();
+    const file = join(dir, REGISTRY, 'hosts.toml');
+    mkdirSync(join(dir, REGISTRY));
+    symlinkSync('nowhere', file);
+    expect(() => planMirror(init(dir))).toThrow('leads nowhere');
+    unlinkSync(file);
+    writeFileSync(file, Buffer.from('# caf\xe9\n', 'latin1'));
+    expect(() => planMirror(init(dir))).toThrow(ContainerdFileError);
+  });
+
+  it('makes new files for everybody, and leaves names that share a file sharing it', () => {
+    const dir = tempFolder();
+    const umask = process.umask(0o077);
+    onTestFinished(() => void process.umask(umask));
+    const change = planMirror(init(dir));
+    carryOut(change);
+    expect(statSync(change.file).mode & 0o777).toBe(0o644);
+    expect(statSync(dirname(change.file)).mode & 0o777).toBe(0o755);
+    const [file, other] = [join(dir, 'a.example', 'hosts.toml'), join(dir, 'kept.toml')];
+    write(file, OWN);
+    linkSync(file, other);
+    carryOut(planMirror({ ...init(dir), registry: 'a.example' }));
+    expect(readFileSync(other, 'utf8')).toContain(MIRROR);
+    carryOut(planRemoval({ dir, registry: 'a.example' }));
+    expect([statSync(file).ino, readFileSync(other, 'utf8')]).toEqual([statSync(other).ino, OWN]);
+  });
+});
+
 describe('planRemoval()', () => {
   it('removes its file, with the folder; does nothing where none exists', () => {
     const dir = tempFolder();
@@ -141,32 +266,6 @@ describe('planRemoval()', () => {
     expect(readFileSync(file, 'utf8')).toContain('new.mirror');
     expect(readFileSync(file, 'utf8')).not.toContain(MIRROR);
     expect(readFileSync(`${file}.before-xylem`, 'utf8')).toBe(OWN);
-  });
-});
-
-describe('checkConfigPath()', () => {
-  const dir = '/etc/containerd/certs.d';
-  const cri = '[plugins."io.containerd.grpc.v1.cri".registry]';
-  it.each([
-    ['version = 2\n', /has no config_path/],
-    [`version = 2\n${cri}\n  config_path = ""\n`, /has no config_path/],
-    [`${cri}\n  config_path = "/elsewhere"\n`, /name the same folder in --dir/],
-    [`${cri}\n  config_path = "${dir}"\n  [${cri.slice(1, -1)}.mirrors.x]\n`, /containerd refuses/],
-    [`${cri}\n  config_path = "/a:${dir}"\n`, undefined],
-    [
-      `version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '${dir}'\n`,
-      undefined,
-    ],
-  ])('says what to do about %j', (text, advice) => {
-    const file = join(tempFolder(), 'config.toml');
-    writeFileSync(file, text);
-    const check = checkConfigPath(file, dir);
-    if (advice === undefined) expect(check.advice).toBeUndefined();
-    else expect(check.advice).toMatch(advice);
-  });
-
-  it('says so when the file does not exist', () => {
-    expect(checkConfigPath('/nowhere/config.toml', dir).advice).toMatch(/does not exist/);
   });
 });
 
