@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
 import { stopServer } from '../../src/demo/loopback-server.ts';
 import type { Certificates } from './certificates.ts';
+import type { AtEnd } from './temp-folder.ts';
 
 /** A request to a registry, and the size of its answer. */
 export interface ProxiedRequest {
@@ -21,7 +22,7 @@ export interface ProxiedRequest {
 
 /**
  * Stands in front of a registry, counts the requests, and may answer in its place. Ends with the
- * running test.
+ * running test, if nothing else is said.
  */
 export class RegistryProxy {
   readonly requests: ProxiedRequest[] = [];
@@ -81,14 +82,15 @@ export class RegistryProxy {
       readonly tls?: Certificates;
       /** Whether clients need a certificate of the same authority. */
       readonly wantsCertificate?: boolean;
+      readonly atEnd?: AtEnd;
     } = {},
   ): Promise<RegistryProxy> {
-    const { host = '127.0.0.1', tls, wantsCertificate = false } = init;
+    const { host = '127.0.0.1', tls, wantsCertificate = false, atEnd = onTestFinished } = init;
     const proxy = new RegistryProxy({ target, tls, wantsCertificate });
     proxy.#server.listen(0, host);
     await once(proxy.#server, 'listening');
     proxy.address = `${host}:${(proxy.#server.address() as AddressInfo).port}`;
-    onTestFinished(() => proxy.stop());
+    atEnd(() => proxy.stop());
     return proxy;
   }
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { Digest } from '../../src/image/digest.ts';
 import { putLayout } from './oci-layout.ts';
 import { digestOf } from './registry-content.ts';
-import { tempFolder } from './temp-folder.ts';
+import { tempFolder, type AtEnd } from './temp-folder.ts';
 
 /** An image that containerd can unpack. */
 export interface TarImage {
@@ -16,8 +16,11 @@ export interface TarImage {
 }
 
 /** Makes an image with one layer per size: a tar of one file of that many random bytes. */
-export async function makeTarImage(sizesBytes: readonly number[]): Promise<TarImage> {
-  const folder = tempFolder();
+export async function makeTarImage(
+  sizesBytes: readonly number[],
+  atEnd?: AtEnd,
+): Promise<TarImage> {
+  const folder = tempFolder(atEnd);
   const layers = sizesBytes.map((sizeBytes, i) => {
     const name = `file-${i}`;
     writeFileSync(join(folder, name), randomBytes(sizeBytes));

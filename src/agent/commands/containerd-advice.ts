@@ -104,9 +104,9 @@ export function credentialAdvice(
       .map(
         ({ file, hosts: with_ }) =>
           `${file} gives ${with_.map((host) => host || 'the server').join(', ')} an ` +
-          `Authorization header, and not the agent: pulls with it go past the agent. ${ways}the same header ` +
-          `below [host.${JSON.stringify(mirror)}.header], pull secrets of pods, or credentials ` +
-          `in registry.configs.${JSON.stringify(own)}.auth`,
+          'Authorization header, and not the agent: pulls with it go past the agent. ' +
+          `${ways}the same header below [host.${JSON.stringify(mirror)}.header], pull secrets ` +
+          `of pods, or credentials in registry.configs.${JSON.stringify(own)}.auth`,
       ),
   ];
 }

@@ -1,18 +1,36 @@
 import { mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, it } from 'vitest';
+import { afterAll, expect, it } from 'vitest';
 import { carryOut } from '../../../src/agent/commands/containerd-files.ts';
 import { DEFAULT_HOST, hostsFile } from '../../../src/agent/commands/containerd-folders.ts';
 import { planMirror, planRemoval } from '../../../src/agent/commands/containerd-hosts.ts';
 import { Containerd } from '../../kit/containerd.ts';
 import { describeWith } from '../../kit/requires.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
-import { lay, LAYOUTS, shapeOf } from '../kit/containerd-layouts.ts';
-import { AWAY, LAYOUT_NEEDS, startNamedRegistry } from '../kit/named-registry.ts';
+import { lay, LAYOUTS, shapeOf, type Layout } from '../kit/containerd-layouts.ts';
+import {
+  AWAY,
+  LAYOUT_NEEDS,
+  startNamedRegistry,
+  type NamedRegistry,
+} from '../kit/named-registry.ts';
 
 describeWith('xylem configure-containerd, by what containerd then pulls', LAYOUT_NEEDS, () => {
+  const ends: (() => void | Promise<void>)[] = [];
+  const started = new Map<Layout['wants'], Promise<NamedRegistry>>();
+  afterAll(async () => {
+    for (const end of ends.reverse()) await end();
+  });
+
+  /** One registry and agent for all layouts that want the same. */
+  function registryFor({ wants }: Layout): Promise<NamedRegistry> {
+    const starting = started.get(wants) ?? startNamedRegistry(wants, (end) => void ends.push(end));
+    started.set(wants, starting);
+    return starting;
+  }
+
   it.each(LAYOUTS)('changes nothing for the worse: $name', async (layout) => {
-    const { proxy, registry, tls, enter, mirror } = await startNamedRegistry(layout.wants);
+    const { proxy, registry, tls, enter, mirror } = await registryFor(layout);
     const dir = join(tempFolder(), 'certs.d');
     mkdirSync(dir);
     lay(dir, layout.files({ registry, tls }));

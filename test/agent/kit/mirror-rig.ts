@@ -13,14 +13,14 @@ import {
 import { startDockerRegistry } from '../../kit/docker-registry.ts';
 import { pushLayout } from '../../kit/skopeo.ts';
 import type { TarImage } from '../../kit/tar-image.ts';
-import { tempFolder } from '../../kit/temp-folder.ts';
+import { tempFolder, type AtEnd } from '../../kit/temp-folder.ts';
 
 const run = promisify(execFile);
 
 /** A folder in which registries keep the image `team/app:1`. */
-export async function filledStorage(image: TarImage): Promise<string> {
-  const storage = tempFolder();
-  const registry = await startDockerRegistry({ storage });
+export async function filledStorage(image: TarImage, atEnd?: AtEnd): Promise<string> {
+  const storage = tempFolder(atEnd);
+  const registry = await startDockerRegistry({ storage }, atEnd);
   await pushLayout(`${image.layout}:1`, `${registry}/team/app:1`);
   return storage;
 }

@@ -7,7 +7,7 @@ import { startDockerRegistry } from '../../kit/docker-registry.ts';
 import { RegistryProxy } from '../../kit/registry-proxy.ts';
 import { needs } from '../../kit/requires.ts';
 import { makeTarImage } from '../../kit/tar-image.ts';
-import { tempFolder } from '../../kit/temp-folder.ts';
+import { tempFolder, type AtEnd } from '../../kit/temp-folder.ts';
 import { HEADER, PATH, type Layout, type Site } from './containerd-layouts.ts';
 import { filledStorage } from './mirror-rig.ts';
 
@@ -32,17 +32,20 @@ export interface NamedRegistry extends Site {
   readonly enter: readonly string[];
 }
 
-/** Starts these until the end of the running test. */
-export async function startNamedRegistry(wants: Layout['wants']): Promise<NamedRegistry> {
-  const folder = tempFolder();
+/** Starts these until the end: of the running test, if nothing else is said. */
+export async function startNamedRegistry(
+  wants: Layout['wants'],
+  atEnd: AtEnd = onTestFinished,
+): Promise<NamedRegistry> {
+  const folder = tempFolder(atEnd);
   writeFileSync(join(folder, 'hosts'), `127.0.0.1 localhost ${NAME}\n`);
   const script = `mount --bind ${folder}/hosts /etc/hosts && exec "$@"`;
   const enter = ['unshare', '--mount', 'sh', '-c', script, 'sh'];
   const tls = makeCertificates(folder, NAME);
-  const image = await makeTarImage([300_000]);
-  const target = await startDockerRegistry({ storage: await filledStorage(image) });
+  const image = await makeTarImage([300_000], atEnd);
+  const target = await startDockerRegistry({ storage: await filledStorage(image, atEnd) }, atEnd);
   const proxy = await RegistryProxy.start(target, {
-    tls,
+    ...{ tls, atEnd },
     wantsCertificate: wants === 'certificate',
   });
   const registry = proxy.address.replace('127.0.0.1', NAME);
@@ -57,11 +60,11 @@ export async function startNamedRegistry(wants: Layout['wants']): Promise<NamedR
   const certificate = { certFile: tls.certificateFile, clientKeyFile: tls.keyFile };
   const access = { caFile: tls.caFile, ...(wants === 'certificate' && certificate) };
   const cluster = new AgentCluster({
-    ...{ dir: tempFolder(), roots: 1, children: 0, devices: false, registry },
+    ...{ dir: tempFolder(atEnd), roots: 1, children: 0, devices: false, registry },
     places: [{ address: '127.0.0.1', enter }],
     config: () => ({ registries: [{ host: registry, ...access }] }),
   });
-  onTestFinished(() => cluster.stop());
+  atEnd(() => cluster.stop());
   await cluster.start();
   return { proxy, registry, tls, enter, mirror: cluster.roots[0]?.mirror ?? '' };
 }
