@@ -7,14 +7,15 @@ import type { Random } from '../runtime/random.ts';
 import { defined } from '../util/assert.ts';
 import {
   checkWhole,
-  isPartWithoutTotal,
   missingOf,
   openRange,
+  pageSink,
   rangeHeader,
   sizeOfFirstByte,
   type BlobRun,
 } from './http/blob-range.ts';
-import { protocolError } from './errors.ts';
+import { parseContentRange } from './http/content-range.ts';
+import { protocolError, RegistryError } from './errors.ts';
 import type { BodySink, HttpAnswer } from './http/message.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import {
@@ -69,6 +70,12 @@ interface RegistryClientComponents {
   readonly metrics?: Metrics;
   /** Outlive the client; their maker closes them. */
   readonly registries: Registries;
+}
+
+/** A way to ask for the size of a blob. */
+interface SizeRequest {
+  readonly method: 'GET' | 'HEAD';
+  readonly range?: string;
 }
 
 type OriginBlob = BlobRef & { readonly origin: BlobOrigin };
@@ -226,50 +233,53 @@ export class RegistryClient {
 
   /**
    * Size of a blob in bytes, as a GET of its first byte tells it: many registries and storages
-   * answer a HEAD in another way.
+   * answer a HEAD in another way. Where that leaves the size out, a HEAD may tell it, or a GET of
+   * all, of which the head is read.
    */
   async blobSize(
     origin: BlobOrigin,
     digest: Digest,
     options: OperationOptions = {},
   ): Promise<number> {
-    const what = `blob ${digest} of ${origin.registry}/${origin.repository}`;
+    const { timeoutMs = TIMEOUT_MS } = options;
+    const deadlineMs = this.#clock.nowMs() + timeoutMs;
+    const ask = (asked: SizeRequest): Promise<number | undefined> => {
+      const left = { ...options, timeoutMs: deadlineMs - this.#clock.nowMs() };
+      return this.#askSize({ origin, digest }, asked, left);
+    };
+    const byFirst = await orNoSize(ask({ method: 'GET', range: 'bytes=0-0' }));
+    if (byFirst !== undefined) return byFirst;
+    // A hint, never a verdict.
+    const byHead = await ask({ method: 'HEAD' }).catch((error: unknown) => {
+      if (!(error instanceof RegistryError)) throw error;
+    });
+    return byHead ?? defined(await ask({ method: 'GET' }), 'the size of an answer to a GET');
+  }
+
+  async #askSize(
+    { origin, digest }: { readonly origin: BlobOrigin; readonly digest: Digest },
+    { method, range }: SizeRequest,
+    options: OperationOptions,
+  ): Promise<number | undefined> {
+    const what = `blob ${digest} of ${nameOf(origin)}`;
     let sizeBytes: number | undefined;
-    let isPartOfUnknown = false;
     await this.#pull(origin, options, {
-      method: 'GET',
+      method,
       path: blobPath(origin, digest),
-      headers: { range: 'bytes=0-0' },
+      headers: range === undefined ? {} : { range },
       isQuestion: true,
       answers: [RANGE_NOT_SATISFIABLE],
       open: (head, isServer) => {
-        isPartOfUnknown = isPartWithoutTotal(head);
-        if (!isPartOfUnknown) sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
-        return new HeadSink();
+        const about = { digest, isServer, what };
+        sizeBytes = sizeOfFirstByte(head, about);
+        const isPart = range !== undefined && parseContentRange(head.headers['content-range']);
+        if (sizeBytes === undefined && !isPart) {
+          throw protocolError('no-size', `${what}: the registry does not tell its size`);
+        }
+        return method === 'GET' ? pageSink(head, about) : new HeadSink();
       },
     });
-    if (isPartOfUnknown) return this.#sizeByHead({ origin, digest, what }, options);
-    return defined(sizeBytes, 'an answer was opened');
-  }
-
-  /** Where a part (206) leaves out the total (`*`), as RFC 9110 allows, the answer to HEAD is asked for it. */
-  async #sizeByHead(
-    blob: { readonly origin: BlobOrigin; readonly digest: Digest; readonly what: string },
-    options: OperationOptions,
-  ): Promise<number> {
-    const { origin, digest, what } = blob;
-    let sizeBytes: number | undefined;
-    await this.#pull(origin, options, {
-      method: 'HEAD',
-      path: blobPath(origin, digest),
-      headers: {},
-      isQuestion: true,
-      open: (head, isServer) => {
-        sizeBytes = sizeOfFirstByte(head, { digest, isServer, what });
-        return new HeadSink();
-      },
-    });
-    return defined(sizeBytes, 'an answer was opened');
+    return sizeBytes;
   }
 
   /** Whether the registry itself has the blob in this repository. */
@@ -413,6 +423,21 @@ export class RegistryClient {
   #retry<T>(limits: OperationLimits, attempt: () => Promise<T>): Promise<T> {
     const components = { clock: this.#clock, random: this.#random, metrics: this.#metrics };
     return withRetries(components, limits, attempt);
+  }
+}
+
+function nameOf({ registry, repository }: BlobOrigin): string {
+  return `${registry}/${repository}`;
+}
+
+/** Undefined also when the answer breaks the protocol by leaving the size out. */
+async function orNoSize(asking: Promise<number | undefined>): Promise<number | undefined> {
+  try {
+    return await asking;
+  } catch (error) {
+    const detail = error instanceof RegistryError ? error.detail : undefined;
+    if (detail?.code === 'protocol' && detail.fault === 'no-size') return undefined;
+    throw error;
   }
 }
 

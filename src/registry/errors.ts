@@ -16,6 +16,7 @@ export type ProtocolFault =
   | 'no-size'
   | 'not-http'
   | 'page'
+  | 'range-broken'
   | 'range-ignored'
   | 'short-body'
   | 'too-many-redirects'

@@ -12,6 +12,7 @@ import { Mirror, MirrorHealth } from './mirror.ts';
 import { OperationShares } from './operation-shares.ts';
 import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
 import type { TlsHints } from './http/tls-errors.ts';
+import { isRegistryHost } from './hosts.ts';
 import { registryName, registryServer } from './reference.ts';
 import { RegistryServer } from './server.ts';
 
@@ -311,9 +312,20 @@ export class Registries {
         credentials: async (...asked) =>
           isOwn ? this.#credentials(config, name, ...asked) : undefined,
         hint: this.#init.hints?.credentials,
+        ledTo: (url) => this.#ledTo(url, this.isConfigured(config.host) ? view : 'nobody'),
         ...(of !== undefined && { namespace: registryName(of) }),
       },
     );
+  }
+
+  /**
+   * The registry of a URL, where that is how the configuration says to reach it. A server that the
+   * configuration does not name must not have our credentials shown anywhere.
+   */
+  #ledTo(url: URL, view: View): RegistryServer | undefined {
+    if (!isRegistryHost(url.host)) return undefined;
+    const { server } = this.get(url.host, view);
+    return server.base.origin === url.origin ? server : undefined;
   }
 
   #sender({ connections }: Pick<Site, 'connections'>, use: HttpSenderInit): HttpSender {

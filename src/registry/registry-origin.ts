@@ -20,6 +20,7 @@ import {
   type NamedImage,
 } from '../transfer/contracts/origin.ts';
 import { unreachable } from '../util/assert.ts';
+import { backoffMs } from '../util/backoff.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import type { Scatter } from '../util/scatter.ts';
@@ -34,8 +35,9 @@ const PRIVATE_MS = 300_000;
 const PRIVATE_MAX = 4096;
 
 /**
- * Longest wait for the answer to somebody without credentials: enough is left of the time of
- * `stat()` to ask with ours. (tunable)
+ * Wait for the answer to somebody without credentials, after which ours are shown beside it. Both
+ * stay open: a cache that is silent until it has all of a blob begins anew for each request.
+ * (tunable)
  */
 const PROBE_MS_MAX = 10_000;
 
@@ -51,6 +53,21 @@ const PROBE_ATTEMPTS_MAX = 2;
  */
 const DEFINITE_MS = 5_000;
 const DEFINITE_MAX = 4096;
+
+/**
+ * A blob whose read failed with all its attempts is left alone for this long; doubled for each
+ * further failure, up to the maximum. (tunable)
+ */
+const FAILING_MS = 1_000;
+const FAILING_MS_MAX = 8_000;
+const FAILING_KEPT_MS = 60_000;
+
+interface Failing {
+  readonly error: OriginError;
+  readonly count: number;
+  /** Of the clock. */
+  readonly untilMs: number;
+}
 
 interface RegistryOriginComponents {
   readonly clock: Clock;
@@ -76,8 +93,12 @@ export class RegistryOrigin implements Origin {
   readonly #definite: ExpiringMap<OriginError>;
   #shelf: ManifestShelf | undefined;
 
+  /** Blobs whose last reads failed in a way that may pass, and until when they are left alone. */
+  readonly #failing: ExpiringMap<Failing>;
+
   constructor(components: RegistryOriginComponents) {
     this.#components = components;
+    this.#failing = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
     this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
     this.#definite = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
   }
@@ -97,13 +118,28 @@ export class RegistryOrigin implements Origin {
     const key = `${origin.registry}/${origin.repository}@${digest} ${sizeBytes}`;
     const known = this.#definite.get(key);
     if (known !== undefined) throw known;
+    const { clock } = this.#components;
+    const failing = this.#failing.get(key);
+    if (failing !== undefined && clock.nowMs() < failing.untilMs) throw failing.error;
     try {
       await this.#ask(({ own }) => own.readBlobInto(blob, offset, target, { signal }));
+      this.#failing.delete(key);
     } catch (error) {
-      const isDefinite = error instanceof OriginError && error.code !== 'unavailable';
-      if (isDefinite) this.#definite.set(key, error, DEFINITE_MS);
+      if (!(error instanceof OriginError)) throw error;
+      if (error.code !== 'unavailable') this.#definite.set(key, error, DEFINITE_MS);
+      else if (isFailure(error.cause) && !signal.aborted) this.#noteFailing(key, error);
       throw error;
     }
+  }
+
+  #noteFailing(key: string, error: OriginError): void {
+    const nowMs = this.#components.clock.nowMs();
+    const { count, untilMs } = this.#failing.get(key) ?? { count: 0, untilMs: 0 };
+    // Reads of other parts fail at the same time.
+    if (nowMs < untilMs) return;
+    const pauseMs = backoffMs(count + 1, FAILING_MS, FAILING_MS_MAX);
+    const failing = { error, count: count + 1, untilMs: nowMs + pauseMs };
+    this.#failing.set(key, failing, FAILING_KEPT_MS);
   }
 
   named(reference: string): NamedImage {
@@ -174,13 +210,33 @@ export class RegistryOrigin implements Origin {
     const key = `${origin.registry}/${origin.repository}`;
     // Any server may say that a blob is public: those that nobody chose are not believed.
     const isKnown = this.#components.sources.isRegistry(origin.registry);
-    const isProbed = isKnown && this.#private.get(key) === undefined;
-    const probed = isProbed ? await this.#probe(digest, origin, signal) : undefined;
+    if (!isKnown || this.#private.get(key) !== undefined) {
+      return { sizeBytes: await this.#ownSize(digest, origin, signal), isPublic: false };
+    }
+    const probing = this.#probe(digest, origin, signal);
+    const probed = await this.#orLate(probing);
     if (typeof probed === 'number') return { sizeBytes: probed, isPublic: true };
     if (signal.aborted) throw asOriginError(signal.reason);
-    const sizeBytes = await this.#ask(({ own }) => sizeOf(own, digest, { origin, signal }));
+    const own = this.#ownSize(digest, origin, signal);
+    if (probed === 'late') return firstOf(probing, own);
+    const sizeBytes = await own;
     if (probed === 'refused') this.#private.set(key, true, PRIVATE_MS);
-    return { sizeBytes, isPublic: isProbed && probed === undefined ? undefined : false };
+    return { sizeBytes, isPublic: probed === 'refused' ? false : undefined };
+  }
+
+  #ownSize(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
+    return this.#ask(({ own }) => sizeOf(own, digest, { origin, signal }));
+  }
+
+  /** What the probe says, unless that takes long. */
+  async #orLate<T>(probing: Promise<T>): Promise<T | 'late'> {
+    const { promise: late, resolve } = Promise.withResolvers<'late'>();
+    const timer = this.#components.clock.setTimer(PROBE_MS_MAX, () => resolve('late'));
+    try {
+      return await Promise.race([probing, late]);
+    } finally {
+      timer.cancel();
+    }
   }
 
   distrust(origin: BlobOrigin): void {
@@ -200,7 +256,7 @@ export class RegistryOrigin implements Origin {
     origin: BlobOrigin,
     signal: AbortSignal,
   ): Promise<number | 'refused' | undefined> {
-    const options = { origin, signal, timeoutMs: PROBE_MS_MAX, attemptsMax: PROBE_ATTEMPTS_MAX };
+    const options = { origin, signal, attemptsMax: PROBE_ATTEMPTS_MAX };
     try {
       const { nobody } = await this.#components.load();
       return await sizeOf(nobody, digest, options);
@@ -216,6 +272,25 @@ export class RegistryOrigin implements Origin {
       throw asOriginError(cause);
     }
   }
+}
+
+/** What is found out first: that anybody may read the blob, or its size alone. */
+async function firstOf(
+  probing: Promise<number | 'refused' | undefined>,
+  own: Promise<number>,
+): Promise<BlobStat> {
+  const byProbe = probing.then(async (found): Promise<BlobStat> => {
+    if (typeof found === 'number') return { sizeBytes: found, isPublic: true };
+    return { sizeBytes: await own, isPublic: found === 'refused' ? false : undefined };
+  });
+  const byOwn = own.then((sizeBytes): BlobStat => ({ sizeBytes, isPublic: undefined }));
+  // Where both fail, what our credentials were told says more.
+  return Promise.any([byProbe, byOwn]).catch(() => byOwn);
+}
+
+/** Whether the registry failed, rather than this host: its bounds, its end. */
+function isFailure(cause: unknown): boolean {
+  return cause instanceof RegistryError && ['unavailable', 'timeout'].includes(cause.code);
 }
 
 function asOriginError(cause: unknown): OriginError {

@@ -3,7 +3,7 @@ import type { Clock } from '../runtime/clock.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import { Authorizer, type CredentialsSource } from './auth/auth.ts';
 import { parseChallenges } from './auth/challenge.ts';
-import { RegistryError, type ProtocolFault } from './errors.ts';
+import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
 import { EXCERPT_BYTES_MAX, follow, type Hop } from './http/follow.ts';
 import type { HttpSender } from './http/http.ts';
 import {
@@ -29,6 +29,12 @@ const LOCATIONS_MAX = 1024;
  * A registry that does not challenge at `/v2/` is not asked there again for this long. (tunable)
  */
 const OPEN_MS = 300_000;
+
+/** Registries that lead to another one; one is usual. */
+const LED_BY_MAX = 2;
+
+/** What is read of a repository: its name is the first group. */
+const API_PATH = /^\/v2\/(.+)\/(?:blobs|manifests)\/[^/?]+(?:\?|$)/;
 
 /** How what is meant for people looks to a client. */
 const HIDING_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
@@ -58,6 +64,8 @@ export interface ServerRequest<S> {
   readonly silenceMs?: number | undefined;
   /** About what somebody named: see `Lane` in http/pacer.ts. */
   readonly isQuestion?: boolean | undefined;
+  /** Registries that led to this one. */
+  readonly ledBy?: number | undefined;
   /** Statuses that are an answer to this request, beside all 2xx. */
   readonly answers?: readonly number[] | undefined;
   /** Called for a success. `isServer`: it is the server's own, not that of what it led to. */
@@ -84,6 +92,8 @@ interface ServerInit {
   readonly hint?: string | undefined;
   /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
   readonly namespace?: string;
+  /** The registry at a URL that this one led to; undefined for what is no registry. */
+  readonly ledTo?: (url: URL) => RegistryServer | undefined;
 }
 
 /** One server that speaks the distribution API: answers its challenges, follows its redirects. */
@@ -93,16 +103,21 @@ export class RegistryServer {
   readonly #http: HttpSender;
   readonly #authorizer: Authorizer;
   readonly #namespace: string | undefined;
+  readonly #ledTo: (url: URL) => RegistryServer | undefined;
   /** Redirections of blobs, by path. */
   readonly #locations: ExpiringMap<URL>;
+  /** Paths at other registries that this one leads to, by path. */
+  readonly #led: ExpiringMap<{ readonly server: RegistryServer; readonly path: string }>;
   #openUntilMs = 0;
 
   constructor(components: ServerComponents, init: ServerInit) {
     this.base = init.base;
     this.#namespace = init.namespace;
+    this.#ledTo = init.ledTo ?? (() => undefined);
     this.#clock = components.clock;
     this.#http = components.http;
     this.#locations = new ExpiringMap(components, { entriesMax: LOCATIONS_MAX });
+    this.#led = new ExpiringMap(components, { entriesMax: LOCATIONS_MAX });
     this.#authorizer = new Authorizer(components, {
       server: init.base,
       credentials: init.credentials,
@@ -118,6 +133,8 @@ export class RegistryServer {
     request: ServerRequest<S>,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
+    const led = this.#led.get(request.path);
+    if (led !== undefined) return led.server.request(atOther(request, led.path), signal);
     const short = await this.#requestKnown(request, signal);
     if (short !== undefined) return short;
     try {
@@ -150,6 +167,16 @@ export class RegistryServer {
         throw withChallenge(error, challenge);
       }
       hop = await this.#follow(request, authorization, signal);
+    }
+    if (hop.answer.head.status === 401) {
+      // A registry that this one leads to: its challenge is met with what there is for it.
+      const path = `${hop.url.pathname}${hop.url.search}`;
+      const isApi = !hop.isServer && API_PATH.test(path);
+      const server = isApi ? this.#ledTo(hop.url) : undefined;
+      if (server !== undefined) {
+        this.#led.set(request.path, { server, path }, LOCATION_MS_MAX);
+        return server.request(atOther(request, path), signal);
+      }
     }
     if (hop.isServer) this.#authorizer.accepted(scope);
     const answer = this.#successOf(hop, request);
@@ -255,6 +282,17 @@ export class RegistryServer {
     const what = `${request.method} ${safeUrl(url)}`;
     throw statusError({ head, what, text, wallMs: this.#clock.wallMs() });
   }
+}
+
+/** The request at another registry, in the scope of the repository that its path names. */
+function atOther<S>(request: ServerRequest<S>, path: string): ServerRequest<S> {
+  const [, name = ''] = API_PATH.exec(path) ?? [];
+  const { ledBy = 0 } = request;
+  if (ledBy === LED_BY_MAX) {
+    const what = `${request.method} ${path}: more than ${LED_BY_MAX} registries lead to others`;
+    throw protocolError('too-many-redirects', what);
+  }
+  return { ...request, path, scope: `repository:${name}:pull`, ledBy: ledBy + 1 };
 }
 
 /** Whether a stranger may have been refused what somebody with credentials is given. */

@@ -181,3 +181,33 @@ test('the empty blob has no byte, and no other has none', async () => {
   expect(await origin.stat(empty, where, signal)).toEqual({ sizeBytes: 0, isPublic: true });
   await expect(origin.stat(digest, where, signal)).rejects.toMatchObject({ code: 'protocol' });
 });
+
+test.each<[string, Behaviour]>([
+  [
+    'HEAD',
+    (request, response) => {
+      if (request.method === 'HEAD') response.setHeader('content-length', 1000).end();
+      else response.writeHead(206).end('x');
+    },
+  ],
+  [
+    'a GET of all',
+    (request, response) => {
+      if (request.method === 'HEAD') response.writeHead(405).end();
+      else if (request.headers.range === undefined) response.end(Buffer.alloc(1000));
+      else response.writeHead(206, { 'content-type': 'multipart/byteranges' }).end('x');
+    },
+  ],
+])('where a part leaves the size out, %s tells it', async (_name, behave) => {
+  const { found } = await stat(behave);
+  expect(found).toEqual({ sizeBytes: 1000, isPublic: true });
+});
+
+test('a blob that a server labels as a page is one, unless it begins like one', async () => {
+  const serveAs = (first: string): Behaviour => {
+    const headers = { 'content-range': 'bytes 0-0/1000', 'content-type': 'text/html' };
+    return (_, response) => void response.writeHead(206, headers).end(first);
+  };
+  expect((await stat(serveAs('\x1f'))).found).toEqual({ sizeBytes: 1000, isPublic: true });
+  expect((await stat(serveAs('<'))).found).toMatchObject({ code: 'protocol' });
+});

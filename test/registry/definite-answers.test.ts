@@ -56,13 +56,14 @@ test.each<[string, (response: ServerResponse) => void, string, number]>([
   ['416', status(416), 'protocol', 1],
   ['a part without a byte', part('bytes 100-149/1000', empty), 'protocol', 2],
   ['a part that ends early', part('bytes 100-149/1000', right.subarray(1)), 'protocol', 2],
-  ['a part that names no range', part(undefined, right), 'protocol', 2],
+  // Asked for a part twice, and for all of the blob twice.
+  ['a part that names no range', part(undefined, right), 'protocol', 4],
   ['a part of another blob', part('bytes 100-149/999', right), 'protocol', 2],
   [
     'several parts for one range',
     part(undefined, right, { 'content-type': 'multipart/byteranges; boundary=x' }),
     'protocol',
-    2,
+    4,
   ],
   [
     'a coding that changes the bytes',
@@ -97,6 +98,29 @@ test('a registry that sends less than it was asked for is asked for the rest', a
   });
   expect(Buffer.from(await read()).equals(right)).toBe(true);
   expect(state.asked).toBe(3);
+});
+
+test.each<[string, (first: number) => ReturnType<typeof part>]>([
+  ['that name no range', () => part(undefined, right)],
+  ['that name another range', (first) => part(`bytes ${first + 1}-150/1000`, right)],
+  ['in several pieces', () => part(undefined, right, { 'content-type': 'multipart/byteranges' })],
+  ['that go on to the end', (first) => part(`bytes ${first}-999/1000`, bytes.subarray(first))],
+])('a registry with parts %s is read whole', async (_name, behave) => {
+  let whole = 0;
+  const host = await startServer((request, response) => {
+    const first = /^bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1];
+    if (first !== undefined) return behave(Number(first))(response);
+    whole++;
+    response.setHeader('content-length', bytes.length).end(bytes);
+  });
+  const origin = makeOrigin({ host, insecure: true });
+  const blob = { digest, sizeBytes: 1000, origin: { registry: host, repository: 'app' } };
+  for (const offset of [100, 200, 20]) {
+    const target = new Uint8Array(50);
+    await origin.readInto(blob, offset, Scatter.of(target), signal);
+    expect(Buffer.from(target).equals(bytes.subarray(offset, offset + 50))).toBe(true);
+  }
+  expect(whole).toBe(1);
 });
 
 test('a registry that sends a byte at a time is given up', async () => {

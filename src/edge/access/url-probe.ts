@@ -1,6 +1,7 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import { MANIFEST_ACCEPT } from '../../image/manifest.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
+import { beginsPage, isHtml } from '../../registry/http/page.ts';
 import type { UrlAnswer, UrlHead, UrlRequest } from '../../registry/url-client.ts';
 import { AccessError, refusalOf } from './access-error.ts';
 
@@ -47,11 +48,15 @@ export class UrlProbe {
     const followsRedirects = isLent !== true;
     const request: UrlRequest = { method: 'GET', url, headers, followsRedirects };
     const answer = await this.#urls.open(request, signal);
-    answer.body.destroy();
     const registry = /^https?:\/\/([^/?#]+)/.exec(url)?.[1] ?? '';
-    if (answer.status !== 200 && answer.status !== 206) throw refusalOf(answer, { registry });
-    const sizeBytes = sizeOf(answer) ?? (await this.#sizeByHead(answer, request, signal));
-    const isPage = isHtml(answer.headers['content-type']);
+    const isFound = answer.status === 200 || answer.status === 206;
+    const isPage = isFound && (await isPageOf(answer));
+    answer.body.destroy();
+    if (!isFound) throw refusalOf(answer, { registry });
+    const sizeBytes =
+      sizeOf(answer) ??
+      (await this.#sizeBy('HEAD', request, signal)) ??
+      (await this.#sizeBy('GET', request, signal));
     if (sizeBytes !== undefined && !isPage) return sizeBytes;
     const what = isPage ? 'a page' : 'something without a size';
     throw new AccessError(`${registry} answered with ${what}, not with the blob`, {
@@ -93,19 +98,20 @@ export class UrlProbe {
     throw refusalOf(answer, { registry });
   }
 
-  /** Where a part (206) leaves out the total (`*`), the answer to HEAD tells it; the right was shown by the GET. */
-  async #sizeByHead(
-    { status }: UrlAnswer,
+  /**
+   * Where the answer to the GET leaves out the size, a request for the whole may tell it. The right
+   * was shown by the GET.
+   */
+  async #sizeBy(
+    method: 'GET' | 'HEAD',
     { url, headers, followsRedirects }: UrlRequest,
     signal: AbortSignal,
   ): Promise<number | undefined> {
-    if (status !== 206) return undefined;
     const { range: _, ...others } = headers;
     const follow = followsRedirects !== undefined && { followsRedirects };
-    const asked: UrlRequest = { method: 'HEAD', url, headers: others, ...follow };
-    const head = await this.#urls.open(asked, signal);
-    head.body.destroy();
-    return head.status === 200 ? sizeOf(head) : undefined;
+    const whole = await this.#urls.open({ method, url, headers: others, ...follow }, signal);
+    whole.body.destroy();
+    return whole.status === 200 ? sizeOf(whole) : undefined;
   }
 }
 
@@ -121,8 +127,12 @@ export function opaqueOf({
   return status === 206 && isNamed && !isPage ? { etag, sizeBytes } : undefined;
 }
 
-function isHtml(contentType: string | undefined): boolean {
-  return /^\s*(text\/html|application\/xhtml\+xml)\b/i.test(contentType ?? '');
+/** Whether the answer is a page for people: its first piece tells, where it is a part. */
+async function isPageOf({ status, headers, body }: UrlAnswer): Promise<boolean> {
+  if (!isHtml(headers['content-type'])) return false;
+  if (status !== 206) return true;
+  for await (const piece of body) return beginsPage((piece as Uint8Array)[0]);
+  return true;
 }
 
 /**

@@ -29,6 +29,10 @@ import type { Way, Ways } from './ways.ts';
 const REFUSED_MS = 60_000;
 const REFUSED_MAX = 4096;
 
+/** Wrong bytes of a blob are not asked for again before each read. (tunable) */
+const WRONG_MS = 5_000;
+const WRONG_MAX = 4096;
+
 interface Components {
   readonly inner: Origin;
   readonly urls: Pick<UrlClient, 'fill'>;
@@ -57,11 +61,17 @@ interface Components {
 export class WayOrigin implements Origin {
   readonly #parts: Components;
   readonly #refused: ExpiringMap<true, Digest>;
+  /** Blobs of one block of which other bytes came. */
+  readonly #wrong: ExpiringMap<
+    { readonly error: OriginError; readonly isDefinite: boolean },
+    Digest
+  >;
   readonly #bytes: Counter;
 
   constructor(components: Components) {
     this.#parts = components;
     this.#refused = new ExpiringMap(components, { entriesMax: REFUSED_MAX });
+    this.#wrong = new ExpiringMap(components, { entriesMax: WRONG_MAX });
     this.#bytes = accessMetrics(components.metrics).clientOriginBytes;
   }
 
@@ -73,12 +83,19 @@ export class WayOrigin implements Origin {
     signal: AbortSignal,
   ): Promise<void> {
     const digest = blob.origin.content ?? blob.digest;
+    const known = this.#wrong.get(blob.digest);
+    if (known?.isDefinite === true) throw known.error;
     await this.#read(blob, offset, target, signal);
     const bytes = target.only;
     if (bytes?.length !== blob.sizeBytes || blob.origin.opaque !== undefined) return;
     if (digestOf(this.#parts.hash, bytes) === digest) return;
+    // A mirror may have sent them, or a line: a second time is the answer.
+    this.distrust(blob.origin);
+    const isDefinite = known !== undefined;
     const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
-    throw new OriginError(what, { code: 'unavailable' });
+    const error = new OriginError(what, { code: isDefinite ? 'protocol' : 'unavailable' });
+    this.#wrong.set(blob.digest, { error, isDefinite }, WRONG_MS);
+    throw error;
   }
 
   stat(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<BlobStat> {

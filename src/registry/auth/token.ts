@@ -126,12 +126,14 @@ function readToken(text: string, what: string): { value: string; lifeMs: number 
     // The parser's words quote the text, which may hold a token.
     throw protocolError('bad-token', `${what} is not JSON`);
   }
-  const value = answer['token'] ?? answer['access_token'];
+  // Servers that give one of the two may send the other empty.
+  const named = [answer['token'], answer['access_token']];
+  const value = named.find((each) => typeof each === 'string' && each !== '');
   if (typeof value !== 'string' || value.length > TOKEN_LENGTH_MAX || !/^[!-~]+$/.test(value)) {
     const rule = `1 to ${TOKEN_LENGTH_MAX} visible characters`;
     throw protocolError('bad-token', `${what} holds no token that can be sent: ${rule}`);
   }
-  const named = answer['expires_in'];
-  const lifeSeconds = typeof named === 'number' && named > 0 ? named : TOKEN_LIFE_SECONDS;
+  const life = answer['expires_in'];
+  const lifeSeconds = typeof life === 'number' && life > 0 ? life : TOKEN_LIFE_SECONDS;
   return { value, lifeMs: Math.min(lifeSeconds, TOKEN_LIFE_SECONDS_MAX) * 1000 };
 }

@@ -3,8 +3,9 @@ import type { Digest } from '../../image/digest.ts';
 import type { Scatter } from '../../util/scatter.ts';
 import { parseContentRange } from './content-range.ts';
 import { protocolError, RegistryError } from '../errors.ts';
-import type { HttpHead } from './message.ts';
-import { TargetSink } from './sinks.ts';
+import type { BodySink, HttpHead } from './message.ts';
+import { beginsPage, isHtml } from './page.ts';
+import { FirstByteSink, HeadSink, TargetSink } from './sinks.ts';
 
 /**
  * A server that ignores a range sends the blob from its start; where a range ends within this, the
@@ -17,9 +18,6 @@ const EMPTY_DIGEST = 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca49
 
 /** What storage calls its content, when it is not what a web server shows people. */
 const CONTENT = /^\s*(application|binary)\/(?!json|xhtml)/i;
-
-/** Kinds of text that web servers show people instead of what was asked for. */
-const PAGE = /^\s*(text\/html|application\/xhtml\+xml)\b/i;
 
 /** A run of bytes of a blob, and where they go. */
 export interface BlobRun {
@@ -92,16 +90,17 @@ function checkContentRange(head: HttpHead, wanted: WantedRange, what: string): n
   const range = parseContentRange(header);
   const { first, offset, sizeBytes, target } = wanted;
   const lengthBytes = range === undefined ? 0 : range.last - range.first + 1;
+  const isOtherBlob = range?.total !== undefined && range.total !== sizeBytes;
   if (
+    isOtherBlob ||
     range?.first !== first ||
     lengthBytes <= 0 ||
     lengthBytes > offset + target.length - first ||
-    (range.total !== undefined && range.total !== sizeBytes) ||
     (contentLength !== undefined && contentLength !== String(lengthBytes))
   ) {
     const found = `Content-Range ${JSON.stringify(header)} and Content-Length ${contentLength}`;
     const why = `${what}, a blob of ${sizeBytes} bytes: answered with ${found}`;
-    throw protocolError('bad-content-range', why);
+    throw protocolError(isOtherBlob ? 'bad-content-range' : 'range-broken', why);
   }
   checkCoding(head, range.total === sizeBytes, what);
   return lengthBytes;
@@ -118,8 +117,11 @@ function checkCoding({ headers }: HttpHead, hasRightSize: boolean, what: string)
 }
 
 function checkPage({ headers }: HttpHead, what: string): void {
-  if (!PAGE.test(headers['content-type'] ?? '')) return;
-  throw protocolError('page', `${what}: a page came instead of it`);
+  if (isHtml(headers['content-type'])) throw pageError(what);
+}
+
+function pageError(what: string): RegistryError {
+  return protocolError('page', `${what}: a page came instead of it`);
 }
 
 /** The size that a Content-Length names, or undefined. */
@@ -135,21 +137,18 @@ interface FirstByte {
   readonly what: string;
 }
 
-/** Whether the answer is a sound part of a blob whose size the server does not tell (`bytes 0-0/*`). */
-export function isPartWithoutTotal({ status, headers }: HttpHead): boolean {
-  const range = status === 206 ? parseContentRange(headers['content-range']) : undefined;
-  return range !== undefined && range.total === undefined;
-}
-
 /**
  * The size of a blob, as the answer to a GET of its first byte tells it: a part (206) or a refusal
- * (416) names the whole, an answer of a server that ignores ranges (200) has its length. Throws
- * RegistryError when it is no answer about that blob: servers lead strangers to all kinds of pages.
+ * (416) names the whole, an answer of a server that ignores ranges (200) has its length. Undefined
+ * when the answer leaves it out. Throws RegistryError when it is no answer about that blob: servers
+ * lead strangers to all kinds of pages. `pageSink()` looks at the body.
  */
-export function sizeOfFirstByte(head: HttpHead, { digest, isServer, what }: FirstByte): number {
+export function sizeOfFirstByte(
+  head: HttpHead,
+  { digest, isServer, what }: FirstByte,
+): number | undefined {
   const { status, headers } = head;
   const announced = headers['docker-content-digest'];
-  if (announced !== digest) checkPage(head, what);
   const isStorage = isServer || status !== 200 || CONTENT.test(headers['content-type'] ?? '');
   if (announced !== digest && !isStorage) {
     throw protocolError('page', `${what}: the registry leads to something else`);
@@ -168,10 +167,21 @@ export function sizeOfFirstByte(head: HttpHead, { digest, isServer, what }: Firs
           ? 0
           : undefined
         : lengthOf(head);
-  if (total === undefined || (total === 0) !== (digest === EMPTY_DIGEST)) {
-    throw protocolError('no-size', `${what}: the registry does not tell its size`);
-  }
+  if (total === undefined || (total === 0) !== (digest === EMPTY_DIGEST)) return undefined;
   if (total <= BLOB_SIZE_BYTES_MAX) return total;
   const why = `${what} has ${total} bytes, more than ${BLOB_SIZE_BYTES_MAX}`;
   throw new RegistryError(why, { code: 'too-large', sizeBytesMax: BLOB_SIZE_BYTES_MAX });
+}
+
+/**
+ * Where the body of the answer to a GET of the first byte goes. What is labelled as a page is
+ * refused, unless it is a part (206) that does not begin like one.
+ */
+export function pageSink(head: HttpHead, { digest, what }: FirstByte): BodySink {
+  const isNamed = head.headers['docker-content-digest'] === digest;
+  if (isNamed || !isHtml(head.headers['content-type'])) return new HeadSink();
+  if (head.status !== 206) throw pageError(what);
+  return new FirstByteSink((byte) => {
+    if (beginsPage(byte)) throw pageError(what);
+  });
 }

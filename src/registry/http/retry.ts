@@ -79,9 +79,9 @@ const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'bad-coding',
   'bad-content-range',
   'no-manifest',
-  'no-size',
   'not-http',
   'page',
+  'range-broken',
   'short-body',
 ]);
 

@@ -89,6 +89,33 @@ export class HeadSink implements BodySink {
   }
 }
 
+/** As `HeadSink`, but looks at the first byte of the body, or at there being none. */
+export class FirstByteSink extends HeadSink {
+  readonly #check: (byte: number | undefined) => void;
+  #isSeen = false;
+
+  /** `check` throws for a byte that is not that of the wanted body. */
+  constructor(check: (byte: number | undefined) => void) {
+    super();
+    this.#check = check;
+  }
+
+  override write(piece: Uint8Array): boolean {
+    this.#see(piece[0]);
+    return super.write(piece);
+  }
+
+  override end(): void {
+    this.#see(undefined);
+  }
+
+  #see(byte: number | undefined): void {
+    if (this.#isSeen) return;
+    this.#isSeen = true;
+    this.#check(byte);
+  }
+}
+
 /** Fills buffers with part of a body: skips some bytes, takes as many as the buffers hold. */
 export class TargetSink implements BodySink {
   readonly #what: string;
@@ -123,7 +150,7 @@ export class TargetSink implements BodySink {
     const at = this.#at;
     this.#at += piece.length;
     if (this.#isWhole && this.#at > this.#endAt) {
-      throw protocolError('bad-content-range', `${this.#what}: the body is longer than was asked`);
+      throw protocolError('range-broken', `${this.#what}: the body is longer than was asked`);
     }
     if (this.#at > 0) this.#target.write(Math.max(0, at), piece.subarray(Math.max(0, -at)));
     return this.#isWhole || this.#at < this.#endAt;

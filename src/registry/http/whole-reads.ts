@@ -1,6 +1,7 @@
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
-import { protocolError, RegistryError } from '../errors.ts';
+import { orAbort } from '../../util/or-abort.ts';
+import { protocolError, RegistryError, type ProtocolFault } from '../errors.ts';
 import type { BlobRun } from './blob-range.ts';
 import type { BodySink, Flow } from './message.ts';
 
@@ -14,17 +15,23 @@ const RECENT_BYTES_MAX = 8 * 1024 * 1024;
 const BLOB_TRANSFERS_MAX = 2;
 
 /**
- * Transfers in all, each with its recent bytes; a read that would need one more is refused
- * (`overloaded`).
+ * Transfers in all, each with its recent bytes. A read that needs one more waits until one that
+ * nobody wants anything of gives way, or one ends.
  */
 const TRANSFERS_MAX = 8;
 
 /**
- * A server that ignored the range for a blob is taken to do so again for this long; a cache that
- * has filled may honour it then. (tunable)
+ * A server that ignored the range for a blob, or sent no sound part twice, is taken to do so again
+ * for this long; a cache that has filled may honour it then. (tunable)
  */
 const RANGELESS_MS = 60_000;
 const RANGELESS_MAX = 1024;
+
+/** What servers do that cannot send a part of a blob, and may still send all of it. */
+const RANGE_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
+  'range-ignored',
+  'range-broken',
+]);
 
 /** A transfer that nobody wants anything of is broken off after this long. (tunable) */
 const IDLE_MS_MAX = 10_000;
@@ -48,9 +55,10 @@ interface Waiter extends BlobRun {
 export class WholeReads {
   readonly #clock: Clock;
   readonly #running = new Map<string, Set<WholeTransfer>>();
-  /** Blobs that were sent from their start when a range was asked for. */
+  /** Blobs of which no sound part came when a range was asked for. */
   readonly #rangeless: ExpiringMap<true>;
   #count = 0;
+  #changed = Promise.withResolvers<void>();
 
   constructor(components: { readonly clock: Clock }) {
     this.#clock = components.clock;
@@ -58,8 +66,8 @@ export class WholeReads {
   }
 
   /**
-   * Runs the request for a range, unless the server is known to ignore ranges of this blob. False
-   * when it does: the blob is to be read by `read()`.
+   * Runs the request for a range, unless the server is known to have no sound ranges of this blob.
+   * False when that is so: the blob is to be read by `read()`.
    */
   async ranged(key: string, request: () => Promise<void>): Promise<boolean> {
     if (this.#rangeless.get(key) !== undefined) return false;
@@ -68,8 +76,7 @@ export class WholeReads {
       return true;
     } catch (error) {
       const detail = error instanceof RegistryError ? error.detail : undefined;
-      const isIgnored = detail?.code === 'protocol' && detail.fault === 'range-ignored';
-      if (!isIgnored) throw error;
+      if (detail?.code !== 'protocol' || !RANGE_FAULTS.has(detail.fault)) throw error;
       this.#rangeless.set(key, true, RANGELESS_MS);
       return false;
     }
@@ -81,18 +88,20 @@ export class WholeReads {
    */
   async read(key: string, range: BlobRun, transfer: Transfer, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    const running = this.#running.get(key) ?? new Set();
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter: Waiter = { ...range, resolve, reject };
-    const chosen =
-      this.#choose(running, range.offset + range.target.filled) ??
-      this.#begin(key, running, transfer, range.sizeBytes);
+    let chosen = this.#place(key, range, transfer);
+    while (chosen === undefined) {
+      await orAbort(this.#changed.promise, signal);
+      chosen = this.#place(key, range, transfer);
+    }
+    const joined = chosen;
     const onAbort = (): void => {
-      chosen.leave(waiter);
+      joined.leave(waiter);
       reject(signal.reason as Error);
     };
     signal.addEventListener('abort', onAbort, { once: true });
-    chosen.join(waiter);
+    joined.join(waiter);
     try {
       await promise;
     } finally {
@@ -106,24 +115,39 @@ export class WholeReads {
     return ahead.toSorted((a, b) => b.startBytes - a.startBytes)[0];
   }
 
+  /** A transfer that has, or will have, what the read wants; undefined while there is no room. */
+  #place(key: string, range: BlobRun, transfer: Transfer): WholeTransfer | undefined {
+    const running = this.#running.get(key) ?? new Set();
+    const chosen = this.#choose(running, range.offset + range.target.filled);
+    if (chosen !== undefined) return chosen;
+    if (running.size >= BLOB_TRANSFERS_MAX) stopIdle(running);
+    else if (this.#count >= TRANSFERS_MAX) {
+      stopIdle([...this.#running.values()].flatMap((ofBlob) => [...ofBlob]));
+    }
+    if (running.size >= BLOB_TRANSFERS_MAX || this.#count >= TRANSFERS_MAX) return undefined;
+    return this.#begin(key, running, transfer, range.sizeBytes);
+  }
+
+  /** A transfer has ended, or nobody wants anything of it. */
+  #change(): void {
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+
   #begin(
     key: string,
     running: Set<WholeTransfer>,
     transfer: Transfer,
     sizeBytes: number,
   ): WholeTransfer {
-    const idle = [...running].find((each) => each.isIdle);
-    if (running.size >= BLOB_TRANSFERS_MAX) idle?.stop();
-    if (running.size >= BLOB_TRANSFERS_MAX || this.#count >= TRANSFERS_MAX) {
-      const what = 'the registry ignores ranges, and too much is read of it at a time';
-      throw new RegistryError(what, { code: 'overloaded' });
-    }
     const onEnd = (): void => {
       if (!running.delete(begun)) return;
       this.#count--;
       if (running.size === 0 && this.#running.get(key) === running) this.#running.delete(key);
+      this.#change();
     };
-    const begun = new WholeTransfer({ clock: this.#clock, onEnd }, { sizeBytes });
+    const onIdle = (): void => this.#change();
+    const begun = new WholeTransfer({ clock: this.#clock, onEnd, onIdle }, { sizeBytes });
     running.add(begun);
     this.#running.set(key, running);
     this.#count++;
@@ -136,21 +160,28 @@ export class WholeReads {
 class WholeTransfer implements BodySink {
   readonly #clock: Clock;
   readonly #onEnd: () => void;
+  readonly #onIdle: () => void;
   readonly #sizeBytes: number;
   readonly #abort = new AbortController();
   readonly #waiting = new Set<Waiter>();
   #recent: Uint8Array[] = [];
   #recentBytes = 0;
   #positionBytes = 0;
+  #idleSinceMs = 0;
   #flow: Flow | undefined;
   #idle: Timer | undefined;
 
   constructor(
-    components: { readonly clock: Clock; readonly onEnd: () => void },
+    components: {
+      readonly clock: Clock;
+      readonly onEnd: () => void;
+      readonly onIdle: () => void;
+    },
     init: { readonly sizeBytes: number },
   ) {
     this.#clock = components.clock;
     this.#onEnd = components.onEnd;
+    this.#onIdle = components.onIdle;
     this.#sizeBytes = init.sizeBytes;
   }
 
@@ -161,6 +192,11 @@ class WholeTransfer implements BodySink {
 
   get isIdle(): boolean {
     return this.#waiting.size === 0;
+  }
+
+  /** Of the clock. */
+  get idleSinceMs(): number {
+    return this.#idleSinceMs;
   }
 
   run(transfer: Transfer): void {
@@ -227,7 +263,10 @@ class WholeTransfer implements BodySink {
 
   /** Stands still while nobody wants more. */
   #rest(): void {
-    if (this.#waiting.size > 0 || this.#positionBytes >= this.#sizeBytes) return;
+    if (this.#waiting.size > 0) return;
+    this.#idleSinceMs = this.#clock.nowMs();
+    this.#onIdle();
+    if (this.#positionBytes >= this.#sizeBytes) return;
     this.#flow?.pause();
     this.#idle?.cancel();
     this.#idle = this.#clock.setTimer(IDLE_MS_MAX, () => this.stop());
@@ -247,6 +286,12 @@ class WholeTransfer implements BodySink {
     for (const waiter of this.#waiting) waiter.reject(error);
     this.#waiting.clear();
   }
+}
+
+/** Breaks off the one that has been idle longest. */
+function stopIdle(transfers: Iterable<WholeTransfer>): void {
+  const idle = [...transfers].filter((each) => each.isIdle);
+  idle.toSorted((a, b) => a.idleSinceMs - b.idleSinceMs)[0]?.stop();
 }
 
 /** Copies what the piece, which stands at this place of the blob, has of the wanted bytes. */

@@ -107,3 +107,26 @@ test('a server that has filled its cache is asked for ranges again', async () =>
   await read(9 * MIB);
   expect(state.asked).toBe(asked + 2);
 });
+
+test('reads of more blobs than are transferred at a time wait for a place', async () => {
+  const blobs = Array.from({ length: 20 }, (_, i) => sampleBytes(MIB, 100 + i));
+  const served = new Map(blobs.map((each) => [digestOf(each), each]));
+  let asked = 0;
+  const host = await startServer((request, response) => {
+    asked++;
+    const each = served.get((request.url ?? '').split('/').at(-1) as never) ?? Buffer.alloc(0);
+    response.writeHead(200, { 'content-length': each.length }).end(each);
+  });
+  const client = makeClient([{ host, insecure: true }], new SystemClock());
+  await Promise.all(
+    [...served].map(async ([name, content]) => {
+      const blob = { digest: name, sizeBytes: MIB, origin: { registry: host, repository: 'app' } };
+      for (const offset of [0, 3 * BLOCK, BLOCK]) {
+        const target = new Uint8Array(BLOCK);
+        await client.readBlobInto(blob, offset, Scatter.of(target));
+        expect(Buffer.from(target).equals(content.subarray(offset, offset + BLOCK))).toBe(true);
+      }
+    }),
+  );
+  expect(asked).toBeLessThanOrEqual(20 * 4);
+});

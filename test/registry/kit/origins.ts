@@ -8,18 +8,19 @@ import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { SystemRandom } from '../../../src/runtime/node/random.ts';
 
 type Entries = ConstructorParameters<typeof RegistryAccess>[1]['registries'];
+type Entry = Partial<Entries[number]> & { host: string };
 
 /** The origin of an access to one registry that ends with the running test. */
 export function makeOrigin(
-  entry: Partial<Entries[number]> & { host: string },
+  entry: Entry,
   init: Partial<ConstructorParameters<typeof RegistryAccess>[1]> = {},
 ): RegistryOrigin {
   return makeAccess(entry, init).origin;
 }
 
-/** An access to one registry that ends with the running test. */
+/** An access to registries that ends with the running test. */
 export function makeAccess(
-  entry: Partial<Entries[number]> & { host: string },
+  entries: Entry | readonly Entry[],
   init: Partial<ConstructorParameters<typeof RegistryAccess>[1]> = {},
   clock: Clock = new SystemClock(),
 ): RegistryAccess {
@@ -29,7 +30,7 @@ export function makeAccess(
     hash: new NodeHash(),
     logger: silentLogger,
   };
-  const registries = [{ insecure: false, mirrors: [], ...entry }];
+  const registries = [entries].flat().map((entry) => ({ insecure: false, mirrors: [], ...entry }));
   const access = new RegistryAccess(components, { registries, ...init });
   onTestFinished(() => access.close());
   return access;
