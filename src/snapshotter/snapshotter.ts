@@ -364,7 +364,7 @@ export class Snapshotter implements Snapshots {
       const said = { ...labels, ...committedLabels(blob, this.#folders.blockFile(id)) };
       const done = { ...fields, layer, labels: said, usage: { sizeBytes, inodes: 1 } };
       await this.#apply(this.#catalog.commit(key, done));
-      await devices.clear(upper.folder);
+      await this.#clearUpper(record);
     } finally {
       this.#committing.delete(id);
     }
@@ -372,9 +372,20 @@ export class Snapshotter implements Snapshots {
 
   /** A process that was killed after a commit has left what the layer was made of. */
   async #clearCommitted(records: readonly SnapshotRecord[]): Promise<void> {
-    for (const { id, kind, layer } of records) {
+    for (const record of records) {
+      const { kind, layer } = record;
       const isMade = kind === 'committed' && layer.kind === 'block' && layer.isLocal;
-      if (isMade) await this.#writable?.clear(this.#folders.of(id).files);
+      if (isMade) await this.#clearUpper(record);
+    }
+  }
+
+  /** Never rejects. */
+  async #clearUpper({ id, name }: SnapshotRecord): Promise<void> {
+    try {
+      await this.#writable?.clear(this.#folders.of(id).files);
+    } catch (error) {
+      const text = errorText(error);
+      this.#logger.warn({ snapshot: name, error: text }, 'cannot remove what a layer was made of');
     }
   }
 

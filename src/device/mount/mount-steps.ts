@@ -227,7 +227,8 @@ function addJournal(device: string): string | undefined {
   const options = ['-j', '-J', `size=${JOURNAL_MIB}`, '-e', 'remount-ro', device];
   const result = spawnSync('tune2fs', options, { env, encoding: 'utf8' });
   if (result.error !== undefined) {
-    return (result.error as NodeJS.ErrnoException).code ?? result.error.message;
+    const { code, message } = result.error as NodeJS.ErrnoException;
+    return code === 'ENOENT' ? 'no such program (install e2fsprogs)' : (code ?? message);
   }
   return result.status === 0 ? undefined : result.stderr.trim().slice(0, 200);
 }
