@@ -410,19 +410,19 @@ class Agent implements Service, Readiness, AgentFacts {
   #mirror(components: AgentComponents, { gate, sender }: Edge): MirrorEndpoint {
     const { manifests, metrics } = this.#plane;
     const { urls } = this.#plane.registries;
-    const { registries } = this.#config;
+    const known = { registries: this.#config.registries, ...this.#config.mirror };
     return new MirrorEndpoint(
       {
         ...components,
         manifests,
         blockImages: new BlockImages({ ...components, manifests, metrics }),
         gate,
-        ping: new MirrorPing({ urls, clock: this.#clock }, { registries }),
+        ping: new MirrorPing({ urls, clock: this.#clock }, known),
         ownAnswer: new OwnAnswer({ urls, clock: this.#clock }),
         sender,
         metrics,
       },
-      { registries },
+      known,
     );
   }
 

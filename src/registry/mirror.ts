@@ -59,6 +59,28 @@ export class MirrorHealth {
   }
 }
 
+/** The place of its API that a mirror was found to have, of those that its URL may mean. */
+export class MirrorForm {
+  #root: string | undefined;
+
+  /** Whether this may be the place. */
+  may(root: string): boolean {
+    return this.#root === undefined || this.#root === root;
+  }
+
+  /** What was asked for came from there. */
+  found(root: string): void {
+    this.#root ??= root;
+  }
+}
+
+/** How a mirror is asked, for all views of it. */
+export interface MirrorSite {
+  readonly health: MirrorHealth;
+  readonly root: string;
+  readonly form: MirrorForm;
+}
+
 /**
  * A server that is asked before a registry, as one view of it sees it: whatever is wrong with it,
  * the registry itself is still there.
@@ -66,18 +88,18 @@ export class MirrorHealth {
 export class Mirror {
   readonly #components: { readonly clock: Clock; readonly metrics: RegistryMetrics };
   readonly #server: RegistryServer;
-  readonly #health: MirrorHealth;
+  readonly #site: MirrorSite;
   /** Requests that are not made, as `nameOf()` has them. */
   readonly #missing: ExpiringMap<true>;
 
   constructor(
     components: { readonly clock: Clock; readonly metrics: RegistryMetrics },
     server: RegistryServer,
-    health: MirrorHealth,
+    site: MirrorSite,
   ) {
     this.#components = components;
     this.#server = server;
-    this.#health = health;
+    this.#site = site;
     this.#missing = new ExpiringMap(components, { entriesMax: MISSING_MAX });
   }
 
@@ -91,17 +113,20 @@ export class Mirror {
   ): Promise<HttpAnswer<S> | undefined> {
     const { clock, metrics } = this.#components;
     const nowMs = clock.nowMs();
-    if (this.#health.isAway || this.#missing.get(nameOf(request)) === true) return undefined;
+    const { health, root, form } = this.#site;
+    if (health.isAway || !form.may(root)) return undefined;
+    if (this.#missing.get(nameOf(request)) === true) return undefined;
     const timeoutMs = Math.min(ANSWER_MS_MAX, (limits.deadlineMs - nowMs) / 2);
     try {
       return await withDeadline({ clock }, { signal: limits.signal, timeoutMs }, async (own) => {
         const answer = await this.#server.request(request, own.signal);
         request.check?.(answer);
+        form.found(root);
         return answer;
       });
     } catch (error) {
       if (limits.signal.aborted) {
-        if (clock.nowMs() - nowMs >= SLOW_MS) this.#health.leave(AWAY_MS);
+        if (clock.nowMs() - nowMs >= SLOW_MS) this.#site.health.leave(AWAY_MS);
         throw limits.signal.reason;
       }
       if (!(error instanceof RegistryError)) throw error;
@@ -115,11 +140,11 @@ export class Mirror {
     const { detail } = error;
     switch (detail.code) {
       case 'digest-mismatch':
-        return this.#health.distrust();
+        return this.#site.health.distrust();
       case 'unavailable':
       case 'timeout':
       case 'rate-limited':
-        return this.#health.leave(AWAY_MS);
+        return this.#site.health.leave(AWAY_MS);
       default:
         this.#missing.set(name, true, AWAY_MS);
     }

@@ -8,7 +8,8 @@ import { RegistryError } from './errors.ts';
 import { HttpSender, type HttpSenderInit } from './http/http.ts';
 import { Pacers } from './http/pacer.ts';
 import type { RegistryMetrics } from './metrics.ts';
-import { Mirror, MirrorHealth } from './mirror.ts';
+import { Mirror, MirrorForm, MirrorHealth, type MirrorSite } from './mirror.ts';
+import { apiRoots } from './mirror-url.ts';
 import { OperationShares } from './operation-shares.ts';
 import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
 import type { TlsHints } from './http/tls-errors.ts';
@@ -52,9 +53,9 @@ export interface RegistryConfig {
    */
   readonly proxy?: string | undefined;
   /**
-   * Base URLs of servers to ask before it, in this order. A mirror is used as the entry of its own
-   * host says, credentials and certificates included; it never gets those of the registry. One
-   * without an entry shares the authorities and the proxy.
+   * URLs of servers to ask before it, in this order; `apiRoots()` has what a path means. A mirror
+   * is used as the entry of its own host says, credentials and certificates included; it never gets
+   * those of the registry. One without an entry shares the authorities and the proxy.
    */
   readonly mirrors?: readonly string[];
   /**
@@ -127,7 +128,7 @@ interface Site {
 }
 
 interface OpenRegistry extends Site {
-  readonly mirrors: readonly (Site & { readonly health: MirrorHealth })[];
+  readonly mirrors: readonly (Site & MirrorSite)[];
   readonly views: Map<View, Registry>;
   senders: ClientSenders | undefined;
 }
@@ -193,7 +194,7 @@ export class Registries {
     const registry = {
       server: this.#server(open, view),
       mirrors: open.mirrors.map(
-        (site) => new Mirror(this.#components, this.#server(site, view, of), site.health),
+        (site) => new Mirror(this.#components, this.#server(site, view, of), site),
       ),
     };
     open.views.set(view, registry);
@@ -267,15 +268,17 @@ export class Registries {
   #open(config: RegistryConfig): OpenRegistry {
     const base = baseOf(config);
     const own = this.#connect(config, base);
-    const mirrors = (config.mirrors ?? []).map((url) => {
+    const mirrors = (config.mirrors ?? []).flatMap((url) => {
       const mirror = new URL(url);
       const entry = this.#configs.get(registryName(mirror.host));
-      return {
+      const shared = {
         config: entry ?? { host: mirror.host },
-        base: mirror,
+        base: new URL(mirror.origin),
         connections: entry === undefined ? own : this.#connect(entry, mirror),
         health: new MirrorHealth(this.#components),
+        form: new MirrorForm(),
       };
+      return apiRoots(url).map((root) => ({ ...shared, root }));
     });
     return { config, base, connections: own, mirrors, views: new Map(), senders: undefined };
   }
@@ -293,7 +296,8 @@ export class Registries {
     });
   }
 
-  #server({ config, base, connections }: Site, view: View, of?: string): RegistryServer {
+  #server(site: Site & Partial<MirrorSite>, view: View, of?: string): RegistryServer {
+    const { config, base, connections, root } = site;
     const isOwn = view === 'own';
     const http = this.#sender(
       { connections },
@@ -309,6 +313,7 @@ export class Registries {
       { clock: this.#components.clock, http },
       {
         base,
+        root,
         credentials: async (...asked) =>
           isOwn ? this.#credentials(config, name, ...asked) : undefined,
         hint: this.#init.hints?.credentials,

@@ -17,6 +17,7 @@ import {
 } from './http/message.ts';
 import { ExcerptSink } from './http/sinks.ts';
 import { statusError } from './http/status.ts';
+import { API_ROOT, nameWithin, pingPath } from './mirror-url.ts';
 
 /**
  * Where storage keeps a blob is asked of the registry again after this long: signed URLs live for
@@ -90,6 +91,8 @@ interface ServerInit {
   readonly credentials: CredentialsSource;
   /** What to do when they are missing or refused; the keys of the configuration when absent. */
   readonly hint?: string | undefined;
+  /** Where its API begins, when that is not `/v2`: see `apiRoots()`. */
+  readonly root?: string | undefined;
   /** Of a mirror: the registry that it stands for, which it is told as containerd does (`?ns=`). */
   readonly namespace?: string;
   /** The registry at a URL that this one led to; undefined for what is no registry. */
@@ -104,6 +107,7 @@ export class RegistryServer {
   readonly #authorizer: Authorizer;
   readonly #namespace: string | undefined;
   readonly #ledTo: (url: URL) => RegistryServer | undefined;
+  readonly #root: string;
   /** Redirections of blobs, by path. */
   readonly #locations: ExpiringMap<URL>;
   /** Paths at other registries that this one leads to, by path. */
@@ -114,6 +118,7 @@ export class RegistryServer {
     this.base = init.base;
     this.#namespace = init.namespace;
     this.#ledTo = init.ledTo ?? (() => undefined);
+    this.#root = init.root ?? API_ROOT;
     this.#clock = components.clock;
     this.#http = components.http;
     this.#locations = new ExpiringMap(components, { entriesMax: LOCATIONS_MAX });
@@ -141,7 +146,7 @@ export class RegistryServer {
       return await this.#requestAs(request, signal);
     } catch (error) {
       signal.throwIfAborted();
-      if (!mayHide(error) || !(await this.#knock(request.scope, signal))) throw error;
+      if (!mayHide(error) || !(await this.#knock(this.#scopeOf(request), signal))) throw error;
     }
     return this.#requestAs(request, signal);
   }
@@ -154,7 +159,7 @@ export class RegistryServer {
     request: ServerRequest<S>,
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
-    const { scope } = request;
+    const scope = this.#scopeOf(request);
     let authorization = await this.#authorizer.header(scope, signal);
     let hop = await this.#follow(request, authorization, signal);
     for (let tries = 0; hop.answer.head.status === 401 && hop.isServer; tries++) {
@@ -197,7 +202,12 @@ export class RegistryServer {
       if ((await this.#authorizer.header(scope, signal)) !== undefined) return false;
       if (!(await this.#authorizer.hasCredentials(scope))) return false;
       const { head } = await this.#http.send(
-        { method: 'GET', url: new URL('/v2/', this.base), headers: {}, isQuestion: true },
+        {
+          method: 'GET',
+          url: new URL(pingPath(this.#root), this.base),
+          headers: {},
+          isQuestion: true,
+        },
         () => new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX }),
         signal,
       );
@@ -238,13 +248,24 @@ export class RegistryServer {
     }
   }
 
+  #urlOf(path: string): URL {
+    const isApi = path.startsWith(`${API_ROOT}/`);
+    return new URL(isApi ? `${this.#root}${path.slice(API_ROOT.length)}` : path, this.base);
+  }
+
+  /** The scope in the names of this server. */
+  #scopeOf({ scope }: { readonly scope: string }): string {
+    const name = nameWithin(this.#root);
+    return name === '' ? scope : scope.replace(/^repository:/, `repository:${name}/`);
+  }
+
   /** Credentials go to the registry alone. */
   async #follow<S extends BodySink>(
     request: ServerRequest<S>,
     authorization: string | undefined,
     signal: AbortSignal,
   ): Promise<Answered<S>> {
-    const url = new URL(request.path, this.base);
+    const url = this.#urlOf(request.path);
     if (this.#namespace !== undefined) url.searchParams.set('ns', this.#namespace);
     // An upload may have begun elsewhere.
     const isOwn = url.origin === this.base.origin;

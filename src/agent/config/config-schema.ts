@@ -5,6 +5,7 @@ import { ADMIN_SOCKET } from './admin-socket.ts';
 import { deviceKeys } from './device-keys.ts';
 import { isDialMultiaddr, isDnsRoot, isListenMultiaddr, isPeer } from './multiaddrs.ts';
 import { isProxyUrl, isRegistryHost } from '../../registry/hosts.ts';
+import { isMirrorUrl } from '../../registry/mirror-url.ts';
 import {
   absolutePath,
   count,
@@ -119,8 +120,10 @@ const registryShape = z.strictObject({
     description:
       'Servers to ask before the registry, in this order. The agent asks a mirror ' +
       'with the settings of the entry for its own host, ' +
-      "never with the registry's credentials or certificate.",
-    rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]`,
+      "never with the registry's credentials or certificate. " +
+      'A path with `/v2` is where repositories begin (`https://harbor.example/v2/PROJECT`); ' +
+      'of another one the agent tries `PATH/v2` and `/v2/PATH`.',
+    rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT][/PATH]`,
   }),
 });
 
@@ -134,11 +137,6 @@ const registry = registryShape
 
 function isPlainProxy(value: string): boolean {
   return isProxyUrl(value) && !value.includes('@');
-}
-
-function isMirrorUrl(value: string): boolean {
-  const match = /^https?:\/\/([^/?#@]+)\/?$/.exec(value);
-  return match !== null && isRegistryHost(match[1] ?? '');
 }
 
 /**
@@ -280,6 +278,12 @@ export const configSchema = z.strictObject({
         'How much longer a tag stays valid while the agent reaches neither a root ' +
         'nor the registry; 0: not at all. Manifests by digest stay valid in any case.',
       rule: SECONDS_RULE,
+    }),
+    defaultRegistry: key(text(isRegistryHost).optional(), {
+      description:
+        'Registry that clients mean which name none (`?ns=`): `docker.io` for the daemon of ' +
+        'Docker; also skopeo, buildah and podman. Not set: the only one of `registries`.',
+      rule: 'HOST or HOST:PORT',
     }),
   }),
   admin: z.strictObject({

@@ -15,6 +15,7 @@ import type { LocalRoute } from '../http/local-server.ts';
 import { BLOCK_IMAGES_HEADER, wantsBlockImages, type BlockImages } from './block-images.ts';
 import type { KeptManifest } from './manifest-cache.ts';
 import type { Manifests } from './manifests.ts';
+import { meantRegistry, type KnownRegistries } from './meant-registry.ts';
 import { mirrorMetrics } from './metrics.ts';
 import { parseMirrorTarget, type MirrorTarget } from './target.ts';
 import type { MirrorPing } from './ping.ts';
@@ -39,9 +40,7 @@ interface MirrorEndpointComponents {
   readonly metrics: Metrics;
 }
 
-interface MirrorEndpointInit {
-  /** The registries of the configuration: the only one is meant when a client names none. */
-  readonly registries: readonly { readonly host: string; readonly insecure: boolean }[];
+interface MirrorEndpointInit extends KnownRegistries {
   readonly deadlineMs?: number;
 }
 
@@ -155,13 +154,11 @@ export class MirrorEndpoint implements LocalRoute {
       const message = `?ns=${namespace.slice(0, 100)} is no HOST or HOST:PORT`;
       return { status: 400, code: 'NAME_INVALID', message };
     }
-    const [only, ...others] = this.#init.registries;
-    if (only !== undefined && others.length === 0) {
-      return { registry: registryName(only.host), repository };
-    }
+    const meant = meantRegistry(this.#init);
+    if (meant !== undefined) return { registry: meant.name, repository };
     const message =
-      'which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or configure exactly ' +
-      'one registry';
+      'which registry is meant? Add ?ns=HOST[:PORT], as containerd does, or name it in ' +
+      'mirror.defaultRegistry, or configure exactly one registry';
     return { status: 404, code: 'NAME_UNKNOWN', message };
   }
 

@@ -1,8 +1,9 @@
-import { registryName, registryServer } from '../../registry/reference.ts';
+import { registryServer } from '../../registry/reference.ts';
 import type { UrlAnswer, UrlRequest } from '../../registry/url-client.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
+import { meantRegistry, type KnownRegistries } from './meant-registry.ts';
 
 /**
  * Longest wait for the registry; without its answer the client is told that no credentials are
@@ -28,16 +29,11 @@ export class MirrorPing {
   readonly #url: string | undefined;
   readonly #known: ExpiringMap<readonly string[]>;
 
-  constructor(
-    components: Components,
-    init: { readonly registries: readonly { readonly host: string; readonly insecure: boolean }[] },
-  ) {
+  constructor(components: Components, init: KnownRegistries) {
     this.#parts = components;
     this.#known = new ExpiringMap(components, { entriesMax: 1 });
-    const [only, ...others] = init.registries;
-    if (only === undefined || others.length > 0) return;
-    const scheme = only.insecure ? 'http' : 'https';
-    this.#url = `${scheme}://${registryServer(registryName(only.host))}/v2/`;
+    const meant = meantRegistry(init);
+    if (meant !== undefined) this.#url = `${meant.scheme}://${registryServer(meant.name)}/v2/`;
   }
 
   /**

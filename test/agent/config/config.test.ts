@@ -148,6 +148,16 @@ describe('loadConfig()', () => {
       'registries[0].mirrors[0]',
     ],
     [
+      'a mirror whose path climbs',
+      { flags: { registries: '[{host: a, mirrors: ["https://b/v2/../x"]}]' } },
+      'registries[0].mirrors[0]',
+    ],
+    [
+      'a registry that is a URL',
+      { flags: { 'mirror.defaultRegistry': 'https://r.example' } },
+      'mirror.defaultRegistry',
+    ],
+    [
       'a certificate without its key',
       { flags: { registries: '[{host: a, certFile: /c.pem}]' } },
       'registries[0].clientKeyFile is missing (in the flag --registries), but must be a path',

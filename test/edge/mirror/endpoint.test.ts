@@ -26,7 +26,10 @@ const NONE = { host: 'none.example', insecure: false };
  * A mirror of one blob and one manifest in memory; what may be behind it can be made to fail or to
  * hang.
  */
-async function start(registries = [{ host: 'r.example:5000', insecure: true }]) {
+async function start(
+  registries = [{ host: 'r.example:5000', insecure: true }],
+  defaultRegistry?: string,
+) {
   const bytes = sampleBytes(6 * MIB, 1);
   const manifest = {
     digest: digestOf(new Uint8Array(2)),
@@ -92,7 +95,7 @@ async function start(registries = [{ host: 'r.example:5000', insecure: true }]) 
       },
       sender: new BlobSender({ reader, hash: new NodeHash(), clock: world.clock, metrics }),
     },
-    { registries },
+    { registries, defaultRegistry },
   );
   const server = new LocalServer(
     { routes: [endpoint], clock: world.clock, metrics },
@@ -202,6 +205,9 @@ describe('MirrorEndpoint', () => {
       const answer = await ask(`${many.url}${path}`);
       expect(answer.status).toBe(404);
       expect(answer.body.toString()).toContain('Add ?ns=HOST');
+      const docker = await start(registries, 'docker.io');
+      expect((await ask(`${docker.url}${path}`)).status).toBe(200);
+      expect(docker.world.asked).toMatchObject([{ origin: { registry: 'docker.io' } }]);
     }
   });
 
