@@ -112,6 +112,8 @@ function ofAccess(detail: AccessError['detail']): BlobErrorDetail {
       return { code: detail.code, retryAfterMs: detail.retryAfterMs };
     case 'other-content':
       return { code: 'bad-content' };
+    case 'unsound':
+      return { code: 'unavailable' };
   }
 }
 

@@ -8,12 +8,13 @@ import { CodedError } from '../../util/errors.ts';
  *   its WWW-Authenticate headers.
  * - `rate-limited` (429): the registry asks for patience.
  * - `other-content`: the URL yields something of another size than the blob.
+ * - `unsound`: its answer says nothing, or it may not be asked, and asking again changes nothing.
  * - `unchecked` (503): neither a root nor the registry gave a verdict, and no older one counts.
  */
 export class AccessError extends CodedError<
   | { readonly code: 'unauthorized' | 'denied'; readonly challenges: readonly string[] }
   | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
-  | { readonly code: 'not-found' | 'other-content' }
+  | { readonly code: 'not-found' | 'other-content' | 'unsound' }
   /** `status`: what the origin answered, if it did. */
   | { readonly code: 'unchecked'; readonly status?: number }
 > {}

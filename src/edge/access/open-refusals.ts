@@ -1,9 +1,10 @@
 import { RegistryError } from '../../registry/errors.ts';
+import { isPassing } from '../../registry/http/retry.ts';
 import { DeadlineError } from '../../runtime/deadline.ts';
 import type { OpenAnswer, OpenRefusal, ProbeResult } from '../../transfer/host/open-blob-types.ts';
 import type { OpenReply } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
-import { AccessError } from './access-error.ts';
+import { AccessError, isNo } from './access-error.ts';
 import type { BlobAddress } from './contract.ts';
 
 /** Why this host itself cannot connect, whatever the origin does. */
@@ -55,11 +56,17 @@ function refusalOfFailure(error: unknown): OpenRefusal {
   if (error instanceof RegistryError && error.detail.code === 'rate-limited') {
     return { code: 'rate-limited', retryAfterMs: error.detail.retryAfterMs ?? 0 };
   }
-  return { code: 'undecided' };
+  return isLasting(error) ? { code: 'unsound', why: error.message } : { code: 'undecided' };
+}
+
+/** Whether asking again soon would bring the same: a status without a meaning here, a rule. */
+function isLasting(error: unknown): error is AccessError | RegistryError {
+  if (error instanceof AccessError) return isNo(error);
+  return error instanceof RegistryError && error.code === 'protocol' && !isPassing(error);
 }
 
 /** The refusal that an error of a client's way stands for. */
-export function refusalOfError({ detail }: AccessError): OpenRefusal {
+export function refusalOfError({ detail, message }: AccessError): OpenRefusal {
   switch (detail.code) {
     case 'unauthorized':
     case 'denied':
@@ -69,6 +76,8 @@ export function refusalOfError({ detail }: AccessError): OpenRefusal {
       return { code: 'not-found' };
     case 'other-content':
       return { code: 'other-content', sizeBytes: 0 };
+    case 'unsound':
+      return { code: 'unsound', why: message };
     case 'unchecked':
       return { code: 'unchecked', silent: [] };
     default:
@@ -96,8 +105,10 @@ export function accessError(refusal: OpenRefusal, { registry }: BlobAddress): Ac
       return new AccessError(`${registry} has something else than the blob at this URL`, {
         code: 'other-content',
       });
+    case 'unsound':
+      return new AccessError(refusal.why, { code: 'unsound' });
     case 'undecided': {
-      const what = `the right to read was not checked: ${registry} was not asked, or says nothing`;
+      const what = `the right to read was not checked: ${registry} was not asked`;
       return new AccessError(what, { code: 'unchecked' });
     }
     case 'unchecked': {

@@ -14,8 +14,10 @@ export type OpenRefusal =
   | { readonly code: 'rate-limited'; readonly retryAfterMs: number }
   /** The bytes at the URL are of another size than the blob. */
   | { readonly code: 'other-content'; readonly sizeBytes: number }
-  /** The origin was not asked for a reason of this host, or its answer says nothing: no outage. */
+  /** The origin was not asked for a passing reason of this host: no outage. */
   | { readonly code: 'undecided' }
+  /** Its answer says nothing, or it may not be asked; that will be so the next time. */
+  | { readonly code: 'unsound'; readonly why: string }
   /** Neither a root nor the origin answered: `silent` names those that were asked. */
   | { readonly code: 'unchecked'; readonly silent: readonly string[] };
 

@@ -27,15 +27,23 @@ describe('probeFailure()', () => {
     ['a line that is full', new RegistryError('full', { code: 'overloaded' })],
     ['no descriptor left', unavailable('EMFILE')],
     ['no port left', unavailable('EADDRNOTAVAIL')],
-    ['a token that is called bad', answered(400)],
-    ['another no', answered(451)],
-    ['an address that it may not reach', protocolError('forbidden-address', 'no')],
-    ['what is not HTTP', protocolError('not-http', 'no')],
     ['a defect', new TypeError('x')],
   ])('takes %s for no outage that an attacker could bring about', (_, error) => {
     const result = probeFailure(error);
     expect(result).toEqual({ outcome: 'refused', refusal: { code: 'undecided' } });
     expect(accessError({ code: 'undecided' }, AT).code).toBe('unchecked');
+  });
+
+  it.each([
+    ['a token that is called bad', answered(400)],
+    ['another no', answered(451)],
+    ['an address that it may not reach', protocolError('forbidden-address', 'no')],
+    ['what is not HTTP', protocolError('not-http', 'no')],
+  ])('tells %s at once, and why', (_, error) => {
+    const result = probeFailure(error);
+    const refusal = { code: 'unsound', why: error.message } as const;
+    expect(result).toEqual({ outcome: 'refused', refusal });
+    expect(accessError(refusal, AT)).toMatchObject({ code: 'unsound', message: error.message });
   });
 
   it.each([
