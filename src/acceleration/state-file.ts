@@ -3,7 +3,7 @@ import { parseDigest, type Digest } from '../image/digest.ts';
 import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { readWhole, replaceFile } from '../runtime/whole-file.ts';
-import { errorText } from '../util/errors.ts';
+import { CodedError, errorText } from '../util/errors.ts';
 import {
   ACCELERATION_FAILURES,
   ACCELERATION_STATES,
@@ -19,8 +19,14 @@ import type { ImageRecord } from './states.ts';
 /** In the folder of the store. */
 const FILE = 'acceleration.json';
 
+/** Where a damaged file goes: it says what lies in registries. */
+const ASIDE = `${FILE}.damaged`;
+
 /** Room for `IMAGES_MAX` records and `BELONGINGS_MAX` belongings with all they may have. */
 const FILE_BYTES_MAX = 128 * 1024 * 1024;
+
+/** Version of the file. */
+const VERSION = 1;
 
 /** A field of JSON, whatever it is. */
 type Raw = Readonly<Record<string, unknown>>;
@@ -31,6 +37,9 @@ export interface KeptState {
   readonly belongings: readonly Belonging[];
 }
 
+/** Another release wrote the file. */
+class StateFileError extends CodedError<{ readonly code: 'version' }> {}
+
 /** Keeps the records of the images, and of what was made of them, over a restart. */
 export class StateFile {
   readonly #parts: { readonly disk: Disk; readonly logger: Logger };
@@ -39,29 +48,46 @@ export class StateFile {
     this.#parts = components;
   }
 
-  /** What an earlier run kept. A damaged record is left out, with a line in the log. */
+  /**
+   * What an earlier run kept. A damaged record is left out, with a line in the log; a damaged file
+   * is put aside. Rejects when another release wrote it.
+   */
   async read(): Promise<KeptState> {
     const { disk, logger } = this.#parts;
+    const none = { images: [], belongings: [] };
     try {
       const bytes = await readWhole(disk, FILE, FILE_BYTES_MAX);
-      const text = bytes === undefined ? '{}' : new TextDecoder().decode(bytes);
-      const { images, belongings } = Object(JSON.parse(text)) as Raw;
+      if (bytes === undefined) return none;
+      const { version, images, belongings } = Object(
+        JSON.parse(new TextDecoder().decode(bytes)),
+      ) as Raw;
+      if (version !== VERSION && typeof version === 'number') {
+        throw new StateFileError(
+          `${FILE} in the folder of the store has version ${version}, and this version of xylem ` +
+            `reads ${VERSION}: use the one that wrote it, or move the file away (then no image ` +
+            'is accelerated)',
+          { code: 'version' },
+        );
+      }
       const [all, things] = [listOf(images), listOf(belongings)];
       const records = all.flatMap((each) => recordOf(each) ?? []);
       const kept = things.flatMap((each) => belongingOf(each) ?? []);
       const lostCount = all.length + things.length - records.length - kept.length;
-      if (lostCount > 0) logger.warn({ file: FILE, lostCount }, 'damaged records are left out');
+      if (lostCount > 0) logger.warn({ path: FILE, lostCount }, 'damaged records are left out');
       return { images: records, belongings: kept };
     } catch (error) {
-      const fields = { file: FILE, error: errorText(error) };
-      logger.error(fields, 'which images are accelerated cannot be read');
-      return { images: [], belongings: [] };
+      if (error instanceof StateFileError) throw error;
+      const fields = { path: FILE, aside: ASIDE, error: errorText(error) };
+      const text = 'which images are accelerated cannot be read: none is, and the file goes aside';
+      logger.warn(fields, text);
+      await disk.rename(FILE, ASIDE).catch(() => {});
+      return none;
     }
   }
 
   /** Rejects with DiskError. */
   async write(state: KeptState): Promise<void> {
-    const bytes = new TextEncoder().encode(JSON.stringify({ version: 1, ...state }));
+    const bytes = new TextEncoder().encode(JSON.stringify({ version: VERSION, ...state }));
     await replaceFile(this.#parts.disk, FILE, bytes, { sync: true });
   }
 }

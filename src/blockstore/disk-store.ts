@@ -142,7 +142,7 @@ export class DiskStore implements BlockStore {
     try {
       await disk.makeFolder('');
       this.#lock = await disk.lock('');
-      await checkVersion(disk);
+      await checkVersion(this.#components);
       await disk.makeFolder(BLOBS_FOLDER);
       await this.#space.check();
       await this.#restore(await scanStore(this.#components, this.#init));

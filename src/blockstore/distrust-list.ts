@@ -1,17 +1,14 @@
-import { parseDigest, type Digest } from '../image/digest.ts';
+import type { Digest } from '../image/digest.ts';
 import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
+import { encodeDigestList, readDigestList } from './digest-list.ts';
 import { DISTRUSTED_FILE } from './layout.ts';
 import { replaceFile } from '../runtime/whole-file.ts';
-import { readSmallFile } from './small-file.ts';
 
 /** Maximum number of distrusted blobs: registries are wrong about a handful in years. */
 const DISTRUSTED_MAX = 1024;
-
-/** Bytes of a line: "sha256:", 64 digits and a line feed. */
-const LINE_BYTES = 72;
 
 /**
  * The blobs of which wrong blocks were attested, in a file of the store's folder, so that a restart
@@ -35,16 +32,13 @@ export class DistrustList implements Iterable<Digest> {
     this.#parts = components;
   }
 
-  /** Reads the file. Damaged lines are lost, with a line in the log; they never fail the start. */
+  /** Reads the file. A damaged one is written anew, with a line in the log. */
   async start(): Promise<void> {
-    const bytes = await readSmallFile(this.#parts, DISTRUSTED_FILE, DISTRUSTED_MAX * LINE_BYTES);
-    const lines = new TextDecoder().decode(bytes).split('\n');
-    const digests = lines.flatMap((line) => parseDigest(line) ?? []);
+    const what = 'the list of distrusted blobs';
+    const list = { path: DISTRUSTED_FILE, what, digestsMax: DISTRUSTED_MAX };
+    const { digests, isWhole } = await readDigestList(this.#parts, list);
     for (const digest of digests) this.#digests.set(digest, true);
-    const lineCount = lines.filter((line) => line !== '').length - digests.length;
-    if (lineCount === 0) return;
-    const text = 'the list of distrusted blobs has damaged lines; they are ignored';
-    this.#parts.logger.warn({ lineCount }, text);
+    if (!isWhole) this.#saveSoon();
   }
 
   stop(): Promise<void> {
@@ -59,6 +53,10 @@ export class DistrustList implements Iterable<Digest> {
   add(digest: Digest): void {
     if (this.#digests.has(digest)) return;
     this.#digests.set(digest, true);
+    this.#saveSoon();
+  }
+
+  #saveSoon(): void {
     if (this.#isSaveQueued) return;
     this.#isSaveQueued = true;
     this.#saving = this.#saving.then(() => this.#save());
@@ -72,10 +70,8 @@ export class DistrustList implements Iterable<Digest> {
   async #save(): Promise<void> {
     this.#isSaveQueued = false;
     const { disk, logger } = this.#parts;
-    const lines = [...this].map((digest) => `${digest}\n`).join('');
     try {
-      const bytes = new TextEncoder().encode(lines);
-      await replaceFile(disk, DISTRUSTED_FILE, bytes, { sync: true });
+      await replaceFile(disk, DISTRUSTED_FILE, encodeDigestList(this), { sync: true });
     } catch (error) {
       const text = 'the list of distrusted blobs was not saved: a restart may forget some of them';
       logger.error({ error: errorText(error) }, text);

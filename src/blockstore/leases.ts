@@ -1,4 +1,4 @@
-import { parseDigest, type Digest } from '../image/digest.ts';
+import type { Digest } from '../image/digest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Disk } from '../runtime/disk.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -6,15 +6,12 @@ import { replaceFile } from '../runtime/whole-file.ts';
 import { assert } from '../util/assert.ts';
 import { Counts } from '../util/counts.ts';
 import { errorText } from '../util/errors.ts';
+import { encodeDigestList, readDigestList } from './digest-list.ts';
 import { LEASES_FILE } from './layout.ts';
-import { readSmallFile } from './small-file.ts';
 import type { BlockStore } from './store.ts';
 
 /** Most blobs that the file names: the layers of a thousand images. */
 const LEASES_MAX = 16_384;
-
-/** Bytes of a line: "sha256:", 64 digits and a line feed. */
-const LINE_BYTES = 72;
 
 /**
  * How long blobs stay mounted for a device process that is away, in milliseconds: it restarts in
@@ -60,19 +57,13 @@ export class Leases {
     return [...new Set([...this.#held.keys(), ...this.#orphans])];
   }
 
-  /** Reads the file. Damaged lines are lost, with a line in the log; they never fail the start. */
+  /** Reads the file. A damaged one is written anew, with a line in the log. */
   async start(): Promise<void> {
     this.#isStopped = false;
-    const bytes = await readSmallFile(this.#parts, LEASES_FILE, LEASES_MAX * LINE_BYTES);
-    const lines = new TextDecoder()
-      .decode(bytes)
-      .split('\n')
-      .filter((line) => line !== '');
-    const digests = lines.flatMap((line) => parseDigest(line) ?? []);
+    const list = { path: LEASES_FILE, what: 'the list of leased blobs', digestsMax: LEASES_MAX };
+    const { digests, isWhole } = await readDigestList(this.#parts, list);
     this.#addOrphans(digests);
-    if (digests.length === lines.length) return;
-    const fields = { lineCount: lines.length - digests.length };
-    this.#parts.logger.warn(fields, 'the list of leased blobs has damaged lines; they are ignored');
+    if (!isWhole) await this.#save();
   }
 
   /** The blobs count as mounted. Once it resolves, a restart of the agent does not change that. */
@@ -149,10 +140,9 @@ export class Leases {
       const fields = { blobs: digests.length, listed: LEASES_MAX };
       logger.warn(fields, 'more blobs are mounted than a restart remembers');
     }
-    const text = digests.slice(0, LEASES_MAX).map((digest) => `${digest}\n`);
     try {
       // A loss of power ends the mounts too.
-      const bytes = new TextEncoder().encode(text.join(''));
+      const bytes = encodeDigestList(digests.slice(0, LEASES_MAX));
       await replaceFile(disk, LEASES_FILE, bytes, { sync: false });
     } catch (error) {
       const why = 'the list of leased blobs was not saved: after a restart they may be evicted';

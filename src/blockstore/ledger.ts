@@ -1,4 +1,4 @@
-import { parseDigest, type Digest } from '../image/digest.ts';
+import type { Digest } from '../image/digest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { Disk } from '../runtime/disk.ts';
@@ -7,6 +7,7 @@ import { replaceFile } from '../runtime/whole-file.ts';
 import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import type { Limiter } from '../util/limiter.ts';
+import { encodeDigestList, readDigestList } from './digest-list.ts';
 import type { GroupTable, GroupUse } from './group-table.ts';
 import { PINS_FILE, USAGE_FILE } from './layout.ts';
 import { readSmallFile } from './small-file.ts';
@@ -14,9 +15,6 @@ import { decodeUsage, encodeUsage, USAGE_BYTES_MAX } from './usage-file.ts';
 
 /** Most pinned blobs: enough for every layer of a thousand images. */
 export const PINS_MAX = 16_384;
-
-/** Bytes of a line of the pins file: "sha256:", 64 digits and a line feed. */
-const PIN_LINE_BYTES = 72;
 
 /**
  * Milliseconds from a use to the save of the uses. Unsaved uses may be lost; a save writes a few
@@ -51,22 +49,19 @@ export class Ledger {
     this.#components = components;
   }
 
-  /** Loads pins and uses. Damaged files lose pins or uses, but never fail the start. */
+  /** Loads pins and uses. Damaged files lose pins or uses, but never fail the start: they heal. */
   async load(): Promise<{ pins: readonly Digest[]; uses: readonly GroupUse[] }> {
     const { codec, logger } = this.#components;
-    const pinned = await readSmallFile(this.#components, PINS_FILE, PINS_MAX * PIN_LINE_BYTES);
-    const text = new TextDecoder().decode(pinned);
-    const lines = text.split('\n').filter((line) => line !== '');
-    const pins = lines.flatMap((line) => parseDigest(line) ?? []);
-    if (pins.length < lines.length) {
-      const fields = { lineCount: lines.length - pins.length };
-      logger.warn(fields, 'the list of pinned blobs has damaged lines; they are ignored');
-    }
+    const list = { path: PINS_FILE, what: 'the list of pinned blobs', digestsMax: PINS_MAX };
+    const { digests: pins, isWhole } = await readDigestList(this.#components, list);
+    if (!isWhole) await this.#rewritePins(pins);
     const bytes = await readSmallFile(this.#components, USAGE_FILE, USAGE_BYTES_MAX);
-    const uses = bytes.length === 0 ? [] : decodeUsage(codec, bytes);
-    if (uses === undefined)
-      logger.warn({}, 'the record of when blocks were last used is damaged; all count as used now');
-    return { pins: pins.slice(0, PINS_MAX), uses: uses ?? [] };
+    const uses = bytes === undefined ? [] : decodeUsage(codec, bytes);
+    if (uses === undefined) {
+      const text = 'the record of when blocks were last used is damaged; all count as used now';
+      logger.warn({ path: USAGE_FILE }, text);
+    }
+    return { pins, uses: uses ?? [] };
   }
 
   /** Notes that a group was used: the uses are saved within `SAVE_INTERVAL_MS`. */
@@ -96,9 +91,18 @@ export class Ledger {
   savePins(): Promise<void> {
     return this.#inTurn(() => {
       const { disk, table } = this.#components;
-      const lines = [...table.pins].map((digest) => `${digest}\n`).join('');
-      return replaceFile(disk, PINS_FILE, new TextEncoder().encode(lines), { sync: true });
+      return replaceFile(disk, PINS_FILE, encodeDigestList(table.pins), { sync: true });
     });
+  }
+
+  async #rewritePins(pins: readonly Digest[]): Promise<void> {
+    const { disk, logger } = this.#components;
+    try {
+      await replaceFile(disk, PINS_FILE, encodeDigestList(pins), { sync: true });
+    } catch (error) {
+      const fields = { path: PINS_FILE, error: errorText(error) };
+      logger.warn(fields, 'a part of the store could not be repaired');
+    }
   }
 
   /** Stops the timed saves. */

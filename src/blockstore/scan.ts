@@ -253,7 +253,8 @@ async function readRecords(
     const wanted = Math.min(RECORDS_PER_READ, blocks - first) * RECORD_BYTES;
     const target = buffer.subarray(0, wanted);
     const count = await readFully(file, target, recordOffset(blockIndex(first)));
-    // Ignores a record cut off by the end of the file.
+    // A record may be cut off by the end of the file.
+    if (count % RECORD_BYTES !== 0) damaged++;
     for (let i = 0; (i + 1) * RECORD_BYTES <= count; i++) {
       const slot = target.subarray(i * RECORD_BYTES, (i + 1) * RECORD_BYTES);
       const index = blockIndex(first + i);

@@ -4,18 +4,18 @@ import { errorText } from '../util/errors.ts';
 import { readWhole } from '../runtime/whole-file.ts';
 
 /**
- * Reads a file of the store's folder, at most `sizeBytesMax` of it. A missing or unreadable file
- * reads as empty; the latter is logged.
+ * Reads a file of the store's folder, at most `sizeBytesMax` of it. Undefined when it is missing or
+ * unreadable; the latter is logged.
  */
 export async function readSmallFile(
   { disk, logger }: { readonly disk: Disk; readonly logger: Logger },
   path: string,
   sizeBytesMax: number,
-): Promise<Uint8Array> {
+): Promise<Uint8Array | undefined> {
   try {
-    return (await readWhole(disk, path, sizeBytesMax)) ?? new Uint8Array(0);
+    return await readWhole(disk, path, sizeBytesMax);
   } catch (error) {
     logger.warn({ path, error: errorText(error) }, 'a part of the store is unreadable');
-    return new Uint8Array(0);
+    return undefined;
   }
 }

@@ -12,5 +12,10 @@ export type SnapshotErrorDetail =
   /** The metadata cannot be written or read. */
   | { readonly code: 'metadata' };
 
+/** Ends a sentence about metadata that cannot be used. */
+export const WHAT_TO_DO =
+  ': restore the file; or remove what containerd has of this snapshotter (containers, images, ' +
+  'snapshots), move the folder away and start again';
+
 /** An operation on snapshots failed. */
 export class SnapshotError extends CodedError<SnapshotErrorDetail> {}

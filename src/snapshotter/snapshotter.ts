@@ -16,7 +16,7 @@ import { mountsOf, writableMounts, type SnapshotMount } from './catalog/mounts.t
 import { localLayerOf, remoteLayerOf } from './catalog/new-layer.ts';
 import type { Labels, SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
 import type { DeviceChain, ImageDevices, Upper, WritableDevices } from './contracts.ts';
-import { SnapshotError } from './errors.ts';
+import { SnapshotError, WHAT_TO_DO } from './errors.ts';
 import { DiskUsage } from './files/disk-usage.ts';
 import { SnapshotFolders } from './files/snapshot-folders.ts';
 import { BLOCK_FILE, unpackedLayer } from './files/unpacked-layer.ts';
@@ -115,6 +115,7 @@ export class Snapshotter implements Snapshots {
     this.#lock = await lockFolder(this.#stateDir);
     this.#folders.open();
     const { records, nextId } = await this.#store.open();
+    this.#checkKnown(nextId);
     const catalog = new Catalog(records, nextId);
     this.#open = { catalog, ledger: new Ledger({ catalog, store: this.#store }) };
     const ids = new Set(records.map(({ id }) => id));
@@ -122,6 +123,19 @@ export class Snapshotter implements Snapshots {
     this.#count();
     await this.#clearCommitted(records);
     await this.#holdAgain(records);
+  }
+
+  /**
+   * Metadata that never knew a snapshot beside files of snapshots is a lost file: those without a
+   * record would go. Throws SnapshotError `metadata`.
+   */
+  #checkKnown(nextId: number): void {
+    if (nextId > 1 || !this.#folders.hasFiles()) return;
+    throw new SnapshotError(
+      `the metadata of snapshots is empty, but ${this.#stateDir} has files of snapshots` +
+        WHAT_TO_DO,
+      { code: 'metadata' },
+    );
   }
 
   /** The caller has ended all calls. */

@@ -139,7 +139,7 @@ describe('Leases', () => {
     await file.close();
     await rig.restart();
     expect(rig.store.digests).toEqual([A, B].sort());
-    expect(rig.warnings).toEqual([{ lineCount: 1 }]);
+    expect(rig.warnings).toEqual([{ path: 'leases', digestCount: 2 }]);
     rig.disk.setFault(() => {
       throw new Error('no disk');
     });

@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { publicKeyOf } from '../../net/node/identity.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -139,12 +139,15 @@ export class BelievedRoots {
     try {
       const text = readFileSync(this.#file, 'utf8');
       this.#written = text;
-      const { roots } = JSON.parse(text) as { roots?: unknown };
-      return Array.isArray(roots) ? roots.filter(isKept).slice(-KEPT_MAX) : [];
+      const { roots } = Object(JSON.parse(text)) as { roots?: unknown };
+      if (!Array.isArray(roots)) throw new Error('it has no list of roots');
+      return roots.filter(isKept).slice(-KEPT_MAX);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') {
         const fields = { file: this.#file, error: errorText(error) };
-        this.#components.logger.warn(fields, 'the roots of earlier could not be read');
+        this.#components.logger.warn(fields, 'the roots of earlier cannot be read: the file goes');
+        rmSync(this.#file, { force: true });
+        this.#written = '';
       }
       return [];
     }

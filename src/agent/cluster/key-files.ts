@@ -1,4 +1,5 @@
 import {
+  constants,
   mkdirSync,
   openSync,
   closeSync,
@@ -74,8 +75,8 @@ export function loadClusterKeys(
   const found = readKeyFile(file, 'cluster.keyFile', components.logger);
   if (found === undefined) {
     throw new KeyFileError(
-      `the cluster key ${file} does not exist: make one with \`openssl rand -hex 32 > ` +
-        `${file}\` and give every host the same, or name another file by cluster.keyFile`,
+      `the cluster key ${file} does not exist: make one with \`(umask 077; openssl rand -hex 32 ` +
+        `> ${file})\` and give every host the same, or name another file by cluster.keyFile`,
       { code: 'missing', file },
     );
   }
@@ -90,6 +91,13 @@ export function loadClusterKeys(
       { code: 'damaged', file },
     );
   }
+  // A power cut may leave zeros in the place of what was written.
+  if (found.length > 0 && found.every((byte) => byte === 0)) {
+    throw new KeyFileError(
+      `the cluster key file ${file} is damaged: it holds zeros alone; copy that of another host`,
+      { code: 'damaged', file },
+    );
+  }
   const wrong = lines.find(
     ({ length }) => length < CLUSTER_KEY_BYTES_MIN || length > CLUSTER_KEY_BYTES_MAX,
   );
@@ -98,7 +106,8 @@ export function loadClusterKeys(
   }
   throw new KeyFileError(
     `a cluster key in ${file} must have ${CLUSTER_KEY_BYTES_MIN} to ${CLUSTER_KEY_BYTES_MAX} ` +
-      `bytes, but has ${wrong?.length ?? 0}; make one with \`openssl rand -hex 32\``,
+      `bytes, but has ${wrong?.length ?? 0}; copy the file of another host, ` +
+      'or make one for all hosts with `openssl rand -hex 32`',
     { code: 'damaged', file },
   );
 }
@@ -170,7 +179,9 @@ function readKeyFile(file: string, key: string, logger: Logger): Buffer | undefi
     throw unreadable(file, key, cause);
   }
   try {
-    const mode = fstatSync(descriptor).mode & 0o777;
+    const found = fstatSync(descriptor);
+    if (found.isDirectory()) throw new Error('it is a folder: name the file in it');
+    const mode = found.mode & 0o777;
     if ((mode & 0o077) !== 0) {
       logger.warn(
         { file, mode: mode.toString(8) },
@@ -208,6 +219,7 @@ function createKeyFile(file: string, content: string): void {
       closeSync(descriptor);
     }
     linkSync(draft, file);
+    syncFolder(dirname(file));
   } catch (cause) {
     throw new KeyFileError(
       `cannot make ${file} (identity.keyFile): ${errorText(cause)}`,
@@ -216,5 +228,15 @@ function createKeyFile(file: string, content: string): void {
     );
   } finally {
     rmSync(draft, { force: true });
+  }
+}
+
+/** The name survives a loss of power too. */
+function syncFolder(folder: string): void {
+  const descriptor = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    fsyncSync(descriptor);
+  } finally {
+    closeSync(descriptor);
   }
 }

@@ -85,14 +85,17 @@ export class KeptVerdicts {
       const bytes = await readWhole(disk, FILE, FILE_BYTES_MAX);
       if (bytes === undefined) return;
       const kept = this.#parse(Buffer.from(bytes).toString());
-      if (kept === undefined) return logger.warn({ file: FILE }, 'kept verdicts are damaged');
+      if (kept === undefined) {
+        this.#isChanged = true; // The next write replaces it.
+        return logger.warn({ path: FILE }, 'kept verdicts are damaged: they are gone');
+      }
       for (const { digest, sizeBytes, saidMs, ...names } of kept.slice(-VERDICTS_MAX)) {
         const place = this.#placeOf(names);
         const verdict: Kept = { place, digest, sizeBytes, saidMs, writtenMs: saidMs };
         this.#verdicts.set(keyOf(digest, place), verdict);
       }
     } catch (error) {
-      logger.warn({ error: errorText(error) }, 'kept verdicts cannot be read');
+      logger.warn({ path: FILE, error: errorText(error) }, 'kept verdicts cannot be read');
     }
   }
 

@@ -96,8 +96,12 @@ export class ManifestCache {
     try {
       await disk.makeFolder(FOLDER);
       for (const { name } of await disk.list(FOLDER)) {
+        const path = `${FOLDER}/${name}`;
         const isSound = await this.#load(name).catch(() => false);
-        if (!isSound) await disk.remove(`${FOLDER}/${name}`);
+        if (isSound) continue;
+        // A write that was broken off leaves its draft.
+        if (!name.endsWith('.new')) logger.warn({ path }, 'a kept manifest is damaged: it goes');
+        await disk.remove(path);
       }
     } catch (error) {
       logger.warn({ error: errorText(error) }, 'kept manifests cannot be read');

@@ -88,6 +88,14 @@ export class SnapshotFolders {
     }
   }
 
+  /** Whether any snapshot has files. */
+  hasFiles(): boolean {
+    return readdirSync(this.#snapshots).some((name) => {
+      const files = join(this.#snapshots, name, 'fs');
+      return existsSync(files) && readdirSync(files).length > 0;
+    });
+  }
+
   /** Removes all folders without a record, in the background. */
   clear(isKept: (id: number) => boolean): void {
     for (const name of readdirSync(this.#removed)) this.#queue(join(this.#removed, name));

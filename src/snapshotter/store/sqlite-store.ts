@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import type { SnapshotRecord } from '../catalog/snapshot.ts';
-import { SnapshotError } from '../errors.ts';
+import { SnapshotError, WHAT_TO_DO } from '../errors.ts';
 import type { RecordBatch, RecordStore, StoredRecords } from './record-store.ts';
 
 /** What the worker is asked, one at a time. */
@@ -45,7 +45,7 @@ export class SqliteStore implements RecordStore {
     worker.on('error', () => {});
     worker.on('exit', () => (this.#worker = undefined));
     this.#worker = worker;
-    const { records, nextId } = await this.#ask({ do: 'open', path: this.#path });
+    const { records, nextId } = await this.#ask({ do: 'open', path: this.#path }, WHAT_TO_DO);
     return { records: records.map((text) => JSON.parse(text) as SnapshotRecord), nextId };
   }
 
@@ -62,7 +62,10 @@ export class SqliteStore implements RecordStore {
     await ended;
   }
 
-  async #ask(request: StoreRequest): Promise<Exclude<StoreAnswer, { readonly error: string }>> {
+  async #ask(
+    request: StoreRequest,
+    advice = '',
+  ): Promise<Exclude<StoreAnswer, { readonly error: string }>> {
     const worker = this.#worker;
     if (worker === undefined) throw this.#error('it is not open');
     const answer = await new Promise<StoreAnswer>((resolve, reject) => {
@@ -79,7 +82,7 @@ export class SqliteStore implements RecordStore {
       worker.ref();
       worker.postMessage(request);
     });
-    if ('error' in answer) throw this.#error(answer.error);
+    if ('error' in answer) throw this.#error(answer.error + advice);
     return answer;
   }
 

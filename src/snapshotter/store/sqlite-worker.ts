@@ -51,6 +51,9 @@ function opened(path: string): DatabaseSync {
   try {
     made.exec(SETTINGS);
     const version = numberOf(made, 'PRAGMA user_version');
+    const check = made.prepare('PRAGMA quick_check(1)').get() ?? {};
+    const [found] = Object.values(check);
+    if (found !== 'ok') throw new Error(`it is damaged (${String(found)})`);
     if (version === 0) inTransaction(made, () => made.exec(TABLES));
     else if (version !== VERSION) {
       throw new Error(`it has version ${version}, and this program reads ${VERSION}`);

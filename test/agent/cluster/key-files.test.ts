@@ -107,7 +107,9 @@ describe('loadClusterKeys()', () => {
 
   it('never creates a missing file, and says how to', () => {
     const file = join(dir, 'cluster.key');
-    expect(() => loadClusterKeys(file, quiet)).toThrow(/does not exist: make one with `openssl/);
+    expect(() => loadClusterKeys(file, quiet)).toThrow(
+      /does not exist: make one with `.umask 077; openssl/,
+    );
     expect(existsSync(file)).toBe(false);
   });
 });
