@@ -14,7 +14,6 @@ import { NodeDisk } from '../runtime/node/disk.ts';
 import { NodeHash } from '../runtime/node/hash.ts';
 import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
-import { runsOf } from '../transfer/host/runs.ts';
 import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
 import { CHILDREN_MAX } from '../tree/owner/colours.ts';
@@ -22,6 +21,7 @@ import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
+import { Facts } from './facts.ts';
 import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { BlobAuthority } from '../edge/access/authority.ts';
 import { BlobRoots } from '../edge/access/blob-roots.ts';
@@ -45,18 +45,17 @@ import { Manifests } from '../edge/mirror/manifests.ts';
 import { MirrorEndpoint } from '../edge/mirror/endpoint.ts';
 import { MirrorPing } from '../edge/mirror/ping.ts';
 import { OwnAnswer } from '../edge/mirror/own-answer.ts';
-import type { AgentStatus, HeldBlob, TreeStatus } from './admin/answers.ts';
-import type { AgentFacts, Readiness } from './admin/services.ts';
+import type { Readiness } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
 import { RegistryAccess } from '../registry/registry-access.ts';
 import { ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
+import { usableListen } from './cluster/p2p-listen.ts';
 import { BelievedRoots, loadRootTrust } from './cluster/believed-roots.ts';
 import { RootPresence } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
 import type { Service } from './run.ts';
 import { StoreAdmin } from './admin/store-service.ts';
-import { packageVersion } from './version.ts';
 
 /** Slabs kept for reuse beyond those in use: 32 x 256 KiB = 8 MiB. */
 const POOL_FREE_MAX = 32;
@@ -74,9 +73,9 @@ interface AgentComponents {
  * Throws KeyFileError.
  */
 export async function createAgent(config: Config, components: AgentComponents): Promise<Service> {
-  const { p2p, roots } = config;
-  const own = await ownAddresses(components, { ...p2p, roots });
-  const plane = makeDataPlane(config, components, own);
+  const p2p = { ...config.p2p, listen: await usableListen(config.p2p.listen) };
+  const own = await ownAddresses(components, { ...p2p, roots: config.roots });
+  const plane = makeDataPlane({ ...config, p2p }, components, own);
   return new Agent(config, {
     ...components,
     plane,
@@ -279,7 +278,7 @@ async function makeDevices(
  * kept beside it, network, block logic, finders of roots and relays, devices, local endpoint ->
  * `stop()`, from the outside in; each part stops whether or not the others run.
  */
-class Agent implements Service, Readiness, AgentFacts {
+class Agent implements Service, Readiness {
   readonly #config: Config;
   readonly #logger: Logger;
   readonly #clock: Clock;
@@ -292,7 +291,6 @@ class Agent implements Service, Readiness, AgentFacts {
   readonly #local: LocalServer;
   readonly #gate: OpenBlobGate;
   readonly #admin: AdminServer;
-  readonly #startedMs: number;
   readonly #found: { root: readonly FoundRoot[]; relay: readonly FoundRoot[] } = {
     root: [],
     relay: [],
@@ -306,7 +304,6 @@ class Agent implements Service, Readiness, AgentFacts {
   ) {
     const { logger, clock, plane } = components;
     this.#config = config;
-    this.#startedMs = clock.nowMs();
     this.#logger = logger;
     this.#clock = clock;
     this.#plane = plane;
@@ -350,7 +347,8 @@ class Agent implements Service, Readiness, AgentFacts {
       resolve: (reference) => engine.tree.resolve(reference),
     });
     const { preheats, acceleration } = plane;
-    const services = { status: this, agent: this, metrics, store, preheats, acceleration };
+    const facts = new Facts({ ...plane, clock, readiness: this }, config);
+    const services = { status: this, agent: facts, metrics, store, preheats, acceleration };
     this.#admin = makeAdminServer(
       { ...services, ...(mounts !== undefined && { mounts }), clock, logger },
       config.admin,
@@ -445,48 +443,6 @@ class Agent implements Service, Readiness, AgentFacts {
   #onLook(found: readonly FoundRoot[]): void {
     this.#plane.believed.found(found);
     this.#plane.engine.verifier.trust(this.#plane.believed.keys());
-  }
-
-  status(): AgentStatus {
-    const { role, zone } = this.#config;
-    const { store, transport, engine, self } = this.#plane;
-    const notReady = this.notReady();
-    return {
-      version: packageVersion(),
-      role,
-      peer: self.peer,
-      zone,
-      addresses: self.addresses,
-      uptimeSeconds: (this.#clock.nowMs() - this.#startedMs) / 1000,
-      ...(notReady !== undefined && { notReady }),
-      peers: transport.peers(),
-      store: {
-        dir: this.#config.store.dir,
-        quotaBytes: this.#config.store.quota,
-        ...store.stats(),
-      },
-      failedReads: engine.failedReads,
-      bytesBySource: engine.bytesBySource(),
-    };
-  }
-
-  tree(digest?: Digest): readonly TreeStatus[] {
-    return this.#plane.engine
-      .trees()
-      .filter((seat) => digest === undefined || seat.digest === digest)
-      .map(({ place, children, ...seat }) => ({
-        ...seat,
-        epoch: place?.epoch ?? 0,
-        path: place?.path.map((host) => host.peer) ?? [],
-        alternates: place?.alternates.map((host) => host.peer) ?? [],
-        children,
-      }));
-  }
-
-  blobs(): readonly HeldBlob[] {
-    return this.#plane.store
-      .blobs()
-      .map((blob) => ({ ...blob, blocks: runsOf(this.#plane.store.blocksOf(blob.digest)) }));
   }
 }
 

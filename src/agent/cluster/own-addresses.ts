@@ -1,4 +1,5 @@
 import { createSocket } from 'node:dgram';
+import { isIP } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { ADDRESSES_MAX } from '../../net/limits.ts';
 import type { Clock } from '../../runtime/clock.ts';
@@ -53,20 +54,27 @@ export async function ownAddresses(
     return { addresses: cut(components, listen), announced: true };
   }
   const sources = await sourcesTo(components, config.roots);
-  const isFirst = ({ address }: Detected): boolean => sources.has(address);
-  const detected = (components.detect ?? interfaceAddresses)();
-  const ordered = [...detected.filter(isFirst), ...detected.filter((each) => !isFirst(each))];
+  const detected = (components.detect ?? interfaceAddresses)().filter(isTellable);
   const addresses = listen.flatMap((address) => {
     const match = wildcard.exec(address);
     if (match === null) return [address];
     const [, host = '', tcp = ''] = match;
-    return ordered
+    return detected
       .filter(({ family }) => host.startsWith(family))
       .map((each) => `/${each.family}/${each.address}${tcp}`);
   });
-  const rank = (address: string): number => (sources.has(address.split('/')[2] ?? '') ? 0 : 1);
-  const ranked = addresses.toSorted((a, b) => rank(a) - rank(b));
+  const rank = (address: string): number => {
+    const host = address.split('/')[2] ?? '';
+    if (sources.has(host)) return 0;
+    return host.startsWith('169.254.') ? 2 : 1;
+  };
+  const ranked = [...new Set(addresses)].toSorted((a, b) => rank(a) - rank(b));
   return { addresses: cut(components, ranked), announced: false };
+}
+
+/** A link-local address of IPv6 says nothing without an interface of the host that dials. */
+function isTellable({ family, address }: Detected): boolean {
+  return family === 'ip4' || !/^fe[89ab]/i.test(address);
 }
 
 function cut({ logger }: Components, addresses: readonly string[]): readonly string[] {
@@ -100,10 +108,16 @@ async function sourcesTo(
   return new Set(found.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : [])));
 }
 
+/** A name may have addresses of one family alone, and this host too. */
+async function sourceAddress(host: string): Promise<string> {
+  if (isIP(host) !== 0) return sourceOf(host, isIP(host) === 6 ? 'udp6' : 'udp4');
+  return Promise.any([sourceOf(host, 'udp4'), sourceOf(host, 'udp6')]);
+}
+
 /** Asks the system for the route: connecting a UDP socket sends nothing. */
-function sourceAddress(host: string): Promise<string> {
+function sourceOf(host: string, type: 'udp4' | 'udp6'): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
+    const socket = createSocket(type);
     socket.unref();
     socket.once('error', (error) => {
       socket.close();
@@ -120,6 +134,6 @@ function sourceAddress(host: string): Promise<string> {
 function interfaceAddresses(): readonly Detected[] {
   return Object.values(networkInterfaces())
     .flatMap((entries) => entries ?? [])
-    .filter(({ address, internal }) => !internal && !address.startsWith('fe80:'))
+    .filter(({ internal }) => !internal)
     .map(({ family, address }) => ({ family: family === 'IPv4' ? 'ip4' : 'ip6', address }));
 }

@@ -27,6 +27,9 @@ const STORAGE_RULE =
   'above a name that anybody may register; the path of the bucket on a shared host';
 
 /** A smaller store than one large layer's working set evicts blocks that it has just fetched. */
+/** Both families: a host may have IPv6 alone. */
+const LISTEN = ['/ip4/0.0.0.0/tcp/19147', '/ip6/::/tcp/19147'];
+
 const QUOTA_BYTES_MIN = 64 * 2 ** 20;
 const QUOTA_BYTES_MAX = 2 ** 50;
 
@@ -189,22 +192,25 @@ export const configSchema = z.strictObject({
     rule: '1 to 63 letters, digits, ".", "_" or "-", the first a letter or digit',
   }),
   p2p: z.strictObject({
-    listen: key(list(text(isListenMultiaddr)).min(1).default(['/ip4/0.0.0.0/tcp/19147']), {
-      description: 'Addresses on which other agents reach this one.',
+    listen: key(list(text(isListenMultiaddr)).min(1).default(LISTEN), {
+      description:
+        'Addresses on which other agents reach this one. `/ip6/::` beside others is left out on ' +
+        'a host without IPv6.',
       rule: `a list of 1 to ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
     }),
     announce: key(z.array(text(isListenMultiaddr)).max(ADDRESSES_MAX).default([]), {
       description:
         'Addresses to tell others instead of those listened on, where they differ (address ' +
-        'translation, several networks). Without it others try the address that this host is ' +
-        'seen under first.',
+        'translation, several networks). Without it others are told of the addresses of all ' +
+        'interfaces, as they come and go, and try the one that this host is seen under first.',
       rule: `a list of at most ${ADDRESSES_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
     }),
   }),
   roots: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
     description:
-      'The root agents. A `dns:` entry stands for every address of the name, ' +
-      'such as a headless Kubernetes service.',
+      'The root agents, all of them and the same on every host, the roots too: roots that do ' +
+      'not know each other each read the registry. A `dns:` entry stands for every address of ' +
+      'the name, such as a headless Kubernetes service.',
     rule:
       `a list of at most ${LIST_LENGTH_MAX} multiaddrs ` +
       '/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; ' +

@@ -9,7 +9,12 @@ export class ListenError extends CodedError<{ readonly code: 'listen'; readonly 
  * The error of a server that could not listen; `key` is the key of the configuration that chose the
  * address.
  */
-export function listenError(address: ListenAddress, key: string, cause: unknown): ListenError {
+export function listenError(
+  address: ListenAddress | string,
+  key: string,
+  cause: unknown,
+): ListenError {
+  const place = typeof address === 'string' ? address : httpAddress(address);
   const code = (cause as NodeJS.ErrnoException).code;
   const reason =
     code === 'EADDRINUSE'
@@ -20,7 +25,7 @@ export function listenError(address: ListenAddress, key: string, cause: unknown)
           ? 'this user may not use that port'
           : errorText(cause);
   return new ListenError(
-    `cannot listen on ${httpAddress(address)} (${key}): ${reason}`,
+    `cannot listen on ${place} (${key}): ${reason}`,
     { code: 'listen', key },
     { cause },
   );

@@ -6,11 +6,13 @@ import { jitter, type Random } from '../../runtime/random.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import { backoffMs } from '../../util/backoff.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
+import { errorText } from '../../util/errors.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
 import { within } from '../../runtime/deadline.ts';
 import {
+  ADDRESS_DIAL_MS,
   ADDRESSES_MAX,
   BACKOFF_MS_MAX,
   BACKOFF_MS_MIN,
@@ -35,6 +37,9 @@ export interface Admitter {
    */
   admitted(connection: Connection, signal: AbortSignal): Promise<void>;
 }
+
+/** Part of `DIAL_MS` that the addresses of a peer share; the rest is for the handshake. */
+const DIAL_SHARE = 0.8;
 
 /** Failures of the network itself: trying the same address again at once does not help. */
 const FINAL_CODES: ReadonlySet<string> = new Set([
@@ -65,6 +70,8 @@ export class Connections {
   readonly #failures = new BoundedMap<PeerId, { readonly count: number; readonly untilMs: number }>(
     { entriesMax: BACKOFF_PEERS_MAX },
   );
+  /** The address that led to a peer of several the last time. */
+  readonly #led = new BoundedMap<PeerId, string>({ entriesMax: BACKOFF_PEERS_MAX });
 
   constructor(components: {
     readonly clock: Clock;
@@ -115,7 +122,8 @@ export class Connections {
     const dial = async (signal: AbortSignal): Promise<Connection> => {
       // The node returns the connection that is there, when the peer dialled and is not admitted
       // yet.
-      const connection = await this.#tryDials(dialAddresses(host, id), signal);
+      const addresses = dialAddresses(host, id, this.#led.get(host.peer));
+      const connection = await this.#tryDials(host.peer, addresses, signal);
       await admission.admitted(connection, signal);
       return connection;
     };
@@ -129,15 +137,47 @@ export class Connections {
     }
   }
 
-  async #tryDials(addresses: Multiaddr[], signal: AbortSignal): Promise<Connection> {
+  async #tryDials(
+    peer: PeerId,
+    addresses: readonly Multiaddr[],
+    signal: AbortSignal,
+  ): Promise<Connection> {
     for (let tries = 1; ; tries++) {
       try {
-        return await this.#components.node.dial(addresses, { signal });
+        return await this.#dialEach(peer, addresses, signal);
       } catch (error) {
         if (tries >= DIAL_TRIES || signal.aborted || isFinal(error)) throw error;
       }
       await this.#components.clock.sleep(this.#pauseMs(tries), signal);
     }
+  }
+
+  /**
+   * One address after the other, each for its share of the time: behind some that swallow what is
+   * sent there comes one that leads to the host.
+   */
+  async #dialEach(
+    peer: PeerId,
+    addresses: readonly Multiaddr[],
+    signal: AbortSignal,
+  ): Promise<Connection> {
+    const { clock, node } = this.#components;
+    const [only] = addresses;
+    if (only !== undefined && addresses.length === 1) return node.dial([only], { signal });
+    const shareMs = Math.min(ADDRESS_DIAL_MS, (DIAL_SHARE * DIAL_MS) / addresses.length);
+    const errors: unknown[] = [];
+    for (const address of addresses) {
+      try {
+        const dial = (limit: AbortSignal) => node.dial([address], { signal: limit });
+        const connection = await within(clock, shareMs, dial, { signal });
+        this.#led.set(peer, address.decapsulateCode(CODE_P2P).toString());
+        return connection;
+      } catch (error) {
+        if (signal.aborted) throw error;
+        errors.push(error);
+      }
+    }
+    throw new AggregateError(errors, errors.map(errorText).join('; '));
   }
 
   #noteFailure(peer: PeerId): void {
@@ -154,9 +194,14 @@ export class Connections {
   }
 }
 
-/** The usable addresses of a host, each with the peer id that must answer there. */
-function dialAddresses(host: HostAddress, id: Libp2pPeerId): Multiaddr[] {
-  const addresses = host.addresses.slice(0, ADDRESSES_MAX).flatMap((text) => {
+/**
+ * The usable addresses of a host, each with the peer id that must answer there: the one that led to
+ * it the last time first.
+ */
+function dialAddresses(host: HostAddress, id: Libp2pPeerId, led: string | undefined): Multiaddr[] {
+  const told = host.addresses.slice(0, ADDRESSES_MAX);
+  const ordered = [...told.filter((each) => each === led), ...told.filter((each) => each !== led)];
+  const addresses = ordered.flatMap((text) => {
     try {
       return [multiaddr(text).decapsulateCode(CODE_P2P).encapsulate(`/p2p/${id.toString()}`)];
     } catch {

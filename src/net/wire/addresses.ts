@@ -18,18 +18,23 @@ export function isTcpAddress(text: string): boolean {
 
 /**
  * The addresses of a host, with the one that it is seen under first, on the port that it named
- * first: of all that a host has, this one is known to lead to it. An announced one is the
- * operator's word.
+ * for that family: of all that a host has, this one is known to lead to it. An announced one is the
+ * operator's word. Loopback and link-local addresses lead there from one place alone: they are not
+ * told.
  */
 export function withObserved(
   host: HostAddress & { readonly announced?: boolean | undefined },
   observed: string,
 ): readonly string[] {
-  const [first] = host.addresses;
-  const ip = /^\/ip[46]\/[^/]+/.exec(observed)?.[0];
-  const tcp = first === undefined ? undefined : /\/tcp\/\d+$/.exec(first)?.[0];
-  if (host.announced === true || ip === undefined || tcp === undefined) return host.addresses;
-  const seen = `${ip}${tcp}`;
+  const ip = ipOf(observed);
+  const family = ip.includes(':') ? 'ip6' : 'ip4';
+  const named = host.addresses.find((each) => each.startsWith(`/${family}/`)) ?? host.addresses[0];
+  const tcp = named === undefined ? undefined : /\/tcp\/\d+$/.exec(named)?.[0];
+  if (host.announced === true || tcp === undefined || !/^[0-9a-fA-F:.]+$/.test(ip)) {
+    return host.addresses;
+  }
+  if (/^127\.|^::1$|^fe[89ab]/i.test(ip)) return host.addresses;
+  const seen = `/${family}/${ip}${tcp}`;
   const others = host.addresses.filter((address) => address !== seen);
   return [seen, ...others].slice(0, ADDRESSES_MAX);
 }

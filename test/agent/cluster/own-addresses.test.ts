@@ -51,6 +51,26 @@ describe('ownAddresses()', () => {
     expect(lines).toEqual([]);
   });
 
+  it('ownAddresses() leave link-local IPv6 out, and put link-local IPv4 last', async () => {
+    const detect = () => [
+      { family: 'ip6' as const, address: 'fe80::1' },
+      { family: 'ip6' as const, address: 'FEB0::1' },
+      { family: 'ip4' as const, address: '169.254.3.4' },
+      { family: 'ip6' as const, address: 'fd00::7' },
+      { family: 'ip4' as const, address: '10.0.0.7' },
+    ];
+    const sourceTo = (to: string) =>
+      to === 'fd00::2' ? Promise.resolve('fd00::7') : Promise.reject(new Error('no way'));
+    const listen = ['/ip4/0.0.0.0/tcp/1', '/ip6/::/tcp/2'];
+    const config = { listen, announce: [], roots: ['/ip6/fd00::2/tcp/19147'] };
+    const parts = { clock: new ManualClock(), logger: silentLogger, detect, sourceTo };
+    expect((await ownAddresses(parts, config)).addresses).toEqual([
+      '/ip6/fd00::7/tcp/2',
+      '/ip4/10.0.0.7/tcp/1',
+      '/ip4/169.254.3.4/tcp/1',
+    ]);
+  });
+
   it('ownAddresses() are those that the operator chose', async () => {
     const { tell } = host(20);
     const announce = ['/ip4/192.0.2.1/tcp/7'];

@@ -46,7 +46,8 @@ describe('loadConfig()', () => {
   it('fills in the defaults', () => {
     const config = loadConfig({ flags: ROOT });
     expect(config.store).toEqual({ dir: '/var/lib/xylem/store', quota: 20 * 2 ** 30 });
-    expect(config.p2p).toEqual({ listen: ['/ip4/0.0.0.0/tcp/19147'], announce: [] });
+    const listen = ['/ip4/0.0.0.0/tcp/19147', '/ip6/::/tcp/19147'];
+    expect(config.p2p).toEqual({ listen, announce: [] });
     expect(config.local).toEqual({
       listen: '127.0.0.1:19145',
       prefix: 'dadip2p',

@@ -89,6 +89,28 @@ describe('Connections', () => {
     await expect(none).rejects.toThrow(/no usable address among \["nonsense"\]/);
   });
 
+  it('Connections.connect() finds the one address behind seven that swallow all', async () => {
+    const { clock, node, connections } = connectionsWith((signal) =>
+      node.dialled.at(-1)?.[0]?.startsWith('/ip4/10.0.0.1/') === true
+        ? Promise.resolve(OPEN)
+        : new Promise((_resolve, reject) => {
+            signal.addEventListener('abort', () => reject(signal.reason as Error));
+          }),
+    );
+    const lost = Array.from({ length: 7 }, (_, i) => `/ip4/192.0.2.${i}/tcp/1`);
+    const many = { ...HOST, addresses: [...lost, ...HOST.addresses] };
+    const connecting = connections.connect(many, NO_SIGNAL);
+    for (let i = 0; i < lost.length; i++) {
+      await settle();
+      clock.advance(DIAL_MS / 10);
+    }
+    expect(await connecting).toBe(OPEN);
+    await connections.connect(many, NO_SIGNAL);
+    expect(node.dialled.slice(7).flat()).toEqual(
+      [1, 1].map(() => `/ip4/10.0.0.1/tcp/1/p2p/${HOST.peer}`),
+    );
+  });
+
   it('Connections.connect() backs off 100, 200, 400 ms ... 10 s until a success', async () => {
     const { clock, node, connections } = connectionsWith(() => Promise.reject(REFUSED));
     const pauses: number[] = [];

@@ -46,6 +46,17 @@ describe('withObserved()', () => {
     expect(seen).toEqual(['/ip4/10.0.0.7/tcp/1', ...many.slice(0, 7)]);
   });
 
+  it('withObserved() takes the port of the family, and IPv4 in the form of IPv6 as IPv4', () => {
+    const both = ['/ip6/fd00::1/tcp/7', '/ip4/10.0.0.7/tcp/19147'];
+    const seen = withObserved({ peer, addresses: both }, '/ip6/::ffff:10.0.0.9/tcp/40000');
+    expect(seen).toEqual(['/ip4/10.0.0.9/tcp/19147', ...both]);
+  });
+
+  it.each(['/ip4/127.0.0.1/tcp/2', '/ip6/::1/tcp/2', '/ip6zone/eth0/ip6/fe80::7/tcp/2'])(
+    'withObserved() tells nobody of %s, which leads to the host from one place alone',
+    (observed) => expect(withObserved({ peer, addresses }, observed)).toBe(addresses),
+  );
+
   it('withObserved() leaves alone what was announced, and hosts that do not listen', () => {
     const announced = { peer, addresses, announced: true };
     expect(withObserved(announced, '/ip4/10.0.0.7/tcp/2')).toBe(addresses);
