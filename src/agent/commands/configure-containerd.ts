@@ -2,6 +2,7 @@ import { InvalidArgumentError, type Command } from 'commander';
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { isRegistryHost } from '../../registry/hosts.ts';
+import { registryName } from '../../registry/reference.ts';
 import { SNAPSHOTS_DIR, SNAPSHOTTER_SOCKET } from '../config/device-keys.ts';
 import { checkBlockSnapshotter, connectFault } from './block-snapshotter.ts';
 import {
@@ -13,7 +14,7 @@ import {
 import { planSnapshotter, planSnapshotterRemoval } from './containerd-config.ts';
 import { carryOut, ContainerdFileError, realFile, type FileChange } from './containerd-files.ts';
 import { DEFAULT_HOST, otherHosts } from './containerd-folders.ts';
-import { planMirror, planRemoval, type HostsChange } from './containerd-hosts.ts';
+import { planMirror, planRemoval, takenOver, type HostsChange } from './containerd-hosts.ts';
 import { readRegistryConfig, type RegistryConfig } from './containerd-registries.ts';
 import { jsonOption, printFacts } from './output.ts';
 
@@ -123,7 +124,9 @@ async function run(command: Command, options: Options): Promise<void> {
   ]);
   const hasMirror = registries.length > 0 && !remove;
   if (hasMirror && options.default) refuseHidden(dir, config, registries);
-  const pathCheck = hasMirror ? checkConfigPath(config, dir, registries) : undefined;
+  const others = [...otherHosts(dir), DEFAULT_HOST];
+  const known = hasMirror ? [...registries.map(registryName), ...takenOver(dir, others)] : [];
+  const pathCheck = hasMirror ? checkConfigPath(config, dir, known) : undefined;
   if (!isDry) for (const change of changes) carryOut(change);
   const hiding = options.default && !remove ? otherHosts(dir) : [];
   const files = hosts.map(({ file, credentials = [] }) => ({ file, hosts: credentials }));

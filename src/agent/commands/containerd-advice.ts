@@ -2,7 +2,12 @@ import { existsSync, realpathSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { registryName } from '../../registry/reference.ts';
 import { DEFAULT_HOST } from './containerd-folders.ts';
-import { excludedSettings, otherRegistries, type RegistryConfig } from './containerd-registries.ts';
+import {
+  excludedSettings,
+  hostsTableOf,
+  registriesIn,
+  type RegistryConfig,
+} from './containerd-registries.ts';
 
 /** The path that containerd's own configuration makes it read. */
 export interface ConfigPathCheck {
@@ -119,20 +124,24 @@ function removalAdvice(config: RegistryConfig, registries: readonly string[]): s
     const names = excluded.filter((each) => each.file === file).map(({ name }) => name);
     return `${[...new Set(names)].join(', ')} of ${file}`;
   });
-  const named = new Set(
-    registries.map((name) => (name === DEFAULT_HOST ? '*' : registryName(name))),
+  const named = new Set(registries.map((name) => (name === DEFAULT_HOST ? '*' : name)));
+  const about = registriesIn(config).filter(
+    (name) => Object.keys(hostsTableOf(config, name === '*' ? undefined : name)).length > 0,
   );
-  const left = otherRegistries(config, named).map((name) =>
-    name === '*' ? '--default' : `--registry ${name}`,
-  );
+  const done = about
+    .filter((name) => named.has(name))
+    .map((name) => (name === '*' ? DEFAULT_HOST : name));
+  const left = about
+    .filter((name) => !named.has(name))
+    .map((name) => (name === '*' ? '--default' : `--registry ${name}`));
+  const where = done.length === 0 ? '' : ` The hosts.toml of ${done.join(', ')} has what they say.`;
   const first =
     left.length === 0
       ? ''
-      : ` Before that run this command with ${left.join(' ')}, so that hosts.toml says it too.`;
+      : ` Before that run this command with ${left.join(' ')}, so that hosts.toml has it too.`;
   return (
     `containerd's CRI plugin does not start with config_path beside ${lists.join(', and ')}. ` +
-    'First take these out; registry.configs.*.auth may stay. This command has the hosts.toml of ' +
-    `${registries.join(', ')} say what they say.${first}`
+    `First take these out; registry.configs.*.auth may stay.${where}${first}`
   );
 }
 

@@ -141,6 +141,13 @@ export function planRemoval(init: HostsInit): HostsChange {
   return { registry, file, action: 'delete', withFolder, ...noteOf(lost) };
 }
 
+/** Registries whose hosts.toml has what containerd's configuration says of them. */
+export function takenOver(dir: string, registries: readonly string[]): readonly string[] {
+  return registries.filter((registry) =>
+    readText(hostsFile(dir, registry))?.includes(FROM_CONFIGURATION),
+  );
+}
+
 /** What somebody has written of the mirror, beside what the command writes: a header. */
 function byHand(known: Table, mirror: string): Table {
   return tableAt(tableAt(known, 'host'), mirror);
@@ -257,7 +264,7 @@ function findings(
     ...(fault === undefined ? [] : [`containerd reads nothing of ${file}: ${fault}`]),
     ...(missing.length === 0
       ? []
-      : [`${file} names ${missing.join(', ')}: not there, so containerd pulls nothing`]),
+      : [`${file} names ${missing.join(', ')}: not there, so containerd pulls nothing of it`]),
   ];
   const credentials = credentialHosts(table);
   return { ...(faults.length > 0 && { faults }), ...(credentials.length > 0 && { credentials }) };

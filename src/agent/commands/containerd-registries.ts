@@ -270,11 +270,8 @@ function tlsKeys({ ca_file, cert_file, key_file, insecure_skip_verify }: Table):
   };
 }
 
-/** The registries that `mirrors` and `tls` are about, but for these. */
-export function otherRegistries(
-  config: RegistryConfig,
-  named: ReadonlySet<string>,
-): readonly string[] {
+/** The registries that `mirrors` and `tls` are about; `*` for all. */
+export function registriesIn(config: RegistryConfig): readonly string[] {
   const endpoints = config.mirrors.flatMap(({ value: { endpoint } }) =>
     (Array.isArray(endpoint) ? endpoint : []).map((url) => hostOf(String(url))),
   );
@@ -282,5 +279,5 @@ export function otherRegistries(
     ...config.mirrors.map(({ host }) => host),
     ...config.tls.map(({ host }) => host).filter((host) => !endpoints.includes(host)),
   ].map(registryName);
-  return [...new Set(registries)].filter((host) => !named.has(host)).sort();
+  return [...new Set(registries)].sort();
 }

@@ -88,9 +88,13 @@ describe('xylem configure-containerd', () => {
     const run = await configure(...args);
     expect(run.out).toContain(`credentials for ${REGISTRY} in its configuration`);
     expect(await check()).toMatchObject({ code: 0, isSound: true, faults: [] });
-    writeFileSync(file, `${right}${cri}.mirrors."a.example"]\n  endpoint = []\n`);
+    writeFileSync(file, `${right}${cri}.mirrors."a.example"]\n  endpoint = ["http://m"]\n`);
     const faults = [expect.stringContaining('First take these out')];
     expect(await check()).toMatchObject({ code: 1, isSound: false, faults });
+    const more = await configure(...args.slice(0, 2), '--containerd-config', file, '--default');
+    expect(more.out).toContain('with --registry a.example,');
+    await configure(...args, '--registry', 'a.example');
+    expect((await configure(...args)).out).toContain('hosts.toml of a.example has what they say');
     writeFileSync(file, 'no toml');
     expect((await configure(...args, '--remove')).out).toContain('removed');
     expect(existsSync(join(dir, REGISTRY))).toBe(false);

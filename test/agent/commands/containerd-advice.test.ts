@@ -63,9 +63,12 @@ describe('checkConfigPath()', () => {
   });
 
   it.each([
-    [`${cri.slice(0, -1)}.mirrors."docker.io"]\n  endpoint = []\n`, 'registry.mirrors."docker.io"'],
+    [
+      `${cri.slice(0, -1)}.mirrors."docker.io"]\n  endpoint = ["http://m"]\n`,
+      'registry.mirrors."docker.io"',
+    ],
     [`${cri.slice(0, -1)}.configs."a:1".tls]\n  ca_file = "x"\n`, 'registry.configs."a:1".tls'],
-    [`${cri.slice(0, -1)}.mirrors."*"]\n  endpoint = []\n`, '--default'],
+    [`${cri.slice(0, -1)}.mirrors."*"]\n  endpoint = ["http://m"]\n`, '--default'],
   ])('says first what has to go: %j', (table, name) => {
     for (const before of ['', `${cri}\n  config_path = "${dir}"\n`]) {
       const { advice = '' } = checkConfigPath(

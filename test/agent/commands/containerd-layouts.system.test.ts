@@ -7,30 +7,18 @@ import { planMirror, planRemoval } from '../../../src/agent/commands/containerd-
 import { Containerd } from '../../kit/containerd.ts';
 import { describeWith } from '../../kit/requires.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
-import { lay, LAYOUTS, shapeOf, type Layout } from '../kit/containerd-layouts.ts';
-import {
-  AWAY,
-  LAYOUT_NEEDS,
-  startNamedRegistry,
-  type NamedRegistry,
-} from '../kit/named-registry.ts';
+import { lay, LAYOUTS, shapeOf } from '../kit/containerd-layouts.ts';
+import { AWAY, LAYOUT_NEEDS, sharedRegistries } from '../kit/named-registry.ts';
 
 describeWith('xylem configure-containerd, by what containerd then pulls', LAYOUT_NEEDS, () => {
   const ends: (() => void | Promise<void>)[] = [];
-  const started = new Map<Layout['wants'], Promise<NamedRegistry>>();
+  const registryFor = sharedRegistries((end) => void ends.push(end));
   afterAll(async () => {
     for (const end of ends.reverse()) await end();
   });
 
-  /** One registry and agent for all layouts that want the same. */
-  function registryFor({ wants }: Layout): Promise<NamedRegistry> {
-    const starting = started.get(wants) ?? startNamedRegistry(wants, (end) => void ends.push(end));
-    started.set(wants, starting);
-    return starting;
-  }
-
   it.each(LAYOUTS)('changes nothing for the worse: $name', async (layout) => {
-    const { proxy, registry, tls, enter, mirror } = await registryFor(layout);
+    const { proxy, registry, tls, enter, mirror } = await registryFor(layout.wants);
     const dir = join(tempFolder(), 'certs.d');
     mkdirSync(dir);
     lay(dir, layout.files({ registry, tls }));

@@ -1,13 +1,13 @@
 import { execFile } from 'node:child_process';
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, it, onTestFinished } from 'vitest';
+import { afterAll, expect, it, onTestFinished } from 'vitest';
 import { Containerd } from '../../kit/containerd.ts';
 import { CriClient } from '../../kit/cri-client.ts';
 import { describeWith } from '../../kit/requires.ts';
 import { tempFolder } from '../../kit/temp-folder.ts';
 import { lay, PATH, shapeOf, type Site } from '../kit/containerd-layouts.ts';
-import { AWAY, LAYOUT_NEEDS, startNamedRegistry } from '../kit/named-registry.ts';
+import { AWAY, LAYOUT_NEEDS, sharedRegistries } from '../kit/named-registry.ts';
 
 const CLI = new URL('../../../bin/xylem.js', import.meta.url).pathname;
 
@@ -67,6 +67,12 @@ interface Report {
 }
 
 describeWith('xylem configure-containerd, by what CRI then pulls', LAYOUT_NEEDS, () => {
+  const ends: (() => void | Promise<void>)[] = [];
+  const registryFor = sharedRegistries((end) => void ends.push(end));
+  afterAll(async () => {
+    for (const end of ends.reverse()) await end();
+  });
+
   async function configure(...args: readonly string[]): Promise<Report & { code: number }> {
     return new Promise((resolve, reject) => {
       const line = [CLI, 'configure-containerd', '--json', ...args];
@@ -79,7 +85,7 @@ describeWith('xylem configure-containerd, by what CRI then pulls', LAYOUT_NEEDS,
 
   /** A containerd that serves CRI, and a registry that only it and the agent can name. */
   async function start(wants: CriLayout['wants'], init: (site: Site) => string, dir: string) {
-    const site = await startNamedRegistry(wants);
+    const site = await registryFor(wants);
     const { proxy, registry, enter } = site;
     const containerd = await Containerd.start(dir, {
       ...{ daemonEnter: enter, sandboxImage: 'none', registry: init(site) },

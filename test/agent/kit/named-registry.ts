@@ -1,6 +1,5 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
 import { AgentCluster } from '../../../src/demo/agent-cluster.ts';
 import { makeCertificates } from '../../kit/certificates.ts';
 import { startDockerRegistry } from '../../kit/docker-registry.ts';
@@ -17,7 +16,7 @@ export const AWAY = 'http://127.0.0.1:9';
 /** A name that containerd does not take for this host, which it would ask by http. */
 const NAME = 'registry.test';
 
-/** What a test with `startNamedRegistry()` needs. */
+/** What a test with `sharedRegistries()` needs. */
 export const LAYOUT_NEEDS = [
   needs.root,
   ...['containerd', 'docker-registry', 'skopeo', 'openssl', 'unshare'].map(needs.program),
@@ -32,11 +31,17 @@ export interface NamedRegistry extends Site {
   readonly enter: readonly string[];
 }
 
-/** Starts these until the end: of the running test, if nothing else is said. */
-export async function startNamedRegistry(
-  wants: Layout['wants'],
-  atEnd: AtEnd = onTestFinished,
-): Promise<NamedRegistry> {
+/** One registry and agent for all tests that want the same; `atEnd` ends them. */
+export function sharedRegistries(atEnd: AtEnd): (wants: Layout['wants']) => Promise<NamedRegistry> {
+  const started = new Map<Layout['wants'], Promise<NamedRegistry>>();
+  return (wants) => {
+    const starting = started.get(wants) ?? startNamedRegistry(wants, atEnd);
+    started.set(wants, starting);
+    return starting;
+  };
+}
+
+async function startNamedRegistry(wants: Layout['wants'], atEnd: AtEnd): Promise<NamedRegistry> {
   const folder = tempFolder(atEnd);
   writeFileSync(join(folder, 'hosts'), `127.0.0.1 localhost ${NAME}\n`);
   const script = `mount --bind ${folder}/hosts /etc/hosts && exec "$@"`;
