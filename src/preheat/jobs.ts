@@ -5,7 +5,6 @@ import type { Clock } from '../runtime/clock.ts';
 import { within } from '../runtime/deadline.ts';
 import type { Logger } from '../runtime/logger.ts';
 import type { ResolveReply } from '../tree/messages.ts';
-import { backoffMs } from '../util/backoff.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import { Limiter } from '../util/limiter.ts';
 import type { PeerId } from '../util/peer-id.ts';
@@ -57,12 +56,13 @@ const CALLS_WAITING_MAX = 65_536;
 const CALL_MS_MAX = 5_000;
 
 /**
- * Interval between status calls to the hosts: short at first, since a small image is there soon,
- * and doubled up to one second; but 10 ms for each host at least, so that a thousand hosts cost
- * 15 % of a CPU.
+ * Interval between status calls to the hosts: a quarter of the time since the start, so that the end
+ * is noticed in time, whatever it took, and within these bounds; but 10 ms for each host at least,
+ * so that a thousand hosts cost 15 % of a CPU.
  */
 const LOOK_MS_MIN = 25;
 const LOOK_MS_MAX = 1_000;
+const LOOK_SHARE = 0.25;
 const LOOK_MS_PER_HOST = 10;
 
 /** Longest wait for the registry to say why a block does not come, and pause before the next. */
@@ -231,14 +231,16 @@ export class PreheatJobs {
     }
     job.state = 'running';
     const { clock } = this.#components;
-    for (let looks = 1; ; looks++) {
+    const startMs = clock.nowMs();
+    for (;;) {
       const open = job.hosts.filter(({ progress }) => !isFinal(progress.state));
       await Promise.all(open.map((host) => this.#look(job, host)));
       signal.throwIfAborted();
       const left = job.hosts.filter(({ progress }) => !isFinal(progress.state));
       if (left.length === 0) return;
       await this.#probe(job, left);
-      const pauseMs = backoffMs(looks, LOOK_MS_MIN, LOOK_MS_MAX);
+      const shareMs = Math.round((clock.nowMs() - startMs) * LOOK_SHARE);
+      const pauseMs = Math.min(LOOK_MS_MAX, Math.max(LOOK_MS_MIN, shareMs));
       await clock.sleep(Math.max(pauseMs, left.length * LOOK_MS_PER_HOST), signal);
     }
   }

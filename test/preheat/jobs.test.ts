@@ -71,6 +71,7 @@ class Rig {
   /** What the registry says of blobs that do not come. */
   readonly probeFails = new Map<Digest, OriginError>();
   readonly probed: string[] = [];
+  readonly probedMs: number[] = [];
   readonly jobs = new PreheatJobs({
     transport: {
       peers: () => [...this.hosts.keys()],
@@ -90,6 +91,7 @@ class Rig {
     },
     probe: async ({ blob }, index) => {
       this.probed.push(`${blob.digest} ${index}`);
+      this.probedMs.push(this.clock.nowMs());
       const fails = this.probeFails.get(blob.digest);
       if (fails !== undefined) throw fails;
     },
@@ -177,10 +179,11 @@ describe('PreheatJobs, of what does not come', () => {
       const rig = rigWith();
       const a = rig.add('a', 'z');
       if (fails !== undefined) rig.probeFails.set(defined(layer, 'a digest'), fails);
-      for (let looks = 0; looks < 10; looks++) a.steps.push(stuckAt(layer));
+      for (let looks = 0; looks < 22; looks++) a.steps.push(stuckAt(layer));
       expect(await rig.run()).toMatchObject({ state: 'done', missing: [] });
-      // 0.025 + 0.05 + ... + 0.8, then three of a second.
-      expect(rig.probed).toHaveLength(3);
+      const gaps = rig.probedMs.slice(1).map((atMs, i) => atMs - (rig.probedMs[i] ?? 0));
+      expect(gaps.length).toBeGreaterThan(0);
+      expect(Math.min(...gaps)).toBeGreaterThanOrEqual(2000);
     }
   });
 
@@ -223,7 +226,7 @@ describe('PreheatJobs', () => {
     expect(b.told).toEqual(['ask', 'status', 'start', 'status']);
     expect(b.order).toMatchObject({ manifest: MANIFEST, part: 'image', pin: false });
     // What is finished costs nothing more.
-    expect(rig.clock.slept).toEqual([25, 50, 100]);
+    expect(rig.clock.slept).toEqual([25, 25, 25]);
   });
 
   it('looks quickly at first, then once a second, and less often at many hosts', async () => {
@@ -232,7 +235,7 @@ describe('PreheatJobs', () => {
     for (let looks = 0; looks < 8; looks++) hosts[0]?.steps.push(progress('running', looks));
     await rig.run();
     // 10 ms for each host that is not done.
-    expect(rig.clock.slept).toEqual([2000, 50, 100, 200, 400, 800, 1000, 1000, 1000]);
+    expect(rig.clock.slept).toEqual([2000, 500, 625, 781, 977, 1000, 1000, 1000, 1000]);
   });
 
   it('starts nothing anew for an id that it knows', async () => {

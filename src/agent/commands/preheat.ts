@@ -1,7 +1,6 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isFinal, type PreheatJob } from '../../preheat/messages.ts';
-import { backoffMs } from '../../util/backoff.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
 import { API, pathOf } from '../admin/api.ts';
@@ -11,9 +10,10 @@ import { onEndSignal } from '../end-signals.ts';
 import { ProgressLine } from './long-work.ts';
 import { adminOption, jsonOption, printFacts, tokenOption } from './output.ts';
 
-/** Interval between status requests: short at first, as that at which a root asks its hosts. */
+/** Interval between status requests: a share of the time since the start, within bounds. */
 const LOOK_MS_MIN = 50;
 const LOOK_MS_MAX = 500;
+const LOOK_SHARE = 0.25;
 
 /**
  * Status requests that may fail in a row: the agent, or the root that leads the preheat, may be
@@ -96,8 +96,10 @@ async function follow(started: PreheatJob, place: AdminPlace): Promise<PreheatJo
   const { id } = started;
   try {
     let job = started;
-    for (let misses = 0, looks = 1; !isFinal(job.state); looks++) {
-      const pauseMs = backoffMs(looks, LOOK_MS_MIN, LOOK_MS_MAX);
+    const startMs = performance.now();
+    for (let misses = 0; !isFinal(job.state); ) {
+      const shareMs = (performance.now() - startMs) * LOOK_SHARE;
+      const pauseMs = Math.min(LOOK_MS_MAX, Math.max(LOOK_MS_MIN, shareMs));
       await sleep(pauseMs, undefined, { signal: interrupted.signal }).catch(() => {});
       const route = interrupted.signal.aborted ? 'cancelPreheat' : 'preheatStatus';
       try {
