@@ -1,6 +1,12 @@
 import { BlockStoreError } from '../blockstore/errors.ts';
 import type { BlockStore } from '../blockstore/store.ts';
-import { BLOCK_SIZE_BYTES, blockLength, type BlobRef, type BlockIndex } from '../image/block.ts';
+import {
+  BLOCK_SIZE_BYTES,
+  blockIndex,
+  blockLength,
+  type BlobRef,
+  type BlockIndex,
+} from '../image/block.ts';
 import { digestOf, type Digest } from '../image/digest.ts';
 import {
   blobsOf,
@@ -70,12 +76,20 @@ const STAY_MS = 20 * 60_000;
 const STAYS_MAX = 64;
 
 /**
+ * Longest wait for the check of the image against its digests. The check of a large one goes on
+ * after the preheat is over.
+ */
+const CHECK_MS_MAX = 2_000;
+
+/**
  * Share of the quota that preheating may fill: the share to which the store evicts when it is full.
  */
 const QUOTA_SHARE = 0.9;
 
 /** The part of an agent that preheating needs; `TransferEngine` has all of it. */
 interface PreheatEngine extends ImageOpener {
+  /** Resolves once no check of the blob against its digest is due. */
+  readonly wrong: { settled(digest: Digest): Promise<void> };
   keep(blob: BlobRef, index: BlockIndex, options: ReadOptions): Promise<void>;
 }
 
@@ -225,6 +239,7 @@ export class HostPreheats {
       if (work.order.pin) for (const digest of digests) await store.pin(digest);
       await this.#bring(work, blocks);
       checkComplete(work, image.manifest);
+      if (work.order.part === 'image') await this.#checkContent(work, blobs);
     } finally {
       store.release(digests);
     }
@@ -302,6 +317,24 @@ export class HostPreheats {
     if (ends.every(({ status }) => status === 'fulfilled')) return;
     const reason: unknown = work.abort.signal.reason;
     throw reason instanceof Error ? reason : new Error(errorText(reason));
+  }
+
+  /** Rejects with WorkError when a blob was dropped again, since its content is another. */
+  async #checkContent(work: Work, blobs: readonly BlobRef[]): Promise<void> {
+    const { engine, store, clock } = this.#components;
+    const brought = blobs.filter(
+      ({ digest }) => wantedOf(work, digest).missing.signal.aborted !== true,
+    );
+    const settled = Promise.all(brought.map(({ digest }) => engine.wrong.settled(digest)));
+    const enough = new AbortController();
+    const late = clock.sleep(CHECK_MS_MAX, enough.signal).catch(() => {});
+    await Promise.race([settled, late]);
+    enough.abort(new Error('the content is checked'));
+    work.abort.signal.throwIfAborted();
+    const wrong = brought.find(({ digest }) => !store.has(digest, blockIndex(0)));
+    if (wrong === undefined) return;
+    const what = `what the registry gives for ${wrong.digest} has another digest`;
+    throw new WorkError(what, { code: 'protocol' });
   }
 
   /** False when the registry has not got the blob. */

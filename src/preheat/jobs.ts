@@ -56,9 +56,9 @@ const CALLS_WAITING_MAX = 65_536;
 const CALL_MS_MAX = 5_000;
 
 /**
- * Interval between status calls to the hosts: a quarter of the time since the start, so that the end
- * is noticed in time, whatever it took, and within these bounds; but 10 ms for each host at least,
- * so that a thousand hosts cost 15 % of a CPU.
+ * Interval between status calls to the hosts: a quarter of the time since the start, so that the
+ * end is noticed in time, whatever it took, and within these bounds; but 10 ms for each host at
+ * least, so that a thousand hosts cost 15 % of a CPU.
  */
 const LOOK_MS_MIN = 25;
 const LOOK_MS_MAX = 1_000;

@@ -199,6 +199,19 @@ describe('HostPreheats', () => {
     expect(await ended(preheats, '2')).toMatchObject({ state: 'done' });
   });
 
+  it('fails where the registry gives other bytes than the digest names', async () => {
+    const layer = new Uint8Array(randomBytes(3 * BLOCK));
+    const order = orderOf(cluster.origin, [layer]);
+    cluster.origin.wrongBlock = 1;
+    const { preheats } = child(0);
+    preheats.start('1', order);
+    expect(await ended(preheats, '1')).toMatchObject({
+      state: 'failed',
+      failure: 'protocol',
+      reason: expect.stringContaining(digestOf(layer)) as string,
+    });
+  });
+
   it('brings an image whose list of layers is null, as encoders of Go write it', async () => {
     const order = orderOf(cluster.origin, []);
     const json = JSON.parse(Buffer.from(order.manifest).toString()) as object;
@@ -264,6 +277,7 @@ describe('HostPreheats retries', () => {
       readCached: () => undefined,
       addDigests: () => {},
       keep: () => Promise.reject(error()),
+      wrong: { settled: () => Promise.resolve() },
       tree: { open: () => Promise.resolve(), close: () => {} },
     };
     const store = {

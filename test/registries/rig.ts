@@ -142,7 +142,7 @@ async function fetchImage(
   await containerd.ctr(['content', 'fetch', '--hosts-dir', hostsDir, ...user, reference]);
 }
 
-async function preheatImage(child: ClusterHost, { host, blobs }: StandIn): Promise<void> {
+async function preheatImage(child: ClusterHost, { host, layers }: StandIn): Promise<void> {
   const place = { admin: child.process.socket };
   let job = await askAgent(place, 'preheat', {
     image: `docker://${host}/${REPOSITORY}:${TAG}`,
@@ -158,7 +158,7 @@ async function preheatImage(child: ClusterHost, { host, blobs }: StandIn): Promi
   if (job.state !== 'done')
     throw new Error(`${job.failure}: ${job.hosts.map(({ failure }) => failure).join()}`);
   const held = await askAgent(place, 'blobs');
-  for (const { digest, bytes } of blobs.slice(1)) {
+  for (const { digest, bytes } of layers) {
     const blob = held.blobs.find((entry) => entry.digest === digest);
     const count = blob?.blocks.reduce((sum, [, length]) => sum + length, 0) ?? 0;
     const all = Math.ceil(bytes.length / BLOCK_SIZE_BYTES);

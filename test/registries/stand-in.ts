@@ -42,6 +42,8 @@ export class StandIn {
   readonly storage = new FakeRegistry();
   /** The config first. */
   readonly blobs: readonly FakeBlob[];
+  /** Those that the manifest names and the registry has. */
+  layers: readonly FakeBlob[] = [];
   readonly #seen = new Map<string, number>();
 
   private constructor() {
@@ -89,6 +91,8 @@ export class StandIn {
     }));
     const [mediaType] = MANIFEST_MEDIA_TYPES;
     const manifest = { schemaVersion: 2, mediaType, config, layers, ...fields };
+    const named = JSON.stringify(manifest.layers ?? []);
+    this.layers = this.blobs.slice(1).filter(({ digest }) => named.includes(digest));
     this.registry.addManifest(TAG, Buffer.from(JSON.stringify(manifest)));
   }
 

@@ -67,6 +67,8 @@ export class WholeBlobCheck {
   readonly #checks: Counter;
   readonly #followed = new BoundedMap<Digest, Followed>({ entriesMax: FOLLOWED_MAX });
   readonly #waiting: Complete[] = [];
+  /** Checks that are not over, by blob. */
+  readonly #open = new Map<Digest, PromiseWithResolvers<void>>();
   readonly #stop = new AbortController();
   #running: Promise<void> | undefined;
 
@@ -91,7 +93,13 @@ export class WholeBlobCheck {
     if (missing < count) return;
     if (this.#waiting.length >= WAITING_MAX) return this.#checks.inc({ result: 'skipped' });
     this.#waiting.push({ blob, content });
+    if (!this.#open.has(digest)) this.#open.set(digest, Promise.withResolvers());
     this.#running ??= this.#work();
+  }
+
+  /** Resolves once no check of the blob is due or in progress. */
+  async settled(digest: Digest): Promise<void> {
+    await this.#open.get(digest)?.promise;
   }
 
   /** Blocks of the blob are dropped elsewhere: it is hashed again when it is complete again. */
@@ -117,9 +125,17 @@ export class WholeBlobCheck {
         this.#checks.inc({ result: 'failed' });
         const fields = { blob: blob.digest, error: errorText(error) };
         this.#parts.logger.warn(fields, 'blob could not be checked');
+      } finally {
+        this.#settle(blob.digest);
       }
     }
+    for (const digest of [...this.#open.keys()]) this.#settle(digest);
     this.#running = undefined;
+  }
+
+  #settle(digest: Digest): void {
+    this.#open.get(digest)?.resolve();
+    this.#open.delete(digest);
   }
 
   async #check({ blob, content }: Complete): Promise<'good' | 'bad' | 'incomplete'> {

@@ -129,6 +129,11 @@ export class WrongContent {
     this.#checks.stored(blob, content);
   }
 
+  /** Resolves once no check of the blob is due or in progress. */
+  settled(digest: Digest): Promise<void> {
+    return this.#checks.settled(digest);
+  }
+
   /** A checked block carries a `whole` claim of a believed root. */
   sawWhole(digest: Digest, index: BlockIndex, { blockDigest, attestation }: AttestedBlock): void {
     const isKnown = this.#around.isRoot || this.#proofs.has(digest);
