@@ -1,4 +1,5 @@
 import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
+import { ACCELERATION_FAILURES } from './messages.ts';
 
 /** What acceleration counts. */
 export interface AccelerationMetrics {
@@ -30,7 +31,7 @@ export function accelerationMetrics(metrics: Metrics): AccelerationMetrics {
       help:
         'Conversions to block images that ended, by result: ready, or why not: reference, ' +
         'credentials, registry, disk, image, tool, other.',
-      labelNames: ['result'],
+      labels: { result: ['ready', ...ACCELERATION_FAILURES] },
     }),
     seconds: metrics.histogram({
       name: 'xylem_conversion_seconds',

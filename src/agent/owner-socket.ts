@@ -10,6 +10,7 @@ import {
 } from 'node:fs';
 import type { Server } from 'node:net';
 import { dirname } from 'node:path';
+import { makeFolders } from '../runtime/node/folders.ts';
 import { ListenError } from '../edge/http/listen.ts';
 import type { DiskLock } from '../runtime/disk.ts';
 import { lockFolder } from '../runtime/node/disk-lock.ts';
@@ -84,7 +85,7 @@ export class OwnerSocket {
   }
 
   #takeFolder(folder: string, mode: number): void {
-    mkdirSync(dirname(folder), { recursive: true });
+    makeFolders(dirname(folder));
     const isNew = mkdirIfMissing(folder);
     const found = statSync(folder);
     if (!isNew && !isClosed(found)) {

@@ -45,7 +45,7 @@ export async function runUntilSignal(service: Service, components: RunComponents
   const { logger } = components;
   const stopping = watch(components);
   const started = service.start().then(() => {
-    if (!stopping.requested) logger.info({ pid: process.pid }, 'ready');
+    if (!stopping.requested) logger.info({}, 'ready');
   });
   try {
     // A stop during the start does not wait for the start.

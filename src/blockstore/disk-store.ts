@@ -107,7 +107,6 @@ export class DiskStore implements BlockStore {
     this.#metrics = storeMetrics(components.metrics);
     const { quotaBytes } = this.#init;
     this.#metrics.quotaBytes.set({}, Number.isFinite(quotaBytes) ? quotaBytes : 0);
-    this.#metrics.writesFailing.set({}, 0);
     this.#files = new FileCache({ disk, logger }, { openMax: this.#init.filesOpenMax });
     this.#ofFiles = { ...components, files: this.#files, slow: this.#slow };
     this.#syncer = new Syncer(
@@ -116,7 +115,7 @@ export class DiskStore implements BlockStore {
     );
     const heldBytes = (): number => this.#table.sizeBytes;
     this.#space = new SpaceGuard(
-      { disk, clock, logger, usedBytes: heldBytes },
+      { disk, clock, logger, usedBytes: heldBytes, onRoom: (has) => this.#health.full(!has) },
       { freeBytesMin: this.#init.freeBytesMin },
     );
     this.#health = new WriteHealth({ logger, failing: this.#metrics.writesFailing });
@@ -247,6 +246,7 @@ export class DiskStore implements BlockStore {
       blobCount: this.blobs().length,
       blockCount: this.#table.blockCount,
       sizeBytes: this.#table.sizeBytes,
+      writeTrouble: this.#health.trouble,
     };
   }
 

@@ -1,4 +1,34 @@
-import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
+import {
+  allOf,
+  type Counter,
+  type Gauge,
+  type Histogram,
+  type Metrics,
+} from '../runtime/metrics.ts';
+import type { BlockStoreErrorDetail, StoreOperation } from './errors.ts';
+
+const OPERATIONS = allOf<StoreOperation | 'sync'>({
+  put: true,
+  get: true,
+  drop: true,
+  pin: true,
+  evict: true,
+  sync: true,
+});
+
+/** Those that a call of a running store ends with, and `stopped`. */
+const CODES = allOf<Exclude<BlockStoreErrorDetail['code'], 'version' | 'locked'>>({
+  busy: true,
+  'no-space': true,
+  'read-only': true,
+  io: true,
+  quota: true,
+  'size-mismatch': true,
+  'invalid-block': true,
+  'too-many-blobs': true,
+  'too-many-pins': true,
+  stopped: true,
+});
 
 /** Metrics of the store. */
 export interface StoreMetrics {
@@ -27,12 +57,12 @@ export function storeMetrics(metrics: Metrics): StoreMetrics {
       help:
         'Blocks written to, found in, missed in, found damaged in, ' +
         'dropped and evicted from the store.',
-      labelNames: ['event'],
+      labels: { event: ['written', 'hit', 'miss', 'damaged', 'dropped', 'evicted'] },
     }),
     errors: metrics.counter({
       name: 'xylem_store_errors_total',
       help: 'Operations of the store that failed, by operation and reason.',
-      labelNames: ['operation', 'code'],
+      labels: { operation: OPERATIONS, code: CODES },
     }),
     present: metrics.gauge({
       name: 'xylem_store_present_blocks',
@@ -53,8 +83,8 @@ export function storeMetrics(metrics: Metrics): StoreMetrics {
     writesFailing: metrics.gauge({
       name: 'xylem_store_writes_failing',
       help:
-        '1 while the disk refuses writes and blocks are passed on ' +
-        'without being stored, else 0.',
+        '1 while the disk is full or refuses writes, and blocks are passed on without being ' +
+        'stored, else 0.',
     }),
     evictSeconds: metrics.histogram({
       name: 'xylem_store_evict_seconds',

@@ -15,6 +15,8 @@ interface SpaceGuardComponents {
   readonly logger: Logger;
   /** Bytes that the store takes of the disk now. */
   readonly usedBytes: () => number;
+  /** The disk is full, or has room again. */
+  readonly onRoom: (hasRoom: boolean) => void;
 }
 
 /**
@@ -67,7 +69,7 @@ export class SpaceGuard {
         logger.warn(fields, 'the disk is full; the store takes no blocks');
       if (!this.#hasRoom && hasRoom)
         logger.info(fields, 'the disk has room again; the store takes blocks');
-      this.#hasRoom = hasRoom;
+      this.#setRoom(hasRoom);
       const missingBytes = this.#freeBytesMin - freeBytes;
       const usedBytes = this.#components.usedBytes();
       this.#limitBytes = hasRoom ? Number.POSITIVE_INFINITY : Math.max(0, usedBytes - missingBytes);
@@ -76,8 +78,13 @@ export class SpaceGuard {
         { error: errorText(error) },
         'cannot find out the free space of the disk; the store takes blocks until writes fail',
       );
-      this.#hasRoom = true;
+      this.#setRoom(true);
       this.#limitBytes = Number.POSITIVE_INFINITY;
     }
+  }
+
+  #setRoom(hasRoom: boolean): void {
+    if (this.#hasRoom !== hasRoom) this.#components.onRoom(hasRoom);
+    this.#hasRoom = hasRoom;
   }
 }

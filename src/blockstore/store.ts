@@ -7,6 +7,8 @@ export interface BlockStoreStats {
   readonly blobCount: number;
   readonly blockCount: number;
   readonly sizeBytes: number;
+  /** Why blocks are passed on without being stored; absent while they are kept. */
+  readonly writeTrouble?: string | undefined;
 }
 
 /**

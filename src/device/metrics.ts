@@ -23,7 +23,7 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
       help:
         'Bytes that block devices were asked for: from memory, from the files of the store ' +
         '(past the event loop), or fetched.',
-      labelNames: ['from'],
+      labels: { from: ['memory', 'store', 'fetched'] },
     }),
     readErrors: metrics.counter({
       name: 'xylem_device_read_errors_total',

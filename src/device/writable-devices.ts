@@ -1,5 +1,6 @@
-import { closeSync, mkdirSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { makeFolders } from '../runtime/node/folders.ts';
 import { digestHex } from '../image/digest.ts';
 import type { DeviceImage } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -127,7 +128,7 @@ export class WritableDevices {
   }
 
   async start(): Promise<void> {
-    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    makeFolders(this.#dir, 0o700);
     this.#records.open();
     const records = this.#records.list();
     const names = new Set(records.map(keptName));

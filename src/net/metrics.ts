@@ -1,4 +1,43 @@
-import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
+import {
+  allOf,
+  type Counter,
+  type Gauge,
+  type Histogram,
+  type Metrics,
+} from '../runtime/metrics.ts';
+import type { PeerErrorDetail } from '../transfer/contracts/transport.ts';
+import { CALLS } from './calls/call-table.ts';
+
+const OUTCOMES = allOf<PeerErrorDetail['code'] | 'ok'>({
+  ok: true,
+  unreachable: true,
+  timeout: true,
+  overloaded: true,
+  'unknown-blob': true,
+  'not-found': true,
+  hops: true,
+  protocol: true,
+  refused: true,
+  cancelled: true,
+});
+
+/** How handshakes of admission end. */
+export type AdmissionResult =
+  | 'admitted'
+  | 'wrong-key'
+  | 'version'
+  | 'timeout'
+  | 'protocol'
+  | 'refused';
+
+const RESULTS = allOf<AdmissionResult>({
+  admitted: true,
+  'wrong-key': true,
+  version: true,
+  timeout: true,
+  protocol: true,
+  refused: true,
+});
 
 /** What the transport counts. Labels are fixed sets. */
 export interface NetMetrics {
@@ -50,7 +89,7 @@ export function netMetrics(metrics: Metrics): NetMetrics {
     connected: metrics.counter({
       name: 'xylem_net_connected_total',
       help: 'Connections made with other agents.',
-      labelNames: ['direction'],
+      labels: { direction: ['inbound', 'outbound'] },
     }),
     dialFailed: metrics.counter({
       name: 'xylem_net_dial_failed_total',
@@ -59,12 +98,12 @@ export function netMetrics(metrics: Metrics): NetMetrics {
     refused: metrics.counter({
       name: 'xylem_net_refused_total',
       help: 'Inbound connections that were not taken.',
-      labelNames: ['reason'],
+      labels: { reason: ['limit', 'per-peer', 'admission', 'handshake'] },
     }),
     admission: metrics.counter({
       name: 'xylem_admission_total',
       help: 'Connections admitted by the cluster key, or why they were not.',
-      labelNames: ['result'],
+      labels: { result: RESULTS },
     }),
     clusterKeys: metrics.gauge({
       name: 'xylem_admission_keys',
@@ -73,7 +112,7 @@ export function netMetrics(metrics: Metrics): NetMetrics {
     violations: metrics.counter({
       name: 'xylem_net_violations_total',
       help: 'Times that a peer broke the wire protocol.',
-      labelNames: ['protocol'],
+      labels: { protocol: ['block', 'tree'] },
     }),
     silent: metrics.counter({
       name: 'xylem_net_silent_total',
@@ -86,7 +125,7 @@ export function netMetrics(metrics: Metrics): NetMetrics {
     requests: metrics.counter({
       name: 'xylem_net_requests_total',
       help: 'Block requests to peers that ended.',
-      labelNames: ['kind', 'outcome'],
+      labels: { kind: ['demand', 'prefetch'], outcome: OUTCOMES },
     }),
     answerSeconds: metrics.histogram({
       name: 'xylem_net_answer_seconds',
@@ -97,7 +136,7 @@ export function netMetrics(metrics: Metrics): NetMetrics {
     treeCalls: metrics.counter({
       name: 'xylem_net_tree_calls_total',
       help: 'Tree calls to peers that ended.',
-      labelNames: ['call', 'outcome'],
+      labels: { call: Object.keys(CALLS), outcome: OUTCOMES },
     }),
   };
 }

@@ -1,4 +1,24 @@
-import type { Counter, Metrics } from '../runtime/metrics.ts';
+import { allOf, type Counter, type Metrics } from '../runtime/metrics.ts';
+import type { RegistryErrorDetail } from './errors.ts';
+
+const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'];
+const OUTCOMES = ['2xx', '3xx', '4xx', '5xx', '401', '429', 'error'];
+
+const CODES = allOf<RegistryErrorDetail['code']>({
+  'invalid-reference': true,
+  unauthorized: true,
+  denied: true,
+  'not-found': true,
+  'rate-limited': true,
+  unavailable: true,
+  timeout: true,
+  protocol: true,
+  'digest-mismatch': true,
+  'too-large': true,
+  'no-platform': true,
+  overloaded: true,
+  closed: true,
+});
 
 /** What the registry client counts. Labels are fixed sets. */
 export interface RegistryMetrics {
@@ -19,7 +39,7 @@ export function registryMetrics(metrics: Metrics): RegistryMetrics {
     requests: metrics.counter({
       name: 'xylem_registry_requests_total',
       help: 'Requests to registries, token servers and the storage behind them.',
-      labelNames: ['method', 'outcome'],
+      labels: { method: METHODS, outcome: OUTCOMES },
     }),
     receivedBytes: metrics.counter({
       name: 'xylem_registry_received_bytes_total',
@@ -28,12 +48,12 @@ export function registryMetrics(metrics: Metrics): RegistryMetrics {
     retries: metrics.counter({
       name: 'xylem_registry_retries_total',
       help: 'Requests made again after a passing failure.',
-      labelNames: ['code'],
+      labels: { code: CODES },
     }),
     mirrorFailures: metrics.counter({
       name: 'xylem_registry_mirror_failures_total',
       help: 'Answers of mirrors that were of no use: the next server was asked.',
-      labelNames: ['code'],
+      labels: { code: CODES },
     }),
     heldSeconds: metrics.counter({
       name: 'xylem_registry_held_seconds_total',

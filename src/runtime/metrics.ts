@@ -21,6 +21,17 @@ export interface MetricInit {
   readonly labelNames?: readonly string[];
 }
 
+/** What a counter is. Each of its values is there from the start, so that rates see the first. */
+export interface CounterInit extends Omit<MetricInit, 'labelNames'> {
+  /** All values of each label. */
+  readonly labels?: Readonly<Record<string, readonly string[]>>;
+}
+
+/** All words of a union of words: the compiler refuses a set that lacks one. */
+export function allOf<T extends string>(words: Readonly<Record<T, true>>): readonly T[] {
+  return Object.keys(words) as T[];
+}
+
 /** A counter that its owner can also read: it keeps sums by the values of one label. */
 export class Tally implements Counter {
   readonly #counter: Counter;
@@ -52,7 +63,7 @@ export class Tally implements Counter {
 
 /** Where a subsystem registers its metrics, injected; an agent implements it by prom-client. */
 export interface Metrics {
-  counter(init: MetricInit): Counter;
+  counter(init: CounterInit): Counter;
   gauge(init: MetricInit): Gauge;
   histogram(init: MetricInit & { readonly buckets: readonly number[] }): Histogram;
 }

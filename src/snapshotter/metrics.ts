@@ -1,5 +1,24 @@
 import type { Counter, Gauge, Histogram, Metrics } from '../runtime/metrics.ts';
 
+/** What containerd asks for. */
+export const OPERATIONS = [
+  ...(['prepare', 'view', 'mounts', 'commit', 'remove'] as const),
+  ...(['stat', 'update', 'list', 'usage', 'cleanup'] as const),
+] as const;
+
+/** Codes of gRPC that calls end with. */
+const CODES = [
+  ...['OK', 'CANCELLED', 'UNKNOWN', 'INVALID_ARGUMENT', 'NOT_FOUND', 'ALREADY_EXISTS'],
+  ...[
+    'PERMISSION_DENIED',
+    'RESOURCE_EXHAUSTED',
+    'FAILED_PRECONDITION',
+    'UNAVAILABLE',
+    'INTERNAL',
+    'DATA_LOSS',
+  ],
+];
+
 /** Metrics of the snapshotter. */
 export interface SnapshotterMetrics {
   readonly operations: Counter;
@@ -14,7 +33,7 @@ export function snapshotterMetrics(metrics: Metrics): SnapshotterMetrics {
     operations: metrics.counter({
       name: 'xylem_snapshotter_operations_total',
       help: 'Calls of containerd, by what they ask for and the gRPC code of the answer.',
-      labelNames: ['operation', 'code'],
+      labels: { operation: OPERATIONS, code: CODES },
     }),
     seconds: metrics.histogram({
       name: 'xylem_snapshotter_operation_seconds',

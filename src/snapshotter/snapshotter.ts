@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { makeFolders } from '../runtime/node/folders.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Hash } from '../runtime/codec.ts';
 import { within } from '../runtime/deadline.ts';
@@ -111,7 +111,7 @@ export class Snapshotter implements Snapshots {
 
   /** Rejects with DiskError `locked`, or SnapshotError `metadata`. */
   async start(): Promise<void> {
-    mkdirSync(this.#stateDir, { recursive: true, mode: 0o700 });
+    makeFolders(this.#stateDir, 0o700);
     this.#lock = await lockFolder(this.#stateDir);
     this.#folders.open();
     const { records, nextId } = await this.#store.open();

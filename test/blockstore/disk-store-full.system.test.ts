@@ -1,7 +1,10 @@
 import { execFileSync } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { DiskStore } from '../../src/blockstore/disk-store.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../src/image/block.ts';
+import { silentMetrics, type Metrics } from '../../src/runtime/metrics.ts';
 import { NodeDisk } from '../../src/runtime/node/disk.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
@@ -19,6 +22,29 @@ async function withTmpfs(sizeBytes: number, body: (root: string) => Promise<void
 }
 
 describeWith('DiskStore on a real small disk', [needs.root, needs.program('mount')], () => {
+  it('DiskStore says of a full disk that it takes no blocks, and when it does', async () => {
+    await withTmpfs(16 * BLOCK_SIZE_BYTES, async (root) => {
+      const values: Record<string, number> = {};
+      const metrics: Metrics = {
+        ...silentMetrics,
+        gauge: ({ name }) => ({ set: (_, value) => void (values[name] = value) }),
+      };
+      const parts = { ...storeParts(new NodeDisk({ root })), metrics };
+      const store = new DiskStore(parts, { freeBytesMin: 8 * BLOCK_SIZE_BYTES });
+      const filler = join(root, 'filler');
+      writeFileSync(filler, Buffer.alloc(10 * BLOCK_SIZE_BYTES));
+      await store.start();
+      expect(values['xylem_store_writes_failing']).toBe(1);
+      expect(store.stats().writeTrouble).toBe('the disk is full');
+      rmSync(filler);
+      await store.stop();
+      await store.start();
+      expect(values['xylem_store_writes_failing']).toBe(0);
+      expect(store.stats().writeTrouble).toBeUndefined();
+      await store.stop();
+    });
+  });
+
   it('DiskStore still serves blocks when the disk is full or turns read-only', async () => {
     await withTmpfs(4 * BLOCK_SIZE_BYTES, async (root) => {
       const store = new DiskStore(storeParts(new NodeDisk({ root })), { freeBytesMin: 0 });

@@ -39,6 +39,10 @@ export const agentStatus = z
         sizeBytes: bytes,
         blobCount: count,
         blockCount: count,
+        writeTrouble: z
+          .string()
+          .optional()
+          .describe('why it keeps no more blocks; absent while it does'),
       })
       .readonly(),
     failedReads: count.describe('reads of this host that failed since the start'),

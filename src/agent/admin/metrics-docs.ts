@@ -64,7 +64,7 @@ function rowsOf(register: (metrics: Metrics) => unknown): readonly string[] {
   };
   register({
     counter: (init) => {
-      note('counter', init);
+      note('counter', { ...init, labelNames: Object.keys(init.labels ?? {}) });
       return silentMetrics.counter(init);
     },
     gauge: (init) => {

@@ -30,8 +30,13 @@ export class PromMetrics implements runtime.Metrics {
     for (const name of MISNAMED) this.#registry.removeSingleMetric(name);
   }
 
-  counter(init: runtime.MetricInit): runtime.Counter {
-    const metric = this.#once('counter', init, () => new Counter(this.#options(init)));
+  counter({ labels = {}, ...rest }: runtime.CounterInit): runtime.Counter {
+    const init = { ...rest, labelNames: Object.keys(labels) };
+    const metric = this.#once('counter', init, () => {
+      const made = new Counter(this.#options(init));
+      for (const values of combinations(labels)) made.inc(values, 0);
+      return made;
+    });
     return { inc: (labels, value = 1) => metric.inc(labels, value) };
   }
 
@@ -85,4 +90,15 @@ export class PromMetrics implements runtime.Metrics {
     this.#known.set(init.name, { shape, metric });
     return metric;
   }
+}
+
+/** All sets of label values. */
+function combinations(
+  labels: Readonly<Record<string, readonly string[]>>,
+): readonly Readonly<Record<string, string>>[] {
+  let sets: readonly Readonly<Record<string, string>>[] = [{}];
+  for (const [name, values] of Object.entries(labels)) {
+    sets = sets.flatMap((set) => values.map((value) => ({ ...set, [name]: value })));
+  }
+  return sets;
 }

@@ -1,6 +1,7 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolders } from '../../runtime/node/folders.ts';
 import { peerIdOf } from '../../net/node/identity.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
 import { ed25519Signer } from '../../runtime/node/signer.ts';
@@ -93,7 +94,7 @@ function write(
 ): void {
   let file = dir;
   try {
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    makeFolders(dir, 0o700);
     for (const [name, content, mode] of files) {
       file = join(dir, name);
       writeFileSync(file, content, { mode, flag: 'wx', flush: true });

@@ -1,6 +1,5 @@
 import {
   constants,
-  mkdirSync,
   openSync,
   closeSync,
   fstatSync,
@@ -11,6 +10,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
+import { makeFolders } from '../../runtime/node/folders.ts';
 import { CLUSTER_KEYS_MAX } from '../../net/limits.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -209,7 +209,7 @@ function unreadable(file: string, key: string, cause: unknown): KeyFileError {
 function createKeyFile(file: string, content: string): void {
   const draft = `${file}.${process.pid}.tmp`;
   try {
-    mkdirSync(dirname(file), { recursive: true });
+    makeFolders(dirname(file));
     rmSync(draft, { force: true });
     const descriptor = openSync(draft, 'wx', 0o600);
     try {

@@ -50,7 +50,7 @@ function statusText(status: AgentStatus): string {
   const rows: (readonly [string, string])[] = [
     ['agent', `xylem ${status.version}, ${status.role} in zone ${status.zone}`],
     ['state', status.notReady === undefined ? 'ready' : `not ready: ${status.notReady}`],
-    ['up', `${Math.floor(status.uptimeSeconds)} s`],
+    ['up', `${Math.floor(status.uptimeSeconds)} s, since when it counts`],
     ['peer', status.peer],
     ['addresses', status.addresses.join(' ') || 'none'],
     ['connections', `${status.peers.length} peers`],
@@ -59,6 +59,9 @@ function statusText(status: AgentStatus): string {
       `${formatSizeBytes(store.sizeBytes)} of ${formatSizeBytes(store.quotaBytes)} ` +
         `in ${store.dir}: ${store.blockCount} blocks of ${store.blobCount} blobs`,
     ],
+    ...(store.writeTrouble === undefined
+      ? []
+      : [['', `takes no blocks: ${store.writeTrouble}`] as const]),
     ['failed reads', String(status.failedReads)],
     ...Object.entries(status.bytesBySource).map(
       ([source, bytes]) => [`from ${source}`, formatSizeBytes(bytes)] as const,

@@ -1,3 +1,4 @@
+import { LINK_ERROR_CODES } from '../../device/link/errors.ts';
 import type { Counter, Gauge, Metrics } from '../../runtime/metrics.ts';
 
 /** Metrics of the device socket. */
@@ -24,12 +25,12 @@ export function deviceSocketMetrics(metrics: Metrics): DeviceSocketMetrics {
     reads: metrics.counter({
       name: 'xylem_device_socket_reads_total',
       help: 'Blocks that device processes asked for, by kind and outcome.',
-      labelNames: ['kind', 'outcome'],
+      labels: { kind: ['demand', 'prefetch'], outcome: ['block', ...LINK_ERROR_CODES] },
     }),
     opens: metrics.counter({
       name: 'xylem_device_socket_opens_total',
       help: 'Images that device processes asked for, by outcome.',
-      labelNames: ['outcome'],
+      labels: { outcome: ['opened', ...LINK_ERROR_CODES] },
     }),
   };
 }

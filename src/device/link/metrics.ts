@@ -24,7 +24,7 @@ export function linkMetrics(metrics: Metrics): LinkMetrics {
       help:
         'Blocks asked of the agent, by outcome: a block, a failure, or the loss of the ' +
         'connection. After the last two the block is asked again.',
-      labelNames: ['outcome'],
+      labels: { outcome: ['block', 'failure', 'lost'] },
     }),
   };
 }

@@ -1,5 +1,4 @@
 import {
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -9,6 +8,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolders } from '../../runtime/node/folders.ts';
 import type { DeviceImage } from '../../image/manifest.ts';
 import type { WritableMode } from './mount-steps.ts';
 import { removeEmptyFolder } from './target-folder.ts';
@@ -61,7 +61,7 @@ export class MountRecords {
    * Creates the folders. Uses their path without symbolic links, since the kernel lists that one.
    */
   open(): void {
-    mkdirSync(this.#dir, { recursive: true, mode: 0o700 });
+    makeFolders(this.#dir, 0o700);
     this.#dir = realpathSync(this.#dir);
   }
 

@@ -1,4 +1,17 @@
-import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { allOf, type Counter, type Metrics } from '../../runtime/metrics.ts';
+import type { AccessError } from './access-error.ts';
+
+const RESULTS = allOf<AccessError['code'] | 'shared' | 'alone'>({
+  shared: true,
+  alone: true,
+  unauthorized: true,
+  denied: true,
+  'rate-limited': true,
+  'not-found': true,
+  'other-content': true,
+  unsound: true,
+  unchecked: true,
+});
 
 /** What opening blobs for local clients counts. */
 export interface AccessMetrics {
@@ -15,7 +28,7 @@ export function accessMetrics(metrics: Metrics): AccessMetrics {
       help:
         'Requests of local clients whose right to read a blob was not known from memory, by ' +
         'the outcome of asking.',
-      labelNames: ['result'],
+      labels: { result: RESULTS },
     }),
     clientOriginBytes: metrics.counter({
       name: 'xylem_client_origin_bytes_total',

@@ -1,5 +1,11 @@
 import type { Counter, Gauge, Metrics } from '../../runtime/metrics.ts';
 
+/** Statuses that the local endpoint answers with. */
+export const STATUSES = [
+  ...['200', '206', '304', '307', '400', '401', '403', '404', '405', '412', '416', '429'],
+  ...['499', '500', '502', '503', '504'],
+];
+
 /** What the local endpoint counts of its connections and their answers. */
 export interface HttpMetrics {
   readonly connections: Gauge;
@@ -34,7 +40,7 @@ export function httpMetrics(metrics: Metrics): HttpMetrics {
       help:
         'Answers cut off because their program did not take them while others waited for room, ' +
         'by kind (read, stream).',
-      labelNames: ['kind'],
+      labels: { kind: ['read', 'stream'] },
     }),
   };
 }

@@ -1,4 +1,5 @@
 import type { Counter, Metrics } from '../../runtime/metrics.ts';
+import { STATUSES } from '../http/metrics.ts';
 
 /** What the registry mirror counts. */
 export interface MirrorMetrics {
@@ -19,7 +20,7 @@ export function mirrorMetrics(metrics: Metrics): MirrorMetrics {
       help:
         'Requests to the registry mirror, by what was asked for (manifest, blob, other) and ' +
         'HTTP status.',
-      labelNames: ['kind', 'status'],
+      labels: { kind: ['manifest', 'blob', 'other'], status: STATUSES },
     }),
     responseBytes: metrics.counter({
       name: 'xylem_mirror_response_bytes_total',
@@ -30,14 +31,14 @@ export function mirrorMetrics(metrics: Metrics): MirrorMetrics {
       help:
         'Manifests that were found, by source: cache, root, origin, stale (a tag while the ' +
         'registry is away).',
-      labelNames: ['source'],
+      labels: { source: ['cache', 'root', 'origin', 'stale'] },
     }),
     blockImages: metrics.counter({
       name: 'xylem_mirror_block_images_total',
       help:
         'Tags that clients which can mount block images asked for, by result: given (the block ' +
         'image), none (the original: there is none), failed (the original: it was not found).',
-      labelNames: ['result'],
+      labels: { result: ['given', 'none', 'failed'] },
     }),
   };
 }

@@ -1,4 +1,5 @@
 import type { Counter, Histogram, Metrics } from '../../runtime/metrics.ts';
+import { STATUSES } from '../http/metrics.ts';
 
 /** What answering overlaybd counts. */
 export interface OverlaybdMetrics {
@@ -23,7 +24,7 @@ export function overlaybdMetrics(metrics: Metrics): OverlaybdMetrics {
     requests: metrics.counter({
       name: 'xylem_local_requests_total',
       help: 'Requests for blobs on the local endpoint, by HTTP status.',
-      labelNames: ['status'],
+      labels: { status: STATUSES },
     }),
     responseBytes: metrics.counter({
       name: 'xylem_local_response_bytes_total',

@@ -31,7 +31,7 @@ import {
   RENEWALS_MAX,
   VERSION_TOLD_MS,
 } from '../limits.ts';
-import type { NetMetrics } from '../metrics.ts';
+import type { AdmissionResult, NetMetrics } from '../metrics.ts';
 
 /**
  * Mutual proof of the cluster key, once per connection and again when the key it was proved with is
@@ -48,8 +48,6 @@ export const ADMISSION_PROTOCOL = '/xylem/admission/2';
  * - `protocol`: the peer said something else, wanted something else first, or left before the end.
  * - `refused`: turned away at the door, or the peer that we dialled hung up on us.
  */
-type AdmissionResult = 'admitted' | 'wrong-key' | 'version' | 'timeout' | 'protocol' | 'refused';
-
 /** Why a connection is of no use. */
 export class AdmissionError extends CodedError<{
   readonly code: Exclude<AdmissionResult, 'admitted'>;

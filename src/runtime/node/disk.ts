@@ -3,7 +3,6 @@ import {
   fdatasync,
   fsync,
   ftruncate,
-  mkdir,
   open,
   read,
   readdir,
@@ -26,6 +25,7 @@ import {
   type OpenMode,
 } from '../disk.ts';
 import { lockFolder } from './disk-lock.ts';
+import { makeFoldersSoon } from './folders.ts';
 
 /** Access for this user alone: the content may be private. */
 const FOLDER_MODE = 0o700;
@@ -50,7 +50,6 @@ const fsp = {
   fdatasync: promisify(fdatasync),
   fsync: promisify(fsync),
   ftruncate: promisify(ftruncate),
-  mkdir: promisify(mkdir),
   open: promisify(open),
   readdir: promisify(readdir),
   rename: promisify(rename),
@@ -139,8 +138,7 @@ export class NodeDisk implements Disk {
 
   async makeFolder(path: string): Promise<void> {
     const full = join(this.#root, path);
-    const options = { recursive: true, mode: FOLDER_MODE };
-    await attempt('make the folder', full, () => fsp.mkdir(full, options));
+    await attempt('make the folder', full, () => makeFoldersSoon(full, FOLDER_MODE));
   }
 
   async list(path: string): Promise<readonly DiskEntry[]> {

@@ -1,5 +1,4 @@
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
 import { createServer, type Server as SocketServer } from 'node:net';
 import { dirname } from 'node:path';
 import {
@@ -11,13 +10,14 @@ import {
   type ServerWritableStream,
   type UntypedServiceImplementation,
 } from '@grpc/grpc-js';
+import { makeFolders } from '../../runtime/node/folders.ts';
 import { NO_KEEPER, type DescriptorKeeper } from '../../device/keeper/kept-descriptors.ts';
 import { KeptListener } from '../../device/keeper/kept-listener.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
-import { snapshotterMetrics, type SnapshotterMetrics } from '../metrics.ts';
+import { snapshotterMetrics, type OPERATIONS, type SnapshotterMetrics } from '../metrics.ts';
 import type { Snapshots } from '../snapshots.ts';
 import {
   infoOf,
@@ -45,17 +45,7 @@ const STOP_MS_MAX = 2_000;
 /** The socket cannot be listened on. */
 class SocketError extends CodedError<{ readonly code: 'listen'; readonly path: string }> {}
 
-type Operation =
-  | 'prepare'
-  | 'view'
-  | 'mounts'
-  | 'commit'
-  | 'remove'
-  | 'stat'
-  | 'update'
-  | 'list'
-  | 'usage'
-  | 'cleanup';
+type Operation = (typeof OPERATIONS)[number];
 
 /**
  * Serves snapshots to containerd over gRPC on a Unix socket that its own user alone may open.
@@ -108,7 +98,7 @@ export class SnapshotsServer {
     const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
     const sockets = createServer((socket) => injector.injectConnection(socket));
     try {
-      mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
+      makeFolders(dirname(this.#path), 0o700);
       sockets.listen({ fd: await this.#listener.open() });
       await once(sockets, 'listening');
     } catch (cause) {

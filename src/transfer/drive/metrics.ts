@@ -1,4 +1,61 @@
-import { Tally, type Counter, type Gauge, type Metrics } from '../../runtime/metrics.ts';
+import type { BlockStoreErrorDetail } from '../../blockstore/errors.ts';
+import type { Verdict } from '../../image/attestation.ts';
+import { allOf, Tally, type Counter, type Gauge, type Metrics } from '../../runtime/metrics.ts';
+import type { TransferErrorDetail } from '../contracts/errors.ts';
+import type { BlockSource, LostReason } from '../core/effects.ts';
+
+const SOURCES = allOf<BlockSource>({
+  memory: true,
+  disk: true,
+  parent: true,
+  alternate: true,
+  root: true,
+  origin: true,
+  fallback: true,
+  'own-way': true,
+});
+
+const FAILURES = allOf<TransferErrorDetail['code']>({
+  deadline: true,
+  'unknown-blob': true,
+  range: true,
+  'size-differs': true,
+  overloaded: true,
+  origin: true,
+  cancelled: true,
+});
+
+const REJECTED = allOf<Exclude<Verdict, 'good'>>({
+  bad: true,
+  'unknown-signer': true,
+  'other-size': true,
+  'not-whole': true,
+});
+
+const LOST = allOf<LostReason>({
+  silent: true,
+  unreachable: true,
+  corrupt: true,
+  protocol: true,
+  'unknown-blob': true,
+});
+
+/** Why a put of the store fails. */
+const UNSTORED = allOf<BlockStoreErrorDetail['code'] | 'unknown'>({
+  busy: true,
+  'no-space': true,
+  'read-only': true,
+  io: true,
+  quota: true,
+  'size-mismatch': true,
+  'invalid-block': true,
+  'too-many-blobs': true,
+  'too-many-pins': true,
+  stopped: true,
+  version: true,
+  locked: true,
+  unknown: true,
+});
 
 /** What the way of a block counts. Labels are fixed sets. */
 export interface TransferMetrics {
@@ -33,12 +90,12 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
   const blockBytes = metrics.counter({
     name: 'xylem_block_bytes_total',
     help: 'Block bytes that became available on this host, by source.',
-    labelNames: ['source', 'kind'],
+    labels: { source: SOURCES, kind: ['demand', 'prefetch'] },
   });
   const failed = metrics.counter({
     name: 'xylem_read_failed_total',
     help: 'Demand reads of this host that failed.',
-    labelNames: ['code'],
+    labels: { code: FAILURES },
   });
   return {
     blockBytes: new Tally(blockBytes, 'source'),
@@ -48,12 +105,12 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
       help:
         'Blocks refused: wrong bytes or attestation, a root that this host does not know, ' +
         'a blob of another size, or one of which wrong blocks were found.',
-      labelNames: ['reason'],
+      labels: { reason: REJECTED },
     }),
     lost: metrics.counter({
       name: 'xylem_peer_lost_total',
       help: 'Times that this host gave up a peer for a while.',
-      labelNames: ['reason'],
+      labels: { reason: LOST },
     }),
     sentBytes: metrics.counter({
       name: 'xylem_block_sent_bytes_total',
@@ -66,29 +123,29 @@ export function transferMetrics(metrics: Metrics): TransferMetrics {
     unstored: metrics.counter({
       name: 'xylem_block_unstored_total',
       help: 'Blocks that could not be stored and were passed on all the same.',
-      labelNames: ['code'],
+      labels: { code: UNSTORED },
     }),
     heldSeconds: metrics.counter({
       name: 'xylem_limit_held_seconds_total',
       help: 'Time in which the upload or the download limit held back blocks.',
-      labelNames: ['limit'],
+      labels: { limit: ['upload', 'download'] },
     }),
     blobChecks: metrics.counter({
       name: 'xylem_blob_checks_total',
       help: 'Blobs hashed when complete, by result: good, bad, incomplete, failed, skipped.',
-      labelNames: ['result'],
+      labels: { result: ['good', 'bad', 'incomplete', 'failed', 'skipped'] },
     }),
     distrusted: metrics.counter({
       name: 'xylem_blobs_distrusted_total',
       help:
         'Blobs distrusted since the start: this root found that the content does not match the ' +
         'digest (content), a root said so (root), or a host showed a wrong block (report).',
-      labelNames: ['cause'],
+      labels: { cause: ['content', 'root', 'report'] },
     }),
     wholeReads: metrics.counter({
       name: 'xylem_whole_reads_total',
       help: 'Blobs that a root read whole to hash them, by result: right, wrong, failed.',
-      labelNames: ['result'],
+      labels: { result: ['right', 'wrong', 'failed'] },
     }),
   };
 }

@@ -7,7 +7,7 @@ describe('PromMetrics', () => {
     const counter = metrics.counter({
       name: 'xylem_reads_total',
       help: 'Reads.',
-      labelNames: ['kind'],
+      labels: { kind: ['demand', 'prefetch'] },
     });
     counter.inc({ kind: 'demand' });
     counter.inc({ kind: 'demand' }, 4);
@@ -17,6 +17,7 @@ describe('PromMetrics', () => {
       .observe({}, 0.5);
     const text = await metrics.text();
     expect(text).toContain('xylem_reads_total{kind="demand"} 5');
+    expect(text).toContain('xylem_reads_total{kind="prefetch"} 0');
     expect(text).toContain('xylem_peers 7');
     expect(text).toContain('xylem_read_seconds_bucket{le="1"} 1');
     expect(text).toContain('xylem_read_seconds_bucket{le="0.1"} 0');
@@ -40,7 +41,7 @@ describe('PromMetrics', () => {
     metrics.counter(init).inc({});
     metrics.counter(init).inc({});
     expect(await metrics.text()).toContain('xylem_reads_total 2');
-    expect(() => metrics.counter({ ...init, labelNames: ['x'] })).toThrow(/is counter\(\) already/);
+    expect(() => metrics.counter({ ...init, labels: { x: [] } })).toThrow(/is counter\(\) already/);
   });
 
   it('refuses names against the conventions', () => {
