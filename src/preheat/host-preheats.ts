@@ -56,8 +56,8 @@ const WAITING_MAX = 16;
 /** Maximum number of finished preheats whose end is remembered. */
 const FINISHED_MAX = 64;
 
-/** Tries per block, and the pauses between them: 51 s in all, enough for a root to restart. */
-const TRIES_MAX = 16;
+/** How long a block is tried for, with pauses between: enough for a root to restart. */
+const TRY_MS_MAX = 50_000;
 /** After these the root is told, which knows why, or asks the registry. */
 const TRIES_STUCK = 2;
 const RETRY_MS_MIN = 100;
@@ -343,6 +343,7 @@ export class HostPreheats {
     const wanted = wantedOf(work, blob.digest);
     const { signal } = wanted;
     const missing = wanted.missing.signal;
+    const startedMs = clock.nowMs();
     for (let tries = 1; !missing.aborted; tries++) {
       try {
         await engine.keep(blob, index, { kind: 'prefetch', signal, endsOnNo: true });
@@ -353,7 +354,7 @@ export class HostPreheats {
         if (signal.aborted) throw cause;
         const isUnread = cause instanceof TransferError;
         if (isUnread && tries >= TRIES_STUCK) work.stuck ??= { digest: blob.digest, index };
-        if (tries >= TRIES_MAX) {
+        if (clock.nowMs() - startedMs >= TRY_MS_MAX) {
           const what = `block ${index} of ${blob.digest}`;
           throw new WorkError(
             `cannot fetch ${what}, tried ${tries} times: ${errorText(cause)}`,

@@ -292,7 +292,7 @@ describe('HostPreheats retries', () => {
     return { preheats, clock, order };
   }
 
-  it('tries a block sixteen times, and says why it was not brought in', async () => {
+  it('tries a block for 50 s, and says why it was not brought in', async () => {
     for (const [error, failure] of [
       [() => new TransferError('late', { code: 'deadline', waitedMs: 1 }), 'unavailable'],
       [() => new BlockStoreError('full', { code: 'quota', quotaBytes: 1 }), 'quota'],
@@ -303,7 +303,9 @@ describe('HostPreheats retries', () => {
       preheats.start('1', order);
       expect(await ended(preheats, '1')).toMatchObject({ state: 'failed', failure });
       expect(clock.slept.slice(0, 2)).toEqual([100, 100]);
-      expect(clock.slept).toHaveLength(2 * 15);
+      const sleptMs = clock.slept.reduce((sum, ms) => sum + ms, 0);
+      expect(sleptMs).toBeGreaterThanOrEqual(50_000);
+      expect(sleptMs).toBeLessThan(60_000);
       expect(Math.max(...clock.slept)).toBe(5000);
       await preheats.stop();
     }
