@@ -1,6 +1,5 @@
 import type { Stats } from 'node:fs';
 import { lstat, readdir } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Clock } from '../../runtime/clock.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
 import { SingleFlight } from '../../util/single-flight.ts';
@@ -57,7 +56,8 @@ export class DiskUsage {
 
 async function measure(folder: string): Promise<Usage> {
   const links = new Set<string>();
-  const todo = [folder];
+  // Names are bytes, and need not be text.
+  const todo = [Buffer.from(folder)];
   let [sizeBytes, inodes] = [0, 0];
   const count = (facts: Stats): void => {
     const link = `${facts.dev}:${facts.ino}`;
@@ -73,8 +73,8 @@ async function measure(folder: string): Promise<Usage> {
     if (facts === undefined) continue;
     count(facts);
     if (!facts.isDirectory()) continue;
-    const names = (await ifThere(readdir(path))) ?? [];
-    todo.push(...names.map((name) => join(path, name)));
+    const names = (await ifThere(readdir(path, { encoding: 'buffer' }))) ?? [];
+    for (const name of names) todo.push(Buffer.concat([path, Buffer.from('/'), name]));
   }
   return { sizeBytes, inodes };
 }

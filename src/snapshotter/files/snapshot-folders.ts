@@ -1,10 +1,24 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, symlinkSync } from 'node:fs';
-import { chmod, chown, rm, stat } from 'node:fs/promises';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs';
+import { chmod, chown, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../../runtime/logger.ts';
 import type { OwnFolders } from '../catalog/mounts.ts';
 import { BLOCK_FILE } from './unpacked-layer.ts';
 import { errorText } from '../../util/errors.ts';
+
+/**
+ * Bytes below a folder on its way out from which the rest is removed by itself. Programs make
+ * folders in each other until no path of the host leads to the inner ones: one has 4,095 bytes.
+ */
+const DEEP_BYTES = 1024;
 
 /**
  * The folders of snapshots, below one:
@@ -13,6 +27,7 @@ import { errorText } from '../../util/errors.ts';
  *     snapshots/ID/work     what overlayfs needs beside them
  *     snapshots/ID/device   link to the folder of the device below, beside other folders
  *     removed/ID            on its way out
+ *     removed/deep-...      what lay too deep in one
  *
  * Folders without a record are what a killed process has left: `clear()` removes them. Removals are
  * made one after another in the background, since a layer may have 100,000 files.
@@ -119,12 +134,49 @@ export class SnapshotFolders {
     for (const path of this.#waiting) {
       try {
         await rm(path, { recursive: true, force: true });
+        this.#waiting.delete(path);
       } catch (error) {
-        const text = errorText(error);
-        this.#logger.warn({ path, error: text }, 'cannot remove a snapshot; the next start does');
+        // Once more, after all that lay too deep.
+        this.#waiting.delete(path);
+        if (await this.#hasTakenApart(path, error)) this.#waiting.add(path);
       }
-      this.#waiting.delete(path);
     }
     this.#removing = undefined;
+  }
+
+  /** Moves what lies too deep in a folder out of it, to be removed by itself. Never rejects. */
+  async #hasTakenApart(path: string, why: unknown): Promise<boolean> {
+    let error = why;
+    try {
+      let isMoved = false;
+      if ((why as NodeJS.ErrnoException).code === 'ENAMETOOLONG') {
+        for await (const deep of deepFoldersIn(Buffer.from(path))) {
+          const to = mkdtempSync(join(this.#removed, 'deep-'));
+          await rename(deep, join(to, 'folder'));
+          this.#waiting.add(to);
+          isMoved = true;
+        }
+      }
+      if (isMoved) return true;
+    } catch (failure) {
+      error = failure;
+    }
+    const text = errorText(error);
+    this.#logger.warn({ path, error: text }, 'cannot remove a snapshot; the next start does');
+    return false;
+  }
+}
+
+/** The folders at a depth that paths still reach. Names are bytes, and need not be text. */
+async function* deepFoldersIn(folder: Buffer): AsyncGenerator<Buffer> {
+  const todo = [folder];
+  for (let at = todo.pop(); at !== undefined; at = todo.pop()) {
+    const entries = await readdir(at, { withFileTypes: true, encoding: 'buffer' });
+    for (const entry of entries) {
+      if (!entry.isDirectory()) continue;
+      const inner = Buffer.concat([at, Buffer.from('/'), entry.name]);
+      if (inner.length - folder.length > DEEP_BYTES) yield inner;
+      else todo.push(inner);
+    }
   }
 }

@@ -1,4 +1,5 @@
-import { open, readdir } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { lstat, open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isLsmt } from '../../image/lsmt-header.ts';
 import { isTrace } from '../../image/trace.ts';
@@ -11,6 +12,13 @@ export const BLOCK_FILE = 'overlaybd.commit';
 /** What is in an unpacked acceleration layer. */
 const TRACE_FILE = 'trace';
 const TRACE_FOLDER = 'block-digests';
+
+/**
+ * The maker of an image chooses what stands under a name. A link would lead to files of others, and
+ * opening a named pipe would wait forever. Nothing is opened that is no plain file: to open a
+ * device alone may do something.
+ */
+const OPEN_FLAGS = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
 
 /**
  * Tells a layer of a block image by its content: a client that does not say where an image is from
@@ -33,7 +41,8 @@ export async function unpackedLayer(folder: string): Promise<UnpackedLayer> {
 /** First bytes of a file, and its size; nothing of what is no file. */
 async function startOf(path: string): Promise<{ start: Uint8Array; sizeBytes: number }> {
   const start = new Uint8Array(24);
-  const file = await open(path, 'r');
+  if (!(await lstat(path)).isFile()) return { start: start.subarray(0, 0), sizeBytes: 0 };
+  const file = await open(path, OPEN_FLAGS);
   try {
     const facts = await file.stat();
     if (!facts.isFile()) return { start: start.subarray(0, 0), sizeBytes: 0 };
