@@ -2,7 +2,7 @@ import type { BlobRef } from '../image/block.ts';
 import type { ByteSource, BytesAt } from '../image/byte-source.ts';
 import { LayeredImage } from '../image/layered-image.ts';
 import type { ImageSegment, LayerStackLayout } from '../image/layer-stack.ts';
-import { openLayer, type Layer } from '../image/layer.ts';
+import { imageBudget, openLayer, type Layer } from '../image/layer.ts';
 import { blockLayers, type Manifest } from '../image/manifest.ts';
 import type { Codec } from '../runtime/codec.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
@@ -59,8 +59,9 @@ export class ImageDisk implements ReadOnlyDisk {
     const { reader, opener = reader, codec, onRead } = components;
     const blobs = blockLayers(manifest);
     const closing = new AbortController();
+    const budget = imageBudget();
     const open = async (blob: BlobRef): Promise<Layer> => {
-      const layer = await openLayer(sourceOf(opener, blob, closing.signal), codec);
+      const layer = await openLayer(sourceOf(opener, blob, closing.signal), codec, budget);
       return { ...layer, source: sourceOf(reader, blob, closing.signal) };
     };
     const opening = Promise.all(blobs.map(open));

@@ -12,7 +12,7 @@ import { BLOCK_CRC_BYTES, hex32, type ZFileHeader } from './zfile-header.ts';
 const CHECKPOINT_BLOCKS = 32;
 
 /** Most blocks of a ZFile: 256 GiB at 4 KiB. The bound keeps the table in memory below 150 MB. */
-const BLOCK_COUNT_MAX = 2 ** 26;
+export const BLOCK_COUNT_MAX = 2 ** 26;
 
 /** Bytes of the table read at a time. A false length is found before memory is spent on it. */
 const CHUNK_BYTES = 1024 * 1024;

@@ -2,6 +2,7 @@ import type { Codec } from '../runtime/codec.ts';
 import { RawBody, readBody } from './body.ts';
 import { readPart, type ByteSource } from './byte-source.ts';
 import { damaged, ImageError, outOfRange, truncated } from './errors.ts';
+import { IndexBudget } from './index-budget.ts';
 import {
   isLsmt,
   LSMT_HEADER_BYTES,
@@ -11,6 +12,7 @@ import {
   type LsmtHeader,
 } from './lsmt-header.ts';
 import { parseIndex, parseIndexLog, SEGMENT_COUNT_MAX } from './lsmt-index.ts';
+import { BLOCK_COUNT_MAX } from './jump-table.ts';
 import type { SegmentMap } from './segment-map.ts';
 import { findTarPayload, isTar, type Payload } from './tar.ts';
 import { ZFileBody } from './zfile.ts';
@@ -36,15 +38,21 @@ export interface Layer {
 /**
  * Opens a committed layer: LSMT, optionally in a ZFile, optionally in a tar. Reads the source four
  * times: the head, the jump table, the LSMT trailer and the index. Of the data it checks only the
- * place. Throws ImageError for anything wrong with the blob.
+ * place. Throws ImageError for anything wrong with the blob. Layers of one image share a `budget`.
  */
-export async function openLayer(source: ByteSource, codec: Codec): Promise<Layer> {
+export async function openLayer(
+  source: ByteSource,
+  codec: Codec,
+  budget?: IndexBudget,
+): Promise<Layer> {
   const headed = await withHead(source);
   const payload = await findPayload(headed);
   const start = await readPart(headed, payload.offset, Math.min(24, payload.sizeBytes), 'layer');
   if (!isZFile(start) && !isLsmt(start)) throw notALayer(start);
-  const body = isZFile(start) ? await ZFileBody.open(headed, payload, codec) : new RawBody(payload);
-  const { trailer, segments } = await readCommitted(headed, body);
+  const body = isZFile(start)
+    ? await ZFileBody.open(headed, payload, { codec, budget })
+    : new RawBody(payload);
+  const { trailer, segments } = await readCommitted(headed, body, budget);
   return {
     source,
     payload,
@@ -86,6 +94,11 @@ export async function openAppendLayer(data: ByteSource, index: ByteSource): Prom
   return { source: data, payload, body, virtualSizeBytes, uuid, parentUuid, segments };
 }
 
+/** For the layers of one image together, as much as for one layer. */
+export function imageBudget(): IndexBudget {
+  return new IndexBudget({ entriesMax: SEGMENT_COUNT_MAX, blocksMax: BLOCK_COUNT_MAX });
+}
+
 async function findPayload(source: ByteSource): Promise<Payload> {
   const length = Math.min(SECTOR_BYTES, source.sizeBytes);
   const start = await readPart(source, 0, length, 'layer');
@@ -95,6 +108,7 @@ async function findPayload(source: ByteSource): Promise<Payload> {
 async function readCommitted(
   source: ByteSource,
   body: RawBody | ZFileBody,
+  budget: IndexBudget | undefined,
 ): Promise<{ trailer: LsmtHeader; segments: SegmentMap }> {
   if (body.sizeBytes < 2 * LSMT_HEADER_BYTES) {
     throw truncated('LSMT file', `${body.sizeBytes} bytes are too few for a header and a trailer`);
@@ -117,6 +131,7 @@ async function readCommitted(
   }
   const { indexOffset, segmentCount } = trailer;
   checkIndexPlace(indexOffset, segmentCount, at);
+  budget?.takeEntries(segmentCount);
   const range = { offset: indexOffset, length: segmentCount * SEGMENT_BYTES };
   const index = await readBody(source, body, range, 'LSMT index');
   const segments = parseIndex(index, {

@@ -5,6 +5,7 @@ import { BLOCK_CRC_SEED, rawCrc32c } from './checksum.ts';
 import type { LayerBody, RangeVisitor } from './body.ts';
 import type { DecodedCache } from './decoded-cache.ts';
 import { damaged } from './errors.ts';
+import type { IndexBudget } from './index-budget.ts';
 import { JumpTable, readJumpTable, type JumpTableColumns } from './jump-table.ts';
 import type { Payload } from './tar.ts';
 import {
@@ -54,7 +55,11 @@ export class ZFileBody implements LayerBody {
   }
 
   /** Opens the ZFile that fills `payload` of the source. Throws ImageError. */
-  static async open(source: ByteSource, payload: Payload, codec: Codec): Promise<ZFileBody> {
+  static async open(
+    source: ByteSource,
+    payload: Payload,
+    { codec, budget }: { readonly codec: Codec; readonly budget?: IndexBudget | undefined },
+  ): Promise<ZFileBody> {
     const base = payload.offset;
     const first = await readPart(source, base, ZFILE_HEADER_BYTES, 'ZFile header');
     let header = parseZFileHeader(first, 'ZFile header', codec);
@@ -64,6 +69,7 @@ export class ZFileBody implements LayerBody {
       header = parseZFileHeader(last, 'ZFile trailer', codec);
     }
     checkZFileGeometry(header, payload.sizeBytes);
+    budget?.takeBlocks(header.blockCount);
     const table = await readJumpTable(source, base, header, codec);
     return new ZFileBody({ codec }, { header, table, base });
   }

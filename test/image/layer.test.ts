@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { memorySource } from '../../src/image/byte-source.ts';
 import { rawCrc32c } from '../../src/image/checksum.ts';
 import { ImageError } from '../../src/image/errors.ts';
+import { IndexBudget } from '../../src/image/index-budget.ts';
 import { openLayer } from '../../src/image/layer.ts';
 import type { BytesAt } from '../../src/image/byte-source.ts';
 import { LayeredImage } from '../../src/image/layered-image.ts';
@@ -113,6 +114,27 @@ describe('LayerWriter and openLayer()', () => {
     trailer.setUint32(28, 0xbad, true);
     trailer.setUint32(64, 0xbad, true);
     expect(bytesEqual(await (await openImage(old)).read(0, DEVICE), disk)).toBe(true);
+  });
+});
+
+describe('IndexBudget', () => {
+  it('bounds what the indices of all layers of an image take', async () => {
+    const { blob } = await sampleLayer({ ranges: RANGES });
+    const { body } = await openLayer(memorySource(blob), codec);
+    const blocks = 'header' in body ? body.header.blockCount : 0;
+    const open = async (budget: IndexBudget): Promise<void> => {
+      for (let i = 0; i < 3; i++) await openLayer(memorySource(blob), codec, budget);
+    };
+    // An index is padded to 4,096 bytes of 16 each.
+    const [entriesMax, blocksMax] = [3 * 256, 3 * blocks];
+    await open(new IndexBudget({ entriesMax, blocksMax }));
+    const fewer = [
+      { entriesMax: entriesMax - 1, blocksMax },
+      { entriesMax, blocksMax: blocksMax - 1 },
+    ];
+    for (const init of fewer) {
+      await expect(open(new IndexBudget(init))).rejects.toMatchObject({ code: 'out-of-range' });
+    }
   });
 });
 

@@ -7,7 +7,7 @@ import {
 } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { ByteSource } from '../../image/byte-source.ts';
-import { openLayer } from '../../image/layer.ts';
+import { imageBudget, openLayer } from '../../image/layer.ts';
 import { blockLayers, traceLayer, type Manifest } from '../../image/manifest.ts';
 import { findTarPayload } from '../../image/tar.ts';
 import { checkTraceSize, parseTrace, TRACE_ACCESSES_MAX } from '../../image/trace.ts';
@@ -97,8 +97,11 @@ async function planTrace(
   const accesses = parseTrace(await holder.read(offset, sizeBytes), codec);
   const reads = accesses.filter(({ op, length }) => op === 'read' && length > 0);
   if (reads.length === 0) return false;
+  const budget = imageBudget();
   const layers = await Promise.all(
-    blockLayers(manifest).map(async (blob) => ({ blob, ...(await openLayer(open(blob), codec)) })),
+    blockLayers(manifest).map(async (blob) => {
+      return { blob, ...(await openLayer(open(blob), codec, budget)) };
+    }),
   );
   for (const read of reads) {
     // A trace of another version of the image may name what this one has not got.
