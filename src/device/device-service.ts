@@ -36,8 +36,8 @@ import { StoreShares } from './store-reader/store-shares.ts';
 const MOUNTS_MAX = 256;
 
 /**
- * Longest mount, in milliseconds: some dozen reads one after another, each with the reader's own
- * deadline.
+ * Longest opening of the layers, and longest mount, in milliseconds: each read has the reader's own
+ * deadline, but a slow source may answer hundreds of them, while the image takes a place.
  */
 const MOUNT_TIMEOUT_MS = 120_000;
 
@@ -351,7 +351,8 @@ export class DeviceService {
   async #make(image: DeviceImage, dir: string): Promise<Mount> {
     requireFilesystem(image);
     const { signal } = this.#stopping;
-    const disk = await this.openDisk(image, signal);
+    const open = (limit: AbortSignal): Promise<ImageDisk> => this.openDisk(image, limit);
+    const disk = await within(this.#clock, MOUNT_TIMEOUT_MS, open, { signal });
     const onStop = (): void => disk.close(); // Fails the reads of the mount, and so the mount.
     signal.addEventListener('abort', onStop);
     try {

@@ -17,9 +17,11 @@ import { DeviceService } from '../../src/device/device-service.ts';
 import type { ResolvedImage } from '../../src/image/manifest.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
+import type { Clock } from '../../src/runtime/clock.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { codec, makeLayer, sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
+import { ManualClock } from '../kit/manual-clock.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { makeErofsLayer, makeExt4Layer } from './kit/filesystem-layers.ts';
 import { imageOf, MemoryReader, NO_TRACES, run, tracesOf } from './kit/images.ts';
@@ -28,13 +30,16 @@ import { imageOf, MemoryReader, NO_TRACES, run, tracesOf } from './kit/images.ts
  * A started service in its own folder. It is stopped when the test ends, and must leave nothing on
  * the host.
  */
-async function startService(folder = tempFolder()): Promise<{
+async function startService(
+  folder = tempFolder(),
+  clock: Clock = new SystemClock(),
+): Promise<{
   service: DeviceService;
   reader: MemoryReader;
   folder: string;
 }> {
   const reader = new MemoryReader();
-  const components = { reader, codec, clock: new SystemClock(), logger: silentLogger };
+  const components = { reader, codec, clock, logger: silentLogger };
   const service = new DeviceService(
     { ...components, metrics: silentMetrics },
     { stateDir: join(folder, 'state'), mountFolders: [folder] },
@@ -48,10 +53,12 @@ async function startService(folder = tempFolder()): Promise<{
   return { service, reader, folder };
 }
 
-async function startWithImage(): Promise<
+async function startWithImage(
+  clock?: Clock,
+): Promise<
   Awaited<ReturnType<typeof startService>> & { image: ResolvedImage; files: string; dir: string }
 > {
-  const started = await startService();
+  const started = await startService(tempFolder(), clock);
   const { layer, files } = await makeExt4Layer(started.folder);
   const image = imageOf([started.reader.add(layer)], 'ext4');
   return { ...started, image, files, dir: join(started.folder, 'mnt') };
@@ -176,6 +183,34 @@ describeWith('DeviceService', NEEDS, () => {
       expect(tracesOf(folder)).toEqual(NO_TRACES);
     },
   );
+
+  it.skipIf(needs.program('mkfs.erofs')() !== undefined)(
+    'mount() refuses an EROFS that names other devices',
+    async () => {
+      const { service, reader, folder } = await startService();
+      const { layer } = await makeErofsLayer(folder, (device) => {
+        // Of the superblock: the feature, and one device whose slot would hold its path.
+        device.writeUInt32LE(device.readUInt32LE(1024 + 80) | 8, 1024 + 80);
+        device.writeUInt16LE(1, 1024 + 86);
+      });
+      const mounting = service.mount(imageOf([reader.add(layer)], 'erofs'), join(folder, 'mnt'));
+      await expect(mounting).rejects.toMatchObject({
+        detail: { code: 'unsupported-filesystem', filesystem: 'erofs' },
+      });
+      await expect(mounting).rejects.toThrow('names other block devices');
+    },
+  );
+
+  it('an image whose layers are not open in two minutes leaves its place', async () => {
+    const clock = new ManualClock();
+    const { service, image, reader, dir } = await startWithImage(clock);
+    reader.read = () => new Promise(() => {});
+    const mounting = service.mount(image, dir);
+    mounting.catch(() => {});
+    clock.advance(120_000);
+    await expect(mounting).rejects.toThrow('not done within 120000 ms');
+    expect(service.mounted()).toEqual([]);
+  });
 
   it('mounts several images at once, and unmounts one while the others go on', async () => {
     const { service, image, files, dir } = await startWithImage();
@@ -336,6 +371,18 @@ describeWith('DeviceService', NEEDS, () => {
     expect((await run('cat', [join(other, 'small.txt')])).stdout).toBe('xylem\n');
     await run('umount', [other]);
     await service.unmount(dir);
+  });
+
+  it('unmount() minds no mount of another kind that names the same source', async () => {
+    const { service, image, dir, folder } = await startWithImage();
+    const { device } = await service.mount(image, dir);
+    // As a user may with FUSE.
+    const other = join(folder, 'other');
+    mkdirSync(other);
+    await run('mount', ['-i', '-t', 'tmpfs', device, other]);
+    onTestFinished(async () => void (await run('umount', [other])));
+    await service.unmount(dir);
+    expect(service.list()).toEqual([]);
   });
 
   it('stop() detaches busy mounts', async () => {

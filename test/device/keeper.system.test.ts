@@ -75,4 +75,14 @@ describeWith('Keeper', [needs.root, needs.fuse, needs.program('mke2fs')], () => 
     );
     expect(await keeper.run()).toBe(3);
   });
+
+  it('run() does not reject when the kernel makes no process', async () => {
+    // Linux takes no argument of 128 KiB; Node throws that, as it does for missing memory.
+    const args = ['x'.repeat(128 * 1024)];
+    const keeper = new Keeper(
+      { logger: silentLogger, clock: new SystemClock() },
+      { program: { path: process.execPath, args } },
+    );
+    expect(await keeper.run()).toBe(1);
+  });
 });

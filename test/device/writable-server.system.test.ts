@@ -1,10 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, onTestFinished } from 'vitest';
 import { runInHelper } from '../../src/device/mount/mount-process.ts';
+import type { MountResult } from '../../src/device/mount/mount-steps.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
@@ -49,14 +50,23 @@ async function onLoop(folder: string, script: string): Promise<void> {
 }
 
 /** Mounts the served filesystem for writes at `FOLDER/root`, by the steps of the device process. */
-async function mountRoot(folder: string): Promise<void> {
+async function mountRoot(folder: string): Promise<MountResult> {
   const target = join(folder, 'root');
   const targetFd = openSync(target, 'r');
   onTestFinished(() => closeSync(targetFd));
   const request = { do: 'mount', fuseDir: join(folder, 'fuse'), target, writable: 'dir' } as const;
   const limit = { timeoutMs: 60_000, targetFd };
-  const result = await runInHelper({ clock: new SystemClock() }, request, limit);
-  expect(result).toMatchObject({ kind: 'mounted' });
+  return runInHelper({ clock: new SystemClock() }, request, limit);
+}
+
+/** Has the ext4 in a file say that its journal is on another device: 8:1, a disk of most hosts. */
+function moveJournal(path: string): void {
+  const bytes = readFileSync(path);
+  const at = 1024;
+  bytes.writeUInt32LE(bytes.readUInt32LE(at + 92) | 4, at + 92);
+  bytes.writeUInt32LE(0, at + 224);
+  bytes.writeUInt32LE(0x801, at + 228);
+  writeFileSync(path, bytes);
 }
 
 async function unmountRoot(folder: string, force: boolean): Promise<void> {
@@ -77,12 +87,21 @@ describeWith(
   'WritableFuseServer',
   [needs.root, needs.fuse, needs.program('mke2fs'), needs.program('losetup'), needs.program('fio')],
   () => {
+    it('refuses a journal on another device', async () => {
+      const folder = await baseFolder();
+      moveJournal(join(folder, 'base'));
+      await serve(folder);
+      const result = await mountRoot(folder);
+      expect(result).toEqual({ kind: 'names-devices', filesystem: 'ext4' });
+      await unmountRoot(folder, true);
+    });
+
     it('a filesystem on it keeps what was synced when its server is killed', async () => {
       const folder = await baseFolder();
       const [image, root] = [join(folder, 'fuse/image'), join(folder, 'root')];
       const before = await sumOf(join(folder, 'base'));
       const first = await serve(folder);
-      await mountRoot(folder);
+      expect(await mountRoot(folder)).toMatchObject({ kind: 'mounted' });
       const sums = new Map([['of-the-image', sha256(sampleBytes(3 * MIB, 1))]]);
       for (let i = 0; i < FILE_COUNT; i++) {
         const source = join(folder, `source-${i}`);
@@ -109,7 +128,7 @@ describeWith(
 
       const second = await serve(folder);
       const ended = once(second, 'exit');
-      await mountRoot(folder);
+      expect(await mountRoot(folder)).toMatchObject({ kind: 'mounted' });
       for (const [name, sum] of sums)
         expect([name, await sumOf(join(root, name))]).toEqual([name, sum]);
       await run('umount', [root]);

@@ -28,6 +28,8 @@ const UNREADY_MS_MAX = 60_000;
 const YIELD_MS_MAX = 5_000;
 const STOP_MS_MAX = 25_000;
 
+const CANNOT_START = 'cannot start the device process';
+
 /** The program that is kept running. */
 export interface KeptProgram {
   readonly path: string;
@@ -102,16 +104,23 @@ export class Keeper {
   #runOnce(): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
     const held = [...this.#descriptors];
     const inherited = Object.fromEntries(held.map(([name], i) => [name, FIRST_INHERITED + i]));
-    const child = spawn(this.#program.path, [...this.#program.args], {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc', ...held.map(([, fd]) => fd)],
-      env: { ...process.env, [INHERITED_VARIABLE]: JSON.stringify(inherited) },
-    });
-    this.#child = child;
     this.#unready ??= this.#clock.setTimer(UNREADY_MS_MAX, () => this.#giveUp());
+    let child: ChildProcess;
+    try {
+      child = spawn(this.#program.path, [...this.#program.args], {
+        stdio: ['ignore', 'inherit', 'inherit', 'ipc', ...held.map(([, fd]) => fd)],
+        env: { ...process.env, [INHERITED_VARIABLE]: JSON.stringify(inherited) },
+      });
+    } catch (error) {
+      // As without memory for another process: some errors are thrown, and others told.
+      this.#logger.error({ error }, CANNOT_START);
+      return Promise.resolve({ code: 1, signal: null });
+    }
+    this.#child = child;
     child.on('message', (message: ToKeeper) => this.#take(child, message));
     return new Promise((resolve) => {
       child.on('error', (error) => {
-        this.#logger.error({ error }, 'cannot start the device process');
+        this.#logger.error({ error }, CANNOT_START);
         if (child.pid === undefined) resolve({ code: 1, signal: null });
       });
       child.on('exit', (code, signal) => resolve({ code, signal }));

@@ -72,6 +72,14 @@ export function requireMounted(result: MountResult, target: string): string {
       { code: 'unsupported-filesystem', filesystem: 'unknown' },
     );
   }
+  if (result.kind === 'names-devices') {
+    const { filesystem } = result;
+    throw new DeviceError(
+      `cannot mount at ${target}: the ${filesystem} of the image names other block devices, ` +
+        'and an image is one device',
+      { code: 'unsupported-filesystem', filesystem },
+    );
+  }
   if (result.kind !== 'failed') {
     throw new DeviceError(`mounting ${target} ended as ${result.kind}`, {
       code: 'failed',

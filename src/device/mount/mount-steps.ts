@@ -63,6 +63,8 @@ export type MountResult =
   | { readonly kind: 'probed' }
   | { readonly kind: 'unmounted' }
   | { readonly kind: 'unknown-filesystem' }
+  /** The filesystem would have the kernel open other devices of the host by name or number. */
+  | { readonly kind: 'names-devices'; readonly filesystem: string }
   /** The target, or the loop device through another mount of it, is in use. */
   | { readonly kind: 'busy'; readonly what: string }
   | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
@@ -91,6 +93,9 @@ const WRITABLE_FLAGS = MS_NOATIME;
  */
 const JOURNAL_MIB = 16;
 
+/** What is mounted from a disk. */
+const FILESYSTEMS: ReadonlySet<string> = new Set(['ext4', 'erofs']);
+
 /** Offset of the superblock on the disk, in ext4 and EROFS. */
 const SUPERBLOCK_AT = 1024;
 /** Fields of struct ext4_super_block. Blocks have 1 to 64 KiB. */
@@ -100,9 +105,16 @@ const EXT4_MAGIC_AT = 56;
 const EXT4_MAGIC = 0xef53;
 const EXT4_FEATURE_COMPAT_AT = 92;
 const EXT4_HAS_JOURNAL = 4;
+const EXT4_JOURNAL_INODE_AT = 224;
+const EXT4_JOURNAL_DEVICE_AT = 228;
 
 /** The superblock of EROFS begins at the same offset, with its magic. */
 const EROFS_MAGIC = 0xe0f5e1e2;
+const EROFS_FEATURE_INCOMPAT_AT = 80;
+const EROFS_DEVICE_TABLE = 8;
+
+/** Longest run of tune2fs, in milliseconds: an image may be made so that it never ends. */
+const TUNE2FS_MS_MAX = 60_000;
 
 /**
  * Largest sector of the loop device, in bytes: a page, so that direct I/O is never split below it.
@@ -148,6 +160,9 @@ function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResu
     }
     const filesystem = filesystemOn(backingFd);
     if (filesystem === undefined) return { kind: 'unknown-filesystem' };
+    if (namesDevices(filesystem, writable !== undefined)) {
+      return { kind: 'names-devices', filesystem: filesystem.type };
+    }
     const place = { target, backingFd, imagePath };
     if (writable !== undefined) {
       return filesystem.type === 'ext4'
@@ -225,7 +240,8 @@ function mountExt4(device: string, target: string, at: string): MountResult {
 function addJournal(device: string): string | undefined {
   const env = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
   const options = ['-j', '-J', `size=${JOURNAL_MIB}`, '-e', 'remount-ro', device];
-  const result = spawnSync('tune2fs', options, { env, encoding: 'utf8' });
+  const limit = { timeout: TUNE2FS_MS_MAX, killSignal: 'SIGKILL' } as const;
+  const result = spawnSync('tune2fs', options, { env, encoding: 'utf8', ...limit });
   if (result.error !== undefined) {
     const { code, message } = result.error as NodeJS.ErrnoException;
     return code === 'ENOENT' ? 'no such program (install e2fsprogs)' : (code ?? message);
@@ -272,6 +288,8 @@ interface Filesystem {
   readonly type: 'ext4' | 'erofs';
   readonly blockBytes: number;
   readonly hasJournal: boolean;
+  /** Whether it wants parts of it from other devices. */
+  readonly hasOtherDevices: boolean;
 }
 
 /**
@@ -283,14 +301,29 @@ function filesystemOn(fd: number): Filesystem | undefined {
   if (readSync(fd, bytes, 0, bytes.length, 0) < bytes.length) return undefined;
   const view = new DataView(bytes.buffer, SUPERBLOCK_AT);
   if (view.getUint32(0, true) === EROFS_MAGIC) {
-    return { type: 'erofs', blockBytes: LOOP_BLOCK_BYTES_MAX, hasJournal: false };
+    const features = view.getUint32(EROFS_FEATURE_INCOMPAT_AT, true);
+    const hasOtherDevices = (features & EROFS_DEVICE_TABLE) !== 0;
+    return { type: 'erofs', blockBytes: LOOP_BLOCK_BYTES_MAX, hasJournal: false, hasOtherDevices };
   }
   if (view.getUint16(EXT4_MAGIC_AT, true) !== EXT4_MAGIC) return undefined;
   const exponent = view.getUint32(EXT4_LOG_BLOCK_SIZE_AT, true);
   if (exponent > EXT4_LOG_BLOCK_SIZE_MAX) return undefined;
   const features = view.getUint32(EXT4_FEATURE_COMPAT_AT, true);
   const hasJournal = (features & EXT4_HAS_JOURNAL) !== 0;
-  return { type: 'ext4', blockBytes: 1024 << exponent, hasJournal };
+  const isInside =
+    view.getUint32(EXT4_JOURNAL_INODE_AT, true) !== 0 &&
+    view.getUint32(EXT4_JOURNAL_DEVICE_AT, true) === 0;
+  const hasOtherDevices = hasJournal && !isInside;
+  return { type: 'ext4', blockBytes: 1024 << exponent, hasJournal, hasOtherDevices };
+}
+
+/**
+ * An EROFS may have a table of devices, whose names Linux 5.19 to 6.3 open as paths, and an ext4 a
+ * journal on a device of any number: an image may not choose devices of the host. Without its
+ * journal, which read-only mounts do not load, an ext4 is one device.
+ */
+function namesDevices({ type, hasOtherDevices }: Filesystem, isWritable: boolean): boolean {
+  return hasOtherDevices && (type === 'erofs' || isWritable);
 }
 
 function failed({ step, failure }: StepFailure): MountResult {
@@ -301,7 +334,10 @@ function unmountImage(request: MountRequest & { readonly do: 'unmount' }): Mount
   const { fuseDir, target, force, writable } = request;
   if (force) unmount(fuseDir, MNT_FORCE);
   const sources = sourcesOver(`${fuseDir}/${IMAGE_FILE}`);
-  const all = readMountTable().filter((entry) => sources.includes(entry.source));
+  // A user may have a FUSE mount that names any source.
+  const all = readMountTable().filter(
+    ({ source, type }) => sources.includes(source) && FILESYSTEMS.has(type),
+  );
   const places = all
     .map((entry) => entry.mountPoint)
     .filter((place) => force || place === target || writable !== undefined);

@@ -15,13 +15,17 @@ function makeFiles(folder: string): string {
   return files;
 }
 
-/** A block layer that holds an EROFS, and the folder of its files. */
+/** A block layer that holds an EROFS, and the folder of its files. `change` has its bytes. */
 export async function makeErofsLayer(
   folder: string,
+  change: (device: Buffer) => void = () => {},
 ): Promise<{ layer: Uint8Array; files: string }> {
   const files = makeFiles(folder);
   const device = join(folder, 'device.erofs');
   await run('/usr/bin/mkfs.erofs', [device, files]);
+  const bytes = readFileSync(device);
+  change(bytes);
+  writeFileSync(device, bytes);
   return { layer: await layerOf(device), files };
 }
 
