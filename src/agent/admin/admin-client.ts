@@ -194,8 +194,8 @@ function failure(
     );
   }
   return new AdminError(
-    `cannot reach an agent at ${at}: ${reason}; start one with \`xylem agent\`, or name its ` +
-      'socket or its address with --admin',
+    `cannot reach an agent at ${at}: ${reason}; start one with \`xylem agent\` (for devices ` +
+      'with `xylem device`), or name its socket or its address with --admin',
     { code: 'admin-unreachable', url },
     { cause },
   );

@@ -60,17 +60,24 @@ export class AdminServer {
   readonly #components: AdminComponents;
   readonly #handlers: Handlers;
   readonly #listen: ListenAddress;
+  readonly #listenKey: string;
   readonly #tcp: Server;
   readonly #local: Server;
   readonly #socket: OwnerSocket | undefined;
 
   constructor(
     components: AdminComponents,
-    init: { readonly listen: ListenAddress; readonly socket?: SocketPlace },
+    init: {
+      readonly listen: ListenAddress;
+      /** The key of the configuration that chose `listen`. */
+      readonly listenKey: string;
+      readonly socket?: SocketPlace;
+    },
   ) {
     this.#components = components;
     this.#handlers = makeHandlers(components);
     this.#listen = init.listen;
+    this.#listenKey = init.listenKey;
     this.#socket = init.socket && new OwnerSocket(init.socket);
     this.#tcp = this.#server('tcp');
     this.#local = this.#server('socket');
@@ -87,7 +94,7 @@ export class AdminServer {
     try {
       await once(this.#tcp, 'listening');
     } catch (cause) {
-      throw listenError(this.#listen, 'admin.listen', cause);
+      throw listenError(this.#listen, this.#listenKey, cause);
     }
   }
 
@@ -195,6 +202,7 @@ export class AdminServer {
 export function makeAdminServer(
   components: Omit<AdminComponents, 'tokens'>,
   config: Config['admin'],
+  keys = { listen: 'admin.listen', socket: 'admin.socket' },
 ): AdminServer {
   const { socket, socketGroup: group, listen, tokenFile, readTokenFile } = config;
   const { logger } = components;
@@ -205,11 +213,12 @@ export function makeAdminServer(
   const place =
     socket === NO_SOCKET
       ? undefined
-      : { path: socket, key: 'admin.socket', ...(group !== undefined && { group }) };
+      : { path: socket, key: keys.socket, ...(group !== undefined && { group }) };
   return new AdminServer(
     { ...components, tokens },
     {
       listen: defined(parseListenAddress(listen), 'the configuration was checked'),
+      listenKey: keys.listen,
       ...(place && { socket: place }),
     },
   );

@@ -106,6 +106,7 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
     this.#admin = makeAdminServer(
       { ...shared, status: this, mounts: this.#mounts, devices: this },
       { ...config.admin, socket: device.adminSocket, listen: device.adminListen },
+      { listen: 'device.adminListen', socket: 'device.adminSocket' },
     );
   }
 

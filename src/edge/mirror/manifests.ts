@@ -272,7 +272,8 @@ export class Manifests {
     const { hash, transport } = this.#parts;
     const { origin, reference } = request;
     const reply = await transport.call(root, 'manifest', request, signal);
-    const what = nameOf(origin, reference);
+    const isDigest = parseDigest(reference) !== undefined;
+    const what = `${origin.registry}/${origin.repository}${isDigest ? '@' : ':'}${reference}`;
     if (reply.outcome !== 'found') throw refusalError(what, reply);
     const { digest, mediaType, bytes, ageMs } = reply;
     const wanted = parseDigest(reference) ?? digest;

@@ -3,6 +3,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { parentPort } from 'node:worker_threads';
 import { defined } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
+import { SpareRoom } from './spare-room.ts';
 import type { StoreAnswer, StoreRequest } from './sqlite-store.ts';
 
 /** Version of the tables, in the file's `user_version`. */
@@ -10,6 +11,9 @@ const VERSION = 1;
 
 /** A batch is durable when its commit returns, also when the power fails then. */
 const SETTINGS = 'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000';
+
+/** What SQLite says of a full disk (SQLITE_FULL). */
+const FULL = 13;
 
 const TABLES = `
   CREATE TABLE snapshots (id INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -20,6 +24,7 @@ const TABLES = `
 
 const port = defined(parentPort, 'it runs in a thread');
 let database: DatabaseSync | undefined;
+let spare: SpareRoom | undefined;
 
 port.on('message', (request: StoreRequest) => {
   try {
@@ -33,10 +38,15 @@ port.on('message', (request: StoreRequest) => {
 function answerTo(request: StoreRequest): StoreAnswer {
   switch (request.do) {
     case 'open':
+      spare = new SpareRoom({ path: `${request.path}-spare` });
+      // An open takes room too, for the files beside the database.
+      spare.giveUp();
       database = opened(request.path);
+      spare.keep();
       return contentOf(database);
     case 'write':
-      write(defined(database, 'it is open'), request);
+      writeOrMakeRoom(defined(database, 'it is open'), request);
+      spare?.keep();
       break;
     case 'close':
       database?.close();
@@ -71,7 +81,20 @@ function contentOf(from: DatabaseSync): StoreAnswer {
   return { records, nextId: numberOf(from, 'SELECT next_id FROM counter') };
 }
 
-function write(to: DatabaseSync, request: Extract<StoreRequest, { readonly do: 'write' }>): void {
+type WriteRequest = Extract<StoreRequest, { readonly do: 'write' }>;
+
+function writeOrMakeRoom(to: DatabaseSync, request: WriteRequest): void {
+  try {
+    write(to, request);
+  } catch (error) {
+    const isFull = (error as { errcode?: unknown }).errcode === FULL;
+    if (!isFull || request.deletes.length === 0) throw error;
+    spare?.giveUp();
+    write(to, request);
+  }
+}
+
+function write(to: DatabaseSync, request: WriteRequest): void {
   inTransaction(to, () => {
     const put = to.prepare('INSERT OR REPLACE INTO snapshots VALUES (?, ?)');
     for (const [id, record] of request.puts) put.run(id, record);

@@ -22,7 +22,7 @@ describeWith('promtool', [needs.program(PROMTOOL)], () => {
     const metrics = new PromMetrics({ processMetrics: true });
     const server = new AdminServer(
       { status: new StatusTwin(), metrics, clock: new ManualClock(), logger: silentLogger },
-      { listen: { host: '127.0.0.1', port: 0 } },
+      { listen: { host: '127.0.0.1', port: 0 }, listenKey: 'admin.listen' },
     );
     onTestFinished(() => server.stop());
     await server.start();

@@ -42,7 +42,11 @@ export function adminServer(
       metrics: new PromMetrics({ processMetrics: false }),
       tokens: { change: new AdminToken({ logger }, { file }) },
     },
-    { listen: { host: '127.0.0.1', port }, socket: { path: socket, key: 'admin.socket' } },
+    {
+      listen: { host: '127.0.0.1', port },
+      listenKey: 'admin.listen',
+      socket: { path: socket, key: 'admin.socket' },
+    },
   );
   return { server, socket };
 }
