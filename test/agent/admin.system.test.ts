@@ -9,6 +9,7 @@ import { askAgent } from '../../src/agent/admin/admin-client.ts';
 import { API, pathOf, ROUTE_NAMES, type Route } from '../../src/agent/admin/api.ts';
 import { isOpen } from '../../src/agent/admin/access.ts';
 import { AgentCluster, type ClusterHost } from '../../src/demo/agent-cluster.ts';
+import { freePorts } from '../../src/demo/free-ports.ts';
 import { waitReady } from '../../src/demo/processes.ts';
 import { defined } from '../../src/util/assert.ts';
 import { describeWith, needs } from '../kit/requires.ts';
@@ -195,8 +196,10 @@ describe('the socket of an agent', () => {
   it('stays its own when a second agent of the host is to have it', async () => {
     const file = join(dir, 'second.yaml');
     const config = readFileSync(join(dir, 'host-1', 'agent.yaml'), 'utf8');
-    // With a port of its own.
-    const others = ['--admin.listen', '127.0.0.1:0'];
+    // With ports of its own.
+    const [port = 0] = await freePorts(1);
+    const p2p = `/ip4/127.0.0.1/tcp/${port}`;
+    const others = ['--admin.listen', '127.0.0.1:0', '--p2p.listen', p2p];
     writeFileSync(file, config);
     const args = [BIN, 'agent', '--config', file, ...others];
     const outcome = await new Promise<string>((resolve) => {
