@@ -10,6 +10,7 @@ import { Keychain, type CredentialFiles } from './credentials/keychain.ts';
 import { registryConfigs, type RegistryEntry } from './credentials/registry-files.ts';
 import { RegistryError } from './errors.ts';
 import { proxyEnvironment } from './http/proxy.ts';
+import { OwnRefusals } from './own-refusals.ts';
 import type { RegistriesInit, RegistryHints } from './registries.ts';
 import { RegistryOrigin } from './registry-origin.ts';
 import type { RegistryViews } from './registry-views.ts';
@@ -25,6 +26,8 @@ interface RegistryAccessComponents {
 }
 
 interface RegistryAccessInit {
+  /** A root tells of repositories that its credentials do not open. */
+  readonly role?: string;
   readonly registries: readonly RegistryEntry[];
   /** Whether the default list of registries is believed too; true when absent. */
   readonly defaultRegistries?: boolean;
@@ -76,7 +79,8 @@ export class RegistryAccess {
     const { sources } = this;
     const load = (): Promise<RegistryViews> => this.#load();
     const loaded = (): Promise<RegistryViews> | undefined => this.#views;
-    this.origin = new RegistryOrigin({ ...components, load, loaded, sources });
+    const refusals = init.role === 'root' ? new OwnRefusals(components, init) : undefined;
+    this.origin = new RegistryOrigin({ ...components, load, loaded, sources, refusals });
     const clients = async () => (await load()).clients;
     this.urls = new UrlClient({ load: clients });
   }

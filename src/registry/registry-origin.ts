@@ -9,6 +9,7 @@ import type { FetchedManifest, ManifestShelf } from './manifest-reader.ts';
 import { parseReference } from './reference.ts';
 import { referrersOfType, referrersTag, type Referrer } from './referrers.ts';
 import type { OperationOptions } from './http/retry.ts';
+import type { OwnRefusals } from './own-refusals.ts';
 import { hostPlatform } from './platform.ts';
 import {
   OriginError,
@@ -77,6 +78,8 @@ interface RegistryOriginComponents {
   /** The same, unless nobody has asked them yet. */
   readonly loaded: () => Promise<RegistryViews> | undefined;
   readonly sources: BelievedSources;
+  /** Hears of what our credentials were refused. */
+  readonly refusals?: OwnRefusals | undefined;
 }
 
 /**
@@ -126,6 +129,7 @@ export class RegistryOrigin implements Origin {
       this.#failing.delete(key);
     } catch (error) {
       if (!(error instanceof OriginError)) throw error;
+      this.#components.refusals?.note(origin, error.cause);
       if (error.code !== 'unavailable') this.#definite.set(key, error, DEFINITE_MS);
       else if (isFailure(error.cause) && !signal.aborted) this.#noteFailing(key, error);
       throw error;
@@ -173,7 +177,8 @@ export class RegistryOrigin implements Origin {
     options: OperationOptions,
   ): Promise<FetchedManifest> {
     const { own } = await this.#components.load();
-    return own.manifest(origin, reference, { ...options, shelf: this.#shelf, isTyped: true });
+    const typed = { ...options, shelf: this.#shelf, isTyped: true };
+    return this.#noting(origin, own.manifest(origin, reference, typed));
   }
 
   /**
@@ -225,7 +230,16 @@ export class RegistryOrigin implements Origin {
   }
 
   #ownSize(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    return this.#ask(({ own }) => sizeOf(own, digest, { origin, signal }));
+    return this.#ask(({ own }) => this.#noting(origin, sizeOf(own, digest, { origin, signal })));
+  }
+
+  async #noting<T>(origin: BlobOrigin, read: Promise<T>): Promise<T> {
+    try {
+      return await read;
+    } catch (error) {
+      this.#components.refusals?.note(origin, error);
+      throw error;
+    }
   }
 
   /** What the probe says, unless that takes long. */

@@ -1,4 +1,5 @@
 import { Option, type Command } from 'commander';
+import { countedLogger } from '../../runtime/counted-logger.ts';
 import { SystemClock } from '../../runtime/node/clock.ts';
 import { collectGarbage } from '../../runtime/node/heap.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
@@ -53,8 +54,8 @@ function flagsOf(options: Options): Record<string, string | true> {
 }
 
 async function runAgent(config: Config): Promise<void> {
-  const logger = jsonLogger({ level: config.log.level });
   const clock = new SystemClock();
+  const logger = countedLogger({ clock, logger: jsonLogger({ level: config.log.level }) });
   // Imported here alone: the other commands start faster without the network stack.
   const { createAgent } = await import('../agent.ts');
   const agent = await createAgent(config, { logger, clock, random: new SystemRandom() });

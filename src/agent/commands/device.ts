@@ -4,6 +4,7 @@ import { Keeper } from '../../device/keeper/keeper.ts';
 import { dieWithParent, neverWaitForWriteback } from '../../device/linux.ts';
 import { SystemClock } from '../../runtime/node/clock.ts';
 import { collectGarbage } from '../../runtime/node/heap.ts';
+import { countedLogger } from '../../runtime/counted-logger.ts';
 import { jsonLogger } from '../../runtime/node/logger.ts';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
@@ -52,8 +53,8 @@ export function registerDevice(program: Command): void {
 }
 
 async function run(config: Config): Promise<number> {
-  const logger = jsonLogger({ level: config.log.level });
   const clock = new SystemClock();
+  const logger = countedLogger({ clock, logger: jsonLogger({ level: config.log.level }) });
   const keeper = KeptDescriptors.ofThisProcess({ clock }, { onYield: () => void onYield() });
   if (keeper === undefined) return keep({ logger, clock });
   dieWithParent();

@@ -13,7 +13,7 @@ export function registerMount(program: Command): void {
   program
     .command('mount')
     .description('mount an image; the agent fetches its blocks as programs read them')
-    .argument('<image>', 'docker://host[:port]/name:tag')
+    .argument('<image>', 'docker://host[:port]/name:tag, or name@digest')
     .argument(
       '<dir>',
       'an empty directory below a folder of device.mountFolders, or one to be made there',
