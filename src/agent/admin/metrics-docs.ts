@@ -19,8 +19,9 @@ This page is generated from what the agent registers: \`npm run docs\`.
 
 \`GET /metrics\` on \`admin.listen\` has them in the exposition format of Prometheus, beside the
 usual \`process_*\` and \`nodejs_*\`. Label sets are fixed: they do not grow with the cluster. A
-histogram has \`_bucket\`, \`_sum\` and \`_count\`. A counter has all its values from the start, at 0, so
-that \`rate()\` and \`increase()\` see the first event (of HTTP, the statuses that agents answer).
+histogram has \`_bucket\`, \`_sum\` and \`_count\`. A counter has all its values from the start,
+at 0, so that \`rate()\` and \`increase()\` see the first event (of HTTP, the statuses that agents
+answer).
 `;
 
 /** What registers metrics, by the folder that moves them. */
