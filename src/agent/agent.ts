@@ -1,3 +1,4 @@
+import { hostname } from 'node:os';
 import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Digest } from '../image/digest.ts';
 import { DistrustList } from '../blockstore/distrust-list.ts';
@@ -16,12 +17,14 @@ import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
+import type { HostName } from '../tree/presence.ts';
 import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
+import type { PeerId } from '../util/peer-id.ts';
 import { errorText } from '../util/errors.ts';
 import { parseListenAddress } from '../registry/hosts.ts';
-import { Facts } from './facts.ts';
+import { Facts, neighboursOf } from './facts.ts';
 import { makeAdminServer, type AdminServer } from './admin/admin-server.ts';
 import { BlobAuthority } from '../edge/access/authority.ts';
 import { BlobRoots } from '../edge/access/blob-roots.ts';
@@ -33,34 +36,30 @@ import { WayOrigin } from '../edge/access/way-origin.ts';
 import { Ways } from '../edge/access/ways.ts';
 import type { Config } from './config/config-schema.ts';
 import type { OpenBlobGate } from '../edge/access/gate.ts';
-import { makeEdge, type Edge } from '../edge/edge.ts';
+import { makeEdge } from '../edge/edge.ts';
 import { makeAcceleration, type Acceleration } from './acceleration/acceleration.ts';
 import { ImageMounts } from './admin/image-mounts.ts';
 import { makeDeviceSocket, type DeviceSocket } from './device-socket/device-socket.ts';
 import { ClusterKeyFile, loadIdentitySeed } from './cluster/key-files.ts';
 import { LocalServer } from '../edge/http/local-server.ts';
-import { BlockImages } from '../edge/mirror/block-images.ts';
 import { ManifestCache } from '../edge/mirror/manifest-cache.ts';
 import { Manifests } from '../edge/mirror/manifests.ts';
-import { MirrorEndpoint } from '../edge/mirror/endpoint.ts';
-import { MirrorPing } from '../edge/mirror/ping.ts';
-import { OwnAnswer } from '../edge/mirror/own-answer.ts';
-import type { Readiness } from './admin/services.ts';
 import { ClusterPreheats } from '../preheat/preheats.ts';
 import { PromMetrics } from './admin/prom-metrics.ts';
 import { RegistryAccess } from '../registry/registry-access.ts';
-import { ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
+import { HostBook } from './cluster/host-book.ts';
+import { addressWatch, ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
 import { usableListen } from './cluster/p2p-listen.ts';
 import { BelievedRoots, loadRootTrust } from './cluster/believed-roots.ts';
-import { RootPresence } from './cluster/root-presence.ts';
+import { RootPresence, type OwnCard } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
+import { makeMirror } from './mirror.ts';
+import { AgentReadiness } from './readiness.ts';
 import type { Service } from './run.ts';
 import { StoreAdmin } from './admin/store-service.ts';
 
 /** Slabs kept for reuse beyond those in use: 32 x 256 KiB = 8 MiB. */
 const POOL_FREE_MAX = 32;
-
-const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
 
 interface AgentComponents {
   readonly logger: Logger;
@@ -74,11 +73,14 @@ interface AgentComponents {
  */
 export async function createAgent(config: Config, components: AgentComponents): Promise<Service> {
   const p2p = { ...config.p2p, listen: await usableListen(config.p2p.listen) };
-  const own = await ownAddresses(components, { ...p2p, roots: config.roots });
+  const where = { ...p2p, roots: [...config.roots, ...config.relays] };
+  const own = await ownAddresses(components, where);
   const plane = makeDataPlane({ ...config, p2p }, components, own);
+  const refresh = addressWatch(components, where, plane.card);
   return new Agent(config, {
     ...components,
     plane,
+    refresh,
     devices: await makeDevices(config, components, plane),
   });
 }
@@ -86,6 +88,8 @@ export async function createAgent(config: Config, components: AgentComponents): 
 /** What moves blocks. */
 interface DataPlane {
   readonly self: FoundRoot;
+  readonly card: OwnCard;
+  readonly book: HostBook;
   readonly believed: BelievedRoots;
   readonly store: DiskStore;
   readonly leases: Leases;
@@ -127,11 +131,11 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const { opaque, opaqueAuthority, onChanged } = makeOpaque(config, { ...shared, ...access });
   const told = { onChanged, onUnsound: (key: Digest) => roots.forget(key) };
   const origin = new WayOrigin({ ...shared, inner, urls, ways, ...told });
-  const host = { peer: transport.self, addresses: own.addresses };
+  const { host, self, named } = ownHost(config, own, { peer: transport.self, publicKey });
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, distrust, signer },
     {
-      self: { ...host, zone: config.zone, capacity: CHILDREN_MAX, announced: own.announced },
+      self: host,
       role: config.role,
       // Above every epoch that an earlier run of this host gave out.
       topology: { epochBase: components.clock.wallMs() },
@@ -162,21 +166,41 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
     ...shared,
     ...{ transport, registries, engine, ways, probe, opaque: opaqueAuthority },
   });
+  const book = new HostBook({ ...shared, transport }, { self: named });
   const tree = {
     ...engine.tree.handlers,
     ...engine.wrong.handlers,
     manifest: manifests.answer.bind(manifests),
+    presence: book.answer.bind(book),
     'open-blob': roots.answer.bind(roots),
   };
   transport.serve({
     block: engine.blockServer,
     calls: { ...preheats.handlers, ...(config.role !== 'child' && tree) },
   });
-  const self: FoundRoot = { ...host, publicKey, basis: 'id' };
   const verdicts = { believed, store, leases, distrust, kept };
   const moved = { transport, registries, ways, probe, roots, engine, preheats };
   const made = { codec, hash, metrics, manifestCache, manifests, opaque, acceleration };
-  return { self, ...made, ...verdicts, ...moved };
+  return { self, card: host, book, ...made, ...verdicts, ...moved };
+}
+
+/** This host for others, to be passed on as it is: what it says changes while it runs. */
+function ownHost(
+  { zone }: Config,
+  own: OwnAddresses,
+  { peer, publicKey }: { readonly peer: PeerId; readonly publicKey: Uint8Array },
+): { readonly host: OwnCard; readonly self: FoundRoot; readonly named: () => HostName } {
+  const host: OwnCard = { peer, ...own, zone, capacity: CHILDREN_MAX };
+  const self: FoundRoot = {
+    peer,
+    get addresses() {
+      return host.addresses;
+    },
+    publicKey,
+    basis: 'id',
+  };
+  const named = () => ({ ...host, name: hostname(), address: host.addresses[0] ?? '' });
+  return { host, self, named };
 }
 
 /** What knows blobs without a digest: of this host's clients, and of a root's cluster. */
@@ -278,10 +302,10 @@ async function makeDevices(
  * kept beside it, network, block logic, finders of roots and relays, devices, local endpoint ->
  * `stop()`, from the outside in; each part stops whether or not the others run.
  */
-class Agent implements Service, Readiness {
+class Agent implements Service {
+  readonly saysReady = true;
   readonly #config: Config;
   readonly #logger: Logger;
-  readonly #clock: Clock;
   readonly #plane: DataPlane;
   /** The roots, and the relays where there are any. */
   readonly #finders: readonly RootFinder[];
@@ -295,17 +319,19 @@ class Agent implements Service, Readiness {
     root: [],
     relay: [],
   };
-  #starting = true;
-  #notReady: string | undefined = NO_ROOT;
+  readonly #readiness: AgentReadiness;
 
   constructor(
     config: Config,
-    components: AgentComponents & { plane: DataPlane; devices: DeviceService | undefined },
+    components: AgentComponents & {
+      plane: DataPlane;
+      refresh: () => Promise<boolean>;
+      devices: DeviceService | undefined;
+    },
   ) {
     const { logger, clock, plane } = components;
     this.#config = config;
     this.#logger = logger;
-    this.#clock = clock;
     this.#plane = plane;
     const { engine, transport, metrics, self } = plane;
     const finder = (role: 'root' | 'relay', entries: readonly string[]): RootFinder =>
@@ -327,12 +353,13 @@ class Agent implements Service, Readiness {
       ...(hasRelays ? [finder('relay', config.relays)] : []),
     ];
     this.#devices = components.devices;
-    this.#presence = new RootPresence({ ...components, transport });
+    this.#presence = this.#makePresence(components);
+    this.#readiness = this.#makeReadiness();
     const { urls } = plane.registries;
     const registries = config.registries.map(({ host }) => host);
     const edge = makeEdge({ ...components, ...plane, urls }, { ...config.local, registries });
     this.#gate = edge.gate;
-    const mirror = this.#mirror(components, edge);
+    const mirror = makeMirror({ ...components, ...plane }, config, edge);
     this.#local = new LocalServer(
       { routes: [mirror, ...edge.routes], clock, metrics },
       {
@@ -347,8 +374,15 @@ class Agent implements Service, Readiness {
       resolve: (reference) => engine.tree.resolve(reference),
     });
     const { preheats, acceleration } = plane;
-    const facts = new Facts({ ...plane, clock, readiness: this }, config);
-    const services = { status: this, agent: facts, metrics, store, preheats, acceleration };
+    const facts = this.#makeFacts(components);
+    const services = {
+      status: this.#readiness,
+      agent: facts,
+      metrics,
+      store,
+      preheats,
+      acceleration,
+    };
     this.#admin = makeAdminServer(
       { ...services, ...(mounts !== undefined && { mounts }), clock, logger },
       config.admin,
@@ -374,16 +408,16 @@ class Agent implements Service, Readiness {
     await this.#devices?.start();
     await this.#local.start();
     await this.#plane.acceleration?.start();
-    this.#starting = false;
     const fields = { peer: self.peer, role: this.#config.role, admin: this.#admin.url };
     this.#logger.info(fields, 'started');
+    this.#readiness.enter('running');
   }
 
   async stop(): Promise<void> {
-    this.#starting = false;
-    this.#notReady = 'stopping';
+    this.#readiness.enter('stopping');
     for (const finder of this.#finders) finder.stop();
     this.#presence.stop();
+    this.#plane.book.stop();
     await this.#local.stop();
     this.#gate.stop();
     await this.#deviceSocket?.stop();
@@ -401,27 +435,36 @@ class Agent implements Service, Readiness {
     await this.#admin.stop();
   }
 
-  notReady(): string | undefined {
-    return this.#starting ? 'starting' : this.#notReady;
+  #makePresence(
+    components: AgentComponents & { readonly refresh: () => Promise<boolean> },
+  ): RootPresence {
+    const { transport, metrics, card } = this.#plane;
+    return new RootPresence(
+      { ...components, transport, metrics },
+      {
+        card,
+        name: hostname(),
+        refresh: components.refresh,
+        capacity: CHILDREN_MAX,
+        neighbours: () => neighboursOf(this.#plane),
+        onChange: () => this.#readiness.changed(),
+      },
+    );
   }
 
-  #mirror(components: AgentComponents, { gate, sender }: Edge): MirrorEndpoint {
-    const { manifests, metrics } = this.#plane;
-    const { urls } = this.#plane.registries;
-    const known = { registries: this.#config.registries, ...this.#config.mirror };
-    return new MirrorEndpoint(
-      {
-        ...components,
-        manifests,
-        blockImages: new BlockImages({ ...components, manifests, metrics }),
-        gate,
-        ping: new MirrorPing({ urls, clock: this.#clock }, known),
-        ownAnswer: new OwnAnswer({ urls, clock: this.#clock }),
-        sender,
-        metrics,
-      },
-      known,
-    );
+  #makeReadiness(): AgentReadiness {
+    return new AgentReadiness({ logger: this.#logger }, this.#config.role, {
+      notServed: () => this.#presence.notServed(),
+      joinRefusal: () => this.#plane.engine.tree.joinRefusal,
+      notices: () => this.#presence.notices(),
+    });
+  }
+
+  #makeFacts({ clock }: AgentComponents): Facts {
+    const [readiness, presence] = [this.#readiness, this.#presence];
+    const { book } = this.#plane;
+    const nameOf = (peer: PeerId) => book.nameOf(peer) ?? presence.nameOf(peer);
+    return new Facts({ ...this.#plane, clock, readiness, presence, nameOf }, this.#config);
   }
 
   #onFound(role: 'root' | 'relay', found: readonly FoundRoot[]): void {
@@ -434,13 +477,14 @@ class Agent implements Service, Readiness {
     this.#plane.believed.found(roots);
     this.#plane.engine.setUpstreams({ roots, relays }, this.#plane.believed.keys());
     this.#plane.preheats.setRoots(roots);
-    // Roots and relays see the others when trees need them to.
-    if (this.#config.role === 'child' && role === 'root') this.#presence.setRoots(roots);
-    if (roots.length > 0 && this.#notReady === NO_ROOT) this.#notReady = undefined;
+    this.#presence.setRoots(roots, relays);
+    if (roots.length > 0) this.#readiness.found();
   }
 
   /** Roots that are known by their address alone are believed for as long as they are there. */
   #onLook(found: readonly FoundRoot[]): void {
+    const isComplete = this.#finders[0]?.isComplete === true;
+    this.#plane.book.setRoots(isComplete ? found.map(({ peer }) => peer) : undefined);
     this.#plane.believed.found(found);
     this.#plane.engine.verifier.trust(this.#plane.believed.keys());
   }

@@ -20,6 +20,8 @@ const LINGER_MS_MAX = 2_000;
  * `start()` is in flight.
  */
 export interface Service {
+  /** It logs itself when it is ready, which is later than its start, and may end. */
+  readonly saysReady?: boolean;
   start(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -45,7 +47,7 @@ export async function runUntilSignal(service: Service, components: RunComponents
   const { logger } = components;
   const stopping = watch(components);
   const started = service.start().then(() => {
-    if (!stopping.requested) logger.info({}, 'ready');
+    if (!stopping.requested && service.saysReady !== true) logger.info({}, 'ready');
   });
   try {
     // A stop during the start does not wait for the start.

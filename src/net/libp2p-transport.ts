@@ -16,7 +16,7 @@ import {
   type Transport,
   peerError,
 } from '../transfer/contracts/transport.ts';
-import type { HostAddress, TouchOrder } from '../tree/messages.ts';
+import type { HostAddress, HostCard, TouchOrder } from '../tree/messages.ts';
 import { assert, defined } from '../util/assert.ts';
 import type { BufferPool } from '../util/buffer-pool.ts';
 import { peerId, type PeerId } from '../util/peer-id.ts';
@@ -211,6 +211,15 @@ export class Libp2pTransport implements Transport, PreheatTransport {
     return peer;
   }
 
+  /** Makes one more connection to a host, as others would, and ends it. */
+  async reach({ peer, addresses }: HostAddress, signal: AbortSignal): Promise<void> {
+    const { node, admission } = defined(this.#running, 'the transport runs');
+    const targets = addresses.map((address) => multiaddr(`${address}/p2p/${peer}`));
+    const connection = await node.dial(targets, { signal, force: true });
+    await admission.admitted(connection, signal);
+    await connection.close({ signal });
+  }
+
   /** What a connected peer showed as a root in its admission, unchecked. */
   certificateOf(peer: PeerId): Uint8Array | undefined {
     const { node, admission } = defined(this.#running, 'the transport runs');
@@ -340,20 +349,21 @@ function leadsTo({ direction, remoteAddr }: Connection, address: Multiaddr): boo
   return one !== undefined && other !== undefined && one.equals(other);
 }
 
-/** The handlers, told of each host that joins with the address that it is seen under. */
+/** The handlers, told of each host that joins or is there with the address that it is seen under. */
 function withObservedAddresses(
   handlers: Handlers<Calls>,
   observedOf: (peer: PeerId) => string | undefined,
 ): Handlers<Calls> {
-  const { join } = handlers;
-  if (join === undefined) return handlers;
+  const { join, presence } = handlers;
+  const seen = <R extends { readonly host: HostCard }>(peer: PeerId, request: R): R => {
+    const observed = observedOf(peer);
+    if (observed === undefined) return request;
+    const addresses = withObserved(request.host, observed);
+    return { ...request, host: { ...request.host, addresses } };
+  };
   return {
     ...handlers,
-    join: (peer, request) => {
-      const observed = observedOf(peer);
-      if (observed === undefined) return join(peer, request);
-      const addresses = withObserved(request.host, observed);
-      return join(peer, { ...request, host: { ...request.host, addresses } });
-    },
+    ...(join && { join: (peer, request) => join(peer, seen(peer, request)) }),
+    ...(presence && { presence: (peer, request) => presence(peer, seen(peer, request)) }),
   };
 }

@@ -1,9 +1,4 @@
-import type {
-  AgentStatus,
-  HeldBlob,
-  MountedImage,
-  TreeStatus,
-} from '../../src/agent/admin/answers.ts';
+import type { AgentStatus, HeldBlob, MountedImage } from '../../src/agent/admin/answers.ts';
 import type { AgentFacts, MountService, Readiness } from '../../src/agent/admin/services.ts';
 import type { Digest } from '../../src/image/digest.ts';
 import { CodedError } from '../../src/util/errors.ts';
@@ -25,7 +20,11 @@ export class StatusTwin implements AgentFacts, Readiness {
     return this.reason;
   }
 
-  status(): AgentStatus {
+  status(): Promise<AgentStatus> {
+    return Promise.resolve(this.#status());
+  }
+
+  #status(): AgentStatus {
     return {
       version: '0.0.1',
       role: 'child',
@@ -33,8 +32,12 @@ export class StatusTwin implements AgentFacts, Readiness {
       zone: 'z1',
       addresses: ['/ip4/10.0.0.1/tcp/19147'],
       uptimeSeconds: 12.5,
+      state: this.reason === undefined ? 'ready' : 'not ready',
       ...(this.reason !== undefined && { notReady: this.reason }),
+      notices: [],
+      roots: [{ peer: 'peer-r', host: 'root', address: '/ip4/10.0.0.9/tcp/1', answers: true }],
       peers: ['peer-b'],
+      hosts: [{ peer: 'peer-b', name: 'b', zone: 'z1', address: '/ip4/10.0.0.2/tcp/1' }],
       store: {
         dir: '/store',
         quotaBytes: 2 ** 30,
@@ -51,7 +54,7 @@ export class StatusTwin implements AgentFacts, Readiness {
     return [{ digest: DIGEST, sizeBytes: 3 * 2 ** 20, blocks: [[0, 12]] }];
   }
 
-  tree(digest?: Digest): readonly TreeStatus[] {
+  tree(digest?: Digest): ReturnType<AgentFacts['tree']> {
     const own = {
       digest: DIGEST,
       stripe: 0,
@@ -60,7 +63,11 @@ export class StatusTwin implements AgentFacts, Readiness {
       alternates: [],
       children: ['peer-c'],
     };
-    return digest === undefined || digest === DIGEST ? [own] : [];
+    const isAsked = digest === undefined || digest === DIGEST;
+    return Promise.resolve({
+      trees: isAsked ? [own] : [],
+      hosts: isAsked ? this.#status().hosts : [],
+    });
   }
 }
 

@@ -21,6 +21,18 @@ const count = z.int().min(0);
 const bytes = z.int().min(0);
 const wallMs = z.number().describe('milliseconds since 1970');
 
+/** A host as people know it. */
+export const hostName = z
+  .object({
+    peer: z.string(),
+    name: z.string().describe('what the host calls itself; empty when it is not known'),
+    zone: z.string(),
+    address: z.string().describe('the multiaddr at which it is dialled first'),
+  })
+  .readonly();
+/** A host as people know it, as `hostName` reads it. */
+export type ShownHost = z.output<typeof hostName>;
+
 /** Facts about a running agent, for people and scripts. */
 export const agentStatus = z
   .object({
@@ -30,8 +42,28 @@ export const agentStatus = z
     zone: z.string(),
     addresses: z.array(z.string()).readonly().describe('multiaddrs that it tells others'),
     uptimeSeconds: z.number(),
+    state: z.enum(['ready', 'not ready']),
     notReady: z.string().exactOptional().describe('why it is not ready; absent when it is'),
+    notices: z
+      .array(z.string())
+      .readonly()
+      .describe('what is wrong with it as roots see it, such as that others cannot reach it'),
+    roots: z
+      .array(
+        z
+          .object({
+            peer: z.string(),
+            host: z.string().describe('its zone and name, as far as it is known'),
+            address: z.string(),
+            answers: z.boolean(),
+            reason: z.string().exactOptional().describe('why it does not answer'),
+          })
+          .readonly(),
+      )
+      .readonly()
+      .describe('roots, and relays of its group, but itself'),
     peers: z.array(z.string()).readonly().describe('peers that it has a connection to'),
+    hosts: z.array(hostName).readonly().describe('who these peers are, as far as it knows'),
     store: z
       .object({
         dir: z.string(),

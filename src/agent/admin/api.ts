@@ -21,6 +21,7 @@ import {
   dragonfly2Job,
   evicted,
   heldBlob,
+  hostName,
   keptInRegistries,
   mountedImage,
   pinned,
@@ -84,9 +85,14 @@ export const API = {
   ready: {
     method: 'GET',
     path: '/readyz',
-    summary: 'Whether the agent serves images; 503 with the reason until it does.',
+    summary:
+      'Whether the agent serves images and a root gives it places; 503 with the reason while not. ' +
+      'A host that others cannot reach is ready, and says so in `notices`.',
     access: 'probe',
-    reply: z.object({ ready: z.literal(true) }),
+    reply: z.object({
+      ready: z.literal(true),
+      notices: z.array(z.string()).readonly().exactOptional(),
+    }),
   },
   metrics: {
     method: 'GET',
@@ -115,7 +121,10 @@ export const API = {
     summary: 'The places of this host in the trees of the blobs that it reads.',
     access: 'read',
     query: treeQuery,
-    reply: z.object({ trees: z.array(treeStatus).readonly() }),
+    reply: z.object({
+      trees: z.array(treeStatus).readonly(),
+      hosts: z.array(hostName).readonly().describe('who the peers of the trees are'),
+    }),
   },
   mounts: {
     method: 'GET',

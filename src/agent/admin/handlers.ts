@@ -21,7 +21,8 @@ export function makeHandlers(services: Services & { readonly clock: Clock }): Ha
     ready: () => {
       const reason = status.notReady();
       if (reason !== undefined) throw new RequestError(reason, { code: 'not-ready' });
-      return { ready: true };
+      const notices = status.notices?.() ?? [];
+      return { ready: true, ...(notices.length > 0 && { notices }) };
     },
     metrics: text,
     devices: () => ({ devices: devicesOf(services).list() }),
@@ -43,7 +44,7 @@ function agentHandlers({ agent: maybe }: Services) {
   return {
     status: () => agent().status(),
     blobs: () => ({ blobs: agent().blobs() }),
-    tree: ({ digest }) => ({ trees: agent().tree(digest) }),
+    tree: ({ digest }) => agent().tree(digest),
   } satisfies Partial<Handlers>;
 }
 

@@ -7,6 +7,7 @@ import type {
   ContainerDevice,
   HeldBlob,
   MountedImage,
+  ShownHost,
   TreeStatus,
 } from './answers.ts';
 
@@ -14,13 +15,21 @@ import type {
 export interface Readiness {
   /** Why the process cannot serve yet, or undefined when it can. One line. */
   notReady(): string | undefined;
+  /** What is wrong all the same. One line each. */
+  notices?(): readonly string[];
 }
 
-/** What the admin endpoint tells about the agent. Answers at once, from memory. */
+/** Places in trees, and who the hosts in them are. */
+export interface ShownTrees {
+  readonly trees: readonly TreeStatus[];
+  readonly hosts: readonly ShownHost[];
+}
+
+/** What the admin endpoint tells about the agent: from memory, but for names of other hosts. */
 export interface AgentFacts {
-  status(): AgentStatus;
+  status(): Promise<AgentStatus>;
   /** Of one blob, or of all. */
-  tree(digest?: Digest): readonly TreeStatus[];
+  tree(digest?: Digest): Promise<ShownTrees>;
   /** What the store holds. */
   blobs(): readonly HeldBlob[];
 }

@@ -72,6 +72,31 @@ export async function ownAddresses(
   return { addresses: cut(components, ranked), announced: false };
 }
 
+/**
+ * Keeps the addresses of a card as interfaces come and go. Each call looks; true when they are
+ * others than before.
+ */
+export function addressWatch(
+  components: Components,
+  config: Parameters<typeof ownAddresses>[1],
+  card: { addresses: readonly string[] },
+): () => Promise<boolean> {
+  const look = (): string =>
+    JSON.stringify((components.detect ?? interfaceAddresses)().filter(isTellable));
+  let seen = look();
+  return async () => {
+    const now = look();
+    if (now === seen) return false;
+    seen = now;
+    const { addresses } = await ownAddresses(components, config);
+    if (addresses.join() === card.addresses.join()) return false;
+    const before = card.addresses;
+    card.addresses = addresses;
+    components.logger.info({ before, addresses }, 'the addresses of this host changed');
+    return true;
+  };
+}
+
 /** A link-local address of IPv6 says nothing without an interface of the host that dials. */
 function isTellable({ family, address }: Detected): boolean {
   return family === 'ip4' || !/^fe[89ab]/i.test(address);

@@ -72,6 +72,7 @@ export class RootFinder {
   readonly #warned = new Set<string>();
   #known = '';
   #missing = false;
+  #isComplete = false;
   #delayMs = REFRESH_MS_UNKNOWN;
   #timer: Timer | undefined;
 
@@ -94,6 +95,11 @@ export class RootFinder {
     this.#trust = init.trust;
     this.#onChange = init.onChange;
     this.#onLook = init.onLook ?? (() => {});
+  }
+
+  /** Whether every entry of the configuration was found at the last look. */
+  get isComplete(): boolean {
+    return this.#isComplete;
   }
 
   /** The first look; later ones follow by themselves. */
@@ -126,6 +132,7 @@ export class RootFinder {
       this.#known = text;
       this.#onChange(sorted);
     }
+    this.#isComplete = !this.#missing;
     this.#onLook(sorted);
     const isAmiss = this.#missing || sorted.length === 0;
     const delayMs = isAmiss ? this.#delayMs : REFRESH_MS;

@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
-import type { AgentStatus, TreeStatus } from '../admin/answers.ts';
+import type { AgentStatus, ShownHost, TreeStatus } from '../admin/answers.ts';
 import { adminOption, columns, jsonOption, printFacts, tokenOption } from './output.ts';
 
 interface Options extends AdminPlace {
@@ -41,7 +41,7 @@ export function registerTree(program: Command): void {
     .addHelpText('after', '\nExamples:\n  xylem tree\n  xylem tree --json | jq .trees[0].path')
     .action(async (digest: string | undefined, options: Options) => {
       const answer = await askAgent(options, 'tree', digest === undefined ? {} : { digest });
-      printFacts(options.json, answer, treeText(answer.trees, digest));
+      printFacts(options.json, answer, treeText(answer, digest));
     });
 }
 
@@ -50,10 +50,19 @@ function statusText(status: AgentStatus): string {
   const rows: (readonly [string, string])[] = [
     ['agent', `xylem ${status.version}, ${status.role} in zone ${status.zone}`],
     ['state', status.notReady === undefined ? 'ready' : `not ready: ${status.notReady}`],
+    ...status.notices.map((notice) => ['notice', notice] as const),
     ['up', `${Math.floor(status.uptimeSeconds)} s, since when it counts`],
     ['peer', status.peer],
     ['addresses', status.addresses.join(' ') || 'none'],
+    ...status.roots.map(
+      ({ host, address, peer, reason }) =>
+        [
+          'root',
+          `${host || peer} (${address}) ${reason === undefined ? 'answers' : `does not answer: ${reason}`}`,
+        ] as const,
+    ),
     ['connections', `${status.peers.length} peers`],
+    ...status.hosts.map((host) => ['', hostText(host)] as const),
     [
       'store',
       `${formatSizeBytes(store.sizeBytes)} of ${formatSizeBytes(store.quotaBytes)} ` +
@@ -70,20 +79,43 @@ function statusText(status: AgentStatus): string {
   return columns(rows);
 }
 
-function treeText(trees: readonly TreeStatus[], digest?: string): string {
+/** A host by zone, name and address; by its peer id when nothing else is known of it. */
+function hostText({ peer, name, zone, address }: ShownHost): string {
+  const named = name === '' ? peer : zone === 'default' ? name : `${zone}/${name}`;
+  const where = /^\/ip[46]\/([^/]+)\/tcp\/(\d+)/.exec(address);
+  if (where === null) return named;
+  const [, host = '', port = ''] = where;
+  return `${named} (${host.includes(':') ? `[${host}]` : host}:${port})`;
+}
+
+/** The places in the trees of each blob: stripes with the same parents and children in one line. */
+function treeText(
+  { trees, hosts }: { readonly trees: readonly TreeStatus[]; readonly hosts: readonly ShownHost[] },
+  digest?: string,
+): string {
   if (trees.length === 0) {
     return digest === undefined
       ? 'This agent is in no tree: no program on this host mounts or reads a blob.'
       : `This agent is in no tree of ${digest}: no program on this host mounts or reads it.`;
   }
-  return trees
-    .map((tree) => {
-      const path = tree.path.length === 0 ? 'the owner' : `below ${tree.path.join(' < ')}`;
-      const children = tree.children.length === 0 ? 'no children' : tree.children.join(' ');
-      return (
-        `${tree.digest} stripe ${tree.stripe} epoch ${tree.epoch}: ` +
-        `${path}; children: ${children}`
-      );
-    })
+  const known = new Map(hosts.map((host) => [host.peer, host]));
+  const textOf = (peer: string): string =>
+    hostText(known.get(peer) ?? { peer, name: '', zone: '', address: '' });
+  const blobs = new Map<string, Map<string, number[]>>();
+  for (const tree of trees) {
+    const path =
+      tree.path.length === 0 ? 'the owner' : `below ${tree.path.map(textOf).join(' < ')}`;
+    const children =
+      tree.children.length === 0 ? 'no children' : tree.children.map(textOf).join(', ');
+    const places = blobs.get(tree.digest) ?? new Map<string, number[]>();
+    blobs.set(tree.digest, places);
+    const place = `${path}; children: ${children}`;
+    places.set(place, [...(places.get(place) ?? []), tree.stripe]);
+  }
+  return [...blobs]
+    .flatMap(([blob, places]) => [
+      blob,
+      ...[...places].map(([place, stripes]) => `  stripe ${stripes.join(', ')}: ${place}`),
+    ])
     .join('\n');
 }

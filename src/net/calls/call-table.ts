@@ -6,6 +6,7 @@ import { message, nothing, type Codec, type MessageCodec } from '../wire/codec.t
 import { MANIFEST_SIZE_BYTES_MAX } from '../../image/manifest.ts';
 import { TREE_MESSAGE_BYTES_MAX } from '../limits.ts';
 import * as preheat from './preheat-codec.ts';
+import { presenceReply, presenceRequest } from './presence-codec.ts';
 import * as tree from './tree-codec.ts';
 
 /** All calls between agents, by name. */
@@ -102,6 +103,12 @@ export const CALLS: { readonly [K in keyof Calls]: Call<Calls[K][0], Calls[K][1]
     request: tree.wrongBlobReport,
     reply: tree.wrongBlobReply,
     requestBytesMax: LISTS,
+  }),
+  presence: call(12, {
+    request: presenceRequest,
+    reply: presenceReply,
+    requestBytesMax: LISTS,
+    placesOf: () => 1,
   }),
   preheat: call(7, { request: preheat.preheatRequest, reply: preheat.preheatReply }),
   'host-preheat': call(8, {

@@ -3,4 +3,4 @@
  * versions refuse each other in the admission, so every change of a message or of its meaning
  * raises it.
  */
-export const WIRE_VERSION = 3;
+export const WIRE_VERSION = 4;

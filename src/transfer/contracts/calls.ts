@@ -1,4 +1,5 @@
 import type * as tree from '../../tree/messages.ts';
+import type { PresenceReply, PresenceRequest } from '../../tree/presence.ts';
 import type { PeerId } from '../../util/peer-id.ts';
 
 /** Calls by name: what each asks, and what it is answered. */
@@ -12,6 +13,7 @@ export interface TreeCalls {
   readonly resolve: [tree.ResolveRequest, tree.ResolveReply];
   readonly 'open-blob': [tree.OpenRequest, tree.OpenReply];
   readonly 'wrong-blob': [tree.WrongBlobReport, tree.WrongBlobReply];
+  readonly presence: [PresenceRequest, PresenceReply];
   readonly manifest: [tree.ManifestRequest, tree.ManifestReply];
 }
 

@@ -40,6 +40,9 @@ const RESOLVE_MS_MAX = 20_000;
  */
 const PLACES_MS_MAX = 2_000;
 
+/** A root may refuse one blob; five JOINs in a row are more than that. */
+const REFUSALS_MAX = 5;
+
 /** Roots' words on distrusted blobs. */
 interface Notices {
   readonly noticeOf: (digest: Digest) => SignedClaim | undefined;
@@ -74,6 +77,8 @@ export class TreeDriver<P, T> {
   readonly #resolving = new SingleFlight<string, ResolveReply>();
   /** Openers that wait for their places. */
   readonly #unplaced = new Set<() => boolean>();
+  /** The last JOINs that were refused, since one was taken. */
+  readonly #refusals: string[] = [];
   readonly #stop = new AbortController();
   readonly #calls = new Set<Promise<void>>();
 
@@ -139,6 +144,11 @@ export class TreeDriver<P, T> {
 
   #takeNotices({ notices = [] }: { readonly notices?: readonly BlobNotice[] }): void {
     for (const { digest, notice } of notices) this.#notices.takeNotice(digest, notice);
+  }
+
+  /** What JOINs are refused with, when none of the last few was taken. */
+  get joinRefusal(): string | undefined {
+    return this.#refusals.length < REFUSALS_MAX ? undefined : this.#refusals.at(-1);
   }
 
   /** The roots that exist now. */
@@ -257,10 +267,15 @@ export class TreeDriver<P, T> {
           owner,
           (signal) => transport.call(owner, 'join', effect.request, signal),
           (reply, nowMs) => {
+            this.#refusals.length = 0;
             this.#takeNotices(reply);
             this.#core.joinReply(ticket, reply, nowMs);
           },
-          (nowMs, failure) => this.#core.joinFailed(ticket, nowMs, failure),
+          (nowMs, failure, error) => {
+            if (failure === 'refused') this.#refusals.push(errorText(error));
+            if (this.#refusals.length > REFUSALS_MAX) this.#refusals.shift();
+            this.#core.joinFailed(ticket, nowMs, failure);
+          },
         );
       case 'report':
         return this.#call(
@@ -299,7 +314,7 @@ export class TreeDriver<P, T> {
     { peer }: HostAddress,
     ask: (signal: AbortSignal) => Promise<R>,
     onReply: (reply: R, nowMs: number) => void,
-    onFailure: (nowMs: number, failure: CallFailure) => void,
+    onFailure: (nowMs: number, failure: CallFailure, error: unknown) => void,
   ): void {
     const { clock, logger } = this.#parts;
     const { health } = this.askRoots;
@@ -315,7 +330,7 @@ export class TreeDriver<P, T> {
           if (this.#stop.signal.aborted) return;
           logger.warn({ root: peer, error: errorText(error) }, 'a root did not answer');
           noteFailure(health, { peer, error, nowMs: clock.nowMs() });
-          this.#run((nowMs) => onFailure(nowMs, failureOf(error, wasSilent)));
+          this.#run((nowMs) => onFailure(nowMs, failureOf(error, wasSilent), error));
         },
       )
       .finally(() => this.#calls.delete(call));

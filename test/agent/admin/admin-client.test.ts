@@ -30,9 +30,10 @@ afterEach(() => {
 
 describe('askAgent()', () => {
   it('puts each field where the route has it', async () => {
-    answer = { status: 200, text: '{"trees":[]}' };
+    answer = { status: 200, text: '{"trees":[],"hosts":[]}' };
     expect(await askAgent({ admin: `${base}/` }, 'tree', { digest: DIGEST })).toEqual({
       trees: [],
+      hosts: [],
     });
     await askAgent({ admin: base }, 'tree');
     answer = { status: 200, text: '{"dir":"/a"}' };
@@ -50,8 +51,8 @@ describe('askAgent()', () => {
   });
 
   it('passes on unknown fields, and text unchanged', async () => {
-    answer = { status: 200, text: '{"trees":[],"later":1}' };
-    expect(await askAgent({ admin: base }, 'tree')).toEqual({ trees: [], later: 1 });
+    answer = { status: 200, text: '{"trees":[],"hosts":[],"later":1}' };
+    expect(await askAgent({ admin: base }, 'tree')).toEqual({ trees: [], hosts: [], later: 1 });
     answer = { status: 200, text: 'xylem_up 1\n' };
     expect(await askAgent({ admin: base }, 'metrics')).toBe('xylem_up 1\n');
   });

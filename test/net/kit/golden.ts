@@ -213,6 +213,20 @@ export const EXAMPLES: Readonly<Record<string, Uint8Array>> = {
   WRONG_BLOB: asked('wrong-blob', { digest, claims: [claim] }),
   'WRONG_BLOB reply': answered('wrong-blob', {}),
   'WRONG_BLOB reply, distrusted': answered('wrong-blob', { notice: claim }),
+  PRESENCE: asked('presence', {
+    host: { ...host, zone: 'z1', capacity: 2 },
+    name: 'h1',
+    run: '0123456789abcdef'.repeat(2),
+    roots: [peer],
+    asked: [peer],
+  }),
+  'PRESENCE reply': answered('presence', {
+    reach: 'not-reached',
+    tried: 'why',
+    twin: 'h2',
+    strangers: [peer],
+    names: [{ peer, name: 'h1', zone: 'z1', address: '/ip4/10.0.0.1/tcp/19147' }],
+  }),
   MANIFEST: asked('manifest', { origin, reference: '1.4' }),
   'MANIFEST reply': answered('manifest', {
     outcome: 'found',
