@@ -114,7 +114,6 @@ interface DataPlane {
 function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddresses): DataPlane {
   const seed = loadIdentitySeed(config.identity.keyFile, components);
   const signer = ed25519Signer(seed);
-  const { publicKey } = signer;
   const metrics = new PromMetrics({ processMetrics: true });
   const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: POOL_FREE_MAX });
   const [codec, hash, mac] = [new NodeCodec(), new NodeHash(), new NodeMac()];
@@ -123,7 +122,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const store = new DiskStore({ ...shared, disk, codec }, { quotaBytes: config.store.quota });
   const leases = new Leases({ ...shared, disk, store });
   const distrust = new DistrustList({ ...shared, disk });
-  const { transport, believed } = makeNetwork(config, shared, { seed, publicKey });
+  const { transport, believed } = makeNetwork(config, shared, { ...signer, seed });
   const registries = new RegistryAccess(shared, { ...config, variables: process.env });
   const { urls, origin: inner } = registries;
   const [ways, probe] = [new Ways(shared), new UrlProbe({ urls })];
@@ -131,7 +130,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   const { opaque, opaqueAuthority, onChanged } = makeOpaque(config, { ...shared, ...access });
   const told = { onChanged, onUnsound: (key: Digest) => roots.forget(key) };
   const origin = new WayOrigin({ ...shared, inner, urls, ways, ...told });
-  const { host, self, named } = ownHost(config, own, { peer: transport.self, publicKey });
+  const { host, self, named } = ownHost(config, own, { ...signer, peer: transport.self });
   const engine = new TransferEngine(
     { ...shared, transport, store, origin, distrust, signer },
     {

@@ -349,7 +349,7 @@ function leadsTo({ direction, remoteAddr }: Connection, address: Multiaddr): boo
   return one !== undefined && other !== undefined && one.equals(other);
 }
 
-/** The handlers, told of each host that joins or is there with the address that it is seen under. */
+/** The handlers, told of each host that joins or is there by the address that it is seen under. */
 function withObservedAddresses(
   handlers: Handlers<Calls>,
   observedOf: (peer: PeerId) => string | undefined,

@@ -70,6 +70,10 @@ export interface NetMetrics {
   readonly answerSeconds: Histogram;
   /** Our tree calls that ended, by `call` and `outcome`. */
   readonly treeCalls: Counter;
+  /** Roots, and relays of the group, that answer this host. */
+  readonly rootsAnswering: Gauge;
+  /** Times that two hosts with one identity were seen, on a root or relay. */
+  readonly twins: Counter;
 }
 
 /**
@@ -137,6 +141,14 @@ export function netMetrics(metrics: Metrics): NetMetrics {
       name: 'xylem_net_tree_calls_total',
       help: 'Tree calls to peers that ended.',
       labels: { call: Object.keys(CALLS), outcome: OUTCOMES },
+    }),
+    rootsAnswering: metrics.gauge({
+      name: 'xylem_roots_answering',
+      help: 'Roots, and relays of the group, that answer this host; itself is not counted.',
+    }),
+    twins: metrics.counter({
+      name: 'xylem_identity_twins_total',
+      help: 'Times that two hosts with one identity were seen: identity.keyFile was copied.',
     }),
   };
 }

@@ -1,3 +1,4 @@
+import { netMetrics } from '../../net/metrics.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -77,10 +78,7 @@ export class HostBook {
   constructor(components: Components, init: { readonly self: () => HostName }) {
     this.#parts = components;
     this.#self = init.self;
-    this.#twins = components.metrics.counter({
-      name: 'xylem_identity_twins_total',
-      help: 'Times that two hosts with one identity were seen: identity.keyFile was copied.',
-    });
+    this.#twins = netMetrics(components.metrics).twins;
     this.#twins.inc({}, 0);
   }
 

@@ -121,9 +121,10 @@ async function sourcesTo(
   roots: readonly string[],
 ): Promise<ReadonlySet<string>> {
   const hosts = new Set(
-    roots.flatMap(
-      (root) => /^(?:dns:|\/(?:ip4|ip6|dns[46]?)\/)([^:/]+|[^/]+(?=\/tcp))/.exec(root)?.[1] ?? [],
-    ),
+    roots.flatMap((root) => {
+      const [, name, host] = /^dns:([^:]+)|^\/(?:ip[46]|dns[46]?)\/([^/]+)/.exec(root) ?? [];
+      return name ?? host ?? [];
+    }),
   );
   const found = await Promise.allSettled(
     [...hosts].map((host) =>

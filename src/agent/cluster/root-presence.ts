@@ -1,3 +1,4 @@
+import { netMetrics } from '../../net/metrics.ts';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -110,10 +111,7 @@ export class RootPresence {
     this.#components = components;
     this.#init = init;
     this.#run = toHex(components.random.bytes(RUN_BYTES));
-    this.#answering = components.metrics.gauge({
-      name: 'xylem_roots_answering',
-      help: 'Roots, and relays of the group, that answer this host; itself is not counted.',
-    });
+    this.#answering = netMetrics(components.metrics).rootsAnswering;
     this.#answering.set({}, 0);
   }
 

@@ -54,13 +54,7 @@ function statusText(status: AgentStatus): string {
     ['up', `${Math.floor(status.uptimeSeconds)} s, since when it counts`],
     ['peer', status.peer],
     ['addresses', status.addresses.join(' ') || 'none'],
-    ...status.roots.map(
-      ({ host, address, peer, reason }) =>
-        [
-          'root',
-          `${host || peer} (${address}) ${reason === undefined ? 'answers' : `does not answer: ${reason}`}`,
-        ] as const,
-    ),
+    ...status.roots.map((root) => ['root', rootText(root)] as const),
     ['connections', `${status.peers.length} peers`],
     ...status.hosts.map((host) => ['', hostText(host)] as const),
     [
@@ -77,6 +71,11 @@ function statusText(status: AgentStatus): string {
     ),
   ];
   return columns(rows);
+}
+
+function rootText({ host, address, peer, reason }: AgentStatus['roots'][number]): string {
+  const state = reason === undefined ? 'answers' : `does not answer: ${reason}`;
+  return `${host || peer} (${address}) ${state}`;
 }
 
 /** A host by zone, name and address; by its peer id when nothing else is known of it. */
