@@ -138,8 +138,7 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
       role: config.role,
       // Above every epoch that an earlier run of this host gave out.
       topology: { epochBase: components.clock.wallMs() },
-      roots: [],
-      rootKeys: [],
+      ...{ roots: [], rootKeys: [] },
       blocks: blockLimits(config.limits),
     },
   );

@@ -64,7 +64,7 @@ describe('AdminServer facts', () => {
   it('/api/v1/status gives the status', async () => {
     expect(await ask('/api/v1/status')).toEqual({
       status: 200,
-      json: JSON.parse(JSON.stringify(status.status())),
+      json: JSON.parse(JSON.stringify(await status.status())),
     });
   });
 
