@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander';
+import { REMEMBERED_VARIABLE } from '../device/keeper/messages.ts';
 import { CodedError, errorText } from '../util/errors.ts';
 import { plainText } from '../util/plain-text.ts';
 import { endSignalCode } from './end-signals.ts';
@@ -50,12 +51,17 @@ const COMMANDS = new Map<string, () => Promise<(program: Command) => void>>([
 export async function main(argv: readonly string[]): Promise<number> {
   // `xylem tree | head -1` ends the reader first, which is no failure of this program.
   process.stdout.on('error', ignoreBrokenPipe);
+  const takesOver = argv[0] === 'device' && (process.env[REMEMBERED_VARIABLE] ?? '') !== '';
+  if (takesOver) await (await import('./device-process/early-devices.ts')).takeOverEarly();
   const program = await createProgram(argv[0]);
   try {
     await program.parseAsync(argv, { from: 'user' });
     return Number(process.exitCode ?? 0);
   } catch (error) {
-    return report(error, argv.includes('--json'));
+    const code = report(error, argv.includes('--json'));
+    // It serves devices, whose threads would keep it alive.
+    if (takesOver) process.exit(code);
+    return code;
   }
 }
 

@@ -1,5 +1,5 @@
 import { closeSync } from 'node:fs';
-import { basename, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { digestHex, type Digest } from '../image/digest.ts';
 import { blockLayers, type DeviceImage } from '../image/manifest.ts';
 import type { Clock } from '../runtime/clock.ts';
@@ -13,16 +13,21 @@ import { NodeHash } from '../runtime/node/hash.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
-import { DeviceError } from './errors.ts';
-import { FuseServer, type MountReads } from './fuse/fuse-server.ts';
+import { alreadyMounted, busy, notRunning, tooManyMounts } from './errors.ts';
+import { FuseServer, HOLD_WAIT_MS, type MountReads } from './fuse/fuse-server.ts';
 import { ImageDisk, type ReadObserver } from './image-disk.ts';
 import { NO_KEEPER, type DescriptorKeeper } from './keeper/kept-descriptors.ts';
-import { MNT_FORCE, unmount } from './linux.ts';
 import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
-import { requireFilesystem, requireMounted, takeTarget } from './mount/mount-checks.ts';
+import {
+  requireFilesystem,
+  requireMounted,
+  requireUnmounted,
+  takeTarget,
+} from './mount/mount-checks.ts';
 import { runInHelper } from './mount/mount-process.ts';
-import { MountRecords, type MountRecord } from './mount/mount-records.ts';
-import { deviceAt, type MountResult } from './mount/mount-steps.ts';
+import { KEPT_PREFIX, keptName, MountRecords, type MountRecord } from './mount/mount-records.ts';
+import type { MountResult } from './mount/mount-steps.ts';
+import { deviceAt, type UnmountResult } from './mount/unmount-steps.ts';
 import { ReopenedDisk, type OpenDisk } from './reopened-disk.ts';
 import { folderAbove, type TargetFolder } from './mount/target-folder.ts';
 import { withHeldFirst } from './store-reader/held-first.ts';
@@ -45,7 +50,7 @@ const MOUNT_TIMEOUT_MS = 120_000;
 const UNMOUNT_TIMEOUT_MS = 10_000;
 
 /** Longest wait for the FUSE thread to end after its filesystem is unmounted, in milliseconds. */
-const END_TIMEOUT_MS = 5_000;
+const END_TIMEOUT_MS = 500;
 
 /**
  * Longest wait of a read for the image of a mount that is taken over, in milliseconds: the reader's
@@ -53,13 +58,13 @@ const END_TIMEOUT_MS = 5_000;
  */
 const REOPEN_TIMEOUT_MS = 60_000;
 
-const KEPT_PREFIX = 'fuse:';
-
-/** Most unmounts in flight during a stop: each is a process. */
-const TEARDOWN_PARALLEL_MAX = 4;
-
-/** Longest `stop()`, in milliseconds. */
-const STOP_TIMEOUT_MS = 30_000;
+/**
+ * Longest steps of a stop, in milliseconds: the end of mounts in the making; the unmount of all;
+ * and that of those in use, by force. Together less than a process may take to stop.
+ */
+const STOP_MAKING_MS = 1_000;
+const STOP_UNMOUNT_MS = 3_000;
+const STOP_FORCE_MS = 3_000;
 
 /** A mounted image. */
 export interface MountInfo {
@@ -92,7 +97,7 @@ type HelperParameters = Parameters<typeof runInHelper>;
  * whose bytes are fetched on demand.
  *
  * Life: `start()`, which takes over or clears the mounts of a killed process -> `mount()` and
- * `unmount()` -> `stop()`, which unmounts all within 30 s. A process that ends without `stop()`
+ * `unmount()` -> `stop()`, which unmounts all within 9 s. A process that ends without `stop()`
  * leaves mounts. With a keeper that has their descriptors the next `start()` goes on serving them:
  * their readers wait meanwhile. Without one their reads fail, and the next `start()` clears them.
  * Two services never share a state folder: `start()` rejects with DiskError `locked`. A service may
@@ -114,6 +119,10 @@ export class DeviceService {
   /** By target; undefined while it is being made. */
   readonly #mounts = new Map<string, Mount | undefined>();
   readonly #making = new Set<Promise<unknown>>();
+  /** Those whose thread runs, also before and after their mount is listed. */
+  readonly #servers = new Set<FuseServer>();
+  /** Images of mounts that were taken over. */
+  readonly #reopening: Promise<void>[] = [];
   #stopping = new AbortController();
   #lock: DiskLock | undefined;
 
@@ -163,11 +172,12 @@ export class DeviceService {
     for (const [name, fd] of this.#keeper.inherited) {
       if (name.startsWith(KEPT_PREFIX) && !names.has(name)) this.#letGo(name, fd);
     }
-    await inParallel(records, async (record) => {
-      if (this.#takeOver(record)) return;
-      this.#logger.warn({ target: record.target }, 'clearing a mount of an earlier process');
-      await this.#forceAway(record);
-    });
+    const others = records.filter((record) => !this.#takeOver(record));
+    if (others.length > 0) {
+      const targets = others.map(({ target }) => target);
+      this.#logger.warn({ targets }, 'clearing the mounts of an earlier process');
+      await this.#forceAway(others);
+    }
     this.#metrics.mounts.set({}, this.list().length);
   }
 
@@ -177,7 +187,7 @@ export class DeviceService {
     const fd = this.#keeper.inherited.get(name);
     if (fd === undefined) return false;
     const { mounted, fuseDir, target } = record;
-    const device = deviceAt(fuseDir, target);
+    const device = deviceAt({ fuseDir, target });
     if (mounted === undefined || device === undefined) {
       this.#letGo(name, fd);
       return false;
@@ -194,17 +204,29 @@ export class DeviceService {
       { reference, sizeBytes, openTimeoutMs: REOPEN_TIMEOUT_MS },
     );
     const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
-    const resends = server.adopt(fd);
+    const holdWaitMs = this.#store === undefined ? 0 : HOLD_WAIT_MS;
+    const resends = server.adopt(fd, { holdWaitMs });
+    this.#watch(server);
     const info = { reference, digest, dir: target, device, sizeBytes };
     this.#mounts.set(target, { disk, server, record, info, unmounting: undefined });
+    this.#reopening.push(disk.opened.then(() => server.holds));
     this.#logger.info({ ...info, resends }, 'going on with a mount of an earlier process');
     if (!resends) void this.#probe(record);
     return true;
   }
 
+  /**
+   * Resolves when the images of the mounts that `start()` took over are open, or soon: the program
+   * has better not do other work before.
+   */
+  async reopened(): Promise<void> {
+    await this.#endsWithin(HOLD_WAIT_MS, Promise.all(this.#reopening.splice(0)));
+  }
+
   /** Makes the kernel send a request, which ends those that the earlier process took with it. */
   async #probe(record: MountRecord): Promise<void> {
-    const request = { do: 'probe', ...record } as const;
+    const { fuseDir, target } = record;
+    const request = { do: 'probe', fuseDir, target } as const;
     await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS }).catch((error: unknown) =>
       this.#logger.warn({ error: errorText(error) }, 'cannot end the reads of an earlier process'),
     );
@@ -229,22 +251,8 @@ export class DeviceService {
     const target = resolve(dir);
     this.requireAllowed(dir);
     if (this.#lock === undefined || this.#stopping.signal.aborted) throw notRunning();
-    if (this.#mounts.has(target)) {
-      throw new DeviceError(
-        `cannot mount at ${dir}: this process has already mounted an image there; unmount it first`,
-        {
-          code: 'already-mounted',
-          dir,
-        },
-      );
-    }
-    if (this.#mounts.size >= MOUNTS_MAX) {
-      throw new DeviceError(
-        `cannot mount ${image.reference}: ${MOUNTS_MAX} images are mounted already (the limit); ` +
-          'unmount some',
-        { code: 'too-many-mounts', limit: MOUNTS_MAX },
-      );
-    }
+    if (this.#mounts.has(target)) throw alreadyMounted(dir);
+    if (this.#mounts.size >= MOUNTS_MAX) throw tooManyMounts(image.reference, MOUNTS_MAX);
     this.#mounts.set(target, undefined);
     const making = this.#make(image, target);
     this.#making.add(making);
@@ -271,7 +279,7 @@ export class DeviceService {
     if (!this.#mounts.has(target)) return;
     const mount = this.#mounts.get(target);
     if (mount === undefined) throw busy(dir, 'its mount has not finished');
-    mount.unmounting ??= this.#unmake(mount, false).finally(() => {
+    mount.unmounting ??= this.#unmake(mount).finally(() => {
       mount.unmounting = undefined;
     });
     await mount.unmounting;
@@ -296,38 +304,50 @@ export class DeviceService {
   }
 
   /**
-   * Unmounts all. Detaches busy mounts with a warning: processes that still use one get EIO. Never
-   * rejects.
+   * Unmounts all. Detaches busy mounts with a warning that says who uses them: processes that still
+   * use one get EIO. Never rejects.
    */
   async stop(): Promise<void> {
     this.#stopping.abort(notRunning());
-    await this.#endsWithin(STOP_TIMEOUT_MS, this.#unmakeAll());
-    for (const mount of this.#mounts.values()) {
-      // Fails all reads: this process could not exit otherwise.
-      if (mount !== undefined) unmount(mount.record.fuseDir, MNT_FORCE);
-    }
+    const mounts = (): Mount[] => [...this.#mounts.values()].filter((mount) => mount !== undefined);
+    const unmounting = mounts().flatMap((mount) => mount.unmounting ?? []);
+    const inFlight = [...this.#making, ...unmounting];
+    await this.#endsWithin(STOP_MAKING_MS, Promise.allSettled(inFlight));
+    await this.#unmakeAll(mounts(), false);
+    for (const server of this.#servers) server.abort();
+    await this.#unmakeAll(mounts(), true);
     await this.#lock?.release();
     this.#lock = undefined;
   }
 
-  async #unmakeAll(): Promise<void> {
-    await Promise.allSettled(this.#making);
-    const mounts = [...this.#mounts.values()].filter((mount) => mount !== undefined);
-    await inParallel(mounts, async (mount) => {
-      try {
-        await mount.unmounting?.catch(() => {});
-        if (this.#mounts.has(mount.info.dir)) await this.#unmake(mount, false);
-      } catch (error) {
-        const { dir } = mount.info;
-        this.#logger.warn(
-          { dir, error: errorText(error) },
-          'cannot unmount an image: detaching it by force',
-        );
-        await this.#unmake(mount, true).catch((failure: unknown) =>
-          this.#logger.error({ dir, error: errorText(failure) }, 'cannot detach a mount'),
-        );
-      }
+  /** Never rejects. */
+  async #unmakeAll(mounts: readonly Mount[], force: boolean): Promise<void> {
+    if (mounts.length === 0) return;
+    const places = mounts.map(({ record: { fuseDir, target }, info: { device } }) => {
+      return { fuseDir, target, device };
     });
+    const timeoutMs = force ? STOP_FORCE_MS : STOP_UNMOUNT_MS;
+    const request = { do: 'unmount-all', mounts: places, force } as const;
+    try {
+      const ended = await this.#help(request, { timeoutMs });
+      const results = ended.kind === 'ended' ? ended.results : [];
+      await Promise.all(
+        mounts.map(async (mount, i) => {
+          const result = results[i];
+          if (result?.kind === 'unmounted') return this.#forget(mount);
+          this.#noteLeft(mount, result, force);
+        }),
+      );
+    } catch (error) {
+      const fields = { mounts: mounts.length, force, error: errorText(error) };
+      this.#logger.warn(fields, 'cannot unmount all images');
+    }
+  }
+
+  #noteLeft({ info }: Mount, result: UnmountResult | undefined, force: boolean): void {
+    const fields = { dir: info.dir, image: info.reference, ...result };
+    if (force) this.#logger.error(fields, 'cannot detach a mount; the next start tries again');
+    else this.#logger.warn(fields, 'an image is in use still: detaching it by force');
   }
 
   /** The disk of an image, without a mount. The caller closes it. Rejects as `mount()` does. */
@@ -393,34 +413,41 @@ export class DeviceService {
     const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
     try {
       server.mount();
+      this.#watch(server);
       this.#hold(server, disk);
       await this.#keeper.keep(keptName(record), server.fd);
       const limit = { timeoutMs: MOUNT_TIMEOUT_MS, targetFd };
       const result = await this.#help({ do: 'mount', fuseDir, target }, limit);
-      return { server, device: requireMounted(result, target) };
+      return { server, device: requireMounted(result, target, server.failure) };
     } catch (error) {
-      await this.#forceAway(record);
+      await this.#forceAway([record]);
       throw error;
     }
   }
 
-  async #unmake(mount: Mount, force: boolean): Promise<void> {
-    const { record, info, server, disk } = mount;
+  #watch(server: FuseServer): void {
+    this.#servers.add(server);
+    void server.ended.then(() => this.#servers.delete(server));
+  }
+
+  async #unmake(mount: Mount): Promise<void> {
+    const { record, info } = mount;
     const { fuseDir, target } = record;
-    const request = { do: 'unmount', fuseDir, target, force } as const;
-    const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
-    if (result.kind === 'busy') {
-      const how = 'perhaps through a bind mount, an overlay or another mount namespace';
-      throw busy(info.dir, `${result.what} is in use, ${how}`);
-    }
-    if (result.kind === 'failed') {
-      throw new DeviceError(
-        `cannot unmount ${info.dir}: ${result.step} failed with ${result.errno}`,
-        { code: 'failed', step: result.step },
-      );
-    }
-    if (!(await this.#endsWithin(END_TIMEOUT_MS, server.ended))) {
-      this.#logger.warn({ path: server.path }, 'the FUSE thread has not ended');
+    const request = { fuseDir, target, device: info.device, force: false };
+    const timeoutMs = UNMOUNT_TIMEOUT_MS;
+    const result = await this.#help({ do: 'unmount', ...request }, { timeoutMs });
+    if (result.kind === 'busy') this.#metrics.unmountsRefused.inc({});
+    requireUnmounted(result, info.dir);
+    await this.#forget(mount);
+  }
+
+  /** Releases what an image had that is unmounted. */
+  async #forget({ server, disk, record, info }: Mount): Promise<void> {
+    const hasEnded = (): Promise<boolean> => this.#endsWithin(END_TIMEOUT_MS, server.ended);
+    if (!(await hasEnded())) {
+      const isAborted = server.abort() && (await hasEnded());
+      const { path } = server;
+      if (!isAborted) this.#logger.warn({ path }, 'the FUSE thread has not ended');
     }
     disk.close();
     this.#keeper.forget(keptName(record));
@@ -431,7 +458,7 @@ export class DeviceService {
   }
 
   /** Waits for work that never rejects; false when it does not end in time. */
-  #endsWithin(timeoutMs: number, work: Promise<void>): Promise<boolean> {
+  #endsWithin(timeoutMs: number, work: Promise<unknown>): Promise<boolean> {
     return within(this.#clock, timeoutMs, (signal) => orAbort(work, signal)).then(
       () => true,
       () => false,
@@ -439,26 +466,25 @@ export class DeviceService {
   }
 
   /**
-   * Clears a mount without a server, or one that failed half-way. Never rejects: the next start
+   * Clears mounts without a server, or one that failed half-way. Never rejects: the next start
    * tries again to clear the rest.
    */
-  async #forceAway(record: MountRecord): Promise<void> {
-    const { fuseDir, target } = record;
-    this.#keeper.forget(keptName(record));
+  async #forceAway(records: readonly MountRecord[]): Promise<void> {
+    for (const record of records) this.#keeper.forget(keptName(record));
+    const report = (fields: Readonly<Record<string, unknown>>): void =>
+      this.#logger.error(fields, 'cannot clear the rest of a mount; the next start tries again');
     try {
-      const request = { do: 'unmount', fuseDir, target, force: true } as const;
-      const result = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
-      if (result.kind === 'unmounted') return this.#records.remove(record);
-      this.#logger.error(
-        { ...record, result },
-        'cannot clear the rest of a mount; the next start tries again',
-      );
+      const mounts = records.map(({ fuseDir, target }) => ({ fuseDir, target }));
+      const request = { do: 'unmount-all', mounts, force: true } as const;
+      const ended = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
+      const results = ended.kind === 'ended' ? ended.results : [];
+      for (const [i, record] of records.entries()) {
+        const result = results[i];
+        if (result?.kind === 'unmounted') this.#records.remove(record);
+        else report({ target: record.target, result });
+      }
     } catch (error) {
-      const text = errorText(error);
-      this.#logger.error(
-        { ...record, error: text },
-        'cannot clear the rest of a mount; the next start tries again',
-      );
+      report({ targets: records.map(({ target }) => target), error: errorText(error) });
     }
   }
 
@@ -469,29 +495,4 @@ export class DeviceService {
   #help(request: HelperParameters[1], limit: HelperParameters[2]): Promise<MountResult> {
     return runInHelper({ clock: this.#clock }, request, limit);
   }
-}
-
-/** The name under which the keeper has the FUSE connection of a mount. */
-function keptName({ fuseDir }: MountRecord): string {
-  return `${KEPT_PREFIX}${basename(fuseDir)}`;
-}
-
-function notRunning(): DeviceError {
-  return new DeviceError('the device service is not running', { code: 'not-running' });
-}
-
-function busy(dir: string, why: string): DeviceError {
-  return new DeviceError(`cannot unmount ${dir}: ${why}; end its users and try again`, {
-    code: 'busy',
-    dir,
-  });
-}
-
-/** Runs the work for each item, at most `TEARDOWN_PARALLEL_MAX` at a time; it must not reject. */
-async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
-  const rest = items.values();
-  const runner = async (): Promise<void> => {
-    for (const item of rest) await work(item);
-  };
-  await Promise.all(Array.from({ length: TEARDOWN_PARALLEL_MAX }, runner));
 }

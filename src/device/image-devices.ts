@@ -13,7 +13,7 @@ import { defined } from '../util/assert.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DeviceService } from './device-service.ts';
-import { DeviceError } from './errors.ts';
+import { DeviceError, notRunning, notUsable } from './errors.ts';
 import type { MountReads } from './fuse/fuse-server.ts';
 import type { LocalLayers } from './local-layers.ts';
 
@@ -26,8 +26,11 @@ const CHECKED_MS = 120_000;
 /** Images that stay open after a check at a time. */
 const CHECKED_MAX = 64;
 
-/** A busy device is unmounted again after this many milliseconds: its users are about to end. */
-const UNMOUNT_RETRY_MS = 2_000;
+/**
+ * Waits before a device that nobody holds, and that is in use all the same, is unmounted again, in
+ * milliseconds: its users are about to end. Each try is a process; the last wait repeats.
+ */
+const UNMOUNT_RETRY_MS = [2_000, 2_000, 5_000, 10_000, 30_000, 60_000];
 
 /** A block layer of an image. */
 interface ChainLayer {
@@ -83,6 +86,15 @@ interface Device {
   /** Set while it is being unmounted; never rejects. */
   leaving: Promise<void> | undefined;
   retry: Timer | undefined;
+  refused: Refused | undefined;
+}
+
+/** A device that nobody holds, and that cannot be unmounted. */
+interface Refused {
+  readonly count: number;
+  readonly reason: string;
+  /** Something went wrong half-way, so that it may not be mounted any more. */
+  readonly isBroken: boolean;
 }
 
 /** A device in use, for lists. */
@@ -94,6 +106,8 @@ export interface HeldDevice {
   /** Bytes of the block device. */
   readonly sizeBytes: number;
   readonly holders: readonly string[];
+  /** Why it cannot be unmounted although nobody holds it, and how often that was tried. */
+  readonly refused?: { readonly count: number; readonly reason: string };
   readonly reads: MountReads;
 }
 
@@ -145,7 +159,7 @@ export class ImageDevices {
       this.#byChain.set(chain.chainId, {
         ...{ chainId: chain.chainId, reference: chain.reference, dir, opened },
         ...{ holders: new Set(), mounting: Promise.resolve(), leaving: undefined },
-        retry: undefined,
+        ...{ retry: undefined, refused: undefined },
       });
     }
   }
@@ -184,7 +198,10 @@ export class ImageDevices {
     await this.#byChain.get(chain.chainId)?.leaving;
     if (this.#stopping.signal.aborted) throw notRunning();
     const device = this.#byChain.get(chain.chainId) ?? this.#add(chain);
+    const { refused } = device;
+    if (refused?.isBroken === true) throw notUsable(device.dir, refused.reason);
     device.retry?.cancel();
+    device.refused = undefined;
     device.holders.add(holder);
     this.#byHolder.set(holder, device);
     try {
@@ -208,11 +225,14 @@ export class ImageDevices {
   /** The mounted devices. */
   list(): readonly HeldDevice[] {
     return this.#devices.list().flatMap(({ reference, digest, dir, device, sizeBytes }) => {
-      const holders = this.#byChain.get(digest)?.holders;
+      const held = this.#byChain.get(digest);
       const reads = this.#devices.reads(dir);
-      if (holders === undefined || reads === undefined || dir !== this.#dirOf(digest)) return [];
+      if (held === undefined || reads === undefined || dir !== this.#dirOf(digest)) return [];
       const what = { image: reference, chainId: digest, dir, device, sizeBytes };
-      return [{ ...what, holders: [...holders], reads }];
+      const { count, reason } = held.refused ?? {};
+      const refused =
+        count === undefined || reason === undefined ? {} : { refused: { count, reason } };
+      return [{ ...what, holders: [...held.holders], ...refused, reads }];
     });
   }
 
@@ -235,7 +255,7 @@ export class ImageDevices {
     });
     const device: Device = {
       ...{ chainId: chain.chainId, reference: chain.reference, dir, opened, mounting },
-      ...{ holders: new Set<string>(), leaving: undefined, retry: undefined },
+      ...{ holders: new Set<string>(), leaving: undefined, retry: undefined, refused: undefined },
     };
     this.#byChain.set(chain.chainId, device);
     mounting.catch(() => this.#forget(device)); // Its holders have the error.
@@ -262,11 +282,14 @@ export class ImageDevices {
       await this.#devices.unmount(dir);
       this.#forget(device);
     } catch (error) {
-      this.#logger.warn(
-        { reference, error: errorText(error), retryMs: UNMOUNT_RETRY_MS },
-        'cannot unmount a device that nobody holds yet: trying again',
-      );
-      device.retry = this.#clock.setTimer(UNMOUNT_RETRY_MS, () => void this.#unmount(device));
+      const { count: before = 0, reason: last } = device.refused ?? {};
+      const [count, reason] = [before + 1, errorText(error)];
+      const isBroken = !(error instanceof DeviceError && error.code === 'busy');
+      device.refused = { count, reason, isBroken };
+      const retryMs = UNMOUNT_RETRY_MS[Math.min(count, UNMOUNT_RETRY_MS.length) - 1] ?? 0;
+      const text = 'cannot unmount a device that nobody holds yet: trying again';
+      if (reason !== last) this.#logger.warn({ reference, error: reason, count, retryMs }, text);
+      device.retry = this.#clock.setTimer(retryMs, () => void this.#unmount(device));
     }
   }
 
@@ -366,8 +389,4 @@ export function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
     ...{ chainId: digest, reference, layers, fsType: 'ext4' },
     ...(manifestDigest !== undefined && { manifestDigest }),
   };
-}
-
-function notRunning(): DeviceError {
-  return new DeviceError('the devices are being stopped', { code: 'not-running' });
 }

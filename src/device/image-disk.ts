@@ -5,7 +5,7 @@ import type { ImageSegment, LayerStackLayout } from '../image/layer-stack.ts';
 import { imageBudget, openLayer, type Layer } from '../image/layer.ts';
 import { blockLayers, type Manifest } from '../image/manifest.ts';
 import type { Codec } from '../runtime/codec.ts';
-import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
+import type { BlobReader, ReadOptions } from '../transfer/contracts/blob-reader.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DiskExtent, ReadOnlyDisk } from './disk.ts';
 
@@ -61,8 +61,10 @@ export class ImageDisk implements ReadOnlyDisk {
     const closing = new AbortController();
     const budget = imageBudget();
     const open = async (blob: BlobRef): Promise<Layer> => {
-      const layer = await openLayer(sourceOf(opener, blob, closing.signal), codec, budget);
-      return { ...layer, source: sourceOf(reader, blob, closing.signal) };
+      const { signal: closed } = closing;
+      const from = sourceOf(opener, blob, { signal: closed, endsOnNo: true });
+      const layer = await openLayer(from, codec, budget);
+      return { ...layer, source: sourceOf(reader, blob, { signal: closed }) };
     };
     const opening = Promise.all(blobs.map(open));
     try {
@@ -106,8 +108,12 @@ export class ImageDisk implements ReadOnlyDisk {
 }
 
 /** A blob of the cluster, read with demand priority until the signal aborts. */
-function sourceOf(reader: BlobReader, blob: BlobRef, signal: AbortSignal): ByteSource {
-  const options = { kind: 'demand', signal } as const;
+function sourceOf(
+  reader: BlobReader,
+  blob: BlobRef,
+  ends: Pick<ReadOptions, 'signal' | 'endsOnNo'>,
+): ByteSource {
+  const options = { kind: 'demand', ...ends } as const;
   return {
     sizeBytes: blob.sizeBytes,
     read: (offset, length) => reader.read(blob, offset, length, options),

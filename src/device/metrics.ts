@@ -8,6 +8,7 @@ export interface DeviceMetrics {
   readonly writeErrors: Counter;
   readonly waitSeconds: Histogram;
   readonly stalls: Counter;
+  readonly unmountsRefused: Counter;
   readonly nbdConnections: Gauge;
 }
 
@@ -40,6 +41,10 @@ export function deviceMetrics(metrics: Metrics): DeviceMetrics {
     stalls: metrics.counter({
       name: 'xylem_device_read_stalls_total',
       help: 'Reads of block devices that waited for longer than a second.',
+    }),
+    unmountsRefused: metrics.counter({
+      name: 'xylem_device_unmounts_refused_total',
+      help: 'Unmounts that were refused since something used the image still.',
     }),
     waitSeconds: metrics.histogram({
       name: 'xylem_device_read_wait_seconds',

@@ -24,6 +24,8 @@ const RETRY_WAITS_MS = [100, 300, 1_000, 3_000];
  */
 export class ReopenedDisk implements OpenDisk {
   readonly sizeBytes: number;
+  /** Resolves when it is open, or closed. */
+  readonly opened: Promise<void>;
   readonly #clock: Clock;
   readonly #openTimeoutMs: number;
   readonly #closing = new AbortController();
@@ -42,7 +44,11 @@ export class ReopenedDisk implements OpenDisk {
     this.#clock = components.clock;
     this.#openTimeoutMs = init.openTimeoutMs;
     this.#opening = this.#open(components, init.reference);
-    this.#opening.catch(() => {}); // Each read has the error.
+    // Each read has the error.
+    this.opened = this.#opening.then(
+      () => {},
+      () => {},
+    );
   }
 
   readSync(target: Uint8Array, offset: number): boolean {

@@ -20,7 +20,8 @@ import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
 import { requireMounted, takeTarget } from './mount/mount-checks.ts';
 import { runInHelper } from './mount/mount-process.ts';
 import { MountRecords, type MountRecord } from './mount/mount-records.ts';
-import { deviceAt, EXT4_WRITABLE_OPTIONS, loopAt, type WritableMode } from './mount/mount-steps.ts';
+import { EXT4_WRITABLE_OPTIONS, type WritableMode } from './mount/mount-options.ts';
+import { deviceAt, loopAt } from './mount/unmount-steps.ts';
 import { ReopenedDisk, type OpenDisk } from './reopened-disk.ts';
 import { UpperLayer, type CommittedLayer } from './upper-layer.ts';
 
@@ -330,7 +331,7 @@ export class WritableDevices {
     if (fd === undefined) return false;
     const { mounted, fuseDir, target } = record;
     const upper = mounted?.upper;
-    const device = upper?.mode === 'dev' ? loopAt(fuseDir) : deviceAt(fuseDir, target);
+    const device = upper?.mode === 'dev' ? loopAt(fuseDir) : deviceAt({ fuseDir, target });
     const { signal } = this.#stopping;
     try {
       if (mounted === undefined || upper === undefined || device === undefined) {

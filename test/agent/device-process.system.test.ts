@@ -1,6 +1,8 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test, vi } from 'vitest';
@@ -17,6 +19,7 @@ import { pushLayout } from '../kit/skopeo.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 
 const run = promisify(execFile);
+const WAIT = { timeout: 20_000, interval: 50 };
 
 /** A root, a child, and a device process beside the child; an image in a real registry. */
 async function startHost() {
@@ -63,6 +66,26 @@ describeWith(
       const sums = (await end()).map(({ sum }) => sum);
       expect(sums).toEqual([sha256(join(files, 'big'))]);
       await run('diff', ['-r', files, join(dir, 'data')]);
+    });
+
+    test('a start that fails ends no device that is in use', async () => {
+      const { device, image, dir, files } = await startHost();
+      await askAgent({ admin: device.socket }, 'mount', { image, dir });
+      const end = readOnAndOn(join(dir, 'data', 'big'));
+      const pid = device.servingPid();
+      process.kill(pid, 'SIGKILL');
+      // In the way of what the next processes start last.
+      const inTheWay = createServer();
+      const port = Number(new URL(device.admin).port);
+      await vi.waitFor(async () => {
+        inTheWay.listen(port, '127.0.0.1');
+        await once(inTheWay, 'listening');
+      });
+      const failed = 'leaving its devices to the next one';
+      await vi.waitFor(() => expect(readFileSync(device.logFile, 'utf8')).toContain(failed), WAIT);
+      inTheWay.close();
+      await waitReady({ name: 'device', admin: device.admin, logFile: device.logFile });
+      expect((await end()).map(({ sum }) => sum)).toEqual([sha256(join(files, 'big'))]);
     });
 
     test('a keeper that dies leaves what the next start clears', async () => {

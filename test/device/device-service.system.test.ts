@@ -158,12 +158,19 @@ describeWith('DeviceService', NEEDS, () => {
     await run('mount', ['-t', 'overlay', 'overlay', '-o', options, both!]);
     const program = fileURLToPath(new URL('./kit/apart-child.ts', import.meta.url));
     const own = ['--mount', '--propagation', 'private', process.execPath, '--no-warnings'];
-    const child = spawn('unshare', [...own, program, what], { stdio: ['pipe', 'pipe', 'inherit'] });
+    const child = spawn('unshare', [...own, program, what, folder], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
     onTestFinished(() => void child.kill('SIGKILL'));
     await once(child.stdout, 'data');
     await run('umount', [both!]);
     if (what === 'drop') await service.unmount(dir);
-    else await expect(service.unmount(dir)).rejects.toThrow(/another mount namespace/);
+    else {
+      const holder = new RegExp(`the mount namespace of process ${child.pid} `);
+      await expect(service.unmount(dir)).rejects.toThrow(holder);
+      // It is mounted as before: for the next container of the image.
+      expect((await run('cat', [join(dir, 'small.txt')])).stdout).toBe('xylem\n');
+    }
     child.stdin.end();
     await once(child, 'exit');
     await service.unmount(dir);
@@ -336,6 +343,22 @@ describeWith('DeviceService', NEEDS, () => {
     expect(existsSync(join(folder, 'mnt'))).toBe(false);
   });
 
+  it.each([
+    ['/dev/fuse', 'mknod /dev/loop-control c 10 237'],
+    ['/dev/loop-control', 'mknod /dev/fuse c 10 229'],
+  ])('mount() names %s where there is none', async (missing, makesOther) => {
+    const folder = tempFolder();
+    const { layer } = await makeExt4Layer(folder);
+    writeFileSync(join(folder, 'layer'), layer);
+    const nodes = 'mknod /dev/null c 1 3; mknod /dev/urandom c 1 9';
+    const script = `mount -t tmpfs dev /dev; ${nodes}; ${makesOther}; exec "$@"`;
+    const args = ['--mount', 'sh', '-c', script, 'sh', process.execPath, ...childArguments(folder)];
+    await expect(run('unshare', args)).rejects.toThrow(
+      new RegExp(`${missing}.*not-permitted`, 's'),
+    );
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+  });
+
   it('mount() of an image whose bytes cannot be read fails and leaves nothing', async () => {
     const { service, reader, image, dir, folder } = await startWithImage();
     let reads = 0;
@@ -353,7 +376,10 @@ describeWith('DeviceService', NEEDS, () => {
       stdio: ['pipe', 'pipe', 'ignore'],
     });
     await once(holder.stdout, 'data');
-    await expect(service.unmount(dir)).rejects.toMatchObject({ code: 'busy' });
+    await expect(service.unmount(dir)).rejects.toMatchObject({
+      code: 'busy',
+      message: expect.stringContaining(`process ${holder.pid} (`) as string,
+    });
     expect((await run('cat', [join(dir, 'small.txt')])).stdout).toBe('xylem\n');
     holder.stdin.end();
     await once(holder, 'exit');
@@ -400,6 +426,15 @@ describeWith('DeviceService', NEEDS, () => {
     await expect(service.mount(image, dir)).rejects.toMatchObject({ code: 'not-running' });
   });
 
+  it('stop() ends a mount whose FUSE folder somebody has unmounted', async () => {
+    const { service, image, dir, folder } = await startWithImage();
+    await service.mount(image, dir);
+    const [mount = ''] = tracesOf(folder).mounts.filter((line) => line.includes(' fuse.xylem '));
+    await run('umount', ['--lazy', mount.split(' ')[4] ?? '']);
+    await service.stop();
+    expect(tracesOf(folder)).toEqual(NO_TRACES);
+  });
+
   it('stop() ends a mount without answers to its reads', async () => {
     const { service, reader, image, dir } = await startWithImage();
     const begun = Promise.withResolvers<void>();
@@ -429,6 +464,25 @@ describeWith('DeviceService', NEEDS, () => {
     expect(tracesOf(folder)).toEqual(NO_TRACES);
     expect(existsSync(dir)).toBe(false);
   });
+
+  it.each(['the mount', 'the mount, whose FUSE folder somebody has unmounted'])(
+    'a process that exits without a stop ends, and %s with it',
+    async (what) => {
+      const folder = tempFolder();
+      const { child, dir } = await startChild(folder);
+      const mounts = tracesOf(folder).mounts.map((line) => line.split(' '));
+      const fuseDir = mounts.find((words) => words.includes('fuse.xylem'))?.[4] ?? '';
+      if (what !== 'the mount') await run('umount', ['--lazy', fuseDir]);
+      const reading = run('cat', [join(dir, 'deep', 'er', 'big')]);
+      const failing = expect(reading).rejects.toThrow(/Input\/output|not connected/);
+      child.kill('SIGUSR2');
+      expect(await once(child, 'exit')).toEqual([3, null]);
+      await failing;
+      await run('umount', [dir]);
+      await startService(folder);
+      expect(tracesOf(folder)).toEqual(NO_TRACES);
+    },
+  );
 
   it('a process that stops on SIGTERM leaves nothing', async () => {
     const folder = tempFolder();

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { parseMountTable } from '../../src/device/mount/mount-table.ts';
+import { parseMountTable } from '../../src/device/mount-table.ts';
 
 describe('parseMountTable()', () => {
   it('reads mounts with and without tags, and names with blanks', () => {
@@ -11,9 +11,21 @@ describe('parseMountTable()', () => {
       '',
     ].join('\n');
     expect(parseMountTable(text)).toEqual([
-      { mountPoint: '/', type: 'ext4', source: '/dev/sda2', options: 'rw' },
-      { mountPoint: '/mnt/a b\\c', type: 'ext4', source: '/dev/loop3', options: 'ro,noload' },
-      { mountPoint: '/run/x', type: 'fuse.xylem', source: 'xylem', options: 'ro,user_id=0' },
+      { mountPoint: '/', device: '8:2', type: 'ext4', source: '/dev/sda2', options: 'rw' },
+      {
+        mountPoint: '/mnt/a b\\c',
+        device: '7:3',
+        type: 'ext4',
+        source: '/dev/loop3',
+        options: 'ro,noload',
+      },
+      {
+        mountPoint: '/run/x',
+        device: '0:50',
+        type: 'fuse.xylem',
+        source: 'xylem',
+        options: 'ro,user_id=0',
+      },
     ]);
   });
 });

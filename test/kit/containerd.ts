@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
-import { readMountTable } from '../../src/device/mount/mount-table.ts';
+import { readMountTable } from '../../src/device/mount-table.ts';
 import { tempFolder, type AtEnd } from './temp-folder.ts';
 
 const run = promisify(execFile);

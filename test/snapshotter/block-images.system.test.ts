@@ -111,7 +111,7 @@ describeWith('Snapshotter, block images', NEEDS, () => {
   });
 
   it('more ordinary layers than the options of a mount have room for', async () => {
-    const host = await startBlockHost(shared.rig, onTestFinished, 'x'.repeat(250));
+    const host = await startBlockHost(shared.rig, onTestFinished, { stateName: 'x'.repeat(250) });
     const { socket } = host;
     const containerd = await Containerd.start(tempFolder(), { snapshotter: { socket } });
     await containerd.pullRemote(imageOf('many'));

@@ -143,6 +143,14 @@ export const containerDevice = z
     device: z.string().describe('the block device under it, such as `/dev/loop3`'),
     sizeBytes: bytes,
     holders: z.array(z.string()).readonly().describe('snapshots of containers that use it'),
+    refused: z
+      .object({
+        count: count.describe('unmounts that were tried'),
+        reason: z.string().describe('who uses it, as far as that can be seen'),
+      })
+      .readonly()
+      .exactOptional()
+      .describe('when nobody holds it, and it cannot be unmounted all the same'),
     reads: z
       .object({
         touchedBytes: bytes.describe('distinct bytes of the device'),

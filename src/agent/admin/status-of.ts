@@ -68,6 +68,7 @@ function ofDevice(code: DeviceError['code']): number {
     case 'already-mounted':
     case 'busy':
       return 409;
+    case 'damaged':
     case 'unsupported-filesystem':
       return 422;
     case 'failed':

@@ -1,7 +1,11 @@
+import { isDeepStrictEqual } from 'node:util';
 import { type Command } from 'commander';
+import { leaveAtExit } from '../../device/fuse/fuse-abort.ts';
 import { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
 import { Keeper } from '../../device/keeper/keeper.ts';
 import { dieWithParent, neverWaitForWriteback } from '../../device/linux.ts';
+import type { Clock } from '../../runtime/clock.ts';
+import type { Logger } from '../../runtime/logger.ts';
 import { SystemClock } from '../../runtime/node/clock.ts';
 import { collectGarbage } from '../../runtime/node/heap.ts';
 import { countedLogger } from '../../runtime/counted-logger.ts';
@@ -12,7 +16,12 @@ import type { ContainerDevice } from '../admin/answers.ts';
 import { DEVICE_ADMIN_SOCKET } from '../config/admin-socket.ts';
 import type { Config } from '../config/config-schema.ts';
 import { loadConfig } from '../config/config.ts';
-import { runUntilSignal } from '../run.ts';
+import { settingsOf } from '../device-process/configured-settings.ts';
+import { DeviceParts } from '../device-process/device-parts.ts';
+import type { DeviceProcess } from '../device-process/device-process.ts';
+import type { DeviceSettings } from '../device-process/device-settings.ts';
+import { earlyDevices, endNow, type EarlyDevices } from '../device-process/early-devices.ts';
+import { runUntilSignal, type Service } from '../run.ts';
 import { adminOption, jsonOption, printFacts, table, tokenOption } from './output.ts';
 
 /** `xylem device`: runs the block devices of a host, and shows them. */
@@ -53,24 +62,74 @@ export function registerDevice(program: Command): void {
 }
 
 async function run(config: Config): Promise<number> {
-  const clock = new SystemClock();
-  const logger = countedLogger({ clock, logger: jsonLogger({ level: config.log.level }) });
-  const keeper = KeptDescriptors.ofThisProcess({ clock }, { onYield: () => void onYield() });
+  const early = earlyDevices();
+  const { logger, clock } = early ?? newParts(config);
+  let onYield = endNow;
+  const keeper =
+    early?.keeper ?? KeptDescriptors.ofThisProcess({ clock }, { onYield: () => onYield() });
   if (keeper === undefined) return keep({ logger, clock });
   dieWithParent();
+  leaveAtExit();
+  const settings = await settingsOf(config);
+  await rememberSettings(settings, { early, keeper, logger });
   const { DeviceProcess } = await import('../device-process/device-process.ts');
-  const { heldStoreOf } = await import('../device-process/held-store.ts');
-  const store = await heldStoreOf(config);
-  const service = new DeviceProcess(config, { logger, clock, keeper, store });
-  // The keeper has the devices: the next process goes on with what this one leaves unanswered. An
-  // orderly end would wait for the threads that read the kernel's requests.
-  const onYield = async (): Promise<void> => {
-    await service.yield();
-    process.kill(process.pid, 'SIGKILL');
+  const parts = early?.parts ?? new DeviceParts({ logger, clock, keeper }, settings);
+  const service = new DeviceProcess(config, { logger, clock, keeper, parts });
+  onYield = () => {
+    // The next process reads the configuration first: it may be another one now. An orderly end
+    // would wait for the threads that read the kernel's requests.
+    void Promise.all([service.yield(), keeper.remember('')]).then(endNow, endNow);
   };
+  if (early !== undefined) early.onYield = onYield;
   collectGarbage();
   const exit = (code: number): void => process.exit(code);
-  return runUntilSignal(service, { logger, clock, events: process, exit });
+  const events = process;
+  events.on('uncaughtException', (error) => leaveInUse(service, { logger, error }));
+  return runUntilSignal(orLeave(service, logger), { logger, clock, events, exit });
+}
+
+function newParts(config: Config): { readonly logger: Logger; readonly clock: Clock } {
+  const clock = new SystemClock();
+  const logger = countedLogger({ clock, logger: jsonLogger({ level: config.log.level }) });
+  return { logger, clock };
+}
+
+/** Leaves the settings to the next process. With others than these it would have begun wrongly. */
+async function rememberSettings(
+  settings: DeviceSettings,
+  parts: { early: EarlyDevices | undefined; keeper: KeptDescriptors; logger: Logger },
+): Promise<void> {
+  const { early, keeper, logger } = parts;
+  await keeper.remember(JSON.stringify(settings));
+  if (early === undefined || isDeepStrictEqual(settings, early.settings)) return;
+  logger.info({}, 'the configuration has changed: starting again with it');
+  endNow();
+}
+
+/** The service, with a start that ends no device that is in use when it fails. */
+function orLeave(service: DeviceProcess, logger: Logger): Service {
+  const start = async (): Promise<void> => {
+    try {
+      await service.start();
+    } catch (error) {
+      leaveInUse(service, { logger, error });
+      throw error;
+    }
+  };
+  return { start, stop: () => service.stop() };
+}
+
+/**
+ * Ends this process at once when there are devices: a stop would take them from their containers,
+ * while the next process goes on with them.
+ */
+function leaveInUse(
+  service: DeviceProcess,
+  { logger, error }: { readonly logger: Logger; readonly error: unknown },
+): void {
+  if (!service.hasDevices) return;
+  logger.error({ error }, 'this process cannot go on: leaving its devices to the next one');
+  endNow();
 }
 
 /** Runs this very command as a kept process. */
@@ -92,7 +151,12 @@ async function keep(components: ConstructorParameters<typeof Keeper>[0]): Promis
 
 function listText(devices: readonly ContainerDevice[]): string {
   if (devices.length === 0) return 'No container of this host has a device.';
-  return table(
+  const refused = devices.flatMap(({ image, refused }) =>
+    refused === undefined
+      ? []
+      : [`${image}: ${refused.count} unmounts were refused: ${refused.reason}`],
+  );
+  const list = table(
     ['IMAGE', 'DEVICE', 'SIZE', 'TOUCHED', 'STORE', 'MEMORY', 'FETCHED', 'STALLED', 'USERS'],
     devices.map(({ image, device, sizeBytes, reads, holders }) => [
       ...[image, device],
@@ -102,6 +166,7 @@ function listText(devices: readonly ContainerDevice[]): string {
       String(holders.length),
     ]),
   );
+  return refused.length === 0 ? list : [list, '', ...refused].join('\n');
 }
 
 /** Reads that waited long, those that wait, and those that failed. */

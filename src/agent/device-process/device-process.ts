@@ -1,37 +1,20 @@
-import { readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
-import { DeviceService } from '../../device/device-service.ts';
-import { ImageDevices } from '../../device/image-devices.ts';
+import { join } from 'node:path';
 import type { KeptDescriptors } from '../../device/keeper/kept-descriptors.ts';
-import { AgentLink } from '../../device/link/agent-link.ts';
-import { LocalLayers } from '../../device/local-layers.ts';
-import type { HeldStore } from '../../device/store-reader/held-image.ts';
-import { systemZstd } from '../../device/system-zstd.ts';
-import { WritableDevices } from '../../device/writable-devices.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import { NodeCodec } from '../../runtime/node/codec.ts';
 import { NodeHash } from '../../runtime/node/hash.ts';
 import { overlayOptions } from '../../snapshotter/files/overlay-options.ts';
 import { SnapshotsServer } from '../../snapshotter/rpc/snapshots-server.ts';
 import { Snapshotter, type SnapshotterComponents } from '../../snapshotter/snapshotter.ts';
 import { SqliteStore } from '../../snapshotter/store/sqlite-store.ts';
 import { makeAdminServer, type AdminServer } from '../admin/admin-server.ts';
-import { PromMetrics } from '../admin/prom-metrics.ts';
 import type { ContainerDevice } from '../admin/answers.ts';
 import type { DeviceList, Readiness } from '../admin/services.ts';
 import { NO_SOCKET } from '../config/admin-socket.ts';
-import { ConfigError } from '../config/config.ts';
 import type { Config } from '../config/config-schema.ts';
-import { agentSocketOf } from '../config/device-keys.ts';
 import type { Service } from '../run.ts';
+import type { DeviceParts } from './device-parts.ts';
 import { LinkedMounts } from './linked-mounts.ts';
-
-/** Folder of the devices of containers, below the state folder. */
-const IMAGES_FOLDER = 'images';
-
-/** Folder of writable devices, below the state folder. */
-const WRITABLE_FOLDER = 'writable';
 
 /** Metadata of the snapshots, in their folder. */
 const METADATA_FILE = 'metadata.db';
@@ -48,8 +31,8 @@ interface Components {
   readonly clock: Clock;
   /** What outlives this process. */
   readonly keeper: KeptDescriptors;
-  /** The agent's. */
-  readonly store: HeldStore;
+  /** Started or not. */
+  readonly parts: DeviceParts;
 }
 
 /**
@@ -62,46 +45,25 @@ interface Components {
  */
 export class DeviceProcess implements Service, Readiness, DeviceList {
   readonly #keeper: KeptDescriptors;
-  readonly #link: AgentLink;
-  readonly #devices: DeviceService;
-  readonly #images: ImageDevices;
-  readonly #writable: WritableDevices;
+  readonly #parts: DeviceParts;
   readonly #mounts: LinkedMounts;
   readonly #snapshots: Snapshots | undefined;
   readonly #admin: AdminServer;
   #notReady: string | undefined = 'the devices of an earlier process are being taken over';
 
-  /** Throws ConfigError. */
   constructor(config: Config, components: Components) {
-    const { logger, clock, keeper, store } = components;
+    const { logger, clock, keeper, parts } = components;
     const { device } = config;
-    const metrics = new PromMetrics({ processMetrics: true });
-    const hash = new NodeHash();
-    const shared = { logger, clock, metrics };
+    const { metrics, link, devices, images, writable, imagesDir } = parts;
+    const shared = { logger, clock, metrics, hash: new NodeHash(), keeper };
     this.#keeper = keeper;
-    this.#link = new AgentLink(shared, {
-      path: requireAgentSocket(config),
-      readTimeoutMs: device.readTimeoutMs,
-    });
-    const local = new LocalLayers({ others: this.#link });
-    const stateDir = resolve(device.stateDir);
-    const dir = join(stateDir, IMAGES_FOLDER);
-    const isReserved = (path: string): boolean => path === dir || path.startsWith(`${dir}/`);
-    this.#devices = new DeviceService(
-      { ...shared, reader: local, codec: new NodeCodec({ zstd: systemZstd }), keeper },
-      { stateDir, mountFolders: [...device.mountFolders, dir], store },
-    );
-    const parts = { ...shared, devices: this.#devices, hash, keeper };
-    this.#images = new ImageDevices({ ...parts, images: this.#link, local }, { dir });
-    const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
-    this.#writable = new WritableDevices(
-      { ...parts, images: this.#images, codec: new NodeCodec({ zstd: systemZstd }) },
-      { dir: join(stateDir, WRITABLE_FOLDER), boot, limitBytes: device.writableSizeMax },
-    );
-    this.#mounts = new LinkedMounts({ ...parts, link: this.#link }, { isReserved });
+    this.#parts = parts;
+    const isReserved = (path: string): boolean =>
+      path === imagesDir || path.startsWith(`${imagesDir}/`);
+    this.#mounts = new LinkedMounts({ ...shared, devices, link }, { isReserved });
     this.#snapshots = makeSnapshots(config, {
-      ...{ ...parts, devices: this.#images, writable: this.#writable },
-      bootId: boot,
+      ...{ ...shared, devices: images, writable },
+      bootId: parts.bootId,
     });
     this.#admin = makeAdminServer(
       { ...shared, status: this, mounts: this.#mounts, devices: this },
@@ -111,18 +73,15 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
   }
 
   async start(): Promise<void> {
-    this.#link.start();
     // First, since containerd waits a second for a connection, and longer for an answer.
     await this.#snapshots?.server.start();
-    await this.#devices.start();
-    this.#images.start();
-    await this.#writable.start();
+    await this.#parts.start();
     this.#mounts.start();
     // From here on every read that waits is answered.
     this.#keeper.ready();
     await this.#snapshots?.snapshotter.start();
     this.#snapshots?.ready();
-    await this.#images.settled();
+    await this.#parts.images.settled();
     await this.#admin.start();
     this.#notReady = undefined;
   }
@@ -130,10 +89,7 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
   async stop(): Promise<void> {
     this.#notReady = 'the process is stopping';
     await this.#endSnapshots({ handsOver: false });
-    await this.#writable.stop();
-    this.#images.stop();
-    await this.#devices.stop();
-    this.#link.stop();
+    await this.#parts.stop();
     await this.#admin.stop();
   }
 
@@ -150,7 +106,12 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
   }
 
   list(): readonly ContainerDevice[] {
-    return [...this.#images.list(), ...this.#writable.list()];
+    return [...this.#parts.images.list(), ...this.#parts.writable.list()];
+  }
+
+  /** Whether there are devices, its own or those of an earlier process. */
+  get hasDevices(): boolean {
+    return this.list().length > 0 || this.#keeper.inherited.size > 0;
   }
 
   notReady(): string | undefined {
@@ -176,13 +137,4 @@ function makeSnapshots(
   const rpc = { ...parts, snapshots: snapshotter };
   const server = new SnapshotsServer(rpc, { socketPath, ready });
   return { snapshotter, server, ready: resolve };
-}
-
-function requireAgentSocket(config: Config): string {
-  const path = agentSocketOf(config);
-  if (path !== undefined) return path;
-  throw new ConfigError(
-    'device.agentSocket must be the path of a socket: `xylem device` reads through the agent',
-    { code: 'invalid-value', key: 'device.agentSocket' },
-  );
 }

@@ -6,6 +6,7 @@ import { assert } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
 import type { ReadOnlyDisk } from '../disk.ts';
 import { DeviceError } from '../errors.ts';
+import { abortAtExit, abortConnection, connectionAt } from './fuse-abort.ts';
 import {
   encodeStatus,
   ERRNO,
@@ -34,6 +35,11 @@ const PENDING_MAX = 256;
  */
 const BATCH_MAX = 64;
 
+/**
+ * Longest wait of the first reads of a mount that is taken over for `hold()`, in milliseconds.
+ */
+export const HOLD_WAIT_MS = 1_000;
+
 /** Start data of the worker thread. */
 export interface FuseWorkerInit {
   readonly fd: number;
@@ -45,6 +51,8 @@ export interface FuseWorkerInit {
   readonly touched: SharedArrayBuffer;
   /** A word that counts the messages to the thread: it looks for one when there are more. */
   readonly messages: SharedArrayBuffer;
+  /** How long it waits for the first message before it reads requests, in milliseconds. */
+  readonly orderWaitMs: number;
 }
 
 /**
@@ -57,11 +65,12 @@ export interface FuseWorkerOrder {
 }
 
 /**
- * Message of the worker thread: the ring has an entry for the sleeping consumer, it reads nothing
- * by itself from here on, or the connection has ended.
+ * Message of the worker thread: the ring has an entry for the sleeping consumer, it reads the store
+ * by itself from here on, or not any more, or the connection has ended.
  */
 export type FuseWorkerMessage =
   | { readonly kind: 'wake' }
+  | { readonly kind: 'holds' }
   | { readonly kind: 'gave-up'; readonly reason: string }
   | { readonly kind: 'ended'; readonly reason: string };
 
@@ -97,16 +106,18 @@ export interface HeldDisk {
  * store's files hold, whatever the event loop does. The event loop answers the rest from the disk.
  *
  * Life: constructed -> `mount()` or `adopt()` once, which starts the service of reads -> any
- * process unmounts `path` -> `ended` resolves, with everything released. This process must never
- * touch a path below `path` from a thread that must not block. It cannot exit before the unmount,
- * since a thread waits in a read of /dev/fuse. When the process is killed and no other one has the
- * descriptor, the kernel fails all reads with EIO or ENOTCONN; a process that inherits the
- * descriptor goes on with `adopt()`.
+ * process unmounts `path`, or `abort()` -> `ended` resolves, with everything released. This process
+ * must never touch a path below `path` from a thread that must not block. An exit before that
+ * aborts, since Node waits for the thread, which waits in a read of /dev/fuse. When the process is
+ * killed and no other one has the descriptor, the kernel fails all reads with EIO or ENOTCONN; a
+ * process that inherits the descriptor goes on with `adopt()`.
  */
 export class FuseServer {
   readonly path: string;
   /** Resolves when the filesystem is unmounted and everything is released. */
   readonly ended: Promise<void>;
+  /** Resolves when its thread reads the store by itself. */
+  readonly holds: Promise<void>;
   readonly #disk: ReadOnlyDisk;
   readonly #clock: Clock;
   readonly #logger: Logger;
@@ -122,7 +133,11 @@ export class FuseServer {
   readonly #reads = { memoryBytes: 0, fetchedBytes: 0, stalled: 0, failed: 0 };
   #worker: Worker | undefined;
   #share: StoreShare | undefined;
+  #failure: unknown;
   #resolveEnded: () => void = () => {};
+  #resolveHolds: () => void = () => {};
+  #forgetExit: () => void = () => {};
+  #connection: number | undefined;
   #fd = -1;
   #isStalled = false;
 
@@ -138,6 +153,9 @@ export class FuseServer {
     this.#touched = new TouchedPages(components.disk.sizeBytes);
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
+    });
+    this.holds = new Promise((resolve) => {
+      this.#resolveHolds = resolve;
     });
   }
 
@@ -165,14 +183,23 @@ export class FuseServer {
   /**
    * Goes on serving the mount of a process that has died, over its connection: takes the descriptor
    * over. False when the kernel cannot hand out again what that process had taken (before Linux
-   * 6.9): those reads get EIO as soon as the kernel sends any other request.
+   * 6.9): those reads get EIO as soon as the kernel sends any other request. The first reads wait
+   * for `hold()`, `holdWaitMs` at most, so that they need no event loop.
    */
-  adopt(fd: number): boolean {
+  adopt(fd: number, { holdWaitMs = 0 } = {}): boolean {
     assert(this.#fd === -1, 'a FUSE server mounts once');
     this.#fd = fd;
     const resends = resendRequests(fd);
-    this.#startWorker({ endsLost: !resends });
+    this.#startWorker({ endsLost: !resends, orderWaitMs: holdWaitMs });
     return resends;
+  }
+
+  /**
+   * Fails all reads of the file, now and later, in each program that still has it open or mounted.
+   * False when the kernel does not let this process do so.
+   */
+  abort(): boolean {
+    return this.#worker === undefined || abortConnection(this.path, this.#connection);
   }
 
   /** What has been read so far. */
@@ -197,16 +224,20 @@ export class FuseServer {
     const order: FuseWorkerOrder = { image: { ...image, shared: files }, counts };
     this.#worker.postMessage(order);
     Atomics.add(this.#messages, 0, 1);
+    Atomics.notify(this.#messages, 0);
   }
 
-  #startWorker({ endsLost = false } = {}): void {
+  #startWorker({ endsLost = false, orderWaitMs = 0 } = {}): void {
     // The sources run as .ts under Node's type stripping, and as .js when built.
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+    this.#connection = connectionAt(this.path);
+    this.#forgetExit = abortAtExit(() => this.abort());
     const workerData: FuseWorkerInit = {
       fd: this.#fd,
       sizeBytes: this.#disk.sizeBytes,
       ring: this.#shared,
       endsLost,
+      orderWaitMs,
       messages: this.#messages.buffer,
       touched: this.#touched.shared,
     };
@@ -219,6 +250,7 @@ export class FuseServer {
     this.#worker = worker;
     worker.on('message', (message: FuseWorkerMessage) => {
       if (message.kind === 'wake') return this.#drain();
+      if (message.kind === 'holds') return this.#resolveHolds();
       const { kind, reason } = message;
       const fields = { path: this.path, reason };
       if (kind === 'ended') this.#logger.debug(fields, 'the FUSE connection has ended');
@@ -234,6 +266,7 @@ export class FuseServer {
   }
 
   #release(): void {
+    this.#forgetExit();
     closeSync(this.#fd);
     this.#worker = undefined;
     this.#share?.end();
@@ -312,7 +345,13 @@ export class FuseServer {
     this.#write(buffer, OUT_HEADER_BYTES + length);
   }
 
+  /** Why a read failed last; undefined when none did. */
+  get failure(): unknown {
+    return this.#failure;
+  }
+
   #fail({ unique, offset, length }: RingEntry, error: unknown): void {
+    this.#failure = error;
     this.#metrics.readErrors.inc({});
     this.#reads.failed++;
     this.#logger.error(

@@ -29,6 +29,16 @@ function serve(init: FuseWorkerInit): void {
   let held: HeldReads | undefined;
   let { endsLost } = init;
   let messageCount = 0;
+  if (init.orderWaitMs > 0) Atomics.wait(messages, 0, 0, init.orderWaitMs);
+  const takeOrder = (): void => {
+    if (messageCount === Atomics.load(messages, 0)) return;
+    messageCount++;
+    const order = receiveMessageOnPort(port)?.message as FuseWorkerOrder | undefined;
+    if (order === undefined) return;
+    held = new HeldReads(order, { fd: init.fd, onGaveUp: gaveUp });
+    post({ kind: 'holds' });
+  };
+  takeOrder();
   for (;;) {
     const bytes = readRequest(init.fd, buffer);
     if (bytes === 'again') continue;
@@ -37,11 +47,7 @@ function serve(init: FuseWorkerInit): void {
       endsLost = false;
       endLostRequests(init.fd, buffer.subarray(0, bytes));
     }
-    if (messageCount !== Atomics.load(messages, 0)) {
-      messageCount++;
-      const order = receiveMessageOnPort(port)?.message as FuseWorkerOrder | undefined;
-      if (order !== undefined) held = new HeldReads(order, { fd: init.fd, onGaveUp: gaveUp });
-    }
+    takeOrder();
     const read = fileRead(view, bytes, file);
     const action = read ?? handleRequest(buffer.subarray(0, bytes), file);
     if (action.kind === 'answer') answerNow(init.fd, action.bytes);

@@ -7,6 +7,7 @@ import { errorText } from '../../util/errors.ts';
 import type { WritableDisk } from '../disk.ts';
 import { mount, MS_NODEV, MS_NOSUID } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
+import { abortAtExit, abortConnection, connectionAt } from './fuse-abort.ts';
 import { encodeStatus, ERRNO, OUT_HEADER_BYTES, writeOutHeader } from './fuse-protocol.ts';
 import { notPermitted, type MountReads } from './fuse-server.ts';
 import { resendRequests } from './lost-requests.ts';
@@ -43,6 +44,7 @@ export class WritableFuseServer {
   readonly #reads = { fetchedBytes: 0, failed: 0 };
   #hasFailed = false;
   #resolveEnded: () => void = () => {};
+  #forgetExit: () => void = () => {};
   #fd = -1;
 
   constructor(
@@ -108,6 +110,8 @@ export class WritableFuseServer {
   #startWorker({ endsLost = false } = {}): void {
     // The sources run as .ts under Node's type stripping, and as .js when built.
     const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
+    const connection = connectionAt(this.path);
+    this.#forgetExit = abortAtExit(() => abortConnection(this.path, connection));
     const { sizeBytes } = this.#disk;
     const workerData: WritableWorkerInit = { fd: this.#fd, sizeBytes, endsLost };
     const worker = new Worker(new URL(`./writable-worker.${extension}`, import.meta.url), {
@@ -126,6 +130,7 @@ export class WritableFuseServer {
 
   async #release(): Promise<void> {
     this.#hasFailed = true;
+    this.#forgetExit();
     await Promise.all(this.#calls);
     closeSync(this.#fd);
     this.#resolveEnded();

@@ -3,7 +3,13 @@ import { closeSync } from 'node:fs';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { takeDescriptor } from '../linux.ts';
-import { INHERITED_VARIABLE, type FromKeeper, type ToKeeper } from './messages.ts';
+import {
+  INHERITED_VARIABLE,
+  REMEMBERED_CHARS_MAX,
+  REMEMBERED_VARIABLE,
+  type FromKeeper,
+  type ToKeeper,
+} from './messages.ts';
 
 /** First descriptor number of what the kept process inherits: after stdio and Node's channel. */
 const FIRST_INHERITED = 4;
@@ -52,6 +58,8 @@ export class Keeper {
   #stopping: Timer | undefined;
   #unready: Timer | undefined;
   #failures = 0;
+  /** What the next process is told by an earlier one. */
+  #remembered = '';
   #wasReady = false;
 
   constructor(components: { logger: Logger; clock: Clock }, init: { program: KeptProgram }) {
@@ -109,7 +117,10 @@ export class Keeper {
     try {
       child = spawn(this.#program.path, [...this.#program.args], {
         stdio: ['ignore', 'inherit', 'inherit', 'ipc', ...held.map(([, fd]) => fd)],
-        env: { ...process.env, [INHERITED_VARIABLE]: JSON.stringify(inherited) },
+        env: {
+          ...{ ...process.env, [INHERITED_VARIABLE]: JSON.stringify(inherited) },
+          [REMEMBERED_VARIABLE]: this.#remembered,
+        },
       });
     } catch (error) {
       // As without memory for another process: some errors are thrown, and others told.
@@ -130,6 +141,10 @@ export class Keeper {
   #take(child: ChildProcess, message: ToKeeper): void {
     if (message.say === 'keep') return this.#keep(child, message);
     if (message.say === 'forget') return this.#forget(message.name);
+    if (message.say === 'remember') {
+      this.#remembered = message.text.slice(0, REMEMBERED_CHARS_MAX);
+      return;
+    }
     this.#wasReady = true;
     this.#unready?.cancel();
     this.#unready = undefined;
@@ -161,6 +176,7 @@ export class Keeper {
       'the device process does not start: letting its devices go, so that their readers get errors',
     );
     this.#unready = undefined;
+    this.#remembered = '';
     this.#closeAll();
   }
 

@@ -1,6 +1,11 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { DeviceError } from '../errors.ts';
-import { INHERITED_VARIABLE, type FromKeeper, type ToKeeper } from './messages.ts';
+import {
+  INHERITED_VARIABLE,
+  REMEMBERED_CHARS_MAX,
+  type FromKeeper,
+  type ToKeeper,
+} from './messages.ts';
 
 /**
  * Longest wait for the keeper's answer, in milliseconds: it makes two system calls, but the machine
@@ -35,6 +40,7 @@ export class KeptDescriptors implements DescriptorKeeper {
   readonly #clock: Clock;
   readonly #waiting = new Map<string, (error: string | undefined) => void>();
   readonly #onYield: () => void;
+  #waits = 0;
 
   /** `onYield`: a new process is about to take over, and this one has to end. */
   private constructor(
@@ -64,8 +70,10 @@ export class KeptDescriptors implements DescriptorKeeper {
     const { promise, resolve } = Promise.withResolvers<string | undefined>();
     this.#waiting.set(name, resolve);
     const timer = this.#clock.setTimer(ANSWER_TIMEOUT_MS, () => resolve('it did not answer'));
+    this.#wait(1);
     this.#say({ say: 'keep', name, fd });
     const error = await promise;
+    this.#wait(-1);
     timer.cancel();
     this.#waiting.delete(name);
     if (error === undefined) return;
@@ -80,9 +88,32 @@ export class KeptDescriptors implements DescriptorKeeper {
     this.#say({ say: 'forget', name });
   }
 
+  /**
+   * Gives the next process a text, or none when it is empty. Resolves when the keeper has it, as
+   * far as this process can tell.
+   */
+  remember(text: string): Promise<void> {
+    return new Promise((resolve) => {
+      if (!process.connected || text.length > REMEMBERED_CHARS_MAX) return resolve();
+      const message: ToKeeper = { say: 'remember', text };
+      this.#wait(1);
+      process.send?.(message, () => {
+        this.#wait(-1);
+        resolve();
+      });
+    });
+  }
+
   /** What was inherited is in use again: the keeper waits no longer for this process. */
   ready(): void {
     this.#say({ say: 'ready' });
+  }
+
+  /** While something is waited for, the channel keeps the process alive: nothing else may. */
+  #wait(change: 1 | -1): void {
+    this.#waits += change;
+    if (this.#waits > 0) process.channel?.ref();
+    else process.channel?.unref();
   }
 
   #say(message: ToKeeper): void {

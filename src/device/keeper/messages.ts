@@ -4,6 +4,8 @@ export type ToKeeper =
   | { readonly say: 'keep'; readonly name: string; readonly fd: number }
   /** Close the descriptor of this name. */
   | { readonly say: 'forget'; readonly name: string }
+  /** Give this text to the next process, in `REMEMBERED_VARIABLE`; nothing when it is empty. */
+  | { readonly say: 'remember'; readonly text: string }
   /** Everything inherited is in use again. */
   | { readonly say: 'ready' };
 
@@ -19,3 +21,9 @@ export type FromKeeper =
  * descriptors. A process without it has no keeper.
  */
 export const INHERITED_VARIABLE = '_XYLEM_INHERITED';
+
+/** The variable with the text that an earlier process had the keeper remember. */
+export const REMEMBERED_VARIABLE = '_XYLEM_REMEMBERED';
+
+/** Longest such text: less than a variable may have. */
+export const REMEMBERED_CHARS_MAX = 64 * 1024;

@@ -55,6 +55,7 @@ export class AgentLink implements BlobReader {
         events: {
           onUp: () => this.#onUp(carries),
           onDown: () => this.#onDown(carries),
+          onRefused: () => this.#images.onRefused(),
           onFrame: (type, body) => this.#onFrame(type, body),
           onBlock: (id, bytes) => this.#onBlock(id, bytes),
         },

@@ -15,6 +15,7 @@ import {
 } from './frames.ts';
 import type { Lane } from './lane.ts';
 import {
+  ABSENT_MS,
   ANSWER_SHARE,
   OPEN_TIMEOUT_MS,
   OPENING_MAX,
@@ -70,7 +71,7 @@ interface First {
 interface Components {
   readonly clock: Clock;
   readonly logger: Logger;
-  readonly lane: Pick<Lane, 'isUp' | 'why' | 'send'>;
+  readonly lane: Pick<Lane, 'isUp' | 'isRefused' | 'why' | 'send'>;
   readonly nextId: () => number;
   /** Blobs of an image can be read now. */
   readonly onOpen: () => void;
@@ -104,7 +105,7 @@ export class ImageOpens {
 
   /** Waits as long as it takes, without `timeoutMs`. Rejects with LinkError. */
   open(image: LinkImage, timeoutMs: number | undefined, signal: AbortSignal): Promise<OpenedLink> {
-    const { clock } = this.#components;
+    const { clock, lane } = this.#components;
     return new Promise((resolve, reject) => {
       if (signal.aborted || this.#isStopped)
         return reject(this.#error(image, 'cancelled', 'cancelled'));
@@ -113,6 +114,7 @@ export class ImageOpens {
       }
       const ends = (): void => {
         timer?.cancel();
+        absence?.cancel();
         signal.removeEventListener('abort', onAbort);
       };
       const settle: First = {
@@ -136,10 +138,17 @@ export class ImageOpens {
       const onLate = (): void =>
         settle.reject(this.#error(image, 'unreachable', this.#tried(open, timeoutMs ?? 0)));
       const timer = isInUse ? undefined : clock.setTimer(timeoutMs, onLate);
+      const onAbsent = (): void => {
+        if (!lane.isUp)
+          settle.reject(this.#error(image, 'unreachable', this.#tried(open, ABSENT_MS)));
+      };
+      const absence =
+        isInUse || timeoutMs < ABSENT_MS ? undefined : clock.setTimer(ABSENT_MS, onAbsent);
       const onAbort = (): void => settle.reject(this.#error(image, 'cancelled', 'cancelled'));
       signal.addEventListener('abort', onAbort, { once: true });
       this.#opens.add(open);
-      this.#ask();
+      if (lane.isRefused) this.#refuse(open);
+      else this.#ask();
     });
   }
 
@@ -153,6 +162,11 @@ export class ImageOpens {
     this.#isSettledTold = false;
     this.#ask();
     this.#tellSettled();
+  }
+
+  /** What is not in use yet cannot wait for another agent. */
+  onRefused(): void {
+    for (const open of [...this.#opens]) this.#refuse(open);
   }
 
   onDown(): void {
@@ -256,6 +270,11 @@ export class ImageOpens {
         }),
       );
     }
+  }
+
+  #refuse({ isInUse, image, first }: Open): void {
+    const { lane } = this.#components;
+    if (!isInUse) first?.reject(this.#error(image, 'unreachable', lane.why));
   }
 
   #tellSettled(): void {

@@ -31,6 +31,8 @@ export interface LaneEvents {
   onUp(): void;
   /** The connection is lost: nothing that was asked on it is answered any more. */
   onDown(): void;
+  /** The agent takes no connection of this process, whose version is another one. */
+  onRefused(): void;
   /** OPENED or ERROR; the body is valid during the call only. */
   onFrame(type: LinkFrame, body: Uint8Array): void;
   /** A block, in memory of its own. */
@@ -54,6 +56,7 @@ export class Lane {
   #isStopped = true;
   #failureCount = 0;
   #why = 'it was not asked yet';
+  #isRefused = false;
 
   constructor(
     components: { readonly clock: Clock; readonly logger: Logger },
@@ -67,6 +70,11 @@ export class Lane {
 
   get isUp(): boolean {
     return this.#isUp;
+  }
+
+  /** Whether the agent refused the last connection: only another agent, or process, will do. */
+  get isRefused(): boolean {
+    return this.#isRefused;
   }
 
   /** Why there is no connection, or why the last one was lost. */
@@ -108,7 +116,10 @@ export class Lane {
     });
     this.#socket = socket;
     socket.once('connect', () => socket.write(encodeHello(this.#carries)));
-    socket.once('error', (error) => this.#lost(socket, errorText(error)));
+    socket.once('error', (error) => {
+      this.#isRefused = false;
+      this.#lost(socket, errorText(error));
+    });
     socket.once('close', () =>
       this.#lost(socket, heard ? 'the agent closed the connection' : 'the agent said nothing'),
     );
@@ -148,6 +159,7 @@ export class Lane {
     const { agent } = decodeWelcome(body);
     this.#timer?.cancel();
     this.#isUp = true;
+    this.#isRefused = false;
     this.#failureCount = 0;
     const { logger } = this.#components;
     logger.info({ path: this.#path, lane: this.#carries, agent }, 'connected to the agent');
@@ -161,7 +173,9 @@ export class Lane {
       arrival();
     } catch (error) {
       if (!(error instanceof WireError || error instanceof Refusal)) throw error;
+      this.#isRefused = error instanceof Refusal;
       this.#lost(socket, errorText(error));
+      if (this.#isRefused) this.#events.onRefused();
     }
   }
 

@@ -47,6 +47,12 @@ export const READ_TIMEOUT_MS = 60_000;
 /** Milliseconds that an image may take to open, unless its opener says otherwise. */
 export const OPEN_TIMEOUT_MS = 30_000;
 
+/**
+ * Milliseconds after which an image that is not in use is not waited for any longer when there is
+ * no agent: a restart takes less.
+ */
+export const ABSENT_MS = 10_000;
+
 /** Longest wait that READ and OPEN may name. */
 export const TIMEOUT_MS_MAX = 3_600_000;
 

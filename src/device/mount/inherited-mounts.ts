@@ -2,7 +2,7 @@ import { readlinkSync } from 'node:fs';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { MNT_DETACH, unmount } from '../linux.ts';
 import { loopsOver } from './loop.ts';
-import { readMountTable, type MountEntry } from './mount-table.ts';
+import { readMountTable, type MountEntry } from '../mount-table.ts';
 
 /**
  * Detaches what this process's own mount namespace has of mounted images: a namespace starts with a

@@ -1,8 +1,9 @@
 import { closeSync, readdirSync } from 'node:fs';
 import { blockLayers, OVERLAYBD_ANNOTATION, type DeviceImage } from '../../image/manifest.ts';
-import { DeviceError } from '../errors.ts';
+import { CodedError } from '../../util/errors.ts';
+import { busy, DeviceError } from '../errors.ts';
 import { notPermitted } from '../fuse/fuse-server.ts';
-import { readMountTable } from './mount-table.ts';
+import { readMountTable } from '../mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
 import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';
 
@@ -62,9 +63,16 @@ function requireUnused({ fd, path }: TargetFolder, dir: string): void {
 /** Errors that speak of the process or the kernel, and not of the image. */
 const REFUSALS: ReadonlySet<string> = new Set(['EPERM', 'EACCES', 'ENOENT', 'ENODEV', 'ENXIO']);
 
-/** The device of a mount that succeeded; throws DeviceError for one that did not. */
-export function requireMounted(result: MountResult, target: string): string {
+/** Errors that speak of the filesystem: EUCLEAN is a wrong checksum or structure. */
+const DAMAGES: ReadonlySet<string> = new Set(['EINVAL', 'EUCLEAN', 'EBADMSG', 'EFSCORRUPTED']);
+
+/**
+ * The device of a mount that succeeded. For one that did not it throws DeviceError, or why a read
+ * of the device failed: of that the kernel says only EIO.
+ */
+export function requireMounted(result: MountResult, target: string, readFailure?: unknown): string {
   if (result.kind === 'mounted') return result.device;
+  if (readFailure instanceof CodedError) throw readFailure;
   if (result.kind === 'unknown-filesystem') {
     throw new DeviceError(
       `cannot mount at ${target}: the block device of the image holds neither ext4 nor EROFS, ` +
@@ -88,6 +96,25 @@ export function requireMounted(result: MountResult, target: string): string {
   }
   const { step, errno } = result;
   if (REFUSALS.has(errno)) throw notPermitted(step, errno);
-  const hint = errno === 'EINVAL' ? ': its content is damaged (see the log of the kernel)' : '';
-  throw new DeviceError(`${step} failed with ${errno}${hint}`, { code: 'failed', step });
+  if (DAMAGES.has(errno)) {
+    const hint = 'its content is damaged (see the log of the kernel)';
+    throw new DeviceError(`${step} failed with ${errno}: ${hint}`, { code: 'damaged', step });
+  }
+  throw new DeviceError(`${step} failed with ${errno}`, { code: 'failed', step });
+}
+
+/** Throws DeviceError unless the unmount of the image at `dir` succeeded. */
+export function requireUnmounted(result: MountResult, dir: string): void {
+  if (result.kind === 'unmounted') return;
+  if (result.kind === 'busy') {
+    const { what, holders } = result;
+    const perhaps = 'perhaps through a bind mount, an overlay or another mount namespace';
+    const how = holders.length === 0 ? `, ${perhaps}` : ` by ${holders.join(', ')}`;
+    throw busy(dir, `${what} is in use${how}`);
+  }
+  const [step, errno] = result.kind === 'failed' ? [result.step, result.errno] : ['', result.kind];
+  throw new DeviceError(`cannot unmount ${dir}: ${step} failed with ${errno}`, {
+    code: 'failed',
+    step,
+  });
 }

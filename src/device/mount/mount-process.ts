@@ -22,10 +22,13 @@ export async function runInHelper(
   const helper = fileURLToPath(new URL(`./mount-helper.${extension}`, import.meta.url));
   const child = spawn(
     process.execPath,
-    ['--no-warnings', '--max-semi-space-size=1', helper, JSON.stringify(request)],
+    ['--no-warnings', '--max-semi-space-size=1', helper],
     // In the place of TARGET_FD.
-    { stdio: ['ignore', 'pipe', 'pipe', targetFd ?? 'ignore'] },
+    { stdio: ['pipe', 'pipe', 'pipe', targetFd ?? 'ignore'] },
   );
+  const input = defined(child.stdin, 'it is a pipe');
+  input.on('error', () => {}); // It has ended, which says more.
+  input.end(JSON.stringify(request));
   const output = { stdout: '', stderr: '' };
   for (const name of ['stdout', 'stderr'] as const) {
     const stream = defined(child[name], 'it is a pipe').setEncoding('utf8');
@@ -33,7 +36,8 @@ export async function runInHelper(
       if (output[name].length < OUTPUT_BYTES_MAX) output[name] += text;
     });
   }
-  const step = `${request.do} of ${request.target}`;
+  const of = request.do === 'unmount-all' ? `${request.mounts.length} mounts` : request.target;
+  const step = `${request.do} of ${of}`;
   const code = await ended(components.clock, child, { step, timeoutMs });
   if (code !== 0) {
     const text = output.stderr.trim().slice(0, 500);

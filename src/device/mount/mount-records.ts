@@ -7,10 +7,10 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { makeFolders } from '../../runtime/node/folders.ts';
 import type { DeviceImage } from '../../image/manifest.ts';
-import type { WritableMode } from './mount-steps.ts';
+import type { WritableMode } from './mount-options.ts';
 import { removeEmptyFolder } from './target-folder.ts';
 
 /** Version of the record's format, first in the file. */
@@ -26,6 +26,14 @@ export interface MountRecord {
   readonly ownsTarget: boolean;
   /** What is mounted; undefined when the record cannot be read. */
   readonly mounted: MountedDisk | undefined;
+}
+
+/** How the names begin under which a keeper has FUSE connections. */
+export const KEPT_PREFIX = 'fuse:';
+
+/** The name under which the keeper has the FUSE connection of a mount. */
+export function keptName({ fuseDir }: MountRecord): string {
+  return `${KEPT_PREFIX}${basename(fuseDir)}`;
 }
 
 /** An image on a device, as a new process needs it to go on serving the device. */

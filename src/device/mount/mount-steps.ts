@@ -1,34 +1,31 @@
 import { spawnSync } from 'node:child_process';
 import { closeSync, openSync, readlinkSync, readSync, statfsSync } from 'node:fs';
-import {
-  MNT_DETACH,
-  MNT_FORCE,
-  MS_NOATIME,
-  MS_NODEV,
-  MS_NOSUID,
-  MS_RDONLY,
-  mount,
-  unmount,
-} from '../linux.ts';
-import { attachLoop, detachLoop, loopsOver, type LoopInit, type StepFailure } from './loop.ts';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
-import { readMountTable } from './mount-table.ts';
+import { mount } from '../linux.ts';
+import { readMountTable } from '../mount-table.ts';
+import { defined } from '../../util/assert.ts';
+import { attachLoop, detachLoop, type LoopInit } from './loop.ts';
+import {
+  EXT4_OPTIONS,
+  EXT4_WRITABLE_OPTIONS,
+  MOUNT_FLAGS,
+  WRITABLE_FLAGS,
+  type WritableMode,
+} from './mount-options.ts';
 import { pathOf } from './target-folder.ts';
+import {
+  failed,
+  unmountImages,
+  type UnmountAllRequest,
+  type UnmountRequest,
+  type UnmountResult,
+} from './unmount-steps.ts';
 
 /**
  * The helper process has the target folder open as this descriptor. The path of the folder could
  * lead elsewhere by now.
  */
 const TARGET_FD = 3;
-
-/**
- * The maker of an image gets no rights on the host by it: no set-user-ID programs, no device files,
- * no writes.
- */
-const MOUNT_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME;
-
-/** How a device is written: mounted at the target, or mounted by the one who holds it. */
-export type WritableMode = 'dir' | 'dev';
 
 /**
  * A request to the helper process. `fuseDir` is where the disk's file is served, `target` where its
@@ -42,17 +39,8 @@ export type MountRequest =
       /** For ext4, which gets a journal when it has none. */
       readonly writable?: WritableMode;
     }
-  /**
-   * `force`: fail all reads first and detach a busy mount; for a mount whose server is gone or must
-   * go.
-   */
-  | {
-      readonly do: 'unmount';
-      readonly fuseDir: string;
-      readonly target: string;
-      readonly force: boolean;
-      readonly writable?: WritableMode;
-    }
+  | ({ readonly do: 'unmount' } & UnmountRequest)
+  | UnmountAllRequest
   /** Makes the kernel send the server of the file any request. */
   | { readonly do: 'probe'; readonly fuseDir: string; readonly target: string };
 
@@ -61,40 +49,18 @@ export type MountResult =
   /** `device`: as the mount table names it. */
   | { readonly kind: 'mounted'; readonly device: string }
   | { readonly kind: 'probed' }
-  | { readonly kind: 'unmounted' }
   | { readonly kind: 'unknown-filesystem' }
   /** The filesystem would have the kernel open other devices of the host by name or number. */
   | { readonly kind: 'names-devices'; readonly filesystem: string }
-  /** The target, or the loop device through another mount of it, is in use. */
-  | { readonly kind: 'busy'; readonly what: string }
-  | { readonly kind: 'failed'; readonly step: string; readonly errno: string };
-
-/**
- * noload: a journal cannot be replayed on a read-only device. errors=continue: the superblock of an
- * image may ask for a kernel panic on the first damaged block; an image may not decide that.
- */
-const EXT4_OPTIONS = 'noload,errors=continue';
-
-/**
- * After a write that fails there are no more, and no file is there whose content is not: the device
- * stays as sound as its journal. Freed blocks are discarded, so that they take no space. The tables
- * of inodes are zeros already where nothing was written.
- */
-export const EXT4_WRITABLE_OPTIONS = [
-  ...['errors=remount-ro', 'data_err=abort', 'discard', 'noinit_itable'],
-];
-
-/** Set-user-ID programs and device files of a container's root count, as they do in an overlay. */
-const WRITABLE_FLAGS = MS_NOATIME;
+  | UnmountResult
+  /** Of an `unmount-all`, in its order. */
+  | { readonly kind: 'ended'; readonly results: readonly UnmountResult[] };
 
 /**
  * Size of a new journal, in MiB. It is written again and again, and what it holds at a commit
  * becomes part of the layer.
  */
 const JOURNAL_MIB = 16;
-
-/** What is mounted from a disk. */
-const FILESYSTEMS: ReadonlySet<string> = new Set(['ext4', 'erofs']);
 
 /** Offset of the superblock on the disk, in ext4 and EROFS. */
 const SUPERBLOCK_AT = 1024;
@@ -124,12 +90,6 @@ const TUNE2FS_MS_MAX = 60_000;
 const LOOP_BLOCK_BYTES_MAX = 4096;
 
 /**
- * Waits for a loop device to clear itself and for the kernel to release the FUSE file: 100 x 10 ms.
- */
-const RELEASE_ATTEMPTS_MAX = 100;
-const RELEASE_WAIT_MS = 10;
-
-/**
  * Makes or removes the loop device and the mount over a FUSE file.
  *
  * Every step here blocks on reads that the serving process answers, so this function must run in
@@ -141,7 +101,10 @@ export function runMountRequest(request: MountRequest): MountResult {
     statfsSync(request.fuseDir);
     return { kind: 'probed' };
   }
-  return request.do === 'mount' ? mountImage(request) : unmountImage(request);
+  if (request.do === 'mount') return mountImage(request);
+  if (request.do === 'unmount-all') return { kind: 'ended', results: unmountImages(request) };
+  const [result] = unmountImages({ mounts: [request], force: request.force });
+  return defined(result, 'each mount has a result');
 }
 
 function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResult {
@@ -266,24 +229,6 @@ function mountedAt(
   return isThere ? { kind: 'mounted', device } : { kind: 'failed', step, errno: 'ESTALE' };
 }
 
-/** The loop device over the FUSE file, which need not be mounted; undefined for none. */
-export function loopAt(fuseDir: string): string | undefined {
-  return loopsOver(`${fuseDir}/${IMAGE_FILE}`)[0];
-}
-
-/** The source of what is mounted at `target` from the FUSE file; undefined for nothing. */
-export function deviceAt(fuseDir: string, target: string): string | undefined {
-  const sources = sourcesOver(`${fuseDir}/${IMAGE_FILE}`);
-  return readMountTable().find(
-    ({ source, mountPoint }) => mountPoint === target && sources.includes(source),
-  )?.source;
-}
-
-/** The sources of mounts from a FUSE file: its loop devices, and itself. */
-function sourcesOver(imagePath: string): string[] {
-  return [...loopsOver(imagePath), imagePath];
-}
-
 interface Filesystem {
   readonly type: 'ext4' | 'erofs';
   readonly blockBytes: number;
@@ -324,99 +269,4 @@ function filesystemOn(fd: number): Filesystem | undefined {
  */
 function namesDevices({ type, hasOtherDevices }: Filesystem, isWritable: boolean): boolean {
   return hasOtherDevices && (type === 'erofs' || isWritable);
-}
-
-function failed({ step, failure }: StepFailure): MountResult {
-  return { kind: 'failed', step, errno: failure.name };
-}
-
-function unmountImage(request: MountRequest & { readonly do: 'unmount' }): MountResult {
-  const { fuseDir, target, force, writable } = request;
-  if (force) unmount(fuseDir, MNT_FORCE);
-  const sources = sourcesOver(`${fuseDir}/${IMAGE_FILE}`);
-  // A user may have a FUSE mount that names any source.
-  const all = readMountTable().filter(
-    ({ source, type }) => sources.includes(source) && FILESYSTEMS.has(type),
-  );
-  const places = all
-    .map((entry) => entry.mountPoint)
-    .filter((place) => force || place === target || writable !== undefined);
-  // What is still written stays as it is.
-  const other = places.find((place) => place !== target);
-  if (!force && other !== undefined) return { kind: 'busy', what: other };
-  for (const place of places) {
-    const failure = unmount(place, force ? MNT_DETACH : 0);
-    if (failure?.name === 'EBUSY') return { kind: 'busy', what: place };
-    if (failure !== undefined) return failed({ step: `unmounting ${place}`, failure });
-  }
-  if (!force && writable !== undefined) {
-    const stopped = detachUnused(fuseDir, places.length > 0 ? target : undefined);
-    if (stopped !== undefined) return stopped;
-  }
-  if (!areLoopsGone(fuseDir, force)) return { kind: 'busy', what: sources.join(', ') };
-  return unmountFuse(fuseDir);
-}
-
-/**
- * Detaches the loop device that nobody has mounted; undefined on success. A mount namespace that is
- * being made has copies of all mounts for a moment. Where one keeps its copy, the device is mounted
- * at the target again.
- */
-function detachUnused(fuseDir: string, target: string | undefined): MountResult | undefined {
-  for (const loop of loopsOver(`${fuseDir}/${IMAGE_FILE}`)) {
-    let failure = detachLoop(loop, { isUnused: true });
-    for (let attempt = 1; failure?.name === 'EBUSY' && attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
-      pause();
-      failure = detachLoop(loop, { isUnused: true });
-    }
-    if (failure === undefined) continue;
-    if (target !== undefined) mountExt4(loop, target, target);
-    if (failure.name === 'EBUSY') return { kind: 'busy', what: loop };
-    return failed({ step: `detaching ${loop}`, failure });
-  }
-  return undefined;
-}
-
-/**
- * Autoclear is not instant in every kernel, and a bind mount or a namespace may hold the device for
- * long.
- */
-function areLoopsGone(fuseDir: string, force: boolean): boolean {
-  const backing = `${fuseDir}/${IMAGE_FILE}`;
-  for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
-    const loops = loopsOver(backing);
-    if (loops.length === 0) return true;
-    if (force) {
-      for (const loop of loops) detachLoop(loop);
-      return true;
-    }
-    pause();
-  }
-  return false;
-}
-
-/**
- * A reader of the bare file, such as a disk scan, does not keep the filesystem: the file is
- * detached from that reader.
- */
-function unmountFuse(fuseDir: string): MountResult {
-  for (let attempt = 0; attempt < RELEASE_ATTEMPTS_MAX; attempt++) {
-    if (!isFuseMounted(fuseDir)) return { kind: 'unmounted' };
-    const failure = unmount(fuseDir, 0);
-    if (failure !== undefined && failure.name !== 'EBUSY') {
-      return failed({ step: `unmounting ${fuseDir}`, failure });
-    }
-    if (failure !== undefined) pause();
-  }
-  unmount(fuseDir, MNT_FORCE);
-  unmount(fuseDir, MNT_DETACH);
-  return { kind: 'unmounted' };
-}
-
-function isFuseMounted(fuseDir: string): boolean {
-  return readMountTable().some((entry) => entry.mountPoint === fuseDir);
-}
-
-function pause(): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RELEASE_WAIT_MS);
 }

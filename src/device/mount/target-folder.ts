@@ -65,7 +65,7 @@ export function openTarget(dir: string, folders: readonly string[]): TargetFolde
  */
 export function removeEmptyFolder(path: string): void {
   try {
-    const { fd } = walk('/', dirname(path).split('/').filter(Boolean), false);
+    const fd = openFolder(dirname(path));
     try {
       rmdirSync(`${pathOf(fd)}/${basename(path)}`);
     } finally {
@@ -75,6 +75,11 @@ export function removeEmptyFolder(path: string): void {
     const { code = '' } = error as NodeJS.ErrnoException;
     if (!['ENOENT', 'ENOTEMPTY', 'EBUSY', 'ENOTDIR', 'ELOOP'].includes(code)) throw error;
   }
+}
+
+/** Opens a folder by its path without symbolic links; throws when there is one on the way. */
+export function openFolder(path: string): number {
+  return walk('/', path.split('/').filter(Boolean), false).fd;
 }
 
 /** The path of an open folder in this process. */

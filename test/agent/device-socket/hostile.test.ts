@@ -195,7 +195,7 @@ describe('AgentLink', () => {
     ['another version', OTHER_VERSION, /it speaks version 9, this process 1/],
     ['a refusal', frames.encodeRefused('not now'), /the agent refused: not now/],
     ['a frame that is not WELCOME', EXAMPLES['ERROR'], /began with a frame of type 10/],
-  ])('AgentLink.open() fails at its deadline when the agent says %s', async (_, bytes, why) => {
+  ])('AgentLink.open() fails when the agent says %s', async (_, bytes, why) => {
     const link = startLink(await serve(defined(bytes, 'bytes')));
     const image = { reference: 'registry.test/app:1', layers: [] };
     const opened = link.open(image, signal, { timeoutMs: 500 });

@@ -1,6 +1,6 @@
 /**
  * A process that mounts a layer and serves it until it is killed: `serve-child.ts STATE LAYER DIR`.
- * It prints `mounted` after the mount.
+ * It prints `mounted` after the mount. SIGTERM stops it; SIGUSR2 makes it exit without a stop.
  */
 import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -25,6 +25,7 @@ const service = new DeviceService(
   { stateDir, mountFolders: [dirname(dir)] },
 );
 await service.start();
+process.on('SIGUSR2', () => process.exit(3));
 process.on('SIGTERM', () => void service.stop().then(() => process.exit(0)));
 // From now on no read is answered, so that the kill happens during reads.
 await service.mount(image, dir);

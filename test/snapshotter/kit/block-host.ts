@@ -127,23 +127,41 @@ async function addLayers(
  * Puts the image `team/broken:1` into the registry: one layer that says that it is a block layer,
  * and whose blob the registry then loses. Gives the digest of the layer.
  */
-export async function pushBrokenImage({ registry, storage }: BlockRig): Promise<Digest> {
+export async function pushBrokenImage(rig: BlockRig): Promise<Digest> {
+  const digest = await pushBytesAsLayer(rig, 'broken', randomBytes(5000));
+  loseBlob(rig, digest);
+  return digest;
+}
+
+/**
+ * Puts the image `team/NAME:1` into the registry: of one layer, which says that it is a block
+ * layer.
+ */
+export async function pushBytesAsLayer(
+  { registry }: BlockRig,
+  name: string,
+  bytes: Uint8Array,
+): Promise<Digest> {
   const layout = tempFolder();
   await prepareLayout(layout);
-  const layer = await put(layout, randomBytes(5000), LAYER_MEDIA_TYPE);
+  const layer = await put(layout, bytes, LAYER_MEDIA_TYPE);
   const annotations = {
     [`${OVERLAYBD_ANNOTATION}blob-digest`]: layer.digest,
-    [`${OVERLAYBD_ANNOTATION}blob-size`]: '5000',
+    [`${OVERLAYBD_ANNOTATION}blob-size`]: `${bytes.length}`,
   };
   const rootfs = { type: 'layers', diff_ids: [layer.digest] };
   const config = { os: 'linux', architecture: 'amd64', rootfs };
   await putImage(layout, '1', config, [{ ...layer, annotations }]);
-  await pushLayout(`${layout}:1`, `${registry}/team/broken:1`);
-  const hex = digestHex(layer.digest);
+  await pushLayout(`${layout}:1`, `${registry}/team/${name}:1`);
+  return layer.digest;
+}
+
+/** Has the registry lose a blob. */
+function loseBlob({ storage }: BlockRig, digest: Digest): void {
+  const hex = digestHex(digest);
   rmSync(join(storage, 'docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex), {
     recursive: true,
   });
-  return layer.digest;
 }
 
 async function put(layout: string, bytes: Uint8Array, mediaType: string) {
@@ -178,11 +196,10 @@ export interface BlockHost extends ServedSnapshotter {
 export async function startBlockHost(
   { host }: BlockRig,
   atEnd: AtEnd,
-  stateName = '.',
+  { stateName = '.', agentSocket = join(dirname(host.process.socket), 'agent.sock') } = {},
 ): Promise<BlockHost> {
   const folder = tempFolder(atEnd);
   const stateDir = join(folder, stateName);
-  const agentSocket = join(dirname(host.process.socket), 'agent.sock');
   const devices = new LinkedDevices({ folder, agentSocket });
   atEnd(async () => {
     await devices.stop();
