@@ -335,7 +335,10 @@ export class Registries {
 
   #sender({ connections }: Pick<Site, 'connections'>, use: HttpSenderInit): HttpSender {
     const parts = { ...this.#components, connections, pacers: this.#pacers };
-    return new HttpSender({ ...parts, tlsHints: this.#init.hints?.tls }, use);
+    // The operator's word on a host holds wherever a server leads to it.
+    const mayBePlain = ({ host }: URL): boolean =>
+      this.#configs.get(registryName(host))?.insecure === true;
+    return new HttpSender({ ...parts, tlsHints: this.#init.hints?.tls }, { ...use, mayBePlain });
   }
 
   /**

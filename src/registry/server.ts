@@ -269,10 +269,12 @@ export class RegistryServer {
     if (this.#namespace !== undefined) url.searchParams.set('ns', this.#namespace);
     // An upload may have begun elsewhere.
     const isOwn = url.origin === this.base.origin;
-    const last = await follow({ method: request.method, url }, (hop) => {
+    const sendTo = (hop: Hop): Promise<HttpAnswer<S | ExcerptSink>> => {
       const isServer = isOwn && hop.isServer;
       return this.#send(request, { url: hop.url, isServer }, authorization, signal);
-    });
+    };
+    const mayBePlain = (to: URL): boolean => this.#http.mayBePlain(to);
+    const last = await follow({ method: request.method, url }, sendTo, mayBePlain);
     return { ...last, isServer: isOwn && last.isServer };
   }
 

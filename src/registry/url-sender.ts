@@ -114,7 +114,7 @@ export class UrlSender {
         isPatient: true,
       });
     if (!followsRedirects) return sendTo({ url, isServer: true }, 0);
-    return (await follow({ method, url }, sendTo)).answer;
+    return (await follow({ method, url }, sendTo, (to) => http.mayBePlain(to))).answer;
   }
 
   /**

@@ -73,7 +73,8 @@ const registryShape = z.strictObject({
     rule: 'HOST or HOST:PORT',
   }),
   insecure: key(z.boolean().default(false), {
-    description: 'Use plain HTTP for this registry.',
+    description:
+      'Use plain HTTP for this host. Registries over HTTPS may lead to it too, for tokens and blobs.',
     rule: 'true or false',
   }),
   caFile: key(path.optional(), {

@@ -4,6 +4,7 @@ import { BoundedMap } from '../../util/bounded-map.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpSender } from '../http/http.ts';
+import { PLAIN_RULE } from '../http/location.ts';
 import { safeUrl } from '../http/message.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import { fetchToken, type Bearer, type Token } from './token.ts';
@@ -211,10 +212,11 @@ export class Authorizer {
     const realm = URL.canParse(text) ? new URL(text) : undefined;
     const isAllowed =
       realm?.protocol === 'https:' ||
-      (realm?.protocol === 'http:' && this.#server.protocol === 'http:');
+      (realm?.protocol === 'http:' &&
+        (this.#server.protocol === 'http:' || this.#components.http.mayBePlain(realm)));
     if (realm === undefined || !isAllowed || realm.username !== '' || realm.password !== '') {
       const found = realm === undefined ? 'no URL' : safeUrl(realm);
-      const rule = 'it must be an https URL (http only for a registry marked insecure)';
+      const rule = `it must be an https URL (${PLAIN_RULE})`;
       const what = `${this.#server.host} names ${found} as its token server: ${rule}`;
       throw protocolError('bad-challenge', what);
     }

@@ -1,8 +1,8 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { protocolError } from '../errors.ts';
 import type { HttpSender } from '../http/http.ts';
-import { follow } from '../http/follow.ts';
-import { safeUrl, type HttpRequest } from '../http/message.ts';
+import { follow, type Hop } from '../http/follow.ts';
+import { safeUrl, type HttpAnswer, type HttpRequest } from '../http/message.ts';
 import { CollectingSink } from '../http/sinks.ts';
 import { statusError } from '../http/status.ts';
 
@@ -66,8 +66,9 @@ export async function fetchToken(
   const what = `the answer of the token server ${safeUrl(bearer.realm)}`;
   const request = proof?.kind === 'refresh' ? refresh(bearer, proof.token) : ask(bearer, proof);
   const { authorization: _, ...others } = request.headers;
-  const { answer } = await follow(request, ({ url, isServer }) => {
-    const isNear = url.protocol === 'https:' || url.host === bearer.realm.host;
+  const mayBePlain = (url: URL): boolean => http.mayBePlain(url);
+  const sendTo = ({ url, isServer }: Hop): Promise<HttpAnswer<CollectingSink>> => {
+    const isNear = url.protocol === 'https:' || url.host === bearer.realm.host || mayBePlain(url);
     if (!isNear) {
       const to = safeUrl(url);
       throw protocolError('bad-location', `${what} leads to ${to}: another host without TLS`);
@@ -77,7 +78,8 @@ export async function fetchToken(
       () => new CollectingSink({ what, sizeBytesMax: TOKEN_ANSWER_BYTES_MAX }),
       signal,
     );
-  });
+  };
+  const { answer } = await follow(request, sendTo, mayBePlain);
   const { head, sink } = answer;
   const text = new TextDecoder().decode(sink.bytes());
   // RFC 6749, section 5.2: a refresh token that is not valid is answered with 400 `invalid_grant`.

@@ -35,13 +35,14 @@ export function isRedirection(method: string, status: number): boolean {
 export async function follow<A extends { readonly head: HttpHead }>(
   request: { readonly method: string; readonly url: URL },
   send: (hop: Hop, redirects: number) => Promise<A>,
+  mayBePlain?: (url: URL) => boolean,
 ): Promise<Hop & { readonly answer: A }> {
   const { method, url: first } = request;
   let hop: Hop = { url: first, isServer: true };
   for (let redirects = 0; redirects <= REDIRECTS_MAX; redirects++) {
     const answer = await send(hop, redirects);
     if (!isRedirection(method, answer.head.status)) return { ...hop, answer };
-    const url = readLocation(answer.head, hop.url);
+    const url = readLocation(answer.head, hop.url, mayBePlain);
     hop = { url, isServer: hop.isServer && url.origin === first.origin };
   }
   const what = `${method} ${safeUrl(first)}: more than ${REDIRECTS_MAX} redirections`;

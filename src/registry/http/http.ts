@@ -46,6 +46,8 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded' | 'isFor
   readonly lane: Exclude<Lane, 'asked'>;
   /** Whether a request to this URL may reach public addresses alone. */
   readonly isGuarded: (url: URL) => boolean;
+  /** Whether the operator says that this server is asked over plain HTTP; never when absent. */
+  readonly mayBePlain?: (url: URL) => boolean;
 }
 
 /**
@@ -62,6 +64,11 @@ export class HttpSender {
   constructor(components: HttpSenderComponents, init: HttpSenderInit) {
     this.#components = components;
     this.#init = init;
+  }
+
+  /** Whether a server over HTTPS may lead to this URL, over plain HTTP. */
+  mayBePlain(url: URL): boolean {
+    return this.#init.mayBePlain?.(url) === true;
   }
 
   /**
