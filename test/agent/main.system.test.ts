@@ -160,7 +160,7 @@ describe('xylem status, tree, mount and unmount', () => {
     expect(status.out).toMatch(/agent +xylem 0.0.1, child in zone z1\n/);
     expect(status.out).toContain('3MiB of 1GiB in /store: 12 blocks of 1 blobs');
     const tree = await xylem(['tree', ...admin]);
-    expect(tree.out).toContain('stripe 0 epoch 4: below peer-b < peer-r; children: peer-c');
+    expect(tree.out).toContain('stripe 0: below z1/b (10.0.0.2:1) < peer-r; children: peer-c');
     const mounted = await xylem(['mount', 'docker://r/app:1', 'mnt/a', ...admin]);
     expect(mounted).toEqual({
       code: 0,
