@@ -74,7 +74,8 @@ const registryShape = z.strictObject({
   }),
   insecure: key(z.boolean().default(false), {
     description:
-      'Use plain HTTP for this host. Registries over HTTPS may lead to it too, for tokens and blobs.',
+      'Use plain HTTP for this host. Registries over HTTPS may lead to it too, for tokens and ' +
+      'blobs.',
     rule: 'true or false',
   }),
   caFile: key(path.optional(), {
