@@ -78,7 +78,7 @@ export const rooms = {
     fuse: ['store-reader'],
     mount: ['fuse'],
     keeper: [],
-    nbd: [],
+    nbd: ['store-reader'],
     link: [],
   },
   snapshotter: { catalog: [], store: ['catalog'], files: ['catalog'], rpc: ['catalog'] },

@@ -13,11 +13,13 @@ import { NodeHash } from '../runtime/node/hash.ts';
 import type { BlobReader } from '../transfer/contracts/blob-reader.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
+import { Backends, type BackendKind, type ServedDisk } from './backends.ts';
 import { alreadyMounted, busy, notRunning, tooManyMounts } from './errors.ts';
-import { FuseServer, HOLD_WAIT_MS, type MountReads } from './fuse/fuse-server.ts';
+import { HOLD_WAIT_MS } from './fuse/fuse-server.ts';
 import { ImageDisk, type ReadObserver } from './image-disk.ts';
-import { NO_KEEPER, type DescriptorKeeper } from './keeper/kept-descriptors.ts';
+import type { DescriptorKeeper } from './keeper/kept-descriptors.ts';
 import { deviceMetrics, type DeviceMetrics } from './metrics.ts';
+import type { MountReads } from './mount-reads.ts';
 import {
   requireFilesystem,
   requireMounted,
@@ -25,9 +27,9 @@ import {
   takeTarget,
 } from './mount/mount-checks.ts';
 import { runInHelper } from './mount/mount-process.ts';
-import { KEPT_PREFIX, keptName, MountRecords, type MountRecord } from './mount/mount-records.ts';
+import { MountRecords, type MountRecord } from './mount/mount-records.ts';
 import type { MountResult } from './mount/mount-steps.ts';
-import { deviceAt, type UnmountResult } from './mount/unmount-steps.ts';
+import { deviceAt, type MountPlace, type UnmountResult } from './mount/unmount-steps.ts';
 import { ReopenedDisk, type OpenDisk } from './reopened-disk.ts';
 import { folderAbove, type TargetFolder } from './mount/target-folder.ts';
 import { withHeldFirst } from './store-reader/held-first.ts';
@@ -49,7 +51,7 @@ const MOUNT_TIMEOUT_MS = 120_000;
 /** Longest unmount, in milliseconds: it reads nothing, but the machine may swap. */
 const UNMOUNT_TIMEOUT_MS = 10_000;
 
-/** Longest wait for the FUSE thread to end after its filesystem is unmounted, in milliseconds. */
+/** Longest wait for a mount's thread to end after its filesystem is unmounted, in milliseconds. */
 const END_TIMEOUT_MS = 500;
 
 /**
@@ -74,8 +76,8 @@ export interface MountInfo {
   /** Folder of its files. */
   readonly dir: string;
   /**
-   * The loop device under it, such as `/dev/loop3`; for a filesystem that the kernel mounts from a
-   * file, the file.
+   * The block device under it, such as `/dev/loop3`; for a filesystem that the kernel mounts from
+   * a file, the file.
    */
   readonly device: string;
   /** Bytes of the block device. */
@@ -84,7 +86,7 @@ export interface MountInfo {
 
 interface Mount {
   readonly disk: OpenDisk;
-  readonly server: FuseServer;
+  readonly served: ServedDisk;
   readonly record: MountRecord;
   readonly info: MountInfo;
   unmounting: Promise<void> | undefined;
@@ -93,13 +95,14 @@ interface Mount {
 type HelperParameters = Parameters<typeof runInHelper>;
 
 /**
- * Mounts images as block devices: ext4 on a loop device on a FUSE file, or EROFS on that file,
- * whose bytes are fetched on demand.
+ * Mounts images as block devices, whose bytes are fetched on demand: ext4 on a loop device on a
+ * FUSE file, or EROFS on that file; or either on a device of the kernel's NBD driver.
  *
  * Life: `start()`, which takes over or clears the mounts of a killed process -> `mount()` and
  * `unmount()` -> `stop()`, which unmounts all within 9 s. A process that ends without `stop()`
- * leaves mounts. With a keeper that has their descriptors the next `start()` goes on serving them:
- * their readers wait meanwhile. Without one their reads fail, and the next `start()` clears them.
+ * leaves mounts. With NBD, or a keeper that has their descriptors, the next `start()` goes on
+ * serving them: their readers wait meanwhile. Otherwise their reads fail, and the next `start()`
+ * clears them.
  * Two services never share a state folder: `start()` rejects with DiskError `locked`. A service may
  * be stopped without a start.
  */
@@ -113,14 +116,14 @@ export class DeviceService {
   readonly #stateDir: string;
   readonly #mountFolders: readonly string[];
   readonly #onRead: ReadObserver | undefined;
-  readonly #keeper: DescriptorKeeper;
+  readonly #backends: Backends;
   readonly #store: HeldStore | undefined;
   readonly #shares: StoreShares;
   /** By target; undefined while it is being made. */
   readonly #mounts = new Map<string, Mount | undefined>();
   readonly #making = new Set<Promise<unknown>>();
   /** Those whose thread runs, also before and after their mount is listed. */
-  readonly #servers = new Set<FuseServer>();
+  readonly #served = new Set<ServedDisk>();
   /** Images of mounts that were taken over. */
   readonly #reopening: Promise<void>[] = [];
   #stopping = new AbortController();
@@ -142,13 +145,14 @@ export class DeviceService {
       onRead?: ReadObserver;
       /** What its files hold is read from there, past the reader and the event loop. */
       store?: HeldStore;
+      /** `loop` if nothing else is said. */
+      backend?: BackendKind;
     },
   ) {
     this.#reader = components.reader;
     this.#codec = components.codec;
     this.#clock = components.clock;
     this.#logger = components.logger;
-    this.#keeper = components.keeper ?? NO_KEEPER;
     this.#metrics = deviceMetrics(components.metrics);
     this.#stateDir = resolve(init.stateDir);
     this.#mountFolders = init.mountFolders;
@@ -157,21 +161,21 @@ export class DeviceService {
     const { readBytes } = this.#metrics;
     this.#shares = new StoreShares({ clock: components.clock, readBytes });
     this.#records = new MountRecords({ stateDir: this.#stateDir });
+    const { keeper } = components;
+    this.#backends = new Backends({ ...this.#shared, keeper }, { chosen: init.backend ?? 'loop' });
   }
 
   /**
    * Locks the state folder, and takes over or clears the mounts of an earlier process. Rejects with
-   * DiskError `locked`.
+   * DiskError `locked`, or DeviceError `not-permitted` when the host lacks the chosen backend.
    */
   async start(): Promise<void> {
+    this.#backends.chosen.requireHost();
     this.#stopping = new AbortController();
     this.#records.open();
     this.#lock = await lockFolder(this.#stateDir);
     const records = this.#records.list();
-    const names = new Set(records.map(keptName));
-    for (const [name, fd] of this.#keeper.inherited) {
-      if (name.startsWith(KEPT_PREFIX) && !names.has(name)) this.#letGo(name, fd);
-    }
+    this.#backends.discardOthers(records, this.#records.dir);
     const others = records.filter((record) => !this.#takeOver(record));
     if (others.length > 0) {
       const targets = others.map(({ target }) => target);
@@ -181,37 +185,30 @@ export class DeviceService {
     this.#metrics.mounts.set({}, this.list().length);
   }
 
-  /** Goes on serving a mount whose connection the keeper has; false when there is no such mount. */
+  /** Goes on serving a mount that has outlived its process; false when it has not. */
   #takeOver(record: MountRecord): boolean {
-    const name = keptName(record);
-    const fd = this.#keeper.inherited.get(name);
-    if (fd === undefined) return false;
     const { mounted, fuseDir, target } = record;
-    const device = deviceAt({ fuseDir, target });
-    if (mounted === undefined || device === undefined) {
-      this.#letGo(name, fd);
-      return false;
-    }
-    const { reference, digest } = mounted.image;
+    const left = this.#backends.left(record);
+    const device = left && deviceAt({ fuseDir, target, nbd: left.nbd });
+    if (left === undefined || mounted === undefined || device === undefined) return false;
     const { image, sizeBytes } = mounted;
+    const { reference, digest } = image;
     const open = async (signal: AbortSignal): Promise<ImageDisk> => {
       const opened = await this.openDisk(image, signal);
-      if (opened.sizeBytes === sizeBytes) this.#hold(server, opened);
+      if (opened.sizeBytes === sizeBytes) this.#hold(served, opened);
       return opened;
     };
     const disk = new ReopenedDisk(
       { ...this.#shared, open },
       { reference, sizeBytes, openTimeoutMs: REOPEN_TIMEOUT_MS },
     );
-    const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
     const holdWaitMs = this.#store === undefined ? 0 : HOLD_WAIT_MS;
-    const resends = server.adopt(fd, { holdWaitMs });
-    this.#watch(server);
+    const served = left.adopt(disk, { holdWaitMs });
+    this.#watch(served);
     const info = { reference, digest, dir: target, device, sizeBytes };
-    this.#mounts.set(target, { disk, server, record, info, unmounting: undefined });
-    this.#reopening.push(disk.opened.then(() => server.holds));
-    this.#logger.info({ ...info, resends }, 'going on with a mount of an earlier process');
-    if (!resends) void this.#probe(record);
+    this.#mounts.set(target, { disk, served, record, info, unmounting: undefined });
+    this.#reopening.push(disk.opened.then(() => served.holds));
+    this.#logger.info({ ...info }, 'going on with a mount of an earlier process');
     return true;
   }
 
@@ -221,20 +218,6 @@ export class DeviceService {
    */
   async reopened(): Promise<void> {
     await this.#endsWithin(HOLD_WAIT_MS, Promise.all(this.#reopening.splice(0)));
-  }
-
-  /** Makes the kernel send a request, which ends those that the earlier process took with it. */
-  async #probe(record: MountRecord): Promise<void> {
-    const { fuseDir, target } = record;
-    const request = { do: 'probe', fuseDir, target } as const;
-    await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS }).catch((error: unknown) =>
-      this.#logger.warn({ error: errorText(error) }, 'cannot end the reads of an earlier process'),
-    );
-  }
-
-  #letGo(name: string, fd: number): void {
-    closeSync(fd);
-    this.#keeper.forget(name);
   }
 
   /** Throws DeviceError `target-not-allowed` unless `dir` lies below a folder for mounts. */
@@ -292,7 +275,7 @@ export class DeviceService {
 
   /** What has been read of the image at `dir`; undefined when this service has none there. */
   reads(dir: string): MountReads | undefined {
-    return this.#mounts.get(resolve(dir))?.server.reads();
+    return this.#mounts.get(resolve(dir))?.served.reads();
   }
 
   /** What is mounted where. */
@@ -314,7 +297,7 @@ export class DeviceService {
     const inFlight = [...this.#making, ...unmounting];
     await this.#endsWithin(STOP_MAKING_MS, Promise.allSettled(inFlight));
     await this.#unmakeAll(mounts(), false);
-    for (const server of this.#servers) server.abort();
+    for (const served of this.#served) served.fail();
     await this.#unmakeAll(mounts(), true);
     await this.#lock?.release();
     this.#lock = undefined;
@@ -323,9 +306,7 @@ export class DeviceService {
   /** Never rejects. */
   async #unmakeAll(mounts: readonly Mount[], force: boolean): Promise<void> {
     if (mounts.length === 0) return;
-    const places = mounts.map(({ record: { fuseDir, target }, info: { device } }) => {
-      return { fuseDir, target, device };
-    });
+    const places = mounts.map(placeOf);
     const timeoutMs = force ? STOP_FORCE_MS : STOP_UNMOUNT_MS;
     const request = { do: 'unmount-all', mounts: places, force } as const;
     try {
@@ -363,9 +344,9 @@ export class DeviceService {
   }
 
   /** Has the thread of the mount read by itself what the store holds. */
-  #hold(server: FuseServer, disk: ImageDisk): void {
+  #hold(served: ServedDisk, disk: ImageDisk): void {
     if (this.#store === undefined) return;
-    server.hold({ image: heldImage(this.#store, disk), shares: this.#shares });
+    served.hold({ image: heldImage(this.#store, disk), shares: this.#shares });
   }
 
   async #make(image: DeviceImage, dir: string): Promise<Mount> {
@@ -399,41 +380,42 @@ export class DeviceService {
     const name = digestHex(digest).slice(0, 12);
     const mounted = { image, sizeBytes: disk.sizeBytes };
     const record = this.#records.add(name, { target: path, ownsTarget: isNew, mounted });
-    const { server, device } = await this.#mountDisk(disk, record, fd);
+    const { served, device } = await this.#mountDisk(disk, record, fd);
     const info = { reference, digest, dir, device, sizeBytes: disk.sizeBytes };
-    return { disk, server, record, info, unmounting: undefined };
+    return { disk, served, record, info, unmounting: undefined };
   }
 
   async #mountDisk(
     disk: ImageDisk,
     record: MountRecord,
     targetFd: number,
-  ): Promise<{ server: FuseServer; device: string }> {
+  ): Promise<{ served: ServedDisk; device: string }> {
     const { fuseDir, target } = record;
-    const server = new FuseServer({ ...this.#shared, disk }, { path: fuseDir });
+    let served: ServedDisk | undefined;
     try {
-      server.mount();
-      this.#watch(server);
-      this.#hold(server, disk);
-      await this.#keeper.keep(keptName(record), server.fd);
+      served = this.#backends.chosen.serve(disk, record);
+      this.#watch(served);
+      this.#hold(served, disk);
+      await served.keep();
       const limit = { timeoutMs: MOUNT_TIMEOUT_MS, targetFd };
-      const result = await this.#help({ do: 'mount', fuseDir, target }, limit);
-      return { server, device: requireMounted(result, target, server.failure) };
+      const request = { do: 'mount', fuseDir, nbd: served.nbd, target } as const;
+      const result = await this.#help(request, limit);
+      return { served, device: requireMounted(result, target, served.failure) };
     } catch (error) {
-      await this.#forceAway([record]);
+      served?.fail();
+      await this.#forceAway([record], served?.nbd);
       throw error;
     }
   }
 
-  #watch(server: FuseServer): void {
-    this.#servers.add(server);
-    void server.ended.then(() => this.#servers.delete(server));
+  #watch(served: ServedDisk): void {
+    this.#served.add(served);
+    void served.ended.then(() => this.#served.delete(served));
   }
 
   async #unmake(mount: Mount): Promise<void> {
-    const { record, info } = mount;
-    const { fuseDir, target } = record;
-    const request = { fuseDir, target, device: info.device, force: false };
+    const { info } = mount;
+    const request = { ...placeOf(mount), force: false };
     const timeoutMs = UNMOUNT_TIMEOUT_MS;
     const result = await this.#help({ do: 'unmount', ...request }, { timeoutMs });
     if (result.kind === 'busy') this.#metrics.unmountsRefused.inc({});
@@ -442,15 +424,15 @@ export class DeviceService {
   }
 
   /** Releases what an image had that is unmounted. */
-  async #forget({ server, disk, record, info }: Mount): Promise<void> {
-    const hasEnded = (): Promise<boolean> => this.#endsWithin(END_TIMEOUT_MS, server.ended);
+  async #forget({ served, disk, record, info }: Mount): Promise<void> {
+    const hasEnded = (): Promise<boolean> => this.#endsWithin(END_TIMEOUT_MS, served.ended);
+    served.release();
     if (!(await hasEnded())) {
-      const isAborted = server.abort() && (await hasEnded());
-      const { path } = server;
-      if (!isAborted) this.#logger.warn({ path }, 'the FUSE thread has not ended');
+      const isFailed = served.fail() && (await hasEnded());
+      const { fuseDir: path } = record;
+      if (!isFailed) this.#logger.warn({ path }, 'the thread of a mount has not ended');
     }
     disk.close();
-    this.#keeper.forget(keptName(record));
     this.#records.remove(record);
     this.#mounts.delete(info.dir);
     this.#metrics.mounts.set({}, this.list().length);
@@ -469,12 +451,15 @@ export class DeviceService {
    * Clears mounts without a server, or one that failed half-way. Never rejects: the next start
    * tries again to clear the rest.
    */
-  async #forceAway(records: readonly MountRecord[]): Promise<void> {
-    for (const record of records) this.#keeper.forget(keptName(record));
+  async #forceAway(records: readonly MountRecord[], nbd?: string): Promise<void> {
+    const mounts = records.map((record) => {
+      const { fuseDir, target } = record;
+      return { fuseDir, target, nbd: nbd ?? this.#backends.left(record)?.nbd };
+    });
+    records.forEach((record) => this.#backends.discard(record));
     const report = (fields: Readonly<Record<string, unknown>>): void =>
       this.#logger.error(fields, 'cannot clear the rest of a mount; the next start tries again');
     try {
-      const mounts = records.map(({ fuseDir, target }) => ({ fuseDir, target }));
       const request = { do: 'unmount-all', mounts, force: true } as const;
       const ended = await this.#help(request, { timeoutMs: UNMOUNT_TIMEOUT_MS });
       const results = ended.kind === 'ended' ? ended.results : [];
@@ -495,4 +480,10 @@ export class DeviceService {
   #help(request: HelperParameters[1], limit: HelperParameters[2]): Promise<MountResult> {
     return runInHelper({ clock: this.#clock }, request, limit);
   }
+}
+
+/** What is to be unmounted. */
+function placeOf({ served, record, info }: Mount): MountPlace {
+  const { fuseDir, target } = record;
+  return { fuseDir, target, nbd: served.nbd, device: info.device };
 }

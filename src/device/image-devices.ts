@@ -14,8 +14,8 @@ import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DeviceService } from './device-service.ts';
 import { DeviceError, notRunning, notUsable } from './errors.ts';
-import type { MountReads } from './fuse/fuse-server.ts';
 import type { LocalLayers } from './local-layers.ts';
+import type { MountReads } from './mount-reads.ts';
 
 /**
  * How long an image stays open after a check without a device, in milliseconds: a container runtime

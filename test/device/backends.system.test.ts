@@ -6,6 +6,8 @@ import { describe, expect, onTestFinished } from 'vitest';
 import type { ReadOnlyDisk } from '../../src/device/disk.ts';
 import { FuseServer } from '../../src/device/fuse/fuse-server.ts';
 import { deviceMetrics } from '../../src/device/metrics.ts';
+import { kernelNbdFault } from '../../src/device/nbd/kernel.ts';
+import { NbdMount } from '../../src/device/nbd/nbd-mount.ts';
 import { silentLogger } from '../../src/runtime/logger.ts';
 import { silentMetrics } from '../../src/runtime/metrics.ts';
 import { SystemClock } from '../../src/runtime/node/clock.ts';
@@ -90,6 +92,21 @@ const overNbdFuse: Backend = async (disk) => {
   return overFile(file, { sizeBytes, stop: () => server.close() });
 };
 
+const overKernelNbd: Backend = async (disk) => {
+  const components = { disk, clock: new SystemClock(), logger: silentLogger };
+  const mount = NbdMount.attach(
+    { ...components, metrics: deviceMetrics(silentMetrics) },
+    { identifier: 'xylem-test', deadConnectionSeconds: 10 },
+  );
+  const stop = (): Promise<void> => {
+    mount.end();
+    return mount.ended;
+  };
+  onTestFinished(stop);
+  const sizeBytes = Number((await run('blockdev', ['--getsize64', mount.path])).stdout);
+  return overFile(mount.path, { sizeBytes, stop });
+};
+
 /** Waits for what another process does. */
 async function until(isDone: () => boolean): Promise<void> {
   const clock = new SystemClock();
@@ -104,5 +121,8 @@ describe('every backend of a device', () => {
   describeWith('NBD through nbdfuse', [needs.root, needs.fuse, needs.program('nbdfuse')], () =>
     // It sends nothing on a connection on which it waits for a reply, and chooses one at random.
     itServesDisks(overNbdFuse, { answersOutOfOrder: false }),
+  );
+  describeWith("the kernel's NBD driver", [needs.root, kernelNbdFault], () =>
+    itServesDisks(overKernelNbd),
   );
 });

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { TouchedPages } from '../../src/device/fuse/touched-pages.ts';
+import { TouchedPages } from '../../src/device/touched-pages.ts';
 
 describe('TouchedPages', () => {
   it('counts each page once, whatever ranges are marked', () => {

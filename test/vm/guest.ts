@@ -10,7 +10,8 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { detachKernelNbd, kernelNbdPath, kernelNbds } from '../../src/device/nbd/kernel.ts';
+import { detachKernelNbd } from '../../src/device/nbd/kernel.ts';
+import { kernelNbdPath, kernelNbds } from '../../src/device/nbd-devices.ts';
 import { assert, defined } from '../../src/util/assert.ts';
 
 const KILLS = 2;

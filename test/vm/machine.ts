@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   cpSync,
@@ -6,6 +6,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -19,21 +20,51 @@ export interface GuestKernel {
 }
 
 /** Modules that the machine needs: its disk, and the driver under test. */
-const MODULES = ['virtio_pci', 'virtio_blk', 'nbd', 'ext4'];
+const MODULES = ['virtio_pci', 'virtio_blk', 'nbd', 'ext4', 'erofs'];
 
 const BUSYBOX = existsSync('/bin/busybox') ? '/bin/busybox' : '/usr/bin/busybox';
+
+/** Programs that the tests start; the others are those of busybox. */
+const TOOLS = ['sbin/mke2fs', 'bin/mkfs.erofs', 'bin/diff', 'bin/cmp', 'bin/dd'].map(
+  (path) => `/usr/${path}`,
+);
+
+/** Test files that use the driver; what needs more than the machine has skips itself. */
+const TESTS = ['backends', 'nbd-mounts', 'keeper'].map(
+  (name) => `test/device/${name}.system.test.ts`,
+);
+
+/** The machine takes some thirty times as long as its host. */
+const VITEST = [
+  ...['node_modules/vitest/vitest.mjs', 'run', '--project', 'system', '-t', 'NBD'],
+  ...['--reporter', 'verbose', '--no-file-parallelism', '--testTimeout', '300000', ...TESTS],
+];
+
+/** Packages that no test imports, and that are large. */
+const LEFT_OUT = new Set([
+  'node',
+  '@biomejs',
+  'typescript',
+  '@typescript-eslint',
+  'eslint',
+  'knip',
+]);
 
 const INIT = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev /root
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev
 for module in $(cat /modules/order); do insmod /modules/$module; done
-mount -t ext4 -o ro /dev/vda /root
+mount -t ext4 /dev/vda /root
 mount -t tmpfs tmpfs /root/tmp
 for folder in proc sys dev; do mount -o bind /$folder /root/$folder; done
-export PATH=/bin
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp CI=1 NO_COLOR=1
+export NODE_COMPILE_CACHE=/tmp/compiled XYLEM_TEST_SLOWNESS=20
+ip link set lo up
 chroot /root /node --no-warnings /xylem/test/vm/guest.ts /fs.ext4 /sums.json
 echo "guest ended with $?"
+chroot /root /bin/sh -c 'cd /xylem && exec /node ${VITEST.join(' ')}'
+echo "tests ended with $?"
 reboot -f
 `;
 
@@ -113,14 +144,26 @@ export function makeRoot(folder: string, files: Readonly<Record<string, string>>
   };
   copy(BUSYBOX, 'bin/busybox');
   copy(process.execPath, 'node');
-  const libraries = execFileSync('ldd', [process.execPath], { encoding: 'utf8' });
-  for (const [path] of libraries.matchAll(/\/\S+/g)) copy(path, path);
-  for (const path of ['src/device', 'src/runtime', 'src/util', 'test/vm', 'package.json']) {
+  for (const name of execFileSync(BUSYBOX, ['--list'], { encoding: 'utf8' }).trim().split('\n')) {
+    if (name !== 'busybox') symlinkSync('busybox', join(root, 'bin', name));
+  }
+  for (const tool of TOOLS) copy(tool, tool);
+  for (const path of ['src', 'test', 'package.json', 'vitest.config.ts']) {
     copy(join(project, path), join('xylem', path));
   }
-  for (const path of ['koffi', '@koromix']) {
-    const from = join(project, 'node_modules', path);
-    if (existsSync(from)) copy(from, join('xylem/node_modules', path));
+  const packages = join(project, 'node_modules');
+  for (const name of readdirSync(packages)) {
+    if (!LEFT_OUT.has(name) && !name.startsWith('.')) {
+      copy(join(packages, name), join('xylem/node_modules', name));
+    }
+  }
+  const names = readdirSync(join(root, 'xylem'), { recursive: true, encoding: 'utf8' });
+  const natives = names.filter((name) => name.endsWith('.node'));
+  for (const path of librariesOf([
+    ...[process.execPath, ...TOOLS],
+    ...natives.map((name) => join(root, 'xylem', name)),
+  ])) {
+    copy(path, path);
   }
   for (const [name, from] of Object.entries(files)) copy(from, name);
   const file = join(folder, 'root.ext4');
@@ -133,9 +176,19 @@ export function makeRoot(folder: string, files: Readonly<Record<string, string>>
     '-d',
     root,
     file,
-    '1G',
+    '2G',
   ]);
   return file;
+}
+
+/** Paths of the libraries that programs and native modules of this machine's kind load. */
+function librariesOf(files: readonly string[]): Set<string> {
+  const paths = files.flatMap((file) => {
+    // It fails for what is of another machine.
+    const { stdout } = spawnSync('ldd', [file], { encoding: 'utf8' });
+    return [...stdout.matchAll(/(?<=\s)\/\S+(?= \()/g)].map(([path]) => path);
+  });
+  return new Set(paths);
 }
 
 /** Runs the machine until it ends itself, or is late; gives its console, line by line. */
@@ -147,9 +200,9 @@ export async function runMachine(
   const child = spawn(
     'qemu-system-x86_64',
     [
-      ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', '1024'],
+      ...['-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', '2048'],
       ...['-kernel', image, '-initrd', initramfs, '-append', 'console=ttyS0 quiet panic=-1'],
-      ...['-drive', `file=${disk},format=raw,if=virtio,readonly=on`],
+      ...['-drive', `file=${disk},format=raw,if=virtio,snapshot=on`],
       ...['-nographic', '-no-reboot', '-nic', 'none', '-monitor', 'none'],
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },

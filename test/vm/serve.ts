@@ -29,12 +29,14 @@ const disk: ReadOnlyDisk = {
 const metrics = deviceMetrics(silentMetrics);
 const server = new NbdServer({ clock, logger: silentLogger, metrics });
 server.export('image', disk);
+const serve = (fd: number): void => void server.adopt(fd, 'image');
 if (index === undefined) {
   const deadConnectionSeconds = Number(deadSeconds);
-  const device = attachKernelNbd(server, 'image', { identifier, deadConnectionSeconds });
+  const init = { identifier, sizeBytes: disk.sizeBytes, deadConnectionSeconds };
+  const device = attachKernelNbd(serve, init);
   console.log(device.index);
 } else {
   const device = { index: Number(index), identifier };
-  await reattachKernelNbd({ server, clock }, 'image', device);
+  await reattachKernelNbd({ serve, clock }, device);
   console.log(device.index);
 }

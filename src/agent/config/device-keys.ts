@@ -1,5 +1,6 @@
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
+import type { BackendKind } from '../../device/backends.ts';
 import { READ_TIMEOUT_MS, TIMEOUT_MS_MAX } from '../../device/link/limits.ts';
 import { DEVICE_ADMIN_SOCKET, NO_SOCKET } from './admin-socket.ts';
 import {
@@ -16,6 +17,8 @@ import {
   SOCKET_RULE,
   socketPath,
 } from './shapes.ts';
+
+const BACKENDS: readonly BackendKind[] = ['loop', 'nbd'];
 
 /** Outside of what the host's own services read. */
 const MOUNT_FOLDERS = ['/var/lib/xylem/mounts', '/run/xylem/mounts'];
@@ -40,6 +43,12 @@ export const deviceKeys = z.strictObject({
       "Serve block devices from the agent's own process, for development: " +
       'containers on them die with the agent.',
     rule: 'true or false',
+  }),
+  backend: key(z.enum(BACKENDS).default('loop'), {
+    description:
+      'How the kernel reads devices: `loop`, through FUSE and loop devices, or `nbd`, through ' +
+      "the kernel's NBD driver. Without that driver `nbd` fails at the start.",
+    rule: '"loop" or "nbd"',
   }),
   stateDir: key(path.default('/run/xylem/device'), {
     description: 'Folder for the records of mounts, and for the FUSE mounts.',

@@ -11,6 +11,7 @@ export async function settingsOf(config: Config): Promise<DeviceSettings> {
   return {
     ...{ format: 1, logLevel: log.level, agentSocket: requireAgentSocket(config) },
     ...{ readTimeoutMs: device.readTimeoutMs, stateDir: resolve(device.stateDir) },
+    backend: device.backend,
     ...{ mountFolders: device.mountFolders, storeDir: store.dir },
     writableSizeMax: device.writableSizeMax,
     untrustedSigners: await signersOf(config),

@@ -42,7 +42,7 @@ export class DeviceParts {
     components: { logger: Logger; clock: Clock; keeper: KeptDescriptors },
     settings: DeviceSettings,
   ) {
-    const { stateDir, mountFolders, agentSocket, readTimeoutMs } = settings;
+    const { backend, stateDir, mountFolders, agentSocket, readTimeoutMs } = settings;
     const shared = { ...components, metrics: this.metrics };
     this.link = new AgentLink(shared, { path: agentSocket, readTimeoutMs });
     const local = new LocalLayers({ others: this.link });
@@ -50,7 +50,10 @@ export class DeviceParts {
     const codec = new NodeCodec({ zstd: systemZstd });
     this.devices = new DeviceService(
       { ...shared, reader: local, codec },
-      { stateDir, mountFolders: [...mountFolders, this.imagesDir], store: storeOf(settings) },
+      {
+        ...{ backend, stateDir, mountFolders: [...mountFolders, this.imagesDir] },
+        store: storeOf(settings),
+      },
     );
     this.images = new ImageDevices(
       { ...shared, devices: this.devices, images: this.link, local },

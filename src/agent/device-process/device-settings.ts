@@ -1,3 +1,4 @@
+import type { BackendKind } from '../../device/backends.ts';
 import type { HeldStore } from '../../device/store-reader/held-image.ts';
 import type { LogLevel } from '../../runtime/node/logger.ts';
 
@@ -7,6 +8,7 @@ export interface DeviceSettings {
   readonly logLevel: LogLevel;
   readonly agentSocket: string;
   readonly readTimeoutMs: number;
+  readonly backend: BackendKind;
   readonly stateDir: string;
   readonly mountFolders: readonly string[];
   readonly storeDir: string;

@@ -17,11 +17,12 @@ import {
 } from './fuse-protocol.ts';
 import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
-import type { HeldImageInit } from '../store-reader/held-image.ts';
-import type { StoreShare, StoreShares } from '../store-reader/store-shares.ts';
+import { STALL_MS, type HeldDisk, type MountReads } from '../mount-reads.ts';
+import type { StoreShare } from '../store-reader/store-shares.ts';
+import type { ThreadOrder } from '../store-reader/thread-image.ts';
 import { resendRequests } from './lost-requests.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
-import { TouchedPages } from './touched-pages.ts';
+import { TouchedPages } from '../touched-pages.ts';
 
 /**
  * Most reads of one mount that wait for their bytes; the rest stays in the ring. The kernel sends
@@ -56,15 +57,6 @@ export interface FuseWorkerInit {
 }
 
 /**
- * Message to the worker thread: what it reads by itself from here on, and the memory of its
- * `SharedCounts`.
- */
-export interface FuseWorkerOrder {
-  readonly image: HeldImageInit;
-  readonly counts: SharedArrayBuffer;
-}
-
-/**
  * Message of the worker thread: the ring has an entry for the sleeping consumer, it reads the store
  * by itself from here on, or not any more, or the connection has ended.
  */
@@ -73,31 +65,6 @@ export type FuseWorkerMessage =
   | { readonly kind: 'holds' }
   | { readonly kind: 'gave-up'; readonly reason: string }
   | { readonly kind: 'ended'; readonly reason: string };
-
-/**
- * Reads of a mount since its server took it: bytes by where they were, and counts of reads. A read
- * has stalled that waited longer than `STALL_MS`.
- */
-export interface MountReads {
-  /** Distinct bytes of the disk, in pages. */
-  readonly touchedBytes: number;
-  readonly storeBytes: number;
-  readonly memoryBytes: number;
-  readonly fetchedBytes: number;
-  readonly stalled: number;
-  readonly waiting: number;
-  readonly failed: number;
-}
-
-/** A program that waits for longer has noticed. */
-const STALL_MS = 1_000;
-
-/** The store that has blocks of the disk. */
-export interface HeldDisk {
-  readonly image: Omit<HeldImageInit, 'shared'>;
-  /** Of all mounts of the host. */
-  readonly shares: StoreShares;
-}
 
 /**
  * Serves a disk as the file `image` of a FUSE filesystem, through /dev/fuse without libfuse.
@@ -221,7 +188,7 @@ export class FuseServer {
     if (this.#worker === undefined) return; // It is unmounted.
     this.#share = shares.add();
     const { files, counts } = this.#share;
-    const order: FuseWorkerOrder = { image: { ...image, shared: files }, counts };
+    const order: ThreadOrder = { image: { ...image, shared: files }, counts };
     this.#worker.postMessage(order);
     Atomics.add(this.#messages, 0, 1);
     Atomics.notify(this.#messages, 0);

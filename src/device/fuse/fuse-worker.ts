@@ -7,8 +7,9 @@ import { REQUEST_BYTES_MAX } from './fuse-protocol.ts';
 import { HeldReads } from './held-reads.ts';
 import { endLostRequests } from './lost-requests.ts';
 import { RequestRing } from './request-ring.ts';
-import { TouchedPages } from './touched-pages.ts';
-import type { FuseWorkerInit, FuseWorkerMessage, FuseWorkerOrder } from './fuse-server.ts';
+import type { ThreadOrder } from '../store-reader/thread-image.ts';
+import { TouchedPages } from '../touched-pages.ts';
+import type { FuseWorkerInit, FuseWorkerMessage } from './fuse-server.ts';
 
 const port = defined(parentPort, 'fuse-worker runs as a worker thread');
 const post = (message: FuseWorkerMessage): void => port.postMessage(message);
@@ -33,7 +34,7 @@ function serve(init: FuseWorkerInit): void {
   const takeOrder = (): void => {
     if (messageCount === Atomics.load(messages, 0)) return;
     messageCount++;
-    const order = receiveMessageOnPort(port)?.message as FuseWorkerOrder | undefined;
+    const order = receiveMessageOnPort(port)?.message as ThreadOrder | undefined;
     if (order === undefined) return;
     held = new HeldReads(order, { fd: init.fd, onGaveUp: gaveUp });
     post({ kind: 'holds' });

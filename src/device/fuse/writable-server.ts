@@ -9,9 +9,10 @@ import { mount, MS_NODEV, MS_NOSUID } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
 import { abortAtExit, abortConnection, connectionAt } from './fuse-abort.ts';
 import { encodeStatus, ERRNO, OUT_HEADER_BYTES, writeOutHeader } from './fuse-protocol.ts';
-import { notPermitted, type MountReads } from './fuse-server.ts';
+import { notPermitted } from './fuse-server.ts';
 import { resendRequests } from './lost-requests.ts';
-import { TouchedPages } from './touched-pages.ts';
+import { TouchedPages } from '../touched-pages.ts';
+import type { MountReads } from '../mount-reads.ts';
 import { encodeWritten, WRITE_ERRNO, type WritableAction } from './writable-filesystem.ts';
 
 /** Start data of the worker thread. */

@@ -1,6 +1,7 @@
 import { readlinkSync } from 'node:fs';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { MNT_DETACH, unmount } from '../linux.ts';
+import { kernelNbdPath, nbdsOfMounts } from '../nbd-devices.ts';
 import { loopsOver } from './loop.ts';
 import { readMountTable, type MountEntry } from '../mount-table.ts';
 
@@ -18,7 +19,8 @@ export function dropInheritedMounts(): void {
 function placesOfImages(table: readonly MountEntry[]): readonly string[] {
   const folders = table.filter(({ type }) => type === 'fuse.xylem').map((at) => at.mountPoint);
   const files = folders.map((folder) => `${folder}/${IMAGE_FILE}`);
-  const sources = new Set([...files, ...files.flatMap(loopsOver)]);
+  const nbds = nbdsOfMounts().map(kernelNbdPath);
+  const sources = new Set([...files, ...files.flatMap(loopsOver), ...nbds]);
   const images = table.filter(({ source }) => sources.has(source)).map((at) => at.mountPoint);
   const overlays = table
     .filter(({ type, options }) => type === 'overlay' && images.some((at) => options.includes(at)))

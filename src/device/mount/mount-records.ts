@@ -65,6 +65,11 @@ export class MountRecords {
     this.#dir = join(init.stateDir, 'mounts');
   }
 
+  /** Folder of the records. */
+  get dir(): string {
+    return this.#dir;
+  }
+
   /**
    * Creates the folders. Uses their path without symbolic links, since the kernel lists that one.
    */

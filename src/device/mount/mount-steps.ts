@@ -28,13 +28,15 @@ import {
 const TARGET_FD = 3;
 
 /**
- * A request to the helper process. `fuseDir` is where the disk's file is served, `target` where its
- * filesystem is mounted; for a mount, the target folder is open as `TARGET_FD`.
+ * A request to the helper process. `fuseDir` is where the disk's file is served, unless `nbd` is
+ * its device; `target` is where its filesystem is mounted; for a mount, the target folder is open
+ * as `TARGET_FD`.
  */
 export type MountRequest =
   | {
       readonly do: 'mount';
       readonly fuseDir: string;
+      readonly nbd?: string | undefined;
       readonly target: string;
       /** For ext4, which gets a journal when it has none. */
       readonly writable?: WritableMode;
@@ -108,8 +110,8 @@ export function runMountRequest(request: MountRequest): MountResult {
 }
 
 function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResult {
-  const { fuseDir, target, writable } = request;
-  const imagePath = `${fuseDir}/${IMAGE_FILE}`;
+  const { fuseDir, nbd, target, writable } = request;
+  const imagePath = nbd ?? `${fuseDir}/${IMAGE_FILE}`;
   let backingFd: number;
   try {
     backingFd = openSync(imagePath, writable === undefined ? 'r' : 'r+');
@@ -132,6 +134,7 @@ function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResu
         ? mountWritable(place, filesystem, writable)
         : { kind: 'unknown-filesystem' };
     }
+    if (nbd !== undefined) return mountDevice(place, nbd, filesystem);
     return (
       (filesystem.type === 'erofs' ? mountFile(place) : undefined) ?? mountLoop(place, filesystem)
     );
@@ -162,16 +165,23 @@ function mountFile({ target, imagePath }: Place): MountResult | undefined {
   return failure === undefined ? mountedAt(imagePath, { target, step }) : failed({ step, failure });
 }
 
-function mountLoop({ target, backingFd, imagePath }: Place, filesystem: Filesystem): MountResult {
-  const { type } = filesystem;
+function mountLoop(place: Place, filesystem: Filesystem): MountResult {
+  const { backingFd, imagePath } = place;
   const loop = attachLoop(backingFd, imagePath, loopOf(filesystem, false));
   if ('step' in loop) return failed(loop);
-  const place = { source: loop.path, target: pathOf(TARGET_FD) };
+  try {
+    return mountDevice(place, loop.path, filesystem);
+  } finally {
+    closeSync(loop.fd); // Autoclear: without a mount this detaches it.
+  }
+}
+
+function mountDevice({ target }: Place, device: string, { type }: Filesystem): MountResult {
+  const place = { source: device, target: pathOf(TARGET_FD) };
   const data = type === 'ext4' ? EXT4_OPTIONS : '';
   const failure = mount(place, type, { flags: MOUNT_FLAGS, data });
-  closeSync(loop.fd); // Autoclear: without a mount this detaches it.
-  const step = `mounting ${loop.path} as ${type} at ${target}`;
-  return failure === undefined ? mountedAt(loop.path, { target, step }) : failed({ step, failure });
+  const step = `mounting ${device} as ${type} at ${target}`;
+  return failure === undefined ? mountedAt(device, { target, step }) : failed({ step, failure });
 }
 
 /** When this fails on a new layer, the layer may have half of a journal: make it anew. */

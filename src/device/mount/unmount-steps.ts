@@ -1,4 +1,4 @@
-import { closeSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { MNT_DETACH, MNT_FORCE, mount, unmount } from '../linux.ts';
 import { readMountTable, type MountEntry } from '../mount-table.ts';
@@ -17,6 +17,8 @@ import { openFolder, pathOf } from './target-folder.ts';
 export interface MountPlace {
   /** Where its disk is served as a file. */
   readonly fuseDir: string;
+  /** Its device, when it has one of NBD. */
+  readonly nbd?: string | undefined;
   readonly target: string;
   /** What is mounted at `target`, as the mount table names it, if it is known. */
   readonly device?: string;
@@ -61,6 +63,8 @@ const RELEASE_ATTEMPTS_MAX = 100;
 const FORCE_ATTEMPTS_MAX = 20;
 const RELEASE_WAIT_MS = 10;
 
+const NBD_PATH = /^\/dev\/nbd\d+$/;
+
 /** A mount on its way out. */
 interface Leaving {
   readonly place: MountPlace;
@@ -85,7 +89,7 @@ export function unmountImages(request: {
   });
   const waits = { attempts: force ? FORCE_ATTEMPTS_MAX : RELEASE_ATTEMPTS_MAX };
   for (const leaving of all) leaving.result = unmountTarget(leaving, force);
-  for (const leaving of all) leaving.result ??= releaseLoops(leaving, force, waits);
+  for (const leaving of all) leaving.result ??= releaseDevices(leaving, force, waits);
   return all.map(({ place, result }) => result ?? unmountFuse(place.fuseDir, waits));
 }
 
@@ -108,16 +112,18 @@ export function failed({ step, failure }: StepFailure): Extract<UnmountResult, {
 }
 
 /**
- * The sources of mounts from a FUSE file: its loop devices, and itself. The kernel forgets of which
- * file a loop device is when somebody unmounts the file's filesystem; what is mounted at the target
- * still tells.
+ * The sources of mounts of a disk: its NBD device, or its FUSE file and the loop devices over it.
+ * The kernel forgets of which file a loop device is when somebody unmounts the file's filesystem,
+ * and whose an NBD device was when it is detached; what is mounted at the target still tells.
  */
-function sourcesOf({ fuseDir, target, device }: MountPlace): readonly string[] {
+function sourcesOf({ fuseDir, nbd, target, device }: MountPlace): readonly string[] {
   const path = imageOf(fuseDir);
-  const isThere = ({ source, mountPoint, type }: MountEntry): boolean =>
-    source === device && mountPoint === target && FILESYSTEMS.has(type);
-  const known = device !== undefined && readMountTable().some(isThere) ? [device] : [];
-  return [...new Set([...loopsOver(path), path, ...known])];
+  const known = readMountTable()
+    .filter(({ mountPoint, type }) => mountPoint === target && FILESYSTEMS.has(type))
+    .filter(({ source }) => source === device || NBD_PATH.test(source))
+    .map(({ source }) => source);
+  const own = nbd === undefined ? [...loopsOver(path), path] : [nbd];
+  return [...new Set([...own, ...known])];
 }
 
 /** Undefined on success. */
@@ -141,27 +147,27 @@ function unmountTarget(leaving: Leaving, force: boolean): UnmountResult | undefi
 }
 
 /**
- * Undefined when the loop devices are gone. Autoclear is not instant in every kernel, and a bind
- * mount or a namespace may hold the device for long.
+ * Undefined when the loop devices are gone, or nothing is mounted from the NBD device. Autoclear is
+ * not instant in every kernel, and a bind mount or a namespace may hold the device for long.
  */
-function releaseLoops(
+function releaseDevices(
   leaving: Leaving,
   force: boolean,
   waits: { attempts: number },
 ): UnmountResult | undefined {
-  const backing = imageOf(leaving.place.fuseDir);
-  if (!force && leaving.place.writable !== undefined) {
+  const { fuseDir, nbd, writable } = leaving.place;
+  if (!force && writable !== undefined) {
     const stopped = detachUnused(leaving, waits);
     if (stopped !== undefined) return stopped;
   }
   for (;;) {
-    const loops = loopsOver(backing);
-    if (loops.length === 0) return undefined;
+    const devices = nbd === undefined ? loopsOver(imageOf(fuseDir)) : claimed(nbd);
+    if (devices.length === 0) return undefined;
     if (force) {
-      for (const loop of loops) detachLoop(loop);
+      if (nbd === undefined) for (const loop of devices) detachLoop(loop);
       return undefined;
     }
-    if (waits.attempts-- <= 0) return restore(leaving) ?? busy(leaving, loops.join(', '));
+    if (waits.attempts-- <= 0) return restore(leaving) ?? busy(leaving, devices.join(', '));
     pause();
   }
 }
@@ -184,6 +190,16 @@ function detachUnused(leaving: Leaving, waits: { attempts: number }): UnmountRes
     return failed({ step: `detaching ${loop}`, failure });
   }
   return undefined;
+}
+
+/** The device, when a filesystem is mounted from it, in whatever namespace. */
+function claimed(device: string): readonly string[] {
+  try {
+    closeSync(openSync(device, constants.O_RDONLY | constants.O_EXCL));
+    return [];
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EBUSY' ? [device] : [];
+  }
 }
 
 /** Mounts again what was unmounted: a device that others hold stays in use here too. */

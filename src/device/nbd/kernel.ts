@@ -1,9 +1,9 @@
-import { closeSync, readdirSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import type { Clock } from '../../runtime/clock.ts';
 import { defined } from '../../util/assert.ts';
 import { DeviceError } from '../errors.ts';
-import type { NbdServer } from './nbd-server.ts';
+import { kernelNbdPath, type KernelNbd } from '../nbd-devices.ts';
 import { decodeAnswers, encodeRequest, type Attribute, type NetlinkAnswer } from './netlink.ts';
 import { EXPORT_FLAG } from './protocol.ts';
 import { netlinkSocket, socketPair } from '../sockets.ts';
@@ -45,12 +45,8 @@ const LOOK_MS = 2_000;
 const NOTICE_MS = 5_000;
 const NOTICE_STEP_MS = 20;
 
-/** A device /dev/nbdN that the kernel reads from a server of this host. */
-export interface KernelNbd {
-  readonly index: number;
-  /** What its server called it when it attached it. */
-  readonly identifier: string;
-}
+/** Serves the device on a connected socket, whose descriptor it owns from here on. */
+export type ServeSocket = (fd: number) => void;
 
 /** Why the kernel of this host has no NBD devices; undefined when it has. */
 export function kernelNbdFault(): string | undefined {
@@ -62,25 +58,23 @@ export function kernelNbdFault(): string | undefined {
   }
 }
 
-/** Path of the device. */
-export function kernelNbdPath({ index }: Pick<KernelNbd, 'index'>): string {
-  return `/dev/nbd${index}`;
-}
-
 /**
- * Attaches an exported device to a free /dev/nbdN, by one connection. It outlives the server: reads
+ * Attaches a disk to a free /dev/nbdN, by one connection. It outlives the server: reads
  * then wait for `reattachKernelNbd()`, and fail with EIO after `deadConnectionSeconds`. The
  * identifier, which is needed for that, is in sysfs (`kernelNbds()`). Throws DeviceError.
  */
 export function attachKernelNbd(
-  server: NbdServer,
-  name: string,
-  init: { readonly identifier: string; readonly deadConnectionSeconds: number },
+  serve: ServeSocket,
+  init: {
+    readonly identifier: string;
+    readonly sizeBytes: number;
+    readonly deadConnectionSeconds: number;
+  },
 ): KernelNbd {
-  const { identifier, deadConnectionSeconds } = init;
-  const step = `attaching ${name} to the kernel`;
+  const { identifier, sizeBytes, deadConnectionSeconds } = init;
+  const step = `attaching ${identifier} to the kernel`;
   const flags = EXPORT_FLAG.hasFlags | EXPORT_FLAG.readOnly;
-  const reply = connected(server, name, (socket, sizeBytes) =>
+  const reply = connected(serve, (socket) =>
     ask(step, NBD.connect, [
       [ATTRIBUTE.sizeBytes, { u64: sizeBytes }],
       [ATTRIBUTE.blockSizeBytes, { u64: BLOCK_BYTES }],
@@ -105,15 +99,14 @@ export function attachKernelNbd(
  * that wait go on. Rejects with DeviceError, and when the device has a living connection.
  */
 export async function reattachKernelNbd(
-  components: { readonly server: NbdServer; readonly clock: Clock },
-  name: string,
+  components: { readonly serve: ServeSocket; readonly clock: Clock },
   device: KernelNbd,
 ): Promise<void> {
-  const { server, clock } = components;
+  const { serve, clock } = components;
   const step = `connecting ${kernelNbdPath(device)} again`;
   const endMs = clock.nowMs() + NOTICE_MS;
   for (;;) {
-    const error = connected(server, name, (socket) => {
+    const error = connected(serve, (socket) => {
       try {
         const { index, identifier } = device;
         ask(step, NBD.reconfigure, [
@@ -140,31 +133,13 @@ export function detachKernelNbd(device: Pick<KernelNbd, 'index'>): void {
   ask(`detaching ${kernelNbdPath(device)}`, NBD.disconnect, [index]);
 }
 
-/** The devices that are attached on this host, by whatever server. */
-export function kernelNbds(): KernelNbd[] {
-  return readdirSync('/sys/block').flatMap((name) => {
-    const index = /^nbd(\d+)$/.exec(name)?.[1];
-    if (index === undefined) return [];
-    try {
-      const identifier = readFileSync(`/sys/block/${name}/backend`, 'utf8').trimEnd();
-      return [{ index: Number(index), identifier }];
-    } catch {
-      return []; // Not attached, or without an identifier.
-    }
-  });
-}
-
 /** Has the server serve one end of a pair of sockets, and gives the kernel the other. */
-function connected<T>(
-  server: NbdServer,
-  name: string,
-  give: (socket: Attribute, sizeBytes: number) => T,
-): T {
+function connected<T>(serve: ServeSocket, give: (socket: Attribute) => T): T {
   const [ours, theirs] = socketPair();
-  const { sizeBytes } = server.adopt(ours, name);
+  serve(ours);
   try {
     const item: Attribute = [SOCKET_ITEM, { nested: [[SOCKET_FD, { u32: theirs }]] }];
-    return give([ATTRIBUTE.sockets, { nested: [item] }], sizeBytes);
+    return give([ATTRIBUTE.sockets, { nested: [item] }]);
   } finally {
     closeSync(theirs); // The kernel has its own hold on it; without one, our end closes too.
   }

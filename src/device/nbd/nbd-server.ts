@@ -100,13 +100,14 @@ export class NbdServer {
 
   /**
    * Serves a device on a connected socket without a handshake: its other end is the kernel's, which
-   * is told all of it. The server owns the descriptor then. Gives the size of the device.
+   * is told all of it. The server owns the descriptor then. `closed`: the connection has ended.
    */
-  adopt(fd: number, name: string): { readonly sizeBytes: number } {
+  adopt(fd: number, name: string): { readonly closed: Promise<void> } {
     const found = defined(this.#exports.get(name), `the device ${name} is exported`);
     const session = { export: found, isStructured: false, hasAllocation: false };
-    this.#add(new NbdConnection(this.#componentsOfConnection, new Socket({ fd }), session));
-    return found;
+    const connection = new NbdConnection(this.#componentsOfConnection, new Socket({ fd }), session);
+    this.#add(connection);
+    return { closed: connection.closed };
   }
 
   /** Cuts off all clients and stops listening. The path stays, for the next server's clients. */
