@@ -38,6 +38,8 @@ const FILLED = 0.92;
 export interface BenchImage {
   /** Bytes of the device. */
   readonly bytes: SharedArrayBuffer;
+  /** The device as a file. */
+  readonly raw: string;
   readonly manifest: ReturnType<typeof imageOf>['manifest'];
   /** Has all blobs in memory. */
   readonly memory: BlobReader;
@@ -89,7 +91,7 @@ export async function makeBenchImage(
   };
   const memory: BlobReader = { ...fetched, readCached: bytesOf };
   const { manifest } = imageOf(refs, 'ext4');
-  return { bytes, manifest, memory, fetched, fullStore, emptyStore };
+  return { bytes, raw: device, manifest, memory, fetched, fullStore, emptyStore };
 }
 
 /** Fills a file with the content of programs, again from the first one when they are too few. */

@@ -1,18 +1,7 @@
-import { execFile } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  accessSync,
-  closeSync,
-  mkdirSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-} from 'node:fs';
+import { accessSync, closeSync, mkdirSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { FuseServer } from '../src/device/fuse/fuse-server.ts';
 import { ImageDisk } from '../src/device/image-disk.ts';
@@ -30,10 +19,10 @@ import type { BlobReader } from '../src/transfer/contracts/blob-reader.ts';
 import { MIB } from '../src/util/bytes.ts';
 import { withEndings } from '../test/kit/endings.ts';
 import type { AtEnd } from '../test/kit/temp-folder.ts';
+import { CASES, fio, rowOf } from './device-fio.ts';
 import { makeBenchImage, type BenchImage } from './device-image.ts';
-import { verdict, type BenchRow } from './rows.ts';
-
-const run = promisify(execFile);
+import { measureMounts } from './mounted-device.ts';
+import { verdict, type BenchOptions, type BenchRow } from './rows.ts';
 
 const clock = new SystemClock();
 const metrics = deviceMetrics(silentMetrics);
@@ -45,54 +34,27 @@ const ZSTD_BLOCKS = { blockSizeBytes: 16 * 1024, algorithm: 'zstd' } as const;
 /** How many times slower a warm device may be than the least that FUSE takes. */
 const TIMES_FLOOR_MAX = 2;
 
-interface Case {
-  readonly what: string;
-  readonly unit: 'reads/s' | 'MB/s';
-  readonly options: readonly string[];
-  readonly hasGoal: boolean;
-}
-
-const RANDOM = ['--rw=randread', '--bs=4k'];
-const CASES: readonly Case[] = [
-  {
-    what: 'random 4 KiB, depth 1',
-    unit: 'reads/s',
-    options: [...RANDOM, '--iodepth=1'],
-    hasGoal: true,
-  },
-  {
-    what: 'random 4 KiB, depth 32',
-    unit: 'reads/s',
-    options: [...RANDOM, '--iodepth=32'],
-    hasGoal: true,
-  },
-  {
-    what: 'sequential 1 MiB',
-    unit: 'MB/s',
-    options: ['--rw=read', '--bs=1M', '--iodepth=4'],
-    hasGoal: false,
-  },
-];
-
 /** A device that is mounted until the end. */
 interface Served {
-  readonly name: string;
-  /** The FUSE file, and the loop device over it. */
-  readonly places: readonly { readonly at: 'file' | 'loop'; readonly path: string }[];
+  /** Of its files. */
+  readonly dir: string;
+  /** Paths of the FUSE file, and of the loop device over it. */
+  readonly file: string;
+  readonly loop: string;
 }
 
 /**
- * Measures fio with direct I/O on the FUSE file and on the loop device over it. Needs root,
- * /dev/fuse, fio and mke2fs.
+ * Measures fio with direct I/O on the FUSE file, on the loop device over it, and on a file of the
+ * filesystem there. Needs root, /dev/fuse, fio and mke2fs.
  */
-export async function benchDevice(options: { smoke: boolean }): Promise<BenchRow[]> {
+export async function benchDevice(options: BenchOptions): Promise<BenchRow[]> {
   if (!canRun()) {
     process.stderr.write('device: skipped: needs root, /dev/fuse, fio and mke2fs\n');
     return [];
   }
   const folder = mkdtempSync(join(tmpdir(), 'xylem-bench-'));
   try {
-    return await withEndings((atEnd) => measure(folder, options.smoke, atEnd));
+    return await withEndings((atEnd) => measure(folder, options, atEnd));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -107,7 +69,12 @@ function canRun(): boolean {
   }
 }
 
-async function measure(folder: string, smoke: boolean, atEnd: AtEnd): Promise<BenchRow[]> {
+async function measure(
+  folder: string,
+  { smoke, onRow = () => {} }: BenchOptions,
+  atEnd: AtEnd,
+): Promise<BenchRow[]> {
+  const length = smoke ? { bytes: 4 * MIB } : 'seconds';
   const image = await makeBenchImage(join(folder, 'lz4'), smoke ? 16 : 512);
   const other = await makeBenchImage(join(folder, 'zstd'), smoke ? 16 : 128, ZSTD_BLOCKS);
   const make = (name: string, start: (path: string) => Promise<Started>): Promise<Served> =>
@@ -122,47 +89,31 @@ async function measure(folder: string, smoke: boolean, atEnd: AtEnd): Promise<Be
   );
   const loop = await make('loop', (path) => startImage(path, image, memory));
   const cold = await make('cold', (path) => startImage(path, image, fetched, emptyStore));
-  const rows: BenchRow[] = [
-    { bench: 'device', what: 'open, FUSE, loop and ext4 mount', value: mountMs, unit: 'ms' },
-  ];
+  const rows: BenchRow[] = [];
+  const add = (row: BenchRow): void => {
+    rows.push(row);
+    onRow(row);
+  };
+  add({ bench: 'device', what: 'open, FUSE, loop and ext4 mount', value: mountMs, unit: 'ms' });
   for (const one of CASES) {
     for (const at of ['loop', 'file'] as const) {
-      const least = await fio(one, floor, at, smoke);
-      rows.push(rowOf(one, `${at}, floor`, least));
-      const ours = await fio(one, store, at, smoke);
+      const least = await fio(one, floor[at], length);
+      add(rowOf(one, `${at}, floor`, least));
+      const ours = await fio(one, store[at], length);
       const times = least.value / ours.value;
       const isMet = times <= TIMES_FLOOR_MAX;
       const goal = `${times.toFixed(2)} x the floor, ${TIMES_FLOOR_MAX} x at most`;
       const row = rowOf(one, `${at}, store`, ours);
       const hasGoal = one.hasGoal && at === 'loop';
-      rows.push(hasGoal ? { ...row, note: `${row.note}; ${verdict(isMet, goal)}` } : row);
+      add(hasGoal ? { ...row, note: `${row.note}; ${verdict(isMet, goal)}` } : row);
     }
-    rows.push(rowOf(one, 'loop, store, ZSTD', await fio(one, zstd, 'loop', smoke)));
-    rows.push(rowOf(one, 'loop, event loop', await fio(one, loop, 'loop', smoke)));
-    rows.push(rowOf(one, 'loop, cold', await fio(one, cold, 'loop', smoke)));
+    add(rowOf(one, 'loop, store, ZSTD', await fio(one, zstd.loop, length)));
+    add(rowOf(one, 'loop, event loop', await fio(one, loop.loop, length)));
+    add(rowOf(one, 'loop, cold', await fio(one, cold.loop, length)));
   }
+  const mounts = { image, dir: store.dir, folder: join(folder, 'mounts') };
+  for await (const row of measureMounts(mounts, smoke, atEnd)) add(row);
   return rows;
-}
-
-/** What fio measured, and the CPU time that the busiest thread of this process took. */
-interface Measured {
-  readonly value: number;
-  readonly threadUs: number;
-}
-
-function rowOf({ what, unit }: Case, how: string, { value, threadUs }: Measured) {
-  const us = threadUs < 100 ? threadUs.toFixed(1) : Math.round(threadUs);
-  const note = `${us} us of its thread's CPU a read`;
-  return { bench: 'device', what: `${what}, ${how}`, value, unit, note };
-}
-
-/** CPU time that each thread of this process has used, in microseconds. */
-function threadTimes(): ReadonlyMap<string, number> {
-  const times = readdirSync('/proc/self/task').map((thread): [string, number] => {
-    const [runNs = ''] = readFileSync(`/proc/self/task/${thread}/schedstat`, 'utf8').split(' ');
-    return [thread, Number(runNs) / 1000];
-  });
-  return new Map(times);
 }
 
 interface Started {
@@ -191,8 +142,7 @@ async function serve(
   const limit = { timeoutMs: TIMEOUT_MS, targetFd };
   const mounted = await runInHelper({ clock }, { do: 'mount', ...places }, limit);
   const device = requireMounted(mounted, target);
-  const file = { at: 'file', path: `${fuseDir}/image` } as const;
-  return { name: folder, places: [file, { at: 'loop', path: device }] };
+  return { dir: target, file: `${fuseDir}/image`, loop: device };
 }
 
 /** Serves the image from a store's files, or through the event loop alone. */
@@ -225,39 +175,4 @@ async function startFloor(path: string, bytes: SharedArrayBuffer): Promise<Start
     execArgv: ['--no-warnings'],
   });
   return { ended: once(worker, 'exit').then(() => closeSync(fd)) };
-}
-
-/** What fio says of a job's reads. */
-interface FioRead {
-  readonly iops: number;
-  readonly bw_bytes: number;
-  readonly total_ios: number;
-}
-
-async function fio(
-  one: Case,
-  { places }: Served,
-  at: 'file' | 'loop',
-  smoke: boolean,
-): Promise<Measured> {
-  const path = places.find((place) => place.at === at)?.path ?? '';
-  const length = smoke ? [`--io_size=${4 * MIB}`] : ['--runtime=5', '--time_based'];
-  const before = threadTimes();
-  const { stdout } = await run('fio', [
-    '--name=xylem',
-    '--readonly',
-    `--filename=${path}`,
-    '--ioengine=libaio',
-    '--direct=1',
-    '--output-format=json',
-    ...length,
-    ...one.options,
-  ]);
-  const used = [...threadTimes()].map(([thread, us]) => us - (before.get(thread) ?? us));
-  const { jobs } = JSON.parse(stdout) as { jobs: { read: FioRead }[] };
-  const read = jobs[0]?.read ?? { iops: 0, bw_bytes: 0, total_ios: 1 };
-  return {
-    value: one.unit === 'reads/s' ? read.iops : read.bw_bytes / 1e6,
-    threadUs: Math.max(...used) / Math.max(1, read.total_ios),
-  };
 }

@@ -107,6 +107,15 @@ containers
 const SMOKE_NOTE =
   '\n--smoke: everything ran once at its smallest size; the verdicts on goals say nothing.\n';
 
+/** Columns of what a row is of; longer texts push the value to the right. */
+const WHAT_COLUMNS = 58;
+
+function lineOf({ bench, what, value, unit, note }: BenchRow): string {
+  const number = value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+  const more = note === undefined ? '' : `  (${note})`;
+  return `${bench.padEnd(9)} ${what.padEnd(WHAT_COLUMNS)} ${number.padStart(9)} ${unit}${more}\n`;
+}
+
 async function main(): Promise<void> {
   const { values, positionals: names } = parseArgs({
     allowPositionals: true,
@@ -122,27 +131,31 @@ async function main(): Promise<void> {
     process.exitCode = 2;
     return;
   }
+  const isJson = values.json === true;
+  if (!isJson) {
+    process.stdout.write(
+      `Node ${process.version}, Linux ${release()}, ` +
+        `${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
+    );
+  }
   const rows: BenchRow[] = [];
+  const printed = new Set<BenchRow>();
+  // At once: a run that is cut short leaves what it has measured.
+  const onRow = (row: BenchRow): void => {
+    if (isJson || printed.has(row)) return;
+    printed.add(row);
+    process.stdout.write(lineOf(row));
+  };
   for (const [name, bench] of Object.entries({ ...benches, ...parts })) {
     if (names.length > 0 ? !names.includes(name) : parts[name] !== undefined) continue;
     process.stderr.write(`running ${name}\n`);
-    rows.push(...(await bench({ smoke, only, shapes })));
+    const found = await bench({ smoke, only, shapes, onRow });
+    found.forEach(onRow);
+    rows.push(...found);
   }
-  if (values.json === true) {
+  if (isJson) {
     process.stdout.write(`${JSON.stringify(rows)}\n`);
     return;
-  }
-  process.stdout.write(
-    `Node ${process.version}, Linux ${release()}, ` +
-      `${cpus().length} x ${cpus()[0]?.model ?? '?'}\n\n`,
-  );
-  const width = Math.max(...rows.map((row) => row.what.length));
-  for (const row of rows) {
-    const value = row.value >= 100 ? row.value.toFixed(0) : row.value.toPrecision(3);
-    const note = row.note === undefined ? '' : `  (${row.note})`;
-    process.stdout.write(
-      `${row.bench.padEnd(9)} ${row.what.padEnd(width)} ${value.padStart(9)} ${row.unit}${note}\n`,
-    );
   }
   process.stdout.write(smoke ? SMOKE_NOTE : NOTES);
 }

@@ -15,6 +15,8 @@ export interface BenchOptions {
   readonly smoke: boolean;
   /** Of a benchmark of several programs, those whose names have this in them. */
   readonly only?: string | undefined;
+  /** Is told rows as they come; those that it is not told are in the result alone. */
+  readonly onRow?: ((row: BenchRow) => void) | undefined;
   /** Also with other shapes of blocks than the usual one. */
   readonly shapes?: boolean | undefined;
 }

@@ -7,7 +7,7 @@ const NEEDS = [needs.root, needs.fuse, needs.program('mke2fs'), needs.program('f
 describeWith('benchDevice()', NEEDS, () => {
   it('measures every case at smoke size', async () => {
     const rows = await benchDevice({ smoke: true });
-    expect(rows).toHaveLength(22);
+    expect(rows).toHaveLength(40);
     expect(rows.every((row) => row.value > 0)).toBe(true);
   });
 });
