@@ -188,7 +188,7 @@ function refused(step: string, errno: number): DeviceError {
   const name = names.find(([, value]) => value === errno)?.[0] ?? `errno ${errno}`;
   const isMissing = step.startsWith('finding') && name === 'ENOENT';
   const text = isMissing ? ': load it with `modprobe nbd`' : '';
-  return new DeviceError(`${step}${text} failed with ${name}`, {
+  return new DeviceError(`${step} failed with ${name}${text}`, {
     code: isMissing ? 'not-permitted' : 'failed',
     step,
   });
