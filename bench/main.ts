@@ -5,6 +5,7 @@
  */
 import { cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
+import { benchAway } from './away.ts';
 import { benchBlobs } from './blobs.ts';
 import { benchCodecs } from './codecs.ts';
 import { benchContainers } from './containers.ts';
@@ -40,6 +41,7 @@ const benches: Record<string, (options: BenchOptions) => Promise<BenchRow[]>> = 
   roads: benchRoads,
   'own-way': benchOwnWay,
   roots: benchRoots,
+  away: benchAway,
   convert: benchConvert,
   decode: benchDecode,
   workloads: benchWorkloads,
@@ -85,6 +87,8 @@ own-way a blob of 64 MiB that only the client's token opens, by agents and strai
         every byte is compared.
 roots   4 KiB of a new blob a second at each of four children, while one of two roots is stopped
         (SIGSTOP) for a minute; every byte is compared.
+away    pulls of new images of 15 MiB through the mirror of one host, next to the same straight from
+        the registry, while its only root is there, silent (SIGSTOP), or refuses connections.
 convert an image of Debian packages (some 2 GB; the packages and layers stay in ~/.cache/xylem-test)
         from one registry to another, beside skopeo and gzip with the same layers; then an image of
         100,000 files in one directory, and one of 10 GiB, which compresses to an eighth. Needs

@@ -17,7 +17,6 @@ import { NodeMac } from '../runtime/node/mac.ts';
 import { ed25519Signer } from '../runtime/node/signer.ts';
 import type { CoreInit } from '../transfer/core/core-types.ts';
 import { TransferEngine } from '../transfer/drive/engine.ts';
-import type { HostName } from '../tree/presence.ts';
 import { CHILDREN_MAX } from '../tree/owner/colours.ts';
 import { BufferPool } from '../util/buffer-pool.ts';
 import { defined } from '../util/assert.ts';
@@ -50,6 +49,7 @@ import { RegistryAccess } from '../registry/registry-access.ts';
 import { HostBook } from './cluster/host-book.ts';
 import { addressWatch, ownAddresses, type OwnAddresses } from './cluster/own-addresses.ts';
 import { usableListen } from './cluster/p2p-listen.ts';
+import { ownHost } from './cluster/own-host.ts';
 import { BelievedRoots, loadRootTrust } from './cluster/believed-roots.ts';
 import { RootPresence, type OwnCard } from './cluster/root-presence.ts';
 import { RootFinder, type FoundRoot } from './cluster/root-finder.ts';
@@ -182,25 +182,6 @@ function makeDataPlane(config: Config, components: AgentComponents, own: OwnAddr
   return { self, card: host, book, ...made, ...verdicts, ...moved };
 }
 
-/** This host for others, to be passed on as it is: what it says changes while it runs. */
-function ownHost(
-  { zone }: Config,
-  own: OwnAddresses,
-  { peer, publicKey }: { readonly peer: PeerId; readonly publicKey: Uint8Array },
-): { readonly host: OwnCard; readonly self: FoundRoot; readonly named: () => HostName } {
-  const host: OwnCard = { peer, ...own, zone, capacity: CHILDREN_MAX };
-  const self: FoundRoot = {
-    peer,
-    get addresses() {
-      return host.addresses;
-    },
-    publicKey,
-    basis: 'id',
-  };
-  const named = () => ({ ...host, name: hostname(), address: host.addresses[0] ?? '' });
-  return { host, self, named };
-}
-
 /** What knows blobs without a digest: of this host's clients, and of a root's cluster. */
 function makeOpaque(
   { local }: Config,
@@ -318,6 +299,7 @@ class Agent implements Service {
     relay: [],
   };
   readonly #readiness: AgentReadiness;
+  #areAway = false;
 
   constructor(
     config: Config,
@@ -353,6 +335,7 @@ class Agent implements Service {
     this.#devices = components.devices;
     this.#presence = this.#makePresence(components);
     this.#readiness = this.#makeReadiness();
+    engine.tree.askRoots.health.onSilent = (peer) => this.#presence.silent(peer);
     const { urls } = plane.registries;
     const registries = config.registries.map(({ host }) => host);
     const edge = makeEdge({ ...components, ...plane, urls }, { ...config.local, registries });
@@ -445,7 +428,7 @@ class Agent implements Service {
         refresh: components.refresh,
         capacity: CHILDREN_MAX,
         neighbours: () => neighboursOf(this.#plane),
-        onChange: () => this.#readiness.changed(),
+        onChange: () => this.#onPresence(),
       },
     );
   }
@@ -469,14 +452,30 @@ class Agent implements Service {
     this.#logger.info({ role, peers: found.map(({ peer }) => peer) }, 'found');
     this.#found[role] = found;
     const { root: roots, relay: relays } = this.#found;
-    this.#plane.manifests.setUpstreams({ roots, relays });
-    this.#plane.roots.setUpstreams({ roots, relays });
-    this.#gate.rootsChanged();
     this.#plane.believed.found(roots);
-    this.#plane.engine.setUpstreams({ roots, relays }, this.#plane.believed.keys());
+    this.#tellUpstreams();
     this.#plane.preheats.setRoots(roots);
     this.#presence.setRoots(roots, relays);
     if (roots.length > 0) this.#readiness.found();
+  }
+
+  #onPresence(): void {
+    this.#readiness.changed();
+    if (this.#config.role === 'child' && this.#presence.areAllAway !== this.#areAway) {
+      this.#areAway = this.#presence.areAllAway;
+      this.#tellUpstreams();
+    }
+  }
+
+  /** While no root answers, a host goes on as if it had found none: nothing waits for them. */
+  #tellUpstreams(): void {
+    const { manifests, roots, engine, believed } = this.#plane;
+    const { root, relay } = this.#found;
+    const upstreams = this.#areAway ? { roots: [], relays: [] } : { roots: root, relays: relay };
+    manifests.setUpstreams(upstreams);
+    roots.setUpstreams(upstreams);
+    this.#gate.rootsChanged();
+    engine.setUpstreams(upstreams, believed.keys());
   }
 
   /** Roots that are known by their address alone are believed for as long as they are there. */

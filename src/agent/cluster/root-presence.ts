@@ -99,6 +99,8 @@ export class RootPresence {
   /** When names that people wanted were asked for. */
   readonly #learntMs = new BoundedMap<PeerId, number>({ entriesMax: NAMES_MAX });
   readonly #seen = new Map<PeerId, Seen>();
+  /** Roots that were silent since they last answered. */
+  readonly #silent = new Set<PeerId>();
   readonly #warned = new Set<string>();
   readonly #answering: Gauge;
   #roots: readonly HostAddress[] = [];
@@ -123,6 +125,7 @@ export class RootPresence {
     this.#roots = [...roots, ...relays].filter(({ peer }) => peer !== self);
     const peers = new Set(this.#roots.map(({ peer }) => peer));
     for (const peer of [...this.#seen.keys()]) if (!peers.has(peer)) this.#seen.delete(peer);
+    for (const peer of this.#silent) if (!peers.has(peer)) this.#silent.delete(peer);
     this.#dueMs = clock.nowMs() + FIRST_MS_MAX * random.float();
     this.#watchAfter(this.#dueMs - clock.nowMs());
   }
@@ -130,6 +133,22 @@ export class RootPresence {
   stop(): void {
     this.#stop.abort();
     this.#timer?.cancel();
+  }
+
+  /** Whether each root and relay was asked and did not answer: to ask them for more is in vain. */
+  get areAllAway(): boolean {
+    const isAway = ({ peer }: HostAddress): boolean =>
+      this.#silent.has(peer) || this.#seen.get(peer)?.reason !== undefined;
+    return this.#roots.length > 0 && this.#roots.every(isAway);
+  }
+
+  /** The peer showed no sign of life to another part of this host: if it is a root, it is asked. */
+  silent(peer: PeerId): void {
+    if (!this.#roots.some((root) => root.peer === peer) || this.#silent.has(peer)) return;
+    this.#silent.add(peer);
+    this.#init.onChange();
+    this.#dueMs = this.#components.clock.nowMs();
+    if (!this.#looking) this.#watchAfter(0);
   }
 
   /** Why no root serves this host; undefined when one does. */
@@ -279,6 +298,7 @@ export class RootPresence {
         stop,
       );
       for (const each of reply.names) this.#names.set(each.peer, each);
+      this.#silent.delete(root.peer);
       this.#seen.set(root.peer, { reply });
     } catch (error) {
       const isThere = error instanceof PeerError && error.code === 'overloaded';

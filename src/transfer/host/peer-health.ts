@@ -46,6 +46,8 @@ export class PeerHealth {
   readonly #lapses = new BoundedMap<PeerId, Lapse>({ entriesMax: PEERS_MAX });
   readonly #tookMs = new Map<string, number[]>();
   #hedges = HEDGES_SAVED_MAX;
+  /** Called at each silence. */
+  onSilent: (peer: PeerId) => void = () => {};
 
   /** The peer said something. */
   heard(peer: PeerId): void {
@@ -55,6 +57,7 @@ export class PeerHealth {
   /** The peer showed no sign of life in time. Several calls that fail together are one silence. */
   silent(peer: PeerId, nowMs: number): void {
     this.#lapsed(peer, nowMs, true);
+    this.onSilent(peer);
   }
 
   /** Another peer that was asked later answered before this one, which may live and work. */

@@ -105,6 +105,27 @@ describe('RootPresence', () => {
     presence.stop();
   });
 
+  it('says when all roots are away: one that was silent until it answers again', async () => {
+    const { presence, state, pass } = host();
+    presence.setRoots(ROOTS);
+    expect(presence.areAllAway).toBe(false);
+    await pass(500);
+    presence.silent(peerId('r1'));
+    presence.silent(peerId('no root'));
+    expect(presence.areAllAway).toBe(false);
+    presence.silent(peerId('r2'));
+    expect(presence.areAllAway).toBe(true);
+    await pass(1_000);
+    expect(presence.areAllAway).toBe(false);
+    state.silent = new Set(ROOTS.map(({ peer }) => peer));
+    await pass(50_000);
+    expect(presence.areAllAway).toBe(true);
+    state.silent.clear();
+    await pass(5_000);
+    expect(presence.areAllAway).toBe(false);
+    presence.stop();
+  });
+
   it('takes no children while others cannot reach it, and tells its new addresses', async () => {
     const { presence, state, card, joins, pass } = host();
     state.reply = { ...WELL, reach: 'not-reached', tried: '/ip4/10.0.0.7/tcp/1: timeout' };
