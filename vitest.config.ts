@@ -26,6 +26,8 @@ export default defineConfig({
           include: [SYSTEM],
           testTimeout: 120_000,
           hookTimeout: 180_000,
+          // Other programs on a busy machine take their time.
+          expect: { poll: { timeout: 30_000 } },
         },
       },
     ],

@@ -1,6 +1,6 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
@@ -94,10 +94,20 @@ export class Containerd {
     return this.ctr([...args, reference], { client: 'ctr-remote' });
   }
 
-  /** Runs a command in a new container of an image, and removes that; returns its output. */
+  /**
+   * Runs a command in a new container of an image, and removes that; returns what it printed. The
+   * shim writes that into a file: the client's own pipes lose what a quick command prints.
+   */
   async run(reference: string, id: string, command: readonly string[]): Promise<string> {
-    const args = ['run', '--rm', '--snapshotter', this.#snapshotter];
-    return this.ctr([...args, reference, id, ...command]);
+    const output = join(this.#folder, `${id}.out`);
+    const args = ['run', '--rm', '--snapshotter', this.#snapshotter, '--log-uri'];
+    try {
+      await this.ctr([...args, `file://${output}`, reference, id, ...command]);
+    } catch (error) {
+      const said = existsSync(output) ? readFileSync(output, 'utf8') : '';
+      throw new Error(`${command.join(' ')} failed: ${said}`, { cause: error });
+    }
+    return readFileSync(output, 'utf8');
   }
 
   /** Starts a command in a new container, which runs until `clear()` or the end. */
