@@ -41,6 +41,8 @@ describe('a healthy cluster of three', () => {
       const served = await startServedCluster([registry], () => shape);
       onTestFinished(() => served.stop());
       const { hosts, children } = served.cluster;
+      // The hosts start at the same time: a child may be there before its root.
+      const started = hosts.map((host) => warnings(host).length);
       const before = await Promise.all(hosts.map(counters));
       for (const blob of blobs) {
         for (const host of children) {
@@ -51,7 +53,7 @@ describe('a healthy cluster of three', () => {
         await new Promise((resolve) => setTimeout(resolve, HEALTHY_MS / blobs.length));
       }
       for (const [i, host] of hosts.entries()) {
-        expect(warnings(host), host.name).toEqual([]);
+        expect(warnings(host).slice(started[i]), host.name).toEqual([]);
         const after = await counters(host);
         expect([...after.keys()].filter((name) => !before[i]?.has(name))).toEqual([]);
         const moved = [...after].filter(([name, value]) => value !== before[i]?.get(name));

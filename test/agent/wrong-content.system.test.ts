@@ -51,7 +51,7 @@ describe('agents whose registry sent wrong bytes of a blob', () => {
     expect((await read(keeper, blob, { length: 100 })).equals(right.subarray(0, 100))).toBe(false);
     expect((await readAll(reader, blob)).equals(right)).toBe(false);
     blob.bytes[5]! ^= 1;
-    await vi.waitFor(async () => expect(await distrusted(root)).toBe(`${blob.digest}\n`), {
+    await vi.waitFor(async () => expect(await distrusted(root)).toBe(`${blob.digest}\nend\n`), {
       timeout: 30_000,
       interval: 100,
     });
@@ -60,7 +60,7 @@ describe('agents whose registry sent wrong bytes of a blob', () => {
     await Promise.all([root, keeper].map((host) => waitReady(host.process)));
     // The keeper has the wrong block on disk, and reads no other: it hears of it as it opens.
     expect((await read(keeper, blob, { length: 100 })).equals(right.subarray(0, 100))).toBe(true);
-    expect(await distrusted(keeper)).toBe(`${blob.digest}\n`);
+    expect(await distrusted(keeper)).toBe(`${blob.digest}\nend\n`);
     expect((await readAll(reader, blob)).equals(right)).toBe(true);
     for (const host of [reader, keeper]) {
       const { bytesBySource } = await cluster.status(host);
