@@ -190,7 +190,8 @@ describeWith(
       const next = await startDeviceProcess(host);
       await expect(container.sh('cat /data/big')).rejects.toThrow();
       await container.stop();
-      await container.start();
+      // containerd pauses after a connection that failed; kubelets start again too.
+      await vi.waitFor(() => container.start(), { timeout: 60_000, interval: 1_000 });
       expect(await container.sh(CHECK)).toBe(said);
       await containerd.clear();
       await container.snapshots('rm', container.id).catch(() => {});
