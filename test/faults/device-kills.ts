@@ -180,26 +180,30 @@ class DeviceKills {
     this.#readers = await this.#startReaders();
   }
 
-  /**
-   * A new container reads its image. A start is tried again, as kubelets do, while containerd has
-   * not connected to the next process: it pauses between its attempts.
-   */
+  /** A new container reads its image. */
   async #startContainer(): Promise<void> {
     const { containerd, report } = this.#parts;
+    const small = ['cat', '/data/small'];
+    try {
+      const output = await this.#started('one', (id) => containerd.run(this.#image, id, small));
+      if (output !== SMALL) report.violate('wrong bytes', `of a container; ${this.#again}`);
+      report.add('checked', 'containers started after a kill');
+    } catch (error) {
+      report.violate('failed read', `no container: ${errorText(error)}; ${this.#again}`);
+    }
+  }
+
+  /**
+   * Starts a container. A start is tried again, as kubelets do, while containerd has not connected
+   * to the next process: it pauses between its attempts.
+   */
+  async #started<T>(name: string, start: (id: string) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
-      const id = `xylem-kills-${process.pid}-${++this.#containers}`;
       try {
-        const output = await containerd.run(this.#image, id, ['cat', '/data/small']);
-        if (output !== SMALL) report.violate('wrong bytes', `of a container; ${this.#again}`);
-        report.add('checked', 'containers started after a kill');
-        return;
+        return await start(`xylem-kills-${process.pid}-${name}-${++this.#containers}`);
       } catch (error) {
-        const text = errorText(error);
-        if (attempt === ATTEMPTS_MAX || !text.includes(': unavailable')) {
-          report.violate('failed read', `no container: ${text}; ${this.#again}`);
-          return;
-        }
-        report.add('checked', 'starts of a container tried again');
+        if (attempt === ATTEMPTS_MAX || !errorText(error).includes(': unavailable')) throw error;
+        this.#parts.report.add('checked', 'starts of a container tried again');
         await this.#clock.sleep(ATTEMPT_PAUSE_MS);
       }
     }
@@ -208,8 +212,8 @@ class DeviceKills {
   /** A container that holds the device, and what reads it. */
   async #startReaders(): Promise<Readers> {
     const { containerd } = this.#parts;
-    const id = `xylem-kills-${process.pid}-holder-${++this.#containers}`;
-    await containerd.runDetached(this.#image, id, ['sleep', '100000']);
+    const forever = ['sleep', '100000'];
+    await this.#started('holder', (id) => containerd.runDetached(this.#image, id, forever));
     const { devices } = await askAgent({ admin: this.#device.socket }, 'devices');
     const file = join(defined(devices[0], 'the device of the container').dir, 'data', 'big');
     const [fio, sums] = [this.#fio(file), this.#sums(file)];

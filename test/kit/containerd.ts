@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { onTestFinished } from 'vitest';
 import { readMountTable } from '../../src/device/mount-table.ts';
+import { errorText } from '../../src/util/errors.ts';
 import { tempFolder, type AtEnd } from './temp-folder.ts';
 
 const run = promisify(execFile);
@@ -105,7 +106,7 @@ export class Containerd {
       await this.ctr([...args, `file://${output}`, reference, id, ...command]);
     } catch (error) {
       const said = existsSync(output) ? readFileSync(output, 'utf8') : '';
-      throw new Error(`${command.join(' ')} failed: ${said}`, { cause: error });
+      throw new Error(`${errorText(error)}\n${said}`, { cause: error });
     }
     return readFileSync(output, 'utf8');
   }
