@@ -16,8 +16,8 @@ const OPERATIONS = allOf<StoreOperation | 'sync'>({
   sync: true,
 });
 
-/** Those that a call of a running store ends with, and `stopped`. */
-const CODES = allOf<Exclude<BlockStoreErrorDetail['code'], 'version' | 'locked'>>({
+/** Why a call of the store fails. */
+export const STORE_CODES = allOf<BlockStoreErrorDetail['code']>({
   busy: true,
   'no-space': true,
   'read-only': true,
@@ -28,7 +28,12 @@ const CODES = allOf<Exclude<BlockStoreErrorDetail['code'], 'version' | 'locked'>
   'too-many-blobs': true,
   'too-many-pins': true,
   stopped: true,
+  version: true,
+  locked: true,
 });
+
+/** Those of a running store, and `stopped`. */
+const CODES = STORE_CODES.filter((code) => code !== 'version' && code !== 'locked');
 
 /** Metrics of the store. */
 export interface StoreMetrics {

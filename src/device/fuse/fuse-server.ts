@@ -2,6 +2,7 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import { assert } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
 import type { ReadOnlyDisk } from '../disk.ts';
@@ -17,12 +18,12 @@ import {
 } from './fuse-protocol.ts';
 import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
-import { STALL_MS, type HeldDisk, type MountReads } from '../mount-reads.ts';
+import type { HeldDisk, MountReads } from '../mount-reads.ts';
+import { ReadCounts } from '../read-counts.ts';
 import type { StoreShare } from '../store-reader/store-shares.ts';
 import type { ThreadOrder } from '../store-reader/thread-image.ts';
 import { resendRequests } from './lost-requests.ts';
 import { RequestRing, type RingEntry } from './request-ring.ts';
-import { TouchedPages } from '../touched-pages.ts';
 
 /**
  * Most reads of one mount that wait for their bytes; the rest stays in the ring. The kernel sends
@@ -88,7 +89,6 @@ export class FuseServer {
   readonly #disk: ReadOnlyDisk;
   readonly #clock: Clock;
   readonly #logger: Logger;
-  readonly #metrics: DeviceMetrics;
   readonly #shared = new SharedArrayBuffer(RequestRing.sizeBytes);
   readonly #ring = new RequestRing(this.#shared);
   readonly #again = new MessageChannel();
@@ -96,8 +96,7 @@ export class FuseServer {
   readonly #scratch = new Uint8Array(OUT_HEADER_BYTES + READ_BYTES_MAX);
   readonly #pending = new Map<number, { interrupted: boolean }>();
   readonly #messages = new Int32Array(new SharedArrayBuffer(4));
-  readonly #touched: TouchedPages;
-  readonly #reads = { memoryBytes: 0, fetchedBytes: 0, stalled: 0, failed: 0 };
+  readonly #reads: ReadCounts;
   #worker: Worker | undefined;
   #share: StoreShare | undefined;
   #failure: unknown;
@@ -115,9 +114,8 @@ export class FuseServer {
     this.#disk = components.disk;
     this.#clock = components.clock;
     this.#logger = components.logger;
-    this.#metrics = components.metrics;
     this.path = init.path;
-    this.#touched = new TouchedPages(components.disk.sizeBytes);
+    this.#reads = new ReadCounts(components, components.disk);
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve;
     });
@@ -171,15 +169,7 @@ export class FuseServer {
 
   /** What has been read so far. */
   reads(): MountReads {
-    const held = this.#share?.read();
-    const { memoryBytes, ...rest } = this.#reads;
-    return {
-      ...rest,
-      touchedBytes: this.#touched.count(),
-      storeBytes: held?.storeBytes ?? 0,
-      memoryBytes: memoryBytes + (held?.memoryBytes ?? 0),
-      waiting: this.#pending.size,
-    };
+    return this.#reads.reads(this.#share, this.#pending.size);
   }
 
   /** From here on, after the mount, reads are answered from the store's files. Call it once. */
@@ -195,8 +185,6 @@ export class FuseServer {
   }
 
   #startWorker({ endsLost = false, orderWaitMs = 0 } = {}): void {
-    // The sources run as .ts under Node's type stripping, and as .js when built.
-    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
     this.#connection = connectionAt(this.path);
     this.#forgetExit = abortAtExit(() => this.abort());
     const workerData: FuseWorkerInit = {
@@ -206,9 +194,9 @@ export class FuseServer {
       endsLost,
       orderWaitMs,
       messages: this.#messages.buffer,
-      touched: this.#touched.shared,
+      touched: this.#reads.touched.shared,
     };
-    const worker = new Worker(new URL(`./fuse-worker.${extension}`, import.meta.url), {
+    const worker = new Worker(moduleBeside(import.meta.url, 'fuse-worker'), {
       workerData,
       execArgv: ['--no-warnings'],
       // Files that the thread opens may be closed by this one, and their numbers used again.
@@ -273,8 +261,7 @@ export class FuseServer {
       return this.#fail(entry, error);
     }
     if (!isServed) return void this.#fetch(entry);
-    this.#metrics.readBytes.inc({ from: 'memory' }, length);
-    this.#reads.memoryBytes += length;
+    this.#reads.answered('memory', length);
     this.#answer(this.#scratch, entry);
   }
 
@@ -287,18 +274,12 @@ export class FuseServer {
     const buffer = new Uint8Array(OUT_HEADER_BYTES + length);
     try {
       await this.#disk.read(buffer.subarray(OUT_HEADER_BYTES), offset);
-      this.#metrics.readBytes.inc({ from: 'fetched' }, length);
-      this.#reads.fetchedBytes += length;
+      this.#reads.answered('fetched', length);
       if (!state.interrupted) this.#answer(buffer, entry);
     } catch (error) {
       if (!state.interrupted) this.#fail(entry, error);
     }
-    const waitMs = this.#clock.nowMs() - startMs;
-    this.#metrics.waitSeconds.observe({}, waitMs / 1000);
-    if (waitMs > STALL_MS) {
-      this.#metrics.stalls.inc({});
-      this.#reads.stalled++;
-    }
+    this.#reads.waited(this.#clock.nowMs() - startMs);
     this.#pending.delete(keyOf(unique));
     if (this.#isStalled) {
       this.#isStalled = false;
@@ -319,8 +300,7 @@ export class FuseServer {
 
   #fail({ unique, offset, length }: RingEntry, error: unknown): void {
     this.#failure = error;
-    this.#metrics.readErrors.inc({});
-    this.#reads.failed++;
+    this.#reads.failed();
     this.#logger.error(
       { path: this.path, offset, length, error: errorText(error) },
       'device read failed: the reader gets EIO',

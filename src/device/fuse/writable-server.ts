@@ -2,6 +2,7 @@ import { closeSync, openSync, writeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { DiskError } from '../../runtime/disk.ts';
 import type { Logger } from '../../runtime/logger.ts';
+import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import { assert } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
 import type { WritableDisk } from '../disk.ts';
@@ -109,13 +110,11 @@ export class WritableFuseServer {
   }
 
   #startWorker({ endsLost = false } = {}): void {
-    // The sources run as .ts under Node's type stripping, and as .js when built.
-    const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
     const connection = connectionAt(this.path);
     this.#forgetExit = abortAtExit(() => abortConnection(this.path, connection));
     const { sizeBytes } = this.#disk;
     const workerData: WritableWorkerInit = { fd: this.#fd, sizeBytes, endsLost };
-    const worker = new Worker(new URL(`./writable-worker.${extension}`, import.meta.url), {
+    const worker = new Worker(moduleBeside(import.meta.url, 'writable-worker'), {
       workerData,
       execArgv: ['--no-warnings'],
     });

@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { Clock } from '../../runtime/clock.ts';
+import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import { defined } from '../../util/assert.ts';
 import { DeviceError } from '../errors.ts';
 import type { MountRequest, MountResult } from './mount-steps.ts';
@@ -18,8 +19,7 @@ export async function runInHelper(
   request: MountRequest,
   { timeoutMs, targetFd }: { readonly timeoutMs: number; readonly targetFd?: number },
 ): Promise<MountResult> {
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js';
-  const helper = fileURLToPath(new URL(`./mount-helper.${extension}`, import.meta.url));
+  const helper = fileURLToPath(moduleBeside(import.meta.url, 'mount-helper'));
   const child = spawn(
     process.execPath,
     ['--no-warnings', '--max-semi-space-size=1', helper],

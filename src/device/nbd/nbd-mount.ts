@@ -5,11 +5,11 @@ import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import { errorText } from '../../util/errors.ts';
 import type { ReadOnlyDisk } from '../disk.ts';
 import type { DeviceMetrics } from '../metrics.ts';
-import { STALL_MS, type HeldDisk, type MountReads } from '../mount-reads.ts';
+import type { HeldDisk, MountReads } from '../mount-reads.ts';
+import { ReadCounts } from '../read-counts.ts';
 import { kernelNbdPath, type KernelNbd } from '../nbd-devices.ts';
 import type { StoreShare } from '../store-reader/store-shares.ts';
 import type { ThreadOrder } from '../store-reader/thread-image.ts';
-import { TouchedPages } from '../touched-pages.ts';
 import { attachKernelNbd, detachKernelNbd, reattachKernelNbd } from './kernel.ts';
 
 /** Start data of the worker thread. */
@@ -55,11 +55,10 @@ export class NbdMount {
   readonly #disk: ReadOnlyDisk;
   readonly #clock: Clock;
   readonly #logger: Logger;
-  readonly #metrics: DeviceMetrics;
   readonly #device: KernelNbd;
   readonly #worker: Worker;
-  readonly #touched: TouchedPages;
-  readonly #reads = { memoryBytes: 0, fetchedBytes: 0, stalled: 0, failed: 0, waiting: 0 };
+  readonly #reads: ReadCounts;
+  #waiting = 0;
   #share: StoreShare | undefined;
   #connections = 0;
   #isReconnecting = false;
@@ -75,8 +74,7 @@ export class NbdMount {
     this.#disk = components.disk;
     this.#clock = components.clock;
     this.#logger = components.logger;
-    this.#metrics = components.metrics;
-    this.#touched = new TouchedPages(components.disk.sizeBytes);
+    this.#reads = new ReadCounts(components, components.disk);
     this.#worker = this.#startWorker();
     try {
       this.#device = connect((fd) => this.#serve(fd));
@@ -105,14 +103,7 @@ export class NbdMount {
 
   /** What has been read so far. */
   reads(): MountReads {
-    const held = this.#share?.read();
-    const { memoryBytes, ...rest } = this.#reads;
-    return {
-      ...rest,
-      touchedBytes: this.#touched.count(),
-      storeBytes: held?.storeBytes ?? 0,
-      memoryBytes: memoryBytes + (held?.memoryBytes ?? 0),
-    };
+    return this.#reads.reads(this.#share, this.#waiting);
   }
 
   /** Resolves when its thread reads the store by itself. */
@@ -156,7 +147,7 @@ export class NbdMount {
   #startWorker(): Worker {
     const workerData: NbdWorkerInit = {
       sizeBytes: this.#disk.sizeBytes,
-      touched: this.#touched.shared,
+      touched: this.#reads.touched.shared,
     };
     const worker = new Worker(moduleBeside(import.meta.url, 'nbd-worker'), {
       workerData,
@@ -190,16 +181,14 @@ export class NbdMount {
   async #read({ id, offset, length }: { id: number; offset: number; length: number }) {
     const bytes = new Uint8Array(length);
     const startMs = this.#clock.nowMs();
-    this.#reads.waiting++;
+    this.#waiting++;
     try {
       const isCached = this.#disk.readSync(bytes, offset);
       if (!isCached) await this.#disk.read(bytes, offset);
-      this.#metrics.readBytes.inc({ from: isCached ? 'memory' : 'fetched' }, length);
-      this.#reads[isCached ? 'memoryBytes' : 'fetchedBytes'] += length;
+      this.#reads.answered(isCached ? 'memory' : 'fetched', length);
       this.#tell({ kind: 'answer', id, bytes }, [bytes.buffer]);
     } catch (error) {
-      this.#metrics.readErrors.inc({});
-      this.#reads.failed++;
+      this.#reads.failed();
       this.#failure = error;
       this.#logger.error(
         { path: this.path, offset, length, error: errorText(error) },
@@ -207,13 +196,8 @@ export class NbdMount {
       );
       this.#tell({ kind: 'answer', id, error: errorText(error) });
     }
-    this.#reads.waiting--;
-    const waitMs = this.#clock.nowMs() - startMs;
-    this.#metrics.waitSeconds.observe({}, waitMs / 1000);
-    if (waitMs > STALL_MS) {
-      this.#metrics.stalls.inc({});
-      this.#reads.stalled++;
-    }
+    this.#waiting--;
+    this.#reads.waited(this.#clock.nowMs() - startMs);
   }
 
   /** Gives the kernel another connection; never rejects. */

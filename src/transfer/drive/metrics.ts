@@ -1,4 +1,4 @@
-import type { BlockStoreErrorDetail } from '../../blockstore/errors.ts';
+import { STORE_CODES } from '../../blockstore/metrics.ts';
 import type { Verdict } from '../../image/attestation.ts';
 import { allOf, Tally, type Counter, type Gauge, type Metrics } from '../../runtime/metrics.ts';
 import type { TransferErrorDetail } from '../contracts/errors.ts';
@@ -41,21 +41,7 @@ const LOST = allOf<LostReason>({
 });
 
 /** Why a put of the store fails. */
-const UNSTORED = allOf<BlockStoreErrorDetail['code'] | 'unknown'>({
-  busy: true,
-  'no-space': true,
-  'read-only': true,
-  io: true,
-  quota: true,
-  'size-mismatch': true,
-  'invalid-block': true,
-  'too-many-blobs': true,
-  'too-many-pins': true,
-  stopped: true,
-  version: true,
-  locked: true,
-  unknown: true,
-});
+const UNSTORED = [...STORE_CODES, 'unknown'];
 
 /** What the way of a block counts. Labels are fixed sets. */
 export interface TransferMetrics {
