@@ -203,6 +203,13 @@ test.each<[string, Behaviour]>([
   expect(found).toEqual({ sizeBytes: 1000, isPublic: true });
 });
 
+test('a part that says 200 tells the size of the whole', async () => {
+  const { found } = await stat((_, response) => {
+    response.setHeader('content-range', 'bytes 0-0/1000').setHeader('content-length', 1).end('x');
+  });
+  expect(found).toEqual({ sizeBytes: 1000, isPublic: true });
+});
+
 test('a blob that a server labels as a page is one, unless it begins like one', async () => {
   const serveAs = (first: string): Behaviour => {
     const headers = { 'content-range': 'bytes 0-0/1000', 'content-type': 'text/html' };

@@ -104,6 +104,14 @@ test.each<[string, (first: number) => ReturnType<typeof part>]>([
   ['that name no range', () => part(undefined, right)],
   ['that name another range', (first) => part(`bytes ${first + 1}-150/1000`, right)],
   ['in several pieces', () => part(undefined, right, { 'content-type': 'multipart/byteranges' })],
+  [
+    'that say 200',
+    (first) => (response) => {
+      const range = `bytes ${first}-${first + 49}/1000`;
+      response.setHeader('content-range', range).setHeader('content-length', 50);
+      response.end(bytes.subarray(first, first + 50));
+    },
+  ],
   ['that go on to the end', (first) => part(`bytes ${first}-999/1000`, bytes.subarray(first))],
 ])('a registry with parts %s is read whole', async (_name, behave) => {
   let whole = 0;

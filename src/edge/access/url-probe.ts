@@ -139,7 +139,9 @@ async function isPageOf({ status, headers, body }: UrlAnswer): Promise<boolean> 
  * Of a part (206) the size of the whole; of a server that ignores ranges (200) its Content-Length.
  */
 function sizeOf({ status, headers }: UrlAnswer): number | undefined {
-  if (status === 206) return parseContentRange(headers['content-range'])?.total;
+  // A part that says 200 is one too.
+  const range = headers['content-range'];
+  if (status === 206 || range !== undefined) return parseContentRange(range)?.total;
   const length = headers['content-length'];
   return length !== undefined && /^[0-9]{1,15}$/.test(length) ? Number(length) : undefined;
 }

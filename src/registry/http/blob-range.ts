@@ -62,6 +62,9 @@ export function openRange(
       ...{ what, target, startAt: first - offset, bodyBytes, restIsRefused: true },
     });
   }
+  if (head.headers['content-range'] !== undefined && lengthOf(head) !== sizeBytes) {
+    throw protocolError('range-broken', `${what}: a part came as if it were all of the blob`);
+  }
   checkWhole(head, sizeBytes, what);
   if (offset + target.length > skippedBytesMax && target.length !== sizeBytes) {
     throw protocolError('range-ignored', `${what}: the server ignores ranges`);
@@ -160,7 +163,7 @@ export function sizeOfFirstByte(
   }
   const range = headers['content-range'];
   const total =
-    status === 206
+    status === 206 || (status === 200 && range !== undefined)
       ? parseContentRange(range)?.total
       : status === 416
         ? range?.trim() === 'bytes */0'
