@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { CodedError } from '../util/errors.ts';
 
@@ -31,6 +32,8 @@ export interface AgentProcess {
   readonly socket: string;
   readonly pid: number;
   readonly logFile: string;
+  /** Whether the process has ended. */
+  readonly hasEnded: boolean;
   /** Sends a signal, for instance to pause the agent. */
   signal(name: NodeJS.Signals): void;
   /** Sends SIGTERM and waits for the end; kills the agent after `STOP_MS_MAX`. */
@@ -67,13 +70,20 @@ export function startAgent(init: {
     socket: init.socket,
     pid: child.pid ?? -1,
     logFile: init.logFile,
+    get hasEnded() {
+      return hasEnded(child);
+    },
     signal: (name) => void child.kill(name),
     stop: () => stopProcess(child),
   };
 }
 
+function hasEnded({ exitCode, signalCode }: ChildProcess): boolean {
+  return exitCode !== null || signalCode !== null;
+}
+
 async function stopProcess(child: ChildProcess): Promise<void> {
-  if (child.exitCode !== null || child.signalCode !== null) return;
+  if (hasEnded(child)) return;
   const ended = once(child, 'exit');
   child.kill('SIGCONT');
   child.kill('SIGTERM');
@@ -83,14 +93,19 @@ async function stopProcess(child: ChildProcess): Promise<void> {
 }
 
 /**
- * Waits until the agent reports that it is ready. Otherwise throws DemoError with its last answer.
+ * Waits until the agent reports that it is ready. Throws DemoError with its last answer when that
+ * takes too long, and with the end of its log when the process ends.
  */
 export async function waitReady(
-  agent: Pick<AgentProcess, 'name' | 'admin' | 'logFile'>,
+  agent: Pick<AgentProcess, 'name' | 'admin' | 'logFile'> & { readonly hasEnded?: boolean },
 ): Promise<void> {
   const deadlineMs = performance.now() + READY_MS_MAX;
   let reason = 'it did not answer';
   while (performance.now() < deadlineMs) {
+    if (agent.hasEnded === true) {
+      const log = await readFile(agent.logFile, 'utf8').catch(() => '');
+      throw notReady(agent, `ended before it was ready: ${log.trim().split('\n').at(-1) ?? ''}`);
+    }
     try {
       const response = await fetch(`${agent.admin}/readyz`, { signal: AbortSignal.timeout(2000) });
       if (response.ok) return;
@@ -100,9 +115,15 @@ export async function waitReady(
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
-  throw new DemoError(
-    `agent ${agent.name} was not ready after ${READY_MS_MAX} ms: ${reason}; ` +
-      `see its log ${agent.logFile}`,
-    { code: 'not-ready', host: agent.name },
-  );
+  throw notReady(agent, `was not ready after ${READY_MS_MAX} ms: ${reason}`);
+}
+
+function notReady(
+  { name, logFile }: Pick<AgentProcess, 'name' | 'logFile'>,
+  what: string,
+): DemoError {
+  return new DemoError(`agent ${name} ${what}; see its log ${logFile}`, {
+    code: 'not-ready',
+    host: name,
+  });
 }

@@ -11,6 +11,9 @@ import type { Clock } from '../../src/runtime/clock.ts';
 import { digestOf } from './registry-content.ts';
 import type { TarImage } from './tar-image.ts';
 
+/** What gzip begins with: a body labelled as a page that begins with `<` is taken for one. */
+const GZIP_MAGIC = Buffer.from([0x1f, 0x8b, 0x08]);
+
 /** A blob that a fake registry serves. */
 export interface FakeBlob {
   readonly bytes: Buffer;
@@ -79,9 +82,11 @@ export class FakeRegistry extends LoopbackServer {
     this.throttle = init.throttle;
   }
 
-  /** Adds a blob of random bytes, which are as incompressible as compressed layers. */
+  /** Adds a blob of random bytes that begins, and is as incompressible, as a compressed layer. */
   add(sizeBytes: number): FakeBlob {
-    return this.addBlob(randomBytes(sizeBytes));
+    const bytes = randomBytes(sizeBytes);
+    GZIP_MAGIC.copy(bytes);
+    return this.addBlob(bytes);
   }
 
   addBlob(bytes: Buffer): FakeBlob {

@@ -20,6 +20,7 @@ describeWith('registries as they are', [needs.root, needs.program('containerd')]
     expect(kind).toBeDefined();
     if (kind === undefined) return;
     const row = await withEndings(async (atEnd) => (await rig(atEnd))(kind));
+    expect(row.past).toEqual([]);
     expect(row.cells.map(({ way, outcome }) => `${way}: ${outcome}`)).toEqual([
       'mirror: ok',
       'prefix: ok',

@@ -71,9 +71,9 @@ async function runKind(kind: ServerKind, rig: Rig): Promise<Row> {
     readLazily(prefixAt, { base: `${child.local}/`, hasCredentials }),
   );
   const preheat = await measure('preheat', preheatAt, () => preheatImage(child, preheatAt));
-  const past = mirrorAt.registry.asked.filter(
-    ({ client, url }) => client === 'containerd' && !url.startsWith('/token'),
-  ).length;
+  const past = mirrorAt.registry.asked
+    .filter(({ client, url }) => client === 'containerd' && !url.startsWith('/token'))
+    .map(({ method, url }) => `${method} ${url}`);
   return {
     kind: kind.name,
     seen: kind.seen,
@@ -81,12 +81,15 @@ async function runKind(kind: ServerKind, rig: Rig): Promise<Row> {
     lazyStraight,
     cells: [
       judged(
-        past > 0 ? { ...mirror, outcome: `${mirror.outcome}, ${past} past the agent` } : mirror,
+        past.length > 0
+          ? { ...mirror, outcome: `${mirror.outcome}, ${past.length} past the agent` }
+          : mirror,
         straight,
       ),
       judged(prefix, lazyStraight),
       judged(preheat, straight),
     ],
+    past,
   };
 }
 

@@ -17,4 +17,6 @@ export interface Row {
   readonly straight: Cell;
   readonly lazyStraight: Cell;
   readonly cells: readonly Cell[];
+  /** What containerd asked the registry itself while it had the agent for a mirror. */
+  readonly past: readonly string[];
 }
