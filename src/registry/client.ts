@@ -10,6 +10,7 @@ import {
   missingOf,
   openRange,
   pageSink,
+  RANGE_NOT_SATISFIABLE,
   rangeHeader,
   sizeOfFirstByte,
   type BlobRun,
@@ -50,12 +51,6 @@ import { Scatter } from '../util/scatter.ts';
  * parts.
  */
 const PARTS_MAX = 64;
-
-/**
- * Range requests name this status where the range is beyond the end: of an empty blob it is the
- * answer.
- */
-const RANGE_NOT_SATISFIABLE = 416;
 
 /** The operations at unlisted registries take their places together. */
 const UNLISTED = '';
@@ -207,6 +202,7 @@ export class RegistryClient {
         path,
         headers: { range: header },
         blob: digest,
+        answers: [RANGE_NOT_SATISFIABLE],
         open: (head) => openRange(head, range, what, 0),
         openAtMirror: (head) => openRange(head, range, what),
       });
@@ -268,6 +264,7 @@ export class RegistryClient {
       path: blobPath(origin, digest),
       headers: range === undefined ? {} : { range },
       isQuestion: true,
+      // Of an empty blob it is the answer.
       answers: [RANGE_NOT_SATISFIABLE],
       open: (head, isServer) => {
         const about = { digest, isServer, what };

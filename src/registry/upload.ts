@@ -1,5 +1,6 @@
 import type { BlobOrigin, BlobRef } from '../image/block.ts';
 import { protocolError, RegistryError } from './errors.ts';
+import { RANGE_NOT_SATISFIABLE } from './http/blob-range.ts';
 import { readLocation } from './http/location.ts';
 import type { HttpHead } from './http/message.ts';
 import { hasBlob, ignore, pushScope, textOf } from './push.ts';
@@ -49,7 +50,6 @@ const BYTES_PER_SECOND_MIN = 32 * 1024;
 const CHUNK_SILENCE_MS_MAX = 60_000;
 const BLOB_SILENCE_MS_MAX = 5 * 60_000;
 
-const RANGE_NOT_SATISFIABLE = 416;
 const NOT_IMPLEMENTED = 501;
 
 /** The registry has forgotten the upload. */

@@ -1,7 +1,13 @@
 import type { Readable } from 'node:stream';
 import type { Clock } from '../runtime/clock.ts';
 import { protocolError } from './errors.ts';
-import { checkWhole, missingOf, openRange, rangeHeader } from './http/blob-range.ts';
+import {
+  checkWhole,
+  missingOf,
+  openRange,
+  RANGE_NOT_SATISFIABLE,
+  rangeHeader,
+} from './http/blob-range.ts';
 import { EXCERPT_BYTES_MAX, follow, isRedirection, type Hop } from './http/follow.ts';
 import type { HttpSender } from './http/http.ts';
 import type { BodySink, Flow, HttpHead, HttpRequest } from './http/message.ts';
@@ -87,7 +93,7 @@ export class UrlSender {
       http.send<BodySink>(
         sent,
         (head, flow) => {
-          if (head.status === 200 || head.status === 206) return open(head, flow);
+          if (isContent(head) || isRangeRefused(sent, head)) return open(head, flow);
           return leadsOn(request, head)
             ? new ExcerptSink({ sizeBytesMax: EXCERPT_BYTES_MAX })
             : new HeadSink();
@@ -95,7 +101,7 @@ export class UrlSender {
         signal,
       ),
     );
-    if (head.status !== 200 && head.status !== 206) throw new Refused(head);
+    if (!isContent(head)) throw new Refused(head);
   }
 
   /** Sends the request, also to where it leads; credentials go to the first server alone. */
@@ -163,4 +169,12 @@ async function skip(body: Readable): Promise<void> {
   } finally {
     body.destroy();
   }
+}
+
+function isContent({ status }: HttpHead): boolean {
+  return status === 200 || status === 206;
+}
+
+function isRangeRefused({ headers }: HttpRequest, { status }: HttpHead): boolean {
+  return status === RANGE_NOT_SATISFIABLE && headers?.['range'] !== undefined;
 }

@@ -385,6 +385,11 @@ export const SERVER_KINDS: readonly ServerKind[] = [
     }),
   },
   {
+    name: 'ranges are refused with 416',
+    seen: 'compressing proxies',
+    set: blobsBy(({ headers, answer }) => headers.range !== undefined && answer(416)),
+  },
+  {
     name: 'blobs come chunked, without a length, and no Range',
     seen: 'compressing proxies',
     set: blobsBy(({ response, bytes }) => {

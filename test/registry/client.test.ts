@@ -454,10 +454,17 @@ test('RegistryClient asks for one token however many requests need it', async ()
   expect(issued).toBe(1);
 });
 
-test('RegistryClient refuses a server that does not speak HTTP', async () => {
+test.each([
+  ['does not speak HTTP', 'SSH-2.0-nothing\r\n\r\n'],
+  ['says two lengths', 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\nContent-Length: 3\r\n\r\nabc'],
+  [
+    'says a length and sends chunks',
+    'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n',
+  ],
+])('RegistryClient refuses a server that %s', async (_name, answer) => {
   const server = createServer((socket) => {
     socket.on('error', () => {});
-    socket.end('SSH-2.0-nothing\r\n\r\n');
+    socket.end(answer);
   }).listen(0, '127.0.0.1');
   onTestFinished(() => void server.close());
   await once(server, 'listening');

@@ -42,6 +42,9 @@ const status =
   (response: ServerResponse): void =>
     void response.writeHead(code, { 'www-authenticate': 'Basic realm="x"' }).end();
 
+const refusedRange = (response: ServerResponse): void =>
+  void response.writeHead(416, { 'content-range': 'bytes */1000' }).end();
+
 const empty = new Uint8Array();
 
 // So that the time until an answer is not that of loading the HTTP client.
@@ -53,7 +56,8 @@ test.each<[string, (response: ServerResponse) => void, string, number]>([
   ['403', status(403), 'refused', 1],
   ['404', status(404), 'not-found', 1],
   ['410', status(410), 'not-found', 1],
-  ['416', status(416), 'protocol', 1],
+  // Asked for a part, and for all of the blob.
+  ['416', status(416), 'protocol', 2],
   ['a part without a byte', part('bytes 100-149/1000', empty), 'protocol', 2],
   ['a part that ends early', part('bytes 100-149/1000', right.subarray(1)), 'protocol', 2],
   // Asked for a part twice, and for all of the blob twice.
@@ -112,6 +116,8 @@ test.each<[string, (first: number) => ReturnType<typeof part>]>([
       response.end(bytes.subarray(first, first + 50));
     },
   ],
+  ['that are refused', () => status(416)],
+  ['that are refused with the size', () => refusedRange],
   ['that go on to the end', (first) => part(`bytes ${first}-999/1000`, bytes.subarray(first))],
 ])('a registry with parts %s is read whole', async (_name, behave) => {
   let whole = 0;

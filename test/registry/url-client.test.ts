@@ -99,7 +99,10 @@ test('UrlClient.fill() takes exactly the range, and nothing else', async () => {
   const asked: string[] = [];
   const host = await startServer((request, response) => {
     asked.push(`${request.url} ${request.headers.range}`);
-    if (request.url === '/whole') response.writeHead(200, { 'content-length': 10 }).end(bytes);
+    const { range } = request.headers;
+    if (request.url === '/refused' && range !== undefined) response.writeHead(416).end();
+    else if (request.url === '/whole' || request.url === '/refused')
+      response.writeHead(200, { 'content-length': 10 }).end(bytes);
     else if (request.url === '/short') {
       response.writeHead(206, { 'content-range': 'bytes 2-5/10' }).end('2');
     } else if (request.url === '/moved') response.writeHead(307, { location: '/part' }).end('away');
@@ -128,6 +131,7 @@ test('UrlClient.fill() takes exactly the range, and nothing else', async () => {
   asked.length = 0;
   expect(await fill('/whole')).toBe('2345');
   expect(asked).toEqual(['/whole bytes=2-5', '/whole undefined']);
+  expect(await fill('/refused')).toBe('2345');
   asked.length = 0;
   expect(await fill('/parts')).toBe('2345');
   expect(asked).toEqual([2, 3, 4, 5].map((first) => `/parts bytes=${first}-5`));

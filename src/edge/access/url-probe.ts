@@ -1,6 +1,7 @@
 import { BLOB_SIZE_BYTES_MAX } from '../../image/block.ts';
 import { MANIFEST_ACCEPT } from '../../image/manifest.ts';
 import { parseContentRange } from '../../registry/http/content-range.ts';
+import { RANGE_NOT_SATISFIABLE } from '../../registry/http/blob-range.ts';
 import { beginsPage, isHtml } from '../../registry/http/page.ts';
 import type { UrlAnswer, UrlHead, UrlRequest } from '../../registry/url-client.ts';
 import { AccessError, refusalOf } from './access-error.ts';
@@ -47,7 +48,7 @@ export class UrlProbe {
     };
     const followsRedirects = isLent !== true;
     const request: UrlRequest = { method: 'GET', url, headers, followsRedirects };
-    const answer = await this.#urls.open(request, signal);
+    const answer = await this.#firstByte(request, signal);
     const registry = /^https?:\/\/([^/?#]+)/.exec(url)?.[1] ?? '';
     const isFound = answer.status === 200 || answer.status === 206;
     const isPage = isFound && (await isPageOf(answer));
@@ -62,6 +63,15 @@ export class UrlProbe {
     throw new AccessError(`${registry} answered with ${what}, not with the blob`, {
       code: 'other-content',
     });
+  }
+
+  /** Of a server that refuses all ranges, the whole: what is read of it is the head. */
+  async #firstByte(request: UrlRequest, signal: AbortSignal): Promise<UrlAnswer> {
+    const answer = await this.#urls.open(request, signal);
+    if (answer.status !== RANGE_NOT_SATISFIABLE) return answer;
+    answer.body.destroy();
+    const { range: _, ...headers } = request.headers;
+    return this.#urls.open({ ...request, headers }, signal);
   }
 
   /**

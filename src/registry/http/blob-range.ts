@@ -38,6 +38,9 @@ export function missingOf(run: BlobRun): WantedRange {
   return { ...run, first: run.offset + run.target.filled };
 }
 
+/** What servers answer that cannot send a range, for one that ends beyond the content or for any. */
+export const RANGE_NOT_SATISFIABLE = 416;
+
 /** The header that asks for it. */
 export function rangeHeader({ first, offset, target }: WantedRange): string {
   return `bytes=${first}-${offset + target.length - 1}`;
@@ -46,8 +49,8 @@ export function rangeHeader({ first, offset, target }: WantedRange): string {
 /**
  * Where the body of the answer to a range request goes: to the target, or to the first part of what
  * it misses when the server sends fewer bytes than asked (RFC 9110, section 15.3.7). Throws
- * RegistryError when the answer is not of that range; `range-ignored` when it is all of the blob,
- * and the range ends beyond `skippedBytesMax`.
+ * RegistryError when the answer is not of that range; `range-ignored` when the server refuses it, or
+ * when it is all of the blob and the range ends beyond `skippedBytesMax`.
  */
 export function openRange(
   head: HttpHead,
@@ -56,6 +59,9 @@ export function openRange(
   skippedBytesMax = IGNORED_RANGE_BYTES_MAX,
 ): TargetSink {
   const { offset, first, target, sizeBytes } = range;
+  if (head.status === RANGE_NOT_SATISFIABLE) {
+    throw protocolError('range-ignored', `${what}: the server has no ranges of it`);
+  }
   if (head.status === 206) {
     const bodyBytes = checkContentRange(head, range, what);
     return new TargetSink({
@@ -165,7 +171,7 @@ export function sizeOfFirstByte(
   const total =
     status === 206 || (status === 200 && range !== undefined)
       ? parseContentRange(range)?.total
-      : status === 416
+      : status === RANGE_NOT_SATISFIABLE
         ? range?.trim() === 'bytes */0'
           ? 0
           : undefined

@@ -332,7 +332,7 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
   #failure(cause: Error): RegistryError {
     const { request } = this.#init;
     const what = `${request.method} ${safeUrl(request.url)}`;
-    if (cause instanceof errors.HTTPParserError) {
+    if (isNotHttp(cause)) {
       return protocolError('not-http', `${what}: the answer is not HTTP`, cause);
     }
     if (this.#answer !== undefined) {
@@ -349,6 +349,14 @@ class Exchange<S extends BodySink> implements Dispatcher.DispatchHandler {
     const detail = { code: 'unavailable', ...(tls && { tls }) } as const;
     return new RegistryError(`${what}: no answer: ${reason}${advice}`, detail, { cause });
   }
+}
+
+/** Whether the answer cannot be read as HTTP, or has two lengths. */
+function isNotHttp(error: Error): boolean {
+  return (
+    error instanceof errors.HTTPParserError ||
+    error instanceof errors.ResponseContentLengthMismatchError
+  );
 }
 
 /** Errors of connecting to several addresses have their texts inside. */

@@ -64,7 +64,7 @@ export async function withDeadline<T>(
   const { signal, timeoutMs = TIMEOUT_MS, attemptsMax = ATTEMPTS_MAX } = options;
   signal?.throwIfAborted();
   const deadlineMs = clock.nowMs() + timeoutMs;
-  const what = `the registry did not answer within ${timeoutMs} ms`;
+  const what = `the registry did not answer within ${Math.round(timeoutMs)} ms`;
   return within(clock, timeoutMs, (limit) => run({ signal: limit, deadlineMs, attemptsMax }), {
     signal,
     reason: () => new RegistryError(what, { code: 'timeout', timeoutMs }),

@@ -104,3 +104,18 @@ describe('UrlProbe.manifestSizeAt()', () => {
     expect(asked()).toEqual(['HEAD', 'GET', 'HEAD', 'GET']);
   });
 });
+
+describe('UrlProbe.sizeAt()', () => {
+  const blob = { url: 'https://r.example/v2/app/blobs/x', authorization: undefined };
+
+  it('asks for the whole where ranges are refused, and believes its right alone', async () => {
+    let whole: object = { status: 200, headers: { 'content-length': '700' } };
+    storage.instead = ({ headers }) => (headers['range'] === undefined ? whole : { status: 416 });
+    expect(await probe.sizeAt(blob, never)).toBe(700);
+    expect(storage.asked.map(({ method }) => method)).toEqual(['GET', 'GET']);
+    whole = { status: 401 };
+    await expect(probe.sizeAt(blob, never)).rejects.toMatchObject({ code: 'unauthorized' });
+    whole = { status: 416 };
+    await expect(probe.sizeAt(blob, never)).rejects.toMatchObject({ code: 'unchecked' });
+  });
+});
