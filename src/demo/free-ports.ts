@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 
 /**
- * Ports below those that Linux gives to outgoing connections and to whoever asks for any port
+ * Ports below those that Linux gives to outgoing connections and to servers that ask for any port
  * (32768 and up): such a port can be taken by chance between the look and its use.
  */
 const PORT_MIN = 10_000;

@@ -459,7 +459,8 @@ test.each([
   ['says two lengths', 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\nContent-Length: 3\r\n\r\nabc'],
   [
     'says a length and sends chunks',
-    'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n' +
+      '3\r\nabc\r\n0\r\n\r\n',
   ],
 ])('RegistryClient refuses a server that %s', async (_name, answer) => {
   const server = createServer((socket) => {

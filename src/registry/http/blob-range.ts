@@ -38,7 +38,7 @@ export function missingOf(run: BlobRun): WantedRange {
   return { ...run, first: run.offset + run.target.filled };
 }
 
-/** What servers answer that cannot send a range, for one that ends beyond the content or for any. */
+/** The answer to a range beyond the content, and of some servers to any range. */
 export const RANGE_NOT_SATISFIABLE = 416;
 
 /** The header that asks for it. */
@@ -49,8 +49,8 @@ export function rangeHeader({ first, offset, target }: WantedRange): string {
 /**
  * Where the body of the answer to a range request goes: to the target, or to the first part of what
  * it misses when the server sends fewer bytes than asked (RFC 9110, section 15.3.7). Throws
- * RegistryError when the answer is not of that range; `range-ignored` when the server refuses it, or
- * when it is all of the blob and the range ends beyond `skippedBytesMax`.
+ * RegistryError when the answer is not of that range; `range-ignored` when the server refuses it,
+ * or when it is all of the blob and the range ends beyond `skippedBytesMax`.
  */
 export function openRange(
   head: HttpHead,
