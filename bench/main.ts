@@ -1,10 +1,7 @@
-/**
- * `npm run bench [NAME...]`: measures and prints one table. `--smoke` runs everything once at the
- * smallest size, `--json` prints rows. Of workloads, `--only pdf` runs those with that in their
- * name, and `--shapes` blocks of other sizes and compressions beside the usual ones.
- */
+/** `npm run bench [NAME...]`: measures and prints one table. */
 import { cpus, release } from 'node:os';
 import { parseArgs } from 'node:util';
+import { errorText } from '../src/util/errors.ts';
 import { benchAway } from './away.ts';
 import { benchBlobs } from './blobs.ts';
 import { benchCodecs } from './codecs.ts';
@@ -50,6 +47,21 @@ const benches: Record<string, (options: BenchOptions) => Promise<BenchRow[]>> = 
 
 /** Parts of a benchmark that it starts in a process of their own. */
 const parts: typeof benches = { 'roads-unlisted': benchUnlisted };
+
+const HELP = `Usage: npm run bench [-- NAME... [--smoke] [--json] [--only TEXT] [--shapes]]
+
+Measures, and prints one table: of all benchmarks, or of those named.
+
+  --smoke      everything once, at its smallest size: shows that it runs
+  --json       the rows as JSON
+  --only TEXT  of workloads, those with this in their name
+  --shapes     of workloads, blocks of other sizes and compressions beside the usual ones
+  --help       this text, and the method of each benchmark
+
+Examples:
+  npm run bench device
+  npm run bench -- containers edge --smoke
+`;
 
 const NOTES = `
 Method: one process per benchmark side, on loopback and on this machine's own disk; stop all other
@@ -120,20 +132,30 @@ function lineOf({ bench, what, value, unit, note }: BenchRow): string {
   return `${bench.padEnd(9)} ${what.padEnd(WHAT_COLUMNS)} ${number.padStart(9)} ${unit}${more}\n`;
 }
 
-async function main(): Promise<void> {
-  const { values, positionals: names } = parseArgs({
+function parse() {
+  return parseArgs({
     allowPositionals: true,
     options: {
-      ...{ smoke: { type: 'boolean' }, json: { type: 'boolean' } },
+      ...{ smoke: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean' } },
       ...{ only: { type: 'string' }, shapes: { type: 'boolean' } },
     },
   });
+}
+
+function refuse(what: string): void {
+  process.stderr.write(`${what}\n\n${HELP}`);
+  process.exitCode = 2;
+}
+
+async function main({ values, positionals: names }: ReturnType<typeof parse>): Promise<void> {
   const { smoke = false, only, shapes } = values;
+  if (values.help === true) {
+    process.stdout.write(`${HELP}${NOTES}`);
+    return;
+  }
   const unknown = names.find((name) => benches[name] === undefined && parts[name] === undefined);
   if (unknown !== undefined) {
-    process.stderr.write(`no benchmark ${unknown}; known: ${Object.keys(benches).join(', ')}\n`);
-    process.exitCode = 2;
-    return;
+    return refuse(`no benchmark ${unknown}; known: ${Object.keys(benches).join(', ')}`);
   }
   const isJson = values.json === true;
   if (!isJson) {
@@ -164,4 +186,10 @@ async function main(): Promise<void> {
   process.stdout.write(smoke ? SMOKE_NOTE : NOTES);
 }
 
-await main();
+let parsed: ReturnType<typeof parse> | undefined;
+try {
+  parsed = parse();
+} catch (error) {
+  refuse(errorText(error));
+}
+if (parsed !== undefined) await main(parsed);
