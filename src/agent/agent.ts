@@ -355,7 +355,7 @@ class Agent implements Service {
       resolve: (reference) => engine.tree.resolve(reference),
     });
     const { preheats, acceleration } = plane;
-    const facts = this.#makeFacts(components);
+    const facts = this.#makeFacts({ ...components, mounts });
     const services = {
       status: this.#readiness,
       agent: facts,
@@ -441,11 +441,11 @@ class Agent implements Service {
     });
   }
 
-  #makeFacts({ clock }: AgentComponents): Facts {
+  #makeFacts({ clock, mounts }: AgentComponents & { mounts: ImageMounts | undefined }): Facts {
     const [readiness, presence] = [this.#readiness, this.#presence];
     const { book } = this.#plane;
     const nameOf = (peer: PeerId) => book.nameOf(peer) ?? presence.nameOf(peer);
-    return new Facts({ ...this.#plane, clock, readiness, presence, nameOf }, this.#config);
+    return new Facts({ ...this.#plane, clock, readiness, presence, nameOf, mounts }, this.#config);
   }
 
   #onFound(role: 'root' | 'relay', found: readonly FoundRoot[]): void {

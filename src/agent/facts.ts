@@ -8,7 +8,7 @@ import type { HostAddress } from '../tree/messages.ts';
 import type { HostName } from '../tree/presence.ts';
 import type { PeerId } from '../util/peer-id.ts';
 import type { AgentStatus, HeldBlob, ShownHost } from './admin/answers.ts';
-import type { AgentFacts, Readiness, ShownTrees } from './admin/services.ts';
+import type { AgentFacts, MountService, Readiness, ShownTrees } from './admin/services.ts';
 import type { RootPresence } from './cluster/root-presence.ts';
 import type { Config } from './config/config-schema.ts';
 import { packageVersion } from './version.ts';
@@ -22,6 +22,8 @@ interface Components {
   readonly store: DiskStore;
   readonly transport: Pick<Libp2pTransport, 'peers'>;
   readonly engine: TransferEngine;
+  /** Absent where the agent has no devices. */
+  readonly mounts: Pick<MountService, 'list'> | undefined;
 }
 
 /** What the admin endpoint tells of a running agent. */
@@ -66,6 +68,7 @@ export class Facts implements AgentFacts {
         quotaBytes: this.#config.store.quota,
         ...store.stats(),
       },
+      mounts: this.#parts.mounts?.list() ?? [],
       failedReads: engine.failedReads,
       bytesBySource: engine.bytesBySource(),
     };

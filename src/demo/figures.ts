@@ -71,19 +71,32 @@ export function distinctBytes(hosts: readonly (readonly HeldBlob[])[]): number {
 
 const mib = (bytes: number): string => (bytes / 2 ** 20).toFixed(1);
 
+/** The columns of a table behind the hosts' names, in words. */
+const COLUMNS: Readonly<Record<string, string>> = {
+  memory: 'read again from memory: these bytes came before, and count there too',
+  disk: 'read again from the store on disk, likewise',
+  parent: 'from the parent in the tree',
+  alternate: 'from another host of the tree, since the parent was late or away',
+  root: 'from a root, past the tree',
+  origin: 'from the registry, by the root that owns the block',
+  fallback: 'from the registry, by the host itself as a last resort',
+  'own-way': 'from the registry, by the host itself, for a blob that no root reaches',
+  'report ms': 'from the request to mount until the report of the program in the image',
+};
+const TIME_COLUMN = 'report ms';
+
+/** What the columns of the tables mean. */
+export function tableLegend(): string {
+  const width = Math.max(...Object.keys(COLUMNS).map((name) => name.length));
+  return Object.entries(COLUMNS)
+    .map(([name, words]) => `  ${name.padEnd(width)}  ${words}`)
+    .join('\n');
+}
+
 /** The table of one round: a line per host, with MiB by source. */
 export function roundTable(title: string, hosts: readonly HostFigures[]): string {
-  const sources = [
-    'memory',
-    'disk',
-    'parent',
-    'alternate',
-    'root',
-    'origin',
-    'fallback',
-    'own-way',
-  ];
-  const header = ['host', ...sources, 'report ms'];
+  const sources = Object.keys(COLUMNS).filter((name) => name !== TIME_COLUMN);
+  const header = ['host', ...sources, TIME_COLUMN];
   const rows = hosts.map((host) => [
     host.name,
     ...sources.map((source) => mib(host.bytes[source] ?? 0)),

@@ -160,7 +160,7 @@ export class DeviceService {
     this.#store = init.onRead === undefined ? init.store : undefined;
     const { readBytes } = this.#metrics;
     this.#shares = new StoreShares({ clock: components.clock, readBytes });
-    this.#records = new MountRecords({ stateDir: this.#stateDir });
+    this.#records = new MountRecords({ stateDir: this.#stateDir, key: 'device.stateDir' });
     const { keeper } = components;
     this.#backends = new Backends({ ...this.#shared, keeper }, { chosen: init.backend ?? 'loop' });
   }

@@ -122,7 +122,7 @@ export class WritableDevices {
     this.#parts = { clock, logger, metrics: deviceMetrics(components.metrics) };
     this.#encoding = { codec, hash };
     this.#keeper = components.keeper ?? NO_KEEPER;
-    this.#records = new MountRecords({ stateDir: init.dir });
+    this.#records = new MountRecords({ stateDir: init.dir, key: 'device.snapshotsDir' });
     this.#dir = init.dir;
     this.#boot = init.boot;
     this.#limitBytes = init.limitBytes;

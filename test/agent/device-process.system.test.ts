@@ -19,6 +19,7 @@ import { pushLayout } from '../kit/skopeo.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 
 const run = promisify(execFile);
+const BIN = new URL('../../bin/xylem.js', import.meta.url).pathname;
 const WAIT = { timeout: 20_000, interval: 50 };
 
 /** A root, a child, and a device process beside the child; an image in a real registry. */
@@ -49,6 +50,8 @@ describeWith(
       await run('diff', ['-r', files, join(dir, 'data')]);
       expect((await askAgent(place, 'mounts')).mounts).toHaveLength(1);
       expect(await askAgent(place, 'devices')).toEqual({ devices: [] });
+      const { stdout } = await run(process.execPath, [BIN, 'device', 'ls', '--admin', place.admin]);
+      expect(stdout).toContain(`at ${dir} (${mounted.device}, `);
       await askAgent(place, 'unmount', { dir });
       expect(existsSync(dir)).toBe(false);
     });

@@ -45,6 +45,7 @@ export class StatusTwin implements AgentFacts, Readiness {
         blobCount: 1,
         blockCount: 12,
       },
+      mounts: [],
       failedReads: 0,
       bytesBySource: { parent: 2 ** 20, origin: 0 },
     };

@@ -311,6 +311,8 @@ describeWith('xylem trace record', NEEDS, () => {
     const child = defined(cluster.children[0], 'a child');
     const name = `docker://${address}/app:traced`;
     await askAgent({ admin: child.process.socket }, 'mount', { image: name, dir: child.mountDir });
+    const { mounts } = await cluster.status(child);
+    expect(mounts).toMatchObject([{ image: `${address}/app:traced`, dir: child.mountDir }]);
     const reader: BlobReader = {
       read: (blob, offset, length) => found.place.readPart(blob, { offset, length }, signal),
       readCached: () => undefined,

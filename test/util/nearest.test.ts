@@ -2,11 +2,13 @@ import { describe, expect, it } from 'vitest';
 import { nearest } from '../../src/util/nearest.ts';
 
 describe('nearest()', () => {
-  const known = ['store.dir', 'store.quota', 'zone'];
+  const known = ['store', 'store.dir', 'store.quota', 'zone'];
 
   it.each([
     ['store.qouta', 'store.quota'],
     ['stor.dir', 'store.dir'],
+    ['stroe', 'store'],
+    ['sotre.dri', 'store.dir'],
     ['ZONE', 'zone'],
     ['zones', 'zone'],
   ])('takes %s for %s', (name, meant) => {

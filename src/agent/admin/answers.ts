@@ -33,6 +33,19 @@ export const hostName = z
 /** A host as people know it, as `hostName` reads it. */
 export type ShownHost = z.output<typeof hostName>;
 
+/** An image mounted on this host. */
+export const mountedImage = z
+  .object({
+    image: z.string().describe('as the user named it'),
+    digest,
+    dir: z.string().describe('where it is mounted, absolute'),
+    device: z.string().describe('the block device under it, such as `/dev/loop3`'),
+    sizeBytes: bytes,
+  })
+  .readonly();
+/** A mounted image, as `mountedImage` reads it. */
+export type MountedImage = z.output<typeof mountedImage>;
+
 /** Facts about a running agent, for people and scripts. */
 export const agentStatus = z
   .object({
@@ -77,6 +90,10 @@ export const agentStatus = z
           .describe('why it keeps no more blocks; absent while it does'),
       })
       .readonly(),
+    mounts: z
+      .array(mountedImage)
+      .readonly()
+      .describe('images that it has mounted itself; those of `xylem device` are known to that'),
     failedReads: count.describe('reads of this host that failed since the start'),
     bytesBySource: z
       .record(z.string(), z.number())
@@ -120,19 +137,6 @@ export const heldBlob = z
   .readonly();
 /** Held blocks of a blob, as `heldBlob` reads it. */
 export type HeldBlob = z.output<typeof heldBlob>;
-
-/** An image mounted on this host. */
-export const mountedImage = z
-  .object({
-    image: z.string().describe('as the user named it'),
-    digest,
-    dir: z.string().describe('where it is mounted, absolute'),
-    device: z.string().describe('the block device under it, such as `/dev/loop3`'),
-    sizeBytes: bytes,
-  })
-  .readonly();
-/** A mounted image, as `mountedImage` reads it. */
-export type MountedImage = z.output<typeof mountedImage>;
 
 /** A block device that containers use: HeldDevice of src/device/image-devices.ts. */
 export const containerDevice = z

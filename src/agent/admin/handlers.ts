@@ -71,7 +71,9 @@ function mountHandlers(services: Services) {
   const mounts = (): MountService => {
     if (services.mounts !== undefined) return services.mounts;
     throw new RequestError(
-      'this agent mounts no images: set device.enabled in its configuration and restart it',
+      'this agent mounts no images: start `xylem device` on this host, and name its socket ' +
+        '(device.adminSocket) with --admin where it is not the usual one; for development ' +
+        'device.enabled of the agent does too',
       { code: 'no-devices' },
     );
   };

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from 'commander';
 import { Demo, type DemoResult, type DemoRound } from '../../demo/demo.ts';
-import { BLOCK_KIB, roundTable } from '../../demo/figures.ts';
+import { BLOCK_KIB, roundTable, tableLegend } from '../../demo/figures.ts';
 import { DemoError } from '../../demo/processes.ts';
 import { onEndSignal } from '../end-signals.ts';
 import { jsonOption } from './output.ts';
@@ -76,6 +76,7 @@ function report(result: DemoResult, rounds: readonly DemoRound[]): string {
   });
   return [
     ...rounds.map((round) => `${roundTable(round.title, round.hosts)}\n`),
+    `${tableLegend()}\n`,
     ...summary,
     `image ${mib(result.imageBytes)}, distinct blocks touched ${mib(result.touchedBytes)} ` +
       `(blocks of ${BLOCK_KIB} KiB), tree depth ${result.depthMax}, ` +

@@ -23,6 +23,7 @@ import type { DeviceSettings } from '../device-process/device-settings.ts';
 import { earlyDevices, endNow, type EarlyDevices } from '../device-process/early-devices.ts';
 import { runUntilSignal, type Service } from '../run.ts';
 import { adminOption, jsonOption, printFacts, table, tokenOption } from './output.ts';
+import { mountText } from './status.ts';
 
 /** `xylem device`: runs the block devices of a host, and shows them. */
 export function registerDevice(program: Command): void {
@@ -46,7 +47,7 @@ export function registerDevice(program: Command): void {
     });
   device
     .command('ls')
-    .description('list the devices of containers')
+    .description('list the devices of containers, and what `xylem mount` has mounted')
     .addOption(adminOption('socket of the device process', DEVICE_ADMIN_SOCKET))
     .addOption(tokenOption())
     .addOption(jsonOption())
@@ -56,8 +57,12 @@ export function registerDevice(program: Command): void {
         "  xylem device ls --json | jq '.devices[] | {image, touched: .reads.touchedBytes}'",
     )
     .action(async (options: AdminPlace & { readonly json?: boolean }) => {
-      const answer = await askAgent(options, 'devices');
-      printFacts(options.json, answer, listText(answer.devices));
+      const [{ devices }, { mounts }] = await Promise.all([
+        askAgent(options, 'devices'),
+        askAgent(options, 'mounts'),
+      ]);
+      const text = [listText(devices), ...mounts.map((mount) => `mount  ${mountText(mount)}`)];
+      printFacts(options.json, { devices, mounts }, text.join('\n'));
     });
 }
 

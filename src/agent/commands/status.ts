@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { formatSizeBytes } from '../../util/sizes.ts';
 import { askAgent, type AdminPlace } from '../admin/admin-client.ts';
-import type { AgentStatus, ShownHost, TreeStatus } from '../admin/answers.ts';
+import type { AgentStatus, MountedImage, ShownHost, TreeStatus } from '../admin/answers.ts';
 import { adminOption, columns, jsonOption, printFacts, tokenOption } from './output.ts';
 
 interface Options extends AdminPlace {
@@ -65,12 +65,18 @@ function statusText(status: AgentStatus): string {
     ...(store.writeTrouble === undefined
       ? []
       : [['', `takes no blocks: ${store.writeTrouble}`] as const]),
+    ...status.mounts.map((mount) => ['mount', mountText(mount)] as const),
     ['failed reads', String(status.failedReads)],
     ...Object.entries(status.bytesBySource).map(
       ([source, bytes]) => [`from ${source}`, formatSizeBytes(bytes)] as const,
     ),
   ];
   return columns(rows);
+}
+
+/** A mounted image: what, where, and the device under it. */
+export function mountText({ image, dir, device, sizeBytes }: MountedImage): string {
+  return `${image} at ${dir} (${device}, ${formatSizeBytes(sizeBytes)})`;
 }
 
 function rootText({ host, address, peer, reason }: AgentStatus['roots'][number]): string {

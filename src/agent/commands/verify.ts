@@ -24,6 +24,9 @@ interface Verdict {
   readonly code?: string;
 }
 
+/** Among the blobs of a layout are manifests and configs. */
+const LAYOUT_BLOB = /blobs\/sha256\/[0-9a-f]{64}$/;
+
 /** `xylem verify`: checks whether layer blobs are sound. */
 export function registerVerify(program: Command): void {
   program
@@ -36,7 +39,7 @@ export function registerVerify(program: Command): void {
       '\nFor an image it also checks the digests of its blobs and the shipped block digests.\n' +
         'Exits with 1 when any blob is bad.\n\nExamples:\n  xylem verify layer.overlaybd.commit\n' +
         '  xylem verify oci:./images:app-1.4\n' +
-        "  xylem verify --json blobs/* | jq '.[] | select(.ok | not)'",
+        "  xylem verify --json oci:./images:app-1.4 | jq '.[] | select(.ok | not)'",
     )
     .action(async (paths: string[], options: { json?: boolean }) => {
       const verdicts = await longWork(async (work) => {
@@ -79,7 +82,9 @@ async function verifyFile(path: string, work: Required<ProgressOptions>): Promis
   } catch (error) {
     work.signal.throwIfAborted();
     if (!(error instanceof CodedError)) throw error;
-    return { blob: path, ok: false, error: error.message, code: String(error.code) };
+    const isOther = error.code === 'not-a-layer' && LAYOUT_BLOB.test(path);
+    const hint = isOther ? '; of a layout, name its image as oci:DIR:tag' : '';
+    return { blob: path, ok: false, error: error.message + hint, code: String(error.code) };
   }
 }
 

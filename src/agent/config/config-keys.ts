@@ -61,6 +61,13 @@ export function isSection(path: readonly string[]): boolean {
   return path.length === 0 || schemaAt(path) instanceof z.ZodObject;
 }
 
+/** Every section of the configuration that holds keys: `store`, `p2p`, ... */
+export const sectionNames: readonly string[] = [
+  ...new Set(
+    configKeys.flatMap(({ path }) => path.slice(1).map((_, i) => path.slice(0, i + 1).join('.'))),
+  ),
+];
+
 function sectionRule(keys: readonly string[]): string {
   return `a mapping of the keys ${keys.join(', ')}`;
 }

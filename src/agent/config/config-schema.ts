@@ -9,6 +9,7 @@ import { isMirrorUrl } from '../../registry/mirror-url.ts';
 import {
   absolutePath,
   count,
+  item,
   key,
   list,
   LIST_LENGTH_MAX,
@@ -23,13 +24,31 @@ import {
 } from './shapes.ts';
 
 const STORAGE_RULE =
-  `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT]/[PATH/]; no wildcard ` +
-  'above a name that anybody may register; the path of the bucket on a shared host';
+  'http[s]://HOST[:PORT]/[PATH/]; no wildcard above a name that anybody may register; the path ' +
+  'of the bucket on a shared host';
+const storages = list(
+  item(
+    text((value) => storagePrefixFault(value) === undefined),
+    STORAGE_RULE,
+  ),
+).default([]);
 
-/** A smaller store than one large layer's working set evicts blocks that it has just fetched. */
+const MIRROR_RULE = 'http[s]://HOST[:PORT][/PATH]';
+const LISTEN_MULTIADDR_RULE = '/ip4|ip6/ADDRESS/tcp/PORT';
+const listenMultiaddr = item(text(isListenMultiaddr), LISTEN_MULTIADDR_RULE);
+const ROOT_RULE = '/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT';
+const upstreams = list(
+  item(
+    text((value) => isDialMultiaddr(value) || isDnsRoot(value)),
+    ROOT_RULE,
+  ),
+).default([]);
+const paths = list(item(path, PATH_RULE)).default([]);
+
 /** Both families: a host may have IPv6 alone. */
 const LISTEN = ['/ip4/0.0.0.0/tcp/19147', '/ip6/::/tcp/19147'];
 
+/** A smaller store than one large layer's working set evicts blocks that it has just fetched. */
 const QUOTA_BYTES_MIN = 64 * 2 ** 20;
 const QUOTA_BYTES_MAX = 2 ** 50;
 
@@ -106,29 +125,29 @@ const registryShape = z.strictObject({
       'Not set: HTTP_PROXY, HTTPS_PROXY and NO_PROXY decide.',
     rule: '"none" or http[s]://HOST[:PORT]; set a proxy with a password in HTTPS_PROXY',
   }),
-  storage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
+  storage: key(storages, {
     description:
       'Storages to which it redirects blob reads, by URL prefix: what they send is believed ' +
       'as if the registry had sent it. `*` stands for one label of the host. Name the bucket ' +
       'or the CDN of this registry, never a host that others share.',
-    rule: STORAGE_RULE,
+    rule: `a list of at most ${LIST_LENGTH_MAX} URLs ${STORAGE_RULE}`,
   }),
-  opaqueStorage: key(list(text((value) => storagePrefixFault(value) === undefined)).default([]), {
+  opaqueStorage: key(storages, {
     description:
       'Storages to which it redirects blob reads by URLs without a digest, by URL prefix. ' +
       'Objects below it that an S3 signature opens are shared under a key of storage, path, ' +
       'ETag and size. Name it on every host: one that does not know it passes such URLs ' +
       'through. The buckets of Amazon ECR are in the default list.',
-    rule: STORAGE_RULE,
+    rule: `a list of at most ${LIST_LENGTH_MAX} URLs ${STORAGE_RULE}`,
   }),
-  mirrors: key(list(text(isMirrorUrl)).default([]), {
+  mirrors: key(list(item(text(isMirrorUrl), MIRROR_RULE)).default([]), {
     description:
       'Servers to ask before the registry, in this order. The agent asks a mirror ' +
       'with the settings of the entry for its own host, ' +
       "never with the registry's credentials or certificate. " +
       'A path with `/v2` is where repositories begin (`https://harbor.example/v2/PROJECT`); ' +
       'of another one the agent tries `PATH/v2` and `/v2/PATH`.',
-    rule: `a list of at most ${LIST_LENGTH_MAX} URLs http[s]://HOST[:PORT][/PATH]`,
+    rule: `a list of at most ${LIST_LENGTH_MAX} URLs ${MIRROR_RULE}`,
   }),
 });
 
@@ -194,38 +213,37 @@ export const configSchema = z.strictObject({
     rule: '1 to 63 letters, digits, ".", "_" or "-", the first a letter or digit',
   }),
   p2p: z.strictObject({
-    listen: key(list(text(isListenMultiaddr)).min(1).default(LISTEN), {
+    listen: key(list(listenMultiaddr).min(1).default(LISTEN), {
       description:
         'Addresses on which other agents reach this one. `/ip6/::` beside others is left out on ' +
         'a host without IPv6.',
-      rule: `a list of 1 to ${LIST_LENGTH_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
+      rule: `a list of 1 to ${LIST_LENGTH_MAX} multiaddrs ${LISTEN_MULTIADDR_RULE}`,
     }),
-    announce: key(z.array(text(isListenMultiaddr)).max(ADDRESSES_MAX).default([]), {
+    announce: key(z.array(listenMultiaddr).max(ADDRESSES_MAX).default([]), {
       description:
         'Addresses to tell others instead of those listened on, where they differ (address ' +
         'translation, several networks). Without it others are told of the addresses of all ' +
         'interfaces, as they come and go, and try the one that this host is seen under first.',
-      rule: `a list of at most ${ADDRESSES_MAX} multiaddrs /ip4|ip6/ADDRESS/tcp/PORT`,
+      rule: `a list of at most ${ADDRESSES_MAX} multiaddrs ${LISTEN_MULTIADDR_RULE}`,
     }),
   }),
-  roots: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
+  roots: key(upstreams, {
     description:
       'The root agents, all of them and the same on every host, the roots too: roots that do ' +
       'not know each other each read the registry. A `dns:` entry stands for every address of ' +
       'the name, such as a headless Kubernetes service.',
     rule:
-      `a list of at most ${LIST_LENGTH_MAX} multiaddrs ` +
-      '/ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT[/p2p/PEER] or dns:NAME:PORT; ' +
+      `a list of at most ${LIST_LENGTH_MAX} multiaddrs ${ROOT_RULE}; ` +
       'a child or relay needs at least one',
   }),
-  untrustedRoots: key(list(text(isPeer)).default([]), {
+  untrustedRoots: key(list(item(text(isPeer), 'a peer id')).default([]), {
     description:
       'Peer ids of roots that are believed no more, such as those whose key was stolen: they ' +
       'are not asked, and blocks that they vouched for are refused, and dropped from the ' +
       'store when they are read. Restart the agents after a change.',
     rule: `a list of at most ${LIST_LENGTH_MAX} peer ids`,
   }),
-  relays: key(list(text((value) => isDialMultiaddr(value) || isDnsRoot(value))).default([]), {
+  relays: key(upstreams, {
     description:
       "The relays of this host's group, such as the relays of its rack or zone, " +
       'for clusters of more than about 2,000 hosts. The host joins the trees at its relays, ' +
@@ -351,14 +369,14 @@ export const configSchema = z.strictObject({
     rule: 'true or false',
   }),
   credentials: z.strictObject({
-    dockerConfigs: key(list(path).default([]), {
+    dockerConfigs: key(paths, {
       description:
         'Docker config files such as /root/.docker/config.json, or directories that hold them. ' +
         'The agent runs the credential helpers that they name (`docker-credential-NAME`) ' +
         'as its own user. Read again when a registry asks for credentials.',
       rule: `a list of at most ${LIST_LENGTH_MAX} paths`,
     }),
-    pullSecrets: key(list(path).default([]), {
+    pullSecrets: key(paths, {
       description:
         'Mounted Kubernetes image pull secrets: files `.dockerconfigjson` or `.dockercfg`, ' +
         'directories that hold them, or directories of such directories. ' +

@@ -2,7 +2,14 @@ import { readFileSync, statSync } from 'node:fs';
 import type { z } from 'zod';
 import { parseDocument, stringify } from 'yaml';
 import { CodedError, errorText } from '../../util/errors.ts';
-import { configKeys, entryKeys, isSection, ruleAt, type ConfigKey } from './config-keys.ts';
+import {
+  configKeys,
+  entryKeys,
+  isSection,
+  ruleAt,
+  sectionNames,
+  type ConfigKey,
+} from './config-keys.ts';
 import { configSchema, type Config } from './config-schema.ts';
 import { nearest } from '../../util/nearest.ts';
 
@@ -123,11 +130,10 @@ function collectSection(
     if (configKeys.some((known) => known.name === key)) to.given.set(key, { value: inner, where });
     else if (isSection(innerPath)) collectSection(inner, innerPath, to);
     else
-      throw unknownKey(
-        { key, within: '' },
-        where,
-        configKeys.map((known) => known.name),
-      );
+      throw unknownKey({ key, within: '' }, where, [
+        ...sectionNames,
+        ...configKeys.map((known) => known.name),
+      ]);
   }
 }
 
@@ -198,7 +204,8 @@ function treeOf(given: ReadonlyMap<string, Given>): Record<string, unknown> {
 }
 
 function invalidValue(error: z.ZodError, given: ReadonlyMap<string, Given>): ConfigError {
-  const issue = error.issues[0];
+  // A slip in a key says more than that the right one is missing.
+  const issue = error.issues.find(({ code }) => code === 'unrecognized_keys') ?? error.issues[0];
   const path = issue?.path ?? [];
   const key = configKeys.find((known) => known.path.every((part, i) => part === path[i]));
   const found = given.get(key?.name ?? '') ?? { value: undefined, where: 'by default' };

@@ -6,6 +6,7 @@ import { DEVICE_ADMIN_SOCKET, NO_SOCKET } from './admin-socket.ts';
 import {
   absolutePath,
   count,
+  item,
   key,
   list,
   LIST_LENGTH_MAX,
@@ -94,7 +95,7 @@ export const deviceKeys = z.strictObject({
     description: 'Address of the probes and metrics of `xylem device`.',
     rule: LISTEN_RULE,
   }),
-  mountFolders: key(list(absolutePath).default(MOUNT_FOLDERS), {
+  mountFolders: key(list(item(absolutePath, 'an absolute path')).default(MOUNT_FOLDERS), {
     description:
       'Folders below which `xylem mount` mounts, however deep, and nowhere else. One that ' +
       'is missing is made. Below them no symbolic link is followed.',

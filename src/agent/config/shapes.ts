@@ -36,6 +36,11 @@ export function list<S extends z.ZodType>(element: S): z.ZodArray<S> {
   return z.array(element).max(LIST_LENGTH_MAX);
 }
 
+/** An entry of a list, whose rule is told of a wrong one. */
+export function item<S extends z.ZodType>(schema: S, rule: string): S {
+  return schema.meta({ rule });
+}
+
 /** A path. */
 export const path = text(
   (value) => value.length > 0 && value.length <= PATH_LENGTH_MAX && !value.includes('\0'),

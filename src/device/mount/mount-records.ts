@@ -10,6 +10,8 @@ import {
 import { basename, join } from 'node:path';
 import { makeFolders } from '../../runtime/node/folders.ts';
 import type { DeviceImage } from '../../image/manifest.ts';
+import { errorText } from '../../util/errors.ts';
+import { DeviceError } from '../errors.ts';
 import type { WritableMode } from './mount-options.ts';
 import { removeEmptyFolder } from './target-folder.ts';
 
@@ -60,8 +62,11 @@ interface MountedDisk {
  */
 export class MountRecords {
   #dir: string;
+  readonly #key: string;
 
-  constructor(init: { stateDir: string }) {
+  /** `key` of the configuration names the state folder. */
+  constructor(init: { readonly stateDir: string; readonly key: string }) {
+    this.#key = init.key;
     this.#dir = join(init.stateDir, 'mounts');
   }
 
@@ -72,10 +77,17 @@ export class MountRecords {
 
   /**
    * Creates the folders. Uses their path without symbolic links, since the kernel lists that one.
+   * Throws DeviceError.
    */
   open(): void {
-    makeFolders(this.#dir, 0o700);
-    this.#dir = realpathSync(this.#dir);
+    try {
+      makeFolders(this.#dir, 0o700);
+      this.#dir = realpathSync(this.#dir);
+    } catch (cause) {
+      const text = `cannot make the folder ${this.#dir} for the records of mounts`;
+      const detail = { code: 'failed', step: 'records' } as const;
+      throw new DeviceError(`${text} (${this.#key}): ${errorText(cause)}`, detail, { cause });
+    }
   }
 
   /** Creates a folder for the FUSE mount, and its record. The folder's name starts with `name`. */

@@ -130,7 +130,21 @@ describe('loadConfig()', () => {
       { flags: { 'store.quota': '20GB' } },
       'store.quota is "20GB" (in the flag --store.quota), but must be a size',
     ],
-    ['an entry of a list', { flags: { roots: 'dns:a:1,b' } }, 'roots[1] is "b"'],
+    [
+      'an entry of a list, by the rule of an entry',
+      { flags: { roots: 'dns:a:1,b' } },
+      'roots[1] is "b" (in the flag --roots), but must be /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT',
+    ],
+    [
+      'a storage that is no URL, by the rule of one',
+      { flags: { registries: '[{host: a, storage: [b]}]' } },
+      'registries[0].storage[0] is "b" (in the flag --registries), but must be http[s]://HOST',
+    ],
+    [
+      'an entry whose name has a slip',
+      { flags: { registries: '[{hots: a}]' } },
+      'did you mean registries[0].host?',
+    ],
     [
       'a slip in an entry',
       { flags: { registries: '[{host: a, mirors: []}]' } },
@@ -192,6 +206,9 @@ describe('loadConfig()', () => {
 
   it.each([
     ['a key in the wrong place', 'quota: 1GiB', 'did you mean store.quota?'],
+    ['a slip in a section', 'stroe: {dir: /x}', 'did you mean store?'],
+    ['a slip in a section, which is a value', 'strore: /x', 'did you mean store?'],
+    ['a section within a section', 'store: {store: {dir: /x}}', 'store.store (in'],
     ['a section that is a value', 'store: 5', 'store is 5'],
     ['a section that is nothing', 'store:', 'store is null'],
     ['a list at the top', '- role: root', 'the whole file is [{"role":"root"}]'],
