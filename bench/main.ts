@@ -5,6 +5,7 @@ import { errorText } from '../src/util/errors.ts';
 import { benchAway } from './away.ts';
 import { benchBlobs } from './blobs.ts';
 import { benchCodecs } from './codecs.ts';
+import { benchCold } from './cold.ts';
 import { benchContainers } from './containers.ts';
 import { benchConvert } from './convert.ts';
 import { benchDecode } from './decode.ts';
@@ -32,6 +33,7 @@ const benches: Record<string, (options: BenchOptions) => Promise<BenchRow[]>> = 
   device: benchDevice,
   nbd: benchNbd,
   memory: benchMemory,
+  cold: benchCold,
   limits: benchLimits,
   blobs: benchBlobs,
   edge: benchEdge,
@@ -82,6 +84,8 @@ device  fio with direct I/O on the FUSE file and on the loop device over it. flo
 memory  VmRSS, its RssAnon (the process's own) and its RssFile (pages of files) of a root and four
         children from a package: 15 s after the start, and the highest while all read 512 MiB at
         once.
+cold    CPU seconds of a root and a child from a package for blobs of 64 MiB, read one after another
+        through the child: what code costs that has not run yet, or not for a while.
 limits  one child reads a blob of 48 MiB that only the registry has, from one root; every byte is
         compared.
 blobs   one child and its root in one life: 20,000 distinct blobs of 512 bytes, each read once;
