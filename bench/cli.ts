@@ -53,7 +53,8 @@ function peakOf(pid: number | undefined): number | undefined {
   return kib === undefined ? undefined : (Number(kib) * 1024) / MIB;
 }
 
-function cpuOf(pid: number | undefined): number | undefined {
+/** CPU seconds of a process since its start; undefined when it has ended. */
+export function cpuOf(pid: number | undefined): number | undefined {
   const stat = procFile(pid, 'stat');
   // utime and stime, in ticks of 10 ms (proc_pid_stat(5)).
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');

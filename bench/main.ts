@@ -17,6 +17,7 @@ import { benchMemory } from './memory.ts';
 import { benchNbd } from './nbd.ts';
 import { benchNet } from './net.ts';
 import { benchOwnWay } from './own-way.ts';
+import { benchPull } from './pull.ts';
 import { benchRoads, benchUnlisted } from './roads.ts';
 import { benchRoots } from './roots.ts';
 import type { BenchOptions, BenchRow } from './rows.ts';
@@ -41,6 +42,7 @@ const benches: Record<string, (options: BenchOptions) => Promise<BenchRow[]>> = 
   'own-way': benchOwnWay,
   roots: benchRoots,
   away: benchAway,
+  pull: benchPull,
   convert: benchConvert,
   decode: benchDecode,
   workloads: benchWorkloads,
@@ -105,6 +107,10 @@ roots   4 KiB of a new blob a second at each of four children, while one of two 
         (SIGSTOP) for a minute; every byte is compared.
 away    pulls of new images of 15 MiB through the mirror of one host, next to the same straight from
         the registry, while its only root is there, silent (SIGSTOP), or refuses connections.
+pull    an image of 381 MB that no agent has, in layers of 1 to 180 MiB, pulled by real clients at
+        1, 2 and 3 hosts at once, each through the mirror of its agent below one root, and straight
+        from Debian's docker-registry. The agents are new each time, and nothing is unpacked. The
+        root's figure stands first. All share the processors and the disk of this machine.
 convert an image of Debian packages (some 2 GB; the packages and layers stay in ~/.cache/xylem-test)
         from one registry to another, beside skopeo and gzip with the same layers; then an image of
         100,000 files in one directory, and one of 10 GiB, which compresses to an eighth. Needs

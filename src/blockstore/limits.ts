@@ -40,11 +40,12 @@ export const SLOW_WAITING_MAX = 2 * BLOBS_MAX + 1;
 /** Default settings of a store. */
 export const DISK_STORE_DEFAULTS = {
   /**
-   * Most bytes accepted but not written yet, all in memory: 60 ms of a fast network, so that a
-   * pause of the disk for a sync loses no block. When the disk is slower than the network for
-   * longer, puts reject: blocks that it cannot take are not worth a host's memory.
+   * Most bytes accepted but not written yet, all in memory. Prefetches wait for the store at a
+   * quarter of it (CORE_DEFAULTS.storeBytesMax), so that a pause of the disk for a sync loses no
+   * block. Demand reads wait for no disk: when they bring more for longer, puts reject. Blocks that
+   * the disk cannot take are not worth a host's memory.
    */
-  queueBytesMax: 16 * MIB,
+  queueBytesMax: 64 * MIB,
   /**
    * Most open files, idle ones included; half of the usual limit of 1,024 descriptors stays for
    * connections.

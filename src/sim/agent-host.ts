@@ -1,4 +1,5 @@
 import type { Random } from '../runtime/random.ts';
+import type { ReadKind } from '../transfer/contracts/blob-reader.ts';
 import type { Digest } from '../image/digest.ts';
 import { SimOpener, type OpenerHost, type OpenWish } from './opener.ts';
 import type { AttemptId } from '../transfer/core/effects.ts';
@@ -14,6 +15,8 @@ import {
   incomingKey,
   type AgentListener,
   type AgentWorld,
+  type Ask,
+  type Lie,
 } from './agent-world.ts';
 import type { SimBlock } from './blocks.ts';
 import * as costs from './costs.ts';
@@ -37,15 +40,6 @@ const READ_TIMEOUT_MS = 30_000;
 /** A mute liar sends ALIVE at this interval, at most `MUTE_ALIVE_COUNT` times per request. */
 const MUTE_ALIVE_MS = 100;
 const MUTE_ALIVE_COUNT = 50;
-
-/** A host's request to another host. */
-interface Ask {
-  readonly to: HostNumber;
-  readonly block: SimBlock;
-}
-
-/** How an agent misbehaves. */
-export type Lie = 'corrupt' | 'not-found' | 'mute';
 
 /**
  * An agent of the simulated world: the production reducer, and a driver that carries out its
@@ -206,6 +200,9 @@ export class AgentHost {
         const found = item.found ? item.block : undefined;
         return blocks.diskRead(blob.digest, index, found, localMs);
       }
+      case 'written':
+        this.#store.written(item.lengthBytes);
+        return blocks.written(item.lengthBytes, localMs);
       case 'origin':
         return this.#onOrigin(item, localMs);
       case 'want':
@@ -272,14 +269,12 @@ export class AgentHost {
   }
 
   #askOpen(id: number, to: HostNumber, digest: Digest): void {
-    const { network, events } = this.#world;
-    const { number: host, incarnation, links } = this.#port;
+    const { number: from, links } = this.#port;
     this.#spend(costs.MESSAGE_MS / 2, this.#openingMs);
     const atMs = this.#doneMs(this.#openingMs);
     const lateMs = CALL_MS_MAX[links.has(to) ? 'silent' : 'failed'];
-    network.send({ from: host, to, atMs }, { kind: 'open', id, digest });
-    const item = { kind: 'open-late', id } as const;
-    events.push(atMs + lateMs, { type: 'item', host, incarnation, item });
+    this.#world.network.send({ from, to, atMs }, { kind: 'open', id, digest });
+    this.#later(atMs + lateMs, { kind: 'open-late', id });
   }
 
   #read(token: LocalToken, localMs: number): void {
@@ -368,8 +363,8 @@ export class AgentHost {
   }
 
   #onOrigin(item: Extract<Item, { kind: 'origin' }>, localMs: number): void {
-    this.#unask(item.attempt);
     const { attempt, block, detail } = item;
+    this.#unask(attempt);
     if (block !== undefined) this.#core.blocks.received(attempt, block, localMs);
     else this.#core.blocks.failed(attempt, defined(detail, 'an answer or a failure'), localMs);
   }
@@ -405,12 +400,10 @@ export class AgentHost {
     switch (effect.type) {
       case 'answer':
         return this.#listener.answered(asLocal(effect.token), effect.block, this.#doneMs(nowMs));
-      case 'fail':
-        return this.#listener.failed(
-          asLocal(effect.token),
-          effect.detail.code,
-          this.#doneMs(nowMs),
-        );
+      case 'fail': {
+        const { code } = effect.detail;
+        return this.#listener.failed(asLocal(effect.token), code, this.#doneMs(nowMs));
+      }
       case 'send':
         return this.#send(asPeer(effect.token), effect.block, nowMs);
       case 'refuse':
@@ -419,8 +412,7 @@ export class AgentHost {
         return this.#diskRead(this.#blockOf(effect), nowMs);
       case 'disk-write':
         checker.accepted(number, effect.block, 'stored');
-        this.#port.processors.charge(nowMs, effect.block.lengthBytes * costs.STORE_MS_PER_BYTE);
-        return this.#store.put(effect.block, nowMs);
+        return this.#diskWrite(effect.block, effect.kind, nowMs);
       case 'ask':
         return this.#ask(effect, this.#world.numberOf(effect.host.peer), nowMs);
       case 'ask-origin':
@@ -466,8 +458,8 @@ export class AgentHost {
     nowMs: number,
   ): void {
     const { attempt, request } = effect;
-    const { library, checker, network } = this.#world;
-    const block = library.block(library.blob(request.digest), request.index);
+    const { checker, network } = this.#world;
+    const block = this.#blockOf({ blob: request, index: request.index });
     this.#asked.set(attempt, { to, block });
     checker.asks(this.#port.number, block, to);
     this.#spend(costs.MESSAGE_MS / 2, nowMs);
@@ -538,19 +530,27 @@ export class AgentHost {
 
   #diskRead(block: SimBlock, nowMs: number): void {
     const found = this.#store.has(block.blob.digest, block.index);
-    const doneMs = this.#store.readDoneMs(block, nowMs);
-    const { number, incarnation } = this.#port;
-    const item: Item = { kind: 'stored', block, found };
-    this.#world.events.push(doneMs, { type: 'item', host: number, incarnation, item });
+    this.#later(this.#store.readDoneMs(block, nowMs), { kind: 'stored', block, found });
+  }
+
+  #diskWrite(block: SimBlock, kind: ReadKind, nowMs: number): void {
+    const { lengthBytes } = block;
+    this.#port.processors.charge(nowMs, lengthBytes * costs.STORE_MS_PER_BYTE);
+    const { doneMs, isRefused } = this.#store.put(block, nowMs);
+    if (isRefused) this.#world.checker.unstored(this.#port.number, block, kind);
+    this.#later(doneMs, { kind: 'written', lengthBytes });
+  }
+
+  #later(atMs: number, item: Item): void {
+    const { number: host, incarnation } = this.#port;
+    this.#world.events.push(atMs, { type: 'item', host, incarnation, item });
   }
 
   /** Sends ALIVE and never an answer. */
   #sayAlive(token: PeerToken, left: number, nowMs: number): void {
     if (left === 0 || token.link.state !== 'open') return;
     this.#reply(token.from, { kind: 'alive' }, nowMs);
-    const { number: host, incarnation } = this.#port;
-    const item: Item = { kind: 'mute', token, left: left - 1 };
-    this.#world.events.push(nowMs + MUTE_ALIVE_MS, { type: 'item', host, incarnation, item });
+    this.#later(nowMs + MUTE_ALIVE_MS, { kind: 'mute', token, left: left - 1 });
   }
 
   #takeIncoming(from: HostNumber, attempt: AttemptId): PeerToken | undefined {

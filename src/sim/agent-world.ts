@@ -24,6 +24,15 @@ export interface AgentListener {
  */
 export type Planted = 'unverified' | 'cycle' | 'wide';
 
+/** A host's request to another host. */
+export interface Ask {
+  readonly to: HostNumber;
+  readonly block: SimBlock;
+}
+
+/** How an agent misbehaves. */
+export type Lie = 'corrupt' | 'not-found' | 'mute';
+
 /** The world around the agents. */
 export interface AgentWorld {
   readonly events: EventHeap<SimEvent>;
@@ -55,6 +64,7 @@ export function costOf(item: Item): number {
     case 'read':
       return costs.MESSAGE_MS;
     case 'sent':
+    case 'written':
     case 'mute':
     case 'call-late':
       return 0;

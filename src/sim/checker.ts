@@ -1,4 +1,5 @@
 import { BLOCKS_MAX } from '../image/block.ts';
+import type { ReadKind } from '../transfer/contracts/blob-reader.ts';
 import { CORE_DEFAULTS } from '../transfer/core/core-types.ts';
 import type { SimBlock } from './blocks.ts';
 import type { HostNumber } from './events.ts';
@@ -24,6 +25,7 @@ export type Rule =
   | 'single-flight'
   | 'amplification'
   | 'fallback'
+  | 'unstored'
   | 'stuck';
 
 /** A rule that was broken, and when in the world. */
@@ -85,6 +87,12 @@ export class Checker {
   accepted(host: HostNumber, block: SimBlock, what: 'stored' | 'sent'): void {
     if (block.genuine) return;
     this.violate('unverified', `host ${host} ${what} wrong bytes as ${nameOf(block)}`);
+  }
+
+  /** The store of a host had no room for a block: prefetches keep to its pace. */
+  unstored(host: HostNumber, block: SimBlock, kind: ReadKind): void {
+    if (kind === 'demand') return;
+    this.violate('unstored', `host ${host} had no room for its prefetch of ${nameOf(block)}`);
   }
 
   asks(host: HostNumber, block: SimBlock, peer: HostNumber): void {

@@ -118,6 +118,7 @@ export type Item =
   | { readonly kind: 'undelivered'; readonly body: Body }
   | { readonly kind: 'read'; readonly token: LocalToken }
   | { readonly kind: 'stored'; readonly block: SimBlock; readonly found: boolean }
+  | { readonly kind: 'written'; readonly lengthBytes: number }
   | {
       readonly kind: 'origin';
       readonly attempt: AttemptId;

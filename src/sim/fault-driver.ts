@@ -93,6 +93,8 @@ export class FaultDriver {
         if (host !== undefined) host.store.full = true;
         return;
       }
+      case 'slow-disk':
+        return this.#slowDisk(act.host, true);
       case 'clock': {
         const agent = this.#hosts[act.host]?.agent;
         if (agent === undefined) return;
@@ -132,6 +134,8 @@ export class FaultDriver {
         if (host !== undefined) host.store.full = false;
         return;
       }
+      case 'slow-disk':
+        return this.#slowDisk(act.host, false);
       case 'hang':
       case 'loss':
       case 'clock':
@@ -139,6 +143,11 @@ export class FaultDriver {
       default:
         return unreachable(act);
     }
+  }
+
+  #slowDisk(number: number, isSlow: boolean): void {
+    const host = this.#hosts[number];
+    if (host !== undefined) host.store.slow = isSlow;
   }
 
   #noteChange(nowMs: number): void {

@@ -14,6 +14,8 @@ export const FAULTS = {
   liar: 'a twentieth of the hosts never answer, or say "not found"',
   registry: 'the registry answers 429 and 5xx, is slow, ends credentials',
   fulldisk: 'the disks of a third of the hosts are full',
+  slowdisk:
+    'the disks of a third of the hosts, and of a root, run at a two-hundredth of their rate',
   clock: "the hosts' clocks jump forward by up to 5 s",
 } as const;
 
@@ -51,6 +53,7 @@ export type FaultAct =
   | { readonly type: 'lie'; readonly host: number; readonly lie: 'corrupt' | 'not-found' | 'mute' }
   | { readonly type: 'registry'; readonly mode: 'throttled' | 'failing' | 'slow' | 'expired' }
   | { readonly type: 'full-disk'; readonly host: number }
+  | { readonly type: 'slow-disk'; readonly host: number }
   | { readonly type: 'clock'; readonly host: number; readonly byMs: number };
 
 /** Plans the faults and their times: the seed decides them before the world starts. */
@@ -129,6 +132,8 @@ function plan(name: FaultName, random: SeededRandom, hosts: Hosts): readonly Fau
       }));
     case 'fulldisk':
       return some(0.33).map((host) => lasting({ type: 'full-disk', host }));
+    case 'slowdisk':
+      return [...some(0.33), roots[0] ?? 0].map((host) => lasting({ type: 'slow-disk', host }));
     case 'clock':
       return some(0.3).map((host) =>
         lasting({ type: 'clock', host, byMs: random.between(100, 5000) }, 0),

@@ -233,6 +233,19 @@ describe('DiskStore limits', () => {
     expect(clock.delays).toEqual([]);
   });
 
+  it('DiskStore.put() waits for no sync, however long that takes', async () => {
+    const { disk, clock, store, put } = await simStore();
+    const gate = Promise.withResolvers<void>();
+    disk.setFault((operation) => (operation === 'sync' ? gate.promise : undefined));
+    await put(zero);
+    clock.fireAll();
+    await put(one);
+    await put(two);
+    expect(store.blocksOf(blob.digest)).toEqual([zero, one, two]);
+    gate.resolve();
+    await store.stop();
+  });
+
   it('DiskStore returns every buffer that it took', async () => {
     const { store, put } = await simStore();
     const block = testBlock(blob, zero);

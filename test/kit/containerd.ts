@@ -86,6 +86,11 @@ export class Containerd {
     return this.ctr([...args, '--snapshotter', this.#snapshotter, ...options, reference]);
   }
 
+  /** Fetches an image's blobs, without unpacking them. Rejects when that fails. */
+  async fetch(reference: string): Promise<string> {
+    return this.ctr(['content', 'fetch', '--hosts-dir', this.#hostsDir, reference]);
+  }
+
   /**
    * Pulls as clients do that say where an image is from: layers that the snapshotter reads on
    * demand are not downloaded.

@@ -1,6 +1,6 @@
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { onTestFinished } from 'vitest';
@@ -18,6 +18,8 @@ interface DockerRegistryOptions {
   readonly deletes?: boolean;
   /** Where it tells of pushes, with an Authorization header. */
   readonly notifies?: { readonly url: string; readonly authorization: string };
+  /** File for one line a request, as Apache writes them (combined log format). */
+  readonly accessLog?: string;
   /** As of the registry's configuration, `auth.token`. */
   readonly token?: {
     readonly realm: string;
@@ -39,10 +41,13 @@ export async function startDockerRegistry(
   const file = join(folder, 'config.json');
   // JSON is YAML too.
   writeFileSync(file, JSON.stringify(configuration(folder, options)));
+  const { accessLog } = options;
+  const log = accessLog === undefined ? undefined : openSync(accessLog, 'a');
   const child = spawn('docker-registry', ['serve', file], {
-    stdio: ['ignore', 'ignore', 'pipe'],
+    stdio: ['ignore', log ?? 'ignore', 'pipe'],
     env: { PATH: process.env['PATH'], OTEL_TRACES_EXPORTER: 'none' },
   });
+  if (log !== undefined) closeSync(log);
   atEnd(() => end(child));
   return addressOf(child);
 }
@@ -57,7 +62,11 @@ function configuration(folder: string, options: DockerRegistryOptions): object {
   }
   return {
     version: '0.1',
-    log: { level: 'info', formatter: 'json', accesslog: { disabled: true } },
+    log: {
+      level: 'info',
+      formatter: 'json',
+      accesslog: { disabled: options.accessLog === undefined },
+    },
     storage: { filesystem: { rootdirectory: storage }, delete: { enabled: deletes } },
     http: {
       addr: `${host}:0`,

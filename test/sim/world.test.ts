@@ -147,6 +147,21 @@ describe('World whose hosts are slow while roots are up', () => {
   });
 });
 
+describe('World with slow disks', () => {
+  const slow = { hosts: 6, layersMb: [600], faults: ['slowdisk'], seed: 2 } as const;
+
+  it('World.run() stores all that was prefetched, and reads the registry once', async () => {
+    const result = await runWell({ ...slow, workload: 'full' });
+    expect(result.originAmplification).toBe(1);
+  });
+
+  it('Checker finds prefetches that do not wait for the store', async () => {
+    const core = { blocks: { storeBytesMax: Number.POSITIVE_INFINITY } };
+    const { world } = await run({ ...slow, workload: 'full', core });
+    expect(world.checker.count('unstored')).toBeGreaterThan(0);
+  });
+});
+
 describe('Checker', () => {
   it('Checker finds hosts that turn on the registry: over 4 MiB, and 5 % of their reads', () => {
     const checker = new Checker();

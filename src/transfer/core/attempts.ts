@@ -2,6 +2,7 @@ import type { OriginNo } from '../contracts/origin.ts';
 import type { BlockRequest, PeerErrorDetail } from '../contracts/transport.ts';
 import { hedgeDelayMs, originPatienceMs } from './source-window.ts';
 import type { Attempt, CoreInit } from './core-types.ts';
+import type { StoreRoom } from './store-room.ts';
 
 /** Hops of an attempt that waits for no peer: at the registry, or at a holder of the block. */
 export const HOPS_NONE = -1;
@@ -28,6 +29,14 @@ export function noteLate(attempt: Attempt<unknown>): void {
   attempt.isLate = true;
   attempt.window.prefetchAsked--;
   attempt.window.prefetchLate++;
+}
+
+/** Counts an attempt as in flight. */
+export function count<T>(attempt: Attempt<T>, room: StoreRoom<T>): void {
+  const { window, kind } = attempt;
+  window.asked.add(attempt);
+  if (kind === 'prefetch') window.prefetchAsked++;
+  room.asked(attempt);
 }
 
 /** Counts an attempt in flight as a prefetch no longer: it ended, or was promoted. */

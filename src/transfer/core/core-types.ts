@@ -59,6 +59,11 @@ export interface CoreInit {
    */
   readonly blobsMax: number;
   readonly blobsIdleMax: number;
+  /**
+   * Most bytes that the store owes, with those of the prefetches in flight, before prefetches wait
+   * for it. A quarter of what it takes (src/blockstore/limits.ts): the rest is for demand reads.
+   */
+  readonly storeBytesMax: number;
   /** Bytes of the hot-block cache in memory. */
   readonly cacheBytesMax: number;
   /**
@@ -183,6 +188,7 @@ export interface CoreInit {
 export const CORE_DEFAULTS: CoreInit = {
   blobsMax: 16_384,
   blobsIdleMax: 1024,
+  storeBytesMax: 16 * 1024 * 1024,
   cacheBytesMax: 16 * 1024 * 1024,
   peerOutstandingMax: 32,
   peerPrefetchMax: 8,

@@ -13,7 +13,6 @@ import { BlockCache } from './block-cache.ts';
 import {
   CORE_DEFAULTS,
   HOPS_MAX,
-  HOPS_SLACK,
   keyOf,
   type BlobState,
   type CoreInit,
@@ -27,7 +26,7 @@ import {
 import { Egress } from './egress.ts';
 import type { AttemptId, BlockSource, Effect } from './effects.ts';
 import { Standstill } from './fallback.ts';
-import { makeFetch } from './fetch.ts';
+import { makeFetch, ownHops } from './fetch.ts';
 import { Fetcher } from './fetcher.ts';
 import type { FetcherHost } from './fetcher-host.ts';
 import { OrderGossip } from './order-gossip.ts';
@@ -207,13 +206,12 @@ export class BlockCore<P, T> {
       this.#effects.push({ type: 'fail', token: read.token, detail: { code } });
       return;
     }
-    const depth = this.#routes.depth(read.digest, read.index % blob.stripes);
     this.#arrive(blob, read.index, {
       token: read.token,
       kind: read.kind,
       deadlineMs: nowMs + read.timeoutMs,
       startedMs: nowMs,
-      hops: Math.min(HOPS_MAX, depth + HOPS_SLACK),
+      hops: ownHops(blob, read.index, this.#routes),
       ...{ peer: undefined, endsOnNo: read.endsOnNo ?? false, timer: undefined },
     });
     if (blob.ownWay) this.#prefetcher.readOn(blob, read.index);
@@ -306,6 +304,12 @@ export class BlockCore<P, T> {
     }
     fetch.stage = 'network';
     this.#fetcher.route(fetch, nowMs);
+  }
+
+  /** The store is done with a `disk-write` of this length. */
+  written(lengthBytes: number, nowMs: number): void {
+    this.#nowMs = nowMs;
+    this.#fetcher.written(lengthBytes, nowMs);
   }
 
   /** A source answered `ask` or `ask-origin`; the reference passes to the reducer. */
@@ -483,19 +487,16 @@ export class BlockCore<P, T> {
   }
 
   #complete(fetch: Fetch<T>, block: P, source: BlockSource): void {
-    const { blob, index, key } = fetch;
+    const { blob, index, key, kind } = fetch;
     const servable = source !== 'fallback';
     this.#end(fetch);
-    this.#effects.push({
-      type: 'fetched',
-      source,
-      kind: fetch.kind,
-      lengthBytes: this.#ops.length(block),
-    });
+    const lengthBytes = this.#ops.length(block);
+    this.#effects.push({ type: 'fetched', source, kind, lengthBytes });
     this.#cache.put(key, { block, servable, keys: blob.cachedKeys });
     if (servable && source !== 'disk') {
       this.#ops.retain(block);
-      this.#effects.push({ type: 'disk-write', blob: blob.ref, index, block });
+      this.#fetcher.room.owes(lengthBytes);
+      this.#effects.push({ type: 'disk-write', blob: blob.ref, index, block, kind });
     }
     for (const waiter of fetch.waiters.splice(0)) {
       this.#waiting.remove(waiter);
@@ -585,8 +586,7 @@ export class BlockCore<P, T> {
   }
 
   #prefetch(blob: BlobState<T>, index: BlockIndex): void {
-    const depth = this.#routes.depth(blob.ref.digest, index % blob.stripes);
-    const hops = Math.min(HOPS_MAX, depth + HOPS_SLACK);
+    const hops = ownHops(blob, index, this.#routes);
     this.#start(blob, index, { kind: 'prefetch', hops, held: false }, undefined);
   }
 }

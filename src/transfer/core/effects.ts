@@ -35,11 +35,13 @@ export type Effect<P, T> =
   | { readonly type: 'refuse'; readonly token: T; readonly detail: PeerErrorDetail }
   /** Read the block from the store; then `diskRead()`. */
   | { readonly type: 'disk-read'; readonly blob: BlobRef; readonly index: BlockIndex }
+  /** Store the block; then `written()`, whatever came of it. */
   | {
       readonly type: 'disk-write';
       readonly blob: BlobRef;
       readonly index: BlockIndex;
       readonly block: P;
+      readonly kind: ReadKind;
     }
   /** Ask a peer; then `received()` or `failed()`. */
   | {

@@ -2,7 +2,14 @@ import type { BlockIndex } from '../../image/block.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
-import { keyOf, type BlobState, type Fetch, type Routes } from './core-types.ts';
+import {
+  HOPS_MAX,
+  HOPS_SLACK,
+  keyOf,
+  type BlobState,
+  type Fetch,
+  type Routes,
+} from './core-types.ts';
 
 /** A fetch that has asked nobody yet. */
 export function makeFetch<T>(
@@ -34,6 +41,15 @@ export function makeFetch<T>(
     wanted,
     retry: undefined,
   };
+}
+
+/** The hop budget of a read of this host's own. */
+export function ownHops(
+  blob: BlobState<unknown>,
+  index: BlockIndex,
+  routes: Pick<Routes, 'depth'>,
+): number {
+  return Math.min(HOPS_MAX, routes.depth(blob.ref.digest, index % blob.stripes) + HOPS_SLACK);
 }
 
 /**

@@ -9,12 +9,14 @@ import type { Attempt, Fetch, SourceWindow, Waiter } from './core-types.ts';
 import type { AttemptId, BlockSource, LostReason, OriginSource } from './effects.ts';
 import type { FetcherHost } from './fetcher-host.ts';
 import { Silence } from './silence.ts';
-import { ban, isUsable, makeWindow, noteHeard, noteLatency } from './source-window.ts';
-import { HOPS_NONE, isHolder, lateAtMs, noOf, noteLate, requestOf, uncount } from './attempts.ts';
+import { ban, isUsable, makeWindow, nextOf, noteHeard, noteLatency } from './source-window.ts';
+import { count, HOPS_NONE, isHolder, lateAtMs, noOf, noteLate } from './attempts.ts';
+import { requestOf, uncount } from './attempts.ts';
 import { kinOf } from './fetch.ts';
 import { Download } from './download.ts';
 import { Fallback, hasNoWay } from './fallback.ts';
 import { OriginWindows } from './origin-windows.ts';
+import { StoreRoom } from './store-room.ts';
 import type { OriginNo } from '../contracts/origin.ts';
 import type { PeerErrorDetail } from '../contracts/transport.ts';
 
@@ -37,6 +39,8 @@ export class Fetcher<P, T> {
   readonly #origins: OriginWindows<T>;
   readonly #fallback: Fallback<T>;
   readonly #download: Download<T>;
+  /** Keeps prefetches to the pace of the store. */
+  readonly room: StoreRoom<T>;
   readonly #silence: Silence<T>;
   readonly #attempts = new Map<AttemptId, { attempt: Attempt<T>; block: P | undefined }>();
   #attemptCount = 0;
@@ -48,6 +52,7 @@ export class Fetcher<P, T> {
     this.#origins = new OriginWindows(host.init);
     this.#hedgesSaved = host.init.hedgeSavedMax;
     this.#download = new Download(host);
+    this.room = new StoreRoom(host.init);
     this.#silence = new Silence(host);
   }
 
@@ -113,6 +118,7 @@ export class Fetcher<P, T> {
       if (attempt.kind === 'demand') continue;
       const { window } = attempt;
       if (attempt.state === 'asked') uncount(attempt);
+      if (attempt.state !== 'queued') this.room.left(attempt);
       attempt.kind = 'demand';
       if (attempt.state === 'queued') {
         window.prefetch.splice(window.prefetch.indexOf(attempt), 1);
@@ -244,7 +250,7 @@ export class Fetcher<P, T> {
     }
     const { attemptMsMax, hedgeMsMax } = this.#host.init;
     const giveUpMs = attempt.startedMs + attemptMsMax;
-    if (nowMs >= giveUpMs && this.#isRoot(attempt.window)) {
+    if (nowMs >= giveUpMs && this.#host.routes.isRoot(attempt.window.host.peer)) {
       // The peer is heard, so it works on the block: slow is not dead. Others are asked beside it.
       this.route(fetch, nowMs, true);
     } else if (nowMs >= giveUpMs) {
@@ -268,6 +274,11 @@ export class Fetcher<P, T> {
   /** The download limit lets something pass: demand first, at any source. */
   onDownload(nowMs: number): void {
     for (const window of this.#download.onTimer()) this.#pump(window, nowMs);
+  }
+
+  /** The store is done with a block: prefetches that waited for that may go on. */
+  written(lengthBytes: number, nowMs: number): void {
+    for (const window of this.room.written(lengthBytes)) this.#pump(window, nowMs);
   }
 
   #window(host: HostAddress): SourceWindow<T> {
@@ -405,22 +416,13 @@ export class Fetcher<P, T> {
 
   /** Sends the requests that fit, demand first: at this peer, or at any registry. */
   #pump(window: SourceWindow<T>, nowMs: number): void {
-    const isOrigin = window.host === undefined;
     for (;;) {
-      const attempt = isOrigin ? this.#origins.next() : this.#nextOf(window);
-      if (attempt === undefined || !this.#download.admit(attempt, nowMs)) return;
+      const attempt = window.host ? nextOf(window, this.#host.init) : this.#origins.next();
+      if (attempt === undefined || !this.room.admit(attempt)) return;
+      if (!this.#download.admit(attempt, nowMs)) return;
       attempt.window[attempt.kind].shift();
       this.#ask(attempt, nowMs);
     }
-  }
-
-  #nextOf(window: SourceWindow<T>): Attempt<T> | undefined {
-    const { peerOutstandingMax, peerPrefetchMax, peerLateMax } = this.#host.init;
-    if (window.asked.size >= peerOutstandingMax) return undefined;
-    const { prefetchAsked, prefetchLate } = window;
-    const isFull = prefetchAsked + prefetchLate >= peerPrefetchMax + peerLateMax;
-    const hasPlace = prefetchAsked < peerPrefetchMax && !isFull;
-    return window.demand[0] ?? (hasPlace ? window.prefetch[0] : undefined);
   }
 
   #ask(attempt: Attempt<T>, nowMs: number): void {
@@ -428,8 +430,7 @@ export class Fetcher<P, T> {
     const { blob, index } = fetch;
     attempt.state = 'asked';
     attempt.startedMs = nowMs;
-    window.asked.add(attempt);
-    if (attempt.kind === 'prefetch') window.prefetchAsked++;
+    count(attempt, this.room);
     if (window.host === undefined) {
       const { id, kind, source } = attempt as Attempt<T> & { source: OriginSource };
       this.#host.emit({ type: 'ask-origin', attempt: id, blob: blob.ref, index, kind, source });
@@ -472,6 +473,7 @@ export class Fetcher<P, T> {
       if (at >= 0) queue.splice(at, 1);
     }
     const asked = attempt.state === 'asked';
+    if (asked || attempt.state === 'verifying') this.room.left(attempt);
     attempt.state = 'done';
     const at = fetch.attempts.indexOf(attempt);
     if (at >= 0) fetch.attempts.splice(at, 1);
@@ -541,10 +543,6 @@ export class Fetcher<P, T> {
         unreachable(detail);
     }
     this.#next(fetch, nowMs);
-  }
-
-  #isRoot({ host }: SourceWindow<T>): boolean {
-    return host !== undefined && this.#host.routes.isRoot(host.peer);
   }
 
   #punish(window: SourceWindow<T>, reason: LostReason, nowMs: number): void {

@@ -1,6 +1,6 @@
 import type { HostAddress } from '../../tree/messages.ts';
 import { backoffMs } from '../../util/backoff.ts';
-import type { CoreInit, SourceWindow } from './core-types.ts';
+import type { Attempt, CoreInit, SourceWindow } from './core-types.ts';
 
 /**
  * Answers over which the p95 is taken: enough to see a tail, few enough to follow a change of load.
@@ -117,6 +117,19 @@ export function isUsable(
 ): boolean {
   if (nowMs < window.bannedUntilMs || nowMs < window.overloadedUntilMs) return false;
   return evenIfDown || nowMs >= window.downUntilMs;
+}
+
+/** The request to a peer that may go next: demand first. Undefined when none may. */
+export function nextOf<T>(
+  window: SourceWindow<T>,
+  limits: Pick<CoreInit, 'peerOutstandingMax' | 'peerPrefetchMax' | 'peerLateMax'>,
+): Attempt<T> | undefined {
+  const { peerOutstandingMax, peerPrefetchMax, peerLateMax } = limits;
+  const { asked, demand, prefetch, prefetchAsked, prefetchLate } = window;
+  if (asked.size >= peerOutstandingMax) return undefined;
+  const isFull = prefetchAsked + prefetchLate >= peerPrefetchMax + peerLateMax;
+  const hasPlace = prefetchAsked < peerPrefetchMax && !isFull;
+  return demand[0] ?? (hasPlace ? prefetch[0] : undefined);
 }
 
 /** Leaves a peer alone that broke a rule; longer each time. */

@@ -481,7 +481,11 @@ export class TransferEngine implements BlobReader {
         const fields = { blob: blob.digest, block: index, error: errorText(error) };
         this.#parts.logger.warn(fields, 'block passed on without being stored');
       })
-      .finally(() => block.payload.release())
+      .finally(() => {
+        const { length } = block.payload;
+        block.payload.release();
+        this.#run((nowMs) => this.#core.blocks.written(length, nowMs));
+      })
       .catch(() => {});
   }
 }

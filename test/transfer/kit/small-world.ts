@@ -68,6 +68,10 @@ export class SmallHost {
   sourceKey: (digest: Digest) => string = () => '';
   readonly pendingTokens = new Map<AttemptId, Token>();
   state: 'up' | 'stopped' | 'dead' = 'up';
+  /** Time that the store takes for a block. */
+  diskMs = 0;
+  /** Blocks in the order in which they went to the store. */
+  readonly written: string[] = [];
   corrupt = false;
   strange = false;
   /** Answers nothing; a liar says that it is alive all the while. */
@@ -238,8 +242,16 @@ export class SmallWorld {
         return;
       }
       case 'disk-write':
-        host.store.add(effect.index);
         effect.block.holders--;
+        host.written.push(`${effect.index}:${effect.kind}`);
+        this.deliver(
+          host,
+          () => {
+            host.store.add(effect.index);
+            core.written(BLOCK_SIZE_BYTES, this.nowMs);
+          },
+          host.diskMs,
+        );
         return;
       case 'ask':
         host.askedAt.set(effect.host.peer, effect.host.addresses);
