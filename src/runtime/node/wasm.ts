@@ -1,3 +1,12 @@
+import { setFlagsFromString } from 'node:v8';
+
+// Code that has run for a while asks V8 to be optimized, at which V8 12.4 (Node 22.23) ended a
+// process (`Runtime_WasmTriggerTierUp`, "Check failed: it->second.Size() > offset"). With this flag
+// each function is optimized after its first call, in the background. It counts for all modules
+// that this process compiles from here on, in all threads: the HTTP parser of undici, too. LZ4
+// decodes no slower (`npm run bench decode`).
+setFlagsFromString('--no-wasm-dynamic-tiering');
+
 /**
  * Instructions of WebAssembly as bytes, in the order of its text format's folded form: the few that
  * src/runtime/node/lz4-decoder.ts needs. All values are i32, but for copies of 16 bytes.
