@@ -2,14 +2,18 @@ import { join } from 'node:path';
 import type { BlobRef } from '../image/block.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
 import {
+  ACCELERATION_ANNOTATION,
   LAYER_MEDIA_TYPE,
   MANIFEST_MEDIA_TYPES,
   OVERLAYBD_ANNOTATION,
+  parseManifest,
+  type Descriptor,
   type DeviceImage,
 } from '../image/manifest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { defined } from '../util/assert.ts';
+import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DeviceService } from './device-service.ts';
@@ -49,7 +53,6 @@ export interface Chain {
   readonly manifestDigest?: Digest;
   /** Bottom first. */
   readonly layers: readonly ChainLayer[];
-  readonly fsType: 'ext4' | 'erofs';
 }
 
 /** Has images open, so that their blobs can be read; `AgentLink`. */
@@ -72,14 +75,26 @@ interface ImageOpener {
 
 /** An image whose layers can be read. */
 export interface Opened {
+  /** When the agent could find it out. */
+  readonly manifest?: Uint8Array | undefined;
   close(): void;
+}
+
+/** Layers whose ends could be read, so that they have the sizes that the chain says. */
+interface Checked {
+  readonly layers: readonly ChainLayer[];
+  readonly opened: Promise<Opened>;
+  readonly timer: Timer;
 }
 
 interface Device {
   readonly chainId: string;
   readonly reference: string;
+  readonly layers: readonly ChainLayer[];
   readonly dir: string;
   readonly holders: Set<string>;
+  /** It was mounted before this process began. */
+  readonly isTakenOver: boolean;
   /** Resolves when the device is mounted. */
   mounting: Promise<void>;
   opened: Promise<Opened>;
@@ -128,7 +143,11 @@ export class ImageDevices {
   readonly #dir: string;
   readonly #byChain = new Map<string, Device>();
   readonly #byHolder = new Map<string, Device>();
-  readonly #checked = new Map<string, { opened: Opened; timer: Timer }>();
+  /** By what names the image. */
+  readonly #checked = new BoundedMap<string, Checked>({
+    entriesMax: CHECKED_MAX,
+    onEvict: (_, kept) => letGo(kept),
+  });
   readonly #stopping = new AbortController();
 
   /** `dir`: the folder below which devices are mounted, one that the device service allows. */
@@ -157,8 +176,15 @@ export class ImageDevices {
       const opened = this.#open(chain, this.#stopping.signal, { isMounted: true });
       opened.catch(() => {}); // The devices are being stopped.
       this.#byChain.set(chain.chainId, {
-        ...{ chainId: chain.chainId, reference: chain.reference, dir, opened },
-        ...{ holders: new Set(), mounting: Promise.resolve(), leaving: undefined },
+        ...{ chainId: chain.chainId, reference: chain.reference, layers: chain.layers },
+        ...{
+          dir,
+          opened,
+          holders: new Set(),
+          isTakenOver: true,
+          mounting: Promise.resolve(),
+          leaving: undefined,
+        },
         ...{ retry: undefined, refused: undefined },
       });
     }
@@ -172,20 +198,37 @@ export class ImageDevices {
   }
 
   /**
-   * Makes sure that the blobs of a chain can be read, without a mount. The image stays open for a
-   * while, for the container that is about to start. Rejects with a CodedError.
+   * Makes sure that the blobs of a chain can be read, and have the sizes that it says, without a
+   * mount. The image stays open for a while, for its other layers, and for the container that is
+   * about to start. Rejects with a CodedError.
    */
   async check(chain: Chain, signal: AbortSignal): Promise<void> {
-    const { chainId } = chain;
-    if (this.#byChain.has(chainId) || this.#checked.has(chainId)) return;
-    const opened = await this.#open(chain, signal);
-    this.#uncheck(chainId);
-    if (this.#checked.size >= CHECKED_MAX) {
-      const [oldest] = this.#checked.keys();
-      if (oldest !== undefined) this.#uncheck(oldest);
+    const mounted = this.#byChain.get(chain.chainId);
+    if (mounted !== undefined && isStart(chain.layers, mounted.layers)) return;
+    const kept = this.#checked.get(nameOf(chain));
+    if (kept !== undefined && isStart(chain.layers, kept.layers)) {
+      const isRead = await orAbort(kept.opened, signal).then(
+        () => true,
+        () => false, // Of which layer, the check of each one by itself says.
+      );
+      signal.throwIfAborted();
+      if (isRead) return;
     }
-    const timer = this.#clock.setTimer(CHECKED_MS, () => this.#uncheck(chainId));
-    this.#checked.set(chainId, { opened, timer });
+    const opened = await this.#open(chain, signal);
+    const whole = opened.manifest && wholeOf(opened.manifest, chain);
+    if (whole === undefined) return this.#keep(chain, Promise.resolve(opened));
+    // All others at a time: the runtime asks for one after the other.
+    const ahead = this.#open(whole, this.#stopping.signal);
+    this.#keep(whole, ahead);
+    const close = (): void => opened.close();
+    ahead.then(close, close);
+  }
+
+  #keep(chain: Chain, opened: Promise<Opened>): void {
+    const name = nameOf(chain);
+    this.#uncheck(name);
+    const timer = this.#clock.setTimer(CHECKED_MS, () => this.#uncheck(name));
+    this.#checked.set(name, { layers: chain.layers, opened, timer });
   }
 
   /**
@@ -211,6 +254,15 @@ export class ImageDevices {
       await this.drop(holder);
       throw error;
     }
+  }
+
+  /** Takes a hold of an earlier process again; false when the device is not mounted. */
+  resume({ chainId }: Chain, holder: string): boolean {
+    const device = this.#byChain.get(chainId);
+    if (device?.isTakenOver !== true || this.#byHolder.has(holder)) return false;
+    device.holders.add(holder);
+    this.#byHolder.set(holder, device);
+    return true;
   }
 
   /** Ends a hold; the last one unmounts. Does nothing for an unknown holder. Never rejects. */
@@ -239,27 +291,34 @@ export class ImageDevices {
   /** Lets images go; the device service unmounts. */
   stop(): void {
     this.#stopping.abort(notRunning());
-    for (const chainId of [...this.#checked.keys()]) this.#uncheck(chainId);
+    for (const [name] of this.#checked) this.#uncheck(name);
     for (const device of this.#byChain.values()) device.retry?.cancel();
   }
 
   #add(chain: Chain): Device {
     const dir = this.#dirOf(chain.chainId);
-    const kept = this.#checked.get(chain.chainId);
-    this.#checked.delete(chain.chainId);
-    kept?.timer.cancel();
-    const { signal } = this.#stopping;
-    const opened = kept === undefined ? this.#open(chain, signal) : Promise.resolve(kept.opened);
+    const opened = this.#taken(chain) ?? this.#open(chain, this.#stopping.signal);
     const mounting = opened.then(async () => {
       await this.#devices.mount(this.#imageOf(chain), dir);
     });
     const device: Device = {
-      ...{ chainId: chain.chainId, reference: chain.reference, dir, opened, mounting },
+      ...{ chainId: chain.chainId, reference: chain.reference, layers: chain.layers },
+      ...{ dir, opened, mounting, isTakenOver: false },
       ...{ holders: new Set<string>(), leaving: undefined, retry: undefined, refused: undefined },
     };
     this.#byChain.set(chain.chainId, device);
     mounting.catch(() => this.#forget(device)); // Its holders have the error.
     return device;
+  }
+
+  /** What a check has opened of just this chain, from now on the caller's. */
+  #taken(chain: Chain): Promise<Opened> | undefined {
+    const kept = this.#checked.get(nameOf(chain));
+    if (kept?.layers.length !== chain.layers.length) return undefined;
+    if (!isStart(chain.layers, kept.layers)) return undefined;
+    this.#checked.delete(nameOf(chain));
+    kept.timer.cancel();
+    return kept.opened.catch(() => this.#open(chain, this.#stopping.signal));
   }
 
   /** Never rejects. */
@@ -315,6 +374,7 @@ export class ImageDevices {
       const image = { reference, manifestDigest, layers: blobs };
       const opened = await this.#images.open(image, signal, options);
       return {
+        manifest: opened.manifest,
         close: () => {
           opened.close();
           closeFiles();
@@ -332,7 +392,6 @@ export class ImageDevices {
       digest,
       size: file === undefined ? sizeBytes : this.#local.sizeOf(digest),
       annotations: {
-        [`${OVERLAYBD_ANNOTATION}blob-fs-type`]: chain.fsType,
         ...(file !== undefined && { [FILE_ANNOTATION]: file }),
       },
     }));
@@ -359,17 +418,53 @@ export class ImageDevices {
     return { image: this.#imageOf(chain), close: () => opened.close() };
   }
 
-  #uncheck(chainId: string): void {
-    const kept = this.#checked.get(chainId);
-    if (kept === undefined) return;
-    this.#checked.delete(chainId);
-    kept.timer.cancel();
-    kept.opened.close();
+  #uncheck(name: string): void {
+    const kept = this.#checked.get(name);
+    this.#checked.delete(name);
+    if (kept !== undefined) letGo(kept);
   }
 
   #dirOf(chainId: string): string {
     return join(this.#dir, chainId.replace(':', '-'));
   }
+}
+
+function letGo({ opened, timer }: Checked): void {
+  timer.cancel();
+  opened.then(
+    (open) => open.close(),
+    () => {},
+  );
+}
+
+function nameOf({ reference, manifestDigest }: Chain): string {
+  return `${reference} ${manifestDigest ?? ''}`;
+}
+
+/** Whether layers are the first ones of others. */
+function isStart(layers: readonly ChainLayer[], of: readonly ChainLayer[]): boolean {
+  return layers.every(({ digest, sizeBytes }, i) => {
+    const other = of[i];
+    return other?.digest === digest && other.sizeBytes === sizeBytes;
+  });
+}
+
+/** A chain, with all block layers of its manifest above; undefined when it has all of them. */
+function wholeOf(manifest: Uint8Array, chain: Chain): Chain | undefined {
+  const blocks = blockLayersIn(manifest);
+  const isMore = blocks.length > chain.layers.length && isStart(chain.layers, blocks);
+  return isMore ? { ...chain, layers: blocks } : undefined;
+}
+
+/** The layers of a manifest that are read on demand, bottom first, up to the first ordinary one. */
+function blockLayersIn(manifest: Uint8Array): readonly ChainLayer[] {
+  const { layers } = parseManifest(manifest);
+  const blocks = layers.filter(({ annotations }) => annotations[ACCELERATION_ANNOTATION] !== 'yes');
+  const isOrdinary = ({ annotations }: Descriptor): boolean =>
+    annotations[`${OVERLAYBD_ANNOTATION}blob-digest`] === undefined;
+  const end = blocks.findIndex(isOrdinary);
+  const found = end < 0 ? blocks : blocks.slice(0, end);
+  return found.map(({ digest, size }) => ({ digest, sizeBytes: size }));
 }
 
 /** In the record of a mount: the layer is this file. */
@@ -386,7 +481,7 @@ export function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
   });
   const manifestDigest = parseDigest(manifest.annotations[MANIFEST_ANNOTATION] ?? '');
   return {
-    ...{ chainId: digest, reference, layers, fsType: 'ext4' },
+    ...{ chainId: digest, reference, layers },
     ...(manifestDigest !== undefined && { manifestDigest }),
   };
 }

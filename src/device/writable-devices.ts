@@ -239,13 +239,6 @@ export class WritableDevices {
       const what = `${DEVICES_MAX} writable devices are in use already (the limit): end some`;
       throw new DeviceError(what, { code: 'too-many-mounts', limit: DEVICES_MAX });
     }
-    if (chain.fsType !== 'ext4') {
-      throw new DeviceError(
-        `cannot write to ${chain.reference}: its layers hold ${chain.fsType}, ` +
-          'and a device is written as ext4 alone',
-        { code: 'unsupported-filesystem', filesystem: chain.fsType },
-      );
-    }
     const opened = await this.#images.openChain(chain, signal);
     try {
       const disk = await this.#devices.openDisk(opened.image, signal);

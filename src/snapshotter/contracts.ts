@@ -26,7 +26,6 @@ export interface DeviceChain {
   readonly manifestDigest?: Digest;
   /** Bottom first. */
   readonly layers: readonly ChainLayer[];
-  readonly fsType: 'ext4' | 'erofs';
 }
 
 /** How a device is written: through a folder, or by the client that mounts the device itself. */
@@ -74,13 +73,18 @@ export interface WritableDevices {
  * `not-found`, `not-authorized`, `damaged`, `unreachable`, or what else is wrong.
  */
 export interface ImageDevices {
-  /** Makes sure that blobs can be read (rights, registry), without a mount: fails fast. */
+  /**
+   * Makes sure that blobs can be read (rights, registry), and have the sizes that the chain says,
+   * without a mount: fails fast.
+   */
   check(chain: DeviceChain, signal: AbortSignal): Promise<void>;
   /**
    * Mounts the device on first use, and shares it afterwards. `holder` is a snapshot's durable id;
    * the same holder twice is one hold.
    */
   hold(chain: DeviceChain, holder: string, signal: AbortSignal): Promise<{ readonly dir: string }>;
+  /** A hold of an earlier process, on a device that is mounted; false when it is not. */
+  resume(chain: DeviceChain, holder: string): boolean;
   /** Ends a hold; the last one unmounts. Does nothing for an unknown holder. */
   drop(holder: string): Promise<void>;
 }

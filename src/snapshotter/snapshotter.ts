@@ -25,13 +25,10 @@ import type { NewSnapshot, Snapshots } from './snapshots.ts';
 import { Ledger } from './store/ledger.ts';
 import type { RecordStore } from './store/record-store.ts';
 
-/** Devices that are mounted again at a time at the start: each mount is a process. */
+/** Devices that are mounted again at a time after the start: each mount is a process. */
 const HOLDS_PARALLEL_MAX = 8;
 
-/**
- * Longest wait for one of them, in milliseconds: a device that a keeper kept is there at once, and
- * one that has to be mounted anew reads a few blocks.
- */
+/** Longest wait for one of them, in milliseconds: a mount reads a few blocks. */
 const HOLD_AGAIN_MS_MAX = 60_000;
 
 /**
@@ -40,7 +37,7 @@ const HOLD_AGAIN_MS_MAX = 60_000;
  */
 const HOLD_AFTER_COMMIT_MS = 10_000;
 
-/** Longest check of an image at its first layer, in milliseconds. */
+/** Longest check of a layer that is not downloaded, in milliseconds. */
 const CHECK_MS_MAX = 60_000;
 
 /** What separates paths and options in the options of overlayfs. */
@@ -62,8 +59,8 @@ export interface SnapshotterComponents {
  * The snapshots of a host. Ordinary layers are folders, which containerd unpacks and overlayfs
  * stacks; layers of block images are a device, which is mounted when a container needs it.
  *
- * Life: `start()`, which mounts the devices of open snapshots again -> calls -> `stop()`, which
- * leaves mounts as they are. A process that is killed loses nothing that was answered. Two
+ * Life: `start()`, which takes hold of the devices of open snapshots again, and goes on to mount
+ * those that went -> calls -> `stop()`, which leaves mounts as they are. A process that is killed loses nothing that was answered. Two
  * snapshotters never share a folder: `start()` rejects with DiskError `locked`.
  */
 export class Snapshotter implements Snapshots {
@@ -85,6 +82,7 @@ export class Snapshotter implements Snapshots {
   /** Of committed layers that are about to let go of their device, by id. */
   readonly #leaving = new Map<number, Timer>();
   #lock: DiskLock | undefined;
+  #heldAgain: Promise<void> = Promise.resolve();
 
   /** `stateDir`: holds files of layers and containers. `bootId` is another after each reboot. */
   constructor(
@@ -122,7 +120,15 @@ export class Snapshotter implements Snapshots {
     this.#folders.clear((id) => ids.has(id));
     this.#count();
     await this.#clearCommitted(records);
-    await this.#holdAgain(records);
+    this.#heldAgain = this.#holdAgain(records);
+  }
+
+  /**
+   * Resolves when each device of this boot is held again, or cannot be: they do not wait for each
+   * other, nor calls for them.
+   */
+  get heldAgain(): Promise<void> {
+    return this.#heldAgain;
   }
 
   /**
@@ -151,7 +157,7 @@ export class Snapshotter implements Snapshots {
   async prepare(wanted: NewSnapshot, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
     const below = this.#upTo(wanted.parent);
     const layer = remoteLayerOf(this.#parts, wanted.labels, below);
-    if (layer !== undefined) await this.#provide(wanted, layer, signal);
+    if (layer !== undefined) await this.#provide(wanted, { layer, below }, signal);
     return this.#make('active', wanted, signal);
   }
 
@@ -254,15 +260,18 @@ export class Snapshotter implements Snapshots {
   readonly #fileOf = ({ id }: Pick<SnapshotRecord, 'id'>): string => this.#folders.blockFile(id);
 
   /** Commits a layer that is read on demand, and rejects with `already-exists`. */
-  async #provide(wanted: NewSnapshot, layer: SnapshotLayer, signal: AbortSignal): Promise<never> {
-    const { labels, parent } = wanted;
+  async #provide(
+    { labels, parent }: NewSnapshot,
+    { layer, below }: { layer: SnapshotLayer; below: readonly SnapshotRecord[] },
+    signal: AbortSignal,
+  ): Promise<never> {
     const name = defined(layer.kind === 'files' ? undefined : layer.chainId, 'it has a chain id');
     const createdMs = this.#clock.wallMs();
     const fields = { name, parent, kind: 'committed', layer, labels, createdMs } as const;
-    const below = this.#upTo(parent);
     const chain = chainOf([{ ...fields, id: 0 }, ...below], this.#fileOf);
-    const isFirst = chain?.layers.length === 1 && layer.kind === 'block';
-    if (isFirst && this.#catalog.find(name) === undefined) {
+    // What is said of a layer counts for all images that have it, so that it must be right.
+    const isBlock = chain !== undefined && layer.kind === 'block';
+    if (isBlock && this.#catalog.find(name) === undefined) {
       const check = (limit: AbortSignal): Promise<void> => this.#devices.check(chain, limit);
       await within(this.#clock, CHECK_MS_MAX, check, { signal });
     }
@@ -340,8 +349,9 @@ export class Snapshotter implements Snapshots {
       record.writable === undefined
         ? await this.#devices.hold(chain, holderOf(record), signal)
         : await this.#holdDevice(record, chain, signal);
-    const now = this.#open?.catalog.find(record.name);
-    if (now?.id === record.id) return held;
+    const open = this.#open;
+    // After a stop, the next start takes hold of it again.
+    if (open === undefined || open.catalog.find(record.name)?.id === record.id) return held;
     // Removed or committed meanwhile, when there was no hold yet to be dropped.
     await this.#drop(record);
     const what = `snapshot ${record.name} went while its device was mounted`;
@@ -438,16 +448,30 @@ export class Snapshotter implements Snapshots {
     }
   }
 
-  /** Takes hold of the devices of this boot again, before the first call. Never rejects. */
+  /**
+   * Takes hold of the devices of this boot again: before it returns, of all that are mounted, so
+   * that no call unmounts one that others have; then of the rest. Never rejects.
+   */
   async #holdAgain(records: readonly SnapshotRecord[]): Promise<void> {
     const held = records.filter(({ kind, heldInBoot }) => {
       return kind !== 'committed' && heldInBoot === this.#bootId;
     });
-    const rest = held.values();
+    const rest = held.filter((record) => !this.#resume(record)).values();
     const hold = async (): Promise<void> => {
       for (const record of rest) await this.#holdOneAgain(record);
     };
     await Promise.all(Array.from({ length: HOLDS_PARALLEL_MAX }, hold));
+  }
+
+  /** Whether the snapshot has its hold again, on a device that is mounted. */
+  #resume(record: SnapshotRecord): boolean {
+    if (record.writable !== undefined) return false;
+    try {
+      const { chain } = this.#lowerOf(record);
+      return chain === undefined || this.#devices.resume(chain, holderOf(record));
+    } catch {
+      return false; // It is told when it is held.
+    }
   }
 
   async #holdOneAgain(record: SnapshotRecord): Promise<void> {
@@ -455,6 +479,7 @@ export class Snapshotter implements Snapshots {
       const { chain } = this.#lowerOf(record);
       await within(this.#clock, HOLD_AGAIN_MS_MAX, (signal) => this.#hold(record, chain, signal));
     } catch (error) {
+      if (this.#open === undefined) return;
       this.#metrics.devicesNotHeld.inc({});
       const text = errorText(error);
       this.#logger.error(

@@ -40,7 +40,7 @@ async function startDevices() {
   await service.start();
   devices.start();
   const reference = 'registry.example/app:1';
-  const chain = { chainId: blob.digest, reference, layers: [blob], fsType: 'ext4' as const };
+  const chain = { chainId: blob.digest, reference, layers: [blob] };
   return { devices, chain, folder };
 }
 

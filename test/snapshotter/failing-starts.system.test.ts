@@ -12,6 +12,7 @@ import { describeWith, needs } from '../kit/requires.ts';
 import { atEndOfAll, tempFolder } from '../kit/temp-folder.ts';
 import {
   pushBytesAsLayer,
+  pushResized,
   sharedBlockRig,
   startBlockHost,
   type BlockHost,
@@ -65,6 +66,25 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     await cri.removePod(pod);
     await expect.poll(() => host.devices.images.list()).toEqual([]);
   });
+
+  it.each([
+    ['too small', -4096],
+    ['too large', 4096],
+  ])(
+    'of an image that says that a shared layer is %s ends it, and no other',
+    async (name, more) => {
+      const { host, cri } = await start();
+      const hostile = await pushResized(shared.rig, `hostile-${more < 0 ? 1 : 2}`, more);
+      await expect(cri.pull(hostile), name).rejects.toThrow(/no part of it|size/);
+      const image = shared.imageOf('block');
+      await cri.pull(image);
+      const pod = await cri.runPod(`pod-${process.pid}${more}`, tempFolder());
+      const container = await cri.create(pod, 'a', image, ['/bin/busybox', 'true']);
+      await cri.start(container);
+      await cri.removePod(pod);
+      await expect.poll(() => host.devices.images.list()).toEqual([]);
+    },
+  );
 
   it('without an agent says so at the pull', async () => {
     const { cri } = await start(join(tempFolder(), 'agent.sock'));

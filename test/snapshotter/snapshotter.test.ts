@@ -41,11 +41,17 @@ interface Host {
   readonly clock: ManualClock;
 }
 
-/** A host, or the same one after its process ended; with `bootId`, after a reboot too. */
-async function start(before?: Host, bootId = 'boot-1'): Promise<Host> {
-  const folder = before?.folder ?? tempFolder();
+/**
+ * A host, or the same one after its process ended; with `bootId`, after a reboot too; with `devices`,
+ * on those that are left.
+ */
+async function start(
+  before?: Host,
+  bootId = 'boot-1',
+  devices = new MemoryDevices(join(before?.folder ?? tempFolder(), 'devices')),
+): Promise<Host> {
+  const { folder } = devices;
   const store = before?.store ?? new MemoryStore();
-  const devices = new MemoryDevices(join(folder, 'devices'));
   const writable = new MemoryWritable();
   const clock = new ManualClock();
   const snapshotter = new Snapshotter(
@@ -199,16 +205,17 @@ describe('Snapshotter, ordinary layers', () => {
 });
 
 describe('Snapshotter, block images', () => {
-  it('commits layers at once, checks the first, and holds one device for all', async () => {
+  it('commits layers at once, checks each, and holds one device for all', async () => {
     const host = await start();
     const { snapshotter, devices } = host;
     const image = await provide(host);
-    expect(devices.checked).toEqual([
-      {
-        ...{ chainId: DIGESTS[0], reference: 'reg.example/app:1', fsType: 'ext4' },
-        layers: [{ digest: DIGESTS[0], sizeBytes: 1000 }],
-      },
-    ]);
+    const layers = DIGESTS.map((digest) => ({ digest, sizeBytes: 1000 }));
+    expect(devices.checked).toEqual(
+      [1, 2, 3].map((count) => ({
+        ...{ chainId: CHAIN_IDS[count - 1], reference: 'reg.example/app:1' },
+        layers: layers.slice(0, count),
+      })),
+    );
     expect(devices.holds.size).toBe(0);
     expect(idsIn(host)).toEqual([]);
     const filter = `labels."containerd.io/snapshot.ref"==${image},parent=="${CHAIN_IDS[1] ?? ''}"`;
@@ -300,9 +307,29 @@ describe('Snapshotter, block images', () => {
     await before.snapshotter.prepare(container('c', image), signal);
     await before.snapshotter.prepare(container('d', ''), signal);
     await before.snapshotter.stop();
-    const host = await start(before);
+    const left = new MemoryDevices(join(before.folder, 'devices'));
+    left.left.add(image);
+    const host = await start(before, 'boot-1', left);
     const { id } = host.snapshotter.stat('c');
     expect([...host.devices.holds]).toEqual([[`snapshot-${id}`, image]]);
+  });
+
+  it('a restart waits for no device that does not come back, nor does another device', async () => {
+    const before = await start();
+    const [first, second] = [await provide(before, 1), await provide(before, 2)];
+    await before.snapshotter.prepare(container('a', first), signal);
+    await before.snapshotter.prepare(container('b', second), signal);
+    await before.snapshotter.stop();
+    const devices = new MemoryDevices(join(before.folder, 'devices'));
+    const gate = Promise.withResolvers<void>();
+    devices.gate = ({ chainId }) => (chainId === first ? gate.promise : Promise.resolve());
+    const { snapshotter } = await start(before, 'boot-1', devices);
+    await snapshotter.mounts('b', signal);
+    await snapshotter.prepare(container('c', second), signal);
+    expect([...devices.holds.values()]).toEqual([second, second]);
+    gate.resolve();
+    await snapshotter.heldAgain;
+    expect([...devices.holds.values()]).toEqual([second, second, first]);
   });
 
   it('after a reboot, a device is mounted when its snapshot is', async () => {
@@ -316,6 +343,7 @@ describe('Snapshotter, block images', () => {
     expect(rebooted.devices.holds.size).toBe(1);
     await rebooted.snapshotter.stop();
     const again = await start(rebooted, 'boot-2');
+    await again.snapshotter.heldAgain;
     expect(again.devices.holds.size).toBe(1);
   });
 
@@ -349,7 +377,7 @@ describe('Snapshotter, block images', () => {
     const [first, , third] = names.map((name) => filesOf(host, snapshotter.stat(name).id));
     const chainId = sha256(names[0] ?? '');
     expect(held).toEqual({
-      ...{ chainId, reference: '', fsType: 'ext4' },
+      ...{ chainId, reference: '' },
       layers: [{ digest: chainId, sizeBytes, file: join(first ?? '', 'overlaybd.commit') }],
     });
     expect(lowersOf(mounts)).toEqual([
@@ -396,6 +424,7 @@ describe('Snapshotter, writable devices', () => {
     const mounts = await host.snapshotter.prepare(writable('c', await provide(host)), signal);
     await host.snapshotter.stop();
     const next = await start(host);
+    await next.snapshotter.heldAgain;
     expect([...next.writable.held.keys()]).toEqual(['snapshot-4']);
     expect(await next.snapshotter.mounts('c', signal)).toEqual(mounts);
   });

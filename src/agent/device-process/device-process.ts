@@ -49,6 +49,7 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
   readonly #mounts: LinkedMounts;
   readonly #snapshots: Snapshots | undefined;
   readonly #admin: AdminServer;
+  #isEnding = false;
   #notReady: string | undefined = 'the devices of an earlier process are being taken over';
 
   constructor(config: Config, components: Components) {
@@ -81,12 +82,20 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
     this.#keeper.ready();
     await this.#snapshots?.snapshotter.start();
     this.#snapshots?.ready();
-    await this.#parts.images.settled();
+    void this.#settle();
     await this.#admin.start();
     this.#notReady = undefined;
   }
 
+  /** Unmounts what no snapshot has, once all have their devices again. Never rejects. */
+  async #settle(): Promise<void> {
+    await this.#snapshots?.snapshotter.heldAgain;
+    if (this.#isEnding) return;
+    await this.#parts.images.settled();
+  }
+
   async stop(): Promise<void> {
+    this.#isEnding = true;
     this.#notReady = 'the process is stopping';
     await this.#endSnapshots({ handsOver: false });
     await this.#parts.stop();
@@ -95,6 +104,7 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
 
   /** Ends what is in hand; a new process is about to go on with the devices. */
   async yield(): Promise<void> {
+    this.#isEnding = true;
     this.#notReady = 'a new process is taking over';
     await this.#endSnapshots({ handsOver: true });
     await this.#admin.stop();

@@ -80,6 +80,14 @@ export function requireMounted(result: MountResult, target: string, readFailure?
       { code: 'unsupported-filesystem', filesystem: 'unknown' },
     );
   }
+  if (result.kind === 'read-only-filesystem') {
+    const { filesystem } = result;
+    throw new DeviceError(
+      `cannot mount at ${target}: the layers of the image hold ${filesystem}, ` +
+        'and a device is written as ext4 alone',
+      { code: 'unsupported-filesystem', filesystem },
+    );
+  }
   if (result.kind === 'names-devices') {
     const { filesystem } = result;
     throw new DeviceError(

@@ -52,6 +52,8 @@ export type MountResult =
   | { readonly kind: 'mounted'; readonly device: string }
   | { readonly kind: 'probed' }
   | { readonly kind: 'unknown-filesystem' }
+  /** It is never written. */
+  | { readonly kind: 'read-only-filesystem'; readonly filesystem: string }
   /** The filesystem would have the kernel open other devices of the host by name or number. */
   | { readonly kind: 'names-devices'; readonly filesystem: string }
   | UnmountResult
@@ -132,7 +134,7 @@ function mountImage(request: MountRequest & { readonly do: 'mount' }): MountResu
     if (writable !== undefined) {
       return filesystem.type === 'ext4'
         ? mountWritable(place, filesystem, writable)
-        : { kind: 'unknown-filesystem' };
+        : { kind: 'read-only-filesystem', filesystem: filesystem.type };
     }
     if (nbd !== undefined) return mountDevice(place, nbd, filesystem);
     return (

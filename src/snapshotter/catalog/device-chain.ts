@@ -1,7 +1,7 @@
 import { defined } from '../../util/assert.ts';
 import type { ChainLayer, DeviceChain } from '../contracts.ts';
 import { SnapshotError } from '../errors.ts';
-import { fsTypeOf, imageLabelsOf } from './layer-labels.ts';
+import { imageLabelsOf } from './layer-labels.ts';
 import type { SnapshotRecord } from './snapshot.ts';
 
 /** What lies below a snapshot. */
@@ -44,7 +44,7 @@ export function chainOf(records: readonly LayerRecord[], fileOf: FileOf): Device
     'it has a block layer',
   );
   const image = records.map(({ labels }) => imageLabelsOf(labels)).find((said) => said);
-  return { chainId, layers, fsType: fsTypeIn(records), ...(image ?? { reference: '' }) };
+  return { chainId, layers, ...(image ?? { reference: '' }) };
 }
 
 function layerOf(record: LayerRecord, fileOf: FileOf): readonly ChainLayer[] {
@@ -52,13 +52,4 @@ function layerOf(record: LayerRecord, fileOf: FileOf): readonly ChainLayer[] {
   if (layer.kind !== 'block') return [];
   const { digest, sizeBytes, isLocal } = layer;
   return [{ digest, sizeBytes, ...(isLocal && { file: fileOf(record) }) }];
-}
-
-/** The layers of a device have one file system; most say nothing, and mean ext4. */
-function fsTypeIn(records: readonly LayerRecord[]): DeviceChain['fsType'] {
-  const types = new Set(records.flatMap(({ labels }) => fsTypeOf(labels) ?? []));
-  const [type = 'ext4'] = types;
-  if (types.size <= 1 && (type === 'ext4' || type === 'erofs')) return type;
-  const what = `the layers of the image hold ${[...types].join(' and ')}: ext4 or erofs is mounted`;
-  throw new SnapshotError(what, { code: 'precondition' });
 }

@@ -5,6 +5,7 @@ import {
   blockLabelsOf,
   chainIdAt,
   chainIdOf,
+  fsTypeOf,
   imageLabelsOf,
   isBlockChain,
   targetOf,
@@ -30,6 +31,8 @@ interface Components {
  * - its chain id is not that of the blobs that the labels name. containerd compares a downloaded
  *   layer with the image's config, and nothing compares one that is not downloaded. Without this
  *   rule, an image could put its own blobs in the place of another image's layers.
+ *
+ * Throws SnapshotError when the labels name a filesystem that is not mounted.
  */
 export function remoteLayerOf(
   { hash }: Components,
@@ -46,9 +49,18 @@ export function remoteLayerOf(
     digest: said.digest,
   });
   if (chainId !== target) return undefined;
+  requireFilesystem(labels, target);
   const { digest, sizeBytes, isTrace } = said;
   if (isTrace) return { kind: 'trace', chainId };
   return { kind: 'block', chainId, digest, sizeBytes, isLocal: false };
+}
+
+/** What a device holds its content says: this is for images that nobody could start. */
+function requireFilesystem(labels: Labels, target: string): void {
+  const type = fsTypeOf(labels) ?? 'ext4';
+  if (type === 'ext4' || type === 'erofs') return;
+  const what = `the layer ${target} of the image holds ${type}: ext4 or erofs is mounted`;
+  throw new SnapshotError(what, { code: 'precondition' });
 }
 
 /**

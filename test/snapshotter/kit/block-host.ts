@@ -156,6 +156,33 @@ export async function pushBytesAsLayer(
   return layer.digest;
 }
 
+/**
+ * Puts an image into the registry that is `team/app:block`, but for what it says of the size of the
+ * second layer, and without digests of blocks. Gives its name.
+ */
+export async function pushResized(
+  { registry }: BlockRig,
+  tag: string,
+  moreBytes: number,
+): Promise<string> {
+  const at = (name: string): string => `http://${registry}/v2/team/app/manifests/${name}`;
+  const [mediaType] = MANIFEST_MEDIA_TYPES;
+  const found = await fetch(at('block'), { headers: { accept: mediaType } });
+  const { annotations: _, ...manifest } = (await found.json()) as Manifest;
+  const layers = manifest.layers.map((layer, i) => {
+    const size = layer.size + (i === 1 ? moreBytes : 0);
+    const annotations = {
+      [`${OVERLAYBD_ANNOTATION}blob-digest`]: layer.digest,
+      [`${OVERLAYBD_ANNOTATION}blob-size`]: `${size}`,
+    };
+    return { ...layer, size, annotations };
+  });
+  const body = JSON.stringify({ ...manifest, layers });
+  const put = { method: 'PUT', headers: { 'content-type': mediaType }, body };
+  expect((await fetch(at(encodeURIComponent(tag)), put)).status).toBe(201);
+  return `${registry}/team/app:${tag}`;
+}
+
 /** Has the registry lose a blob. */
 function loseBlob({ storage }: BlockRig, digest: Digest): void {
   const hex = digestHex(digest);

@@ -1,5 +1,5 @@
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { DeviceChain, ImageDevices } from '../../../src/snapshotter/contracts.ts';
 import { CodedError } from '../../../src/util/errors.ts';
 
@@ -15,10 +15,18 @@ export class MemoryDevices implements ImageDevices {
   readonly checked: DeviceChain[] = [];
   /** Chain ids by holder. */
   readonly holds = new Map<string, string>();
-  readonly #folder: string;
+  /** Chain ids of devices that are mounted although nobody has named a holder yet. */
+  readonly left = new Set<string>();
 
-  constructor(folder: string) {
-    this.#folder = folder;
+  /** Where they are, below the folder of the host. */
+  readonly #dir: string;
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  get folder(): string {
+    return dirname(this.#dir);
   }
 
   async check(chain: DeviceChain, signal: AbortSignal): Promise<void> {
@@ -31,9 +39,14 @@ export class MemoryDevices implements ImageDevices {
     await this.gate(chain, holder);
     signal.throwIfAborted();
     this.holds.set(holder, chain.chainId);
-    const dir = join(this.#folder, chain.chainId.replace(':', '-'));
+    const dir = join(this.#dir, chain.chainId.replace(':', '-'));
     mkdirSync(dir, { recursive: true });
     return { dir };
+  }
+
+  resume({ chainId }: DeviceChain, holder: string): boolean {
+    if (this.left.has(chainId)) this.holds.set(holder, chainId);
+    return this.left.has(chainId);
   }
 
   async drop(holder: string): Promise<void> {

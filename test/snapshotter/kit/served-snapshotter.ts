@@ -24,6 +24,7 @@ export interface ServedSnapshotter {
 const NO_DEVICES: ImageDevices = {
   check: () => Promise.reject(new Error('no device is to be checked')),
   hold: () => Promise.reject(new Error('no device is to be held')),
+  resume: () => false,
   drop: () => Promise.resolve(),
 };
 
@@ -69,6 +70,7 @@ export async function startSnapshotter(
   };
   atEnd(stop);
   await snapshotter.start();
+  await snapshotter.heldAgain;
   await server.start();
   return { folder, socket, snapshotter, stop };
 }
