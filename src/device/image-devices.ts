@@ -121,6 +121,8 @@ export interface HeldDevice {
   /** Bytes of the block device. */
   readonly sizeBytes: number;
   readonly holders: readonly string[];
+  /** How its only holder writes to it; absent for one that is read alone. */
+  readonly writable?: 'dir' | 'dev';
   /** Why it cannot be unmounted although nobody holds it, and how often that was tried. */
   readonly refused?: { readonly count: number; readonly reason: string };
   readonly reads: MountReads;

@@ -191,10 +191,13 @@ export class WritableDevices {
   }
 
   list(): readonly HeldDevice[] {
-    return [...this.#byHolder.values()].map(({ image, record, device, server, layer, holder }) => ({
-      ...{ image: image.reference, chainId: image.digest, dir: record.target, device },
-      ...{ sizeBytes: layer.sizeBytes, holders: [holder], reads: server.reads() },
-    }));
+    return [...this.#byHolder.values()].map(
+      ({ image, record, device, server, layer, holder, mode }) => ({
+        ...{ image: image.reference, chainId: image.digest, dir: record.target, device },
+        ...{ sizeBytes: layer.sizeBytes, holders: [holder], writable: mode },
+        reads: server.reads(),
+      }),
+    );
   }
 
   /** Unmounts all: by force what is in use. Never rejects. */

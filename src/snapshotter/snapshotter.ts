@@ -7,7 +7,7 @@ import type { Logger } from '../runtime/logger.ts';
 import type { Metrics } from '../runtime/metrics.ts';
 import { lockFolder } from '../runtime/node/disk-lock.ts';
 import { defined } from '../util/assert.ts';
-import { errorText } from '../util/errors.ts';
+import { CodedError, errorText } from '../util/errors.ts';
 import { Catalog, COUNTED_KINDS, type Change } from './catalog/catalog.ts';
 import { chainOf, lowerOf, type Lower } from './catalog/device-chain.ts';
 import { parseFilters } from './catalog/filter.ts';
@@ -20,16 +20,11 @@ import { SnapshotError, WHAT_TO_DO } from './errors.ts';
 import { DiskUsage } from './files/disk-usage.ts';
 import { SnapshotFolders } from './files/snapshot-folders.ts';
 import { BLOCK_FILE, unpackedLayer } from './files/unpacked-layer.ts';
+import { holdAgain } from './hold-again.ts';
 import { snapshotterMetrics, type SnapshotterMetrics } from './metrics.ts';
 import type { NewSnapshot, Snapshots } from './snapshots.ts';
 import { Ledger } from './store/ledger.ts';
 import type { RecordStore } from './store/record-store.ts';
-
-/** Devices that are mounted again at a time after the start: each mount is a process. */
-const HOLDS_PARALLEL_MAX = 8;
-
-/** Longest wait for one of them, in milliseconds: a mount reads a few blocks. */
-const HOLD_AGAIN_MS_MAX = 60_000;
 
 /**
  * How long a layer holds its device after its commit, in milliseconds: the next layer on top of it
@@ -60,8 +55,9 @@ export interface SnapshotterComponents {
  * stacks; layers of block images are a device, which is mounted when a container needs it.
  *
  * Life: `start()`, which takes hold of the devices of open snapshots again, and goes on to mount
- * those that went -> calls -> `stop()`, which leaves mounts as they are. A process that is killed loses nothing that was answered. Two
- * snapshotters never share a folder: `start()` rejects with DiskError `locked`.
+ * those that went -> calls -> `stop()`, which leaves mounts as they are. A process that is killed
+ * loses nothing that was answered. Two snapshotters never share a folder: `start()` rejects with
+ * DiskError `locked`.
  */
 export class Snapshotter implements Snapshots {
   readonly #devices: ImageDevices;
@@ -107,11 +103,17 @@ export class Snapshotter implements Snapshots {
     this.#overlayOptions = init.overlayOptions;
   }
 
-  /** Rejects with DiskError `locked`, or SnapshotError `metadata`. */
+  /** Rejects with DiskError `locked`, or SnapshotError: `invalid` is the folder. */
   async start(): Promise<void> {
-    makeFolders(this.#stateDir, 0o700);
-    this.#lock = await lockFolder(this.#stateDir);
-    this.#folders.open();
+    try {
+      makeFolders(this.#stateDir, 0o700);
+      this.#lock = await lockFolder(this.#stateDir);
+      this.#folders.open();
+    } catch (error) {
+      if (error instanceof CodedError) throw error;
+      const what = `snapshots cannot be kept in ${this.#stateDir}: ${errorText(error)}`;
+      throw new SnapshotError(what, { code: 'invalid' }, { cause: error });
+    }
     const { records, nextId } = await this.#store.open();
     this.#checkKnown(nextId);
     const catalog = new Catalog(records, nextId);
@@ -121,6 +123,12 @@ export class Snapshotter implements Snapshots {
     this.#count();
     await this.#clearCommitted(records);
     this.#heldAgain = this.#holdAgain(records);
+  }
+
+  /** containerd's keys of snapshots, by what they hold devices as. */
+  holderNames(): ReadonlyMap<string, string> {
+    const records = [...(this.#open?.catalog.records() ?? [])];
+    return new Map(records.map((record) => [holderOf(record), record.name] as const));
   }
 
   /**
@@ -448,45 +456,29 @@ export class Snapshotter implements Snapshots {
     }
   }
 
-  /**
-   * Takes hold of the devices of this boot again: before it returns, of all that are mounted, so
-   * that no call unmounts one that others have; then of the rest. Never rejects.
-   */
-  async #holdAgain(records: readonly SnapshotRecord[]): Promise<void> {
+  /** Takes hold of the devices of this boot again. Never rejects. */
+  #holdAgain(records: readonly SnapshotRecord[]): Promise<void> {
     const held = records.filter(({ kind, heldInBoot }) => {
       return kind !== 'committed' && heldInBoot === this.#bootId;
     });
-    const rest = held.filter((record) => !this.#resume(record)).values();
-    const hold = async (): Promise<void> => {
-      for (const record of rest) await this.#holdOneAgain(record);
-    };
-    await Promise.all(Array.from({ length: HOLDS_PARALLEL_MAX }, hold));
+    return holdAgain(held, {
+      clock: this.#clock,
+      resume: (record) => this.#resume(record),
+      hold: async (record, signal) => this.#hold(record, this.#lowerOf(record).chain, signal),
+      onFailure: ({ name }, error) => {
+        if (this.#open === undefined) return;
+        this.#metrics.devicesNotHeld.inc({});
+        const text = 'cannot mount the device of a snapshot again; a new container does so';
+        this.#logger.error({ snapshot: name, error: errorText(error) }, text);
+      },
+    });
   }
 
   /** Whether the snapshot has its hold again, on a device that is mounted. */
   #resume(record: SnapshotRecord): boolean {
     if (record.writable !== undefined) return false;
-    try {
-      const { chain } = this.#lowerOf(record);
-      return chain === undefined || this.#devices.resume(chain, holderOf(record));
-    } catch {
-      return false; // It is told when it is held.
-    }
-  }
-
-  async #holdOneAgain(record: SnapshotRecord): Promise<void> {
-    try {
-      const { chain } = this.#lowerOf(record);
-      await within(this.#clock, HOLD_AGAIN_MS_MAX, (signal) => this.#hold(record, chain, signal));
-    } catch (error) {
-      if (this.#open === undefined) return;
-      this.#metrics.devicesNotHeld.inc({});
-      const text = errorText(error);
-      this.#logger.error(
-        { snapshot: record.name, error: text },
-        'cannot mount the device of a snapshot again; a new container does so',
-      );
-    }
+    const { chain } = this.#lowerOf(record);
+    return chain === undefined || this.#devices.resume(chain, holderOf(record));
   }
 }
 

@@ -127,7 +127,12 @@ describeWith(
         await container.stop();
         await container.start();
         expect(await container.sh(AGAIN)).toBe(`mine\na\n${random}\n`);
-        expect((await devicesOf(device)).flatMap(({ holders }) => holders)).toHaveLength(1);
+        const [mine, ...others] = await devicesOf(device);
+        expect(mine).toMatchObject({
+          writable: mode,
+          holders: [expect.stringMatching(container.id)],
+        });
+        expect(others).toEqual([]);
         await container.sh('sync');
         const used = (await container.snapshots('usage', container.id)).split('\n')[1] ?? '';
         expect(Number(/ ([0-9.]+) MiB/.exec(used)?.[1])).toBeGreaterThan(2.9);

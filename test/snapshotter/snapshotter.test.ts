@@ -42,8 +42,8 @@ interface Host {
 }
 
 /**
- * A host, or the same one after its process ended; with `bootId`, after a reboot too; with `devices`,
- * on those that are left.
+ * A host, or the same one after its process ended; with `bootId`, after a reboot too; with
+ * `devices`, on those that are left.
  */
 async function start(
   before?: Host,

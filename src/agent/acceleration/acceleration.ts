@@ -1,4 +1,4 @@
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   AccelerationError,
@@ -31,6 +31,7 @@ import type { Metrics } from '../../runtime/metrics.ts';
 import { NodeDisk } from '../../runtime/node/disk.ts';
 import type { Random } from '../../runtime/random.ts';
 import { errorText } from '../../util/errors.ts';
+import { makeFoldersSoon } from '../../runtime/node/folders.ts';
 import type { Config } from '../config/config-schema.ts';
 import { collect } from './collection.ts';
 import { runConversion } from './conversion.ts';
@@ -123,7 +124,7 @@ class Conversions implements AccelerationWork {
   async start(): Promise<void> {
     const { workDir } = this.#config.acceleration;
     try {
-      await mkdir(workDir, { recursive: true });
+      await makeFoldersSoon(workDir);
       const closed = process.getuid?.() === 0 ? await closedAbove(workDir) : undefined;
       if (closed !== undefined) this.#parts.logger.warn({ folder: workDir }, closedText(closed));
       this.#lock = await new NodeDisk({ root: workDir }).lock('');

@@ -1,9 +1,10 @@
-import { chmod, chown, copyFile, mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, chown, copyFile, mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { failing } from '../../convert/files.ts';
 import type { Credentials } from '../../registry/auth/auth.ts';
 import type { RegistryEntry } from '../../registry/credentials/registry-files.ts';
 import { registryName } from '../../registry/reference.ts';
+import { makeFoldersSoon } from '../../runtime/node/folders.ts';
 
 /** A user and a group that a process runs as. */
 export interface User {
@@ -50,7 +51,7 @@ export class JobFolder {
     access: JobAccess,
     user: User | undefined,
   ): Promise<JobFolder> {
-    await failing(parent, 'make', () => mkdir(parent, { recursive: true }));
+    await failing(parent, 'make', () => makeFoldersSoon(parent));
     if (user !== undefined) await failing(parent, 'change', () => chmod(parent, PASSABLE));
     const path = await failing(parent, 'write to', () => mkdtemp(join(parent, JOB_PREFIX)));
     const folder = new JobFolder(path, await given(path, user));

@@ -146,7 +146,14 @@ export const containerDevice = z
     dir: z.string().describe('where it is mounted'),
     device: z.string().describe('the block device under it, such as `/dev/loop3`'),
     sizeBytes: bytes,
-    holders: z.array(z.string()).readonly().describe('snapshots of containers that use it'),
+    holders: z
+      .array(z.string())
+      .readonly()
+      .describe("snapshots that use it, by containerd's keys `namespace/sequence/key`"),
+    writable: z
+      .enum(['dir', 'dev'])
+      .exactOptional()
+      .describe('for one container that writes to it, and how'),
     refused: z
       .object({
         count: count.describe('unmounts that were tried'),

@@ -1,10 +1,11 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { publicKeyOf } from '../../net/node/identity.ts';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
+import { makeFolders } from '../../runtime/node/folders.ts';
 import { errorText } from '../../util/errors.ts';
 import { peerId, type PeerId } from '../../util/peer-id.ts';
 import { isCertified, loadAuthority, loadCertificate } from './root-certificate.ts';
@@ -159,7 +160,7 @@ export class BelievedRoots {
     const text = `${JSON.stringify({ version: 1, roots: kept })}\n`;
     if (kept.length === 0 || text === this.#written) return;
     try {
-      mkdirSync(this.#init.storeDir, { recursive: true, mode: 0o700 });
+      makeFolders(this.#init.storeDir, 0o700);
       writeFileSync(`${this.#file}.new`, text, { mode: 0o600, flush: true });
       renameSync(`${this.#file}.new`, this.#file);
       this.#written = text;

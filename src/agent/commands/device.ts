@@ -25,6 +25,9 @@ import { runUntilSignal, type Service } from '../run.ts';
 import { adminOption, jsonOption, printFacts, table, tokenOption } from './output.ts';
 import { mountText } from './status.ts';
 
+/** Shown of a container's key: as much as other tools show. */
+const KEY_CHARACTERS = 13;
+
 /** `xylem device`: runs the block devices of a host, and shows them. */
 export function registerDevice(program: Command): void {
   const device = program
@@ -162,16 +165,27 @@ function listText(devices: readonly ContainerDevice[]): string {
       : [`${image}: ${refused.count} unmounts were refused: ${refused.reason}`],
   );
   const list = table(
-    ['IMAGE', 'DEVICE', 'SIZE', 'TOUCHED', 'STORE', 'MEMORY', 'FETCHED', 'STALLED', 'USERS'],
-    devices.map(({ image, device, sizeBytes, reads, holders }) => [
-      ...[image, device],
+    [
+      ...['IMAGE', 'DEVICE', 'WRITES', 'SIZE', 'TOUCHED', 'STORE', 'MEMORY', 'FETCHED'],
+      ...['STALLED', 'USERS'],
+    ],
+    devices.map(({ image, device, writable, sizeBytes, reads, holders }) => [
+      ...[image, device, writable ?? 'none'],
       ...[sizeBytes, reads.touchedBytes, reads.storeBytes, reads.memoryBytes].map(formatSizeBytes),
       formatSizeBytes(reads.fetchedBytes),
       stalledText(reads),
-      String(holders.length),
+      usersText(holders),
     ]),
   );
   return refused.length === 0 ? list : [list, '', ...refused].join('\n');
+}
+
+/** The only one, as people know its container; else how many there are. */
+function usersText(holders: readonly string[]): string {
+  const [name, ...others] = holders;
+  if (name === undefined || others.length > 0) return String(holders.length);
+  const [namespace, , ...key] = name.split('/');
+  return key.length === 0 ? name : `${namespace}/${key.join('/').slice(0, KEY_CHARACTERS)}`;
 }
 
 /** Reads that waited long, those that wait, and those that failed. */

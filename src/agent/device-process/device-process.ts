@@ -39,8 +39,8 @@ interface Components {
  * The process that owns a host's block devices. It reads what the agent's store holds by itself,
  * and asks the agent for the rest.
  *
- * Life: constructed -> `start()`, in this order: link to the agent, socket for containerd, mounts
- * of an earlier process, snapshots, admin endpoint -> `stop()`, which unmounts everything, or
+ * Life: constructed -> `start()`, in this order: socket for containerd, link to the agent, mounts
+ * of an earlier process, admin endpoint, snapshots -> `stop()`, which unmounts everything, or
  * `yield()`, which leaves all to the next process.
  */
 export class DeviceProcess implements Service, Readiness, DeviceList {
@@ -78,12 +78,13 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
     await this.#snapshots?.server.start();
     await this.#parts.start();
     this.#mounts.start();
-    // From here on every read that waits is answered.
-    this.#keeper.ready();
+    await this.#admin.start();
     await this.#snapshots?.snapshotter.start();
+    // Of devices of an earlier process the keeper knows before. A first start that fails is the
+    // last.
+    this.#keeper.ready();
     this.#snapshots?.ready();
     void this.#settle();
-    await this.#admin.start();
     this.#notReady = undefined;
   }
 
@@ -116,12 +117,16 @@ export class DeviceProcess implements Service, Readiness, DeviceList {
   }
 
   list(): readonly ContainerDevice[] {
-    return [...this.#parts.images.list(), ...this.#parts.writable.list()];
+    const names = this.#snapshots?.snapshotter.holderNames();
+    const nameOf = (holder: string): string => names?.get(holder) ?? holder;
+    const devices = [...this.#parts.images.list(), ...this.#parts.writable.list()];
+    return devices.map((device) => ({ ...device, holders: device.holders.map(nameOf) }));
   }
 
   /** Whether there are devices, its own or those of an earlier process. */
   get hasDevices(): boolean {
-    return this.list().length > 0 || this.#keeper.inherited.size > 0;
+    const { images, writable } = this.#parts;
+    return images.list().length + writable.list().length > 0 || this.#keeper.inherited.size > 0;
   }
 
   notReady(): string | undefined {

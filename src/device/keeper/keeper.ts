@@ -55,6 +55,8 @@ export class Keeper {
   readonly #program: KeptProgram;
   readonly #descriptors = new Map<string, number>();
   #child: ChildProcess | undefined;
+  /** The process that is to go. */
+  #replaced: ChildProcess | undefined;
   #stopping: Timer | undefined;
   #unready: Timer | undefined;
   #failures = 0;
@@ -73,6 +75,7 @@ export class Keeper {
     for (;;) {
       const startMs = this.#clock.nowMs();
       const { code, signal } = await this.#runOnce();
+      const isReplaced = this.#child !== undefined && this.#child === this.#replaced;
       if (this.#stopping !== undefined) {
         this.#stopping.cancel();
         this.#closeAll();
@@ -80,6 +83,10 @@ export class Keeper {
       }
       // A wrong configuration is no reason to try again: nothing hangs on this process yet.
       if (!this.#wasReady && signal === null) return code ?? 1;
+      if (isReplaced) {
+        this.#logger.info({ devices: this.#descriptors.size }, 'starting the next device process');
+        continue;
+      }
       const isYoung = this.#clock.nowMs() - startMs < YOUNG_MS;
       this.#failures = isYoung ? this.#failures + 1 : 0;
       const waitMs = RESTART_WAITS_MS[Math.min(this.#failures, RESTART_WAITS_MS.length - 1)] ?? 0;
@@ -97,6 +104,7 @@ export class Keeper {
     const child = this.#child;
     if (child === undefined) return;
     this.#logger.info({ pid: child.pid }, 'replacing the device process');
+    this.#replaced = child;
     this.#tell(child, { say: 'yield' });
     const timer = this.#clock.setTimer(YIELD_MS_MAX, () => child.kill('SIGKILL'));
     child.once('exit', () => timer.cancel());

@@ -1,5 +1,6 @@
 import { closeSync, constants, mkdirSync, openSync, realpathSync, rmdirSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
+import { makeFolders } from '../../runtime/node/folders.ts';
 import { DeviceError } from '../errors.ts';
 
 /** A folder itself: never what a symbolic link in its place leads to. */
@@ -44,7 +45,7 @@ export function openTarget(dir: string, folders: readonly string[]): TargetFolde
     .split('/')
     .filter((name) => name !== '');
   try {
-    mkdirSync(top, { recursive: true });
+    makeFolders(top);
     return walk(realpathSync(top), names, true);
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;

@@ -10,9 +10,10 @@ import {
 import { chmod, chown, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from '../../runtime/logger.ts';
+import { errorText } from '../../util/errors.ts';
 import type { OwnFolders } from '../catalog/mounts.ts';
 import { BLOCK_FILE } from './unpacked-layer.ts';
-import { errorText } from '../../util/errors.ts';
+import { makeFolders } from '../../runtime/node/folders.ts';
 
 /**
  * Bytes below a folder on its way out from which the rest is removed by itself. Programs make
@@ -48,7 +49,7 @@ export class SnapshotFolders {
   /** Makes the folders of all snapshots. */
   open(): void {
     for (const path of [this.#snapshots, this.#removed]) {
-      mkdirSync(path, { recursive: true, mode: 0o700 });
+      makeFolders(path, 0o700);
     }
   }
 

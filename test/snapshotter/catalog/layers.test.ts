@@ -71,7 +71,7 @@ describe('remoteLayerOf()', () => {
     for (const [why, labels, below] of rest) expect(remote(labels, below), why).toBeUndefined();
   });
 
-  it('refuses a file system that is not mounted, and no mixture: the content says what it is', () => {
+  it('refuses a file system that is not mounted, and no mixture of those that are', () => {
     const of = (type: string) => ({ ...IMAGE, [`${PREFIX}blob-fs-type`]: type });
     expect(() => remote(blockLabels(A, A, of('xfs')))).toThrow('holds xfs');
     const erofs = { ...bottom, labels: of('erofs') };
