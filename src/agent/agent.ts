@@ -436,6 +436,7 @@ class Agent implements Service {
   #makeReadiness(): AgentReadiness {
     return new AgentReadiness({ logger: this.#logger }, this.#config.role, {
       notServed: () => this.#presence.notServed(),
+      notReached: () => this.#presence.notReached(),
       joinRefusal: () => this.#plane.engine.tree.joinRefusal,
       notices: () => this.#presence.notices(),
     });

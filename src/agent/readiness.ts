@@ -5,9 +5,9 @@ import type { Readiness } from './admin/services.ts';
 const NO_ROOT = 'no root agent was found yet: see `roots` in the configuration';
 
 /**
- * Whether the agent is ready, which has one meaning: it serves its local clients, and a root gives
- * it places in the trees (a root needs no other). Everybody is told the same: probes, `status` and
- * the log.
+ * Whether the agent is ready, which has one meaning: it serves its local clients, a root gives it
+ * places in the trees, and others can reach it (a root needs no other). Everybody is told the same:
+ * probes, `status` and the log.
  */
 export class AgentReadiness implements Readiness {
   readonly #logger: Logger;
@@ -15,6 +15,8 @@ export class AgentReadiness implements Readiness {
   readonly #parts: {
     /** Why no root serves this host. */
     readonly notServed: () => string | undefined;
+    /** Why it can give no blocks to others. */
+    readonly notReached: () => string | undefined;
     /** What the last JOINs were refused with; undefined when one was taken. */
     readonly joinRefusal: () => string | undefined;
     readonly notices: () => readonly string[];
@@ -28,6 +30,7 @@ export class AgentReadiness implements Readiness {
     role: AgentRole,
     parts: {
       readonly notServed: () => string | undefined;
+      readonly notReached: () => string | undefined;
       readonly joinRefusal: () => string | undefined;
       readonly notices: () => readonly string[];
     },
@@ -65,7 +68,7 @@ export class AgentReadiness implements Readiness {
     if (!this.#isFound) return NO_ROOT;
     const refusal = this.#parts.joinRefusal();
     const refused = refusal && `no root gives this host places: ${refusal}`;
-    return this.#parts.notServed() ?? refused;
+    return this.#parts.notServed() ?? refused ?? this.#parts.notReached();
   }
 
   notices(): readonly string[] {

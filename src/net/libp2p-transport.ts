@@ -44,7 +44,7 @@ import { Responders } from './blocks/responders.ts';
 import { ipOf, withObserved } from './wire/addresses.ts';
 import { TreeClient } from './calls/call-client.ts';
 import { TREE_PROTOCOL } from './calls/call-link.ts';
-import { TreeResponders } from './calls/call-responder.ts';
+import { TreeResponders, type AskedHandlers } from './calls/call-responder.ts';
 import type { Calls } from './calls/call-table.ts';
 
 /** Identity and addresses of the host, and the secrets that admit its peers. */
@@ -148,12 +148,7 @@ export class Libp2pTransport implements Transport, PreheatTransport {
         clock,
         logger,
         metrics,
-        handlers: withObservedAddresses(handlers, (peer) =>
-          node
-            .getConnections(peerIdFromString(peer))
-            .find((connection) => admission.isAdmitted(connection))
-            ?.remoteAddr.toString(),
-        ),
+        handlers: withObservedAddresses(handlers),
       }),
     };
     this.#listenTo(running);
@@ -349,21 +344,21 @@ function leadsTo({ direction, remoteAddr }: Connection, address: Multiaddr): boo
   return one !== undefined && other !== undefined && one.equals(other);
 }
 
-/** The handlers, told of each host that joins or is there by the address that it is seen under. */
-function withObservedAddresses(
-  handlers: Handlers<Calls>,
-  observedOf: (peer: PeerId) => string | undefined,
-): Handlers<Calls> {
+/**
+ * The handlers, told of each host that joins or is there by the address that it is seen under: that
+ * of the connection over which it asks, since two hosts may have one identity.
+ */
+function withObservedAddresses(handlers: Handlers<Calls>): AskedHandlers {
   const { join, presence } = handlers;
-  const seen = <R extends { readonly host: HostCard }>(peer: PeerId, request: R): R => {
-    const observed = observedOf(peer);
-    if (observed === undefined) return request;
-    const addresses = withObserved(request.host, observed);
+  const seen = <R extends { readonly host: HostCard }>(request: R, address: string): R => {
+    const addresses = withObserved(request.host, address);
     return { ...request, host: { ...request.host, addresses } };
   };
   return {
     ...handlers,
-    ...(join && { join: (peer, request) => join(peer, seen(peer, request)) }),
-    ...(presence && { presence: (peer, request) => presence(peer, seen(peer, request)) }),
+    ...(join && { join: (peer, request, address) => join(peer, seen(request, address)) }),
+    ...(presence && {
+      presence: (peer, request, address) => presence(peer, seen(request, address)),
+    }),
   };
 }

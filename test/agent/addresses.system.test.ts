@@ -19,6 +19,7 @@ import { tempFolder } from '../kit/temp-folder.ts';
 const run = promisify(execFile);
 const PORT = 19147;
 const BLOB_BYTES = 9 * 2 ** 20;
+const LOST = expect.stringContaining('others cannot reach this host') as string;
 const WAIT = { timeout: 60_000, interval: 250 };
 
 /** Runs a program in the namespace of a host. */
@@ -158,7 +159,9 @@ describeWith(
         for (const { path } of trees) expect(path.length, name).toBeGreaterThan(0);
         for (const { address } of hosts) expect(address, name).toMatch(/^\/ip[46]\//);
         const reached = async (): Promise<void> => {
-          expect((await askAgent({ admin: socket }, 'status')).notices, name).toEqual([]);
+          const { state, notices } = await askAgent({ admin: socket }, 'status');
+          expect({ state, notices }, name).toEqual({ state: 'ready', notices: [] });
+          expect(await askAgent({ admin: socket }, 'ready'), name).toEqual({ ready: true });
         };
         await vi.waitFor(reached, WAIT);
         const { bytesBySource } = await askAgent({ admin: socket }, 'status');
@@ -168,11 +171,12 @@ describeWith(
       await children[3]?.stop();
       const hidden = await start('hidden', places.inner, { roots });
       const says = async (): Promise<void> => {
-        const lost = expect.arrayContaining([
-          expect.stringContaining('others cannot reach this host') as string,
-        ]) as readonly string[];
-        expect((await askAgent({ admin: hidden.socket }, 'status')).notices).toEqual(lost);
-        expect((await askAgent({ admin: hidden.socket }, 'ready')).notices).toEqual(lost);
+        const { state, notReady } = await askAgent({ admin: hidden.socket }, 'status');
+        expect({ state, notReady }).toEqual({ state: 'not ready', notReady: LOST });
+        await expect(askAgent({ admin: hidden.socket }, 'ready')).rejects.toMatchObject({
+          message: LOST,
+          detail: { status: 503 },
+        });
       };
       await vi.waitFor(says, WAIT);
       expect((await readAt(places.inner, url)).equals(blob.bytes)).toBe(true);

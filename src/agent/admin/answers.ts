@@ -60,7 +60,7 @@ export const agentStatus = z
     notices: z
       .array(z.string())
       .readonly()
-      .describe('what is wrong with it as roots see it, such as that others cannot reach it'),
+      .describe('what is wrong all the same, such as that another host has its identity'),
     roots: z
       .array(
         z

@@ -86,8 +86,8 @@ export const API = {
     method: 'GET',
     path: '/readyz',
     summary:
-      'Whether the agent serves images and a root gives it places; 503 with the reason while ' +
-      'not. A host that others cannot reach is ready, and says so in `notices`.',
+      'Whether the agent serves images, a root gives it places, and others can reach it; 503 ' +
+      'with the reason while not. What is wrong all the same stands in `notices`.',
     access: 'probe',
     reply: z.object({
       ready: z.literal(true),

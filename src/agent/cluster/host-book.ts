@@ -25,6 +25,10 @@ const REACH_PAUSE_MS = 100;
 const REACHED_MS = 600_000;
 const NOT_REACHED_MS = 30_000;
 
+/** One dial that failed says little of a host on a busy machine: it is tried again so soon. */
+const FAILURES_MIN = 2;
+const AGAIN_MS = 1_000;
+
 /** Roots that find each other do so at their next look; the same warning comes again so late. */
 const STRANGER_MS = 10_000;
 const WARN_AGAIN_MS = 600_000;
@@ -46,6 +50,8 @@ interface Entry {
   reach: PresenceReply['reach'];
   tried: string;
   reachedMs: number;
+  /** Dials that failed in a row. */
+  failures: number;
 }
 
 interface Components {
@@ -112,6 +118,7 @@ export class HostBook {
       reach: isSame ? before.reach : 'unknown',
       tried: isSame ? before.tried : '',
       reachedMs: isSame ? before.reachedMs : Number.NEGATIVE_INFINITY,
+      failures: isSame ? before.failures : 0,
     };
     this.#hosts.set(peer, entry);
     this.#noteRun(entry, before?.names ?? entry.names, request.run);
@@ -165,7 +172,8 @@ export class HostBook {
   }
 
   #checkReach(entry: Entry, host: HostAddress): void {
-    const forMs = entry.reach === 'reached' ? REACHED_MS : NOT_REACHED_MS;
+    const wellMs = entry.failures === 0 ? REACHED_MS : AGAIN_MS;
+    const forMs = entry.reach === 'not-reached' ? NOT_REACHED_MS : wellMs;
     if (this.#parts.clock.nowMs() < entry.reachedMs + forMs) return;
     this.#toReach.set(host.peer, host);
     if (!this.#reaching) void this.#reachAll();
@@ -186,11 +194,7 @@ export class HostBook {
       if (signal.aborted) return;
       const entry = this.#hosts.get(peer);
       if (entry?.told === host.addresses.join(' ')) {
-        const isReached = outcome.status === 'fulfilled';
-        entry.reach = isReached ? 'reached' : 'not-reached';
-        entry.tried = isReached
-          ? ''
-          : `${entry.told}: ${errorText(outcome.reason)}`.slice(0, TRIED_LENGTH_MAX);
+        noteReach(entry, outcome);
         entry.reachedMs = clock.nowMs();
       }
       await clock.sleep(REACH_PAUSE_MS, signal).catch(() => {});
@@ -204,4 +208,16 @@ export class HostBook {
     this.#warned.set(key, nowMs);
     this.#parts.logger.warn(fields, text);
   }
+}
+
+/** What a dial says of a host: the first one that fails leaves the word of the one before. */
+function noteReach(entry: Entry, outcome: PromiseSettledResult<void>): void {
+  if (outcome.status === 'fulfilled') {
+    Object.assign(entry, { reach: 'reached', tried: '', failures: 0 } satisfies Partial<Entry>);
+    return;
+  }
+  entry.failures++;
+  if (entry.failures < FAILURES_MIN) return;
+  entry.reach = 'not-reached';
+  entry.tried = `${entry.told}: ${errorText(outcome.reason)}`.slice(0, TRIED_LENGTH_MAX);
 }

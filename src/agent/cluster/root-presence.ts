@@ -161,23 +161,26 @@ export class RootPresence {
   /** What is known of each root and relay but this host. */
   roots(): readonly SeenRoot[] {
     return this.#roots.map(({ peer, addresses }) => {
-      const reason = this.#seen.get(peer)?.reason ?? 'it was not asked yet';
       const address = addresses[0] ?? '';
-      return { peer, address, reason: this.#answers(peer) ? undefined : reason };
+      return { peer, address, reason: this.#answers(peer) ? undefined : this.#reasonOf(peer) };
     });
+  }
+
+  /** That others cannot reach this host, and what was tried; undefined where they can. */
+  notReached(): string | undefined {
+    const replies = [...this.#seen.values()].flatMap(({ reply }) => reply ?? []);
+    const lost = this.#isUnreached() ? replies.find(({ reach }) => reach === 'not-reached') : null;
+    if (!lost) return undefined;
+    return (
+      `others cannot reach this host (${lost.tried}): name an address that leads here in ` +
+      'p2p.announce, or open p2p.listen to them; until then it takes blocks and gives none'
+    );
   }
 
   /** What is wrong with this host as roots see it, for people. */
   notices(): readonly string[] {
     const replies = [...this.#seen].flatMap(([, { reply }]) => reply ?? []);
     const notices: string[] = [];
-    const lost = this.#isUnreached() ? replies.find(({ reach }) => reach === 'not-reached') : null;
-    if (lost) {
-      notices.push(
-        `others cannot reach this host (${lost.tried}): name an address that leads here in ` +
-          'p2p.announce, or open p2p.listen to them; until then it takes blocks and gives none',
-      );
-    }
     const twin = replies.find((reply) => reply.twin !== '')?.twin;
     if (twin !== undefined) {
       notices.push(
@@ -217,6 +220,14 @@ export class RootPresence {
     const seen = this.#seen.get(peer);
     const isWell = seen !== undefined && seen.reason === undefined;
     return isWell && this.#components.transport.peers().includes(peer);
+  }
+
+  /** Why a root does not answer. */
+  #reasonOf(peer: PeerId): string {
+    const { reason, reply } = this.#seen.get(peer) ?? {};
+    if (reason !== undefined) return reason;
+    if (reply !== undefined) return 'the connection broke';
+    return this.#silent.has(peer) ? 'it showed no sign of life' : 'it was not asked yet';
   }
 
   #isUnreached(): boolean {

@@ -1,7 +1,7 @@
 import type { Stream, StreamMessageEvent } from '@libp2p/interface';
 import type { Clock, Timer } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
-import type { Handlers } from '../../transfer/contracts/calls.ts';
+import type { PeerId } from '../../util/peer-id.ts';
 import { PeerError, type PeerErrorDetail } from '../../transfer/contracts/transport.ts';
 import { errorText } from '../../util/errors.ts';
 import { WireError, badValue, overLimit } from '../wire/errors.ts';
@@ -23,11 +23,20 @@ import { CallBudget, type Asker } from './call-budget.ts';
 import { CALLS, callOf, requestBytesMax, type Calls } from './call-table.ts';
 import { TreeSender } from './call-sender.ts';
 
+/** Handlers that are also told the address that the asker has on the connection of the call. */
+export type AskedHandlers = {
+  readonly [K in keyof Calls]?: (
+    peer: PeerId,
+    request: Calls[K][0],
+    address: string,
+  ) => Promise<Calls[K][1]>;
+};
+
 interface Components {
   readonly clock: Clock;
   readonly logger: Logger;
   readonly metrics: NetMetrics;
-  readonly handlers: Handlers<Calls>;
+  readonly handlers: AskedHandlers;
 }
 
 /** Bytes of requests that have not arrived in full, of all peers. */
@@ -219,7 +228,8 @@ class TreeResponder {
     const asked = request.decode(body);
     const placeCount = placesOf?.(asked) ?? 0;
     if (placeCount > 0 && !this.#budget.mayWork(this.#asker, placeCount)) return 'over-budget';
-    return async () => reply.encode(await handle(this.#asker.peer, asked));
+    const { peer, address } = this.#asker;
+    return async () => reply.encode(await handle(peer, asked, address));
   }
 
   /** Never rejects. */

@@ -26,7 +26,12 @@ function root(reach: () => Promise<void> = () => Promise.resolve()) {
       asked: [],
       ...of,
     });
-  return { clock, lines, metrics, book, self, there };
+  const pass = async (ms: number): Promise<void> => {
+    await settle();
+    clock.advance(ms);
+    await settle();
+  };
+  return { clock, lines, metrics, book, self, there, pass };
 }
 
 describe('HostBook', () => {
@@ -45,11 +50,32 @@ describe('HostBook', () => {
     expect((await well.there()).reach).toBe('reached');
     const lost = root(() => Promise.reject(new Error('no route')));
     await lost.there();
-    await settle();
+    await lost.pass(1_000);
+    // One dial that failed says little.
+    expect((await lost.there()).reach).toBe('unknown');
+    await lost.pass(1_000);
     expect(await lost.there()).toMatchObject({
       reach: 'not-reached',
       tried: '/ip4/10.0.0.7/tcp/1: no route',
     });
+  });
+
+  it('takes a host for lost after two dials, and for reached after one', async () => {
+    let isAway = false;
+    const host = root(() => (isAway ? Promise.reject(new Error('away')) : Promise.resolve()));
+    const word = async (ms: number): Promise<string> => {
+      await host.pass(ms);
+      await host.there();
+      await host.pass(500);
+      return (await host.there()).reach;
+    };
+    expect(await word(0)).toBe('reached');
+    isAway = true;
+    expect(await word(600_000)).toBe('reached');
+    expect(await word(1_000)).toBe('not-reached');
+    isAway = false;
+    expect(await word(1_000)).toBe('not-reached');
+    expect(await word(30_000)).toBe('reached');
   });
 
   it('tells two hosts of one identity from one that was restarted', async () => {

@@ -106,7 +106,7 @@ describe('RootPresence', () => {
   });
 
   it('says when all roots are away: one that was silent until it answers again', async () => {
-    const { presence, state, pass } = host();
+    const { presence, state, connected, pass } = host();
     presence.setRoots(ROOTS);
     expect(presence.areAllAway).toBe(false);
     await pass(500);
@@ -115,6 +115,10 @@ describe('RootPresence', () => {
     expect(presence.areAllAway).toBe(false);
     presence.silent(peerId('r2'));
     expect(presence.areAllAway).toBe(true);
+    connected.clear();
+    expect(presence.roots().map(({ reason }) => reason)).toEqual(
+      Array(2).fill('the connection broke'),
+    );
     await pass(1_000);
     expect(presence.areAllAway).toBe(false);
     state.silent = new Set(ROOTS.map(({ peer }) => peer));
@@ -133,11 +137,11 @@ describe('RootPresence', () => {
     await pass(500);
     expect(card.capacity).toBe(0);
     expect(joins.map(({ capacity }) => capacity)).toEqual([0, 0]);
-    expect(presence.notices()[0]).toContain('others cannot reach this host (/ip4/10.0.0.7/tcp/1');
+    expect(presence.notReached()).toContain('others cannot reach this host (/ip4/10.0.0.7/tcp/1');
     state.reply = WELL;
     await pass(8_000);
     expect(card.capacity).toBe(5);
-    expect(presence.notices()).toEqual([]);
+    expect(presence.notReached()).toBeUndefined();
     joins.length = 0;
     card.addresses = ['/ip4/10.0.0.8/tcp/1'];
     state.changed = true;
