@@ -1,6 +1,7 @@
 import type { Digest } from '../image/digest.ts';
 import type { Clock } from '../runtime/clock.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
+import { orAbort } from '../util/or-abort.ts';
 import { Authorizer, type CredentialsSource } from './auth/auth.ts';
 import { parseChallenges } from './auth/challenge.ts';
 import { protocolError, RegistryError, type ProtocolFault } from './errors.ts';
@@ -160,6 +161,8 @@ export class RegistryServer {
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
     const scope = this.#scopeOf(request);
+    const refused = await orAbort(this.#authorizer.refusal(scope), signal);
+    if (refused !== undefined) throw refused;
     let authorization = await this.#authorizer.header(scope, signal);
     let hop = await this.#follow(request, authorization, signal);
     for (let tries = 0; hop.answer.head.status === 401 && hop.isServer; tries++) {
@@ -169,7 +172,12 @@ export class RegistryServer {
         await this.#authorizer.learn(parseChallenges(challenge), scope, authorization, signal);
         authorization = await this.#authorizer.header(scope, signal);
       } catch (error) {
-        throw withChallenge(error, challenge);
+        const told = withChallenge(error, challenge);
+        // A HEAD may be refused where a GET is not.
+        if (told instanceof RegistryError && request.method === 'GET') {
+          this.#authorizer.told(scope, told);
+        }
+        throw told;
       }
       hop = await this.#follow(request, authorization, signal);
     }

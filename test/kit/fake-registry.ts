@@ -29,6 +29,8 @@ export interface Asked {
   readonly client: string;
   readonly range: string | undefined;
   readonly authorization: string | undefined;
+  /** When it came, of `performance.now()`. */
+  readonly atMs: number;
 }
 
 /**
@@ -152,7 +154,7 @@ export class FakeRegistry extends LoopbackServer {
     const { method = '', url = '', headers } = request;
     const [client = ''] = (headers['user-agent'] ?? '').split('/');
     const { range, authorization } = headers;
-    this.asked.push({ method, url, client, range, authorization });
+    this.asked.push({ method, url, client, range, authorization, atMs: performance.now() });
     const named = this.#named.get(url.split('?')[0] ?? '');
     if (named !== undefined) response.setHeader('etag', `"${named.hex.slice(0, 32)}"`);
     const blob =

@@ -13,6 +13,7 @@ Pulls one image from each kind of server, straight and through a root and a chil
 containerd through the mirror, as overlaybd reads through the prefix, and by a preheat.
 
   --only TEXT  kinds whose names have this in them
+  --requests   each request that came to the server, by the way
   --json       one line of JSON for each kind
   --write      write the table into docs/REGISTRIES.md
 `;
@@ -20,6 +21,7 @@ containerd through the mirror, as overlaybd reads through the prefix, and by a p
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: '' },
+    requests: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
     write: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
@@ -27,7 +29,7 @@ const { values } = parseArgs({
 });
 
 async function main(): Promise<number> {
-  const { only, json, write, help } = values;
+  const { only, requests, json, write, help } = values;
   if (help) {
     console.log(HELP);
     return 0;
@@ -46,6 +48,7 @@ async function main(): Promise<number> {
       const row = await run(kind);
       rows.push(row);
       console.log(json ? JSON.stringify(row) : rowLine(row));
+      if (requests) console.log(requestLines(row));
     }
   });
   if (write) await writeTable(rows);
@@ -61,6 +64,12 @@ function rowLine({ kind, straight, lazyStraight, cells }: Row): string {
         .join(', '),
     ),
   ].join('\n    ');
+}
+
+function requestLines({ straight, cells }: Row): string {
+  return [straight, ...cells]
+    .flatMap(({ way, asked }) => [`  ${way}`, ...asked.map((line) => `    ${line}`)])
+    .join('\n');
 }
 
 main().then(

@@ -117,7 +117,8 @@ async function measure(
     outcome = brief(error);
   }
   const seconds = (performance.now() - startMs) / 1000;
-  return { way, outcome, requests: standIn.requests - before, seconds };
+  const asked = standIn.askedSince(before, startMs);
+  return { way, outcome, requests: asked.length, seconds, asked };
 }
 
 /** What the client was told: a status where there is one. */

@@ -6,6 +6,8 @@ export interface Cell {
   /** Requests at the registry and its storage. */
   readonly requests: number;
   readonly seconds: number;
+  /** The same requests, one a line. */
+  readonly asked: readonly string[];
   /** In what it is worse than straight. */
   readonly worse?: string;
 }

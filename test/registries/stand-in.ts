@@ -82,6 +82,20 @@ export class StandIn {
     return this.registry.asked.length + this.storage.asked.length;
   }
 
+  /** The requests since the first ones, which may be left out, in order. */
+  askedSince(count: number, startMs: number): readonly string[] {
+    const all = [...this.registry.asked, ...this.storage.asked];
+    return all
+      .toSorted((a, b) => a.atMs - b.atMs)
+      .slice(count)
+      .map(({ method, url, client, range, authorization, atMs }) => {
+        const [, path = url] = /^\/v2\/team\/app(\/.*)/.exec(url) ?? [];
+        const brief = path.replaceAll(/([0-9a-f]{6})[0-9a-f]{58}/g, '$1');
+        const [scheme = '-'] = (authorization ?? '').split(' ');
+        return `${(atMs - startMs).toFixed(0)} ms ${client} ${method} ${brief} ${range ?? ''} ${scheme}`;
+      });
+  }
+
   /** Sets the manifest of the tag, with other fields beside and in place of the usual ones. */
   setManifest(fields: Readonly<Record<string, unknown>>): void {
     const [config, ...layers] = this.blobs.map((blob, i) => ({

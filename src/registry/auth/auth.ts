@@ -1,6 +1,7 @@
 import type { Clock } from '../../runtime/clock.ts';
 import { within } from '../../runtime/deadline.ts';
 import { BoundedMap } from '../../util/bounded-map.ts';
+import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { Challenge } from './challenge.ts';
 import { protocolError, RegistryError } from '../errors.ts';
 import type { HttpSender } from '../http/http.ts';
@@ -53,6 +54,15 @@ const SCOPES_MAX = 1024;
 /** Milliseconds for one token request, retries included. */
 const TOKEN_MS_MAX = 10_000;
 
+/**
+ * A scope that opens to none of the credentials is not asked about again for this long, unless
+ * there are others by then. (tunable)
+ */
+const REFUSED_MS = 5_000;
+
+/** A registry that gave something in a scope refuses one thing there, not the scope. (tunable) */
+const OPENED_MS = 300_000;
+
 /** Credentials that are tried for one request. */
 const TRIED_MAX = 16;
 
@@ -77,6 +87,14 @@ interface BasicLine {
   readonly refused: readonly Credentials[];
 }
 
+/** Nothing that was tried opens a scope. */
+interface Refused {
+  readonly error: RegistryError;
+  readonly tried: readonly Credentials[];
+  /** What a GET in the scope is told. */
+  readonly answer?: RegistryError;
+}
+
 interface AuthorizerComponents {
   readonly clock: Clock;
   readonly http: HttpSender;
@@ -95,6 +113,9 @@ export class Authorizer {
   readonly #hint: string | undefined;
   readonly #granted = new BoundedMap<string, Granted>({ entriesMax: SCOPES_MAX });
   readonly #basic = new BoundedMap<string, BasicLine>({ entriesMax: SCOPES_MAX });
+  readonly #refused: ExpiringMap<Refused>;
+  /** Scopes in which something was not refused: a refusal there is of one blob. */
+  readonly #opened: ExpiringMap<true>;
 
   constructor(
     components: AuthorizerComponents,
@@ -105,6 +126,35 @@ export class Authorizer {
     this.#server = init.server;
     this.#credentials = init.credentials;
     this.#hint = init.hint;
+    this.#refused = new ExpiringMap(components, { entriesMax: SCOPES_MAX });
+    this.#opened = new ExpiringMap(components, { entriesMax: SCOPES_MAX });
+  }
+
+  /**
+   * What a GET in the scope was refused with, where that is the answer for now: to anybody, and to
+   * all credentials that there are.
+   */
+  async refusal(scope: string): Promise<RegistryError | undefined> {
+    return (await this.#refusedAs(scope))?.answer;
+  }
+
+  /** A GET in the scope is told this, after `learn()` found nothing better. */
+  told(scope: string, answer: RegistryError): void {
+    const refused = this.#refused.get(scope);
+    if (refused === undefined || this.#opened.get(scope) === true) return;
+    this.#refused.set(scope, { ...refused, answer }, REFUSED_MS);
+  }
+
+  async #refusedAs(scope: string): Promise<Refused | undefined> {
+    const refused = this.#refused.get(scope);
+    if (refused === undefined) return undefined;
+    return (await this.#next(scope, refused.tried)) === undefined ? refused : undefined;
+  }
+
+  #refuse(scope: string, tried: readonly Credentials[], sent: string | undefined): RegistryError {
+    const error = this.unauthorized(sent);
+    this.#refused.set(scope, { error, tried }, REFUSED_MS);
+    return error;
   }
 
   /**
@@ -137,6 +187,8 @@ export class Authorizer {
   ): Promise<void> {
     const known = await this.header(scope, signal).catch(() => undefined);
     if (known !== undefined && known !== refused) return;
+    const closed = await this.#refusedAs(scope);
+    if (closed !== undefined) throw closed.error;
     const bearer = challenges.find(({ scheme }) => scheme === 'bearer');
     if (bearer !== undefined) {
       const before = this.#granted.get(scope);
@@ -156,7 +208,7 @@ export class Authorizer {
     const tried = before === undefined ? [] : [...before.refused, before.owner];
     for (;;) {
       const owner = await this.#next(scope, tried);
-      if (owner === undefined) throw this.unauthorized(before?.header);
+      if (owner === undefined) throw this.#refuse(scope, tried, before?.header);
       if (isUser(owner)) {
         return this.#basic.set(scope, { header: basicHeader(owner), owner, refused: tried });
       }
@@ -171,6 +223,7 @@ export class Authorizer {
 
   /** The registry did not refuse what `header()` gave for the scope. */
   accepted(scope: string): void {
+    this.#opened.set(scope, true, OPENED_MS);
     const granted = this.#granted.get(scope);
     if (granted !== undefined) granted.accepted = true;
   }
@@ -229,10 +282,12 @@ export class Authorizer {
     const fetch = async (signal: AbortSignal): Promise<OwnToken> => {
       for (;;) {
         const owner = await orAbort(this.#next(scope, tried), signal);
-        if (owner === undefined && tried.length > 0) throw this.unauthorized('those tried');
+        if (owner === undefined && tried.length > 0) {
+          throw this.#refuse(scope, tried, 'those tried');
+        }
         const token = await this.#ask(bearer, owner, signal);
         if (token !== undefined) return { ...token, owner, refused: tried };
-        if (owner === undefined) throw this.unauthorized(undefined);
+        if (owner === undefined) throw this.#refuse(scope, tried, undefined);
         tried.push(owner);
       }
     };
