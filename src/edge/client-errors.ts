@@ -167,6 +167,7 @@ function ofOrigin(code: OriginError['code']): BlobErrorDetail['code'] {
       return 'not-found';
     case 'protocol':
     case 'refused':
+    case 'limited':
     case 'unavailable':
       return 'unavailable';
   }

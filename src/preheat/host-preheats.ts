@@ -56,10 +56,20 @@ const WAITING_MAX = 16;
 /** Maximum number of finished preheats whose end is remembered. */
 const FINISHED_MAX = 64;
 
-/** How long a block is tried for, with pauses between: enough for a root to restart. */
-const TRY_MS_MAX = 50_000;
-/** After these the root is told, which knows why, or asks the registry. */
+/**
+ * A preheat goes on for this long after its last block came: enough for a cache that fetches a
+ * large blob first, and for a root to restart. A registry that fails or refuses ends it sooner, by
+ * the root's word. (tunable)
+ */
+const PATIENCE_MS = 180_000;
+/** How long a block is tried for that the store does not keep. */
+const STORE_MS_MAX = 50_000;
+/**
+ * After these tries, or this long without a block of a blob, the root is told, which knows why or
+ * asks the registry.
+ */
 const TRIES_STUCK = 2;
+const STUCK_MS = 2_000;
 const RETRY_MS_MIN = 100;
 const RETRY_MS_MAX = 5_000;
 
@@ -111,8 +121,13 @@ interface Work {
   totalBytes: number;
   failure?: PreheatFailure;
   reason?: string;
-  /** A block that does not come. */
+  /** A block that was refused. */
   stuck?: StuckBlock | undefined;
+  /** Blocks that are asked for, and since when; the first one first. */
+  readonly asked: Map<PlannedBlock, number>;
+  /** When a block came last: of all, and of each blob. */
+  cameMs: number;
+  readonly cameOfMs: Map<Digest, number>;
   /** Of each blob, to be aborted when the registry has not got it. */
   readonly wanted: Map<Digest, Wanted>;
 }
@@ -155,7 +170,7 @@ export class HostPreheats {
   /** Starts a preheat, unless it is already known. */
   start(id: string, order: PreheatOrder): HostProgress {
     const known = this.#works.get(id);
-    if (known !== undefined) return progressOf(known);
+    if (known !== undefined) return this.#progressOf(known);
     const work: Work = {
       id,
       order,
@@ -164,6 +179,9 @@ export class HostPreheats {
       doneBytes: 0,
       totalBytes: 0,
       wanted: new Map(),
+      asked: new Map(),
+      cameMs: this.#components.clock.nowMs(),
+      cameOfMs: new Map(),
     };
     this.#works.set(id, work);
     if (this.#stopped) end(work, 'failed', 'stopped');
@@ -171,7 +189,7 @@ export class HostPreheats {
     else this.#waiting.push(work);
     this.#running ??= this.#runAll();
     this.#forgetOldest();
-    return progressOf(work);
+    return this.#progressOf(work);
   }
 
   /**
@@ -183,7 +201,7 @@ export class HostPreheats {
     if (work === undefined) return undefined;
     for (const digest of missing) wantedOf(work, digest).missing.abort();
     if (work.stuck !== undefined && missing.includes(work.stuck.digest)) work.stuck = undefined;
-    return progressOf(work);
+    return this.#progressOf(work);
   }
 
   /** Cancels a preheat; blocks already fetched stay. */
@@ -191,7 +209,29 @@ export class HostPreheats {
     const work = this.#works.get(id);
     if (work === undefined) return undefined;
     end(work, 'cancelled');
-    return progressOf(work);
+    return this.#progressOf(work);
+  }
+
+  #progressOf(work: Work): HostProgress {
+    const { state, doneBytes, totalBytes, failure, reason } = work;
+    const stuck = isFinal(state) ? undefined : (work.stuck ?? this.#lateOf(work));
+    return {
+      ...{ state, doneBytes, totalBytes },
+      ...(failure !== undefined && { failure }),
+      ...(reason !== undefined && { reason }),
+      ...(stuck !== undefined && { stuck }),
+    };
+  }
+
+  /** The block that is waited for longest, where nothing else of its blob comes meanwhile. */
+  #lateOf({ asked, cameOfMs }: Work): StuckBlock | undefined {
+    const nowMs = this.#components.clock.nowMs();
+    for (const [{ blob, index }, sinceMs] of asked) {
+      if (nowMs - sinceMs < STUCK_MS) return undefined;
+      const isLate = nowMs - (cameOfMs.get(blob.digest) ?? sinceMs) >= STUCK_MS;
+      if (isLate) return { digest: blob.digest, index };
+    }
+    return undefined;
   }
 
   async stop(): Promise<void> {
@@ -295,8 +335,9 @@ export class HostPreheats {
    * preheat.
    */
   async #bring(work: Work, blocks: Iterable<PlannedBlock>): Promise<void> {
-    const { store } = this.#components;
+    const { store, clock } = this.#components;
     const queue = blocks[Symbol.iterator]();
+    work.cameMs = clock.nowMs();
     const worker = async (): Promise<void> => {
       for (let next = queue.next(); next.done !== true; next = queue.next()) {
         const { blob, index } = next.value;
@@ -338,7 +379,20 @@ export class HostPreheats {
   }
 
   /** False when the registry has not got the blob. */
-  async #keep(work: Work, { blob, index }: PlannedBlock): Promise<boolean> {
+  async #keep(work: Work, block: PlannedBlock): Promise<boolean> {
+    const { clock } = this.#components;
+    work.asked.set(block, clock.nowMs());
+    try {
+      const isHere = await this.#try(work, block);
+      work.cameMs = clock.nowMs();
+      work.cameOfMs.set(block.blob.digest, work.cameMs);
+      return isHere;
+    } finally {
+      work.asked.delete(block);
+    }
+  }
+
+  async #try(work: Work, { blob, index }: PlannedBlock): Promise<boolean> {
     const { engine, clock } = this.#components;
     const wanted = wantedOf(work, blob.digest);
     const { signal } = wanted;
@@ -354,7 +408,11 @@ export class HostPreheats {
         if (signal.aborted) throw cause;
         const isUnread = cause instanceof TransferError;
         if (isUnread && tries >= TRIES_STUCK) work.stuck ??= { digest: blob.digest, index };
-        if (clock.nowMs() - startedMs >= TRY_MS_MAX) {
+        const nowMs = clock.nowMs();
+        const isOver = isUnread
+          ? nowMs - work.cameMs >= PATIENCE_MS
+          : nowMs - startedMs >= STORE_MS_MAX;
+        if (isOver) {
           const what = `block ${index} of ${blob.digest}`;
           throw new WorkError(
             `cannot fetch ${what}, tried ${tries} times: ${errorText(cause)}`,
@@ -420,21 +478,13 @@ function end(work: Work, state: PreheatState, failure?: PreheatFailure, reason?:
   work.abort.abort(new Error(`the preheat is ${state}`));
 }
 
-function progressOf(work: Work): HostProgress {
-  const { state, doneBytes, totalBytes, failure, reason, stuck } = work;
-  return {
-    ...{ state, doneBytes, totalBytes },
-    ...(failure !== undefined && { failure }),
-    ...(reason !== undefined && { reason }),
-    ...(stuck !== undefined && { stuck }),
-  };
-}
-
 function failureOf(error: unknown): PreheatFailure {
   if (error instanceof WorkError) return error.code;
   if (error instanceof TransferError) {
     if (error.detail.code !== 'origin') return 'unavailable';
-    return error.detail.no === 'not-found' ? 'missing' : error.detail.no;
+    const { no } = error.detail;
+    if (no === 'limited') return 'unavailable';
+    return no === 'not-found' ? 'missing' : no;
   }
   if (!(error instanceof BlockStoreError)) return 'image';
   return error.code === 'quota' || error.code === 'no-space' ? 'quota' : 'store';

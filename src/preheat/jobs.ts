@@ -65,9 +65,21 @@ const LOOK_MS_MAX = 1_000;
 const LOOK_SHARE = 0.25;
 const LOOK_MS_PER_HOST = 10;
 
-/** Longest wait for the registry to say why a block does not come, and pause before the next. */
-const PROBE_MS_MAX = 10_000;
+/**
+ * Longest wait for the registry to say why a block does not come, and pause before the next. Long,
+ * since a cache that fetches a blob first begins anew for each request.
+ */
+const PROBE_MS_MAX = 120_000;
 const PROBE_PAUSE_MS = 2_000;
+
+/**
+ * A registry that fails is waited for this long: tries of all hosts at all blocks of a blob are
+ * few, since the roots share them. (tunable)
+ */
+const FAILING_MS_MAX = 30_000;
+
+/** Of the registry client: the registry answers that it cannot, or not at all. */
+const FAILURES: ReadonlySet<string> = new Set(['unavailable', 'rate-limited']);
 
 /** Status calls in a row that a host may leave unanswered: a restart of its agent takes less. */
 const MISSES_MAX = 5;
@@ -108,6 +120,11 @@ interface Job {
   readonly missing: Map<Digest, MissingBlob>;
   /** When the registry was last asked about a blob that does not come. */
   readonly probedMs: Map<Digest, number>;
+  probing?: Promise<void> | undefined;
+  /** Since when the registry fails, by blob. */
+  readonly failingMs: Map<Digest, number>;
+  /** What ends the job, as the registry says. */
+  no?: JobError;
   digest?: Digest;
   finishedMs?: number;
   hosts: readonly HostEntry[];
@@ -157,6 +174,7 @@ export class PreheatJobs {
       hosts: [],
       missing: new Map(),
       probedMs: new Map(),
+      failingMs: new Map(),
     };
     this.#jobs.set(id, job);
     const running = this.#lead(job).finally(() => this.#running.delete(running));
@@ -238,41 +256,70 @@ export class PreheatJobs {
       signal.throwIfAborted();
       const left = job.hosts.filter(({ progress }) => !isFinal(progress.state));
       if (left.length === 0) return;
-      await this.#probe(job, left);
+      const probing = this.#probe(job, left);
       const shareMs = Math.round((clock.nowMs() - startMs) * LOOK_SHARE);
       const pauseMs = Math.min(LOOK_MS_MAX, Math.max(LOOK_MS_MIN, shareMs));
-      await clock.sleep(Math.max(pauseMs, left.length * LOOK_MS_PER_HOST), signal);
+      const pause = clock.sleep(Math.max(pauseMs, left.length * LOOK_MS_PER_HOST), signal);
+      await (probing === undefined ? pause : Promise.race([pause, probing]));
+      if (job.no !== undefined) throw job.no;
     }
   }
 
   /**
-   * Finds out why a block comes to none of the hosts that say so. What the registry has not got,
-   * they do without; any other definite no ends the job.
+   * Finds out, beside the job, why a block comes to none of the hosts that say so. What the
+   * registry has not got, they do without; any other definite no ends the job, and so does a
+   * registry that goes on failing. Undefined when there is nothing to find out.
    */
-  async #probe(job: Job, hosts: readonly HostEntry[]): Promise<void> {
-    const { clock, probe } = this.#components;
+  #probe(job: Job, hosts: readonly HostEntry[]): Promise<void> | undefined {
+    if (job.probing !== undefined) return job.probing;
     const { order } = job;
     const stuck = hosts
       .map(({ progress }) => progress.stuck)
       .find((each) => this.#isNews(job, each));
-    if (stuck === undefined || order === undefined) return;
+    if (stuck === undefined || order === undefined) return undefined;
     const { digest, index } = stuck;
     const named = parseManifest(order.manifest);
     const found = [named.config, ...named.layers].find((each) => each.digest === digest);
-    if (found === undefined || !isBlockOf(found.size, index)) return;
-    job.probedMs.set(digest, clock.nowMs());
+    if (found === undefined || !isBlockOf(found.size, index)) return undefined;
     const located = { blob: { digest, sizeBytes: found.size }, origin: order.origin };
+    const missing = { digest, isForeign: isForeign(found) };
+    job.probing = this.#ask(job, located, index, missing).finally(() => {
+      job.probing = undefined;
+      job.probedMs.set(digest, this.#components.clock.nowMs());
+    });
+    return job.probing;
+  }
+
+  /** Never rejects. */
+  async #ask(
+    job: Job,
+    located: LocatedBlob,
+    index: BlockIndex,
+    missing: MissingBlob,
+  ): Promise<void> {
+    const { clock, probe } = this.#components;
+    const { digest } = missing;
     const { signal } = job.abort;
     try {
       await within(clock, PROBE_MS_MAX, (limit) => probe(located, index, limit), { signal });
+      job.failingMs.delete(digest);
     } catch (cause) {
-      signal.throwIfAborted();
-      if (!(cause instanceof OriginError) || cause.code === 'unavailable') return;
-      if (cause.code !== 'not-found') {
-        throw new JobError(errorText(cause), { code: cause.code }, { cause });
-      }
-      job.missing.set(digest, { digest, isForeign: isForeign(found) });
+      if (signal.aborted || !(cause instanceof OriginError)) return;
+      if (cause.code === 'not-found') return void job.missing.set(digest, missing);
+      if (cause.code === 'unavailable' && !this.#failsOn(job, digest, cause)) return;
+      const code = cause.code === 'limited' ? 'unavailable' : cause.code;
+      job.no = new JobError(errorText(cause), { code }, { cause });
     }
+  }
+
+  /** Whether the registry has failed for too long; silence is waited for by the hosts. */
+  #failsOn(job: Job, digest: Digest, { cause }: OriginError): boolean {
+    const isFailure = cause instanceof CodedError && FAILURES.has(cause.code);
+    if (!isFailure) return false;
+    const nowMs = this.#components.clock.nowMs();
+    const sinceMs = job.failingMs.get(digest) ?? nowMs;
+    job.failingMs.set(digest, sinceMs);
+    return nowMs - sinceMs >= FAILING_MS_MAX;
   }
 
   #isNews({ missing, probedMs }: Job, stuck: StuckBlock | undefined): boolean {

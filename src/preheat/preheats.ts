@@ -1,5 +1,5 @@
 import type { BlockStore } from '../blockstore/store.ts';
-import { BLOCK_SIZE_BYTES, blockLength } from '../image/block.ts';
+import { BLOCK_SIZE_BYTES } from '../image/block.ts';
 import type { Clock } from '../runtime/clock.ts';
 import type { Codec, Hash } from '../runtime/codec.ts';
 import type { Logger } from '../runtime/logger.ts';
@@ -215,10 +215,14 @@ export class ClusterPreheats implements PreheatService {
   }
 }
 
-/** Reads a block at the registry, to hear what it says. */
+/**
+ * Reads of a block at the registry, to hear what it says: a blob of one block, which is held
+ * against its digest, or else the first byte.
+ */
 function probeOf(origin: Pick<Origin, 'readInto'>): PreheatProbe {
   return async ({ blob, origin: place }, index, signal) => {
-    const target = new Uint8Array(blockLength(blob.sizeBytes, index));
+    const isWhole = blob.sizeBytes <= BLOCK_SIZE_BYTES;
+    const target = new Uint8Array(isWhole ? blob.sizeBytes : 1);
     const offset = index * BLOCK_SIZE_BYTES;
     await origin.readInto({ ...blob, origin: place }, offset, Scatter.of(target), signal);
   };

@@ -42,6 +42,7 @@ import {
 } from './http/retry.ts';
 import { askPatiently } from './http/patience.ts';
 import { HeadSink } from './http/sinks.ts';
+import { SharedTries } from './http/shared-tries.ts';
 import { WholeReads, type Transfer } from './http/whole-reads.ts';
 import { uploadBlob, type BlobOpener, type UploadOptions } from './upload.ts';
 import { Scatter } from '../util/scatter.ts';
@@ -88,6 +89,8 @@ export class RegistryClient {
   readonly #registries: Registries;
   readonly #view: View;
   readonly #wholes: WholeReads;
+  /** By blob. */
+  readonly #tries: SharedTries;
   readonly #manifests: ManifestReader;
 
   constructor(components: RegistryClientComponents, init: { readonly view: View }) {
@@ -98,6 +101,7 @@ export class RegistryClient {
     this.#registries = components.registries;
     this.#view = init.view;
     this.#wholes = new WholeReads(components);
+    this.#tries = new SharedTries({ ...components, metrics: this.#metrics });
     this.#manifests = new ManifestReader({
       ...components,
       pull: (...asked) => this.#pull(...asked),
@@ -197,19 +201,24 @@ export class RegistryClient {
     const header = rangeHeader(range);
     const what = `${header} of ${digest}`;
     const isRead = await this.#wholes.ranged(key, async () => {
+      const before = run.target.filled;
       await this.#pull(origin, options, {
         method: 'GET',
         path,
         headers: { range: header },
         blob: digest,
         answers: [RANGE_NOT_SATISFIABLE],
+        key,
+        brokeOff: () => run.target.filled > before,
         open: (head) => openRange(head, range, what, 0),
         openAtMirror: (head) => openRange(head, range, what),
+      }).catch((error: unknown) => {
+        if (!(error instanceof BrokeOff)) throw error;
       });
     });
     if (isRead) return;
     await this.#operate(origin, options, ({ server }, limits) =>
-      this.#retry(limits, () => {
+      this.#tries.run(key, limits, () => {
         const transfer: Transfer = (open, signal) =>
           server.request(
             {
@@ -263,6 +272,8 @@ export class RegistryClient {
       method,
       path: blobPath(origin, digest),
       headers: range === undefined ? {} : { range },
+      // A HEAD may fail where the blob is given.
+      ...(method === 'GET' && { key: `${origin.registry}${blobPath(origin, digest)}` }),
       isQuestion: true,
       // Of an empty blob it is the answer.
       answers: [RANGE_NOT_SATISFIABLE],
@@ -367,7 +378,7 @@ export class RegistryClient {
     options: OperationOptions,
     pull: PullRequest<S>,
   ): Promise<HttpAnswer<S>> {
-    const { openAtMirror = pull.open, isFresh, ...asked } = pull;
+    const { openAtMirror = pull.open, isFresh, key, brokeOff, ...asked } = pull;
     const request = { ...asked, scope: pullScope(origin) };
     return this.#operate(origin, options, async ({ mirrors, server }, limits) => {
       for (const mirror of isFresh === true ? [] : mirrors) {
@@ -382,9 +393,18 @@ export class RegistryClient {
         };
         return server.request({ ...patient, open }, signal);
       };
-      const answer = await this.#retry(limits, () =>
-        askPatiently(this.#clock, limits.signal, ask, isPassing),
-      );
+      const attempt = async (): Promise<HttpAnswer<S>> => {
+        try {
+          if (options.isAlone === true) return await ask(limits.signal, () => {});
+          return await askPatiently(this.#clock, limits.signal, ask, isPassing);
+        } catch (error) {
+          if (brokeOff?.() === true && isCut(error)) throw new BrokeOff();
+          throw error;
+        }
+      };
+      const answer = await (key === undefined
+        ? this.#retry(limits, attempt)
+        : this.#tries.run(key, limits, attempt));
       request.check?.(answer);
       return answer;
     });
@@ -421,6 +441,14 @@ export class RegistryClient {
     const components = { clock: this.#clock, random: this.#random, metrics: this.#metrics };
     return withRetries(components, limits, attempt);
   }
+}
+
+/** Part of what was asked came before the connection broke: the rest is asked for at once. */
+class BrokeOff extends Error {}
+
+function isCut(error: unknown): boolean {
+  const detail = error instanceof RegistryError ? error.detail : undefined;
+  return detail?.code === 'protocol' && detail.fault === 'cut-body';
 }
 
 function nameOf({ registry, repository }: BlobOrigin): string {

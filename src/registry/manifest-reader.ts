@@ -54,6 +54,10 @@ export interface PullRequest<S> extends Omit<CheckedRequest<S>, 'scope'> {
   readonly isFresh?: boolean | undefined;
   /** Where a mirror is asked in another way. */
   readonly openAtMirror?: CheckedRequest<S>['open'];
+  /** What tries are shared by; each request has its own when absent. */
+  readonly key?: string;
+  /** Whether part of what is asked has come: what breaks off then fails with `BrokeOff`. */
+  readonly brokeOff?: () => boolean;
 }
 
 interface Components {

@@ -19,9 +19,11 @@ import { RegistryServer } from './server.ts';
 
 /**
  * Connections to each host. As many as the engine has origin reads outstanding
- * (transfer/core/core-types.ts). (tunable)
+ * (transfer/core/core-types.ts), and those that hang beside them (core/origin-windows.ts).
+ * (tunable)
  */
 const CONNECTIONS_MAX = 32;
+const HANGING_MAX = 32;
 
 /**
  * Registries that are not configured and yet known at a time; the one used least recently is
@@ -292,6 +294,7 @@ export class Registries {
       own,
       proxyOf: proxy === undefined ? (url) => this.#proxies.proxyOf(url) : () => fixed,
       connectionsMax: Math.max(CONNECTIONS_MAX, this.#init.connectionsMax ?? 0),
+      hangingMax: HANGING_MAX,
       mayReach: this.#init.mayReach,
     });
   }

@@ -8,7 +8,7 @@ import { RegistryError } from './errors.ts';
 import type { FetchedManifest, ManifestShelf } from './manifest-reader.ts';
 import { parseReference } from './reference.ts';
 import { referrersOfType, referrersTag, type Referrer } from './referrers.ts';
-import type { OperationOptions } from './http/retry.ts';
+import { RETRY_AFTER_MS_MAX, type OperationOptions } from './http/retry.ts';
 import type { OwnRefusals } from './own-refusals.ts';
 import { hostPlatform } from './platform.ts';
 import {
@@ -21,7 +21,6 @@ import {
   type NamedImage,
 } from '../transfer/contracts/origin.ts';
 import { unreachable } from '../util/assert.ts';
-import { backoffMs } from '../util/backoff.ts';
 import { errorText } from '../util/errors.ts';
 import { ExpiringMap } from '../util/expiring-map.ts';
 import type { Scatter } from '../util/scatter.ts';
@@ -43,10 +42,19 @@ const PRIVATE_MAX = 4096;
 const PROBE_MS_MAX = 10_000;
 
 /**
- * Attempts at it: a blob that is wrongly called private is still read, by those whom the registry
- * lets.
+ * Attempts at the size of a blob, by nobody and then by ourselves: clients wait for the word, and
+ * those that go elsewhere by themselves want it soon. A blob that is wrongly called private is
+ * still read, by those whom the registry lets. (tunable)
  */
-const PROBE_ATTEMPTS_MAX = 2;
+const PROBE_ATTEMPTS_MAX = 1;
+const STAT_ATTEMPTS_MAX = 2;
+
+/**
+ * A read stays open for this long, however silent the registry is: caches that fetch a blob first
+ * begin anew when their client goes away. Those that wait for it have deadlines of their own.
+ * (tunable)
+ */
+const READ_MS_MAX = 180_000;
 
 /**
  * A definite no, or the same unsound answer twice, is told to all who want the blob for this long
@@ -54,21 +62,6 @@ const PROBE_ATTEMPTS_MAX = 2;
  */
 const DEFINITE_MS = 5_000;
 const DEFINITE_MAX = 4096;
-
-/**
- * A blob whose read failed with all its attempts is left alone for this long; doubled for each
- * further failure, up to the maximum. (tunable)
- */
-const FAILING_MS = 1_000;
-const FAILING_MS_MAX = 8_000;
-const FAILING_KEPT_MS = 60_000;
-
-interface Failing {
-  readonly error: OriginError;
-  readonly count: number;
-  /** Of the clock. */
-  readonly untilMs: number;
-}
 
 interface RegistryOriginComponents {
   readonly clock: Clock;
@@ -96,12 +89,8 @@ export class RegistryOrigin implements Origin {
   readonly #definite: ExpiringMap<OriginError>;
   #shelf: ManifestShelf | undefined;
 
-  /** Blobs whose last reads failed in a way that may pass, and until when they are left alone. */
-  readonly #failing: ExpiringMap<Failing>;
-
   constructor(components: RegistryOriginComponents) {
     this.#components = components;
-    this.#failing = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
     this.#private = new ExpiringMap(components, { entriesMax: PRIVATE_MAX });
     this.#definite = new ExpiringMap(components, { entriesMax: DEFINITE_MAX });
   }
@@ -121,29 +110,15 @@ export class RegistryOrigin implements Origin {
     const key = `${origin.registry}/${origin.repository}@${digest} ${sizeBytes}`;
     const known = this.#definite.get(key);
     if (known !== undefined) throw known;
-    const { clock } = this.#components;
-    const failing = this.#failing.get(key);
-    if (failing !== undefined && clock.nowMs() < failing.untilMs) throw failing.error;
+    const options = { signal, timeoutMs: READ_MS_MAX, isAlone: true };
     try {
-      await this.#ask(({ own }) => own.readBlobInto(blob, offset, target, { signal }));
-      this.#failing.delete(key);
+      await this.#ask(({ own }) => own.readBlobInto(blob, offset, target, options));
     } catch (error) {
       if (!(error instanceof OriginError)) throw error;
       this.#components.refusals?.note(origin, error.cause);
       if (error.code !== 'unavailable') this.#definite.set(key, error, DEFINITE_MS);
-      else if (isFailure(error.cause) && !signal.aborted) this.#noteFailing(key, error);
       throw error;
     }
-  }
-
-  #noteFailing(key: string, error: OriginError): void {
-    const nowMs = this.#components.clock.nowMs();
-    const { count, untilMs } = this.#failing.get(key) ?? { count: 0, untilMs: 0 };
-    // Reads of other parts fail at the same time.
-    if (nowMs < untilMs) return;
-    const pauseMs = backoffMs(count + 1, FAILING_MS, FAILING_MS_MAX);
-    const failing = { error, count: count + 1, untilMs: nowMs + pauseMs };
-    this.#failing.set(key, failing, FAILING_KEPT_MS);
   }
 
   named(reference: string): NamedImage {
@@ -230,7 +205,8 @@ export class RegistryOrigin implements Origin {
   }
 
   #ownSize(digest: Digest, origin: BlobOrigin, signal: AbortSignal): Promise<number> {
-    return this.#ask(({ own }) => this.#noting(origin, sizeOf(own, digest, { origin, signal })));
+    const options = { origin, signal, attemptsMax: STAT_ATTEMPTS_MAX };
+    return this.#ask(({ own }) => this.#noting(origin, sizeOf(own, digest, options)));
   }
 
   async #noting<T>(origin: BlobOrigin, read: Promise<T>): Promise<T> {
@@ -275,7 +251,8 @@ export class RegistryOrigin implements Origin {
       const { nobody } = await this.#components.load();
       return await sizeOf(nobody, digest, options);
     } catch (error) {
-      return originCode(error) === 'unavailable' ? undefined : 'refused';
+      const code = originCode(error);
+      return code === 'unavailable' || code === 'limited' ? undefined : 'refused';
     }
   }
 
@@ -302,14 +279,10 @@ async function firstOf(
   return Promise.any([byProbe, byOwn]).catch(() => byOwn);
 }
 
-/** Whether the registry failed, rather than this host: its bounds, its end. */
-function isFailure(cause: unknown): boolean {
-  return cause instanceof RegistryError && ['unavailable', 'timeout'].includes(cause.code);
-}
-
 function asOriginError(cause: unknown): OriginError {
   if (cause instanceof OriginError) return cause;
-  return new OriginError(errorText(cause), { code: originCode(cause) }, { cause });
+  const code = originCode(cause);
+  return new OriginError(errorText(cause), { code }, { cause });
 }
 
 function originCode(error: unknown): OriginErrorDetail['code'] {
@@ -330,6 +303,7 @@ function originCode(error: unknown): OriginErrorDetail['code'] {
     case 'protocol':
       return detail.fault === 'cut-body' ? 'unavailable' : 'protocol';
     case 'rate-limited':
+      return (detail.retryAfterMs ?? 0) > RETRY_AFTER_MS_MAX ? 'limited' : 'unavailable';
     case 'unavailable':
     case 'timeout':
     case 'overloaded':

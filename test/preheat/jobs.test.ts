@@ -13,6 +13,7 @@ import {
   isFinal,
 } from '../../src/preheat/messages.ts';
 import { OriginError } from '../../src/transfer/contracts/origin.ts';
+import { CodedError } from '../../src/util/errors.ts';
 import { PreheatJobs } from '../../src/preheat/jobs.ts';
 import { PeerError } from '../../src/transfer/contracts/transport.ts';
 import { defined } from '../../src/util/assert.ts';
@@ -172,6 +173,37 @@ describe('PreheatJobs, of what does not come', () => {
     expect(job).toMatchObject({ state: 'failed', failure: code, reason: 'status 451' });
     await expect.poll(() => [a.told.at(-1), b.told.at(-1)]).toEqual(['cancel', 'cancel']);
     expect(rig.probed).toHaveLength(1);
+  });
+
+  it('ends at once where it wants to be left alone for long, with its words', async () => {
+    const rig = rigWith();
+    const a = rig.add('a', 'z');
+    const limited = new OriginError('status 429', { code: 'limited' });
+    rig.probeFails.set(defined(layer, 'a digest'), limited);
+    for (let looks = 0; looks < 50; looks++) a.steps.push(stuckAt(layer));
+    const job = await rig.run();
+    expect(job).toMatchObject({ failure: 'unavailable', reason: 'status 429' });
+    expect(rig.probed).toHaveLength(1);
+  });
+
+  it('ends after 30 s of failures of the registry, and not for its silence', async () => {
+    const failures = ['unavailable', 'timeout'] as const;
+    const [failing, silent] = failures.map((code) => {
+      const rig = rigWith();
+      const cause = new CodedError(code, { code });
+      const fails = new OriginError('status 503', { code: 'unavailable' }, { cause });
+      rig.probeFails.set(defined(layer, 'a digest'), fails);
+      const a = rig.add('a', 'z');
+      for (let looks = 0; looks < 60; looks++) a.steps.push(stuckAt(layer));
+      return rig;
+    });
+    const job = await defined(failing, 'a rig').run();
+    expect(job).toMatchObject({ failure: 'unavailable', reason: 'status 503' });
+    const probedMs = defined(failing, 'a rig').probedMs;
+    const lastedMs = (probedMs.at(-1) ?? 0) - (probedMs[0] ?? 0);
+    expect(lastedMs).toBeGreaterThanOrEqual(28_000);
+    expect(lastedMs).toBeLessThan(34_000);
+    expect(await defined(silent, 'a rig').run()).toMatchObject({ state: 'done' });
   });
 
   it('waits where the registry is away, or gives the block, and asks every 2 s', async () => {

@@ -92,7 +92,8 @@ export class StandIn {
         const [, path = url] = /^\/v2\/team\/app(\/.*)/.exec(url) ?? [];
         const brief = path.replaceAll(/([0-9a-f]{6})[0-9a-f]{58}/g, '$1');
         const [scheme = '-'] = (authorization ?? '').split(' ');
-        return `${(atMs - startMs).toFixed(0)} ms ${client} ${method} ${brief} ${range ?? ''} ${scheme}`;
+        const ms = (atMs - startMs).toFixed(0);
+        return `${ms} ms ${client} ${method} ${brief} ${range ?? ''} ${scheme}`;
       });
   }
 

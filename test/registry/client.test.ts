@@ -159,10 +159,27 @@ test.each([
   expect(clock.slept).toEqual([]);
 });
 
-test('RegistryClient tries again when the connection breaks within the body', async () => {
+test('RegistryClient asks at once for the rest when the connection breaks', async () => {
+  const ranges: string[] = [];
+  const broken: RequestListener = (request, response) => {
+    const { range = '' } = request.headers;
+    ranges.push(range);
+    const first = Number(/^bytes=(\d+)-/.exec(range)?.[1]);
+    const headers = { 'content-range': `bytes ${first}-149/1000`, 'content-length': 150 - first };
+    response.writeHead(206, headers);
+    response.write(bytes.subarray(first, first + 20), () => response.destroy());
+  };
+  const clock = passingClock();
+  expect(await read(broken, { clock })).toEqual(right);
+  expect(ranges).toEqual(['bytes=100-149', 'bytes=120-149', 'bytes=140-149']);
+  expect(clock.slept).toEqual([]);
+});
+
+test('RegistryClient tries again when the connection breaks before the body', async () => {
   const broken: RequestListener = (_request, response) => {
     response.writeHead(206, { 'content-range': 'bytes 100-149/1000', 'content-length': 50 });
-    response.write(right.slice(0, 20), () => response.destroy());
+    response.flushHeaders();
+    setImmediate(() => response.destroy());
   };
   expect(await read(inTurn(broken, answer))).toEqual(right);
   await expect(read(broken)).rejects.toMatchObject({

@@ -190,6 +190,7 @@ function ofOrigin(code: OriginError['code']): number {
       return 404;
     case 'protocol':
       return 502;
+    case 'limited':
     case 'unavailable':
       return 503;
     default:

@@ -56,6 +56,7 @@ function ofOrigin(code: OriginErrorDetail['code']): LinkErrorCode {
       return 'not-authorized';
     case 'protocol':
       return 'damaged';
+    case 'limited':
     case 'unavailable':
       return 'unreachable';
     default:

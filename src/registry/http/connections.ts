@@ -38,6 +38,8 @@ export interface ConnectionsInit {
   readonly proxyOf: (url: URL) => string | undefined;
   /** Connections to each host for the agent itself; local clients get as many again. */
   readonly connectionsMax: number;
+  /** The agent itself has this number more, for requests that hang and stay open. */
+  readonly hangingMax?: number | undefined;
   /** Addresses that guarded requests may reach. */
   readonly mayReach?: ((address: string) => boolean) | undefined;
 }
@@ -129,8 +131,9 @@ export class Connections {
     return dispatcher;
   }
 
-  #make(proxy: string | undefined, { showsCertificate, isGuarded }: ConnectionUse): Dispatcher {
-    const { ca, client, connectionsMax } = this.#init;
+  #make(proxy: string | undefined, use: ConnectionUse): Dispatcher {
+    const { showsCertificate, isGuarded, isForClient } = use;
+    const { ca, client, connectionsMax, hangingMax = 0 } = this.#init;
     const trust = {
       timeout: CONNECT_MS_MAX,
       ...(ca !== undefined && { ca: [...getCACertificates('default'), ca] }),
@@ -141,7 +144,7 @@ export class Connections {
         client !== undefined && { cert: client.certificate, key: client.key }),
     };
     const limits = {
-      connections: connectionsMax,
+      connections: isForClient ? connectionsMax : connectionsMax + hangingMax,
       maxOrigins: HOSTS_MAX,
       maxHeaderSize: HEADERS_BYTES_MAX,
       keepAliveTimeout: KEEP_ALIVE_MS,

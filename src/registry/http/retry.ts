@@ -7,7 +7,7 @@ import { tlsTroubleOf } from './tls-errors.ts';
 import type { RegistryMetrics } from '../metrics.ts';
 
 /** Attempts at one operation, the first included. (tunable) */
-const ATTEMPTS_MAX = 5;
+export const ATTEMPTS_MAX = 5;
 
 /**
  * Delay before the second attempt; doubled before each further one up to the cap, then drawn from
@@ -20,7 +20,7 @@ const BACKOFF_MS_MAX = 5_000;
  * A server may ask for this much patience at most; when it asks for more, or for more than the
  * deadline leaves, the caller is told at once.
  */
-const RETRY_AFTER_MS_MAX = 60_000;
+export const RETRY_AFTER_MS_MAX = 60_000;
 
 /**
  * Longest that one operation takes, retries and waits included, when the caller names nothing.
@@ -35,6 +35,8 @@ export interface OperationOptions {
   readonly timeoutMs?: number | undefined;
   /** The first included; fewer where the caller has another place to ask. */
   readonly attemptsMax?: number | undefined;
+  /** The caller itself asks once more beside what is silent for long. */
+  readonly isAlone?: boolean | undefined;
 }
 
 /** The same bounds, once an operation has begun. */
@@ -46,7 +48,8 @@ export interface OperationLimits {
   readonly attemptsMax: number;
 }
 
-interface RetryComponents {
+/** What retries need. */
+export interface RetryComponents {
   readonly clock: Clock;
   readonly random: Random;
   readonly metrics: RegistryMetrics;
@@ -85,44 +88,66 @@ const REPEATED_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'short-body',
 ]);
 
+/** What an operation was last told that breaks the protocol. */
+export class FaultMemory {
+  #before: ProtocolFault | undefined;
+
+  /** Whether to ask once more: the answer was not like the one before it. */
+  isNew(error: RegistryError): boolean {
+    const fault = 'fault' in error.detail ? error.detail.fault : undefined;
+    const isNew = fault !== undefined && REPEATED_FAULTS.has(fault) && fault !== this.#before;
+    this.#before = fault;
+    return isNew;
+  }
+}
+
 /**
  * Runs the attempt until it succeeds, fails for good, or the attempts or the time are used up;
  * rejects with the last failure. What the server says for good (4xx) is not asked again, nor a
  * request whose answer broke the protocol twice in the same way.
  */
 export async function withRetries<T>(
-  { clock, random, metrics }: RetryComponents,
+  components: RetryComponents,
   limits: OperationLimits,
   attempt: () => Promise<T>,
 ): Promise<T> {
-  let before: ProtocolFault | undefined;
+  const faults = new FaultMemory();
   for (let failures = 1; ; failures++) {
     try {
       return await attempt();
     } catch (error) {
-      limits.signal.throwIfAborted();
-      if (!(error instanceof RegistryError) || failures === limits.attemptsMax) throw error;
-      const fault = 'fault' in error.detail ? error.detail.fault : undefined;
-      const isRepeated = fault !== undefined && REPEATED_FAULTS.has(fault) && fault !== before;
-      before = fault;
-      if (!isRepeated && !isPassing(error)) throw error;
-      const delayMs = retryDelayMs(error, failures, random);
-      if (delayMs === undefined || clock.nowMs() + delayMs >= limits.deadlineMs) throw error;
-      metrics.retries.inc({ code: error.code });
-      await clock.sleep(delayMs, limits.signal);
+      await pauseAfter(components, limits, { error, failures, faults });
     }
   }
 }
 
-/**
- * Milliseconds to wait after this many failures, the last being `error`; undefined when the server
- * wants to be left alone for too long.
- */
-function retryDelayMs(error: RegistryError, failures: number, random: Random): number | undefined {
-  const { detail } = error;
-  const pauseMs = halfToAll(random, backoffMs(failures, BACKOFF_MS, BACKOFF_MS_MAX));
-  const afterMs = 'retryAfterMs' in detail ? (detail.retryAfterMs ?? 0) : 0;
-  return afterMs > RETRY_AFTER_MS_MAX ? undefined : Math.max(pauseMs, afterMs);
+/** Waits before the next attempt after this failure, or throws it where there is to be none. */
+export async function pauseAfter(
+  { clock, random, metrics }: RetryComponents,
+  limits: OperationLimits,
+  failure: { readonly error: unknown; readonly failures: number; readonly faults: FaultMemory },
+): Promise<void> {
+  const { error, failures, faults } = failure;
+  limits.signal.throwIfAborted();
+  if (!(error instanceof RegistryError) || failures === limits.attemptsMax) throw error;
+  if (!faults.isNew(error) && !isPassing(error)) throw error;
+  const afterMs = comesBackMs(error) ?? 0;
+  const pauseMs = pauseMsOf(random, failures);
+  const delayMs = Math.max(pauseMs, afterMs);
+  const isTooLong = afterMs > RETRY_AFTER_MS_MAX || clock.nowMs() + delayMs >= limits.deadlineMs;
+  if (isTooLong) throw error;
+  metrics.retries.inc({ code: error.code });
+  await clock.sleep(delayMs, limits.signal);
+}
+
+/** Milliseconds to wait after this number of failures, when the server says nothing. */
+export function pauseMsOf(random: Random, failures: number): number {
+  return halfToAll(random, backoffMs(failures, BACKOFF_MS, BACKOFF_MS_MAX));
+}
+
+/** For how long the server wants to be left alone, in milliseconds, where it said so. */
+export function comesBackMs({ detail }: RegistryError): number | undefined {
+  return 'retryAfterMs' in detail ? detail.retryAfterMs : undefined;
 }
 
 /** Whether the same request may be answered in a moment. */

@@ -62,5 +62,6 @@ export function lateAtMs(attempt: Attempt<unknown>, nowMs: number, init: CoreIni
 
 /** The definite no of a registry, if the failure of its read is one. */
 export function noOf({ code }: PeerErrorDetail): OriginNo | undefined {
+  if (code === 'overloaded') return 'limited';
   return code === 'not-found' || code === 'refused' || code === 'protocol' ? code : undefined;
 }

@@ -26,7 +26,7 @@ import {
 import { Egress } from './egress.ts';
 import type { AttemptId, BlockSource, Effect } from './effects.ts';
 import { Standstill } from './fallback.ts';
-import { makeFetch, ownHops } from './fetch.ts';
+import { endsOn, makeFetch, ownHops } from './fetch.ts';
 import { Fetcher } from './fetcher.ts';
 import type { FetcherHost } from './fetcher-host.ts';
 import { OrderGossip } from './order-gossip.ts';
@@ -511,7 +511,7 @@ export class BlockCore<P, T> {
     const owned = this.#routes.owns(fetch.blob.ref.digest, fetch.index % fetch.blob.stripes);
     for (const waiter of [...fetch.waiters]) {
       const isPatient = waiter.peer === undefined ? waiter.kind === 'demand' : owned;
-      if (isPatient && (no === undefined || !waiter.endsOnNo)) continue;
+      if (isPatient && !endsOn(waiter, no)) continue;
       fetch.waiters.splice(fetch.waiters.indexOf(waiter), 1);
       this.#waiting.remove(waiter);
       if (waiter.peer !== undefined) this.#refuse(waiter, { code: 'not-found' });

@@ -2,6 +2,7 @@ import type { BlockIndex } from '../../image/block.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
 import type { HostAddress } from '../../tree/messages.ts';
 import type { PeerId } from '../../util/peer-id.ts';
+import type { OriginNo } from '../contracts/origin.ts';
 import {
   HOPS_MAX,
   HOPS_SLACK,
@@ -9,6 +10,7 @@ import {
   type BlobState,
   type Fetch,
   type Routes,
+  type Waiter,
 } from './core-types.ts';
 
 /** A fetch that has asked nobody yet. */
@@ -65,4 +67,16 @@ export function kinOf(
   for (const peer of blob.children[stripe] ?? []) kin.set(peer, { peer, addresses: [] });
   for (const host of routes.kin(blob.ref.digest, stripe)) kin.set(host.peer, host);
   return [...kin.values()];
+}
+
+/**
+ * Whether this answer of a registry ends the read. Demand reads of a peer outlast a limit: the peer
+ * would only ask the registry itself.
+ */
+export function endsOn(
+  { kind, peer, endsOnNo }: Waiter<unknown>,
+  no: OriginNo | undefined,
+): boolean {
+  const isOutlasted = no === 'limited' && kind === 'demand' && peer !== undefined;
+  return no !== undefined && endsOnNo && !isOutlasted;
 }

@@ -202,7 +202,8 @@ export class Fetcher<P, T> {
     this.#end(attempt, nowMs, false);
     if (window.host === undefined) {
       if (attempt.source === 'fallback') this.#fallback.failed(fetch);
-      this.#originFailed(fetch, detail, nowMs);
+      const isOver = fetch.stage === 'network' && fetch.attempts.length === 0;
+      if (isOver) this.#roundFailed(fetch, noOf(detail), nowMs);
       this.#nextLate(nowMs);
       return;
     }
@@ -455,7 +456,7 @@ export class Fetcher<P, T> {
     const { window } = attempt;
     if (attempt.hedge !== undefined) attempt.hedge.action = undefined;
     attempt.hedge = undefined;
-    if (!window.asked.delete(attempt)) return;
+    if (!window.asked.delete(attempt) && !this.#origins.forget(attempt)) return;
     uncount(attempt);
     this.#pump(window, nowMs);
   }
@@ -488,17 +489,14 @@ export class Fetcher<P, T> {
     this.route(fetch, nowMs, fetch.attempts.length > 0);
   }
 
-  /** A read of the registry hangs: it is made again, on another connection, and given longer. */
+  /** A read of the registry hangs: it stays open, and a second one on another connection. */
   #originLate(attempt: Attempt<T>, nowMs: number): void {
     const { fetch, window, source } = attempt;
-    this.#end(attempt, nowMs, true);
     fetch.originLate++;
+    if (this.#origins.leave(attempt)) this.#pump(window, nowMs);
+    else this.#end(attempt, nowMs, true);
+    if (fetch.attempts.filter(({ window: { host } }) => host === undefined).length > 1) return;
     this.#attempt(fetch, { window, source, hops: HOPS_NONE }, nowMs);
-  }
-
-  #originFailed(fetch: Fetch<T>, detail: PeerErrorDetail, nowMs: number): void {
-    if (fetch.stage !== 'network' || fetch.attempts.length > 0) return;
-    this.#roundFailed(fetch, noOf(detail), nowMs);
   }
 
   /** The registry was faster, or the peer is too busy. */

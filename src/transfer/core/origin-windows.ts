@@ -1,8 +1,15 @@
 import type { Attempt, CoreInit, SourceWindow } from './core-types.ts';
+import { noteLate } from './attempts.ts';
 import { makeWindow } from './source-window.ts';
 
 /** Share of the reads in flight at registries that each registry has for itself. (tunable) */
 const OWN_SHARE = 1 / 4;
+
+/**
+ * Reads that stay open beyond their places; when there are more, a read that hangs is given up.
+ * Many prefetches are one request. (tunable)
+ */
+const LATE_MAX = { demand: 32, prefetch: 128 };
 
 /** Registries told apart: more than anybody configures. All beyond this count as one. */
 const REGISTRIES_MAX = 64;
@@ -17,6 +24,7 @@ export class OriginWindows<T> {
   readonly #sharedMax: number;
   readonly #prefetchMax: number;
   readonly #windows = new Map<string, SourceWindow<T>>();
+  readonly #late = new Set<Attempt<T>>();
 
   constructor({ originOutstandingMax: max }: Pick<CoreInit, 'originOutstandingMax'>) {
     this.#ownMax = Math.max(1, Math.floor(max * OWN_SHARE));
@@ -49,6 +57,25 @@ export class OriginWindows<T> {
       return best?.[kind][0];
     };
     return fewest('demand') ?? fewest('prefetch');
+  }
+
+  /**
+   * A read that hangs stays open and gives up its place: a cache that fetches the blob first begins
+   * anew when its client goes away. False when too many do already.
+   */
+  leave(attempt: Attempt<T>): boolean {
+    if (this.#late.has(attempt)) return true;
+    const alike = [...this.#late].filter(({ kind }) => kind === attempt.kind);
+    if (alike.length >= LATE_MAX[attempt.kind]) return false;
+    this.#late.add(attempt);
+    attempt.window.asked.delete(attempt);
+    if (attempt.kind === 'prefetch') noteLate(attempt);
+    return true;
+  }
+
+  /** The read has ended; whether it had given up its place. */
+  forget(attempt: Attempt<T>): boolean {
+    return this.#late.delete(attempt);
   }
 
   /** Registries that may be asked for more. */

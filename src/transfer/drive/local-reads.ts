@@ -3,6 +3,7 @@ import type { BlobRef, BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
 import type { ReadOptions } from '../contracts/blob-reader.ts';
 import { TransferError, type TransferErrorDetail } from '../contracts/errors.ts';
+import type { OriginNo } from '../contracts/origin.ts';
 import type { LocalRead } from '../core/core-types.ts';
 import type { LocalToken } from './read-token.ts';
 
@@ -88,10 +89,20 @@ export function whyOf(detail: TransferErrorDetail): string {
     case 'deadline':
       return `no source answered in ${Math.round(detail.waitedMs)} ms`;
     case 'origin':
-      return detail.no === 'protocol'
-        ? 'the registry answered twice with what is no part of it'
-        : `the registry says ${detail.no}`;
+      return whyNot(detail.no);
     default:
       return detail.code;
+  }
+}
+
+function whyNot(no: OriginNo): string {
+  switch (no) {
+    case 'protocol':
+      return 'the registry answered twice with what is no part of it';
+    case 'limited':
+      return 'the registry wants to be left alone for long';
+    case 'not-found':
+    case 'refused':
+      return `the registry says ${no}`;
   }
 }

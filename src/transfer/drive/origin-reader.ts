@@ -13,6 +13,9 @@ import { isRefusal, type BlobOrigins } from './blob-origins.ts';
 import { OriginRuns } from './origin-runs.ts';
 import type { WrongContent } from './wrong-content.ts';
 
+/** A registry that wants to be left alone for long is not asked by the way for this long. */
+const LIMITED_MS = 60_000;
+
 /** A read of one block from the registry. */
 export type OriginRead = Extract<Effect<AttestedBlock, unknown>, { type: 'ask-origin' }>;
 
@@ -72,8 +75,7 @@ export class OriginReader {
           const fields = { blob: blob.digest, block: index, error: errorText(error) };
           this.#parts.logger.warn(fields, 'block could not be read from the registry');
         }
-        const code = error instanceof OriginError ? error.code : 'unavailable';
-        this.#init.onFailed(attempt, { code: code === 'unavailable' ? 'unreachable' : code });
+        this.#init.onFailed(attempt, failureOf(error));
       },
     );
   }
@@ -150,4 +152,11 @@ export class OriginReader {
       throw error;
     }
   }
+}
+
+/** Why a registry did not give a block, in the words for all sources. */
+function failureOf(error: unknown): PeerErrorDetail {
+  const code = error instanceof OriginError ? error.code : 'unavailable';
+  if (code === 'limited') return { code: 'overloaded', retryAfterMs: LIMITED_MS };
+  return { code: code === 'unavailable' ? 'unreachable' : code };
 }

@@ -41,6 +41,8 @@ interface Run {
   /** Wishes that nobody gave up, and whose block has not come. */
   readonly open: Set<Wish>;
   readonly abort: AbortController;
+  /** One of its blocks is asked for again beside it: it takes no place any more. */
+  isLate: boolean;
 }
 
 interface Source {
@@ -95,6 +97,8 @@ export class OriginRuns {
     signal.addEventListener('abort', onAbort, { once: true });
     this.#wishes.set(attempt, { wish, source });
     source.waiting.add(wish);
+    for (const run of source.runs)
+      run.isLate ||= [...run.open].some((each) => each.index === index);
     queueMicrotask(() => this.#send(source));
     try {
       return await promise;
@@ -144,8 +148,9 @@ export class OriginRuns {
   #mayGo({ runs }: Source, wishes: readonly Wish[]): boolean {
     const [first] = wishes;
     if (first?.isUrgent === true || wishes.length === RUN_BLOCKS_MAX) return true;
-    if (runs.size >= RUNS_MAX) return false;
-    const isBehind = [...runs].some(
+    const timely = [...runs].filter(({ isLate }) => !isLate);
+    if (timely.length >= RUNS_MAX) return false;
+    const isBehind = timely.some(
       (run) => run.open.size > TAIL_BLOCKS && run.wishes.at(-1)?.index === (first?.index ?? 0) - 1,
     );
     return !isBehind || wishes.length >= RUN_BLOCKS_MIN;
@@ -153,7 +158,8 @@ export class OriginRuns {
 
   async #run(source: Source, wishes: readonly Wish[]): Promise<void> {
     const { blob, runs } = source;
-    const run: Run = { wishes, open: new Set(wishes), abort: new AbortController() };
+    const abort = new AbortController();
+    const run: Run = { wishes, open: new Set(wishes), abort, isLate: false };
     runs.add(run);
     // Those of blocks that nobody wants any more are written to all the same.
     const payloads = new Map(

@@ -57,12 +57,12 @@ test.each([
 
 test('credentials that come meanwhile are shown at once', async () => {
   const { asked, host, origin } = await closed('Basic');
-  let found: { username: string; password: string } | undefined;
-  const client = makeClient([{ host, insecure: true, credentials: async () => found }]);
+  const found: { username: string; password: string }[] = [];
+  const client = makeClient([{ host, insecure: true, credentials: async () => found[0] }]);
   await expect(client.blobSize(origin, digestOf(one))).rejects.toMatchObject({
     code: 'unauthorized',
   });
-  found = { username: 'robot', password: 'pass' };
+  found.push({ username: 'robot', password: 'pass' });
   expect(await client.blobSize(origin, digestOf(one))).toBe(7);
   expect(asked).toHaveLength(3);
 });

@@ -3,7 +3,7 @@ import { blockIndex, BLOCK_SIZE_BYTES } from '../../../src/image/block.ts';
 import { SeededRandom } from '../../../src/sim/seeded-random.ts';
 import { BlockCore } from '../../../src/transfer/core/core.ts';
 import type { CoreInit } from '../../../src/transfer/core/core-types.ts';
-import type { Effect } from '../../../src/transfer/core/effects.ts';
+import type { AttemptId, Effect } from '../../../src/transfer/core/effects.ts';
 import { peerId } from '../../../src/util/peer-id.ts';
 import { digestOf } from '../../tree/kit/messages.ts';
 import { DIGEST, SmallWorld, source, type SmallHost } from '../kit/small-world.ts';
@@ -138,6 +138,8 @@ describe('BlockCore of a root with several registries', () => {
     );
     for (const digest of [SILENT, SOUND]) core.hold({ digest, sizeBytes: 4000 * BLOCK_SIZE_BYTES });
     const asked = { silent: 0, sound: 0 };
+    const open: AttemptId[] = [];
+    const cancelled: AttemptId[] = [];
     const times = new Map<string, number>();
     const refused: string[] = [];
     const pending: { readonly atMs: number; readonly run: (nowMs: number) => void }[] = [];
@@ -146,10 +148,12 @@ describe('BlockCore of a root with several registries', () => {
       if (effect.type === 'ask-origin') {
         const isSilent = effect.blob.digest === SILENT;
         asked[isSilent ? 'silent' : 'sound']++;
+        open.push(effect.attempt);
         if (isSilent) return;
         const block = { lengthBytes: BLOCK_SIZE_BYTES };
         pending.push({ atMs: nowMs + 5, run: (at) => core.received(effect.attempt, block, at) });
-      } else if (effect.type === 'verify') core.verified(effect.attempt, 'good', nowMs);
+      } else if (effect.type === 'cancel') cancelled.push(effect.attempt);
+      else if (effect.type === 'verify') core.verified(effect.attempt, 'good', nowMs);
       else if (effect.type === 'answer') times.set(effect.token, nowMs);
       else if (effect.type === 'refuse' || effect.type === 'fail') refused.push(effect.token);
     };
@@ -180,7 +184,9 @@ describe('BlockCore of a root with several registries', () => {
         core.readForPeer(token, peerId(peer), request, nowMs);
       }
     };
-    return { core, asked, times, refused, read, runTo };
+    const give = (attempt: AttemptId): void =>
+      core.received(attempt, { lengthBytes: BLOCK_SIZE_BYTES }, nowMs);
+    return { core, asked, times, refused, read, runTo, open, cancelled, give };
   }
 
   it('reads from the others as fast as before while 1,000 reads wait at a silent one', () => {
@@ -198,6 +204,32 @@ describe('BlockCore of a root with several registries', () => {
     for (let i = 8; i < 100; i++) beside.read(SOUND, i);
     beside.runTo(1100 + (5 * 100) / 8 + 5);
     expect(beside.times.size).toBe(alone.times.size);
+  });
+
+  it('leaves a read open that hangs, and asks for the block once more beside it', () => {
+    const { read, runTo, open, cancelled, give, times } = make();
+    read(SILENT, 0);
+    runTo(29_000);
+    expect(open).toHaveLength(2);
+    expect(cancelled).toEqual([]);
+    const [first = 0, second] = open;
+    give(first);
+    runTo(29_001);
+    expect(times.get('silent 0 local')).toBe(29_000);
+    expect(cancelled).toEqual([second]);
+  });
+
+  it('gives the places of reads that hang to others, and bounds how many hang', () => {
+    const { core, read, runTo, open, cancelled, asked, times } = make();
+    for (let i = 0; i < 200; i++) read(SILENT, i);
+    runTo(25_000);
+    expect(open.length - cancelled.length).toBeLessThanOrEqual(32 + 32);
+    read(SOUND, 0);
+    runTo(26_000);
+    expect(times.get('sound 0 local')).toBe(25_005);
+    expect(asked.silent).toBeGreaterThan(64);
+    runTo(31_000);
+    expect(core.waitingCount).toBe(0);
   });
 
   it('gives all reads to a registry that is alone', () => {
