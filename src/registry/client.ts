@@ -17,7 +17,7 @@ import {
 } from './http/blob-range.ts';
 import { parseContentRange } from './http/content-range.ts';
 import { protocolError, RegistryError } from './errors.ts';
-import type { BodySink, HttpAnswer } from './http/message.ts';
+import type { BodySink, HttpAnswer, HttpHead } from './http/message.ts';
 import { registryMetrics, type RegistryMetrics } from './metrics.ts';
 import {
   ManifestReader,
@@ -43,7 +43,7 @@ import {
 import { askPatiently } from './http/patience.ts';
 import { HeadSink } from './http/sinks.ts';
 import { SharedTries } from './http/shared-tries.ts';
-import { WholeReads, type Transfer } from './http/whole-reads.ts';
+import { Rangeless, WholeReads, type Transfer } from './http/whole-reads.ts';
 import { uploadBlob, type BlobOpener, type UploadOptions } from './upload.ts';
 import { Scatter } from '../util/scatter.ts';
 
@@ -64,6 +64,7 @@ interface RegistryClientComponents {
   readonly random: Random;
   readonly hash: Hash;
   readonly metrics?: Metrics;
+  readonly rangeless?: Rangeless;
   /** Outlive the client; their maker closes them. */
   readonly registries: Registries;
 }
@@ -88,6 +89,7 @@ export class RegistryClient {
   readonly #metrics: RegistryMetrics;
   readonly #registries: Registries;
   readonly #view: View;
+  readonly #rangeless: Rangeless;
   readonly #wholes: WholeReads;
   /** By blob. */
   readonly #tries: SharedTries;
@@ -100,7 +102,8 @@ export class RegistryClient {
     this.#metrics = registryMetrics(components.metrics ?? silentMetrics);
     this.#registries = components.registries;
     this.#view = init.view;
-    this.#wholes = new WholeReads(components);
+    this.#rangeless = components.rangeless ?? new Rangeless(components);
+    this.#wholes = new WholeReads({ ...components, rangeless: this.#rangeless });
     this.#tries = new SharedTries({ ...components, metrics: this.#metrics });
     this.#manifests = new ManifestReader({
       ...components,
@@ -267,25 +270,34 @@ export class RegistryClient {
     options: OperationOptions,
   ): Promise<number | undefined> {
     const what = `blob ${digest} of ${nameOf(origin)}`;
+    const key = `${origin.registry}${blobPath(origin, digest)}`;
     let sizeBytes: number | undefined;
+    const open = (head: HttpHead, isServer: boolean): BodySink => {
+      const about = { digest, isServer, what };
+      sizeBytes = sizeOfFirstByte(head, about);
+      const isPart = range !== undefined && parseContentRange(head.headers['content-range']);
+      if (sizeBytes === undefined && !isPart) {
+        throw protocolError('no-size', `${what}: the registry does not tell its size`);
+      }
+      return method === 'GET' ? pageSink(head, about) : new HeadSink();
+    };
     await this.#pull(origin, options, {
       method,
       path: blobPath(origin, digest),
       headers: range === undefined ? {} : { range },
       // A HEAD may fail where the blob is given.
-      ...(method === 'GET' && { key: `${origin.registry}${blobPath(origin, digest)}` }),
+      ...(method === 'GET' && { key }),
       isQuestion: true,
       // Of an empty blob it is the answer.
       answers: [RANGE_NOT_SATISFIABLE],
       open: (head, isServer) => {
-        const about = { digest, isServer, what };
-        sizeBytes = sizeOfFirstByte(head, about);
-        const isPart = range !== undefined && parseContentRange(head.headers['content-range']);
-        if (sizeBytes === undefined && !isPart) {
-          throw protocolError('no-size', `${what}: the registry does not tell its size`);
-        }
-        return method === 'GET' ? pageSink(head, about) : new HeadSink();
+        const sink = open(head, isServer);
+        const isWhole = head.status === 200 && head.headers['content-range'] === undefined;
+        if (isWhole && range !== undefined) this.#rangeless.addForNow(key);
+        return sink;
       },
+      // A blob is read whole of the registry itself.
+      openAtMirror: open,
     });
     return sizeBytes;
   }

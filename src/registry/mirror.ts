@@ -12,6 +12,9 @@ import type { RegistryServer, ServerRequest } from './server.ts';
  */
 const AWAY_MS = 30_000;
 
+/** One that asks for patience is left alone for as long as it says, and for no longer than this. */
+const LIMITED_MS_MAX = 5 * 60_000;
+
 /** One that gave wrong bytes is left alone for this long. (tunable) */
 const DISTRUST_MS = 10 * 60_000;
 
@@ -141,14 +144,20 @@ export class Mirror {
     switch (detail.code) {
       case 'digest-mismatch':
         return this.#site.health.distrust();
+      case 'rate-limited':
+        return this.#site.health.leave(limitedMs(detail.retryAfterMs));
       case 'unavailable':
       case 'timeout':
-      case 'rate-limited':
         return this.#site.health.leave(AWAY_MS);
       default:
         this.#missing.set(name, true, AWAY_MS);
     }
   }
+}
+
+/** As long as the mirror asks for, within bounds. */
+function limitedMs(retryAfterMs = 0): number {
+  return Math.min(LIMITED_MS_MAX, Math.max(AWAY_MS, retryAfterMs));
 }
 
 /** A server may refuse the HEAD of what it has. */

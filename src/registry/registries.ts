@@ -9,7 +9,7 @@ import { HttpSender, type HttpSenderInit } from './http/http.ts';
 import { Pacers } from './http/pacer.ts';
 import type { RegistryMetrics } from './metrics.ts';
 import { Mirror, MirrorForm, MirrorHealth, type MirrorSite } from './mirror.ts';
-import { apiRoots } from './mirror-url.ts';
+import { apiRoots, pingPath } from './mirror-url.ts';
 import { OperationShares } from './operation-shares.ts';
 import { ProxyRules, type ProxyEnvironment } from './http/proxy.ts';
 import type { TlsHints } from './http/tls-errors.ts';
@@ -307,6 +307,7 @@ export class Registries {
       {
         lane: view,
         showsCertificate: isOwn,
+        apiPath: root === undefined ? undefined : pingPath(root),
         // A mirror is the operator's word as well.
         isGuarded: of === undefined ? this.#guard(config) : () => false,
       },

@@ -4,6 +4,7 @@ import type { Metrics } from '../runtime/metrics.ts';
 import type { Random } from '../runtime/random.ts';
 import { RegistryClient } from './client.ts';
 import { registryMetrics } from './metrics.ts';
+import { Rangeless } from './http/whole-reads.ts';
 import { Registries, type RegistriesInit } from './registries.ts';
 import { UrlSender } from './url-sender.ts';
 
@@ -29,7 +30,7 @@ export interface RegistryViews {
 export function makeViews(components: Components, init: RegistriesInit): RegistryViews {
   const { clock, metrics } = components;
   const registries = new Registries({ clock, metrics: registryMetrics(metrics) }, init);
-  const shared = { ...components, registries };
+  const shared = { ...components, registries, rangeless: new Rangeless(components) };
   return {
     registries,
     own: new RegistryClient(shared, { view: 'own' }),

@@ -6,9 +6,12 @@ import { sampleBytes } from '../kit/layers.ts';
 import { digestOf } from '../kit/registry-content.ts';
 import { startServer } from '../kit/servers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
+import { Scatter } from '../../src/util/scatter.ts';
+import { clientOf, makeRegistries } from './kit/clients.ts';
 import { makeOrigin } from './kit/origins.ts';
 
-const digest = digestOf(sampleBytes(1000, 1));
+const bytes = sampleBytes(1000, 1);
+const digest = digestOf(bytes);
 const { signal } = new AbortController();
 
 type Behaviour = (request: IncomingMessage, response: ServerResponse) => void;
@@ -217,4 +220,22 @@ test('a blob that a server labels as a page is one, unless it begins like one', 
   };
   expect((await stat(serveAs('\x1f'))).found).toEqual({ sizeBytes: 1000, isPublic: true });
   expect((await stat(serveAs('<'))).found).toMatchObject({ code: 'protocol' });
+});
+
+test('a blob that came whole when its size was asked for is then read by one request', async () => {
+  const ranges: (string | undefined)[] = [];
+  const host = await startServer((request, response) => {
+    ranges.push(request.headers.range);
+    response.writeHead(200, { 'content-length': bytes.length }).end(bytes);
+  });
+  const registries = makeRegistries({ registries: [{ host, insecure: true }] });
+  const client = clientOf(registries);
+  const origin = { registry: host, repository: 'app' };
+  const sizeBytes = await client.blobSize(origin, digest);
+  for (const offset of [0, 100, 500]) {
+    const target = new Uint8Array(50);
+    await client.readBlobInto({ digest, sizeBytes, origin }, offset, Scatter.of(target));
+    expect(Buffer.from(target).equals(bytes.subarray(offset, offset + 50))).toBe(true);
+  }
+  expect(ranges).toEqual(['bytes=0-0', undefined]);
 });

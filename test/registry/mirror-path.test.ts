@@ -3,11 +3,14 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { apiRoots, isMirrorUrl, nameWithin, pingPath } from '../../src/registry/mirror-url.ts';
+import { parseDigest } from '../../src/image/digest.ts';
+import { defined } from '../../src/util/assert.ts';
 import { Scatter } from '../../src/util/scatter.ts';
 import { FakeRegistry } from '../kit/fake-registry.ts';
 import { startServer } from '../kit/servers.ts';
 import { tempFolder } from '../kit/temp-folder.ts';
 import { ManualClock } from '../kit/manual-clock.ts';
+import { clientOf, makeRegistries } from './kit/clients.ts';
 import { makeAccess } from './kit/origins.ts';
 
 const { signal } = new AbortController();
@@ -103,6 +106,25 @@ async function start(
 }
 
 describe('a mirror below a path', () => {
+  it('is asked at the rate of the configuration', async () => {
+    const host = await startServer((_request, response) => {
+      response.writeHead(206, { 'content-range': 'bytes 0-0/1000' }).end('x');
+    });
+    for (const path of ['', '/v2/hub', '/repository/hub/v2']) {
+      const clock = new ManualClock({ sleeps: 'pass' });
+      const gone = '127.0.0.1:1';
+      const mirrors = [`http://${host}${path}`];
+      const registries = [{ host: gone, insecure: true, mirrors }];
+      const client = clientOf(makeRegistries({ registries, requestsPerSecond: 1 }, clock), clock);
+      const origin = { registry: gone, repository: 'app' };
+      for (const digit of ['a', 'b', 'c']) {
+        const digest = defined(parseDigest(`sha256:${digit.repeat(64)}`), 'a digest');
+        expect(await client.blobSize(origin, digest)).toBe(1000);
+      }
+      expect(clock.nowMs()).toBeGreaterThanOrEqual(2_000);
+    }
+  });
+
   it.each<[string, string, string]>([
     ['a folder of zot', '/v2/docker.io', 'v2/docker.io'],
     ['a project of Harbor', '/v2/hub-proxy', 'v2/hub-proxy/'],

@@ -76,6 +76,22 @@ test.each<[string, RequestListener]>([
   expect(clock.slept).toEqual([]);
 });
 
+test('RegistryClient leaves a mirror alone for as long as it asks, up to 5 min', async () => {
+  for (const [seconds, longMs] of [
+    ['120', 120_000],
+    ['3600', 300_000],
+  ] as const) {
+    const { asked, clock, read } = await start(refuse(429, { 'retry-after': seconds }));
+    await read();
+    clock.advance(longMs - 1);
+    await read();
+    expect(asked.mirror).toBe(1);
+    clock.advance(1);
+    await read();
+    expect(asked.mirror).toBe(2);
+  }
+});
+
 test('RegistryClient waits 5 s for a silent or slow mirror, then leaves it alone', async () => {
   let tick = (): void => {};
   const { asked, clock, read } = await start((_request, response) => {

@@ -28,8 +28,9 @@ import { TLS_HINTS, tlsTroubleOf, type TlsHints } from './tls-errors.ts';
  */
 export const SILENCE_MS_MAX = 10_000;
 
-/** The repository in a path of the distribution API. */
-const REPOSITORY = /^\/v2\/([^?]+)\/(?:blobs|manifests|tags|referrers)\//;
+/** Where the distribution API is asked, and the repository in the rest of such a path. */
+const API_PATH = '/v2/';
+const REPOSITORY = /^([^?]+)\/(?:blobs|manifests|tags|referrers)\//;
 
 /** What `HttpSender` uses. */
 export interface HttpSenderComponents {
@@ -48,6 +49,8 @@ export interface HttpSenderInit extends Omit<ConnectionUse, 'isGuarded' | 'isFor
   readonly isGuarded: (url: URL) => boolean;
   /** Whether the operator says that this server is asked over plain HTTP; never when absent. */
   readonly mayBePlain?: (url: URL) => boolean;
+  /** Where the distribution API of a mirror begins, up to its `/v2/`, when not at `/v2/`. */
+  readonly apiPath?: string | undefined;
 }
 
 /**
@@ -83,7 +86,8 @@ export class HttpSender {
     signal: AbortSignal,
   ): Promise<HttpAnswer<S>> {
     const { clock, metrics, pacers, tlsHints } = this.#components;
-    const pacer = isApi(request) ? pacers.of(request.url.host, this.#laneOf(request)) : undefined;
+    const isApi = this.#within(request) !== undefined;
+    const pacer = isApi ? pacers.of(request.url.host, this.#laneOf(request)) : undefined;
     const asking = this.#askingOf(request);
     await pacer?.turn(asking, signal);
     const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer<S>>();
@@ -140,9 +144,20 @@ export class HttpSender {
     );
   }
 
+  /**
+   * The path within the distribution API; undefined when the request is none of it: token servers
+   * and storage do not count against the limits of a registry.
+   */
+  #within({ url, rawPath }: HttpRequest): string | undefined {
+    const { apiPath = API_PATH } = this.#init;
+    const path = rawPath ?? url.pathname;
+    return path.startsWith(apiPath) ? path.slice(apiPath.length) : undefined;
+  }
+
   /** The agent's own tokens come and go: what it is told holds for the repository. */
-  #askingOf({ url, rawPath, headers }: HttpRequest): Asking {
-    const [, repository = ''] = REPOSITORY.exec(rawPath ?? url.pathname) ?? [];
+  #askingOf(request: HttpRequest): Asking {
+    const { headers } = request;
+    const [, repository = ''] = REPOSITORY.exec(this.#within(request) ?? '') ?? [];
     const isForClient = this.#init.lane === 'client';
     return { repository, authorization: isForClient ? headers['authorization'] : undefined };
   }
@@ -151,14 +166,6 @@ export class HttpSender {
     const { lane } = this.#init;
     return lane === 'own' && isQuestion === true ? 'asked' : lane;
   }
-}
-
-/**
- * Whether the request is one of the distribution API; token servers and storage do not count
- * against the limits of a registry.
- */
-function isApi({ url, rawPath }: HttpRequest): boolean {
-  return (rawPath ?? url.pathname).startsWith('/v2/');
 }
 
 /** For how long the server wants to be left alone, in milliseconds. */

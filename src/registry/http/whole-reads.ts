@@ -27,6 +27,12 @@ const TRANSFERS_MAX = 8;
 const RANGELESS_MS = 60_000;
 const RANGELESS_MAX = 1024;
 
+/**
+ * One that sent all of a blob when it was asked for its first byte is taken to do so again for this
+ * long: the read that follows is one transfer. (tunable)
+ */
+const WHOLE_MS = 2_000;
+
 /** What servers do that cannot send a part of a blob, and may still send all of it. */
 const RANGE_FAULTS: ReadonlySet<ProtocolFault> = new Set<ProtocolFault>([
   'range-ignored',
@@ -47,6 +53,29 @@ interface Waiter extends BlobRun {
   readonly reject: (error: unknown) => void;
 }
 
+/** Blobs of which no sound part came when a range was asked for, for all views of a registry. */
+export class Rangeless {
+  readonly #blobs: ExpiringMap<true>;
+
+  constructor(components: { readonly clock: Clock }) {
+    this.#blobs = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
+  }
+
+  has(key: string): boolean {
+    return this.#blobs.get(key) === true;
+  }
+
+  /** A read was refused a part. */
+  add(key: string): void {
+    this.#blobs.set(key, true, RANGELESS_MS);
+  }
+
+  /** The question for the size was answered with the whole blob. */
+  addForNow(key: string): void {
+    if (!this.has(key)) this.#blobs.set(key, true, WHOLE_MS);
+  }
+}
+
 /**
  * Reads parts of blobs from servers that ignore ranges: the blob is transferred once, from its
  * start, and cut up for all waiting readers. It flows only as far as a reader wants it; bytes that
@@ -55,14 +84,13 @@ interface Waiter extends BlobRun {
 export class WholeReads {
   readonly #clock: Clock;
   readonly #running = new Map<string, Set<WholeTransfer>>();
-  /** Blobs of which no sound part came when a range was asked for. */
-  readonly #rangeless: ExpiringMap<true>;
+  readonly #rangeless: Rangeless;
   #count = 0;
   #changed = Promise.withResolvers<void>();
 
-  constructor(components: { readonly clock: Clock }) {
+  constructor(components: { readonly clock: Clock; readonly rangeless?: Rangeless | undefined }) {
     this.#clock = components.clock;
-    this.#rangeless = new ExpiringMap(components, { entriesMax: RANGELESS_MAX });
+    this.#rangeless = components.rangeless ?? new Rangeless(components);
   }
 
   /**
@@ -70,14 +98,14 @@ export class WholeReads {
    * False when that is so: the blob is to be read by `read()`.
    */
   async ranged(key: string, request: () => Promise<void>): Promise<boolean> {
-    if (this.#rangeless.get(key) !== undefined) return false;
+    if (this.#rangeless.has(key)) return false;
     try {
       await request();
       return true;
     } catch (error) {
       const detail = error instanceof RegistryError ? error.detail : undefined;
       if (detail?.code !== 'protocol' || !RANGE_FAULTS.has(detail.fault)) throw error;
-      this.#rangeless.set(key, true, RANGELESS_MS);
+      this.#rangeless.add(key);
       return false;
     }
   }
