@@ -23,6 +23,38 @@ const NEEDS = [
   ...['containerd', 'runc', 'docker-registry', 'skopeo', 'mke2fs'].map(needs.program),
 ];
 
+/** A containerd on devices that ask an agent: that of the rig, or what is at a socket. */
+async function startOn(
+  { rig, imageOf }: ReturnType<typeof sharedBlockRig>,
+  setting: Parameters<typeof startBlockHost>[2] = {},
+): Promise<{ host: BlockHost; cri: CriClient }> {
+  const host = await startBlockHost(rig, onTestFinished, setting);
+  const containerd = await Containerd.start(plainHostsDir(rig.registry), {
+    ...{ snapshotter: { socket: host.socket }, sandboxImage: imageOf('pause') },
+  });
+  const cri = new CriClient(containerd.socket);
+  onTestFinished(() => cri.close());
+  return { host, cri };
+}
+
+describeWith('A start without a registry', NEEDS, () => {
+  const shared = sharedBlockRig();
+
+  it('says at the container why nobody reads the image, and leaves nothing', async () => {
+    const { host, cri } = await startOn(shared, { readTimeoutMs: 12_000 });
+    const image = shared.imageOf('block');
+    await cri.pull(image);
+    const pod = await cri.runPod(`pod-${process.pid}-away`, tempFolder());
+    await shared.rig.stopRegistry();
+    const created = cri.create(pod, 'a', image, ['/bin/busybox', 'true']);
+    await expect(created).rejects.toThrow(/the registry: .*ECONNREFUSED/);
+    await cri.removePod(pod);
+    await expect.poll(() => host.devices.images.list()).toEqual([]);
+    const left = expect.poll(() => host.snapshotter.list(['kind==active']), { timeout: 30_000 });
+    await left.toEqual([]);
+  });
+});
+
 describeWith('A start that cannot succeed', NEEDS, () => {
   const shared = sharedBlockRig();
   const atEnd = atEndOfAll();
@@ -32,18 +64,8 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     ({ layer } = await makeExt4Layer(tempFolder(atEnd)));
   });
 
-  /** A containerd on devices that ask an agent: that of the rig, or what is at a socket. */
-  async function start(agentSocket?: string): Promise<{ host: BlockHost; cri: CriClient }> {
-    const at = agentSocket === undefined ? {} : { agentSocket };
-    const { rig, imageOf } = shared;
-    const host = await startBlockHost(rig, onTestFinished, at);
-    const containerd = await Containerd.start(plainHostsDir(rig.registry), {
-      ...{ snapshotter: { socket: host.socket }, sandboxImage: imageOf('pause') },
-    });
-    const cri = new CriClient(containerd.socket);
-    onTestFinished(() => cri.close());
-    return { host, cri };
-  }
+  const start = (agentSocket?: string) =>
+    startOn(shared, agentSocket === undefined ? {} : { agentSocket });
 
   const damagedAt = (offset: number): Uint8Array => {
     const bytes = layer.slice();

@@ -9,7 +9,7 @@ import type { Hash, Signer } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { Metrics } from '../../runtime/metrics.ts';
 import type { Random } from '../../runtime/random.ts';
-import type { HostAddress, TouchOrder } from '../../tree/messages.ts';
+import type { TouchOrder } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
 import type { BufferPool } from '../../util/buffer-pool.ts';
 import { CodedError, errorText } from '../../util/errors.ts';
@@ -18,7 +18,6 @@ import { Attestor } from './attestor.ts';
 import type { BlobReader, ReadOptions } from '../contracts/blob-reader.ts';
 import type { Distrust } from '../contracts/distrust.ts';
 import { type AttemptId, type BlockSource } from '../core/effects.ts';
-import { TransferError } from '../contracts/errors.ts';
 import {
   HostCore,
   type HostCoreInit,
@@ -26,7 +25,8 @@ import {
   type TreeSeat,
   type Upstreams,
 } from '../host/host-core.ts';
-import { LocalReads, readError, whyOf } from './local-reads.ts';
+import { LastFailures } from './last-failures.ts';
+import { failRead, LocalReads, readError } from './local-reads.ts';
 import { HeldTime, transferMetrics, type TransferMetrics } from './metrics.ts';
 import type { Origin } from '../contracts/origin.ts';
 import { cachedRange, checkRange, readByBlocks } from '../read/ranges.ts';
@@ -88,6 +88,7 @@ export class TransferEngine implements BlobReader {
     cancel: (token) => this.#run((nowMs) => this.#core.blocks.cancel(token, nowMs)),
   });
   readonly #pending = new Map<AttemptId, PendingBlock>();
+  readonly #failures: LastFailures;
   readonly #tree: TreeDriver<AttestedBlock, ReadToken>;
   #wake: { timer: Timer; atMs: number } | undefined;
   #running = false;
@@ -97,6 +98,7 @@ export class TransferEngine implements BlobReader {
     this.#parts = components;
     this.#metrics = transferMetrics(components.metrics);
     this.#heldTime = new HeldTime(this.#metrics);
+    this.#failures = new LastFailures(components);
     const { store, random, signer } = components;
     const own = signer.publicKey;
     const suspicion = new Suspicion(components);
@@ -149,6 +151,7 @@ export class TransferEngine implements BlobReader {
         origins,
         onProgress: (attempts) => this.#run((now) => this.#core.blocks.progressed(attempts, now)),
         onBlock: (...came) => this.#run((now) => this.#core.blocks.received(...came, now)),
+        onError: (digest, text) => this.#failures.note(digest, 'the registry', text),
         onFailed: (...failed) => this.#run((now) => this.#core.blocks.failed(...failed, now)),
       },
     );
@@ -346,9 +349,7 @@ export class TransferEngine implements BlobReader {
         if (asLocal(effect.token).kind === 'demand') {
           this.#metrics.failed.inc({ code: effect.detail.code });
         }
-        return asLocal(effect.token).reject(
-          new TransferError(`block was not read: ${whyOf(effect.detail)}`, effect.detail),
-        );
+        return failRead(asLocal(effect.token), effect.detail, this.#failures);
       case 'send':
         return this.#send(asPeer(effect.token), effect.peer, effect.block);
       case 'refuse':
@@ -413,7 +414,7 @@ export class TransferEngine implements BlobReader {
   }
 
   #await(
-    { attempt, host }: { attempt: AttemptId; host: HostAddress },
+    { attempt, host, request }: Extract<HostEffect<unknown, unknown>, { type: 'ask' }>,
     pending: PendingBlock,
   ): void {
     this.#pending.set(attempt, pending);
@@ -427,6 +428,9 @@ export class TransferEngine implements BlobReader {
         this.#pending.delete(attempt);
         const detail: PeerErrorDetail =
           error instanceof PeerError ? error.detail : { code: 'unreachable' };
+        if (detail.code !== 'cancelled') {
+          this.#failures.note(request.digest, `host ${host.peer}`, detail.code);
+        }
         this.#run((nowMs) => this.#core.blocks.failed(attempt, detail, nowMs));
       },
     );

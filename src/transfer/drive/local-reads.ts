@@ -5,6 +5,7 @@ import type { ReadOptions } from '../contracts/blob-reader.ts';
 import { TransferError, type TransferErrorDetail } from '../contracts/errors.ts';
 import type { OriginNo } from '../contracts/origin.ts';
 import type { LocalRead } from '../core/core-types.ts';
+import type { LastFailures } from './last-failures.ts';
 import type { LocalToken } from './read-token.ts';
 
 /** Default deadline of a read: as long as real clients wait (overlaybd gives up after 30 s). */
@@ -52,6 +53,7 @@ export class LocalReads {
         options.signal?.removeEventListener('abort', onAbort);
       };
       const token: LocalToken = {
+        digest: blob.digest,
         kind: options.kind,
         resolve: (block) => {
           end();
@@ -83,8 +85,18 @@ export function readError(
   return new TransferError(`block ${index} of ${digest} was not read: ${whyOf(detail)}`, detail);
 }
 
+/** Ends a read by the reducer's word. Of one that nobody answered it says who failed, and how. */
+export function failRead(
+  { digest, reject }: LocalToken,
+  detail: TransferErrorDetail,
+  failures: Pick<LastFailures, 'of'>,
+): void {
+  const lately = detail.code === 'deadline' ? failures.of(digest) : '';
+  reject(new TransferError(`block was not read: ${whyOf(detail)}${lately}`, detail));
+}
+
 /** Why a block was not read, in words. */
-export function whyOf(detail: TransferErrorDetail): string {
+function whyOf(detail: TransferErrorDetail): string {
   switch (detail.code) {
     case 'deadline':
       return `no source answered in ${Math.round(detail.waitedMs)} ms`;

@@ -1,5 +1,6 @@
 import { NO_ATTESTATION } from '../../image/attestation.ts';
 import type { BlobOrigin, BlobRef, BlockIndex } from '../../image/block.ts';
+import type { Digest } from '../../image/digest.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
@@ -33,6 +34,8 @@ interface OriginReaderInit {
   /** The reference to the payload passes to the callee. */
   readonly onBlock: (attempt: AttemptId, block: AttestedBlock) => void;
   readonly onFailed: (attempt: AttemptId, detail: PeerErrorDetail) => void;
+  /** Why a block of the blob could not be read, for people. */
+  readonly onError: (digest: Digest, text: string) => void;
   /** A block came before these, by the same request or by one that they wait for. */
   readonly onProgress: (attempts: readonly AttemptId[]) => void;
 }
@@ -72,8 +75,10 @@ export class OriginReader {
       (error: unknown) => {
         this.#reads.delete(attempt);
         if (!abort.signal.aborted) {
-          const fields = { blob: blob.digest, block: index, error: errorText(error) };
+          const text = errorText(error);
+          const fields = { blob: blob.digest, block: index, error: text };
           this.#parts.logger.warn(fields, 'block could not be read from the registry');
+          this.#init.onError(blob.digest, text);
         }
         this.#init.onFailed(attempt, failureOf(error));
       },

@@ -1,4 +1,5 @@
 import type { AttestedBlock } from '../../image/attested-block.ts';
+import type { Digest } from '../../image/digest.ts';
 import type { ReadKind } from '../contracts/blob-reader.ts';
 import type { TransferError } from '../contracts/errors.ts';
 import type { IncomingBlockRequest } from '../contracts/transport.ts';
@@ -8,6 +9,7 @@ export type ReadToken = LocalToken | IncomingBlockRequest;
 
 /** A read by this host. */
 export interface LocalToken {
+  readonly digest: Digest;
   readonly kind: ReadKind;
   readonly resolve: (block: AttestedBlock) => void;
   readonly reject: (error: TransferError) => void;

@@ -36,6 +36,7 @@ export interface BlockRig extends AgentHost {
   readonly registry: string;
   /** Where the registry keeps its blobs. */
   readonly storage: string;
+  stopRegistry(): Promise<void>;
 }
 
 /** Content of the file `/data/big` of the images. */
@@ -51,14 +52,19 @@ export const BIG = Buffer.from(
  */
 async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
   const storage = tempFolder(atEnd);
-  const registry = await startDockerRegistry({ storage }, atEnd);
+  const ends: (() => void | Promise<void>)[] = [];
+  const stopRegistry = async (): Promise<void> => {
+    for (const end of ends.splice(0).reverse()) await end();
+  };
+  atEnd(stopRegistry);
+  const registry = await startDockerRegistry({ storage }, (end) => void ends.push(end));
   const files = { 'a.txt': Buffer.from('data\n'), big: BIG };
   const folder = tempFolder(atEnd);
   const layout = await makeBusyboxImage(folder, files);
   await addOrdinaryLayers(folder, layout);
   for (const tag of ['plain', 'block', 'mixed', 'many', 'pause'])
     await pushLayout(`${layout}:${tag}`, `${registry}/team/app:${tag}`);
-  return { registry, storage, ...(await startAgentHost(registry, atEnd)) };
+  return { registry, storage, stopRegistry, ...(await startAgentHost(registry, atEnd)) };
 }
 
 /** The rig that the tests of a `describe()` share. */
@@ -223,11 +229,18 @@ export interface BlockHost extends ServedSnapshotter {
 export async function startBlockHost(
   { host }: BlockRig,
   atEnd: AtEnd,
-  { stateName = '.', agentSocket = join(dirname(host.process.socket), 'agent.sock') } = {},
+  setting: {
+    readonly stateName?: string;
+    readonly agentSocket?: string;
+    readonly readTimeoutMs?: number;
+  } = {},
 ): Promise<BlockHost> {
+  const { stateName = '.', readTimeoutMs } = setting;
+  const { agentSocket = join(dirname(host.process.socket), 'agent.sock') } = setting;
   const folder = tempFolder(atEnd);
   const stateDir = join(folder, stateName);
-  const devices = new LinkedDevices({ folder, agentSocket });
+  const timeout = readTimeoutMs === undefined ? {} : { readTimeoutMs };
+  const devices = new LinkedDevices({ folder, agentSocket, ...timeout });
   atEnd(async () => {
     await devices.stop();
     expect(tracesOf(folder)).toEqual(NO_TRACES);

@@ -15,10 +15,11 @@ export class LinkedDevices {
   readonly #link: AgentLink;
 
   /** `folder`: for mounts. `agentSocket`: where an agent serves devices. */
-  constructor(init: { folder: string; agentSocket: string }) {
+  constructor(init: { folder: string; agentSocket: string; readTimeoutMs?: number }) {
     const shared = { clock: new SystemClock(), logger: silentLogger, metrics: silentMetrics };
     const dir = join(init.folder, 'images');
-    this.#link = new AgentLink(shared, { path: init.agentSocket });
+    const { agentSocket: path, readTimeoutMs } = init;
+    this.#link = new AgentLink(shared, { path, ...(readTimeoutMs && { readTimeoutMs }) });
     const local = new LocalLayers({ others: this.#link });
     this.#service = new DeviceService(
       { ...shared, codec, reader: local },

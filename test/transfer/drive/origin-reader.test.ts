@@ -53,6 +53,7 @@ function make(): {
     {
       origins: { of: () => ORIGIN, refused: (_, at) => void refused.push(at) },
       onBlock: (_, block) => ended.resolve(block),
+      onError: () => {},
       onFailed: (_, detail) => ended.reject(new PeerError('not read', detail)),
       onProgress: () => {},
     },
