@@ -303,9 +303,9 @@ export class Snapshotter implements Snapshots {
     const fields = { name: key, parent, kind, layer, labels, createdMs, heldInBoot } as const;
     const change = this.#catalog.create({ ...fields, ...(writable && { writable }) });
     const record = defined(change.after, 'it is new');
-    // Before the record is durable, so that each record has its folders.
-    this.#folders.make(record.id);
     try {
+      // Before the record is durable, so that each record has its folders.
+      this.#folders.make(record.id);
       await this.#apply(change);
       const held = await this.#hold(record, lower.chain, signal);
       const [top] = lower.folders;

@@ -90,13 +90,24 @@ export class MountRecords {
     }
   }
 
-  /** Creates a folder for the FUSE mount, and its record. The folder's name starts with `name`. */
+  /**
+   * Creates a folder for the FUSE mount, and its record. The folder's name starts with `name`. When
+   * it throws, as on a full disk, nothing is left: the target goes too, if it was made for this.
+   */
   add(name: string, mount: Omit<MountRecord, 'fuseDir'>): MountRecord {
-    const fuseDir = mkdtempSync(join(this.#dir, `${name}-`));
-    const temporary = `${fuseDir}.tmp`;
-    writeFileSync(temporary, JSON.stringify({ version: RECORD_VERSION, ...mount }));
-    renameSync(temporary, `${fuseDir}.json`);
-    return { fuseDir, ...mount };
+    let fuseDir: string | undefined;
+    try {
+      fuseDir = mkdtempSync(join(this.#dir, `${name}-`));
+      const temporary = `${fuseDir}.tmp`;
+      writeFileSync(temporary, JSON.stringify({ version: RECORD_VERSION, ...mount }));
+      renameSync(temporary, `${fuseDir}.json`);
+      return { fuseDir, ...mount };
+    } catch (error) {
+      if (fuseDir !== undefined) rmSync(`${fuseDir}.tmp`, { force: true });
+      if (fuseDir !== undefined) removeEmptyFolder(fuseDir);
+      if (mount.ownsTarget) removeEmptyFolder(mount.target);
+      throw error;
+    }
   }
 
   /**
