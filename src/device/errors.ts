@@ -21,7 +21,7 @@ export type DeviceErrorDetail =
   /** What the kernel found on the device is no sound filesystem. */
   | { readonly code: 'damaged'; readonly step: string }
   /** A system call failed for a reason other than those above. */
-  | { readonly code: 'failed'; readonly step: string }
+  | { readonly code: 'failed'; readonly step: string; readonly errno?: string }
   | { readonly code: 'timeout'; readonly step: string };
 
 /** An image could not be mounted or unmounted. */

@@ -166,11 +166,11 @@ export class Snapshotter implements Snapshots {
     const below = this.#upTo(wanted.parent);
     const layer = remoteLayerOf(this.#parts, wanted.labels, below);
     if (layer !== undefined) await this.#provide(wanted, { layer, below }, signal);
-    return this.#make('active', wanted, signal);
+    return this.#make('active', { ...wanted, below }, signal);
   }
 
-  view(wanted: NewSnapshot, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
-    return this.#make('view', wanted, signal);
+  async view(wanted: NewSnapshot, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
+    return this.#make('view', { ...wanted, below: this.#upTo(wanted.parent) }, signal);
   }
 
   async mounts(key: string, signal: AbortSignal): Promise<readonly SnapshotMount[]> {
@@ -291,10 +291,10 @@ export class Snapshotter implements Snapshots {
   /** A new open snapshot, with its folders and a hold on its device; nothing is left else. */
   async #make(
     kind: 'active' | 'view',
-    { key, parent, labels }: NewSnapshot,
+    { key, parent, labels, below: ancestors }: NewSnapshot & { below: readonly SnapshotRecord[] },
     signal: AbortSignal,
   ): Promise<readonly SnapshotMount[]> {
-    const lower = this.#lowerOf({ parent });
+    const lower = lowerOf(ancestors, this.#fileOf);
     const heldInBoot = lower.chain === undefined ? '' : this.#bootId;
     const layer = { kind: 'files' } as const;
     const createdMs = this.#clock.wallMs();

@@ -17,7 +17,7 @@ describeWith('MountRecords.add()', [needs.root], () => {
     expect(() => writeFileSync(filler, Buffer.alloc(128 * 1024))).toThrow('ENOSPC');
     const target = join(targets, 'new');
     mkdirSync(target);
-    const mount = { target, ownsTarget: true };
+    const mount = { target, ownsTarget: true, mounted: undefined };
     expect(() => records.add('a', mount)).toThrow('ENOSPC');
     expect(readdirSync(records.dir)).toEqual([]);
     expect(existsSync(target)).toBe(false);

@@ -81,9 +81,11 @@ export const ERRNO = {
   EIO: 5,
   EISDIR: 21,
   EINVAL: 22,
+  ENOSPC: 28,
   EROFS: 30,
   ENOSYS: 38,
   EPROTO: 71,
+  EOPNOTSUPP: 95,
 } as const;
 
 /** Number of a request: a u64 of the kernel in two halves, since only equality matters. */

@@ -1,4 +1,4 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import type { Clock } from '../../runtime/clock.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -6,8 +6,8 @@ import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import { assert } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
 import type { ReadOnlyDisk } from '../disk.ts';
-import { DeviceError } from '../errors.ts';
 import { abortAtExit, abortConnection, connectionAt } from './fuse-abort.ts';
+import { mountFuse, writeAnswer } from './fuse-connection.ts';
 import {
   encodeStatus,
   ERRNO,
@@ -16,7 +16,7 @@ import {
   writeOutHeader,
   type Unique,
 } from './fuse-protocol.ts';
-import { MS_NODEV, MS_NOSUID, MS_RDONLY, mount } from '../linux.ts';
+import { MS_NODEV, MS_NOSUID, MS_RDONLY } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
 import type { HeldDisk, MountReads } from '../mount-reads.ts';
 import { ReadCounts } from '../read-counts.ts';
@@ -127,16 +127,7 @@ export class FuseServer {
   /** Mounts at `path`, an empty folder, and starts to serve reads. Throws DeviceError. */
   mount(): void {
     assert(this.#fd === -1, 'a FUSE server mounts once');
-    this.#fd = openFuse();
-    const data = `fd=${this.#fd},rootmode=40000,user_id=0,group_id=0`;
-    const failure = mount({ source: 'xylem', target: this.path }, 'fuse.xylem', {
-      flags: MS_RDONLY | MS_NOSUID | MS_NODEV,
-      data,
-    });
-    if (failure !== undefined) {
-      closeSync(this.#fd);
-      throw notPermitted(`mounting FUSE at ${this.path}`, failure.name);
-    }
+    this.#fd = mountFuse(this.path, MS_RDONLY | MS_NOSUID | MS_NODEV);
     this.#startWorker();
   }
 
@@ -309,17 +300,7 @@ export class FuseServer {
   }
 
   #write(bytes: Uint8Array, length = bytes.length): void {
-    try {
-      writeSync(this.#fd, bytes, 0, length);
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      // Interrupted, aborted or unmounted meanwhile: no process waits for the answer.
-      if (code === 'ENOENT' || code === 'ENODEV' || code === 'ECONNABORTED') return;
-      this.#logger.error(
-        { path: this.path, error: errorText(error) },
-        'cannot answer a FUSE request',
-      );
-    }
+    writeAnswer({ fd: this.#fd, path: this.path, logger: this.#logger }, bytes, length);
   }
 }
 
@@ -329,23 +310,4 @@ export class FuseServer {
  */
 function keyOf(unique: Unique): number {
   return (unique.high & 0x7fff_ffff) * 2 ** 32 + unique.low;
-}
-
-function openFuse(): number {
-  try {
-    return openSync('/dev/fuse', 'r+');
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw notPermitted('opening /dev/fuse', code ?? String(error));
-  }
-}
-
-/** For a step that lacks rights or kernel features. */
-export function notPermitted(step: string, found: string): DeviceError {
-  return new DeviceError(
-    `cannot mount images here: ${step} failed with ${found}. ` +
-      'Mounts need root (CAP_SYS_ADMIN), /dev/fuse and loop devices; ' +
-      'in a container, run privileged. Images can be read without a mount',
-    { code: 'not-permitted', step },
-  );
 }

@@ -38,9 +38,6 @@ const PUNCH_HOLE = 2;
 const ZERO_RANGE = 16;
 const KEEP_SIZE = 1;
 
-/** Errors beyond those of a read-only file. */
-export const WRITE_ERRNO = { ENOSPC: 28, EOPNOTSUPP: 95 } as const;
-
 /** What the server of a writable file has to do about a request. */
 export type WritableAction =
   | { readonly kind: 'answer'; readonly bytes: Uint8Array }
@@ -137,7 +134,7 @@ function writeOf({ unique, nodeId, body }: FuseRequest, sizeBytes: number): Writ
     return status(unique, ERRNO.EINVAL);
   }
   if (!isSectors(offset, length)) return status(unique, ERRNO.EINVAL);
-  if (offset + length > sizeBytes) return status(unique, WRITE_ERRNO.ENOSPC);
+  if (offset + length > sizeBytes) return status(unique, ERRNO.ENOSPC);
   const bytes = new Uint8Array(body.buffer, body.byteOffset + WRITE_IN_BYTES, length);
   return { kind: 'write', unique, offset, bytes };
 }
@@ -149,9 +146,9 @@ function zeroOf({ unique, nodeId, body }: FuseRequest, sizeBytes: number): Writa
   const offset = readU64(body, 8);
   const length = readU64(body, 16);
   const mode = body.getUint32(24, true) & ~KEEP_SIZE;
-  if (mode !== PUNCH_HOLE && mode !== ZERO_RANGE) return status(unique, WRITE_ERRNO.EOPNOTSUPP);
+  if (mode !== PUNCH_HOLE && mode !== ZERO_RANGE) return status(unique, ERRNO.EOPNOTSUPP);
   if (!isSectors(offset, length)) return status(unique, ERRNO.EINVAL);
-  if (offset + length > sizeBytes) return status(unique, WRITE_ERRNO.ENOSPC);
+  if (offset + length > sizeBytes) return status(unique, ERRNO.ENOSPC);
   return { kind: 'zero', unique, offset, length };
 }
 

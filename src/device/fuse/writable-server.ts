@@ -1,4 +1,4 @@
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { DiskError } from '../../runtime/disk.ts';
 import type { Logger } from '../../runtime/logger.ts';
@@ -6,15 +6,15 @@ import { moduleBeside } from '../../runtime/node/module-beside.ts';
 import { assert } from '../../util/assert.ts';
 import { errorText } from '../../util/errors.ts';
 import type { WritableDisk } from '../disk.ts';
-import { mount, MS_NODEV, MS_NOSUID } from '../linux.ts';
+import { MS_NODEV, MS_NOSUID } from '../linux.ts';
 import type { DeviceMetrics } from '../metrics.ts';
 import { abortAtExit, abortConnection, connectionAt } from './fuse-abort.ts';
+import { mountFuse, writeAnswer } from './fuse-connection.ts';
 import { encodeStatus, ERRNO, OUT_HEADER_BYTES, writeOutHeader } from './fuse-protocol.ts';
-import { notPermitted } from './fuse-server.ts';
 import { resendRequests } from './lost-requests.ts';
 import { TouchedPages } from '../touched-pages.ts';
 import type { MountReads } from '../mount-reads.ts';
-import { encodeWritten, WRITE_ERRNO, type WritableAction } from './writable-filesystem.ts';
+import { encodeWritten, type WritableAction } from './writable-filesystem.ts';
 
 /** Start data of the worker thread. */
 export interface WritableWorkerInit {
@@ -66,20 +66,7 @@ export class WritableFuseServer {
   /** Mounts at `path`, an empty folder, and starts to serve. Throws DeviceError. */
   mount(): void {
     assert(this.#fd === -1, 'a FUSE server mounts once');
-    try {
-      this.#fd = openSync('/dev/fuse', 'r+');
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      throw notPermitted('opening /dev/fuse', code ?? String(error));
-    }
-    const data = `fd=${this.#fd},rootmode=40000,user_id=0,group_id=0`;
-    const place = { source: 'xylem', target: this.path };
-    const failure = mount(place, 'fuse.xylem', { flags: MS_NOSUID | MS_NODEV, data });
-    if (failure !== undefined) {
-      closeSync(this.#fd);
-      this.#fd = -1;
-      throw notPermitted(`mounting FUSE at ${this.path}`, failure.name);
-    }
+    this.#fd = mountFuse(this.path, MS_NOSUID | MS_NODEV);
     this.#startWorker();
   }
 
@@ -147,7 +134,7 @@ export class WritableFuseServer {
         { path: this.path, error: errorText(error) },
         `${call.kind} on a writable device failed: the program gets ${isFull ? 'ENOSPC' : 'EIO'}`,
       );
-      this.#write(encodeStatus(call.unique, isFull ? WRITE_ERRNO.ENOSPC : ERRNO.EIO));
+      this.#write(encodeStatus(call.unique, isFull ? ERRNO.ENOSPC : ERRNO.EIO));
     }
   }
 
@@ -185,14 +172,6 @@ export class WritableFuseServer {
   }
 
   #write(bytes: Uint8Array): void {
-    try {
-      writeSync(this.#fd, bytes);
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      // Aborted or unmounted meanwhile: no process waits for the answer.
-      if (code === 'ENOENT' || code === 'ENODEV' || code === 'ECONNABORTED') return;
-      const text = errorText(error);
-      this.#logger.error({ path: this.path, error: text }, 'cannot answer a FUSE request');
-    }
+    writeAnswer({ fd: this.#fd, path: this.path, logger: this.#logger }, bytes);
   }
 }

@@ -2,7 +2,7 @@ import { readlinkSync } from 'node:fs';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { MNT_DETACH, unmount } from '../linux.ts';
 import { kernelNbdPath, nbdsOfMounts } from '../nbd-devices.ts';
-import { loopsOver } from './loop.ts';
+import { loopsByFile } from './loop.ts';
 import { readMountTable, type MountEntry } from '../mount-table.ts';
 
 /**
@@ -20,7 +20,8 @@ function placesOfImages(table: readonly MountEntry[]): readonly string[] {
   const folders = table.filter(({ type }) => type === 'fuse.xylem').map((at) => at.mountPoint);
   const files = folders.map((folder) => `${folder}/${IMAGE_FILE}`);
   const nbds = nbdsOfMounts().map(kernelNbdPath);
-  const sources = new Set([...files, ...files.flatMap(loopsOver), ...nbds]);
+  const loops = loopsByFile();
+  const sources = new Set([...files, ...files.flatMap((file) => loops.get(file) ?? []), ...nbds]);
   const images = table.filter(({ source }) => sources.has(source)).map((at) => at.mountPoint);
   const overlays = table
     .filter(({ type, options }) => type === 'overlay' && images.some((at) => options.includes(at)))

@@ -93,11 +93,22 @@ export function attachLoop(
   return last;
 }
 
-/** The /dev paths of the loop devices over this backing file. Only reads sysfs. */
-export function loopsOver(backingPath: string): string[] {
-  return readdirSync('/sys/block')
-    .filter((name) => /^loop\d+$/.test(name) && backingFileOf(name) === backingPath)
-    .map((name) => `/dev/${name}`);
+/** The /dev paths of the loop devices over each file. Only reads sysfs. */
+export function loopsByFile(): ReadonlyMap<string, readonly string[]> {
+  const found = new Map<string, string[]>();
+  for (const name of readdirSync('/sys/block')) {
+    const file = /^loop\d+$/.test(name) ? backingFileOf(name) : undefined;
+    if (file === undefined) continue;
+    const paths = found.get(file) ?? [];
+    found.set(file, paths);
+    paths.push(`/dev/${name}`);
+  }
+  return found;
+}
+
+/** Those over one file. */
+export function loopsOver(backingPath: string): readonly string[] {
+  return loopsByFile().get(backingPath) ?? [];
 }
 
 /**

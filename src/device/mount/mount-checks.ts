@@ -2,7 +2,7 @@ import { closeSync, readdirSync } from 'node:fs';
 import { blockLayers, OVERLAYBD_ANNOTATION, type DeviceImage } from '../../image/manifest.ts';
 import { CodedError } from '../../util/errors.ts';
 import { busy, DeviceError } from '../errors.ts';
-import { notPermitted } from '../fuse/fuse-server.ts';
+import { notPermitted } from '../fuse/fuse-connection.ts';
 import { readMountTable } from '../mount-table.ts';
 import type { MountResult } from './mount-steps.ts';
 import { openTarget, pathOf, type TargetFolder } from './target-folder.ts';

@@ -2,7 +2,7 @@ import { closeSync, constants, openSync } from 'node:fs';
 import { IMAGE_FILE } from '../fuse/fuse-filesystem.ts';
 import { MNT_DETACH, MNT_FORCE, mount, unmount } from '../linux.ts';
 import { readMountTable, type MountEntry } from '../mount-table.ts';
-import { detachLoop, loopsOver, type StepFailure } from './loop.ts';
+import { detachLoop, loopsByFile, loopsOver, type StepFailure } from './loop.ts';
 import { holdersOf } from './mount-holders.ts';
 import {
   EXT4_OPTIONS,
@@ -83,9 +83,10 @@ export function unmountImages(request: {
   readonly force: boolean;
 }): readonly UnmountResult[] {
   const { mounts, force } = request;
+  if (force) for (const { fuseDir } of mounts) unmount(fuseDir, MNT_FORCE);
+  const host = { table: readMountTable(), loops: loopsByFile() };
   const all = mounts.map((place): Leaving => {
-    if (force) unmount(place.fuseDir, MNT_FORCE);
-    return { place, sources: sourcesOf(place), ended: [], result: undefined };
+    return { place, sources: sourcesOf(place, host), ended: [], result: undefined };
   });
   const waits = { attempts: force ? FORCE_ATTEMPTS_MAX : RELEASE_ATTEMPTS_MAX };
   for (const leaving of all) leaving.result = unmountTarget(leaving, force);
@@ -95,8 +96,9 @@ export function unmountImages(request: {
 
 /** The source of what is mounted at `target` from the FUSE file; undefined for nothing. */
 export function deviceAt(place: MountPlace): string | undefined {
-  const sources = sourcesOf(place);
-  return readMountTable().find(
+  const table = readMountTable();
+  const sources = sourcesOf(place, { table, loops: loopsByFile() });
+  return table.find(
     ({ source, mountPoint }) => mountPoint === place.target && sources.includes(source),
   )?.source;
 }
@@ -116,13 +118,19 @@ export function failed({ step, failure }: StepFailure): Extract<UnmountResult, {
  * The kernel forgets of which file a loop device is when somebody unmounts the file's filesystem,
  * and whose an NBD device was when it is detached; what is mounted at the target still tells.
  */
-function sourcesOf({ fuseDir, nbd, target, device }: MountPlace): readonly string[] {
+function sourcesOf(
+  { fuseDir, nbd, target, device }: MountPlace,
+  host: {
+    readonly table: readonly MountEntry[];
+    readonly loops: ReturnType<typeof loopsByFile>;
+  },
+): readonly string[] {
   const path = imageOf(fuseDir);
-  const known = readMountTable()
+  const known = host.table
     .filter(({ mountPoint, type }) => mountPoint === target && FILESYSTEMS.has(type))
     .filter(({ source }) => source === device || NBD_PATH.test(source))
     .map(({ source }) => source);
-  const own = nbd === undefined ? [...loopsOver(path), path] : [nbd];
+  const own = nbd === undefined ? [...(host.loops.get(path) ?? []), path] : [nbd];
   return [...new Set([...own, ...known])];
 }
 

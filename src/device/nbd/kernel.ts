@@ -121,7 +121,7 @@ export async function reattachKernelNbd(
     });
     if (error === undefined) return;
     // No dead connection to replace, yet.
-    const isEarly = error.message.endsWith('ENOSPC');
+    const isEarly = error.detail.code === 'failed' && error.detail.errno === 'ENOSPC';
     if (!isEarly || clock.nowMs() >= endMs) throw error;
     await clock.sleep(NOTICE_STEP_MS);
   }
@@ -150,8 +150,18 @@ function familyOf(name: string): number {
   const { family, version, getFamily, familyId, familyName } = CONTROLLER;
   const step = `finding the kernel's ${name} driver`;
   const request = encodeRequest(family, getFamily, version, [[familyName, { text: name }]]);
-  const found = defined(exchange(step, request).get(familyId), 'the kernel names the family');
-  return Buffer.from(found).readUInt16LE(0);
+  try {
+    const found = defined(exchange(step, request).get(familyId), 'the kernel names the family');
+    return Buffer.from(found).readUInt16LE(0);
+  } catch (error) {
+    const isMissing =
+      error instanceof DeviceError &&
+      error.detail.code === 'failed' &&
+      error.detail.errno === 'ENOENT';
+    if (!isMissing) throw error;
+    const text = `${error.message}: load it with \`modprobe nbd\``;
+    throw new DeviceError(text, { code: 'not-permitted', step });
+  }
 }
 
 function ask(
@@ -183,13 +193,8 @@ function exchange(step: string, request: Uint8Array): ReadonlyMap<number, Uint8A
   }
 }
 
-function refused(step: string, errno: number): DeviceError {
+function refused(step: string, value: number): DeviceError {
   const names = Object.entries(constants.errno);
-  const name = names.find(([, value]) => value === errno)?.[0] ?? `errno ${errno}`;
-  const isMissing = step.startsWith('finding') && name === 'ENOENT';
-  const text = isMissing ? ': load it with `modprobe nbd`' : '';
-  return new DeviceError(`${step} failed with ${name}${text}`, {
-    code: isMissing ? 'not-permitted' : 'failed',
-    step,
-  });
+  const errno = names.find(([, known]) => known === value)?.[0] ?? `errno ${value}`;
+  return new DeviceError(`${step} failed with ${errno}`, { code: 'failed', step, errno });
 }

@@ -91,8 +91,8 @@ export function failRead(
   detail: TransferErrorDetail,
   failures: Pick<LastFailures, 'of'>,
 ): void {
-  const lately = detail.code === 'deadline' ? failures.of(digest) : '';
-  reject(new TransferError(`block was not read: ${whyOf(detail)}${lately}`, detail));
+  const recently = detail.code === 'deadline' ? failures.of(digest) : '';
+  reject(new TransferError(`block was not read: ${whyOf(detail)}${recently}`, detail));
 }
 
 /** Why a block was not read, in words. */
