@@ -1,6 +1,6 @@
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { beforeAll, expect, it, onTestFinished } from 'vitest';
+import { beforeAll, expect, it, onTestFinished, vi } from 'vitest';
 import { encodeRefused } from '../../src/device/link/frames.ts';
 import { LINK_VERSION } from '../../src/device/link/limits.ts';
 import { makeExt4Layer } from '../device/kit/filesystem-layers.ts';
@@ -99,7 +99,9 @@ describeWith('A start that cannot succeed', NEEDS, () => {
       const hostile = await pushResized(shared.rig, `hostile-${more < 0 ? 1 : 2}`, more);
       await expect(cri.pull(hostile), name).rejects.toThrow(/no part of it|size/);
       const image = shared.imageOf('block');
-      await cri.pull(image);
+      // containerd may collect the first layer, which the failed pull has left, while it looks for
+      // the second: kubelets try again.
+      await vi.waitFor(() => cri.pull(image), { timeout: 30_000, interval: 1_000 });
       const pod = await cri.runPod(`pod-${process.pid}${more}`, tempFolder());
       const container = await cri.create(pod, 'a', image, ['/bin/busybox', 'true']);
       await cri.start(container);
