@@ -59,8 +59,9 @@ export async function benchAway(): Promise<BenchRow[]> {
     await root.process.stop();
     await pull('root refuses', AWAY_MS_MAX);
     await cluster.restart(host);
+    while (!(await fetch(`${host.mirror}/v2/`).catch(() => undefined))) await sleep(100);
     await sleep(SETTLE_MS);
-    await pullMs(registry, host.mirror, `?ns=${registry.address}`);
+    await pull('root never found, first pull', AWAY_MS_MAX);
     await pull('root never found', AWAY_MS_MAX);
     return rows;
   } finally {
