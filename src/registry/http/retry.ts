@@ -121,7 +121,10 @@ export async function withRetries<T>(
   }
 }
 
-/** Waits before the next attempt after this failure, or throws it where there is to be none. */
+/**
+ * Waits before the next attempt after this failure, or throws it where there is to be none. An
+ * answer that breaks the protocol is asked for again at once.
+ */
 export async function pauseAfter(
   { clock, random, metrics }: RetryComponents,
   limits: OperationLimits,
@@ -130,7 +133,12 @@ export async function pauseAfter(
   const { error, failures, faults } = failure;
   limits.signal.throwIfAborted();
   if (!(error instanceof RegistryError) || failures === limits.attemptsMax) throw error;
-  if (!faults.isNew(error) && !isPassing(error)) throw error;
+  const isFault = faults.isNew(error);
+  if (!isPassing(error)) {
+    if (!isFault) throw error;
+    // The server is not short of anything.
+    return metrics.retries.inc({ code: error.code });
+  }
   const afterMs = comesBackMs(error) ?? 0;
   const pauseMs = pauseMsOf(random, failures);
   const delayMs = Math.max(pauseMs, afterMs);
