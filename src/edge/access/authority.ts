@@ -43,6 +43,11 @@ const NEWS_MS = 1_000;
 /** A failure to ask is told to all hosts for this long without asking again. (tunable) */
 const REFUSAL_MS = 5_000;
 
+/**
+ * One that may pass, for this long: clients with patience have roots asked again. (tunable)
+ */
+const AWAY_MS = 1_000;
+
 /** Longest wait for the registry; hosts have asked the next root and their own way long before. */
 const ASK_MS_MAX = 15_000;
 
@@ -237,7 +242,9 @@ export class BlobAuthority {
     }
     if (isNo) this.#facts.delete(name);
     const reply = refusalOf(error);
-    this.#refusals.set(name, reply, REFUSAL_MS);
+    const isAway = error instanceof OriginError && error.code === 'unavailable';
+    const isPassing = isAway && reply.outcome === 'unavailable';
+    this.#refusals.set(name, reply, isPassing ? AWAY_MS : REFUSAL_MS);
     return this.#elsewhere(key, isBelieved) ?? reply;
   }
 

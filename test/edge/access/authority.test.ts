@@ -95,6 +95,20 @@ describe('BlobAuthority.open()', () => {
     },
   );
 
+  it.each([
+    ['unavailable', 1_000],
+    ['protocol', 5_000],
+    ['not-found', 5_000],
+  ] as const)('asks again after %s: in %i ms', async (code, againMs) => {
+    const { open, clock, asked } = makeRoot([code, PUBLIC]);
+    expect(await open()).not.toMatchObject({ outcome: 'open' });
+    clock.advance(againMs - 1);
+    expect(await open()).not.toMatchObject({ outcome: 'open' });
+    expect(asked).toHaveLength(1);
+    clock.advance(1);
+    expect(await open()).toEqual(opened(PUBLIC));
+  });
+
   it('gives the older answer after a second of silence, and asks again', async () => {
     const later = { sizeBytes: 6, isPublic: false };
     const { open, clock, asked } = makeRoot([PUBLIC, 'silent', later]);
