@@ -165,6 +165,8 @@ function ofOrigin(code: OriginError['code']): BlobErrorDetail['code'] {
   switch (code) {
     case 'not-found':
       return 'not-found';
+    case 'bad-content':
+      return 'bad-content';
     case 'protocol':
     case 'refused':
     case 'limited':

@@ -484,6 +484,7 @@ function failureOf(error: unknown): PreheatFailure {
     if (error.detail.code !== 'origin') return 'unavailable';
     const { no } = error.detail;
     if (no === 'limited') return 'unavailable';
+    if (no === 'bad-content') return 'protocol';
     return no === 'not-found' ? 'missing' : no;
   }
   if (!(error instanceof BlockStoreError)) return 'image';

@@ -27,7 +27,7 @@ import {
   type StuckBlock,
 } from './messages.ts';
 import type { LocatedBlob } from '../transfer/contracts/blob-reader.ts';
-import { OriginError } from '../transfer/contracts/origin.ts';
+import { OriginError, type OriginErrorDetail } from '../transfer/contracts/origin.ts';
 import { PeerError } from '../transfer/contracts/transport.ts';
 
 /**
@@ -307,7 +307,7 @@ export class PreheatJobs {
       if (signal.aborted || !(cause instanceof OriginError)) return;
       if (cause.code === 'not-found') return void job.missing.set(digest, missing);
       if (cause.code === 'unavailable' && !this.#failsOn(job, digest, cause)) return;
-      const code = cause.code === 'limited' ? 'unavailable' : cause.code;
+      const code = failureOf(cause.code);
       job.no = new JobError(errorText(cause), { code }, { cause });
     }
   }
@@ -449,6 +449,11 @@ function choose(hosts: readonly HostEntry[], { zone, count }: PreheatSpec): read
 }
 
 /** A host names it, and a root reads only what there is. */
+function failureOf(code: OriginErrorDetail['code']): PreheatFailure {
+  if (code === 'limited') return 'unavailable';
+  return code === 'bad-content' ? 'protocol' : code;
+}
+
 function isBlockOf(sizeBytes: number, index: BlockIndex): boolean {
   return index < blockCount(sizeBytes);
 }

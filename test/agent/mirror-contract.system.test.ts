@@ -122,7 +122,7 @@ describe.concurrent.each(['root', 'child'] as const)(
     );
 
     it('sends a corrupt blob: refuses a small one, cuts a large one short of its end', async () => {
-      for (const sizeBytes of [1_000_000, 9_000_000]) {
+      for (const sizeBytes of [700, 1_000_000, 9_000_000]) {
         const bytes = randomBytes(sizeBytes);
         const { digest: blob } = registry.addBlob(bytes);
         const repository = `${role}/corrupt-${sizeBytes}`;

@@ -189,6 +189,7 @@ function ofOrigin(code: OriginError['code']): number {
     case 'not-found':
       return 404;
     case 'protocol':
+    case 'bad-content':
       return 502;
     case 'limited':
     case 'unavailable':

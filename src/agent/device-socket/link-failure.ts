@@ -55,6 +55,7 @@ function ofOrigin(code: OriginErrorDetail['code']): LinkErrorCode {
     case 'refused':
       return 'not-authorized';
     case 'protocol':
+    case 'bad-content':
       return 'damaged';
     case 'limited':
     case 'unavailable':

@@ -93,7 +93,7 @@ export class WayOrigin implements Origin {
     this.distrust(blob.origin);
     const isDefinite = known !== undefined;
     const what = `${blob.origin.registry} gave other bytes for blob ${digest}`;
-    const error = new OriginError(what, { code: isDefinite ? 'protocol' : 'unavailable' });
+    const error = new OriginError(what, { code: isDefinite ? 'bad-content' : 'unavailable' });
     this.#wrong.set(blob.digest, { error, isDefinite }, WRONG_MS);
     throw error;
   }

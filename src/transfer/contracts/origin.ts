@@ -9,14 +9,15 @@ export type { ResolveReply };
 /**
  * Why the registry did not give what was asked.
  *
- * `not-found`, `refused` (no valid credentials), `protocol` (two unsound answers) and `limited` (it
- * wants to be left alone for longer than anybody waits) will not change if asked again soon;
- * `unavailable` may.
+ * `not-found`, `refused` (no valid credentials), `protocol` (two unsound answers), `bad-content`
+ * (twice other bytes than the digest names) and `limited` (it wants to be left alone for longer than
+ * anybody waits) will not change if asked again soon; `unavailable` may.
  */
 export type OriginErrorDetail =
   | { readonly code: 'not-found' }
   | { readonly code: 'refused' }
   | { readonly code: 'protocol' }
+  | { readonly code: 'bad-content' }
   | { readonly code: 'limited' }
   | { readonly code: 'unavailable' };
 

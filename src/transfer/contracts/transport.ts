@@ -39,7 +39,8 @@ export type PeerErrorDetail =
   | { readonly code: 'unknown-blob' }
   | { readonly code: 'not-found' }
   | { readonly code: 'hops' }
-  | { readonly code: 'protocol' }
+  /** `isContent`: bytes of a registry that are not what their digest names. */
+  | { readonly code: 'protocol'; readonly isContent?: true }
   | { readonly code: 'refused' }
   | { readonly code: 'cancelled' };
 

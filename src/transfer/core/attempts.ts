@@ -61,7 +61,9 @@ export function lateAtMs(attempt: Attempt<unknown>, nowMs: number, init: CoreIni
 }
 
 /** The definite no of a registry, if the failure of its read is one. */
-export function noOf({ code }: PeerErrorDetail): OriginNo | undefined {
+export function noOf(detail: PeerErrorDetail): OriginNo | undefined {
+  const { code } = detail;
+  if (code === 'protocol' && detail.isContent === true) return 'bad-content';
   if (code === 'overloaded') return 'limited';
   return code === 'not-found' || code === 'refused' || code === 'protocol' ? code : undefined;
 }

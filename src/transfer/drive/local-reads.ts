@@ -111,6 +111,8 @@ function whyNot(no: OriginNo): string {
   switch (no) {
     case 'protocol':
       return 'the registry answered twice with what is no part of it';
+    case 'bad-content':
+      return 'the registry gave other bytes than its digest names';
     case 'limited':
       return 'the registry wants to be left alone for long';
     case 'not-found':

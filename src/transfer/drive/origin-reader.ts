@@ -163,5 +163,6 @@ export class OriginReader {
 function failureOf(error: unknown): PeerErrorDetail {
   const code = error instanceof OriginError ? error.code : 'unavailable';
   if (code === 'limited') return { code: 'overloaded', retryAfterMs: LIMITED_MS };
+  if (code === 'bad-content') return { code: 'protocol', isContent: true };
   return { code: code === 'unavailable' ? 'unreachable' : code };
 }
