@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import {
   existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -45,6 +46,8 @@ function place(tag: string): LayoutPlace {
   return new LayoutPlace(components, `oci:${layout}:${tag}`);
 }
 
+const bytesOf = (text: string): Buffer => Buffer.from(text, 'latin1');
+
 /** Names in the layout that do not belong to an image. */
 function leftovers(): string[] {
   return readdirSync(layout).filter(
@@ -71,6 +74,29 @@ describeWith('convertDirectory()', [needs.program('mke2fs'), needs.program('debu
     const check = spawnSync('/usr/sbin/e2fsck', ['-fn', disk]);
     expect(check.status).toBe(0);
     expect(leftovers()).toEqual([]);
+  });
+
+  it('keeps names that are no text, of files, folders, links and hard links', async () => {
+    const name = (text: string): Buffer =>
+      Buffer.concat([Buffer.from(`${rootfs}/`), bytesOf(text)]);
+    mkdirSync(name('d\xe9'));
+    writeFileSync(name('caf\xe9'), 'one');
+    writeFileSync(name('d\xe9/\xff\xfe'), 'two');
+    linkSync(name('caf\xe9'), name('d\xe9/hard\x80'));
+    symlinkSync(bytesOf('caf\xe9'), name('link\xc3'));
+    const image = await convertDirectory(components, rootfs, place('names'));
+    const disk = join(folder, 'disk');
+    await flattenLayers({ codec }, [blobPath(layout, image.layer.digest)], disk);
+    const debugfs = (request: string): string => {
+      const commands = join(folder, 'commands');
+      writeFileSync(commands, bytesOf(`${request}\n`));
+      return spawnSync('/usr/sbin/debugfs', ['-f', commands, disk]).stdout.toString('latin1');
+    };
+    expect(debugfs('cat "/caf\xe9"')).toMatch(/one$/);
+    expect(debugfs('cat "/d\xe9/\xff\xfe"')).toMatch(/two$/);
+    expect(debugfs('cat "/d\xe9/hard\x80"')).toMatch(/one$/);
+    expect(debugfs('stat "/link\xc3"')).toContain('Fast link dest: "caf\xe9"');
+    expect(spawnSync('/usr/sbin/e2fsck', ['-fn', disk]).status).toBe(0);
   });
 
   it('describes the layer as overlaybd does', async () => {

@@ -191,7 +191,7 @@ export class RootPresence {
     const strangers = [...new Set(replies.flatMap((reply) => reply.strangers))];
     if (strangers.length > 0) {
       notices.push(
-        `roots do not know each other (${strangers.join(', ')} is unknown to another): ` +
+        `roots do not know each other (unknown to another: ${strangers.join(', ')}): ` +
           'name all roots in `roots` of every host, the roots too',
       );
     }

@@ -22,7 +22,7 @@ export class AccessError extends CodedError<
 /** What an answer that is no success says about the right to read. The text names no query. */
 export function refusalOf(answer: UrlHead, { registry }: { registry: string }): AccessError {
   const { status } = answer;
-  const what = `${registry} answered ${status} to the credentials of this request`;
+  const what = notOpened(registry, status);
   const header: string | readonly string[] = answer.headers['www-authenticate'] ?? [];
   const challenges = typeof header === 'string' ? [header] : header;
   if (status === 401) return new AccessError(what, { code: 'unauthorized', challenges });
@@ -33,12 +33,18 @@ export function refusalOf(answer: UrlHead, { registry }: { registry: string }): 
   if (status === 429) {
     const seconds = Number(answer.headers['retry-after'] ?? 1);
     const retryAfterMs = Number.isFinite(seconds) ? seconds * 1000 : 1000;
-    return new AccessError(what, { code: 'rate-limited', retryAfterMs });
+    const text = `${registry} answered 429 to this request`;
+    return new AccessError(text, { code: 'rate-limited', retryAfterMs });
   }
   return new AccessError(`${registry} answered ${status}, which says nothing`, {
     code: 'unchecked',
     status,
   });
+}
+
+/** What a client is told that shows too little, or nothing. */
+export function notOpened(registry: string, status: number): string {
+  return `${registry} answered ${status}: this request has no credentials that open the repository`;
 }
 
 /** Statuses of 4xx that say nothing of what was shown: the server was too slow, or too early. */

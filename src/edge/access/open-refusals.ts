@@ -4,7 +4,7 @@ import { DeadlineError } from '../../runtime/deadline.ts';
 import type { OpenAnswer, OpenRefusal, ProbeResult } from '../../transfer/host/open-blob-types.ts';
 import type { OpenReply } from '../../tree/messages.ts';
 import { unreachable } from '../../util/assert.ts';
-import { AccessError, isNo } from './access-error.ts';
+import { AccessError, isNo, notOpened } from './access-error.ts';
 import type { BlobAddress } from './contract.ts';
 
 /** Why this host itself cannot connect, whatever the origin does. */
@@ -92,8 +92,7 @@ export function accessError(refusal: OpenRefusal, { registry }: BlobAddress): Ac
     case 'denied': {
       const { code, challenges } = refusal;
       const status = code === 'unauthorized' ? 401 : 403;
-      const what = `${registry} answered ${status} to the credentials of this request`;
-      return new AccessError(what, { code, challenges });
+      return new AccessError(notOpened(registry, status), { code, challenges });
     }
     case 'not-found':
       return new AccessError(`${registry} has no such blob`, { code: 'not-found' });
