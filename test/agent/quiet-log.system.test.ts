@@ -31,13 +31,16 @@ function pull({ mirror }: ClusterHost, registry: string, { digest }: FakeBlob): 
   return fetch(`${mirror}/v2/app/blobs/${digest}?ns=${registry}`);
 }
 
-describe('a healthy cluster of three', () => {
-  it.each(['id', 'address'] as const)(
-    'warns of nothing, its roots known by %s, and has every counter from the start',
-    async (rootsBy) => {
+describe('a healthy cluster', () => {
+  it.each([
+    ['address', 1],
+    ['id', 2],
+  ] as const)(
+    'warns of nothing, its roots known by %s, %i of them, and has every counter from the start',
+    async (rootsBy, roots) => {
       const registry = new FakeRegistry();
       const blobs = Array.from({ length: 6 }, () => registry.add(3 * MIB));
-      const shape = { roots: 1, children: 2, rootsBy } as const;
+      const shape = { roots, children: 2, rootsBy } as const;
       const served = await startServedCluster([registry], () => shape);
       onTestFinished(() => served.stop());
       const { hosts, children } = served.cluster;

@@ -490,6 +490,20 @@ test.each([
   await expect(readFrom(host)).rejects.toMatchObject({ detail: { fault: 'not-http' } });
 });
 
+test('RegistryClient reads stored bytes whose transfer is said to be coded', async () => {
+  const head =
+    'HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 100-149/1000\r\n' +
+    'Transfer-Encoding: gzip\r\n\r\n';
+  const server = createServer((socket) => {
+    socket.on('error', () => {});
+    socket.end(Buffer.concat([Buffer.from(head), right]));
+  }).listen(0, '127.0.0.1');
+  onTestFinished(() => void server.close());
+  await once(server, 'listening');
+  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  expect(await readFrom(host)).toEqual(right);
+});
+
 test('RegistryClient says that nobody listens', async () => {
   await expect(readFrom('127.0.0.1:1')).rejects.toMatchObject({
     code: 'unavailable',

@@ -10,8 +10,8 @@ export type { ResolveReply };
  * Why the registry did not give what was asked.
  *
  * `not-found`, `refused` (no valid credentials), `protocol` (two unsound answers), `bad-content`
- * (twice other bytes than the digest names) and `limited` (it wants to be left alone for longer than
- * anybody waits) will not change if asked again soon; `unavailable` may.
+ * (twice other bytes than the digest names) and `limited` (it wants to be left alone for longer
+ * than anybody waits) will not change if asked again soon; `unavailable` may.
  */
 export type OriginErrorDetail =
   | { readonly code: 'not-found' }
