@@ -14,6 +14,7 @@ import { benchEdge } from './edge.ts';
 import { benchJoin } from './join.ts';
 import { benchLimits } from './limits.ts';
 import { benchMemory } from './memory.ts';
+import { benchMixed } from './mixed.ts';
 import { benchNbd } from './nbd.ts';
 import { benchNet } from './net.ts';
 import { benchOwnWay } from './own-way.ts';
@@ -45,6 +46,7 @@ const benches: Record<string, (options: BenchOptions) => Promise<BenchRow[]>> = 
   away: benchAway,
   pull: benchPull,
   registries: benchRegistries,
+  mixed: benchMixed,
   convert: benchConvert,
   decode: benchDecode,
   workloads: benchWorkloads,
@@ -117,6 +119,9 @@ registries
         pulls by containerd through the mirror of one host below one root, next to the same straight
         from a registry that wants credentials which only the client has, or that ignores ranges and
         sends 50 MB/s; the quickest of three, each of an image that nobody has seen.
+mixed   new layers of 94 MiB read by eight hosts below two roots: small and larger ranges at random
+        places, four at a time, and by half of the hosts two layers whole; the origin sends 60 MB/s;
+        every byte is compared.
 convert an image of Debian packages (some 2 GB; the packages and layers stay in ~/.cache/xylem-test)
         from one registry to another, beside skopeo and gzip with the same layers; then an image of
         100,000 files in one directory, and one of 10 GiB, which compresses to an eighth. Needs

@@ -71,7 +71,10 @@ export interface CoreInit {
    * queue. 32 x 256 KiB = 8 MiB.
    */
   readonly peerOutstandingMax: number;
-  /** Of these, prefetches: a demand read always finds room. */
+  /**
+   * Of these, prefetches: a demand read always finds room. As many as one request of a registry
+   * brings.
+   */
   readonly peerPrefetchMax: number;
   /**
    * A prefetch that has waited at a peer for this long is late and gives its place to others: the
@@ -191,9 +194,9 @@ export const CORE_DEFAULTS: CoreInit = {
   storeBytesMax: 16 * 1024 * 1024,
   cacheBytesMax: 16 * 1024 * 1024,
   peerOutstandingMax: 32,
-  peerPrefetchMax: 8,
+  peerPrefetchMax: 16,
   prefetchMsMax: 1000,
-  peerLateMax: 16,
+  peerLateMax: 8,
   originOutstandingMax: 32,
   uploadBytesPerSecond: undefined,
   downloadBytesPerSecond: undefined,
@@ -359,6 +362,12 @@ export interface SourceWindow<T> {
   prefetchLate: number;
   readonly demand: Attempt<T>[];
   readonly prefetch: Attempt<T>[];
+  /** The last prefetch that was asked for, and how many of its blob went in a row. */
+  row: {
+    readonly blob: BlobState<T> | undefined;
+    readonly index: number;
+    readonly count: number;
+  };
   /** Recent times to an answer in milliseconds, a ring. */
   readonly latenciesMs: Float64Array;
   latencyCount: number;

@@ -10,6 +10,7 @@ import type { AttemptId, BlockSource, LostReason, OriginSource } from './effects
 import type { FetcherHost } from './fetcher-host.ts';
 import { Silence } from './silence.ts';
 import { ban, isUsable, makeWindow, nextOf, noteHeard, noteLatency } from './source-window.ts';
+import { unqueue } from './source-window.ts';
 import { count, HOPS_NONE, isHolder, lateAtMs, noOf, noteLate } from './attempts.ts';
 import { requestOf, uncount } from './attempts.ts';
 import { kinOf } from './fetch.ts';
@@ -375,8 +376,7 @@ export class Fetcher<P, T> {
       fetch.retry = this.#host.timers.set(freeAtMs, { type: 'retry', fetch });
       return;
     }
-    const wasAsked = fetch.tried.has('origin');
-    const mayAsk = !wasAsked && this.#fallback.afterRound(fetch, nowMs);
+    const mayAsk = !fetch.tried.has('origin') && this.#fallback.afterRound(fetch, nowMs);
     if (mayAsk) this.#askOrigin(fetch, 'fallback', nowMs);
     else this.#roundFailed(fetch, undefined, nowMs);
   }
@@ -421,7 +421,7 @@ export class Fetcher<P, T> {
       const attempt = window.host ? nextOf(window, this.#host.init) : this.#origins.next();
       if (attempt === undefined || !this.room.admit(attempt)) return;
       if (!this.#download.admit(attempt, nowMs)) return;
-      attempt.window[attempt.kind].shift();
+      unqueue(attempt);
       this.#ask(attempt, nowMs);
     }
   }

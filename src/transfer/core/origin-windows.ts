@@ -1,6 +1,6 @@
 import type { Attempt, CoreInit, SourceWindow } from './core-types.ts';
 import { noteLate } from './attempts.ts';
-import { makeWindow } from './source-window.ts';
+import { makeWindow, nextPrefetch } from './source-window.ts';
 
 /** Share of the reads in flight at registries that each registry has for itself. (tunable) */
 const OWN_SHARE = 1 / 4;
@@ -54,7 +54,7 @@ export class OriginWindows<T> {
         if (kind === 'prefetch' && window.prefetchAsked >= this.#prefetchMax) continue;
         if (best === undefined || window.asked.size < best.asked.size) best = window;
       }
-      return best?.[kind][0];
+      return kind === 'demand' ? best?.demand[0] : best && nextPrefetch(best);
     };
     return fewest('demand') ?? fewest('prefetch');
   }

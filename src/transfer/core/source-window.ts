@@ -19,6 +19,7 @@ export function makeWindow<T>(host: HostAddress | undefined): SourceWindow<T> {
     prefetchLate: 0,
     demand: [],
     prefetch: [],
+    row: { blob: undefined, index: 0, count: 0 },
     latenciesMs: new Float64Array(LATENCY_COUNT),
     latencyCount: 0,
     lastHeardMs: 0,
@@ -119,17 +120,50 @@ export function isUsable(
   return evenIfDown || nowMs >= window.downUntilMs;
 }
 
+/**
+ * Prefetches of one blob in a row, while others wait: as many as one request of a registry brings
+ * (src/transfer/drive/origin-runs.ts). (tunable)
+ */
+const IN_A_ROW_MAX = 16;
+
+/** Blocks by which the next one of a row may be further: those of the other stripes. */
+const STEP_MAX = 8;
+
+/**
+ * The prefetch that may go next at the source: one that goes on where the last one was, so that a
+ * root finds adjacent blocks to read, in turn with those of other blobs.
+ */
+export function nextPrefetch<T>({ prefetch, row }: SourceWindow<T>): Attempt<T> | undefined {
+  const [oldest] = prefetch;
+  if (oldest === undefined || row.count % IN_A_ROW_MAX === 0) return oldest;
+  const goesOn = ({ fetch: { blob, index } }: Attempt<T>): boolean =>
+    blob === row.blob && index > row.index && index <= row.index + STEP_MAX;
+  return prefetch.find(goesOn) ?? oldest;
+}
+
+/** Takes the attempt out of its queue. */
+export function unqueue<T>(attempt: Attempt<T>): void {
+  const { window, kind, fetch } = attempt;
+  const queue = window[kind];
+  queue.splice(queue.indexOf(attempt), 1);
+  if (kind === 'demand') return;
+  const { row } = window;
+  const goesOn = fetch.blob === row.blob && fetch.index > row.index;
+  const { blob, index } = fetch;
+  window.row = { blob, index, count: goesOn ? row.count + 1 : 1 };
+}
+
 /** The request to a peer that may go next: demand first. Undefined when none may. */
 export function nextOf<T>(
   window: SourceWindow<T>,
   limits: Pick<CoreInit, 'peerOutstandingMax' | 'peerPrefetchMax' | 'peerLateMax'>,
 ): Attempt<T> | undefined {
   const { peerOutstandingMax, peerPrefetchMax, peerLateMax } = limits;
-  const { asked, demand, prefetch, prefetchAsked, prefetchLate } = window;
+  const { asked, demand, prefetchAsked, prefetchLate } = window;
   if (asked.size >= peerOutstandingMax) return undefined;
   const isFull = prefetchAsked + prefetchLate >= peerPrefetchMax + peerLateMax;
   const hasPlace = prefetchAsked < peerPrefetchMax && !isFull;
-  return demand[0] ?? (hasPlace ? prefetch[0] : undefined);
+  return demand[0] ?? (hasPlace ? nextPrefetch(window) : undefined);
 }
 
 /** Leaves a peer alone that broke a rule; longer each time. */

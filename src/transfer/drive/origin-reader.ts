@@ -1,6 +1,7 @@
 import { NO_ATTESTATION } from '../../image/attestation.ts';
 import type { BlobOrigin, BlobRef, BlockIndex } from '../../image/block.ts';
 import type { Digest } from '../../image/digest.ts';
+import type { Clock } from '../../runtime/clock.ts';
 import type { Hash } from '../../runtime/codec.ts';
 import type { Logger } from '../../runtime/logger.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
@@ -23,6 +24,7 @@ export type OriginRead = Extract<Effect<AttestedBlock, unknown>, { type: 'ask-or
 interface Components {
   readonly origin: Origin;
   readonly pool: BufferPool;
+  readonly clock: Clock;
   readonly hash: Hash;
   readonly attestor: Attestor;
   readonly logger: Logger;

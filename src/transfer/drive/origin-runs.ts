@@ -1,4 +1,6 @@
-import { BLOCK_SIZE_BYTES, blockLength, type BlockIndex } from '../../image/block.ts';
+import { BLOCK_SIZE_BYTES, blockCount, blockLength, type BlockIndex } from '../../image/block.ts';
+import type { Clock, Timer } from '../../runtime/clock.ts';
+import { BoundedMap } from '../../util/bounded-map.ts';
 import type { BufferPool, PooledBytes } from '../../util/buffer-pool.ts';
 import { Scatter } from '../../util/scatter.ts';
 import type { Origin, OriginBlob } from '../contracts/origin.ts';
@@ -8,12 +10,23 @@ import type { AttemptId } from '../core/effects.ts';
 const RUN_BLOCKS_MAX = 16;
 
 /**
- * Prefetches that go on behind a request in flight gather: up to this number, or until at most
- * `TAIL_BLOCKS` of that request are missing. So a reader that takes block after block does not cost
- * a request for each. (tunable)
+ * Prefetches gather: up to this number, or until no further one of the run came for the first of
+ * these times, or the run is the second one old. So a reader that takes block after block does not
+ * cost a request for each. With 8, a pull of six layers at once took 194 requests of 1,462 blocks;
+ * with 12, 155. (tunable)
  */
-const RUN_BLOCKS_MIN = 8;
-const TAIL_BLOCKS = 2;
+const RUN_BLOCKS_MIN = 12;
+const GATHER_MS = 5;
+const GATHER_MS_MAX = 300;
+
+/**
+ * In place of the first of them, for a run that goes on where an earlier one ended: its reader has
+ * blocks in hand. A slow host asks for one in some 10 ms.
+ */
+const GATHER_BEHIND_MS = 60;
+
+/** Blobs of which the end of the last run is remembered. */
+const ENDS_MAX = 256;
 
 /** Requests for prefetches of one blob in flight; demand reads wait for none. (tunable) */
 const RUNS_MAX = 4;
@@ -30,6 +43,7 @@ export interface WantedBlock {
 interface Wish {
   readonly attempt: AttemptId;
   readonly index: BlockIndex;
+  readonly sinceMs: number;
   isUrgent: boolean;
   readonly resolve: (payload: PooledBytes) => void;
   readonly reject: (error: unknown) => void;
@@ -50,28 +64,37 @@ interface Source {
   readonly blob: OriginBlob;
   readonly waiting: Set<Wish>;
   readonly runs: Set<Run>;
+  timer: Timer | undefined;
 }
 
 /**
  * Reads blocks from their origins in runs: adjacent blocks that are wanted at the same time go out
- * as one request, and each is handed on as soon as it has come. A registry bills, limits and delays
- * by the request.
+ * as one request, and each is handed on as soon as it has come. Demand reads go out at once, others
+ * gather for a moment. A registry bills, limits and delays by the request.
  */
 export class OriginRuns {
   readonly #origin: Pick<Origin, 'readInto'>;
   readonly #pool: BufferPool;
+  readonly #clock: Clock;
   readonly #onProgress: (attempts: readonly AttemptId[]) => void;
   /** By blob, size, place and kind of way. */
   readonly #sources = new Map<string, Source>();
   readonly #wishes = new Map<AttemptId, { readonly wish: Wish; readonly source: Source }>();
+  /** By blob and so on: the block behind the last run. */
+  readonly #ends = new BoundedMap<string, number>({ entriesMax: ENDS_MAX, evict: 'use' });
 
   /** `onProgress`: a block came before these, by the same request or one that they wait for. */
   constructor(
-    components: { readonly origin: Pick<Origin, 'readInto'>; readonly pool: BufferPool },
+    components: {
+      readonly origin: Pick<Origin, 'readInto'>;
+      readonly pool: BufferPool;
+      readonly clock: Clock;
+    },
     init: { readonly onProgress: (attempts: readonly AttemptId[]) => void },
   ) {
     this.#origin = components.origin;
     this.#pool = components.pool;
+    this.#clock = components.clock;
     this.#onProgress = init.onProgress;
   }
 
@@ -88,7 +111,8 @@ export class OriginRuns {
     signal.throwIfAborted();
     const { attempt, blob, index, isUrgent } = wanted;
     const { promise, resolve, reject } = Promise.withResolvers<PooledBytes>();
-    const wish: Wish = { attempt, index, isUrgent, resolve, reject };
+    const sinceMs = this.#clock.nowMs();
+    const wish: Wish = { attempt, index, sinceMs, isUrgent, resolve, reject };
     const source = this.#sourceOf(blob);
     const onAbort = (): void => {
       this.#giveUp(source, wish);
@@ -121,7 +145,8 @@ export class OriginRuns {
     const key = JSON.stringify([digest, sizeBytes, origin, isOwnWay]);
     const known = this.#sources.get(key);
     if (known !== undefined) return known;
-    const source: Source = { key, blob, waiting: new Set(), runs: new Set() };
+    const runs = { waiting: new Set<Wish>(), runs: new Set<Run>(), timer: undefined };
+    const source: Source = { key, blob, ...runs };
     this.#sources.set(key, source);
     return source;
   }
@@ -132,28 +157,44 @@ export class OriginRuns {
     for (const run of source.runs) {
       if (run.open.delete(wish) && run.open.size === 0) run.abort.abort();
     }
+    if (source.waiting.size === 0) this.#send(source);
   }
 
-  /** Sends what may go now. */
+  /** Sends what may go now; later what gathers. */
   #send(source: Source): void {
+    source.timer?.cancel();
+    source.timer = undefined;
+    const nowMs = this.#clock.nowMs();
+    let nextMs = Number.POSITIVE_INFINITY;
     for (const wishes of adjacent([...source.waiting.values()])) {
-      if (!this.#mayGo(source, wishes)) continue;
+      const dueMs = this.#dueMs(source, wishes);
+      if (dueMs > nowMs) {
+        nextMs = Math.min(nextMs, dueMs);
+        continue;
+      }
       for (const wish of wishes) source.waiting.delete(wish);
       void this.#run(source, wishes);
+    }
+    if (nextMs < Number.POSITIVE_INFINITY) {
+      source.timer = this.#clock.setTimer(nextMs - nowMs, () => this.#send(source));
     }
     if (source.waiting.size > 0 || source.runs.size > 0) return;
     this.#sources.delete(source.key);
   }
 
-  #mayGo({ runs }: Source, wishes: readonly Wish[]): boolean {
-    const [first] = wishes;
-    if (first?.isUrgent === true || wishes.length === RUN_BLOCKS_MAX) return true;
+  /** Time from which the run may go; infinite while it waits for the end of another. */
+  #dueMs({ key, blob, runs }: Source, wishes: readonly Wish[]): number {
+    const [first, last] = [wishes[0], wishes.at(-1)];
+    if (first === undefined || last === undefined) return Number.POSITIVE_INFINITY;
+    if (first.isUrgent || wishes.length === RUN_BLOCKS_MAX) return 0;
     const timely = [...runs].filter(({ isLate }) => !isLate);
-    if (timely.length >= RUNS_MAX) return false;
-    const isBehind = timely.some(
-      (run) => run.open.size > TAIL_BLOCKS && run.wishes.at(-1)?.index === (first?.index ?? 0) - 1,
-    );
-    return !isBehind || wishes.length >= RUN_BLOCKS_MIN;
+    if (timely.length >= RUNS_MAX) return Number.POSITIVE_INFINITY;
+    const isLast = last.index === blockCount(blob.sizeBytes) - 1;
+    if (wishes.length >= RUN_BLOCKS_MIN || isLast) return 0;
+    const goesOn = first.index === this.#ends.get(key);
+    const sinceMs = wishes.map((wish) => wish.sinceMs);
+    const idleMs = goesOn ? GATHER_BEHIND_MS : GATHER_MS;
+    return Math.min(Math.min(...sinceMs) + GATHER_MS_MAX, Math.max(...sinceMs) + idleMs);
   }
 
   async #run(source: Source, wishes: readonly Wish[]): Promise<void> {
@@ -161,6 +202,8 @@ export class OriginRuns {
     const abort = new AbortController();
     const run: Run = { wishes, open: new Set(wishes), abort, isLate: false };
     runs.add(run);
+    const [first] = wishes;
+    if (first?.isUrgent === false) this.#ends.set(source.key, first.index + wishes.length);
     // Those of blocks that nobody wants any more are written to all the same.
     const payloads = new Map(
       wishes.map((wish) => [wish, this.#pool.acquire(blockLength(blob.sizeBytes, wish.index))]),
@@ -173,7 +216,6 @@ export class OriginRuns {
       wish.resolve(payload);
       const behind = [...run.open, ...source.waiting];
       if (behind.length > 0) this.#onProgress(behind.map(({ attempt }) => attempt));
-      if (run.open.size <= TAIL_BLOCKS) this.#send(source);
     };
     const last = wishes.length - 1;
     const targets = [...payloads.values()].map(({ bytes }) => bytes);

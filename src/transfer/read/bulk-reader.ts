@@ -4,27 +4,32 @@ import { within } from '../../runtime/deadline.ts';
 import { orAbort } from '../../util/or-abort.ts';
 import type { BlobReader } from '../contracts/blob-reader.ts';
 
-/**
- * Blocks that one reader is ahead, when it is alone: 4 MiB, two windows of prefetches at one parent
- * (CORE_DEFAULTS.peerPrefetchMax).
- */
-const AHEAD_BLOCKS_MAX = 16;
+/** Blocks that one reader is ahead, when it is alone: 6 MiB. */
+const AHEAD_BLOCKS_MAX = 24;
 const AHEAD_BLOCKS_MIN = 2;
+
+/**
+ * Blocks that a reader asks for together, so that a root reads them by one request: 3 MiB. Fewer
+ * when it may not be so far ahead.
+ */
+const BATCH_BLOCKS_MAX = 12;
 
 /** Blocks that all readers of a host are ahead together: 64 MiB. */
 const AHEAD_BLOCKS_IN_ALL = 256;
 
 /**
- * The next block is asked for as by a waiting program when it does not come for this long. So bulk
- * reads go on at 128 KiB/s, whatever else does.
+ * The next block is asked for as by a waiting program when it does not come for this long for each
+ * bulk read of the host, or the maximum. So the bulk reads of a host go on together at 128 KiB/s,
+ * whatever else does.
  */
 const PATIENCE_MS = 2_000;
+const PATIENCE_MS_MAX = 8_000;
 
 /**
- * Together with the patience below the time of an answer (edge/mirror/endpoint.ts): the error of
- * the read says more than that of the answer.
+ * The patience and the demand read together are below the time of an answer
+ * (edge/mirror/endpoint.ts): the error of the read says more than that of the answer.
  */
-const DEMAND_MS_MAX = 26_000;
+const BLOCK_MS_MAX = 28_000;
 
 /** Bytes [offset, offset + length) of a blob. */
 interface Range {
@@ -65,7 +70,9 @@ export class BulkReader {
     this.#running++;
     try {
       while (next < end || ahead.length > 0) {
-        while (next < end && ahead.length < this.#aheadMax()) {
+        const aheadMax = this.#aheadMax();
+        const mayAsk = ahead.length <= aheadMax - Math.min(BATCH_BLOCKS_MAX, aheadMax / 2);
+        while (mayAsk && next < end && ahead.length < aheadMax) {
           const blockEnd = next - (next % BLOCK_SIZE_BYTES) + BLOCK_SIZE_BYTES;
           const length = Math.min(end, blockEnd) - next;
           ahead.push(this.#begin(blob, { offset: next, length }, either));
@@ -91,11 +98,13 @@ export class BulkReader {
   }
 
   async #finish(blob: BlobRef, piece: Ahead, signal: AbortSignal): Promise<Uint8Array> {
-    const come = within(this.#clock, PATIENCE_MS, (late) => orAbort(piece.bytes, late));
+    const patienceMs = Math.min(PATIENCE_MS_MAX, PATIENCE_MS * this.#running);
+    const come = within(this.#clock, patienceMs, (late) => orAbort(piece.bytes, late));
     const bytes = await come.catch(() => undefined);
     if (bytes !== undefined) return bytes;
     // This turns a prefetch of the block in flight into a demand read, here and at every hop.
-    const options = { kind: 'demand', timeoutMs: DEMAND_MS_MAX, signal, endsOnNo: true } as const;
+    const timeoutMs = BLOCK_MS_MAX - patienceMs;
+    const options = { kind: 'demand', timeoutMs, signal, endsOnNo: true } as const;
     return this.#reader.read(blob, piece.offset, piece.length, options);
   }
 }

@@ -75,7 +75,7 @@ describe('BlockCore of a host that prefetches', () => {
   ): { world: SmallWorld; root: SmallHost; child: SmallHost } {
     const world = new SmallWorld(1);
     const root = world.add('root', { owner: true });
-    const init = { prefetchMax: 64, ...more };
+    const init = { prefetchMax: 64, peerPrefetchMax: 8, ...more };
     const child = world.add('a', { sources: [source('root', 'parent')], init });
     root.liar = true;
     const indices = Array.from({ length: count }, (_, i) => blockIndex(i));

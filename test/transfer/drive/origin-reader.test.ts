@@ -49,7 +49,15 @@ function make(): {
   const attestor = new Attestor({ hash, signer, clock: new ManualClock() });
   let ended = Promise.withResolvers<AttestedBlock>();
   const reader = new OriginReader(
-    { origin, pool, hash, attestor, wrong: judgement, logger: silentLogger },
+    {
+      clock: new ManualClock(),
+      origin,
+      pool,
+      hash,
+      attestor,
+      wrong: judgement,
+      logger: silentLogger,
+    },
     {
       origins: { of: () => ORIGIN, refused: (_, at) => void refused.push(at) },
       onBlock: (_, block) => ended.resolve(block),

@@ -11,6 +11,7 @@ import { defined } from '../../../src/util/assert.ts';
 import { BufferPool, type PooledBytes } from '../../../src/util/buffer-pool.ts';
 import type { Scatter } from '../../../src/util/scatter.ts';
 import { sampleBytes } from '../../kit/layers.ts';
+import { ManualClock } from '../../kit/manual-clock.ts';
 
 const SIZE = 40 * BLOCK_SIZE_BYTES + 100;
 const bytes = sampleBytes(SIZE, 7);
@@ -32,6 +33,7 @@ class Rig {
   readonly failed = new Map<number, unknown>();
   readonly progressed: (readonly number[])[] = [];
   readonly runs: OriginRuns;
+  readonly clock = new ManualClock();
   readonly #aborts = new Map<number, AbortController>();
 
   constructor() {
@@ -48,7 +50,7 @@ class Rig {
     };
     const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 4, poison: true });
     this.runs = new OriginRuns(
-      { origin: { readInto }, pool },
+      { origin: { readInto }, pool, clock: this.clock },
       { onProgress: (attempts) => this.progressed.push(attempts) },
     );
   }
@@ -64,6 +66,13 @@ class Rig {
         (error: unknown) => this.failed.set(index, error),
       );
     }
+    await settled();
+    return this;
+  }
+
+  /** Time goes on. */
+  async pass(ms: number): Promise<this> {
+    this.clock.advance(ms);
     await settled();
     return this;
   }
@@ -116,19 +125,21 @@ describe('OriginRuns', () => {
     const rig = await new Rig().want([...range(0, 20), 30, ...range(39, 41)].toReversed());
     expect(rig.requests).toEqual([
       [0, 16],
-      [30, 1],
       [39, 2],
     ]);
-    for (const at of [0, 1, 2]) await rig.finish(at);
-    expect(rig.requests.at(-1)).toEqual([16, 4]);
-    await rig.finish(3);
+    await rig.pass(5);
+    expect(rig.requests.slice(2)).toEqual([
+      [16, 4],
+      [30, 1],
+    ]);
+    for (const at of [0, 1, 2, 3]) await rig.finish(at);
     expect(rig.came.size).toBe(23);
     expect(rig.runs.count).toBe(0);
     rig.check();
   });
 
   it('OriginRuns.read() hands on each block once it is there, the last at the end', async () => {
-    const rig = await new Rig().want(range(0, 3));
+    const rig = await (await new Rig().want(range(0, 3))).pass(5);
     await rig.send(0, BLOCK_SIZE_BYTES - 1);
     expect(rig.came.size).toBe(0);
     await rig.send(0, 2);
@@ -142,44 +153,64 @@ describe('OriginRuns', () => {
     rig.check();
   });
 
-  it('OriginRuns.read() lets prefetches gather behind a request, but no demand', async () => {
-    const rig = await new Rig().want(range(0, 4));
-    for (const index of range(4, 11)) await rig.want([index]);
-    expect(rig.requests).toEqual([[0, 4]]);
-    await rig.want([11]);
+  it('OriginRuns.read() lets prefetches gather, but no demand', async () => {
+    const rig = await new Rig().want(range(0, 12));
+    for (const index of range(12, 23)) await (await rig.want([index])).pass(20);
+    expect(rig.requests).toEqual([[0, 12]]);
+    await rig.want([23]);
     expect(rig.requests).toEqual([
-      [0, 4],
-      [4, 8],
+      [0, 12],
+      [12, 12],
     ]);
-    await rig.want([12]);
-    await rig.want([20], true);
-    rig.runs.promote(12);
+    await rig.want(range(24, 28));
+    await rig.want([30], true);
+    rig.runs.promote(27);
     await settled();
     expect(rig.requests.slice(2)).toEqual([
-      [20, 1],
-      [12, 1],
+      [30, 1],
+      [27, 1],
     ]);
+  });
+
+  it('OriginRuns.read() waits for no further prefetch that does not come', async () => {
+    const rig = await new Rig().want([0]);
+    await rig.pass(4);
+    await rig.want([1]);
+    await rig.pass(4);
+    expect(rig.requests).toEqual([]);
+    await rig.pass(1);
+    expect(rig.requests).toEqual([[0, 2]]);
+    // Behind a request there is no haste; elsewhere in the blob nobody goes on.
+    await rig.want([2, 20]);
+    await rig.pass(5);
+    expect(rig.requests.slice(1)).toEqual([[20, 1]]);
+    await rig.pass(55);
+    expect(rig.requests.slice(2)).toEqual([[2, 1]]);
+  });
+
+  it('OriginRuns.read() sends the end of a blob at once', async () => {
+    const rig = await new Rig().want([40]);
+    expect(rig.requests).toEqual([[40, 1]]);
+    await rig.finish(0);
+    rig.check();
+  });
+
+  it('OriginRuns.read() leaves no timer behind', async () => {
+    const rig = await new Rig().want([3]);
+    await rig.giveUp(3);
+    expect(rig.clock.delays).toEqual([]);
+    expect(rig.runs.count).toBe(0);
   });
 
   it('OriginRuns.read() begins a request with the block that something waits for', async () => {
-    const rig = await new Rig().want(range(0, 4));
-    await rig.want([4, 5, 6]);
+    const rig = await new Rig().want([4, 5, 6]);
     rig.runs.promote(5);
     await settled();
-    expect(rig.requests.slice(1)).toEqual([[5, 2]]);
-  });
-
-  it('OriginRuns.read() sends what gathered when that request is nearly done', async () => {
-    const rig = await new Rig().want(range(0, 4));
-    await rig.want([4]);
-    await rig.send(0, BLOCK_SIZE_BYTES);
-    expect(rig.requests).toHaveLength(1);
-    await rig.send(0, BLOCK_SIZE_BYTES);
-    expect(rig.requests.at(-1)).toEqual([4, 1]);
+    expect(rig.requests).toEqual([[5, 2]]);
   });
 
   it('OriginRuns.read() has four requests for prefetches of a blob in flight', async () => {
-    const rig = await new Rig().want([0, 2, 4, 6, 8, 10]);
+    const rig = await (await new Rig().want([0, 2, 4, 6, 8, 10])).pass(5);
     expect(rig.requests).toHaveLength(4);
     await rig.finish(1);
     expect(rig.requests.at(-1)).toEqual([8, 1]);
@@ -188,7 +219,7 @@ describe('OriginRuns', () => {
   });
 
   it('OriginRuns.read() that is given up leaves the others alone', async () => {
-    const rig = await new Rig().want(range(0, 4));
+    const rig = await (await new Rig().want(range(0, 4))).pass(5);
     await rig.giveUp(1);
     expect(rig.failed.has(1)).toBe(true);
     await rig.send(0, 3 * BLOCK_SIZE_BYTES);
@@ -196,14 +227,14 @@ describe('OriginRuns', () => {
     await rig.giveUp(3);
     expect(rig.asked[0]?.signal.aborted).toBe(true);
     rig.check();
-    await rig.want([1]);
+    await (await rig.want([1])).pass(5);
     await rig.finish(1);
     rig.check();
     expect(rig.runs.count).toBe(0);
   });
 
   it('OriginRuns.read() keeps what came of a request that fails', async () => {
-    const rig = await new Rig().want(range(0, 4));
+    const rig = await (await new Rig().want(range(0, 4))).pass(5);
     await rig.send(0, 2.5 * BLOCK_SIZE_BYTES);
     const error = new OriginError('cut', { code: 'unavailable' });
     rig.asked[0]?.fail(error);
@@ -230,10 +261,11 @@ describe('OriginRuns', () => {
         return new Promise(() => {});
       };
       const pool = new BufferPool({ slabBytes: BLOCK_SIZE_BYTES, freeMax: 4, poison: true });
-      const runs = new OriginRuns({ origin: { readInto }, pool }, { onProgress: () => {} });
+      const parts = { origin: { readInto }, pool, clock: new ManualClock() };
+      const runs = new OriginRuns(parts, { onProgress: () => {} });
       const { signal } = new AbortController();
-      void runs.read({ attempt: 0, blob: other, index: blockIndex(0), isUrgent: false }, signal);
-      void runs.read({ attempt: 1, blob, index: blockIndex(1), isUrgent: false }, signal);
+      void runs.read({ attempt: 0, blob: other, index: blockIndex(0), isUrgent: true }, signal);
+      void runs.read({ attempt: 1, blob, index: blockIndex(1), isUrgent: true }, signal);
       return settled().then(() => expect(asked).toEqual([other, blob]));
     },
   );
