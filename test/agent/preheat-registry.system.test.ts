@@ -78,7 +78,8 @@ describe('a preheat of real agents, from a registry that', () => {
 
   async function preheat(tag: string): Promise<PreheatJob> {
     const place = { admin: root.process.socket };
-    const image = `docker://${registry.address}/team/app:${tag}`;
+    // Each in a repository of its own: that one refuses is remembered for some seconds.
+    const image = `docker://${registry.address}/team/${tag}:${tag}`;
     const { id } = await askAgent(place, 'preheat', { image, part: 'image', pin: false });
     await expect
       .poll(async () => isFinal((await askAgent(place, 'preheatStatus', { id })).state), LIMIT)
