@@ -215,13 +215,11 @@ export class RegistryClient {
         brokeOff: () => run.target.filled > before,
         open: (head) => openRange(head, range, what, 0),
         openAtMirror: (head) => openRange(head, range, what),
-      }).catch((error: unknown) => {
-        if (!(error instanceof BrokeOff)) throw error;
-      });
+      }).catch(unlessBrokeOff);
     });
     if (isRead) return;
     await this.#operate(origin, options, ({ server }, limits) =>
-      this.#tries.run(key, limits, () => {
+      this.#tries.run(key, limits, async () => {
         const transfer: Transfer = (open, signal) =>
           server.request(
             {
@@ -234,9 +232,15 @@ export class RegistryClient {
             },
             signal,
           );
-        return this.#wholes.read(key, run, transfer, limits.signal);
+        const before = run.target.filled;
+        try {
+          await this.#wholes.read(key, run, transfer, limits.signal);
+        } catch (error) {
+          if (isCut(error) && run.target.filled > before) throw new BrokeOff();
+          throw error;
+        }
       }),
-    );
+    ).catch(unlessBrokeOff);
   }
 
   /**
@@ -457,6 +461,11 @@ export class RegistryClient {
 
 /** Part of what was asked came before the connection broke: the rest is asked for at once. */
 class BrokeOff extends Error {}
+
+/** The rest is asked for next. */
+function unlessBrokeOff(error: unknown): void {
+  if (!(error instanceof BrokeOff)) throw error;
+}
 
 function isCut(error: unknown): boolean {
   const detail = error instanceof RegistryError ? error.detail : undefined;

@@ -385,6 +385,21 @@ export const SERVER_KINDS: readonly ServerKind[] = [
     }),
   },
   {
+    name: 'connections are cut at the same place each time, and no Range',
+    seen: 'proxies with a limit, damaged storages',
+    set: blobsBy(({ response, bytes }) => {
+      response.writeHead(200, { 'content-length': bytes.length });
+      if (bytes.length < 3_000_000) response.end(bytes);
+      else response.write(bytes.subarray(0, 1000), () => response.destroy());
+      return true;
+    }),
+  },
+  {
+    name: 'GET of one layer is 202',
+    seen: 'storages that bring archives back first',
+    set: blobsBy((ask) => ask.bytes.length === 3_000_000 && ask.answer(202)),
+  },
+  {
     name: 'ranges are refused with 416',
     seen: 'compressing proxies',
     set: blobsBy(({ headers, answer }) => headers.range !== undefined && answer(416)),

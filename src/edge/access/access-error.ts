@@ -47,13 +47,16 @@ export function notOpened(registry: string, status: number): string {
   return `${registry} answered ${status}: this request has no credentials that open the repository`;
 }
 
-/** Statuses of 4xx that say nothing of what was shown: the server was too slow, or too early. */
+/** Statuses that say nothing of what was shown: the server was too slow, or too early. */
 const PASSING = new Set([408, 425]);
 
-/** Whether the origin said no to what was shown, and will again, rather than nothing for now. */
+/**
+ * Whether the origin said no to what was shown, and will again, rather than nothing for now. A
+ * status without a meaning here, such as 202 or 304, is a no too.
+ */
 export function isNo(error: unknown): error is AccessError {
   if (!(error instanceof AccessError) || error.code === 'rate-limited') return false;
   if (error.detail.code !== 'unchecked') return true;
   const { status = 0 } = error.detail;
-  return status >= 400 && status < 500 && !PASSING.has(status);
+  return status > 0 && status < 500 && !PASSING.has(status);
 }

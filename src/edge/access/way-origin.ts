@@ -14,6 +14,7 @@ import {
   type OriginBlob,
   type ResolveReply,
 } from '../../transfer/contracts/origin.ts';
+import { backoffMs } from '../../util/backoff.ts';
 import { errorText } from '../../util/errors.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import type { Scatter } from '../../util/scatter.ts';
@@ -32,6 +33,25 @@ const REFUSED_MAX = 4096;
 /** Wrong bytes of a blob are not asked for again before each read. (tunable) */
 const WRONG_MS = 5_000;
 const WRONG_MAX = 4096;
+
+/**
+ * When every way to a blob has failed, they are left alone for this long, for all its blocks; the
+ * time doubles with each further failure, up to the maximum. (tunable)
+ */
+const REST_MS = 200;
+const REST_MS_MAX = 8_000;
+const RESTS_MAX = 4096;
+
+/** What ways to a blob failed with, last. */
+interface Rest {
+  readonly error: OriginError;
+  /** In a row. */
+  readonly failures: number;
+  /** Of the clock. */
+  readonly failedMs: number;
+  /** Another way is tried at once. */
+  readonly ways: ReadonlySet<Way>;
+}
 
 interface Components {
   readonly inner: Origin;
@@ -66,12 +86,14 @@ export class WayOrigin implements Origin {
     { readonly error: OriginError; readonly isDefinite: boolean },
     Digest
   >;
+  readonly #rests: ExpiringMap<Rest, Digest>;
   readonly #bytes: Counter;
 
   constructor(components: Components) {
     this.#parts = components;
     this.#refused = new ExpiringMap(components, { entriesMax: REFUSED_MAX });
     this.#wrong = new ExpiringMap(components, { entriesMax: WRONG_MAX });
+    this.#rests = new ExpiringMap(components, { entriesMax: RESTS_MAX });
     this.#bytes = accessMetrics(components.metrics).clientOriginBytes;
   }
 
@@ -155,10 +177,16 @@ export class WayOrigin implements Origin {
     target: Scatter,
     signal: AbortSignal,
   ): Promise<void> {
+    const all = this.#parts.ways.of(blob.digest);
+    const rest = this.#rests.get(blob.digest);
+    if (rest !== undefined && all.every((way) => rest.ways.has(way))) throw rest.error;
+    const before = target.filled;
+    const startedMs = this.#parts.clock.nowMs();
     let failure: OriginError | undefined;
-    for (const way of this.#parts.ways.of(blob.digest)) {
+    for (const way of all) {
       try {
         await this.#readWay(way, blob, { offset, target }, signal);
+        this.#rests.delete(blob.digest);
         return this.#parts.ways.gave(blob.digest, way);
       } catch (cause) {
         signal.throwIfAborted();
@@ -169,7 +197,22 @@ export class WayOrigin implements Origin {
         }
       }
     }
-    throw failure ?? new OriginError(`no way to ${blob.digest} is left`, { code: 'not-found' });
+    const error = failure ?? noWay(blob.digest);
+    if (target.filled === before) this.#rest(blob.digest, error, startedMs);
+    throw error;
+  }
+
+  /** Leaves the ways to a blob alone that failed for now. */
+  #rest(key: Digest, error: OriginError, startedMs: number): void {
+    const before = this.#rests.getStale(key);
+    // One that was in flight at the time is the same failure.
+    const isSame = before !== undefined && startedMs <= before.failedMs;
+    if (error.code !== 'unavailable' || isSame) return;
+    const failures = (before?.failures ?? 0) + 1;
+    const ways = new Set(this.#parts.ways.of(key));
+    const failedMs = this.#parts.clock.nowMs();
+    const lifeMs = backoffMs(failures, REST_MS, REST_MS_MAX);
+    this.#rests.set(key, { error, failures, failedMs, ways }, lifeMs);
   }
 
   /**
@@ -232,6 +275,10 @@ export class WayOrigin implements Origin {
     const code = isClosed ? closed : isUnsound(cause) ? 'protocol' : 'unavailable';
     return new OriginError(errorText(cause), { code }, { cause });
   }
+}
+
+function noWay(digest: Digest): OriginError {
+  return new OriginError(`no way to ${digest} is left`, { code: 'not-found' });
 }
 
 /** Whether the answer broke the protocol: the next one will hardly be better. */

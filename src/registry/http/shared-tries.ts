@@ -1,7 +1,7 @@
 import { backoffMs } from '../../util/backoff.ts';
 import { ExpiringMap } from '../../util/expiring-map.ts';
 import { orAbort } from '../../util/or-abort.ts';
-import type { RegistryError } from '../errors.ts';
+import { RegistryError } from '../errors.ts';
 import {
   ATTEMPTS_MAX,
   comesBackMs,
@@ -64,9 +64,10 @@ export class SharedTries {
         return value;
       } catch (error) {
         limits.signal.throwIfAborted();
-        if (!isOfServer(error)) {
-          await pauseAfter(this.#parts, limits, { error, failures, faults });
-        } else this.#failed(key, error, startedMs);
+        // After a passing failure the next request would hear the same.
+        const isServers = error instanceof RegistryError && isPassing(error);
+        if (isServers) this.#failed(key, error, startedMs);
+        else await pauseAfter(this.#parts, limits, { error, failures, faults });
       } finally {
         endTrial?.();
       }
@@ -119,9 +120,4 @@ export class SharedTries {
     const gate = { error, failures, failedMs: nowMs, untilMs, trial: undefined };
     this.#gates.set(key, gate, untilMs - nowMs + KEPT_MS);
   }
-}
-
-/** Whether the server failed, or asks for patience: the next request would hear the same. */
-function isOfServer(error: unknown): error is RegistryError {
-  return isPassing(error) && (error as RegistryError).code !== 'protocol';
 }

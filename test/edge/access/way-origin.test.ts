@@ -209,7 +209,7 @@ function makeOrigin() {
     onChanged: () => {},
     onUnsound: () => {},
   };
-  return { ...world, world, origin: new WayOrigin({ ...parts, metrics: silentMetrics }) };
+  return { ...world, world, clock, origin: new WayOrigin({ ...parts, metrics: silentMetrics }) };
 }
 
 /** Sends the bytes of the run up to this place in the blob. */
@@ -280,6 +280,8 @@ describe('WayOrigin.readInto(), a blob that clients have ways to', () => {
       2,
     ],
     ['answers 400', () => ({ status: 400, headers: {} }), 2],
+    ['answers 202', () => ({ status: 202, headers: {} }), 2],
+    ['answers 304', () => ({ status: 304, headers: {} }), 2],
   ])('calls a server unsound that %s', async (_, onUrl, count) => {
     const { origin, world, asked, show } = makeOrigin();
     show('token');
@@ -297,6 +299,27 @@ describe('WayOrigin.readInto(), a blob that clients have ways to', () => {
     const target = Scatter.of(new Uint8Array(9));
     const read = origin.readInto({ ...blob, isOwnWay: true }, 0, target, never);
     await expect(read).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  it('leaves ways alone for longer and longer that bring nothing, for all blocks', async () => {
+    const { origin, world, asked, show, clock } = makeOrigin();
+    show('token');
+    world.onUrl = () => ({ status: 503, headers: {} });
+    const read = (offset: number) =>
+      origin.readInto({ ...blob, isOwnWay: true }, offset, Scatter.of(new Uint8Array(9)), never);
+    for (let ms = 0; ms < 26_000; ms += 100) {
+      for (const offset of [0, 100, 200]) {
+        await expect(read(offset)).rejects.toMatchObject({ code: 'unavailable' });
+      }
+      clock.advance(100);
+    }
+    expect(asked.length).toBeLessThanOrEqual(10);
+    const before = asked.length;
+    world.onUrl = (token, run) => (token === 'other' ? send(run) : { status: 503, headers: {} });
+    show('other');
+    await read(0);
+    await read(100);
+    expect(asked.slice(before).filter((each) => each.startsWith('other'))).toHaveLength(2);
   });
 
   it('asks by the own credentials when no way is left, and says what these say', async () => {
