@@ -93,8 +93,20 @@ async function runKind(kind: ServerKind, rig: Rig): Promise<Row> {
   };
 }
 
+/** The quicker of two measurements, way by way, straight included. */
+export function quicker(first: Row, second: Row): Row {
+  const best = (a: Cell, b: Cell | undefined): Cell =>
+    b !== undefined && a.outcome === b.outcome && b.seconds < a.seconds ? b : a;
+  const straight = best(first.straight, second.straight);
+  const lazyStraight = best(first.lazyStraight, second.lazyStraight);
+  const cells = first.cells.map((cell, i) =>
+    judged(best(cell, second.cells[i]), cell.way === 'prefix' ? lazyStraight : straight),
+  );
+  return { ...first, straight, lazyStraight, cells };
+}
+
 /** The cell, with what is worse in it than straight. */
-function judged(cell: Cell, straight: Cell): Cell {
+function judged({ worse: _, ...cell }: Cell, straight: Cell): Cell {
   const isGood = cell.outcome.startsWith('ok');
   const limit = straight.seconds * SLOWDOWN_MAX + SLOWDOWN_MS_MAX / 1000;
   if (straight.outcome === 'ok' && !isGood) return { ...cell, worse: 'fails' };
