@@ -1,91 +1,32 @@
 import { join } from 'node:path';
-import type { BlobRef } from '../image/block.ts';
 import { parseDigest, type Digest } from '../image/digest.ts';
-import {
-  ACCELERATION_ANNOTATION,
-  LAYER_MEDIA_TYPE,
-  MANIFEST_MEDIA_TYPES,
-  OVERLAYBD_ANNOTATION,
-  parseManifest,
-  type Descriptor,
-  type DeviceImage,
-} from '../image/manifest.ts';
+import { LAYER_MEDIA_TYPE, MANIFEST_MEDIA_TYPES, type DeviceImage } from '../image/manifest.ts';
 import type { Clock, Timer } from '../runtime/clock.ts';
 import type { Logger } from '../runtime/logger.ts';
 import { defined } from '../util/assert.ts';
-import { BoundedMap } from '../util/bounded-map.ts';
 import { errorText } from '../util/errors.ts';
 import { orAbort } from '../util/or-abort.ts';
 import type { DeviceService } from './device-service.ts';
 import { DeviceError, notRunning, notUsable } from './errors.ts';
+import {
+  chainOf,
+  FILE_ANNOTATION,
+  isStart,
+  MANIFEST_ANNOTATION,
+  type Chain,
+  type ChainLayer,
+  type ImageOpener,
+  type Opened,
+} from './image-chain.ts';
+import { ImageChecks, type OpenChain } from './image-checks.ts';
 import type { LocalLayers } from './local-layers.ts';
 import type { MountReads } from './mount-reads.ts';
-
-/**
- * How long an image stays open after a check without a device, in milliseconds: a container runtime
- * creates the container soon after the pull, and meanwhile the trace of the image is prefetched.
- */
-const CHECKED_MS = 120_000;
-
-/** Images that stay open after a check at a time. */
-const CHECKED_MAX = 64;
 
 /**
  * Waits before a device that nobody holds, and that is in use all the same, is unmounted again, in
  * milliseconds: its users are about to end. Each try is a process; the last wait repeats.
  */
 const UNMOUNT_RETRY_MS = [2_000, 2_000, 5_000, 10_000, 30_000, 60_000];
-
-/** A block layer of an image. */
-interface ChainLayer {
-  readonly digest: Digest;
-  readonly sizeBytes: number;
-  /** A file of this host that is the layer, without its tar: read instead of the blob. */
-  readonly file?: string;
-}
-
-/** The block layers of an image from the bottom up to one of its layers: one device. */
-export interface Chain {
-  /** Chain id of the top layer (OCI image config, "Layer ChainID"): the key of the device. */
-  readonly chainId: string;
-  /** `host/name[:tag][@digest]`; empty only when every layer has a file. */
-  readonly reference: string;
-  readonly manifestDigest?: Digest;
-  /** Bottom first. */
-  readonly layers: readonly ChainLayer[];
-}
-
-/** Has images open, so that their blobs can be read; `AgentLink`. */
-interface ImageOpener {
-  open(
-    image: {
-      readonly reference: string;
-      readonly manifestDigest?: Digest | undefined;
-      readonly layers: readonly BlobRef[];
-    },
-    signal: AbortSignal,
-    options: {
-      /** It is in use: no failure is the last, and nobody asks whether it exists. */
-      readonly isMounted: boolean;
-    },
-  ): Promise<Opened>;
-  /** Everything that an earlier process had open is open again, or is no longer wanted. */
-  settled(): void;
-}
-
-/** An image whose layers can be read. */
-export interface Opened {
-  /** When the agent could find it out. */
-  readonly manifest?: Uint8Array | undefined;
-  close(): void;
-}
-
-/** Layers whose ends could be read, so that they have the sizes that the chain says. */
-interface Checked {
-  readonly layers: readonly ChainLayer[];
-  readonly opened: Promise<Opened>;
-  readonly timer: Timer;
-}
 
 interface Device {
   readonly chainId: string;
@@ -145,11 +86,7 @@ export class ImageDevices {
   readonly #dir: string;
   readonly #byChain = new Map<string, Device>();
   readonly #byHolder = new Map<string, Device>();
-  /** By what names the image. */
-  readonly #checked = new BoundedMap<string, Checked>({
-    entriesMax: CHECKED_MAX,
-    onEvict: (_, kept) => letGo(kept),
-  });
+  readonly #checks: ImageChecks;
   readonly #stopping = new AbortController();
 
   /** `dir`: the folder below which devices are mounted, one that the device service allows. */
@@ -169,6 +106,9 @@ export class ImageDevices {
     this.#clock = components.clock;
     this.#logger = components.logger;
     this.#dir = init.dir;
+    const { signal } = this.#stopping;
+    const open: OpenChain = (chain, limit = signal) => this.#open(chain, limit);
+    this.#checks = new ImageChecks({ ...components, open }, { signal });
   }
 
   start(): void {
@@ -199,38 +139,16 @@ export class ImageDevices {
     this.#images.settled();
   }
 
-  /**
-   * Makes sure that the blobs of a chain can be read, and have the sizes that it says, without a
-   * mount. The image stays open for a while, for its other layers, and for the container that is
-   * about to start. Rejects with a CodedError.
-   */
+  /** `ImageChecks.check()`, unless the device is mounted. */
   async check(chain: Chain, signal: AbortSignal): Promise<void> {
     const mounted = this.#byChain.get(chain.chainId);
     if (mounted !== undefined && isStart(chain.layers, mounted.layers)) return;
-    const kept = this.#checked.get(nameOf(chain));
-    if (kept !== undefined && isStart(chain.layers, kept.layers)) {
-      const isRead = await orAbort(kept.opened, signal).then(
-        () => true,
-        () => false, // Of which layer, the check of each one by itself says.
-      );
-      signal.throwIfAborted();
-      if (isRead) return;
-    }
-    const opened = await this.#open(chain, signal);
-    const whole = opened.manifest && wholeOf(opened.manifest, chain);
-    if (whole === undefined) return this.#keep(chain, Promise.resolve(opened));
-    // All others at a time: the runtime asks for one after the other.
-    const ahead = this.#open(whole, this.#stopping.signal);
-    this.#keep(whole, ahead);
-    const close = (): void => opened.close();
-    ahead.then(close, close);
+    await this.#checks.check(chain, signal);
   }
 
-  #keep(chain: Chain, opened: Promise<Opened>): void {
-    const name = nameOf(chain);
-    this.#uncheck(name);
-    const timer = this.#clock.setTimer(CHECKED_MS, () => this.#uncheck(name));
-    this.#checked.set(name, { layers: chain.layers, opened, timer });
+  /** `ImageChecks.checkTrace()` */
+  checkTrace(...trace: Parameters<ImageChecks['checkTrace']>): Promise<void> {
+    return this.#checks.checkTrace(...trace);
   }
 
   /**
@@ -293,13 +211,13 @@ export class ImageDevices {
   /** Lets images go; the device service unmounts. */
   stop(): void {
     this.#stopping.abort(notRunning());
-    for (const [name] of this.#checked) this.#uncheck(name);
+    this.#checks.stop();
     for (const device of this.#byChain.values()) device.retry?.cancel();
   }
 
   #add(chain: Chain): Device {
     const dir = this.#dirOf(chain.chainId);
-    const opened = this.#taken(chain) ?? this.#open(chain, this.#stopping.signal);
+    const opened = this.#checks.take(chain) ?? this.#open(chain, this.#stopping.signal);
     const mounting = opened.then(async () => {
       await this.#devices.mount(this.#imageOf(chain), dir);
     });
@@ -311,16 +229,6 @@ export class ImageDevices {
     this.#byChain.set(chain.chainId, device);
     mounting.catch(() => this.#forget(device)); // Its holders have the error.
     return device;
-  }
-
-  /** What a check has opened of just this chain, from now on the caller's. */
-  #taken(chain: Chain): Promise<Opened> | undefined {
-    const kept = this.#checked.get(nameOf(chain));
-    if (kept?.layers.length !== chain.layers.length) return undefined;
-    if (!isStart(chain.layers, kept.layers)) return undefined;
-    this.#checked.delete(nameOf(chain));
-    kept.timer.cancel();
-    return kept.opened.catch(() => this.#open(chain, this.#stopping.signal));
   }
 
   /** Never rejects. */
@@ -420,70 +328,7 @@ export class ImageDevices {
     return { image: this.#imageOf(chain), close: () => opened.close() };
   }
 
-  #uncheck(name: string): void {
-    const kept = this.#checked.get(name);
-    this.#checked.delete(name);
-    if (kept !== undefined) letGo(kept);
-  }
-
   #dirOf(chainId: string): string {
     return join(this.#dir, chainId.replace(':', '-'));
   }
-}
-
-function letGo({ opened, timer }: Checked): void {
-  timer.cancel();
-  opened.then(
-    (open) => open.close(),
-    () => {},
-  );
-}
-
-function nameOf({ reference, manifestDigest }: Chain): string {
-  return `${reference} ${manifestDigest ?? ''}`;
-}
-
-/** Whether layers are the first ones of others. */
-function isStart(layers: readonly ChainLayer[], of: readonly ChainLayer[]): boolean {
-  return layers.every(({ digest, sizeBytes }, i) => {
-    const other = of[i];
-    return other?.digest === digest && other.sizeBytes === sizeBytes;
-  });
-}
-
-/** A chain, with all block layers of its manifest above; undefined when it has all of them. */
-function wholeOf(manifest: Uint8Array, chain: Chain): Chain | undefined {
-  const blocks = blockLayersIn(manifest);
-  const isMore = blocks.length > chain.layers.length && isStart(chain.layers, blocks);
-  return isMore ? { ...chain, layers: blocks } : undefined;
-}
-
-/** The layers of a manifest that are read on demand, bottom first, up to the first ordinary one. */
-function blockLayersIn(manifest: Uint8Array): readonly ChainLayer[] {
-  const { layers } = parseManifest(manifest);
-  const blocks = layers.filter(({ annotations }) => annotations[ACCELERATION_ANNOTATION] !== 'yes');
-  const isOrdinary = ({ annotations }: Descriptor): boolean =>
-    annotations[`${OVERLAYBD_ANNOTATION}blob-digest`] === undefined;
-  const end = blocks.findIndex(isOrdinary);
-  const found = end < 0 ? blocks : blocks.slice(0, end);
-  return found.map(({ digest, size }) => ({ digest, sizeBytes: size }));
-}
-
-/** In the record of a mount: the layer is this file. */
-const FILE_ANNOTATION = 'xylem/file';
-
-/** In the record of a mount: the digest of the image's own manifest. */
-const MANIFEST_ANNOTATION = 'xylem/manifest';
-
-/** The chain of a mounted image, as far as its blobs are concerned. */
-export function chainOf({ reference, digest, manifest }: DeviceImage): Chain {
-  const layers = manifest.layers.map(({ digest: layer, size, annotations }) => {
-    const file = annotations[FILE_ANNOTATION];
-    return { digest: layer, sizeBytes: size, ...(file !== undefined && { file }) };
-  });
-  const manifestDigest = parseDigest(manifest.annotations[MANIFEST_ANNOTATION] ?? '');
-  return {
-    ...{ chainId: digest, reference, layers },
-    ...(manifestDigest !== undefined && { manifestDigest }),
-  };
 }

@@ -45,10 +45,7 @@ export async function openLayer(
   codec: Codec,
   budget?: IndexBudget,
 ): Promise<Layer> {
-  const headed = await withHead(source);
-  const payload = await findPayload(headed);
-  const start = await readPart(headed, payload.offset, Math.min(24, payload.sizeBytes), 'layer');
-  if (!isZFile(start) && !isLsmt(start)) throw notALayer(start);
+  const { headed, payload, start } = await startOf(source);
   const body = isZFile(start)
     ? await ZFileBody.open(headed, payload, { codec, budget })
     : new RawBody(payload);
@@ -62,6 +59,19 @@ export async function openLayer(
     parentUuid: trailer.parentUuid,
     segments,
   };
+}
+
+/** Throws ImageError unless a blob begins as a committed layer does; reads no more than that. */
+export async function requireLayer(source: ByteSource): Promise<void> {
+  await startOf(source);
+}
+
+async function startOf(source: ByteSource) {
+  const headed = await withHead(source);
+  const payload = await findPayload(headed);
+  const start = await readPart(headed, payload.offset, Math.min(24, payload.sizeBytes), 'layer');
+  if (!isZFile(start) && !isLsmt(start)) throw notALayer(start);
+  return { headed, payload, start };
 }
 
 /**

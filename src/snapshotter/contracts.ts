@@ -78,6 +78,11 @@ export interface ImageDevices {
    * without a mount: fails fast.
    */
   check(chain: DeviceChain, signal: AbortSignal): Promise<void>;
+  /** Makes sure that a blob is none of a device's layers. */
+  checkTrace(
+    trace: Pick<DeviceChain, 'reference'> & Pick<ChainLayer, 'digest' | 'sizeBytes'>,
+    signal: AbortSignal,
+  ): Promise<void>;
   /**
    * Mounts the device on first use, and shares it afterwards. `holder` is a snapshot's durable id;
    * the same holder twice is one hold.

@@ -13,7 +13,7 @@ import { chainOf, lowerOf, type Lower } from './catalog/device-chain.ts';
 import { parseFilters } from './catalog/filter.ts';
 import { committedLabels, writableOf } from './catalog/layer-labels.ts';
 import { mountsOf, writableMounts, type SnapshotMount } from './catalog/mounts.ts';
-import { localLayerOf, remoteLayerOf } from './catalog/new-layer.ts';
+import { localLayerOf, remoteLayerOf, traceOf } from './catalog/new-layer.ts';
 import type { Labels, SnapshotLayer, SnapshotRecord, Usage } from './catalog/snapshot.ts';
 import type { DeviceChain, ImageDevices, Upper, WritableDevices } from './contracts.ts';
 import { SnapshotError, WHAT_TO_DO } from './errors.ts';
@@ -111,7 +111,8 @@ export class Snapshotter implements Snapshots {
       this.#folders.open();
     } catch (error) {
       if (error instanceof CodedError) throw error;
-      const what = `snapshots cannot be kept in ${this.#stateDir}: ${errorText(error)}`;
+      const where = `${this.#stateDir} (device.snapshotsDir)`;
+      const what = `snapshots cannot be kept in ${where}: ${errorText(error)}`;
       throw new SnapshotError(what, { code: 'invalid' }, { cause: error });
     }
     const { records, nextId } = await this.#store.open();
@@ -278,9 +279,12 @@ export class Snapshotter implements Snapshots {
     const fields = { name, parent, kind: 'committed', layer, labels, createdMs } as const;
     const chain = chainOf([{ ...fields, id: 0 }, ...below], this.#fileOf);
     // What is said of a layer counts for all images that have it, so that it must be right.
-    const isBlock = chain !== undefined && layer.kind === 'block';
-    if (isBlock && this.#catalog.find(name) === undefined) {
-      const check = (limit: AbortSignal): Promise<void> => this.#devices.check(chain, limit);
+    if (this.#catalog.find(name) === undefined) {
+      const trace = traceOf(layer, labels);
+      const check = async (limit: AbortSignal): Promise<void> => {
+        if (trace !== undefined) await this.#devices.checkTrace(trace, limit);
+        else if (chain !== undefined) await this.#devices.check(chain, limit);
+      };
       await within(this.#clock, CHECK_MS_MAX, check, { signal });
     }
     await this.#apply(this.#catalog.create({ ...fields, heldInBoot: '' }));

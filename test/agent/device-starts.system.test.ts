@@ -101,7 +101,7 @@ describeWith('a start of xylem device', NEEDS, () => {
 
     const nowhere = failedStart(device.configFile, { snapshotsDir: '/proc/xylem/snapshots' });
     expect(nowhere.status).toBe(1);
-    const why = 'snapshots cannot be kept in /proc/xylem/snapshots: ENOENT';
+    const why = 'snapshots cannot be kept in /proc/xylem/snapshots (device.snapshotsDir): ENOENT';
     expect(nowhere.stderr).toContain(why);
     expect(nowhere.stderr).not.toContain('    at ');
   });

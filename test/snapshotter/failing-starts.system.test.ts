@@ -6,13 +6,15 @@ import { LINK_VERSION } from '../../src/device/link/limits.ts';
 import { makeExt4Layer } from '../device/kit/filesystem-layers.ts';
 import { Containerd } from '../kit/containerd.ts';
 import { CriClient } from '../kit/cri-client.ts';
+import { startAgentHost } from '../kit/device-host.ts';
+import { startDockerRegistry } from '../kit/docker-registry.ts';
 import { plainHostsDir } from '../kit/hosts-dir.ts';
 import { sampleBytes } from '../kit/layers.ts';
 import { describeWith, needs } from '../kit/requires.ts';
 import { atEndOfAll, tempFolder } from '../kit/temp-folder.ts';
 import {
   pushBytesAsLayer,
-  pushResized,
+  pushLying,
   sharedBlockRig,
   startBlockHost,
   type BlockHost,
@@ -20,7 +22,7 @@ import {
 
 const NEEDS = [
   ...[needs.root, needs.fuse],
-  ...['containerd', 'runc', 'docker-registry', 'skopeo', 'mke2fs'].map(needs.program),
+  ...['containerd', 'runc', 'docker-registry', 'skopeo', 'mke2fs', 'htpasswd'].map(needs.program),
 ];
 
 /** A containerd on devices that ask an agent: that of the rig, or what is at a socket. */
@@ -36,24 +38,6 @@ async function startOn(
   onTestFinished(() => cri.close());
   return { host, cri };
 }
-
-describeWith('A start without a registry', NEEDS, () => {
-  const shared = sharedBlockRig();
-
-  it('says at the container why nobody reads the image, and leaves nothing', async () => {
-    const { host, cri } = await startOn(shared, { readTimeoutMs: 12_000 });
-    const image = shared.imageOf('block');
-    await cri.pull(image);
-    const pod = await cri.runPod(`pod-${process.pid}-away`, tempFolder());
-    await shared.rig.stopRegistry();
-    const created = cri.create(pod, 'a', image, ['/bin/busybox', 'true']);
-    await expect(created).rejects.toThrow(/the registry: .*ECONNREFUSED/);
-    await cri.removePod(pod);
-    await expect.poll(() => host.devices.images.list()).toEqual([]);
-    const left = expect.poll(() => host.snapshotter.list(['kind==active']), { timeout: 30_000 });
-    await left.toEqual([]);
-  });
-});
 
 describeWith('A start that cannot succeed', NEEDS, () => {
   const shared = sharedBlockRig();
@@ -73,42 +57,67 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     return bytes;
   };
 
-  it.each([
-    ['no-layer', () => sampleBytes(5000, 9), /DataLoss|DATA_LOSS|neither|not a layer/i],
-    ['bad-index', () => damagedAt(-4000), /jump table entry/],
-    ['bad-header', () => damagedAt(1200), /header is damaged/],
-  ])('of the image %s says so at the container, and leaves nothing', async (name, bytes, why) => {
-    await pushBytesAsLayer(shared.rig, name, bytes());
-    const image = `${shared.rig.registry}/team/${name}:1`;
-    const { host, cri } = await start();
-    await cri.pull(image);
-    const pod = await cri.runPod(`pod-${process.pid}-${name}`, tempFolder());
-    const created = cri.create(pod, 'a', image, ['/bin/true']);
-    await expect(created).rejects.toThrow(why);
-    await cri.removePod(pod);
-    await expect.poll(() => host.devices.images.list()).toEqual([]);
-  });
-
-  it.each([
-    ['too small', -4096],
-    ['too large', 4096],
-  ])(
-    'of an image that says that a shared layer is %s ends it, and no other',
-    async (name, more) => {
+  it.each([['bad-index', () => damagedAt(-4000), /jump table entry/]])(
+    'of the image %s says so at the container, and leaves nothing',
+    async (name, bytes, why) => {
+      await pushBytesAsLayer(shared.rig, name, bytes());
+      const image = `${shared.rig.registry}/team/${name}:1`;
       const { host, cri } = await start();
-      const hostile = await pushResized(shared.rig, `hostile-${more < 0 ? 1 : 2}`, more);
-      await expect(cri.pull(hostile), name).rejects.toThrow(/no part of it|size/);
-      const image = shared.imageOf('block');
-      // containerd may collect the first layer, which the failed pull has left, while it looks for
-      // the second: kubelets try again.
-      await vi.waitFor(() => cri.pull(image), { timeout: 30_000, interval: 1_000 });
-      const pod = await cri.runPod(`pod-${process.pid}${more}`, tempFolder());
-      const container = await cri.create(pod, 'a', image, ['/bin/busybox', 'true']);
-      await cri.start(container);
+      await cri.pull(image);
+      const pod = await cri.runPod(`pod-${process.pid}-${name}`, tempFolder());
+      const created = cri.create(pod, 'a', image, ['/bin/true']);
+      await expect(created).rejects.toThrow(why);
       await cri.removePod(pod);
       await expect.poll(() => host.devices.images.list()).toEqual([]);
     },
   );
+
+  it.each([
+    ['too small', { moreBytes: -4096 }, /no part of it|size/],
+    ['too large', { moreBytes: 4096 }, /no part of it|size/],
+    ['a trace', { isTrace: true }, /is a block layer, and no trace/],
+  ])('of an image that says that a shared layer is %s ends it, and no other', async (...row) => {
+    const [name, lie, why] = row;
+    const tag = name.replace(' ', '-');
+    const { host, cri } = await start();
+    const hostile = await pushLying(shared.rig, tag, lie);
+    await expect(cri.pull(hostile)).rejects.toThrow(why);
+    const image = shared.imageOf('block');
+    // containerd may collect the first layer, which the failed pull has left, while it looks for
+    // the second: kubelets try again.
+    await vi.waitFor(() => cri.pull(image), { timeout: 30_000, interval: 1_000 });
+    const pod = await cri.runPod(`pod-${process.pid}-${tag}`, tempFolder());
+    const container = await cri.create(pod, 'a', image, ['/bin/busybox', 'true']);
+    await cri.start(container);
+    await cri.removePod(pod);
+    await expect.poll(() => host.devices.images.list()).toEqual([]);
+  });
+
+  it('of an image that the agent may not read says so at the pull, and leaves nothing', async () => {
+    const user = { username: 'reader', password: 'word' };
+    const { storage } = shared.rig;
+    const registry = await startDockerRegistry({ storage, htpasswd: user });
+    const rig = { ...shared.rig, ...(await startAgentHost(registry)), registry };
+    const host = await startBlockHost(rig, onTestFinished);
+    const containerd = await Containerd.start(plainHostsDir(registry), {
+      ...{ snapshotter: { socket: host.socket }, sandboxImage: `${registry}/team/app:pause` },
+    });
+    const cri = new CriClient(containerd.socket);
+    onTestFinished(() => cri.close());
+    const pulled = cri.pull(`${registry}/team/app:block`, user);
+    await expect(pulled).rejects.toThrow(/wants credentials, and none are given/);
+    expect(host.snapshotter.list([])).toEqual([]);
+  });
+
+  it.each([
+    ['no-layer', () => sampleBytes(5000, 9), /neither the magic number of a ZFile/],
+    ['bad-header', () => damagedAt(1200), /header is damaged/],
+  ])('of the image %s says so at the pull, and leaves nothing', async (name, bytes, why) => {
+    await pushBytesAsLayer(shared.rig, name, bytes());
+    const { host, cri } = await start();
+    await expect(cri.pull(`${shared.rig.registry}/team/${name}:1`)).rejects.toThrow(why);
+    expect(host.snapshotter.list([])).toEqual([]);
+  });
 
   it('without an agent says so at the pull', async () => {
     const { cri } = await start(join(tempFolder(), 'agent.sock'));

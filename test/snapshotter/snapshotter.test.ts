@@ -251,6 +251,17 @@ describe('Snapshotter, block images', () => {
     expect(host.clock.delays).toEqual([]);
   });
 
+  it('checks what says that it is a trace, for it is left out of the device', async () => {
+    const host = await start();
+    await provide(host, 2);
+    const labels = labelsOf(2, { [`${PREFIX}acceleration-layer`]: 'yes' });
+    const wanted = { key: 'k', parent: CHAIN_IDS[1] ?? '', labels };
+    const made = host.snapshotter.prepare(wanted, signal);
+    await expect(made).rejects.toMatchObject(code('already-exists'));
+    expect(host.devices.traces).toEqual([DIGESTS[2]]);
+    expect(host.devices.checked).toHaveLength(2);
+  });
+
   it('an image that cannot be read fails at its first layer, with the reason', async () => {
     const host = await start();
     host.devices.gate = () =>

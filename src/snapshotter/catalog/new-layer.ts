@@ -55,6 +55,13 @@ export function remoteLayerOf(
   return { kind: 'block', chainId, digest, sizeBytes, isLocal: false };
 }
 
+/** The blob that a layer says is a trace; undefined for another layer. */
+export function traceOf(layer: SnapshotLayer, labels: Labels) {
+  const [said, image] = [blockLabelsOf(labels), imageLabelsOf(labels)];
+  if (layer.kind !== 'trace' || said === undefined || image === undefined) return undefined;
+  return { reference: image.reference, digest: said.digest, sizeBytes: said.sizeBytes };
+}
+
 /** What a device holds its content says: this is for images that nobody could start. */
 function requireFilesystem(labels: Labels, target: string): void {
   const type = fsTypeOf(labels) ?? 'ext4';

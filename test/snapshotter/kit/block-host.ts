@@ -13,6 +13,7 @@ import {
 } from '../../../src/convert/oci-layout.ts';
 import { digestHex, type Digest } from '../../../src/image/digest.ts';
 import {
+  ACCELERATION_ANNOTATION,
   CONFIG_MEDIA_TYPE,
   LAYER_MEDIA_TYPE,
   MANIFEST_MEDIA_TYPES,
@@ -36,7 +37,6 @@ export interface BlockRig extends AgentHost {
   readonly registry: string;
   /** Where the registry keeps its blobs. */
   readonly storage: string;
-  stopRegistry(): Promise<void>;
 }
 
 /** Content of the file `/data/big` of the images. */
@@ -52,19 +52,14 @@ export const BIG = Buffer.from(
  */
 async function startBlockRig(atEnd: AtEnd): Promise<BlockRig> {
   const storage = tempFolder(atEnd);
-  const ends: (() => void | Promise<void>)[] = [];
-  const stopRegistry = async (): Promise<void> => {
-    for (const end of ends.splice(0).reverse()) await end();
-  };
-  atEnd(stopRegistry);
-  const registry = await startDockerRegistry({ storage }, (end) => void ends.push(end));
+  const registry = await startDockerRegistry({ storage }, atEnd);
   const files = { 'a.txt': Buffer.from('data\n'), big: BIG };
   const folder = tempFolder(atEnd);
   const layout = await makeBusyboxImage(folder, files);
   await addOrdinaryLayers(folder, layout);
   for (const tag of ['plain', 'block', 'mixed', 'many', 'pause'])
     await pushLayout(`${layout}:${tag}`, `${registry}/team/app:${tag}`);
-  return { registry, storage, stopRegistry, ...(await startAgentHost(registry, atEnd)) };
+  return { registry, storage, ...(await startAgentHost(registry, atEnd)) };
 }
 
 /** The rig that the tests of a `describe()` share. */
@@ -163,13 +158,13 @@ export async function pushBytesAsLayer(
 }
 
 /**
- * Puts an image into the registry that is `team/app:block`, but for what it says of the size of the
- * second layer, and without digests of blocks. Gives its name.
+ * Puts an image into the registry that is `team/app:block`, but for what it says of the second layer:
+ * of its size, or that it is a trace. It has no digests of blocks. Gives its name.
  */
-export async function pushResized(
+export async function pushLying(
   { registry }: BlockRig,
   tag: string,
-  moreBytes: number,
+  { moreBytes = 0, isTrace = false },
 ): Promise<string> {
   const at = (name: string): string => `http://${registry}/v2/team/app/manifests/${name}`;
   const [mediaType] = MANIFEST_MEDIA_TYPES;
@@ -180,12 +175,13 @@ export async function pushResized(
     const annotations = {
       [`${OVERLAYBD_ANNOTATION}blob-digest`]: layer.digest,
       [`${OVERLAYBD_ANNOTATION}blob-size`]: `${size}`,
+      ...(i === 1 && isTrace && { [ACCELERATION_ANNOTATION]: 'yes' }),
     };
     return { ...layer, size, annotations };
   });
   const body = JSON.stringify({ ...manifest, layers });
   const put = { method: 'PUT', headers: { 'content-type': mediaType }, body };
-  expect((await fetch(at(encodeURIComponent(tag)), put)).status).toBe(201);
+  expect((await fetch(at(tag), put)).status).toBe(201);
   return `${registry}/team/app:${tag}`;
 }
 
@@ -229,18 +225,11 @@ export interface BlockHost extends ServedSnapshotter {
 export async function startBlockHost(
   { host }: BlockRig,
   atEnd: AtEnd,
-  setting: {
-    readonly stateName?: string;
-    readonly agentSocket?: string;
-    readonly readTimeoutMs?: number;
-  } = {},
+  { stateName = '.', agentSocket = join(dirname(host.process.socket), 'agent.sock') } = {},
 ): Promise<BlockHost> {
-  const { stateName = '.', readTimeoutMs } = setting;
-  const { agentSocket = join(dirname(host.process.socket), 'agent.sock') } = setting;
   const folder = tempFolder(atEnd);
   const stateDir = join(folder, stateName);
-  const timeout = readTimeoutMs === undefined ? {} : { readTimeoutMs };
-  const devices = new LinkedDevices({ folder, agentSocket, ...timeout });
+  const devices = new LinkedDevices({ folder, agentSocket });
   atEnd(async () => {
     await devices.stop();
     expect(tracesOf(folder)).toEqual(NO_TRACES);

@@ -15,11 +15,10 @@ export class LinkedDevices {
   readonly #link: AgentLink;
 
   /** `folder`: for mounts. `agentSocket`: where an agent serves devices. */
-  constructor(init: { folder: string; agentSocket: string; readTimeoutMs?: number }) {
+  constructor(init: { folder: string; agentSocket: string }) {
     const shared = { clock: new SystemClock(), logger: silentLogger, metrics: silentMetrics };
     const dir = join(init.folder, 'images');
-    const { agentSocket: path, readTimeoutMs } = init;
-    this.#link = new AgentLink(shared, { path, ...(readTimeoutMs && { readTimeoutMs }) });
+    this.#link = new AgentLink(shared, { path: init.agentSocket });
     const local = new LocalLayers({ others: this.#link });
     this.#service = new DeviceService(
       { ...shared, codec, reader: local },

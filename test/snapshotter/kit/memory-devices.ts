@@ -13,6 +13,7 @@ export class FailingDevices extends CodedError<{ readonly code: string }> {}
 export class MemoryDevices implements ImageDevices {
   gate: (chain: DeviceChain, holder?: string) => Promise<void> = () => Promise.resolve();
   readonly checked: DeviceChain[] = [];
+  readonly traces: string[] = [];
   /** Chain ids by holder. */
   readonly holds = new Map<string, string>();
   /** Chain ids of devices that are mounted although nobody has named a holder yet. */
@@ -33,6 +34,10 @@ export class MemoryDevices implements ImageDevices {
     await this.gate(chain);
     signal.throwIfAborted();
     this.checked.push(chain);
+  }
+
+  async checkTrace({ digest }: { digest: string }): Promise<void> {
+    this.traces.push(digest);
   }
 
   async hold(chain: DeviceChain, holder: string, signal: AbortSignal) {

@@ -23,6 +23,7 @@ export interface ServedSnapshotter {
 /** Devices of a host that has none. */
 const NO_DEVICES: ImageDevices = {
   check: () => Promise.reject(new Error('no device is to be checked')),
+  checkTrace: () => Promise.reject(new Error('no trace is to be checked')),
   hold: () => Promise.reject(new Error('no device is to be held')),
   resume: () => false,
   drop: () => Promise.resolve(),

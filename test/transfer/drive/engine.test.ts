@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { NodeHash } from '../../../src/runtime/node/hash.ts';
 import { quarantineKey } from '../../../src/image/blob-key.ts';
 import { BLOCK_SIZE_BYTES, blockIndex } from '../../../src/image/block.ts';
+import { OriginError } from '../../../src/transfer/contracts/origin.ts';
 import { bytesEqual, MIB } from '../../../src/util/bytes.ts';
 import { defined } from '../../../src/util/assert.ts';
 import { Cluster, ORIGIN, type Node } from '../../kit/engine-cluster.ts';
@@ -58,6 +59,17 @@ describe('TransferEngine', () => {
     await expect(engine.read(blob, blob.sizeBytes, 1, demand)).rejects.toMatchObject({
       code: 'range',
     });
+  });
+
+  it('says of a read that nobody answered what its sources failed with', async () => {
+    await cluster.start({ roots: 1, children: 0 });
+    const blob = cluster.origin.add(1000);
+    const { engine } = defined(cluster.roots[0], 'a root');
+    await engine.tree.open([{ blob, origin: ORIGIN }]);
+    cluster.origin.readInto = () =>
+      Promise.reject(new OriginError('connect ECONNREFUSED', { code: 'unavailable' }));
+    const read = engine.read(blob, 0, 1, { ...demand, timeoutMs: 200 });
+    await expect(read).rejects.toThrow(/no source answered.*; the registry: connect ECONNREFUSED/);
   });
 
   it('fails a read under another size than the known one, in memory or not', async () => {
