@@ -76,7 +76,7 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     ['too small', { moreBytes: -4096 }, /no part of it|size/],
     ['too large', { moreBytes: 4096 }, /no part of it|size/],
     ['a trace', { isTrace: true }, /is a block layer, and no trace/],
-  ])('of an image that says that a shared layer is %s ends it, and no other', async (...row) => {
+  ])('of an image that calls a shared layer %s ends it, and no other', async (...row) => {
     const [name, lie, why] = row;
     const tag = name.replace(' ', '-');
     const { host, cri } = await start();
@@ -93,7 +93,7 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     await expect.poll(() => host.devices.images.list()).toEqual([]);
   });
 
-  it('of an image that the agent may not read says so at the pull, and leaves nothing', async () => {
+  it('of an image that the agent may not read says so at the pull', async () => {
     const user = { username: 'reader', password: 'word' };
     const { storage } = shared.rig;
     const registry = await startDockerRegistry({ storage, htpasswd: user });

@@ -158,8 +158,8 @@ export async function pushBytesAsLayer(
 }
 
 /**
- * Puts an image into the registry that is `team/app:block`, but for what it says of the second layer:
- * of its size, or that it is a trace. It has no digests of blocks. Gives its name.
+ * Puts an image into the registry that is `team/app:block`, but for what it says of the second
+ * layer: of its size, or that it is a trace. It has no digests of blocks. Gives its name.
  */
 export async function pushLying(
   { registry }: BlockRig,
