@@ -51,24 +51,19 @@ export class ImageChecks {
     readonly local: Pick<BlobReader, 'read'>;
     readonly clock: Clock;
   };
-  readonly #signal: AbortSignal;
   /** By what names the image. */
   readonly #checked = new BoundedMap<string, Checked>({
     entriesMax: CHECKED_MAX,
     onEvict: (_, kept) => letGo(kept),
   });
 
-  constructor(
-    components: {
-      readonly open: OpenChain;
-      readonly images: Pick<ImageOpener, 'open'>;
-      readonly local: Pick<BlobReader, 'read'>;
-      readonly clock: Clock;
-    },
-    init: { readonly signal: AbortSignal },
-  ) {
+  constructor(components: {
+    readonly open: OpenChain;
+    readonly images: Pick<ImageOpener, 'open'>;
+    readonly local: Pick<BlobReader, 'read'>;
+    readonly clock: Clock;
+  }) {
     this.#parts = components;
-    this.#signal = init.signal;
   }
 
   /**
@@ -86,11 +81,11 @@ export class ImageChecks {
       signal.throwIfAborted();
       if (isRead) return;
     }
-    const opened = await this.#openChecked(chain, chain.layers.length - 1, signal);
+    const opened = await this.#parts.open(chain, signal);
     const whole = opened.manifest && wholeOf(opened.manifest, chain);
     if (whole === undefined) return this.#keep(chain, Promise.resolve(opened));
     // All others at a time: the runtime asks for one after the other.
-    const ahead = this.#openChecked(whole, chain.layers.length, this.#signal);
+    const ahead = this.#parts.open(whole);
     this.#keep(whole, ahead);
     const close = (): void => opened.close();
     ahead.then(close, close);
@@ -122,19 +117,6 @@ export class ImageChecks {
     }
     const what = `the blob ${digest} of ${reference} is a block layer, and no trace as it says`;
     throw new DeviceError(what, { code: 'damaged', step: 'reading a layer' });
-  }
-
-  /** Opens a chain whose layers from `first` on begin as layers do. */
-  async #openChecked(chain: Chain, first: number, signal: AbortSignal): Promise<Opened> {
-    const opened = await this.#parts.open(chain, signal);
-    try {
-      const layers = chain.layers.slice(first);
-      await Promise.all(layers.map((layer) => requireLayer(this.#sourceOf(layer, signal))));
-      return opened;
-    } catch (error) {
-      opened.close();
-      throw error;
-    }
   }
 
   #sourceOf(blob: BlobRef, signal: AbortSignal): ByteSource {

@@ -108,7 +108,7 @@ export class ImageDevices {
     this.#dir = init.dir;
     const { signal } = this.#stopping;
     const open: OpenChain = (chain, limit = signal) => this.#open(chain, limit);
-    this.#checks = new ImageChecks({ ...components, open }, { signal });
+    this.#checks = new ImageChecks({ ...components, open });
   }
 
   start(): void {

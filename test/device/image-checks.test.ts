@@ -24,10 +24,7 @@ function make(blobs: readonly Uint8Array[]) {
     return bytes.subarray(offset, offset + length);
   };
   const clock = new ManualClock();
-  const checks = new ImageChecks(
-    { open, images: { open }, local: { read }, clock },
-    { signal: new AbortController().signal },
-  );
+  const checks = new ImageChecks({ open, images: { open }, local: { read }, clock });
   onTestFinished(() => {
     checks.stop();
     expect(clock.delays).toEqual([]);
@@ -55,10 +52,9 @@ it('ImageChecks.checkTrace() takes a trace, and no layer of a device', async () 
   expect(opens).toEqual({ count: 0, asked: 3 });
 });
 
-it('ImageChecks.check() takes layers alone, and remembers them by their sizes', async () => {
+it('ImageChecks.check() remembers layers by their sizes', async () => {
   const layer = await makeLayer({ virtualSizeBytes: 4096, ranges: [] });
-  const other = new Uint8Array(5000).fill(7);
-  const { checks, opens } = make([layer, other]);
+  const { checks, opens } = make([layer]);
   const chainOf = (...layers: readonly BlobRef[]) => ({
     ...{ chainId: layers.at(-1)?.digest ?? '', reference, layers },
   });
@@ -69,7 +65,4 @@ it('ImageChecks.check() takes layers alone, and remembers them by their sizes', 
   const lying = chainOf({ ...refOf(layer), sizeBytes: layer.length + 1 });
   await checks.check(lying, signal);
   expect(opens).toEqual({ count: 1, asked: 2 });
-  const wrong = checks.check(chainOf(refOf(layer), refOf(other)), signal);
-  await expect(wrong).rejects.toMatchObject({ code: 'not-a-layer' });
-  expect(opens.count).toBe(1);
 });

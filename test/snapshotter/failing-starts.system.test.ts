@@ -109,16 +109,6 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     expect(host.snapshotter.list([])).toEqual([]);
   });
 
-  it.each([
-    ['no-layer', () => sampleBytes(5000, 9), /neither the magic number of a ZFile/],
-    ['bad-header', () => damagedAt(1200), /header is damaged/],
-  ])('of the image %s says so at the pull, and leaves nothing', async (name, bytes, why) => {
-    await pushBytesAsLayer(shared.rig, name, bytes());
-    const { host, cri } = await start();
-    await expect(cri.pull(`${shared.rig.registry}/team/${name}:1`)).rejects.toThrow(why);
-    expect(host.snapshotter.list([])).toEqual([]);
-  });
-
   it('without an agent says so at the pull', async () => {
     const { cri } = await start(join(tempFolder(), 'agent.sock'));
     const pulled = cri.pull(shared.imageOf('block'));
