@@ -57,20 +57,21 @@ describeWith('A start that cannot succeed', NEEDS, () => {
     return bytes;
   };
 
-  it.each([['bad-index', () => damagedAt(-4000), /jump table entry/]])(
-    'of the image %s says so at the container, and leaves nothing',
-    async (name, bytes, why) => {
-      await pushBytesAsLayer(shared.rig, name, bytes());
-      const image = `${shared.rig.registry}/team/${name}:1`;
-      const { host, cri } = await start();
-      await cri.pull(image);
-      const pod = await cri.runPod(`pod-${process.pid}-${name}`, tempFolder());
-      const created = cri.create(pod, 'a', image, ['/bin/true']);
-      await expect(created).rejects.toThrow(why);
-      await cri.removePod(pod);
-      await expect.poll(() => host.devices.images.list()).toEqual([]);
-    },
-  );
+  it.each([
+    ['no-layer', () => sampleBytes(5000, 9), /neither the magic number of a ZFile/],
+    ['bad-index', () => damagedAt(-4000), /jump table entry/],
+    ['bad-header', () => damagedAt(1200), /header is damaged/],
+  ])('of the image %s says so at the container, and leaves nothing', async (name, bytes, why) => {
+    await pushBytesAsLayer(shared.rig, name, bytes());
+    const image = `${shared.rig.registry}/team/${name}:1`;
+    const { host, cri } = await start();
+    await cri.pull(image);
+    const pod = await cri.runPod(`pod-${process.pid}-${name}`, tempFolder());
+    const created = cri.create(pod, 'a', image, ['/bin/true']);
+    await expect(created).rejects.toThrow(why);
+    await cri.removePod(pod);
+    await expect.poll(() => host.devices.images.list()).toEqual([]);
+  });
 
   it.each([
     ['too small', { moreBytes: -4096 }, /no part of it|size/],
