@@ -78,8 +78,11 @@ const PROBE_PAUSE_MS = 2_000;
  */
 const FAILING_MS_MAX = 30_000;
 
-/** Of the registry client: the registry answers that it cannot, or not at all. */
-const FAILURES: ReadonlySet<string> = new Set(['unavailable', 'rate-limited']);
+/**
+ * Of the registry client: the registry answers that it cannot, or not at all, or breaks off and
+ * brings nothing more.
+ */
+const FAILURES: ReadonlySet<string> = new Set(['unavailable', 'rate-limited', 'protocol']);
 
 /** Status calls in a row that a host may leave unanswered: a restart of its agent takes less. */
 const MISSES_MAX = 5;

@@ -186,9 +186,11 @@ describe('PreheatJobs, of what does not come', () => {
     expect(rig.probed).toHaveLength(1);
   });
 
-  it('ends after 30 s of failures of the registry, and not for its silence', async () => {
-    const failures = ['unavailable', 'timeout'] as const;
-    const [failing, silent] = failures.map((code) => {
+  it.each([
+    ['says that it cannot', 'unavailable'],
+    ['breaks off', 'protocol'],
+  ])('ends after 30 s of a registry that %s, and not for its silence', async (_, failure) => {
+    const [failing, silent] = [failure, 'timeout'].map((code) => {
       const rig = rigWith();
       const cause = new CodedError(code, { code });
       const fails = new OriginError('status 503', { code: 'unavailable' }, { cause });
