@@ -285,7 +285,7 @@ describe('MirrorEndpoint', () => {
     const reached = Promise.withResolvers<void>();
     let readCount = 0;
     world.onRead = async () => {
-      if (++readCount === 16) reached.resolve();
+      if (++readCount === 24) reached.resolve();
       await new Promise(() => {});
     };
     const { hostname, port } = new URL(url);
@@ -294,7 +294,7 @@ describe('MirrorEndpoint', () => {
     await reached.promise;
     socket.destroy();
     await once(socket, 'close');
-    expect(readCount).toBe(16);
+    expect(readCount).toBe(24);
   });
 
   it('MirrorEndpoint passes the challenge of /v2/ on to clients without credentials', async () => {
