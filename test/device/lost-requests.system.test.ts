@@ -1,9 +1,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, read, readSync, writeSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, read, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, it, onTestFinished } from 'vitest';
+import { answerNow } from '../../src/device/fuse/answer-now.ts';
 import { handleRequest } from '../../src/device/fuse/fuse-filesystem.ts';
 import { REQUEST_BYTES_MAX } from '../../src/device/fuse/fuse-protocol.ts';
 import { endLostRequests } from '../../src/device/fuse/lost-requests.ts';
@@ -33,14 +34,14 @@ function mountByHand() {
     for (;;) {
       const action = handleRequest(next(), { sizeBytes: 8192 });
       if (action.kind === 'read') return;
-      if (action.kind === 'answer') writeSync(fd, action.bytes);
+      if (action.kind === 'answer') answerNow(fd, action.bytes);
     }
   };
   /** Answers this request and all later ones, until `stop()`. */
   const serveOn = async (request: Uint8Array): Promise<void> => {
     for (let bytes = request; ; ) {
       const action = handleRequest(bytes, { sizeBytes: 8192 });
-      if (action.kind === 'answer') writeSync(fd, action.bytes);
+      if (action.kind === 'answer') answerNow(fd, action.bytes);
       const length = await readLater(fd, buffer).catch(() => undefined);
       if (length === undefined) return;
       bytes = buffer.subarray(0, length);
