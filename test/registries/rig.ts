@@ -135,6 +135,7 @@ async function measure(
 
 /** What the client was told: a status where there is one. */
 function brief(error: unknown): string {
+  if ((error as { readonly killed?: boolean }).killed === true) return 'not over';
   const text = error instanceof Error ? error.message : String(error);
   const last = text.trim().split('\n').at(-1) ?? '';
   const [status] = /\b[45]\d\d\b(?= [A-Z])/.exec(last) ?? [];
