@@ -47,8 +47,11 @@ export function notOpened(registry: string, status: number): string {
   return `${registry} answered ${status}: this request has no credentials that open the repository`;
 }
 
-/** Statuses that say nothing of what was shown: the server was too slow, or too early. */
-const PASSING = new Set([408, 425]);
+/**
+ * Statuses that say nothing of what was shown: the server was too slow, or too early, or sent
+ * content that it did not name this time.
+ */
+const PASSING = new Set([200, 206, 408, 425]);
 
 /**
  * Whether the origin said no to what was shown, and will again, rather than nothing for now. A

@@ -147,6 +147,13 @@ describe('WayOrigin, an opaque blob', () => {
     expect(ways.of(key)).toHaveLength(1);
   });
 
+  it('keeps a way whose storage sends all of it once, without a range', async () => {
+    ways.add(key, { url: AT, authorization: undefined });
+    storage.instead = () => ({ status: 200, headers: { 'content-length': '1000' } });
+    await expect(read()).rejects.toMatchObject({ code: 'unavailable' });
+    expect(ways.of(key)).toHaveLength(1);
+  });
+
   it('goes on with the URL of another client when one has expired', async () => {
     ways.add(key, { url: `${AT}${signature('two')}`, authorization: undefined });
     ways.add(key, { url: `${AT}${signature('one')}`, authorization: undefined });
