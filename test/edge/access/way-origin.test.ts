@@ -147,8 +147,8 @@ describe('WayOrigin, an opaque blob', () => {
     expect(ways.of(key)).toHaveLength(1);
   });
 
-  it('keeps a way whose storage sends all of it once, without a range', async () => {
-    ways.add(key, { url: AT, authorization: undefined });
+  it('keeps a lent way whose storage sends all of it once, without a range', async () => {
+    ways.add(key, { url: AT, authorization: undefined, lender: LENDER });
     storage.instead = () => ({ status: 200, headers: { 'content-length': '1000' } });
     await expect(read()).rejects.toMatchObject({ code: 'unavailable' });
     expect(ways.of(key)).toHaveLength(1);
